@@ -1,1 +1,17 @@
-//! Sluice.
+//! Every decision of a query, without IO.
+//!
+//! Three state machines, each `handle(now, event) -> actions` with `next_deadline()`:
+//! [`coordinator::Coordinator`] schedules stages and attempts, [`stream::StreamTable`] answers fetches on a
+//! worker, and [`reader::Reader`] follows the inputs of one reduce attempt. Time is an argument, there is no
+//! clock, no randomness and no hashing order in here: the same events give the same actions.
+
+pub mod coordinator;
+pub mod failure;
+pub mod ids;
+pub mod message;
+pub mod metrics;
+pub mod plan;
+pub mod reader;
+pub mod snapshot;
+pub mod stream;
+pub mod time;

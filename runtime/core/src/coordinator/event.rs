@@ -1,0 +1,194 @@
+//! What happens to a coordinator, and what it wants done.
+
+use serde::{Deserialize, Serialize};
+
+use crate::failure::{AttemptFailure, FetchError};
+use crate::ids::{AttemptId, WorkerId};
+use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
+use crate::metrics::AttemptMetrics;
+
+/// Something that happened. Events about a worker that has since been lost, or an attempt that has since ended,
+/// are stale and change nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A session with a worker is up (handshake done). Comes again, with a higher incarnation, after a restart.
+    WorkerJoined {
+        /// The worker.
+        worker: WorkerId,
+        /// Its number of slots in all.
+        slots: u32,
+        /// Attempts of this query whose finalized output it still holds; all others of this query are gone there.
+        held: Vec<AttemptId>,
+    },
+    /// Anything at all was heard from the worker.
+    WorkerHeard {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The session broke or could not be made.
+    WorkerLost {
+        /// The worker.
+        worker: WorkerId,
+        /// What broke, for people.
+        message: String,
+    },
+    /// The worker will take no new attempts, though it serves what it holds.
+    WorkerDrained {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The worker leased this many more slots to this query.
+    SlotsGranted {
+        /// The worker.
+        worker: WorkerId,
+        /// How many more.
+        slots: u32,
+    },
+    /// The attempt has begun to run and reports its counters; comes again from time to time.
+    AttemptProgressed {
+        /// Who runs it.
+        worker: WorkerId,
+        /// The attempt.
+        attempt: AttemptId,
+        /// Its counters so far.
+        metrics: AttemptMetrics,
+    },
+    /// The attempt finalized all its output.
+    AttemptSucceeded {
+        /// Who ran it.
+        worker: WorkerId,
+        /// The attempt.
+        attempt: AttemptId,
+        /// One entry a partition that holds bytes.
+        outputs: Vec<MapOutputPartitionMeta>,
+        /// Its final counters.
+        metrics: AttemptMetrics,
+    },
+    /// The attempt ended without success.
+    AttemptFailed {
+        /// Who ran it.
+        worker: WorkerId,
+        /// The attempt.
+        attempt: AttemptId,
+        /// Why.
+        failure: AttemptFailure,
+    },
+    /// The first row of the result can be read by the client, or was written to the sink.
+    FirstRowDelivered,
+    /// The client has all rows of the result.
+    ResultDelivered,
+    /// The client's reader could not fetch a winning root attempt's rows.
+    ResultFetchFailed {
+        /// The attempt.
+        map_attempt: AttemptId,
+        /// Why.
+        error: FetchError,
+        /// Whether rows of this attempt had already left the query.
+        rows_left: bool,
+    },
+    /// The sink shows all files of the query.
+    SinkCommitted,
+    /// The sink could not be committed; nothing of it is visible.
+    SinkFailed {
+        /// Why.
+        message: String,
+    },
+    /// Somebody asked for the query's end.
+    CancelRequested,
+    /// Time has passed; sent at the latest at `next_deadline()`.
+    Ticked,
+}
+
+/// Something to do. An action that fails comes back as an event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Ask the worker for this many slots beyond those it has granted and that are not yet consumed; replaces the
+    /// last such wish.
+    WantSlots {
+        /// The worker.
+        worker: WorkerId,
+        /// How many; 0 withdraws the wish.
+        slots: u32,
+    },
+    /// Give granted, unconsumed slots back.
+    ReleaseSlots {
+        /// The worker.
+        worker: WorkerId,
+        /// How many.
+        slots: u32,
+    },
+    /// Run an attempt in a granted slot. The slot goes back to the worker by itself when the attempt ends there.
+    AssignAttempt {
+        /// Who runs it.
+        worker: WorkerId,
+        /// What to run.
+        assignment: Assignment,
+    },
+    /// Tell a running attempt about its inputs.
+    UpdateInputs {
+        /// Who runs it.
+        worker: WorkerId,
+        /// The reading attempt.
+        attempt: AttemptId,
+        /// The updates, in order.
+        updates: Vec<InputUpdate>,
+    },
+    /// Stop an attempt and drop what it wrote. Its end is reported as `AttemptFailed(Cancelled)`, if it still runs.
+    CancelAttempt {
+        /// Who runs it.
+        worker: WorkerId,
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// Drop the finished output of an attempt.
+    RetireAttempt {
+        /// Who holds it.
+        worker: WorkerId,
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// Close the session: the worker is given up. It may join again.
+    DropWorker {
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// Tell the client's reader about root attempts.
+    UpdateResult {
+        /// The updates, in order.
+        updates: Vec<InputUpdate>,
+    },
+    /// Make the winners' files visible, all at once.
+    CommitSink {
+        /// The winning root attempts, by task.
+        winners: Vec<AttemptId>,
+    },
+    /// Remove everything the query wrote to the sink.
+    AbortSink,
+    /// The query has ended. Nothing follows it.
+    EndQuery {
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// How a query ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// All rows were delivered or committed.
+    Succeeded,
+    /// It failed, with its first cause.
+    Failed(QueryFailure),
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// The first cause of a query's failure.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryFailure {
+    /// The reason, as status shows it.
+    pub reason: sluice_crds::ErrorReason,
+    /// The message for people.
+    pub message: String,
+    /// The attempt that failed, if one did.
+    pub attempt: Option<AttemptId>,
+}

@@ -1,0 +1,26 @@
+//! The knobs of scheduling and recovery, in the units of the machines. Defaults live in the CRD types only.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What the coordinator may do, how often, and how long it waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Failed attempts of one task before the query fails.
+    pub max_task_attempts: u32,
+    /// The wait before the second attempt; it doubles with each further failure, up to 64 times.
+    pub retry_backoff_base: Duration,
+    /// Failures on one worker before it gets no more attempts of this query.
+    pub blacklist_after_failures: u32,
+    /// Silence after which a worker is lost.
+    pub worker_liveness_timeout: Duration,
+    /// How long a query may be without any worker.
+    pub no_workers_grace: Duration,
+    /// The most time the query may take, from its start.
+    pub deadline: Option<Duration>,
+    /// Streams that a reduce attempt fetches at once.
+    pub reduce_fetch_window_partitions: u32,
+    /// Whether the result goes to a sink (committed at the end) or to a client (read as it is won).
+    pub sink: bool,
+}

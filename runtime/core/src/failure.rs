@@ -1,0 +1,112 @@
+//! Failures that decide what happens next. They stay typed across the wire.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::ids::AttemptId;
+
+/// Why a fetch was refused or broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Error)]
+pub enum FetchError {
+    /// The worker does not have the stream and never will under this attempt.
+    #[error("the worker does not hold this stream")]
+    UnknownStream,
+    /// A newer attempt of the map task exists at the worker, or this one was retired.
+    #[error("the attempt is stale")]
+    StaleAttempt,
+    /// The stream's epoch is below what the reader asked for.
+    #[error("the stream epoch is stale")]
+    StaleStreamEpoch,
+    /// The request was made for another layout.
+    #[error("the layout version is stale")]
+    StaleLayout,
+    /// A newer coordinator owns the query.
+    #[error("the coordinator epoch is stale")]
+    StaleCoordinator,
+    /// The worker was restarted since.
+    #[error("the worker was restarted")]
+    WrongIncarnation,
+    /// Bytes at rest or on the wire do not match their checksum.
+    #[error("the data is corrupt")]
+    Corrupt,
+    /// The stored bytes could not be read.
+    #[error("the stored data could not be read")]
+    StorageFailed,
+    /// No connection, a broken one, or no answer in time; worth another try.
+    #[error("the worker could not be reached")]
+    Unreachable,
+}
+
+impl FetchError {
+    /// Whether asking the same worker again can help.
+    pub fn is_transient(self) -> bool {
+        match self {
+            Self::Unreachable => true,
+            Self::UnknownStream
+            | Self::StaleAttempt
+            | Self::StaleStreamEpoch
+            | Self::StaleLayout
+            | Self::StaleCoordinator
+            | Self::WrongIncarnation
+            | Self::Corrupt
+            | Self::StorageFailed => false,
+        }
+    }
+}
+
+/// Why an attempt ended without success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+pub enum AttemptFailure {
+    /// An input could not be read to its end: not the fault of this attempt.
+    #[error("input {map_attempt} could not be fetched: {error}")]
+    FetchFailed {
+        /// The map attempt whose output was missing.
+        map_attempt: AttemptId,
+        /// Why.
+        error: FetchError,
+    },
+    /// The input itself is bad, or the query cannot work on it: another try ends the same way.
+    #[error("{message}")]
+    BadInput {
+        /// The reason for status.
+        kind: BadInputKind,
+        /// What, where and how to mend it.
+        message: String,
+    },
+    /// Memory or spill space ran out.
+    #[error("{message}")]
+    ResourcesExhausted {
+        /// What ran out and which knob helps.
+        message: String,
+    },
+    /// The worker refused the assignment (draining, no such slot, fragment unknown).
+    #[error("the worker refused the attempt: {message}")]
+    Refused {
+        /// Why.
+        message: String,
+    },
+    /// It was cancelled by the coordinator. No failure.
+    #[error("cancelled")]
+    Cancelled,
+    /// Anything else; worth another try elsewhere.
+    #[error("{message}")]
+    Failed {
+        /// The engine's message.
+        message: String,
+    },
+}
+
+/// What kind of bad input ended an attempt for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BadInputKind {
+    /// A file changed since the manifest was made.
+    InputChanged,
+    /// A file cannot be decoded.
+    InputCorrupt,
+    /// A value that the query cannot work on (division by zero, a cast that fails).
+    InvalidValue,
+    /// A path outside the declared tables.
+    ForbiddenPath,
+    /// A fragment that this build cannot execute.
+    UnsupportedPlan,
+}

@@ -1,0 +1,132 @@
+//! What coordinator and workers tell each other, as domain types. `sluice-proto` puts them on the wire under the
+//! same names.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{
+    AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageId, StreamEpoch, StreamId,
+    WorkerId,
+};
+
+/// An order to run one attempt. It consumes a granted slot. Inputs carry no locations: those follow as
+/// [`InputUpdate`]s.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The epoch of the streams that it publishes.
+    pub stream_epoch: StreamEpoch,
+    /// How many partitions it writes.
+    pub output_partitions: u32,
+    /// Per input of the stage, in order, what to wait for and read.
+    pub inputs: Vec<AssignedInput>,
+    /// The version of the reading stage's layout; reports carry it back.
+    pub layout_version: LayoutVersion,
+    /// A fingerprint of that layout; reports carry it back.
+    pub layout_fingerprint: u64,
+    /// How many streams to fetch at once.
+    pub recommended_reduce_fetch_window_partitions: u32,
+}
+
+/// What one attempt reads of one exchange.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedInput {
+    /// The writing stages and their numbers of tasks: every map task must be read to its end.
+    pub writers: Vec<Writer>,
+    /// The partitions to read of each map task (`assigned_reduce_partitions`).
+    pub assigned_reduce_partitions: Vec<u32>,
+}
+
+/// A stage that writes an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writer {
+    /// The stage.
+    pub stage: StageId,
+    /// Its number of tasks.
+    pub tasks: u32,
+}
+
+/// Where the output of one map task is to be read, and what it is worth. Numbered per reading attempt; a
+/// later one for the same map task replaces the earlier.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputUpdate {
+    /// The map attempt (its task is the map task).
+    pub map_attempt: AttemptId,
+    /// The epoch of its streams; fetches ask for at least this one.
+    pub stream_epoch: StreamEpoch,
+    /// Who serves it.
+    pub worker: WorkerId,
+    /// What it is worth.
+    pub state: InputState,
+}
+
+/// What a map attempt's output is worth to its readers.
+///
+/// ```text
+/// open -> won -> lost
+///   \-> superseded  \-> (a new attempt: open or won)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum InputState {
+    /// The attempt still runs.
+    Open,
+    /// The attempt has won: its rows count.
+    Won,
+    /// Another attempt won, or the attempt failed: its rows do not count.
+    Superseded,
+    /// It had won and its bytes are gone; another attempt will come.
+    Lost,
+}
+
+/// What a map attempt says of one of its partitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapOutputPartitionMeta {
+    /// The partition.
+    pub partition: u32,
+    /// Encoded bytes.
+    pub bytes: u64,
+    /// Rows.
+    pub rows: u64,
+    /// The epoch of the stream.
+    pub stream_epoch: StreamEpoch,
+    /// The end of the last whole frame that readers may have.
+    pub committed_offset: u64,
+    /// Whether that is the end of the stream.
+    pub finalized: bool,
+}
+
+/// A reader's question for a range of one stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FetchRequest {
+    /// The query.
+    pub query: QueryId,
+    /// Stage, stage epoch, map task, attempt and partition.
+    pub stream: StreamId,
+    /// The first byte wanted.
+    pub start_offset: u64,
+    /// The most bytes that one response may bring.
+    pub max_bytes: u64,
+    /// The reader's layout.
+    pub layout_version: LayoutVersion,
+    /// The lowest stream epoch that will do.
+    pub min_stream_epoch: StreamEpoch,
+    /// The term of the coordinator that sent the reader here.
+    pub coordinator_epoch: CoordinatorEpoch,
+    /// The start of the worker that was meant.
+    pub worker_incarnation: Incarnation,
+}
+
+/// The head of one chunk of a response; its bytes follow it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkHead {
+    /// Offset of the first byte.
+    pub start_offset: u64,
+    /// One past the last byte; equal to `start_offset` in an empty chunk.
+    pub end_offset: u64,
+    /// The committed offset: how far a reader may read now.
+    pub watermark_offset: u64,
+    /// Whether the watermark is the end of the stream. EOF: an empty chunk that is finalized.
+    pub finalized: bool,
+    /// The epoch of the stream.
+    pub stream_epoch: StreamEpoch,
+}

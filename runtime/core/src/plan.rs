@@ -1,0 +1,145 @@
+//! The stage graph: what the planner hands to the coordinator. Fragments stay with the planner's bytes; a
+//! decision needs only shapes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{ExchangeId, StageId};
+
+/// A query cut at its exchanges.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageGraph {
+    /// The stages, `stages[i].id == StageId(i)`; a stage's inputs are written by stages before it.
+    pub stages: Vec<Stage>,
+    /// The exchanges, `exchanges[i].id == ExchangeId(i)`.
+    pub exchanges: Vec<Exchange>,
+    /// The exchange that holds the query's rows (partition 0 of each writing task), or the sink's receipts.
+    pub result: ExchangeId,
+}
+
+/// The work between exchanges.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stage {
+    /// Its number.
+    pub id: StageId,
+    /// What it does, for people: `scan lineitem`, `join`, `aggregate`.
+    pub label: String,
+    /// How many tasks it has, at least 1.
+    pub tasks: u32,
+    /// The exchanges that it reads, in the order of the fragment's shuffle-read leaves.
+    pub inputs: Vec<StageInput>,
+    /// The exchange that it writes.
+    pub output: ExchangeId,
+    /// What a second run of one of its tasks may change.
+    pub determinism: Determinism,
+}
+
+/// How a stage reads one exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageInput {
+    /// The exchange.
+    pub exchange: ExchangeId,
+    /// Which partitions a task reads.
+    pub read: ReadKind,
+}
+
+/// Which partitions of an exchange task `i` of a stage reads, from all of its map tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReadKind {
+    /// Partition `i` (hash, range and round-robin exchanges).
+    OwnPartition,
+    /// All partitions (forward exchanges into one task, and broadcast).
+    AllPartitions,
+}
+
+/// Where a plan is cut.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// Its number.
+    pub id: ExchangeId,
+    /// How rows find their partition.
+    pub kind: ExchangeKind,
+    /// How many partitions each map task writes, at least 1.
+    pub partitions: u32,
+    /// The stages that write it, at least one.
+    pub writers: Vec<StageId>,
+}
+
+/// How rows find their partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExchangeKind {
+    /// All rows go to partition 0, in the order of the map task.
+    Forward,
+    /// By the hash of key expressions.
+    Hash,
+    /// By sampled bounds of sort keys.
+    Range,
+    /// Rows in turn.
+    RoundRobin,
+    /// All rows go to partition 0, which every reading task reads.
+    Broadcast,
+}
+
+impl ExchangeKind {
+    /// The word used in status, logs and `explain`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Forward => "forward",
+            Self::Hash => "hash",
+            Self::Range => "range",
+            Self::RoundRobin => "round-robin",
+            Self::Broadcast => "broadcast",
+        }
+    }
+}
+
+/// What a second run of a task may change, given inputs that hold the same rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Determinism {
+    /// The same rows in the same order.
+    Determinate,
+    /// The same rows in each partition, perhaps in another order.
+    Unordered,
+    /// Other rows, or rows in other partitions: all consumers must start over with it.
+    Indeterminate,
+}
+
+/// What one scan leaf of one task reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Split {
+    /// Byte ranges of files.
+    Files(Vec<FileRange>),
+    /// Part `part` (from 0) of `parts` of a generated TPC-H table.
+    Tpch {
+        /// The part, from 0.
+        part: u32,
+        /// The number of parts.
+        parts: u32,
+    },
+    /// The leaf reads nothing that can be divided (values, generated series): one task reads it whole.
+    Whole,
+}
+
+/// A byte range of one pinned input file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRange {
+    /// The file as the manifest names it.
+    pub file: InputFile,
+    /// The first byte.
+    pub start: u64,
+    /// One past the last byte. A Parquet row group belongs to the range that holds its midpoint byte as
+    /// DataFusion computes it; a text line to the range that holds its first byte.
+    pub end: u64,
+}
+
+/// One line of the input manifest: a file as it was when the query was planned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputFile {
+    /// The absolute path in its object store, no scheme.
+    pub path: String,
+    /// Bytes.
+    pub size: u64,
+    /// Last modification, nanoseconds since 1970.
+    pub modified_nanos: i64,
+    /// The store's version tag, if it has one.
+    pub etag: Option<String>,
+}

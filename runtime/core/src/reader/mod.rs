@@ -1,0 +1,6 @@
+//! The inputs of one reduce attempt, or of the client that reads a result: what to fetch next, from whom, and when
+//! the rows of a map task are complete.
+
+mod event;
+
+pub use event::{Action, Event};

@@ -1,0 +1,78 @@
+//! The state of a query at one moment, as `GetQueryStatus` answers and status is computed from.
+
+use serde::{Deserialize, Serialize};
+
+use crate::coordinator::Outcome;
+use crate::ids::StageId;
+use crate::metrics::AttemptMetrics;
+use crate::time::Instant;
+
+/// A query at one moment. Times are on the coordinator's monotonic clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuerySnapshot {
+    /// When the snapshot was taken.
+    pub now: Instant,
+    /// When the query was submitted.
+    pub started: Instant,
+    /// When the first row could be read by the client or had been written to the sink.
+    pub first_row: Option<Instant>,
+    /// When it ended.
+    pub ended: Option<Instant>,
+    /// How it ended, if it has.
+    pub outcome: Option<Outcome>,
+    /// Workers with a live session.
+    pub workers: u32,
+    /// Their slots in all.
+    pub slots: u32,
+    /// The stages, by number.
+    pub stages: Vec<StageSnapshot>,
+}
+
+/// A stage at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageSnapshot {
+    /// Its number.
+    pub id: StageId,
+    /// What it does.
+    pub label: String,
+    /// The kind of exchange that it writes, in words.
+    pub output: String,
+    /// Where it stands.
+    pub state: StageState,
+    /// Tasks planned.
+    pub tasks: u32,
+    /// Tasks with an attempt at work.
+    pub running: u32,
+    /// Tasks won.
+    pub done: u32,
+    /// Attempts that failed (not: cancelled, lost with their worker, or made void by a lost input).
+    pub failed_attempts: u32,
+    /// Attempts lost with their worker or with an input.
+    pub lost_attempts: u32,
+    /// Attempts started in all.
+    pub attempts: u32,
+    /// Counters of the winning and the running attempts.
+    pub metrics: AttemptMetrics,
+    /// When the first attempt was assigned.
+    pub started: Option<Instant>,
+    /// When the last task was won.
+    pub ended: Option<Instant>,
+}
+
+/// Where a stage stands.
+///
+/// ```text
+/// Waiting -> Schedulable -> Running -> Done
+///    ^____________|____________|________|   (an input or an output was lost)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum StageState {
+    /// Some map task of an input has not won (`map_running`).
+    Waiting,
+    /// All inputs are won and the layout is final (`reduce_schedulable`); no attempt runs yet.
+    Schedulable,
+    /// An attempt runs or has won.
+    Running,
+    /// Every task has a winner (`map_done`, to its consumers).
+    Done,
+}

@@ -1,0 +1,145 @@
+//! What happens to a worker's stream table, and what it wants done.
+
+use crate::failure::FetchError;
+use crate::ids::{AttemptId, CoordinatorEpoch, QueryId, StreamEpoch, StreamId};
+use crate::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
+
+/// One open fetch call, numbered by the worker's shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FetchId(pub u64);
+
+/// Something that happened at a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A coordinator's session began. A higher epoch makes lower ones stale.
+    QueryOpened {
+        /// The query.
+        query: QueryId,
+        /// The coordinator's term.
+        coordinator_epoch: CoordinatorEpoch,
+    },
+    /// An attempt began to publish `partitions` streams.
+    AttemptOpened {
+        /// The query.
+        query: QueryId,
+        /// The attempt.
+        attempt: AttemptId,
+        /// The epoch of its streams.
+        stream_epoch: StreamEpoch,
+        /// The number of partitions.
+        partitions: u32,
+    },
+    /// A whole frame was stored at the end of a stream: it may be read from now on.
+    FrameCommitted {
+        /// The query.
+        query: QueryId,
+        /// The stream.
+        stream: StreamId,
+        /// Its length, header included.
+        bytes: u64,
+        /// Its rows.
+        rows: u64,
+    },
+    /// No more frames will come for any partition of the attempt.
+    AttemptFinalized {
+        /// The query.
+        query: QueryId,
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// The attempt failed, was cancelled or is no longer wanted.
+    AttemptRetired {
+        /// The query.
+        query: QueryId,
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// The query has ended, or its coordinator stayed away for longer than its lease.
+    QueryRetired {
+        /// The query.
+        query: QueryId,
+    },
+    /// Bytes of the stream below this offset left memory for disk.
+    StreamSpilled {
+        /// The query.
+        query: QueryId,
+        /// The stream.
+        stream: StreamId,
+        /// Bytes below this offset are on disk.
+        upto_offset: u64,
+    },
+    /// Shuffle bytes in memory must come down to `target_bytes`.
+    MemoryPressed {
+        /// The bytes that may stay.
+        target_bytes: u64,
+    },
+    /// A reader asks for a range.
+    FetchArrived {
+        /// The call.
+        fetch: FetchId,
+        /// What it asks for.
+        request: FetchRequest,
+    },
+    /// The worker could not read or keep the bytes of a stream.
+    StorageFailed {
+        /// The query.
+        query: QueryId,
+        /// The stream.
+        stream: StreamId,
+    },
+    /// Time has passed.
+    Ticked,
+}
+
+/// Something to do at a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Answer a fetch with these bytes of the stream; an empty range is an empty chunk.
+    ServeChunk {
+        /// The call.
+        fetch: FetchId,
+        /// The query.
+        query: QueryId,
+        /// The stream.
+        stream: StreamId,
+        /// Range, watermark, finalized and epoch.
+        head: ChunkHead,
+    },
+    /// Answer a fetch with a typed error.
+    RefuseFetch {
+        /// The call.
+        fetch: FetchId,
+        /// Why.
+        error: FetchError,
+    },
+    /// Report what the attempt has written; answers `AttemptFinalized`.
+    ReportOutputs {
+        /// The query.
+        query: QueryId,
+        /// The attempt.
+        attempt: AttemptId,
+        /// One entry a partition that holds bytes.
+        outputs: Vec<MapOutputPartitionMeta>,
+    },
+    /// Move the stream's bytes below `upto_offset` from memory to disk.
+    SpillStream {
+        /// The query.
+        query: QueryId,
+        /// The stream.
+        stream: StreamId,
+        /// Up to here.
+        upto_offset: u64,
+    },
+    /// Delete the bytes of an attempt, in memory and on disk.
+    DropAttempt {
+        /// The query.
+        query: QueryId,
+        /// The attempt.
+        attempt: AttemptId,
+    },
+    /// Delete everything of a query.
+    DropQuery {
+        /// The query.
+        query: QueryId,
+    },
+}
