@@ -8,9 +8,11 @@ pub mod conditions;
 pub mod shuffle_query;
 pub mod units;
 pub mod worker_pool;
+pub mod yaml;
 
 pub use conditions::{
-    Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
+    Condition, ConditionReason, ConditionStatus, ErrorReason, PoolConditionType, ProgressReason,
+    QueryConditionType,
 };
 pub use shuffle_query::status::ShuffleQueryStatus;
 pub use shuffle_query::{ShuffleQuery, ShuffleQuerySpec};

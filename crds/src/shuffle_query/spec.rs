@@ -29,29 +29,14 @@ pub const MAX_TABLES: usize = 64;
     status = "ShuffleQueryStatus",
     derive = "PartialEq",
     doc = "A SQL query, run as stages that shuffle rows between workers.",
-    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
-    printcolumn(name = "Stages", type_ = "string", json_path = ".status.stagesDone"),
-    printcolumn(name = "Tasks", type_ = "string", json_path = ".status.tasksDone"),
-    printcolumn(name = "Reason", type_ = "string", json_path = ".status.error.reason"),
-    printcolumn(
-        name = "Shuffled",
-        type_ = "integer",
-        json_path = ".status.totals.bytesShuffled",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Spilled",
-        type_ = "integer",
-        json_path = ".status.totals.bytesSpilled",
-        priority = 1
-    ),
-    printcolumn(
-        name = "Message",
-        type_ = "string",
-        json_path = ".status.error.message",
-        priority = 1
-    ),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
+    printcolumn = r#"{"name":"Stages","type":"string","jsonPath":".status.stagesDone"}"#,
+    printcolumn = r#"{"name":"Tasks","type":"string","jsonPath":".status.tasksDone"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.error.reason"}"#,
+    printcolumn = r#"{"name":"Shuffled","type":"integer","jsonPath":".status.totals.bytesShuffled","priority":1}"#,
+    printcolumn = r#"{"name":"Spilled","type":"integer","jsonPath":".status.totals.bytesSpilled","priority":1}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.error.message","priority":1}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 #[x_kube(
     validation = Rule::new("!(has(self.workerPoolRef) && has(self.workers))")

@@ -25,10 +25,10 @@ pub const MAX_SLOTS_PER_WORKER: u32 = 256;
     status = "WorkerPoolStatus",
     derive = "PartialEq",
     doc = "A pool of workers that ShuffleQueries share.",
-    printcolumn(name = "Replicas", type_ = "integer", json_path = ".spec.replicas"),
-    printcolumn(name = "Slots", type_ = "integer", json_path = ".spec.slotsPerWorker"),
-    printcolumn(name = "Memory", type_ = "string", json_path = ".spec.memory"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn = r#"{"name":"Replicas","type":"integer","jsonPath":".spec.replicas"}"#,
+    printcolumn = r#"{"name":"Slots","type":"integer","jsonPath":".spec.slotsPerWorker"}"#,
+    printcolumn = r#"{"name":"Memory","type":"string","jsonPath":".spec.memory"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
 )]
 pub struct WorkerPoolSpec {
     /// Number of workers. With 0, queries wait until the pool grows.
