@@ -1,1 +1,25 @@
-//! Sluice.
+//! Every word a user of Sluice may write, once: the custom resources `ShuffleQuery` and `WorkerPool`, their
+//! units, their conditions, the rules that make an object valid, and the generated CRD files under `yaml/`.
+//!
+//! Nothing here talks to a cluster. The operator, the coordinator and local mode share these types, so the same
+//! YAML means the same thing in each of them.
+
+pub mod conditions;
+pub mod shuffle_query;
+pub mod units;
+pub mod worker_pool;
+pub mod yaml;
+
+pub use conditions::{
+    Condition, ConditionReason, ConditionStatus, ErrorReason, PoolConditionType, ProgressReason,
+    QueryConditionType,
+};
+pub use shuffle_query::status::ShuffleQueryStatus;
+pub use shuffle_query::{ShuffleQuery, ShuffleQuerySpec};
+pub use units::{ByteSize, Millis};
+pub use worker_pool::{WorkerPool, WorkerPoolSpec, WorkerPoolStatus};
+
+/// API group of both resources.
+pub const GROUP: &str = "sluice.dev";
+/// API version of both resources.
+pub const VERSION: &str = "v1alpha1";

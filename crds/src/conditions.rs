@@ -1,0 +1,161 @@
+//! Conditions of both resources, and every reason that a status may give.
+
+use std::borrow::Cow;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// One observation about an object. Equal on the wire to the condition type of Kubernetes
+/// (`meta/v1` Condition), with its type and reason bounded to ours.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition<T> {
+    /// What is observed.
+    #[serde(rename = "type")]
+    pub type_: T,
+    /// Whether it holds.
+    pub status: ConditionStatus,
+    /// Why the condition has this status.
+    pub reason: ConditionReason,
+    /// The same for a human reader. Empty when the reason says it all.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// Generation of the spec that was observed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// When the status last changed from one value to another.
+    pub last_transition_time: Time,
+}
+
+/// What a condition of a ShuffleQuery observes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum QueryConditionType {
+    /// The spec is valid and the SQL was planned.
+    Accepted,
+    /// At least one worker offers slots to the query.
+    WorkersReady,
+    /// The query ended well. Unknown while it can still end either way.
+    Succeeded,
+}
+
+/// What a condition of a WorkerPool observes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum PoolConditionType {
+    /// Every worker that the spec asks for has registered.
+    Ready,
+}
+
+/// Whether a condition holds.
+///
+/// ```text
+/// Unknown <-> True <-> False    any change moves lastTransitionTime
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// Not known yet.
+    Unknown,
+}
+
+/// Why a condition has its status: progress, or the error that ended the query. One flat string on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum ConditionReason {
+    /// Nothing failed.
+    Progress(ProgressReason),
+    /// The query failed or was cancelled.
+    Error(ErrorReason),
+}
+
+/// Reasons that are not failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ProgressReason {
+    /// The query waits to be planned.
+    Pending,
+    /// The spec is valid and the plan stands.
+    Planned,
+    /// No worker has registered yet.
+    WaitingForWorkers,
+    /// Workers registered.
+    WorkersRegistered,
+    /// Stages run.
+    Running,
+    /// The query ended and its result is complete.
+    Completed,
+}
+
+/// Why a query failed. Each reason names the party that can act on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum ErrorReason {
+    /// A field of the spec is wrong; the message names it.
+    InvalidSpec,
+    /// The SQL does not parse, does not type-check, or is not one SELECT statement.
+    InvalidSql,
+    /// The SQL names a table that the spec does not declare, or its location holds no file.
+    TableNotFound,
+    /// An input file changed after the query had listed it.
+    InputChanged,
+    /// An input file cannot be decoded.
+    InputCorrupt,
+    /// A location leaves what the query may read or write.
+    ForbiddenPath,
+    /// The plan has a shape that cannot be executed.
+    UnsupportedPlan,
+    /// The sink's location exists and `ifExists` is Fail.
+    SinkExists,
+    /// The result could not be written.
+    SinkFailed,
+    /// Memory ran out where spilling is impossible.
+    ResourcesExhausted,
+    /// The disk space for spilling ran out.
+    SpillExhausted,
+    /// A task failed on every attempt that it was allowed.
+    TaskFailed,
+    /// Shuffle data could not be fetched, though its worker answers.
+    FetchFailed,
+    /// No worker was left for longer than the grace time.
+    WorkersLost,
+    /// The query ran longer than `deadlineSeconds`.
+    DeadlineExceeded,
+    /// The user cancelled the query.
+    Cancelled,
+    /// Work was lost after rows that depend on it had left the query.
+    RowsLeft,
+    /// Coordinator and workers are different builds.
+    BuildMismatch,
+    /// A defect of Sluice itself.
+    Internal,
+}
+
+impl From<ErrorReason> for ConditionReason {
+    fn from(reason: ErrorReason) -> Self {
+        Self::Error(reason)
+    }
+}
+
+impl From<ProgressReason> for ConditionReason {
+    fn from(reason: ProgressReason) -> Self {
+        Self::Progress(reason)
+    }
+}
+
+impl JsonSchema for ConditionReason {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "ConditionReason".into()
+    }
+
+    // An upper-case identifier, as Kubernetes demands of any reason; not the list of ours, so that a resource
+    // written by a newer operator still passes an older schema.
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "maxLength": 64, "pattern": "^[A-Z][A-Za-z]*$" })
+    }
+}

@@ -1,0 +1,271 @@
+//! Observed state of a `ShuffleQuery`: computed from the coordinator's snapshot, never edited, always bounded.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::conditions::{Condition, ErrorReason, QueryConditionType};
+
+/// What is known of a query.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ShuffleQueryStatus {
+    /// Generation of the spec that this status describes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where the query stands: Pending, Running, Succeeded, Failed or Cancelled.
+    #[serde(default)]
+    pub phase: QueryPhase,
+    /// Observations, one of each type.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
+    )]
+    pub conditions: Vec<Condition<QueryConditionType>>,
+    /// When the query was submitted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When a client could first read a row of the result.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_row_time: Option<Time>,
+    /// When the query ended, well or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<Time>,
+    /// Time from submission to the first result row that a client can read, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_to_first_row_millis: Option<u64>,
+    /// Stages done of stages planned, such as 2/5.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub stages_done: Option<String>,
+    /// Tasks done of tasks planned, such as 13/40.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub tasks_done: Option<String>,
+    /// Rows and bytes over the whole query.
+    #[serde(default)]
+    pub totals: QueryTotals,
+    /// Tasks over the whole query.
+    #[serde(default)]
+    pub tasks: TaskCounts,
+    /// Stages in the order of their ids; at most 128 of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 128),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"])
+    )]
+    pub stages: Vec<StageStatus>,
+    /// Stages that the list leaves out because of its bounds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub stages_omitted: u32,
+    /// Why the query failed or was cancelled: the first cause.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<QueryError>,
+    /// First rows of the result of a query without a sink.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<ResultPreview>,
+    /// What a query with a sink has committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<SinkStatus>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
+}
+
+/// Where a query stands.
+///
+/// ```text
+/// Pending --> Running --> Succeeded
+///    |           |------> Failed
+///    |           `------> Cancelled
+///    |------------------> Failed
+///    `------------------> Cancelled
+/// ```
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum QueryPhase {
+    /// Not planned yet, or no attempt was assigned yet.
+    #[default]
+    Pending,
+    /// Attempts were assigned.
+    Running,
+    /// The result is complete. Final.
+    Succeeded,
+    /// The query ended without a result. Final.
+    Failed,
+    /// The user ended the query. Final.
+    Cancelled,
+}
+
+impl QueryPhase {
+    /// Whether the phase is final.
+    pub const fn is_terminal(self) -> bool {
+        match self {
+            Self::Pending | Self::Running => false,
+            Self::Succeeded | Self::Failed | Self::Cancelled => true,
+        }
+    }
+}
+
+/// Rows and bytes over the whole query. Only attempts that won count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryTotals {
+    /// Rows read from tables.
+    #[serde(default)]
+    pub rows_read: u64,
+    /// Bytes read from tables, as stored.
+    #[serde(default)]
+    pub bytes_read: u64,
+    /// Rows written to exchanges.
+    #[serde(default)]
+    pub rows_shuffled: u64,
+    /// Bytes written to exchanges, as encoded and compressed.
+    #[serde(default)]
+    pub bytes_shuffled: u64,
+    /// Bytes that went to disk for lack of memory.
+    #[serde(default)]
+    pub bytes_spilled: u64,
+    /// Rows of the result.
+    #[serde(default)]
+    pub rows_written: u64,
+    /// Bytes of the result, as written to the sink or sent to the client.
+    #[serde(default)]
+    pub bytes_written: u64,
+}
+
+/// Tasks over the whole query.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskCounts {
+    /// Tasks of all stages.
+    #[serde(default)]
+    pub planned: u32,
+    /// Tasks with a running attempt.
+    #[serde(default)]
+    pub running: u32,
+    /// Tasks with an attempt that won.
+    #[serde(default)]
+    pub done: u32,
+    /// Attempts that failed. Cancelled attempts and lost races are none.
+    #[serde(default)]
+    pub failed_attempts: u32,
+}
+
+/// One stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageStatus {
+    /// Number of the stage within the query; inputs have smaller numbers than their readers.
+    pub id: u32,
+    /// What the stage does, in a few words.
+    #[schemars(length(max = 64))]
+    pub label: String,
+    /// Waiting, Running or Done.
+    pub state: StageState,
+    /// Tasks of the stage.
+    #[serde(default)]
+    pub tasks_planned: u32,
+    /// Tasks with a running attempt.
+    #[serde(default)]
+    pub tasks_running: u32,
+    /// Tasks with an attempt that won.
+    #[serde(default)]
+    pub tasks_done: u32,
+    /// Attempts that failed.
+    #[serde(default)]
+    pub attempts_failed: u32,
+    /// Rows read from tables and exchanges.
+    #[serde(default)]
+    pub rows_read: u64,
+    /// Bytes read from tables and exchanges.
+    #[serde(default)]
+    pub bytes_read: u64,
+    /// Rows written to the exchange, or to the result.
+    #[serde(default)]
+    pub rows_out: u64,
+    /// Bytes written to the exchange, or to the result.
+    #[serde(default)]
+    pub bytes_out: u64,
+    /// Bytes that went to disk for lack of memory.
+    #[serde(default)]
+    pub bytes_spilled: u64,
+    /// Time since the first assignment of the stage, in milliseconds; it stops when the stage is done.
+    #[serde(default)]
+    pub elapsed_millis: u64,
+    /// Time from the first assignment of the stage to the first chunk of its output, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_chunk_millis: Option<u64>,
+}
+
+/// Where a stage stands.
+///
+/// ```text
+/// Waiting --> Running <--> Done    back when a worker is lost together with outputs that are still needed
+/// ```
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum StageState {
+    /// No attempt was assigned yet.
+    #[default]
+    Waiting,
+    /// Attempts were assigned.
+    Running,
+    /// Every task has an attempt that won.
+    Done,
+}
+
+/// Why a query failed or was cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct QueryError {
+    /// The kind of failure.
+    pub reason: ErrorReason,
+    /// What happened, where, and what to do about it.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+    /// Stage in which it happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<u32>,
+    /// Task of that stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<u32>,
+}
+
+/// First rows of a result, as text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ResultPreview {
+    /// Names of the columns.
+    #[schemars(length(max = 64), inner(length(max = 256)))]
+    pub columns: Vec<String>,
+    /// Values, row by row, as text.
+    #[schemars(length(max = 20), inner(length(max = 64), inner(length(max = 256))))]
+    pub rows: Vec<Vec<String>>,
+    /// Whether rows, columns or parts of values are left out.
+    #[serde(default)]
+    pub truncated: bool,
+}
+
+/// What a sink has committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkStatus {
+    /// Folder that holds the result.
+    #[schemars(length(max = 1024))]
+    pub location: String,
+    /// Number of files.
+    #[serde(default)]
+    pub files: u32,
+    /// Rows in all files.
+    #[serde(default)]
+    pub rows: u64,
+    /// Bytes of all files.
+    #[serde(default)]
+    pub bytes: u64,
+}

@@ -1,0 +1,7 @@
+//! The `WorkerPool` resource: workers that queries share.
+
+mod spec;
+mod status;
+
+pub use spec::{MAX_REPLICAS, MAX_SLOTS_PER_WORKER, SpillSpec, WorkerPool, WorkerPoolSpec};
+pub use status::WorkerPoolStatus;
