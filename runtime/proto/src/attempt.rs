@@ -1,0 +1,264 @@
+//! Assignments and what becomes of them.
+
+use sluice_core::failure::{AttemptFailure, BadInputKind};
+use sluice_core::ids::{LayoutVersion, StageId, StreamEpoch};
+use sluice_core::message::{
+    AssignedInput, Assignment, InputState, InputUpdate, MapOutputPartitionMeta, Writer,
+};
+use sluice_core::metrics::AttemptMetrics;
+
+use crate::stream::{fetch_error_code, fetch_error_from};
+use crate::{LeafSplit, WireError, need, wire};
+
+impl wire::AssignAttempt {
+    /// The message for an assignment and its task's splits.
+    pub fn new(assignment: Assignment, splits: Vec<LeafSplit>) -> Self {
+        let inputs = assignment.inputs.into_iter().map(|input| wire::AssignedInput {
+            writers: input
+                .writers
+                .iter()
+                .map(|writer| wire::Writer {
+                    stage: writer.stage.0,
+                    tasks: writer.tasks,
+                })
+                .collect(),
+            assigned_reduce_partitions: input.assigned_reduce_partitions,
+        });
+        Self {
+            attempt: Some(assignment.attempt.into()),
+            stream_epoch: assignment.stream_epoch.0,
+            output_partitions: assignment.output_partitions,
+            inputs: inputs.collect(),
+            layout_version: assignment.layout_version.0,
+            layout_fingerprint: assignment.layout_fingerprint,
+            recommended_reduce_fetch_window_partitions: assignment.recommended_reduce_fetch_window_partitions,
+            splits: splits.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
+    type Error = WireError;
+
+    fn try_from(wire: wire::AssignAttempt) -> Result<Self, WireError> {
+        let inputs = wire.inputs.into_iter().map(|input| AssignedInput {
+            writers: input
+                .writers
+                .iter()
+                .map(|writer| Writer {
+                    stage: StageId(writer.stage),
+                    tasks: writer.tasks,
+                })
+                .collect(),
+            assigned_reduce_partitions: input.assigned_reduce_partitions,
+        });
+        let assignment = Assignment {
+            attempt: need(wire.attempt, "assign_attempt.attempt")?.into(),
+            stream_epoch: StreamEpoch(wire.stream_epoch),
+            output_partitions: wire.output_partitions,
+            inputs: inputs.collect(),
+            layout_version: LayoutVersion(wire.layout_version),
+            layout_fingerprint: wire.layout_fingerprint,
+            recommended_reduce_fetch_window_partitions: wire.recommended_reduce_fetch_window_partitions,
+        };
+        let splits = wire
+            .splits
+            .into_iter()
+            .map(LeafSplit::try_from)
+            .collect::<Result<_, _>>()?;
+        Ok((assignment, splits))
+    }
+}
+
+impl wire::InputUpdate {
+    /// The message for an update about an output served at `address` (host:port).
+    pub fn new(update: InputUpdate, address: String) -> Self {
+        let state = match update.state {
+            InputState::Open => wire::InputState::Open,
+            InputState::Won => wire::InputState::Won,
+            InputState::Superseded => wire::InputState::Superseded,
+            InputState::Lost => wire::InputState::Lost,
+        };
+        Self {
+            map_attempt: Some(update.map_attempt.into()),
+            stream_epoch: update.stream_epoch.0,
+            worker: Some(update.worker.into()),
+            address,
+            state: state.into(),
+        }
+    }
+}
+
+impl TryFrom<wire::InputUpdate> for (InputUpdate, String) {
+    type Error = WireError;
+
+    fn try_from(wire: wire::InputUpdate) -> Result<Self, WireError> {
+        let state = match wire::InputState::try_from(wire.state) {
+            Ok(wire::InputState::Open) => InputState::Open,
+            Ok(wire::InputState::Won) => InputState::Won,
+            Ok(wire::InputState::Superseded) => InputState::Superseded,
+            Ok(wire::InputState::Lost) => InputState::Lost,
+            Ok(wire::InputState::Unspecified) | Err(_) => {
+                return Err(WireError::impossible("updates.state", wire.state));
+            }
+        };
+        let update = InputUpdate {
+            map_attempt: need(wire.map_attempt, "updates.map_attempt")?.into(),
+            stream_epoch: StreamEpoch(wire.stream_epoch),
+            worker: need(wire.worker, "updates.worker")?.into(),
+            state,
+        };
+        Ok((update, wire.address))
+    }
+}
+
+impl From<AttemptMetrics> for wire::AttemptMetrics {
+    fn from(metrics: AttemptMetrics) -> Self {
+        let AttemptMetrics {
+            rows_read,
+            bytes_read,
+            shuffle_rows_in,
+            shuffle_bytes_in,
+            rows_out,
+            bytes_out,
+            bytes_spilled,
+        } = metrics;
+        Self {
+            rows_read,
+            bytes_read,
+            shuffle_rows_in,
+            shuffle_bytes_in,
+            rows_out,
+            bytes_out,
+            bytes_spilled,
+        }
+    }
+}
+
+impl From<wire::AttemptMetrics> for AttemptMetrics {
+    fn from(wire: wire::AttemptMetrics) -> Self {
+        let wire::AttemptMetrics {
+            rows_read,
+            bytes_read,
+            shuffle_rows_in,
+            shuffle_bytes_in,
+            rows_out,
+            bytes_out,
+            bytes_spilled,
+        } = wire;
+        Self {
+            rows_read,
+            bytes_read,
+            shuffle_rows_in,
+            shuffle_bytes_in,
+            rows_out,
+            bytes_out,
+            bytes_spilled,
+        }
+    }
+}
+
+impl From<MapOutputPartitionMeta> for wire::MapOutputPartitionMeta {
+    fn from(meta: MapOutputPartitionMeta) -> Self {
+        let MapOutputPartitionMeta {
+            partition,
+            bytes,
+            rows,
+            stream_epoch,
+            committed_offset,
+            finalized,
+        } = meta;
+        Self {
+            partition,
+            bytes,
+            rows,
+            stream_epoch: stream_epoch.0,
+            committed_offset,
+            finalized,
+        }
+    }
+}
+
+impl From<wire::MapOutputPartitionMeta> for MapOutputPartitionMeta {
+    fn from(wire: wire::MapOutputPartitionMeta) -> Self {
+        let wire::MapOutputPartitionMeta {
+            partition,
+            bytes,
+            rows,
+            stream_epoch,
+            committed_offset,
+            finalized,
+        } = wire;
+        let stream_epoch = StreamEpoch(stream_epoch);
+        Self {
+            partition,
+            bytes,
+            rows,
+            stream_epoch,
+            committed_offset,
+            finalized,
+        }
+    }
+}
+
+impl From<AttemptFailure> for wire::attempt_failed::Failure {
+    fn from(failure: AttemptFailure) -> Self {
+        match failure {
+            AttemptFailure::FetchFailed { map_attempt, error } => Self::FetchFailed(wire::FetchFailed {
+                map_attempt: Some(map_attempt.into()),
+                error: fetch_error_code(error).into(),
+            }),
+            AttemptFailure::BadInput { kind, message } => {
+                let kind = match kind {
+                    BadInputKind::InputChanged => wire::BadInputKind::InputChanged,
+                    BadInputKind::InputCorrupt => wire::BadInputKind::InputCorrupt,
+                    BadInputKind::InvalidValue => wire::BadInputKind::InvalidValue,
+                    BadInputKind::ForbiddenPath => wire::BadInputKind::ForbiddenPath,
+                    BadInputKind::UnsupportedPlan => wire::BadInputKind::UnsupportedPlan,
+                };
+                Self::BadInput(wire::BadInput {
+                    kind: kind.into(),
+                    message,
+                })
+            }
+            AttemptFailure::ResourcesExhausted { message } => Self::ResourcesExhausted(message),
+            AttemptFailure::Refused { message } => Self::Refused(message),
+            AttemptFailure::Cancelled => Self::Cancelled(wire::Cancelled {}),
+            AttemptFailure::Failed { message } => Self::Failed(message),
+        }
+    }
+}
+
+impl TryFrom<wire::attempt_failed::Failure> for AttemptFailure {
+    type Error = WireError;
+
+    fn try_from(wire: wire::attempt_failed::Failure) -> Result<Self, WireError> {
+        use wire::attempt_failed::Failure as Wire;
+        Ok(match wire {
+            Wire::FetchFailed(failed) => Self::FetchFailed {
+                map_attempt: need(failed.map_attempt, "fetch_failed.map_attempt")?.into(),
+                error: fetch_error_from(failed.error)?,
+            },
+            Wire::BadInput(bad) => {
+                let kind = match wire::BadInputKind::try_from(bad.kind) {
+                    Ok(wire::BadInputKind::InputChanged) => BadInputKind::InputChanged,
+                    Ok(wire::BadInputKind::InputCorrupt) => BadInputKind::InputCorrupt,
+                    Ok(wire::BadInputKind::InvalidValue) => BadInputKind::InvalidValue,
+                    Ok(wire::BadInputKind::ForbiddenPath) => BadInputKind::ForbiddenPath,
+                    Ok(wire::BadInputKind::UnsupportedPlan) => BadInputKind::UnsupportedPlan,
+                    Ok(wire::BadInputKind::Unspecified) | Err(_) => {
+                        return Err(WireError::impossible("bad_input.kind", bad.kind));
+                    }
+                };
+                Self::BadInput {
+                    kind,
+                    message: bad.message,
+                }
+            }
+            Wire::ResourcesExhausted(message) => Self::ResourcesExhausted { message },
+            Wire::Refused(message) => Self::Refused { message },
+            Wire::Cancelled(_) => Self::Cancelled,
+            Wire::Failed(message) => Self::Failed { message },
+        })
+    }
+}

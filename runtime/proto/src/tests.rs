@@ -1,0 +1,191 @@
+//! Every domain value survives the wire, and impossible messages are refused.
+
+use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError};
+use sluice_core::ids::{AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, WorkerId};
+use sluice_core::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
+use sluice_core::plan::{FileRange, InputFile, Split};
+
+use crate::{LeafSplit, WireError, fetch_error_of, refuse_fetch, wire};
+
+const FETCH_ERRORS: [FetchError; 9] = [
+    FetchError::UnknownStream,
+    FetchError::StaleAttempt,
+    FetchError::StaleStreamEpoch,
+    FetchError::StaleLayout,
+    FetchError::StaleCoordinator,
+    FetchError::WrongIncarnation,
+    FetchError::Corrupt,
+    FetchError::StorageFailed,
+    FetchError::Unreachable,
+];
+
+fn attempt() -> AttemptId {
+    AttemptId {
+        stage: StageId(3),
+        stage_epoch: StageEpoch(1),
+        task: 7,
+        attempt: 2,
+    }
+}
+
+fn file_range(start: u64, end: u64) -> FileRange {
+    let file = InputFile {
+        path: "/data/a.parquet".into(),
+        size: 100,
+        modified_nanos: -5,
+        etag: Some("x".into()),
+    };
+    FileRange { file, start, end }
+}
+
+#[test]
+fn fetch_errors_stay_typed_in_a_status() {
+    for error in FETCH_ERRORS {
+        assert_eq!(fetch_error_of(&refuse_fetch(error)), error);
+    }
+    assert_eq!(
+        fetch_error_of(&tonic::Status::unavailable("gone")),
+        FetchError::Unreachable
+    );
+    let odd = tonic::Status::with_details(tonic::Code::FailedPrecondition, "", vec![1, 2, 3].into());
+    assert_eq!(fetch_error_of(&odd), FetchError::Unreachable);
+}
+
+#[test]
+fn failures_survive() {
+    let mut failures: Vec<AttemptFailure> = FETCH_ERRORS
+        .map(|error| AttemptFailure::FetchFailed {
+            map_attempt: attempt(),
+            error,
+        })
+        .into_iter()
+        .collect();
+    let kinds = [
+        BadInputKind::InputChanged,
+        BadInputKind::InputCorrupt,
+        BadInputKind::InvalidValue,
+        BadInputKind::ForbiddenPath,
+        BadInputKind::UnsupportedPlan,
+    ];
+    failures.extend(kinds.map(|kind| AttemptFailure::BadInput {
+        kind,
+        message: "m".into(),
+    }));
+    failures.extend([
+        AttemptFailure::ResourcesExhausted {
+            message: "memory".into(),
+        },
+        AttemptFailure::Refused {
+            message: "draining".into(),
+        },
+        AttemptFailure::Cancelled,
+        AttemptFailure::Failed {
+            message: "odd".into(),
+        },
+    ]);
+    for failure in failures {
+        let wire = wire::attempt_failed::Failure::from(failure.clone());
+        assert_eq!(AttemptFailure::try_from(wire), Ok(failure));
+    }
+}
+
+#[test]
+fn assignments_survive() {
+    let assignment = Assignment {
+        attempt: attempt(),
+        stream_epoch: StreamEpoch(9),
+        output_partitions: 4,
+        inputs: vec![AssignedInput {
+            writers: vec![Writer {
+                stage: StageId(1),
+                tasks: 5,
+            }],
+            assigned_reduce_partitions: vec![0, 3],
+        }],
+        layout_version: LayoutVersion(1),
+        layout_fingerprint: u64::MAX,
+        recommended_reduce_fetch_window_partitions: 4,
+    };
+    let splits = vec![
+        LeafSplit {
+            leaf: 0,
+            split: Split::Files(vec![file_range(10, 20)]),
+        },
+        LeafSplit {
+            leaf: 1,
+            split: Split::Tpch { part: 2, parts: 3 },
+        },
+        LeafSplit {
+            leaf: 2,
+            split: Split::Whole,
+        },
+    ];
+    let wire = wire::AssignAttempt::new(assignment.clone(), splits.clone());
+    assert_eq!(
+        <(Assignment, Vec<LeafSplit>)>::try_from(wire),
+        Ok((assignment, splits))
+    );
+}
+
+#[test]
+fn input_updates_survive() {
+    for state in [
+        InputState::Open,
+        InputState::Won,
+        InputState::Superseded,
+        InputState::Lost,
+    ] {
+        let worker = WorkerId {
+            name: "w-0".into(),
+            incarnation: Incarnation(77),
+        };
+        let update = InputUpdate {
+            map_attempt: attempt(),
+            stream_epoch: StreamEpoch(2),
+            worker,
+            state,
+        };
+        let wire = wire::InputUpdate::new(update.clone(), "h:1".into());
+        assert_eq!(
+            <(InputUpdate, String)>::try_from(wire),
+            Ok((update, "h:1".to_owned()))
+        );
+    }
+}
+
+#[test]
+fn impossible_messages_are_refused() {
+    let outside = wire::LeafSplit::from(LeafSplit {
+        leaf: 0,
+        split: Split::Files(vec![file_range(10, 101)]),
+    });
+    let part = wire::LeafSplit::from(LeafSplit {
+        leaf: 0,
+        split: Split::Tpch { part: 3, parts: 3 },
+    });
+    let empty = wire::LeafSplit { leaf: 0, split: None };
+    for (message, field) in [
+        (outside, "ranges.end"),
+        (part, "splits.tpch.part"),
+        (empty, "splits.split"),
+    ] {
+        let error = LeafSplit::try_from(message).unwrap_err();
+        assert!(error.to_string().contains(field), "{error}");
+    }
+    let unnamed = wire::FetchRequest {
+        query: "Not A Name".into(),
+        ..Default::default()
+    };
+    let refused = sluice_core::message::FetchRequest::try_from(unnamed);
+    assert!(matches!(
+        refused,
+        Err(WireError::Impossible { field: "query", .. })
+    ));
+    let short = wire::FetchChunk {
+        end_offset: 4,
+        watermark_offset: 4,
+        data: vec![1].into(),
+        ..Default::default()
+    };
+    assert!(<(sluice_core::message::ChunkHead, prost::bytes::Bytes)>::try_from(short).is_err());
+}
