@@ -8,6 +8,7 @@
 pub mod coordinator;
 pub mod failure;
 pub mod ids;
+pub mod leases;
 pub mod message;
 pub mod metrics;
 pub mod plan;

@@ -1,0 +1,149 @@
+//! The session with one worker address: dial, handshake, pump messages, and dial again when it breaks.
+
+use std::time::Duration;
+
+use sluice_core::coordinator::Event;
+use sluice_core::ids::WorkerId;
+use sluice_proto::{Hello, MAX_SESSION_MESSAGE_BYTES, RefusedReason, Welcome, wire};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
+use wire::coordinator_message::Message as ToWorker;
+use wire::worker_client::WorkerClient;
+use wire::worker_message::Message as FromWorker;
+
+use crate::transport::endpoint;
+
+/// The first wait before dialling again; it doubles up to [`LONGEST_REDIAL`].
+const SHORTEST_REDIAL: Duration = Duration::from_millis(100);
+const LONGEST_REDIAL: Duration = Duration::from_secs(2);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a link tells the coordinator.
+pub(crate) enum FromLink {
+    /// The handshake is done. Messages for the worker go into `outbound`; dropping it closes the session.
+    Joined {
+        welcome: Welcome,
+        address: String,
+        outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
+    },
+    /// Something that the machine should know.
+    Event(Event),
+    /// A connection or handshake failed.
+    NotConnected { address: String, message: String },
+}
+
+/// Keeps a session with the worker at `address` until the receiver of `events` is gone.
+pub(crate) async fn keep(address: String, hello: Hello, events: mpsc::UnboundedSender<FromLink>) {
+    let mut redial = SHORTEST_REDIAL;
+    while !events.is_closed() {
+        match open(&address, &hello).await {
+            Ok(session) => {
+                redial = SHORTEST_REDIAL;
+                pump(session, &address, &hello, &events).await;
+            }
+            Err(message) => {
+                let _ = events.send(FromLink::NotConnected { address: address.clone(), message });
+            }
+        }
+        sleep(redial).await;
+        redial = (redial * 2).min(LONGEST_REDIAL);
+    }
+}
+
+struct Session {
+    welcome: Welcome,
+    outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
+    inbound: Streaming<wire::WorkerMessage>,
+}
+
+async fn open(address: &str, hello: &Hello) -> Result<Session, String> {
+    let endpoint = endpoint(address).map_err(|error| format!("{address} is not host:port: {error}"))?;
+    let channel = endpoint.connect().await.map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
+    let mut client = WorkerClient::new(channel)
+        .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
+    let (outbound, messages) = mpsc::unbounded_channel();
+    let greeting = wire::CoordinatorMessage::of(ToWorker::Hello(hello.clone().into()));
+    outbound.send(greeting).map_err(|_| "the session closed".to_owned())?;
+    let call = client.session(UnboundedReceiverStream::new(messages));
+    let response = timeout(HANDSHAKE_TIMEOUT, call).await.map_err(|_| "no answer to the hello".to_owned())?;
+    let mut inbound = response.map_err(|status| format!("the session was refused: {}", status.message()))?.into_inner();
+    let first = timeout(HANDSHAKE_TIMEOUT, inbound.message()).await;
+    let first = first.map_err(|_| "no answer to the hello".to_owned())?;
+    match first.map_err(|status| status.message().to_owned())?.and_then(|message| message.message) {
+        Some(FromWorker::Welcome(welcome)) => {
+            let welcome = Welcome::try_from(welcome).map_err(|error| error.to_string())?;
+            Ok(Session { welcome, outbound, inbound })
+        }
+        Some(FromWorker::Refused(refused)) => Err(refusal(&refused)),
+        Some(_) | None => Err("the worker's first message was not a welcome".to_owned()),
+    }
+}
+
+fn refusal(refused: &wire::Refused) -> String {
+    let reason = RefusedReason::try_from(refused.reason());
+    match reason {
+        Ok(RefusedReason::BuildMismatch) => format!("it runs another build of sluice: {}", refused.message),
+        Ok(RefusedReason::StaleCoordinator | RefusedReason::Draining | RefusedReason::BadHello) | Err(_) => {
+            refused.message.clone()
+        }
+    }
+}
+
+async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::UnboundedSender<FromLink>) {
+    let Session { welcome, outbound, mut inbound } = session;
+    let worker = welcome.worker.clone();
+    let beat = tokio::spawn(heartbeat(outbound.clone().downgrade(), hello.liveness_timeout / 3));
+    let joined = FromLink::Joined { welcome, address: address.to_owned(), outbound };
+    if events.send(joined).is_ok() {
+        let message = receive(&mut inbound, &worker, hello.liveness_timeout, events).await;
+        let _ = events.send(FromLink::Event(Event::WorkerLost { worker, message }));
+    }
+    beat.abort();
+}
+
+/// Passes messages on until the session ends; says why it did.
+async fn receive(
+    inbound: &mut Streaming<wire::WorkerMessage>,
+    worker: &WorkerId,
+    liveness_timeout: Duration,
+    events: &mpsc::UnboundedSender<FromLink>,
+) -> String {
+    loop {
+        let message = match timeout_at(Instant::now() + liveness_timeout, inbound.message()).await {
+            Err(_) => return format!("nothing heard for {liveness_timeout:?}"),
+            Ok(Err(status)) => return format!("the session broke: {}", status.message()),
+            Ok(Ok(None)) => return "the worker closed the session".to_owned(),
+            Ok(Ok(Some(message))) => message,
+        };
+        let event = match message.into_event(worker) {
+            Ok(Some(event)) => event,
+            Ok(None) => Event::WorkerHeard { worker: worker.clone() },
+            Err(error) => return format!("it sent a message that cannot be: {error}"),
+        };
+        if events.send(FromLink::Event(event)).is_err() {
+            return "the query is over".to_owned();
+        }
+    }
+}
+
+async fn heartbeat(outbound: mpsc::WeakUnboundedSender<wire::CoordinatorMessage>, period: Duration) {
+    loop {
+        sleep(period).await;
+        let Some(outbound) = outbound.upgrade() else { return };
+        let beat = wire::CoordinatorMessage::of(ToWorker::Heartbeat(wire::Heartbeat {}));
+        if outbound.send(beat).is_err() {
+            return;
+        }
+    }
+}
+
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,103 @@
+//! The workers that this process fetches from.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use sluice_core::failure::FetchError;
+use sluice_core::ids::WorkerId;
+use sluice_core::message::{ChunkHead, FetchRequest};
+use sluice_proto::{fetch_error_of, wire};
+use tonic::transport::{Channel, Endpoint};
+use wire::worker_client::WorkerClient;
+
+use crate::shuffle::FetchTransport;
+
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a peer may stay silent in the middle of a response.
+const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Addresses of workers and one lazily made connection to each. Cheap to clone; clones share it.
+///
+/// The lock guards a cache, no decision is read from it.
+#[derive(Clone, Default)]
+pub struct Peers {
+    known: Arc<Mutex<BTreeMap<WorkerId, Peer>>>,
+}
+
+struct Peer {
+    address: String,
+    client: Option<WorkerClient<Channel>>,
+}
+
+impl Peers {
+    /// Notes where a worker serves fetches (host:port). Older incarnations of it are forgotten.
+    pub fn learn(&self, worker: &WorkerId, address: &str) {
+        let mut known = self.lock();
+        if known.get(worker).is_some_and(|peer| peer.address == address) {
+            return;
+        }
+        known.retain(|other, _| other.name != worker.name || other.incarnation > worker.incarnation);
+        known.insert(worker.clone(), Peer { address: address.to_owned(), client: None });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Peer>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn client(&self, worker: &WorkerId) -> Result<WorkerClient<Channel>, FetchError> {
+        let mut known = self.lock();
+        let peer = known.get_mut(worker).ok_or(FetchError::Unreachable)?;
+        if let Some(client) = &peer.client {
+            return Ok(client.clone());
+        }
+        let endpoint = endpoint(&peer.address).map_err(|_| FetchError::Unreachable)?;
+        let client = WorkerClient::new(endpoint.connect_lazy());
+        peer.client = Some(client.clone());
+        Ok(client)
+    }
+}
+
+/// The settings of every connection to a worker at `address` (host:port).
+pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true))
+}
+
+impl FetchTransport for Peers {
+    fn fetch(
+        &self,
+        worker: &WorkerId,
+        request: FetchRequest,
+    ) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>> {
+        let client = self.client(worker);
+        futures::stream::once(open(client, request)).try_flatten().boxed()
+    }
+}
+
+async fn open(
+    client: Result<WorkerClient<Channel>, FetchError>,
+    request: FetchRequest,
+) -> Result<BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>>, FetchError> {
+    let mut client = client?;
+    let call = client.fetch(wire::FetchRequest::from(request));
+    let response = tokio::time::timeout(CHUNK_TIMEOUT, call).await.map_err(|_| FetchError::Unreachable)?;
+    let chunks = response.map_err(|status| fetch_error_of(&status))?.into_inner();
+    Ok(tokio_stream::StreamExt::timeout(chunks, CHUNK_TIMEOUT)
+        .map(|chunk| match chunk {
+            Ok(Ok(chunk)) => <(ChunkHead, Bytes)>::try_from(chunk).map_err(|_| FetchError::Corrupt),
+            Ok(Err(status)) => Err(fetch_error_of(&status)),
+            Err(_silent) => Err(FetchError::Unreachable),
+        })
+        .boxed())
+}

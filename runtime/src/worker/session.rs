@@ -1,0 +1,260 @@
+//! One coordinator's session at a worker: it starts and stops attempts, and reports what becomes of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_core::ids::{AttemptId, StageId};
+use sluice_core::message::{Assignment, InputUpdate};
+use sluice_proto::{Hello, LeafSplit, WireError, wire};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+use wire::coordinator_message::Message as FromCoordinator;
+use wire::worker_message::Message as ToCoordinator;
+
+use super::attempt::{self, AttemptEnd, Counters, Job};
+use super::slots::SessionSlots;
+use super::stage::StageTemplate;
+use super::Shared;
+
+/// How often running attempts report their counters.
+const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
+
+/// How a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SessionEnd {
+    /// The coordinator said goodbye: the query is over.
+    Goodbye,
+    /// It broke: the query's data is kept for its lease.
+    Broken,
+}
+
+/// The state of one session; owned by its task.
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
+    pub(super) hello: Hello,
+    pub(super) slots: SessionSlots,
+    pub(super) outbound: mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
+    /// Set when a later session of the same query takes over, or the worker shuts down.
+    pub(super) replaced: CancellationToken,
+    stages: BTreeMap<StageId, Arc<StageTemplate>>,
+    running: BTreeMap<AttemptId, Running>,
+}
+
+struct Running {
+    cancel: CancellationToken,
+    inputs: mpsc::UnboundedSender<InputUpdate>,
+    counters: Arc<Counters>,
+    layout: (u32, u64),
+}
+
+impl Session {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        hello: Hello,
+        slots: SessionSlots,
+        outbound: mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
+        replaced: CancellationToken,
+    ) -> Self {
+        Self { shared, hello, slots, outbound, replaced, stages: BTreeMap::new(), running: BTreeMap::new() }
+    }
+
+    /// Serves the session until it ends; then all its attempts have stopped.
+    pub(super) async fn serve(mut self, mut inbound: Streaming<wire::CoordinatorMessage>) -> SessionEnd {
+        let (ended, mut ends) = mpsc::unbounded_channel();
+        let mut beat = interval(self.hello.liveness_timeout / 3);
+        let mut progress = interval(PROGRESS_PERIOD);
+        progress.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut last_heard = Instant::now();
+        let draining = self.shared.draining.clone();
+        let mut drain_told = false;
+        let end = loop {
+            tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => {
+                        last_heard = Instant::now();
+                        match self.receive(message, &ended).await {
+                            Ok(Some(end)) => break end,
+                            Ok(None) => {}
+                            Err(error) => {
+                                let _ = self.outbound.send(Err(Status::invalid_argument(error.to_string())));
+                                break SessionEnd::Broken;
+                            }
+                        }
+                    }
+                    Ok(None) | Err(_) => break SessionEnd::Broken,
+                },
+                Some((attempt, end)) = ends.recv() => self.report_end(attempt, end),
+                slots = self.slots.granted() => {
+                    self.send(ToCoordinator::SlotsGranted(wire::SlotsGranted { slots }));
+                }
+                _ = beat.tick() => self.send(ToCoordinator::Heartbeat(wire::Heartbeat {})),
+                _ = progress.tick() => self.report_progress(),
+                () = draining.cancelled(), if !drain_told => {
+                    drain_told = true;
+                    self.send(ToCoordinator::Draining(wire::Draining {}));
+                }
+                () = sleep_until(last_heard + self.hello.liveness_timeout) => break SessionEnd::Broken,
+                () = self.replaced.cancelled() => break SessionEnd::Broken,
+            }
+        };
+        self.stop_all(&mut ends).await;
+        end
+    }
+
+    async fn stop_all(&mut self, ends: &mut mpsc::UnboundedReceiver<(AttemptId, AttemptEnd)>) {
+        for running in self.running.values() {
+            running.cancel.cancel();
+        }
+        while !self.running.is_empty() {
+            let Some((attempt, _)) = ends.recv().await else { return };
+            self.running.remove(&attempt);
+        }
+    }
+
+    async fn receive(
+        &mut self,
+        message: wire::CoordinatorMessage,
+        ended: &mpsc::UnboundedSender<(AttemptId, AttemptEnd)>,
+    ) -> Result<Option<SessionEnd>, WireError> {
+        match message.message.ok_or(WireError::Missing("message"))? {
+            FromCoordinator::Hello(_) => {
+                return Err(WireError::Impossible { field: "message", value: "a second hello".into() });
+            }
+            FromCoordinator::Heartbeat(_) => {}
+            FromCoordinator::WantSlots(want) => self.slots.want(want.slots),
+            FromCoordinator::ReleaseSlots(release) => self.slots.release(release.slots),
+            FromCoordinator::DefineStage(stage) => {
+                let template = StageTemplate::decode(&stage.fragment);
+                match template {
+                    Ok(template) => {
+                        self.stages.insert(StageId(stage.stage), Arc::new(template));
+                    }
+                    Err(error) => tracing::warn!(stage = stage.stage, %error, "refused a stage"),
+                }
+            }
+            FromCoordinator::AssignAttempt(assign) => {
+                let (assignment, splits) = assign.try_into()?;
+                self.start(assignment, splits, ended).await;
+            }
+            FromCoordinator::UpdateInputs(update) => {
+                let attempt = update.attempt.ok_or(WireError::Missing("update_inputs.attempt"))?.into();
+                for update in update.updates {
+                    let (update, address): (InputUpdate, String) = update.try_into()?;
+                    self.shared.peers.learn(&update.worker, &address);
+                    if let Some(running) = self.running.get(&attempt) {
+                        let _ = running.inputs.send(update);
+                    }
+                }
+            }
+            FromCoordinator::CancelAttempt(attempt) => {
+                if let Some(running) = self.running.get(&attempt.into()) {
+                    running.cancel.cancel();
+                }
+            }
+            FromCoordinator::RetireAttempt(attempt) => {
+                self.shared.store.retire_attempt(&self.hello.query, attempt.into()).await;
+            }
+            FromCoordinator::Goodbye(_) => return Ok(Some(SessionEnd::Goodbye)),
+        }
+        Ok(None)
+    }
+
+    async fn start(
+        &mut self,
+        assignment: Assignment,
+        splits: Vec<LeafSplit>,
+        ended: &mpsc::UnboundedSender<(AttemptId, AttemptEnd)>,
+    ) {
+        let attempt = assignment.attempt;
+        let layout = (assignment.layout_version.0, assignment.layout_fingerprint);
+        let refuse = |message: &str| AttemptEnd::refused(message);
+        let Some(stage) = self.stages.get(&attempt.stage).cloned() else {
+            let _ = ended.send((attempt, refuse("the stage's fragment is unknown or cannot be decoded by this build")));
+            self.track(attempt, layout).cancel.cancel();
+            return;
+        };
+        let Some(slot) = self.slots.consume().await else {
+            let _ = ended.send((attempt, refuse("no slot was granted for it")));
+            self.track(attempt, layout).cancel.cancel();
+            return;
+        };
+        let shared = Arc::clone(&self.shared);
+        let (query, coordinator_epoch) = (self.hello.query.clone(), self.hello.coordinator_epoch);
+        let input_roots = self.hello.input_roots.clone();
+        let tracked = self.track(attempt, layout);
+        let job = Job {
+            shared,
+            query,
+            coordinator_epoch,
+            input_roots,
+            stage,
+            assignment,
+            splits,
+            inputs: tracked.receiver,
+            counters: tracked.counters,
+            cancel: tracked.cancel,
+        };
+        let ended = ended.clone();
+        self.shared.cpu.spawn(async move {
+            let end = attempt::run(job).await;
+            drop(slot);
+            let _ = ended.send((attempt, end));
+        });
+    }
+
+    fn track(&mut self, attempt: AttemptId, layout: (u32, u64)) -> Tracked {
+        let (inputs, receiver) = mpsc::unbounded_channel();
+        let cancel = CancellationToken::new();
+        let counters = Arc::new(Counters::default());
+        let running =
+            Running { cancel: cancel.clone(), inputs, counters: Arc::clone(&counters), layout };
+        self.running.insert(attempt, running);
+        Tracked { receiver, cancel, counters }
+    }
+
+    fn report_end(&mut self, attempt: AttemptId, end: AttemptEnd) {
+        let Some(running) = self.running.remove(&attempt) else { return };
+        let (layout_version, layout_fingerprint) = running.layout;
+        let message = match end {
+            AttemptEnd::Succeeded { outputs, metrics } => ToCoordinator::AttemptSucceeded(wire::AttemptSucceeded {
+                attempt: Some(attempt.into()),
+                outputs: outputs.into_iter().map(Into::into).collect(),
+                metrics: Some(metrics.into()),
+                layout_version,
+                layout_fingerprint,
+            }),
+            AttemptEnd::Failed(failure) => ToCoordinator::AttemptFailed(wire::AttemptFailed {
+                attempt: Some(attempt.into()),
+                layout_version,
+                layout_fingerprint,
+                failure: Some(failure.into()),
+            }),
+        };
+        self.send(message);
+    }
+
+    fn report_progress(&self) {
+        for (attempt, running) in &self.running {
+            self.send(ToCoordinator::AttemptProgressed(wire::AttemptProgressed {
+                attempt: Some((*attempt).into()),
+                metrics: Some(running.counters.read().into()),
+                reduce_fetch_inflight_bytes: running.counters.inflight_bytes(),
+                reduce_fetch_queue_depth: running.counters.queue_depth(),
+            }));
+        }
+    }
+
+    fn send(&self, message: ToCoordinator) {
+        // A closed channel shows as the end of the inbound stream.
+        let _ = self.outbound.send(Ok(wire::WorkerMessage::of(message)));
+    }
+}
+
+struct Tracked {
+    receiver: mpsc::UnboundedReceiver<InputUpdate>,
+    cancel: CancellationToken,
+    counters: Arc<Counters>,
+}

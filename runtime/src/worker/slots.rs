@@ -1,0 +1,123 @@
+//! The task that owns the worker's slots: sessions tell it what they wish, it tells them what they got.
+
+use std::collections::BTreeMap;
+
+use sluice_core::leases::{SessionId, SlotLeases};
+use tokio::sync::{mpsc, oneshot};
+
+enum Command {
+    Open(SessionId, mpsc::UnboundedSender<u32>),
+    Want(SessionId, u32),
+    Release(SessionId, u32),
+    Consume(SessionId, oneshot::Sender<bool>),
+    Finish(SessionId),
+    Close(SessionId),
+}
+
+/// A way to the task that owns the slots.
+#[derive(Clone)]
+pub(crate) struct Slots {
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+impl Slots {
+    /// Starts the task for a worker with `total` slots. It ends when all handles are gone.
+    pub(crate) fn start(total: u32) -> Self {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        tokio::spawn(own(SlotLeases::new(total), inbox));
+        Self { commands }
+    }
+
+    /// Opens a session; its grants arrive on the returned channel.
+    pub(crate) fn open(&self, session: SessionId) -> SessionSlots {
+        let (sender, grants) = mpsc::unbounded_channel();
+        self.send(Command::Open(session, sender));
+        SessionSlots { slots: self.clone(), session, grants }
+    }
+
+    fn send(&self, command: Command) {
+        // The owner ends only with its last handle, and this is one.
+        let _ = self.commands.send(command);
+    }
+}
+
+/// One session's side of the slots. Dropping it closes the session.
+pub(crate) struct SessionSlots {
+    slots: Slots,
+    session: SessionId,
+    grants: mpsc::UnboundedReceiver<u32>,
+}
+
+impl SessionSlots {
+    pub(crate) fn want(&self, slots: u32) {
+        self.slots.send(Command::Want(self.session, slots));
+    }
+
+    pub(crate) fn release(&self, slots: u32) {
+        self.slots.send(Command::Release(self.session, slots));
+    }
+
+    /// The next grant.
+    pub(crate) async fn granted(&mut self) -> u32 {
+        match self.grants.recv().await {
+            Some(slots) => slots,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes a granted slot for an attempt; `None` if the session has none. The slot goes back on drop.
+    pub(crate) async fn consume(&self) -> Option<TakenSlot> {
+        let (answer, taken) = oneshot::channel();
+        self.slots.send(Command::Consume(self.session, answer));
+        let taken = taken.await.unwrap_or(false);
+        taken.then(|| TakenSlot { slots: self.slots.clone(), session: self.session })
+    }
+}
+
+impl Drop for SessionSlots {
+    fn drop(&mut self) {
+        self.slots.send(Command::Close(self.session));
+    }
+}
+
+/// A slot in use by an attempt.
+pub(crate) struct TakenSlot {
+    slots: Slots,
+    session: SessionId,
+}
+
+impl Drop for TakenSlot {
+    fn drop(&mut self) {
+        self.slots.send(Command::Finish(self.session));
+    }
+}
+
+async fn own(mut leases: SlotLeases, mut inbox: mpsc::UnboundedReceiver<Command>) {
+    let mut sessions: BTreeMap<SessionId, mpsc::UnboundedSender<u32>> = BTreeMap::new();
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Open(session, grants) => {
+                sessions.insert(session, grants);
+            }
+            Command::Want(session, slots) => leases.want(session, slots),
+            Command::Release(session, slots) => leases.release(session, slots),
+            Command::Consume(session, answer) => {
+                let taken = leases.consume(session);
+                if answer.send(taken).is_err() && taken {
+                    leases.finish(session);
+                }
+            }
+            Command::Finish(session) => leases.finish(session),
+            Command::Close(session) => {
+                sessions.remove(&session);
+                leases.close(session);
+            }
+        }
+        for (session, slots) in leases.grant() {
+            let told = sessions.get(&session).is_some_and(|grants| grants.send(slots).is_ok());
+            if !told {
+                leases.release(session, slots);
+            }
+        }
+    }
+}
