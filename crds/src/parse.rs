@@ -1,16 +1,26 @@
 //! Reads YAML that a user wrote: one file, several documents, each of them one resource.
 
-use serde::Deserialize;
+mod value;
+
+use std::cell::Cell;
+
+use serde::de::DeserializeSeed;
 use serde_json::Value;
 use thiserror::Error;
 
+use self::value::Bounded;
 use crate::shuffle_query::ShuffleQuery;
 use crate::validate::{Problem, excerpt, schema};
 use crate::worker_pool::WorkerPool;
 use crate::{GROUP, VERSION};
 
-/// Most bytes of one YAML file. No object larger than that fits into a cluster either.
-pub const MAX_YAML_BYTES: usize = 1 << 20;
+/// Most bytes of one YAML file.
+pub const MAX_YAML_BYTES: usize = 512 << 10;
+/// Most `[` and `{` in one YAML file, wherever they stand. The YAML reader's time grows with the depth of brackets
+/// times the length of the file, and how deep they nest cannot be known without reading.
+pub const MAX_BRACKETS: usize = 4096;
+/// Most bytes of one YAML file with all its aliases expanded; every value counts as one byte more than its text.
+pub const MAX_EXPANDED_BYTES: usize = 2 << 20;
 /// Most documents of one YAML file.
 pub const MAX_DOCUMENTS: usize = 256;
 
@@ -29,6 +39,11 @@ pub enum ParseError {
     /// Too long.
     #[error("the file has {0} bytes: write at most {MAX_YAML_BYTES}")]
     TooLong(usize),
+    /// More brackets than allowed.
+    #[error(
+        "the file has more than {MAX_BRACKETS} `[` and `{{`: write lists and fields on lines of their own"
+    )]
+    TooManyBrackets,
     /// More documents than allowed.
     #[error("the file has more than {MAX_DOCUMENTS} documents: split it")]
     TooManyDocuments,
@@ -66,7 +81,11 @@ impl ParseError {
     pub fn problems(&self) -> &[Problem] {
         match self {
             Self::Fields { problems, .. } => problems,
-            Self::TooLong(_) | Self::TooManyDocuments | Self::Empty | Self::Syntax { .. } => &[],
+            Self::TooLong(_)
+            | Self::TooManyBrackets
+            | Self::TooManyDocuments
+            | Self::Empty
+            | Self::Syntax { .. } => &[],
         }
     }
 }
@@ -83,6 +102,10 @@ pub fn parse_documents(yaml: &str) -> Result<Vec<Resource>, ParseError> {
     if yaml.len() > MAX_YAML_BYTES {
         return Err(ParseError::TooLong(yaml.len()));
     }
+    if yaml.bytes().filter(|byte| matches!(byte, b'[' | b'{')).count() > MAX_BRACKETS {
+        return Err(ParseError::TooManyBrackets);
+    }
+    let budget = Cell::new(MAX_EXPANDED_BYTES);
     let mut resources = Vec::new();
     for (index, document) in serde_yaml::Deserializer::from_str(yaml).enumerate() {
         if index >= MAX_DOCUMENTS {
@@ -93,11 +116,12 @@ pub fn parse_documents(yaml: &str) -> Result<Vec<Resource>, ParseError> {
             document: document_number,
             problems,
         };
-        let value = serde_yaml::Value::deserialize(document).map_err(|error| ParseError::Syntax {
-            document: document_number,
-            message: error.to_string(),
-        })?;
-        let value = to_json(value, "").map_err(|problem| fields(vec![problem]))?;
+        let value = Bounded { budget: &budget }
+            .deserialize(document)
+            .map_err(|error| ParseError::Syntax {
+                document: document_number,
+                message: error.to_string(),
+            })?;
         if !value.is_null() {
             resources.push(to_resource(value).map_err(fields)?);
         }
@@ -201,68 +225,6 @@ fn check_body(value: &Value, schema: &Schema) -> Result<(), Vec<Problem>> {
     } else {
         Err(problems)
     }
-}
-
-/// YAML knows more than JSON; what JSON cannot say is refused, as in a cluster.
-fn to_json(value: serde_yaml::Value, path: &str) -> Result<Value, Problem> {
-    let here = || {
-        if path.is_empty() {
-            "the document".to_owned()
-        } else {
-            path.to_owned()
-        }
-    };
-    Ok(match value {
-        serde_yaml::Value::Null => Value::Null,
-        serde_yaml::Value::Bool(value) => Value::Bool(value),
-        serde_yaml::Value::String(text) => Value::String(text),
-        serde_yaml::Value::Number(number) => to_json_number(&number)
-            .ok_or_else(|| Problem::new(here(), format!("is {number}"), "write a finite number"))?,
-        serde_yaml::Value::Sequence(items) => {
-            let items = items.into_iter().enumerate();
-            Value::Array(
-                items
-                    .map(|(index, item)| to_json(item, &format!("{path}[{index}]")))
-                    .collect::<Result<_, _>>()?,
-            )
-        }
-        serde_yaml::Value::Mapping(fields) => {
-            let mut object = serde_json::Map::new();
-            for (key, value) in fields {
-                let serde_yaml::Value::String(key) = key else {
-                    return Err(Problem::new(
-                        here(),
-                        "has a field whose name is no text",
-                        "put the name in quotes",
-                    ));
-                };
-                let below = if path.is_empty() {
-                    excerpt(&key)
-                } else {
-                    format!("{path}.{}", excerpt(&key))
-                };
-                object.insert(key, to_json(value, &below)?);
-            }
-            Value::Object(object)
-        }
-        serde_yaml::Value::Tagged(tagged) => {
-            let problem = format!("has the YAML tag `{}`", excerpt(&tagged.tag.to_string()));
-            return Err(Problem::new(here(), problem, "remove the tag"));
-        }
-    })
-}
-
-fn to_json_number(number: &serde_yaml::Number) -> Option<Value> {
-    if let Some(number) = number.as_u64() {
-        return Some(number.into());
-    }
-    if let Some(number) = number.as_i64() {
-        return Some(number.into());
-    }
-    number
-        .as_f64()
-        .and_then(serde_json::Number::from_f64)
-        .map(Value::Number)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What a YAML file of a user becomes.
 
-use super::{MAX_DOCUMENTS, MAX_YAML_BYTES, ParseError, Resource, parse_documents};
+use super::{MAX_BRACKETS, MAX_DOCUMENTS, MAX_YAML_BYTES, ParseError, Resource, parse_documents};
 
 const QUERY: &str =
     "apiVersion: sluice.dev/v1alpha1\nkind: ShuffleQuery\nmetadata: {name: q}\nspec: {sql: SELECT 1}\n";
@@ -47,7 +47,7 @@ fn broken_yaml_is_located() {
 #[test]
 fn a_field_written_twice_is_refused() {
     let text = message(&QUERY.replace("spec:", "kind: ShuffleQuery\nspec:"));
-    assert!(text.contains("duplicate") && text.contains("kind"), "{text}");
+    assert!(text.contains("the field `kind` is written twice"), "{text}");
 }
 
 #[test]
@@ -67,9 +67,9 @@ fn what_is_no_resource_is_refused() {
             "apiVersion: sluice.dev/v1alpha1\nkind: ShuffleQuery",
             "spec is missing",
         ),
-        ("1: 2", "a field whose name is no text"),
-        ("a: {b: !x 1}", "a.b has the YAML tag"),
-        ("a: [.nan]", "a[0] is .nan: write a finite number"),
+        ("1: 2", "a field name in quotes"),
+        ("a: {b: !x 1}", "a.b: a YAML tag"),
+        ("a: [.nan]", "a[0]: NaN is not a finite number at line 1 column 5"),
     ] {
         assert!(
             message(yaml).contains(expected),
@@ -104,15 +104,56 @@ fn size_and_number_of_documents_are_bounded() {
 }
 
 #[test]
-fn deep_and_exploding_yaml_ends_in_an_error() {
-    let deep = format!("a: {}{}", "[".repeat(100_000), "]".repeat(100_000));
-    assert!(parse_documents(&deep).is_err());
-    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+fn deep_yaml_ends_in_an_error() {
+    for text in ["[", "{a: ", "- ", "? "] {
+        let times = MAX_BRACKETS;
+        assert!(parse_documents(&text.repeat(times)).is_err(), "{text}");
+        assert!(
+            parse_documents(&format!("{}{}", text.repeat(120), "x, ".repeat(1_000))).is_err(),
+            "{text}"
+        );
+    }
+    assert_eq!(
+        parse_documents(&"[".repeat(MAX_BRACKETS + 1)),
+        Err(ParseError::TooManyBrackets)
+    );
+}
+
+#[test]
+fn aliases_cannot_grow_without_bound() {
+    let mut exponential = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..30 {
         let below = vec![format!("*a{}", level - 1); 10].join(", ");
-        bomb.push_str(&format!("a{level}: &a{level} [{below}]\n"));
+        exponential.push_str(&format!("a{level}: &a{level} [{below}]\n"));
     }
-    assert!(parse_documents(&bomb).is_err());
+    let square = format!("a: &a [{}]\nb: [{}]", "x, ".repeat(20_000), "*a, ".repeat(20_000));
+    let texts = format!("a: &a {}\nb: [{}]", "x".repeat(100_000), "*a, ".repeat(20_000));
+    let documents = format!("a: &a {}\nb: [{}]\n---\n", "x".repeat(1_000), "*a, ".repeat(200)).repeat(100);
+    for yaml in [exponential, square, texts, documents] {
+        let text = message(&yaml);
+        assert!(
+            text.contains("aliases expanded")
+                || text.contains("repetition limit")
+                || text.contains("apiVersion"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn an_alias_stands_for_its_anchor() {
+    let yaml = QUERY.replace(
+        "{sql: SELECT 1}",
+        "{sql: &s SELECT 1, sink: {location: *s, format: csv}}",
+    );
+    let resources = parse_documents(&yaml).unwrap();
+    let [Resource::Query(query)] = resources.as_slice() else {
+        panic!("{resources:?}")
+    };
+    assert_eq!(
+        query.spec.sink.as_ref().map(|sink| sink.location.as_str()),
+        Some("SELECT 1")
+    );
 }
 
 #[test]
@@ -131,9 +172,9 @@ fn random_bytes_and_mutations_never_panic() {
             let at = next(bytes.len());
             let new = b"{}[]:-&*!|>'\"%@`#,?\n\t \0~1e."[next(27)];
             if next(2) == 0 {
-                bytes[at] = new
+                bytes[at] = new;
             } else {
-                bytes.insert(at, new)
+                bytes.insert(at, new);
             }
         }
         if let Ok(text) = String::from_utf8(bytes) {

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use super::{GENERATE_COMMAND, MAX_FILE_BYTES, files, shuffle_query_crd, worker_pool_crd};
+use crate::shuffle_query::{ColumnSpec, CsvOptions, RetrySpec, ShuffleSpec, SinkSpec};
+use crate::{ShuffleQuerySpec, WorkerPoolSpec};
 use serde_json::{Value, json};
-use sluice_crds::shuffle_query::{ColumnSpec, CsvOptions, RetrySpec, ShuffleSpec, SinkSpec};
-use sluice_crds::yaml::{GENERATE_COMMAND, MAX_FILE_BYTES, files, shuffle_query_crd, worker_pool_crd};
-use sluice_crds::{ShuffleQuerySpec, WorkerPoolSpec};
 
 #[test]
 fn generated_files_are_up_to_date() {
@@ -37,7 +37,7 @@ fn generated_files_are_small() {
     }
 }
 
-fn spec_schema(crd: impl serde::Serialize) -> Value {
+fn spec_schema(crd: &impl serde::Serialize) -> Value {
     let crd = serde_json::to_value(crd).unwrap();
     crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
 }
@@ -54,7 +54,7 @@ fn filled(schema: &Value) -> Value {
 }
 
 /// The defaults of schema, serde and `Default` are one.
-fn assert_defaults<T>(schema: &Value, given: Value)
+fn assert_defaults<T>(schema: &Value, given: &Value)
 where
     T: serde::Serialize + serde::de::DeserializeOwned + Default,
 {
@@ -64,22 +64,22 @@ where
     }
     let parsed: T = serde_json::from_value(given.clone()).unwrap();
     assert_eq!(serde_json::to_value(&parsed).unwrap(), expected);
-    if given == json!({}) {
+    if *given == json!({}) {
         assert_eq!(serde_json::to_value(T::default()).unwrap(), expected);
     }
 }
 
 #[test]
 fn schema_serde_and_code_have_the_same_defaults() {
-    let query = spec_schema(shuffle_query_crd());
-    let pool = spec_schema(worker_pool_crd());
+    let query = spec_schema(&shuffle_query_crd());
+    let pool = spec_schema(&worker_pool_crd());
     let table = &query["properties"]["tables"]["items"]["properties"];
-    assert_defaults::<ShuffleQuerySpec>(&query, json!({ "sql": "SELECT 1" }));
-    assert_defaults::<RetrySpec>(&query["properties"]["retry"], json!({}));
-    assert_defaults::<ShuffleSpec>(&query["properties"]["shuffle"], json!({}));
-    assert_defaults::<CsvOptions>(&table["options"], json!({}));
-    assert_defaults::<WorkerPoolSpec>(&pool, json!({}));
-    assert_defaults::<WorkerPoolSpec>(&query["properties"]["workers"], json!({}));
+    assert_defaults::<ShuffleQuerySpec>(&query, &json!({ "sql": "SELECT 1" }));
+    assert_defaults::<RetrySpec>(&query["properties"]["retry"], &json!({}));
+    assert_defaults::<ShuffleSpec>(&query["properties"]["shuffle"], &json!({}));
+    assert_defaults::<CsvOptions>(&table["options"], &json!({}));
+    assert_defaults::<WorkerPoolSpec>(&pool, &json!({}));
+    assert_defaults::<WorkerPoolSpec>(&query["properties"]["workers"], &json!({}));
 
     let sink: SinkSpec = serde_json::from_value(json!({ "location": "out", "format": "csv" })).unwrap();
     let sink_schema = filled(&query["properties"]["sink"]);
