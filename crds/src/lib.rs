@@ -13,6 +13,9 @@ pub mod validate;
 pub mod worker_pool;
 pub mod yaml;
 
+/// A point in time as status objects carry it (RFC 3339 on the wire).
+pub use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 pub use conditions::{
     Condition, ConditionReason, ConditionStatus, ErrorReason, PoolConditionType, ProgressReason,
     QueryConditionType,

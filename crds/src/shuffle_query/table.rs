@@ -5,7 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::column_type::COLUMN_TYPE_PATTERN;
-use super::location::{LOCATION_PATTERN, MAX_LOCATION_BYTES, PARENT_RULE, SCHEME_RULE, every};
+use super::location::{
+    ENCODED_MESSAGE, ENCODED_RULE, LOCATION_PATTERN, MAX_LOCATION_BYTES, PARENT_MESSAGE, PARENT_RULE,
+    SCHEME_MESSAGE, SCHEME_RULE, every,
+};
 
 /// Most locations of one table.
 pub const MAX_LOCATIONS: usize = 64;
@@ -42,16 +45,18 @@ pub struct TableSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_LOCATION_BYTES), regex(pattern = LOCATION_PATTERN))]
     #[x_kube(
-        validation = Rule::new(PARENT_RULE).message("a location must not contain `..` segments"),
-        validation = Rule::new(SCHEME_RULE).message("only paths and file:/// URLs are supported yet"),
+        validation = Rule::new(PARENT_RULE).message(PARENT_MESSAGE),
+        validation = Rule::new(ENCODED_RULE).message(ENCODED_MESSAGE),
+        validation = Rule::new(SCHEME_RULE).message(SCHEME_MESSAGE),
     )]
     pub location: Option<String>,
     /// Several files or folders of the same format, instead of one location.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_LOCATIONS), inner(length(min = 1, max = MAX_LOCATION_BYTES), regex(pattern = LOCATION_PATTERN)))]
     #[x_kube(
-        validation = Rule::new(every(PARENT_RULE)).message("a location must not contain `..` segments"),
-        validation = Rule::new(every(SCHEME_RULE)).message("only paths and file:/// URLs are supported yet"),
+        validation = Rule::new(every(PARENT_RULE)).message(PARENT_MESSAGE),
+        validation = Rule::new(every(ENCODED_RULE)).message(ENCODED_MESSAGE),
+        validation = Rule::new(every(SCHEME_RULE)).message(SCHEME_MESSAGE),
     )]
     pub locations: Option<Vec<String>>,
     /// Format of the files: parquet, csv, json (one object a line) or arrow.
