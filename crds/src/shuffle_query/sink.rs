@@ -14,7 +14,7 @@ use super::table::FileFormat;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SinkSpec {
-    /// Folder to write: a path, or a file:// URL. No `..` segments.
+    /// Folder to write: a path, or a file:/// URL. No `..` segments.
     #[schemars(length(min = 1, max = MAX_LOCATION_BYTES), regex(pattern = LOCATION_PATTERN))]
     #[x_kube(
         validation = Rule::new(PARENT_RULE).message(PARENT_MESSAGE),

@@ -41,7 +41,7 @@ pub struct TableSpec {
     /// unquoted name to lower case, so a name with capitals must be quoted there.
     #[schemars(length(min = 1, max = 63), regex(pattern = TABLE_NAME_PATTERN))]
     pub name: String,
-    /// A file, or a folder whose files are all read: a path, or a file:// URL. No `..` segments.
+    /// A file, or a folder whose files are all read: a path, or a file:/// URL. No `..` segments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_LOCATION_BYTES), regex(pattern = LOCATION_PATTERN))]
     #[x_kube(
