@@ -1,0 +1,122 @@
+//! Rules for locations of tables and sinks. The text alone is judged here: whether a path leaves its folder by a
+//! symbolic link is decided where files are opened.
+
+use crate::validate::excerpt;
+
+/// Most bytes of one location.
+pub const MAX_LOCATION_BYTES: usize = 1024;
+
+/// A location has no control characters.
+pub const LOCATION_PATTERN: &str = "^[^\\x00-\\x1f\\x7f-\\x9f]*$";
+
+// The regular expressions are short on purpose. The API server prices a CEL rule before it takes a CRD: bytes of the
+// text (4 per character) / 10 times length of the expression / 4, times 64 locations times 64 tables, and refuses
+// above 10 million: 20 characters are the most.
+
+/// CEL: no `..` segment.
+pub(super) const PARENT_RULE: &str = "!self.matches('(^|/)[.][.]($|/)')";
+/// Message of [`PARENT_RULE`].
+pub(super) const PARENT_MESSAGE: &str = "a location must not contain `..` segments";
+
+/// CEL: no percent-encoded dot, slash or NUL.
+pub(super) const ENCODED_RULE: &str = "!self.matches('%(2[eEfF]|00)')";
+/// Message of [`ENCODED_RULE`].
+pub(super) const ENCODED_MESSAGE: &str =
+    "a location must not contain an encoded dot, slash or NUL (%2e, %2f, %00)";
+
+/// CEL: no scheme but `file:///`.
+pub(super) const SCHEME_RULE: &str = "self.startsWith('file:///') || !self.matches('^[^/]*:')";
+/// Message of [`SCHEME_RULE`].
+pub(super) const SCHEME_MESSAGE: &str = "only paths and file:/// URLs are supported yet";
+
+/// CEL: the rule holds for every item of a list of locations.
+pub(super) fn every(rule: &str) -> String {
+    format!("self.all(location, {})", rule.replace("self.", "location."))
+}
+
+/// Why a location is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LocationError {
+    /// Nothing there.
+    #[error("is empty")]
+    Empty,
+    /// Longer than [`MAX_LOCATION_BYTES`].
+    #[error("has {0} bytes")]
+    TooLong(usize),
+    /// NUL, line break or another control character.
+    #[error("contains a control character")]
+    ControlCharacter,
+    /// A `..` segment.
+    #[error("contains a `..` segment")]
+    Parent,
+    /// A percent-encoded dot, slash or NUL.
+    #[error("contains an encoded dot, slash or NUL (%2e, %2f or %00)")]
+    Encoded,
+    /// A scheme other than `file:///`.
+    #[error("has the scheme `{0}`, which is not supported yet")]
+    Scheme(String),
+    /// `file:` without an absolute path.
+    #[error("is a file URL without an absolute path")]
+    FileUrl,
+}
+
+impl LocationError {
+    /// What to do about it.
+    pub const fn fix(&self) -> &'static str {
+        match self {
+            Self::Empty => "name a file or a folder",
+            Self::TooLong(_) => "write at most 1024 bytes",
+            Self::ControlCharacter => {
+                "remove it; in a file:/// URL a percent sign and two hex digits stand for it"
+            }
+            Self::Parent => "write the path without `..`",
+            Self::Encoded => "write dots and slashes as they are",
+            Self::Scheme(_) => {
+                "use a path or a file:/// URL; a path with a colon in its first part starts with ./"
+            }
+            Self::FileUrl => "write file:/// and the absolute path, or the path alone",
+        }
+    }
+}
+
+/// Whether a location may be used, by its text alone.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn check_location(location: &str) -> Result<(), LocationError> {
+    if location.is_empty() {
+        return Err(LocationError::Empty);
+    }
+    if location.len() > MAX_LOCATION_BYTES {
+        return Err(LocationError::TooLong(location.len()));
+    }
+    if location.chars().any(char::is_control) {
+        return Err(LocationError::ControlCharacter);
+    }
+    if !location.starts_with("file:///")
+        && let Some((scheme, _)) = location.split('/').next().and_then(|first| first.split_once(':'))
+    {
+        let file = scheme.eq_ignore_ascii_case("file");
+        return Err(if file {
+            LocationError::FileUrl
+        } else {
+            LocationError::Scheme(excerpt(scheme))
+        });
+    }
+    if location.split('/').any(|segment| segment == "..") {
+        return Err(LocationError::Parent);
+    }
+    let mut escapes = location.split('%').skip(1).filter_map(|rest| rest.get(..2));
+    if escapes.any(|code| {
+        ["2e", "2f", "00"]
+            .iter()
+            .any(|refused| code.eq_ignore_ascii_case(refused))
+    }) {
+        return Err(LocationError::Encoded);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
