@@ -129,6 +129,7 @@ impl Coordinator {
                     attempt: Some(id),
                 };
                 self.stage_mut(id.stage).failed_attempts += 1;
+                self.requeue_uncounted(id.task_id(), failure.message.clone(), Duration::ZERO);
                 self.end(Outcome::Failed(failure));
             }
             AttemptFailure::ResourcesExhausted { message } => {
@@ -166,7 +167,9 @@ impl Coordinator {
         task.failures += 1;
         task.failed_on = Some(worker.clone());
         let first = task.first_failure.get_or_insert(cause).clone();
-        if task.failures >= limit {
+        let failures = task.failures;
+        stage.requeue(id.task, now + base * (1 << doublings), now);
+        if failures >= limit {
             let message = match limit {
                 1 => first.message,
                 _ => format!(
@@ -176,9 +179,7 @@ impl Coordinator {
                 ),
             };
             self.end(Outcome::Failed(QueryFailure { message, ..first }));
-            return;
         }
-        stage.requeue(id.task, now + base * (1 << doublings), now);
     }
 
     /// Counts a failure against a worker; too many and it gets no more attempts.

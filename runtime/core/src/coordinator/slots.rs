@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::Coordinator;
 use super::event::Action;
+use super::workers::Worker;
 use crate::ids::StageId;
 
 /// How long tasks wait for the slots that would spread them best before the query asks every worker for all it
@@ -48,15 +49,17 @@ impl Coordinator {
 
     /// How many tasks could start now, given slots; at most the slots that could still come.
     fn runnable(&self) -> u32 {
-        let spare = |worker| if self.is_usable(worker) { worker.spare() } else { 0 };
-        let capacity: u32 = self.workers.values().map(spare).fold(0, u32::saturating_add);
-        // At least 1: that tasks wait must show, even if nobody could take them.
-        let limit = capacity.max(1) as usize;
+        let usable = || self.workers.values().filter(|worker| self.is_usable(worker));
+        if usable().next().is_none() {
+            return 0;
+        }
+        // At least 1: that tasks starve must show even when all slots are taken.
+        let capacity = usable().map(Worker::spare).fold(0, u32::saturating_add).max(1);
         let runs_now = (self.now, u32::MAX);
         let tasks = self
             .schedulable()
             .flat_map(|stage| self.stage(stage).waiting.range(..=runs_now));
-        u32::try_from(tasks.take(limit).count()).unwrap_or(u32::MAX)
+        u32::try_from(tasks.take(capacity as usize).count()).unwrap_or(u32::MAX)
     }
 
     /// Tells each worker the number of slots that it should lease to the query, where it changed.
@@ -84,7 +87,8 @@ impl Coordinator {
         }
     }
 
-    /// Deals tasks to workers one by one, each to the worker that has the fewest of this query.
+    /// Deals tasks to workers one by one, each to the worker that has the fewest of this query; among equals to the
+    /// one that failed least.
     fn spread(&self, tasks: u32) -> BTreeMap<String, u32> {
         let mut shares = BTreeMap::new();
         for _ in 0..tasks {
@@ -92,7 +96,8 @@ impl Coordinator {
             let usable = self.workers.iter().filter(|(_, worker)| self.is_usable(worker));
             let free = usable.filter(|(name, worker)| load(name) < worker.spare());
             let least = free.min_by_key(|(name, worker)| {
-                (worker.occupied.len().saturating_add(load(name) as usize), *name)
+                let running = worker.occupied.len().saturating_add(load(name) as usize);
+                (running, worker.failures, *name)
             });
             let Some((name, _)) = least else {
                 break;
