@@ -103,7 +103,7 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Ask the worker for this many slots beyond those it has granted and that are not yet consumed; replaces the
-    /// last such wish.
+    /// last such wish. Each grant reduces the wish by what it grants.
     WantSlots {
         /// The worker.
         worker: WorkerId,

@@ -1,7 +1,150 @@
 //! The coordinator of one query: which attempt runs where, which has won, what must run again, how it ends.
+//! README.md beside this file tells the rules and their reasons.
 
+mod assign;
+mod attempts;
 mod event;
+mod observe;
+mod outcome;
 mod policy;
+mod recover;
+mod reports;
+mod slots;
+mod stages;
+#[cfg(test)]
+mod tests;
+mod topology;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::mem;
 
 pub use event::{Action, Event, Outcome, QueryFailure};
 pub use policy::Policy;
+pub use topology::GraphError;
+
+use crate::plan::StageGraph;
+use crate::time::Instant;
+use outcome::QueryState;
+use stages::StageRun;
+use topology::Topology;
+use workers::Worker;
+
+/// Attempts that one task may have in all, whatever ended them. Lost attempts are no failures, but a task that is
+/// lost this often says that the cluster cannot run it.
+pub const MAX_ATTEMPTS_PER_TASK: u32 = 100;
+
+/// The machine that runs one query.
+#[derive(Debug)]
+pub struct Coordinator {
+    graph: StageGraph,
+    topology: Topology,
+    policy: Policy,
+    started: Instant,
+    /// The time of the last event.
+    now: Instant,
+    state: QueryState,
+    /// By stage number.
+    stages: Vec<StageRun>,
+    /// Every worker that was ever heard of, by name.
+    workers: BTreeMap<String, Worker>,
+    /// The first failure that counted: the cause to name when the query runs out of workers to try.
+    first_failure: Option<QueryFailure>,
+    first_row: Option<Instant>,
+    /// Attempts started in all; says which of two is younger.
+    starts: u64,
+    /// Since when tasks could run but found no slot.
+    starved_since: Option<Instant>,
+    /// Since when there is work, nothing runs, and no worker could take any.
+    unstaffed_since: Option<Instant>,
+    /// Actions of the event at hand.
+    out: Vec<Action>,
+}
+
+impl Coordinator {
+    /// A coordinator that knows no worker yet.
+    ///
+    /// # Errors
+    ///
+    /// When the graph cannot be executed: it names the stage or exchange.
+    pub fn new(graph: StageGraph, policy: Policy, started: Instant) -> Result<Self, GraphError> {
+        let topology = Topology::new(&graph)?;
+        let stages = graph
+            .stages
+            .iter()
+            .map(|stage| StageRun::new(stage.tasks))
+            .collect();
+        Ok(Self {
+            graph,
+            topology,
+            policy,
+            started,
+            now: started,
+            state: QueryState::Running,
+            stages,
+            workers: BTreeMap::new(),
+            first_failure: None,
+            first_row: None,
+            starts: 0,
+            starved_since: None,
+            unstaffed_since: Some(started),
+            out: Vec::new(),
+        })
+    }
+
+    /// Takes one event and says what is to be done, in order. After `EndQuery` it answers with nothing.
+    pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        if self.has_ended() {
+            return Vec::new();
+        }
+        self.now = self.now.max(now);
+        self.apply(event);
+        self.drop_silent_workers();
+        self.check_deadline();
+        self.check_roots();
+        self.schedule();
+        self.check_staffing();
+        mem::take(&mut self.out)
+    }
+
+    fn apply(&mut self, event: Event) {
+        match event {
+            Event::WorkerJoined { worker, slots, held } => self.on_joined(&worker, slots, &held),
+            Event::WorkerHeard { worker } => {
+                self.heard(&worker);
+            }
+            Event::WorkerLost { worker, message } => self.on_lost(&worker, message),
+            Event::WorkerDrained { worker } => self.on_drained(&worker),
+            Event::SlotsGranted { worker, slots } => self.on_granted(&worker, slots),
+            Event::AttemptProgressed {
+                worker,
+                attempt,
+                metrics,
+            } => self.on_progressed(&worker, attempt, metrics),
+            Event::AttemptSucceeded {
+                worker,
+                attempt,
+                outputs: _,
+                metrics,
+            } => self.on_succeeded(&worker, attempt, metrics),
+            Event::AttemptFailed {
+                worker,
+                attempt,
+                failure,
+            } => self.on_failed(&worker, attempt, &failure),
+            Event::FirstRowDelivered => {
+                self.first_row.get_or_insert(self.now);
+            }
+            Event::ResultDelivered => self.on_result_delivered(),
+            Event::ResultFetchFailed {
+                map_attempt,
+                error,
+                rows_left,
+            } => self.on_result_fetch_failed(map_attempt, error, rows_left),
+            Event::SinkCommitted => self.on_sink_committed(),
+            Event::SinkFailed { message } => self.on_sink_failed(message),
+            Event::CancelRequested => self.end_or_remember(Outcome::Cancelled),
+            Event::Ticked => {}
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Which waiting task runs next, and where.
+
+use std::cmp::Reverse;
+
+use super::attempts::{RunningAttempt, TaskRun, TaskState};
+use super::event::Action;
+use super::outcome::QueryState;
+use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
+use crate::ids::{LayoutVersion, StageId, StreamEpoch, TaskId};
+use crate::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
+use crate::metrics::AttemptMetrics;
+use crate::plan::{Determinism, ReadKind, Stage};
+
+/// The layout that a stage has when each task reads what its number says.
+const IDENTITY_LAYOUT: LayoutVersion = LayoutVersion(1);
+
+impl Coordinator {
+    /// Starts what can start, gives back slots without work, and asks for slots for the rest.
+    pub(super) fn schedule(&mut self) {
+        match self.state {
+            QueryState::Running => {}
+            QueryState::Committing { .. } | QueryState::Ended { .. } => return,
+        }
+        let mut assigned = false;
+        while let Some(task) = self.next_task() {
+            let Some(worker) = self.best_worker(task) else {
+                break;
+            };
+            self.start(task, &worker);
+            if self.has_ended() {
+                return;
+            }
+            assigned = true;
+        }
+        self.lease_slots(assigned);
+    }
+
+    /// The most urgent task that may run now.
+    fn next_task(&self) -> Option<TaskId> {
+        self.schedulable().find_map(|stage| {
+            let (not_before, task) = self.stage(stage).waiting.first()?;
+            (*not_before <= self.now).then_some(TaskId { stage, task: *task })
+        })
+    }
+
+    /// The worker with the most granted slots; rather not the one where the task has just failed.
+    fn best_worker(&self, task: TaskId) -> Option<String> {
+        let failed_on = self.task(task).and_then(|task| task.failed_on.as_ref());
+        let offers = self
+            .workers
+            .values()
+            .filter(|worker| worker.granted > 0 && self.is_usable(worker));
+        let best = offers.min_by_key(|worker| {
+            let failed_here = failed_on == Some(&worker.id);
+            (
+                failed_here,
+                Reverse(worker.granted),
+                worker.occupied.len(),
+                &worker.id.name,
+            )
+        });
+        best.map(|worker| worker.id.name.clone())
+    }
+
+    fn start(&mut self, task: TaskId, worker: &str) {
+        let Some(run) = self.task(task) else {
+            return;
+        };
+        if run.attempts >= MAX_ATTEMPTS_PER_TASK {
+            self.fail_for_lost_attempts(task);
+            return;
+        }
+        if run.won_before {
+            self.restart_consumers_of_other_rows(task.stage);
+        }
+        let now = self.now;
+        let Some(leased) = self.workers.get_mut(worker) else {
+            return;
+        };
+        self.starts += 1;
+        let start = self.starts;
+        let stage = &mut self.stages[task.stage.0 as usize];
+        let epoch = stage.epoch;
+        let (id, stream_epoch) = stage.tasks[task.task as usize].next_attempt(task, epoch);
+        let attempt = RunningAttempt {
+            id,
+            worker: leased.id.clone(),
+            stream_epoch,
+            start,
+            metrics: AttemptMetrics::default(),
+        };
+        stage.begun = true;
+        stage.attempts += 1;
+        stage.started.get_or_insert(now);
+        stage.set(task.task, TaskState::Running(attempt.clone()), now);
+        leased.granted -= 1;
+        leased.occupied.insert(id);
+        let assignment = self.assignment(&attempt, stream_epoch);
+        self.out.push(Action::AssignAttempt {
+            worker: attempt.worker.clone(),
+            assignment,
+        });
+        self.send_inputs(&attempt);
+    }
+
+    fn assignment(&self, attempt: &RunningAttempt, stream_epoch: StreamEpoch) -> Assignment {
+        let stage = &self.graph.stages[attempt.id.stage.0 as usize];
+        Assignment {
+            attempt: attempt.id,
+            stream_epoch,
+            output_partitions: self.graph.exchanges[stage.output.0 as usize].partitions,
+            inputs: self.assigned_inputs(stage, attempt.id.task),
+            layout_version: IDENTITY_LAYOUT,
+            layout_fingerprint: self.identity_fingerprint(stage),
+            recommended_reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
+        }
+    }
+
+    fn assigned_inputs(&self, stage: &Stage, task: u32) -> Vec<AssignedInput> {
+        let input = |input: &crate::plan::StageInput| {
+            let exchange = &self.graph.exchanges[input.exchange.0 as usize];
+            let writer = |stage: &StageId| Writer {
+                stage: *stage,
+                tasks: self.graph.stages[stage.0 as usize].tasks,
+            };
+            AssignedInput {
+                writers: exchange.writers.iter().map(writer).collect(),
+                assigned_reduce_partitions: match input.read {
+                    ReadKind::OwnPartition => vec![task],
+                    ReadKind::AllPartitions => (0..exchange.partitions).collect(),
+                },
+            }
+        };
+        stage.inputs.iter().map(input).collect()
+    }
+
+    /// A hash of everything that the identity layout of a stage depends on (FNV-1a, 64 bits).
+    fn identity_fingerprint(&self, stage: &Stage) -> u64 {
+        const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0100_0000_01b3;
+        let inputs = stage.inputs.iter().flat_map(|input| {
+            let own = u32::from(input.read == ReadKind::OwnPartition);
+            let partitions = self.graph.exchanges[input.exchange.0 as usize].partitions;
+            [input.exchange.0, own, partitions]
+        });
+        let words = [IDENTITY_LAYOUT.0, stage.id.0, stage.tasks]
+            .into_iter()
+            .chain(inputs);
+        words.flat_map(u32::to_le_bytes).fold(OFFSET_BASIS, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(PRIME)
+        })
+    }
+
+    /// Tells a new attempt where all its inputs are.
+    fn send_inputs(&mut self, attempt: &RunningAttempt) {
+        let inputs = self.topology.inputs[attempt.id.stage.0 as usize].iter();
+        let tasks = inputs.flat_map(|stage| self.stage(*stage).tasks.iter());
+        let winners = tasks.filter_map(TaskRun::winner);
+        let updates: Vec<InputUpdate> = winners.map(|winner| winner.update(InputState::Won)).collect();
+        if !updates.is_empty() {
+            self.out.push(Action::UpdateInputs {
+                worker: attempt.worker.clone(),
+                attempt: attempt.id,
+                updates,
+            });
+        }
+    }
+
+    /// An indeterminate stage runs a task again whose rows may have been read: its readers must not mix them with
+    /// other rows.
+    fn restart_consumers_of_other_rows(&mut self, stage: StageId) {
+        match self.graph.stages[stage.0 as usize].determinism {
+            Determinism::Determinate | Determinism::Unordered => {}
+            Determinism::Indeterminate => self.restart_consumers(stage),
+        }
+    }
+}

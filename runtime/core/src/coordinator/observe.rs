@@ -1,0 +1,107 @@
+//! What can be seen of a coordinator from outside: when it wants to be woken, and how the query stands.
+
+use std::ops::Bound;
+
+use super::Coordinator;
+use super::attempts::TaskState;
+use super::event::Outcome;
+use super::outcome::QueryState;
+use super::slots::{DEADLOCK_PATIENCE, SPREAD_PATIENCE};
+use super::stages::StageRun;
+use crate::ids::StageId;
+use crate::metrics::AttemptMetrics;
+use crate::snapshot::{QuerySnapshot, StageSnapshot, StageState};
+use crate::time::Instant;
+
+impl Coordinator {
+    /// When `Ticked` must be handed in at the latest; `None` once the query has ended.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let deadline = self.policy.deadline.map(|span| self.started + span);
+        let (deadline, starved, unstaffed) = match self.state {
+            QueryState::Running => (deadline, self.starved_since, self.unstaffed_since),
+            QueryState::Committing { .. } => (deadline, None, None),
+            QueryState::Ended { .. } => return None,
+        };
+        let connected = self.workers.values().filter(|worker| worker.is_connected());
+        let silences = connected.map(|worker| worker.last_heard + self.policy.worker_liveness_timeout);
+        let after_now = (Bound::Excluded((self.now, u32::MAX)), Bound::Unbounded);
+        let next_retry = |stage: &StageRun| stage.waiting.range(after_now).next().map(|(until, _)| *until);
+        let retries = self.stages.iter().filter_map(next_retry);
+        let patience = starved
+            .into_iter()
+            .flat_map(|since| [since + SPREAD_PATIENCE, since + DEADLOCK_PATIENCE]);
+        let grace = unstaffed.map(|since| since + self.policy.no_workers_grace);
+        let all = silences
+            .chain(retries)
+            .chain(patience)
+            .chain(deadline)
+            .chain(grace);
+        // What has passed was acted upon.
+        all.filter(|at| *at > self.now).min()
+    }
+
+    /// The query as it stands at `now`.
+    pub fn snapshot(&self, now: Instant) -> QuerySnapshot {
+        let (ended, outcome): (Option<Instant>, Option<Outcome>) = match &self.state {
+            QueryState::Running | QueryState::Committing { .. } => (None, None),
+            QueryState::Ended { at, outcome } => (Some(*at), Some(outcome.clone())),
+        };
+        let connected = || self.workers.values().filter(|worker| worker.is_connected());
+        QuerySnapshot {
+            now,
+            started: self.started,
+            first_row: self.first_row,
+            ended,
+            outcome,
+            workers: u32::try_from(connected().count()).unwrap_or(u32::MAX),
+            slots: connected()
+                .map(|worker| worker.slots)
+                .fold(0, u32::saturating_add),
+            stages: (0..)
+                .map(StageId)
+                .zip(&self.stages)
+                .map(|(id, stage)| self.observe(id, stage))
+                .collect(),
+        }
+    }
+
+    fn observe(&self, id: StageId, stage: &StageRun) -> StageSnapshot {
+        let planned = &self.graph.stages[id.0 as usize];
+        let running = u32::try_from(stage.running.len()).unwrap_or(u32::MAX);
+        let mut metrics = AttemptMetrics::default();
+        for task in &stage.tasks {
+            match &task.state {
+                TaskState::Waiting { .. } => {}
+                TaskState::Running(attempt) => metrics += attempt.metrics,
+                TaskState::Won(winner) => metrics += winner.metrics,
+            }
+        }
+        let state = if stage.is_done() {
+            StageState::Done
+        } else if running > 0 || stage.won > 0 {
+            StageState::Running
+        } else if self.inputs_done(id) {
+            StageState::Schedulable
+        } else {
+            StageState::Waiting
+        };
+        StageSnapshot {
+            id,
+            label: planned.label.clone(),
+            output: self.graph.exchanges[planned.output.0 as usize]
+                .kind
+                .word()
+                .to_owned(),
+            state,
+            tasks: planned.tasks,
+            running,
+            done: stage.won,
+            failed_attempts: stage.failed_attempts,
+            lost_attempts: stage.lost_attempts,
+            attempts: stage.attempts,
+            metrics,
+            started: stage.started,
+            ended: stage.ended,
+        }
+    }
+}

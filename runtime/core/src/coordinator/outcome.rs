@@ -1,0 +1,271 @@
+//! How a query ends: with its first cause, once.
+
+use super::event::{Action, Outcome, QueryFailure};
+use super::workers::Worker;
+use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
+use crate::failure::FetchError;
+use crate::ids::{AttemptId, TaskId};
+use crate::message::InputState;
+use crate::time::Instant;
+use sluice_crds::ErrorReason;
+
+/// Workers that a message names at most.
+const MAX_WORKERS_NAMED: usize = 8;
+
+/// Where the query stands.
+///
+/// ```text
+/// Running --> Committing --> Ended
+///    |   (sink only)           ^
+///    |_________________________|
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum QueryState {
+    /// Attempts run, or the client reads.
+    Running,
+    /// The sink is making the files visible: the query is over, but its outcome is the sink's answer.
+    Committing {
+        /// What the query ends with if the sink could not commit: something ended it before the answer came.
+        otherwise: Option<Outcome>,
+    },
+    /// It has ended.
+    Ended {
+        /// When.
+        at: Instant,
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+impl Coordinator {
+    /// Whether `EndQuery` was given.
+    pub fn has_ended(&self) -> bool {
+        match self.state {
+            QueryState::Running | QueryState::Committing { .. } => false,
+            QueryState::Ended { .. } => true,
+        }
+    }
+
+    /// Ends the query; the first call counts.
+    pub(super) fn end(&mut self, outcome: Outcome) {
+        if self.has_ended() {
+            return;
+        }
+        self.cancel_all();
+        self.return_leases();
+        let keeps_sink = match &outcome {
+            Outcome::Succeeded => true,
+            Outcome::Failed(_) | Outcome::Cancelled => !self.policy.sink,
+        };
+        if !keeps_sink {
+            self.out.push(Action::AbortSink);
+        }
+        self.state = QueryState::Ended {
+            at: self.now,
+            outcome: outcome.clone(),
+        };
+        self.out.push(Action::EndQuery { outcome });
+    }
+
+    /// Ends the query, unless the sink is committing: then its answer decides.
+    pub(super) fn end_or_remember(&mut self, outcome: Outcome) {
+        match &mut self.state {
+            QueryState::Running => self.end(outcome),
+            QueryState::Committing { otherwise } => {
+                otherwise.get_or_insert(outcome);
+            }
+            QueryState::Ended { .. } => {}
+        }
+    }
+
+    fn cancel_all(&mut self) {
+        let tasks = self.stages.iter().flat_map(|stage| &stage.tasks);
+        let running = tasks.filter_map(|task| task.running());
+        let cancels = running.map(|attempt| Action::CancelAttempt {
+            worker: attempt.worker.clone(),
+            attempt: attempt.id,
+        });
+        self.out.extend(cancels);
+        let now = self.now;
+        for stage in &mut self.stages {
+            for task in stage.running.clone() {
+                stage.requeue(task, Instant::default(), now);
+            }
+        }
+    }
+
+    fn fail(&mut self, reason: ErrorReason, message: String) {
+        self.end_or_remember(Outcome::Failed(QueryFailure {
+            reason,
+            message,
+            attempt: None,
+        }));
+    }
+
+    /// Lets the sink commit once every root task has won.
+    pub(super) fn check_roots(&mut self) {
+        let all_won = self.topology.roots.iter().all(|root| self.stage(*root).is_done());
+        if self.state != QueryState::Running || !self.policy.sink || !all_won {
+            return;
+        }
+        self.cancel_all();
+        self.return_leases();
+        let tasks = self
+            .topology
+            .roots
+            .iter()
+            .flat_map(|root| &self.stage(*root).tasks);
+        let winners = tasks
+            .filter_map(|task| task.winner())
+            .map(|winner| winner.id)
+            .collect();
+        self.out.push(Action::CommitSink { winners });
+        self.state = QueryState::Committing { otherwise: None };
+    }
+
+    pub(super) fn on_sink_committed(&mut self) {
+        match self.state {
+            // Whatever was asked for meanwhile: the result is visible.
+            QueryState::Committing { .. } => self.end(Outcome::Succeeded),
+            QueryState::Running | QueryState::Ended { .. } => {}
+        }
+    }
+
+    pub(super) fn on_sink_failed(&mut self, message: String) {
+        let failed = Outcome::Failed(QueryFailure {
+            reason: ErrorReason::SinkFailed,
+            message,
+            attempt: None,
+        });
+        match &mut self.state {
+            QueryState::Running => self.end(failed),
+            QueryState::Committing { otherwise } => {
+                let outcome = otherwise.take().unwrap_or(failed);
+                self.end(outcome);
+            }
+            QueryState::Ended { .. } => {}
+        }
+    }
+
+    pub(super) fn on_result_delivered(&mut self) {
+        if !self.policy.sink {
+            self.end(Outcome::Succeeded);
+        }
+    }
+
+    pub(super) fn on_result_fetch_failed(&mut self, attempt: AttemptId, error: FetchError, rows_left: bool) {
+        if self.policy.sink {
+            return;
+        }
+        if rows_left {
+            let message = format!(
+                "rows of {attempt} had already been handed out when the rest of them was lost ({error}); \
+                 run the query again, or give it a sink, which shows all rows or none"
+            );
+            self.end(Outcome::Failed(QueryFailure {
+                reason: ErrorReason::RowsLeft,
+                message,
+                attempt: Some(attempt),
+            }));
+            return;
+        }
+        let winner = self.task(attempt.task_id()).and_then(|task| task.winner());
+        match winner.filter(|winner| winner.id != attempt) {
+            // Replaced meanwhile: the client may have given up before it heard of it.
+            Some(winner) => {
+                let updates = vec![winner.update(InputState::Won)];
+                self.out.push(Action::UpdateResult { updates });
+            }
+            None => self.on_output_unreadable(attempt, error),
+        }
+    }
+
+    pub(super) fn check_deadline(&mut self) {
+        let Some(deadline) = self.policy.deadline else {
+            return;
+        };
+        if self.started + deadline <= self.now {
+            let message = format!(
+                "the query ran longer than its deadline of {} s; raise deadlineSeconds or give it more workers",
+                deadline.as_secs()
+            );
+            self.fail(ErrorReason::DeadlineExceeded, message);
+        }
+    }
+
+    /// Ends the query when there is work but, for the grace time, nobody to do it; at once when there is nobody
+    /// left to wait for.
+    pub(super) fn check_staffing(&mut self) {
+        let running = self.stages.iter().any(|stage| !stage.running.is_empty());
+        let usable = self.workers.values().any(|worker| self.is_usable(worker));
+        let work = self
+            .topology
+            .roots
+            .iter()
+            .any(|root| !self.stage(*root).is_done());
+        if self.state != QueryState::Running || running || usable || !work {
+            self.unstaffed_since = None;
+            return;
+        }
+        let since = *self.unstaffed_since.get_or_insert(self.now);
+        let blacklisted = |worker: &Worker| self.is_blacklisted(worker);
+        let hopeless = !self.workers.is_empty() && self.workers.values().all(blacklisted);
+        if !hopeless && self.now < since + self.policy.no_workers_grace {
+            return;
+        }
+        let connected_blacklisted = self
+            .workers
+            .values()
+            .any(|worker| worker.is_connected() && self.is_blacklisted(worker));
+        match self
+            .first_failure
+            .clone()
+            .filter(|_| hopeless || connected_blacklisted)
+        {
+            Some(first) => {
+                let message = format!("every worker failed too often; first: {}", first.message);
+                self.end(Outcome::Failed(QueryFailure { message, ..first }));
+            }
+            None => self.fail(ErrorReason::WorkersLost, self.no_workers_message()),
+        }
+    }
+
+    fn no_workers_message(&self) -> String {
+        let grace = self.policy.no_workers_grace.as_millis();
+        let mut message = format!("no worker took work for {grace} ms");
+        let told = |worker: &Worker| match (&worker.last_error, worker.is_connected()) {
+            (_, true) => "it takes no more attempts".to_owned(),
+            (Some(error), false) => shorten(error),
+            (None, false) => "it was lost".to_owned(),
+        };
+        if self.workers.is_empty() {
+            message.push_str("; none was ever reached");
+        }
+        for worker in self.workers.values().take(MAX_WORKERS_NAMED) {
+            message.push_str(&format!("; {}: {}", worker.id.name, told(worker)));
+        }
+        if self.workers.len() > MAX_WORKERS_NAMED {
+            message.push_str(&format!("; and {} more", self.workers.len() - MAX_WORKERS_NAMED));
+        }
+        message
+    }
+
+    /// Lost attempts are no failures, but a task must not be lost for ever.
+    pub(super) fn fail_for_lost_attempts(&mut self, task: TaskId) {
+        let loss = self.task(task).and_then(|task| task.last_loss.clone());
+        let message = format!(
+            "task {task} was started {MAX_ATTEMPTS_PER_TASK} times and lost each time; the last time: {}",
+            loss.unwrap_or_else(|| "unknown".to_owned())
+        );
+        self.fail(ErrorReason::WorkersLost, message);
+    }
+}
+
+/// At most 200 characters of an error that a message quotes.
+fn shorten(text: &str) -> String {
+    const LONGEST: usize = 200;
+    match text.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

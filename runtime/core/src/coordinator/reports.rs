@@ -1,0 +1,257 @@
+//! What workers report of attempts: progress, success, failure.
+
+use std::time::Duration;
+
+use super::Coordinator;
+use super::attempts::{RunningAttempt, TaskState, Winner};
+use super::event::{Action, Outcome, QueryFailure};
+use crate::failure::{AttemptFailure, BadInputKind, FetchError};
+use crate::ids::{AttemptId, TaskId, WorkerId};
+use crate::message::{InputState, InputUpdate};
+use crate::metrics::AttemptMetrics;
+use sluice_crds::ErrorReason;
+
+/// Doublings of the backoff: at most 64 times the base.
+const MAX_BACKOFF_DOUBLINGS: u32 = 6;
+
+impl Coordinator {
+    pub(super) fn on_progressed(&mut self, worker: &WorkerId, id: AttemptId, metrics: AttemptMetrics) {
+        if self.heard(worker).is_none() || self.running(worker, id).is_none() {
+            return;
+        }
+        let task = self.task_mut(id.task_id()).map(|task| &mut task.state);
+        if let Some(TaskState::Running(attempt)) = task {
+            attempt.metrics = metrics;
+        }
+    }
+
+    /// The attempt, if it is the one at work on its task there.
+    fn running(&self, worker: &WorkerId, id: AttemptId) -> Option<&RunningAttempt> {
+        let attempt = self.task(id.task_id())?.running()?;
+        (attempt.id == id && attempt.worker == *worker).then_some(attempt)
+    }
+
+    /// Notes that the attempt has left its slot; whether the report comes from a session that counts.
+    fn ended_at(&mut self, worker: &WorkerId, id: AttemptId) -> bool {
+        match self.heard(worker) {
+            Some(worker) => {
+                worker.occupied.remove(&id);
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub(super) fn on_succeeded(&mut self, worker: &WorkerId, id: AttemptId, metrics: AttemptMetrics) {
+        if !self.ended_at(worker, id) {
+            return;
+        }
+        if let Some(attempt) = self.running(worker, id) {
+            let mut winner = Winner::from(attempt.clone());
+            winner.metrics = metrics;
+            self.win(winner);
+            return;
+        }
+        let task = self.task(id.task_id());
+        if task
+            .and_then(|task| task.winner())
+            .is_none_or(|winner| winner.id != id)
+        {
+            // It was cancelled or given up while it finished.
+            self.retire(worker, id);
+        }
+    }
+
+    /// Makes an attempt the winner of its task and tells the readers.
+    pub(super) fn win(&mut self, winner: Winner) {
+        let now = self.now;
+        let task = winner.id.task_id();
+        let update = winner.update(InputState::Won);
+        let stage = self.stage_mut(task.stage);
+        stage.set(task.task, TaskState::Won(winner), now);
+        let run = &mut stage.tasks[task.task as usize];
+        run.won_before = true;
+        run.lost_winner = None;
+        run.failed_on = None;
+        self.tell_readers(task, &update);
+    }
+
+    /// Drops the output of an attempt that does not count.
+    pub(super) fn retire(&mut self, worker: &WorkerId, attempt: AttemptId) {
+        if self.is_connected(worker) {
+            self.out.push(Action::RetireAttempt {
+                worker: worker.clone(),
+                attempt,
+            });
+        }
+    }
+
+    /// Tells everybody who reads the task now: running attempts, and the client.
+    pub(super) fn tell_readers(&mut self, task: TaskId, update: &InputUpdate) {
+        if self.topology.roots.contains(&task.stage) && !self.policy.sink {
+            self.out.push(Action::UpdateResult {
+                updates: vec![update.clone()],
+            });
+        }
+        let consumers = self.topology.consumers[task.stage.0 as usize].iter();
+        let tasks = consumers.flat_map(|stage| {
+            let stage = self.stage(*stage);
+            stage
+                .running
+                .iter()
+                .filter_map(|task| stage.tasks[*task as usize].running())
+        });
+        let readers: Vec<_> = tasks.map(|reader| (reader.worker.clone(), reader.id)).collect();
+        for (worker, attempt) in readers {
+            if self.is_connected(&worker) {
+                let updates = vec![update.clone()];
+                self.out.push(Action::UpdateInputs {
+                    worker,
+                    attempt,
+                    updates,
+                });
+            }
+        }
+    }
+
+    pub(super) fn on_failed(&mut self, worker: &WorkerId, id: AttemptId, failure: &AttemptFailure) {
+        if !self.ended_at(worker, id) || self.running(worker, id).is_none() {
+            return;
+        }
+        match failure {
+            AttemptFailure::FetchFailed { map_attempt, error } => {
+                self.on_input_lost(id, *map_attempt, *error, failure.to_string());
+            }
+            AttemptFailure::BadInput { kind, message } => {
+                let failure = QueryFailure {
+                    reason: bad_input_reason(*kind),
+                    message: message.clone(),
+                    attempt: Some(id),
+                };
+                self.stage_mut(id.stage).failed_attempts += 1;
+                self.requeue_uncounted(id.task_id(), failure.message.clone(), Duration::ZERO);
+                self.end(Outcome::Failed(failure));
+            }
+            AttemptFailure::ResourcesExhausted { message } => {
+                self.count_failure(worker, id, ErrorReason::ResourcesExhausted, message);
+            }
+            AttemptFailure::Failed { message } => {
+                self.count_failure(worker, id, ErrorReason::TaskFailed, message);
+            }
+            AttemptFailure::Refused { message: _ } => {
+                // The worker's fault, not the task's: another worker may take it.
+                let cause = query_failure(ErrorReason::TaskFailed, id, worker, &failure.to_string());
+                self.blame(worker, &cause);
+                self.stage_mut(id.stage).lost_attempts += 1;
+                self.requeue_uncounted(id.task_id(), failure.to_string(), self.policy.retry_backoff_base);
+            }
+            AttemptFailure::Cancelled => {
+                // Not by this coordinator, or the task would no longer wait for the attempt.
+                self.stage_mut(id.stage).lost_attempts += 1;
+                let message = "its worker cancelled it".to_owned();
+                self.requeue_uncounted(id.task_id(), message, self.policy.retry_backoff_base);
+            }
+        }
+    }
+
+    /// A failure that counts for the task and against the worker.
+    fn count_failure(&mut self, worker: &WorkerId, id: AttemptId, reason: ErrorReason, message: &str) {
+        let cause = query_failure(reason, id, worker, message);
+        self.blame(worker, &cause);
+        let limit = self.policy.max_task_attempts.max(1);
+        let (now, base) = (self.now, self.policy.retry_backoff_base);
+        let stage = self.stage_mut(id.stage);
+        stage.failed_attempts += 1;
+        let task = &mut stage.tasks[id.task as usize];
+        let doublings = task.failures.min(MAX_BACKOFF_DOUBLINGS);
+        task.failures += 1;
+        task.failed_on = Some(worker.clone());
+        let first = task.first_failure.get_or_insert(cause).clone();
+        let failures = task.failures;
+        stage.requeue(id.task, now + base * (1 << doublings), now);
+        if failures >= limit {
+            let message = match limit {
+                1 => first.message,
+                _ => format!(
+                    "task {} failed {limit} times; first: {}",
+                    id.task_id(),
+                    first.message
+                ),
+            };
+            self.end(Outcome::Failed(QueryFailure { message, ..first }));
+        }
+    }
+
+    /// Counts a failure against a worker; too many and it gets no more attempts.
+    pub(super) fn blame(&mut self, worker: &WorkerId, cause: &QueryFailure) {
+        self.first_failure.get_or_insert_with(|| cause.clone());
+        if let Some(worker) = self
+            .workers
+            .get_mut(&worker.name)
+            .filter(|known| known.id == *worker)
+        {
+            worker.failures = worker.failures.saturating_add(1);
+        }
+    }
+
+    /// A reader could not read an input. Not its fault: it waits for its inputs again.
+    fn on_input_lost(
+        &mut self,
+        reader: AttemptId,
+        map_attempt: AttemptId,
+        error: FetchError,
+        message: String,
+    ) {
+        self.stage_mut(reader.stage).lost_attempts += 1;
+        self.requeue_uncounted(reader.task_id(), message, Duration::ZERO);
+        self.on_output_unreadable(map_attempt, error);
+    }
+
+    /// Sends the task of a running attempt back to waiting without counting a failure.
+    pub(super) fn requeue_uncounted(&mut self, task: TaskId, why: String, backoff: Duration) {
+        let now = self.now;
+        let stage = self.stage_mut(task.stage);
+        stage.tasks[task.task as usize].last_loss = Some(why);
+        let not_before = if backoff.is_zero() {
+            Default::default()
+        } else {
+            now + backoff
+        };
+        stage.requeue(task.task, not_before, now);
+    }
+
+    /// Stops the task's running attempt; the task waits again.
+    pub(super) fn cancel_and_requeue(&mut self, task: TaskId) {
+        let running = self.task(task).and_then(|task| task.running());
+        if let Some((worker, attempt)) = running.map(|attempt| (attempt.worker.clone(), attempt.id)) {
+            self.out.push(Action::CancelAttempt { worker, attempt });
+            self.requeue_uncounted(task, "it was cancelled".to_owned(), Duration::ZERO);
+        }
+    }
+}
+
+/// The failure of an attempt as the cause of a query's end.
+pub(super) fn query_failure(
+    reason: ErrorReason,
+    attempt: AttemptId,
+    worker: &WorkerId,
+    message: &str,
+) -> QueryFailure {
+    QueryFailure {
+        reason,
+        message: format!("attempt {attempt} on worker {}: {message}", worker.name),
+        attempt: Some(attempt),
+    }
+}
+
+/// The reason that status shows for a bad input.
+fn bad_input_reason(kind: BadInputKind) -> ErrorReason {
+    match kind {
+        BadInputKind::InputChanged => ErrorReason::InputChanged,
+        BadInputKind::InputCorrupt => ErrorReason::InputCorrupt,
+        // The data, not the statement, but the user is the one who can act.
+        BadInputKind::InvalidValue => ErrorReason::TaskFailed,
+        BadInputKind::ForbiddenPath => ErrorReason::ForbiddenPath,
+        BadInputKind::UnsupportedPlan => ErrorReason::UnsupportedPlan,
+    }
+}

@@ -1,0 +1,144 @@
+//! Leases: which slots to ask for, which to give back, and what to do when none comes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::Coordinator;
+use super::event::Action;
+use super::workers::Worker;
+use crate::ids::StageId;
+
+/// How long tasks wait for the slots that would spread them best before the query asks every worker for all it
+/// could use. Longer than a round trip, shorter than anyone notices.
+pub(super) const SPREAD_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long tasks wait for a slot before the query takes one back from a reader that waits for them. Long enough
+/// for a free slot to be granted.
+pub(super) const DEADLOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+impl Coordinator {
+    /// Settles the leases after everything that could start has started.
+    pub(super) fn lease_slots(&mut self, assigned: bool) {
+        self.release_granted();
+        let runnable = self.runnable();
+        self.starved_since = match self.starved_since {
+            _ if runnable == 0 => None,
+            Some(since) if !assigned => Some(since),
+            Some(_) | None => Some(self.now),
+        };
+        self.send_wishes(runnable);
+        self.free_slot_of_waiting_reader();
+    }
+
+    /// Takes back every wish and gives back every granted slot.
+    pub(super) fn return_leases(&mut self) {
+        self.release_granted();
+        self.send_wishes(0);
+    }
+
+    /// What is still granted has no work: nothing can run, or the worker may not run it.
+    fn release_granted(&mut self) {
+        for worker in self.workers.values_mut().filter(|worker| worker.granted > 0) {
+            self.out.push(Action::ReleaseSlots {
+                worker: worker.id.clone(),
+                slots: worker.granted,
+            });
+            worker.granted = 0;
+        }
+    }
+
+    /// How many tasks could start now, given slots; at most the slots that could still come.
+    fn runnable(&self) -> u32 {
+        let usable = || self.workers.values().filter(|worker| self.is_usable(worker));
+        if usable().next().is_none() {
+            return 0;
+        }
+        // At least 1: that tasks starve must show even when all slots are taken.
+        let capacity = usable().map(Worker::spare).fold(0, u32::saturating_add).max(1);
+        let runs_now = (self.now, u32::MAX);
+        let tasks = self
+            .schedulable()
+            .flat_map(|stage| self.stage(stage).waiting.range(..=runs_now));
+        u32::try_from(tasks.take(capacity as usize).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Tells each worker the number of slots that it should lease to the query, where it changed.
+    fn send_wishes(&mut self, runnable: u32) {
+        let patient = self
+            .starved_since
+            .is_none_or(|since| self.now < since + SPREAD_PATIENCE);
+        let shares = if patient {
+            self.spread(runnable)
+        } else {
+            let usable = self.workers.values().filter(|worker| self.is_usable(worker));
+            usable
+                .map(|worker| (worker.id.name.clone(), runnable.min(worker.spare())))
+                .collect()
+        };
+        for (name, worker) in &mut self.workers {
+            let wish = shares.get(name).copied().unwrap_or(0);
+            if worker.is_connected() && worker.wished != wish {
+                worker.wished = wish;
+                self.out.push(Action::WantSlots {
+                    worker: worker.id.clone(),
+                    slots: wish,
+                });
+            }
+        }
+    }
+
+    /// Deals tasks to workers one by one, each to the worker that has the fewest of this query; among equals to the
+    /// one that failed least.
+    fn spread(&self, tasks: u32) -> BTreeMap<String, u32> {
+        let mut shares = BTreeMap::new();
+        for _ in 0..tasks {
+            let load = |name: &String| shares.get(name).copied().unwrap_or(0);
+            let usable = self.workers.iter().filter(|(_, worker)| self.is_usable(worker));
+            let free = usable.filter(|(name, worker)| load(name) < worker.spare());
+            let least = free.min_by_key(|(name, worker)| {
+                let running = worker.occupied.len().saturating_add(load(name) as usize);
+                (running, worker.failures, *name)
+            });
+            let Some((name, _)) = least else {
+                break;
+            };
+            *shares.entry(name.clone()).or_insert(0) += 1;
+        }
+        shares
+    }
+
+    /// When tasks starve and every attempt of the query waits for what such tasks make, none would ever end: the
+    /// youngest of them gives its slot up.
+    fn free_slot_of_waiting_reader(&mut self) {
+        let Some(since) = self.starved_since else {
+            return;
+        };
+        if self.now < since + DEADLOCK_PATIENCE || !self.all_wait_for_inputs() {
+            return;
+        }
+        let attempts = self
+            .stages
+            .iter()
+            .flat_map(|stage| &stage.tasks)
+            .filter_map(|task| task.running());
+        let reclaimable = attempts.filter(|attempt| {
+            self.workers
+                .get(&attempt.worker.name)
+                .is_some_and(|worker| self.is_usable(worker))
+        });
+        if let Some(youngest) = reclaimable.max_by_key(|attempt| attempt.start) {
+            let task = youngest.id.task_id();
+            self.cancel_and_requeue(task);
+            self.starved_since = Some(self.now);
+        }
+    }
+
+    /// Whether all running attempts miss an input, and no cancelled one is about to free its slot.
+    fn all_wait_for_inputs(&self) -> bool {
+        let stages = || (0..).map(StageId).zip(&self.stages);
+        let running: usize = stages().map(|(_, stage)| stage.running.len()).sum();
+        let occupied: usize = self.workers.values().map(|worker| worker.occupied.len()).sum();
+        let wait = stages().all(|(id, stage)| stage.running.is_empty() || !self.inputs_done(id));
+        running > 0 && occupied == running && wait
+    }
+}

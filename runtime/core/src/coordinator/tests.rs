@@ -1,0 +1,8 @@
+//! Events in, actions out: one behaviour a test.
+
+mod ending;
+mod graphs;
+mod kit;
+mod losses;
+mod retries;
+mod scheduling;

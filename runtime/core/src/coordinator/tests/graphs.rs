@@ -1,0 +1,86 @@
+//! Graphs that are refused, each for its own reason.
+
+use super::kit::{chain, map_reduce, policy, sink_policy};
+use crate::coordinator::{Coordinator, GraphError};
+use crate::ids::{ExchangeId, StageId};
+use crate::plan::{ReadKind, StageGraph};
+use crate::time::Instant;
+
+fn error(change: impl FnOnce(&mut StageGraph)) -> Option<GraphError> {
+    let mut graph = map_reduce(2, 3);
+    change(&mut graph);
+    Coordinator::new(graph, policy(), Instant(0)).err()
+}
+
+#[test]
+fn good_graphs_pass() {
+    assert_eq!(error(|_| {}), None);
+    assert!(Coordinator::new(chain(5), sink_policy(), Instant(0)).is_ok());
+}
+
+#[test]
+fn bad_graphs_are_refused_by_name() {
+    let (s0, s1) = (StageId(0), StageId(1));
+    let (x0, x1) = (ExchangeId(0), ExchangeId(1));
+    assert_eq!(error(|graph| graph.stages.clear()), Some(GraphError::Empty));
+    assert_eq!(
+        error(|graph| graph.stages[1].id = s0),
+        Some(GraphError::StageMisplaced(s0))
+    );
+    assert_eq!(
+        error(|graph| graph.exchanges[0].id = x1),
+        Some(GraphError::ExchangeMisplaced(x1))
+    );
+    assert_eq!(
+        error(|graph| graph.stages[0].tasks = 0),
+        Some(GraphError::NoTasks(s0))
+    );
+    let many = |graph: &mut StageGraph| graph.stages[0].tasks = u32::MAX;
+    assert_eq!(
+        error(many),
+        Some(GraphError::TooManyTasks(u64::from(u32::MAX) + 3))
+    );
+    assert_eq!(
+        error(|graph| graph.exchanges[0].partitions = 0),
+        Some(GraphError::NoPartitions(x0))
+    );
+    assert_eq!(
+        error(|graph| graph.exchanges[0].writers.clear()),
+        Some(GraphError::NoWriters(x0))
+    );
+    let unknown = ExchangeId(9);
+    assert_eq!(
+        error(|graph| graph.result = unknown),
+        Some(GraphError::UnknownExchange(unknown))
+    );
+    let disagree = Some(GraphError::WriterMismatch {
+        stage: s0,
+        exchange: x1,
+    });
+    assert_eq!(error(|graph| graph.exchanges[1].writers.push(s0)), disagree);
+    let own = Some(GraphError::PartitionsMismatch {
+        stage: s1,
+        exchange: x0,
+        tasks: 3,
+        partitions: 4,
+    });
+    assert_eq!(error(|graph| graph.exchanges[0].partitions = 4), own);
+    assert_eq!(
+        error(|graph| graph.stages[1].inputs.clear()),
+        Some(GraphError::Unread(x0))
+    );
+    assert_eq!(
+        error(|graph| graph.exchanges[1].partitions = 2),
+        Some(GraphError::BadResult(x1))
+    );
+    let circle = |graph: &mut StageGraph| {
+        graph.stages[1].inputs[0].exchange = x1;
+        graph.stages[1].inputs[0].read = ReadKind::AllPartitions;
+    };
+    let later = Some(GraphError::ReadsLater {
+        reader: s1,
+        exchange: x1,
+        writer: s1,
+    });
+    assert_eq!(error(circle), later);
+}

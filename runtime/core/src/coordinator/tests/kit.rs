@@ -1,0 +1,272 @@
+//! Small words to tell a query's story in.
+
+use std::time::Duration;
+
+use crate::coordinator::{Action, Coordinator, Event, Outcome, Policy, QueryFailure};
+use crate::failure::AttemptFailure;
+use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, WorkerId};
+use crate::message::{Assignment, InputState, InputUpdate};
+use crate::metrics::AttemptMetrics;
+use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
+use crate::time::Instant;
+
+pub fn policy() -> Policy {
+    Policy {
+        max_task_attempts: 3,
+        retry_backoff_base: Duration::from_millis(250),
+        blacklist_after_failures: 3,
+        worker_liveness_timeout: Duration::from_secs(15),
+        no_workers_grace: Duration::from_secs(30),
+        deadline: None,
+        reduce_fetch_window_partitions: 4,
+        sink: false,
+    }
+}
+
+pub fn sink_policy() -> Policy {
+    Policy {
+        sink: true,
+        ..policy()
+    }
+}
+
+pub fn stage(id: u32, tasks: u32, inputs: &[(u32, ReadKind)], output: u32) -> Stage {
+    let input = |(exchange, read): &(u32, ReadKind)| StageInput {
+        exchange: ExchangeId(*exchange),
+        read: *read,
+    };
+    Stage {
+        id: StageId(id),
+        label: format!("stage {id}"),
+        tasks,
+        inputs: inputs.iter().map(input).collect(),
+        output: ExchangeId(output),
+        determinism: Determinism::Unordered,
+    }
+}
+
+pub fn exchange(id: u32, kind: ExchangeKind, partitions: u32, writers: &[u32]) -> Exchange {
+    Exchange {
+        id: ExchangeId(id),
+        kind,
+        partitions,
+        writers: writers.iter().copied().map(StageId).collect(),
+    }
+}
+
+/// `maps` tasks of s0, hashed to `reduces` tasks of s1, which write the result.
+pub fn map_reduce(maps: u32, reduces: u32) -> StageGraph {
+    StageGraph {
+        stages: vec![
+            stage(0, maps, &[], 0),
+            stage(1, reduces, &[(0, ReadKind::OwnPartition)], 1),
+        ],
+        exchanges: vec![
+            exchange(0, ExchangeKind::Hash, reduces, &[0]),
+            exchange(1, ExchangeKind::Forward, 1, &[1]),
+        ],
+        result: ExchangeId(1),
+    }
+}
+
+/// One task a stage, `stages` of them in a row.
+pub fn chain(stages: u32) -> StageGraph {
+    let input = |id: u32| id.checked_sub(1).map(|before| (before, ReadKind::AllPartitions));
+    StageGraph {
+        stages: (0..stages)
+            .map(|id| stage(id, 1, &input(id).into_iter().collect::<Vec<_>>(), id))
+            .collect(),
+        exchanges: (0..stages)
+            .map(|id| exchange(id, ExchangeKind::Forward, 1, &[id]))
+            .collect(),
+        result: ExchangeId(stages - 1),
+    }
+}
+
+pub fn worker(name: &str) -> WorkerId {
+    WorkerId {
+        name: name.to_owned(),
+        incarnation: Incarnation(1),
+    }
+}
+
+/// Attempt `attempt` of task `task` of stage `stage` in the stage's first epoch.
+pub fn attempt(stage: u32, task: u32, attempt: u32) -> AttemptId {
+    AttemptId {
+        stage: StageId(stage),
+        stage_epoch: StageEpoch(0),
+        task,
+        attempt,
+    }
+}
+
+pub fn in_epoch(epoch: u32, id: AttemptId) -> AttemptId {
+    AttemptId {
+        stage_epoch: StageEpoch(epoch),
+        ..id
+    }
+}
+
+pub fn failed(message: &str) -> AttemptFailure {
+    AttemptFailure::Failed {
+        message: message.to_owned(),
+    }
+}
+
+/// A coordinator, its clock, and workers that grant every wish at once.
+pub struct Query {
+    pub machine: Coordinator,
+    pub now: u64,
+}
+
+impl Query {
+    pub fn new(graph: StageGraph, policy: Policy) -> Self {
+        let machine = Coordinator::new(graph, policy, Instant(0)).expect("a good graph");
+        Self { machine, now: 0 }
+    }
+
+    /// Hands one event in.
+    pub fn tell(&mut self, event: Event) -> Vec<Action> {
+        self.machine.handle(Instant(self.now), event)
+    }
+
+    /// Hands one event in and grants every wish that follows; answers with all actions but leases.
+    pub fn run(&mut self, event: Event) -> Vec<Action> {
+        let mut todo = vec![event];
+        let mut all = Vec::new();
+        while let Some(event) = todo.pop() {
+            for action in self.tell(event) {
+                match action {
+                    Action::WantSlots { slots: 0, .. } | Action::ReleaseSlots { .. } => {}
+                    Action::WantSlots { worker, slots } => todo.push(Event::SlotsGranted { worker, slots }),
+                    other => all.push(other),
+                }
+            }
+        }
+        all
+    }
+
+    pub fn tick_at(&mut self, now: u64) -> Vec<Action> {
+        self.now = now;
+        self.run(Event::Ticked)
+    }
+
+    pub fn join(&mut self, name: &str, slots: u32) -> Vec<Action> {
+        self.join_holding(&worker(name), slots, &[])
+    }
+
+    pub fn join_holding(&mut self, worker: &WorkerId, slots: u32, held: &[AttemptId]) -> Vec<Action> {
+        self.run(Event::WorkerJoined {
+            worker: worker.clone(),
+            slots,
+            held: held.to_vec(),
+        })
+    }
+
+    pub fn lose(&mut self, name: &str) -> Vec<Action> {
+        self.run(lost(name))
+    }
+
+    pub fn succeed(&mut self, name: &str, id: AttemptId) -> Vec<Action> {
+        self.run(succeeded(name, id))
+    }
+
+    pub fn fail(&mut self, name: &str, id: AttemptId, failure: AttemptFailure) -> Vec<Action> {
+        self.run(Event::AttemptFailed {
+            worker: worker(name),
+            attempt: id,
+            failure,
+        })
+    }
+}
+
+pub fn lost(name: &str) -> Event {
+    Event::WorkerLost {
+        worker: worker(name),
+        message: "connection reset".to_owned(),
+    }
+}
+
+pub fn succeeded(name: &str, id: AttemptId) -> Event {
+    Event::AttemptSucceeded {
+        worker: worker(name),
+        attempt: id,
+        outputs: Vec::new(),
+        metrics: AttemptMetrics {
+            rows_out: 10,
+            ..AttemptMetrics::default()
+        },
+    }
+}
+
+pub fn assignments(actions: &[Action]) -> Vec<(String, Assignment)> {
+    let assignment = |action: &Action| match action {
+        Action::AssignAttempt { worker, assignment } => Some((worker.name.clone(), assignment.clone())),
+        _ => None,
+    };
+    actions.iter().filter_map(assignment).collect()
+}
+
+/// Who was assigned what.
+pub fn assigned(actions: &[Action]) -> Vec<(String, AttemptId)> {
+    assignments(actions)
+        .into_iter()
+        .map(|(worker, assignment)| (worker, assignment.attempt))
+        .collect()
+}
+
+/// What `reader` was told.
+pub fn told(actions: &[Action], reader: AttemptId) -> Vec<(AttemptId, InputState)> {
+    let updates = |action: &Action| match action {
+        Action::UpdateInputs { attempt, updates, .. } if *attempt == reader => Some(states(updates)),
+        _ => None,
+    };
+    actions.iter().filter_map(updates).flatten().collect()
+}
+
+/// What the client was told.
+pub fn told_client(actions: &[Action]) -> Vec<(AttemptId, InputState)> {
+    let updates = |action: &Action| match action {
+        Action::UpdateResult { updates } => Some(states(updates)),
+        _ => None,
+    };
+    actions.iter().filter_map(updates).flatten().collect()
+}
+
+fn states(updates: &[InputUpdate]) -> Vec<(AttemptId, InputState)> {
+    updates
+        .iter()
+        .map(|update| (update.map_attempt, update.state))
+        .collect()
+}
+
+pub fn cancelled(actions: &[Action]) -> Vec<AttemptId> {
+    let cancel = |action: &Action| match action {
+        Action::CancelAttempt { attempt, .. } => Some(*attempt),
+        _ => None,
+    };
+    actions.iter().filter_map(cancel).collect()
+}
+
+pub fn retired(actions: &[Action]) -> Vec<AttemptId> {
+    let retire = |action: &Action| match action {
+        Action::RetireAttempt { attempt, .. } => Some(*attempt),
+        _ => None,
+    };
+    actions.iter().filter_map(retire).collect()
+}
+
+/// How the query ended; panics if it did not, or if anything follows the end.
+pub fn outcome(actions: &[Action]) -> Outcome {
+    match actions.last() {
+        Some(Action::EndQuery { outcome }) => outcome.clone(),
+        other => panic!("the query did not end: {other:?}"),
+    }
+}
+
+pub fn failure(actions: &[Action]) -> QueryFailure {
+    match outcome(actions) {
+        Outcome::Failed(failure) => failure,
+        other => panic!("the query did not fail: {other:?}"),
+    }
+}

@@ -1,0 +1,208 @@
+//! What runs when, and where.
+
+use super::kit::{
+    Query, assigned, assignments, attempt, chain, exchange, failed, map_reduce, outcome, policy, stage,
+    succeeded, told, told_client, worker,
+};
+use crate::coordinator::{Action, Event, Outcome};
+use crate::ids::{ExchangeId, StageId, StreamEpoch};
+use crate::message::InputState;
+use crate::plan::{ExchangeKind, ReadKind, StageGraph};
+
+#[test]
+fn a_query_runs_from_the_first_stage_to_the_end() {
+    let mut query = Query::new(map_reduce(2, 1), policy());
+    let maps = query.join("a", 4);
+    assert_eq!(
+        assigned(&maps),
+        [
+            ("a".to_owned(), attempt(0, 0, 0)),
+            ("a".to_owned(), attempt(0, 1, 0))
+        ]
+    );
+    assert_eq!(query.succeed("a", attempt(0, 0, 0)), [], "the barrier holds");
+    let reduce = query.succeed("a", attempt(0, 1, 0));
+    let root = attempt(1, 0, 0);
+    assert_eq!(assigned(&reduce), [("a".to_owned(), root)]);
+    assert_eq!(
+        told(&reduce, root),
+        [
+            (attempt(0, 0, 0), InputState::Won),
+            (attempt(0, 1, 0), InputState::Won)
+        ]
+    );
+    assert_eq!(told_client(&query.succeed("a", root)), [(root, InputState::Won)]);
+    assert_eq!(outcome(&query.run(Event::ResultDelivered)), Outcome::Succeeded);
+    assert_eq!(query.machine.next_deadline(), None);
+    assert_eq!(query.run(Event::CancelRequested), [], "nothing follows the end");
+}
+
+#[test]
+fn an_assignment_says_what_to_read_and_write() {
+    let graph = StageGraph {
+        stages: vec![
+            stage(0, 2, &[], 0),
+            stage(1, 1, &[], 1),
+            stage(
+                2,
+                3,
+                &[(0, ReadKind::OwnPartition), (1, ReadKind::AllPartitions)],
+                2,
+            ),
+        ],
+        exchanges: vec![
+            exchange(0, ExchangeKind::Hash, 3, &[0]),
+            exchange(1, ExchangeKind::Forward, 2, &[1]),
+            exchange(2, ExchangeKind::Forward, 1, &[2]),
+        ],
+        result: ExchangeId(2),
+    };
+    let mut query = Query::new(graph, policy());
+    let maps = assignments(&query.join("a", 8));
+    assert_eq!(maps[0].1.output_partitions, 3);
+    assert_eq!(maps[0].1.inputs, []);
+    for id in [attempt(0, 0, 0), attempt(0, 1, 0)] {
+        query.succeed("a", id);
+    }
+    let reduces = assignments(&query.succeed("a", attempt(1, 0, 0)));
+    let second = &reduces[1].1;
+    assert_eq!(second.attempt, attempt(2, 1, 0));
+    assert_eq!(second.inputs[0].writers[0].stage, StageId(0));
+    assert_eq!(second.inputs[0].writers[0].tasks, 2);
+    assert_eq!(second.inputs[0].assigned_reduce_partitions, [1]);
+    assert_eq!(second.inputs[1].assigned_reduce_partitions, [0, 1]);
+    assert_eq!(second.recommended_reduce_fetch_window_partitions, 4);
+    assert_eq!(second.layout_version.0, 1);
+    assert_eq!(second.layout_fingerprint, reduces[0].1.layout_fingerprint);
+    assert_ne!(second.layout_fingerprint, maps[0].1.layout_fingerprint);
+}
+
+#[test]
+fn the_longest_way_to_the_result_goes_first() {
+    // s0 -> s1 -> s3 <- s2: the scan s0 starts before the scan s2, whatever slots there are.
+    let graph = StageGraph {
+        stages: vec![
+            stage(0, 1, &[], 0),
+            stage(1, 1, &[], 1),
+            stage(2, 1, &[(1, ReadKind::AllPartitions)], 2),
+            stage(
+                3,
+                1,
+                &[(0, ReadKind::AllPartitions), (2, ReadKind::AllPartitions)],
+                3,
+            ),
+        ],
+        exchanges: (0..4)
+            .map(|id| exchange(id, ExchangeKind::Forward, 1, &[id]))
+            .collect(),
+        result: ExchangeId(3),
+    };
+    let mut query = Query::new(graph, policy());
+    let first = query.join("a", 1);
+    assert_eq!(assigned(&first), [("a".to_owned(), attempt(1, 0, 0))]);
+}
+
+#[test]
+fn tasks_spread_over_the_workers() {
+    let mut query = Query::new(map_reduce(4, 1), policy());
+    query.tell(Event::WorkerJoined {
+        worker: worker("a"),
+        slots: 4,
+        held: Vec::new(),
+    });
+    let wishes = query.tell(Event::WorkerJoined {
+        worker: worker("b"),
+        slots: 4,
+        held: Vec::new(),
+    });
+    let want = |name: &str, slots| Action::WantSlots {
+        worker: worker(name),
+        slots,
+    };
+    assert_eq!(wishes, [want("a", 2), want("b", 2)]);
+}
+
+#[test]
+fn starving_tasks_ask_every_worker_for_all_they_could_use() {
+    let mut query = Query::new(map_reduce(4, 1), policy());
+    query.tell(Event::WorkerJoined {
+        worker: worker("a"),
+        slots: 4,
+        held: Vec::new(),
+    });
+    query.tell(Event::WorkerJoined {
+        worker: worker("b"),
+        slots: 3,
+        held: Vec::new(),
+    });
+    assert_eq!(query.machine.next_deadline().map(|at| at.0), Some(100));
+    query.now = 100;
+    let want = |name: &str, slots| Action::WantSlots {
+        worker: worker(name),
+        slots,
+    };
+    assert_eq!(query.tell(Event::Ticked), [want("a", 4), want("b", 3)]);
+}
+
+#[test]
+fn slots_without_work_go_back() {
+    let mut query = Query::new(chain(1), policy());
+    query.tell(Event::WorkerJoined {
+        worker: worker("a"),
+        slots: 4,
+        held: Vec::new(),
+    });
+    let actions = query.tell(Event::SlotsGranted {
+        worker: worker("a"),
+        slots: 3,
+    });
+    assert_eq!(assigned(&actions), [("a".to_owned(), attempt(0, 0, 0))]);
+    assert!(actions.contains(&Action::ReleaseSlots {
+        worker: worker("a"),
+        slots: 2
+    }));
+}
+
+#[test]
+fn an_ended_attempt_leaves_no_slot_behind() {
+    let mut query = Query::new(map_reduce(2, 1), policy());
+    query.join("a", 1);
+    let next = query.tell(succeeded("a", attempt(0, 0, 0)));
+    assert_eq!(
+        next,
+        [Action::WantSlots {
+            worker: worker("a"),
+            slots: 1
+        }]
+    );
+}
+
+#[test]
+fn a_draining_worker_gets_no_attempt_and_keeps_its_output() {
+    let mut query = Query::new(chain(2), policy());
+    query.join("a", 1);
+    query.join("b", 1);
+    query.run(Event::WorkerDrained { worker: worker("a") });
+    let next = query.succeed("a", attempt(0, 0, 0));
+    assert_eq!(assigned(&next), [("b".to_owned(), attempt(1, 0, 0))]);
+    assert_eq!(
+        told(&next, attempt(1, 0, 0)),
+        [(attempt(0, 0, 0), InputState::Won)]
+    );
+}
+
+#[test]
+fn attempts_and_stream_epochs_grow() {
+    let mut query = Query::new(chain(1), policy());
+    let first = assignments(&query.join("a", 1));
+    query.fail("a", attempt(0, 0, 0), failed("boom"));
+    let second = assignments(&query.tick_at(250));
+    assert_eq!(
+        (first[0].1.attempt, first[0].1.stream_epoch),
+        (attempt(0, 0, 0), StreamEpoch(1))
+    );
+    assert_eq!(
+        (second[0].1.attempt, second[0].1.stream_epoch),
+        (attempt(0, 0, 1), StreamEpoch(2))
+    );
+}

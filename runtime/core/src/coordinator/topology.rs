@@ -1,0 +1,247 @@
+//! A stage graph that was checked, and what scheduling reads off it: who reads whom, and what is urgent.
+
+use std::collections::BTreeSet;
+
+use thiserror::Error;
+
+use crate::ids::{ExchangeId, StageId};
+use crate::plan::{Exchange, ReadKind, Stage, StageGraph};
+
+/// Tasks that one graph may have. Above it the tables of the coordinator would no longer be small.
+pub const MAX_TASKS: u64 = 1 << 20;
+
+/// Why a stage graph cannot be executed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum GraphError {
+    /// There is nothing to run.
+    #[error("the graph has no stages")]
+    Empty,
+    /// The stage's number is not its place in the list.
+    #[error("stage {0} is not at the place of its number")]
+    StageMisplaced(StageId),
+    /// The exchange's number is not its place in the list.
+    #[error("exchange {0} is not at the place of its number")]
+    ExchangeMisplaced(ExchangeId),
+    /// The stage has no task.
+    #[error("stage {0} has no task")]
+    NoTasks(StageId),
+    /// More tasks than [`MAX_TASKS`].
+    #[error("the graph has {0} tasks, more than {MAX_TASKS}: lower the number of partitions")]
+    TooManyTasks(u64),
+    /// The exchange has no partition.
+    #[error("exchange {0} has no partition")]
+    NoPartitions(ExchangeId),
+    /// The exchange has no writing stage.
+    #[error("exchange {0} has no writing stage")]
+    NoWriters(ExchangeId),
+    /// A number that no exchange has.
+    #[error("exchange {0} does not exist")]
+    UnknownExchange(ExchangeId),
+    /// The exchange's list of writers and the stage's output contradict each other.
+    #[error("stage {stage} and exchange {exchange} disagree about whether the one writes the other")]
+    WriterMismatch {
+        /// The stage.
+        stage: StageId,
+        /// The exchange.
+        exchange: ExchangeId,
+    },
+    /// The stage reads what a later stage, or itself, writes.
+    #[error(
+        "stage {reader} reads exchange {exchange}, which stage {writer} writes that does not come before it"
+    )]
+    ReadsLater {
+        /// The reading stage.
+        reader: StageId,
+        /// The exchange.
+        exchange: ExchangeId,
+        /// Its writer.
+        writer: StageId,
+    },
+    /// Partitions would stay unread, or be missing.
+    #[error(
+        "each task of stage {stage} reads its own partition of exchange {exchange}: {tasks} tasks, {partitions} partitions"
+    )]
+    PartitionsMismatch {
+        /// The reading stage.
+        stage: StageId,
+        /// The exchange.
+        exchange: ExchangeId,
+        /// Tasks of the stage.
+        tasks: u32,
+        /// Partitions of the exchange.
+        partitions: u32,
+    },
+    /// Nobody reads the exchange, and it is not the result.
+    #[error("exchange {0} is read by no stage and is not the result")]
+    Unread(ExchangeId),
+    /// The result is read by a stage, or has more than one partition.
+    #[error("the result, exchange {0}, must have one partition and no reading stage")]
+    BadResult(ExchangeId),
+}
+
+/// Who reads whom.
+#[derive(Debug)]
+pub(super) struct Topology {
+    /// Per stage, the stages that write its inputs.
+    pub(super) inputs: Vec<BTreeSet<StageId>>,
+    /// Per stage, the stages that read its output.
+    pub(super) consumers: Vec<BTreeSet<StageId>>,
+    /// The stages that write the result.
+    pub(super) roots: BTreeSet<StageId>,
+    /// All stages, the most urgent first: longest way to the result, then lowest number.
+    pub(super) urgency: Vec<StageId>,
+}
+
+impl Topology {
+    pub(super) fn new(graph: &StageGraph) -> Result<Self, GraphError> {
+        check_numbers(graph)?;
+        graph
+            .exchanges
+            .iter()
+            .try_for_each(|exchange| check_writers(graph, exchange))?;
+        graph
+            .stages
+            .iter()
+            .try_for_each(|stage| check_stage(graph, stage))?;
+        let result = exchange_of(graph, graph.result)?;
+        let mut inputs = vec![BTreeSet::new(); graph.stages.len()];
+        let mut consumers = vec![BTreeSet::new(); graph.stages.len()];
+        let mut read = BTreeSet::new();
+        for stage in &graph.stages {
+            for input in &stage.inputs {
+                read.insert(input.exchange);
+                for writer in &exchange_of(graph, input.exchange)?.writers {
+                    inputs[stage.id.0 as usize].insert(*writer);
+                    consumers[writer.0 as usize].insert(stage.id);
+                }
+            }
+        }
+        if result.partitions != 1 || read.contains(&result.id) {
+            return Err(GraphError::BadResult(result.id));
+        }
+        let unread = graph
+            .exchanges
+            .iter()
+            .find(|e| e.id != result.id && !read.contains(&e.id));
+        if let Some(exchange) = unread {
+            return Err(GraphError::Unread(exchange.id));
+        }
+        let urgency = by_urgency(&consumers);
+        let roots = result.writers.iter().copied().collect();
+        Ok(Self {
+            inputs,
+            consumers,
+            roots,
+            urgency,
+        })
+    }
+}
+
+fn exchange_of(graph: &StageGraph, id: ExchangeId) -> Result<&Exchange, GraphError> {
+    graph
+        .exchanges
+        .get(id.0 as usize)
+        .ok_or(GraphError::UnknownExchange(id))
+}
+
+fn check_numbers(graph: &StageGraph) -> Result<(), GraphError> {
+    if graph.stages.is_empty() {
+        return Err(GraphError::Empty);
+    }
+    let misplaced = graph
+        .stages
+        .iter()
+        .enumerate()
+        .find(|(place, stage)| stage.id.0 as usize != *place);
+    if let Some((_, stage)) = misplaced {
+        return Err(GraphError::StageMisplaced(stage.id));
+    }
+    let misplaced = graph
+        .exchanges
+        .iter()
+        .enumerate()
+        .find(|(place, e)| e.id.0 as usize != *place);
+    if let Some((_, exchange)) = misplaced {
+        return Err(GraphError::ExchangeMisplaced(exchange.id));
+    }
+    let tasks = graph.stages.iter().map(|stage| u64::from(stage.tasks)).sum();
+    if tasks > MAX_TASKS {
+        return Err(GraphError::TooManyTasks(tasks));
+    }
+    Ok(())
+}
+
+fn check_writers(graph: &StageGraph, exchange: &Exchange) -> Result<(), GraphError> {
+    if exchange.partitions == 0 {
+        return Err(GraphError::NoPartitions(exchange.id));
+    }
+    if exchange.writers.is_empty() {
+        return Err(GraphError::NoWriters(exchange.id));
+    }
+    let writes = |stage: &StageId| {
+        graph
+            .stages
+            .get(stage.0 as usize)
+            .is_some_and(|stage| stage.output == exchange.id)
+    };
+    match exchange.writers.iter().find(|stage| !writes(stage)) {
+        Some(stage) => Err(GraphError::WriterMismatch {
+            stage: *stage,
+            exchange: exchange.id,
+        }),
+        None => Ok(()),
+    }
+}
+
+fn check_stage(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
+    if stage.tasks == 0 {
+        return Err(GraphError::NoTasks(stage.id));
+    }
+    if !exchange_of(graph, stage.output)?.writers.contains(&stage.id) {
+        return Err(GraphError::WriterMismatch {
+            stage: stage.id,
+            exchange: stage.output,
+        });
+    }
+    for input in &stage.inputs {
+        let exchange = exchange_of(graph, input.exchange)?;
+        if let Some(writer) = exchange.writers.iter().find(|writer| **writer >= stage.id) {
+            return Err(GraphError::ReadsLater {
+                reader: stage.id,
+                exchange: exchange.id,
+                writer: *writer,
+            });
+        }
+        match input.read {
+            ReadKind::OwnPartition if exchange.partitions != stage.tasks => {
+                return Err(GraphError::PartitionsMismatch {
+                    stage: stage.id,
+                    exchange: exchange.id,
+                    tasks: stage.tasks,
+                    partitions: exchange.partitions,
+                });
+            }
+            ReadKind::OwnPartition | ReadKind::AllPartitions => {}
+        }
+    }
+    Ok(())
+}
+
+/// Stages by the length of their longest way to the result, longest first.
+fn by_urgency(consumers: &[BTreeSet<StageId>]) -> Vec<StageId> {
+    let mut levels = vec![0_u32; consumers.len()];
+    for stage in (0..consumers.len()).rev() {
+        let next = consumers[stage]
+            .iter()
+            .map(|consumer| levels[consumer.0 as usize] + 1);
+        levels[stage] = next.max().unwrap_or(0);
+    }
+    let mut order: Vec<usize> = (0..consumers.len()).collect();
+    order.sort_by_key(|stage| (std::cmp::Reverse(levels[*stage]), *stage));
+    // The numbers came from u32 ids.
+    order
+        .into_iter()
+        .filter_map(|stage| u32::try_from(stage).ok())
+        .map(StageId)
+        .collect()
+}
