@@ -148,14 +148,16 @@ impl StreamTable {
             }
             Event::MemoryPressed { target_bytes } => self.choose_spills(target_bytes),
             Event::FetchArrived { fetch, request } => vec![self.answer_fetch(fetch, request)],
-            Event::StorageFailed { query, stream } => {
-                if let Some(attempt) = self.attempt_mut(&query, stream.attempt) {
-                    attempt.broken.insert(stream.partition);
-                }
-                Vec::new()
-            }
+            Event::StorageFailed { query, stream } => self.break_stream(&query, stream),
             Event::Ticked => Vec::new(),
         }
+    }
+
+    fn break_stream(&mut self, query: &QueryId, stream: StreamId) -> Vec<Action> {
+        if let Some(attempt) = self.attempt_mut(query, stream.attempt) {
+            attempt.broken.insert(stream.partition);
+        }
+        Vec::new()
     }
 
     fn attempt_mut(&mut self, query: &QueryId, attempt: AttemptId) -> Option<&mut Attempt> {

@@ -146,68 +146,70 @@ fn a_chunk_is_bounded_and_never_empty_below_the_watermark() {
     );
 }
 
+type Change = fn(&mut FetchRequest);
+
+const STALE_FETCHES: [(&str, Change, Option<FetchError>); 12] = [
+    ("as it is", |_| {}, None),
+    (
+        "other start of the worker",
+        |r| r.worker_incarnation = Incarnation(6),
+        Some(FetchError::WrongIncarnation),
+    ),
+    (
+        "older coordinator",
+        |r| r.coordinator_epoch = CoordinatorEpoch(2),
+        Some(FetchError::StaleCoordinator),
+    ),
+    (
+        "newer coordinator",
+        |r| r.coordinator_epoch = CoordinatorEpoch(4),
+        None,
+    ),
+    (
+        "other query",
+        |r| r.query = query("other"),
+        Some(FetchError::UnknownStream),
+    ),
+    (
+        "attempt not seen",
+        |r| r.stream.attempt.attempt = 4,
+        Some(FetchError::UnknownStream),
+    ),
+    (
+        "partition that does not exist",
+        |r| r.stream.partition = 4,
+        Some(FetchError::UnknownStream),
+    ),
+    (
+        "retired attempt",
+        |r| r.stream.attempt.attempt = 1,
+        Some(FetchError::StaleAttempt),
+    ),
+    (
+        "older stage epoch",
+        |r| r.stream.attempt.task = 2,
+        Some(FetchError::StaleAttempt),
+    ),
+    (
+        "stream epoch",
+        |r| r.min_stream_epoch = StreamEpoch(6),
+        Some(FetchError::StaleStreamEpoch),
+    ),
+    (
+        "layout",
+        |r| r.layout_version = LayoutVersion(0),
+        Some(FetchError::StaleLayout),
+    ),
+    (
+        "lost bytes",
+        |r| r.stream.partition = 2,
+        Some(FetchError::StorageFailed),
+    ),
+];
+
 #[test]
 fn each_stale_or_unknown_fetch_has_its_error() {
-    type Change = fn(&mut FetchRequest);
-    let cases: [(&str, Change, Option<FetchError>); 12] = [
-        ("as it is", |_| {}, None),
-        (
-            "other start of the worker",
-            |r| r.worker_incarnation = Incarnation(6),
-            Some(FetchError::WrongIncarnation),
-        ),
-        (
-            "older coordinator",
-            |r| r.coordinator_epoch = CoordinatorEpoch(2),
-            Some(FetchError::StaleCoordinator),
-        ),
-        (
-            "newer coordinator",
-            |r| r.coordinator_epoch = CoordinatorEpoch(4),
-            None,
-        ),
-        (
-            "other query",
-            |r| r.query = query("other"),
-            Some(FetchError::UnknownStream),
-        ),
-        (
-            "attempt not seen",
-            |r| r.stream.attempt.attempt = 4,
-            Some(FetchError::UnknownStream),
-        ),
-        (
-            "partition that does not exist",
-            |r| r.stream.partition = 4,
-            Some(FetchError::UnknownStream),
-        ),
-        (
-            "retired attempt",
-            |r| r.stream.attempt.attempt = 1,
-            Some(FetchError::StaleAttempt),
-        ),
-        (
-            "older stage epoch",
-            |r| r.stream.attempt.task = 2,
-            Some(FetchError::StaleAttempt),
-        ),
-        (
-            "stream epoch",
-            |r| r.min_stream_epoch = StreamEpoch(6),
-            Some(FetchError::StaleStreamEpoch),
-        ),
-        (
-            "layout",
-            |r| r.layout_version = LayoutVersion(0),
-            Some(FetchError::StaleLayout),
-        ),
-        (
-            "lost bytes",
-            |r| r.stream.partition = 2,
-            Some(FetchError::StorageFailed),
-        ),
-    ];
-    for (case, change, expected) in cases {
+    for (case, change, expected) in STALE_FETCHES {
         let mut table = table();
         open(&mut table, attempt(0, 1), 6);
         retire(&mut table, attempt(0, 1));
