@@ -4,22 +4,26 @@ use crate::failure::FetchError;
 use crate::ids::{AttemptId, StreamEpoch, StreamId, WorkerId};
 use crate::message::{ChunkHead, InputUpdate};
 
+/// One fetch call of a reader, never used twice: what comes late of a call that was given up is told apart by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FetchId(pub u64);
+
 /// Something that happened to a reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The coordinator said where a map task's output is and what it is worth.
     InputUpdated(InputUpdate),
-    /// A chunk came for the stream; its bytes are with the shell.
+    /// A chunk came; its bytes are with the shell.
     ChunkArrived {
-        /// The stream.
-        stream: StreamId,
+        /// The call.
+        fetch: FetchId,
         /// Its range and state.
         head: ChunkHead,
     },
     /// The response ended, or was refused or broke with an error.
     FetchEnded {
-        /// The stream.
-        stream: StreamId,
+        /// The call.
+        fetch: FetchId,
         /// Why, unless all that was asked for came.
         error: Option<FetchError>,
     },
@@ -28,12 +32,17 @@ pub enum Event {
         /// The stream.
         stream: StreamId,
     },
-    /// The operators took this many delivered bytes off the queue.
+    /// Delivered bytes of the stream were taken by the operators, or are the beginning of a frame whose rest has not
+    /// been fetched: nobody can take them before more comes.
     BytesConsumed {
+        /// The input of the stage.
+        input: u32,
+        /// The stream.
+        stream: StreamId,
         /// How many.
         bytes: u64,
     },
-    /// Time has passed.
+    /// Time has passed. The first event of a reader: it starts the fetches.
     Ticked,
 }
 
@@ -42,6 +51,8 @@ pub enum Event {
 pub enum Action {
     /// Ask the worker for bytes of the stream.
     Fetch {
+        /// The call.
+        fetch: FetchId,
         /// Who serves it.
         worker: WorkerId,
         /// The stream.
@@ -55,8 +66,8 @@ pub enum Action {
     },
     /// Give up an open fetch; what still comes of it is ignored.
     CancelFetch {
-        /// The stream.
-        stream: StreamId,
+        /// The call.
+        fetch: FetchId,
     },
     /// Hand the bytes of the chunk that just arrived to the decoder of input `input`.
     Deliver {
@@ -69,7 +80,7 @@ pub enum Action {
         /// One past the last byte.
         end_offset: u64,
     },
-    /// The stream has been read to its end and delivered.
+    /// The stream has been read to its end and delivered; nothing more is wanted of its open fetch.
     EndStream {
         /// The input of the stage.
         input: u32,

@@ -2,5 +2,9 @@
 //! the rows of a map task are complete.
 
 mod event;
+mod input;
+mod machine;
 
-pub use event::{Action, Event};
+pub use event::{Action, Event, FetchId};
+pub use input::Delivery;
+pub use machine::{Config, MIN_FETCH_BYTES, Reader};

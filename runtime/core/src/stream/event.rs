@@ -1,7 +1,7 @@
 //! What happens to a worker's stream table, and what it wants done.
 
 use crate::failure::FetchError;
-use crate::ids::{AttemptId, CoordinatorEpoch, QueryId, StreamEpoch, StreamId};
+use crate::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, QueryId, StageId, StreamEpoch, StreamId};
 use crate::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
 
 /// One open fetch call, numbered by the worker's shell.
@@ -18,7 +18,16 @@ pub enum Event {
         /// The coordinator's term.
         coordinator_epoch: CoordinatorEpoch,
     },
-    /// An attempt began to publish `partitions` streams.
+    /// The stage that reads what `stage` writes has a final layout: fetches for a lower version are stale.
+    LayoutFinalized {
+        /// The query.
+        query: QueryId,
+        /// The writing stage.
+        stage: StageId,
+        /// The version of the reading stage's layout.
+        layout_version: LayoutVersion,
+    },
+    /// An attempt began to publish `partitions` streams, or was registered again under a higher stream epoch.
     AttemptOpened {
         /// The query.
         query: QueryId,
@@ -68,6 +77,13 @@ pub enum Event {
         /// Bytes below this offset are on disk.
         upto_offset: u64,
     },
+    /// The stream's bytes could not be moved to disk: they stay in memory, and may be chosen again.
+    SpillFailed {
+        /// The query.
+        query: QueryId,
+        /// The stream.
+        stream: StreamId,
+    },
     /// Shuffle bytes in memory must come down to `target_bytes`.
     MemoryPressed {
         /// The bytes that may stay.
@@ -80,7 +96,7 @@ pub enum Event {
         /// What it asks for.
         request: FetchRequest,
     },
-    /// The worker could not read or keep the bytes of a stream.
+    /// The worker could not read or keep the bytes of a stream: it is refused from now on.
     StorageFailed {
         /// The query.
         query: QueryId,
@@ -112,7 +128,8 @@ pub enum Action {
         /// Why.
         error: FetchError,
     },
-    /// Report what the attempt has written; answers `AttemptFinalized`.
+    /// Report what the attempt has written; answers `AttemptFinalized`, unless the attempt is stale
+    /// (`DropAttempt` is the answer then) or one of its streams is lost (no answer).
     ReportOutputs {
         /// The query.
         query: QueryId,
@@ -130,7 +147,8 @@ pub enum Action {
         /// Up to here.
         upto_offset: u64,
     },
-    /// Delete the bytes of an attempt, in memory and on disk.
+    /// Delete the bytes of an attempt, in memory and on disk; also answers events about an attempt that was
+    /// retired, or whose query is not open.
     DropAttempt {
         /// The query.
         query: QueryId,

@@ -1,0 +1,237 @@
+//! One input of a reader: its map tasks, their streams, and the bytes that it may hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::event::FetchId;
+use super::machine::{Config, MIN_FETCH_BYTES};
+use crate::ids::{AttemptId, StreamEpoch, StreamId, TaskId, WorkerId};
+use crate::message::AssignedInput;
+use crate::time::Instant;
+
+/// In what order the operators take an input's rows. The bound on held bytes must never stop the stream that they
+/// wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// As rows come, whatever their stream.
+    Arrival,
+    /// Each stream by itself, as a merge of sorted streams reads them: it waits for rows of every one.
+    PerStream,
+    /// One stream after the other, by stage, map task and partition.
+    InOrder,
+}
+
+/// Who serves the winning attempt of a map task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Source {
+    pub attempt: AttemptId,
+    pub stream_epoch: StreamEpoch,
+    pub worker: WorkerId,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct MapTask {
+    /// The winning attempt, once there is one.
+    pub source: Option<Source>,
+    /// By partition; empty without a source.
+    pub streams: BTreeMap<u32, Stream>,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    /// The next byte to fetch.
+    pub cursor: u64,
+    /// Bytes delivered and not consumed.
+    pub held: u64,
+    pub phase: Phase,
+    /// Failures since the last byte came.
+    pub trouble: Option<Trouble>,
+}
+
+/// What a stream waits for.
+///
+/// ```text
+///    ,--> Ready -> Fetching -> Ended
+///    |              |    |
+///    '---Waiting <--'    '--> Ready (the response was full)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// A place in the window, and room for its bytes.
+    Ready,
+    /// The answer to a call.
+    Fetching(FetchId),
+    /// The next try after a failure.
+    Waiting(Instant),
+    /// Nothing: it was read to its end.
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Trouble {
+    pub since: Instant,
+    pub tries: u32,
+}
+
+/// A ready stream, in the order in which ready streams are fetched: those already begun go first, so that cut frames
+/// become whole.
+type Slot = (bool, TaskId, u32);
+
+#[derive(Debug)]
+pub(super) struct Input {
+    delivery: Delivery,
+    partitions: BTreeSet<u32>,
+    /// Map tasks that have not been read to their end.
+    pub tasks: BTreeMap<TaskId, MapTask>,
+    /// Whether `EndInput` was said.
+    pub ended: bool,
+    /// Bytes delivered and not consumed.
+    pub held: u64,
+    /// Bytes that open fetches may still bring.
+    pub reserved: u64,
+    pub in_flight: u32,
+    /// Ready streams that hold nothing.
+    hungry: BTreeSet<Slot>,
+    /// Ready streams that hold bytes.
+    fed: BTreeSet<Slot>,
+}
+
+impl Input {
+    pub fn new(assigned: &AssignedInput, delivery: Delivery) -> Self {
+        let partitions: BTreeSet<u32> = assigned.assigned_reduce_partitions.iter().copied().collect();
+        let mut tasks = BTreeMap::new();
+        if !partitions.is_empty() {
+            for writer in &assigned.writers {
+                let stage = writer.stage;
+                tasks.extend((0..writer.tasks).map(|task| (TaskId { stage, task }, MapTask::default())));
+            }
+        }
+        Self {
+            delivery,
+            partitions,
+            tasks,
+            ended: false,
+            held: 0,
+            reserved: 0,
+            in_flight: 0,
+            hungry: BTreeSet::new(),
+            fed: BTreeSet::new(),
+        }
+    }
+
+    pub fn stream_mut(&mut self, task: TaskId, partition: u32) -> Option<&mut Stream> {
+        self.tasks.get_mut(&task)?.streams.get_mut(&partition)
+    }
+
+    /// Starts to read a map task from its beginning.
+    pub fn point(&mut self, task: TaskId, source: Source) {
+        let Some(entry) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        entry.source = Some(source);
+        let fresh = || Stream {
+            cursor: 0,
+            held: 0,
+            phase: Phase::Ready,
+            trouble: None,
+        };
+        entry.streams = self.partitions.iter().map(|&p| (p, fresh())).collect();
+        for partition in self.partitions.clone() {
+            self.enqueue(task, partition);
+        }
+    }
+
+    /// Sorts a stream into the queues as its state is now.
+    pub fn enqueue(&mut self, task: TaskId, partition: u32) {
+        let order = match self.delivery {
+            Delivery::Arrival | Delivery::PerStream => [true, false],
+            Delivery::InOrder => [false, false],
+        };
+        for fresh in order {
+            self.hungry.remove(&(fresh, task, partition));
+            self.fed.remove(&(fresh, task, partition));
+        }
+        let [fresh, begun] = order;
+        let Some(stream) = self.stream_mut(task, partition) else {
+            return;
+        };
+        if stream.phase != Phase::Ready {
+            return;
+        }
+        let slot = (if stream.cursor == 0 { fresh } else { begun }, task, partition);
+        if stream.held == 0 {
+            self.hungry.insert(slot);
+        } else {
+            self.fed.insert(slot);
+        }
+    }
+
+    /// The next stream to fetch and the most bytes that it may bring, if there is room.
+    pub fn next_fetch(&self, config: &Config) -> Option<(TaskId, u32, u64)> {
+        let used = self.held.saturating_add(self.reserved);
+        let free = config.input_bytes.saturating_sub(used);
+        let room = free >= MIN_FETCH_BYTES || used == 0;
+        let (hungry, fed) = (self.hungry.first(), self.fed.first());
+        let slot = match self.delivery {
+            Delivery::Arrival => room.then_some(hungry.into_iter().chain(fed).min()?),
+            Delivery::PerStream => hungry.or(fed.filter(|_| room)),
+            Delivery::InOrder => {
+                let first = hungry.into_iter().chain(fed).min()?;
+                let awaited = hungry == Some(first) && self.is_first(first.1, first.2);
+                (room || awaited).then_some(first)
+            }
+        };
+        let grant = free.min(config.fetch_bytes).max(MIN_FETCH_BYTES);
+        slot.map(|&(_, task, partition)| (task, partition, grant))
+    }
+
+    /// Whether all streams before this one have been read.
+    fn is_first(&self, task: TaskId, partition: u32) -> bool {
+        let first = self.tasks.first_key_value();
+        first.is_some_and(|(&id, entry)| {
+            let mut streams = entry.streams.iter();
+            let open = streams.find(|(_, stream)| stream.phase != Phase::Ended);
+            id == task && open.is_some_and(|(&first, _)| first == partition)
+        })
+    }
+
+    /// Whether rows of the map task were handed over: another attempt of it must not be read then.
+    pub fn is_partly_read(&self, task: TaskId) -> bool {
+        let streams = self.tasks.get(&task).map(|entry| entry.streams.values());
+        let read = |stream: &Stream| stream.cursor > 0 || stream.phase == Phase::Ended;
+        streams.is_some_and(|mut streams| streams.any(read))
+    }
+
+    /// Forgets where a map task was to be read.
+    pub fn unpoint(&mut self, task: TaskId) {
+        let Some(entry) = self.tasks.get_mut(&task) else {
+            return;
+        };
+        entry.source = None;
+        entry.streams.clear();
+        for partition in self.partitions.clone() {
+            self.enqueue(task, partition);
+        }
+    }
+
+    /// Marks a stream as read to its end, and its map task if that was the last one.
+    pub fn end_stream(&mut self, task: TaskId, partition: u32) {
+        if let Some(stream) = self.stream_mut(task, partition) {
+            stream.phase = Phase::Ended;
+            stream.trouble = None;
+        }
+        self.enqueue(task, partition);
+        let ended = |entry: &MapTask| entry.streams.values().all(|s| s.phase == Phase::Ended);
+        if self.tasks.get(&task).is_some_and(ended) {
+            self.tasks.remove(&task);
+        }
+    }
+
+    pub fn map_attempt(&self, task: TaskId) -> Option<AttemptId> {
+        Some(self.tasks.get(&task)?.source.as_ref()?.attempt)
+    }
+
+    pub fn stream_id(&self, task: TaskId, partition: u32) -> Option<StreamId> {
+        let attempt = self.map_attempt(task)?;
+        Some(StreamId { attempt, partition })
+    }
+}

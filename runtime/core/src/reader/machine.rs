@@ -1,0 +1,483 @@
+//! The machine behind a shuffle read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::event::{Action, Event, FetchId};
+use super::input::{Delivery, Input, Phase, Source, Trouble};
+use crate::failure::FetchError;
+use crate::ids::{StreamEpoch, StreamId, TaskId};
+use crate::message::{AssignedInput, ChunkHead, InputState, InputUpdate};
+use crate::time::Instant;
+
+#[cfg(test)]
+mod paired_tests;
+#[cfg(test)]
+mod tests;
+
+/// The least bytes that a fetch asks for, unless nothing else is held.
+pub const MIN_FETCH_BYTES: u64 = 64 << 10;
+
+/// The bounds of one reader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Streams fetched at once, over all inputs; at least one.
+    pub fetch_window: u32,
+    /// Bytes of one input that may be on their way or wait for the operators. A stream that the operators wait for
+    /// may go beyond it by `MIN_FETCH_BYTES` at a time.
+    pub input_bytes: u64,
+    /// The most bytes that one fetch asks for.
+    pub fetch_bytes: u64,
+    /// The wait after the first failed fetch of a stream; it doubles with each further failure, up to 16 times.
+    pub retry_base: Duration,
+    /// How long a stream is tried again without a byte coming before the attempt fails.
+    pub retry_limit: Duration,
+    /// How long an open fetch may be silent before it counts as broken.
+    pub silence_limit: Duration,
+}
+
+/// The inputs of one reduce attempt. Only streams of attempts that have won are fetched, and what is delivered of a
+/// map task is of one attempt, each byte once, in order.
+///
+/// A map task's life, per input:
+///
+/// ```text
+/// unknown <-> pointed (an attempt has won; no byte of it delivered) -> partly read -> read
+///                                                                          \
+///                                                                           `-> Fail (superseded or lost)
+/// ```
+///
+/// Once it is read its rows count, whatever becomes of the attempt.
+#[derive(Debug)]
+pub struct Reader {
+    config: Config,
+    inputs: Vec<Input>,
+    fetches: BTreeMap<FetchId, OpenFetch>,
+    next_fetch: u64,
+    /// Streams that wait for their next try.
+    waits: BTreeSet<(Instant, Key)>,
+    started: bool,
+    failed: bool,
+}
+
+/// Input, map task and partition.
+type Key = (usize, TaskId, u32);
+
+#[derive(Debug)]
+struct OpenFetch {
+    key: Key,
+    /// Bytes that it may still bring.
+    reserved: u64,
+    brought: bool,
+    heard: Instant,
+}
+
+impl Reader {
+    /// A reader of these inputs; an index into them is the input's number.
+    pub fn new(config: Config, inputs: &[(AssignedInput, Delivery)]) -> Self {
+        let inputs = inputs
+            .iter()
+            .map(|(input, delivery)| Input::new(input, *delivery));
+        Self {
+            config,
+            inputs: inputs.collect(),
+            fetches: BTreeMap::new(),
+            next_fetch: 0,
+            waits: BTreeSet::new(),
+            started: false,
+            failed: false,
+        }
+    }
+
+    /// When `Ticked` must come at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        if self.failed {
+            return None;
+        }
+        if !self.started {
+            return Some(Instant::default());
+        }
+        let wait = self.waits.first().map(|(until, _)| *until);
+        let silent = self.fetches.values().map(|f| f.heard + self.config.silence_limit);
+        wait.into_iter().chain(silent).min()
+    }
+
+    /// Whether all inputs have ended or the attempt has failed.
+    pub fn is_done(&self) -> bool {
+        self.failed || self.inputs.iter().all(|input| input.ended)
+    }
+
+    /// Takes one event in and says what to do, in order.
+    pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.failed {
+            return actions;
+        }
+        self.started = true;
+        match event {
+            Event::InputUpdated(update) => {
+                for input in 0..self.inputs.len() {
+                    self.on_update(input, &update, &mut actions);
+                }
+            }
+            Event::ChunkArrived { fetch, head } => self.on_chunk(now, fetch, &head, &mut actions),
+            Event::FetchEnded { fetch, error } => self.on_fetch_ended(now, fetch, error, &mut actions),
+            Event::FrameRejected { stream } => self.fail(stream, FetchError::Corrupt, &mut actions),
+            Event::BytesConsumed { input, stream, bytes } => self.on_consumed(input, stream, bytes),
+            Event::Ticked => self.on_tick(now, &mut actions),
+        }
+        self.end_inputs(&mut actions);
+        self.fill_window(now, &mut actions);
+        actions
+    }
+
+    fn on_update(&mut self, index: usize, update: &InputUpdate, actions: &mut Vec<Action>) {
+        let task = update.map_attempt.task_id();
+        let input = self.inputs.get(index).filter(|_| !self.failed);
+        let Some(entry) = input.and_then(|input| input.tasks.get(&task)) else {
+            // Of another input, or read: its rows count.
+            return;
+        };
+        let update_source = Source {
+            attempt: update.map_attempt,
+            stream_epoch: update.stream_epoch,
+            worker: update.worker.clone(),
+        };
+        let source = entry.source.as_ref();
+        let same = source.is_some_and(|source| source.attempt == update.map_attempt);
+        let older = source.is_some_and(|source| update.stream_epoch < source.stream_epoch);
+        match update.state {
+            // Another attempt can only be open again because the one that had won does not count any more.
+            InputState::Open => {
+                if source.is_some() && !same && !older {
+                    self.unpoint(index, task, actions);
+                }
+            }
+            InputState::Superseded | InputState::Lost => {
+                if same && !older {
+                    self.unpoint(index, task, actions);
+                }
+            }
+            InputState::Won => {
+                if older || source == Some(&update_source) {
+                    return;
+                }
+                if same {
+                    self.move_source(index, task, update_source, actions);
+                    return;
+                }
+                if source.is_some() {
+                    self.unpoint(index, task, actions);
+                }
+                if let Some(input) = self.inputs.get_mut(index).filter(|_| !self.failed) {
+                    input.point(task, update_source);
+                }
+            }
+        }
+    }
+
+    /// The same attempt is served by another worker or under another epoch: the same bytes, so the cursors stay.
+    fn move_source(&mut self, index: usize, task: TaskId, source: Source, actions: &mut Vec<Action>) {
+        self.cancel_task(index, task, actions);
+        let Some(input) = self.inputs.get_mut(index) else {
+            return;
+        };
+        let Some(entry) = input.tasks.get_mut(&task) else {
+            return;
+        };
+        entry.source = Some(source);
+        let partitions: Vec<u32> = entry.streams.keys().copied().collect();
+        for partition in partitions {
+            if let Some(stream) = input.stream_mut(task, partition) {
+                stream.trouble = None;
+                if stream.phase != Phase::Ended {
+                    stream.phase = Phase::Ready;
+                }
+            }
+            input.enqueue(task, partition);
+        }
+    }
+
+    fn unpoint(&mut self, index: usize, task: TaskId, actions: &mut Vec<Action>) {
+        let Some(input) = self.inputs.get(index) else {
+            return;
+        };
+        if let Some(id) = input.stream_id(task, 0).filter(|_| input.is_partly_read(task)) {
+            return self.fail(id, FetchError::StaleAttempt, actions);
+        }
+        self.cancel_task(index, task, actions);
+        if let Some(input) = self.inputs.get_mut(index) {
+            input.unpoint(task);
+        }
+    }
+
+    /// Gives up the open fetches and the waits of a map task.
+    fn cancel_task(&mut self, index: usize, task: TaskId, actions: &mut Vec<Action>) {
+        let of_task = |key: &Key| key.0 == index && key.1 == task;
+        let open = self.fetches.iter().filter(|(_, fetch)| of_task(&fetch.key));
+        let open: Vec<FetchId> = open.map(|(&id, _)| id).collect();
+        for id in open {
+            self.close_fetch(id);
+            actions.push(Action::CancelFetch { fetch: id });
+        }
+        self.waits.retain(|(_, key)| !of_task(key));
+    }
+
+    fn close_fetch(&mut self, id: FetchId) -> Option<OpenFetch> {
+        let fetch = self.fetches.remove(&id)?;
+        if let Some(input) = self.inputs.get_mut(fetch.key.0) {
+            input.reserved = input.reserved.saturating_sub(fetch.reserved);
+            input.in_flight = input.in_flight.saturating_sub(1);
+        }
+        Some(fetch)
+    }
+
+    fn on_chunk(&mut self, now: Instant, id: FetchId, head: &ChunkHead, actions: &mut Vec<Action>) {
+        let Some(fetch) = self.fetches.get_mut(&id) else {
+            return;
+        };
+        let key @ (index, task, partition) = fetch.key;
+        let Some(input) = self.inputs.get_mut(index) else {
+            return;
+        };
+        let source = input.tasks.get(&task).and_then(|entry| entry.source.clone());
+        let Some((source, stream)) = source.zip(input.stream_mut(task, partition)) else {
+            return;
+        };
+        let stream_id = StreamId {
+            attempt: source.attempt,
+            partition,
+        };
+        fetch.heard = now;
+        let bytes = head.end_offset.saturating_sub(head.start_offset);
+        match judge(head, source.stream_epoch, stream.cursor, fetch.reserved) {
+            Verdict::Next => {}
+            Verdict::Repeated => return,
+            Verdict::Early => {
+                self.close_fetch(id);
+                actions.push(Action::CancelFetch { fetch: id });
+                return self.retry(now, key, FetchError::Unreachable, actions);
+            }
+            Verdict::Wrong(error) => return self.fail(stream_id, error, actions),
+        }
+        if bytes > 0 {
+            stream.cursor = head.end_offset;
+            stream.held = stream.held.saturating_add(bytes);
+            stream.trouble = None;
+            fetch.reserved -= bytes;
+            fetch.brought = true;
+            input.reserved = input.reserved.saturating_sub(bytes);
+            input.held = input.held.saturating_add(bytes);
+            actions.push(Action::Deliver {
+                input: number(index),
+                stream: stream_id,
+                start_offset: head.start_offset,
+                end_offset: head.end_offset,
+            });
+        }
+        if head.finalized && head.end_offset == head.watermark_offset {
+            input.end_stream(task, partition);
+            self.close_fetch(id);
+            actions.push(Action::EndStream {
+                input: number(index),
+                stream: stream_id,
+            });
+        }
+    }
+
+    fn on_fetch_ended(
+        &mut self,
+        now: Instant,
+        id: FetchId,
+        error: Option<FetchError>,
+        actions: &mut Vec<Action>,
+    ) {
+        let Some(fetch) = self.close_fetch(id) else {
+            return;
+        };
+        let (index, task, partition) = fetch.key;
+        match error {
+            None if fetch.brought => self.ready(fetch.key),
+            None => self.retry(now, fetch.key, FetchError::Unreachable, actions),
+            Some(error) if error.is_transient() => self.retry(now, fetch.key, error, actions),
+            Some(error) => {
+                let stream = self
+                    .inputs
+                    .get(index)
+                    .and_then(|input| input.stream_id(task, partition));
+                if let Some(stream) = stream {
+                    self.fail(stream, error, actions);
+                }
+            }
+        }
+    }
+
+    fn ready(&mut self, (index, task, partition): Key) {
+        let Some(input) = self.inputs.get_mut(index) else {
+            return;
+        };
+        if let Some(stream) = input.stream_mut(task, partition) {
+            stream.phase = Phase::Ready;
+        }
+        input.enqueue(task, partition);
+    }
+
+    /// Tries a stream again later, or fails if that has been done for long enough.
+    fn retry(&mut self, now: Instant, key: Key, error: FetchError, actions: &mut Vec<Action>) {
+        let (index, task, partition) = key;
+        let Some(input) = self.inputs.get_mut(index) else {
+            return;
+        };
+        let id = input.stream_id(task, partition);
+        let Some((stream, id)) = input.stream_mut(task, partition).zip(id) else {
+            return;
+        };
+        let limit = self.config.retry_limit;
+        let trouble = stream.trouble.get_or_insert(Trouble { since: now, tries: 0 });
+        if now.since(trouble.since) >= limit {
+            return self.fail(id, error, actions);
+        }
+        let wait = self.config.retry_base.saturating_mul(1 << trouble.tries.min(4));
+        trouble.tries += 1;
+        // The last try comes at the limit, not long after it; waits are never empty.
+        let until = (now + wait).min(trouble.since + limit).max(Instant(now.0 + 1));
+        stream.phase = Phase::Waiting(until);
+        self.waits.insert((until, key));
+    }
+
+    fn on_consumed(&mut self, index: u32, id: StreamId, bytes: u64) {
+        let Some(input) = self.inputs.get_mut(index as usize) else {
+            return;
+        };
+        input.held = input.held.saturating_sub(bytes);
+        let task = id.attempt.task_id();
+        if let Some(stream) = input.stream_mut(task, id.partition) {
+            stream.held = stream.held.saturating_sub(bytes);
+            input.enqueue(task, id.partition);
+        }
+    }
+
+    fn on_tick(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        while let Some((until, key)) = self.waits.pop_first() {
+            if until > now {
+                self.waits.insert((until, key));
+                break;
+            }
+            self.ready(key);
+        }
+        let limit = self.config.silence_limit;
+        let silent = self
+            .fetches
+            .iter()
+            .filter(|(_, fetch)| fetch.heard + limit <= now);
+        let silent: Vec<(FetchId, Key)> = silent.map(|(&id, fetch)| (id, fetch.key)).collect();
+        for (id, key) in silent {
+            self.close_fetch(id);
+            actions.push(Action::CancelFetch { fetch: id });
+            self.retry(now, key, FetchError::Unreachable, actions);
+        }
+    }
+
+    fn end_inputs(&mut self, actions: &mut Vec<Action>) {
+        if self.failed {
+            return;
+        }
+        for (index, input) in self.inputs.iter_mut().enumerate() {
+            if input.tasks.is_empty() && !input.ended {
+                input.ended = true;
+                actions.push(Action::EndInput { input: number(index) });
+            }
+        }
+    }
+
+    /// Opens fetches while the window has places. The input with the fewest open ones goes first, so that none
+    /// starves beside another that has many streams.
+    fn fill_window(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        let window = self.config.fetch_window.max(1) as usize;
+        while !self.failed && self.fetches.len() < window {
+            let candidates = self.inputs.iter_mut().enumerate().filter_map(|(index, input)| {
+                let next = input.next_fetch(&self.config)?;
+                Some((input.in_flight, index, next, input))
+            });
+            let Some((_, index, (task, partition, grant), input)) =
+                candidates.min_by_key(|(in_flight, index, ..)| (*in_flight, *index))
+            else {
+                return;
+            };
+            let Some(source) = input.tasks.get(&task).and_then(|entry| entry.source.clone()) else {
+                return;
+            };
+            let fetch = FetchId(self.next_fetch);
+            let Some(stream) = input.stream_mut(task, partition) else {
+                return;
+            };
+            stream.phase = Phase::Fetching(fetch);
+            let start_offset = stream.cursor;
+            input.enqueue(task, partition);
+            input.reserved = input.reserved.saturating_add(grant);
+            input.in_flight += 1;
+            self.next_fetch += 1;
+            let open = OpenFetch {
+                key: (index, task, partition),
+                reserved: grant,
+                brought: false,
+                heard: now,
+            };
+            self.fetches.insert(fetch, open);
+            actions.push(Action::Fetch {
+                fetch,
+                worker: source.worker,
+                stream: StreamId {
+                    attempt: source.attempt,
+                    partition,
+                },
+                min_stream_epoch: source.stream_epoch,
+                start_offset,
+                max_bytes: grant,
+            });
+        }
+    }
+
+    fn fail(&mut self, stream: StreamId, error: FetchError, actions: &mut Vec<Action>) {
+        self.failed = true;
+        actions.push(Action::Fail {
+            map_attempt: stream.attempt,
+            error,
+        });
+    }
+}
+
+/// What a chunk is to the stream that asked for it.
+enum Verdict {
+    /// What comes next.
+    Next,
+    /// Bytes that are there already: it was said twice on its way.
+    Repeated,
+    /// Bytes before it are missing, or it is an empty chunk of a winner that is not finalized, of which the worker
+    /// may know better later: worth another try.
+    Early,
+    /// No answer to what was asked.
+    Wrong(FetchError),
+}
+
+fn judge(head: &ChunkHead, min_epoch: StreamEpoch, cursor: u64, most: u64) -> Verdict {
+    if head.stream_epoch < min_epoch {
+        return Verdict::Wrong(FetchError::StaleStreamEpoch);
+    }
+    if head.start_offset < cursor {
+        return Verdict::Repeated;
+    }
+    if head.start_offset > cursor {
+        return Verdict::Early;
+    }
+    match head.end_offset.checked_sub(cursor) {
+        Some(0) if !head.finalized => Verdict::Early,
+        Some(bytes) if bytes <= most && head.end_offset <= head.watermark_offset => Verdict::Next,
+        Some(_) | None => Verdict::Wrong(FetchError::Corrupt),
+    }
+}
+
+/// An input's number; an assignment's inputs are counted in 32 bits.
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
