@@ -1,2 +1,6 @@
-//! Sluice.
-fn main() {}
+//! The binary `sluice`.
+
+#[tokio::main]
+async fn main() -> std::process::ExitCode {
+    sluice::cli::run().await
+}

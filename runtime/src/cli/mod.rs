@@ -1,0 +1,87 @@
+//! The command line: one file a command.
+
+mod coordinator;
+mod data;
+mod explain;
+mod run;
+mod validate;
+mod worker;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use sluice_crds::ByteSize;
+
+use crate::local::exit::Failure;
+
+/// Runs SQL queries as stages on many workers, with the same YAML on one machine and on Kubernetes.
+#[derive(Parser)]
+#[command(name = "sluice", version, about, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log on standard error: error, warn, info, debug, or a filter such as sluice=debug.
+    #[arg(long, global = true, env = "SLUICE_LOG", default_value = "warn")]
+    log: String,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    the query succeeded
+  2    bad input: command line, YAML, SQL, a table or the sink
+  3    the query failed
+  4    the query lost all its workers
+  130  the query was cancelled
+  1    anything else";
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::RunArgs),
+    Explain(explain::ExplainArgs),
+    Validate(validate::ValidateArgs),
+    Worker(worker::WorkerArgs),
+    Coordinator(coordinator::CoordinatorArgs),
+    #[command(subcommand)]
+    Data(data::DataCommand),
+}
+
+/// What every command that reads a query needs.
+#[derive(clap::Args)]
+struct QueryFile {
+    /// A YAML file with one ShuffleQuery and, if it names one, its WorkerPool. `-` is standard input.
+    file: PathBuf,
+}
+
+/// Parses the command line, runs the command, prints an error if it failed, and says how it ended.
+pub async fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let ended = match cli.command {
+        Command::Run(args) => run::run(args).await,
+        Command::Explain(args) => explain::run(args).await,
+        Command::Validate(args) => validate::run(&args),
+        Command::Worker(args) => worker::run(args).await,
+        Command::Coordinator(args) => coordinator::run(args).await,
+        Command::Data(command) => data::run(command).await,
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            failure.print();
+            failure.exit_code()
+        }
+    }
+}
+
+fn parse_size(text: &str) -> Result<ByteSize, String> {
+    text.parse::<ByteSize>().map_err(|error| error.to_string())
+}
+
+/// Shares of the machine for workers that run on it: cores, and memory as the control group or the kernel allows.
+pub(crate) fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+}
+
+type CommandResult = Result<(), Failure>;

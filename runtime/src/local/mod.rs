@@ -1,0 +1,12 @@
+//! Queries without a cluster: the real coordinator and real workers on this machine, and the client that shows
+//! progress and rows.
+
+pub mod client;
+pub mod exit;
+pub mod load;
+pub mod memory;
+pub mod output;
+pub mod prepare;
+pub mod progress;
+pub mod status;
+pub mod workers;
