@@ -1,0 +1,318 @@
+//! The nodes of a fragment that datafusion-proto does not know, or encodes without all of their options.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::parsers::CompressionTypeVariant;
+use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
+use datafusion::datasource::physical_plan::{
+    ArrowSource, CsvSource, FileScanConfig, FileScanConfigBuilder, FileSource,
+};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
+use datafusion::physical_plan::work_table::WorkTableExec;
+use datafusion_proto::physical_plan::from_proto::parse_physical_sort_exprs;
+use datafusion_proto::physical_plan::to_proto::serialize_physical_sort_exprs;
+use datafusion_proto::physical_plan::{
+    PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf;
+use prost::Message;
+
+use super::adapt::SchemaExec;
+use super::leaf::{ReadMode, ShuffleReadExec};
+use super::recursion::WorkTableSlot;
+use super::scan::{ScanExec, file_config};
+
+/// Encodes and decodes Sluice's own nodes and DataFusion's recursive queries.
+#[derive(Debug)]
+pub(crate) struct FragmentCodec;
+
+/// One node that datafusion-proto does not know.
+#[derive(Clone, PartialEq, Message)]
+struct NodeMessage {
+    #[prost(oneof = "Node", tags = "1, 2, 3, 4, 5")]
+    node: Option<Node>,
+}
+
+#[derive(Clone, PartialEq, prost::Oneof)]
+enum Node {
+    #[prost(message, tag = "1")]
+    ShuffleRead(ShuffleReadMessage),
+    #[prost(message, tag = "2")]
+    Scan(Box<ScanMessage>),
+    #[prost(message, tag = "3")]
+    Schema(protobuf::Schema),
+    #[prost(message, tag = "4")]
+    Recursive(RecursiveMessage),
+    #[prost(message, tag = "5")]
+    WorkTable(WorkTableMessage),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ShuffleReadMessage {
+    #[prost(uint32, tag = "1")]
+    slot: u32,
+    #[prost(message, optional, tag = "2")]
+    schema: Option<protobuf::Schema>,
+    /// 0: merged.
+    #[prost(uint32, tag = "3")]
+    streams: u32,
+    #[prost(message, repeated, tag = "4")]
+    orderings: Vec<protobuf::PhysicalSortExprNodeCollection>,
+}
+
+/// A scan, and the options that datafusion-proto 55 leaves out of file scans or cuts to 32 bits.
+#[derive(Clone, PartialEq, Message)]
+struct ScanMessage {
+    #[prost(uint32, tag = "1")]
+    leaf: u32,
+    #[prost(message, optional, boxed, tag = "2")]
+    source: Option<Box<protobuf::PhysicalPlanNode>>,
+    #[prost(string, optional, tag = "3")]
+    compression: Option<String>,
+    #[prost(uint64, optional, tag = "4")]
+    limit: Option<u64>,
+    #[prost(uint32, optional, tag = "5")]
+    csv_terminator: Option<u32>,
+    #[prost(bool, tag = "6")]
+    arrow_stream: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct RecursiveMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    schema: Option<protobuf::Schema>,
+    #[prost(bool, tag = "3")]
+    distinct: bool,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct WorkTableMessage {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    schema: Option<protobuf::Schema>,
+    #[prost(uint64, repeated, tag = "3")]
+    projection: Vec<u64>,
+}
+
+impl PhysicalExtensionCodec for FragmentCodec {
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        buf: &mut Vec<u8>,
+        converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<()> {
+        let message = if let Some(read) = node.downcast_ref::<ShuffleReadExec>() {
+            Node::ShuffleRead(encode_read(self, read, converter)?)
+        } else if let Some(scan) = node.downcast_ref::<ScanExec>() {
+            Node::Scan(Box::new(encode_scan(self, scan, converter)?))
+        } else if node.downcast_ref::<SchemaExec>().is_some() {
+            Node::Schema(node.schema().as_ref().try_into()?)
+        } else if let Some(query) = node.downcast_ref::<RecursiveQueryExec>() {
+            Node::Recursive(RecursiveMessage {
+                name: query.name().to_owned(),
+                schema: Some(node.schema().as_ref().try_into()?),
+                distinct: query.is_distinct(),
+            })
+        } else if let Some(table) = node.downcast_ref::<WorkTableSlot>() {
+            Node::WorkTable(WorkTableMessage {
+                name: table.table().to_owned(),
+                schema: Some(table.table_schema().as_ref().try_into()?),
+                projection: table.projection().iter().map(|column| *column as u64).collect(),
+            })
+        } else {
+            return Err(DataFusionError::NotImplemented(format!(
+                "{} cannot be sent to a worker",
+                node.name()
+            )));
+        };
+        NodeMessage { node: Some(message) }
+            .encode(buf)
+            .map_err(|error| DataFusionError::Internal(format!("encoding {}: {error}", node.name())))
+    }
+
+    fn try_decode(
+        &self,
+        buf: &[u8],
+        inputs: &[Arc<dyn ExecutionPlan>],
+        context: &TaskContext,
+        converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let message = NodeMessage::decode(buf).map_err(|error| malformed(&error.to_string()))?;
+        let decode = PhysicalPlanDecodeContext::new(context, self);
+        match message.node.ok_or_else(|| malformed("no node"))? {
+            Node::ShuffleRead(read) => decode_read(&read, &decode, converter),
+            Node::Scan(scan) => decode_scan(&scan, &decode, converter),
+            Node::Schema(schema) => {
+                let [input] = inputs else {
+                    return Err(malformed("a schema node has one input"));
+                };
+                Ok(Arc::new(SchemaExec::try_new(
+                    Arc::clone(input),
+                    schema_of(Some(&schema))?,
+                )?))
+            }
+            Node::Recursive(query) => {
+                let [first, again] = inputs else {
+                    return Err(malformed("a recursive query has two inputs"));
+                };
+                Ok(Arc::new(RecursiveQueryExec::try_new(
+                    query.name,
+                    schema_of(query.schema.as_ref())?,
+                    Arc::clone(first),
+                    Arc::clone(again),
+                    query.distinct,
+                )?))
+            }
+            Node::WorkTable(table) => {
+                let schema = schema_of(table.schema.as_ref())?;
+                let projection: Vec<usize> = table
+                    .projection
+                    .iter()
+                    .map(|column| usize::try_from(*column).map_err(|error| malformed(&error.to_string())))
+                    .collect::<Result<_>>()?;
+                Ok(Arc::new(WorkTableExec::new(
+                    table.name,
+                    schema,
+                    Some(projection),
+                )?))
+            }
+        }
+    }
+}
+
+fn malformed(message: &str) -> DataFusionError {
+    DataFusionError::Plan(format!("malformed fragment node: {message}"))
+}
+
+fn schema_of(schema: Option<&protobuf::Schema>) -> Result<SchemaRef> {
+    let schema: Schema = schema.ok_or_else(|| malformed("no schema"))?.try_into()?;
+    Ok(Arc::new(schema))
+}
+
+fn encode_read(
+    codec: &FragmentCodec,
+    read: &ShuffleReadExec,
+    converter: &dyn PhysicalProtoConverterExtension,
+) -> Result<ShuffleReadMessage> {
+    let orderings = read
+        .orderings()
+        .iter()
+        .map(|ordering| {
+            let nodes = serialize_physical_sort_exprs(ordering.iter().cloned(), codec, converter)?;
+            Ok(protobuf::PhysicalSortExprNodeCollection {
+                physical_sort_expr_nodes: nodes,
+            })
+        })
+        .collect::<Result<_>>()?;
+    Ok(ShuffleReadMessage {
+        slot: read.slot(),
+        schema: Some(read.schema().as_ref().try_into()?),
+        streams: match read.mode() {
+            ReadMode::Merged => 0,
+            ReadMode::PerMapTask(tasks) => tasks,
+        },
+        orderings,
+    })
+}
+
+fn decode_read(
+    read: &ShuffleReadMessage,
+    context: &PhysicalPlanDecodeContext<'_>,
+    converter: &dyn PhysicalProtoConverterExtension,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let schema = schema_of(read.schema.as_ref())?;
+    let mode = match read.streams {
+        0 => ReadMode::Merged,
+        tasks => ReadMode::PerMapTask(tasks),
+    };
+    let mut orderings = Vec::with_capacity(read.orderings.len());
+    for ordering in &read.orderings {
+        let sort =
+            parse_physical_sort_exprs(&ordering.physical_sort_expr_nodes, context, &schema, converter)?;
+        orderings.extend(LexOrdering::new(sort));
+    }
+    Ok(Arc::new(ShuffleReadExec::new(read.slot, schema, mode, orderings)))
+}
+
+fn encode_scan(
+    codec: &FragmentCodec,
+    scan: &ScanExec,
+    converter: &dyn PhysicalProtoConverterExtension,
+) -> Result<ScanMessage> {
+    let source = converter.execution_plan_to_proto(scan.source(), codec)?;
+    let mut message = ScanMessage {
+        leaf: scan.leaf(),
+        source: Some(Box::new(source)),
+        compression: None,
+        limit: None,
+        csv_terminator: None,
+        arrow_stream: false,
+    };
+    if let Some(config) = file_config(scan.source()) {
+        let compression = CompressionTypeVariant::from(config.file_compression_type);
+        message.compression = Some(compression.to_string());
+        message.limit = config.limit.map(|limit| limit as u64);
+        if let Some(csv) = source_of::<CsvSource>(config) {
+            message.csv_terminator = csv.terminator().map(u32::from);
+        }
+        message.arrow_stream = config.file_source().file_type() == "arrow_stream";
+    }
+    Ok(message)
+}
+
+fn decode_scan(
+    scan: &ScanMessage,
+    context: &PhysicalPlanDecodeContext<'_>,
+    converter: &dyn PhysicalProtoConverterExtension,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let source = scan
+        .source
+        .as_deref()
+        .ok_or_else(|| malformed("a scan without source"))?;
+    let mut source = converter.proto_to_execution_plan(source, context)?;
+    if let Some(config) = file_config(&source) {
+        source = DataSourceExec::from_data_source(restore(config, scan)?);
+    }
+    Ok(Arc::new(ScanExec::new(scan.leaf, source)))
+}
+
+/// Puts back the options that the encoding lost.
+fn restore(config: &FileScanConfig, scan: &ScanMessage) -> Result<FileScanConfig> {
+    let limit = scan
+        .limit
+        .map(|limit| usize::try_from(limit).map_err(|error| malformed(&error.to_string())))
+        .transpose()?;
+    let mut builder = FileScanConfigBuilder::from(config.clone()).with_limit(limit);
+    if let Some(compression) = &scan.compression {
+        builder = builder.with_file_compression_type(FileCompressionType::from_str(compression)?);
+    }
+    if let (Some(terminator), Some(csv)) = (scan.csv_terminator, source_of::<CsvSource>(config)) {
+        let terminator = u8::try_from(terminator).map_err(|error| malformed(&error.to_string()))?;
+        builder = builder.with_source(Arc::new(csv.with_terminator(Some(terminator))));
+    }
+    if scan.arrow_stream {
+        let stream: Arc<dyn FileSource> = Arc::new(ArrowSource::new_stream_file_source(
+            config.file_source().table_schema().clone(),
+        ));
+        let stream = match config.file_source().projection() {
+            Some(projection) => stream.try_pushdown_projection(projection)?.unwrap_or(stream),
+            None => stream,
+        };
+        builder = builder.with_source(stream);
+    }
+    Ok(builder.build())
+}
+
+fn source_of<T: FileSource>(config: &FileScanConfig) -> Option<&T> {
+    (config.file_source().as_ref() as &dyn std::any::Any).downcast_ref::<T>()
+}

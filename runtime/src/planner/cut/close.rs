@@ -1,0 +1,199 @@
+//! Closing: branches become stages that write an exchange.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
+use datafusion::physical_optimizer::sanity_checker::SanityCheckPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use sluice_core::ids::{ExchangeId, StageId};
+use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageInput};
+
+use super::super::PlannedStage;
+use super::super::determinism::{self, Source};
+use super::super::error::PlanError;
+use super::super::fragment::{self, Fragment, OutputSpec, TaskSplits};
+use super::super::label::label;
+use super::super::leaf::ShuffleReadExec;
+use super::{Branch, Cutter, Written, total_tasks};
+
+impl Cutter<'_> {
+    /// Makes a stage of each branch; together they write one new exchange.
+    pub(super) fn close_all(
+        &mut self,
+        branches: Vec<Branch>,
+        kind: ExchangeKind,
+        partitions: usize,
+        keys: &[Arc<dyn PhysicalExpr>],
+        why: &str,
+    ) -> Result<ExchangeId, PlanError> {
+        let id = ExchangeId(number(self.written.len())?);
+        let map_tasks = total_tasks(&branches);
+        let partitions = number(partitions)?.max(1);
+        let output = OutputSpec {
+            kind,
+            keys: fragment::encode_keys(keys)?,
+            partitions,
+        };
+        let mut writers = Vec::new();
+        let mut determinism = Determinism::Determinate;
+        for branch in branches {
+            let schema = branch.plan.schema();
+            let mut label = determinism::of(&branch.plan, &|exchange| self.source(exchange));
+            if label >= Determinism::Unordered && determinism::inexact_keys(keys, &schema) {
+                label = Determinism::Indeterminate;
+            }
+            determinism = determinism.max(label);
+            writers.push(self.close(branch, id, label, output.clone())?);
+        }
+        let exchange = Exchange {
+            id,
+            kind,
+            partitions,
+            writers,
+        };
+        self.written.push(Written {
+            exchange,
+            map_tasks,
+            determinism,
+            why: why.to_owned(),
+        });
+        Ok(id)
+    }
+
+    /// What the determinism of a reader of `exchange` depends on.
+    fn source(&self, exchange: u32) -> Source {
+        self.written.get(exchange as usize).map_or(
+            Source {
+                streams: 0,
+                writers: Determinism::Indeterminate,
+            },
+            |w| Source {
+                streams: w.map_tasks,
+                writers: w.determinism,
+            },
+        )
+    }
+
+    fn close(
+        &mut self,
+        branch: Branch,
+        writes: ExchangeId,
+        determinism: Determinism,
+        output: OutputSpec,
+    ) -> Result<StageId, PlanError> {
+        let id = StageId(number(self.stages.len())?);
+        let plan = requirements_hold(branch.plan)?;
+        let label = label(&plan);
+        let (plan, exchanges) = number_slots(&plan)?;
+        let inputs = exchanges
+            .into_iter()
+            .map(|exchange| self.input(exchange))
+            .collect::<Result<_, _>>()?;
+        let fragment = fragment::encode(&plan, self.context.session_config())?;
+        self.check_decodes(&fragment)?;
+        let mut tasks = vec![TaskSplits::default(); branch.tasks];
+        for (leaf, splits) in branch.scans {
+            if splits.len() != branch.tasks {
+                return Err(PlanError::internal(
+                    "splits",
+                    format!("scan {leaf} has {} splits", splits.len()),
+                ));
+            }
+            for (task, split) in tasks.iter_mut().zip(splits) {
+                task.splits.insert(leaf, split);
+            }
+        }
+        self.stages.push(Stage {
+            id,
+            label,
+            tasks: number(branch.tasks)?,
+            inputs,
+            output: writes,
+            determinism,
+        });
+        self.planned.push(PlannedStage {
+            fragment,
+            output,
+            tasks,
+            plan,
+        });
+        Ok(id)
+    }
+
+    fn input(&self, exchange: u32) -> Result<StageInput, PlanError> {
+        let written = self
+            .written
+            .get(exchange as usize)
+            .ok_or_else(|| PlanError::internal("inputs", format!("exchange {exchange} is not written")))?;
+        let read = match written.exchange.kind {
+            ExchangeKind::Hash | ExchangeKind::Range | ExchangeKind::RoundRobin => ReadKind::OwnPartition,
+            ExchangeKind::Forward | ExchangeKind::Broadcast => ReadKind::AllPartitions,
+        };
+        Ok(StageInput {
+            exchange: written.exchange.id,
+            read,
+        })
+    }
+
+    /// A fragment that workers cannot decode is an error of the query, before anything runs.
+    fn check_decodes(&self, fragment: &Fragment) -> Result<(), PlanError> {
+        match fragment::decode_empty(fragment, self.context) {
+            Ok(_) => Ok(()),
+            Err(PlanError::Fragment { message, .. }) if message.contains("recursion limit") => {
+                Err(PlanError::TooDeep {
+                    what: "a stage has about a hundred levels of operators and expressions".into(),
+                })
+            }
+            Err(error) => Err(PlanError::internal("fragment", error)),
+        }
+    }
+}
+
+/// The same plan, with sorts put back where an order does not survive the cut.
+fn requirements_hold(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
+    let mut options = ConfigOptions::new();
+    options.execution.target_partitions = 1;
+    if SanityCheckPlan::new()
+        .optimize(Arc::clone(&plan), &options)
+        .is_ok()
+    {
+        return Ok(plan);
+    }
+    EnsureRequirements::new()
+        .optimize(plan, &options)
+        .and_then(|plan| SanityCheckPlan::new().optimize(plan, &options))
+        .map_err(|error| PlanError::internal("requirements of a stage", error))
+}
+
+/// Numbers the shuffle reads of a fragment from 0; tells the exchange of each.
+fn number_slots(plan: &Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, Vec<u32>), PlanError> {
+    let mut exchanges: Vec<u32> = Vec::new();
+    let mut places: BTreeMap<u32, u32> = BTreeMap::new();
+    let numbered = Arc::clone(plan)
+        .transform_up(|node| {
+            let Some(read) = node.downcast_ref::<ShuffleReadExec>() else {
+                return Ok(Transformed::no(node));
+            };
+            let exchange = read.slot();
+            let next = u32::try_from(exchanges.len()).unwrap_or(u32::MAX);
+            let place = *places.entry(exchange).or_insert_with(|| {
+                exchanges.push(exchange);
+                next
+            });
+            Ok(Transformed::yes(
+                Arc::new(read.with_slot(place)) as Arc<dyn ExecutionPlan>
+            ))
+        })
+        .data()
+        .map_err(|error| PlanError::internal("inputs", error))?;
+    Ok((numbered, exchanges))
+}
+
+pub(super) fn number(count: usize) -> Result<u32, PlanError> {
+    u32::try_from(count).map_err(|error| PlanError::internal("numbers", error))
+}

@@ -1,0 +1,123 @@
+//! Joins: which side goes where.
+
+use std::sync::Arc;
+
+use datafusion::common::JoinType;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
+use sluice_core::plan::ExchangeKind;
+
+use super::super::error::PlanError;
+use super::super::leaf::ReadMode;
+use super::super::rules::build_side_may_be_broadcast;
+use super::gather::schema_of;
+use super::{Branch, Cutter, total_tasks, with_children};
+
+impl Cutter<'_> {
+    pub(super) fn hash_join(
+        &mut self,
+        plan: &Arc<dyn ExecutionPlan>,
+        join: &HashJoinExec,
+    ) -> Result<Vec<Branch>, PlanError> {
+        match join.partition_mode() {
+            PartitionMode::Partitioned => self.co_partitioned(plan),
+            PartitionMode::CollectLeft | PartitionMode::Auto if join.null_aware => {
+                let reason =
+                    "a null-aware anti join (NOT IN over nullable columns) must see all rows of both sides";
+                Ok(vec![self.join_in_one_task(plan, reason)?])
+            }
+            PartitionMode::CollectLeft | PartitionMode::Auto => {
+                self.nested_loop_join(plan, *join.join_type())
+            }
+        }
+    }
+
+    /// A join that compares every row of its probe side with the whole build side.
+    pub(super) fn nested_loop_join(
+        &mut self,
+        plan: &Arc<dyn ExecutionPlan>,
+        join_type: JoinType,
+    ) -> Result<Vec<Branch>, PlanError> {
+        if build_side_may_be_broadcast(join_type) {
+            return self.broadcast_join(plan);
+        }
+        let reason = format!("a {join_type} join without equal keys must see all rows of its right side");
+        Ok(vec![self.join_in_one_task(plan, &reason)?])
+    }
+
+    /// Every task of the probe side reads all rows of the build side.
+    pub(super) fn broadcast_join(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Branch>, PlanError> {
+        let [build, probe] = sides(plan)?;
+        // The coalesce above the build side is what the broadcast replaces.
+        let build = match build.downcast_ref::<CoalescePartitionsExec>() {
+            Some(coalesce) if coalesce.fetch().is_none() => coalesce.input(),
+            _ => build,
+        };
+        let build = self.visit(build)?;
+        let probes = self.visit(probe)?;
+        if let ([probe], 1) = (probes.as_slice(), total_tasks(&probes)) {
+            let build = self.gather(build, None, "the build side of a join meets in one task")?;
+            return Ok(vec![joined(plan, build, probe.clone())?]);
+        }
+        let schema = schema_of(&build)?;
+        let why = "every task of the join needs the whole build side";
+        let exchange = self.close_all(build, ExchangeKind::Broadcast, 1, &[], why)?;
+        probes
+            .into_iter()
+            .map(|probe| {
+                let read = self.read(exchange, Arc::clone(&schema), ReadMode::Merged, Vec::new());
+                Ok(Branch {
+                    plan: with_children(plan, vec![read, probe.plan])?,
+                    ..probe
+                })
+            })
+            .collect()
+    }
+
+    /// Partition i of one side joins partition i of the other.
+    pub(super) fn co_partitioned(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Branch>, PlanError> {
+        let [left, right] = sides(plan)?;
+        let left = self.visit(left)?;
+        let left = self.one_branch(left, plan)?;
+        let right = self.visit(right)?;
+        let right = self.one_branch(right, plan)?;
+        let mut inputs = self.aligned(vec![left, right], plan)?;
+        match (inputs.pop(), inputs.pop()) {
+            (Some(right), Some(left)) => Ok(vec![joined(plan, left, right)?]),
+            _ => Err(PlanError::internal("join", "a join has two sides")),
+        }
+    }
+
+    /// Both sides gathered in one task.
+    fn join_in_one_task(&mut self, plan: &Arc<dyn ExecutionPlan>, reason: &str) -> Result<Branch, PlanError> {
+        let [build, probe] = sides(plan)?;
+        let build = self.visit(build)?;
+        let build = self.gather(build, None, "the build side of a join meets in one task")?;
+        let probe = self.visit(probe)?;
+        if total_tasks(&probe) > 1 {
+            self.note(plan, reason);
+        }
+        let probe = self.gather(probe, None, "the join runs in one task")?;
+        joined(plan, build, probe)
+    }
+}
+
+/// The build side and the probe side of a join.
+fn sides(plan: &Arc<dyn ExecutionPlan>) -> Result<[&Arc<dyn ExecutionPlan>; 2], PlanError> {
+    match plan.children().as_slice() {
+        [left, right] => Ok([left, right]),
+        _ => Err(PlanError::internal("join", "a join has two sides")),
+    }
+}
+
+/// Both sides in the tasks of `right`; they run equally many.
+fn joined(plan: &Arc<dyn ExecutionPlan>, left: Branch, right: Branch) -> Result<Branch, PlanError> {
+    let mut scans = left.scans;
+    scans.extend(right.scans);
+    Ok(Branch {
+        plan: with_children(plan, vec![left.plan, right.plan])?,
+        tasks: right.tasks,
+        scans,
+    })
+}

@@ -1,0 +1,81 @@
+//! Leaves: what a plan reads, and the splits of its tasks.
+
+use std::sync::Arc;
+
+use datafusion::common::Statistics;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use sluice_core::plan::Split;
+
+use super::super::error::PlanError;
+use super::super::scan::{ScanExec, file_config, ranges, table_name};
+use super::{Branch, Cutter};
+
+impl Cutter<'_> {
+    /// A scan in as many tasks as it has partitions; anything else that has no input in one task.
+    pub(super) fn leaf(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Branch, PlanError> {
+        if let Some(config) = file_config(plan) {
+            let splits = config
+                .file_groups
+                .iter()
+                .map(|group| Ok(Split::Files(ranges(group)?)))
+                .collect::<Result<Vec<_>, PlanError>>()?;
+            return self.files(config, splits);
+        }
+        whole(plan)
+    }
+
+    /// The same in one task, whatever its partitions.
+    pub(super) fn leaf_in_one_task(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Branch, PlanError> {
+        if let Some(config) = file_config(plan) {
+            let mut all = Vec::new();
+            for group in &config.file_groups {
+                all.extend(ranges(group)?);
+            }
+            return self.files(config, vec![Split::Files(all)]);
+        }
+        whole(plan)
+    }
+
+    fn files(&mut self, config: &FileScanConfig, splits: Vec<Split>) -> Result<Branch, PlanError> {
+        let leaf = self.next_leaf;
+        self.next_leaf += 1;
+        // Files travel with the splits; statistics served planning alone.
+        let table = config.file_source().table_schema().table_schema();
+        let slot = FileScanConfigBuilder::from(config.clone())
+            .with_file_groups(vec![FileGroup::new(Vec::new())])
+            .with_statistics(Statistics::new_unknown(table))
+            .build();
+        let source = DataSourceExec::from_data_source(slot);
+        if splits.is_empty() {
+            return Ok(one_task(Arc::new(EmptyExec::new(source.schema()))));
+        }
+        Ok(Branch {
+            plan: Arc::new(ScanExec::new(leaf, source).of_table(table_name(config))),
+            tasks: splits.len(),
+            scans: vec![(leaf, splits)],
+        })
+    }
+}
+
+fn one_task(plan: Arc<dyn ExecutionPlan>) -> Branch {
+    Branch {
+        plan,
+        tasks: 1,
+        scans: Vec::new(),
+    }
+}
+
+/// A leaf that travels inside its fragment: literal rows, generated series.
+fn whole(plan: &Arc<dyn ExecutionPlan>) -> Result<Branch, PlanError> {
+    let empty = plan.downcast_ref::<EmptyExec>().is_some();
+    Ok(one_task(match plan.output_partitioning().partition_count() {
+        0 => Arc::new(EmptyExec::new(plan.schema())),
+        _ if empty => Arc::new(EmptyExec::new(plan.schema())),
+        1 => Arc::clone(plan),
+        _ => Arc::new(CoalescePartitionsExec::new(Arc::clone(plan))),
+    }))
+}

@@ -1,0 +1,89 @@
+//! Why a query cannot be planned.
+
+use datafusion::error::DataFusionError;
+
+/// Why a query cannot be planned, or a fragment cannot be decoded. Every text names the place and the fix.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// The text is no SQL.
+    #[error("the SQL text cannot be parsed: {message}")]
+    Syntax {
+        /// The parser's message, with line and column where it has them.
+        message: String,
+    },
+    /// The text holds no statement.
+    #[error("the SQL text holds no statement: write one SELECT query")]
+    Empty,
+    /// The text holds more than one statement.
+    #[error(
+        "the SQL text holds {count} statements, the second one begins at {position}: a query is one \
+         statement; remove the others, or make a query of each"
+    )]
+    SeveralStatements {
+        /// How many statements the text holds.
+        count: usize,
+        /// Where the second one begins, as `line 1, column 10`.
+        position: String,
+    },
+    /// The statement does something else than reading the declared tables.
+    #[error(
+        "{what} at {position} is not allowed: a query only reads the tables it declares; write a SELECT query"
+    )]
+    NotAQuery {
+        /// The kind of statement, as `CREATE TABLE`.
+        what: String,
+        /// Where it begins, as `line 1, column 1`.
+        position: String,
+    },
+    /// The query is longer or nested deeper than the engine follows.
+    #[error("the query is nested too deeply ({what}): flatten the nested expressions or split the query")]
+    TooDeep {
+        /// Where the limit was met.
+        what: String,
+    },
+    /// DataFusion refuses the query: an unknown table or column, types that do not fit.
+    #[error("the query cannot be planned: {0}")]
+    Query(#[source] DataFusionError),
+    /// The plan holds something that Sluice cannot run.
+    #[error("the plan needs {what}, which cannot run in stages: {fix}")]
+    Unsupported {
+        /// The part of the plan.
+        what: String,
+        /// What to write instead.
+        fix: String,
+    },
+    /// A plan broke a rule that the planner itself should keep.
+    #[error("planning failed in {place}: {message}; please report it with the query")]
+    Internal {
+        /// The step of planning.
+        place: &'static str,
+        /// What went wrong.
+        message: String,
+    },
+    /// A fragment's bytes do not decode on this worker.
+    #[error("the fragment of a task cannot be decoded ({place}): {message}")]
+    Fragment {
+        /// The part of the fragment.
+        place: &'static str,
+        /// What went wrong.
+        message: String,
+    },
+}
+
+impl PlanError {
+    /// A broken rule of the planner.
+    pub(crate) fn internal(place: &'static str, message: impl std::fmt::Display) -> Self {
+        Self::Internal {
+            place,
+            message: message.to_string(),
+        }
+    }
+
+    /// A fragment that does not decode.
+    pub(crate) fn fragment(place: &'static str, message: impl std::fmt::Display) -> Self {
+        Self::Fragment {
+            place,
+            message: message.to_string(),
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A planned query as text.
+
+use std::fmt::Write;
+
+use datafusion::physical_plan::displayable;
+use sluice_core::plan::{Determinism, Exchange, FileRange, ReadKind, Split, Stage};
+
+use super::{PlannedQuery, PlannedStage};
+
+/// The stages of `query` in the order in which they can start, each with its tasks, what it reads, its plan,
+/// and the exchange that it writes with the reason for the cut; then the parts that run in a single task.
+pub fn explain(query: &PlannedQuery) -> String {
+    let mut text = String::new();
+    for (stage, planned) in query.graph.stages.iter().zip(&query.stages) {
+        // Writing to a String cannot fail.
+        let _infallible = stage_text(&mut text, query, stage, planned);
+    }
+    let order = if query.ordered {
+        "in the order of the query"
+    } else {
+        "in any order"
+    };
+    let _infallible = writeln!(text, "result: exchange {}, rows {order}", query.graph.result);
+    for note in &query.notes {
+        let _infallible = writeln!(text, "single task: {}: {}", note.operator, note.reason);
+    }
+    text
+}
+
+fn stage_text(
+    text: &mut String,
+    query: &PlannedQuery,
+    stage: &Stage,
+    planned: &PlannedStage,
+) -> std::fmt::Result {
+    let tasks = if stage.tasks == 1 {
+        "1 task".to_owned()
+    } else {
+        format!("{} tasks", stage.tasks)
+    };
+    writeln!(
+        text,
+        "stage {} \"{}\": {tasks}, {}",
+        stage.id,
+        stage.label,
+        determinism(stage.determinism)
+    )?;
+    for (number, input) in stage.inputs.iter().enumerate() {
+        let what = match input.read {
+            ReadKind::OwnPartition => "partition i in task i",
+            ReadKind::AllPartitions => "all of it in each task",
+        };
+        writeln!(text, "  input {number}: exchange {}, {what}", input.exchange)?;
+    }
+    if let Some(reads) = splits(planned) {
+        writeln!(text, "  reads {reads}")?;
+    }
+    for line in displayable(planned.plan.as_ref())
+        .indent(false)
+        .to_string()
+        .lines()
+    {
+        writeln!(text, "  | {line}")?;
+    }
+    let exchange = query.graph.exchanges.get(stage.output.0 as usize);
+    let reason = query
+        .reasons
+        .get(stage.output.0 as usize)
+        .map_or("", String::as_str);
+    match exchange {
+        Some(exchange) => writeln!(text, "  writes {}, because {reason}", exchange_text(exchange)),
+        None => writeln!(text, "  writes nothing"),
+    }
+}
+
+fn exchange_text(exchange: &Exchange) -> String {
+    let partitions = if exchange.partitions == 1 {
+        "1 partition".to_owned()
+    } else {
+        format!("{} partitions", exchange.partitions)
+    };
+    format!(
+        "exchange {} ({}, {partitions})",
+        exchange.id,
+        exchange.kind.word()
+    )
+}
+
+fn determinism(label: Determinism) -> &'static str {
+    match label {
+        Determinism::Determinate => "determinate",
+        Determinism::Unordered => "unordered",
+        Determinism::Indeterminate => "indeterminate",
+    }
+}
+
+/// How much the tasks of a stage scan: `3 files, 12345 bytes`.
+fn splits(planned: &PlannedStage) -> Option<String> {
+    let mut ranges: Vec<&FileRange> = Vec::new();
+    let mut parts = 0;
+    for split in planned.tasks.iter().flat_map(|task| task.splits.values()) {
+        match split {
+            Split::Files(files) => ranges.extend(files),
+            Split::Tpch { .. } => parts += 1,
+            Split::Whole => {}
+        }
+    }
+    if parts > 0 {
+        return Some(format!("{parts} generated parts"));
+    }
+    if ranges.is_empty() {
+        return None;
+    }
+    let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+    let mut paths: Vec<&str> = ranges.iter().map(|range| range.file.path.as_str()).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    let files = if paths.len() == 1 {
+        "1 file".to_owned()
+    } else {
+        format!("{} files", paths.len())
+    };
+    Some(format!("{files}, {bytes} bytes, in {} ranges", ranges.len()))
+}

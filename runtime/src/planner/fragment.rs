@@ -1,0 +1,218 @@
+//! Fragments: a stage's plan as bytes, and a fresh plan for each attempt out of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::{Partitioning, PhysicalExpr};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::prelude::SessionConfig;
+use datafusion_proto::physical_plan::{
+    DeduplicatingProtoConverter, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf;
+use prost::Message;
+use sluice_core::plan::{ExchangeKind, Split};
+
+use super::codec::FragmentCodec;
+use super::error::PlanError;
+use super::leaf::{InputProvider, ShuffleReadExec};
+use super::scan::ScanExec;
+use super::session::travelling_options;
+
+/// A stage's plan as bytes: all that a worker needs to run its tasks, but for their splits and streams. It
+/// encodes and decodes as a protobuf message; another build of Sluice must refuse it, neither plan encoding
+/// nor hash functions are stable across builds.
+#[derive(Clone, PartialEq, Message)]
+pub struct Fragment {
+    /// The plan, as datafusion-proto encodes it, with Sluice's own nodes.
+    #[prost(bytes = "vec", tag = "1")]
+    pub plan: Vec<u8>,
+    /// The session options that differ from DataFusion's defaults, by key.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub options: BTreeMap<String, String>,
+    /// The schema of each input, in the order of the stage's `inputs`, as [`encode_schema`] writes it.
+    #[prost(bytes = "vec", repeated, tag = "3")]
+    pub inputs: Vec<Vec<u8>>,
+    /// The schema of the rows that a task writes.
+    #[prost(bytes = "vec", tag = "4")]
+    pub output: Vec<u8>,
+}
+
+/// How the rows of a task find their partition of the exchange that it writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputSpec {
+    /// The kind of exchange.
+    pub kind: ExchangeKind,
+    /// The key expressions over the task's output columns, each encoded; empty unless the kind is hash.
+    pub keys: Vec<Vec<u8>>,
+    /// How many partitions each task writes, at least 1.
+    pub partitions: u32,
+}
+
+/// What one task reads through its scan leaves: leaf number to split.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TaskSplits {
+    /// Leaf number to split.
+    pub splits: BTreeMap<u32, Split>,
+}
+
+/// Encodes a schema, with its metadata.
+///
+/// # Errors
+/// [`PlanError::Internal`] for a type that has no encoding.
+pub fn encode_schema(schema: &Schema) -> Result<Vec<u8>, PlanError> {
+    let message = protobuf::Schema::try_from(schema).map_err(|error| PlanError::internal("schema", error))?;
+    Ok(message.encode_to_vec())
+}
+
+/// Decodes what [`encode_schema`] wrote.
+///
+/// # Errors
+/// [`PlanError::Fragment`] for malformed bytes.
+pub fn decode_schema(bytes: &[u8]) -> Result<SchemaRef, PlanError> {
+    let message = protobuf::Schema::decode(bytes).map_err(|error| PlanError::fragment("schema", error))?;
+    let schema = Schema::try_from(&message).map_err(|error| PlanError::fragment("schema", error))?;
+    Ok(Arc::new(schema))
+}
+
+/// Encodes `plan` (one partition, slots filled by input number) as a fragment.
+pub(crate) fn encode(plan: &Arc<dyn ExecutionPlan>, config: &SessionConfig) -> Result<Fragment, PlanError> {
+    let mut inputs: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
+    let mut failed = None;
+    // The closure's error type is DataFusion's; ours is kept aside.
+    let walked = plan.apply(|node| {
+        if let Some(read) = node.downcast_ref::<ShuffleReadExec>() {
+            match encode_schema(&read.schema()) {
+                Ok(schema) => {
+                    inputs.insert(read.slot(), schema);
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+    });
+    walked.map_err(|error| PlanError::internal("encode", error))?;
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let message = DeduplicatingProtoConverter {}
+        .execution_plan_to_proto(plan, &FragmentCodec)
+        .map_err(|error| unsupported(&error))?;
+    Ok(Fragment {
+        plan: message.encode_to_vec(),
+        options: travelling_options(config),
+        inputs: inputs.into_values().collect(),
+        output: encode_schema(&plan.schema())?,
+    })
+}
+
+fn unsupported(error: &DataFusionError) -> PlanError {
+    let message = error.strip_backtrace();
+    let first = message.split(". Plan:").next().unwrap_or_default().to_owned();
+    PlanError::Unsupported {
+        what: format!("an operator or expression ({first})"),
+        fix: "write it another way".into(),
+    }
+}
+
+/// Encodes key expressions.
+pub(crate) fn encode_keys(keys: &[Arc<dyn PhysicalExpr>]) -> Result<Vec<Vec<u8>>, PlanError> {
+    keys.iter()
+        .map(|key| {
+            let message = DeduplicatingProtoConverter {}
+                .physical_expr_to_proto(key, &FragmentCodec)
+                .map_err(|error| unsupported(&error))?;
+            Ok(message.encode_to_vec())
+        })
+        .collect()
+}
+
+impl OutputSpec {
+    /// The partitioning that puts the rows of `schema` into partitions, for DataFusion's batch partitioner.
+    ///
+    /// # Errors
+    /// [`PlanError::Fragment`] for keys that do not decode, or a kind that the planner does not cut.
+    pub fn partitioning(&self, schema: &Schema, context: &TaskContext) -> Result<Partitioning, PlanError> {
+        let partitions = self.partitions.max(1) as usize;
+        match self.kind {
+            ExchangeKind::Forward | ExchangeKind::Broadcast => Ok(Partitioning::UnknownPartitioning(1)),
+            ExchangeKind::RoundRobin => Ok(Partitioning::RoundRobinBatch(partitions)),
+            ExchangeKind::Range => Err(PlanError::fragment("output", "range keys are not decoded here")),
+            ExchangeKind::Hash => {
+                let decode = PhysicalPlanDecodeContext::new(context, &FragmentCodec);
+                let keys = self
+                    .keys
+                    .iter()
+                    .map(|key| {
+                        let message = protobuf::PhysicalExprNode::decode(key.as_slice())
+                            .map_err(|error| PlanError::fragment("hash key", error))?;
+                        DeduplicatingProtoConverter {}
+                            .proto_to_physical_expr(&message, schema, &decode)
+                            .map_err(|error| PlanError::fragment("hash key", error))
+                    })
+                    .collect::<Result<Vec<_>, _>>()?;
+                Ok(Partitioning::Hash(keys, partitions))
+            }
+        }
+    }
+}
+
+/// Decodes a fragment into a plan with empty slots.
+pub(crate) fn decode_empty(
+    fragment: &Fragment,
+    context: &TaskContext,
+) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
+    let message = protobuf::PhysicalPlanNode::decode(fragment.plan.as_slice())
+        .map_err(|error| PlanError::fragment("plan", error))?;
+    let decode = PhysicalPlanDecodeContext::new(context, &FragmentCodec);
+    DeduplicatingProtoConverter {}
+        .proto_to_execution_plan(&message, &decode)
+        .map_err(|error| PlanError::fragment("plan", error))
+}
+
+/// A fresh plan for one attempt of a task: its scans read `splits`, its shuffle reads open streams of
+/// `inputs`. Partition 0 of it is the task's rows. Never share it between attempts: operators keep state.
+/// `context` is from [`super::task_context`] with the fragment's options.
+///
+/// # Errors
+/// [`PlanError::Fragment`] for bytes that do not decode or a scan without split.
+pub fn decode_task(
+    fragment: &Fragment,
+    splits: &TaskSplits,
+    context: &TaskContext,
+    inputs: &Arc<dyn InputProvider>,
+) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
+    let plan = decode_empty(fragment, context)?;
+    plan.transform_up(|node| {
+        if let Some(scan) = node.downcast_ref::<ScanExec>() {
+            let split = splits.splits.get(&scan.leaf()).ok_or_else(|| {
+                external(PlanError::fragment(
+                    "splits",
+                    format!("scan {} has no split", scan.leaf()),
+                ))
+            })?;
+            return Ok(Transformed::yes(scan.filled(split).map_err(external)?));
+        }
+        if let Some(read) = node.downcast_ref::<ShuffleReadExec>() {
+            let bound: Arc<dyn ExecutionPlan> = Arc::new(read.bound(Arc::clone(inputs)));
+            return Ok(Transformed::yes(bound));
+        }
+        Ok(Transformed::no(node))
+    })
+    .data()
+    .map_err(|error| match error {
+        DataFusionError::External(error) => match error.downcast::<PlanError>() {
+            Ok(error) => *error,
+            Err(error) => PlanError::fragment("plan", error),
+        },
+        error => PlanError::fragment("plan", error),
+    })
+}
+
+fn external(error: PlanError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}

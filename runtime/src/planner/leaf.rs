@@ -1,0 +1,176 @@
+//! The leaf of a fragment that reads an exchange.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+
+/// What a task reads through its shuffle-read leaves. The worker's shuffle reader implements it.
+pub trait InputProvider: Send + Sync {
+    /// Opens one stream of rows. Called once for each stream of each leaf when the task starts to run it.
+    ///
+    /// # Errors
+    /// Any error ends the attempt; a typed one keeps its type as the source of an external error.
+    fn open(&self, stream: InputStream, context: &Arc<TaskContext>) -> Result<SendableRecordBatchStream>;
+}
+
+/// One stream of rows of one input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InputStream {
+    /// The input: its place in the stage's `inputs`.
+    pub input: usize,
+    /// `None`: the rows of all map tasks, as they come. `Some(i)`: those of map task `i` alone in the order
+    /// written; map tasks count from 0 over the exchange's writing stages in order, then their tasks.
+    pub map_task: Option<u32>,
+}
+
+/// How a leaf hands over the streams of its exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadMode {
+    /// One partition: the streams of all map tasks interleaved.
+    Merged,
+    /// One partition for each of so many map tasks (at least 1), for a merge that keeps their order.
+    PerMapTask(u32),
+}
+
+/// Reads an exchange: the slot in a fragment that the assignment fills with streams.
+pub struct ShuffleReadExec {
+    /// Which input of the stage; while a stage is being cut, which exchange.
+    slot: u32,
+    mode: ReadMode,
+    orderings: Vec<LexOrdering>,
+    provider: Option<Arc<dyn InputProvider>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl ShuffleReadExec {
+    /// A leaf that reads `slot` with rows of `schema`; each partition of it holds all of `orderings`.
+    pub fn new(slot: u32, schema: SchemaRef, mode: ReadMode, orderings: Vec<LexOrdering>) -> Self {
+        let partitions = match mode {
+            ReadMode::Merged => 1,
+            ReadMode::PerMapTask(tasks) => tasks.max(1) as usize,
+        };
+        let equivalence = EquivalenceProperties::new_with_orderings(schema, orderings.iter().cloned());
+        let properties = PlanProperties::new(
+            equivalence,
+            Partitioning::UnknownPartitioning(partitions),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        )
+        .with_scheduling_type(SchedulingType::Cooperative);
+        Self {
+            slot,
+            mode,
+            orderings,
+            provider: None,
+            properties: Arc::new(properties),
+        }
+    }
+
+    /// The input's place in the stage's `inputs`.
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    /// How the leaf hands over streams.
+    pub fn mode(&self) -> ReadMode {
+        self.mode
+    }
+
+    /// The orders that each partition's rows have.
+    pub fn orderings(&self) -> &[LexOrdering] {
+        &self.orderings
+    }
+
+    /// The same leaf of another slot.
+    pub(crate) fn with_slot(&self, slot: u32) -> Self {
+        Self::new(slot, self.schema(), self.mode, self.orderings.clone())
+    }
+
+    /// The same leaf, filled: it reads from `provider`.
+    pub(crate) fn bound(&self, provider: Arc<dyn InputProvider>) -> Self {
+        Self {
+            provider: Some(provider),
+            ..self.with_slot(self.slot)
+        }
+    }
+}
+
+impl fmt::Debug for ShuffleReadExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShuffleReadExec")
+            .field("slot", &self.slot)
+            .field("mode", &self.mode)
+            .field("orderings", &self.orderings)
+            .field("bound", &self.provider.is_some())
+            .finish()
+    }
+}
+
+impl DisplayAs for ShuffleReadExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mode {
+            ReadMode::Merged => write!(f, "ShuffleReadExec: input={}", self.slot),
+            ReadMode::PerMapTask(tasks) => {
+                write!(f, "ShuffleReadExec: input={}, streams={tasks}", self.slot)
+            }
+        }
+    }
+}
+
+impl ExecutionPlan for ShuffleReadExec {
+    fn name(&self) -> &str {
+        "ShuffleReadExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let Some(provider) = &self.provider else {
+            return Err(DataFusionError::Internal(format!(
+                "input {} of the task has no reader",
+                self.slot
+            )));
+        };
+        let map_task = match self.mode {
+            ReadMode::Merged if partition == 0 => None,
+            ReadMode::PerMapTask(tasks) if partition < tasks as usize => u32::try_from(partition).ok(),
+            ReadMode::Merged | ReadMode::PerMapTask(_) => {
+                return Err(DataFusionError::Internal(format!(
+                    "input {} of the task has no partition {partition}",
+                    self.slot
+                )));
+            }
+        };
+        provider.open(
+            InputStream {
+                input: self.slot as usize,
+                map_task,
+            },
+            &context,
+        )
+    }
+}

@@ -1,0 +1,159 @@
+//! Planning: SQL becomes stages.
+//!
+//! DataFusion makes a physical plan; [`cut`] divides it at its exchanges into stages; each stage's plan is
+//! encoded as a [`Fragment`], and [`decode_task`] makes a fresh plan of it for each attempt of a task.
+//!
+//! ```text
+//! SQL -> statement -> DataFusion (with our rules) -> cut -> Fragment -> decode_task -> partition 0
+//! ```
+
+mod adapt;
+mod codec;
+mod cut;
+mod determinism;
+mod error;
+mod explain;
+mod fragment;
+mod label;
+mod leaf;
+mod recursion;
+mod rules;
+mod scan;
+mod session;
+mod split;
+mod statement;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::sql::parser::Statement;
+use sluice_core::plan::StageGraph;
+
+pub use cut::cut;
+pub use error::PlanError;
+pub use explain::explain;
+pub use fragment::{Fragment, OutputSpec, TaskSplits, decode_schema, decode_task, encode_schema};
+pub use leaf::{InputProvider, InputStream, ReadMode, ShuffleReadExec};
+pub use scan::ScanExec;
+pub use session::{session_options, session_state, task_context};
+pub use split::{Cuts, FilePart, SplitTarget, SplittableFile, split_files};
+
+/// A query cut into stages.
+#[derive(Debug)]
+pub struct PlannedQuery {
+    /// The stages and exchanges, as the coordinator sees them.
+    pub graph: StageGraph,
+    /// For each stage of the graph, in order, what its tasks run.
+    pub stages: Vec<PlannedStage>,
+    /// The columns of the result.
+    pub schema: SchemaRef,
+    /// Whether the query orders its result; the result then comes from one task.
+    pub ordered: bool,
+    /// The parts that run in a single task for the sake of right rows, and why.
+    pub notes: Vec<PlanNote>,
+    /// For each exchange of the graph, in order, why the plan is cut there.
+    pub reasons: Vec<String>,
+}
+
+/// What the tasks of one stage run.
+#[derive(Debug)]
+pub struct PlannedStage {
+    /// The plan of each task, with empty slots.
+    pub fragment: Fragment,
+    /// How the rows find their partition of the exchange that the stage writes.
+    pub output: OutputSpec,
+    /// For each task what its scan leaves read.
+    pub tasks: Vec<TaskSplits>,
+    /// The fragment's plan, for [`explain`].
+    plan: Arc<dyn ExecutionPlan>,
+}
+
+/// A part of a plan that runs in a single task although its input has more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlanNote {
+    /// The operator, as `NestedLoopJoin`.
+    pub operator: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The stack of the thread that plans. Planners of nested queries recurse, and a query may be 64 KiB long; only
+/// the pages in use cost memory.
+const PLANNING_STACK: usize = 256 << 20;
+
+/// Plans one query: parses `sql`, which must be a single query over the tables registered in `state` (made by
+/// [`session_state`]), and cuts it into stages.
+///
+/// Runs inside a tokio runtime, on a thread of its own with a deep stack.
+///
+/// # Errors
+/// See [`PlanError`]; each names the place and the fix.
+pub async fn plan(state: &SessionState, sql: &str) -> Result<PlannedQuery, PlanError> {
+    let state = state.clone();
+    let sql = sql.to_owned();
+    let runtime = tokio::runtime::Handle::try_current()
+        .map_err(|error| PlanError::internal("planning thread", error))?;
+    let (done, planned) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("sluice-plan".into())
+        .stack_size(PLANNING_STACK)
+        .spawn(move || {
+            let planned = runtime.block_on(plan_here(&state, &sql));
+            // Nobody waits any more: the caller was cancelled.
+            let _cancelled = done.send(planned).is_err();
+        })
+        .map_err(|error| PlanError::internal("planning thread", error))?;
+    planned
+        .await
+        .map_err(|_| PlanError::internal("planning thread", "it ended without a plan"))?
+}
+
+async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, PlanError> {
+    let statement = statement::parse(sql, state.config_options().sql_parser.dialect)?;
+    let logical = logical_plan(state, statement).await?;
+    let physical = state
+        .create_physical_plan(&logical)
+        .await
+        .map_err(PlanError::Query)?;
+    let mut planned = cut(&physical, state.task_ctx().as_ref())?;
+    planned.ordered &= orders_rows(&logical);
+    Ok(planned)
+}
+
+async fn logical_plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan, PlanError> {
+    let logical = state
+        .statement_to_plan(statement)
+        .await
+        .map_err(PlanError::Query)?;
+    match logical {
+        // The statement was a query; what it became must be one too.
+        LogicalPlan::Dml(_)
+        | LogicalPlan::Ddl(_)
+        | LogicalPlan::Copy(_)
+        | LogicalPlan::Statement(_)
+        | LogicalPlan::Explain(_)
+        | LogicalPlan::Analyze(_)
+        | LogicalPlan::DescribeTable(_) => Err(PlanError::NotAQuery {
+            what: "this statement".into(),
+            position: "the beginning of the text".into(),
+        }),
+        query => Ok(query),
+    }
+}
+
+/// Whether the outermost query has an ORDER BY.
+fn orders_rows(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Sort(_) => true,
+        LogicalPlan::Limit(limit) => orders_rows(&limit.input),
+        LogicalPlan::Projection(projection) => orders_rows(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => orders_rows(&alias.input),
+        _ => false,
+    }
+}

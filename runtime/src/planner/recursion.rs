@@ -1,0 +1,112 @@
+//! Recursive queries: the place in a recursive term that reads the rows of the round before.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::work_table::WorkTableExec;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+
+use super::error::PlanError;
+
+/// Stands for a `WorkTableExec` in a fragment that is being encoded: that node does not tell its projection.
+#[derive(Debug)]
+pub(crate) struct WorkTableSlot {
+    table: String,
+    table_schema: SchemaRef,
+    projection: Vec<usize>,
+    properties: Arc<PlanProperties>,
+}
+
+impl WorkTableSlot {
+    /// The slot for `work`, which reads some columns of the recursive query `table_schema`.
+    pub(crate) fn try_new(work: &WorkTableExec, table_schema: SchemaRef) -> Result<Self, PlanError> {
+        let projection = work
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| {
+                let mut places = table_schema
+                    .fields()
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, other)| other.name() == field.name())
+                    .map(|(place, _)| place);
+                match (places.next(), places.next()) {
+                    (Some(place), None) => Ok(place),
+                    _ => Err(PlanError::Unsupported {
+                        what: format!(
+                            "the column {} of the recursive query {}",
+                            field.name(),
+                            work.name()
+                        ),
+                        fix: "name each of its columns once, as WITH RECURSIVE t(a, b) AS …".into(),
+                    }),
+                }
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            table: work.name().to_owned(),
+            table_schema,
+            projection,
+            properties: Arc::clone(ExecutionPlan::properties(work)),
+        })
+    }
+
+    /// The name of the recursive query.
+    pub(crate) fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// All of its columns.
+    pub(crate) fn table_schema(&self) -> &SchemaRef {
+        &self.table_schema
+    }
+
+    /// Those that are read.
+    pub(crate) fn projection(&self) -> &[usize] {
+        &self.projection
+    }
+}
+
+impl DisplayAs for WorkTableSlot {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WorkTableExec: name={}", self.table)
+    }
+}
+
+impl ExecutionPlan for WorkTableSlot {
+    fn name(&self) -> &str {
+        "WorkTableSlot"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        Err(DataFusionError::Internal(format!(
+            "the work table of {} was never bound",
+            self.table
+        )))
+    }
+}

@@ -1,0 +1,208 @@
+//! The leaf of a fragment that scans a table: a slot that a split fills.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+};
+use jiff::Timestamp;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+use sluice_core::plan::{FileRange, InputFile, Split};
+
+use super::error::PlanError;
+
+/// Scans a table: the slot in a fragment that a split fills. The source inside it reads nothing until then.
+#[derive(Debug)]
+pub struct ScanExec {
+    leaf: u32,
+    /// For people; it does not travel.
+    table: Option<String>,
+    source: Arc<dyn ExecutionPlan>,
+}
+
+impl ScanExec {
+    /// Scan `leaf` of the query, reading through `source` (one partition).
+    pub fn new(leaf: u32, source: Arc<dyn ExecutionPlan>) -> Self {
+        Self {
+            leaf,
+            table: None,
+            source,
+        }
+    }
+
+    /// The same scan of a table with a name.
+    pub(crate) fn of_table(mut self, table: Option<String>) -> Self {
+        self.table = table;
+        self
+    }
+
+    /// The table's name, while planning.
+    pub(crate) fn table(&self) -> Option<&str> {
+        self.table.as_deref()
+    }
+
+    /// The scan's number in the query; splits name it.
+    pub fn leaf(&self) -> u32 {
+        self.leaf
+    }
+
+    /// What reads the rows.
+    pub fn source(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.source
+    }
+
+    /// A fresh source that reads `split`.
+    pub(crate) fn filled(&self, split: &Split) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
+        match split {
+            Split::Whole => Ok(Arc::clone(&self.source)),
+            Split::Files(ranges) => {
+                let config = file_config(&self.source).ok_or_else(|| {
+                    PlanError::fragment("split", format!("scan {} reads no files", self.leaf))
+                })?;
+                let files = ranges
+                    .iter()
+                    .map(partitioned_file)
+                    .collect::<Result<Vec<_>, _>>()?;
+                let config = FileScanConfigBuilder::from(config.clone())
+                    .with_file_groups(vec![FileGroup::new(files)])
+                    .build();
+                Ok(DataSourceExec::from_data_source(config))
+            }
+            Split::Tpch { .. } => Err(PlanError::fragment(
+                "split",
+                format!("scan {} generates no rows", self.leaf),
+            )),
+        }
+    }
+}
+
+/// The file scan that `plan` is, if it is one.
+pub(crate) fn file_config(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+    plan.downcast_ref::<DataSourceExec>()?
+        .data_source()
+        .downcast_ref::<FileScanConfig>()
+}
+
+/// What people call the table that a file scan reads: its name, else the folder of its first file.
+pub(crate) fn table_name(config: &FileScanConfig) -> Option<String> {
+    let first = config.file_groups.iter().flat_map(|group| group.files()).next()?;
+    if let Some(table) = &first.table_reference {
+        return Some(table.table().to_owned());
+    }
+    let parts: Vec<_> = first.object_meta.location.parts().collect();
+    let folder = parts.len().checked_sub(2).and_then(|place| parts.get(place))?;
+    Some(folder.as_ref().to_owned())
+}
+
+/// The ranges of one file group.
+pub(crate) fn ranges(group: &FileGroup) -> Result<Vec<FileRange>, PlanError> {
+    group.files().iter().map(file_range).collect()
+}
+
+fn file_range(file: &PartitionedFile) -> Result<FileRange, PlanError> {
+    if !file.partition_values.is_empty() {
+        return Err(PlanError::Unsupported {
+            what: format!("columns from the folder names of {}", file.object_meta.location),
+            fix: "declare the table on the folder that holds the files".into(),
+        });
+    }
+    let meta = &file.object_meta;
+    let (start, end) = match &file.range {
+        None => (0, meta.size),
+        Some(range) => (
+            u64::try_from(range.start).map_err(|error| PlanError::internal("split", error))?,
+            u64::try_from(range.end).map_err(|error| PlanError::internal("split", error))?,
+        ),
+    };
+    let modified = meta.last_modified;
+    let modified_nanos = modified
+        .timestamp_nanos_opt()
+        .ok_or_else(|| PlanError::Unsupported {
+            what: format!("the modification time {modified} of {}", meta.location),
+            fix: "give the file a time between 1678 and 2262".into(),
+        })?;
+    let file = InputFile {
+        path: meta.location.to_string(),
+        size: meta.size,
+        modified_nanos,
+        etag: meta.e_tag.clone(),
+    };
+    Ok(FileRange { file, start, end })
+}
+
+fn partitioned_file(range: &FileRange) -> Result<PartitionedFile, PlanError> {
+    let file = &range.file;
+    let invalid = |message: String| PlanError::fragment("split", format!("file {}: {message}", file.path));
+    if range.start > range.end || range.end > file.size {
+        return Err(invalid(format!(
+            "bytes {}..{} are not within its {} bytes",
+            range.start, range.end, file.size
+        )));
+    }
+    let modified = Timestamp::from_nanosecond(i128::from(file.modified_nanos))
+        .map_err(|error| invalid(error.to_string()))?;
+    let meta = ObjectMeta {
+        location: Path::parse(&file.path).map_err(|error| invalid(error.to_string()))?,
+        last_modified: std::time::SystemTime::from(modified).into(),
+        size: file.size,
+        e_tag: file.etag.clone(),
+        version: None,
+    };
+    let whole = PartitionedFile::from(meta);
+    // A whole file has no range: readers of compressed files accept none.
+    if range.start == 0 && range.end == file.size {
+        return Ok(whole);
+    }
+    let start = i64::try_from(range.start).map_err(|error| invalid(error.to_string()))?;
+    let end = i64::try_from(range.end).map_err(|error| invalid(error.to_string()))?;
+    Ok(whole.with_range(start, end))
+}
+
+impl DisplayAs for ScanExec {
+    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ScanExec: leaf={}, ", self.leaf)?;
+        self.source.fmt_as(format, f)
+    }
+}
+
+impl ExecutionPlan for ScanExec {
+    fn name(&self) -> &str {
+        "ScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        self.source.properties()
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        self.source.apply_expressions(f)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        debug_assert_eq!(self.source.output_partitioning().partition_count(), 1);
+        Err(DataFusionError::Internal(format!(
+            "scan {} of the task has no split",
+            self.leaf
+        )))
+    }
+}

@@ -1,0 +1,148 @@
+//! The session in which queries are planned, and the context in which tasks run.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use datafusion::config::ConfigOptions;
+use datafusion::execution::TaskContext;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+use datafusion::prelude::SessionConfig;
+
+use super::error::PlanError;
+use super::rules::{PartitionUnsafeJoins, SplitScans};
+use super::split::SplitTarget;
+
+/// What must hold in every session, on the planning side and in tasks. An optimisation that shares state
+/// between operators in one process does not survive a cut; one that adds partitions of its own fights with
+/// the splits.
+const FIXED: &[(&str, &str)] = &[
+    // A filter that a join or a sort fills while it runs would stay empty on the other side of a cut, and a
+    // scan that waits for it would wait for ever.
+    ("datafusion.optimizer.enable_dynamic_filter_pushdown", "false"),
+    (
+        "datafusion.optimizer.enable_join_dynamic_filter_pushdown",
+        "false",
+    ),
+    (
+        "datafusion.optimizer.enable_topk_dynamic_filter_pushdown",
+        "false",
+    ),
+    (
+        "datafusion.optimizer.enable_aggregate_dynamic_filter_pushdown",
+        "false",
+    ),
+    // Scalar subqueries become joins: the physical form hands its value over in process memory.
+    (
+        "datafusion.optimizer.enable_physical_uncorrelated_scalar_subquery",
+        "false",
+    ),
+    // Splits decide the parallelism of scans.
+    ("datafusion.optimizer.enable_round_robin_repartition", "false"),
+    ("datafusion.optimizer.repartition_file_scans", "false"),
+    ("datafusion.execution.enable_file_stream_work_stealing", "false"),
+    // A split holds files in no order that a sort may rely on.
+    ("datafusion.optimizer.enable_sort_pushdown", "false"),
+    ("datafusion.execution.split_file_groups_by_statistics", "false"),
+    ("datafusion.optimizer.preserve_file_partitions", "0"),
+    // Operators that datafusion-proto does not encode.
+    ("datafusion.optimizer.enable_window_topn", "false"),
+    ("datafusion.optimizer.enable_piecewise_merge_join", "false"),
+    (
+        "datafusion.optimizer.allow_symmetric_joins_without_pruning",
+        "false",
+    ),
+    ("datafusion.execution.hash_join_buffering_capacity", "0"),
+    // A rule that fails is an error of the query, never a silent other plan.
+    ("datafusion.optimizer.skip_failed_rules", "false"),
+    // Sources come from the query's tables alone.
+    ("datafusion.catalog.information_schema", "false"),
+];
+
+/// The deepest nesting of parentheses, operators and subqueries that the SQL parser follows.
+pub(crate) const RECURSION_LIMIT: usize = 50;
+
+/// The session configuration for a query whose exchanges have `partitions` partitions (at least 1). Values set
+/// on it afterwards travel to the tasks with each fragment.
+pub fn session_options(partitions: usize) -> SessionConfig {
+    let mut options = ConfigOptions::new();
+    for (key, value) in FIXED {
+        let set = options.set(key, value);
+        debug_assert!(set.is_ok(), "{key} is no option of this DataFusion: {set:?}");
+    }
+    options.execution.target_partitions = partitions.max(1);
+    options.execution.planning_concurrency = 2;
+    SessionConfig::from(options).with_extension(Arc::new(SplitTarget::new(partitions)))
+}
+
+/// A session that plans queries for [`super::cut`]: DataFusion's functions and rules, plus ours. Register the
+/// query's tables on it.
+pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> SessionState {
+    let target = config
+        .get_extension::<SplitTarget>()
+        .map_or_else(|| SplitTarget::new(config.target_partitions()), |target| *target);
+    let mut rules = PhysicalOptimizer::new().rules;
+    rules.insert(0, Arc::new(SplitScans::new(target, Arc::clone(&runtime))));
+    let after_join_selection = rules
+        .iter()
+        .position(|rule| rule.name() == "join_selection")
+        .map_or(1, |at| at + 1);
+    rules.insert(after_join_selection, Arc::new(PartitionUnsafeJoins));
+    SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_physical_optimizer_rules(rules)
+        .build()
+}
+
+/// The options that travel with a fragment: those that differ from DataFusion's defaults, by key.
+pub(crate) fn travelling_options(config: &SessionConfig) -> BTreeMap<String, String> {
+    let defaults: BTreeMap<String, Option<String>> = ConfigOptions::new()
+        .entries()
+        .into_iter()
+        .map(|entry| (entry.key, entry.value))
+        .collect();
+    config
+        .options()
+        .entries()
+        .into_iter()
+        .filter(|entry| defaults.get(&entry.key) != Some(&entry.value))
+        .filter_map(|entry| Some((entry.key, entry.value?)))
+        .collect()
+}
+
+/// All functions a fragment may name, built once per process.
+static FUNCTIONS: LazyLock<SessionState> =
+    LazyLock::new(|| SessionStateBuilder::new().with_default_features().build());
+
+/// The context in which a task of a fragment runs: its session options with one partition, the built-in
+/// functions and the worker's runtime (memory pool, disk, object stores). `task` names it in logs.
+///
+/// # Errors
+/// [`PlanError::Fragment`] for an option that this build does not know.
+pub fn task_context(
+    options: &BTreeMap<String, String>,
+    task: &str,
+    runtime: Arc<RuntimeEnv>,
+) -> Result<Arc<TaskContext>, PlanError> {
+    let mut config = ConfigOptions::new();
+    for (key, value) in options {
+        config
+            .set(key, value)
+            .map_err(|error| PlanError::fragment("session options", error))?;
+    }
+    config.execution.target_partitions = 1;
+    config.execution.planning_concurrency = 1;
+    Ok(Arc::new(TaskContext::new(
+        Some(task.to_owned()),
+        task.to_owned(),
+        SessionConfig::from(config),
+        FUNCTIONS.scalar_functions().clone(),
+        FUNCTIONS.higher_order_functions().clone(),
+        FUNCTIONS.aggregate_functions().clone(),
+        FUNCTIONS.window_functions().clone(),
+        runtime,
+    )))
+}

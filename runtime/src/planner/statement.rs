@@ -1,0 +1,126 @@
+//! One statement, and only a query.
+
+use datafusion::config::Dialect as DialectName;
+use datafusion::error::DataFusionError;
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+use super::error::PlanError;
+use super::session::RECURSION_LIMIT;
+
+/// Parses `sql`, which must be one query (`SELECT`, `WITH`, `VALUES`, set operations of them).
+pub(crate) fn parse(sql: &str, dialect: DialectName) -> Result<Statement, PlanError> {
+    let dialect =
+        dialect_from_str(dialect).ok_or_else(|| PlanError::internal("parser", "unknown dialect"))?;
+    let statements = DFParserBuilder::new(sql)
+        .with_dialect(dialect.as_ref())
+        .with_recursion_limit(RECURSION_LIMIT)
+        .build()
+        .and_then(|mut parser| parser.parse_statements())
+        .map_err(|error| syntax(&error))?;
+    let count = statements.len();
+    let Some(statement) = statements.into_iter().next() else {
+        return Err(PlanError::Empty);
+    };
+    if count > 1 {
+        return Err(PlanError::SeveralStatements {
+            count,
+            position: position(sql, dialect.as_ref(), 1),
+        });
+    }
+    match refused(&statement) {
+        None => Ok(statement),
+        Some(what) => Err(PlanError::NotAQuery {
+            what,
+            position: position(sql, dialect.as_ref(), 0),
+        }),
+    }
+}
+
+fn syntax(error: &DataFusionError) -> PlanError {
+    let message = error.strip_backtrace();
+    if message.to_ascii_lowercase().contains("recursion limit") {
+        return PlanError::TooDeep {
+            what: format!("more than {RECURSION_LIMIT} levels of parentheses, operators or subqueries"),
+        };
+    }
+    PlanError::Syntax { message }
+}
+
+/// What a statement is, if it is no query.
+fn refused(statement: &Statement) -> Option<String> {
+    match statement {
+        Statement::Statement(inner) => match inner.as_ref() {
+            ast::Statement::Query(query) => refused_query(query),
+            other => Some(first_words(&other.to_string())),
+        },
+        Statement::CreateExternalTable(_) => Some("CREATE EXTERNAL TABLE".into()),
+        Statement::CopyTo(_) => Some("COPY".into()),
+        Statement::Explain(_) => Some("EXPLAIN".into()),
+        Statement::Reset(_) => Some("RESET".into()),
+    }
+}
+
+/// A query may hide a statement that writes: `WITH … INSERT`, `SELECT … INTO`.
+fn refused_query(query: &ast::Query) -> Option<String> {
+    let hidden = query
+        .with
+        .iter()
+        .flat_map(|with| &with.cte_tables)
+        .find_map(|cte| refused_query(&cte.query));
+    hidden.or_else(|| refused_set(&query.body))
+}
+
+fn refused_set(body: &ast::SetExpr) -> Option<String> {
+    match body {
+        ast::SetExpr::Insert(_) => Some("INSERT".into()),
+        ast::SetExpr::Update(_) => Some("UPDATE".into()),
+        ast::SetExpr::Delete(_) => Some("DELETE".into()),
+        ast::SetExpr::Merge(_) => Some("MERGE".into()),
+        ast::SetExpr::Select(select) if select.into.is_some() => Some("SELECT INTO".into()),
+        ast::SetExpr::Query(query) => refused_query(query),
+        ast::SetExpr::SetOperation { left, right, .. } => refused_set(left).or_else(|| refused_set(right)),
+        ast::SetExpr::Select(_) | ast::SetExpr::Values(_) | ast::SetExpr::Table(_) => None,
+    }
+}
+
+/// The words that name a kind of statement: the upper-case words it begins with, at most three.
+fn first_words(text: &str) -> String {
+    let words: Vec<&str> = text
+        .split_whitespace()
+        .take(3)
+        .take_while(|word| word.chars().all(|c| c.is_ascii_uppercase()))
+        .collect();
+    if words.is_empty() {
+        "this statement".into()
+    } else {
+        words.join(" ")
+    }
+}
+
+/// Where statement `index` (from 0) begins: the first token after that many semicolons.
+fn position(sql: &str, dialect: &dyn Dialect, index: usize) -> String {
+    let tokens = Tokenizer::new(dialect, sql)
+        .tokenize_with_location()
+        .unwrap_or_default();
+    let mut after_semicolon = true;
+    let mut begun = 0;
+    for token in &tokens {
+        match token.token {
+            Token::Whitespace(_) => {}
+            Token::SemiColon => after_semicolon = true,
+            _ if after_semicolon && begun == index => {
+                let start = token.span.start;
+                return format!("line {}, column {}", start.line, start.column);
+            }
+            _ if after_semicolon => {
+                after_semicolon = false;
+                begun += 1;
+            }
+            _ => {}
+        }
+    }
+    "the end of the text".into()
+}
