@@ -5,6 +5,7 @@ use std::process::ExitStatus;
 
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
+use sluice_core::status::StatusContext;
 use sluice_crds::ByteSize;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +117,7 @@ pub(super) fn new_query_id() -> QueryId {
 async fn through_task(args: &RunArgs, prepared: Prepared, workers: Vec<String>) -> CommandResult {
     let id = new_query_id();
     let sink = prepared.sink.is_some();
+    let context = StatusContext::new(&prepared.planned.graph, jiff::Timestamp::now());
     let schema = prepared.planned.schema.clone();
     let options = prepared.into_options(id.clone(), CoordinatorEpoch(1), workers)?;
     let mut running = RunningQuery::start(options)?;
@@ -123,7 +125,7 @@ async fn through_task(args: &RunArgs, prepared: Prepared, workers: Vec<String>) 
     let listen = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
     let (address, server) = serve(id.clone(), schema, &mut running, listen, stop.clone()).await?;
     let client = Client::connect(&address.to_string(), id).await?;
-    let ended = follow(args, client, sink).await;
+    let ended = follow(args, client, sink, context).await;
     let outcome = running.outcome().await;
     stop.cancel();
     let _ = server.await;
@@ -140,6 +142,7 @@ async fn through_process(args: &RunArgs, prepared: &Prepared, slots: u32, worker
         return Err(Failure::BadInput("--processes needs a file, standard input can be read only once".into()));
     }
     let id = new_query_id();
+    let context = StatusContext::new(&prepared.planned.graph, jiff::Timestamp::now());
     let mut command = own_program()?;
     command.args(["coordinator", "--attached", "--results", "client", "--listen", "127.0.0.1:0"]);
     command.arg("--query-id").arg(id.as_str()).arg("--total-slots").arg(slots.to_string());
@@ -149,7 +152,7 @@ async fn through_process(args: &RunArgs, prepared: &Prepared, slots: u32, worker
         Some(EndedEarly { code: None }) | None => Failure::Other(error),
     })?;
     let ended = match Client::connect(&address, id).await {
-        Ok(client) => follow(args, client, prepared.sink.is_some()).await,
+        Ok(client) => follow(args, client, prepared.sink.is_some(), context).await,
         Err(error) => Err(Failure::Other(error)),
     };
     drop(child.stdin.take());
@@ -162,10 +165,10 @@ async fn through_process(args: &RunArgs, prepared: &Prepared, slots: u32, worker
 }
 
 /// Shows progress and prints rows until the query has ended; Ctrl-C cancels it.
-async fn follow(args: &RunArgs, client: Client, sink: bool) -> Result<Seen, Failure> {
+async fn follow(args: &RunArgs, client: Client, sink: bool, context: StatusContext) -> Result<Seen, Failure> {
     let streams = args.output != OutputFormat::Table;
     let mut progress = Progress::new(args.quiet, streams);
-    let mut status = args.status.as_deref().map(StatusFile::new);
+    let mut status = args.status.as_deref().map(|path| StatusFile::new(path, context));
     let mut rows = (!sink).then(|| {
         let (mut client, format) = (client.clone(), args.output);
         tokio::spawn(async move { client.print_rows(format, std::io::stdout()).await })

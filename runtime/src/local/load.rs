@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sluice_crds::{Resource, ShuffleQuery, WorkerPoolSpec, parse_documents, validate_pool, validate_query};
 
@@ -15,6 +15,8 @@ pub struct Loaded {
     pub query: ShuffleQuery,
     /// Its inline workers, or the pool of the same file that it names.
     pub pool: Option<WorkerPoolSpec>,
+    /// The folder that relative locations start from: the file's own.
+    pub base: PathBuf,
 }
 
 impl Loaded {
@@ -55,7 +57,13 @@ pub fn load(file: &Path) -> Result<Loaded, Failure> {
     let named = query.spec.worker_pool_ref.as_ref().map(|reference| reference.name.as_str());
     let of_file = pools.into_iter().find(|pool| pool.metadata.name.as_deref() == named && named.is_some());
     let pool = query.spec.workers.clone().or(of_file.map(|pool| pool.spec));
-    Ok(Loaded { query, pool })
+    let base = base(file).map_err(|error| fail(format!("its folder: {error}")))?;
+    Ok(Loaded { query, pool, base })
+}
+
+fn base(file: &Path) -> std::io::Result<PathBuf> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).canonicalize()
 }
 
 fn read(file: &Path) -> std::io::Result<String> {
