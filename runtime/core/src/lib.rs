@@ -14,5 +14,6 @@ pub mod metrics;
 pub mod plan;
 pub mod reader;
 pub mod snapshot;
+pub mod status;
 pub mod stream;
 pub mod time;

@@ -102,7 +102,7 @@ impl Coordinator {
             return;
         }
         if known.is_some_and(Worker::is_connected) {
-            self.lose_worker(&id.name, "it began a new session".to_owned());
+            self.lose_worker(&id.name, "it began a new session");
         }
         let known = self.workers.get(&id.name).filter(|worker| worker.id == *id);
         let failures = known.map_or(0, |worker| worker.failures);
@@ -123,7 +123,7 @@ impl Coordinator {
 
     pub(super) fn on_lost(&mut self, id: &WorkerId, message: String) {
         match self.workers.get_mut(&id.name) {
-            Some(worker) if worker.id == *id && worker.is_connected() => self.lose_worker(&id.name, message),
+            Some(worker) if worker.id == *id && worker.is_connected() => self.lose_worker(&id.name, &message),
             Some(worker) if worker.id.incarnation > id.incarnation => {}
             Some(worker) => worker.last_error = Some(message),
             None => {
@@ -168,12 +168,12 @@ impl Coordinator {
         for id in silent.map(|worker| worker.id.clone()).collect::<Vec<_>>() {
             let message = format!("nothing was heard from it for {} ms", timeout.as_millis());
             self.out.push(Action::DropWorker { worker: id.clone() });
-            self.lose_worker(&id.name, message);
+            self.lose_worker(&id.name, &message);
         }
     }
 
     /// Ends a worker's session: what ran there is lost, what it held cannot be read.
-    pub(super) fn lose_worker(&mut self, name: &str, message: String) {
+    pub(super) fn lose_worker(&mut self, name: &str, message: &str) {
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
@@ -181,10 +181,10 @@ impl Coordinator {
         worker.granted = 0;
         worker.wished = 0;
         worker.occupied.clear();
-        worker.last_error = Some(message.clone());
+        worker.last_error = Some(message.to_owned());
         let id = worker.id.clone();
         match self.state {
-            QueryState::Running => self.lose_work(&id, &message),
+            QueryState::Running => self.lose_work(&id, message),
             // The winners' files are with the sink: workers no longer matter.
             QueryState::Committing { .. } | QueryState::Ended { .. } => {}
         }

@@ -1,0 +1,278 @@
+//! A query's status as the custom resource carries it, computed from a snapshot and from nothing else that changes.
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use sluice_crds::shuffle_query::bound;
+use sluice_crds::shuffle_query::status::{
+    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus,
+    StageState as ShownState, StageStatus, TaskCounts,
+};
+use sluice_crds::{
+    Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
+};
+
+use crate::coordinator::Outcome;
+use crate::metrics::AttemptMetrics;
+use crate::plan::StageGraph;
+use crate::snapshot::{QuerySnapshot, StageSnapshot, StageState};
+use crate::time::Instant;
+
+/// What a snapshot does not know: wall time, the resource, the sink, and what the result exchange is.
+#[derive(Debug, Clone)]
+pub struct StatusContext {
+    /// The wall time of the snapshot's `started`.
+    pub start_time: Timestamp,
+    /// The generation of the spec that was planned, in a cluster.
+    pub observed_generation: Option<i64>,
+    /// The stages that write the result; all others write to exchanges.
+    pub result_stages: Vec<crate::ids::StageId>,
+    /// Location and files of the sink, if there is one. It is shown once the query has succeeded.
+    pub sink: Option<SinkFiles>,
+}
+
+/// What the sink has made visible.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SinkFiles {
+    /// The folder.
+    pub location: String,
+    /// The number of files in it.
+    pub files: u32,
+}
+
+impl StatusContext {
+    /// The context of a query that runs this graph.
+    pub fn new(graph: &StageGraph, start_time: Timestamp) -> Self {
+        let result = graph.exchanges.get(graph.result.0 as usize);
+        Self {
+            start_time,
+            observed_generation: None,
+            result_stages: result
+                .map(|exchange| exchange.writers.clone())
+                .unwrap_or_default(),
+            sink: None,
+        }
+    }
+
+    /// The wall time of a point on the snapshot's clock.
+    fn wall(&self, snapshot: &QuerySnapshot, at: Instant) -> Time {
+        let millis = i64::try_from(at.0.saturating_sub(snapshot.started.0)).unwrap_or(i64::MAX);
+        let wall = self.start_time.checked_add(SignedDuration::from_millis(millis));
+        Time(wall.unwrap_or(Timestamp::MAX))
+    }
+}
+
+/// The status of a query, within its size bounds.
+pub fn status(
+    snapshot: &QuerySnapshot,
+    context: &StatusContext,
+    preview: Option<ResultPreview>,
+) -> ShuffleQueryStatus {
+    let done = snapshot
+        .stages
+        .iter()
+        .filter(|stage| stage.state == StageState::Done)
+        .count();
+    let tasks = TaskCounts {
+        planned: sum(snapshot, |stage| stage.tasks),
+        running: sum(snapshot, |stage| stage.running),
+        done: sum(snapshot, |stage| stage.done),
+        failed_attempts: sum(snapshot, |stage| stage.failed_attempts),
+    };
+    let totals = totals(snapshot, context);
+    let phase = phase(snapshot);
+    let sink = context.sink.as_ref().filter(|_| phase == QueryPhase::Succeeded);
+    bound(ShuffleQueryStatus {
+        observed_generation: context.observed_generation,
+        phase,
+        conditions: conditions(snapshot, context),
+        start_time: Some(context.wall(snapshot, snapshot.started)),
+        first_row_time: snapshot.first_row.map(|at| context.wall(snapshot, at)),
+        end_time: snapshot.ended.map(|at| context.wall(snapshot, at)),
+        time_to_first_row_millis: snapshot
+            .first_row
+            .map(|at| at.0.saturating_sub(snapshot.started.0)),
+        stages_done: Some(format!("{done}/{}", snapshot.stages.len())),
+        tasks_done: Some(format!("{}/{}", tasks.done, tasks.planned)),
+        totals,
+        tasks,
+        stages: snapshot
+            .stages
+            .iter()
+            .map(|stage| stage_status(snapshot, stage))
+            .collect(),
+        stages_omitted: 0,
+        error: snapshot.outcome.as_ref().and_then(error),
+        preview,
+        sink: sink.map(|sink| SinkStatus {
+            location: sink.location.clone(),
+            files: sink.files,
+            rows: totals.rows_written,
+            bytes: totals.bytes_written,
+        }),
+    })
+}
+
+fn sum(snapshot: &QuerySnapshot, count: impl Fn(&StageSnapshot) -> u32) -> u32 {
+    snapshot.stages.iter().map(count).fold(0, u32::saturating_add)
+}
+
+fn totals(snapshot: &QuerySnapshot, context: &StatusContext) -> QueryTotals {
+    let mut totals = QueryTotals::default();
+    for stage in &snapshot.stages {
+        let AttemptMetrics {
+            rows_read,
+            bytes_read,
+            shuffle_rows_in: _,
+            shuffle_bytes_in: _,
+            rows_out,
+            bytes_out,
+            bytes_spilled,
+        } = stage.metrics;
+        totals.rows_read += rows_read;
+        totals.bytes_read += bytes_read;
+        totals.bytes_spilled += bytes_spilled;
+        if context.result_stages.contains(&stage.id) {
+            totals.rows_written += rows_out;
+            totals.bytes_written += bytes_out;
+        } else {
+            totals.rows_shuffled += rows_out;
+            totals.bytes_shuffled += bytes_out;
+        }
+    }
+    totals
+}
+
+fn phase(snapshot: &QuerySnapshot) -> QueryPhase {
+    match &snapshot.outcome {
+        None if first_assignment(snapshot).is_none() => QueryPhase::Pending,
+        None => QueryPhase::Running,
+        Some(Outcome::Succeeded) => QueryPhase::Succeeded,
+        Some(Outcome::Failed(_)) => QueryPhase::Failed,
+        Some(Outcome::Cancelled) => QueryPhase::Cancelled,
+    }
+}
+
+fn first_assignment(snapshot: &QuerySnapshot) -> Option<Instant> {
+    snapshot.stages.iter().filter_map(|stage| stage.started).min()
+}
+
+fn error(outcome: &Outcome) -> Option<QueryError> {
+    match outcome {
+        Outcome::Succeeded => None,
+        Outcome::Failed(failure) => Some(QueryError {
+            reason: failure.reason,
+            message: failure.message.clone(),
+            stage: failure.attempt.map(|attempt| attempt.stage.0),
+            task: failure.attempt.map(|attempt| attempt.task),
+        }),
+        Outcome::Cancelled => Some(QueryError {
+            reason: ErrorReason::Cancelled,
+            message: "the query was cancelled".to_owned(),
+            stage: None,
+            task: None,
+        }),
+    }
+}
+
+/// One observation: type, status, reason, message, and since when on the snapshot's clock.
+type Observation = (
+    QueryConditionType,
+    ConditionStatus,
+    ConditionReason,
+    String,
+    Instant,
+);
+
+fn conditions(snapshot: &QuerySnapshot, context: &StatusContext) -> Vec<Condition<QueryConditionType>> {
+    let accepted: Observation = (
+        QueryConditionType::Accepted,
+        ConditionStatus::True,
+        ProgressReason::Planned.into(),
+        String::new(),
+        snapshot.started,
+    );
+    let all = [accepted, workers_ready(snapshot), succeeded(snapshot)];
+    let condition = |(type_, status, reason, message, since): Observation| Condition {
+        type_,
+        status,
+        reason,
+        message,
+        observed_generation: context.observed_generation,
+        last_transition_time: context.wall(snapshot, since),
+    };
+    all.into_iter().map(condition).collect()
+}
+
+/// Workers come and go; what a snapshot knows of the time is the first assignment, which needed one.
+fn workers_ready(snapshot: &QuerySnapshot) -> Observation {
+    let ready = snapshot.workers > 0;
+    let since = first_assignment(snapshot)
+        .filter(|_| ready)
+        .unwrap_or(snapshot.started);
+    let (status, reason) = if ready {
+        (ConditionStatus::True, ProgressReason::WorkersRegistered)
+    } else {
+        (ConditionStatus::False, ProgressReason::WaitingForWorkers)
+    };
+    let message = match ready {
+        true => format!("{} workers, {} slots", snapshot.workers, snapshot.slots),
+        false => String::new(),
+    };
+    (
+        QueryConditionType::WorkersReady,
+        status,
+        reason.into(),
+        message,
+        since,
+    )
+}
+
+fn succeeded(snapshot: &QuerySnapshot) -> Observation {
+    let at = snapshot.ended.unwrap_or(snapshot.started);
+    let (status, reason): (_, ConditionReason) = match &snapshot.outcome {
+        None if first_assignment(snapshot).is_none() => {
+            (ConditionStatus::Unknown, ProgressReason::Pending.into())
+        }
+        None => (ConditionStatus::Unknown, ProgressReason::Running.into()),
+        Some(Outcome::Succeeded) => (ConditionStatus::True, ProgressReason::Completed.into()),
+        Some(Outcome::Failed(failure)) => (ConditionStatus::False, failure.reason.into()),
+        Some(Outcome::Cancelled) => (ConditionStatus::False, ErrorReason::Cancelled.into()),
+    };
+    (QueryConditionType::Succeeded, status, reason, String::new(), at)
+}
+
+fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus {
+    let until = stage.ended.or(snapshot.ended).unwrap_or(snapshot.now);
+    let elapsed = stage
+        .started
+        .map_or(0, |started| until.0.saturating_sub(started.0));
+    StageStatus {
+        id: stage.id.0,
+        label: stage.label.clone(),
+        state: match stage.state {
+            StageState::Waiting | StageState::Schedulable if stage.started.is_none() => ShownState::Waiting,
+            StageState::Waiting | StageState::Schedulable | StageState::Running => ShownState::Running,
+            StageState::Done => ShownState::Done,
+        },
+        tasks_planned: stage.tasks,
+        tasks_running: stage.running,
+        tasks_done: stage.done,
+        attempts_failed: stage.failed_attempts,
+        rows_read: stage
+            .metrics
+            .rows_read
+            .saturating_add(stage.metrics.shuffle_rows_in),
+        bytes_read: stage
+            .metrics
+            .bytes_read
+            .saturating_add(stage.metrics.shuffle_bytes_in),
+        rows_out: stage.metrics.rows_out,
+        bytes_out: stage.metrics.bytes_out,
+        bytes_spilled: stage.metrics.bytes_spilled,
+        elapsed_millis: elapsed,
+        first_chunk_millis: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+use sluice_crds::shuffle_query::TERMINAL_STATUS_BYTES;
+
+use super::*;
+use crate::coordinator::QueryFailure;
+use crate::ids::{AttemptId, StageEpoch, StageId};
+
+const STARTED: Instant = Instant(1_000);
+
+fn stage(id: u32, state: StageState) -> StageSnapshot {
+    let begun = state != StageState::Waiting;
+    StageSnapshot {
+        id: StageId(id),
+        label: format!("stage {id}"),
+        output: "hash".to_owned(),
+        state,
+        tasks: 4,
+        running: u32::from(state == StageState::Running) * 2,
+        done: match state {
+            StageState::Waiting | StageState::Schedulable => 0,
+            StageState::Running => 1,
+            StageState::Done => 4,
+        },
+        failed_attempts: u32::from(begun),
+        lost_attempts: 0,
+        attempts: u32::from(begun) * 5,
+        metrics: AttemptMetrics {
+            rows_read: 100,
+            bytes_read: 1_000,
+            shuffle_rows_in: 7,
+            shuffle_bytes_in: 70,
+            rows_out: 50,
+            bytes_out: 500,
+            bytes_spilled: 5,
+        },
+        started: begun.then_some(Instant(1_200)),
+        ended: (state == StageState::Done).then_some(Instant(2_200)),
+    }
+}
+
+fn snapshot(stages: Vec<StageSnapshot>) -> QuerySnapshot {
+    QuerySnapshot {
+        now: Instant(4_000),
+        started: STARTED,
+        first_row: None,
+        ended: None,
+        outcome: None,
+        workers: 2,
+        slots: 4,
+        stages,
+    }
+}
+
+fn context() -> StatusContext {
+    StatusContext {
+        start_time: "2026-01-01T00:00:00Z".parse().expect("a time"),
+        observed_generation: Some(3),
+        result_stages: vec![StageId(1)],
+        sink: None,
+    }
+}
+
+fn json_of(snapshot: &QuerySnapshot) -> serde_json::Value {
+    serde_json::to_value(status(snapshot, &context(), None)).expect("a status is JSON")
+}
+
+#[test]
+fn a_running_query_shows_its_progress() {
+    let snapshot = snapshot(vec![stage(0, StageState::Done), stage(1, StageState::Running)]);
+    insta::assert_yaml_snapshot!("running", json_of(&snapshot));
+}
+
+#[test]
+fn a_failed_query_shows_its_cause() {
+    let mut snapshot = snapshot(vec![stage(0, StageState::Running), stage(1, StageState::Waiting)]);
+    snapshot.ended = Some(Instant(3_500));
+    snapshot.outcome = Some(Outcome::Failed(QueryFailure {
+        reason: ErrorReason::TaskFailed,
+        message: "boom".to_owned(),
+        attempt: Some(AttemptId {
+            stage: StageId(0),
+            stage_epoch: StageEpoch(0),
+            task: 2,
+            attempt: 1,
+        }),
+    }));
+    insta::assert_yaml_snapshot!("failed", json_of(&snapshot));
+}
+
+#[test]
+fn the_phase_follows_assignments_and_outcome() {
+    let mut pending = snapshot(vec![stage(0, StageState::Waiting)]);
+    assert_eq!(status(&pending, &context(), None).phase, QueryPhase::Pending);
+    pending.stages = vec![stage(0, StageState::Running)];
+    assert_eq!(status(&pending, &context(), None).phase, QueryPhase::Running);
+    pending.outcome = Some(Outcome::Cancelled);
+    let cancelled = status(&pending, &context(), None);
+    assert_eq!(cancelled.phase, QueryPhase::Cancelled);
+    assert_eq!(
+        cancelled.error.map(|error| error.reason),
+        Some(ErrorReason::Cancelled)
+    );
+}
+
+#[test]
+fn a_succeeded_query_shows_its_sink_and_times() {
+    let mut done = snapshot(vec![stage(0, StageState::Done), stage(1, StageState::Done)]);
+    let mut context = context();
+    context.sink = Some(SinkFiles {
+        location: "file:///out".to_owned(),
+        files: 4,
+    });
+    assert_eq!(status(&done, &context, None).sink, None, "nothing is visible yet");
+    done.outcome = Some(Outcome::Succeeded);
+    done.first_row = Some(Instant(2_500));
+    done.ended = Some(Instant(3_000));
+    let shown = status(&done, &context, None);
+    let sink = shown.sink.expect("a sink");
+    assert_eq!((sink.files, sink.rows, sink.bytes), (4, 50, 500));
+    assert_eq!(shown.time_to_first_row_millis, Some(1_500));
+    let end = shown.end_time.expect("an end").0.to_string();
+    assert_eq!(end, "2026-01-01T00:00:02Z");
+}
+
+#[test]
+fn a_finished_query_of_many_stages_stays_small() {
+    let stages = (0..500).map(|id| stage(id, StageState::Done)).collect();
+    let mut done = snapshot(stages);
+    done.outcome = Some(Outcome::Succeeded);
+    done.ended = Some(Instant(3_000));
+    let shown = status(&done, &context(), None);
+    let bytes = serde_json::to_vec(&shown).expect("a status is JSON").len();
+    assert!(bytes <= TERMINAL_STATUS_BYTES, "{bytes} bytes");
+    assert_eq!(shown.stages.len() + shown.stages_omitted as usize, 500);
+    assert_eq!(shown.stages_done.as_deref(), Some("500/500"));
+}
