@@ -1,1 +1,4 @@
 //! Sluice.
+
+pub mod memory;
+pub mod shuffle;
