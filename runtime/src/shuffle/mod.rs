@@ -5,3 +5,5 @@
 
 mod compact;
 pub mod frame;
+mod segment;
+pub mod store;
