@@ -5,5 +5,7 @@
 
 mod compact;
 pub mod frame;
+pub mod partition;
 mod segment;
 pub mod store;
+pub mod write;
