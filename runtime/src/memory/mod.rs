@@ -1,4 +1,4 @@
-//! Memory of a worker: one pool that operators, shuffle buffers and fetched bytes are charged to.
+//! The memory of a worker: one owner, which operators, shuffle reads and writes and the shuffle store charge.
 
 mod pool;
 
