@@ -1,0 +1,268 @@
+//! The reading side of an exchange: it does what the `Reader` of `sluice-core` decides, for one attempt or for the
+//! client of a result, and gives streams of batches to the operators.
+//!
+//! Delivered bytes wait as they came; they are decoded when the operators ask for rows, on the operators' thread.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
+use futures::stream::BoxStream;
+use sluice_core::failure::FetchError;
+use sluice_core::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, QueryId, TaskId, WorkerId};
+use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest, InputUpdate};
+use sluice_core::reader::{Config, Delivery, Reader};
+use sluice_crds::shuffle_query::Compression;
+use thiserror::Error;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use self::driver::{Driver, Queues};
+use self::queue::{Queue, decoded};
+use super::frame::FrameFormat;
+use super::store::StoreHandle;
+
+mod driver;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+/// How bytes of a stream are asked for.
+pub trait FetchTransport: Send + Sync {
+    /// Chunks of the stream, in order, as long as the worker has more and `max_bytes` are not reached. Dropping the
+    /// response gives the call up.
+    fn fetch(
+        &self,
+        worker: &WorkerId,
+        request: FetchRequest,
+    ) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>>;
+}
+
+/// Fetches from stores in this process; a worker that is not among them cannot be reached.
+#[derive(Debug, Clone, Default)]
+pub struct InProcessTransport {
+    /// The stores by worker.
+    pub stores: BTreeMap<WorkerId, StoreHandle>,
+}
+
+impl FetchTransport for InProcessTransport {
+    fn fetch(
+        &self,
+        worker: &WorkerId,
+        request: FetchRequest,
+    ) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>> {
+        match self.stores.get(worker) {
+            Some(store) => store.fetch(request),
+            None => Box::pin(futures::stream::iter([Err(FetchError::Unreachable)])),
+        }
+    }
+}
+
+/// An input could not be read; it comes out of the stream as `DataFusionError::External`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("input {map_attempt} could not be fetched: {error}")]
+pub struct ReadFailed {
+    /// The map attempt whose output was missing.
+    pub map_attempt: AttemptId,
+    /// Why.
+    pub error: FetchError,
+}
+
+impl ReadFailed {
+    /// The failed read below an error of the operators, however they wrapped it.
+    pub fn find(error: &DataFusionError) -> Option<Self> {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = next {
+            if let Some(failed) = error.downcast_ref::<Self>() {
+                return Some(*failed);
+            }
+            // Shared errors hide what they hold from `source`.
+            if let Some(DataFusionError::Shared(shared)) = error.downcast_ref::<DataFusionError>() {
+                return Self::find(shared);
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+impl From<ReadFailed> for DataFusionError {
+    fn from(failed: ReadFailed) -> Self {
+        Self::External(Box::new(failed))
+    }
+}
+
+/// What one attempt reads of one exchange, and how its operators take it.
+#[derive(Debug, Clone)]
+pub struct ReadInput {
+    /// The map tasks and partitions.
+    pub assigned: AssignedInput,
+    /// The order in which rows are taken.
+    pub delivery: Delivery,
+    /// The schema, from the fragment.
+    pub schema: SchemaRef,
+}
+
+/// What one attempt reads, and as whom it asks.
+#[derive(Debug, Clone)]
+pub struct ReadSpec {
+    /// The query.
+    pub query: QueryId,
+    /// The term of the coordinator that sent the attempt.
+    pub coordinator_epoch: CoordinatorEpoch,
+    /// The layout of the reading stage.
+    pub layout_version: LayoutVersion,
+    /// The inputs, in the order of the fragment's shuffle-read leaves.
+    pub inputs: Vec<ReadInput>,
+    /// The bounds.
+    pub config: Config,
+}
+
+/// Rows and bytes that came in so far.
+#[derive(Debug, Default)]
+pub struct ReadCounters {
+    rows: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl ReadCounters {
+    /// Rows handed to the operators.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// Bytes fetched, as they were on the wire.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// The inputs of one attempt while they are read. Reading stops when this and all streams taken from it are dropped.
+pub struct ShuffleReads {
+    inputs: Vec<Option<TakenOnce>>,
+    counters: Arc<ReadCounters>,
+}
+
+struct TakenOnce {
+    schema: SchemaRef,
+    format: Arc<FrameFormat>,
+    delivery: Delivery,
+    queues: Vec<Queue>,
+    driver: Arc<AbortOnDropHandle<()>>,
+}
+
+impl ShuffleReads {
+    /// Starts to read. The driver runs on `runtime`, where calls are answered while operators compute; bytes that wait
+    /// are charged to `pool`.
+    ///
+    /// # Errors
+    ///
+    /// If a schema cannot be read.
+    pub fn start(
+        spec: ReadSpec,
+        transport: Arc<dyn FetchTransport>,
+        updates: mpsc::UnboundedReceiver<InputUpdate>,
+        pool: &Arc<dyn MemoryPool>,
+        runtime: &Handle,
+    ) -> Result<Self, DataFusionError> {
+        let counters = Arc::new(ReadCounters::default());
+        let reservation = Arc::new(MemoryConsumer::new("shuffle read").register(pool));
+        let (returns, returned) = mpsc::unbounded_channel();
+        let mut senders = Vec::new();
+        let mut taken = Vec::new();
+        for (number, input) in (0..).zip(&spec.inputs) {
+            let keys = match input.delivery {
+                Delivery::Arrival => vec![None],
+                Delivery::PerStream | Delivery::InOrder => streams_of(&input.assigned),
+            };
+            let open = keys.into_iter().map(|key| {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                let queue = Queue::new(number, receiver, returns.clone(), &counters, &reservation);
+                ((key, sender), queue)
+            });
+            let (open, queues): (BTreeMap<_, _>, Vec<_>) = open.unzip();
+            senders.push(open);
+            let format = FrameFormat::new(Arc::clone(&input.schema), Compression::None)?;
+            taken.push((input, Arc::new(format), queues));
+        }
+        let inputs = spec.inputs.iter().map(|i| (i.assigned.clone(), i.delivery));
+        let inputs: Vec<_> = inputs.collect();
+        let driver = Driver {
+            reader: Reader::new(spec.config.clone(), &inputs),
+            query: spec.query.clone(),
+            coordinator_epoch: spec.coordinator_epoch,
+            layout_version: spec.layout_version,
+            transport,
+            queues: Queues::new(senders, reservation),
+            counters: Arc::clone(&counters),
+        };
+        let driver = AbortOnDropHandle::new(runtime.spawn(driver.run(updates, returned)));
+        let driver = Arc::new(driver);
+        let inputs = taken.into_iter().map(|(input, format, queues)| {
+            Some(TakenOnce {
+                schema: Arc::clone(&input.schema),
+                format,
+                delivery: input.delivery,
+                queues,
+                driver: Arc::clone(&driver),
+            })
+        });
+        Ok(Self {
+            inputs: inputs.collect(),
+            counters,
+        })
+    }
+
+    /// What came in so far.
+    pub fn counters(&self) -> &Arc<ReadCounters> {
+        &self.counters
+    }
+
+    /// The streams of an input, once: one stream for the deliveries `Arrival` and `InOrder`; for `PerStream` one for
+    /// each map task and partition, in the order of stage, task and partition.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such input, or it was taken before.
+    pub fn take(&mut self, input: usize) -> Result<Vec<SendableRecordBatchStream>, DataFusionError> {
+        let taken = self.inputs.get_mut(input).and_then(Option::take);
+        let Some(taken) = taken else {
+            let message = format!("shuffle input {input} does not exist or is being read already");
+            return Err(DataFusionError::Internal(message));
+        };
+        let queues = match taken.delivery {
+            Delivery::Arrival | Delivery::InOrder => vec![taken.queues],
+            Delivery::PerStream => taken.queues.into_iter().map(|queue| vec![queue]).collect(),
+        };
+        let streams = queues.into_iter().map(|queues| {
+            let format = Arc::clone(&taken.format);
+            decoded(
+                Arc::clone(&taken.schema),
+                format,
+                queues,
+                Arc::clone(&taken.driver),
+            )
+        });
+        Ok(streams.collect())
+    }
+}
+
+/// A map task's partition, within one input.
+type StreamKey = (TaskId, u32);
+
+fn streams_of(input: &AssignedInput) -> Vec<Option<StreamKey>> {
+    let tasks = input.writers.iter().flat_map(|writer| {
+        let stage = writer.stage;
+        (0..writer.tasks).map(move |task| TaskId { stage, task })
+    });
+    let partitions = &input.assigned_reduce_partitions;
+    let keys = tasks.flat_map(|task| partitions.iter().map(move |partition| (task, *partition)));
+    let sorted: BTreeSet<StreamKey> = keys.collect();
+    sorted.into_iter().map(Some).collect()
+}
