@@ -35,8 +35,8 @@ pub enum Sabotage {
     RepeatRow,
     /// A reader loses the rows of one chunk.
     LoseChunk,
-    /// Coordinators forget that the sessions of workers end: no loss is ever told.
-    HideLosses,
+    /// The coordinator is not told that a second run of a stage makes other rows.
+    HideIndeterminacy,
 }
 
 #[derive(Debug)]

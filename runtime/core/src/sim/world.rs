@@ -14,6 +14,7 @@ use super::session::{Link, ToWorker};
 use crate::coordinator::{Action, Coordinator, Event, Outcome};
 use crate::ids::{AttemptId, Incarnation, QueryId, StreamId, WorkerId};
 use crate::message::{FetchRequest, InputState, InputUpdate};
+use crate::plan::Determinism;
 use crate::reader;
 use crate::time::Instant;
 
@@ -134,7 +135,14 @@ pub struct Run {
 
 impl World {
     pub fn new(plan: Plan, rng: SmallRng, trace: bool) -> Result<Self, Violation> {
-        let coordinator = Coordinator::new(plan.graph.clone(), plan.policy.clone(), Instant(0));
+        let mut graph = plan.graph.clone();
+        if plan.sabotage == Sabotage::HideIndeterminacy {
+            graph
+                .stages
+                .iter_mut()
+                .for_each(|stage| stage.determinism = Determinism::Unordered);
+        }
+        let coordinator = Coordinator::new(graph, plan.policy.clone(), Instant(0));
         let mut world = Self {
             coordinator: coordinator.map_err(|error| error.to_string())?,
             reference: reference(&plan.graph),
@@ -331,9 +339,6 @@ impl World {
 
     /// Tells the coordinator and does what it wants.
     pub fn tell(&mut self, event: Event) -> Result<(), Violation> {
-        if self.plan.sabotage == Sabotage::HideLosses && matches!(event, Event::WorkerLost { .. }) {
-            return Ok(());
-        }
         self.audit.on_event(&event);
         let actions = self.coordinator.handle(Instant(self.now), event);
         for action in actions {
