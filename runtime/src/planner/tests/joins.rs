@@ -52,7 +52,7 @@ async fn outer_and_inner_joins() {
     for kind in ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"] {
         for (left, right) in SIDES {
             queries.push(format!(
-                "SELECT a.id, b.id, a.s, b.d FROM {left} a {kind} {right} b ON a.k = b.k AND a.g < b.g + 3"
+                "SELECT a.id, b.id, a.s, b.d FROM {left} a {kind} {right} b ON a.k = b.k AND a.d < b.d + 3000"
             ));
         }
     }
@@ -105,7 +105,6 @@ async fn exists_in_and_not_in_with_nulls() {
         "SELECT id FROM big a WHERE NOT EXISTS (SELECT 1 FROM mid b WHERE a.k = b.k AND b.d > a.d)",
         "SELECT id FROM mid a WHERE EXISTS (SELECT 1 FROM big b WHERE a.k > b.k + 40)",
         "SELECT id FROM mid a WHERE NOT EXISTS (SELECT 1 FROM big b WHERE a.k > b.k + 40)",
-        "SELECT id, k IN (SELECT k FROM tiny) AS m FROM mid",
         "SELECT id FROM mid WHERE g = 1 OR k IN (SELECT k FROM tiny)",
         "SELECT id FROM mid a WHERE g = 1 OR EXISTS (SELECT 1 FROM tiny b WHERE b.k < a.k)",
         "SELECT id FROM mid WHERE d > (SELECT avg(d) FROM big)",

@@ -137,7 +137,7 @@ async fn recursive_queries() {
          SELECT depth, count(*) FROM t GROUP BY depth",
         "WITH RECURSIVE t(n) AS (SELECT max(k) FROM big UNION ALL SELECT n - 7 FROM t WHERE n > 0) \
          SELECT t.n, count(b.id) FROM t LEFT JOIN big b ON b.k = t.n GROUP BY t.n",
-        "WITH RECURSIVE t(n, c) AS (SELECT CAST(0 AS BIGINT), CAST(0 AS BIGINT) UNION ALL \
+        "WITH RECURSIVE t(n, c) AS (SELECT CAST(0 AS BIGINT) AS n, CAST(1 AS BIGINT) AS c UNION ALL \
          SELECT n + 1, (SELECT count(*) FROM (SELECT DISTINCT k FROM big UNION ALL SELECT k FROM mid)) FROM t WHERE n < 3) SELECT * FROM t",
     ])
     .await;
