@@ -6,6 +6,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+/// Most characters of a message in a status.
+pub const MAX_MESSAGE: usize = 1024;
+
 /// One observation about an object. Equal on the wire to the condition type of Kubernetes
 /// (`meta/v1` Condition), with its type and reason bounded to ours.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,7 +23,7 @@ pub struct Condition<T> {
     pub reason: ConditionReason,
     /// The same for a human reader. Empty when the reason says it all.
     #[serde(default)]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = MAX_MESSAGE))]
     pub message: String,
     /// Generation of the spec that was observed.
     #[serde(default, skip_serializing_if = "Option::is_none")]

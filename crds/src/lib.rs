@@ -4,9 +4,12 @@
 //! Nothing here talks to a cluster. The operator, the coordinator and local mode share these types, so the same
 //! YAML means the same thing in each of them.
 
+pub mod cases;
 pub mod conditions;
+pub mod parse;
 pub mod shuffle_query;
 pub mod units;
+pub mod validate;
 pub mod worker_pool;
 pub mod yaml;
 
@@ -14,9 +17,12 @@ pub use conditions::{
     Condition, ConditionReason, ConditionStatus, ErrorReason, PoolConditionType, ProgressReason,
     QueryConditionType,
 };
+pub use parse::{ParseError, Resource, parse_documents};
+pub use shuffle_query::bound;
 pub use shuffle_query::status::ShuffleQueryStatus;
 pub use shuffle_query::{ShuffleQuery, ShuffleQuerySpec};
 pub use units::{ByteSize, Millis};
+pub use validate::{Problem, validate_pool, validate_query};
 pub use worker_pool::{WorkerPool, WorkerPoolSpec, WorkerPoolStatus};
 
 /// API group of both resources.

@@ -87,3 +87,6 @@ fn clean(schema: &mut JSONSchemaProps) {
         *text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     }
 }
+
+#[cfg(test)]
+mod tests;

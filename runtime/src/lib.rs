@@ -1,3 +1,4 @@
 //! Sluice.
 
 pub mod planner;
+pub mod source;

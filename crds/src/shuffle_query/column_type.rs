@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What a [`ColumnType`] looks like. Bounds on precision and scale are checked by the parser.
-pub const COLUMN_TYPE_PATTERN: &str = "^(Boolean|U?Int(8|16|32|64)|Float(32|64)|Utf8|Binary|Date32|Decimal128\\( *[0-9]{1,2} *, *[0-9]{1,2} *\\)|Timestamp\\( *(Second|Millisecond|Microsecond|Nanosecond) *(, *[A-Za-z0-9_+:/-]{1,40} *)?\\))$";
+/// What a [`ColumnType`] looks like. Only that the scale is at most the precision is left to the
+/// parser.
+pub const COLUMN_TYPE_PATTERN: &str = "^(Boolean|U?Int(8|16|32|64)|Float(32|64)|Utf8|Binary|Date32|Decimal128\\( *([1-9]|[12][0-9]|3[0-8]) *, *([0-9]|[12][0-9]|3[0-8]) *\\)|Timestamp\\( *(Second|Millisecond|Microsecond|Nanosecond) *(, *[A-Za-z0-9_+:/-]{1,40} *)?\\))$";
 
 /// Type of a declared column. Names are those of Arrow.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,7 +122,11 @@ fn arguments_of<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 fn parse_decimal(arguments: &str) -> Result<ColumnType, ColumnTypeError> {
     let number = |text: &str| -> Result<u8, ColumnTypeError> {
         let text = text.trim_matches(' ');
-        if text.is_empty() || text.len() > 2 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        if text.is_empty()
+            || text.len() > 2
+            || (text.len() == 2 && text.starts_with('0'))
+            || !text.bytes().all(|byte| byte.is_ascii_digit())
+        {
             return Err(ColumnTypeError::Decimal);
         }
         text.parse().map_err(|_| ColumnTypeError::Decimal)
@@ -185,3 +190,6 @@ impl fmt::Display for ColumnType {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

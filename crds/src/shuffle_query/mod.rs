@@ -1,19 +1,29 @@
 //! The `ShuffleQuery` resource: one SQL statement, its tables, its sink and its policies.
 
 mod column_type;
+mod location;
 mod retry;
 mod shuffle;
 mod sink;
 mod spec;
 pub mod status;
+mod status_bounds;
 mod table;
 
-pub use column_type::{ColumnType, ColumnTypeError, TimeUnit};
-pub use retry::RetrySpec;
+pub use column_type::{COLUMN_TYPE_PATTERN, ColumnType, ColumnTypeError, TimeUnit};
+pub use location::{LOCATION_PATTERN, LocationError, MAX_LOCATION_BYTES, check_location};
+pub use retry::{
+    MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_WORKER_LIVENESS_TIMEOUT, MIN_WORKER_LIVENESS_TIMEOUT,
+    RetrySpec,
+};
 pub use shuffle::{Compression, MAX_FETCH_WINDOW_PARTITIONS, MAX_PARTITIONS, ShuffleSpec};
 pub use sink::{IfExists, SinkSpec};
-pub use spec::{MAX_SQL_BYTES, MAX_TABLES, ShuffleQuery, ShuffleQuerySpec, WorkerPoolRef};
+pub use spec::{MAX_SQL_BYTES, MAX_TABLES, POOL_NAME_PATTERN, ShuffleQuery, ShuffleQuerySpec, WorkerPoolRef};
+pub use status_bounds::{
+    HARD_STATUS_BYTES, MAX_STAGES, PREVIEW_MAX_BYTES, PREVIEW_MAX_ROWS, TERMINAL_STATUS_BYTES,
+    TYPICAL_STATUS_BYTES, bound,
+};
 pub use table::{
-    ColumnSpec, CsvOptions, FileFormat, MAX_COLUMNS, MAX_LOCATION_BYTES, MAX_LOCATIONS, MAX_SCALE_FACTOR,
-    TableSource, TableSpec, TpchSpec, TpchTable,
+    CSV_CHARACTER_PATTERN, ColumnSpec, CsvOptions, FileFormat, MAX_COLUMNS, MAX_LOCATIONS, MAX_SCALE_FACTOR,
+    TABLE_NAME_PATTERN, TableSource, TableSpec, TpchSpec, TpchTable,
 };

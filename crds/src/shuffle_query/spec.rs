@@ -15,6 +15,8 @@ use crate::worker_pool::WorkerPoolSpec;
 pub const MAX_SQL_BYTES: usize = 65_536;
 /// Most tables of one query.
 pub const MAX_TABLES: usize = 64;
+/// What the name of a pool looks like (a DNS label, as in Kubernetes); 63 characters at most.
+pub const POOL_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
 /// Desired state of a query: what to run, over which tables, and where its rows go.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -79,6 +81,6 @@ pub struct ShuffleQuerySpec {
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolRef {
     /// Name of the pool.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = POOL_NAME_PATTERN))]
     pub name: String,
 }

@@ -4,7 +4,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::conditions::{Condition, ErrorReason, QueryConditionType};
+use super::status_bounds::{
+    MAX_CONDITIONS, MAX_LABEL, MAX_STAGES, PREVIEW_MAX_COLUMNS, PREVIEW_MAX_ROWS, PREVIEW_MAX_TEXT,
+};
+use crate::conditions::{Condition, ErrorReason, MAX_MESSAGE, QueryConditionType};
 
 /// What is known of a query.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,7 +22,7 @@ pub struct ShuffleQueryStatus {
     /// Observations, one of each type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
-        length(max = 8),
+        length(max = MAX_CONDITIONS),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
     )]
     pub conditions: Vec<Condition<QueryConditionType>>,
@@ -49,10 +52,10 @@ pub struct ShuffleQueryStatus {
     /// Tasks over the whole query.
     #[serde(default)]
     pub tasks: TaskCounts,
-    /// Stages in the order of their ids; at most 128 of them.
+    /// Stages in the order of their ids; a bounded list.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
-        length(max = 128),
+        length(max = MAX_STAGES),
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"])
     )]
     pub stages: Vec<StageStatus>,
@@ -70,9 +73,9 @@ pub struct ShuffleQueryStatus {
     pub sink: Option<SinkStatus>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(count: &u32) -> bool {
-    *count == 0
+/// Absent counters are 0: a status has many of them and little room.
+fn is_zero<T: Default + PartialEq>(count: &T) -> bool {
+    *count == T::default()
 }
 
 /// Where a query stands.
@@ -116,25 +119,25 @@ impl QueryPhase {
 #[serde(rename_all = "camelCase")]
 pub struct QueryTotals {
     /// Rows read from tables.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub rows_read: u64,
     /// Bytes read from tables, as stored.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes_read: u64,
     /// Rows written to exchanges.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub rows_shuffled: u64,
     /// Bytes written to exchanges, as encoded and compressed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes_shuffled: u64,
     /// Bytes that went to disk for lack of memory.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes_spilled: u64,
     /// Rows of the result.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub rows_written: u64,
     /// Bytes of the result, as written to the sink or sent to the client.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes_written: u64,
 }
 
@@ -143,16 +146,16 @@ pub struct QueryTotals {
 #[serde(rename_all = "camelCase")]
 pub struct TaskCounts {
     /// Tasks of all stages.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub planned: u32,
     /// Tasks with a running attempt.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub running: u32,
     /// Tasks with an attempt that won.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub done: u32,
     /// Attempts that failed. Cancelled attempts and lost races are none.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_attempts: u32,
 }
 
@@ -163,39 +166,39 @@ pub struct StageStatus {
     /// Number of the stage within the query; inputs have smaller numbers than their readers.
     pub id: u32,
     /// What the stage does, in a few words.
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = MAX_LABEL))]
     pub label: String,
     /// Waiting, Running or Done.
     pub state: StageState,
     /// Tasks of the stage.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub tasks_planned: u32,
     /// Tasks with a running attempt.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub tasks_running: u32,
     /// Tasks with an attempt that won.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub tasks_done: u32,
     /// Attempts that failed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts_failed: u32,
     /// Rows read from tables and exchanges.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub rows_read: u64,
     /// Bytes read from tables and exchanges.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes_read: u64,
     /// Rows written to the exchange, or to the result.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub rows_out: u64,
     /// Bytes written to the exchange, or to the result.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes_out: u64,
     /// Bytes that went to disk for lack of memory.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes_spilled: u64,
     /// Time since the first assignment of the stage, in milliseconds; it stops when the stage is done.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub elapsed_millis: u64,
     /// Time from the first assignment of the stage to the first chunk of its output, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -227,7 +230,7 @@ pub struct QueryError {
     /// The kind of failure.
     pub reason: ErrorReason,
     /// What happened, where, and what to do about it.
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = MAX_MESSAGE))]
     pub message: String,
     /// Stage in which it happened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -242,10 +245,10 @@ pub struct QueryError {
 #[serde(rename_all = "camelCase")]
 pub struct ResultPreview {
     /// Names of the columns.
-    #[schemars(length(max = 64), inner(length(max = 256)))]
+    #[schemars(length(max = PREVIEW_MAX_COLUMNS), inner(length(max = PREVIEW_MAX_TEXT)))]
     pub columns: Vec<String>,
     /// Values, row by row, as text.
-    #[schemars(length(max = 20), inner(length(max = 64), inner(length(max = 256))))]
+    #[schemars(length(max = PREVIEW_MAX_ROWS), inner(length(max = PREVIEW_MAX_COLUMNS), inner(length(max = PREVIEW_MAX_TEXT))))]
     pub rows: Vec<Vec<String>>,
     /// Whether rows, columns or parts of values are left out.
     #[serde(default)]
@@ -260,12 +263,12 @@ pub struct SinkStatus {
     #[schemars(length(max = 1024))]
     pub location: String,
     /// Number of files.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub files: u32,
     /// Rows in all files.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub rows: u64,
     /// Bytes of all files.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes: u64,
 }

@@ -4,14 +4,19 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::column_type::COLUMN_TYPE_PATTERN;
+use super::location::{LOCATION_PATTERN, MAX_LOCATION_BYTES, PARENT_RULE, SCHEME_RULE, every};
+
 /// Most locations of one table.
 pub const MAX_LOCATIONS: usize = 64;
-/// Most bytes of one location.
-pub const MAX_LOCATION_BYTES: usize = 1024;
 /// Most columns of a declared schema.
 pub const MAX_COLUMNS: usize = 2048;
 /// Largest TPC-H scale factor.
 pub const MAX_SCALE_FACTOR: f64 = 100_000.0;
+/// What the name of a table looks like; 63 characters at most.
+pub const TABLE_NAME_PATTERN: &str = "^[A-Za-z_][A-Za-z0-9_]*$";
+/// One printable ASCII character or a tab.
+pub const CSV_CHARACTER_PATTERN: &str = "^[\\t\\x20-\\x7E]$";
 
 /// One table: files of one format, or TPC-H rows generated on the fly.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -25,22 +30,33 @@ pub const MAX_SCALE_FACTOR: f64 = 100_000.0;
         .message("a tpch table has no format, options or schema"),
     validation = Rule::new("!has(self.options) || (has(self.format) && self.format == 'csv')")
         .message("options are for format csv only"),
+    validation = Rule::new("!has(self.tpch) || has(self.tpch.table) || self.name in ['customer', 'lineitem', 'nation', 'orders', 'part', 'partsupp', 'region', 'supplier']")
+        .message("tpch.table must be set unless the table is named after one of the eight"),
 )]
 pub struct TableSpec {
     /// Name of the table in the SQL: a letter or underscore, then letters, digits and underscores. SQL folds an
     /// unquoted name to lower case, so a name with capitals must be quoted there.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$"))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = TABLE_NAME_PATTERN))]
     pub name: String,
     /// A file, or a folder whose files are all read: a path, or a file:// URL. No `..` segments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = MAX_LOCATION_BYTES))]
+    #[schemars(length(min = 1, max = MAX_LOCATION_BYTES), regex(pattern = LOCATION_PATTERN))]
+    #[x_kube(
+        validation = Rule::new(PARENT_RULE).message("a location must not contain `..` segments"),
+        validation = Rule::new(SCHEME_RULE).message("only paths and file:/// URLs are supported yet"),
+    )]
     pub location: Option<String>,
     /// Several files or folders of the same format, instead of one location.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = MAX_LOCATIONS), inner(length(min = 1, max = MAX_LOCATION_BYTES)))]
+    #[schemars(length(min = 1, max = MAX_LOCATIONS), inner(length(min = 1, max = MAX_LOCATION_BYTES), regex(pattern = LOCATION_PATTERN)))]
+    #[x_kube(
+        validation = Rule::new(every(PARENT_RULE)).message("a location must not contain `..` segments"),
+        validation = Rule::new(every(SCHEME_RULE)).message("only paths and file:/// URLs are supported yet"),
+    )]
     pub locations: Option<Vec<String>>,
     /// Format of the files: parquet, csv, json (one object a line) or arrow.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "FileFormat")]
     pub format: Option<FileFormat>,
     /// How to read CSV files. Only with format csv.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,23 +137,28 @@ pub enum FileFormat {
 }
 
 /// How CSV files are read.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.delimiter != self.quote").message("delimiter and quote must differ"),
+    validation = Rule::new("!has(self.escape) || self.escape != self.delimiter")
+        .message("escape and delimiter must differ"),
+)]
 pub struct CsvOptions {
     /// Whether the first line of each file names the columns.
     #[serde(default = "default_header")]
     pub header: bool,
     /// Separates the values of a line: one ASCII character.
     #[serde(default = "default_delimiter")]
-    #[schemars(length(min = 1, max = 1), regex(pattern = "^[\\x00-\\x7F]$"))]
+    #[schemars(length(min = 1, max = 1), regex(pattern = CSV_CHARACTER_PATTERN))]
     pub delimiter: String,
     /// Surrounds a value that contains a delimiter: one ASCII character.
     #[serde(default = "default_quote")]
-    #[schemars(length(min = 1, max = 1), regex(pattern = "^[\\x00-\\x7F]$"))]
+    #[schemars(length(min = 1, max = 1), regex(pattern = CSV_CHARACTER_PATTERN))]
     pub quote: String,
     /// Precedes a quote inside a quoted value: one ASCII character. Without it, the quote is doubled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1), regex(pattern = "^[\\x00-\\x7F]$"))]
+    #[schemars(length(min = 1, max = 1), regex(pattern = CSV_CHARACTER_PATTERN))]
     pub escape: Option<String>,
     /// Whether quoted values may contain line breaks. Such a file is read by one task.
     #[serde(default)]
@@ -184,7 +205,7 @@ pub struct ColumnSpec {
     /// Binary, Date32, Decimal128(precision, scale), Timestamp(unit) or Timestamp(unit, zone) with the unit Second,
     /// Millisecond, Microsecond or Nanosecond.
     #[serde(rename = "type")]
-    #[schemars(length(min = 1, max = 64), regex(pattern = super::column_type::COLUMN_TYPE_PATTERN))]
+    #[schemars(length(min = 1, max = 64), regex(pattern = COLUMN_TYPE_PATTERN))]
     pub type_: String,
     /// Whether the column may hold NULL.
     #[serde(default = "default_nullable")]
@@ -205,6 +226,7 @@ pub struct TpchSpec {
     pub scale_factor: f64,
     /// Which of the eight tables. Without it, the one that the table is named after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "TpchTable")]
     pub table: Option<TpchTable>,
 }
 

@@ -3,5 +3,5 @@
 mod spec;
 mod status;
 
-pub use spec::{MAX_REPLICAS, MAX_SLOTS_PER_WORKER, SpillSpec, WorkerPool, WorkerPoolSpec};
+pub use spec::{MAX_REPLICAS, MAX_SLOTS_PER_WORKER, MIN_MEMORY, SpillSpec, WorkerPool, WorkerPoolSpec};
 pub use status::WorkerPoolStatus;

@@ -9,6 +9,8 @@ use crate::units::ByteSize;
 
 /// Most workers of one pool.
 pub const MAX_REPLICAS: u32 = 1000;
+/// Least query memory of one worker. Below it not even one batch of rows and one shuffle buffer fit.
+pub const MIN_MEMORY: ByteSize = ByteSize::from_mib(1);
 /// Most slots of one worker.
 pub const MAX_SLOTS_PER_WORKER: u32 = 256;
 
