@@ -1,3 +1,4 @@
 //! Sluice.
 
+pub mod sink;
 pub mod source;
