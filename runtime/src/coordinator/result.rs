@@ -11,7 +11,7 @@ use sluice_core::failure::FetchError;
 use sluice_core::ids::LayoutVersion;
 use sluice_core::message::{AssignedInput, InputUpdate, Writer};
 use sluice_core::reader::Delivery;
-use sluice_crds::shuffle_query::bounds::{PREVIEW_MAX_BYTES, PREVIEW_MAX_ROWS};
+use sluice_crds::shuffle_query::{PREVIEW_MAX_BYTES, PREVIEW_MAX_ROWS};
 use sluice_crds::shuffle_query::status::ResultPreview;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
