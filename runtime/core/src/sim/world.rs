@@ -279,11 +279,10 @@ impl World {
     }
 
     fn happen(&mut self, what: Happening) -> Result<(), Violation> {
-        if let Some(name) = what.worker() {
-            if let Some(node) = self.nodes.get_mut(name).filter(|node| node.frozen) {
-                node.parked.push(what);
-                return Ok(());
-            }
+        let node = what.worker().and_then(|name| self.nodes.get_mut(name));
+        if let Some(node) = node.filter(|node| node.frozen) {
+            node.parked.push(what);
+            return Ok(());
         }
         match what {
             Happening::CoordinatorTick => {
@@ -317,7 +316,7 @@ impl World {
             Happening::Answered { to, fetch, answer } => self.on_answer(&to, fetch, answer),
             Happening::ReaderTick { reader } => self.tick_reader(&reader),
             Happening::ToldAgain { reader, update } => {
-                self.tell_reader(&reader, reader::Event::InputUpdated(update), Vec::new())
+                self.tell_reader(&reader, reader::Event::InputUpdated(update), &[])
             }
             Happening::Consumed {
                 reader,
@@ -327,7 +326,7 @@ impl World {
             } => self.tell_reader(
                 &reader,
                 reader::Event::BytesConsumed { input, stream, bytes },
-                Vec::new(),
+                &[],
             ),
             Happening::Fault { name, fault } => self.strike(name, fault),
             Happening::Restart { name } => self.restart(name),
@@ -363,7 +362,7 @@ impl World {
             Action::WantSlots { worker, slots } => self.send(&worker.name, ToWorker::Want(slots)),
             Action::ReleaseSlots { worker, slots } => self.send(&worker.name, ToWorker::Release(slots)),
             Action::AssignAttempt { worker, assignment } => {
-                self.send(&worker.name, ToWorker::Assign(assignment))
+                self.send(&worker.name, ToWorker::Assign(assignment));
             }
             Action::UpdateInputs {
                 worker,
@@ -418,7 +417,7 @@ impl World {
             return Ok(());
         }
         let reader = ReaderId::Client(self.client_generation);
-        self.tell_reader(&reader, reader::Event::InputUpdated(update), Vec::new())
+        self.tell_reader(&reader, reader::Event::InputUpdated(update), &[])
     }
 }
 
