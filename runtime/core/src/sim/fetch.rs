@@ -309,12 +309,9 @@ impl World {
         self.client_generation += 1;
         self.client = Some(Reading::new(&[input], Delivery::InOrder));
         let reader = ReaderId::Client(self.client_generation);
-        for update in self.client_told.values().cloned().collect::<Vec<_>>() {
-            let again = Happening::ToldAgain {
-                reader: reader.clone(),
-                update,
-            };
-            self.after(0, again);
+        for task in self.client_told.keys().copied().collect::<Vec<_>>() {
+            let reader = reader.clone();
+            self.after(0, Happening::ToldAgain { reader, task });
         }
         self.after(0, Happening::ReaderTick { reader });
     }

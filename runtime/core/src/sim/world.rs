@@ -76,7 +76,7 @@ pub enum Happening {
     },
     ToldAgain {
         reader: ReaderId,
-        update: InputUpdate,
+        task: crate::ids::TaskId,
     },
     Consumed {
         reader: ReaderId,
@@ -315,9 +315,11 @@ impl World {
             } => self.serve(from, fetch, &worker, request),
             Happening::Answered { to, fetch, answer } => self.on_answer(&to, fetch, answer),
             Happening::ReaderTick { reader } => self.tick_reader(&reader),
-            Happening::ToldAgain { reader, update } => {
-                self.tell_reader(&reader, reader::Event::InputUpdated(update), &[])
-            }
+            // The last word at this time, not at the time when the reader was opened: newer words may have come.
+            Happening::ToldAgain { reader, task } => match self.client_told.get(&task).cloned() {
+                Some(update) => self.tell_reader(&reader, reader::Event::InputUpdated(update), &[]),
+                None => Ok(()),
+            },
             Happening::Consumed {
                 reader,
                 input,
