@@ -17,10 +17,12 @@ use sluice_core::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use self::command::Command;
 use self::log::Piece;
-use self::task::{Command, StoreTask};
+use self::task::StoreTask;
 use super::segment;
 
+mod command;
 mod log;
 mod spill;
 mod task;
