@@ -201,6 +201,12 @@ impl StoreHandle {
         self.ask(|reply| Command::RetireQuery { query, reply }).await;
     }
 
+    /// The attempts of the query whose whole, finalized output is here.
+    pub async fn held_attempts(&self, query: QueryId) -> Vec<AttemptId> {
+        let held = self.ask(|reply| Command::Held { query, reply });
+        held.await.unwrap_or_default()
+    }
+
     /// What the store holds in all.
     pub async fn stats(&self) -> StoreStats {
         self.ask(|reply| Command::Stats { reply })

@@ -59,6 +59,10 @@ pub enum Command {
         attempt: AttemptId,
         reply: oneshot::Sender<u64>,
     },
+    Held {
+        query: QueryId,
+        reply: oneshot::Sender<Vec<AttemptId>>,
+    },
     Stats {
         reply: oneshot::Sender<StoreStats>,
     },

@@ -184,6 +184,7 @@ impl StoreTask {
                 let log = self.logs.get(&(query, attempt));
                 answer(reply, log.map_or(0, |log| log.spilled_bytes));
             }
+            Command::Held { query, reply } => answer(reply, self.table.held_attempts(&query)),
             Command::Stats { reply } => answer(reply, self.stats),
         }
     }
