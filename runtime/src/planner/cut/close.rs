@@ -19,6 +19,7 @@ use super::super::error::PlanError;
 use super::super::fragment::{self, Fragment, OutputSpec, TaskSplits};
 use super::super::label::label;
 use super::super::leaf::ShuffleReadExec;
+use super::super::statement::DEEPEST_EXPRESSION;
 use super::{Branch, Cutter, Written, total_tasks};
 
 impl Cutter<'_> {
@@ -155,11 +156,8 @@ impl Cutter<'_> {
     }
 }
 
-/// The deepest expression that tasks evaluate: each level takes a part of the stack of the thread that runs the
-/// task, see [`super::super::TASK_STACK_BYTES`].
-const DEEPEST_EXPRESSION: usize = 1000;
-
-/// A chain such as `a + b + c` is as deep as it is long.
+/// Refuses expressions that grew deeper in planning than tasks evaluate: each level takes a part of the stack of
+/// the thread that runs the task, see [`super::super::TASK_STACK_BYTES`].
 fn check_depth(plan: &Arc<dyn ExecutionPlan>) -> Result<(), PlanError> {
     let mut deepest = 0;
     let walked = plan.apply(|node| {
@@ -183,8 +181,7 @@ fn check_depth(plan: &Arc<dyn ExecutionPlan>) -> Result<(), PlanError> {
     }
     Err(PlanError::TooDeep {
         what: format!(
-            "an expression has {deepest} levels or operands in a row, at most {DEEPEST_EXPRESSION} are evaluated; \
-             IN (…) takes the place of many ORs"
+            "an expression has {deepest} levels when planned, at most {DEEPEST_EXPRESSION} are evaluated"
         ),
     })
 }
