@@ -1,3 +1,4 @@
+use std::borrow::Borrow;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -47,8 +48,8 @@ impl Bound {
         self.sink.check_columns(schema)
     }
 
-    fn open(&self, attempt: AttemptId, schema: SchemaRef) -> Result<SinkWriter, SinkError> {
-        self.sink.open(&self.query, attempt, &schema)
+    fn open(&self, attempt: AttemptId, schema: impl Borrow<SchemaRef>) -> Result<SinkWriter, SinkError> {
+        self.sink.open(&self.query, attempt, schema.borrow())
     }
 
     fn commit(&self, winners: &[AttemptId]) -> Result<Committed, SinkError> {

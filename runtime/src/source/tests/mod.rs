@@ -2,6 +2,7 @@
 
 mod attempts;
 mod formats;
+mod generate;
 mod listing;
 
 use std::fs;
