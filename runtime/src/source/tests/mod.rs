@@ -4,6 +4,7 @@ mod attempts;
 mod formats;
 mod generate;
 mod listing;
+mod samples;
 
 use std::fs;
 use std::os::unix::fs::symlink;
