@@ -1,3 +1,12 @@
-//! Sluice.
+//! Sluice's runtime: plans a query, runs its coordinator and its workers, and moves rows between them.
 
+pub mod cli;
+pub mod coordinator;
+pub mod local;
+pub mod memory;
 pub mod planner;
+pub mod shuffle;
+pub mod sink;
+pub mod source;
+pub mod transport;
+pub mod worker;

@@ -1,0 +1,101 @@
+//! Arrays that hold no more than their rows need: views and dictionaries refer to buffers that may be shared by many
+//! batches, and would ship them whole.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryViewArray, RecordBatch, RecordBatchOptions, StringViewArray, UInt64Array,
+    make_array,
+};
+use arrow::compute::take;
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+use arrow_select::dictionary::garbage_collect_any_dictionary;
+
+/// The same rows without the parts of shared buffers that they do not refer to.
+pub fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    if !batch.columns().iter().any(|column| shares(column.data_type())) {
+        return Ok(batch.clone());
+    }
+    let columns = batch.columns().iter().map(compact_array);
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(batch.schema(), columns, &options)
+}
+
+/// The bytes that the rows of a batch take, without those of sliced-off rows.
+pub fn batch_bytes(batch: &RecordBatch) -> usize {
+    let column_bytes = |column: &ArrayRef| {
+        let data = column.to_data();
+        let sliced = data.get_slice_memory_size();
+        let views = match column.data_type() {
+            DataType::Utf8View => column.as_string_view().total_buffer_bytes_used(),
+            DataType::BinaryView => column.as_binary_view().total_buffer_bytes_used(),
+            _ => 0,
+        };
+        sliced.unwrap_or_else(|_| column.get_array_memory_size()) + views
+    };
+    batch.columns().iter().map(column_bytes).sum()
+}
+
+/// Whether arrays of the type may refer to parts of shared buffers.
+fn shares(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8View | DataType::BinaryView | DataType::Dictionary(_, _) => true,
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::Map(field, _)
+        | DataType::RunEndEncoded(_, field) => shares(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| shares(field.data_type())),
+        DataType::Union(fields, _) => fields.iter().any(|(_, field)| shares(field.data_type())),
+        _ => false,
+    }
+}
+
+fn compact_array(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match array.data_type() {
+        DataType::Utf8View => Ok(compact_strings(array.as_string_view())),
+        DataType::BinaryView => Ok(compact_binary(array.as_binary_view())),
+        DataType::Dictionary(_, _) => {
+            let compacted = garbage_collect_any_dictionary(array.as_any_dictionary())?;
+            let values = compact_array(compacted.as_any_dictionary().values())?;
+            Ok(compacted.as_any_dictionary().with_values(values))
+        }
+        nested if shares(nested) => {
+            // Taking all rows leaves children that hold these rows only; then the children's own buffers go.
+            let rows = UInt64Array::from_iter_values(0..array.len() as u64);
+            let data = take(array, &rows, None)?.to_data();
+            let children = data.child_data().iter().cloned();
+            let children = children.map(|child| Ok(compact_array(&make_array(child))?.to_data()));
+            let children = children.collect::<Result<Vec<_>, ArrowError>>()?;
+            Ok(make_array(data.into_builder().child_data(children).build()?))
+        }
+        _ => Ok(Arc::clone(array)),
+    }
+}
+
+/// A fifth may be waste: a copy costs more.
+fn worth_a_copy(used: usize, held: usize) -> bool {
+    held > used + used / 4
+}
+
+fn compact_strings(array: &StringViewArray) -> ArrayRef {
+    let held = array.data_buffers().iter().map(|buffer| buffer.len()).sum();
+    if worth_a_copy(array.total_buffer_bytes_used(), held) {
+        Arc::new(array.gc())
+    } else {
+        Arc::new(array.clone())
+    }
+}
+
+fn compact_binary(array: &BinaryViewArray) -> ArrayRef {
+    let held = array.data_buffers().iter().map(|buffer| buffer.len()).sum();
+    if worth_a_copy(array.total_buffer_bytes_used(), held) {
+        Arc::new(array.gc())
+    } else {
+        Arc::new(array.clone())
+    }
+}

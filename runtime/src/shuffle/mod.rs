@@ -1,0 +1,11 @@
+//! The way of rows between stages: split into partitions, encoded as frames, stored, fetched and decoded.
+//!
+//! The decisions (who may read what, what is spilled, what is fetched next) are made by `sluice-core`'s
+//! `StreamTable` and `Reader`; this module moves the bytes.
+
+mod compact;
+pub mod frame;
+pub mod partition;
+mod segment;
+pub mod store;
+pub mod write;

@@ -1,0 +1,155 @@
+//! Shuffle bytes on disk: where files lie, who may delete them, and the blocking reads and writes.
+//!
+//! ```text
+//! <spill dir>/i<incarnation>.lock                            held for the life of the process
+//! <spill dir>/i<incarnation>/<query>/<attempt>.segment       attempt: s<stage>.e<epoch>.t<task>.a<attempt>
+//! ```
+//!
+//! A segment holds ranges of all partitions of one attempt, in the order in which they left memory.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use sluice_core::ids::{AttemptId, Incarnation, QueryId};
+
+/// The spill directory of one start of a worker, deleted when it is dropped.
+#[derive(Debug)]
+pub struct SpillDir {
+    path: PathBuf,
+    lock_path: PathBuf,
+    /// Held open: its lock says that the process lives.
+    _lock: File,
+}
+
+impl SpillDir {
+    /// Takes the directory of this incarnation below `root`, and deletes those of processes that are gone. Only
+    /// directories with a lock file beside them are touched.
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be made, or another living process has it.
+    pub fn open(root: &Path, incarnation: Incarnation) -> io::Result<Self> {
+        fs::create_dir_all(root)?;
+        let path = root.join(incarnation.to_string());
+        let lock_path = lock_path(&path);
+        // Locked before the directory exists: whoever cleans up goes by directories, and so never takes a lock
+        // file in this moment for that of a dead process.
+        let lock = open_lock(&lock_path)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => io::Error::new(
+                ErrorKind::ResourceBusy,
+                format!("{} belongs to a running worker", path.display()),
+            ),
+            TryLockError::Error(error) => error,
+        })?;
+        if path.exists() {
+            fs::remove_dir_all(&path)?;
+        }
+        fs::create_dir(&path)?;
+        remove_stale(root, &path);
+        Ok(Self {
+            path,
+            lock_path,
+            _lock: lock,
+        })
+    }
+
+    /// Where the files of a query lie.
+    pub fn query_dir(&self, query: &QueryId) -> PathBuf {
+        self.path.join(query.as_str())
+    }
+
+    /// Where the bytes of an attempt lie.
+    pub fn segment(&self, query: &QueryId, attempt: AttemptId) -> PathBuf {
+        self.query_dir(query).join(format!("{attempt}.segment"))
+    }
+}
+
+impl Drop for SpillDir {
+    fn drop(&mut self) {
+        for removed in [fs::remove_dir_all(&self.path), fs::remove_file(&self.lock_path)] {
+            if let Err(error) = removed {
+                tracing::warn!(path = %self.path.display(), %error, "spill files stay behind");
+            }
+        }
+    }
+}
+
+fn lock_path(dir: &Path) -> PathBuf {
+    dir.with_extension("lock")
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(path)
+}
+
+/// Leaves what it cannot remove: the next start tries again.
+fn remove_stale(root: &Path, own: &Path) {
+    let Ok(entries) = fs::read_dir(root) else {
+        return;
+    };
+    for dir in entries.flatten().map(|entry| entry.path()) {
+        let lock_path = lock_path(&dir);
+        let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let number = name
+            .strip_prefix('i')
+            .and_then(|digits| digits.parse::<u64>().ok());
+        if dir == own || number.is_none() || !dir.is_dir() || !lock_path.exists() {
+            continue;
+        }
+        let Ok(lock) = open_lock(&lock_path) else {
+            continue;
+        };
+        if lock.try_lock().is_ok() {
+            let removed = fs::remove_dir_all(&dir).and_then(|()| fs::remove_file(&lock_path));
+            tracing::info!(dir = %dir.display(), ok = removed.is_ok(), "spill files of a dead worker");
+        }
+    }
+}
+
+/// Writes each piece at its position, creating the file and its directory.
+pub fn write(path: &Path, pieces: &[(u64, Bytes)]) -> io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(path)?;
+    for (position, bytes) in pieces {
+        file.write_all_at(bytes, *position)?;
+    }
+    Ok(())
+}
+
+/// Reads `length` bytes at `position` onto the end of `out`.
+pub fn read(path: &Path, position: u64, length: usize, out: &mut Vec<u8>) -> io::Result<()> {
+    let file = File::open(path)?;
+    let start = out.len();
+    out.resize(start + length, 0);
+    match out.get_mut(start..) {
+        Some(target) => file.read_exact_at(target, position),
+        None => Ok(()),
+    }
+}
+
+/// Deletes a file or a directory; one that is not there is deleted.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let removed = if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,80 @@
+//! Moving bytes from memory to disk, and deleting them there: one job at a time, so that what is deleted is never
+//! what was written after it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sluice_core::ids::{AttemptId, QueryId, StreamId};
+
+use crate::shuffle::segment;
+
+/// A stream to be moved up to an offset.
+#[derive(Debug)]
+pub struct Wish {
+    pub query: QueryId,
+    pub stream: StreamId,
+    pub upto_offset: u64,
+}
+
+/// One stream's share of a batch.
+#[derive(Debug)]
+pub struct Moved {
+    pub partition: u32,
+    pub frames: usize,
+    pub position: u64,
+}
+
+/// What goes to one file.
+#[derive(Debug)]
+pub struct FileWrite {
+    pub path: Arc<Path>,
+    pub pieces: Vec<(u64, Bytes)>,
+    pub moved: Vec<Moved>,
+}
+
+/// Writes by attempt.
+pub type Batch = BTreeMap<(QueryId, AttemptId), FileWrite>;
+
+/// What became of a batch.
+#[derive(Debug)]
+pub struct Written {
+    pub query: QueryId,
+    pub attempt: AttemptId,
+    pub path: Arc<Path>,
+    pub moved: Vec<Moved>,
+    pub result: io::Result<()>,
+}
+
+/// What is to be done on disk: first the deletions, then the writes.
+#[derive(Debug, Default)]
+pub struct Job {
+    pub removals: Vec<Arc<Path>>,
+    pub writes: Batch,
+}
+
+impl Job {
+    pub fn is_empty(&self) -> bool {
+        self.removals.is_empty() && self.writes.is_empty()
+    }
+}
+
+/// Does the job; blocks.
+pub fn run(job: Job) -> Vec<Written> {
+    for path in job.removals {
+        if let Err(error) = segment::remove(&path) {
+            tracing::warn!(path = %path.display(), %error, "a spill file stays behind");
+        }
+    }
+    let batch = job.writes;
+    let written = batch.into_iter().map(|((query, attempt), write)| Written {
+        query,
+        attempt,
+        result: segment::write(&write.path, &write.pieces),
+        path: write.path,
+        moved: write.moved,
+    });
+    written.collect()
+}

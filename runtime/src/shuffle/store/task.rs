@@ -1,0 +1,513 @@
+//! The task that owns the store's state.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time;
+
+use bytes::Bytes;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use sluice_core::failure::FetchError;
+use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, StreamEpoch, StreamId};
+use sluice_core::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
+use sluice_core::stream::{Action, Event, FetchId, StreamTable};
+use sluice_core::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+use super::log::{Piece, StreamLog};
+use super::spill::{self, Batch, FileWrite, Job, Moved, Wish, Written};
+use super::{StoreConfig, StoreError, StoreStats};
+use crate::shuffle::segment::SpillDir;
+
+/// What a handle asks.
+#[derive(Debug)]
+pub enum Command {
+    OpenQuery {
+        query: QueryId,
+        coordinator_epoch: CoordinatorEpoch,
+        reply: oneshot::Sender<()>,
+    },
+    OpenAttempt {
+        query: QueryId,
+        attempt: AttemptId,
+        stream_epoch: StreamEpoch,
+        partitions: u32,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Append {
+        query: QueryId,
+        stream: StreamId,
+        frame: Bytes,
+        rows: u64,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    },
+    Finalize {
+        query: QueryId,
+        attempt: AttemptId,
+        reply: oneshot::Sender<Result<Vec<MapOutputPartitionMeta>, StoreError>>,
+    },
+    Retire {
+        query: QueryId,
+        attempt: AttemptId,
+        reply: oneshot::Sender<()>,
+    },
+    RetireQuery {
+        query: QueryId,
+        reply: oneshot::Sender<()>,
+    },
+    Fetch {
+        request: FetchRequest,
+        reply: oneshot::Sender<Result<(ChunkHead, Vec<Piece>), FetchError>>,
+    },
+    ReadFailed {
+        query: QueryId,
+        stream: StreamId,
+        reply: oneshot::Sender<()>,
+    },
+    Spilled {
+        query: QueryId,
+        attempt: AttemptId,
+        reply: oneshot::Sender<u64>,
+    },
+    Stats {
+        reply: oneshot::Sender<StoreStats>,
+    },
+}
+
+/// The bytes of one attempt.
+#[derive(Debug)]
+struct AttemptLog {
+    path: Arc<Path>,
+    /// Places of the file that are written or about to be.
+    file_bytes: u64,
+    spilled_bytes: u64,
+    streams: BTreeMap<u32, StreamLog>,
+}
+
+#[derive(Debug)]
+pub struct StoreTask {
+    config: StoreConfig,
+    dir: SpillDir,
+    started: time::Instant,
+    table: StreamTable,
+    logs: BTreeMap<(QueryId, AttemptId), AttemptLog>,
+    stats: StoreStats,
+    reservation: MemoryReservation,
+    wishes: VecDeque<Wish>,
+    /// Files and directories that are not wanted any more.
+    removals: Vec<Arc<Path>>,
+    /// Bytes in memory that are chosen to go.
+    leaving_bytes: u64,
+    writing: bool,
+    /// Why the last spill failed.
+    spill_failure: Option<String>,
+    /// Writers that wait until memory is within its bound.
+    waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    written_sender: mpsc::UnboundedSender<Vec<Written>>,
+    written: mpsc::UnboundedReceiver<Vec<Written>>,
+}
+
+impl StoreTask {
+    pub fn new(config: StoreConfig) -> std::io::Result<Self> {
+        let dir = SpillDir::open(&config.spill_dir, config.incarnation)?;
+        let (written_sender, written) = mpsc::unbounded_channel();
+        Ok(Self {
+            dir,
+            started: time::Instant::now(),
+            table: StreamTable::new(config.incarnation),
+            logs: BTreeMap::new(),
+            stats: StoreStats::default(),
+            reservation: MemoryConsumer::new("shuffle store").register(&config.pool),
+            wishes: VecDeque::new(),
+            removals: Vec::new(),
+            leaving_bytes: 0,
+            writing: false,
+            spill_failure: None,
+            waiting: Vec::new(),
+            written_sender,
+            written,
+            config,
+        })
+    }
+
+    /// Runs until the last handle is gone.
+    pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let pressure = Arc::clone(&self.config.pressure);
+        loop {
+            tokio::select! {
+                command = commands.recv() => match command {
+                    Some(command) => self.on_command(command),
+                    None => break,
+                },
+                Some(written) = self.written.recv() => self.on_written(written),
+                () = pressure.notified() => self.press(0),
+            }
+        }
+        // A write under way would make its file anew below the directory that is deleted now.
+        if self.writing {
+            self.written.recv().await;
+        }
+    }
+
+    fn handle(&mut self, event: Event) -> Vec<Action> {
+        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.table.handle(Instant(millis), event)
+    }
+
+    /// Tells the table, and does what needs no answer.
+    fn tell(&mut self, event: Event) -> Vec<Action> {
+        let mut answers = Vec::new();
+        for action in self.handle(event) {
+            match action {
+                Action::DropAttempt { query, attempt } => {
+                    self.drop_attempt(&query, attempt);
+                    answers.push(Action::DropAttempt { query, attempt });
+                }
+                Action::DropQuery { query } => self.drop_query(&query),
+                Action::SpillStream {
+                    query,
+                    stream,
+                    upto_offset,
+                } => self.wishes.push_back(Wish {
+                    query,
+                    stream,
+                    upto_offset,
+                }),
+                answer @ (Action::ServeChunk { .. }
+                | Action::RefuseFetch { .. }
+                | Action::ReportOutputs { .. }) => answers.push(answer),
+            }
+        }
+        answers
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::OpenQuery {
+                query,
+                coordinator_epoch,
+                reply,
+            } => {
+                self.tell(Event::QueryOpened {
+                    query,
+                    coordinator_epoch,
+                });
+                answer(reply, ());
+            }
+            Command::OpenAttempt {
+                query,
+                attempt,
+                stream_epoch,
+                partitions,
+                reply,
+            } => {
+                let opened = Event::AttemptOpened {
+                    query: query.clone(),
+                    attempt,
+                    stream_epoch,
+                    partitions,
+                };
+                let refused = !self.tell(opened).is_empty();
+                if !refused {
+                    let path = Arc::from(self.dir.segment(&query, attempt));
+                    self.logs.entry((query, attempt)).or_insert(AttemptLog {
+                        path,
+                        file_bytes: 0,
+                        spilled_bytes: 0,
+                        streams: BTreeMap::new(),
+                    });
+                }
+                answer(
+                    reply,
+                    if refused {
+                        Err(StoreError::Retired(attempt))
+                    } else {
+                        Ok(())
+                    },
+                );
+            }
+            Command::Append {
+                query,
+                stream,
+                frame,
+                rows,
+                reply,
+            } => self.append(query, stream, frame, rows, reply),
+            Command::Finalize {
+                query,
+                attempt,
+                reply,
+            } => answer(reply, self.finalize(query, attempt)),
+            Command::Retire {
+                query,
+                attempt,
+                reply,
+            } => {
+                self.tell(Event::AttemptRetired { query, attempt });
+                answer(reply, ());
+            }
+            Command::RetireQuery { query, reply } => {
+                self.tell(Event::QueryRetired { query });
+                answer(reply, ());
+            }
+            Command::Fetch { request, reply } => answer(reply, self.fetch(request)),
+            Command::ReadFailed { query, stream, reply } => {
+                self.tell(Event::StorageFailed { query, stream });
+                answer(reply, ());
+            }
+            Command::Spilled {
+                query,
+                attempt,
+                reply,
+            } => {
+                let log = self.logs.get(&(query, attempt));
+                answer(reply, log.map_or(0, |log| log.spilled_bytes));
+            }
+            Command::Stats { reply } => answer(reply, self.stats),
+        }
+    }
+
+    fn append(
+        &mut self,
+        query: QueryId,
+        stream: StreamId,
+        frame: Bytes,
+        rows: u64,
+        reply: oneshot::Sender<Result<(), StoreError>>,
+    ) {
+        let bytes = frame.len() as u64;
+        let Some(log) = self.logs.get_mut(&(query.clone(), stream.attempt)) else {
+            return answer(reply, Err(StoreError::Retired(stream.attempt)));
+        };
+        log.streams.entry(stream.partition).or_default().append(frame);
+        self.stats.memory_bytes += bytes;
+        self.reservation.grow(frame_memory(bytes));
+        let committed = Event::FrameCommitted {
+            query,
+            stream,
+            bytes,
+            rows,
+        };
+        if !self.tell(committed).is_empty() {
+            return answer(reply, Err(StoreError::Retired(stream.attempt)));
+        }
+        let staying = self.stats.memory_bytes.saturating_sub(self.leaving_bytes);
+        if staying > self.config.memory_bytes / 5 * 4 {
+            self.press(self.config.memory_bytes / 2);
+        }
+        self.waiting.push(reply);
+        self.answer_waiting();
+    }
+
+    /// Writers go on once memory is within its bound. If it is not and nothing is on its way to disk, they fail.
+    fn answer_waiting(&mut self) {
+        let result = if self.stats.memory_bytes <= self.config.memory_bytes {
+            Ok(())
+        } else if self.writing {
+            return;
+        } else {
+            let why = self.spill_failure.as_deref();
+            Err(StoreError::Exhausted(format!(
+                "shuffle data fills the {} bytes of memory that a worker has for it, and cannot go to disk: {}",
+                self.config.memory_bytes,
+                why.unwrap_or("there is nothing left to move")
+            )))
+        };
+        for reply in self.waiting.drain(..) {
+            answer(reply, result.clone());
+        }
+    }
+
+    fn finalize(
+        &mut self,
+        query: QueryId,
+        attempt: AttemptId,
+    ) -> Result<Vec<MapOutputPartitionMeta>, StoreError> {
+        match self.tell(Event::AttemptFinalized { query, attempt }).pop() {
+            Some(Action::ReportOutputs { outputs, .. }) => Ok(outputs),
+            Some(_) => Err(StoreError::Retired(attempt)),
+            None => Err(StoreError::Lost(attempt)),
+        }
+    }
+
+    fn fetch(&mut self, request: FetchRequest) -> Result<(ChunkHead, Vec<Piece>), FetchError> {
+        // Answered at once: calls need no telling apart.
+        let fetch = FetchId(0);
+        match self.tell(Event::FetchArrived { fetch, request }).pop() {
+            Some(Action::ServeChunk {
+                query, stream, head, ..
+            }) => {
+                if head.start_offset == head.end_offset {
+                    return Ok((head, Vec::new()));
+                }
+                let log = self.logs.get(&(query, stream.attempt));
+                let pieces = log.and_then(|log| {
+                    let stream = log.streams.get(&stream.partition)?;
+                    stream.range(head.start_offset, head.end_offset, &log.path)
+                });
+                Ok((head, pieces.ok_or(FetchError::StorageFailed)?))
+            }
+            Some(Action::RefuseFetch { error, .. }) => Err(error),
+            Some(_) | None => Err(FetchError::UnknownStream),
+        }
+    }
+
+    fn drop_attempt(&mut self, query: &QueryId, attempt: AttemptId) {
+        let Some(log) = self.logs.remove(&(query.clone(), attempt)) else {
+            return;
+        };
+        let in_memory: u64 = log.streams.values().map(StreamLog::bytes_in_memory).sum();
+        self.release(in_memory);
+        if log.file_bytes > 0 {
+            self.stats.disk_bytes = self.stats.disk_bytes.saturating_sub(log.file_bytes);
+            self.removals.push(log.path);
+        }
+        self.write_next();
+        self.answer_waiting();
+    }
+
+    fn drop_query(&mut self, query: &QueryId) {
+        let attempts = self.logs.keys().filter(|(of, _)| of == query);
+        let attempts: Vec<AttemptId> = attempts.map(|(_, attempt)| *attempt).collect();
+        for attempt in attempts {
+            self.drop_attempt(query, attempt);
+        }
+        self.removals.push(Arc::from(self.dir.query_dir(query)));
+        self.write_next();
+    }
+
+    fn release(&mut self, bytes: u64) {
+        self.stats.memory_bytes = self.stats.memory_bytes.saturating_sub(bytes);
+        self.reservation
+            .shrink(frame_memory(bytes).min(self.reservation.size()));
+    }
+
+    fn press(&mut self, target_bytes: u64) {
+        self.tell(Event::MemoryPressed { target_bytes });
+        self.leaving_bytes = self.stats.memory_bytes.saturating_sub(target_bytes);
+        self.write_next();
+    }
+
+    /// Starts to write what is wished for, unless a write is under way.
+    fn write_next(&mut self) {
+        if self.writing {
+            return;
+        }
+        let mut batch = Batch::new();
+        while let Some(wish) = self.wishes.pop_front() {
+            self.plan_write(wish, &mut batch);
+        }
+        if batch.is_empty() {
+            self.leaving_bytes = 0;
+        }
+        let job = Job {
+            removals: std::mem::take(&mut self.removals),
+            writes: batch,
+        };
+        if job.is_empty() {
+            return;
+        }
+        self.writing = true;
+        let done = self.written_sender.clone();
+        tokio::task::spawn_blocking(move || {
+            // The receiver is gone only when the store is.
+            let _ = done.send(spill::run(job));
+        });
+    }
+
+    fn plan_write(&mut self, wish: Wish, batch: &mut Batch) {
+        let key = (wish.query, wish.stream.attempt);
+        let Some(log) = self.logs.get_mut(&key) else {
+            return;
+        };
+        let Some(stream) = log.streams.get(&wish.stream.partition) else {
+            return;
+        };
+        let frames = stream.frames_upto(wish.upto_offset);
+        let bytes: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
+        if bytes == 0 {
+            return;
+        }
+        let limit = self.config.spill_limit;
+        if let Some(limit) = limit.filter(|limit| self.stats.disk_bytes.saturating_add(bytes) > *limit) {
+            self.spill_failure = Some(format!("spill.limit is {limit} bytes; raise it"));
+            let (query, stream) = (key.0, wish.stream);
+            self.tell(Event::SpillFailed { query, stream });
+            return;
+        }
+        let position = log.file_bytes;
+        log.file_bytes += bytes;
+        self.stats.disk_bytes += bytes;
+        let path = Arc::clone(&log.path);
+        let write = batch.entry(key).or_insert_with(|| FileWrite {
+            path,
+            pieces: Vec::new(),
+            moved: Vec::new(),
+        });
+        write.moved.push(Moved {
+            partition: wish.stream.partition,
+            frames: frames.len(),
+            position,
+        });
+        let mut at = position;
+        for frame in frames {
+            let next = at + frame.len() as u64;
+            write.pieces.push((at, frame));
+            at = next;
+        }
+    }
+
+    fn on_written(&mut self, written: Vec<Written>) {
+        self.writing = false;
+        for part in written {
+            let key = (part.query.clone(), part.attempt);
+            if let Err(error) = &part.result {
+                let path = part.path.display();
+                tracing::warn!(%path, %error, "shuffle data cannot be spilled");
+                self.spill_failure = Some(format!("cannot write {path}: {error}"));
+            }
+            for moved in part.moved {
+                self.on_moved(&key, &moved, part.result.is_ok());
+            }
+        }
+        self.write_next();
+        self.answer_waiting();
+    }
+
+    fn on_moved(&mut self, key: &(QueryId, AttemptId), moved: &Moved, done: bool) {
+        let query = key.0.clone();
+        let stream = StreamId {
+            attempt: key.1,
+            partition: moved.partition,
+        };
+        let Some(log) = self.logs.get_mut(key) else {
+            return;
+        };
+        if !done {
+            self.tell(Event::SpillFailed { query, stream });
+            return;
+        }
+        let Some(bytes) = log.streams.get_mut(&moved.partition) else {
+            return;
+        };
+        let (bytes, upto_offset) = bytes.moved(moved.frames, moved.position);
+        log.spilled_bytes += bytes;
+        self.stats.spilled_bytes += bytes;
+        self.spill_failure = None;
+        self.release(bytes);
+        self.tell(Event::StreamSpilled {
+            query,
+            stream,
+            upto_offset,
+        });
+    }
+}
+
+/// A reader who has gone away needs no answer.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}
+
+fn frame_memory(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,317 @@
+use std::fs;
+use std::path::Path;
+
+use datafusion::execution::memory_pool::UnboundedMemoryPool;
+use sluice_core::ids::{LayoutVersion, StageEpoch, StageId};
+
+use super::*;
+
+fn query(name: &str) -> QueryId {
+    QueryId::new(name).unwrap()
+}
+
+fn attempt(task: u32) -> AttemptId {
+    AttemptId {
+        stage: StageId(2),
+        stage_epoch: StageEpoch(0),
+        task,
+        attempt: 0,
+    }
+}
+
+fn stream(task: u32, partition: u32) -> StreamId {
+    StreamId {
+        attempt: attempt(task),
+        partition,
+    }
+}
+
+fn request(stream: StreamId, start_offset: u64) -> FetchRequest {
+    FetchRequest {
+        query: query("q"),
+        stream,
+        start_offset,
+        max_bytes: u64::MAX,
+        layout_version: LayoutVersion(0),
+        min_stream_epoch: StreamEpoch(0),
+        coordinator_epoch: CoordinatorEpoch(1),
+        worker_incarnation: Incarnation(7),
+    }
+}
+
+fn config(dir: &Path) -> StoreConfig {
+    StoreConfig {
+        incarnation: Incarnation(7),
+        spill_dir: dir.to_owned(),
+        spill_limit: None,
+        memory_bytes: 1000,
+        pool: Arc::new(UnboundedMemoryPool::default()),
+        pressure: Arc::new(Notify::new()),
+    }
+}
+
+async fn start(config: StoreConfig) -> StoreHandle {
+    let store = StoreHandle::start(config).unwrap();
+    store.open_query(query("q"), CoordinatorEpoch(1)).await;
+    for task in 0..2 {
+        let opened = store.open_attempt(query("q"), attempt(task), StreamEpoch(1), 3);
+        opened.await.unwrap();
+    }
+    store
+}
+
+/// Frame `number` of a stream: bytes that tell where they belong.
+fn frame(stream: StreamId, number: u32, length: usize) -> Bytes {
+    let seed = stream.attempt.task * 100 + stream.partition * 10 + number;
+    (0..length)
+        .map(|i| (seed as usize * 31 + i) as u8)
+        .collect::<Vec<_>>()
+        .into()
+}
+
+async fn append(store: &StoreHandle, stream: StreamId, frame: Bytes) -> Result<(), StoreError> {
+    store.append(query("q"), stream, frame, 1).await
+}
+
+/// All that one response brings, and whether it ended the stream.
+async fn read(store: &StoreHandle, request: FetchRequest) -> Result<(Vec<u8>, bool), FetchError> {
+    let mut response = store.fetch(request);
+    let (mut bytes, mut ended) = (Vec::new(), false);
+    while let Some(chunk) = response.next().await {
+        let (head, part) = chunk?;
+        assert_eq!(head.end_offset - head.start_offset, part.len() as u64);
+        ended = head.finalized && head.end_offset == head.watermark_offset;
+        bytes.extend_from_slice(&part);
+    }
+    Ok((bytes, ended))
+}
+
+fn files(dir: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(next) = dirs.pop() {
+        for entry in fs::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                dirs.push(path);
+            } else {
+                names.push(path.strip_prefix(dir).unwrap().display().to_string());
+            }
+        }
+    }
+    names.sort();
+    names
+}
+
+/// Waits until the store has no job on disk: a job that was asked for before is done then.
+async fn settled(store: &StoreHandle, until: impl Fn(StoreStats) -> bool) -> StoreStats {
+    loop {
+        let stats = store.stats().await;
+        if until(stats) {
+            return stats;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_running_attempt_can_be_read_while_it_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(config(dir.path())).await;
+    let id = stream(0, 1);
+    assert_eq!(read(&store, request(id, 0)).await.unwrap(), (vec![], false));
+    let first = frame(id, 0, 100);
+    append(&store, id, first.clone()).await.unwrap();
+    assert_eq!(
+        read(&store, request(id, 0)).await.unwrap(),
+        (first.to_vec(), false)
+    );
+    let (head, bytes) = store.fetch_chunk(request(id, 100)).await.unwrap();
+    assert!(bytes.is_empty() && !head.finalized && head.watermark_offset == 100);
+    append(&store, id, frame(id, 1, 50)).await.unwrap();
+    let outputs = store.finalize(query("q"), attempt(0)).await.unwrap();
+    assert_eq!(outputs.len(), 1);
+    assert_eq!((outputs[0].bytes, outputs[0].rows), (150, 2));
+    let rest = frame(id, 1, 50).to_vec();
+    assert_eq!(read(&store, request(id, 100)).await.unwrap(), (rest, true));
+    assert_eq!(read(&store, request(id, 150)).await.unwrap(), (vec![], true));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_memory_is_read_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(config(dir.path())).await;
+    let mut expected = vec![vec![]; 6];
+    for number in 0..40 {
+        for (index, whole) in expected.iter_mut().enumerate() {
+            let id = stream(index as u32 / 3, index as u32 % 3);
+            let frame = frame(id, number, 30 + index);
+            whole.extend_from_slice(&frame);
+            append(&store, id, frame).await.unwrap();
+            assert!(store.stats().await.memory_bytes <= 1100);
+        }
+    }
+    let stats = store.stats().await;
+    assert!(stats.spilled_bytes > 5000, "{stats:?}");
+    for task in 0..2 {
+        store.finalize(query("q"), attempt(task)).await.unwrap();
+        assert!(store.spilled_bytes(query("q"), attempt(task)).await > 2000);
+    }
+    for (index, whole) in expected.iter().enumerate() {
+        let id = stream(index as u32 / 3, index as u32 % 3);
+        for start in [0, 1, 29, 31, 400, whole.len() - 1] {
+            let mut asked = request(id, start as u64);
+            let (bytes, ended) = read(&store, asked.clone()).await.unwrap();
+            assert!(ended && bytes == whole[start..], "stream {index} from {start}");
+            asked.max_bytes = 33;
+            let (bytes, _) = read(&store, asked).await.unwrap();
+            assert_eq!(bytes, whole[start..whole.len().min(start + 33)]);
+        }
+    }
+    let segments = ["i7.lock", "i7/q/s2.e0.t0.a0.segment", "i7/q/s2.e0.t1.a0.segment"];
+    assert_eq!(files(dir.path()), segments);
+}
+
+#[tokio::test]
+async fn retiring_deletes_and_is_final() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(config(dir.path())).await;
+    for task in 0..2 {
+        for number in 0..30 {
+            let id = stream(task, 0);
+            append(&store, id, frame(id, number, 100)).await.unwrap();
+        }
+    }
+    assert_eq!(files(dir.path()).len(), 3);
+    store.retire(query("q"), attempt(0)).await;
+    let gone = Err(StoreError::Retired(attempt(0)));
+    assert_eq!(
+        append(&store, stream(0, 0), frame(stream(0, 0), 0, 9)).await,
+        gone
+    );
+    assert_eq!(
+        store
+            .open_attempt(query("q"), attempt(0), StreamEpoch(9), 3)
+            .await,
+        gone
+    );
+    assert!(store.finalize(query("q"), attempt(0)).await.is_err());
+    let refused = read(&store, request(stream(0, 0), 0)).await;
+    assert_eq!(refused, Err(FetchError::StaleAttempt));
+    store.retire_query(query("q")).await;
+    let refused = read(&store, request(stream(1, 0), 0)).await;
+    assert_eq!(refused, Err(FetchError::UnknownStream));
+    let stats = store.stats().await;
+    assert_eq!((stats.memory_bytes, stats.disk_bytes), (0, 0));
+    while files(dir.path()) != ["i7.lock"] {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn full_memory_and_spill_space_are_an_error_that_names_the_knob() {
+    let dir = tempfile::tempdir().unwrap();
+    let limited = StoreConfig {
+        spill_limit: Some(500),
+        ..config(dir.path())
+    };
+    let store = start(limited).await;
+    let id = stream(0, 0);
+    let mut last = Ok(());
+    for number in 0..40 {
+        last = append(&store, id, frame(id, number, 100)).await;
+        if last.is_err() {
+            break;
+        }
+    }
+    let Err(StoreError::Exhausted(message)) = last else {
+        panic!("40 frames do not fit, and yet: {last:?}");
+    };
+    assert!(message.contains("spill.limit is 500 bytes"), "{message}");
+    // Others can go on once it is retired.
+    store.retire(query("q"), attempt(0)).await;
+    append(&store, stream(1, 0), frame(id, 0, 100)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_keeps_bytes_in_memory_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(config(dir.path())).await;
+    // A file where the query's directory should be.
+    fs::write(dir.path().join("i7/q"), "in the way").unwrap();
+    let id = stream(0, 0);
+    let mut written = 0;
+    let message = loop {
+        match append(&store, id, frame(id, written, 100)).await {
+            Ok(()) => written += 1,
+            Err(StoreError::Exhausted(message)) => break message,
+            Err(other) => panic!("{other}"),
+        }
+        assert!(written < 40);
+    };
+    assert!(message.contains("cannot write"), "{message}");
+    let (bytes, _) = read(&store, request(id, 0)).await.unwrap();
+    assert_eq!(&bytes[..100], &frame(id, 0, 100)[..]);
+}
+
+#[tokio::test]
+async fn lost_files_are_a_typed_refusal() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(config(dir.path())).await;
+    let id = stream(0, 0);
+    for number in 0..30 {
+        append(&store, id, frame(id, number, 100)).await.unwrap();
+    }
+    settled(&store, |stats| stats.spilled_bytes > 0).await;
+    fs::remove_file(dir.path().join("i7/q/s2.e0.t0.a0.segment")).unwrap();
+    for _ in 0..2 {
+        let refused = read(&store, request(id, 0)).await;
+        assert_eq!(refused, Err(FetchError::StorageFailed));
+    }
+    let lost = store.finalize(query("q"), attempt(0)).await;
+    assert_eq!(lost, Err(StoreError::Lost(attempt(0))));
+}
+
+#[tokio::test]
+async fn operators_in_need_make_the_store_move_all_to_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let pressure = Arc::clone(&config.pressure);
+    let store = start(config).await;
+    let id = stream(0, 0);
+    append(&store, id, frame(id, 0, 100)).await.unwrap();
+    assert_eq!(store.stats().await.memory_bytes, 100);
+    pressure.notify_one();
+    let stats = settled(&store, |stats| stats.memory_bytes == 0).await;
+    assert_eq!(stats.disk_bytes, 100);
+    let (bytes, _) = read(&store, request(id, 0)).await.unwrap();
+    assert_eq!(bytes, frame(id, 0, 100));
+}
+
+#[tokio::test]
+async fn files_go_with_the_store_and_with_dead_workers() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    // A dead worker's files, and others that are none of ours.
+    for other in ["i5", "mine", "i6"] {
+        fs::create_dir_all(path.join(other)).unwrap();
+        fs::write(path.join(other).join("file"), "bytes").unwrap();
+    }
+    fs::write(path.join("i5.lock"), "").unwrap();
+    let living = segment::SpillDir::open(path, Incarnation(9)).unwrap();
+    let store = start(config(path)).await;
+    assert!(path.join("i9").exists(), "another worker lives");
+    assert_eq!(files(path), ["i6/file", "i7.lock", "i9.lock", "mine/file"]);
+    let same = segment::SpillDir::open(path, Incarnation(7));
+    assert!(same.is_err(), "one process an incarnation");
+    drop(living);
+    let id = stream(0, 0);
+    for number in 0..30 {
+        append(&store, id, frame(id, number, 100)).await.unwrap();
+    }
+    drop(store);
+    while path.join("i7").exists() || path.join("i7.lock").exists() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(files(path), ["i6/file", "mine/file"]);
+}

@@ -1,0 +1,225 @@
+//! The writing side of an exchange: rows in, frames to the store.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
+use arrow::datatypes::SchemaRef;
+use arrow_ipc::writer::IpcWriteContext;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use sluice_core::ids::{AttemptId, QueryId, StreamId};
+use sluice_core::message::MapOutputPartitionMeta;
+use sluice_crds::shuffle_query::Compression;
+
+use super::compact::{batch_bytes, compact};
+use super::frame::{FrameEncoder, FrameError, FrameFormat};
+use super::partition::{Partitioner, Partitioning};
+use super::store::StoreHandle;
+
+#[cfg(test)]
+mod tests;
+
+/// Rows at which a frame is full.
+const FRAME_ROWS: usize = 8192;
+/// Bytes, before compression, at which a frame is full.
+const FRAME_BYTES: usize = 1 << 20;
+
+impl From<FrameError> for DataFusionError {
+    fn from(error: FrameError) -> Self {
+        match error {
+            FrameError::TooLong { .. } => Self::ResourcesExhausted(error.to_string()),
+            FrameError::Unencodable(error) => Self::ArrowError(Box::new(error), None),
+            FrameError::ChecksumMismatch { .. }
+            | FrameError::ChainMismatch { .. }
+            | FrameError::Truncated { .. }
+            | FrameError::Undecodable { .. } => Self::External(error.into()),
+        }
+    }
+}
+
+/// What one attempt writes to its exchange, and how.
+#[derive(Debug, Clone)]
+pub struct WriteSpec {
+    /// The query.
+    pub query: QueryId,
+    /// The attempt; it must be open at the store.
+    pub attempt: AttemptId,
+    /// Of all batches.
+    pub schema: SchemaRef,
+    /// How rows find their partition.
+    pub partitioning: Partitioning,
+    /// Compression of the frames.
+    pub compression: Compression,
+    /// The most bytes of rows that wait for their frame to fill, over all partitions.
+    pub buffer_bytes: usize,
+}
+
+/// What was written so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WriteCounts {
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of encoded frames.
+    pub bytes: u64,
+}
+
+/// Splits rows by partition, gathers them to frames and gives these to the store. Rows keep their order within a
+/// partition.
+pub struct ShuffleWriter {
+    store: StoreHandle,
+    query: QueryId,
+    attempt: AttemptId,
+    partitioner: Partitioner,
+    format: Arc<FrameFormat>,
+    partitions: BTreeMap<u32, Gathering>,
+    gathered_bytes: usize,
+    buffer_bytes: usize,
+    reservation: MemoryReservation,
+    context: IpcWriteContext,
+    counts: WriteCounts,
+}
+
+/// Rows of one partition that wait for their frame to fill.
+struct Gathering {
+    encoder: FrameEncoder,
+    parts: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl ShuffleWriter {
+    /// A writer for an attempt; its waiting rows are charged to `pool`.
+    ///
+    /// # Errors
+    ///
+    /// If the schema cannot be written, or there are no partitions.
+    pub fn new(spec: &WriteSpec, store: StoreHandle, pool: &Arc<dyn MemoryPool>) -> Result<Self> {
+        Ok(Self {
+            store,
+            query: spec.query.clone(),
+            attempt: spec.attempt,
+            partitioner: Partitioner::new(&spec.partitioning)?,
+            format: Arc::new(FrameFormat::new(Arc::clone(&spec.schema), spec.compression)?),
+            partitions: BTreeMap::new(),
+            gathered_bytes: 0,
+            buffer_bytes: spec.buffer_bytes,
+            reservation: MemoryConsumer::new("shuffle write").register(pool),
+            context: IpcWriteContext::default(),
+            counts: WriteCounts::default(),
+        })
+    }
+
+    /// What is in the store so far.
+    pub fn counts(&self) -> WriteCounts {
+        self.counts
+    }
+
+    /// Takes the rows of a batch. It waits while the store's memory is full and moves to disk.
+    ///
+    /// # Errors
+    ///
+    /// If keys cannot be computed or rows not encoded, if memory and spill space are used up, or the attempt was
+    /// retired.
+    pub async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        for (partition, part) in self.partitioner.split(batch)? {
+            let part = compact(&part)?;
+            let bytes = batch_bytes(&part);
+            if self.reservation.try_grow(bytes).is_err() {
+                self.flush_all().await?;
+                self.reservation.try_grow(bytes)?;
+            }
+            self.gathered_bytes += bytes;
+            let format = &self.format;
+            let gathering = self.partitions.entry(partition).or_insert_with(|| Gathering {
+                encoder: FrameEncoder::new(Arc::clone(format)),
+                parts: Vec::new(),
+                rows: 0,
+                bytes: 0,
+            });
+            gathering.rows += part.num_rows();
+            gathering.bytes += bytes;
+            gathering.parts.push(part);
+            if gathering.rows >= FRAME_ROWS || gathering.bytes >= FRAME_BYTES {
+                self.flush(partition).await?;
+            }
+        }
+        while self.gathered_bytes > self.buffer_bytes {
+            let largest = self.partitions.iter().max_by_key(|(_, waits)| waits.bytes);
+            let Some((&partition, _)) = largest else {
+                break;
+            };
+            self.flush(partition).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what waits and finalizes the attempt. Returns an entry for each partition that holds bytes.
+    ///
+    /// # Errors
+    ///
+    /// As `write`.
+    pub async fn finish(mut self) -> Result<(Vec<MapOutputPartitionMeta>, WriteCounts)> {
+        self.flush_all().await?;
+        let outputs = self.store.finalize(self.query.clone(), self.attempt).await?;
+        Ok((outputs, self.counts))
+    }
+
+    async fn flush_all(&mut self) -> Result<()> {
+        let partitions: Vec<u32> = self.partitions.keys().copied().collect();
+        for partition in partitions {
+            self.flush(partition).await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self, partition: u32) -> Result<()> {
+        let Some(gathering) = self.partitions.get_mut(&partition) else {
+            return Ok(());
+        };
+        let parts = std::mem::take(&mut gathering.parts);
+        let bytes = std::mem::take(&mut gathering.bytes);
+        gathering.rows = 0;
+        let stream = StreamId {
+            attempt: self.attempt,
+            partition,
+        };
+        for batch in frames_of(self.format.schema(), parts) {
+            let frame = gathering.encoder.encode(&batch, &mut self.context)?;
+            let rows = batch.num_rows() as u64;
+            self.counts.rows += rows;
+            self.counts.bytes += frame.len() as u64;
+            self.store.append(self.query.clone(), stream, frame, rows).await?;
+        }
+        self.gathered_bytes = self.gathered_bytes.saturating_sub(bytes);
+        self.reservation.shrink(bytes);
+        Ok(())
+    }
+}
+
+/// The rows of the parts, in order, as batches of about a frame each.
+fn frames_of(schema: &SchemaRef, mut parts: Vec<RecordBatch>) -> Vec<RecordBatch> {
+    if parts.len() > 1 {
+        // Dictionaries of several parts may have too many values for their keys, and strings too many bytes for
+        // their offsets: the parts stay apart then.
+        if let Ok(whole) = concat_batches(schema, &parts) {
+            parts = vec![whole];
+        }
+    }
+    parts.iter().flat_map(cut).collect()
+}
+
+/// Cuts a batch that is much longer than a frame.
+fn cut(batch: &RecordBatch) -> Vec<RecordBatch> {
+    let (rows, bytes) = (batch.num_rows(), batch_bytes(batch));
+    let frames = (bytes / FRAME_BYTES).max(rows / FRAME_ROWS);
+    if frames < 2 || rows < 2 {
+        return vec![batch.clone()];
+    }
+    let step = rows.div_ceil(frames);
+    let starts = (0..rows).step_by(step);
+    starts
+        .map(|start| batch.slice(start, step.min(rows - start)))
+        .collect()
+}

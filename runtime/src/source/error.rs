@@ -1,0 +1,203 @@
+//! What errors mean: for the user who planned a query, and for the attempt that met one.
+
+use arrow::error::ArrowError;
+use datafusion::error::DataFusionError;
+use parquet::errors::ParquetError;
+use sluice_core::failure::{AttemptFailure, BadInputKind};
+use sluice_core::plan::FileRange;
+use sluice_crds::ErrorReason;
+use thiserror::Error;
+
+use super::manifest::shown;
+
+/// Files that a message names at most.
+const NAMED_FILES: usize = 3;
+
+/// Why a table cannot be read. The message names the location or file, the problem and the fix.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("table {table}: {message}")]
+pub struct SourceError {
+    /// The reason for status.
+    pub reason: ErrorReason,
+    /// The table's name.
+    pub table: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl SourceError {
+    pub(super) fn new(reason: ErrorReason, table: &str, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            table: table.to_owned(),
+            message: message.into(),
+        }
+    }
+}
+
+/// What an engine's error means for the attempt that met it. `ranges` are the file ranges that the attempt reads; a
+/// message about bad bytes names them, since decoders know a line at best.
+pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptFailure {
+    match error {
+        DataFusionError::Context(_, inner) => classify_error(inner, ranges),
+        DataFusionError::Diagnostic(_, inner) => classify_error(inner, ranges),
+        DataFusionError::Shared(inner) => classify_error(inner, ranges),
+        DataFusionError::Collection(errors) => match errors.first() {
+            Some(first) => classify_error(first, ranges),
+            None => failed(error),
+        },
+        DataFusionError::ResourcesExhausted(message) => AttemptFailure::ResourcesExhausted {
+            message: message.clone(),
+        },
+        DataFusionError::ArrowError(inner, _) => {
+            classify_arrow(inner, ranges).unwrap_or_else(|| failed(error))
+        }
+        DataFusionError::ParquetError(inner) => {
+            classify_parquet(inner, ranges).unwrap_or_else(|| failed(error))
+        }
+        DataFusionError::ObjectStore(inner) => classify_store(inner).unwrap_or_else(|| failed(error)),
+        DataFusionError::External(inner) => {
+            classify_external(inner.as_ref(), ranges).unwrap_or_else(|| failed(error))
+        }
+        DataFusionError::IoError(inner) => inner
+            .get_ref()
+            .and_then(|inner| classify_external(inner, ranges))
+            .unwrap_or_else(|| failed(error)),
+        DataFusionError::NotImplemented(message) => bad(BadInputKind::UnsupportedPlan, message.clone()),
+        DataFusionError::Execution(message) if is_bad_value(message) => {
+            bad(BadInputKind::InvalidValue, message.clone())
+        }
+        _ => failed(error),
+    }
+}
+
+fn failed(error: &DataFusionError) -> AttemptFailure {
+    AttemptFailure::Failed {
+        message: error.strip_backtrace(),
+    }
+}
+
+fn bad(kind: BadInputKind, message: String) -> AttemptFailure {
+    AttemptFailure::BadInput { kind, message }
+}
+
+/// Errors inside of other errors, of which the known kinds decide.
+fn classify_external(
+    error: &(dyn std::error::Error + Send + Sync + 'static),
+    ranges: &[FileRange],
+) -> Option<AttemptFailure> {
+    if let Some(failure) = error.downcast_ref::<AttemptFailure>() {
+        return Some(failure.clone());
+    }
+    if let Some(error) = error.downcast_ref::<DataFusionError>() {
+        return Some(classify_error(error, ranges));
+    }
+    if let Some(error) = error.downcast_ref::<ArrowError>() {
+        return classify_arrow(error, ranges);
+    }
+    if let Some(error) = error.downcast_ref::<ParquetError>() {
+        return classify_parquet(error, ranges);
+    }
+    error
+        .downcast_ref::<object_store::Error>()
+        .and_then(classify_store)
+}
+
+fn classify_arrow(error: &ArrowError, ranges: &[FileRange]) -> Option<AttemptFailure> {
+    match error {
+        ArrowError::ExternalError(inner) => classify_external(inner.as_ref(), ranges),
+        ArrowError::IoError(_, inner) => inner.get_ref().and_then(|inner| classify_external(inner, ranges)),
+        ArrowError::CsvError(message)
+        | ArrowError::JsonError(message)
+        | ArrowError::IpcError(message)
+        | ArrowError::ParquetError(message) => Some(corrupt(message, ranges)),
+        // The CSV reader says this about a field, the cast kernels the others.
+        ArrowError::ParseError(message) if message.starts_with("Error while parsing value") => {
+            Some(corrupt(message, ranges))
+        }
+        ArrowError::InvalidArgumentError(message)
+            if message.contains("non-nullable") && !ranges.is_empty() =>
+        {
+            Some(corrupt(message, ranges))
+        }
+        ArrowError::ParseError(_)
+        | ArrowError::CastError(_)
+        | ArrowError::DivideByZero
+        | ArrowError::ArithmeticOverflow(_)
+        | ArrowError::ComputeError(_) => Some(bad(BadInputKind::InvalidValue, error.to_string())),
+        ArrowError::MemoryError(message) => Some(AttemptFailure::ResourcesExhausted {
+            message: message.clone(),
+        }),
+        _ => None,
+    }
+}
+
+fn classify_parquet(error: &ParquetError, ranges: &[FileRange]) -> Option<AttemptFailure> {
+    match error {
+        ParquetError::External(inner) => classify_external(inner.as_ref(), ranges),
+        ParquetError::General(_)
+        | ParquetError::EOF(_)
+        | ParquetError::NYI(_)
+        | ParquetError::IndexOutOfBound(_, _)
+        | ParquetError::ArrowError(_) => Some(corrupt(&error.to_string(), ranges)),
+        _ => None,
+    }
+}
+
+fn classify_store(error: &object_store::Error) -> Option<AttemptFailure> {
+    match error {
+        object_store::Error::NotFound { path, .. } => Some(bad(
+            BadInputKind::InputChanged,
+            format!(
+                "{} was removed after the query had listed it: run the query again",
+                shown(path)
+            ),
+        )),
+        object_store::Error::PermissionDenied { path, source } => Some(bad(
+            BadInputKind::ForbiddenPath,
+            format!("{} cannot be read: {source}", shown(path)),
+        )),
+        _ => None,
+    }
+}
+
+/// Scalar functions report a bad value as an execution error; only its text tells.
+fn is_bad_value(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    ["divide by zero", "overflow", "parse", "invalid", "out of range"]
+        .iter()
+        .any(|sign| message.contains(sign))
+}
+
+fn corrupt(message: &str, ranges: &[FileRange]) -> AttemptFailure {
+    let place = place(ranges);
+    bad(
+        BadInputKind::InputCorrupt,
+        format!(
+            "{place} cannot be decoded: {message}: mend the file, or declare columns in the table's schema that fit it"
+        ),
+    )
+}
+
+/// Names what an attempt was reading. Lines are counted from the start of a range.
+fn place(ranges: &[FileRange]) -> String {
+    let name = |range: &FileRange| {
+        let path = shown(&range.file.path);
+        if range.start == 0 {
+            path
+        } else {
+            format!("{path} (lines counted from byte {})", range.start)
+        }
+    };
+    match ranges {
+        [] => "an input".to_owned(),
+        [range] => name(range),
+        _ => {
+            let mut names: Vec<_> = ranges.iter().take(NAMED_FILES).map(name).collect();
+            if ranges.len() > NAMED_FILES {
+                names.push(format!("{} more", ranges.len() - NAMED_FILES));
+            }
+            format!("one of {}", names.join(", "))
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Tables of files, pinned by the manifest.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Result, Statistics, TableReference, project_schema};
+use datafusion::datasource::file_format::FileFormat as FormatReader;
+use datafusion::datasource::file_format::arrow::ArrowFormat;
+use datafusion::datasource::file_format::csv::CsvFormat;
+use datafusion::datasource::file_format::json::JsonFormat;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder};
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::prelude::SessionContext;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use sluice_core::plan::InputFile;
+use sluice_crds::ErrorReason;
+use sluice_crds::shuffle_query::{CsvOptions, FileFormat, TableSource, TableSpec};
+
+use super::error::SourceError;
+use super::inference::Files;
+use super::manifest::{InputManifest, object_meta, shown};
+use super::tpch::{MIN_SCALE_FACTOR, TpchTable};
+use super::{nulls, schema};
+
+/// Footers that are read at once.
+const CONCURRENT_FOOTERS: usize = 8;
+
+/// A table that scans exactly the files of the manifest.
+#[derive(Debug)]
+pub struct FileTable {
+    reader: Arc<dyn FormatReader>,
+    schema: SchemaRef,
+    files: Vec<PartitionedFile>,
+}
+
+#[async_trait]
+impl TableProvider for FileTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if self.files.is_empty() {
+            return Ok(Arc::new(EmptyExec::new(project_schema(
+                &self.schema,
+                projection,
+            )?)));
+        }
+        let partitions = state.config().target_partitions().max(1);
+        let groups = FileGroup::new(self.files.clone()).split_files(partitions);
+        let of_files = self.files.iter().filter_map(|file| file.statistics.as_deref());
+        let statistics = Statistics::try_merge_iter(of_files, &self.schema)?;
+        let source = self
+            .reader
+            .file_source(TableSchema::from(Arc::clone(&self.schema)));
+        let scan = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), source)
+            .with_file_groups(groups)
+            .with_statistics(statistics)
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        self.reader.create_physical_plan(state, scan).await
+    }
+
+    // A Parquet scan skips row groups and pages by the filters; the rows that it yields are filtered again.
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+}
+
+/// Makes every table of a query known to the session: files as the manifest lists them, generated TPC-H rows as they
+/// are. The session's runtime must have the stores of [`super::object_stores`] for the manifest's roots. Footers and
+/// first rows of files are read; errors of a file name it.
+///
+/// # Errors
+///
+/// If a schema is missing, wrong or does not fit a file, files of a table do not fit together, or a file cannot be
+/// decoded.
+pub async fn register_tables(
+    context: &SessionContext,
+    tables: &[TableSpec],
+    manifest: &InputManifest,
+) -> Result<(), SourceError> {
+    for spec in tables {
+        let error = |reason, message: String| SourceError::new(reason, &spec.name, message);
+        let provider: Arc<dyn TableProvider> = match spec.source() {
+            Some(TableSource::Tpch { scale_factor, table }) => {
+                let table = TpchTable::new(table, scale_factor).ok_or_else(|| {
+                    let message =
+                        format!("tpch.scaleFactor is {scale_factor}: write at least {MIN_SCALE_FACTOR}");
+                    error(ErrorReason::InvalidSpec, message)
+                })?;
+                Arc::new(table)
+            }
+            Some(source @ TableSource::Files { .. }) => {
+                let files = manifest.tables.get(&spec.name).ok_or_else(|| {
+                    error(ErrorReason::Internal, "the manifest does not list it".to_owned())
+                })?;
+                file_table(context, &spec.name, &source, files).await?
+            }
+            None => {
+                let message = "set exactly one of location, locations and tpch, and the format of files";
+                return Err(error(ErrorReason::InvalidSpec, message.to_owned()));
+            }
+        };
+        context
+            .register_table(TableReference::bare(spec.name.as_str()), provider)
+            .map_err(|cause| error(ErrorReason::InvalidSpec, cause.strip_backtrace()))?;
+    }
+    Ok(())
+}
+
+async fn file_table(
+    context: &SessionContext,
+    table: &str,
+    source: &TableSource<'_>,
+    files: &[InputFile],
+) -> Result<Arc<dyn TableProvider>, SourceError> {
+    let TableSource::Files {
+        format,
+        options,
+        schema: columns,
+        ..
+    } = source
+    else {
+        return Err(SourceError::new(ErrorReason::Internal, table, "it has no files"));
+    };
+    let invalid = |message: String| SourceError::new(ErrorReason::InvalidSpec, table, message);
+    let reader = reader(*format, *options).map_err(invalid)?;
+    let session = context.state();
+    let store = session
+        .runtime_env()
+        .object_store(ObjectStoreUrl::local_filesystem())
+        .map_err(|error| SourceError::new(ErrorReason::Internal, table, error.strip_backtrace()))?;
+    let header = options.is_none_or(|options| options.header);
+    let headless = match *format {
+        FileFormat::Csv if header => Some(headless(*options).map_err(invalid)?),
+        _ => None,
+    };
+    let reading = Files {
+        table,
+        format: *format,
+        reader: &reader,
+        headless: headless.as_ref(),
+        session: &session,
+        store: &store,
+    };
+    let schema = match columns {
+        Some(columns) => {
+            let declared = schema::declared(columns).map_err(invalid)?;
+            for (file, found) in reading.schemas(files).await? {
+                if file.size > 0 {
+                    schema::check_file(*format, header, &declared, &found)
+                        .map_err(|problem| reading.mismatch(file, &problem))?;
+                }
+            }
+            declared
+        }
+        None => Arc::new(reading.schema(files).await?),
+    };
+    let null_regex = options.and_then(|options| options.null_regex.as_deref());
+    let scanned = match null_regex {
+        Some(_) => Arc::new(nulls::text_columns(&schema)),
+        None => Arc::clone(&schema),
+    };
+    let files = pinned(&reading, files, &scanned).await?;
+    let pinned = FileTable {
+        reader,
+        schema: scanned,
+        files,
+    };
+    match null_regex {
+        Some(null_regex) => nulls::view(table, pinned, &schema, null_regex)
+            .map(|view| Arc::new(view) as Arc<dyn TableProvider>)
+            .map_err(|error| invalid(error.strip_backtrace())),
+        None => Ok(Arc::new(pinned)),
+    }
+}
+
+/// The files as a scan wants them. Empty text files have no rows and no header.
+async fn pinned(
+    reading: &Files<'_>,
+    files: &[InputFile],
+    schema: &SchemaRef,
+) -> Result<Vec<PartitionedFile>, SourceError> {
+    let files: Vec<_> = files.iter().filter(|file| file.size > 0).collect();
+    let pinned = stream::iter(files).map(|file| async move {
+        let statistics = reading.statistics(file, schema).await?;
+        let meta = object_meta(file).ok_or_else(|| {
+            let message = format!("the manifest names {}, which is no path", shown(&file.path));
+            SourceError::new(ErrorReason::Internal, reading.table, message)
+        })?;
+        Ok(PartitionedFile::new_from_meta(meta).with_statistics(Arc::new(statistics)))
+    });
+    pinned.buffered(CONCURRENT_FOOTERS).try_collect().await
+}
+
+fn reader(format: FileFormat, options: Option<&CsvOptions>) -> Result<Arc<dyn FormatReader>, String> {
+    Ok(match format {
+        FileFormat::Parquet => Arc::new(ParquetFormat::default()),
+        FileFormat::Json => Arc::new(JsonFormat::default()),
+        FileFormat::Arrow => Arc::new(ArrowFormat),
+        FileFormat::Csv => Arc::new(csv(&options.cloned().unwrap_or_default())?),
+    })
+}
+
+/// The reader of CSV files that takes a header for a row.
+fn headless(options: Option<&CsvOptions>) -> Result<Arc<dyn FormatReader>, String> {
+    let options = options.cloned().unwrap_or_default();
+    Ok(Arc::new(csv(&options)?.with_has_header(false)))
+}
+
+fn csv(options: &CsvOptions) -> Result<CsvFormat, String> {
+    let byte = |name: &str, text: &str| match text.as_bytes() {
+        [byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(*byte),
+        _ => Err(format!(
+            "options.{name} must be one ASCII character, not a line break"
+        )),
+    };
+    let escape = options
+        .escape
+        .as_deref()
+        .map(|text| byte("escape", text))
+        .transpose()?;
+    if let Some(null_regex) = &options.null_regex {
+        nulls::check(null_regex)?;
+    }
+    Ok(CsvFormat::default()
+        .with_has_header(options.header)
+        .with_delimiter(byte("delimiter", &options.delimiter)?)
+        .with_quote(byte("quote", &options.quote)?)
+        .with_escape(escape)
+        .with_newlines_in_values(options.newlines_in_values)
+        .with_null_regex(options.null_regex.clone()))
+}

@@ -1,0 +1,190 @@
+//! What files say about themselves: schemas and statistics.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::Session;
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, Statistics};
+use datafusion::datasource::file_format::FileFormat as FormatReader;
+use datafusion::error::DataFusionError;
+use futures::FutureExt;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use object_store::{ObjectMeta, ObjectStore};
+use sluice_core::failure::{AttemptFailure, BadInputKind};
+use sluice_core::plan::InputFile;
+use sluice_crds::ErrorReason;
+use sluice_crds::shuffle_query::FileFormat;
+
+use super::error::{SourceError, classify_error};
+use super::manifest::{object_meta, shown};
+use super::schema::Merge;
+
+/// Text files of a table whose first rows are looked at.
+const SAMPLED_TEXT_FILES: usize = 64;
+/// Files that are looked at at once.
+const CONCURRENT_FILES: usize = 8;
+
+/// One table's files and what reads them.
+pub struct Files<'a> {
+    /// The table's name, for messages.
+    pub table: &'a str,
+    /// Format of the files.
+    pub format: FileFormat,
+    /// Reads that format.
+    pub reader: &'a Arc<dyn FormatReader>,
+    /// Reads it as if its first line were no header; for CSV files with a header.
+    pub headless: Option<&'a Arc<dyn FormatReader>>,
+    /// The session, whose caches keep what is read of Parquet files.
+    pub session: &'a dyn Session,
+    /// Where the files are.
+    pub store: &'a Arc<dyn ObjectStore>,
+}
+
+impl Files<'_> {
+    /// The schema that a file itself has, or its first rows suggest, of each file that is looked at: all files of a
+    /// format that describes itself, else a sample.
+    ///
+    /// # Errors
+    ///
+    /// The first file, in their order, that cannot be decoded.
+    pub async fn schemas<'f>(
+        &self,
+        files: &'f [InputFile],
+    ) -> Result<Vec<(&'f InputFile, SchemaRef)>, SourceError> {
+        let looked_at = match self.format {
+            FileFormat::Parquet | FileFormat::Arrow => files.len(),
+            FileFormat::Csv | FileFormat::Json => SAMPLED_TEXT_FILES,
+        };
+        let files: Vec<_> = files.iter().take(looked_at).collect();
+        let schemas = stream::iter(files).map(|file| async move {
+            let meta = self.meta(file)?;
+            let objects = [meta];
+            let schema = self.reader.infer_schema(self.session, self.store, &objects);
+            let schema = guard(schema)
+                .await
+                .map_err(|error| self.unreadable(file, &error))?;
+            if let Some(headless) = self.headless {
+                let all = headless.infer_schema(self.session, self.store, &objects);
+                let all = guard(all).await.map_err(|error| self.unreadable(file, &error))?;
+                // Inference folds columns of one name into one; the scan would then find too many values.
+                if all.fields().len() != schema.fields().len() {
+                    return Err(self.mismatch(file, "has several columns of one name: rename them"));
+                }
+            }
+            Ok((file, schema))
+        });
+        schemas.buffered(CONCURRENT_FILES).try_collect().await
+    }
+
+    /// One schema for all files.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be decoded, files disagree, or no column was found.
+    pub async fn schema(&self, files: &[InputFile]) -> Result<Schema, SourceError> {
+        let mut merge = Merge::new(self.format);
+        for (file, schema) in self.schemas(files).await? {
+            let path = shown(&file.path);
+            // An empty text file says nothing about columns and has no rows that would need them.
+            if file.size == 0 || schema.fields().is_empty() {
+                continue;
+            }
+            merge
+                .add(&path, &schema)
+                .map_err(|problem| self.mismatch(file, &problem))?;
+        }
+        let schema = merge.finish();
+        if schema.fields().is_empty() {
+            let message = "its files have no columns: declare a schema, or remove the table";
+            return Err(SourceError::new(ErrorReason::InputCorrupt, self.table, message));
+        }
+        Ok(schema)
+    }
+
+    /// Statistics of a file: from the footer of a Parquet file, else its size alone.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be decoded.
+    pub async fn statistics(&self, file: &InputFile, schema: &SchemaRef) -> Result<Statistics, SourceError> {
+        if self.format != FileFormat::Parquet {
+            let size = usize::try_from(file.size).unwrap_or(usize::MAX);
+            let unknown = Statistics::new_unknown(schema);
+            return Ok(unknown.with_total_byte_size(Precision::Inexact(size)));
+        }
+        let meta = self.meta(file)?;
+        let statistics = self
+            .reader
+            .infer_stats(self.session, self.store, Arc::clone(schema), &meta);
+        let mut statistics = guard(statistics)
+            .await
+            .map_err(|error| self.unreadable(file, &error))?;
+        // Bounds of another type than the column's would prune rows by a wrong comparison.
+        for (column, field) in statistics.column_statistics.iter_mut().zip(schema.fields()) {
+            let bounds = [&column.min_value, &column.max_value];
+            let mut types = bounds.iter().filter_map(|bound| bound.get_value());
+            if types.any(|bound| &bound.data_type() != field.data_type()) {
+                *column = ColumnStatistics::new_unknown();
+            }
+        }
+        Ok(statistics)
+    }
+
+    fn meta(&self, file: &InputFile) -> Result<ObjectMeta, SourceError> {
+        object_meta(file).ok_or_else(|| {
+            let message = format!("the manifest names {}, which is no path", file.path);
+            SourceError::new(ErrorReason::Internal, self.table, message)
+        })
+    }
+
+    /// A file whose columns do not fit.
+    pub fn mismatch(&self, file: &InputFile, problem: &str) -> SourceError {
+        let message = format!("{} {problem}", shown(&file.path));
+        SourceError::new(ErrorReason::InputCorrupt, self.table, message)
+    }
+
+    fn unreadable(&self, file: &InputFile, error: &DataFusionError) -> SourceError {
+        let (reason, cause) = match classify_error(error, &[]) {
+            AttemptFailure::BadInput {
+                kind: BadInputKind::InputChanged,
+                message,
+            } => (ErrorReason::InputChanged, message),
+            AttemptFailure::BadInput {
+                kind: BadInputKind::ForbiddenPath,
+                message,
+            } => (ErrorReason::ForbiddenPath, message),
+            _ => (ErrorReason::InputCorrupt, innermost(error)),
+        };
+        let wanted = match self.format {
+            FileFormat::Parquet => "a Parquet file",
+            FileFormat::Csv => "a CSV file with the same number of values in every line",
+            FileFormat::Json => "a file of one JSON object a line",
+            FileFormat::Arrow => "an Arrow IPC file",
+        };
+        let message = format!(
+            "{} cannot be read as {wanted}: {cause}: correct the file, the location or the table's format",
+            shown(&file.path)
+        );
+        SourceError::new(reason, self.table, message)
+    }
+}
+
+/// The message that is closest to the cause; what wraps it repeats the path or says nothing.
+fn innermost(error: &DataFusionError) -> String {
+    match error.find_root() {
+        DataFusionError::ArrowError(inner, _) => inner.to_string(),
+        DataFusionError::ParquetError(inner) => inner.to_string(),
+        DataFusionError::ObjectStore(inner) => inner.to_string(),
+        other => other.strip_backtrace(),
+    }
+}
+
+/// Runs a decoder on bytes that nobody has checked; a panic becomes an error.
+async fn guard<T>(decoding: impl Future<Output = Result<T, DataFusionError>>) -> Result<T, DataFusionError> {
+    AssertUnwindSafe(decoding)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(DataFusionError::Execution("its bytes are corrupt".to_owned())))
+}

@@ -1,0 +1,326 @@
+//! The input manifest: every file of a query, as it was when the query was planned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as StorePath;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use serde::{Deserialize, Serialize};
+use sluice_core::failure::{AttemptFailure, BadInputKind};
+use sluice_core::plan::InputFile;
+use sluice_crds::ErrorReason;
+use sluice_crds::shuffle_query::{FileFormat, TableSource, TableSpec};
+
+use super::error::SourceError;
+use super::location::resolve_location;
+
+/// Most files of one query. Each costs memory in the coordinator and a line in the journal.
+const MAX_FILES: usize = 100_000;
+/// Deepest folder below a location.
+const MAX_DEPTH: usize = 32;
+/// Files whose metadata are asked for at once.
+const CONCURRENT_HEADS: usize = 16;
+
+/// Every file of a query, as it was when the query was planned. The query reads these and no others, a successor of
+/// its coordinator too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputManifest {
+    /// The files of each table of files, in the order of their paths.
+    pub tables: BTreeMap<String, Vec<InputFile>>,
+    /// The declared locations, links resolved: what [`super::object_stores`] may serve.
+    pub roots: Vec<PathBuf>,
+}
+
+impl InputManifest {
+    /// Lists every location of the tables once. A location is a file, or a folder whose files of the table's format
+    /// are taken, also from folders below it. Files and folders whose names start with `.` or `_` are skipped.
+    /// Relative locations lie below `base`.
+    ///
+    /// # Errors
+    ///
+    /// If a location does not exist or cannot be read, holds no file though the table declares no schema, or holds a
+    /// link that leaves it.
+    pub async fn list(tables: &[TableSpec], base: &Path) -> Result<Self, SourceError> {
+        let mut manifest = Self::default();
+        let mut files_left = MAX_FILES;
+        for spec in tables {
+            let (spec_copy, base) = (spec.clone(), base.to_owned());
+            let listed = tokio::task::spawn_blocking(move || list_table(&spec_copy, &base, files_left))
+                .await
+                .map_err(|error| SourceError::new(ErrorReason::Internal, &spec.name, error.to_string()))??;
+            let Some((paths, roots)) = listed else {
+                continue;
+            };
+            files_left = files_left.saturating_sub(paths.len());
+            let files = read_metadata(&spec.name, paths).await?;
+            manifest.tables.insert(spec.name.clone(), files);
+            manifest.roots.extend(roots);
+        }
+        manifest.roots.sort();
+        manifest.roots.dedup();
+        Ok(manifest)
+    }
+}
+
+/// The files of one table and its roots; `None` for a table without files.
+type Listed = Option<(BTreeSet<PathBuf>, Vec<PathBuf>)>;
+
+fn list_table(spec: &TableSpec, base: &Path, files_left: usize) -> Result<Listed, SourceError> {
+    let error = |reason, message: String| SourceError::new(reason, &spec.name, message);
+    let Some(source) = spec.source() else {
+        let message = "set exactly one of location, locations and tpch, and the format of files";
+        return Err(error(ErrorReason::InvalidSpec, message.to_owned()));
+    };
+    let TableSource::Files {
+        locations,
+        format,
+        schema,
+        ..
+    } = source
+    else {
+        return Ok(None);
+    };
+    let mut listing = Listing {
+        table: &spec.name,
+        extensions: extensions(format),
+        files_left,
+        files: BTreeSet::new(),
+        folders: BTreeSet::new(),
+        others: 0,
+    };
+    let mut roots = Vec::new();
+    for location in &locations {
+        let path = resolve_location(location, base)
+            .map_err(|problem| error(ErrorReason::InvalidSpec, problem.to_string()))?;
+        let root = path.canonicalize().map_err(|cause| {
+            let fix = "correct the path, or mount the folder where the query runs";
+            let message = format!("location {} cannot be opened: {cause}: {fix}", path.display());
+            error(ErrorReason::TableNotFound, message)
+        })?;
+        listing.location(&root)?;
+        roots.push(root);
+    }
+    if listing.files.is_empty() && schema.is_none() {
+        let message = format!(
+            "no file ends in {} in {}{}: add files, or declare a schema for a table without rows",
+            listing.extensions.join(" or "),
+            locations.join(", "),
+            match listing.others {
+                0 => String::new(),
+                others => format!(" ({others} other files)"),
+            },
+        );
+        return Err(error(ErrorReason::TableNotFound, message));
+    }
+    Ok(Some((listing.files, roots)))
+}
+
+/// How names of files of a format end.
+fn extensions(format: FileFormat) -> &'static [&'static str] {
+    match format {
+        FileFormat::Parquet => &[".parquet"],
+        FileFormat::Csv => &[".csv"],
+        FileFormat::Json => &[".json", ".jsonl", ".ndjson"],
+        FileFormat::Arrow => &[".arrow"],
+    }
+}
+
+struct Listing<'a> {
+    table: &'a str,
+    extensions: &'static [&'static str],
+    files_left: usize,
+    files: BTreeSet<PathBuf>,
+    /// Folders seen, links resolved: a link to a folder above it would never end.
+    folders: BTreeSet<PathBuf>,
+    others: usize,
+}
+
+impl Listing<'_> {
+    fn error(&self, reason: ErrorReason, path: &Path, problem: &str) -> SourceError {
+        SourceError::new(reason, self.table, format!("{} {problem}", path.display()))
+    }
+
+    fn unreadable(&self, path: &Path, cause: &std::io::Error) -> SourceError {
+        let problem = format!("cannot be read: {cause}");
+        self.error(ErrorReason::TableNotFound, path, &problem)
+    }
+
+    /// Takes a named file whatever its name, or the files of a folder.
+    fn location(&mut self, root: &Path) -> Result<(), SourceError> {
+        let metadata = fs::metadata(root).map_err(|cause| self.unreadable(root, &cause))?;
+        if metadata.is_dir() {
+            self.folder(root, root, 0)
+        } else if metadata.is_file() {
+            self.take(root.to_owned())
+        } else {
+            let problem = "is neither a file nor a folder: name one of them";
+            Err(self.error(ErrorReason::InvalidSpec, root, problem))
+        }
+    }
+
+    fn folder(&mut self, root: &Path, folder: &Path, depth: usize) -> Result<(), SourceError> {
+        if !self.folders.insert(folder.to_owned()) {
+            return Ok(());
+        }
+        if depth > MAX_DEPTH {
+            let problem =
+                format!("lies more than {MAX_DEPTH} folders below the location: name it as a location");
+            return Err(self.error(ErrorReason::InvalidSpec, folder, &problem));
+        }
+        let entries = fs::read_dir(folder).map_err(|cause| self.unreadable(folder, &cause))?;
+        for entry in entries {
+            let entry = entry.map_err(|cause| self.unreadable(folder, &cause))?;
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with(['.', '_']) {
+                continue;
+            }
+            let path = entry.path();
+            let resolved = path
+                .canonicalize()
+                .map_err(|cause| self.unreadable(&path, &cause))?;
+            if !resolved.starts_with(root) {
+                let problem = format!(
+                    "is a link that leaves {}: remove it, or declare its target as a location of the table",
+                    root.display()
+                );
+                return Err(self.error(ErrorReason::ForbiddenPath, &path, &problem));
+            }
+            let metadata = fs::metadata(&resolved).map_err(|cause| self.unreadable(&path, &cause))?;
+            if metadata.is_dir() {
+                self.folder(root, &resolved, depth + 1)?;
+            } else if metadata.is_file() && self.extensions.iter().any(|end| name.ends_with(end)) {
+                self.take(resolved)?;
+            } else {
+                self.others += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, file: PathBuf) -> Result<(), SourceError> {
+        if self.files.len() >= self.files_left {
+            let message = format!(
+                "the query reads more than {MAX_FILES} files: name fewer locations, or write larger files"
+            );
+            return Err(SourceError::new(ErrorReason::InvalidSpec, self.table, message));
+        }
+        self.files.insert(file);
+        Ok(())
+    }
+}
+
+async fn read_metadata(table: &str, paths: BTreeSet<PathBuf>) -> Result<Vec<InputFile>, SourceError> {
+    let store = LocalFileSystem::new();
+    let store = &store;
+    let files = stream::iter(paths).map(|path| async move {
+        let problem = |cause: &dyn std::fmt::Display| {
+            let message = format!("{} cannot be read: {cause}", path.display());
+            SourceError::new(ErrorReason::TableNotFound, table, message)
+        };
+        let location = StorePath::from_absolute_path(&path).map_err(|error| problem(&error))?;
+        // Names that the store spells differently would be read as another file.
+        if store
+            .path_to_filesystem(&location)
+            .map_err(|error| problem(&error))?
+            != path
+        {
+            return Err(problem(&"its name cannot be written as a URL: rename it"));
+        }
+        let meta = store.head(&location).await.map_err(|error| problem(&error))?;
+        input_file(&meta).ok_or_else(|| problem(&"its modification time is out of range"))
+    });
+    files.buffered(CONCURRENT_HEADS).try_collect().await
+}
+
+/// The manifest's line for a file that a store described; `None` if its modification time does not fit.
+pub fn input_file(meta: &ObjectMeta) -> Option<InputFile> {
+    Some(InputFile {
+        path: meta.location.to_string(),
+        size: meta.size,
+        modified_nanos: meta.last_modified.timestamp_nanos_opt()?,
+        etag: meta.e_tag.clone(),
+    })
+}
+
+/// What a store would say about a file of the manifest; `None` if the path is none.
+pub fn object_meta(file: &InputFile) -> Option<ObjectMeta> {
+    let distance = Duration::from_nanos(file.modified_nanos.unsigned_abs());
+    let modified = if file.modified_nanos >= 0 {
+        SystemTime::UNIX_EPOCH.checked_add(distance)?
+    } else {
+        SystemTime::UNIX_EPOCH.checked_sub(distance)?
+    };
+    Some(ObjectMeta {
+        location: StorePath::parse(&file.path).ok()?,
+        last_modified: modified.into(),
+        size: file.size,
+        e_tag: file.etag.clone(),
+        version: None,
+    })
+}
+
+/// A path of the manifest as people write it: stores leave out the first slash.
+pub fn shown(path: &str) -> String {
+    if path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/{path}")
+    }
+}
+
+/// Asks the session's store whether the files are still those of the manifest.
+///
+/// # Errors
+///
+/// [`BadInputKind::InputChanged`] names the first file that is gone or was written since,
+/// [`BadInputKind::ForbiddenPath`] one that the store does not serve; another failure is that of the store.
+pub async fn verify(runtime: &RuntimeEnv, files: &[InputFile]) -> Result<(), AttemptFailure> {
+    let store = runtime
+        .object_store(ObjectStoreUrl::local_filesystem())
+        .map_err(|error| super::classify_error(&error, &[]))?;
+    let store = store.as_ref();
+    let files: Vec<_> = files.iter().collect();
+    stream::iter(files)
+        .map(|file| verify_file(store, file))
+        .buffered(CONCURRENT_HEADS)
+        .try_collect()
+        .await
+}
+
+async fn verify_file(store: &dyn ObjectStore, file: &InputFile) -> Result<(), AttemptFailure> {
+    let changed = |what: &str| AttemptFailure::BadInput {
+        kind: BadInputKind::InputChanged,
+        message: format!(
+            "{} {what} after the query had listed it: run the query again",
+            shown(&file.path)
+        ),
+    };
+    let location = StorePath::parse(&file.path).map_err(|error| AttemptFailure::BadInput {
+        kind: BadInputKind::ForbiddenPath,
+        message: error.to_string(),
+    })?;
+    let meta = store.head(&location).await.map_err(|error| {
+        super::classify_error(
+            &datafusion::error::DataFusionError::ObjectStore(Box::new(error)),
+            &[],
+        )
+    })?;
+    let other_tag = matches!((&meta.e_tag, &file.etag), (Some(now), Some(then)) if now != then);
+    if meta.size != file.size {
+        Err(changed(&format!(
+            "changed its size from {} to {} bytes",
+            file.size, meta.size
+        )))
+    } else if meta.last_modified.timestamp_nanos_opt() != Some(file.modified_nanos) || other_tag {
+        Err(changed("was written"))
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,24 @@
+//! What a query reads: files of the user's tables, pinned when the query is planned, and generated TPC-H rows.
+//!
+//! The way of a query: [`InputManifest::list`] lists every declared location once; [`object_stores`] gives the
+//! session (of the coordinator and of every worker) a store that serves the declared locations and nothing else;
+//! [`register_tables`] makes tables that scan exactly the files of the manifest; [`verify`] tells a worker before a
+//! scan whether the files are still those of the manifest; [`classify_error`] tells what an engine's error means.
+
+mod error;
+mod files;
+mod inference;
+mod location;
+mod manifest;
+mod nulls;
+mod schema;
+mod store;
+#[cfg(test)]
+mod tests;
+pub mod tpch;
+
+pub use error::{SourceError, classify_error};
+pub use files::{FileTable, register_tables};
+pub use location::{LocationProblem, resolve_location};
+pub use manifest::{InputManifest, input_file, object_meta, shown, verify};
+pub use store::object_stores;
