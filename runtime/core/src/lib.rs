@@ -13,6 +13,8 @@ pub mod message;
 pub mod metrics;
 pub mod plan;
 pub mod reader;
+#[cfg(test)]
+mod sim;
 pub mod snapshot;
 pub mod status;
 pub mod stream;

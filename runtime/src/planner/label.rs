@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::physical_plan::ExecutionPlan;
 
+use super::cut::operator;
 use super::scan::{ScanExec, file_config};
 
 /// The longest label, in characters.
@@ -28,7 +29,7 @@ fn collect(plan: &Arc<dyn ExecutionPlan>, words: &mut Vec<String>) {
     for child in plan.children() {
         collect(child, words);
     }
-    let word = match plan.name() {
+    let word = match operator(plan) {
         "ScanExec" => plan
             .downcast_ref::<ScanExec>()
             .map_or_else(|| "scan".to_owned(), scan),

@@ -5,6 +5,7 @@ use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast;
 use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
+use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::error::PlanError;
@@ -40,13 +41,16 @@ pub(crate) fn parse(sql: &str, dialect: DialectName) -> Result<Statement, PlanEr
 }
 
 fn syntax(error: &DataFusionError) -> PlanError {
-    let message = error.strip_backtrace();
-    if message.to_ascii_lowercase().contains("recursion limit") {
+    if let DataFusionError::SQL(parser, _) = error.find_root()
+        && matches!(parser.as_ref(), ParserError::RecursionLimitExceeded)
+    {
         return PlanError::TooDeep {
             what: format!("more than {RECURSION_LIMIT} levels of parentheses, operators or subqueries"),
         };
     }
-    PlanError::Syntax { message }
+    PlanError::Syntax {
+        message: error.strip_backtrace(),
+    }
 }
 
 /// What a statement is, if it is no query.

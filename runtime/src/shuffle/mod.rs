@@ -6,6 +6,7 @@
 mod compact;
 pub mod frame;
 pub mod partition;
+pub mod read;
 mod segment;
 pub mod store;
 pub mod write;

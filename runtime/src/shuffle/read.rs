@@ -1,37 +1,42 @@
-//! The inputs of one reduce attempt, or of the client of a result: the task around `sluice-core`'s `Reader` that
-//! fetches, decodes and hands rows over.
+//! The reading side of an exchange: it does what the `Reader` of `sluice-core` decides, for one attempt or for the
+//! client of a result, and gives streams of batches to the operators.
+//!
+//! Delivered bytes wait as they came; they are decoded when the operators ask for rows, on the operators' thread.
 
-mod drive;
-#[cfg(test)]
-mod tests;
-
-use std::pin::Pin;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::MemoryReservation;
-use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream};
-use futures::Stream;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
 use futures::stream::BoxStream;
 use sluice_core::failure::FetchError;
-use sluice_core::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, QueryId, StreamId, WorkerId};
+use sluice_core::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, QueryId, TaskId, WorkerId};
 use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest, InputUpdate};
-use sluice_core::reader::{Config, Delivery};
+use sluice_core::reader::{Config, Delivery, Reader};
+use sluice_crds::shuffle_query::Compression;
+use thiserror::Error;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio_util::task::AbortOnDropHandle;
 
+use self::driver::{Driver, Queues};
+use self::queue::{Queue, decoded};
 use super::frame::FrameFormat;
+use super::store::StoreHandle;
 
-/// A way to bytes of streams that other attempts wrote.
+mod driver;
+mod queue;
+#[cfg(test)]
+mod tests;
+
+/// How bytes of a stream are asked for.
 pub trait FetchTransport: Send + Sync {
-    /// Asks a worker for a range of a stream. The response ends after an error.
+    /// Chunks of the stream, in order, as long as the worker has more and `max_bytes` are not reached. Dropping the
+    /// response gives the call up.
     fn fetch(
         &self,
         worker: &WorkerId,
@@ -39,8 +44,28 @@ pub trait FetchTransport: Send + Sync {
     ) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>>;
 }
 
-/// An input could not be read to its end. It travels through the engine as the source of an external error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Fetches from stores in this process; a worker that is not among them cannot be reached.
+#[derive(Debug, Clone, Default)]
+pub struct InProcessTransport {
+    /// The stores by worker.
+    pub stores: BTreeMap<WorkerId, StoreHandle>,
+}
+
+impl FetchTransport for InProcessTransport {
+    fn fetch(
+        &self,
+        worker: &WorkerId,
+        request: FetchRequest,
+    ) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>> {
+        match self.stores.get(worker) {
+            Some(store) => store.fetch(request),
+            None => Box::pin(futures::stream::iter([Err(FetchError::Unreachable)])),
+        }
+    }
+}
+
+/// An input could not be read; it comes out of the stream as `DataFusionError::External`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("input {map_attempt} could not be fetched: {error}")]
 pub struct ReadFailed {
     /// The map attempt whose output was missing.
@@ -50,207 +75,194 @@ pub struct ReadFailed {
 }
 
 impl ReadFailed {
-    /// The typed failure inside an engine's error, however deep.
-    pub fn within(error: &DataFusionError) -> Option<Self> {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-        while let Some(error) = cause {
+    /// The failed read below an error of the operators, however they wrapped it.
+    pub fn find(error: &DataFusionError) -> Option<Self> {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(error) = next {
             if let Some(failed) = error.downcast_ref::<Self>() {
                 return Some(*failed);
             }
-            cause = match error.downcast_ref::<DataFusionError>() {
-                Some(DataFusionError::Shared(shared)) => Some(shared.as_ref()),
-                Some(DataFusionError::External(external)) => Some(external.as_ref()),
-                Some(_) | None => error.source(),
-            };
+            // Shared errors hide what they hold from `source`.
+            if let Some(DataFusionError::Shared(shared)) = error.downcast_ref::<DataFusionError>() {
+                return Self::find(shared);
+            }
+            next = error.source();
         }
         None
     }
 }
 
-/// One input to read.
-#[derive(Debug)]
-pub struct ReadInput {
-    /// Its map tasks and partitions.
-    pub assigned: AssignedInput,
-    /// In what order its rows are taken.
-    pub delivery: Delivery,
-    /// How its frames are decoded.
-    pub format: Arc<FrameFormat>,
-}
-
-/// What all fetches of a reader have in common.
-#[derive(Debug, Clone)]
-pub struct ReadOrigin {
-    /// The query.
-    pub query: QueryId,
-    /// The term of its coordinator.
-    pub coordinator_epoch: CoordinatorEpoch,
-    /// The layout of the reading stage.
-    pub layout_version: LayoutVersion,
-}
-
-/// The bounds of a reader whose inputs may hold `input_bytes` each.
-pub fn read_config(fetch_window: u32, input_bytes: u64) -> Config {
-    Config {
-        fetch_window,
-        input_bytes,
-        fetch_bytes: input_bytes.clamp(64 << 10, 4 << 20),
-        retry_base: Duration::from_millis(100),
-        retry_limit: Duration::from_secs(5),
-        silence_limit: Duration::from_secs(10),
+impl From<ReadFailed> for DataFusionError {
+    fn from(failed: ReadFailed) -> Self {
+        Self::External(Box::new(failed))
     }
 }
 
-/// What a reader has brought in.
+/// What one attempt reads of one exchange, and how its operators take it.
+#[derive(Debug, Clone)]
+pub struct ReadInput {
+    /// The map tasks and partitions.
+    pub assigned: AssignedInput,
+    /// The order in which rows are taken.
+    pub delivery: Delivery,
+    /// The schema, from the fragment.
+    pub schema: SchemaRef,
+}
+
+/// What one attempt reads, and as whom it asks.
+#[derive(Debug, Clone)]
+pub struct ReadSpec {
+    /// The query.
+    pub query: QueryId,
+    /// The term of the coordinator that sent the attempt.
+    pub coordinator_epoch: CoordinatorEpoch,
+    /// The layout of the reading stage.
+    pub layout_version: LayoutVersion,
+    /// The inputs, in the order of the fragment's shuffle-read leaves.
+    pub inputs: Vec<ReadInput>,
+    /// The bounds.
+    pub config: Config,
+}
+
+/// Rows and bytes that came in so far.
 #[derive(Debug, Default)]
 pub struct ReadCounters {
     rows: AtomicU64,
     bytes: AtomicU64,
-    inflight_bytes: AtomicU64,
-    queue_depth: AtomicU32,
 }
 
 impl ReadCounters {
-    /// Rows decoded.
+    /// Rows handed to the operators.
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// Bytes fetched.
+    /// Bytes fetched, as they were on the wire.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
-
-    /// Bytes fetched and not yet taken by operators.
-    pub fn inflight_bytes(&self) -> u64 {
-        self.inflight_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Streams being fetched.
-    pub fn queue_depth(&self) -> u32 {
-        self.queue_depth.load(Ordering::Relaxed)
-    }
 }
 
-/// A batch on its way to the operators, and the bytes that are free once it is taken.
-#[derive(Debug)]
-struct Decoded {
-    batch: RecordBatch,
-    stream: StreamId,
-    bytes: u64,
-}
-
-type Rows = mpsc::UnboundedReceiver<Result<Decoded, ReadFailed>>;
-type Consumed = mpsc::UnboundedSender<(u32, StreamId, u64)>;
-
-/// Fetches all inputs of an attempt in a task of its own; dropping it stops the task.
-#[derive(Debug)]
-pub struct ShuffleReader {
-    inputs: Vec<OpenInput>,
-    consumed: Consumed,
+/// The inputs of one attempt while they are read. Reading stops when this and all streams taken from it are dropped.
+pub struct ShuffleReads {
+    inputs: Vec<Option<TakenOnce>>,
     counters: Arc<ReadCounters>,
-    task: AbortHandle,
 }
 
-#[derive(Debug)]
-struct OpenInput {
+struct TakenOnce {
     schema: SchemaRef,
-    /// One queue, or one a map task where streams are read by themselves.
-    queues: Vec<Mutex<Option<Rows>>>,
+    format: Arc<FrameFormat>,
+    delivery: Delivery,
+    queues: Vec<Queue>,
+    driver: Arc<AbortOnDropHandle<()>>,
 }
 
-impl ShuffleReader {
-    /// Starts to fetch on the current runtime. Bytes in the queues are charged to `reservation`.
+impl ShuffleReads {
+    /// Starts to read. The driver runs on `runtime`, where calls are answered while operators compute; bytes that wait
+    /// are charged to `pool`.
+    ///
+    /// # Errors
+    ///
+    /// If a schema cannot be read.
     pub fn start(
-        origin: ReadOrigin,
-        config: Config,
-        inputs: Vec<ReadInput>,
+        spec: ReadSpec,
         transport: Arc<dyn FetchTransport>,
         updates: mpsc::UnboundedReceiver<InputUpdate>,
-        reservation: MemoryReservation,
-    ) -> Self {
+        pool: &Arc<dyn MemoryPool>,
+        runtime: &Handle,
+    ) -> Result<Self, DataFusionError> {
         let counters = Arc::new(ReadCounters::default());
-        let (consumed, taken) = mpsc::unbounded_channel();
-        let mut open = Vec::with_capacity(inputs.len());
-        let mut targets = Vec::with_capacity(inputs.len());
-        for input in &inputs {
-            let count = match input.delivery {
-                Delivery::PerStream => map_tasks(&input.assigned).count(),
-                Delivery::Arrival | Delivery::InOrder => 1,
+        let reservation = Arc::new(MemoryConsumer::new("shuffle read").register(pool));
+        let (returns, returned) = mpsc::unbounded_channel();
+        let mut senders = Vec::new();
+        let mut taken = Vec::new();
+        for (number, input) in (0..).zip(&spec.inputs) {
+            let keys = match input.delivery {
+                Delivery::Arrival => vec![None],
+                Delivery::PerStream | Delivery::InOrder => streams_of(&input.assigned),
             };
-            let (senders, queues): (Vec<_>, Vec<_>) = (0..count)
-                .map(|_| mpsc::unbounded_channel())
-                .map(|(sender, queue)| (sender, Mutex::new(Some(queue))))
-                .unzip();
-            open.push(OpenInput { schema: Arc::clone(input.format.schema()), queues });
-            targets.push(senders);
+            let open = keys.into_iter().map(|key| {
+                let (sender, receiver) = mpsc::unbounded_channel();
+                let queue = Queue::new(number, receiver, returns.clone(), &counters, &reservation);
+                ((key, sender), queue)
+            });
+            let (open, queues): (BTreeMap<_, _>, Vec<_>) = open.unzip();
+            senders.push(open);
+            let format = FrameFormat::new(Arc::clone(&input.schema), Compression::None)?;
+            taken.push((input, Arc::new(format), queues));
         }
-        let drive =
-            drive::Drive::new(origin, config, inputs, targets, transport, Arc::clone(&counters), reservation);
-        let task = tokio::spawn(drive.run(updates, taken)).abort_handle();
-        Self { inputs: open, consumed, counters, task }
+        let inputs = spec.inputs.iter().map(|i| (i.assigned.clone(), i.delivery));
+        let inputs: Vec<_> = inputs.collect();
+        let driver = Driver {
+            reader: Reader::new(spec.config.clone(), &inputs),
+            query: spec.query.clone(),
+            coordinator_epoch: spec.coordinator_epoch,
+            layout_version: spec.layout_version,
+            transport,
+            queues: Queues::new(senders, reservation),
+            counters: Arc::clone(&counters),
+        };
+        let driver = AbortOnDropHandle::new(runtime.spawn(driver.run(updates, returned)));
+        let driver = Arc::new(driver);
+        let inputs = taken.into_iter().map(|(input, format, queues)| {
+            Some(TakenOnce {
+                schema: Arc::clone(&input.schema),
+                format,
+                delivery: input.delivery,
+                queues,
+                driver: Arc::clone(&driver),
+            })
+        });
+        Ok(Self {
+            inputs: inputs.collect(),
+            counters,
+        })
     }
 
     /// What came in so far.
-    pub fn counters(&self) -> Arc<ReadCounters> {
-        Arc::clone(&self.counters)
+    pub fn counters(&self) -> &Arc<ReadCounters> {
+        &self.counters
     }
 
-    /// The rows of an input: of all its map tasks, or of map task `map_task` (counted over the writing stages in
-    /// order) where the input's delivery is per stream. Each can be opened once.
+    /// The streams of an input, once: one stream for the deliveries `Arrival` and `InOrder`; for `PerStream` one for
+    /// each map task and partition, in the order of stage, task and partition.
     ///
     /// # Errors
-    /// There is no such stream, or it was opened before.
-    pub fn open(&self, input: usize, map_task: Option<u32>) -> Result<SendableRecordBatchStream, DataFusionError> {
-        let queue = usize::try_from(map_task.unwrap_or(0)).unwrap_or(usize::MAX);
-        let missing = || DataFusionError::Internal(format!("input {input} has no unread stream {map_task:?}"));
-        let open = self.inputs.get(input).ok_or_else(missing)?;
-        let rows = open.queues.get(queue).and_then(|queue| queue.lock().ok()?.take()).ok_or_else(missing)?;
-        Ok(Box::pin(InputRows {
-            schema: Arc::clone(&open.schema),
-            input: u32::try_from(input).unwrap_or(u32::MAX),
-            rows,
-            consumed: self.consumed.clone(),
-        }))
+    ///
+    /// If there is no such input, or it was taken before.
+    pub fn take(&mut self, input: usize) -> Result<Vec<SendableRecordBatchStream>, DataFusionError> {
+        let taken = self.inputs.get_mut(input).and_then(Option::take);
+        let Some(taken) = taken else {
+            let message = format!("shuffle input {input} does not exist or is being read already");
+            return Err(DataFusionError::Internal(message));
+        };
+        let queues = match taken.delivery {
+            Delivery::Arrival | Delivery::InOrder => vec![taken.queues],
+            Delivery::PerStream => taken.queues.into_iter().map(|queue| vec![queue]).collect(),
+        };
+        let streams = queues.into_iter().map(|queues| {
+            let format = Arc::clone(&taken.format);
+            decoded(
+                Arc::clone(&taken.schema),
+                format,
+                queues,
+                Arc::clone(&taken.driver),
+            )
+        });
+        Ok(streams.collect())
     }
 }
 
-impl Drop for ShuffleReader {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+/// A map task's partition, within one input.
+type StreamKey = (TaskId, u32);
 
-/// The map tasks of an input in the order in which they are counted.
-fn map_tasks(assigned: &AssignedInput) -> impl Iterator<Item = sluice_core::ids::TaskId> {
-    let stages = assigned.writers.iter();
-    stages.flat_map(|writer| (0..writer.tasks).map(|task| sluice_core::ids::TaskId { stage: writer.stage, task }))
-}
-
-/// Rows of one queue; what is taken makes room for more fetches.
-struct InputRows {
-    schema: SchemaRef,
-    input: u32,
-    rows: Rows,
-    consumed: Consumed,
-}
-
-impl Stream for InputRows {
-    type Item = Result<RecordBatch, DataFusionError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = futures::ready!(self.rows.poll_recv(context));
-        Poll::Ready(next.map(|decoded| {
-            let decoded = decoded.map_err(|failed| DataFusionError::External(Box::new(failed)))?;
-            // The task is gone only when nothing is fetched any more.
-            let _ = self.consumed.send((self.input, decoded.stream, decoded.bytes));
-            Ok(decoded.batch)
-        }))
-    }
-}
-
-impl RecordBatchStream for InputRows {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
+fn streams_of(input: &AssignedInput) -> Vec<Option<StreamKey>> {
+    let tasks = input.writers.iter().flat_map(|writer| {
+        let stage = writer.stage;
+        (0..writer.tasks).map(move |task| TaskId { stage, task })
+    });
+    let partitions = &input.assigned_reduce_partitions;
+    let keys = tasks.flat_map(|task| partitions.iter().map(move |partition| (task, *partition)));
+    let sorted: BTreeSet<StreamKey> = keys.collect();
+    sorted.into_iter().map(Some).collect()
 }

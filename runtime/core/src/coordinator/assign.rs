@@ -70,7 +70,7 @@ impl Coordinator {
             self.fail_for_lost_attempts(task);
             return;
         }
-        if run.won_before {
+        if !run.past_winners.is_empty() {
             self.restart_consumers_of_other_rows(task.stage);
         }
         let now = self.now;

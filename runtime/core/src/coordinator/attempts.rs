@@ -93,8 +93,8 @@ pub(super) struct TaskRun {
     /// A winner whose worker went away with its output. It counts again if the worker comes back with the output
     /// before another attempt has won.
     pub(super) lost_winner: Option<Winner>,
-    /// Whether some attempt has won in the stage's epoch: readers may have its rows.
-    pub(super) won_before: bool,
+    /// All that have won in the stage's epoch, lost or not: readers may have rows of each.
+    pub(super) past_winners: Vec<Winner>,
 }
 
 impl TaskRun {
@@ -109,7 +109,7 @@ impl TaskRun {
             failed_on: None,
             last_loss: None,
             lost_winner: None,
-            won_before: false,
+            past_winners: Vec::new(),
         }
     }
 

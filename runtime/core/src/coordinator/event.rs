@@ -152,7 +152,9 @@ pub enum Action {
         /// The worker.
         worker: WorkerId,
     },
-    /// Tell the client's reader about root attempts.
+    /// Tell the client's reader about root attempts. `Superseded` means that the rows of the attempt do not count
+    /// even where they were read to their end, because its stage started over: if any left the query, the answer is
+    /// `ResultFetchFailed` with `rows_left`.
     UpdateResult {
         /// The updates, in order.
         updates: Vec<InputUpdate>,

@@ -10,6 +10,7 @@ use super::reports::query_failure;
 use crate::failure::FetchError;
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
 use crate::message::{InputState, InputUpdate};
+use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
 impl Coordinator {
@@ -44,7 +45,7 @@ impl Coordinator {
         let now = self.now;
         self.task(task)?.winner()?;
         let stage = self.stage_mut(task.stage);
-        let TaskState::Won(winner) = stage.requeue(task.task, Default::default(), now) else {
+        let TaskState::Won(winner) = stage.requeue(task.task, Instant::default(), now) else {
             return None;
         };
         stage.lost_attempts += 1;
@@ -137,18 +138,12 @@ impl Coordinator {
             self.cancel_and_requeue(task);
             let stage = self.stage_mut(id);
             let run = &mut stage.tasks[number as usize];
-            run.won_before = false;
-            let lost = run.lost_winner.take();
-            let won = match stage.requeue(number, Default::default(), now) {
-                TaskState::Won(winner) => {
-                    stage.lost_attempts += 1;
-                    Some(winner)
-                }
-                TaskState::Waiting { .. } | TaskState::Running(_) => None,
-            };
-            if let Some(winner) = won.or(lost) {
-                self.supersede(&winner);
+            run.lost_winner = None;
+            let past = std::mem::take(&mut run.past_winners);
+            if let TaskState::Won(_) = stage.requeue(number, Instant::default(), now) {
+                stage.lost_attempts += 1;
             }
+            past.iter().for_each(|winner| self.supersede(winner));
         }
     }
 

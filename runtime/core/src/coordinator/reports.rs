@@ -68,11 +68,13 @@ impl Coordinator {
         let task = winner.id.task_id();
         let update = winner.update(InputState::Won);
         let stage = self.stage_mut(task.stage);
-        stage.set(task.task, TaskState::Won(winner), now);
         let run = &mut stage.tasks[task.task as usize];
-        run.won_before = true;
+        if run.past_winners.iter().all(|past| past.id != winner.id) {
+            run.past_winners.push(winner.clone());
+        }
         run.lost_winner = None;
         run.failed_on = None;
+        stage.set(task.task, TaskState::Won(winner), now);
         self.tell_readers(task, &update);
     }
 

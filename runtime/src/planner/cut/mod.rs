@@ -124,6 +124,11 @@ fn with_children(
         .map_err(|error| PlanError::internal("cut", format!("{}: {error}", plan.name())))
 }
 
+/// The name of a node without its mode: DataFusion calls a sort with a limit `SortExec(TopK)`.
+pub(super) fn operator(plan: &Arc<dyn ExecutionPlan>) -> &str {
+    plan.name().split('(').next().unwrap_or_default()
+}
+
 /// Operators that treat each partition of their one input for itself, as far as they require no other
 /// distribution of it.
 const PARTITION_WISE: &[&str] = &[
@@ -193,7 +198,7 @@ impl Cutter<'_> {
             return Ok(vec![self.recursive(plan)?]);
         }
         match plan.children().as_slice() {
-            [child] if PARTITION_WISE.contains(&plan.name()) => self.partition_wise(plan, child),
+            [child] if PARTITION_WISE.contains(&operator(plan)) => self.partition_wise(plan, child),
             _ => Ok(vec![self.in_one_task(
                 plan,
                 "it is not known how its partitions depend on each other",
@@ -350,7 +355,7 @@ impl Cutter<'_> {
     }
 
     fn note(&mut self, plan: &Arc<dyn ExecutionPlan>, reason: &str) {
-        let operator = plan.name().trim_end_matches("Exec").to_owned();
+        let operator = operator(plan).trim_end_matches("Exec").to_owned();
         let note = PlanNote {
             operator,
             reason: reason.to_owned(),

@@ -1,1 +1,10 @@
-//! Tests of planning.
+//! Tests of planning: cut queries run stage by stage in process and give the rows of plain DataFusion.
+
+mod data;
+mod harness;
+mod joins;
+mod refusals;
+mod shapes;
+mod splits;
+mod stages;
+mod tpch;

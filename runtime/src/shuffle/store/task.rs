@@ -383,6 +383,9 @@ impl StoreTask {
     }
 
     fn press(&mut self, target_bytes: u64) {
+        if self.stats.memory_bytes <= target_bytes {
+            return;
+        }
         self.tell(Event::MemoryPressed { target_bytes });
         self.leaving_bytes = self.stats.memory_bytes.saturating_sub(target_bytes);
         self.write_next();

@@ -319,3 +319,20 @@ fn a_failure_after_the_cancel_does_not_count() {
     assert_eq!(query.fail("c", attempt(0, 0, 1), failed("torn down")), []);
     assert_eq!(query.machine.snapshot(Instant(0)).stages[0].failed_attempts, 0);
 }
+
+#[test]
+fn the_client_hears_of_every_attempt_that_does_not_count_after_a_restart() {
+    let mut graph = map_reduce(1, 1);
+    graph.stages[0].determinism = Determinism::Indeterminate;
+    let mut query = Query::new(graph, policy());
+    query.join("a", 1);
+    query.succeed("a", attempt(0, 0, 0));
+    query.succeed("a", attempt(1, 0, 0));
+    // Map and root are gone for good: the client may have the root's rows, which the new run will not make again.
+    query.lose("a");
+    let again = query.join("b", 1);
+    assert_eq!(told_client(&again), [(attempt(1, 0, 0), InputState::Superseded)]);
+    assert_eq!(assigned(&again), [on("b", attempt(0, 0, 1))]);
+    let next = query.succeed("b", attempt(0, 0, 1));
+    assert_eq!(assigned(&next), [on("b", in_epoch(1, attempt(1, 0, 1)))]);
+}

@@ -1,0 +1,386 @@
+//! Readers, of attempts and of the client, and the fetches between them and the workers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use rand::Rng;
+
+use super::audit::Violation;
+use super::model::Row;
+use super::plan::Sabotage;
+use super::world::{Happening, World};
+use crate::coordinator::Event;
+use crate::failure::{AttemptFailure, FetchError};
+use crate::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, StreamId, TaskId, WorkerId};
+use crate::message::{AssignedInput, ChunkHead, FetchRequest, InputState, Writer};
+use crate::reader::{self, Config, Delivery, FetchId, Reader};
+use crate::stream;
+use crate::time::Instant;
+
+/// Who reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReaderId {
+    Attempt {
+        name: String,
+        incarnation: u64,
+        attempt: AttemptId,
+    },
+    /// The client's reader, which starts anew when it fails.
+    Client(u32),
+}
+
+/// What comes back of a fetch.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    Chunk { head: ChunkHead, rows: Vec<Row> },
+    End { error: Option<FetchError> },
+}
+
+/// A reader and what it took.
+pub struct Reading {
+    reader: Reader,
+    /// By input, the map tasks that it must read.
+    tasks: Vec<BTreeSet<TaskId>>,
+    /// By input and stream.
+    pub taken: Vec<BTreeMap<StreamId, Vec<Row>>>,
+    tick_at: Option<u64>,
+}
+
+impl Reading {
+    pub fn new(inputs: &[AssignedInput], delivery: Delivery) -> Self {
+        let config = Config {
+            fetch_window: 4,
+            input_bytes: 256 << 10,
+            fetch_bytes: 64 << 10,
+            retry_base: Duration::from_millis(40),
+            retry_limit: Duration::from_millis(1_500),
+            silence_limit: Duration::from_millis(800),
+        };
+        let with_delivery: Vec<_> = inputs.iter().map(|input| (input.clone(), delivery)).collect();
+        let tasks_of = |writer: &Writer| {
+            let stage = writer.stage;
+            (0..writer.tasks).map(move |task| TaskId { stage, task })
+        };
+        Self {
+            reader: Reader::new(config, &with_delivery),
+            tasks: inputs
+                .iter()
+                .map(|input| input.writers.iter().flat_map(tasks_of).collect())
+                .collect(),
+            taken: vec![BTreeMap::new(); inputs.len()],
+            tick_at: None,
+        }
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.reader.is_done()
+    }
+
+    /// The rows of each input.
+    pub fn rows(&self) -> Vec<Vec<Row>> {
+        self.taken
+            .iter()
+            .map(|streams| streams.values().flatten().copied().collect())
+            .collect()
+    }
+}
+
+impl World {
+    pub fn reading(&mut self, id: &ReaderId) -> Option<&mut Reading> {
+        match id {
+            ReaderId::Attempt {
+                name,
+                incarnation,
+                attempt,
+            } => {
+                let node = self.nodes.get_mut(name).filter(|node| node.alive)?;
+                let same = node.id.incarnation.0 == *incarnation;
+                node.running
+                    .get_mut(attempt)
+                    .filter(|_| same)
+                    .map(|job| &mut job.reading)
+            }
+            ReaderId::Client(generation) if *generation == self.client_generation => self.client.as_mut(),
+            ReaderId::Client(_) => None,
+        }
+    }
+
+    /// Tells a reader, which may be gone, and does what it wants. `rows` are those of a chunk.
+    pub fn tell_reader(
+        &mut self,
+        id: &ReaderId,
+        event: reader::Event,
+        rows: Vec<Row>,
+    ) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(reading) = self.reading(id) else {
+            return Ok(());
+        };
+        let actions = reading.reader.handle(Instant(now), event);
+        let deadline = reading.reader.next_deadline().map(|at| at.0.max(now + 1));
+        if let Some(at) = deadline.filter(|at| reading.tick_at.is_none_or(|planned| planned > *at)) {
+            reading.tick_at = Some(at);
+            self.at(at, Happening::ReaderTick { reader: id.clone() });
+        }
+        for action in actions {
+            self.perform_for_reader(id, action, &rows)?;
+        }
+        let is_done = self.reading(id).is_some_and(|reading| reading.is_done());
+        match id {
+            ReaderId::Attempt {
+                name,
+                incarnation,
+                attempt,
+            } if is_done => {
+                self.start_writing(name, *incarnation, *attempt);
+                Ok(())
+            }
+            ReaderId::Client(_) if is_done => {
+                self.client = None;
+                let (name, event) = ("client".to_owned(), Event::ResultDelivered);
+                self.after(
+                    1,
+                    Happening::ToCoordinator {
+                        name,
+                        session: 0,
+                        event,
+                    },
+                );
+                Ok(())
+            }
+            ReaderId::Attempt { .. } | ReaderId::Client(_) => Ok(()),
+        }
+    }
+
+    pub fn tick_reader(&mut self, id: &ReaderId) -> Result<(), Violation> {
+        if let Some(reading) = self.reading(id) {
+            reading.tick_at = None;
+        }
+        self.tell_reader(id, reader::Event::Ticked, Vec::new())
+    }
+
+    fn perform_for_reader(
+        &mut self,
+        id: &ReaderId,
+        action: reader::Action,
+        rows: &[Row],
+    ) -> Result<(), Violation> {
+        match action {
+            reader::Action::Fetch {
+                fetch,
+                worker,
+                stream,
+                min_stream_epoch,
+                start_offset,
+                max_bytes,
+            } => {
+                let request = FetchRequest {
+                    query: Self::query(),
+                    stream,
+                    start_offset,
+                    max_bytes,
+                    layout_version: LayoutVersion(1),
+                    min_stream_epoch,
+                    coordinator_epoch: CoordinatorEpoch(1),
+                    worker_incarnation: worker.incarnation,
+                };
+                if !self.chance(self.plan.fetch_loss) {
+                    let delay = self.delay();
+                    self.after(
+                        delay,
+                        Happening::Request {
+                            from: id.clone(),
+                            fetch,
+                            worker,
+                            request,
+                        },
+                    );
+                }
+            }
+            reader::Action::CancelFetch { fetch: _ } => {}
+            reader::Action::Deliver {
+                input,
+                stream,
+                start_offset,
+                end_offset,
+            } => {
+                let lose = self.plan.sabotage == Sabotage::LoseChunk && !rows.is_empty();
+                let delay = self.rng.random_range(0..20);
+                let bytes = end_offset - start_offset;
+                self.after(
+                    delay,
+                    Happening::Consumed {
+                        reader: id.clone(),
+                        input,
+                        stream,
+                        bytes,
+                    },
+                );
+                if let Some(reading) = self.reading(id).filter(|_| !lose) {
+                    reading.taken[input as usize]
+                        .entry(stream)
+                        .or_default()
+                        .extend(rows);
+                }
+            }
+            reader::Action::EndStream { input, stream } => {
+                if let Some(reading) = self.reading(id) {
+                    reading.taken[input as usize].entry(stream).or_default();
+                }
+                self.end_stream_of_result(id, stream);
+            }
+            reader::Action::EndInput { input } => {
+                let Some(reading) = self.reading(id) else {
+                    return Ok(());
+                };
+                let tasks = reading.tasks[input as usize].clone();
+                let taken = reading.taken[input as usize].clone();
+                self.audit.on_input_read(&tasks, &taken)?;
+            }
+            reader::Action::Fail { map_attempt, error } => self.fail_reader(id, map_attempt, error),
+        }
+        Ok(())
+    }
+
+    /// The client hands the rows of a root task out once it has all of them, and only once.
+    fn end_stream_of_result(&mut self, id: &ReaderId, stream: StreamId) {
+        let handed = self
+            .handed_out
+            .keys()
+            .any(|attempt| attempt.task_id() == stream.attempt.task_id());
+        match id {
+            ReaderId::Client(_) if !handed => {
+                let taken = self
+                    .reading(id)
+                    .and_then(|reading| reading.taken[0].get(&stream).cloned());
+                self.handed_out.insert(stream.attempt, taken.unwrap_or_default());
+            }
+            ReaderId::Client(_) | ReaderId::Attempt { .. } => {}
+        }
+    }
+
+    fn fail_reader(&mut self, id: &ReaderId, map_attempt: AttemptId, error: FetchError) {
+        match id {
+            ReaderId::Attempt { name, attempt, .. } => {
+                let failure = AttemptFailure::FetchFailed { map_attempt, error };
+                self.end_attempt(name, *attempt, failure);
+            }
+            ReaderId::Client(_) => {
+                // A new reader reads everything again; what was handed out already is dropped. It hears what the
+                // last one knew, except of the attempt that it could not read.
+                let failed = self.client_told.get_mut(&map_attempt.task_id());
+                if let Some(told) = failed.filter(|told| told.map_attempt == map_attempt) {
+                    told.state = InputState::Lost;
+                }
+                self.open_client();
+                let event = Event::ResultFetchFailed {
+                    map_attempt,
+                    error,
+                    rows_left: false,
+                };
+                let delay = self.delay();
+                self.after(
+                    delay,
+                    Happening::ToCoordinator {
+                        name: "client".to_owned(),
+                        session: 0,
+                        event,
+                    },
+                );
+            }
+        }
+    }
+
+    pub fn open_client(&mut self) {
+        let result = &self.plan.graph.exchanges[self.plan.graph.result.0 as usize];
+        let writer = |stage: &crate::ids::StageId| Writer {
+            stage: *stage,
+            tasks: self.plan.graph.stages[stage.0 as usize].tasks,
+        };
+        let input = AssignedInput {
+            writers: result.writers.iter().map(writer).collect(),
+            assigned_reduce_partitions: vec![0],
+        };
+        self.client_generation += 1;
+        self.client = Some(Reading::new(&[input], Delivery::InOrder));
+        let reader = ReaderId::Client(self.client_generation);
+        for update in self.client_told.values().cloned().collect::<Vec<_>>() {
+            let again = Happening::ToldAgain {
+                reader: reader.clone(),
+                update,
+            };
+            self.after(0, again);
+        }
+        self.after(0, Happening::ReaderTick { reader });
+    }
+
+    /// A fetch arrives at a worker, whose stream table answers.
+    pub fn serve(
+        &mut self,
+        from: ReaderId,
+        fetch: FetchId,
+        worker: &WorkerId,
+        request: FetchRequest,
+    ) -> Result<(), Violation> {
+        let now = self.now;
+        let lost = self.chance(self.plan.fetch_loss);
+        let repeated = self.chance(self.plan.repeat);
+        let delay = self.delay();
+        let Some(node) = self.nodes.get_mut(&worker.name).filter(|node| node.alive) else {
+            let answer = Answer::End {
+                error: Some(FetchError::Unreachable),
+            };
+            self.after(
+                delay,
+                Happening::Answered {
+                    to: from,
+                    fetch,
+                    answer,
+                },
+            );
+            return Ok(());
+        };
+        let event = stream::Event::FetchArrived {
+            fetch: stream::FetchId(fetch.0),
+            request,
+        };
+        let answers = node.table.handle(Instant(now), event);
+        for answer in answers {
+            let (answer, then) = match answer {
+                stream::Action::ServeChunk { stream, head, .. } => {
+                    let rows = node.rows(stream, &head);
+                    (Answer::Chunk { head, rows }, Some(Answer::End { error: None }))
+                }
+                stream::Action::RefuseFetch { error, .. } => (Answer::End { error: Some(error) }, None),
+                other => return Err(format!("a fetch was answered with {other:?}")),
+            };
+            if lost {
+                continue;
+            }
+            let again = repeated.then(|| answer.clone());
+            for answer in [Some(answer), then].into_iter().flatten() {
+                self.sequenced(delay, from.clone(), fetch, answer);
+            }
+            if let Some(answer) = again {
+                self.sequenced(delay * 2, from.clone(), fetch, answer);
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn sequenced(&mut self, delay: u64, to: ReaderId, fetch: FetchId, answer: Answer) {
+        self.after(delay, Happening::Answered { to, fetch, answer });
+    }
+
+    pub fn on_answer(&mut self, to: &ReaderId, fetch: FetchId, answer: Answer) -> Result<(), Violation> {
+        match answer {
+            Answer::Chunk { head, rows } => {
+                self.tell_reader(to, reader::Event::ChunkArrived { fetch, head }, rows)
+            }
+            Answer::End { error } => {
+                self.tell_reader(to, reader::Event::FetchEnded { fetch, error }, Vec::new())
+            }
+        }
+    }
+}

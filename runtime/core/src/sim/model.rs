@@ -1,0 +1,151 @@
+//! What queries compute in the simulator: rows are numbers, and every row of the result can be told in advance.
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use crate::ids::{AttemptId, ExchangeId, StageId};
+use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
+
+pub type Row = u64;
+
+/// A number that looks random and depends on both (the finaliser of SplitMix64).
+pub fn mix(a: u64, b: u64) -> u64 {
+    let mut x = a ^ b
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(0x632b_e59b_d9b4_e019);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// What one task makes of its inputs' rows; a scan makes its own.
+pub fn compute(stage: &Stage, task: u32, inputs: &[Vec<Row>]) -> Vec<Row> {
+    let place = u64::from(stage.id.0) << 32;
+    if stage.inputs.is_empty() {
+        let me = mix(place, u64::from(task));
+        return (0..3 + me % 9).map(|row| mix(me, row)).collect();
+    }
+    let mut rows = Vec::new();
+    for (number, (input, read)) in (0_u64..).zip(stage.inputs.iter().zip(inputs)) {
+        let salt = match input.read {
+            // Whatever partition a row came in, it becomes the same row: the result does not depend on routing.
+            ReadKind::OwnPartition => place + number,
+            ReadKind::AllPartitions => mix(place + number, u64::from(task) + 1),
+        };
+        rows.extend(read.iter().map(|row| mix(*row, salt)));
+    }
+    rows
+}
+
+/// The partition of a row. An indeterminate stage routes differently in each attempt.
+pub fn route(stage: &Stage, attempt: AttemptId, row: Row, partitions: u32) -> u32 {
+    let salt = match stage.determinism {
+        Determinism::Determinate | Determinism::Unordered => 0,
+        Determinism::Indeterminate => u64::from(attempt.attempt) + 1,
+    };
+    u32::try_from(mix(row, salt) % u64::from(partitions)).unwrap_or(0)
+}
+
+/// All rows of the result, sorted, computed without stages running anywhere.
+pub fn reference(graph: &StageGraph) -> Vec<Row> {
+    // By exchange, by partition.
+    let mut written: Vec<Vec<Vec<Row>>> = graph
+        .exchanges
+        .iter()
+        .map(|e| vec![Vec::new(); e.partitions as usize])
+        .collect();
+    for stage in &graph.stages {
+        for task in 0..stage.tasks {
+            let read = |input: &StageInput| {
+                let exchange = &written[input.exchange.0 as usize];
+                match input.read {
+                    ReadKind::OwnPartition => exchange[task as usize].clone(),
+                    ReadKind::AllPartitions => exchange.concat(),
+                }
+            };
+            let inputs: Vec<Vec<Row>> = stage.inputs.iter().map(read).collect();
+            let attempt = AttemptId {
+                stage: stage.id,
+                stage_epoch: Default::default(),
+                task,
+                attempt: 0,
+            };
+            let output = &mut written[stage.output.0 as usize];
+            let partitions = u32::try_from(output.len()).unwrap_or(1);
+            for row in compute(stage, task, &inputs) {
+                output[route(stage, attempt, row, partitions) as usize].push(row);
+            }
+        }
+    }
+    let mut rows = written[graph.result.0 as usize].concat();
+    rows.sort_unstable();
+    rows
+}
+
+/// A small plan: scans, then one to three reading stages over one or two of what comes before.
+pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
+    let scans = rng.random_range(1..=2_u32);
+    let depth = rng.random_range(1..=3_u32);
+    let union = scans == 2 && rng.random_bool(0.3);
+    let mut stages = Vec::new();
+    let mut exchanges: Vec<Exchange> = Vec::new();
+    let widths: Vec<u32> = (0..depth).map(|_| rng.random_range(1..=3)).collect();
+    let add = |stages: &mut Vec<Stage>, inputs: Vec<StageInput>, tasks: u32, output: u32| {
+        let id = StageId(u32::try_from(stages.len()).unwrap_or(0));
+        stages.push(Stage {
+            id,
+            label: format!("stage {}", id.0),
+            tasks,
+            inputs,
+            output: ExchangeId(output),
+            determinism: Determinism::Unordered,
+        });
+        id
+    };
+    let hash = |id: u32, partitions: u32, writers: Vec<StageId>| Exchange {
+        id: ExchangeId(id),
+        kind: ExchangeKind::Hash,
+        partitions,
+        writers,
+    };
+    let first: Vec<StageId> = (0..scans)
+        .map(|scan| {
+            let tasks = rng.random_range(1..=4);
+            add(&mut stages, Vec::new(), tasks, if union { 0 } else { scan })
+        })
+        .collect();
+    if union {
+        exchanges.push(hash(0, widths[0], first));
+    } else {
+        exchanges.push(hash(0, widths[0], vec![first[0]]));
+        // The second scan is broadcast to the first reading stage.
+        exchanges.extend(first.get(1).map(|scan| hash(1, 2, vec![*scan])));
+    }
+    let mut last = ExchangeId(0);
+    for (level, width) in (0_u32..).zip(&widths) {
+        let own = StageInput {
+            exchange: last,
+            read: ReadKind::OwnPartition,
+        };
+        let all = StageInput {
+            exchange: ExchangeId(1),
+            read: ReadKind::AllPartitions,
+        };
+        let broadcast = level == 0 && exchanges.len() == 2;
+        let inputs = if broadcast { vec![all, own] } else { vec![own] };
+        let output = u32::try_from(exchanges.len()).unwrap_or(0);
+        let writer = add(&mut stages, inputs, *width, output);
+        let partitions = widths.get(level as usize + 1).copied().unwrap_or(1);
+        exchanges.push(hash(output, partitions, vec![writer]));
+        last = ExchangeId(output);
+    }
+    if rng.random_bool(0.3) {
+        let stage = rng.random_range(0..stages.len());
+        stages[stage].determinism = Determinism::Indeterminate;
+    }
+    StageGraph {
+        stages,
+        exchanges,
+        result: last,
+    }
+}

@@ -1,0 +1,494 @@
+//! A worker: its stream table, its slots, its attempts, and the ways in which it goes away.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use rand::Rng;
+
+use super::audit::Violation;
+use super::fetch::{ReaderId, Reading};
+use super::model::{Row, compute, route};
+use super::plan::{Fault, Sabotage};
+use super::session::ToWorker;
+use super::world::{Happening, World};
+use crate::coordinator::Event;
+use crate::failure::AttemptFailure;
+use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, StreamId, WorkerId};
+use crate::leases::{SessionId, SlotLeases};
+use crate::message::{Assignment, ChunkHead};
+use crate::metrics::AttemptMetrics;
+use crate::reader::{self, Delivery};
+use crate::stream::{self, StreamTable};
+use crate::time::Instant;
+
+/// Some rows of a stream that become readable together.
+#[derive(Debug, Clone)]
+struct Frame {
+    end: u64,
+    rows: Vec<Row>,
+}
+
+/// An attempt at work.
+pub struct Job {
+    assignment: Assignment,
+    pub reading: Reading,
+    /// Frames to publish: partition, bytes, rows. `None` while it reads.
+    frames: Option<VecDeque<(u32, u64, Vec<Row>)>>,
+}
+
+pub struct Node {
+    pub id: WorkerId,
+    pub alive: bool,
+    pub frozen: bool,
+    draining: bool,
+    /// What came while it stood still.
+    pub parked: Vec<Happening>,
+    pub table: StreamTable,
+    leases: SlotLeases,
+    slots: u32,
+    session: Option<u64>,
+    pub running: BTreeMap<AttemptId, Job>,
+    finished: BTreeSet<AttemptId>,
+    store: BTreeMap<StreamId, Vec<Frame>>,
+}
+
+impl Node {
+    pub fn new(name: &str, incarnation: Incarnation, slots: u32) -> Self {
+        Self {
+            id: WorkerId {
+                name: name.to_owned(),
+                incarnation,
+            },
+            alive: true,
+            frozen: false,
+            draining: false,
+            parked: Vec::new(),
+            table: StreamTable::new(incarnation),
+            leases: SlotLeases::new(slots),
+            slots,
+            session: None,
+            running: BTreeMap::new(),
+            finished: BTreeSet::new(),
+            store: BTreeMap::new(),
+        }
+    }
+
+    /// The rows that become whole within a chunk.
+    pub fn rows(&self, stream: StreamId, head: &ChunkHead) -> Vec<Row> {
+        let frames = self.store.get(&stream).into_iter().flatten();
+        let whole = frames.filter(|frame| head.start_offset < frame.end && frame.end <= head.end_offset);
+        whole.flat_map(|frame| frame.rows.iter().copied()).collect()
+    }
+
+    fn table(&mut self, now: u64, event: stream::Event) -> Vec<stream::Action> {
+        self.table.handle(Instant(now), event)
+    }
+
+    fn retire(&mut self, now: u64, attempt: AttemptId) {
+        self.finished.remove(&attempt);
+        self.store.retain(|stream, _| stream.attempt != attempt);
+        self.table(
+            now,
+            stream::Event::AttemptRetired {
+                query: World::query(),
+                attempt,
+            },
+        );
+    }
+}
+
+impl World {
+    fn node(&mut self, name: &str, incarnation: u64) -> Option<&mut Node> {
+        self.nodes
+            .get_mut(name)
+            .filter(|node| node.alive && node.id.incarnation.0 == incarnation)
+    }
+
+    pub fn on_worker_message(
+        &mut self,
+        name: &str,
+        session: u64,
+        message: ToWorker,
+    ) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(name).filter(|node| node.alive) else {
+            self.break_session(name, session);
+            return Ok(());
+        };
+        let begins = matches!(message, ToWorker::Hello) && node.session.is_none_or(|known| known < session);
+        if !begins && node.session != Some(session) {
+            return Ok(());
+        }
+        match message {
+            ToWorker::Hello => self.begin_session(name, session)?,
+            ToWorker::Want(slots) => {
+                node.leases.want(SessionId(session), slots);
+                self.grant(name);
+            }
+            ToWorker::Release(slots) => {
+                node.leases.release(SessionId(session), slots);
+                self.grant(name);
+            }
+            ToWorker::Assign(assignment) => self.assign(name, session, assignment)?,
+            ToWorker::Inputs(attempt, updates) => {
+                let incarnation = node.id.incarnation.0;
+                let reader = ReaderId::Attempt {
+                    name: name.to_owned(),
+                    incarnation,
+                    attempt,
+                };
+                for update in updates {
+                    self.tell_reader(&reader, reader::Event::InputUpdated(update), Vec::new())?;
+                }
+            }
+            ToWorker::Cancel(attempt) => self.end_attempt(name, attempt, AttemptFailure::Cancelled),
+            ToWorker::Retire(attempt) => node.retire(now, attempt),
+        }
+        Ok(())
+    }
+
+    fn begin_session(&mut self, name: &str, session: u64) -> Result<(), Violation> {
+        if let Some(old) = self.nodes.get(name).and_then(|node| node.session) {
+            self.end_session(name, old)?;
+        }
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(name) else {
+            return Ok(());
+        };
+        node.session = Some(session);
+        let opened = stream::Event::QueryOpened {
+            query: Self::query(),
+            coordinator_epoch: CoordinatorEpoch(1),
+        };
+        node.table(now, opened);
+        let worker = node.id.clone();
+        let joined = Event::WorkerJoined {
+            worker: worker.clone(),
+            slots: node.slots,
+            held: node.finished.iter().copied().collect(),
+        };
+        let draining = node.draining;
+        self.report(name, session, joined);
+        if draining {
+            self.report(name, session, Event::WorkerDrained { worker });
+        }
+        Ok(())
+    }
+
+    /// The worker's end: attempts of the session stop, finished output stays.
+    pub fn end_session(&mut self, name: &str, session: u64) -> Result<(), Violation> {
+        let now = self.now;
+        let Some(node) = self
+            .nodes
+            .get_mut(name)
+            .filter(|node| node.session == Some(session))
+        else {
+            return Ok(());
+        };
+        node.session = None;
+        for attempt in node.running.keys().copied().collect::<Vec<_>>() {
+            node.running.remove(&attempt);
+            node.retire(now, attempt);
+            node.leases.finish(SessionId(session));
+        }
+        node.leases.close(SessionId(session));
+        Ok(())
+    }
+
+    fn grant(&mut self, name: &str) {
+        let Some(node) = self.nodes.get_mut(name) else {
+            return;
+        };
+        let worker = node.id.clone();
+        for (session, slots) in node.leases.grant() {
+            self.report(
+                name,
+                session.0,
+                Event::SlotsGranted {
+                    worker: worker.clone(),
+                    slots,
+                },
+            );
+        }
+    }
+
+    fn assign(&mut self, name: &str, session: u64, assignment: Assignment) -> Result<(), Violation> {
+        let (now, attempt) = (self.now, assignment.attempt);
+        let Some(node) = self.nodes.get_mut(name) else {
+            return Ok(());
+        };
+        if !node.leases.consume(SessionId(session)) {
+            return Err(format!(
+                "{attempt} was assigned to {name}, where the query has no slot"
+            ));
+        }
+        let incarnation = node.id.incarnation.0;
+        let opened = stream::Event::AttemptOpened {
+            query: Self::query(),
+            attempt,
+            stream_epoch: assignment.stream_epoch,
+            partitions: assignment.output_partitions,
+        };
+        node.table(now, opened);
+        let reading = Reading::new(&assignment.inputs, Delivery::Arrival);
+        let scans = assignment.inputs.is_empty();
+        node.running.insert(
+            attempt,
+            Job {
+                assignment,
+                reading,
+                frames: None,
+            },
+        );
+        if scans {
+            self.start_writing(name, incarnation, attempt);
+            return Ok(());
+        }
+        self.tick_reader(&ReaderId::Attempt {
+            name: name.to_owned(),
+            incarnation,
+            attempt,
+        })
+    }
+
+    /// All inputs are read: computes the output and begins to publish it.
+    pub fn start_writing(&mut self, name: &str, incarnation: u64, attempt: AttemptId) {
+        let stage = self.plan.graph.stages[attempt.stage.0 as usize].clone();
+        let repeat_row = self.plan.sabotage == Sabotage::RepeatRow;
+        let Some(job) = self
+            .nodes
+            .get_mut(name)
+            .and_then(|node| node.running.get_mut(&attempt))
+        else {
+            return;
+        };
+        if job.frames.is_some() {
+            return;
+        }
+        let mut rows = compute(&stage, attempt.task, &job.reading.rows());
+        if repeat_row {
+            rows.extend(rows.first().copied());
+        }
+        let mut partitions: BTreeMap<u32, Vec<Row>> = BTreeMap::new();
+        for row in rows {
+            let partition = route(&stage, attempt, row, job.assignment.output_partitions);
+            partitions.entry(partition).or_default().push(row);
+        }
+        let mut frames = VecDeque::new();
+        for (partition, rows) in partitions {
+            let per_frame = self.rng.random_range(1..5);
+            for some in rows.chunks(per_frame) {
+                frames.push_back((partition, self.rng.random_range(1..90_000), some.to_vec()));
+            }
+        }
+        job.frames = Some(frames);
+        let pause = self.rng.random_range(1..60);
+        self.after(
+            pause,
+            Happening::Work {
+                name: name.to_owned(),
+                incarnation,
+                attempt,
+            },
+        );
+    }
+
+    /// One step of an attempt that writes: a frame, or the end.
+    pub fn work(&mut self, name: &str, incarnation: u64, attempt: AttemptId) -> Result<(), Violation> {
+        if self.chance(self.plan.failure) {
+            let message = "put in by the simulator".to_owned();
+            if self.node(name, incarnation).is_some() {
+                self.end_attempt(name, attempt, AttemptFailure::Failed { message });
+            }
+            return Ok(());
+        }
+        let (now, pause) = (self.now, self.rng.random_range(1..40));
+        let Some(node) = self.node(name, incarnation) else {
+            return Ok(());
+        };
+        let Some(frames) = node.running.get_mut(&attempt).and_then(|job| job.frames.as_mut()) else {
+            return Ok(());
+        };
+        let Some((partition, bytes, rows)) = frames.pop_front() else {
+            return self.finish(name, attempt);
+        };
+        let stream = StreamId { attempt, partition };
+        let stored = node.store.entry(stream).or_default();
+        let end = stored.last().map_or(0, |frame| frame.end) + bytes;
+        let count = rows.len() as u64;
+        stored.push(Frame { end, rows });
+        let committed = stream::Event::FrameCommitted {
+            query: Self::query(),
+            stream,
+            bytes,
+            rows: count,
+        };
+        node.table(now, committed);
+        self.after(
+            pause,
+            Happening::Work {
+                name: name.to_owned(),
+                incarnation,
+                attempt,
+            },
+        );
+        Ok(())
+    }
+
+    fn finish(&mut self, name: &str, attempt: AttemptId) -> Result<(), Violation> {
+        let now = self.now;
+        let is_root = self.plan.graph.stages[attempt.stage.0 as usize].output == self.plan.graph.result;
+        let mute = self.plan.sabotage == Sabotage::MuteSuccess;
+        let Some(node) = self.nodes.get_mut(name) else {
+            return Ok(());
+        };
+        let Some(session) = node.session else {
+            return Err(format!("{attempt} runs without a session"));
+        };
+        let finalized = stream::Event::AttemptFinalized {
+            query: Self::query(),
+            attempt,
+        };
+        let mut reported = None;
+        for action in node.table(now, finalized) {
+            match action {
+                stream::Action::ReportOutputs { outputs, .. } => reported = Some(outputs),
+                other => return Err(format!("the end of {attempt} was answered with {other:?}")),
+            }
+        }
+        let outputs = reported.ok_or_else(|| format!("{attempt} ended without a report"))?;
+        node.running.remove(&attempt);
+        node.finished.insert(attempt);
+        node.leases.finish(SessionId(session));
+        let mut rows_out = 0;
+        let streams = node.store.iter().filter(|(stream, _)| stream.attempt == attempt);
+        for (stream, frames) in streams {
+            let rows: Vec<Row> = frames
+                .iter()
+                .flat_map(|frame| frame.rows.iter().copied())
+                .collect();
+            rows_out += rows.len() as u64;
+            if is_root {
+                self.staged.insert(attempt, rows.clone());
+            }
+            self.audit.published.insert(*stream, rows);
+        }
+        let worker = node.id.clone();
+        let metrics = AttemptMetrics {
+            rows_out,
+            ..AttemptMetrics::default()
+        };
+        if !mute {
+            self.report(
+                name,
+                session,
+                Event::AttemptSucceeded {
+                    worker,
+                    attempt,
+                    outputs,
+                    metrics,
+                },
+            );
+        }
+        self.grant(name);
+        Ok(())
+    }
+
+    /// An attempt ends without success, if it still runs.
+    pub fn end_attempt(&mut self, name: &str, attempt: AttemptId, failure: AttemptFailure) {
+        let now = self.now;
+        let Some(node) = self.nodes.get_mut(name) else {
+            return;
+        };
+        let Some((_, session)) = node.running.remove(&attempt).zip(node.session) else {
+            return;
+        };
+        node.retire(now, attempt);
+        node.leases.finish(SessionId(session));
+        let worker = node.id.clone();
+        self.report(
+            name,
+            session,
+            Event::AttemptFailed {
+                worker,
+                attempt,
+                failure,
+            },
+        );
+        self.grant(name);
+    }
+
+    pub fn beat(&mut self, name: String, incarnation: u64) -> Result<(), Violation> {
+        if let Some(node) = self.node(&name, incarnation) {
+            let (worker, session) = (node.id.clone(), node.session);
+            if let Some(session) = session {
+                self.report(&name, session, Event::WorkerHeard { worker });
+            }
+            self.after(600, Happening::Beat { name, incarnation });
+        }
+        Ok(())
+    }
+
+    pub fn strike(&mut self, name: String, fault: Fault) -> Result<(), Violation> {
+        let Some(node) = self.nodes.get_mut(&name).filter(|node| node.alive) else {
+            return Ok(());
+        };
+        match fault {
+            Fault::Crash { back_after } => {
+                node.alive = false;
+                node.frozen = false;
+                node.parked.clear();
+                if let Some(session) = node.session {
+                    self.break_session(&name, session);
+                }
+                self.after(back_after, Happening::Restart { name });
+            }
+            Fault::Freeze { span } => {
+                if !node.frozen {
+                    node.frozen = true;
+                    self.after(span, Happening::Thaw { name });
+                }
+            }
+            Fault::Disconnect => {
+                if let Some(session) = node.session {
+                    self.break_session(&name, session);
+                }
+            }
+            Fault::Drain => {
+                node.draining = true;
+                let (worker, session) = (node.id.clone(), node.session);
+                if let Some(session) = session {
+                    self.report(&name, session, Event::WorkerDrained { worker });
+                }
+                // A drained worker is replaced some time later.
+                self.after(
+                    2_000,
+                    Happening::Fault {
+                        name,
+                        fault: Fault::Crash { back_after: 100 },
+                    },
+                );
+            }
+        }
+        Ok(())
+    }
+
+    pub fn restart(&mut self, name: String) -> Result<(), Violation> {
+        if let Some(node) = self.nodes.get_mut(&name).filter(|node| !node.alive) {
+            let incarnation = node.id.incarnation.0 + 1;
+            *node = Node::new(&name, Incarnation(incarnation), node.slots);
+            self.after(100, Happening::Beat { name, incarnation });
+        }
+        Ok(())
+    }
+
+    /// Everything that came meanwhile happens now, in its order.
+    pub fn thaw(&mut self, name: &str) -> Result<(), Violation> {
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.frozen = false;
+            for parked in std::mem::take(&mut node.parked) {
+                self.after(0, parked);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,453 @@
+//! The clock, the queue of what is going to happen, and the coordinator's shell.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::Rng;
+use rand::rngs::SmallRng;
+
+use super::audit::{Audit, Violation};
+use super::fetch::{Answer, ReaderId, Reading};
+use super::model::{Row, reference};
+use super::node::Node;
+use super::plan::{FAULTS_END, Fault, Plan, Sabotage};
+use super::session::{Link, ToWorker};
+use crate::coordinator::{Action, Coordinator, Event, Outcome};
+use crate::ids::{AttemptId, Incarnation, QueryId, StreamId, WorkerId};
+use crate::message::{FetchRequest, InputState, InputUpdate};
+use crate::plan::Determinism;
+use crate::reader;
+use crate::time::Instant;
+
+/// A query that has not ended by then never will, in milliseconds.
+const TIME_LIMIT: u64 = 120_000;
+const STEP_LIMIT: u64 = 400_000;
+
+/// Something that is going to happen.
+#[derive(Debug, Clone)]
+pub enum Happening {
+    CoordinatorTick,
+    Connect {
+        name: String,
+    },
+    ConnectTimedOut {
+        name: String,
+        session: u64,
+    },
+    ToWorker {
+        name: String,
+        session: u64,
+        message: ToWorker,
+    },
+    ToCoordinator {
+        name: String,
+        session: u64,
+        event: Event,
+    },
+    BrokenAtCoordinator {
+        name: String,
+        session: u64,
+    },
+    BrokenAtWorker {
+        name: String,
+        session: u64,
+    },
+    Beat {
+        name: String,
+        incarnation: u64,
+    },
+    Work {
+        name: String,
+        incarnation: u64,
+        attempt: AttemptId,
+    },
+    Request {
+        from: ReaderId,
+        fetch: reader::FetchId,
+        worker: WorkerId,
+        request: FetchRequest,
+    },
+    Answered {
+        to: ReaderId,
+        fetch: reader::FetchId,
+        answer: Answer,
+    },
+    ReaderTick {
+        reader: ReaderId,
+    },
+    ToldAgain {
+        reader: ReaderId,
+        update: InputUpdate,
+    },
+    Consumed {
+        reader: ReaderId,
+        input: u32,
+        stream: StreamId,
+        bytes: u64,
+    },
+    Fault {
+        name: String,
+        fault: Fault,
+    },
+    Restart {
+        name: String,
+    },
+    Thaw {
+        name: String,
+    },
+    SinkAnswered,
+    CancelRequested,
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub rng: SmallRng,
+    pub now: u64,
+    sequence: u64,
+    queue: BTreeMap<(u64, u64), Happening>,
+    coordinator: Coordinator,
+    coordinator_tick: Option<u64>,
+    pub links: BTreeMap<String, Link>,
+    pub broken: BTreeSet<u64>,
+    pub next_session: u64,
+    pub nodes: BTreeMap<String, Node>,
+    pub client: Option<Reading>,
+    pub client_generation: u32,
+    /// What the client was last told, by map task.
+    pub client_told: BTreeMap<crate::ids::TaskId, InputUpdate>,
+    /// Rows that left the query, by root attempt.
+    pub handed_out: BTreeMap<AttemptId, Vec<Row>>,
+    /// Files of root attempts at the sink.
+    pub staged: BTreeMap<AttemptId, Vec<Row>>,
+    visible: Option<Vec<AttemptId>>,
+    pub audit: Audit,
+    reference: Vec<Row>,
+    outcome: Option<Outcome>,
+    trace: bool,
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Run {
+    pub outcome: Outcome,
+    pub steps: u64,
+    pub lost_attempts: u32,
+}
+
+impl World {
+    pub fn new(plan: Plan, rng: SmallRng, trace: bool) -> Result<Self, Violation> {
+        let mut graph = plan.graph.clone();
+        if plan.sabotage == Sabotage::HideIndeterminacy {
+            graph
+                .stages
+                .iter_mut()
+                .for_each(|stage| stage.determinism = Determinism::Unordered);
+        }
+        let coordinator = Coordinator::new(graph, plan.policy.clone(), Instant(0));
+        let mut world = Self {
+            coordinator: coordinator.map_err(|error| error.to_string())?,
+            reference: reference(&plan.graph),
+            rng,
+            now: 0,
+            sequence: 0,
+            queue: BTreeMap::new(),
+            coordinator_tick: None,
+            links: BTreeMap::new(),
+            broken: BTreeSet::new(),
+            next_session: 0,
+            nodes: BTreeMap::new(),
+            client: None,
+            client_generation: 0,
+            client_told: BTreeMap::new(),
+            handed_out: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            visible: None,
+            audit: Audit::default(),
+            outcome: None,
+            trace,
+            plan,
+        };
+        world.set_the_scene();
+        Ok(world)
+    }
+
+    fn set_the_scene(&mut self) {
+        for (number, slots) in self.plan.slots.clone().into_iter().enumerate() {
+            let name = format!("w{number}");
+            self.nodes
+                .insert(name.clone(), Node::new(&name, Incarnation(1), slots));
+            self.links.insert(name.clone(), Link::default());
+            self.after(1, Happening::Connect { name: name.clone() });
+            self.after(100, Happening::Beat { name, incarnation: 1 });
+        }
+        for (at, worker, fault) in self.plan.faults.clone() {
+            let name = format!("w{worker}");
+            self.after(at, Happening::Fault { name, fault });
+        }
+        if let Some(at) = self.plan.cancel_at {
+            self.after(at, Happening::CancelRequested);
+        }
+        if !self.plan.policy.sink {
+            self.open_client();
+        }
+        self.after(0, Happening::CoordinatorTick);
+    }
+
+    pub fn query() -> QueryId {
+        QueryId::new("sim").expect("a legal id")
+    }
+
+    pub fn after(&mut self, delay: u64, what: Happening) {
+        self.at(self.now + delay, what);
+    }
+
+    pub fn at(&mut self, at: u64, what: Happening) {
+        self.sequence += 1;
+        self.queue.insert((at, self.sequence), what);
+    }
+
+    /// Whether a thing of this probability happens now.
+    pub fn chance(&mut self, probability: f64) -> bool {
+        self.now < FAULTS_END && probability > 0.0 && self.rng.random_bool(probability)
+    }
+
+    /// The way of one message.
+    pub fn delay(&mut self) -> u64 {
+        if self.chance(self.plan.slow) {
+            return self.rng.random_range(50..1_500);
+        }
+        self.rng.random_range(1..15)
+    }
+
+    /// Runs until the query has ended and judges the end.
+    pub fn run(mut self) -> Result<Run, Violation> {
+        let mut steps = 0;
+        while self.outcome.is_none() {
+            let Some(((at, _), what)) = self.queue.pop_first() else {
+                return Err("nothing is left to happen, but the query has not ended".to_owned());
+            };
+            steps += 1;
+            if at > TIME_LIMIT || steps > STEP_LIMIT {
+                return Err(format!("the query has not ended after {at} ms and {steps} steps"));
+            }
+            self.now = at;
+            if self.trace {
+                println!("{at:>7} {what:?}");
+            }
+            let step = self.happen(what);
+            step.map_err(|violation| format!("at {at} ms: {violation}"))?;
+        }
+        self.judge_end()?;
+        let snapshot = self.coordinator.snapshot(Instant(self.now));
+        let outcome = self.outcome.ok_or("no outcome")?;
+        let lost_attempts = snapshot.stages.iter().map(|stage| stage.lost_attempts).sum();
+        Ok(Run {
+            outcome,
+            steps,
+            lost_attempts,
+        })
+    }
+
+    fn judge_end(&mut self) -> Result<(), Violation> {
+        if self.coordinator.next_deadline().is_some() {
+            return Err("the query has ended and still wants to be woken".to_owned());
+        }
+        let later = self.coordinator.handle(Instant(self.now + 1), Event::Ticked);
+        if !later.is_empty() {
+            return Err(format!("after the query's end: {later:?}"));
+        }
+        match self.outcome {
+            Some(Outcome::Succeeded) => {
+                let rows = match &self.visible {
+                    Some(winners) => winners
+                        .iter()
+                        .filter_map(|winner| self.staged.get(winner))
+                        .flatten()
+                        .copied()
+                        .collect(),
+                    None => self.handed_out.values().flatten().copied().collect(),
+                };
+                self.audit.on_result(rows, &self.reference)
+            }
+            Some(Outcome::Failed(_) | Outcome::Cancelled) if self.plan.is_calm() => {
+                Err(format!("nothing went wrong, but: {:?}", self.outcome))
+            }
+            Some(Outcome::Failed(_) | Outcome::Cancelled) | None if self.visible.is_some() => {
+                Err("the sink shows files of a query that did not succeed".to_owned())
+            }
+            Some(Outcome::Failed(_) | Outcome::Cancelled) | None => Ok(()),
+        }
+    }
+
+    fn happen(&mut self, what: Happening) -> Result<(), Violation> {
+        if let Some(name) = what.worker() {
+            if let Some(node) = self.nodes.get_mut(name).filter(|node| node.frozen) {
+                node.parked.push(what);
+                return Ok(());
+            }
+        }
+        match what {
+            Happening::CoordinatorTick => {
+                self.coordinator_tick = None;
+                self.tell(Event::Ticked)
+            }
+            Happening::Connect { name } => self.connect(name),
+            Happening::ConnectTimedOut { name, session } => self.on_connect_timed_out(&name, session),
+            Happening::ToWorker {
+                name,
+                session,
+                message,
+            } => self.on_worker_message(&name, session, message),
+            Happening::ToCoordinator { name, session, event } => {
+                self.on_coordinator_message(&name, session, event)
+            }
+            Happening::BrokenAtCoordinator { name, session } => self.on_broken_at_coordinator(&name, session),
+            Happening::BrokenAtWorker { name, session } => self.end_session(&name, session),
+            Happening::Beat { name, incarnation } => self.beat(name, incarnation),
+            Happening::Work {
+                name,
+                incarnation,
+                attempt,
+            } => self.work(&name, incarnation, attempt),
+            Happening::Request {
+                from,
+                fetch,
+                worker,
+                request,
+            } => self.serve(from, fetch, &worker, request),
+            Happening::Answered { to, fetch, answer } => self.on_answer(&to, fetch, answer),
+            Happening::ReaderTick { reader } => self.tick_reader(&reader),
+            Happening::ToldAgain { reader, update } => {
+                self.tell_reader(&reader, reader::Event::InputUpdated(update), Vec::new())
+            }
+            Happening::Consumed {
+                reader,
+                input,
+                stream,
+                bytes,
+            } => self.tell_reader(
+                &reader,
+                reader::Event::BytesConsumed { input, stream, bytes },
+                Vec::new(),
+            ),
+            Happening::Fault { name, fault } => self.strike(name, fault),
+            Happening::Restart { name } => self.restart(name),
+            Happening::Thaw { name } => self.thaw(&name),
+            Happening::SinkAnswered => self.answer_for_sink(),
+            Happening::CancelRequested => self.tell(Event::CancelRequested),
+        }
+    }
+
+    /// Tells the coordinator and does what it wants.
+    pub fn tell(&mut self, event: Event) -> Result<(), Violation> {
+        self.audit.on_event(&event);
+        let actions = self.coordinator.handle(Instant(self.now), event);
+        for action in actions {
+            if self.trace {
+                println!("        -> {action:?}");
+            }
+            self.audit.on_action(&action)?;
+            self.perform(action)?;
+        }
+        if let Some(deadline) = self.coordinator.next_deadline() {
+            let at = deadline.0.max(self.now);
+            if self.coordinator_tick.is_none_or(|planned| planned > at) {
+                self.coordinator_tick = Some(at);
+                self.at(at, Happening::CoordinatorTick);
+            }
+        }
+        Ok(())
+    }
+
+    fn perform(&mut self, action: Action) -> Result<(), Violation> {
+        match action {
+            Action::WantSlots { worker, slots } => self.send(&worker.name, ToWorker::Want(slots)),
+            Action::ReleaseSlots { worker, slots } => self.send(&worker.name, ToWorker::Release(slots)),
+            Action::AssignAttempt { worker, assignment } => {
+                self.send(&worker.name, ToWorker::Assign(assignment))
+            }
+            Action::UpdateInputs {
+                worker,
+                attempt,
+                updates,
+            } => {
+                self.send(&worker.name, ToWorker::Inputs(attempt, updates));
+            }
+            Action::CancelAttempt { worker, attempt } => self.send(&worker.name, ToWorker::Cancel(attempt)),
+            Action::RetireAttempt { worker, attempt } => self.send(&worker.name, ToWorker::Retire(attempt)),
+            Action::DropWorker { worker } => self.drop_link(&worker.name),
+            Action::UpdateResult { updates } => {
+                for update in updates {
+                    self.update_client(update)?;
+                }
+            }
+            Action::CommitSink { winners } => {
+                self.visible = Some(winners);
+                self.after(20, Happening::SinkAnswered);
+            }
+            Action::AbortSink => {
+                self.staged.clear();
+                self.visible = None;
+            }
+            Action::EndQuery { outcome } => self.outcome = Some(outcome),
+        }
+        Ok(())
+    }
+
+    fn answer_for_sink(&mut self) -> Result<(), Violation> {
+        if self.plan.sink_fails {
+            self.visible = None;
+            let message = "no space".to_owned();
+            return self.tell(Event::SinkFailed { message });
+        }
+        self.tell(Event::SinkCommitted)
+    }
+
+    /// The client hears of root attempts. Rows that it has handed out cannot be taken back.
+    fn update_client(&mut self, update: InputUpdate) -> Result<(), Violation> {
+        let attempt = update.map_attempt;
+        self.client_told.insert(attempt.task_id(), update.clone());
+        if update.state == InputState::Superseded && self.handed_out.contains_key(&attempt) {
+            let error = crate::failure::FetchError::StaleAttempt;
+            let event = Event::ResultFetchFailed {
+                map_attempt: attempt,
+                error,
+                rows_left: true,
+            };
+            let (name, session) = ("client".to_owned(), 0);
+            self.after(1, Happening::ToCoordinator { name, session, event });
+            return Ok(());
+        }
+        let reader = ReaderId::Client(self.client_generation);
+        self.tell_reader(&reader, reader::Event::InputUpdated(update), Vec::new())
+    }
+}
+
+impl Happening {
+    /// The worker at which it happens: a frozen one does not notice.
+    fn worker(&self) -> Option<&String> {
+        match self {
+            Self::ToWorker { name, .. }
+            | Self::BrokenAtWorker { name, .. }
+            | Self::Beat { name, .. }
+            | Self::Work { name, .. } => Some(name),
+            Self::Request { worker, .. } => Some(&worker.name),
+            Self::Answered { to: reader, .. }
+            | Self::ReaderTick { reader }
+            | Self::ToldAgain { reader, .. }
+            | Self::Consumed { reader, .. } => match reader {
+                ReaderId::Attempt { name, .. } => Some(name),
+                ReaderId::Client(_) => None,
+            },
+            Self::CoordinatorTick
+            | Self::Connect { .. }
+            | Self::ConnectTimedOut { .. }
+            | Self::ToCoordinator { .. }
+            | Self::BrokenAtCoordinator { .. }
+            | Self::Fault { .. }
+            | Self::Restart { .. }
+            | Self::Thaw { .. }
+            | Self::SinkAnswered
+            | Self::CancelRequested => None,
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A worker's memory as a DataFusion `MemoryPool`, divided among queries.
+
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{
+    FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
+};
+use sluice_core::ids::QueryId;
+use tokio::sync::Notify;
+
+#[cfg(test)]
+mod tests;
+
+/// All memory that a worker gives to queries.
+///
+/// Within it, consumers that can spill share fairly (DataFusion's `FairSpillPool`: an even part for each of what the
+/// others leave). A query may take more than its even part of the worker as long as a quarter of the worker's memory
+/// stays free. The shuffle store's bytes are charged as they are, and it keeps them below its part by going to disk;
+/// in the last twentieth of the memory it is asked to free all it can, so that what operators take there is paid back
+/// at once.
+#[derive(Debug)]
+pub struct WorkerMemory {
+    limit: usize,
+    shared: FairSpillPool,
+    queries: Mutex<Vec<(QueryId, Weak<QueryMemory>)>>,
+    active_queries: AtomicUsize,
+    pressure: Arc<Notify>,
+}
+
+impl WorkerMemory {
+    /// The owner of `limit` bytes (`workers.memory`).
+    pub fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            shared: FairSpillPool::new(limit),
+            queries: Mutex::default(),
+            active_queries: AtomicUsize::new(0),
+            pressure: Arc::default(),
+        })
+    }
+
+    /// The shuffle store's part, in bytes: three tenths. What it does not use is lent to operators.
+    pub fn store_bytes(&self) -> usize {
+        self.limit / 10 * 3
+    }
+
+    /// Rung when the shuffle store should free all it can.
+    pub fn pressure(&self) -> Arc<Notify> {
+        Arc::clone(&self.pressure)
+    }
+
+    /// The memory that the shuffle store is charged to.
+    pub fn store_pool(self: &Arc<Self>) -> Arc<dyn MemoryPool> {
+        Arc::new(StoreMemory(Arc::clone(self)))
+    }
+
+    /// The memory of a query's tasks: the same pool for all of them, as long as one holds it.
+    pub fn query_pool(self: &Arc<Self>, query: &QueryId) -> Arc<dyn MemoryPool> {
+        let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
+        queries.retain(|(_, pool)| pool.strong_count() > 0);
+        let known = queries.iter().find(|(known, _)| known == query);
+        if let Some(pool) = known.and_then(|(_, pool)| pool.upgrade()) {
+            return pool;
+        }
+        self.active_queries.fetch_add(1, Ordering::Relaxed);
+        let pool = Arc::new(QueryMemory {
+            worker: Arc::clone(self),
+            query: query.clone(),
+            used: AtomicUsize::new(0),
+        });
+        queries.push((query.clone(), Arc::downgrade(&pool)));
+        pool
+    }
+
+    /// Bytes charged now.
+    pub fn reserved(&self) -> usize {
+        self.shared.reserved()
+    }
+
+    /// Whether a query that holds `used` bytes may have `more`.
+    fn may_take(&self, used: usize, more: usize) -> bool {
+        let wanted = self.shared.reserved().saturating_add(more);
+        if wanted > self.limit - self.limit / 20 {
+            self.pressure.notify_one();
+        }
+        let even = self.limit / self.active_queries.load(Ordering::Relaxed).max(1);
+        let within_part = used.saturating_add(more) <= even;
+        wanted <= self.limit && (within_part || wanted <= self.limit - self.limit / 4)
+    }
+}
+
+/// One query's view of the worker's memory.
+#[derive(Debug)]
+struct QueryMemory {
+    worker: Arc<WorkerMemory>,
+    query: QueryId,
+    used: AtomicUsize,
+}
+
+impl QueryMemory {
+    fn refuse(&self, reservation: &MemoryReservation, more: usize) -> DataFusionError {
+        let worker = &self.worker;
+        DataFusionError::ResourcesExhausted(format!(
+            "{} holds {} bytes and needs {more} more; the query uses {} and all queries {} of the {} bytes \
+             that the worker has: raise workers.memory, or the number of partitions",
+            reservation.consumer().name(),
+            reservation.size(),
+            self.used.load(Ordering::Relaxed),
+            worker.reserved(),
+            worker.limit,
+        ))
+    }
+}
+
+impl Drop for QueryMemory {
+    fn drop(&mut self) {
+        self.worker.active_queries.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Display for QueryMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (used, limit) = (self.used.load(Ordering::Relaxed), self.worker.limit);
+        write!(f, "query {} ({used} of {limit} bytes)", self.query)
+    }
+}
+
+impl MemoryPool for QueryMemory {
+    fn name(&self) -> &str {
+        "query"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.worker.shared.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.worker.shared.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.worker.shared.grow(reservation, additional);
+        self.used.fetch_add(additional, Ordering::Relaxed);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.worker.shared.shrink(reservation, shrink);
+        self.used.fetch_sub(shrink, Ordering::Relaxed);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let may = self
+            .worker
+            .may_take(self.used.load(Ordering::Relaxed), additional);
+        if !may || self.worker.shared.try_grow(reservation, additional).is_err() {
+            return Err(self.refuse(reservation, additional));
+        }
+        self.used.fetch_add(additional, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn reserved(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(self.worker.limit)
+    }
+}
+
+/// The store's view: it only ever says what it holds.
+#[derive(Debug)]
+struct StoreMemory(Arc<WorkerMemory>);
+
+impl fmt::Display for StoreMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shuffle store of a worker with {} bytes", self.0.limit)
+    }
+}
+
+impl MemoryPool for StoreMemory {
+    fn name(&self) -> &str {
+        "shuffle store"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.0.shared.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.0.shared.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.0.shared.grow(reservation, additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.0.shared.shrink(reservation, shrink);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        self.0.shared.try_grow(reservation, additional)
+    }
+
+    fn reserved(&self) -> usize {
+        self.0.reserved()
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(self.0.store_bytes())
+    }
+}

@@ -1,0 +1,278 @@
+//! Runs a planned query in process, stage by stage, and compares it with plain DataFusion.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::memory::MemoryStream;
+use datafusion::physical_plan::metrics::Time;
+use datafusion::physical_plan::repartition::BatchPartitioner;
+use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
+use futures::TryStreamExt;
+use prost::Message;
+use sluice_core::plan::{ExchangeKind, ReadKind};
+use tempfile::TempDir;
+
+use super::super::{
+    Fragment, InputProvider, InputStream, PlanError, PlannedQuery, SplitTarget, decode_schema, decode_task,
+    explain, plan, session_options, session_state, task_context,
+};
+use super::data;
+
+/// The test tables, a plain session over them, and sessions of ours.
+pub(super) struct Bench {
+    dir: TempDir,
+    plain: SessionContext,
+}
+
+/// Options of one of our sessions.
+pub(super) type Options<'a> = &'a [(&'a str, &'a str)];
+
+impl Bench {
+    pub(super) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        data::write(dir.path());
+        let plain = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(3));
+        register(&plain, dir.path()).await;
+        Self { dir, plain }
+    }
+
+    pub(super) async fn session(&self, partitions: usize, options: Options<'_>) -> SessionContext {
+        session_over(self.dir.path(), partitions, options).await
+    }
+
+    /// The folder of a table.
+    pub(super) fn table(&self, name: &str) -> std::path::PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs `sql` on plain DataFusion and cut into stages, and compares the rows.
+    pub(super) async fn same(&self, sql: &str, partitions: usize, options: Options<'_>) -> PlannedQuery {
+        let ours = self.session(partitions, options).await;
+        same_rows(&self.plain, &ours, sql)
+            .await
+            .unwrap_or_else(|difference| panic!("{difference}"))
+    }
+
+    /// Compares every query with each of the partition counts under each of the options; tells all differences.
+    pub(super) async fn same_all(&self, queries: &[String], partitions: &[usize], options: &[Options<'_>]) {
+        let mut differences = Vec::new();
+        for options in options {
+            for partitions in partitions {
+                let ours = self.session(*partitions, options).await;
+                for sql in queries {
+                    if let Err(difference) = same_rows(&self.plain, &ours, sql).await {
+                        differences.push(format!("{partitions} partitions, {options:?}: {difference}"));
+                    }
+                }
+            }
+        }
+        assert!(
+            differences.is_empty(),
+            "{} differences\n{}",
+            differences.len(),
+            differences.join("\n")
+        );
+    }
+
+    /// The rows of `sql`, cut into stages.
+    pub(super) async fn rows(&self, sql: &str, partitions: usize) -> Vec<Vec<String>> {
+        let ours = self.session(partitions, &[]).await;
+        let planned = plan(&ours.state(), sql).await.unwrap();
+        texts(&run(&planned, &ours.runtime_env()).await.unwrap())
+    }
+}
+
+/// A session of ours over the tables in the folders of `dir`, splitting even the smallest file.
+pub(super) async fn session_over(dir: &Path, partitions: usize, options: Options<'_>) -> SessionContext {
+    let target = SplitTarget {
+        tasks: partitions,
+        min_bytes: 1,
+        max_bytes: 1 << 40,
+    };
+    let mut config = session_options(partitions).with_extension(Arc::new(target));
+    for (key, value) in options {
+        config.options_mut().set(key, value).unwrap();
+    }
+    let session = SessionContext::new_with_state(session_state(config, Arc::new(RuntimeEnv::default())));
+    register(&session, dir).await;
+    session
+}
+
+pub(super) async fn register(session: &SessionContext, dir: &Path) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let folder = entry.unwrap();
+        let table = folder.file_name().into_string().unwrap();
+        let path = folder.path();
+        session
+            .register_parquet(table, path.to_str().unwrap(), ParquetReadOptions::default())
+            .await
+            .unwrap();
+    }
+}
+
+/// Compares the rows of `sql` on both sessions: in order where the query orders, else as multisets. The error
+/// tells the difference.
+pub(super) async fn same_rows(
+    plain: &SessionContext,
+    ours: &SessionContext,
+    sql: &str,
+) -> std::result::Result<PlannedQuery, String> {
+    let failed = |what: &str, error: &dyn std::fmt::Display| format!("{sql}\n{what}: {error}");
+    let expected = plain.sql(sql).await.map_err(|error| failed("plain", &error))?;
+    let expected = expected
+        .collect()
+        .await
+        .map_err(|error| failed("plain", &error))?;
+    let planned = plan(&ours.state(), sql)
+        .await
+        .map_err(|error| failed("plan", &error))?;
+    let got = run(&planned, &ours.runtime_env()).await;
+    let got = got.map_err(|error| format!("{}\n{}", failed("run", &error), explain(&planned)))?;
+    let (mut expected, mut got) = (texts(&expected), texts(&got));
+    if !planned.ordered {
+        expected.sort();
+        got.sort();
+    }
+    if expected == got {
+        return Ok(planned);
+    }
+    let missing: Vec<_> = expected.iter().filter(|row| !got.contains(row)).take(5).collect();
+    let extra: Vec<_> = got.iter().filter(|row| !expected.contains(row)).take(5).collect();
+    Err(format!(
+        "{sql}\nexpected {} rows, got {}; missing {missing:?}, not expected {extra:?}\n{}",
+        expected.len(),
+        got.len(),
+        explain(&planned)
+    ))
+}
+
+/// Every cell as text.
+pub(super) fn texts(batches: &[RecordBatch]) -> Vec<Vec<String>> {
+    let options = FormatOptions::new().with_null("null");
+    let mut rows = Vec::new();
+    for batch in batches {
+        let columns: Vec<_> = batch
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column.as_ref(), &options).unwrap())
+            .collect();
+        for row in 0..batch.num_rows() {
+            rows.push(
+                columns
+                    .iter()
+                    .map(|column| column.value(row).to_string())
+                    .collect(),
+            );
+        }
+    }
+    rows
+}
+
+/// What each map task of an exchange wrote: by map task, then partition.
+type Written = Vec<Vec<Vec<RecordBatch>>>;
+
+/// Runs a planned query stage by stage. Every fragment goes through its bytes.
+pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Result<Vec<RecordBatch>> {
+    let mut exchanges: HashMap<u32, Written> = HashMap::new();
+    for (stage, planned_stage) in planned.graph.stages.iter().zip(&planned.stages) {
+        let bytes = planned_stage.fragment.encode_to_vec();
+        let fragment =
+            Fragment::decode(bytes.as_slice()).map_err(|error| DataFusionError::External(error.into()))?;
+        assert_eq!(fragment.inputs.len(), stage.inputs.len());
+        assert_eq!(planned_stage.tasks.len(), stage.tasks as usize);
+        for (task, splits) in planned_stage.tasks.iter().enumerate() {
+            let context = task_context(&fragment.options, "test", Arc::clone(runtime)).map_err(typed)?;
+            let mut streams = Vec::new();
+            for input in &stage.inputs {
+                let written = exchanges
+                    .get(&input.exchange.0)
+                    .expect("inputs are written before");
+                let partition = match input.read {
+                    ReadKind::OwnPartition => task,
+                    ReadKind::AllPartitions => 0,
+                };
+                streams.push(
+                    written
+                        .iter()
+                        .map(|map_task| map_task[partition].clone())
+                        .collect(),
+                );
+            }
+            let inputs: Arc<dyn InputProvider> = Arc::new(Inputs {
+                streams,
+                fragment: fragment.clone(),
+            });
+            let plan = decode_task(&fragment, splits, &context, &inputs).map_err(typed)?;
+            let rows: Vec<RecordBatch> = plan.execute(0, Arc::clone(&context))?.try_collect().await?;
+            let partitions = write(&rows, planned_stage, &fragment, &context)?;
+            exchanges.entry(stage.output.0).or_default().push(partitions);
+        }
+    }
+    let result = exchanges
+        .remove(&planned.graph.result.0)
+        .expect("the result is written");
+    Ok(result.into_iter().flatten().flatten().collect())
+}
+
+fn typed(error: PlanError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+fn write(
+    rows: &[RecordBatch],
+    stage: &super::super::PlannedStage,
+    fragment: &Fragment,
+    context: &TaskContext,
+) -> Result<Vec<Vec<RecordBatch>>> {
+    let spec = &stage.output;
+    let mut partitions = vec![Vec::new(); spec.partitions as usize];
+    let schema = decode_schema(&fragment.output).map_err(typed)?;
+    for batch in rows {
+        assert_eq!(batch.schema().fields().len(), schema.fields().len());
+        for (written, field) in batch.schema().fields().iter().zip(schema.fields()) {
+            assert_eq!(
+                written.data_type(),
+                field.data_type(),
+                "a task writes the schema of its fragment"
+            );
+        }
+    }
+    if spec.kind != ExchangeKind::Hash {
+        partitions[0] = rows.to_vec();
+        return Ok(partitions);
+    }
+    let partitioning = spec.partitioning(&schema, context).map_err(typed)?;
+    let mut partitioner = BatchPartitioner::try_new(partitioning, Time::new(), 0, 1)?;
+    for batch in rows {
+        partitioner.partition(batch.clone(), |partition, part| {
+            partitions[partition].push(part);
+            Ok(())
+        })?;
+    }
+    Ok(partitions)
+}
+
+/// The inputs of one task: for each input the batches of each map task.
+struct Inputs {
+    streams: Vec<Vec<Vec<RecordBatch>>>,
+    fragment: Fragment,
+}
+
+impl InputProvider for Inputs {
+    fn open(&self, stream: InputStream, _: &Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let input = &self.streams[stream.input];
+        let batches: Vec<RecordBatch> = match stream.map_task {
+            Some(map_task) => input[map_task as usize].clone(),
+            // Another order than the one written: readers may not rely on it.
+            None => input.iter().rev().flatten().cloned().collect(),
+        };
+        let schema = decode_schema(&self.fragment.inputs[stream.input]).map_err(typed)?;
+        Ok(Box::pin(MemoryStream::try_new(batches, schema, None)?))
+    }
+}

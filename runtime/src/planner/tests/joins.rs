@@ -1,0 +1,129 @@
+//! Every join type, with the build side on either hand, several tasks, and each way to join.
+
+use super::harness::{Bench, Options};
+
+/// Join selection that collects, that partitions, that sorts and merges, and that keeps the sides as written.
+const WAYS: &[Options<'static>] = &[
+    &[
+        (
+            "datafusion.optimizer.hash_join_single_partition_threshold",
+            "1000000000",
+        ),
+        (
+            "datafusion.optimizer.hash_join_single_partition_threshold_rows",
+            "1000000000",
+        ),
+    ],
+    &[
+        ("datafusion.optimizer.hash_join_single_partition_threshold", "0"),
+        (
+            "datafusion.optimizer.hash_join_single_partition_threshold_rows",
+            "0",
+        ),
+    ],
+    &[("datafusion.optimizer.prefer_hash_join", "false")],
+    &[
+        ("datafusion.optimizer.join_reordering", "false"),
+        (
+            "datafusion.optimizer.hash_join_single_partition_threshold",
+            "1000000000",
+        ),
+    ],
+];
+
+async fn check(queries: &[String]) {
+    let bench = Bench::new().await;
+    bench.same_all(queries, &[1, 3], WAYS).await;
+}
+
+/// Tables to join: large and small on either hand, and without rows.
+const SIDES: &[(&str, &str)] = &[
+    ("big", "mid"),
+    ("mid", "big"),
+    ("mid", "tiny"),
+    ("tiny", "mid"),
+    ("mid", "none"),
+    ("none", "mid"),
+];
+
+#[tokio::test]
+async fn outer_and_inner_joins() {
+    let mut queries = Vec::new();
+    for kind in ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"] {
+        for (left, right) in SIDES {
+            queries.push(format!(
+                "SELECT a.id, b.id, a.s, b.d FROM {left} a {kind} {right} b ON a.k = b.k AND a.d < b.d + 3000"
+            ));
+        }
+    }
+    check(&queries).await;
+}
+
+#[tokio::test]
+async fn semi_and_anti_joins() {
+    let mut queries = Vec::new();
+    for kind in [
+        "LEFT SEMI JOIN",
+        "RIGHT SEMI JOIN",
+        "LEFT ANTI JOIN",
+        "RIGHT ANTI JOIN",
+    ] {
+        let side = if kind.starts_with("LEFT") { "a" } else { "b" };
+        for (left, right) in SIDES {
+            queries.push(format!(
+                "SELECT {side}.id, {side}.s FROM {left} a {kind} {right} b ON a.k = b.k AND a.g <> b.g"
+            ));
+        }
+    }
+    check(&queries).await;
+}
+
+#[tokio::test]
+async fn joins_without_equal_keys() {
+    let mut queries = Vec::new();
+    for kind in ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"] {
+        for (left, right) in SIDES {
+            queries.push(format!(
+                "SELECT a.id, b.id FROM {left} a {kind} {right} b ON a.k < b.k AND a.id % 7 = 0 AND b.id < 40"
+            ));
+        }
+    }
+    queries.push("SELECT a.id, b.id FROM mid a CROSS JOIN tiny b".to_owned());
+    queries.push("SELECT a.id, b.id FROM mid a CROSS JOIN none b".to_owned());
+    check(&queries).await;
+}
+
+#[tokio::test]
+async fn exists_in_and_not_in_with_nulls() {
+    let queries = [
+        "SELECT id FROM big WHERE k IN (SELECT k FROM tiny)",
+        "SELECT id FROM big WHERE k NOT IN (SELECT k FROM tiny)",
+        "SELECT id FROM big WHERE k NOT IN (SELECT k FROM tiny WHERE k IS NOT NULL)",
+        "SELECT id FROM big WHERE k NOT IN (SELECT k FROM none)",
+        "SELECT id FROM tiny WHERE k NOT IN (SELECT k FROM big WHERE k > 3)",
+        "SELECT id FROM big a WHERE EXISTS (SELECT 1 FROM mid b WHERE a.k = b.k AND b.d > a.d)",
+        "SELECT id FROM big a WHERE NOT EXISTS (SELECT 1 FROM mid b WHERE a.k = b.k AND b.d > a.d)",
+        "SELECT id FROM mid a WHERE EXISTS (SELECT 1 FROM big b WHERE a.k > b.k + 40)",
+        "SELECT id FROM mid a WHERE NOT EXISTS (SELECT 1 FROM big b WHERE a.k > b.k + 40)",
+        "SELECT id FROM mid WHERE g = 1 OR k IN (SELECT k FROM tiny)",
+        "SELECT id FROM mid a WHERE g = 1 OR EXISTS (SELECT 1 FROM tiny b WHERE b.k < a.k)",
+        "SELECT id FROM mid WHERE d > (SELECT avg(d) FROM big)",
+        "SELECT id, (SELECT max(b.d) FROM big b WHERE b.g = a.g) FROM mid a",
+        "SELECT count(*) FROM mid a WHERE d > (SELECT avg(b.d) FROM big b WHERE b.k = a.k)",
+    ];
+    check(&queries.map(str::to_owned)).await;
+}
+
+#[tokio::test]
+async fn null_keys_nan_keys_and_several_joins() {
+    let queries = [
+        "SELECT a.id, b.id FROM mid a JOIN tiny b ON a.k IS NOT DISTINCT FROM b.k",
+        "SELECT a.id, b.id FROM mid a JOIN tiny b ON a.f = b.f",
+        "SELECT a.id, b.id FROM mid a FULL JOIN tiny b ON a.ts = b.ts AND a.w = b.w",
+        "SELECT a.g, count(*), sum(c.d) FROM big a JOIN mid b ON a.k = b.k LEFT JOIN tiny c ON b.g = c.g GROUP BY a.g",
+        "SELECT * FROM (SELECT k, sum(d) t FROM big GROUP BY k) a JOIN (SELECT k, count(*) n FROM mid GROUP BY k) b USING (k)",
+        "SELECT a.s, b.s FROM tiny a NATURAL JOIN tiny b",
+        "SELECT a.id FROM mid a JOIN mid b ON a.id = b.id JOIN mid c ON b.id = c.id WHERE a.g + b.g + c.g > 6",
+    ];
+    check(&queries.map(str::to_owned)).await;
+}

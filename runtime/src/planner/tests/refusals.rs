@@ -1,0 +1,127 @@
+//! What is refused, with the place and the fix.
+
+use super::super::{PlanError, plan};
+use super::harness::Bench;
+
+async fn error_of(bench: &Bench, sql: &str) -> PlanError {
+    let session = bench.session(2, &[]).await;
+    match plan(&session.state(), sql).await {
+        Err(error) => error,
+        Ok(_) => panic!("accepted: {sql}"),
+    }
+}
+
+#[tokio::test]
+async fn only_queries_are_planned() {
+    let bench = Bench::new().await;
+    for sql in [
+        "CREATE TABLE x AS SELECT 1",
+        "CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'",
+        "CREATE VIEW x AS SELECT 1",
+        "DROP TABLE big",
+        "INSERT INTO big SELECT * FROM big",
+        "DELETE FROM big",
+        "UPDATE big SET k = 1",
+        "COPY big TO '/tmp/x.csv'",
+        "SET datafusion.execution.batch_size = 1",
+        "RESET datafusion.execution.batch_size",
+        "SHOW TABLES",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN ANALYZE SELECT 1",
+        "DESCRIBE big",
+        "PREPARE p AS SELECT 1",
+        "BEGIN",
+        "SELECT 1 AS one INTO x",
+        "TRUNCATE TABLE big",
+    ] {
+        let error = error_of(&bench, sql).await;
+        let refused = matches!(error, PlanError::NotAQuery { .. } | PlanError::Syntax { .. });
+        assert!(refused, "{sql}: {error:?}");
+    }
+    let error = error_of(&bench, "\n  COPY big TO '/tmp/x.csv'").await;
+    assert!(
+        error
+            .to_string()
+            .starts_with("COPY at line 2, column 3 is not allowed"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn one_statement() {
+    let bench = Bench::new().await;
+    let error = error_of(&bench, "SELECT ';' AS a;\nSELECT 2").await;
+    assert!(
+        matches!(&error, PlanError::SeveralStatements { count: 2, position } if position == "line 2, column 1"),
+        "{error:?}"
+    );
+    assert!(matches!(
+        error_of(&bench, " -- nothing\n ; ").await,
+        PlanError::Empty
+    ));
+    assert!(matches!(error_of(&bench, "").await, PlanError::Empty));
+    bench.same("SELECT count(*) FROM tiny;", 2, &[]).await;
+}
+
+#[tokio::test]
+async fn mistakes_name_their_place() {
+    let bench = Bench::new().await;
+    let error = error_of(&bench, "SELECT id\nFROM big WHEER k = 1").await;
+    assert!(
+        matches!(&error, PlanError::Syntax { message } if message.contains("Line: 2")),
+        "{error}"
+    );
+    let error = error_of(&bench, "SELECT nothing FROM big").await;
+    assert!(
+        matches!(&error, PlanError::Query(_)) && error.to_string().contains("nothing"),
+        "{error}"
+    );
+    let error = error_of(&bench, "SELECT * FROM '/etc/passwd'").await;
+    assert!(matches!(&error, PlanError::Query(_)), "{error}");
+    let error = error_of(&bench, "SELECT id FROM big LIMIT 5000000000").await;
+    assert!(
+        matches!(&error, PlanError::Unsupported { what, .. } if what.contains("5000000000")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn deep_queries_end_with_a_typed_error_or_rows() {
+    let bench = Bench::new().await;
+    let parentheses = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
+    assert!(matches!(
+        error_of(&bench, &parentheses).await,
+        PlanError::TooDeep { .. }
+    ));
+    let negations = format!("SELECT {}g FROM tiny", "- ".repeat(3000));
+    assert!(matches!(
+        error_of(&bench, &negations).await,
+        PlanError::TooDeep { .. }
+    ));
+    let subqueries = format!(
+        "{}SELECT id FROM tiny{}",
+        "SELECT * FROM (".repeat(2000),
+        ")".repeat(2000)
+    );
+    assert!(matches!(
+        error_of(&bench, &subqueries).await,
+        PlanError::TooDeep { .. }
+    ));
+    let functions = format!("SELECT {}s{} FROM tiny", "upper(".repeat(45), ")".repeat(45));
+    let session = bench.session(2, &[]).await;
+    match plan(&session.state(), &functions).await {
+        Ok(_) | Err(PlanError::TooDeep { .. }) => {}
+        Err(error) => panic!("{error:?}"),
+    }
+    // Long, not deep: these run.
+    let sum = format!("SELECT {} FROM tiny", vec!["g"; 2000].join(" + "));
+    bench.same(&sum, 2, &[]).await;
+    let any = vec!["k = 1"; 1500].join(" OR ");
+    bench
+        .same(&format!("SELECT id FROM tiny WHERE {any}"), 2, &[])
+        .await;
+    let union = vec!["SELECT g FROM tiny"; 120].join(" UNION ALL ");
+    bench
+        .same(&format!("SELECT count(*) FROM ({union})"), 2, &[])
+        .await;
+}

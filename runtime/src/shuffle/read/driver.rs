@@ -1,0 +1,217 @@
+//! The task that feeds events to a `Reader` and does what it says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{self, Duration};
+
+use bytes::Bytes;
+use datafusion::execution::memory_pool::MemoryReservation;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream, SelectAll};
+use sluice_core::failure::FetchError;
+use sluice_core::ids::{CoordinatorEpoch, LayoutVersion, QueryId, StreamId};
+use sluice_core::message::{ChunkHead, FetchRequest, InputUpdate};
+use sluice_core::reader::{Action, Event, FetchId, Reader};
+use sluice_core::time::Instant;
+use tokio::sync::{mpsc, oneshot};
+
+use super::queue::Delivered;
+use super::{FetchTransport, ReadCounters, ReadFailed, StreamKey};
+
+type Sender = mpsc::UnboundedSender<Delivered>;
+
+/// The driver's ends of the queues: by input, one for all streams (`None`) or one a stream.
+pub struct Queues {
+    senders: Vec<BTreeMap<Option<StreamKey>, Sender>>,
+    reservation: Arc<MemoryReservation>,
+}
+
+impl Queues {
+    pub fn new(
+        senders: Vec<BTreeMap<Option<StreamKey>, Sender>>,
+        reservation: Arc<MemoryReservation>,
+    ) -> Self {
+        Self { senders, reservation }
+    }
+
+    fn send(&self, input: u32, stream: StreamId, delivered: Delivered) {
+        let Some(senders) = self.senders.get(input as usize) else {
+            return;
+        };
+        let key = (stream.attempt.task_id(), stream.partition);
+        let sender = senders.get(&None).or_else(|| senders.get(&Some(key)));
+        let bytes = match &delivered {
+            Delivered::Bytes { bytes, .. } => bytes.len(),
+            Delivered::StreamEnded { .. } | Delivered::Ended | Delivered::Failed(_) => 0,
+        };
+        self.reservation.grow(bytes);
+        // Operators that have enough (a limit) drop their end.
+        if sender.is_none_or(|sender| sender.send(delivered).is_err()) {
+            self.reservation.shrink(bytes);
+        }
+    }
+
+    fn end_stream(&self, input: u32, stream: StreamId) {
+        self.send(input, stream, Delivered::StreamEnded { stream });
+        let senders = self.senders.get(input as usize);
+        if senders.is_some_and(|senders| !senders.contains_key(&None)) {
+            self.send(input, stream, Delivered::Ended);
+        }
+    }
+
+    fn end_input(&self, input: u32) {
+        let sender = self.senders.get(input as usize).and_then(|s| s.get(&None));
+        if let Some(sender) = sender {
+            let _ = sender.send(Delivered::Ended);
+        }
+    }
+
+    fn fail(&self, failed: ReadFailed) {
+        for sender in self.senders.iter().flat_map(BTreeMap::values) {
+            let _ = sender.send(Delivered::Failed(failed));
+        }
+    }
+}
+
+/// What an open call brings: chunks, and `None` when it has ended.
+type Arrival = (FetchId, Option<Result<(ChunkHead, Bytes), FetchError>>);
+
+pub struct Driver {
+    pub reader: Reader,
+    pub query: QueryId,
+    pub coordinator_epoch: CoordinatorEpoch,
+    pub layout_version: LayoutVersion,
+    pub transport: Arc<dyn FetchTransport>,
+    pub queues: Queues,
+    pub counters: Arc<ReadCounters>,
+}
+
+/// The open calls, and which of them are still wanted.
+#[derive(Default)]
+struct Calls {
+    arrivals: SelectAll<BoxStream<'static, Arrival>>,
+    open: BTreeMap<FetchId, oneshot::Sender<()>>,
+}
+
+impl Driver {
+    /// Runs until all inputs have ended, the read has failed, or nobody wants it.
+    pub async fn run(
+        mut self,
+        mut updates: mpsc::UnboundedReceiver<InputUpdate>,
+        mut returned: mpsc::UnboundedReceiver<Event>,
+    ) {
+        let started = time::Instant::now();
+        let mut calls = Calls::default();
+        let mut updates_open = true;
+        let mut event = (Event::Ticked, None);
+        loop {
+            let now = Instant(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+            let (event_now, bytes) = event;
+            for action in self.reader.handle(now, event_now) {
+                self.act(action, bytes.as_ref(), &mut calls);
+            }
+            if self.reader.is_done() {
+                return;
+            }
+            let wait = self.reader.next_deadline().map(|deadline| deadline.since(now));
+            event = tokio::select! {
+                update = updates.recv(), if updates_open => match update {
+                    Some(update) => (Event::InputUpdated(update), None),
+                    None => {
+                        // The session is gone; what is known can still be read.
+                        updates_open = false;
+                        (Event::Ticked, None)
+                    }
+                },
+                event = returned.recv() => match event {
+                    Some(event) => (event, None),
+                    None => return,
+                },
+                Some((fetch, arrival)) = calls.arrivals.next() => match arrival {
+                    Some(Ok((head, bytes))) => (self.checked(fetch, head, &bytes), Some(bytes)),
+                    Some(Err(error)) => {
+                        calls.open.remove(&fetch);
+                        (Event::FetchEnded { fetch, error: Some(error) }, None)
+                    }
+                    None => {
+                        calls.open.remove(&fetch);
+                        (Event::FetchEnded { fetch, error: None }, None)
+                    }
+                },
+                () = sleep(wait) => (Event::Ticked, None),
+            };
+        }
+    }
+
+    /// A chunk whose head and bytes do not agree is corrupt.
+    fn checked(&self, fetch: FetchId, head: ChunkHead, bytes: &Bytes) -> Event {
+        if head.end_offset.checked_sub(head.start_offset) == Some(bytes.len() as u64) {
+            self.counters
+                .bytes
+                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            return Event::ChunkArrived { fetch, head };
+        }
+        let error = Some(FetchError::Corrupt);
+        Event::FetchEnded { fetch, error }
+    }
+
+    fn act(&self, action: Action, bytes: Option<&Bytes>, calls: &mut Calls) {
+        match action {
+            Action::Fetch {
+                fetch,
+                worker,
+                stream,
+                min_stream_epoch,
+                start_offset,
+                max_bytes,
+            } => {
+                let request = FetchRequest {
+                    query: self.query.clone(),
+                    stream,
+                    start_offset,
+                    max_bytes,
+                    layout_version: self.layout_version,
+                    min_stream_epoch,
+                    coordinator_epoch: self.coordinator_epoch,
+                    worker_incarnation: worker.incarnation,
+                };
+                calls.start(fetch, self.transport.fetch(&worker, request));
+            }
+            Action::CancelFetch { fetch } => {
+                calls.open.remove(&fetch);
+            }
+            Action::Deliver { input, stream, .. } => {
+                if let Some(bytes) = bytes.cloned() {
+                    self.queues
+                        .send(input, stream, Delivered::Bytes { stream, bytes });
+                }
+            }
+            Action::EndStream { input, stream } => self.queues.end_stream(input, stream),
+            Action::EndInput { input } => self.queues.end_input(input),
+            Action::Fail { map_attempt, error } => self.queues.fail(ReadFailed { map_attempt, error }),
+        }
+    }
+}
+
+impl Calls {
+    /// Adds a call; dropping its entry in `open` drops the response.
+    fn start(
+        &mut self,
+        fetch: FetchId,
+        response: BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>>,
+    ) {
+        let (wanted, given_up) = oneshot::channel();
+        self.open.insert(fetch, wanted);
+        let arrivals = response.map(move |chunk| (fetch, Some(chunk)));
+        let arrivals = arrivals.chain(stream::iter([(fetch, None)]));
+        self.arrivals.push(arrivals.take_until(given_up).boxed());
+    }
+}
+
+async fn sleep(wait: Option<Duration>) {
+    match wait {
+        Some(wait) => tokio::time::sleep(wait).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,158 @@
+//! Between the driver of a read and its operators: bytes that wait, and their decoding.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use bytes::Bytes;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::memory_pool::MemoryReservation;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::stream;
+use sluice_core::failure::FetchError;
+use sluice_core::ids::StreamId;
+use sluice_core::reader::Event;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{ReadCounters, ReadFailed};
+use crate::shuffle::frame::{FrameDecoder, FrameFormat};
+
+/// What the driver hands over.
+#[derive(Debug)]
+pub enum Delivered {
+    /// The next bytes of a stream.
+    Bytes { stream: StreamId, bytes: Bytes },
+    /// The stream was read to its end.
+    StreamEnded { stream: StreamId },
+    /// The queue's input, or stream if it has one of its own, is complete.
+    Ended,
+    /// The read has failed.
+    Failed(ReadFailed),
+}
+
+/// The operators' end.
+pub struct Queue {
+    input: u32,
+    receiver: mpsc::UnboundedReceiver<Delivered>,
+    returns: mpsc::UnboundedSender<Event>,
+    counters: Arc<ReadCounters>,
+    reservation: Arc<MemoryReservation>,
+    decoders: BTreeMap<StreamId, FrameDecoder>,
+    ready: VecDeque<RecordBatch>,
+}
+
+impl Queue {
+    pub fn new(
+        input: u32,
+        receiver: mpsc::UnboundedReceiver<Delivered>,
+        returns: mpsc::UnboundedSender<Event>,
+        counters: &Arc<ReadCounters>,
+        reservation: &Arc<MemoryReservation>,
+    ) -> Self {
+        Self {
+            input,
+            receiver,
+            returns,
+            counters: Arc::clone(counters),
+            reservation: Arc::clone(reservation),
+            decoders: BTreeMap::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// The next batch; `None` at the end.
+    async fn next(&mut self, format: &Arc<FrameFormat>) -> Result<Option<RecordBatch>, DataFusionError> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                self.counters
+                    .rows
+                    .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+                return Ok(Some(batch));
+            }
+            match self.receiver.recv().await {
+                Some(Delivered::Bytes { stream, bytes }) => self.decode(stream, &bytes, format)?,
+                Some(Delivered::StreamEnded { stream }) => {
+                    let decoder = self.decoders.remove(&stream);
+                    if let Some(Err(error)) = decoder.map(|decoder| decoder.finish()) {
+                        return Err(self.reject(stream, &error));
+                    }
+                }
+                Some(Delivered::Ended) => return Ok(None),
+                Some(Delivered::Failed(failed)) => return Err(failed.into()),
+                None => {
+                    let message = "a shuffle read was given up while rows were wanted of it";
+                    return Err(DataFusionError::Execution(message.to_owned()));
+                }
+            }
+        }
+    }
+
+    fn decode(
+        &mut self,
+        stream: StreamId,
+        bytes: &Bytes,
+        format: &Arc<FrameFormat>,
+    ) -> Result<(), DataFusionError> {
+        let decoder = self.decoders.entry(stream);
+        let decoder = decoder.or_insert_with(|| FrameDecoder::new(Arc::clone(format)));
+        let batches = decoder.push(bytes);
+        self.reservation.shrink(bytes.len());
+        // Once the driver has ended it needs no returns.
+        let _ = self.returns.send(Event::BytesConsumed {
+            input: self.input,
+            stream,
+            bytes: bytes.len() as u64,
+        });
+        match batches {
+            Ok(batches) => {
+                self.ready
+                    .extend(batches.into_iter().filter(|b| b.num_rows() > 0));
+                Ok(())
+            }
+            Err(error) => Err(self.reject(stream, &error)),
+        }
+    }
+
+    fn reject(&self, stream: StreamId, error: &dyn std::error::Error) -> DataFusionError {
+        tracing::warn!(%stream, %error, "a fetched frame was rejected");
+        let _ = self.returns.send(Event::FrameRejected { stream });
+        let map_attempt = stream.attempt;
+        let error = FetchError::Corrupt;
+        ReadFailed { map_attempt, error }.into()
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.receiver.close();
+        while let Ok(delivered) = self.receiver.try_recv() {
+            if let Delivered::Bytes { bytes, .. } = delivered {
+                self.reservation.shrink(bytes.len());
+            }
+        }
+    }
+}
+
+/// The batches of the queues, one queue after the other.
+pub fn decoded(
+    schema: SchemaRef,
+    format: Arc<FrameFormat>,
+    queues: Vec<Queue>,
+    driver: Arc<AbortOnDropHandle<()>>,
+) -> SendableRecordBatchStream {
+    let start = (VecDeque::from(queues), format, driver);
+    let batches = stream::try_unfold(start, |(mut queues, format, driver)| async move {
+        while let Some(queue) = queues.front_mut() {
+            if let Some(batch) = queue.next(&format).await? {
+                return Ok(Some((batch, (queues, format, driver))));
+            }
+            queues.pop_front();
+        }
+        Ok(None)
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, batches))
+}

@@ -1,0 +1,221 @@
+//! One rename that makes a result visible, and what must hold before and after it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sluice_core::ids::{AttemptId, QueryId};
+use sluice_crds::shuffle_query::IfExists;
+
+use super::encode::extension;
+use super::error::SinkError;
+use super::files::{Moved, Taken, at, exists, link, remove_folder, rename, sync_folder};
+use super::writer::{attempt_file, receipt, write_json};
+use super::{COMMIT_RECORD, Sink};
+
+/// How often a replacing commit looks again whether the location exists, when others make and remove it meanwhile.
+const REPLACE_TRIES: usize = 8;
+
+/// The commit record: what one query published. It is part of the folder that it speaks of, so that it becomes visible
+/// with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// The query.
+    pub query: QueryId,
+    /// Files, this record not counted.
+    pub files: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+}
+
+/// The steps of a commit in their order. A crash after any of them leaves the location as it was, or complete; the
+/// next call starts over and ends the same way.
+///
+/// ```text
+/// Cleared -> Assembled -> Recorded -> (SetAside ->) Published -> CleanedUp
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// Leftovers of a commit that did not finish are gone.
+    Cleared,
+    /// The winners' files are in one folder.
+    Assembled,
+    /// The folder has its record and is durable.
+    Recorded,
+    /// Without an exchange in one step: the folder to replace has been moved aside.
+    SetAside,
+    /// The folder has the location's name.
+    Published,
+    /// The staging folder is gone.
+    CleanedUp,
+}
+
+/// The folder that becomes the result.
+fn result_folder(sink: &Sink) -> PathBuf {
+    sink.staging.join("result")
+}
+
+/// Where the folder to replace waits while it has no name, if the file system cannot exchange two folders.
+fn aside(sink: &Sink) -> PathBuf {
+    sink.staging.join("replaced")
+}
+
+/// What surrounds a commit.
+pub struct Environment<'a> {
+    /// Told each step once it is done; an error ends the commit there.
+    pub reached: &'a mut dyn FnMut(Step) -> Result<(), SinkError>,
+    /// Whether to try to exchange two folders in one step. Where the file system cannot, the commit finds out.
+    pub exchange: bool,
+}
+
+/// Publishes the winners' files; see [`Sink::commit`].
+pub fn commit(
+    sink: &Sink,
+    winners: &[AttemptId],
+    environment: &mut Environment<'_>,
+) -> Result<Committed, SinkError> {
+    if let Some(committed) = read_record(sink)? {
+        remove_folder(&sink.staging)?;
+        return Ok(committed);
+    }
+    restore(sink)?;
+    let result = result_folder(sink);
+    remove_folder(&result)?;
+    (environment.reached)(Step::Cleared)?;
+    let committed = assemble(sink, winners)?;
+    (environment.reached)(Step::Assembled)?;
+    write_json(&result.join(COMMIT_RECORD), &committed)?;
+    sync_folder(&result)?;
+    sync_folder(&sink.staging)?;
+    (environment.reached)(Step::Recorded)?;
+    publish(sink, environment)?;
+    if let Some(parent) = sink.location.parent() {
+        sync_folder(parent)?;
+    }
+    (environment.reached)(Step::Published)?;
+    remove_folder(&sink.staging)?;
+    (environment.reached)(Step::CleanedUp)?;
+    Ok(committed)
+}
+
+/// Links the winners' files into the result folder, numbered in the order of their tasks, which is the result's. Links, not renames: a commit that did not finish can start over from the attempts' own files.
+fn assemble(sink: &Sink, winners: &[AttemptId]) -> Result<Committed, SinkError> {
+    let mut receipts = BTreeMap::new();
+    for winner in winners {
+        let receipt = receipt(sink, *winner)?;
+        receipts.insert((winner.stage, winner.task), (*winner, receipt));
+    }
+    let has_rows = receipts.values().any(|(_, receipt)| receipt.rows > 0);
+    let result = result_folder(sink);
+    at(&result, "create", fs::create_dir_all(&result))?;
+    let mut committed = Committed {
+        query: sink.query.clone(),
+        files: 0,
+        rows: 0,
+        bytes: 0,
+    };
+    for (winner, receipt) in receipts.values() {
+        let keep = if has_rows {
+            receipt.rows > 0
+        } else {
+            committed.files == 0
+        };
+        if !keep {
+            continue;
+        }
+        let source = attempt_file(sink, *winner);
+        if at(&source, "look at", fs::metadata(&source))?.len() != receipt.bytes {
+            return Err(SinkError::Incomplete(*winner));
+        }
+        let name = format!("part-{:05}.{}", committed.files, extension(sink.format));
+        link(&source, &result.join(name))?;
+        committed.files += 1;
+        committed.rows += receipt.rows;
+        committed.bytes += receipt.bytes;
+    }
+    Ok(committed)
+}
+
+fn publish(sink: &Sink, environment: &mut Environment<'_>) -> Result<(), SinkError> {
+    let (result, location) = (result_folder(sink), sink.location.as_path());
+    for _ in 0..REPLACE_TRIES {
+        match move_to_free(sink)? {
+            Moved::Done => return Ok(()),
+            Moved::NotDone | Moved::Unsupported => {}
+        }
+        if sink.if_exists == IfExists::Fail {
+            return Err(SinkError::exists(location));
+        }
+        let moved = if environment.exchange {
+            rename(&result, location, Taken::Exchange)?
+        } else {
+            Moved::Unsupported
+        };
+        match moved {
+            Moved::Done => return Ok(()),
+            Moved::NotDone => {}
+            // Between these two renames a reader finds no folder, never a part of one; `restore` undoes the first
+            // if the second never came.
+            Moved::Unsupported => {
+                at(location, "rename", fs::rename(location, aside(sink)))?;
+                (environment.reached)(Step::SetAside)?;
+            }
+        }
+    }
+    Err(SinkError::exists(location))
+}
+
+/// Gives the result the location's name if nothing has it.
+fn move_to_free(sink: &Sink) -> Result<Moved, SinkError> {
+    let (result, location) = (result_folder(sink), sink.location.as_path());
+    match rename(&result, location, Taken::Refuse)? {
+        Moved::Unsupported if exists(location)? => Ok(Moved::NotDone),
+        // Whoever makes the folder between the look and the rename keeps it, unless it is empty.
+        Moved::Unsupported => match fs::rename(&result, location) {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists
+                ) =>
+            {
+                Ok(Moved::NotDone)
+            }
+            renamed => at(location, "rename to", renamed).map(|()| Moved::Done),
+        },
+        moved => Ok(moved),
+    }
+}
+
+/// Puts back what a commit that did not finish had moved aside.
+fn restore(sink: &Sink) -> Result<(), SinkError> {
+    let aside = aside(sink);
+    if exists(&aside)? && !exists(&sink.location)? {
+        at(&sink.location, "restore", fs::rename(&aside, &sink.location))?;
+    }
+    Ok(())
+}
+
+/// Removes what is not visible; see [`Sink::abort`].
+pub fn abort(sink: &Sink) -> Result<(), SinkError> {
+    restore(sink)?;
+    remove_folder(&sink.staging)
+}
+
+/// The record at the location, if it is one of this query.
+pub fn read_record(sink: &Sink) -> Result<Option<Committed>, SinkError> {
+    let path = sink.location.join(COMMIT_RECORD);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(SinkError::io(&path, "read", &error)),
+    };
+    // What is no record is not ours, whatever its name.
+    let record = serde_json::from_slice::<Committed>(&text).ok();
+    Ok(record.filter(|record| record.query == sink.query))
+}

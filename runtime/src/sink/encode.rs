@@ -1,0 +1,253 @@
+//! Record batches as the bytes of a file.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::cast;
+use arrow::csv;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::json;
+use arrow::json::writer::LineDelimited;
+use arrow_ipc::writer::FileWriter;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use sluice_crds::shuffle_query::FileFormat;
+
+use super::error::SinkError;
+
+/// Bytes of a Parquet row group, encoded, at which it is written out: what an attempt holds in memory.
+const ROW_GROUP_BYTES: usize = 64 << 20;
+
+/// How names of files of a format end, without the dot.
+pub fn extension(format: FileFormat) -> &'static str {
+    match format {
+        FileFormat::Parquet => "parquet",
+        FileFormat::Csv => "csv",
+        FileFormat::Json => "json",
+        FileFormat::Arrow => "arrow",
+    }
+}
+
+/// Properties of every Parquet file that Sluice writes.
+///
+/// # Errors
+///
+/// None that can happen: the compression level is a constant.
+pub fn parquet_properties() -> Result<WriterProperties, ArrowError> {
+    let compression = Compression::ZSTD(ZstdLevel::try_new(1)?);
+    Ok(WriterProperties::builder().set_compression(compression).build())
+}
+
+/// Writes batches of one schema to one file.
+pub struct Encoder {
+    file: Format,
+    /// The columns as the file holds them.
+    schema: SchemaRef,
+}
+
+enum Format {
+    Parquet(Box<ArrowWriter<File>>),
+    Arrow(Box<FileWriter<BufWriter<File>>>),
+    /// Text is encoded batch by batch in memory: the CSV writer panics when its file fails at the end.
+    Csv {
+        file: File,
+        header: bool,
+    },
+    Json(File),
+}
+
+impl Encoder {
+    /// Starts the file.
+    ///
+    /// # Errors
+    ///
+    /// If the format cannot hold the columns or the file cannot be written.
+    pub fn new(format: FileFormat, file: File, schema: &SchemaRef) -> Result<Self, ArrowError> {
+        let schema = stored_schema(format, schema);
+        let file = match format {
+            FileFormat::Parquet => {
+                let properties = parquet_properties()?;
+                let writer = ArrowWriter::try_new(file, Arc::clone(&schema), Some(properties))?;
+                Format::Parquet(Box::new(writer))
+            }
+            FileFormat::Arrow => Format::Arrow(Box::new(FileWriter::try_new(BufWriter::new(file), &schema)?)),
+            FileFormat::Csv => Format::Csv { file, header: true },
+            FileFormat::Json => Format::Json(file),
+        };
+        Ok(Self { file, schema })
+    }
+
+    /// Appends a batch.
+    ///
+    /// # Errors
+    ///
+    /// If the batch has other columns, or the file cannot be written.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), ArrowError> {
+        let batch = stored(&self.schema, batch)?;
+        match &mut self.file {
+            Format::Parquet(writer) => {
+                writer.write(&batch)?;
+                if writer.in_progress_size() > ROW_GROUP_BYTES {
+                    writer.flush()?;
+                }
+                Ok(())
+            }
+            Format::Arrow(writer) => writer.write(&batch),
+            Format::Csv { file, header } => {
+                let text = csv_text(&batch, std::mem::replace(header, false))?;
+                Ok(file.write_all(&text)?)
+            }
+            Format::Json(file) => Ok(file.write_all(&json_text(&batch)?)?),
+        }
+    }
+
+    /// Bytes held in memory.
+    pub fn buffered_bytes(&self) -> usize {
+        match &self.file {
+            Format::Parquet(writer) => writer.memory_size(),
+            Format::Arrow(_) | Format::Csv { .. } | Format::Json(_) => 0,
+        }
+    }
+
+    /// Ends the file.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn finish(self) -> Result<File, ArrowError> {
+        match self.file {
+            Format::Parquet(writer) => Ok(writer.into_inner()?),
+            Format::Arrow(writer) => {
+                let file = writer.into_inner()?;
+                Ok(file.into_inner().map_err(std::io::IntoInnerError::into_error)?)
+            }
+            Format::Csv { mut file, header } => {
+                if header {
+                    file.write_all(&csv_text(&RecordBatch::new_empty(self.schema), true)?)?;
+                }
+                Ok(file)
+            }
+            Format::Json(file) => Ok(file),
+        }
+    }
+}
+
+fn csv_text(batch: &RecordBatch, header: bool) -> Result<Vec<u8>, ArrowError> {
+    let mut text = Vec::new();
+    let mut writer = csv::WriterBuilder::new().with_header(header).build(&mut text);
+    writer.write(batch)?;
+    drop(writer);
+    Ok(text)
+}
+
+fn json_text(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
+    let mut text = Vec::new();
+    // Every line has every column: a reader that infers the columns finds them in any file.
+    let mut writer = json::WriterBuilder::new()
+        .with_explicit_nulls(true)
+        .build::<_, LineDelimited>(&mut text);
+    writer.write(batch)?;
+    writer.finish()?;
+    drop(writer);
+    Ok(text)
+}
+
+/// Whether a format can hold columns.
+///
+/// # Errors
+///
+/// The column that it cannot hold, or a name that two columns have.
+pub fn check_columns(format: FileFormat, schema: &SchemaRef) -> Result<(), SinkError> {
+    let mut names = BTreeSet::new();
+    if let Some(field) = schema.fields().iter().find(|field| !names.insert(field.name())) {
+        let name = field.name();
+        let problem = format!("needs a name for each column, two are named `{name}`: give one an alias");
+        return Err(SinkError::Columns { problem });
+    }
+    for field in schema.fields() {
+        let column = Field::new(field.name(), field.data_type().clone(), true);
+        if let Err(cause) = probe(format, column) {
+            let problem = format!(
+                "{} cannot hold column `{}` of type {}: cast it, or choose another format ({cause})",
+                extension(format),
+                field.name(),
+                field.data_type()
+            );
+            return Err(SinkError::Columns { problem });
+        }
+    }
+    Ok(())
+}
+
+/// Encodes one NULL of a column: encoders know what they cannot encode, and no list of ours would stay right.
+fn probe(format: FileFormat, column: Field) -> Result<(), ArrowError> {
+    let schema = stored_schema(format, &Arc::new(Schema::new(vec![column.clone()])));
+    let values = new_null_array(column.data_type(), 1);
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(vec![column])), vec![values])?;
+    let batch = stored(&schema, &batch)?;
+    match format {
+        FileFormat::Parquet => {
+            let mut writer = ArrowWriter::try_new(Vec::new(), schema, None)?;
+            writer.write(&batch)?;
+            writer.close()?;
+        }
+        FileFormat::Arrow => {
+            let mut writer = FileWriter::try_new(Vec::new(), &schema)?;
+            writer.write(&batch)?;
+            writer.finish()?;
+        }
+        FileFormat::Csv => drop(csv_text(&batch, true)?),
+        FileFormat::Json => drop(json_text(&batch)?),
+    }
+    Ok(())
+}
+
+/// The columns as a file of the format holds them. An Arrow file cannot change a dictionary from batch to batch, and
+/// would hold the whole buffers behind string views: both become plain values.
+fn stored_schema(format: FileFormat, schema: &SchemaRef) -> SchemaRef {
+    let fields = schema.fields().iter().map(|field| {
+        let data_type = match format {
+            FileFormat::Arrow => plain(field.data_type()),
+            FileFormat::Parquet | FileFormat::Csv | FileFormat::Json => field.data_type().clone(),
+        };
+        Field::new(field.name(), data_type, field.is_nullable())
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+fn plain(data_type: &DataType) -> DataType {
+    let inner =
+        |field: &Arc<Field>| Arc::new(field.as_ref().clone().with_data_type(plain(field.data_type())));
+    match data_type {
+        DataType::Dictionary(_, values) => plain(values),
+        DataType::Utf8View => DataType::Utf8,
+        DataType::BinaryView => DataType::Binary,
+        DataType::List(item) => DataType::List(inner(item)),
+        DataType::LargeList(item) => DataType::LargeList(inner(item)),
+        DataType::FixedSizeList(item, size) => DataType::FixedSizeList(inner(item), *size),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),
+        other => other.clone(),
+    }
+}
+
+fn stored(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let columns = batch
+        .columns()
+        .iter()
+        .zip(schema.fields())
+        .map(|(column, field)| {
+            if column.data_type() == field.data_type() {
+                Ok(Arc::clone(column))
+            } else {
+                cast(column, field.data_type())
+            }
+        });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+}

@@ -1,0 +1,87 @@
+//! File operations of a commit, each of which survives a crash once it returned.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use super::error::SinkError;
+
+/// Adds to an error where it happened.
+pub fn at<T>(path: &Path, action: &'static str, result: io::Result<T>) -> Result<T, SinkError> {
+    result.map_err(|error| SinkError::io(path, action, &error))
+}
+
+/// Makes what a folder lists durable.
+pub fn sync_folder(path: &Path) -> Result<(), SinkError> {
+    at(
+        path,
+        "sync",
+        File::open(path).and_then(|folder| folder.sync_all()),
+    )
+}
+
+/// Removes a folder with all that it holds; one that does not exist is removed.
+pub fn remove_folder(path: &Path) -> Result<(), SinkError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(SinkError::io(path, "remove", &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether something is there, a link to nothing included.
+pub fn exists(path: &Path) -> Result<bool, SinkError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(SinkError::io(path, "look at", &error)),
+    }
+}
+
+/// Gives a file a second name; copies it where the file system has no links.
+pub fn link(from: &Path, to: &Path) -> Result<(), SinkError> {
+    match fs::hard_link(from, to) {
+        Ok(()) => Ok(()),
+        Err(_) => {
+            at(to, "copy to", fs::copy(from, to))?;
+            at(to, "sync", File::open(to).and_then(|file| file.sync_all()))
+        }
+    }
+}
+
+/// How a folder moves when its new name is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It does not move.
+    Refuse,
+    /// The two change places.
+    Exchange,
+}
+
+/// What became of a move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moved {
+    /// It has its new name.
+    Done,
+    /// [`Taken::Refuse`], and the new name was taken; or [`Taken::Exchange`], and it was not.
+    NotDone,
+    /// The file system has no such move.
+    Unsupported,
+}
+
+/// Renames a folder in one step (renameat2 of Linux).
+pub fn rename(from: &Path, to: &Path, taken: Taken) -> Result<Moved, SinkError> {
+    let flags = match taken {
+        Taken::Refuse => RenameFlags::NOREPLACE,
+        Taken::Exchange => RenameFlags::EXCHANGE,
+    };
+    match renameat_with(CWD, from, CWD, to, flags) {
+        Ok(()) => Ok(Moved::Done),
+        Err(Errno::EXIST) if taken == Taken::Refuse => Ok(Moved::NotDone),
+        Err(Errno::NOENT) if taken == Taken::Exchange && exists(from)? => Ok(Moved::NotDone),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(Moved::Unsupported),
+        Err(errno) => Err(SinkError::io(to, "rename to", &errno.into())),
+    }
+}

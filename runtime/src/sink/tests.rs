@@ -1,0 +1,453 @@
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, Decimal128Array, DictionaryArray, Float64Array, Int64Array, ListArray,
+    RecordBatch, StringArray, StringViewArray, TimestampMicrosecondArray,
+};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
+use datafusion::prelude::SessionContext;
+use serde_json::json;
+use sluice_core::ids::{AttemptId, QueryId, StageEpoch, StageId};
+use sluice_crds::ErrorReason;
+use tempfile::TempDir;
+
+use super::commit::{Environment, Step, commit};
+use super::{COMMIT_RECORD, Committed, Sink, SinkError, Written};
+use crate::source::{InputManifest, object_stores, register_tables};
+
+const STEPS: [Step; 6] = [
+    Step::Cleared,
+    Step::Assembled,
+    Step::Recorded,
+    Step::SetAside,
+    Step::Published,
+    Step::CleanedUp,
+];
+
+fn sink(folder: &TempDir, query: &str, format: &str, if_exists: &str) -> Sink {
+    let spec = json!({"location": "out/result", "format": format, "ifExists": if_exists});
+    let spec = serde_json::from_value(spec).unwrap();
+    Sink::new(&spec, &QueryId::new(query).unwrap(), folder.path()).unwrap()
+}
+
+fn attempt(task: u32, attempt: u32) -> AttemptId {
+    AttemptId {
+        stage: StageId(3),
+        stage_epoch: StageEpoch(0),
+        task,
+        attempt,
+    }
+}
+
+fn batch(values: &[i64]) -> RecordBatch {
+    let values: ArrayRef = Arc::new(Int64Array::from(values.to_vec()));
+    RecordBatch::try_from_iter([("v", values)]).unwrap()
+}
+
+async fn write(sink: &Sink, attempt: AttemptId, values: &[i64]) -> Written {
+    let mut writer = sink.open(attempt, batch(values).schema()).await.unwrap();
+    for value in values {
+        writer.write(&batch(&[*value])).unwrap();
+    }
+    writer.finish().await.unwrap()
+}
+
+/// Names in a folder, hidden ones too.
+fn names(folder: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The rows of a folder as another query reads them.
+async fn rows(location: &Path, format: &str) -> Vec<RecordBatch> {
+    let spec = json!({"name": "t", "format": format, "location": location});
+    let tables = [serde_json::from_value(spec).unwrap()];
+    let manifest = InputManifest::list(&tables, location).await.unwrap();
+    let context = SessionContext::new();
+    let runtime = datafusion::execution::runtime_env::RuntimeEnvBuilder::new()
+        .with_object_store_registry(object_stores(&manifest.roots))
+        .build_arc()
+        .unwrap();
+    let context = SessionContext::new_with_config_rt(context.copied_config(), runtime);
+    register_tables(&context, &tables, &manifest).await.unwrap();
+    let frame = context.sql("select * from t order by 1").await.unwrap();
+    frame.collect().await.unwrap()
+}
+
+async fn values(location: &Path, format: &str) -> Vec<i64> {
+    let batches = rows(location, format).await;
+    let column = |batch: &RecordBatch| {
+        batch
+            .column(0)
+            .as_any()
+            .downcast_ref::<Int64Array>()
+            .unwrap()
+            .values()
+            .to_vec()
+    };
+    batches.iter().flat_map(column).collect()
+}
+
+/// Commits as a coordinator that dies after `stop`.
+fn commit_until(
+    sink: &Sink,
+    winners: &[AttemptId],
+    stop: Option<Step>,
+    exchange: bool,
+) -> Result<Committed, SinkError> {
+    let mut reached = |step| match stop {
+        Some(stop) if stop == step => Err(SinkError::Columns {
+            problem: "dies here".to_owned(),
+        }),
+        _ => Ok(()),
+    };
+    let mut environment = Environment {
+        reached: &mut reached,
+        exchange,
+    };
+    commit(sink, winners, &mut environment)
+}
+
+#[tokio::test]
+async fn winners_appear_in_every_format_and_losers_vanish() {
+    for format in ["parquet", "csv", "json", "arrow"] {
+        let folder = TempDir::new().unwrap();
+        let sink = sink(&folder, "q1", format, "Fail");
+        sink.check(&[]).await.unwrap();
+        assert_eq!(write(&sink, attempt(1, 0), &[3]).await.rows, 1);
+        let written = write(&sink, attempt(0, 0), &[1, 2]).await;
+        write(&sink, attempt(0, 1), &[1, 2]).await;
+        write(&sink, attempt(2, 0), &[]).await;
+        let broken = sink.open(attempt(3, 0), batch(&[]).schema()).await.unwrap();
+        drop(broken);
+        assert!(!sink.location().exists());
+        let winners = [attempt(2, 0), attempt(1, 0), attempt(0, 1)];
+        let committed = sink.commit(&winners).await.unwrap();
+        assert_eq!((committed.files, committed.rows), (2, 3));
+        let files = [format!("part-00000.{format}"), format!("part-00001.{format}")];
+        assert_eq!(names(sink.location()), [COMMIT_RECORD, &files[0], &files[1]]);
+        assert_eq!(names(&folder.path().join("out")), ["result"], "{format}");
+        assert_eq!(values(sink.location(), format).await, [1, 2, 3]);
+        let first = fs::metadata(sink.location().join(&files[0])).unwrap().len();
+        assert_eq!(first, written.bytes);
+        let second = fs::metadata(sink.location().join(&files[1])).unwrap().len();
+        assert_eq!(committed.bytes, first + second);
+    }
+}
+
+#[tokio::test]
+async fn a_result_without_rows_has_its_columns() {
+    for format in ["parquet", "csv", "arrow"] {
+        let folder = TempDir::new().unwrap();
+        let sink = sink(&folder, "q1", format, "Fail");
+        write(&sink, attempt(0, 0), &[]).await;
+        write(&sink, attempt(1, 0), &[]).await;
+        let committed = sink.commit(&[attempt(0, 0), attempt(1, 0)]).await.unwrap();
+        assert_eq!((committed.files, committed.rows), (1, 0));
+        assert_eq!(names(sink.location()).len(), 2);
+        assert_eq!(values(sink.location(), format).await, [0i64; 0], "{format}");
+    }
+}
+
+#[tokio::test]
+async fn a_crash_after_any_step_shows_all_or_nothing_and_the_next_call_ends_it() {
+    for exchange in [true, false] {
+        for if_exists in ["Fail", "Replace"] {
+            for stop in STEPS {
+                let folder = TempDir::new().unwrap();
+                let sink = sink(&folder, "q1", "csv", if_exists);
+                let replaced = if_exists == "Replace";
+                if replaced {
+                    fs::create_dir_all(sink.location()).unwrap();
+                    fs::write(sink.location().join("old.csv"), "v\n9\n").unwrap();
+                }
+                write(&sink, attempt(0, 0), &[1, 2]).await;
+                write(&sink, attempt(1, 0), &[3]).await;
+                let winners = [attempt(0, 0), attempt(1, 0)];
+                let what = format!("{exchange} {if_exists} {stop:?}");
+                let first = commit_until(&sink, &winners, Some(stop), exchange);
+                let set_aside = stop == Step::SetAside;
+                assert_eq!(first.is_ok(), set_aside && (exchange || !replaced), "{what}");
+                // What a reader sees between the crash and the successor.
+                if first.is_ok() || stop >= Step::Published {
+                    assert_eq!(values(sink.location(), "csv").await, [1, 2, 3], "{what}");
+                } else if set_aside {
+                    assert!(!sink.location().exists(), "{what}");
+                } else {
+                    let old: &[&str] = if replaced { &["old.csv"] } else { &[] };
+                    assert_eq!(names(sink.location()), old, "{what}");
+                }
+                let second = sink.commit(&winners).await.unwrap();
+                assert_eq!((second.files, second.rows), (2, 3), "{what}");
+                assert_eq!(values(sink.location(), "csv").await, [1, 2, 3], "{what}");
+                assert_eq!(names(&folder.path().join("out")), ["result"], "{what}");
+                assert_eq!(sink.commit(&winners).await.unwrap(), second, "{what}");
+                assert_eq!(sink.committed().await.unwrap(), Some(second), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_abort_after_a_crash_leaves_what_was_there() {
+    for exchange in [true, false] {
+        for stop in STEPS {
+            let folder = TempDir::new().unwrap();
+            let sink = sink(&folder, "q1", "csv", "Replace");
+            fs::create_dir_all(sink.location()).unwrap();
+            fs::write(sink.location().join("old.csv"), "v\n9\n").unwrap();
+            write(&sink, attempt(0, 0), &[1]).await;
+            let committed = commit_until(&sink, &[attempt(0, 0)], Some(stop), exchange).is_ok();
+            sink.abort().await.unwrap();
+            let published = committed || stop >= Step::Published;
+            let expected = if published { [1] } else { [9] };
+            assert_eq!(
+                values(sink.location(), "csv").await,
+                expected,
+                "{exchange} {stop:?}"
+            );
+            assert_eq!(sink.committed().await.unwrap().is_some(), published);
+            assert_eq!(names(&folder.path().join("out")), ["result"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_location_that_exists_is_refused_before_and_at_the_commit() {
+    let folder = TempDir::new().unwrap();
+    let sink_ = sink(&folder, "q1", "csv", "Fail");
+    sink_.check(&[]).await.unwrap();
+    write(&sink_, attempt(0, 0), &[1]).await;
+    fs::create_dir(sink_.location()).unwrap();
+    let error = sink_.check(&[]).await.unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::SinkExists);
+    assert!(
+        error.to_string().contains("out/result exists: remove it"),
+        "{error}"
+    );
+    assert_eq!(sink_.commit(&[attempt(0, 0)]).await.unwrap_err(), error);
+    assert_eq!(names(sink_.location()), [""; 0]);
+    // Another query that got there first keeps the place; the same query recognises its own.
+    let other = sink(&folder, "q2", "csv", "Replace");
+    write(&other, attempt(0, 0), &[2]).await;
+    other.commit(&[attempt(0, 0)]).await.unwrap();
+    assert_eq!(sink_.commit(&[attempt(0, 0)]).await.unwrap_err(), error);
+    other.check(&[]).await.unwrap();
+    sink_.abort().await.unwrap();
+    assert_eq!(values(sink_.location(), "csv").await, [2]);
+    assert_eq!(names(&folder.path().join("out")), ["result"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_replaced_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let replacing = sink(&folder, "q1", "csv", "Replace");
+    fs::create_dir_all(replacing.location().join("in")).unwrap();
+    let input = replacing.location().join("in").canonicalize().unwrap();
+    let forbidden = |error: SinkError, words: &str| {
+        assert_eq!(error.reason(), ErrorReason::ForbiddenPath);
+        assert!(error.to_string().contains(words), "{error}");
+    };
+    forbidden(replacing.check(&[input]).await.unwrap_err(), "holds the input");
+    replacing.check(&[PathBuf::from("/elsewhere")]).await.unwrap();
+    fs::remove_dir_all(replacing.location()).unwrap();
+    fs::write(replacing.location(), "x").unwrap();
+    forbidden(replacing.check(&[]).await.unwrap_err(), "is a file");
+    fs::remove_file(replacing.location()).unwrap();
+    symlink("/nowhere", replacing.location()).unwrap();
+    forbidden(replacing.check(&[]).await.unwrap_err(), "is a link");
+    let query = QueryId::new("q").unwrap();
+    for location in ["/", "file:///"] {
+        let spec = serde_json::from_value(json!({"location": location, "format": "csv"})).unwrap();
+        forbidden(
+            Sink::new(&spec, &query, Path::new("/base")).unwrap_err(),
+            "is no folder",
+        );
+    }
+    let spec = serde_json::from_value(json!({"location": "a/../b", "format": "csv"})).unwrap();
+    let error = Sink::new(&spec, &query, Path::new("/base")).unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::InvalidSpec);
+    let spec = serde_json::from_value(json!({"location": "./b/", "format": "csv"})).unwrap();
+    assert_eq!(
+        Sink::new(&spec, &query, Path::new("/base")).unwrap().location(),
+        Path::new("/base/b")
+    );
+}
+
+#[tokio::test]
+async fn attempts_that_did_not_finish_are_no_winners() {
+    let folder = TempDir::new().unwrap();
+    let sink = sink(&folder, "q1", "parquet", "Fail");
+    write(&sink, attempt(0, 0), &[1]).await;
+    let mut open = sink.open(attempt(1, 0), batch(&[]).schema()).await.unwrap();
+    open.write(&batch(&[7])).unwrap();
+    let winners = [attempt(0, 0), attempt(1, 0)];
+    let error = sink.commit(&winners).await.unwrap_err();
+    assert_eq!(error, SinkError::Incomplete(attempt(1, 0)));
+    assert!(!sink.location().exists());
+    // The same attempt once more, after a crash that left its folder: nothing of the first is kept.
+    std::mem::forget(open);
+    write(&sink, attempt(1, 0), &[2, 3]).await;
+    sink.commit(&winners).await.unwrap();
+    assert_eq!(values(sink.location(), "parquet").await, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn an_attempt_after_the_end_leaves_nothing() {
+    let folder = TempDir::new().unwrap();
+    let sink = sink(&folder, "q1", "csv", "Fail");
+    write(&sink, attempt(0, 0), &[1]).await;
+    let mut late = sink.open(attempt(0, 1), batch(&[]).schema()).await.unwrap();
+    sink.commit(&[attempt(0, 0)]).await.unwrap();
+    late.write(&batch(&[1])).unwrap();
+    late.finish().await.unwrap_err();
+    drop(sink.open(attempt(0, 2), batch(&[]).schema()).await.unwrap());
+    assert_eq!(names(&folder.path().join("out")), ["result"]);
+    assert_eq!(values(sink.location(), "csv").await, [1]);
+}
+
+#[tokio::test]
+async fn columns_that_a_format_cannot_hold_are_refused_by_name() {
+    let folder = TempDir::new().unwrap();
+    let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
+    let schema: SchemaRef = Arc::new(Schema::new(vec![Field::new("l", list, false)]));
+    for (format, holds) in [("parquet", true), ("csv", false), ("json", true), ("arrow", true)] {
+        let sink = sink(&folder, "q1", format, "Fail");
+        let checked = sink.check_columns(&schema);
+        assert_eq!(checked.is_ok(), holds, "{format}: {checked:?}");
+        if let Err(error) = checked {
+            assert!(
+                error
+                    .to_string()
+                    .starts_with("sink.format csv cannot hold column `l`"),
+                "{error}"
+            );
+            assert_eq!(error.reason(), ErrorReason::InvalidSpec);
+        }
+    }
+    let twice = Field::new("a", DataType::Int64, true);
+    let schema: SchemaRef = Arc::new(Schema::new(vec![twice.clone(), twice]));
+    let error = sink(&folder, "q1", "json", "Fail")
+        .check_columns(&schema)
+        .unwrap_err();
+    assert!(error.to_string().contains("two are named `a`"), "{error}");
+}
+
+#[tokio::test]
+async fn every_type_that_a_query_yields_comes_back() {
+    let keys: DictionaryArray<Int32Type> = vec![Some("x"), None].into_iter().collect();
+    let other_keys: DictionaryArray<Int32Type> = vec![Some("y"), Some("z")].into_iter().collect();
+    let columns = |dictionary: DictionaryArray<Int32Type>| -> Vec<(&str, ArrayRef)> {
+        vec![
+            ("i", Arc::new(Int64Array::from(vec![Some(1), None]))),
+            ("f", Arc::new(Float64Array::from(vec![f64::NAN, -0.0]))),
+            (
+                "d",
+                Arc::new(
+                    Decimal128Array::from(vec![12345, -1])
+                        .with_precision_and_scale(15, 2)
+                        .unwrap(),
+                ),
+            ),
+            (
+                "s",
+                Arc::new(StringViewArray::from(vec![
+                    "a\nb,\"c\"",
+                    "a string longer than a view holds",
+                ])),
+            ),
+            (
+                "t",
+                Arc::new(TimestampMicrosecondArray::from(vec![Some(1), None]).with_timezone("UTC")),
+            ),
+            ("b", Arc::new(BinaryArray::from(vec![&b"\0\xff"[..], b""]))),
+            ("k", Arc::new(dictionary)),
+        ]
+    };
+    let nested: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>([
+        Some(vec![Some(1), None]),
+        None,
+    ]));
+    for format in ["parquet", "csv", "json", "arrow"] {
+        let folder = TempDir::new().unwrap();
+        let sink = sink(&folder, "q1", format, "Fail");
+        let batches = [keys.clone(), other_keys.clone()].map(|dictionary| {
+            let mut columns = columns(dictionary);
+            if format != "csv" {
+                columns.push(("n", Arc::clone(&nested)));
+            }
+            RecordBatch::try_from_iter_with_nullable(
+                columns.into_iter().map(|(name, column)| (name, column, true)),
+            )
+            .unwrap()
+        });
+        let mut writer = sink.open(attempt(0, 0), batches[0].schema()).await.unwrap();
+        for batch in &batches {
+            writer.write(batch).unwrap();
+        }
+        writer.finish().await.unwrap();
+        sink.commit(&[attempt(0, 0)]).await.unwrap();
+        let read: usize = match format {
+            // Its line breaks in values need an option of the table.
+            "csv" => {
+                fs::read_to_string(sink.location().join("part-00000.csv"))
+                    .unwrap()
+                    .matches("\"a\nb,\"\"c\"\"\"")
+                    .count()
+                    * 2
+            }
+            _ => rows(sink.location(), format)
+                .await
+                .iter()
+                .map(RecordBatch::num_rows)
+                .sum(),
+        };
+        assert_eq!(read, 4, "{format}");
+        if format == "arrow" {
+            let batches = rows(sink.location(), format).await;
+            let keys: Vec<_> = batches
+                .iter()
+                .flat_map(|batch| {
+                    let column = batch.column_by_name("k").unwrap();
+                    column
+                        .as_any()
+                        .downcast_ref::<StringArray>()
+                        .unwrap()
+                        .iter()
+                        .map(|key| key.map(str::to_owned))
+                        .collect::<Vec<_>>()
+                })
+                .flatten()
+                .collect();
+            assert_eq!(keys.len(), 3);
+            assert!(keys.contains(&"x".to_owned()) && keys.contains(&"z".to_owned()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn another_schema_or_an_unwritable_place_is_an_error() {
+    let folder = TempDir::new().unwrap();
+    let sink = sink(&folder, "q1", "parquet", "Fail");
+    let mut writer = sink.open(attempt(0, 0), batch(&[]).schema()).await.unwrap();
+    let names: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
+    let both = RecordBatch::try_from_iter([("v", Arc::clone(&names)), ("w", names)]).unwrap();
+    assert!(matches!(
+        writer.write(&both).unwrap_err(),
+        SinkError::Encode { .. }
+    ));
+    fs::write(folder.path().join("file"), "").unwrap();
+    let spec = serde_json::from_value(json!({"location": "file/sub/result", "format": "csv"})).unwrap();
+    let blocked = Sink::new(&spec, &QueryId::new("q1").unwrap(), folder.path()).unwrap();
+    let error = blocked.check(&[]).await.unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::SinkFailed, "{error}");
+}

@@ -1,0 +1,162 @@
+//! The file of one attempt.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
+use sluice_core::ids::AttemptId;
+
+use super::Sink;
+use super::encode::{Encoder, check_columns, extension};
+use super::error::SinkError;
+use super::files::{at, remove_folder, sync_folder};
+
+/// Name of an attempt's receipt: with it, the file beside it is complete.
+const RECEIPT: &str = "receipt.json";
+/// How often a folder is made again that another attempt, which cleaned up, removed meanwhile.
+const FOLDER_TRIES: usize = 8;
+
+/// What an attempt wrote, as its receipt says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Files.
+    pub files: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+}
+
+/// Writes the rows of one attempt of a root task. Dropped before [`Self::finish`], it removes what it wrote.
+pub struct SinkWriter {
+    folder: PathBuf,
+    file: PathBuf,
+    encoder: Option<Encoder>,
+    rows: u64,
+    finished: bool,
+}
+
+impl SinkWriter {
+    pub(super) fn open(sink: &Sink, attempt: AttemptId, schema: &SchemaRef) -> Result<Self, SinkError> {
+        check_columns(sink.format, schema)?;
+        let folder = sink.attempt_folder(attempt);
+        remove_folder(&folder)?;
+        let path = attempt_file(sink, attempt);
+        let file = create(&folder, &path)?;
+        let mut writer = Self {
+            folder,
+            file: path,
+            encoder: None,
+            rows: 0,
+            finished: false,
+        };
+        let encoder = Encoder::new(sink.format, file, schema);
+        writer.encoder = Some(encoder.map_err(|error| SinkError::encode(&writer.file, &error))?);
+        Ok(writer)
+    }
+
+    /// Appends rows. Encoding is work for the thread that calls, and so is writing: an attempt has its own.
+    ///
+    /// # Errors
+    ///
+    /// If the columns are others than those of [`Sink::open`] or the file cannot be written.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), SinkError> {
+        if let Some(encoder) = &mut self.encoder {
+            encoder
+                .write(batch)
+                .map_err(|error| SinkError::encode(&self.file, &error))?;
+        }
+        self.rows += u64::try_from(batch.num_rows()).unwrap_or(0);
+        Ok(())
+    }
+
+    /// Bytes held in memory, for the attempt's memory reservation.
+    pub fn buffered_bytes(&self) -> usize {
+        self.encoder.as_ref().map_or(0, Encoder::buffered_bytes)
+    }
+
+    /// Completes the file and makes it durable.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub async fn finish(mut self) -> Result<Written, SinkError> {
+        let path = self.file.clone();
+        tokio::task::spawn_blocking(move || self.finish_now())
+            .await
+            .unwrap_or_else(|error| Err(SinkError::encode(&path, &error)))
+    }
+
+    fn finish_now(&mut self) -> Result<Written, SinkError> {
+        let Some(encoder) = self.encoder.take() else {
+            return Err(SinkError::io(&self.file, "write", &ErrorKind::BrokenPipe.into()));
+        };
+        let file = encoder
+            .finish()
+            .map_err(|error| SinkError::encode(&self.file, &error))?;
+        at(&self.file, "sync", file.sync_all())?;
+        let written = Written {
+            files: 1,
+            rows: self.rows,
+            bytes: at(&self.file, "look at", file.metadata())?.len(),
+        };
+        write_json(&self.folder.join(RECEIPT), &written)?;
+        sync_folder(&self.folder)?;
+        self.finished = true;
+        Ok(written)
+    }
+}
+
+impl Drop for SinkWriter {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        // Nobody can be told of an error here; the query's commit or abort removes what is left.
+        let _ = fs::remove_dir_all(&self.folder);
+        // After the commit or the abort this attempt may have been the last to use these.
+        for folder in self.folder.ancestors().skip(1).take(2) {
+            if fs::remove_dir(folder).is_err() {
+                break;
+            }
+        }
+    }
+}
+
+fn create(folder: &Path, path: &Path) -> Result<File, SinkError> {
+    let mut tries = 1;
+    loop {
+        let created = fs::create_dir_all(folder).and_then(|()| File::create(path));
+        match created {
+            Err(error) if error.kind() == ErrorKind::NotFound && tries < FOLDER_TRIES => tries += 1,
+            created => return at(path, "create", created),
+        }
+    }
+}
+
+/// The file of an attempt.
+pub fn attempt_file(sink: &Sink, attempt: AttemptId) -> PathBuf {
+    let name = format!("part.{}", extension(sink.format));
+    sink.attempt_folder(attempt).join(name)
+}
+
+/// The receipt of an attempt, if it completed its file.
+pub fn receipt(sink: &Sink, attempt: AttemptId) -> Result<Written, SinkError> {
+    let path = sink.attempt_folder(attempt).join(RECEIPT);
+    let text = fs::read(path).map_err(|_| SinkError::Incomplete(attempt))?;
+    serde_json::from_slice(&text).map_err(|_| SinkError::Incomplete(attempt))
+}
+
+/// Writes a small file durably.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<(), SinkError> {
+    let text = serde_json::to_vec(value).map_err(|error| SinkError::encode(path, &error))?;
+    let mut file = at(path, "create", File::create(path))?;
+    at(
+        path,
+        "write",
+        file.write_all(&text).and_then(|()| file.sync_all()),
+    )
+}
