@@ -1,0 +1,242 @@
+//! Runs a query on plain DataFusion and on a fleet of workers.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use sluice::coordinator::RunningQuery;
+use sluice::local::load::Loaded;
+use sluice::local::prepare::prepare;
+use sluice::local::workers::{WorkerShape, Workers};
+use sluice::planner::explain;
+use sluice::source::{InputManifest, object_stores, register_tables};
+use sluice_core::coordinator::Outcome;
+use sluice_core::ids::{CoordinatorEpoch, QueryId};
+use sluice_core::snapshot::QuerySnapshot;
+use sluice_crds::shuffle_query::{TableSpec, TpchSpec, TpchTable};
+use sluice_crds::{ShuffleQuery, ShuffleQuerySpec};
+use tempfile::TempDir;
+
+use crate::compare::{Order, Rows, differences};
+
+/// A query that is still running then hangs. No test ends by it otherwise.
+const HANG: Duration = Duration::from_secs(120);
+
+/// Memory that no test query exhausts, bytes.
+pub const AMPLE_MEMORY: u64 = 2 << 30;
+
+/// The tables of a query and the folder that their relative locations start from.
+#[derive(Debug, Clone, Default)]
+pub struct Tables {
+    pub specs: Vec<TableSpec>,
+    pub base: PathBuf,
+}
+
+impl Tables {
+    /// The eight TPC-H tables, generated while they are read.
+    pub fn generated_tpch(scale_factor: f64) -> Self {
+        let specs = TpchTable::ALL.into_iter().map(|table| TableSpec {
+            name: table.name().to_owned(),
+            tpch: Some(TpchSpec { scale_factor, table: None }),
+            ..TableSpec::default()
+        });
+        Self { specs: specs.collect(), base: PathBuf::new() }
+    }
+
+    /// A query over them, with `partitions` partitions an exchange (none: one for each slot).
+    pub fn query(&self, sql: &str, partitions: Option<u32>) -> Loaded {
+        let mut spec = ShuffleQuerySpec { sql: sql.to_owned(), tables: self.specs.clone(), ..Default::default() };
+        spec.shuffle.partitions = partitions;
+        Loaded { query: ShuffleQuery::new("test", spec), pool: None, base: self.base.clone() }
+    }
+}
+
+/// Workers, and where they may spill.
+pub struct Fleet {
+    workers: Workers,
+    slots: u32,
+    _folder: Option<TempDir>,
+}
+
+impl Fleet {
+    /// Starts `count` workers of `slots` slots in this process. `memory_bytes` is the memory of each.
+    pub async fn start(count: u32, slots: u32, memory_bytes: u64) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let shape = WorkerShape { count, slots, memory_bytes, spill_limit_bytes: 16 << 30 };
+        let workers = Workers::start_here(shape, folder.path()).await.expect("workers start on loopback");
+        Self { workers, slots: count * slots, _folder: Some(folder) }
+    }
+
+    /// Workers that somebody else started, with `slots` slots in all.
+    pub fn of_others(addresses: Vec<String>, slots: u32) -> Self {
+        Self { workers: Workers::of_others(addresses), slots, _folder: None }
+    }
+
+    /// Stops what [`Fleet::start`] started.
+    pub async fn stop(self) {
+        self.workers.stop().await;
+    }
+}
+
+/// What a query gave.
+pub struct Ran {
+    pub rows: Rows,
+    /// The last snapshot.
+    pub snapshot: QuerySnapshot,
+    /// Whether the query orders its result.
+    pub ordered: bool,
+    /// What `sluice explain` says of it.
+    pub explained: String,
+}
+
+impl Ran {
+    /// Bytes that all winning attempts spilled.
+    pub fn bytes_spilled(&self) -> u64 {
+        self.snapshot.stages.iter().map(|stage| stage.metrics.bytes_spilled).sum()
+    }
+}
+
+/// Why there are no rows.
+#[derive(Debug)]
+pub enum NoRows {
+    /// Planning refused the query, with this message.
+    Refused(String),
+    /// The query ended without success.
+    Ended { outcome: Outcome, snapshot: Box<QuerySnapshot>, explained: String },
+    /// It was still running after the time that no query takes.
+    Hung { snapshot: Box<QuerySnapshot>, explained: String },
+}
+
+impl fmt::Display for NoRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(message) => write!(f, "not planned: {message}"),
+            Self::Ended { outcome: Outcome::Failed(failure), explained, .. } => {
+                write!(f, "failed ({}, attempt {:?}): {}\n{explained}", failure.reason, failure.attempt, failure.message)
+            }
+            Self::Ended { outcome, explained, .. } => write!(f, "ended: {outcome:?}\n{explained}"),
+            Self::Hung { snapshot, explained } => write!(f, "hangs: {snapshot:#?}\n{explained}"),
+        }
+    }
+}
+
+/// Runs a query on a fleet, as `sluice run` does.
+pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
+    let prepared = prepare(query, fleet.slots).await;
+    let prepared = prepared.map_err(|failure| NoRows::Refused(format!("{failure:?}")))?;
+    let (schema, ordered) = (prepared.planned.schema.clone(), prepared.planned.ordered);
+    let explained = explain(&prepared.planned);
+    let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
+    let options = prepared.into_options(id, CoordinatorEpoch(1), fleet.workers.addresses.clone());
+    let options = options.expect("planned stages can be encoded");
+    let mut running = RunningQuery::start(options).expect("the planner's graph holds together");
+    let snapshots = running.snapshots.clone();
+    let mut rows = running.rows.take().expect("a query without a sink has rows");
+    let taken = async {
+        let mut batches: Vec<RecordBatch> = Vec::new();
+        while let Some(batch) = rows.recv().await {
+            batches.push(batch);
+        }
+        (batches, running.outcome().await)
+    };
+    let ended = tokio::time::timeout(HANG, taken).await;
+    let snapshot = snapshots.borrow().clone();
+    match ended {
+        Ok((batches, Outcome::Succeeded)) => {
+            Ok(Ran { rows: Rows { schema, batches }, snapshot, ordered, explained })
+        }
+        Ok((_, outcome)) => Err(NoRows::Ended { outcome, snapshot: Box::new(snapshot), explained }),
+        Err(_) => Err(NoRows::Hung { snapshot: Box::new(snapshot), explained }),
+    }
+}
+
+/// What plain DataFusion gives, in this process with two partitions.
+pub struct Plain {
+    pub rows: Rows,
+    /// The columns by which the query orders its result.
+    pub order: Order,
+}
+
+/// Runs a query on plain DataFusion over the same tables.
+///
+/// # Errors
+/// DataFusion's message.
+pub async fn plain(tables: &Tables, sql: &str) -> Result<Plain, String> {
+    let context = plain_session(tables).await?;
+    let frame = context.sql(sql).await.map_err(|error| error.strip_backtrace())?;
+    let order = Order::of(frame.logical_plan());
+    let schema: SchemaRef = SchemaRef::new(frame.schema().as_arrow().clone());
+    let collected = tokio::time::timeout(HANG, frame.collect()).await;
+    let batches = collected.map_err(|_| "plain DataFusion hangs")?.map_err(|error| error.strip_backtrace())?;
+    Ok(Plain { rows: Rows { schema, batches }, order })
+}
+
+async fn plain_session(tables: &Tables) -> Result<SessionContext, String> {
+    let text = |error: &dyn fmt::Display| error.to_string();
+    let manifest = InputManifest::list(&tables.specs, &tables.base).await.map_err(|error| text(&error))?;
+    let runtime = RuntimeEnvBuilder::new()
+        .with_object_store_registry(object_stores(&manifest.roots))
+        .build_arc()
+        .map_err(|error| text(&error))?;
+    let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(2), runtime);
+    register_tables(&context, &tables.specs, &manifest).await.map_err(|error| text(&error))?;
+    Ok(context)
+}
+
+/// One query of a suite.
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub name: String,
+    pub sql: String,
+}
+
+impl Case {
+    /// The cases of a table of names and texts.
+    pub fn all(table: &[(&str, &str)]) -> Vec<Self> {
+        table.iter().map(|(name, sql)| Self { name: (*name).to_owned(), sql: (*sql).to_owned() }).collect()
+    }
+}
+
+/// Runs each case on plain DataFusion once and on the fleet with each number of partitions, and panics with the
+/// differences of all cases. Answers what the fleet's runs gave, in order.
+pub async fn compare(fleet: &Fleet, tables: &Tables, cases: &[Case], partitions: &[Option<u32>]) -> Vec<Ran> {
+    let mut wrong = Vec::new();
+    let mut all = Vec::new();
+    for case in cases {
+        let expected = match plain(tables, &case.sql).await {
+            Ok(expected) => expected,
+            Err(message) => {
+                wrong.push(format!("{}: plain DataFusion: {message}\n{}", case.name, case.sql));
+                continue;
+            }
+        };
+        for partitions in partitions {
+            let told = match run(fleet, &tables.query(&case.sql, *partitions)).await {
+                Ok(ran) => {
+                    let told = differences(&expected.rows, &expected.order, &ran.rows, ran.ordered)
+                        .map(|difference| format!("{difference}\n{}", ran.explained));
+                    all.push(ran);
+                    told
+                }
+                Err(no_rows) => Some(no_rows.to_string()),
+            };
+            if let Some(told) = told {
+                let count = partitions.map_or("default".to_owned(), |count| count.to_string());
+                wrong.push(format!("{} ({count} partitions): {told}\n{}", case.name, case.sql));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {} cases\n\n{}", wrong.len(), cases.len(), wrong.join("\n\n"));
+    all
+}
+
+/// A folder of this test binary that outlives a run, made if need be.
+pub fn kept_folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&folder).expect("the target folder can be written");
+    folder
+}

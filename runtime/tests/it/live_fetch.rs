@@ -1,0 +1,318 @@
+//! Fetches over gRPC from a worker, with the test in the coordinator's place: what is told while an attempt runs, and
+//! what is refused why.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use sluice::coordinator::CoordinatorOptions;
+use sluice::local::prepare::prepare;
+use sluice::shuffle::frame::{FrameDecoder, FrameFormat};
+use sluice::worker::{RunningWorker, WorkerOptions, build_id};
+use sluice_core::failure::FetchError;
+use sluice_core::ids::{
+    AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId, StreamEpoch, StreamId,
+};
+use sluice_core::message::{Assignment, ChunkHead, FetchRequest, MapOutputPartitionMeta};
+use sluice_proto::{Hello, RefusedReason, Welcome, fetch_error_of, wire};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::Streaming;
+use tonic::transport::Channel;
+use wire::coordinator_message::Message as ToWorker;
+use wire::worker_client::WorkerClient;
+use wire::worker_message::Message as FromWorker;
+
+use crate::harness::{AMPLE_MEMORY, Tables};
+
+/// A worker that says nothing for so long hangs.
+const HANG: Duration = Duration::from_secs(120);
+const EPOCH: CoordinatorEpoch = CoordinatorEpoch(2);
+const MAX_CHUNK_BYTES: u64 = 1 << 20;
+
+/// A worker of one slot and a query that one stage answers.
+struct Scene {
+    worker: RunningWorker,
+    options: CoordinatorOptions,
+    _folder: TempDir,
+}
+
+impl Scene {
+    async fn set(sql: &str) -> Self {
+        let query = Tables::generated_tpch(0.1).query(sql, Some(1));
+        let prepared = prepare(&query, 1).await.unwrap_or_else(|failure| panic!("{failure:?}"));
+        let id = QueryId::new("live-fetch").expect("a legal id");
+        let options = prepared.into_options(id, EPOCH, Vec::new()).expect("the stages can be encoded");
+        assert_eq!(options.stages.len(), 1, "one stage answers the query");
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let worker = RunningWorker::start(WorkerOptions {
+            name: "worker".into(),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            slots: 1,
+            memory_bytes: AMPLE_MEMORY,
+            spill_dir: folder.path().to_owned(),
+            spill_limit_bytes: 1 << 30,
+        });
+        Self { worker: worker.await.expect("a worker starts on loopback"), options, _folder: folder }
+    }
+
+    async fn client(&self) -> WorkerClient<Channel> {
+        let address = format!("http://{}", self.worker.address);
+        WorkerClient::connect(address).await.expect("the worker listens")
+    }
+
+    fn request(&self, attempt: AttemptId, start_offset: u64) -> FetchRequest {
+        FetchRequest {
+            query: self.options.query.clone(),
+            stream: StreamId { attempt, partition: 0 },
+            start_offset,
+            max_bytes: 4 * MAX_CHUNK_BYTES,
+            layout_version: LayoutVersion(1),
+            min_stream_epoch: StreamEpoch(1),
+            coordinator_epoch: EPOCH,
+            worker_incarnation: self.worker.id.incarnation,
+        }
+    }
+
+    /// All chunks of one response.
+    async fn fetch(&self, request: FetchRequest) -> Result<Vec<(ChunkHead, Bytes)>, FetchError> {
+        let response = self.client().await.fetch(wire::FetchRequest::from(request)).await;
+        let mut response = response.map_err(|status| fetch_error_of(&status))?.into_inner();
+        let mut chunks = Vec::new();
+        loop {
+            match response.message().await {
+                Ok(Some(chunk)) => chunks.push(chunk.try_into().expect("a chunk holds together")),
+                Ok(None) => return Ok(chunks),
+                Err(status) => return Err(fetch_error_of(&status)),
+            }
+        }
+    }
+
+    /// Asks again until the answer is `error`; a worker takes messages and fetches side by side.
+    async fn until_refused(&self, request: FetchRequest, error: FetchError) {
+        let refused = async {
+            while self.fetch(request.clone()).await != Err(error) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let ended = tokio::time::timeout(HANG, refused).await;
+        assert!(ended.is_ok(), "never refused as {error:?}: {:?}", self.fetch(request).await);
+    }
+
+    async fn session(&self, epoch: CoordinatorEpoch) -> Session {
+        let (outbound, messages) = mpsc::unbounded_channel();
+        let hello = Hello {
+            query: self.options.query.clone(),
+            coordinator_epoch: epoch,
+            build_id: build_id(),
+            lease: HANG,
+            liveness_timeout: HANG,
+            input_roots: self.options.input_roots.clone(),
+        };
+        let mut session = Session { outbound, inbound: None };
+        session.send(ToWorker::Hello(hello.into()));
+        let response = self.client().await.session(UnboundedReceiverStream::new(messages)).await;
+        session.inbound = Some(response.expect("the worker opens a session").into_inner());
+        session
+    }
+
+    /// Gets a slot for an attempt of task 0 and gives the order to run it.
+    async fn assign(&self, session: &mut Session, attempt: AttemptId, stream_epoch: u64) {
+        let orders = self.options.stages.first().expect("there is one stage");
+        let fragment = orders.template.clone();
+        session.send(ToWorker::DefineStage(wire::DefineStage { stage: attempt.stage.0, fragment }));
+        session.send(ToWorker::WantSlots(wire::WantSlots { slots: 1 }));
+        session.next(|message| matches!(message, FromWorker::SlotsGranted(_)).then_some(())).await;
+        let assignment = Assignment {
+            attempt,
+            stream_epoch: StreamEpoch(stream_epoch),
+            output_partitions: 1,
+            inputs: Vec::new(),
+            layout_version: LayoutVersion(1),
+            layout_fingerprint: 7,
+            recommended_reduce_fetch_window_partitions: 1,
+        };
+        let splits = orders.splits.first().cloned().unwrap_or_default();
+        session.send(ToWorker::AssignAttempt(wire::AssignAttempt::new(assignment, splits)));
+    }
+}
+
+struct Session {
+    outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
+    inbound: Option<Streaming<wire::WorkerMessage>>,
+}
+
+impl Session {
+    fn send(&self, message: ToWorker) {
+        self.outbound.send(wire::CoordinatorMessage::of(message)).expect("the session is open");
+    }
+
+    /// The first message that `wanted` takes.
+    async fn next<T>(&mut self, wanted: impl Fn(FromWorker) -> Option<T>) -> T {
+        let inbound = self.inbound.as_mut().expect("the session is open");
+        loop {
+            let message = tokio::time::timeout(HANG, inbound.message()).await.expect("the worker says something");
+            let message = message.expect("the session holds").and_then(|message| message.message);
+            let message = message.expect("the session goes on");
+            if let FromWorker::AttemptFailed(failed) = &message {
+                panic!("{failed:?}");
+            }
+            if let Some(found) = wanted(message) {
+                return found;
+            }
+        }
+    }
+
+    async fn welcome(&mut self) -> Welcome {
+        let welcome = |message| match message {
+            FromWorker::Welcome(welcome) => Welcome::try_from(welcome).ok(),
+            _ => None,
+        };
+        self.next(welcome).await
+    }
+
+    async fn succeeded(&mut self, attempt: AttemptId) -> Vec<MapOutputPartitionMeta> {
+        let succeeded = |message| match message {
+            FromWorker::AttemptSucceeded(succeeded) if succeeded.attempt == Some(attempt.into()) => Some(succeeded),
+            _ => None,
+        };
+        let outputs = self.next(succeeded).await.outputs;
+        outputs.into_iter().map(MapOutputPartitionMeta::from).collect()
+    }
+}
+
+fn attempt(stage_epoch: u32, attempt: u32) -> AttemptId {
+    AttemptId { stage: StageId(0), stage_epoch: StageEpoch(stage_epoch), task: 0, attempt }
+}
+
+/// What was seen of a stream that was read while it was written.
+#[derive(Default)]
+struct Watched {
+    offset: u64,
+    watermark: u64,
+    advances: u32,
+    empty_below_end: u32,
+    ended: bool,
+    data: Vec<Bytes>,
+}
+
+impl Watched {
+    fn see(&mut self, head: ChunkHead, data: Bytes) {
+        assert!(!self.ended, "nothing comes after the end: {head:?}");
+        assert_eq!(head.start_offset, self.offset, "chunks follow each other");
+        assert_eq!(head.end_offset - head.start_offset, data.len() as u64);
+        assert!(data.len() as u64 <= MAX_CHUNK_BYTES, "a chunk of {} bytes", data.len());
+        assert!(head.watermark_offset >= self.watermark, "the watermark went back: {head:?}");
+        assert!(head.end_offset <= head.watermark_offset, "more than is committed: {head:?}");
+        assert_eq!(head.stream_epoch, StreamEpoch(1));
+        if head.watermark_offset > self.watermark && !head.finalized {
+            self.advances += 1;
+        }
+        if data.is_empty() {
+            assert_eq!(head.start_offset, head.watermark_offset, "empty below the watermark: {head:?}");
+            self.ended = head.finalized;
+            self.empty_below_end += u32::from(!head.finalized);
+        }
+        self.offset = head.end_offset;
+        self.watermark = head.watermark_offset;
+        self.data.push(data);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_attempt_is_read_as_it_writes() {
+    let scene = Scene::set("select * from lineitem").await;
+    let mut session = scene.session(EPOCH).await;
+    assert_eq!(session.welcome().await.worker, scene.worker.id);
+    let attempt = attempt(0, 0);
+    scene.assign(&mut session, attempt, 1).await;
+    let mut watched = Watched::default();
+    let read = async {
+        while !watched.ended {
+            match scene.fetch(scene.request(attempt, watched.offset)).await {
+                Ok(chunks) => chunks.into_iter().for_each(|(head, data)| watched.see(head, data)),
+                Err(error) => assert_eq!((error, watched.offset), (FetchError::UnknownStream, 0), "not open yet"),
+            }
+        }
+    };
+    tokio::time::timeout(HANG, read).await.expect("the stream ends");
+    assert!(watched.advances >= 2, "the watermark advanced {} times before the end", watched.advances);
+    assert!(watched.empty_below_end >= 1, "the reader never came up with the writer");
+    let outputs = session.succeeded(attempt).await;
+    let [output] = outputs.as_slice() else { panic!("one partition was written: {outputs:?}") };
+    assert!(output.finalized);
+    assert_eq!((output.bytes, output.committed_offset), (watched.offset, watched.offset));
+    let format = FrameFormat::new(scene.options.schema.clone(), Default::default()).expect("the schema has a form");
+    let mut decoder = FrameDecoder::new(Arc::new(format));
+    let mut rows = 0;
+    for data in &watched.data {
+        let batches = decoder.push(data).expect("the frames are whole");
+        rows += batches.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
+    }
+    decoder.finish().expect("the stream ends with a frame");
+    assert_eq!(rows, output.rows);
+    scene.worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stale_is_refused_by_its_reason() {
+    let scene = Scene::set("select * from nation").await;
+    let mut session = scene.session(EPOCH).await;
+    session.welcome().await;
+    let first = attempt(0, 0);
+    scene.assign(&mut session, first, 1).await;
+    session.succeeded(first).await;
+    let good = scene.request(first, 0);
+    assert!(scene.fetch(good.clone()).await.is_ok());
+    let other_worker = Incarnation(scene.worker.id.incarnation.0 + 1);
+    let other_query = QueryId::new("another").expect("a legal id");
+    let other_stream = StreamId { attempt: first, partition: 1 };
+    for (request, error) in [
+        (FetchRequest { worker_incarnation: other_worker, ..good.clone() }, FetchError::WrongIncarnation),
+        (FetchRequest { coordinator_epoch: CoordinatorEpoch(1), ..good.clone() }, FetchError::StaleCoordinator),
+        (FetchRequest { min_stream_epoch: StreamEpoch(2), ..good.clone() }, FetchError::StaleStreamEpoch),
+        (FetchRequest { query: other_query, ..good.clone() }, FetchError::UnknownStream),
+        (FetchRequest { stream: other_stream, ..good.clone() }, FetchError::UnknownStream),
+        (scene.request(attempt(0, 1), 0), FetchError::UnknownStream),
+    ] {
+        assert_eq!(scene.fetch(request.clone()).await, Err(error), "{request:?}");
+    }
+
+    session.send(ToWorker::RetireAttempt(first.into()));
+    scene.until_refused(good.clone(), FetchError::StaleAttempt).await;
+
+    let second = attempt(0, 1);
+    scene.assign(&mut session, second, 2).await;
+    session.succeeded(second).await;
+    let second_good = FetchRequest { min_stream_epoch: StreamEpoch(2), ..scene.request(second, 0) };
+    assert!(scene.fetch(second_good.clone()).await.is_ok());
+    assert_eq!(scene.fetch(good).await, Err(FetchError::StaleAttempt));
+
+    // The stage starts over: attempts of its earlier epoch are stale.
+    let third = attempt(1, 2);
+    scene.assign(&mut session, third, 3).await;
+    session.succeeded(third).await;
+    let third_good = FetchRequest { min_stream_epoch: StreamEpoch(3), ..scene.request(third, 0) };
+    assert!(scene.fetch(third_good.clone()).await.is_ok());
+    assert_eq!(scene.fetch(second_good).await, Err(FetchError::StaleAttempt));
+
+    // A successor of the coordinator finds what is held; readers of the one before are refused, and so is it.
+    let mut successor = scene.session(CoordinatorEpoch(3)).await;
+    let held = successor.welcome().await.held;
+    assert!(held.contains(&third), "{held:?}");
+    scene.until_refused(third_good.clone(), FetchError::StaleCoordinator).await;
+    let late = FetchRequest { coordinator_epoch: CoordinatorEpoch(3), ..third_good };
+    assert!(scene.fetch(late.clone()).await.is_ok());
+    let refused = |message| match message {
+        FromWorker::Refused(refused) => wire::RefusedReason::try_from(refused.reason).ok(),
+        _ => None,
+    };
+    let reason = scene.session(EPOCH).await.next(refused).await;
+    assert_eq!(reason, RefusedReason::StaleCoordinator.into());
+
+    successor.send(ToWorker::Goodbye(wire::Goodbye {}));
+    scene.until_refused(late, FetchError::UnknownStream).await;
+    scene.worker.stop().await;
+}

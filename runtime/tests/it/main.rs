@@ -1,0 +1,8 @@
+//! Queries end to end: through the real coordinator and real workers, compared with plain DataFusion.
+
+mod compare;
+mod differential;
+mod harness;
+mod live_fetch;
+mod spill;
+mod tpch;

@@ -1,0 +1,108 @@
+//! Queries larger than the memory of their workers.
+
+use std::process::Command;
+
+use sluice::local::workers::start_attached;
+use sluice_core::coordinator::Outcome;
+use sluice_crds::ErrorReason;
+use tokio::process::Child;
+
+use crate::compare::differences;
+use crate::harness::{Fleet, NoRows, Tables, plain, run};
+use crate::tpch;
+
+/// Memory of each worker, bytes: well below the rows of the query.
+const MEMORY: u64 = 32 << 20;
+/// What a worker process may use above its memory limit: the program itself, its threads, decoders, file and network
+/// buffers, and what the allocator keeps. Bytes.
+const MARGIN: u64 = 192 << 20;
+
+/// Every row crosses an exchange and is sorted.
+const LARGE: &str = "select l_orderkey, l_partkey, l_linenumber, l_comment, row_number() over \
+    (partition by l_suppkey order by l_comment, l_orderkey, l_linenumber) as n from lineitem";
+/// The same with a result that is easily compared.
+fn digest() -> String {
+    format!("select count(*), sum(n), sum(n * l_orderkey), min(l_comment), sum(length(l_comment)) from ({LARGE}) q")
+}
+
+struct Processes {
+    children: Vec<Child>,
+    addresses: Vec<String>,
+    _folder: tempfile::TempDir,
+}
+
+async fn worker_processes(count: u32, memory: u64, spill_limit: u64) -> Processes {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let (mut children, mut addresses) = (Vec::new(), Vec::new());
+    for number in 0..count {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+        command.args(["worker", "--attached", "--listen", "127.0.0.1:0", "--slots", "1"]);
+        command.arg("--name").arg(format!("worker-{number}"));
+        command.arg("--memory").arg(memory.to_string()).arg("--spill-limit").arg(spill_limit.to_string());
+        command.arg("--spill-dir").arg(folder.path().join(number.to_string()));
+        let (child, address) = start_attached(command.into()).await.expect("a worker process starts");
+        children.push(child);
+        addresses.push(address);
+    }
+    Processes { children, addresses, _folder: folder }
+}
+
+/// The most resident memory that a process has had, bytes.
+fn peak_memory(child: &Child) -> u64 {
+    let id = child.id().expect("the process runs");
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the process runs");
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = peak.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kibibytes.expect("the kernel tells the peak") * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resident_memory_stays_within_the_limit_and_a_margin() {
+    let tables = tpch::tables().await;
+    let sql = digest();
+    let expected = plain(&tables, &sql).await.expect("plain DataFusion has rows");
+    let processes = worker_processes(2, MEMORY, 16 << 30).await;
+    let fleet = Fleet::of_others(processes.addresses.clone(), 2);
+    let ran = run(&fleet, &tables.query(&sql, Some(4))).await.unwrap_or_else(|no_rows| panic!("{no_rows}"));
+    assert_eq!(differences(&expected.rows, &expected.order, &ran.rows, ran.ordered), None);
+    let moved: u64 = ran.snapshot.stages.iter().map(|stage| stage.metrics.bytes_out).sum();
+    let spilled = ran.bytes_spilled();
+    assert!(spilled > 0, "nothing was spilled of {moved} bytes");
+    for child in &processes.children {
+        let peak = peak_memory(child);
+        assert!(peak <= MEMORY + MARGIN, "{} MiB resident; {} MiB spilled", peak >> 20, spilled >> 20);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_result_is_complete() {
+    let tables = tpch::tables().await;
+    let sql = "select l_orderkey, l_linenumber, l_comment from lineitem order by l_comment, l_orderkey, l_linenumber";
+    let expected = plain(&tables, sql).await.expect("plain DataFusion has rows");
+    let fleet = Fleet::start(2, 1, MEMORY).await;
+    let ran = run(&fleet, &tables.query(sql, None)).await.unwrap_or_else(|no_rows| panic!("{no_rows}"));
+    assert_eq!(differences(&expected.rows, &expected.order, &ran.rows, ran.ordered), None);
+    assert!(ran.bytes_spilled() > 0, "nothing was spilled");
+    fleet.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spill_space_that_runs_out_fails_the_query_and_names_the_knob() {
+    let tables = tpch::tables().await;
+    let processes = worker_processes(2, MEMORY, 2 << 20).await;
+    let fleet = Fleet::of_others(processes.addresses.clone(), 2);
+    let ended = run(&fleet, &tables.query(&digest(), Some(4))).await;
+    let Err(NoRows::Ended { outcome: Outcome::Failed(failure), .. }) = ended else {
+        panic!("the query did not fail")
+    };
+    assert!(
+        matches!(failure.reason, ErrorReason::ResourcesExhausted | ErrorReason::SpillExhausted),
+        "{failure:?}"
+    );
+    assert!(failure.message.contains("spill"), "the message names no knob: {}", failure.message);
+
+    // The workers are none the worse for it.
+    let tables = Tables::generated_tpch(0.01);
+    let again = run(&fleet, &tables.query("select count(*) from nation", None)).await;
+    assert!(again.is_ok());
+}

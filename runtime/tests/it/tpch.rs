@@ -1,0 +1,85 @@
+//! The 22 TPC-H queries: plain DataFusion and three workers give the same rows.
+
+use std::path::{Path, PathBuf};
+
+use sluice::source::generate::generate_tpch;
+use sluice_crds::shuffle_query::{FileFormat, TableSpec, TpchTable};
+use tokio::sync::OnceCell;
+
+use crate::harness::{AMPLE_MEMORY, Case, Fleet, Ran, Tables, compare, kept_folder};
+
+/// The scale of the tables.
+pub const SCALE: f64 = 0.1;
+
+/// The TPC-H tables as Parquet, several files a table; written once and kept for the next run of the tests.
+pub async fn tables() -> Tables {
+    static WRITTEN: OnceCell<PathBuf> = OnceCell::const_new();
+    let folder = WRITTEN.get_or_init(|| async {
+        let folder = kept_folder("tpch").join(format!("scale-{SCALE}"));
+        // It is renamed to this name once complete.
+        if !folder.exists() {
+            let making = tempfile::tempdir_in(kept_folder("tpch")).expect("the target folder can be written");
+            let data = making.path().join("data");
+            generate_tpch(SCALE, &data, |_| {}).await.expect("tables are written");
+            if let Err(error) = std::fs::rename(&data, &folder) {
+                assert!(folder.exists(), "another run of the tests is no reason for {error}");
+            }
+        }
+        folder
+    });
+    let base = folder.await.clone();
+    let specs = TpchTable::ALL.into_iter().map(|table| TableSpec {
+        name: table.name().to_owned(),
+        location: Some(table.name().to_owned()),
+        format: Some(FileFormat::Parquet),
+        ..TableSpec::default()
+    });
+    Tables { specs: specs.collect(), base }
+}
+
+/// The 22 queries.
+pub fn queries() -> Vec<Case> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/tpch");
+    let read = |number: u32| {
+        let name = format!("q{number:02}");
+        let file = folder.join(format!("{name}.sql"));
+        let sql = std::fs::read_to_string(&file);
+        let sql = sql.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        Case { name, sql }
+    };
+    (1..=22).map(read).collect()
+}
+
+async fn three_workers(tables: &Tables, memory_bytes: u64, partitions: &[Option<u32>]) -> Vec<Ran> {
+    let fleet = Fleet::start(3, 1, memory_bytes).await;
+    let ran = compare(&fleet, tables, &queries(), partitions).await;
+    fleet.stop().await;
+    ran
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_for_each_slot() {
+    three_workers(&tables().await, AMPLE_MEMORY, &[None]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_partition_and_thirteen() {
+    three_workers(&tables().await, AMPLE_MEMORY, &[Some(1), Some(13)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_tables() {
+    three_workers(&Tables::generated_tpch(0.02), AMPLE_MEMORY, &[None]).await;
+}
+
+/// Memory of each worker with which most of the queries spill and hash joins, which cannot, still fit; bytes.
+const LITTLE_MEMORY: u64 = 32 << 20;
+/// Queries that move enough rows to spill then, at least.
+const SPILLING_QUERIES: usize = 8;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn little_memory() {
+    let ran = three_workers(&tables().await, LITTLE_MEMORY, &[None]).await;
+    let spilled = ran.iter().filter(|ran| ran.bytes_spilled() > 0).count();
+    assert!(spilled >= SPILLING_QUERIES, "{spilled} of {} queries spilled", ran.len());
+}
