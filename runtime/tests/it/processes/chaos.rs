@@ -38,10 +38,15 @@ async fn a_worker_killed_after_its_first_won_map_costs_exactly_what_it_had() {
     workers[1].freeze();
     workers[2].freeze();
     let mut query = Watched::start(&folder, &yaml, &workers).await;
-    query.until("its first won map", |seen| first(seen).done >= 1).await;
+    query
+        .until("its first won map", |seen| first(seen).done >= 1)
+        .await;
     workers[0].freeze();
     let held = settled(&query).await;
-    assert_eq!(held.workers, 1, "the frozen ones have not answered yet: {held:#?}");
+    assert_eq!(
+        held.workers, 1,
+        "the frozen ones have not answered yet: {held:#?}"
+    );
     let lost = first(&held).done + first(&held).running;
     [doomed, left, right] = workers;
     doomed.kill();
@@ -80,9 +85,17 @@ async fn a_worker_killed_in_the_middle_of_a_fetch_costs_exactly_its_outputs_and_
     let over = query.end().await;
     over.assert_only_losses_ran_again();
     assert!(held_elsewhere < maps, "the killed worker had won no map");
-    assert_eq!(first(&over.last).lost_attempts, maps - held_elsewhere, "{:#?}", over.last);
+    assert_eq!(
+        first(&over.last).lost_attempts,
+        maps - held_elsewhere,
+        "{:#?}",
+        over.last
+    );
     let [readers, last] = [1, 2].map(|stage| &over.last.stages[stage]);
-    assert!((1..=readers.tasks).contains(&readers.lost_attempts), "{readers:#?}");
+    assert!(
+        (1..=readers.tasks).contains(&readers.lost_attempts),
+        "{readers:#?}"
+    );
     assert!(last.lost_attempts <= last.tasks, "{last:#?}");
     assert_eq!(csv(&over.rows), csv(&plain(&folder.at("query.yaml")).await));
 }
@@ -95,7 +108,14 @@ fn a_query_whose_workers_are_all_killed_fails_within_the_grace_time() {
     let status = folder.at("status.json");
     let workers_list = list(&workers);
     let status_path = status.to_string_lossy();
-    let arguments = ["--workers", &workers_list, "--output", "csv", "--status", &status_path];
+    let arguments = [
+        "--workers",
+        &workers_list,
+        "--output",
+        "csv",
+        "--status",
+        &status_path,
+    ];
     let mut run = Program::start(folder.run_command(&yaml, &arguments));
     run.wait_for("stage 0");
     for worker in &mut workers {
@@ -103,13 +123,21 @@ fn a_query_whose_workers_are_all_killed_fails_within_the_grace_time() {
     }
     let ended = run.end().expect(4, &["WorkersLost"]);
     for worker in &workers {
-        assert!(ended.stderr.contains(&worker.address), "no word on {}: {}", worker.address, ended.stderr);
+        assert!(
+            ended.stderr.contains(&worker.address),
+            "no word on {}: {}",
+            worker.address,
+            ended.stderr
+        );
     }
     assert_eq!(ended.stdout, "");
     let text = std::fs::read_to_string(status).expect("the status was written");
     let status: ShuffleQueryStatus = serde_json::from_str(&text).expect("it is a status");
     assert_eq!(status.phase, QueryPhase::Failed);
-    assert_eq!(status.error.expect("a failed query has an error").reason, ErrorReason::WorkersLost);
+    assert_eq!(
+        status.error.expect("a failed query has an error").reason,
+        ErrorReason::WorkersLost
+    );
 }
 
 #[test]
@@ -119,7 +147,9 @@ fn a_query_that_never_finds_a_worker_fails_within_the_grace_time() {
     let address = worker.address.clone();
     worker.kill();
     let yaml = by_part(0.01, &["retry: {noWorkersGrace: 1s}"]);
-    folder.run(&yaml, &["--workers", &address]).expect(4, &["WorkersLost", &address]);
+    folder
+        .run(&yaml, &["--workers", &address])
+        .expect(4, &["WorkersLost", &address]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +161,9 @@ async fn a_worker_frozen_past_the_liveness_timeout_and_thawed_changes_no_row() {
     let all_work = |seen: &QuerySnapshot| first(seen).running == 3 && first(seen).metrics.rows_out > 0;
     query.until("three workers at work", all_work).await;
     workers[0].freeze();
-    query.until("the frozen worker counts as lost", |seen| seen.workers < 3).await;
+    query
+        .until("the frozen worker counts as lost", |seen| seen.workers < 3)
+        .await;
     workers[0].thaw();
     let over = query.end().await;
     over.assert_only_losses_ran_again();
@@ -146,9 +178,15 @@ async fn a_worker_restarted_on_its_port_in_mid_query_works_again() {
     let first_port = Worker::start();
     let address = first_port.address.clone();
     drop(first_port);
-    let mut workers = [Worker::start_on(&address, "512MiB"), Worker::start(), Worker::start()];
+    let mut workers = [
+        Worker::start_on(&address, "512MiB"),
+        Worker::start(),
+        Worker::start(),
+    ];
     let mut query = Watched::start(&folder, &by_part(SCALE, &[]), &workers).await;
-    query.until("three workers at work", |seen| first(seen).running == 3).await;
+    query
+        .until("three workers at work", |seen| first(seen).running == 3)
+        .await;
     workers[1].freeze();
     workers[2].freeze();
     workers[0].kill();
@@ -157,7 +195,9 @@ async fn a_worker_restarted_on_its_port_in_mid_query_works_again() {
     query.until("its return", |seen| seen.workers == 3).await;
     // The others stand still: what is won now, the restarted worker wins.
     let done = first(&query.now()).done;
-    query.until("a map won by it", |seen| first(seen).done > done).await;
+    query
+        .until("a map won by it", |seen| first(seen).done > done)
+        .await;
     workers[1].thaw();
     workers[2].thaw();
     let over = query.end().await;
@@ -186,14 +226,28 @@ async fn a_cancelled_query_frees_its_workers() {
     let folder = Folder::new();
     let mut workers = Worker::three();
     let mut query = Watched::start(&folder, &by_part(5.0, &[]), &workers).await;
-    query.until("three workers at work", |seen| first(seen).running == 3).await;
+    query
+        .until("three workers at work", |seen| first(seen).running == 3)
+        .await;
     query.cancel();
     let over = query.end().await;
     assert_eq!(over.outcome, Outcome::Cancelled);
-    assert!(over.last.stages.iter().all(|stage| stage.running == 0), "{:#?}", over.last);
-    let next = Watched::start(&folder, &by_part(0.01, &[]), &workers).await.end().await;
+    assert!(
+        over.last.stages.iter().all(|stage| stage.running == 0),
+        "{:#?}",
+        over.last
+    );
+    let next = Watched::start(&folder, &by_part(0.01, &[]), &workers)
+        .await
+        .end()
+        .await;
     next.assert_only_losses_ran_again();
-    assert!(next.last.stages.iter().all(|stage| stage.state == StageState::Done));
+    assert!(
+        next.last
+            .stages
+            .iter()
+            .all(|stage| stage.state == StageState::Done)
+    );
     workers.iter_mut().for_each(Worker::assert_well);
 }
 

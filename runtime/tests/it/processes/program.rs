@@ -67,7 +67,10 @@ impl Heard {
         let thread = std::thread::spawn(move || {
             let mut bytes = [0; 8192];
             while let Ok(count @ 1..) = from.read(&mut bytes) {
-                into.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&bytes[..count]);
+                into.0
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend_from_slice(&bytes[..count]);
             }
         });
         (heard, thread)
@@ -94,7 +97,10 @@ impl Program {
 
     /// Starts the command with this text on standard input.
     pub(super) fn start_with_input(mut command: Command, input: &str) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut stdin = child.stdin.take().expect("a pipe was asked for");
         // A program that refuses its command line does not read.
@@ -102,7 +108,12 @@ impl Program {
         drop(stdin);
         let (stdout, out) = Heard::follow(child.stdout.take().expect("a pipe was asked for"));
         let (stderr, err) = Heard::follow(child.stderr.take().expect("a pipe was asked for"));
-        Self { child, stdout, stderr, readers: vec![out, err] }
+        Self {
+            child,
+            stdout,
+            stderr,
+            readers: vec![out, err],
+        }
     }
 
     /// Its process id.
@@ -125,7 +136,11 @@ impl Program {
         wait_until(said, || {
             let so = self.said().contains(said);
             let ended = self.child.try_wait().expect("the child is ours");
-            assert!(so || ended.is_none(), "it ended ({ended:?}) before it said `{said}`: {}", self.said());
+            assert!(
+                so || ended.is_none(),
+                "it ended ({ended:?}) before it said `{said}`: {}",
+                self.said()
+            );
             so
         });
     }
@@ -134,8 +149,14 @@ impl Program {
     pub(super) fn end(mut self) -> Ended {
         let status = wait(&mut self.child, || self.stderr.text());
         let readers = std::mem::take(&mut self.readers);
-        wait_until("the ends of its output", || readers.iter().all(std::thread::JoinHandle::is_finished));
-        Ended { code: status.code(), stdout: self.stdout.text(), stderr: self.stderr.text() }
+        wait_until("the ends of its output", || {
+            readers.iter().all(std::thread::JoinHandle::is_finished)
+        });
+        Ended {
+            code: status.code(),
+            stdout: self.stdout.text(),
+            stderr: self.stderr.text(),
+        }
     }
 }
 
@@ -194,7 +215,10 @@ impl Folder {
     /// arguments say otherwise.
     pub(super) fn run_command(&self, yaml: &str, arguments: &[&str]) -> Command {
         let mut command = sluice();
-        command.arg("run").arg(self.write("query.yaml", yaml)).args(arguments);
+        command
+            .arg("run")
+            .arg(self.write("query.yaml", yaml))
+            .args(arguments);
         command.arg("--spill-dir").arg(self.at("spill"));
         command
     }
@@ -213,7 +237,11 @@ impl Folder {
     pub(super) fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.path()).expect("the folder is there");
         let name = |entry: std::io::Result<std::fs::DirEntry>| {
-            entry.expect("the folder can be read").file_name().to_string_lossy().into_owned()
+            entry
+                .expect("the folder can be read")
+                .file_name()
+                .to_string_lossy()
+                .into_owned()
         };
         let mut names: Vec<_> = entries.map(name).collect();
         names.sort();
@@ -257,7 +285,16 @@ impl Worker {
     pub(super) fn start_on(listen: &str, memory: &str) -> Self {
         let spill = tempfile::tempdir().expect("a folder can be made");
         let mut command = sluice();
-        command.args(["worker", "--attached", "--slots", "1", "--listen", listen, "--memory", memory]);
+        command.args([
+            "worker",
+            "--attached",
+            "--slots",
+            "1",
+            "--listen",
+            listen,
+            "--memory",
+            memory,
+        ]);
         // Names must differ; one that goes with a fixed port comes back after a restart, as a pod's does.
         let name = match listen.rsplit_once(':') {
             Some((_, "0")) | None => format!("worker-{}", uuid::Uuid::new_v4()),
@@ -265,15 +302,25 @@ impl Worker {
         };
         command.arg("--name").arg(name);
         command.arg("--spill-dir").arg(spill.path());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("a worker starts");
         let (log, _) = Heard::follow(child.stderr.take().expect("a pipe was asked for"));
         let mut address = String::new();
         let stdout = child.stdout.take().expect("a pipe was asked for");
-        BufReader::new(stdout).read_line(&mut address).expect("it says its address");
+        BufReader::new(stdout)
+            .read_line(&mut address)
+            .expect("it says its address");
         let address = address.trim().to_owned();
         assert!(!address.is_empty(), "the worker did not come up: {}", log.text());
-        Self { address, child, log, spill }
+        Self {
+            address,
+            child,
+            log,
+            spill,
+        }
     }
 
     /// Three workers.
@@ -315,7 +362,11 @@ impl Worker {
     /// Asserts that it still runs and has not panicked.
     pub(super) fn assert_well(&mut self) {
         let ended = self.child.try_wait().expect("the worker is ours");
-        assert!(ended.is_none(), "the worker ended ({ended:?}): {}", self.log.text());
+        assert!(
+            ended.is_none(),
+            "the worker ended ({ended:?}): {}",
+            self.log.text()
+        );
         assert!(!self.log.text().contains("panicked"), "{}", self.log.text());
     }
 }
@@ -329,5 +380,9 @@ impl Drop for Worker {
 
 /// The addresses as `--workers` takes them.
 pub(super) fn list(workers: &[Worker]) -> String {
-    workers.iter().map(|worker| worker.address.as_str()).collect::<Vec<_>>().join(",")
+    workers
+        .iter()
+        .map(|worker| worker.address.as_str())
+        .collect::<Vec<_>>()
+        .join(",")
 }

@@ -10,7 +10,9 @@ use sluice::source::{InputManifest, object_stores, register_tables};
 
 /// A query over these tables (YAML list items), with more lines of its spec.
 pub(super) fn query(sql: &str, tables: &[&str], more: &[&str]) -> String {
-    let mut yaml = String::from("apiVersion: sluice.dev/v1alpha1\nkind: ShuffleQuery\nmetadata:\n  name: test\nspec:\n  sql: |\n");
+    let mut yaml = String::from(
+        "apiVersion: sluice.dev/v1alpha1\nkind: ShuffleQuery\nmetadata:\n  name: test\nspec:\n  sql: |\n",
+    );
     for line in sql.lines() {
         yaml.push_str(&format!("    {line}\n"));
     }
@@ -49,20 +51,26 @@ pub(super) fn by_part(scale_factor: f64, more: &[&str]) -> String {
 pub(super) async fn plain(file: &Path) -> Vec<RecordBatch> {
     let loaded = load(file).expect("the query is valid");
     let spec = &loaded.query.spec;
-    let manifest = InputManifest::list(&spec.tables, &loaded.base).await.expect("the tables are there");
+    let manifest = InputManifest::list(&spec.tables, &loaded.base)
+        .await
+        .expect("the tables are there");
     let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(object_stores(&manifest.roots))
         .build_arc()
         .expect("a runtime can be made");
     let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(2), runtime);
-    register_tables(&context, &spec.tables, &manifest).await.expect("the tables can be read");
+    register_tables(&context, &spec.tables, &manifest)
+        .await
+        .expect("the tables can be read");
     let frame = context.sql(&spec.sql).await.expect("the query can be planned");
     frame.collect().await.expect("the query runs")
 }
 
 /// Rows as CSV with a header line, as `--output csv` prints them.
 pub(super) fn csv(batches: &[RecordBatch]) -> String {
-    let mut writer = arrow::csv::WriterBuilder::new().with_header(true).build(Vec::new());
+    let mut writer = arrow::csv::WriterBuilder::new()
+        .with_header(true)
+        .build(Vec::new());
     for batch in batches {
         writer.write(batch).expect("rows can be written");
     }

@@ -15,7 +15,11 @@ use super::query::query;
 use super::watched::Watched;
 
 fn over(location: &str, format: &str) -> String {
-    query("select count(*) as n, max(s) as s from t", &[&format!("{{name: t, location: '{location}', format: {format}}}")], &[])
+    query(
+        "select count(*) as n, max(s) as s from t",
+        &[&format!("{{name: t, location: '{location}', format: {format}}}")],
+        &[],
+    )
 }
 
 #[test]
@@ -53,7 +57,9 @@ fn statements_and_functions_that_reach_other_files_are_refused() {
     for statement in statements {
         eprintln!("{statement}");
         let yaml = query(&statement, &["{name: t, location: rows.csv, format: csv}"], &[]);
-        let ended = folder.run(&yaml, &["--local-workers", "1", "--output", "csv"]).expect(2, &["error: "]);
+        let ended = folder
+            .run(&yaml, &["--local-workers", "1", "--output", "csv"])
+            .expect(2, &["error: "]);
         assert_eq!(ended.stdout, "", "{statement}");
         assert!(!ended.stderr.contains("hidden"), "{statement}: {}", ended.stderr);
     }
@@ -97,7 +103,12 @@ fn links_that_leave_the_folder_of_a_table_are_refused_by_name() {
     std::os::unix::fs::symlink(folder.at("secret"), folder.at("table/link")).expect("a link can be made");
     refused(folder.run(&over("table", "csv"), &["--local-workers", "1"]));
     std::fs::remove_file(folder.at("table/link")).expect("the link is there");
-    let good = folder.run(&over("table", "csv"), &["--local-workers", "1", "--output", "csv"]).expect(0, &[]);
+    let good = folder
+        .run(
+            &over("table", "csv"),
+            &["--local-workers", "1", "--output", "csv"],
+        )
+        .expect(0, &[]);
     assert_eq!(good.stdout, "n,s\n1,shown\n");
 }
 
@@ -105,9 +116,14 @@ fn links_that_leave_the_folder_of_a_table_are_refused_by_name() {
 fn parquet_bytes() -> Vec<u8> {
     let numbers = Int64Array::from_iter_values(0..20_000);
     let texts = StringArray::from_iter_values((0..20_000).map(|row| format!("row {row} of many")));
-    let columns = [("n", std::sync::Arc::new(numbers) as _), ("s", std::sync::Arc::new(texts) as _)];
+    let columns = [
+        ("n", std::sync::Arc::new(numbers) as _),
+        ("s", std::sync::Arc::new(texts) as _),
+    ];
     let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(5_000)).build();
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(5_000))
+        .build();
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("a writer");
     writer.write(&batch).expect("rows can be written");
     writer.into_inner().expect("a file can be closed")
@@ -152,14 +168,22 @@ fn files_that_are_not_what_they_claim_fail_the_query_by_name() {
         ("binary.csv", "csv", vec![0xff; 4096]),
         ("object.json", "json", b"{\"s\": \"a\"}\n{\"s\": \n".to_vec()),
         ("text.json", "json", b"no json at all\n".to_vec()),
-        ("text.arrow", "arrow", b"no arrow at all, but long enough to hold a header and a footer".to_vec()),
+        (
+            "text.arrow",
+            "arrow",
+            b"no arrow at all, but long enough to hold a header and a footer".to_vec(),
+        ),
     ];
     for (name, format, bytes) in cases {
         folder.write(name, bytes);
         eprintln!("{name}");
         let ended = survives(&folder, &mut worker, &over(name, format));
         assert!(matches!(ended.code, Some(2 | 3)), "{name}: {ended:?}");
-        assert!(ended.stderr.contains(name), "{name} is not named: {}", ended.stderr);
+        assert!(
+            ended.stderr.contains(name),
+            "{name} is not named: {}",
+            ended.stderr
+        );
         assert!(!ended.stderr.contains("panicked"), "{name}: {}", ended.stderr);
     }
 }
@@ -188,14 +212,21 @@ fn no_flipped_byte_of_a_parquet_file_ends_a_worker() {
     let mut worker = Worker::start();
     let good = parquet_bytes();
     let step = good.len() / 12;
-    for place in (4..good.len()).step_by(step).chain(good.len() - 60..good.len() - 50) {
+    for place in (4..good.len())
+        .step_by(step)
+        .chain(good.len() - 60..good.len() - 50)
+    {
         let mut bytes = good.clone();
         bytes[place] ^= 0x55;
         folder.write("rows.parquet", bytes);
         let arguments = ["--workers", &worker.address, "--output", "csv"];
         let ended = folder.run(&over("rows.parquet", "parquet"), &arguments);
         assert!(matches!(ended.code, Some(0 | 2 | 3)), "byte {place}: {ended:?}");
-        assert!(!ended.stderr.contains("panicked"), "byte {place}: {}", ended.stderr);
+        assert!(
+            !ended.stderr.contains("panicked"),
+            "byte {place}: {}",
+            ended.stderr
+        );
         worker.assert_well();
     }
     folder.write("rows.parquet", &good);
@@ -247,28 +278,44 @@ fn a_changed_file_ends_the_run_with_2() {
     super::program::wait_until("a planned query", || folder.at("spill").exists());
     change(&file);
     worker.thaw();
-    run.end().expect(2, &["InputChanged", "rows.csv", "run the query again"]);
+    run.end()
+        .expect(2, &["InputChanged", "rows.csv", "run the query again"]);
 }
 
 #[test]
 fn deep_and_huge_input_is_refused_in_seconds() {
     let folder = Folder::new();
     let deep = format!("select {}1{}", "(".repeat(10_000), ")".repeat(10_000));
-    folder.run(&query(&deep, &[], &[]), &["--local-workers", "1"]).expect(2, &["nested too deeply"]);
+    folder
+        .run(&query(&deep, &[], &[]), &["--local-workers", "1"])
+        .expect(2, &["nested too deeply"]);
     let long = format!("select {}1", "1 + ".repeat(20_000));
-    folder.run(&query(&long, &[], &[]), &["--local-workers", "1"]).expect(2, &["spec.sql"]);
+    folder
+        .run(&query(&long, &[], &[]), &["--local-workers", "1"])
+        .expect(2, &["spec.sql"]);
     let brackets = "[".repeat(100_000);
-    folder.run(&brackets, &["--local-workers", "1"]).expect(2, &["error: "]);
+    folder
+        .run(&brackets, &["--local-workers", "1"])
+        .expect(2, &["error: "]);
     let bomb = "a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n\
                 d: &d [*c,*c,*c,*c,*c,*c,*c,*c]\ne: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: [*e,*e,*e,*e,*e,*e,*e,*e]\n";
-    folder.run(bomb, &["--local-workers", "1"]).expect(2, &["error: "]);
+    folder
+        .run(bomb, &["--local-workers", "1"])
+        .expect(2, &["error: "]);
 }
 
 #[test]
 fn a_device_or_pipe_is_no_table() {
     let folder = Folder::new();
-    let made = Command::new("mkfifo").arg(folder.at("pipe.csv")).status().expect("mkfifo runs");
+    let made = Command::new("mkfifo")
+        .arg(folder.at("pipe.csv"))
+        .status()
+        .expect("mkfifo runs");
     assert!(made.success());
-    folder.run(&over("pipe.csv", "csv"), &["--local-workers", "1"]).expect(2, &["pipe.csv", "neither a file nor a folder"]);
-    folder.run(&over("/dev/zero", "csv"), &["--local-workers", "1"]).expect(2, &["/dev/zero"]);
+    folder
+        .run(&over("pipe.csv", "csv"), &["--local-workers", "1"])
+        .expect(2, &["pipe.csv", "neither a file nor a folder"]);
+    folder
+        .run(&over("/dev/zero", "csv"), &["--local-workers", "1"])
+        .expect(2, &["/dev/zero"]);
 }

@@ -16,7 +16,11 @@ const ORDERS: &str = "select o_orderkey, o_totalprice, o_comment, count(*) as li
 
 fn orders(scale_factor: f64, sink: &str) -> String {
     let tables = [tpch("orders", scale_factor), tpch("lineitem", scale_factor)];
-    query(ORDERS, &[&tables[0], &tables[1]], &["shuffle: {partitions: 5}", sink])
+    query(
+        ORDERS,
+        &[&tables[0], &tables[1]],
+        &["shuffle: {partitions: 5}", sink],
+    )
 }
 
 /// The rows of a folder of files, read by plain DataFusion.
@@ -26,7 +30,11 @@ fn rows_of(folder: &Folder, location: &str, format: &str) -> String {
 }
 
 fn query_of_rows(table: &str) -> String {
-    query("select o_orderkey, o_totalprice, o_comment, lines from t", &[table], &[])
+    query(
+        "select o_orderkey, o_totalprice, o_comment, lines from t",
+        &[table],
+        &[],
+    )
 }
 
 #[test]
@@ -34,10 +42,15 @@ fn every_format_arrives_whole_and_the_status_counts_it() {
     let folder = Folder::new();
     let mut expected = None;
     for format in ["parquet", "csv", "json", "arrow"] {
-        let yaml = orders(0.01, &format!("sink: {{location: out/{format}, format: {format}}}"));
+        let yaml = orders(
+            0.01,
+            &format!("sink: {{location: out/{format}, format: {format}}}"),
+        );
         let status = folder.at("status.json");
         let status_path = status.to_string_lossy();
-        let ended = folder.run(&yaml, &["--local-workers", "3", "--status", &status_path]).expect(0, &[]);
+        let ended = folder
+            .run(&yaml, &["--local-workers", "3", "--status", &status_path])
+            .expect(0, &[]);
         assert_eq!(ended.stdout, "", "{format}: the rows go to the sink");
         let expected = expected.get_or_insert_with(|| plain_csv(&folder.at("query.yaml")));
         let written = rows_of(&folder, &format!("out/{format}"), format);
@@ -53,12 +66,22 @@ fn every_format_arrives_whole_and_the_status_counts_it() {
         let files = folder.files_below(&format!("out/{format}"));
         assert_eq!(sink.files as usize, files.len(), "{format}: {files:?}");
         assert_eq!(sink.rows, 15_000, "{format}: one row an order");
-        let bytes: u64 = files.iter().map(|file| file.metadata().expect("it is there").len()).sum();
+        let bytes: u64 = files
+            .iter()
+            .map(|file| file.metadata().expect("it is there").len())
+            .sum();
         assert_eq!(sink.bytes, bytes, "{format}: {files:?}");
-        assert!(sink.location.ends_with(&format!("out/{format}")), "{}", sink.location);
+        assert!(
+            sink.location.ends_with(&format!("out/{format}")),
+            "{}",
+            sink.location
+        );
         assert!(status.preview.is_none(), "{format}");
     }
-    let mut left: Vec<_> = std::fs::read_dir(folder.at("out")).expect("it is there").flatten().collect();
+    let mut left: Vec<_> = std::fs::read_dir(folder.at("out"))
+        .expect("it is there")
+        .flatten()
+        .collect();
     left.retain(|entry| entry.file_name().to_string_lossy().starts_with('.'));
     assert!(left.is_empty(), "staging is left: {left:?}");
 }
@@ -68,15 +91,23 @@ fn a_sink_that_exists_is_refused_before_the_query_runs_or_replaced_as_a_whole() 
     let folder = Folder::new();
     folder.write("out/old.parquet", "not one of ours");
     let keep = orders(0.01, "sink: {location: out, format: parquet}");
-    let ended = folder.run(&keep, &["--local-workers", "1"]).expect(2, &["out", "Replace"]);
+    let ended = folder
+        .run(&keep, &["--local-workers", "1"])
+        .expect(2, &["out", "Replace"]);
     assert!(!ended.stderr.contains("stage 0"), "{}", ended.stderr);
     assert_eq!(folder.files_below("out"), [folder.at("out/old.parquet")]);
     let replace = orders(0.01, "sink: {location: out, format: parquet, ifExists: Replace}");
-    for arguments in [&["--local-workers", "2"][..], &["--local-workers", "2", "--processes"]] {
+    for arguments in [
+        &["--local-workers", "2"][..],
+        &["--local-workers", "2", "--processes"],
+    ] {
         folder.run(&replace, arguments).expect(0, &[]);
         assert!(!folder.at("out/old.parquet").exists());
         let expected = plain_csv(&folder.at("query.yaml"));
-        assert_eq!(sorted_rows(&rows_of(&folder, "out", "parquet")), sorted_rows(&expected));
+        assert_eq!(
+            sorted_rows(&rows_of(&folder, "out", "parquet")),
+            sorted_rows(&expected)
+        );
     }
     assert_eq!(folder.names(), ["out", "query.yaml", "read.yaml", "spill"]);
 }
@@ -88,7 +119,9 @@ fn a_failed_query_leaves_neither_files_nor_the_old_ones_replaced() {
     let sql = "select l_orderkey, 1 / (l_linenumber - 7) from lineitem";
     let sink = "sink: {location: out, format: csv, ifExists: Replace}";
     let yaml = query(sql, &[&tpch("lineitem", 0.1)], &[sink]);
-    folder.run(&yaml, &["--local-workers", "2"]).expect(3, &["ivide by zero"]);
+    folder
+        .run(&yaml, &["--local-workers", "2"])
+        .expect(3, &["ivide by zero"]);
     assert_eq!(folder.names(), ["out", "query.yaml", "spill"]);
     assert_eq!(folder.files_below("out"), [folder.at("out/old.csv")]);
 }
@@ -109,8 +142,16 @@ fn an_empty_result_still_has_a_folder() {
     let folder = Folder::new();
     let sql = "select o_orderkey, o_totalprice, o_comment, 1 as lines from orders where o_orderkey < 0";
     let sink = "sink: {location: out, format: parquet}";
-    folder.run(&query(sql, &[&tpch("orders", 0.01)], &[sink]), &["--local-workers", "2"]).expect(0, &[]);
-    assert_eq!(rows_of(&folder, "out", "parquet"), "o_orderkey,o_totalprice,o_comment,lines\n");
+    folder
+        .run(
+            &query(sql, &[&tpch("orders", 0.01)], &[sink]),
+            &["--local-workers", "2"],
+        )
+        .expect(0, &[]);
+    assert_eq!(
+        rows_of(&folder, "out", "parquet"),
+        "o_orderkey,o_totalprice,o_comment,lines\n"
+    );
 }
 
 fn writing(seen: &QuerySnapshot) -> bool {
@@ -131,7 +172,11 @@ async fn a_worker_killed_in_mid_write_leaves_exactly_the_winners_files() {
     let lost: u32 = over.last.stages.iter().map(|stage| stage.lost_attempts).sum();
     assert!(lost >= 1, "{:#?}", over.last);
     let root = over.last.stages.last().expect("a query has stages");
-    assert_eq!(folder.files_below("out").len(), root.tasks as usize, "one file a winner");
+    assert_eq!(
+        folder.files_below("out").len(),
+        root.tasks as usize,
+        "one file a winner"
+    );
     assert_eq!(folder.names(), ["out", "query.yaml"]);
     let expected = csv(&plain(&folder.at("query.yaml")).await);
     let table = "{name: t, location: out, format: parquet}";

@@ -11,8 +11,11 @@ use super::query::{by_part, query, tpch};
 /// The processes that this one has started and that still run.
 fn children(parent: Pid) -> Vec<i32> {
     let entries = std::fs::read_dir("/proc").expect("there is /proc");
-    let ids = entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
-    ids.filter(|id| stat(*id).is_some_and(|(_, of)| of == parent.as_raw_nonzero().get())).collect()
+    let ids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+    ids.filter(|id| stat(*id).is_some_and(|(_, of)| of == parent.as_raw_nonzero().get()))
+        .collect()
 }
 
 /// State and parent of a process, if there is one of that id.
@@ -31,17 +34,27 @@ fn is_gone(id: i32) -> bool {
 
 /// A query that runs for minutes, spills soon and writes to a sink.
 fn long(folder: &Folder) -> String {
-    let sink = format!("sink: {{location: {}, format: parquet}}", folder.at("out/rows").display());
+    let sink = format!(
+        "sink: {{location: {}, format: parquet}}",
+        folder.at("out/rows").display()
+    );
     std::fs::create_dir(folder.at("out")).expect("a folder can be made");
     let sql = "select l_partkey, l_comment, row_number() over (partition by l_partkey order by l_comment) as place \
                from lineitem";
-    query(sql, &[&tpch("lineitem", 20.0)], &["shuffle: {partitions: 4}", &sink])
+    query(
+        sql,
+        &[&tpch("lineitem", 20.0)],
+        &["shuffle: {partitions: 4}", &sink],
+    )
 }
 
 /// Nothing is left of a stopped query with the sink of [`long`].
 fn assert_clean(folder: &Folder) {
     assert_eq!(folder.files_below("spill"), Vec::<PathBuf>::new());
-    let left: Vec<_> = std::fs::read_dir(folder.at("out")).expect("it is there").flatten().collect();
+    let left: Vec<_> = std::fs::read_dir(folder.at("out"))
+        .expect("it is there")
+        .flatten()
+        .collect();
     assert!(left.is_empty(), "left beside the sink: {left:?}");
 }
 
@@ -59,7 +72,13 @@ fn ctrl_c_cancels_and_leaves_nothing() {
     let ended = program.end().expect(130, &["cancelled"]);
     assert_eq!(ended.stdout, "");
     assert_clean(&folder);
-    assert_eq!(std::fs::read_dir(folder.at("spill")).expect("it is there").count(), 0, "folders of the run");
+    assert_eq!(
+        std::fs::read_dir(folder.at("spill"))
+            .expect("it is there")
+            .count(),
+        0,
+        "folders of the run"
+    );
 }
 
 #[test]
@@ -96,7 +115,9 @@ fn the_processes_of_a_killed_run_end_by_themselves() {
     assert_eq!(started.len(), 3, "two workers and a coordinator");
     program.signal(Signal::KILL);
     assert_eq!(program.end().code, None);
-    wait_until("the ends of its processes", || started.iter().all(|id| is_gone(*id)));
+    wait_until("the ends of its processes", || {
+        started.iter().all(|id| is_gone(*id))
+    });
     assert_clean(&folder);
 }
 
@@ -108,9 +129,15 @@ fn a_run_whose_coordinator_process_is_killed_says_so_and_leaves_no_process() {
     let started = children(program.pid());
     let is_coordinator = |id: &i32| {
         let command = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&command).split('\0').any(|word| word == "coordinator")
+        String::from_utf8_lossy(&command)
+            .split('\0')
+            .any(|word| word == "coordinator")
     };
-    let coordinator = started.iter().copied().find(is_coordinator).expect("a coordinator was started");
+    let coordinator = started
+        .iter()
+        .copied()
+        .find(is_coordinator)
+        .expect("a coordinator was started");
     kill_process(Pid::from_raw(coordinator).expect("a process id"), Signal::KILL).expect("it runs");
     program.end().expect(1, &["coordinator"]);
     for id in started {
@@ -125,7 +152,10 @@ fn a_run_with_a_worker_process_killed_ends_well() {
     let arguments = ["--processes", "--local-workers", "3", "--output", "csv"];
     let mut program = Program::start(folder.run_command(&by_part(0.5, &[]), &arguments));
     program.wait_for("stage 0");
-    let victim = children(program.pid()).first().copied().expect("processes were started");
+    let victim = children(program.pid())
+        .first()
+        .copied()
+        .expect("processes were started");
     kill_process(Pid::from_raw(victim).expect("a process id"), Signal::KILL).expect("it runs");
     let ended = program.end().expect(0, &[]);
     assert_eq!(ended.stdout, super::query::plain_csv(&folder.at("query.yaml")));
@@ -142,8 +172,12 @@ fn ctrl_c_leaves_workers_of_others_as_they_were() {
     program.end().expect(130, &["cancelled"]);
     assert_clean(&folder);
     workers.iter_mut().for_each(Worker::assert_well);
-    wait_until("the query's data are dropped", || workers.iter().all(|worker| worker.spilled().is_empty()));
-    let ended = folder.run(&by_part(0.01, &[]), &["--workers", &addresses, "--output", "csv"]).expect(0, &[]);
+    wait_until("the query's data are dropped", || {
+        workers.iter().all(|worker| worker.spilled().is_empty())
+    });
+    let ended = folder
+        .run(&by_part(0.01, &[]), &["--workers", &addresses, "--output", "csv"])
+        .expect(0, &[]);
     assert_eq!(ended.stdout, super::query::plain_csv(&folder.at("query.yaml")));
 }
 
@@ -154,8 +188,16 @@ fn a_closed_pipe_cancels_the_query() {
     let yaml = folder.write("query.yaml", query(sql, &[&tpch("lineitem", 20.0)], &[]));
     let mut command = Command::new("sh");
     let script = "\"$0\" run \"$1\" --quiet --local-workers 1 --output csv --spill-dir \"$2\" | head -n 1";
-    command.args(["-c", script, env!("CARGO_BIN_EXE_sluice")]).arg(yaml).arg(folder.at("spill"));
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_sluice")])
+        .arg(yaml)
+        .arg(folder.at("spill"));
     let ended = run(command);
-    assert_eq!((ended.code, ended.stdout.as_str()), (Some(0), "l_comment\n"), "{}", ended.stderr);
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(0), "l_comment\n"),
+        "{}",
+        ended.stderr
+    );
     assert_eq!(folder.files_below("spill"), Vec::<PathBuf>::new());
 }

@@ -36,7 +36,9 @@ impl Watched {
         let prepared = prepare(&loaded, slots).await.expect("the query can be planned");
         let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal id");
         let addresses = workers.iter().map(|worker| worker.address.clone()).collect();
-        let options = prepared.into_options(id.clone(), CoordinatorEpoch(1), addresses).expect("it can be encoded");
+        let options = prepared
+            .into_options(id.clone(), CoordinatorEpoch(1), addresses)
+            .expect("it can be encoded");
         let mut running = RunningQuery::start(options).expect("the graph holds together");
         let rows = running.rows.take().map(|mut rows| {
             tokio::spawn(async move {
@@ -47,7 +49,12 @@ impl Watched {
                 batches
             })
         });
-        Self { id, snapshots: running.snapshots.clone(), rows, running }
+        Self {
+            id,
+            snapshots: running.snapshots.clone(),
+            rows,
+            running,
+        }
     }
 
     /// The state now.
@@ -56,9 +63,21 @@ impl Watched {
     }
 
     /// Waits for a state; the query must not end before.
-    pub(super) async fn until(&mut self, what: &str, is_so: impl Fn(&QuerySnapshot) -> bool) -> QuerySnapshot {
-        let seen = timeout(PATIENCE, self.snapshots.wait_for(|seen| is_so(seen) || seen.outcome.is_some())).await;
-        let seen = seen.unwrap_or_else(|_| panic!("waited in vain: {what}")).expect("the query is there").clone();
+    pub(super) async fn until(
+        &mut self,
+        what: &str,
+        is_so: impl Fn(&QuerySnapshot) -> bool,
+    ) -> QuerySnapshot {
+        let seen = timeout(
+            PATIENCE,
+            self.snapshots
+                .wait_for(|seen| is_so(seen) || seen.outcome.is_some()),
+        )
+        .await;
+        let seen = seen
+            .unwrap_or_else(|_| panic!("waited in vain: {what}"))
+            .expect("the query is there")
+            .clone();
         assert!(is_so(&seen), "it ended before: {what}: {seen:#?}");
         seen
     }
@@ -73,7 +92,10 @@ impl Watched {
         let outcome = timeout(PATIENCE, self.running.outcome()).await;
         let outcome = outcome.unwrap_or_else(|_| panic!("it does not end: {:#?}", self.snapshots.borrow()));
         let rows = match self.rows {
-            Some(rows) => timeout(PATIENCE, rows).await.expect("rows end").expect("rows can be read"),
+            Some(rows) => timeout(PATIENCE, rows)
+                .await
+                .expect("rows end")
+                .expect("rows can be read"),
             None => Vec::new(),
         };
         let last = self.snapshots.borrow().clone();

@@ -21,7 +21,9 @@ use super::program::{Folder, PATIENCE, Worker};
 use super::query::{by_part, plain_csv};
 
 async fn client(address: &str) -> WorkerClient<Channel> {
-    WorkerClient::connect(format!("http://{address}")).await.expect("the worker listens")
+    WorkerClient::connect(format!("http://{address}"))
+        .await
+        .expect("the worker listens")
 }
 
 fn hello(query: &str) -> wire::Hello {
@@ -48,14 +50,19 @@ async fn talk(
     let mut client = client(address).await;
     // The coordinator's side stays open, as a living coordinator's does.
     let messages = tokio_stream::iter(messages).chain(tokio_stream::pending());
-    let session = timeout(PATIENCE, client.session(messages)).await.expect("the worker answers");
+    let session = timeout(PATIENCE, client.session(messages))
+        .await
+        .expect("the worker answers");
     let mut answers = match session {
         Ok(session) => session.into_inner(),
         Err(status) => return (Vec::new(), Some(status)),
     };
     let mut heard = Vec::new();
     loop {
-        match timeout(PATIENCE, answers.message()).await.expect("the worker answers") {
+        match timeout(PATIENCE, answers.message())
+            .await
+            .expect("the worker answers")
+        {
             Ok(Some(answer)) => {
                 heard.extend(answer.message);
                 if heard.last().is_some_and(&enough) {
@@ -88,9 +95,16 @@ fn fetch(query: &str, task: u32, incarnation: u64) -> wire::FetchRequest {
 async fn incarnation(address: &str) -> u64 {
     let welcomed = |answer: &FromWorker| matches!(answer, FromWorker::Welcome(_));
     let query = uuid::Uuid::new_v4().to_string();
-    let (heard, _) = talk(address, vec![message(Some(ToWorker::Hello(hello(&query))))], welcomed).await;
+    let (heard, _) = talk(
+        address,
+        vec![message(Some(ToWorker::Hello(hello(&query))))],
+        welcomed,
+    )
+    .await;
     match heard.into_iter().next() {
-        Some(FromWorker::Welcome(wire::Welcome { worker: Some(worker), .. })) => worker.incarnation,
+        Some(FromWorker::Welcome(wire::Welcome {
+            worker: Some(worker), ..
+        })) => worker.incarnation,
         other => panic!("no welcome: {other:?}"),
     }
 }
@@ -98,11 +112,17 @@ async fn incarnation(address: &str) -> u64 {
 /// What a worker answers to a fetch: nothing, if it serves a chunk.
 async fn refusal(address: &str, request: wire::FetchRequest) -> Option<Status> {
     let mut client = client(address).await;
-    let chunks = match timeout(PATIENCE, client.fetch(request)).await.expect("the worker answers") {
+    let chunks = match timeout(PATIENCE, client.fetch(request))
+        .await
+        .expect("the worker answers")
+    {
         Ok(chunks) => chunks,
         Err(status) => return Some(status),
     };
-    timeout(PATIENCE, chunks.into_inner().message()).await.expect("the worker answers").err()
+    timeout(PATIENCE, chunks.into_inner().message())
+        .await
+        .expect("the worker answers")
+        .err()
 }
 
 /// Whether a worker holds the finished output of a map task's first attempt in stage 0.
@@ -123,10 +143,13 @@ async fn assert_serves(worker: &mut Worker) {
     let arguments = ["--workers", &worker.address, "--output", "csv"];
     let (ended, expected) = tokio::task::block_in_place(|| {
         let ended = folder.run(&by_part(0.01, &[]), &arguments);
-        (ended.code, std::thread::scope(|scope| {
-            let plain = scope.spawn(|| plain_csv(&folder.at("query.yaml")));
-            (ended.stdout, plain.join().expect("plain DataFusion runs it"))
-        }))
+        (
+            ended.code,
+            std::thread::scope(|scope| {
+                let plain = scope.spawn(|| plain_csv(&folder.at("query.yaml")));
+                (ended.stdout, plain.join().expect("plain DataFusion runs it"))
+            }),
+        )
     });
     assert_eq!(ended, Some(0));
     assert_eq!(expected.0, expected.1);
@@ -141,12 +164,19 @@ async fn bytes_that_are_no_protocol_do_not_hurt() {
     random.fill_bytes(&mut noise);
     let mut preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     preface.extend_from_slice(&noise[..4096]);
-    let inputs: [&[u8]; 5] =
-        [b"", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", &noise, &preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n"];
+    let inputs: [&[u8]; 5] = [
+        b"",
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+        &noise,
+        &preface,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n",
+    ];
     let mut open = Vec::new();
     for input in inputs {
         let mut stream = TcpStream::connect(&worker.address).expect("the worker listens");
-        stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket option");
+        stream
+            .set_read_timeout(Some(Duration::from_millis(200)))
+            .expect("a socket option");
         // It may hang up in the middle.
         let _ = stream.write_all(input);
         let _ = stream.read(&mut [0; 1024]);
@@ -167,17 +197,47 @@ async fn sessions_that_do_not_begin_as_they_must_are_refused_with_the_reason() {
     };
     let cases = [
         ("nothing", message(None), RefusedReason::BadHello),
-        ("a heartbeat", message(Some(ToWorker::Heartbeat(wire::Heartbeat {}))), RefusedReason::BadHello),
-        ("no query", changed(|hello| hello.query.clear()), RefusedReason::BadHello),
-        ("a path", changed(|hello| hello.query = "../../etc".into()), RefusedReason::BadHello),
-        ("a long query", changed(|hello| hello.query = "q".repeat(1 << 20)), RefusedReason::BadHello),
-        ("no patience", changed(|hello| hello.liveness_timeout_millis = 0), RefusedReason::BadHello),
-        ("another build", changed(|hello| hello.build_id = "0.0.1+x".into()), RefusedReason::BuildMismatch),
-        ("no build", changed(|hello| hello.build_id.clear()), RefusedReason::BuildMismatch),
+        (
+            "a heartbeat",
+            message(Some(ToWorker::Heartbeat(wire::Heartbeat {}))),
+            RefusedReason::BadHello,
+        ),
+        (
+            "no query",
+            changed(|hello| hello.query.clear()),
+            RefusedReason::BadHello,
+        ),
+        (
+            "a path",
+            changed(|hello| hello.query = "../../etc".into()),
+            RefusedReason::BadHello,
+        ),
+        (
+            "a long query",
+            changed(|hello| hello.query = "q".repeat(1 << 20)),
+            RefusedReason::BadHello,
+        ),
+        (
+            "no patience",
+            changed(|hello| hello.liveness_timeout_millis = 0),
+            RefusedReason::BadHello,
+        ),
+        (
+            "another build",
+            changed(|hello| hello.build_id = "0.0.1+x".into()),
+            RefusedReason::BuildMismatch,
+        ),
+        (
+            "no build",
+            changed(|hello| hello.build_id.clear()),
+            RefusedReason::BuildMismatch,
+        ),
     ];
     for (case, first, reason) in cases {
         let (heard, status) = talk(&worker.address, vec![first], |_| false).await;
-        let [FromWorker::Refused(refused)] = &heard[..] else { panic!("{case}: {heard:?} {status:?}") };
+        let [FromWorker::Refused(refused)] = &heard[..] else {
+            panic!("{case}: {heard:?} {status:?}")
+        };
         assert_eq!(RefusedReason::try_from(refused.reason()), Ok(reason), "{case}");
         assert!(!refused.message.is_empty(), "{case}");
     }
@@ -187,9 +247,18 @@ async fn sessions_that_do_not_begin_as_they_must_are_refused_with_the_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_that_no_coordinator_sends_end_their_session_only() {
     let mut worker = Worker::start();
-    let attempt = wire::AttemptRef { stage: 3, stage_epoch: 0, task: 0, attempt: 0 };
+    let attempt = wire::AttemptRef {
+        stage: 3,
+        stage_epoch: 0,
+        task: 0,
+        attempt: 0,
+    };
     let assign = |attempt: Option<wire::AttemptRef>| {
-        ToWorker::AssignAttempt(wire::AssignAttempt { attempt, stream_epoch: 1, ..Default::default() })
+        ToWorker::AssignAttempt(wire::AssignAttempt {
+            attempt,
+            stream_epoch: 1,
+            ..Default::default()
+        })
     };
     let unusable = [
         message(None),
@@ -201,7 +270,10 @@ async fn messages_that_no_coordinator_sends_end_their_session_only() {
         let shown = format!("{bad:?}");
         let messages = vec![message(Some(ToWorker::Hello(hello("noise")))), bad];
         let (heard, status) = talk(&worker.address, messages, |_| false).await;
-        assert!(matches!(heard.first(), Some(FromWorker::Welcome(_))), "{shown}: {heard:?}");
+        assert!(
+            matches!(heard.first(), Some(FromWorker::Welcome(_))),
+            "{shown}: {heard:?}"
+        );
         let status = status.unwrap_or_else(|| panic!("{shown}: the session closed without a word"));
         assert_eq!(status.code(), tonic::Code::InvalidArgument, "{shown}: {status:?}");
     }
@@ -209,18 +281,28 @@ async fn messages_that_no_coordinator_sends_end_their_session_only() {
     // not there.
     let messages = vec![
         message(Some(ToWorker::Hello(hello("noise")))),
-        message(Some(ToWorker::DefineStage(wire::DefineStage { stage: 3, fragment: vec![0xff; 64].into() }))),
+        message(Some(ToWorker::DefineStage(wire::DefineStage {
+            stage: 3,
+            fragment: vec![0xff; 64].into(),
+        }))),
         message(Some(ToWorker::CancelAttempt(attempt))),
         message(Some(ToWorker::RetireAttempt(attempt))),
         message(Some(ToWorker::WantSlots(wire::WantSlots { slots: u32::MAX }))),
-        message(Some(ToWorker::ReleaseSlots(wire::ReleaseSlots { slots: u32::MAX }))),
+        message(Some(ToWorker::ReleaseSlots(wire::ReleaseSlots {
+            slots: u32::MAX,
+        }))),
         message(Some(assign(Some(attempt)))),
     ];
     let ended = |answer: &FromWorker| matches!(answer, FromWorker::AttemptFailed(_));
     let (heard, status) = talk(&worker.address, messages, ended).await;
     assert!(status.is_none(), "{status:?}");
-    let Some(FromWorker::AttemptFailed(failed)) = heard.last() else { panic!("{heard:?}") };
-    assert!(matches!(failed.failure, Some(wire::attempt_failed::Failure::Refused(_))), "{failed:?}");
+    let Some(FromWorker::AttemptFailed(failed)) = heard.last() else {
+        panic!("{heard:?}")
+    };
+    assert!(
+        matches!(failed.failure, Some(wire::attempt_failed::Failure::Refused(_))),
+        "{failed:?}"
+    );
     assert_serves(&mut worker).await;
 }
 
@@ -228,8 +310,17 @@ async fn messages_that_no_coordinator_sends_end_their_session_only() {
 async fn a_session_with_impossible_times_is_served_or_refused_but_kills_nobody() {
     let mut worker = Worker::start();
     for (lease_millis, liveness_timeout_millis) in [(u64::MAX, u64::MAX), (0, 1), (u64::MAX, 1)] {
-        let first = wire::Hello { lease_millis, liveness_timeout_millis, ..hello("noise") };
-        let (heard, _) = talk(&worker.address, vec![message(Some(ToWorker::Hello(first)))], |_| true).await;
+        let first = wire::Hello {
+            lease_millis,
+            liveness_timeout_millis,
+            ..hello("noise")
+        };
+        let (heard, _) = talk(
+            &worker.address,
+            vec![message(Some(ToWorker::Hello(first)))],
+            |_| true,
+        )
+        .await;
         assert_eq!(heard.len(), 1, "it answers the hello");
         worker.assert_well();
     }
@@ -240,12 +331,18 @@ async fn a_session_with_impossible_times_is_served_or_refused_but_kills_nobody()
 async fn fetches_of_what_is_not_there_are_refused_with_the_reason() {
     let mut worker = Worker::start();
     let own = incarnation(&worker.address).await;
-    let unknown = refusal(&worker.address, fetch("nobody", 0, own)).await.expect("a refusal");
+    let unknown = refusal(&worker.address, fetch("nobody", 0, own))
+        .await
+        .expect("a refusal");
     assert_eq!(fetch_error_of(&unknown), FetchError::UnknownStream);
-    let restarted = refusal(&worker.address, fetch("nobody", 0, own + 1)).await.expect("a refusal");
+    let restarted = refusal(&worker.address, fetch("nobody", 0, own + 1))
+        .await
+        .expect("a refusal");
     assert_eq!(fetch_error_of(&restarted), FetchError::WrongIncarnation);
     for query in ["", "../../etc/passwd", "UPPER"] {
-        let bad = refusal(&worker.address, fetch(query, 0, own)).await.expect("a refusal");
+        let bad = refusal(&worker.address, fetch(query, 0, own))
+            .await
+            .expect("a refusal");
         assert_eq!(bad.code(), tonic::Code::InvalidArgument, "{query}: {bad:?}");
     }
     let largest = wire::FetchRequest {
