@@ -32,12 +32,20 @@ pub struct SlotLeases {
 impl SlotLeases {
     /// A worker with `total` slots, all free.
     pub fn new(total: u32) -> Self {
-        Self { total, sessions: BTreeMap::new(), grants: 0 }
+        Self {
+            total,
+            sessions: BTreeMap::new(),
+            grants: 0,
+        }
     }
 
     /// Slots neither granted nor running.
     pub fn free(&self) -> u32 {
-        let held: u32 = self.sessions.values().map(|lease| lease.granted + lease.running).sum();
+        let held: u32 = self
+            .sessions
+            .values()
+            .map(|lease| lease.granted + lease.running)
+            .sum();
         self.total.saturating_sub(held)
     }
 
@@ -78,7 +86,8 @@ impl SlotLeases {
             lease.wanted = 0;
             lease.granted = 0;
         }
-        self.sessions.retain(|_, lease| lease.wanted + lease.granted + lease.running > 0);
+        self.sessions
+            .retain(|_, lease| lease.wanted + lease.granted + lease.running > 0);
     }
 
     /// Hands free slots out and says to whom, one entry a session.

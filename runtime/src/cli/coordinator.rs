@@ -19,7 +19,13 @@ pub(super) struct CoordinatorArgs {
     #[command(flatten)]
     query: QueryFile,
     /// The workers, host:port, separated by commas.
-    #[arg(long, value_delimiter = ',', required = true, env = "SLUICE_WORKERS", value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        required = true,
+        env = "SLUICE_WORKERS",
+        value_name = "HOST:PORT"
+    )]
     workers: Vec<String>,
     /// Where to serve; port 0 takes a free one.
     #[arg(long, env = "SLUICE_LISTEN", default_value = "127.0.0.1:7401")]
@@ -51,16 +57,16 @@ enum Results {
 
 pub(super) async fn run(args: CoordinatorArgs) -> CommandResult {
     let loaded = load(&args.query.file)?;
-    let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
-    let prepared = prepare(&loaded, args.total_slots.unwrap_or(workers)).await?;
     let id = match args.query_id {
         None => super::run::new_query_id(),
         Some(text) => QueryId::new(text.clone()).ok_or_else(|| {
             Failure::BadInput(format!("--query-id {text}: use at most 64 of a-z, 0-9 and -"))
         })?,
     };
+    let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
+    let prepared = prepare(&loaded, &id, args.total_slots.unwrap_or(workers)).await?;
     let schema = prepared.planned.schema.clone();
-    let options = prepared.into_options(id.clone(), CoordinatorEpoch(args.epoch), args.workers)?;
+    let options = prepared.into_options(CoordinatorEpoch(args.epoch), args.workers)?;
     let mut running = RunningQuery::start(options)?;
     if args.results == Results::Preview {
         running.discard_rows();

@@ -23,7 +23,15 @@ pub(super) enum DataCommand {
 pub(super) async fn run(command: DataCommand) -> CommandResult {
     let DataCommand::Tpch { scale, out } = command;
     let progress = |line: &str| eprintln!("{line}");
-    let summary = generate_tpch(scale, &out, progress).await.map_err(Failure::bad_input)?;
-    eprintln!("{} rows in {} files, {} bytes, in {}", summary.rows, summary.files, summary.bytes, out.display());
+    let summary = generate_tpch(scale, &out, progress)
+        .await
+        .map_err(Failure::bad_input)?;
+    eprintln!(
+        "{} rows in {} files, {} bytes, in {}",
+        summary.rows,
+        summary.files,
+        summary.bytes,
+        out.display()
+    );
     Ok(())
 }

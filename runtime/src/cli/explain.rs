@@ -16,7 +16,7 @@ pub(super) struct ExplainArgs {
 pub(super) async fn run(args: ExplainArgs) -> CommandResult {
     let loaded = load::load(&args.query.file)?;
     let slots = args.partitions.unwrap_or_else(cores);
-    let prepared = prepare::prepare(&loaded, slots).await?;
+    let prepared = prepare::prepare(&loaded, &super::run::new_query_id(), slots).await?;
     print!("{}", crate::planner::explain(&prepared.planned));
     Ok(())
 }

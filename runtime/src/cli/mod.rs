@@ -57,7 +57,10 @@ struct QueryFile {
 pub async fn run() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let ended = match cli.command {
         Command::Run(args) => run::run(args).await,
         Command::Explain(args) => explain::run(args).await,

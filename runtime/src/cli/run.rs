@@ -66,7 +66,7 @@ pub(super) async fn run(args: RunArgs) -> CommandResult {
         Ok(given @ 1..) => given.saturating_mul(shape.slots),
         Ok(0) | Err(_) => shape.count.saturating_mul(shape.slots),
     };
-    let prepared = prepare(&loaded, slots).await?;
+    let prepared = prepare(&loaded, &new_query_id(), slots).await?;
     let folder = spill_folder(args.spill_dir.as_deref())?;
     let workers = if !args.workers.is_empty() {
         Workers::of_others(args.workers.clone())
@@ -87,9 +87,18 @@ pub(super) async fn run(args: RunArgs) -> CommandResult {
 fn shape(args: &RunArgs, loaded: &Loaded) -> WorkerShape {
     const SPILL_LIMIT: u64 = 64 * 1024 * 1024 * 1024;
     let pool = loaded.pool.as_ref();
-    let count = args.local_workers.or(pool.map(|pool| pool.replicas)).unwrap_or_else(cores).max(1);
-    let memory = args.memory.or(pool.and_then(|pool| pool.memory)).map(|memory| memory.bytes());
-    let spill = pool.and_then(|pool| pool.spill.as_ref()).map(|spill| spill.limit.bytes());
+    let count = args
+        .local_workers
+        .or(pool.map(|pool| pool.replicas))
+        .unwrap_or_else(cores)
+        .max(1);
+    let memory = args
+        .memory
+        .or(pool.and_then(|pool| pool.memory))
+        .map(|memory| memory.bytes());
+    let spill = pool
+        .and_then(|pool| pool.spill.as_ref())
+        .map(|spill| spill.limit.bytes());
     WorkerShape {
         count,
         slots: args.slots.or(pool.map(|pool| pool.slots_per_worker)).unwrap_or(1),
@@ -115,11 +124,11 @@ pub(super) fn new_query_id() -> QueryId {
 }
 
 async fn through_task(args: &RunArgs, prepared: Prepared, workers: Vec<String>) -> CommandResult {
-    let id = new_query_id();
+    let id = prepared.query.clone();
     let sink = prepared.sink.is_some();
     let context = StatusContext::new(&prepared.planned.graph, jiff::Timestamp::now());
     let schema = prepared.planned.schema.clone();
-    let options = prepared.into_options(id.clone(), CoordinatorEpoch(1), workers)?;
+    let options = prepared.into_options(CoordinatorEpoch(1), workers)?;
     let mut running = RunningQuery::start(options)?;
     let stop = CancellationToken::new();
     let listen = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
@@ -137,20 +146,43 @@ async fn through_task(args: &RunArgs, prepared: Prepared, workers: Vec<String>) 
     }
 }
 
-async fn through_process(args: &RunArgs, prepared: &Prepared, slots: u32, workers: &[String]) -> CommandResult {
+async fn through_process(
+    args: &RunArgs,
+    prepared: &Prepared,
+    slots: u32,
+    workers: &[String],
+) -> CommandResult {
     if args.query.file.as_os_str() == "-" {
-        return Err(Failure::BadInput("--processes needs a file, standard input can be read only once".into()));
+        return Err(Failure::BadInput(
+            "--processes needs a file, standard input can be read only once".into(),
+        ));
     }
-    let id = new_query_id();
+    let id = prepared.query.clone();
     let context = StatusContext::new(&prepared.planned.graph, jiff::Timestamp::now());
     let mut command = own_program()?;
-    command.args(["coordinator", "--attached", "--results", "client", "--listen", "127.0.0.1:0"]);
-    command.arg("--query-id").arg(id.as_str()).arg("--total-slots").arg(slots.to_string());
-    command.arg("--workers").arg(workers.join(",")).arg(&args.query.file);
-    let (mut child, address) = start_attached(command).await.map_err(|error| match error.downcast_ref() {
-        Some(EndedEarly { code: Some(code) }) => Failure::Child(u8::try_from(*code).unwrap_or(1)),
-        Some(EndedEarly { code: None }) | None => Failure::Other(error),
-    })?;
+    command.args([
+        "coordinator",
+        "--attached",
+        "--results",
+        "client",
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    command
+        .arg("--query-id")
+        .arg(id.as_str())
+        .arg("--total-slots")
+        .arg(slots.to_string());
+    command
+        .arg("--workers")
+        .arg(workers.join(","))
+        .arg(&args.query.file);
+    let (mut child, address) = start_attached(command)
+        .await
+        .map_err(|error| match error.downcast_ref() {
+            Some(EndedEarly { code: Some(code) }) => Failure::Child(u8::try_from(*code).unwrap_or(1)),
+            Some(EndedEarly { code: None }) | None => Failure::Other(error),
+        })?;
     let ended = match Client::connect(&address, id).await {
         Ok(client) => follow(args, client, prepared.sink.is_some(), context).await,
         Err(error) => Err(Failure::Other(error)),
@@ -202,7 +234,8 @@ async fn follow(args: &RunArgs, client: Client, sink: bool, context: StatusConte
     Ok(seen)
 }
 
-type Rows = Option<tokio::task::JoinHandle<anyhow::Result<crate::local::output::RowPrinter<std::io::Stdout>>>>;
+type Rows =
+    Option<tokio::task::JoinHandle<anyhow::Result<crate::local::output::RowPrinter<std::io::Stdout>>>>;
 
 /// Waits for the query; cancels it when printing its rows has failed (a closed pipe, say).
 async fn stop_if_nobody_reads(
@@ -211,7 +244,9 @@ async fn stop_if_nobody_reads(
     mut client: Client,
 ) -> Result<(Seen, Outcome), Failure> {
     tokio::pin!(watched);
-    let Some(reading) = rows.as_mut() else { return Ok(watched.await?) };
+    let Some(reading) = rows.as_mut() else {
+        return Ok(watched.await?);
+    };
     tokio::select! {
         ended = &mut watched => return Ok(ended?),
         printed = reading => match printed.map_err(anyhow::Error::from).and_then(|printed| printed) {

@@ -41,11 +41,17 @@ pub(super) struct WorkerArgs {
 
 pub(super) async fn run(args: WorkerArgs) -> CommandResult {
     let options = WorkerOptions {
-        name: args.name.unwrap_or_else(|| format!("worker-{}", args.listen.port())),
+        name: args
+            .name
+            .unwrap_or_else(|| format!("worker-{}", args.listen.port())),
         listen: args.listen,
         slots: args.slots.unwrap_or_else(cores),
-        memory_bytes: args.memory.map_or_else(|| machine_memory() / 2, |memory| memory.bytes()),
-        spill_dir: args.spill_dir.unwrap_or_else(|| std::env::temp_dir().join("sluice")),
+        memory_bytes: args
+            .memory
+            .map_or_else(|| machine_memory() / 2, |memory| memory.bytes()),
+        spill_dir: args
+            .spill_dir
+            .unwrap_or_else(|| std::env::temp_dir().join("sluice")),
         spill_limit_bytes: args.spill_limit.bytes(),
     };
     let worker = RunningWorker::start(options).await.map_err(Failure::bad_input)?;

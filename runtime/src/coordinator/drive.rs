@@ -88,12 +88,19 @@ impl Drive {
 
     pub(super) async fn run(mut self) -> Outcome {
         for address in &self.options.workers {
-            self.links.spawn(link::keep(address.clone(), self.options.hello(), self.events.clone()));
+            self.links.spawn(link::keep(
+                address.clone(),
+                self.options.hello(),
+                self.events.clone(),
+            ));
         }
         self.handle(Event::Ticked);
         let mut cancel_seen = false;
         while self.outcome.is_none() {
-            let deadline = self.machine.next_deadline().map(|due| self.clock + due.since(Instant(0)));
+            let deadline = self
+                .machine
+                .next_deadline()
+                .map(|due| self.clock + due.since(Instant(0)));
             let cancel = self.cancel.clone();
             tokio::select! {
                 Some(input) = self.inbox.recv() => self.take(input),
@@ -113,12 +120,27 @@ impl Drive {
 
     fn take(&mut self, input: FromLink) {
         match input {
-            FromLink::Joined { welcome, address, outbound } => {
+            FromLink::Joined {
+                welcome,
+                address,
+                outbound,
+            } => {
                 self.troubles.remove(&address);
                 let worker = welcome.worker.clone();
                 tracing::info!(%worker, address, slots = welcome.slots, "worker joined");
-                self.workers.insert(worker.clone(), Connected { address, outbound, defined: BTreeSet::new() });
-                self.handle(Event::WorkerJoined { worker, slots: welcome.slots, held: welcome.held });
+                self.workers.insert(
+                    worker.clone(),
+                    Connected {
+                        address,
+                        outbound,
+                        defined: BTreeSet::new(),
+                    },
+                );
+                self.handle(Event::WorkerJoined {
+                    worker,
+                    slots: welcome.slots,
+                    held: welcome.held,
+                });
             }
             FromLink::NotConnected { address, message } => {
                 if self.troubles.get(&address) != Some(&message) {
@@ -157,7 +179,11 @@ impl Drive {
                 self.send(&worker, ToWorker::ReleaseSlots(wire::ReleaseSlots { slots }));
             }
             Action::AssignAttempt { worker, assignment } => self.assign(&worker, assignment),
-            Action::UpdateInputs { worker, attempt, updates } => self.update_inputs(&worker, attempt, updates),
+            Action::UpdateInputs {
+                worker,
+                attempt,
+                updates,
+            } => self.update_inputs(&worker, attempt, updates),
             Action::CancelAttempt { worker, attempt } => {
                 self.send(&worker, ToWorker::CancelAttempt(attempt.into()));
             }
@@ -168,7 +194,8 @@ impl Drive {
                 // The link sees its outbound side go and reports the loss, which the machine knows already.
                 if let Some(dropped) = self.workers.remove(&worker) {
                     tracing::warn!(%worker, "worker dropped");
-                    self.troubles.insert(dropped.address, "it was silent for too long".into());
+                    self.troubles
+                        .insert(dropped.address, "it was silent for too long".into());
                 }
             }
             Action::UpdateResult { updates } => {
@@ -194,16 +221,30 @@ impl Drive {
 
     fn assign(&mut self, worker: &WorkerId, assignment: Assignment) {
         let (stage, task) = (assignment.attempt.stage, assignment.attempt.task);
-        let orders = usize::try_from(stage.0).ok().and_then(|index| self.options.stages.get(index));
-        let (Some(orders), Some(connected)) = (orders, self.workers.get_mut(worker)) else { return };
+        let orders = usize::try_from(stage.0)
+            .ok()
+            .and_then(|index| self.options.stages.get(index));
+        let (Some(orders), Some(connected)) = (orders, self.workers.get_mut(worker)) else {
+            return;
+        };
         if connected.defined.insert(stage) {
             let fragment = orders.template.clone();
-            let define = ToWorker::DefineStage(wire::DefineStage { stage: stage.0, fragment });
+            let define = ToWorker::DefineStage(wire::DefineStage {
+                stage: stage.0,
+                fragment,
+            });
             let _ = connected.outbound.send(wire::CoordinatorMessage::of(define));
         }
-        let splits = usize::try_from(task).ok().and_then(|task| orders.splits.get(task)).cloned().unwrap_or_default();
+        let splits = usize::try_from(task)
+            .ok()
+            .and_then(|task| orders.splits.get(task))
+            .cloned()
+            .unwrap_or_default();
         tracing::debug!(%worker, attempt = %assignment.attempt, "assigned");
-        self.send(worker, ToWorker::AssignAttempt(wire::AssignAttempt::new(assignment, splits)));
+        self.send(
+            worker,
+            ToWorker::AssignAttempt(wire::AssignAttempt::new(assignment, splits)),
+        );
     }
 
     fn update_inputs(&self, worker: &WorkerId, attempt: AttemptId, updates: Vec<InputUpdate>) {
@@ -211,26 +252,38 @@ impl Drive {
             let (update, address) = self.addressed(update);
             wire::InputUpdate::new(update, address)
         });
-        let message = wire::UpdateInputs { attempt: Some(attempt.into()), updates: updates.collect() };
+        let message = wire::UpdateInputs {
+            attempt: Some(attempt.into()),
+            updates: updates.collect(),
+        };
         self.send(worker, ToWorker::UpdateInputs(message));
     }
 
     fn addressed(&self, update: InputUpdate) -> (InputUpdate, String) {
-        let address = self.workers.get(&update.worker).map(|worker| worker.address.clone()).unwrap_or_default();
+        let address = self
+            .workers
+            .get(&update.worker)
+            .map(|worker| worker.address.clone())
+            .unwrap_or_default();
         (update, address)
     }
 
     fn commit_sink(&self, winners: Vec<AttemptId>) {
-        let (options, events, committed) =
-            (Arc::clone(&self.options), self.events.clone(), self.committed.clone());
-        tokio::task::spawn_blocking(move || {
+        let (options, events, committed) = (
+            Arc::clone(&self.options),
+            self.events.clone(),
+            self.committed.clone(),
+        );
+        tokio::spawn(async move {
             let Some(sink) = &options.sink else { return };
-            let event = match sink.commit(&options.query, &winners) {
+            let event = match sink.commit(&winners).await {
                 Ok(shown) => {
                     committed.send_replace(Some(shown));
                     Event::SinkCommitted
                 }
-                Err(error) => Event::SinkFailed { message: error.to_string() },
+                Err(error) => Event::SinkFailed {
+                    message: error.to_string(),
+                },
             };
             let _ = events.send(FromLink::Event(event));
         });
@@ -263,7 +316,7 @@ impl Drive {
         let mut outcome = self.outcome.take().unwrap_or(Outcome::Cancelled);
         if outcome != Outcome::Succeeded
             && let Some(sink) = &self.options.sink
-            && let Err(error) = sink.abort(&self.options.query)
+            && let Err(error) = sink.abort().await
         {
             tracing::warn!(%error, "the sink's staging folder could not be removed");
         }

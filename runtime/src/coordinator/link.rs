@@ -44,7 +44,10 @@ pub(crate) async fn keep(address: String, hello: Hello, events: mpsc::UnboundedS
                 pump(session, &address, &hello, &events).await;
             }
             Err(message) => {
-                let _ = events.send(FromLink::NotConnected { address: address.clone(), message });
+                let _ = events.send(FromLink::NotConnected {
+                    address: address.clone(),
+                    message,
+                });
             }
         }
         sleep(redial).await;
@@ -60,22 +63,38 @@ struct Session {
 
 async fn open(address: &str, hello: &Hello) -> Result<Session, String> {
     let endpoint = endpoint(address).map_err(|error| format!("{address} is not host:port: {error}"))?;
-    let channel = endpoint.connect().await.map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
+    let channel = endpoint
+        .connect()
+        .await
+        .map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
     let mut client = WorkerClient::new(channel)
         .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
     let (outbound, messages) = mpsc::unbounded_channel();
     let greeting = wire::CoordinatorMessage::of(ToWorker::Hello(hello.clone().into()));
-    outbound.send(greeting).map_err(|_| "the session closed".to_owned())?;
+    outbound
+        .send(greeting)
+        .map_err(|_| "the session closed".to_owned())?;
     let call = client.session(UnboundedReceiverStream::new(messages));
-    let response = timeout(HANDSHAKE_TIMEOUT, call).await.map_err(|_| "no answer to the hello".to_owned())?;
-    let mut inbound = response.map_err(|status| format!("the session was refused: {}", status.message()))?.into_inner();
+    let response = timeout(HANDSHAKE_TIMEOUT, call)
+        .await
+        .map_err(|_| "no answer to the hello".to_owned())?;
+    let mut inbound = response
+        .map_err(|status| format!("the session was refused: {}", status.message()))?
+        .into_inner();
     let first = timeout(HANDSHAKE_TIMEOUT, inbound.message()).await;
     let first = first.map_err(|_| "no answer to the hello".to_owned())?;
-    match first.map_err(|status| status.message().to_owned())?.and_then(|message| message.message) {
+    match first
+        .map_err(|status| status.message().to_owned())?
+        .and_then(|message| message.message)
+    {
         Some(FromWorker::Welcome(welcome)) => {
             let welcome = Welcome::try_from(welcome).map_err(|error| error.to_string())?;
-            Ok(Session { welcome, outbound, inbound })
+            Ok(Session {
+                welcome,
+                outbound,
+                inbound,
+            })
         }
         Some(FromWorker::Refused(refused)) => Err(refusal(&refused)),
         Some(_) | None => Err("the worker's first message was not a welcome".to_owned()),
@@ -93,10 +112,21 @@ fn refusal(refused: &wire::Refused) -> String {
 }
 
 async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::UnboundedSender<FromLink>) {
-    let Session { welcome, outbound, mut inbound } = session;
+    let Session {
+        welcome,
+        outbound,
+        mut inbound,
+    } = session;
     let worker = welcome.worker.clone();
-    let beat = tokio::spawn(heartbeat(outbound.clone().downgrade(), hello.liveness_timeout / 3));
-    let joined = FromLink::Joined { welcome, address: address.to_owned(), outbound };
+    let beat = tokio::spawn(heartbeat(
+        outbound.clone().downgrade(),
+        hello.liveness_timeout / 3,
+    ));
+    let joined = FromLink::Joined {
+        welcome,
+        address: address.to_owned(),
+        outbound,
+    };
     if events.send(joined).is_ok() {
         let message = receive(&mut inbound, &worker, hello.liveness_timeout, events).await;
         let _ = events.send(FromLink::Event(Event::WorkerLost { worker, message }));
@@ -120,7 +150,9 @@ async fn receive(
         };
         let event = match message.into_event(worker) {
             Ok(Some(event)) => event,
-            Ok(None) => Event::WorkerHeard { worker: worker.clone() },
+            Ok(None) => Event::WorkerHeard {
+                worker: worker.clone(),
+            },
             Err(error) => return format!("it sent a message that cannot be: {error}"),
         };
         if events.send(FromLink::Event(event)).is_err() {
@@ -132,7 +164,9 @@ async fn receive(
 async fn heartbeat(outbound: mpsc::WeakUnboundedSender<wire::CoordinatorMessage>, period: Duration) {
     loop {
         sleep(period).await;
-        let Some(outbound) = outbound.upgrade() else { return };
+        let Some(outbound) = outbound.upgrade() else {
+            return;
+        };
         let beat = wire::CoordinatorMessage::of(ToWorker::Heartbeat(wire::Heartbeat {}));
         if outbound.send(beat).is_err() {
             return;

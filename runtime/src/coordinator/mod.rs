@@ -13,11 +13,12 @@ use sluice_core::coordinator::{Outcome, Policy};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::plan::StageGraph;
 use sluice_core::snapshot::QuerySnapshot;
+use sluice_crds::shuffle_query::status::ResultPreview;
 use sluice_proto::{Hello, LeafSplit};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::sink::Sink;
+use crate::sink::{Committed, Sink};
 
 pub use result::{ResultBatches, ResultReader};
 pub use service::{CoordinatorService, serve};
@@ -74,8 +75,10 @@ pub struct RunningQuery {
     pub snapshots: watch::Receiver<QuerySnapshot>,
     /// Its rows, if it has no sink. Rows that nobody takes hold the query up: take or drop them.
     pub rows: Option<ResultBatches>,
+    /// The first rows, as status shows them.
+    pub preview: watch::Receiver<Option<ResultPreview>>,
     /// What the sink shows, once committed.
-    pub committed: watch::Receiver<Option<crate::sink::Committed>>,
+    pub committed: watch::Receiver<Option<Committed>>,
     cancel: CancellationToken,
     done: tokio::task::JoinHandle<Outcome>,
 }
@@ -88,10 +91,25 @@ impl RunningQuery {
     pub fn start(options: CoordinatorOptions) -> anyhow::Result<Self> {
         let cancel = CancellationToken::new();
         let (committed, seen) = watch::channel(None);
-        let (rows, batches) = ResultReader::channel(&options);
+        let (shown, preview) = watch::channel(None);
+        let (rows, batches) = ResultReader::channel(&options, shown);
         let (drive, snapshots) = drive::Drive::new(Arc::new(options), rows, committed, cancel.clone())?;
         let done = tokio::spawn(drive.run());
-        Ok(Self { snapshots, rows: batches, committed: seen, cancel, done })
+        Ok(Self {
+            snapshots,
+            rows: batches,
+            preview,
+            committed: seen,
+            cancel,
+            done,
+        })
+    }
+
+    /// Takes the rows and drops them, but for the preview.
+    pub fn discard_rows(&mut self) {
+        if let Some(mut rows) = self.rows.take() {
+            tokio::spawn(async move { while rows.recv().await.is_some() {} });
+        }
     }
 
     /// A token that ends the query as cancelled.

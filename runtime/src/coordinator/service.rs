@@ -9,6 +9,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use sluice_core::ids::QueryId;
 use sluice_core::snapshot::QuerySnapshot;
+use sluice_crds::shuffle_query::status::ResultPreview;
 use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, wire};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -18,11 +19,13 @@ use tonic::{Request, Response, Status, async_trait};
 use wire::coordinator_server::{Coordinator, CoordinatorServer};
 
 use super::{ResultBatches, RunningQuery};
+use crate::sink::Committed;
 
 /// Serves one query.
 pub struct CoordinatorService {
     query: QueryId,
     snapshots: watch::Receiver<QuerySnapshot>,
+    shown: Shown,
     schema: SchemaRef,
     rows: Mutex<Option<ResultBatches>>,
     cancel: CancellationToken,
@@ -44,6 +47,10 @@ pub async fn serve(
     let service = CoordinatorService {
         query,
         snapshots: running.snapshots.clone(),
+        shown: Shown {
+            preview: running.preview.clone(),
+            committed: running.committed.clone(),
+        },
         schema,
         rows: Mutex::new(running.rows.take()),
         cancel: running.cancel_token(),
@@ -67,13 +74,41 @@ impl CoordinatorService {
         if asked == self.query.as_str() {
             return Ok(());
         }
-        Err(Status::not_found(format!("this coordinator runs query {}, not {asked}", self.query)))
+        Err(Status::not_found(format!(
+            "this coordinator runs query {}, not {asked}",
+            self.query
+        )))
     }
 }
 
-fn encode(snapshot: &QuerySnapshot) -> Result<wire::QueryStatus, Status> {
-    let snapshot_json = serde_json::to_string(snapshot).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(wire::QueryStatus { snapshot_json })
+/// What of the result can be seen so far.
+#[derive(Clone)]
+struct Shown {
+    preview: watch::Receiver<Option<ResultPreview>>,
+    committed: watch::Receiver<Option<Committed>>,
+}
+
+impl Shown {
+    fn encode(&self, snapshot: &QuerySnapshot) -> Result<wire::QueryStatus, Status> {
+        let broken = |error: serde_json::Error| Status::internal(error.to_string());
+        let preview = self
+            .preview
+            .borrow()
+            .as_ref()
+            .map(serde_json::to_string)
+            .transpose();
+        let sink = self
+            .committed
+            .borrow()
+            .as_ref()
+            .map(serde_json::to_string)
+            .transpose();
+        Ok(wire::QueryStatus {
+            snapshot_json: serde_json::to_string(snapshot).map_err(broken)?,
+            preview_json: preview.map_err(broken)?,
+            sink_json: sink.map_err(broken)?,
+        })
+    }
 }
 
 #[async_trait]
@@ -87,7 +122,7 @@ impl Coordinator for CoordinatorService {
     ) -> Result<Response<wire::QueryStatus>, Status> {
         self.check(&request)?;
         let snapshot = self.snapshots.borrow().clone();
-        Ok(Response::new(encode(&snapshot)?))
+        Ok(Response::new(self.shown.encode(&snapshot)?))
     }
 
     async fn watch_query_status(
@@ -95,8 +130,10 @@ impl Coordinator for CoordinatorService {
         request: Request<wire::QueryRef>,
     ) -> Result<Response<Self::WatchQueryStatusStream>, Status> {
         self.check(&request)?;
-        let snapshots = WatchStream::new(self.snapshots.clone());
-        Ok(Response::new(snapshots.map(|snapshot| encode(&snapshot)).boxed()))
+        let (snapshots, shown) = (WatchStream::new(self.snapshots.clone()), self.shown.clone());
+        Ok(Response::new(
+            snapshots.map(move |snapshot| shown.encode(&snapshot)).boxed(),
+        ))
     }
 
     async fn read_result(
@@ -106,14 +143,19 @@ impl Coordinator for CoordinatorService {
         self.check(&request)?;
         let rows = self.rows.lock().map(|mut rows| rows.take()).unwrap_or_default();
         let Some(rows) = rows else {
-            return Err(Status::failed_precondition("the result goes to a sink, or somebody else reads it already"));
+            return Err(Status::failed_precondition(
+                "the result goes to a sink, or somebody else reads it already",
+            ));
         };
         let (chunks, receiver) = mpsc::channel(4);
         tokio::spawn(encode_rows(self.schema.clone(), rows, chunks));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
-    async fn cancel_query(&self, request: Request<wire::QueryRef>) -> Result<Response<wire::CancelAck>, Status> {
+    async fn cancel_query(
+        &self,
+        request: Request<wire::QueryRef>,
+    ) -> Result<Response<wire::CancelAck>, Status> {
         self.check(&request)?;
         self.cancel.cancel();
         Ok(Response::new(wire::CancelAck {}))
@@ -133,14 +175,22 @@ async fn encode_rows(
             return;
         }
     };
-    let head = wire::ResultChunk { ipc: std::mem::take(writer.get_mut()).into(), rows: 0 };
+    let head = wire::ResultChunk {
+        ipc: std::mem::take(writer.get_mut()).into(),
+        rows: 0,
+    };
     if chunks.send(Ok(head)).await.is_err() {
         return;
     }
     while let Some(batch) = rows.recv().await {
-        let written = writer.write(&batch).map_err(|error| Status::internal(error.to_string()));
+        let written = writer
+            .write(&batch)
+            .map_err(|error| Status::internal(error.to_string()));
         let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-        let chunk = written.map(|()| wire::ResultChunk { ipc: std::mem::take(writer.get_mut()).into(), rows });
+        let chunk = written.map(|()| wire::ResultChunk {
+            ipc: std::mem::take(writer.get_mut()).into(),
+            rows,
+        });
         let failed = chunk.is_err();
         if chunks.send(chunk).await.is_err() || failed {
             return;

@@ -8,10 +8,12 @@ use arrow_ipc::reader::StreamDecoder;
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::QueryId;
 use sluice_core::snapshot::QuerySnapshot;
-use sluice_crds::shuffle_query::status::{ResultPreview, SinkStatus};
+use sluice_crds::shuffle_query::status::ResultPreview;
 use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, wire};
 use tonic::transport::{Channel, Endpoint};
 use wire::coordinator_client::CoordinatorClient;
+
+use crate::sink::Committed;
 
 use super::output::{OutputFormat, RowPrinter};
 
@@ -23,7 +25,7 @@ pub struct Seen {
     /// The first rows, if the result goes to a client.
     pub preview: Option<ResultPreview>,
     /// What the sink shows, once committed.
-    pub sink: Option<SinkStatus>,
+    pub sink: Option<Committed>,
 }
 
 /// A connection to a coordinator about one query.
@@ -39,13 +41,18 @@ impl Client {
     /// # Errors
     /// Nobody answers there.
     pub async fn connect(address: &str, query: QueryId) -> anyhow::Result<Self> {
-        let channel = Endpoint::from_shared(format!("http://{address}"))?.tcp_nodelay(true).connect().await?;
+        let channel = Endpoint::from_shared(format!("http://{address}"))?
+            .tcp_nodelay(true)
+            .connect()
+            .await?;
         let inner = CoordinatorClient::new(channel).max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES);
         Ok(Self { inner, query })
     }
 
     fn reference(&self) -> wire::QueryRef {
-        wire::QueryRef { query: self.query.as_str().to_owned() }
+        wire::QueryRef {
+            query: self.query.as_str().to_owned(),
+        }
     }
 
     /// Asks for the query's end.
@@ -83,7 +90,11 @@ impl Client {
     ///
     /// # Errors
     /// The coordinator went away, or standard output is closed.
-    pub async fn print_rows<W: Write>(&mut self, format: OutputFormat, out: W) -> anyhow::Result<RowPrinter<W>> {
+    pub async fn print_rows<W: Write>(
+        &mut self,
+        format: OutputFormat,
+        out: W,
+    ) -> anyhow::Result<RowPrinter<W>> {
         let reference = self.reference();
         let mut chunks = self.inner.read_result(reference).await?.into_inner();
         let mut decoder = StreamDecoder::new();
@@ -110,7 +121,15 @@ impl Client {
 fn decode(status: &wire::QueryStatus) -> anyhow::Result<Seen> {
     Ok(Seen {
         snapshot: serde_json::from_str(&status.snapshot_json).context("the coordinator's snapshot")?,
-        preview: status.preview_json.as_deref().map(serde_json::from_str).transpose()?,
-        sink: status.sink_json.as_deref().map(serde_json::from_str).transpose()?,
+        preview: status
+            .preview_json
+            .as_deref()
+            .map(serde_json::from_str)
+            .transpose()?,
+        sink: status
+            .sink_json
+            .as_deref()
+            .map(serde_json::from_str)
+            .transpose()?,
     })
 }

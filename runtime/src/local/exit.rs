@@ -30,7 +30,7 @@ impl Failure {
         match self {
             Self::BadInput(message) => eprintln!("error: {message}"),
             Self::Query(Outcome::Failed(QueryFailure { reason, message, .. })) => {
-                eprintln!("error: the query failed ({reason}): {message}");
+                eprintln!("error: the query failed ({reason:?}): {message}");
             }
             Self::Query(Outcome::Cancelled) => eprintln!("cancelled"),
             Self::Query(Outcome::Succeeded) | Self::Child(_) => {}
@@ -85,7 +85,8 @@ fn outcome_code(outcome: &Outcome) -> u8 {
 
 /// Resolves when the process is asked to stop, by Ctrl-C or a termination signal.
 pub async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;
     };

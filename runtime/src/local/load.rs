@@ -52,10 +52,18 @@ pub fn load(file: &Path) -> Result<Loaded, Failure> {
     }
     let count = queries.len();
     let (Some(query), None) = (queries.pop(), queries.pop()) else {
-        return Err(fail(format!("it holds {count} ShuffleQuery documents; give exactly one")));
+        return Err(fail(format!(
+            "it holds {count} ShuffleQuery documents; give exactly one"
+        )));
     };
-    let named = query.spec.worker_pool_ref.as_ref().map(|reference| reference.name.as_str());
-    let of_file = pools.into_iter().find(|pool| pool.metadata.name.as_deref() == named && named.is_some());
+    let named = query
+        .spec
+        .worker_pool_ref
+        .as_ref()
+        .map(|reference| reference.name.as_str());
+    let of_file = pools
+        .into_iter()
+        .find(|pool| pool.metadata.name.as_deref() == named && named.is_some());
     let pool = query.spec.workers.clone().or(of_file.map(|pool| pool.spec));
     let base = base(file).map_err(|error| fail(format!("its folder: {error}")))?;
     Ok(Loaded { query, pool, base })

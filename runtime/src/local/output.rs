@@ -40,13 +40,24 @@ impl<W: Write> RowPrinter<W> {
     /// A printer of rows of `schema` to `out`.
     pub fn new(format: OutputFormat, schema: SchemaRef, out: W) -> Self {
         let form = match format {
-            OutputFormat::Table => Form::Table { out, kept: Vec::new() },
+            OutputFormat::Table => Form::Table {
+                out,
+                kept: Vec::new(),
+            },
             OutputFormat::Json => Form::Json(Box::new(
-                arrow::json::WriterBuilder::new().with_explicit_nulls(true).build(out),
+                arrow::json::WriterBuilder::new()
+                    .with_explicit_nulls(true)
+                    .build(out),
             )),
-            OutputFormat::Csv => Form::Csv(Box::new(arrow::csv::WriterBuilder::new().with_header(true).build(out))),
+            OutputFormat::Csv => Form::Csv(Box::new(
+                arrow::csv::WriterBuilder::new().with_header(true).build(out),
+            )),
         };
-        Self { schema, rows: 0, form }
+        Self {
+            schema,
+            rows: 0,
+            form,
+        }
     }
 
     /// Prints or keeps a batch.
@@ -65,7 +76,9 @@ impl<W: Write> RowPrinter<W> {
             }
             Form::Json(writer) => writer.write(batch).context("--output json")?,
             Form::Csv(writer) => {
-                writer.write(batch).context("--output csv (nested columns need --output json)")?;
+                writer
+                    .write(batch)
+                    .context("--output csv (nested columns need --output json)")?;
             }
         }
         Ok(())
@@ -78,8 +91,14 @@ impl<W: Write> RowPrinter<W> {
     pub fn finish(self) -> anyhow::Result<u64> {
         match self.form {
             Form::Table { mut out, kept } => {
-                let options = FormatOptions::default().with_display_error(true).with_null("NULL");
-                let kept = if kept.is_empty() { vec![RecordBatch::new_empty(self.schema)] } else { kept };
+                let options = FormatOptions::default()
+                    .with_display_error(true)
+                    .with_null("NULL");
+                let kept = if kept.is_empty() {
+                    vec![RecordBatch::new_empty(self.schema)]
+                } else {
+                    kept
+                };
                 writeln!(out, "{}", pretty_format_batches_with_options(&kept, &options)?)?;
                 let shown = u64::try_from(TABLE_ROWS).unwrap_or(u64::MAX);
                 if self.rows > shown {
@@ -113,7 +132,10 @@ mod tests {
     use super::*;
 
     fn printed(format: OutputFormat, rows: usize) -> String {
-        let fields = vec![Field::new("n", DataType::Int64, true), Field::new("s", DataType::Utf8, true)];
+        let fields = vec![
+            Field::new("n", DataType::Int64, true),
+            Field::new("s", DataType::Utf8, true),
+        ];
         let schema = Arc::new(Schema::new(fields));
         let mut out = Vec::new();
         let mut printer = RowPrinter::new(format, schema.clone(), &mut out);
@@ -121,7 +143,9 @@ mod tests {
             let numbers = Int64Array::from_iter((0..rows).map(|row| i64::try_from(row).ok()));
             let texts = StringArray::from_iter((0..rows).map(|row| (row % 2 == 0).then_some("a,b")));
             let batch = RecordBatch::try_new(schema, vec![Arc::new(numbers), Arc::new(texts)]);
-            printer.print(&batch.expect("columns fit the schema")).expect("memory takes all");
+            printer
+                .print(&batch.expect("columns fit the schema"))
+                .expect("memory takes all");
         }
         assert_eq!(printer.finish().expect("memory takes all"), rows as u64);
         String::from_utf8(out).expect("printed text is UTF-8")
@@ -131,7 +155,10 @@ mod tests {
     fn formats() {
         assert_eq!(printed(OutputFormat::Csv, 2), "n,s\n0,\"a,b\"\n1,\n");
         assert_eq!(printed(OutputFormat::Csv, 0), "n,s\n");
-        assert_eq!(printed(OutputFormat::Json, 2), "{\"n\":0,\"s\":\"a,b\"}\n{\"n\":1,\"s\":null}\n");
+        assert_eq!(
+            printed(OutputFormat::Json, 2),
+            "{\"n\":0,\"s\":\"a,b\"}\n{\"n\":1,\"s\":null}\n"
+        );
         assert_eq!(printed(OutputFormat::Json, 0), "");
         assert!(printed(OutputFormat::Table, 2).contains("| 1 | NULL |"));
         assert!(printed(OutputFormat::Table, 0).contains("| n | s |"));

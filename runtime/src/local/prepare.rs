@@ -6,8 +6,8 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::SessionContext;
 use sluice_core::coordinator::Policy;
 use sluice_core::ids::{CoordinatorEpoch, QueryId, StageId};
-use sluice_crds::shuffle_query::Compression;
 use sluice_crds::ShuffleQuerySpec;
+use sluice_crds::shuffle_query::Compression;
 use sluice_proto::LeafSplit;
 
 use super::exit::Failure;
@@ -16,16 +16,19 @@ use crate::coordinator::{CoordinatorOptions, StageOrders};
 use crate::planner::{PlannedQuery, PlannedStage, plan, session_options, session_state};
 use crate::sink::Sink;
 use crate::source::{InputManifest, object_stores, register_tables};
-use crate::worker::StageTemplate;
+use crate::worker::{SinkOrders, StageTemplate};
 
 /// A query that is ready to run.
 pub struct Prepared {
+    /// Its unique id.
+    pub query: QueryId,
     /// Its stages.
     pub planned: PlannedQuery,
     /// Its input files, pinned.
     pub manifest: InputManifest,
     /// Where its rows land.
     pub sink: Option<Sink>,
+    sink_orders: Option<SinkOrders>,
     policy: Policy,
     compression: Compression,
 }
@@ -35,14 +38,20 @@ pub struct Prepared {
 ///
 /// # Errors
 /// A table cannot be read, the SQL is no single query over the tables, or the sink exists.
-pub async fn prepare(loaded: &Loaded, slots: u32) -> Result<Prepared, Failure> {
+pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Prepared, Failure> {
     let spec = &loaded.query.spec;
-    let sink = spec.sink.as_ref().map(|sink| Sink::new(sink, &loaded.base)).transpose();
+    let sink = spec
+        .sink
+        .as_ref()
+        .map(|sink| Sink::new(sink, query, &loaded.base))
+        .transpose();
     let sink = sink.map_err(Failure::bad_input)?;
+    let manifest = InputManifest::list(&spec.tables, &loaded.base)
+        .await
+        .map_err(Failure::bad_input)?;
     if let Some(sink) = &sink {
-        sink.check().map_err(Failure::bad_input)?;
+        sink.check(&manifest.roots).await.map_err(Failure::bad_input)?;
     }
-    let manifest = InputManifest::list(&spec.tables, &loaded.base).await.map_err(Failure::bad_input)?;
     let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(object_stores(&manifest.roots))
         .build_arc()
@@ -50,10 +59,30 @@ pub async fn prepare(loaded: &Loaded, slots: u32) -> Result<Prepared, Failure> {
     let partitions = spec.shuffle.partitions.unwrap_or(slots).max(1);
     let options = session_options(usize::try_from(partitions).unwrap_or(1));
     let context = SessionContext::new_with_state(session_state(options, runtime));
-    register_tables(&context, &spec.tables, &manifest).await.map_err(Failure::bad_input)?;
-    let planned = plan(&context.state(), &spec.sql).await.map_err(Failure::bad_input)?;
+    register_tables(&context, &spec.tables, &manifest)
+        .await
+        .map_err(Failure::bad_input)?;
+    let planned = plan(&context.state(), &spec.sql)
+        .await
+        .map_err(Failure::bad_input)?;
+    if let Some(sink) = &sink {
+        sink.check_columns(&planned.schema).map_err(Failure::bad_input)?;
+    }
     let policy = policy(spec, sink.is_some());
-    Ok(Prepared { planned, manifest, sink, policy, compression: spec.shuffle.compression })
+    let sink_orders = spec.sink.clone().map(|spec| SinkOrders {
+        spec,
+        base: loaded.base.clone(),
+    });
+    let (query, compression) = (query.clone(), spec.shuffle.compression);
+    Ok(Prepared {
+        query,
+        planned,
+        manifest,
+        sink,
+        sink_orders,
+        policy,
+        compression,
+    })
 }
 
 fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
@@ -63,7 +92,9 @@ fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
         blacklist_after_failures: spec.retry.blacklist_after_failures,
         worker_liveness_timeout: spec.retry.worker_liveness_timeout.into(),
         no_workers_grace: spec.retry.no_workers_grace.into(),
-        deadline: spec.deadline_seconds.map(|seconds| Duration::from_secs(seconds.into())),
+        deadline: spec
+            .deadline_seconds
+            .map(|seconds| Duration::from_secs(seconds.into())),
         reduce_fetch_window_partitions: spec.shuffle.reduce_fetch_window_partitions,
         sink,
     }
@@ -76,19 +107,26 @@ impl Prepared {
     /// A stage that cannot be encoded.
     pub fn into_options(
         self,
-        query: QueryId,
         epoch: CoordinatorEpoch,
         workers: Vec<String>,
     ) -> anyhow::Result<CoordinatorOptions> {
         let graph = &self.planned.graph;
-        let result = usize::try_from(graph.result.0).ok().and_then(|index| graph.exchanges.get(index));
-        let roots: Vec<StageId> = result.map(|exchange| exchange.writers.clone()).unwrap_or_default();
-        let stages = graph.stages.iter().zip(&self.planned.stages).map(|(stage, planned)| {
-            let sink = self.sink.clone().filter(|_| roots.contains(&stage.id));
-            orders(planned, self.compression, sink)
-        });
+        let result = usize::try_from(graph.result.0)
+            .ok()
+            .and_then(|index| graph.exchanges.get(index));
+        let roots: Vec<StageId> = result
+            .map(|exchange| exchange.writers.clone())
+            .unwrap_or_default();
+        let stages = graph
+            .stages
+            .iter()
+            .zip(&self.planned.stages)
+            .map(|(stage, planned)| {
+                let sink = self.sink_orders.clone().filter(|_| roots.contains(&stage.id));
+                orders(planned, self.compression, sink)
+            });
         Ok(CoordinatorOptions {
-            query,
+            query: self.query,
             epoch,
             workers,
             stages: stages.collect::<anyhow::Result<_>>()?,
@@ -96,16 +134,38 @@ impl Prepared {
             schema: self.planned.schema.clone(),
             policy: self.policy,
             sink: self.sink,
-            input_roots: self.manifest.roots.iter().map(|root| root.display().to_string()).collect(),
+            input_roots: self
+                .manifest
+                .roots
+                .iter()
+                .map(|root| root.display().to_string())
+                .collect(),
         })
     }
 }
 
-fn orders(planned: &PlannedStage, compression: Compression, sink: Option<Sink>) -> anyhow::Result<StageOrders> {
-    let template =
-        StageTemplate { fragment: planned.fragment.clone(), output: planned.output.clone(), compression, sink };
+fn orders(
+    planned: &PlannedStage,
+    compression: Compression,
+    sink: Option<SinkOrders>,
+) -> anyhow::Result<StageOrders> {
+    let template = StageTemplate {
+        fragment: planned.fragment.clone(),
+        output: planned.output.clone(),
+        compression,
+        sink,
+    };
     let splits = planned.tasks.iter().map(|task| {
-        task.splits.iter().map(|(leaf, split)| LeafSplit { leaf: *leaf, split: split.clone() }).collect()
+        task.splits
+            .iter()
+            .map(|(leaf, split)| LeafSplit {
+                leaf: *leaf,
+                split: split.clone(),
+            })
+            .collect()
     });
-    Ok(StageOrders { template: template.encode()?, splits: splits.collect() })
+    Ok(StageOrders {
+        template: template.encode()?,
+        splits: splits.collect(),
+    })
 }

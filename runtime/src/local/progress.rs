@@ -30,7 +30,10 @@ impl Progress {
         if quiet {
             Self::Quiet
         } else if std::io::stderr().is_terminal() && !(rows_stream && std::io::stdout().is_terminal()) {
-            Self::Live { lines: MultiProgress::new(), bars: Vec::new() }
+            Self::Live {
+                lines: MultiProgress::new(),
+                bars: Vec::new(),
+            }
         } else {
             Self::Plain { said: Vec::new() }
         }
@@ -56,7 +59,12 @@ impl Progress {
                     let worth_saying = matches!(stage.state, StageState::Running | StageState::Done);
                     if worth_saying && *said != Some(stage.state) {
                         *said = Some(stage.state);
-                        eprintln!("stage {} {}: {}", stage.id.0, stage.label, describe(stage, snapshot));
+                        eprintln!(
+                            "stage {} {}: {}",
+                            stage.id.0,
+                            stage.label,
+                            describe(stage, snapshot)
+                        );
                     }
                 }
             }
@@ -94,12 +102,19 @@ fn describe(stage: &StageSnapshot, snapshot: &QuerySnapshot) -> String {
         StageState::Done => format!("{}/{} tasks", stage.done, stage.tasks),
     };
     let metrics = &stage.metrics;
-    text.push_str(&format!(", {} rows, {}", HumanCount(metrics.rows_out), HumanBytes(metrics.bytes_out)));
+    text.push_str(&format!(
+        ", {} rows, {}",
+        HumanCount(metrics.rows_out),
+        HumanBytes(metrics.bytes_out)
+    ));
     if metrics.bytes_spilled > 0 {
         text.push_str(&format!(", {} spilled", HumanBytes(metrics.bytes_spilled)));
     }
     if stage.failed_attempts + stage.lost_attempts > 0 {
-        text.push_str(&format!(", {} attempts failed, {} lost", stage.failed_attempts, stage.lost_attempts));
+        text.push_str(&format!(
+            ", {} attempts failed, {} lost",
+            stage.failed_attempts, stage.lost_attempts
+        ));
     }
     if let Some(started) = stage.started {
         let span = stage.ended.unwrap_or(snapshot.now).since(started);

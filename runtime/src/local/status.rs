@@ -22,7 +22,11 @@ pub struct StatusFile {
 impl StatusFile {
     /// A status file at `path` of a query that `context` describes.
     pub fn new(path: &Path, context: StatusContext) -> Self {
-        Self { path: path.to_owned(), context, last: None }
+        Self {
+            path: path.to_owned(),
+            context,
+            last: None,
+        }
     }
 
     /// Writes the status now and then; what cannot be written now is tried again by `finish`.
@@ -45,7 +49,11 @@ impl StatusFile {
 
     fn write(&self, seen: &Seen) -> anyhow::Result<()> {
         let place = || format!("--status: cannot write {}", self.path.display());
-        let folder = self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = self
+            .path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).with_context(place)?;
         let object = status(&seen.snapshot, &self.context, seen.preview.clone());
         serde_json::to_writer_pretty(&mut file, &object)?;

@@ -34,7 +34,11 @@ pub struct Workers {
 impl Workers {
     /// Workers that somebody else started.
     pub fn of_others(addresses: Vec<String>) -> Self {
-        Self { addresses, here: Vec::new(), children: Vec::new() }
+        Self {
+            addresses,
+            here: Vec::new(),
+            children: Vec::new(),
+        }
     }
 
     /// Starts workers in this process.
@@ -71,9 +75,15 @@ impl Workers {
             command.arg("--name").arg(format!("worker-{number}"));
             command.arg("--slots").arg(shape.slots.to_string());
             command.arg("--memory").arg(shape.memory_bytes.to_string());
-            command.arg("--spill-limit").arg(shape.spill_limit_bytes.to_string());
-            command.arg("--spill-dir").arg(spill_dir.join(format!("worker-{number}")));
-            let (child, address) = start_attached(command).await.with_context(|| format!("worker {number}"))?;
+            command
+                .arg("--spill-limit")
+                .arg(shape.spill_limit_bytes.to_string());
+            command
+                .arg("--spill-dir")
+                .arg(spill_dir.join(format!("worker-{number}")));
+            let (child, address) = start_attached(command)
+                .await
+                .with_context(|| format!("worker {number}"))?;
             workers.addresses.push(address);
             workers.children.push(child);
         }
@@ -110,7 +120,10 @@ pub fn own_program() -> anyhow::Result<Command> {
 /// # Errors
 /// It cannot be started, or ends before it says its address.
 pub async fn start_attached(mut command: Command) -> anyhow::Result<(Child, String)> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
     let mut child = command.spawn()?;
     let stdout = child.stdout.take().context("no standard output")?;
     let mut line = String::new();

@@ -14,7 +14,7 @@ use sluice_proto::{fetch_error_of, wire};
 use tonic::transport::{Channel, Endpoint};
 use wire::worker_client::WorkerClient;
 
-use crate::shuffle::FetchTransport;
+use crate::shuffle::read::FetchTransport;
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,7 +42,13 @@ impl Peers {
             return;
         }
         known.retain(|other, _| other.name != worker.name || other.incarnation > worker.incarnation);
-        known.insert(worker.clone(), Peer { address: address.to_owned(), client: None });
+        known.insert(
+            worker.clone(),
+            Peer {
+                address: address.to_owned(),
+                client: None,
+            },
+        );
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<WorkerId, Peer>> {
@@ -91,7 +97,9 @@ async fn open(
 ) -> Result<BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>>, FetchError> {
     let mut client = client?;
     let call = client.fetch(wire::FetchRequest::from(request));
-    let response = tokio::time::timeout(CHUNK_TIMEOUT, call).await.map_err(|_| FetchError::Unreachable)?;
+    let response = tokio::time::timeout(CHUNK_TIMEOUT, call)
+        .await
+        .map_err(|_| FetchError::Unreachable)?;
     let chunks = response.map_err(|status| fetch_error_of(&status))?.into_inner();
     Ok(tokio_stream::StreamExt::timeout(chunks, CHUNK_TIMEOUT)
         .map(|chunk| match chunk {

@@ -1,12 +1,13 @@
 //! One attempt: decode the fragment, open its inputs, run partition 0, publish the rows.
 
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
-use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::ExecutionPlan;
-use futures::{FutureExt, StreamExt};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use futures::FutureExt;
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
@@ -18,9 +19,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::counters::Counters;
+use super::inputs::Inputs;
+use super::publish::Publish;
 use super::stage::StageTemplate;
-use crate::planner::{PlanError, TaskSplits, decode_schema, decode_task, task_context};
-use crate::source::{classify_error, verify};
+use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
+use crate::shuffle::read::ReadFailed;
+use crate::source::{classify_error, object_stores, verify};
 
 /// Everything that an attempt needs.
 pub(super) struct Job {
@@ -38,20 +42,29 @@ pub(super) struct Job {
 
 /// How an attempt ended.
 pub(super) enum AttemptEnd {
-    Succeeded { outputs: Vec<MapOutputPartitionMeta>, metrics: AttemptMetrics },
+    Succeeded {
+        outputs: Vec<MapOutputPartitionMeta>,
+        metrics: AttemptMetrics,
+    },
     Failed(AttemptFailure),
 }
 
 impl AttemptEnd {
     pub(super) fn refused(message: &str) -> Self {
-        Self::Failed(AttemptFailure::Refused { message: message.to_owned() })
+        Self::Failed(AttemptFailure::Refused {
+            message: message.to_owned(),
+        })
     }
 }
 
 /// Runs an attempt to its end. A panic in a decoder or an operator ends the attempt, not the worker. Whatever an
 /// attempt that did not succeed has published is dropped.
 pub(super) async fn run(job: Job) -> AttemptEnd {
-    let (store, query, attempt) = (job.shared.store.clone(), job.query.clone(), job.assignment.attempt);
+    let (store, query, attempt) = (
+        job.shared.store.clone(),
+        job.query.clone(),
+        job.assignment.attempt,
+    );
     let (cancel, counters) = (job.cancel.clone(), Arc::clone(&job.counters));
     let work = AssertUnwindSafe(execute(job)).catch_unwind();
     let ended = tokio::select! {
@@ -59,16 +72,89 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
         () = cancel.cancelled() => Err(AttemptFailure::Cancelled),
     };
     match ended {
-        Ok(outputs) => AttemptEnd::Succeeded { outputs, metrics: counters.read() },
+        Ok(outputs) => AttemptEnd::Succeeded {
+            outputs,
+            metrics: counters.read(),
+        },
         Err(failure) => {
-            store.retire_attempt(&query, attempt).await;
+            store.retire(query, attempt).await;
             AttemptEnd::Failed(failure)
         }
     }
 }
 
+async fn execute(job: Job) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure> {
+    let ranges = file_ranges(&job.splits);
+    let context = task_context(
+        &job.stage.fragment.options,
+        &job.assignment.attempt.to_string(),
+        runtime(&job)?,
+    )
+    .map_err(|error| undecodable(&error))?;
+    let mut files: Vec<_> = ranges.iter().map(|range| range.file.clone()).collect();
+    files.dedup();
+    verify(&context.runtime_env(), &files).await?;
+    let splits = TaskSplits {
+        splits: job
+            .splits
+            .iter()
+            .map(|split| (split.leaf, split.split.clone()))
+            .collect(),
+    };
+    let inputs = Arc::new(Inputs::default());
+    let provider = Arc::clone(&inputs) as Arc<dyn InputProvider>;
+    let plan = decode_task(&job.stage.fragment, &splits, &context, &provider)
+        .map_err(|error| undecodable(&error))?;
+    job.counters.follow_plan(Arc::clone(&plan));
+    let publish = Publish::new(&job, &context)?;
+    inputs.start(&plan, job)?;
+    let classify = |error: DataFusionError| match ReadFailed::find(&error) {
+        Some(failed) => AttemptFailure::FetchFailed {
+            map_attempt: failed.map_attempt,
+            error: failed.error,
+        },
+        None => classify_error(&error, &ranges),
+    };
+    let rows = plan.execute(0, context).map_err(classify)?;
+    publish.run(rows, classify).await
+}
+
+/// What the engine runs in: the query's memory, a spill folder, and the query's files only.
+fn runtime(job: &Job) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
+    let roots: Vec<PathBuf> = job.input_roots.iter().map(PathBuf::from).collect();
+    let folder = job.shared.options.spill_dir.join("operators");
+    let disk = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::Directories(vec![folder]))
+        .with_max_temp_directory_size(job.shared.options.spill_limit_bytes);
+    RuntimeEnvBuilder::new()
+        .with_memory_pool(job.shared.memory.query_pool(&job.query))
+        .with_disk_manager_builder(disk)
+        .with_object_store_registry(object_stores(&roots))
+        .build_arc()
+        .map_err(|error| classify_error(&error, &[]))
+}
+
+fn file_ranges(splits: &[LeafSplit]) -> Vec<FileRange> {
+    let of_files = splits.iter().filter_map(|split| match &split.split {
+        Split::Files(ranges) => Some(ranges.clone()),
+        Split::Tpch { .. } | Split::Whole => None,
+    });
+    of_files.flatten().collect()
+}
+
+fn undecodable(error: &PlanError) -> AttemptFailure {
+    AttemptFailure::BadInput {
+        kind: BadInputKind::UnsupportedPlan,
+        message: error.to_string(),
+    }
+}
+
 fn panicked(panic: &(dyn std::any::Any + Send)) -> AttemptFailure {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    AttemptFailure::Failed { message: format!("the engine panicked: {text}") }
+    let text = text
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    AttemptFailure::Failed {
+        message: format!("the engine panicked: {text}"),
+    }
 }

@@ -8,7 +8,7 @@ use datafusion::physical_plan::metrics::MetricValue;
 use sluice_core::metrics::AttemptMetrics;
 
 use crate::planner::ShuffleReadExec;
-use crate::shuffle::ReadCounters;
+use crate::shuffle::read::ReadCounters;
 
 /// The counters of one attempt; read by its session while the attempt runs.
 #[derive(Default)]
@@ -43,16 +43,6 @@ impl Counters {
         self.bytes_spilled.store(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes asked for and not yet consumed.
-    pub(super) fn inflight_bytes(&self) -> u64 {
-        self.inputs.get().map_or(0, |inputs| inputs.inflight_bytes())
-    }
-
-    /// Streams being fetched.
-    pub(super) fn queue_depth(&self) -> u32 {
-        self.inputs.get().map_or(0, |inputs| inputs.queue_depth())
-    }
-
     /// All counters so far.
     pub(super) fn read(&self) -> AttemptMetrics {
         let mut metrics = AttemptMetrics {
@@ -78,9 +68,9 @@ fn add_plan(plan: &Arc<dyn ExecutionPlan>, sum: &mut AttemptMetrics) {
         sum.bytes_spilled += wide(metrics.spilled_bytes().unwrap_or(0));
         if reads_table {
             sum.rows_read += wide(metrics.output_rows().unwrap_or(0));
-            let scanned = metrics.sum(|metric| {
-                matches!(metric.value(), MetricValue::Count { name, .. } if name == "bytes_scanned")
-            });
+            let scanned = metrics.sum(
+                |metric| matches!(metric.value(), MetricValue::Count { name, .. } if name == "bytes_scanned"),
+            );
             let made = metrics.sum(|metric| matches!(metric.value(), MetricValue::OutputBytes(_)));
             sum.bytes_read += wide(scanned.or(made).map_or(0, |value| value.as_usize()));
         }

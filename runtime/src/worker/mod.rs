@@ -2,6 +2,9 @@
 //! starve its heartbeats.
 
 mod attempt;
+mod counters;
+mod inputs;
+mod publish;
 mod queries;
 mod service;
 mod session;
@@ -22,10 +25,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::memory::WorkerMemory;
-use crate::shuffle::{StoreHandle, StoreOptions};
+use crate::shuffle::store::{StoreConfig, StoreHandle};
 use crate::transport::Peers;
 
-pub use stage::StageTemplate;
+pub use stage::{SinkOrders, StageTemplate};
 
 /// What a worker is made of.
 #[derive(Debug, Clone)]
@@ -48,12 +51,15 @@ pub struct WorkerOptions {
 struct Shared {
     id: WorkerId,
     options: WorkerOptions,
-    memory: WorkerMemory,
+    memory: Arc<WorkerMemory>,
     store: StoreHandle,
     peers: Peers,
     slots: slots::Slots,
     queries: queries::Queries,
+    /// Runs attempts.
     cpu: tokio::runtime::Handle,
+    /// Runs everything else.
+    control: tokio::runtime::Handle,
     /// Cancelled when no new attempts are taken.
     draining: CancellationToken,
     /// Cancelled when the worker goes.
@@ -69,7 +75,6 @@ pub struct RunningWorker {
     draining: CancellationToken,
     stopping: CancellationToken,
     server: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
-    store: StoreHandle,
     cpu: Option<Runtime>,
 }
 
@@ -83,13 +88,18 @@ impl RunningWorker {
             .await
             .with_context(|| format!("--listen: cannot listen on {}", options.listen))?;
         let address = listener.local_addr()?;
-        let id = WorkerId { name: options.name.clone(), incarnation: new_incarnation() };
-        let memory = WorkerMemory::new(options.memory_bytes);
-        let store = StoreHandle::open(StoreOptions {
+        let id = WorkerId {
+            name: options.name.clone(),
+            incarnation: new_incarnation(),
+        };
+        let memory = WorkerMemory::new(usize::try_from(options.memory_bytes).unwrap_or(usize::MAX));
+        let store = StoreHandle::start(StoreConfig {
             incarnation: id.incarnation,
-            dir: options.spill_dir.clone(),
-            memory: memory.clone(),
-            spill_limit_bytes: options.spill_limit_bytes,
+            spill_dir: options.spill_dir.clone(),
+            spill_limit: Some(options.spill_limit_bytes),
+            memory_bytes: u64::try_from(memory.store_bytes()).unwrap_or(u64::MAX),
+            pool: memory.store_pool(),
+            pressure: memory.pressure(),
         })
         .with_context(|| format!("--spill-dir: cannot use {}", options.spill_dir.display()))?;
         let cpu = tokio::runtime::Builder::new_multi_thread()
@@ -101,11 +111,12 @@ impl RunningWorker {
         let shared = Arc::new(Shared {
             id: id.clone(),
             memory,
-            store: store.clone(),
+            store,
             peers: Peers::default(),
             slots: slots::Slots::start(options.slots),
             queries: queries::Queries::default(),
             cpu: cpu.handle().clone(),
+            control: tokio::runtime::Handle::current(),
             draining: CancellationToken::new(),
             stopping: stopping.clone(),
             options,
@@ -120,9 +131,19 @@ impl RunningWorker {
             .initial_connection_window_size(16 * 1024 * 1024)
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
             .add_service(service)
-            .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stopping.clone().cancelled_owned());
+            .serve_with_incoming_shutdown(
+                TcpListenerStream::new(listener),
+                stopping.clone().cancelled_owned(),
+            );
         let server = Some(tokio::spawn(serve));
-        Ok(Self { id, address, draining, stopping, server, store, cpu: Some(cpu) })
+        Ok(Self {
+            id,
+            address,
+            draining,
+            stopping,
+            server,
+            cpu: Some(cpu),
+        })
     }
 
     /// Takes no new attempts; what runs may end and what is held is served.
@@ -136,7 +157,6 @@ impl RunningWorker {
         if let Some(server) = self.server.take() {
             let _ = tokio::time::timeout(std::time::Duration::from_secs(5), server).await;
         }
-        self.store.clear().await;
     }
 }
 
@@ -151,7 +171,9 @@ impl Drop for RunningWorker {
 
 /// A number that no earlier start of any worker had: random, but increasing with the clock, so that logs sort.
 fn new_incarnation() -> Incarnation {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     let seconds = since.as_secs() << 24;
     let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
     Incarnation(seconds | (random & 0xff_ffff))

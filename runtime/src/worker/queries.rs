@@ -35,12 +35,23 @@ impl Queries {
         replaced: CancellationToken,
     ) -> Option<SessionId> {
         let mut sessions = self.lock();
-        if sessions.current.get(query).is_some_and(|current| current.epoch > epoch) {
+        if sessions
+            .current
+            .get(query)
+            .is_some_and(|current| current.epoch > epoch)
+        {
             return None;
         }
         sessions.last += 1;
         let session = SessionId(sessions.last);
-        let before = sessions.current.insert(query.clone(), Current { session, epoch, replaced });
+        let before = sessions.current.insert(
+            query.clone(),
+            Current {
+                session,
+                epoch,
+                replaced,
+            },
+        );
         if let Some(before) = before {
             before.replaced.cancel();
         }
@@ -50,7 +61,10 @@ impl Queries {
     /// Forgets the query if `session` is still its current one; says whether it was.
     pub(super) fn leave(&self, query: &QueryId, session: SessionId) -> bool {
         let mut sessions = self.lock();
-        let current = sessions.current.get(query).is_some_and(|current| current.session == session);
+        let current = sessions
+            .current
+            .get(query)
+            .is_some_and(|current| current.session == session);
         if current {
             sessions.current.remove(query);
         }
@@ -71,11 +85,22 @@ mod tests {
         let queries = Queries::default();
         let query = QueryId::new("q").expect("a legal id");
         let (first, second) = (CancellationToken::new(), CancellationToken::new());
-        let one = queries.enter(&query, CoordinatorEpoch(1), first.clone()).expect("the first enters");
-        let two = queries.enter(&query, CoordinatorEpoch(2), second.clone()).expect("a later term enters");
+        let one = queries
+            .enter(&query, CoordinatorEpoch(1), first.clone())
+            .expect("the first enters");
+        let two = queries
+            .enter(&query, CoordinatorEpoch(2), second.clone())
+            .expect("a later term enters");
         assert!(first.is_cancelled() && !second.is_cancelled());
-        assert!(queries.enter(&query, CoordinatorEpoch(1), CancellationToken::new()).is_none());
-        assert!(!queries.leave(&query, one), "the replaced session must not retire the query");
+        assert!(
+            queries
+                .enter(&query, CoordinatorEpoch(1), CancellationToken::new())
+                .is_none()
+        );
+        assert!(
+            !queries.leave(&query, one),
+            "the replaced session must not retire the query"
+        );
         assert!(queries.leave(&query, two));
     }
 }

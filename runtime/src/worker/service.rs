@@ -44,10 +44,13 @@ impl wire::worker_server::Worker for Service {
         Ok(Response::new(UnboundedReceiverStream::new(messages)))
     }
 
-    async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
+    async fn fetch(
+        &self,
+        request: Request<wire::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
         let request = FetchRequest::try_from(request.into_inner())
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let chunks = self.shared.store.fetch(request).await.map_err(refuse_fetch)?;
+        let chunks = self.shared.store.fetch(request);
         let chunks = chunks.map(|chunk| match chunk {
             Ok((head, data)) => Ok(wire::FetchChunk::new(head, data)),
             Err(error) => Err(refuse_fetch(error)),
@@ -58,8 +61,16 @@ impl wire::worker_server::Worker for Service {
 
 async fn greet(shared: Arc<Shared>, mut inbound: Streaming<wire::CoordinatorMessage>, outbound: Outbound) {
     let hello = match inbound.message().await {
-        Ok(Some(wire::CoordinatorMessage { message: Some(FromCoordinator::Hello(hello)) })) => Hello::try_from(hello),
-        Ok(_) => return refuse(&outbound, RefusedReason::BadHello, "the first message must be a hello".into()),
+        Ok(Some(wire::CoordinatorMessage {
+            message: Some(FromCoordinator::Hello(hello)),
+        })) => Hello::try_from(hello),
+        Ok(_) => {
+            return refuse(
+                &outbound,
+                RefusedReason::BadHello,
+                "the first message must be a hello".into(),
+            );
+        }
         Err(_) => return,
     };
     let hello = match hello {
@@ -71,32 +82,46 @@ async fn greet(shared: Arc<Shared>, mut inbound: Streaming<wire::CoordinatorMess
         return refuse(&outbound, RefusedReason::BuildMismatch, message);
     }
     if shared.draining.is_cancelled() {
-        return refuse(&outbound, RefusedReason::Draining, "the worker is draining".into());
+        return refuse(
+            &outbound,
+            RefusedReason::Draining,
+            "the worker is draining".into(),
+        );
     }
     let replaced = shared.stopping.child_token();
-    let Some(id) = shared.queries.enter(&hello.query, hello.coordinator_epoch, replaced.clone()) else {
+    let Some(id) = shared
+        .queries
+        .enter(&hello.query, hello.coordinator_epoch, replaced.clone())
+    else {
         let message = "a coordinator of a later epoch runs this query".into();
         return refuse(&outbound, RefusedReason::StaleCoordinator, message);
     };
-    let held = shared.store.open_query(&hello.query, hello.coordinator_epoch).await;
+    shared
+        .store
+        .open_query(hello.query.clone(), hello.coordinator_epoch)
+        .await;
     let welcome = Welcome {
         worker: shared.id.clone(),
         build_id: build_id(),
         slots: shared.options.slots,
         memory_bytes: shared.options.memory_bytes,
-        held,
+        held: Vec::new(),
     };
-    let _ = outbound.send(Ok(wire::WorkerMessage::of(ToCoordinator::Welcome(welcome.into()))));
+    let _ = outbound.send(Ok(wire::WorkerMessage::of(ToCoordinator::Welcome(
+        welcome.into(),
+    ))));
     let (query, lease) = (hello.query.clone(), hello.lease);
     tracing::info!(%query, "session opened");
     let slots = shared.slots.open(id);
-    let end = Session::new(Arc::clone(&shared), hello, slots, outbound, replaced).serve(inbound).await;
+    let end = Session::new(Arc::clone(&shared), hello, slots, outbound, replaced)
+        .serve(inbound)
+        .await;
     tracing::info!(%query, ?end, "session ended");
     if end == SessionEnd::Broken {
         wait_out(lease, &shared.stopping).await;
     }
     if shared.queries.leave(&query, id) {
-        shared.store.retire_query(&query).await;
+        shared.store.retire_query(query).await;
     }
 }
 

@@ -14,10 +14,11 @@ use tonic::{Status, Streaming};
 use wire::coordinator_message::Message as FromCoordinator;
 use wire::worker_message::Message as ToCoordinator;
 
-use super::attempt::{self, AttemptEnd, Counters, Job};
+use super::Shared;
+use super::attempt::{self, AttemptEnd, Job};
+use super::counters::Counters;
 use super::slots::SessionSlots;
 use super::stage::StageTemplate;
-use super::Shared;
 
 /// How often running attempts report their counters.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
@@ -58,7 +59,15 @@ impl Session {
         outbound: mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
         replaced: CancellationToken,
     ) -> Self {
-        Self { shared, hello, slots, outbound, replaced, stages: BTreeMap::new(), running: BTreeMap::new() }
+        Self {
+            shared,
+            hello,
+            slots,
+            outbound,
+            replaced,
+            stages: BTreeMap::new(),
+            running: BTreeMap::new(),
+        }
     }
 
     /// Serves the session until it ends; then all its attempts have stopped.
@@ -109,7 +118,9 @@ impl Session {
             running.cancel.cancel();
         }
         while !self.running.is_empty() {
-            let Some((attempt, _)) = ends.recv().await else { return };
+            let Some((attempt, _)) = ends.recv().await else {
+                return;
+            };
             self.running.remove(&attempt);
         }
     }
@@ -121,7 +132,10 @@ impl Session {
     ) -> Result<Option<SessionEnd>, WireError> {
         match message.message.ok_or(WireError::Missing("message"))? {
             FromCoordinator::Hello(_) => {
-                return Err(WireError::Impossible { field: "message", value: "a second hello".into() });
+                return Err(WireError::Impossible {
+                    field: "message",
+                    value: "a second hello".into(),
+                });
             }
             FromCoordinator::Heartbeat(_) => {}
             FromCoordinator::WantSlots(want) => self.slots.want(want.slots),
@@ -140,7 +154,10 @@ impl Session {
                 self.start(assignment, splits, ended).await;
             }
             FromCoordinator::UpdateInputs(update) => {
-                let attempt = update.attempt.ok_or(WireError::Missing("update_inputs.attempt"))?.into();
+                let attempt = update
+                    .attempt
+                    .ok_or(WireError::Missing("update_inputs.attempt"))?
+                    .into();
                 for update in update.updates {
                     let (update, address): (InputUpdate, String) = update.try_into()?;
                     self.shared.peers.learn(&update.worker, &address);
@@ -155,7 +172,10 @@ impl Session {
                 }
             }
             FromCoordinator::RetireAttempt(attempt) => {
-                self.shared.store.retire_attempt(&self.hello.query, attempt.into()).await;
+                self.shared
+                    .store
+                    .retire(self.hello.query.clone(), attempt.into())
+                    .await;
             }
             FromCoordinator::Goodbye(_) => return Ok(Some(SessionEnd::Goodbye)),
         }
@@ -172,7 +192,10 @@ impl Session {
         let layout = (assignment.layout_version.0, assignment.layout_fingerprint);
         let refuse = |message: &str| AttemptEnd::refused(message);
         let Some(stage) = self.stages.get(&attempt.stage).cloned() else {
-            let _ = ended.send((attempt, refuse("the stage's fragment is unknown or cannot be decoded by this build")));
+            let _ = ended.send((
+                attempt,
+                refuse("the stage's fragment is unknown or cannot be decoded by this build"),
+            ));
             self.track(attempt, layout).cancel.cancel();
             return;
         };
@@ -209,23 +232,35 @@ impl Session {
         let (inputs, receiver) = mpsc::unbounded_channel();
         let cancel = CancellationToken::new();
         let counters = Arc::new(Counters::default());
-        let running =
-            Running { cancel: cancel.clone(), inputs, counters: Arc::clone(&counters), layout };
+        let running = Running {
+            cancel: cancel.clone(),
+            inputs,
+            counters: Arc::clone(&counters),
+            layout,
+        };
         self.running.insert(attempt, running);
-        Tracked { receiver, cancel, counters }
+        Tracked {
+            receiver,
+            cancel,
+            counters,
+        }
     }
 
     fn report_end(&mut self, attempt: AttemptId, end: AttemptEnd) {
-        let Some(running) = self.running.remove(&attempt) else { return };
+        let Some(running) = self.running.remove(&attempt) else {
+            return;
+        };
         let (layout_version, layout_fingerprint) = running.layout;
         let message = match end {
-            AttemptEnd::Succeeded { outputs, metrics } => ToCoordinator::AttemptSucceeded(wire::AttemptSucceeded {
-                attempt: Some(attempt.into()),
-                outputs: outputs.into_iter().map(Into::into).collect(),
-                metrics: Some(metrics.into()),
-                layout_version,
-                layout_fingerprint,
-            }),
+            AttemptEnd::Succeeded { outputs, metrics } => {
+                ToCoordinator::AttemptSucceeded(wire::AttemptSucceeded {
+                    attempt: Some(attempt.into()),
+                    outputs: outputs.into_iter().map(Into::into).collect(),
+                    metrics: Some(metrics.into()),
+                    layout_version,
+                    layout_fingerprint,
+                })
+            }
             AttemptEnd::Failed(failure) => ToCoordinator::AttemptFailed(wire::AttemptFailed {
                 attempt: Some(attempt.into()),
                 layout_version,
@@ -241,8 +276,6 @@ impl Session {
             self.send(ToCoordinator::AttemptProgressed(wire::AttemptProgressed {
                 attempt: Some((*attempt).into()),
                 metrics: Some(running.counters.read().into()),
-                reduce_fetch_inflight_bytes: running.counters.inflight_bytes(),
-                reduce_fetch_queue_depth: running.counters.queue_depth(),
             }));
         }
     }

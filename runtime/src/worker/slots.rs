@@ -32,7 +32,11 @@ impl Slots {
     pub(crate) fn open(&self, session: SessionId) -> SessionSlots {
         let (sender, grants) = mpsc::unbounded_channel();
         self.send(Command::Open(session, sender));
-        SessionSlots { slots: self.clone(), session, grants }
+        SessionSlots {
+            slots: self.clone(),
+            session,
+            grants,
+        }
     }
 
     fn send(&self, command: Command) {
@@ -70,7 +74,10 @@ impl SessionSlots {
         let (answer, taken) = oneshot::channel();
         self.slots.send(Command::Consume(self.session, answer));
         let taken = taken.await.unwrap_or(false);
-        taken.then(|| TakenSlot { slots: self.slots.clone(), session: self.session })
+        taken.then(|| TakenSlot {
+            slots: self.slots.clone(),
+            session: self.session,
+        })
     }
 }
 
@@ -114,7 +121,9 @@ async fn own(mut leases: SlotLeases, mut inbox: mpsc::UnboundedReceiver<Command>
             }
         }
         for (session, slots) in leases.grant() {
-            let told = sessions.get(&session).is_some_and(|grants| grants.send(slots).is_ok());
+            let told = sessions
+                .get(&session)
+                .is_some_and(|grants| grants.send(slots).is_ok());
             if !told {
                 leases.release(session, slots);
             }

@@ -1,11 +1,13 @@
 //! What all tasks of a stage share, as it travels in `DefineStage`.
 
+use std::path::PathBuf;
+
 use prost::Message;
+use serde::{Deserialize, Serialize};
 use sluice_core::plan::ExchangeKind;
-use sluice_crds::shuffle_query::Compression;
+use sluice_crds::shuffle_query::{Compression, SinkSpec};
 
 use crate::planner::{Fragment, OutputSpec};
-use crate::sink::Sink;
 
 /// What all tasks of a stage share.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +19,16 @@ pub struct StageTemplate {
     /// How frames are compressed.
     pub compression: Compression,
     /// Where the rows go instead, in the root stages of a query with a sink.
-    pub sink: Option<Sink>,
+    pub sink: Option<SinkOrders>,
+}
+
+/// The sink of a query, as its root stages are told.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SinkOrders {
+    /// As the user wrote it.
+    pub spec: SinkSpec,
+    /// The folder that relative locations start from.
+    pub base: PathBuf,
 }
 
 /// The form of a template on the wire. Both sides are of one build, or the session is refused.
@@ -47,11 +58,17 @@ const KINDS: [ExchangeKind; 5] = [
 const COMPRESSIONS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
 
 fn position<T: PartialEq>(all: &[T], one: &T) -> u32 {
-    all.iter().position(|other| other == one).and_then(|index| u32::try_from(index).ok()).unwrap_or(u32::MAX)
+    all.iter()
+        .position(|other| other == one)
+        .and_then(|index| u32::try_from(index).ok())
+        .unwrap_or(u32::MAX)
 }
 
 fn at<T: Copy>(all: &[T], index: u32) -> Option<T> {
-    usize::try_from(index).ok().and_then(|index| all.get(index)).copied()
+    usize::try_from(index)
+        .ok()
+        .and_then(|index| all.get(index))
+        .copied()
 }
 
 impl StageTemplate {
@@ -86,7 +103,11 @@ impl StageTemplate {
                 partitions: encoded.partitions,
             },
             compression: at(&COMPRESSIONS, encoded.compression).ok_or_else(|| missing("compression"))?,
-            sink: encoded.sink_json.as_deref().map(serde_json::from_str).transpose()?,
+            sink: encoded
+                .sink_json
+                .as_deref()
+                .map(serde_json::from_str)
+                .transpose()?,
         })
     }
 }
@@ -98,9 +119,21 @@ mod tests {
     #[test]
     fn a_template_survives_the_wire_and_noise_is_refused() {
         for (kind, compression) in KINDS.into_iter().zip(COMPRESSIONS.into_iter().cycle()) {
-            let output = OutputSpec { kind, keys: vec![vec![1, 2]], partitions: 7 };
-            let fragment = Fragment { plan: vec![9], ..Fragment::default() };
-            let template = StageTemplate { fragment, output, compression, sink: None };
+            let output = OutputSpec {
+                kind,
+                keys: vec![vec![1, 2]],
+                partitions: 7,
+            };
+            let fragment = Fragment {
+                plan: vec![9],
+                ..Fragment::default()
+            };
+            let template = StageTemplate {
+                fragment,
+                output,
+                compression,
+                sink: None,
+            };
             let bytes = template.encode().expect("it encodes");
             assert_eq!(StageTemplate::decode(&bytes).expect("it decodes"), template);
         }

@@ -1,0 +1,132 @@
+//! The inputs of an attempt, as its plan's shuffle-read leaves open them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::ExecutionPlan;
+use futures::stream::BoxStream;
+use sluice_core::failure::{AttemptFailure, FetchError};
+use sluice_core::ids::WorkerId;
+use sluice_core::message::{ChunkHead, FetchRequest};
+use sluice_core::reader::Delivery;
+
+use super::attempt::Job;
+use crate::planner::{InputProvider, InputStream, ReadMode, ShuffleReadExec, decode_schema};
+use crate::shuffle::read::{FetchTransport, ReadInput, ReadSpec, ShuffleReads};
+use crate::shuffle::store::StoreHandle;
+use crate::source::classify_error;
+use crate::transport::{Peers, read_config};
+
+/// The streams of an attempt's inputs, there once its plan is known.
+#[derive(Default)]
+pub(super) struct Inputs {
+    streams: Mutex<Vec<Vec<Option<SendableRecordBatchStream>>>>,
+}
+
+impl Inputs {
+    /// Starts to fetch what the plan's leaves will open. Takes the job's updates.
+    pub(super) fn start(&self, plan: &Arc<dyn ExecutionPlan>, job: Job) -> Result<(), AttemptFailure> {
+        let mut deliveries = vec![Delivery::Arrival; job.assignment.inputs.len()];
+        find_deliveries(plan, &mut deliveries);
+        let mut inputs = Vec::with_capacity(deliveries.len());
+        for ((assigned, delivery), schema) in job
+            .assignment
+            .inputs
+            .iter()
+            .zip(deliveries)
+            .zip(&job.stage.fragment.inputs)
+        {
+            let schema = decode_schema(schema).map_err(|error| AttemptFailure::Refused {
+                message: error.to_string(),
+            })?;
+            inputs.push(ReadInput {
+                assigned: assigned.clone(),
+                delivery,
+                schema,
+            });
+        }
+        if inputs.len() != job.assignment.inputs.len() {
+            let message = "the assignment's inputs are not those of the fragment".to_owned();
+            return Err(AttemptFailure::Refused { message });
+        }
+        let window = job.assignment.recommended_reduce_fetch_window_partitions;
+        let count = inputs.len();
+        let spec = ReadSpec {
+            query: job.query.clone(),
+            coordinator_epoch: job.coordinator_epoch,
+            layout_version: job.assignment.layout_version,
+            inputs,
+            config: read_config(window, ahead_bytes(job.shared.options.memory_bytes)),
+        };
+        let transport = Arc::new(NearFirst {
+            own: job.shared.id.clone(),
+            store: job.shared.store.clone(),
+            peers: job.shared.peers.clone(),
+        });
+        let pool = job.shared.memory.query_pool(&job.query);
+        let failed = |error: DataFusionError| classify_error(&error, &[]);
+        let mut reads =
+            ShuffleReads::start(spec, transport, job.inputs, &pool, &job.shared.control).map_err(failed)?;
+        job.counters.follow_inputs(Arc::clone(reads.counters()));
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        for input in 0..count {
+            streams.push(reads.take(input).map_err(failed)?.into_iter().map(Some).collect());
+        }
+        Ok(())
+    }
+}
+
+/// What one input of one attempt may fetch ahead: a small part of the worker's memory.
+fn ahead_bytes(memory_bytes: u64) -> u64 {
+    (memory_bytes / 32).clamp(256 << 10, 16 << 20)
+}
+
+fn find_deliveries(plan: &Arc<dyn ExecutionPlan>, deliveries: &mut [Delivery]) {
+    if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
+        let slot = usize::try_from(read.slot()).unwrap_or(usize::MAX);
+        if let (Some(delivery), ReadMode::PerMapTask(_)) = (deliveries.get_mut(slot), read.mode()) {
+            *delivery = Delivery::PerStream;
+        }
+    }
+    for child in plan.children() {
+        find_deliveries(child, deliveries);
+    }
+}
+
+impl InputProvider for Inputs {
+    fn open(
+        &self,
+        stream: InputStream,
+        _: &Arc<TaskContext>,
+    ) -> datafusion::error::Result<SendableRecordBatchStream> {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_task = usize::try_from(stream.map_task.unwrap_or(0)).unwrap_or(usize::MAX);
+        let taken = streams
+            .get_mut(stream.input)
+            .and_then(|streams| streams.get_mut(of_task)?.take());
+        taken.ok_or_else(|| DataFusionError::Internal(format!("the attempt has no unread stream {stream:?}")))
+    }
+}
+
+/// Reads streams of the own worker from its store, others over the network.
+struct NearFirst {
+    own: WorkerId,
+    store: StoreHandle,
+    peers: Peers,
+}
+
+impl FetchTransport for NearFirst {
+    fn fetch(
+        &self,
+        worker: &WorkerId,
+        request: FetchRequest,
+    ) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>> {
+        if *worker == self.own {
+            self.store.fetch(request)
+        } else {
+            self.peers.fetch(worker, request)
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Where an attempt's rows go: to its exchange, or into files of the sink.
+
+use std::sync::Arc;
+
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr;
+use futures::StreamExt;
+use sluice_core::failure::AttemptFailure;
+use sluice_core::ids::{AttemptId, QueryId, StreamEpoch};
+use sluice_core::message::MapOutputPartitionMeta;
+use sluice_crds::shuffle_query::Compression;
+
+use super::Shared;
+use super::attempt::Job;
+use super::counters::Counters;
+use crate::planner::{OutputSpec, decode_schema};
+use crate::shuffle::partition::Partitioning;
+use crate::shuffle::write::{ShuffleWriter, WriteSpec};
+use crate::sink::{Sink, SinkError};
+
+/// The part of the shuffle store's memory that the rows of one attempt may take while they wait for their frame to fill.
+const WRITE_BUFFER_SHARE: usize = 8;
+
+/// What an attempt publishes, and where.
+pub(super) struct Publish {
+    shared: Arc<Shared>,
+    query: QueryId,
+    attempt: AttemptId,
+    stream_epoch: StreamEpoch,
+    partitions: u32,
+    partitioning: Partitioning,
+    compression: Compression,
+    sink: Option<Sink>,
+    counters: Arc<Counters>,
+}
+
+impl Publish {
+    pub(super) fn new(job: &Job, context: &TaskContext) -> Result<Self, AttemptFailure> {
+        let refused = |message: String| AttemptFailure::Refused { message };
+        let schema = decode_schema(&job.stage.fragment.output).map_err(|error| refused(error.to_string()))?;
+        let partitioning = job.stage.output.partitioning(&schema, context);
+        let partitioning = partitioning.map_err(|error| refused(error.to_string()))?;
+        let partitioning = shuffle_partitioning(partitioning, &job.stage.output, job.assignment.attempt.task);
+        if partitioning.partitions() > job.assignment.output_partitions {
+            return Err(refused(
+                "the assignment has fewer partitions than the fragment".into(),
+            ));
+        }
+        let sink = job
+            .stage
+            .sink
+            .as_ref()
+            .map(|orders| Sink::new(&orders.spec, &job.query, &orders.base));
+        let sink = sink.transpose().map_err(|error| sink_failed(&error))?;
+        Ok(Self {
+            shared: Arc::clone(&job.shared),
+            query: job.query.clone(),
+            attempt: job.assignment.attempt,
+            stream_epoch: job.assignment.stream_epoch,
+            partitions: job.assignment.output_partitions,
+            partitioning,
+            compression: job.stage.compression,
+            sink,
+            counters: Arc::clone(&job.counters),
+        })
+    }
+
+    /// Takes all rows; answers what the exchange holds.
+    pub(super) async fn run(
+        self,
+        rows: SendableRecordBatchStream,
+        classify: impl Fn(DataFusionError) -> AttemptFailure,
+    ) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure> {
+        let store = &self.shared.store;
+        let opened = store
+            .open_attempt(
+                self.query.clone(),
+                self.attempt,
+                self.stream_epoch,
+                self.partitions,
+            )
+            .await;
+        opened.map_err(|error| classify(error.into()))?;
+        if let Some(sink) = &self.sink {
+            self.write_files(sink, rows, &classify).await?;
+            let finalized = store.finalize(self.query.clone(), self.attempt).await;
+            return finalized.map_err(|error| classify(error.into()));
+        }
+        self.write_exchange(rows, &classify).await
+    }
+
+    async fn write_exchange(
+        &self,
+        mut rows: SendableRecordBatchStream,
+        classify: &impl Fn(DataFusionError) -> AttemptFailure,
+    ) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure> {
+        let memory = &self.shared.memory;
+        let buffer = memory.store_bytes() / WRITE_BUFFER_SHARE;
+        let spec = WriteSpec {
+            query: self.query.clone(),
+            attempt: self.attempt,
+            schema: rows.schema(),
+            partitioning: self.partitioning.clone(),
+            compression: self.compression,
+            buffer_bytes: buffer,
+        };
+        let store = self.shared.store.clone();
+        let mut writer =
+            ShuffleWriter::new(&spec, store, &memory.query_pool(&self.query)).map_err(classify)?;
+        while let Some(batch) = rows.next().await {
+            writer.write(batch.map_err(classify)?).await.map_err(classify)?;
+            let counts = writer.counts();
+            self.counters.wrote(counts.rows, counts.bytes);
+        }
+        let (outputs, counts) = writer.finish().await.map_err(classify)?;
+        self.counters.wrote(counts.rows, counts.bytes);
+        self.counters.spilled(
+            self.shared
+                .store
+                .spilled_bytes(self.query.clone(), self.attempt)
+                .await,
+        );
+        Ok(outputs)
+    }
+
+    async fn write_files(
+        &self,
+        sink: &Sink,
+        mut rows: SendableRecordBatchStream,
+        classify: &impl Fn(DataFusionError) -> AttemptFailure,
+    ) -> Result<(), AttemptFailure> {
+        let opened = sink.open(self.attempt, rows.schema()).await;
+        let mut writer = opened.map_err(|error| sink_failed(&error))?;
+        let mut written = 0;
+        while let Some(batch) = rows.next().await {
+            let batch = batch.map_err(classify)?;
+            writer.write(&batch).map_err(|error| sink_failed(&error))?;
+            written += u64::try_from(batch.num_rows()).unwrap_or(0);
+            self.counters.wrote(written, 0);
+        }
+        let done = writer.finish().await.map_err(|error| sink_failed(&error))?;
+        self.counters.wrote(done.rows, done.bytes);
+        Ok(())
+    }
+}
+
+fn shuffle_partitioning(
+    partitioning: physical_expr::Partitioning,
+    output: &OutputSpec,
+    task: u32,
+) -> Partitioning {
+    let partitions = output.partitions;
+    match partitioning {
+        physical_expr::Partitioning::Hash(keys, _) => Partitioning::Hash { keys, partitions },
+        physical_expr::Partitioning::RoundRobinBatch(_) => Partitioning::RoundRobin {
+            partitions,
+            task,
+            tasks: partitions,
+        },
+        _ => Partitioning::Single,
+    }
+}
+
+fn sink_failed(error: &SinkError) -> AttemptFailure {
+    AttemptFailure::Failed {
+        message: error.to_string(),
+    }
+}
