@@ -31,10 +31,9 @@ async fn settled(query: &Watched) -> QuerySnapshot {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_after_its_first_won_map_costs_exactly_what_it_had() {
     let folder = Folder::new();
-    let [mut doomed, left, right] = Worker::three();
+    let mut workers = Worker::three();
     let yaml = by_part(SCALE, &[]);
     // Alone at first: the first map that is won is its own.
-    let workers = [doomed, left, right];
     workers[1].freeze();
     workers[2].freeze();
     let mut query = Watched::start(&folder, &yaml, &workers).await;
@@ -48,10 +47,9 @@ async fn a_worker_killed_after_its_first_won_map_costs_exactly_what_it_had() {
         "the frozen ones have not answered yet: {held:#?}"
     );
     let lost = first(&held).done + first(&held).running;
-    [doomed, left, right] = workers;
-    doomed.kill();
-    left.thaw();
-    right.thaw();
+    workers[0].kill();
+    workers[1].thaw();
+    workers[2].thaw();
     let over = query.end().await;
     over.assert_only_losses_ran_again();
     assert!(lost >= 1);

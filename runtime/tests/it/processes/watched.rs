@@ -33,11 +33,11 @@ impl Watched {
     pub(super) async fn start(folder: &Folder, yaml: &str, workers: &[Worker]) -> Self {
         let loaded = load(&folder.write("query.yaml", yaml)).expect("the query is valid");
         let slots = u32::try_from(workers.len()).expect("few workers");
-        let prepared = prepare(&loaded, slots).await.expect("the query can be planned");
         let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal id");
+        let prepared = prepare(&loaded, &id, slots).await.expect("the query can be planned");
         let addresses = workers.iter().map(|worker| worker.address.clone()).collect();
         let options = prepared
-            .into_options(id.clone(), CoordinatorEpoch(1), addresses)
+            .into_options(CoordinatorEpoch(1), addresses)
             .expect("it can be encoded");
         let mut running = RunningQuery::start(options).expect("the graph holds together");
         let rows = running.rows.take().map(|mut rows| {
