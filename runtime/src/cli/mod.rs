@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod coordinator;
+mod data;
 mod explain;
 mod run;
 mod validate;
@@ -41,6 +42,8 @@ enum Command {
     Validate(validate::ValidateArgs),
     Worker(worker::WorkerArgs),
     Coordinator(coordinator::CoordinatorArgs),
+    #[command(subcommand)]
+    Data(data::DataCommand),
 }
 
 /// What every command that reads a query needs.
@@ -64,6 +67,7 @@ pub async fn run() -> ExitCode {
         Command::Validate(args) => validate::run(&args),
         Command::Worker(args) => worker::run(args).await,
         Command::Coordinator(args) => coordinator::run(args).await,
+        Command::Data(command) => data::run(command).await,
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -34,7 +34,9 @@ impl Watched {
         let loaded = load(&folder.write("query.yaml", yaml)).expect("the query is valid");
         let slots = u32::try_from(workers.len()).expect("few workers");
         let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal id");
-        let prepared = prepare(&loaded, &id, slots).await.expect("the query can be planned");
+        let prepared = prepare(&loaded, &id, slots)
+            .await
+            .expect("the query can be planned");
         let addresses = workers.iter().map(|worker| worker.address.clone()).collect();
         let options = prepared
             .into_options(CoordinatorEpoch(1), addresses)
