@@ -274,9 +274,9 @@ impl Drive {
             self.events.clone(),
             self.committed.clone(),
         );
-        tokio::spawn(async move {
+        tokio::task::spawn_blocking(move || {
             let Some(sink) = &options.sink else { return };
-            let event = match sink.commit(&winners).await {
+            let event = match sink.commit(&options.query, &winners) {
                 Ok(shown) => {
                     committed.send_replace(Some(shown));
                     Event::SinkCommitted
@@ -316,7 +316,7 @@ impl Drive {
         let mut outcome = self.outcome.take().unwrap_or(Outcome::Cancelled);
         if outcome != Outcome::Succeeded
             && let Some(sink) = &self.options.sink
-            && let Err(error) = sink.abort().await
+            && let Err(error) = sink.abort(&self.options.query)
         {
             tracing::warn!(%error, "the sink's staging folder could not be removed");
         }

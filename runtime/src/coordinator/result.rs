@@ -11,8 +11,8 @@ use sluice_core::failure::FetchError;
 use sluice_core::ids::LayoutVersion;
 use sluice_core::message::{AssignedInput, InputUpdate, Writer};
 use sluice_core::reader::Delivery;
-use sluice_crds::shuffle_query::bounds::{PREVIEW_MAX_BYTES, PREVIEW_MAX_ROWS};
 use sluice_crds::shuffle_query::status::ResultPreview;
+use sluice_crds::shuffle_query::{PREVIEW_MAX_BYTES, PREVIEW_MAX_ROWS};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -130,7 +130,7 @@ async fn read(start: Start, peers: Peers, events: EventSender) {
         let (updates, forwarded) = mpsc::unbounded_channel();
         let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
         let transport = Arc::new(peers.clone());
-        let reads = ShuffleReads::start(spec.clone(), transport, forwarded, &pool, &Handle::current());
+        let reads = ShuffleReads::start(&spec, transport, forwarded, &pool, &Handle::current());
         let Some(mut batches) = reads
             .and_then(|mut reads| reads.take(0))
             .ok()

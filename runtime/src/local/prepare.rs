@@ -16,7 +16,7 @@ use crate::coordinator::{CoordinatorOptions, StageOrders};
 use crate::planner::{PlannedQuery, PlannedStage, plan, session_options, session_state};
 use crate::sink::Sink;
 use crate::source::{InputManifest, object_stores, register_tables};
-use crate::worker::{SinkOrders, StageTemplate};
+use crate::worker::StageTemplate;
 
 /// A query that is ready to run.
 pub struct Prepared {
@@ -28,7 +28,6 @@ pub struct Prepared {
     pub manifest: InputManifest,
     /// Where its rows land.
     pub sink: Option<Sink>,
-    sink_orders: Option<SinkOrders>,
     policy: Policy,
     compression: Compression,
 }
@@ -43,14 +42,14 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
     let sink = spec
         .sink
         .as_ref()
-        .map(|sink| Sink::new(sink, query, &loaded.base))
+        .map(|sink| Sink::new(sink, &loaded.base))
         .transpose();
     let sink = sink.map_err(Failure::bad_input)?;
     let manifest = InputManifest::list(&spec.tables, &loaded.base)
         .await
         .map_err(Failure::bad_input)?;
     if let Some(sink) = &sink {
-        sink.check(&manifest.roots).await.map_err(Failure::bad_input)?;
+        sink.check(&manifest.roots).map_err(Failure::bad_input)?;
     }
     let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(object_stores(&manifest.roots))
@@ -69,17 +68,12 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
         sink.check_columns(&planned.schema).map_err(Failure::bad_input)?;
     }
     let policy = policy(spec, sink.is_some());
-    let sink_orders = spec.sink.clone().map(|spec| SinkOrders {
-        spec,
-        base: loaded.base.clone(),
-    });
     let (query, compression) = (query.clone(), spec.shuffle.compression);
     Ok(Prepared {
         query,
         planned,
         manifest,
         sink,
-        sink_orders,
         policy,
         compression,
     })
@@ -122,7 +116,7 @@ impl Prepared {
             .iter()
             .zip(&self.planned.stages)
             .map(|(stage, planned)| {
-                let sink = self.sink_orders.clone().filter(|_| roots.contains(&stage.id));
+                let sink = self.sink.clone().filter(|_| roots.contains(&stage.id));
                 orders(planned, self.compression, sink)
             });
         Ok(CoordinatorOptions {
@@ -147,7 +141,7 @@ impl Prepared {
 fn orders(
     planned: &PlannedStage,
     compression: Compression,
-    sink: Option<SinkOrders>,
+    sink: Option<Sink>,
 ) -> anyhow::Result<StageOrders> {
     let template = StageTemplate {
         fragment: planned.fragment.clone(),

@@ -28,6 +28,7 @@ use super::adapt::SchemaExec;
 use super::leaf::{ReadMode, ShuffleReadExec};
 use super::recursion::WorkTableSlot;
 use super::scan::{ScanExec, file_config};
+use crate::source::tpch::TpchScanExec;
 
 /// Encodes and decodes Sluice's own nodes and DataFusion's recursive queries.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub(crate) struct FragmentCodec;
 /// One node that datafusion-proto does not know.
 #[derive(Clone, PartialEq, Message)]
 struct NodeMessage {
-    #[prost(oneof = "Node", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "Node", tags = "1, 2, 3, 4, 5, 6")]
     node: Option<Node>,
 }
 
@@ -52,6 +53,9 @@ enum Node {
     Recursive(RecursiveMessage),
     #[prost(message, tag = "5")]
     WorkTable(WorkTableMessage),
+    /// As the scan encodes itself.
+    #[prost(bytes, tag = "6")]
+    Tpch(Vec<u8>),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -129,6 +133,8 @@ impl PhysicalExtensionCodec for FragmentCodec {
                 schema: Some(table.table_schema().as_ref().try_into()?),
                 projection: table.projection().iter().map(|column| *column as u64).collect(),
             })
+        } else if let Some(scan) = node.downcast_ref::<TpchScanExec>() {
+            Node::Tpch(scan.encode()?)
         } else {
             return Err(DataFusionError::NotImplemented(format!(
                 "{} cannot be sent to a worker",
@@ -173,6 +179,7 @@ impl PhysicalExtensionCodec for FragmentCodec {
                     query.distinct,
                 )?))
             }
+            Node::Tpch(scan) => Ok(Arc::new(TpchScanExec::decode(&scan)?)),
             Node::WorkTable(table) => {
                 let schema = schema_of(table.schema.as_ref())?;
                 let projection: Vec<usize> = table

@@ -83,6 +83,10 @@ pub struct PlanNote {
     pub reason: String,
 }
 
+/// The stack, in bytes, that a thread which decodes and runs tasks needs: operators and expressions recurse as
+/// deep as the planner lets them be nested.
+pub const TASK_STACK_BYTES: usize = 16 << 20;
+
 /// The stack of the thread that plans. Planners of nested queries recurse, and a query may be 64 KiB long; only
 /// the pages in use cost memory.
 const PLANNING_STACK: usize = 256 << 20;

@@ -13,12 +13,11 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
-use jiff::Timestamp;
-use object_store::ObjectMeta;
-use object_store::path::Path;
-use sluice_core::plan::{FileRange, InputFile, Split};
+use sluice_core::plan::{FileRange, Split};
 
 use super::error::PlanError;
+use crate::source::tpch::TpchScanExec;
+use crate::source::{input_file, object_meta};
 
 /// Scans a table: the slot in a fragment that a split fills. The source inside it reads nothing until then.
 #[derive(Debug)]
@@ -77,10 +76,15 @@ impl ScanExec {
                     .build();
                 Ok(DataSourceExec::from_data_source(config))
             }
-            Split::Tpch { .. } => Err(PlanError::fragment(
-                "split",
-                format!("scan {} generates no rows", self.leaf),
-            )),
+            Split::Tpch { part, parts } => {
+                let scan = self.source.downcast_ref::<TpchScanExec>().ok_or_else(|| {
+                    PlanError::fragment("split", format!("scan {} generates no rows", self.leaf))
+                })?;
+                let part = scan
+                    .with_part(*part, *parts)
+                    .map_err(|error| PlanError::fragment("split", error))?;
+                Ok(Arc::new(part))
+            }
         }
     }
 }
@@ -123,47 +127,32 @@ fn file_range(file: &PartitionedFile) -> Result<FileRange, PlanError> {
             u64::try_from(range.end).map_err(|error| PlanError::internal("split", error))?,
         ),
     };
-    let modified = meta.last_modified;
-    let modified_nanos = modified
-        .timestamp_nanos_opt()
-        .ok_or_else(|| PlanError::Unsupported {
-            what: format!("the modification time {modified} of {}", meta.location),
-            fix: "give the file a time between 1678 and 2262".into(),
-        })?;
-    let file = InputFile {
-        path: meta.location.to_string(),
-        size: meta.size,
-        modified_nanos,
-        etag: meta.e_tag.clone(),
-    };
+    let file = input_file(meta).ok_or_else(|| PlanError::Unsupported {
+        what: format!(
+            "the modification time {} of {}",
+            meta.last_modified, meta.location
+        ),
+        fix: "give the file a time between 1678 and 2262".into(),
+    })?;
     Ok(FileRange { file, start, end })
 }
 
 fn partitioned_file(range: &FileRange) -> Result<PartitionedFile, PlanError> {
     let file = &range.file;
-    let invalid = |message: String| PlanError::fragment("split", format!("file {}: {message}", file.path));
+    let invalid = |message: &str| PlanError::fragment("split", format!("file {}: {message}", file.path));
     if range.start > range.end || range.end > file.size {
-        return Err(invalid(format!(
+        return Err(invalid(&format!(
             "bytes {}..{} are not within its {} bytes",
             range.start, range.end, file.size
         )));
     }
-    let modified = Timestamp::from_nanosecond(i128::from(file.modified_nanos))
-        .map_err(|error| invalid(error.to_string()))?;
-    let meta = ObjectMeta {
-        location: Path::parse(&file.path).map_err(|error| invalid(error.to_string()))?,
-        last_modified: std::time::SystemTime::from(modified).into(),
-        size: file.size,
-        e_tag: file.etag.clone(),
-        version: None,
-    };
-    let whole = PartitionedFile::from(meta);
+    let whole = PartitionedFile::from(object_meta(file).ok_or_else(|| invalid("it has no valid path"))?);
     // A whole file has no range: readers of compressed files accept none.
     if range.start == 0 && range.end == file.size {
         return Ok(whole);
     }
-    let start = i64::try_from(range.start).map_err(|error| invalid(error.to_string()))?;
-    let end = i64::try_from(range.end).map_err(|error| invalid(error.to_string()))?;
+    let start = i64::try_from(range.start).map_err(|error| invalid(&error.to_string()))?;
+    let end = i64::try_from(range.end).map_err(|error| invalid(&error.to_string()))?;
     Ok(whole.with_range(start, end))
 }
 

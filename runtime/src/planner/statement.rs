@@ -1,9 +1,11 @@
 //! One statement, and only a query.
 
+use std::ops::ControlFlow;
+
 use datafusion::config::Dialect as DialectName;
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
-use datafusion::sql::sqlparser::ast;
+use datafusion::sql::sqlparser::ast::{self, Visit, Visitor};
 use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
@@ -31,12 +33,73 @@ pub(crate) fn parse(sql: &str, dialect: DialectName) -> Result<Statement, PlanEr
             position: position(sql, dialect.as_ref(), 1),
         });
     }
+    check_depth(&statement)?;
     match refused(&statement) {
         None => Ok(statement),
         Some(what) => Err(PlanError::NotAQuery {
             what,
             position: position(sql, dialect.as_ref(), 0),
         }),
+    }
+}
+
+/// The longest chain of operators (`a + b + c`, `x OR y OR z`) and nesting of expressions that is planned. The
+/// parser follows chains of any length; planners take time and memory by the square of it, tasks a part of
+/// their stack for each level.
+pub(crate) const DEEPEST_EXPRESSION: usize = 1000;
+
+/// The most SELECTs that UNION, INTERSECT and EXCEPT put in a row.
+const LONGEST_SET_OPERATION: usize = 500;
+
+/// Refuses long chains before any planner sees them.
+fn check_depth(statement: &Statement) -> Result<(), PlanError> {
+    let Statement::Statement(inner) = statement else {
+        return Ok(());
+    };
+    match inner.visit(&mut Depth::default()) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(what) => Err(PlanError::TooDeep { what }),
+    }
+}
+
+/// How deep the walk of a statement is in expressions.
+#[derive(Default)]
+struct Depth {
+    expressions: usize,
+}
+
+impl Visitor for Depth {
+    type Break = String;
+
+    fn pre_visit_expr(&mut self, _: &ast::Expr) -> ControlFlow<String> {
+        self.expressions += 1;
+        if self.expressions <= DEEPEST_EXPRESSION {
+            return ControlFlow::Continue(());
+        }
+        ControlFlow::Break(format!(
+            "an expression has more than {DEEPEST_EXPRESSION} levels or operands in a row; IN (…) takes the \
+             place of many ORs"
+        ))
+    }
+
+    fn post_visit_expr(&mut self, _: &ast::Expr) -> ControlFlow<String> {
+        self.expressions = self.expressions.saturating_sub(1);
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<String> {
+        let mut selects = 1;
+        let mut body = query.body.as_ref();
+        while let ast::SetExpr::SetOperation { left, .. } = body {
+            selects += 1;
+            body = left.as_ref();
+        }
+        if selects <= LONGEST_SET_OPERATION {
+            return ControlFlow::Continue(());
+        }
+        ControlFlow::Break(format!(
+            "{selects} SELECTs in a row, at most {LONGEST_SET_OPERATION} are planned"
+        ))
     }
 }
 

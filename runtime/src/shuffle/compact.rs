@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryViewArray, RecordBatch, RecordBatchOptions, StringViewArray, UInt64Array,
-    make_array,
+    Array, ArrayData, ArrayRef, AsArray, BinaryViewArray, RecordBatch, RecordBatchOptions, StringViewArray,
+    UInt64Array, make_array,
 };
+use arrow::buffer::Buffer;
 use arrow::compute::take;
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
@@ -31,11 +32,20 @@ pub fn batch_bytes(batch: &RecordBatch) -> usize {
         let views = match column.data_type() {
             DataType::Utf8View => column.as_string_view().total_buffer_bytes_used(),
             DataType::BinaryView => column.as_binary_view().total_buffer_bytes_used(),
-            _ => 0,
+            _ => nested_view_bytes(&data),
         };
         sliced.unwrap_or_else(|_| column.get_array_memory_size()) + views
     };
     batch.columns().iter().map(column_bytes).sum()
+}
+
+/// Arrow counts the views of arrays within arrays, and not the bytes that they refer to.
+fn nested_view_bytes(data: &ArrayData) -> usize {
+    let bytes_of = |child: &ArrayData| match child.data_type() {
+        DataType::Utf8View | DataType::BinaryView => child.buffers().iter().skip(1).map(Buffer::len).sum(),
+        _ => nested_view_bytes(child),
+    };
+    data.child_data().iter().map(bytes_of).sum()
 }
 
 /// Whether arrays of the type may refer to parts of shared buffers.
@@ -65,9 +75,11 @@ fn compact_array(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             Ok(compacted.as_any_dictionary().with_values(values))
         }
         nested if shares(nested) => {
-            // Taking all rows leaves children that hold these rows only; then the children's own buffers go.
+            // Taking all rows leaves children that hold these rows only, where Arrow can take rows of the type; then
+            // the children's own buffers go.
             let rows = UInt64Array::from_iter_values(0..array.len() as u64);
-            let data = take(array, &rows, None)?.to_data();
+            let taken = take(array, &rows, None).unwrap_or_else(|_| Arc::clone(array));
+            let data = taken.to_data();
             let children = data.child_data().iter().cloned();
             let children = children.map(|child| Ok(compact_array(&make_array(child))?.to_data()));
             let children = children.collect::<Result<Vec<_>, ArrowError>>()?;

@@ -42,6 +42,9 @@ pub const MAX_FRAME_BYTES: usize = 1 << 30;
 /// The most bytes of a batch once it is decompressed, 4 GiB: what claims more is damaged.
 const MAX_BATCH_BYTES: u64 = 4 << 30;
 
+/// The most bytes that a length which has not been verified makes a decoder allocate.
+const MAX_TRUSTED_BYTES: usize = 4 << 20;
+
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
 /// Why rows could not become a frame, or bytes not rows.
@@ -374,6 +377,9 @@ impl FrameDecoder {
                 // Only a damaged length is that long.
                 return Err(FrameError::ChecksumMismatch { offset });
             }
+            if self.payload.capacity() == 0 {
+                self.payload = MutableBuffer::with_capacity(length.min(MAX_TRUSTED_BYTES));
+            }
             bytes = take_until(bytes, length - self.payload.len(), |part| {
                 self.payload.extend_from_slice(part);
             });
@@ -403,6 +409,11 @@ impl FrameDecoder {
         self.chain = header.chain;
         self.offset += (HEADER_BYTES + payload.len()) as u64;
         Ok(batch)
+    }
+
+    /// Bytes of a frame whose rest has not come.
+    pub fn pending_bytes(&self) -> usize {
+        self.payload.len()
     }
 
     /// Says that the stream has ended.

@@ -10,3 +10,6 @@ pub mod read;
 mod segment;
 pub mod store;
 pub mod write;
+
+#[cfg(test)]
+mod tests;

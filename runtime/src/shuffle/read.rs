@@ -165,7 +165,7 @@ impl ShuffleReads {
     ///
     /// If a schema cannot be read.
     pub fn start(
-        spec: ReadSpec,
+        spec: &ReadSpec,
         transport: Arc<dyn FetchTransport>,
         updates: mpsc::UnboundedReceiver<InputUpdate>,
         pool: &Arc<dyn MemoryPool>,

@@ -70,10 +70,10 @@ impl SpillDir {
 
 impl Drop for SpillDir {
     fn drop(&mut self) {
-        for removed in [fs::remove_dir_all(&self.path), fs::remove_file(&self.lock_path)] {
-            if let Err(error) = removed {
-                tracing::warn!(path = %self.path.display(), %error, "spill files stay behind");
-            }
+        // Without its lock file nobody would delete the directory later: it goes last, or stays.
+        let removed = fs::remove_dir_all(&self.path).and_then(|()| fs::remove_file(&self.lock_path));
+        if let Err(error) = removed {
+            tracing::warn!(path = %self.path.display(), %error, "spill files stay behind");
         }
     }
 }
@@ -114,10 +114,12 @@ fn remove_stale(root: &Path, own: &Path) {
     }
 }
 
-/// Writes each piece at its position, creating the file and its directory.
+/// Writes each piece at its position, creating the file and the query's directory. It does not create the
+/// incarnation's: once that is deleted, the worker has ended.
 pub fn write(path: &Path, pieces: &[(u64, Bytes)]) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
-        fs::create_dir_all(dir)?;
+    match path.parent().map(fs::create_dir) {
+        Some(Err(error)) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        Some(_) | None => {}
     }
     let file = OpenOptions::new()
         .create(true)

@@ -17,10 +17,12 @@ use sluice_core::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
 use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot};
 
+use self::command::Command;
 use self::log::Piece;
-use self::task::{Command, StoreTask};
+use self::task::StoreTask;
 use super::segment;
 
+mod command;
 mod log;
 mod spill;
 mod task;
@@ -197,6 +199,12 @@ impl StoreHandle {
     /// Deletes everything of a query.
     pub async fn retire_query(&self, query: QueryId) {
         self.ask(|reply| Command::RetireQuery { query, reply }).await;
+    }
+
+    /// The attempts of the query whose whole, finalized output is here.
+    pub async fn held_attempts(&self, query: QueryId) -> Vec<AttemptId> {
+        let held = self.ask(|reply| Command::Held { query, reply });
+        held.await.unwrap_or_default()
     }
 
     /// What the store holds in all.

@@ -13,7 +13,7 @@ use super::encode::extension;
 use super::error::SinkError;
 use super::files::{Moved, Taken, at, exists, link, remove_folder, rename, sync_folder};
 use super::writer::{attempt_file, receipt, write_json};
-use super::{COMMIT_RECORD, Sink};
+use super::{COMMIT_RECORD, Place};
 
 /// How often a replacing commit looks again whether the location exists, when others make and remove it meanwhile.
 const REPLACE_TRIES: usize = 8;
@@ -55,13 +55,13 @@ pub enum Step {
 }
 
 /// The folder that becomes the result.
-fn result_folder(sink: &Sink) -> PathBuf {
-    sink.staging.join("result")
+fn result_folder(place: &Place) -> PathBuf {
+    place.staging.join("result")
 }
 
 /// Where the folder to replace waits while it has no name, if the file system cannot exchange two folders.
-fn aside(sink: &Sink) -> PathBuf {
-    sink.staging.join("replaced")
+fn aside(place: &Place) -> PathBuf {
+    place.staging.join("replaced")
 }
 
 /// What surrounds a commit.
@@ -72,48 +72,48 @@ pub struct Environment<'a> {
     pub exchange: bool,
 }
 
-/// Publishes the winners' files; see [`Sink::commit`].
+/// Publishes the winners' files; see [`super::Sink::commit`].
 pub fn commit(
-    sink: &Sink,
+    place: &Place,
     winners: &[AttemptId],
     environment: &mut Environment<'_>,
 ) -> Result<Committed, SinkError> {
-    if let Some(committed) = read_record(sink)? {
-        remove_folder(&sink.staging)?;
+    if let Some(committed) = read_record(place)? {
+        remove_folder(&place.staging)?;
         return Ok(committed);
     }
-    restore(sink)?;
-    let result = result_folder(sink);
+    restore(place)?;
+    let result = result_folder(place);
     remove_folder(&result)?;
     (environment.reached)(Step::Cleared)?;
-    let committed = assemble(sink, winners)?;
+    let committed = assemble(place, winners)?;
     (environment.reached)(Step::Assembled)?;
     write_json(&result.join(COMMIT_RECORD), &committed)?;
     sync_folder(&result)?;
-    sync_folder(&sink.staging)?;
+    sync_folder(&place.staging)?;
     (environment.reached)(Step::Recorded)?;
-    publish(sink, environment)?;
-    if let Some(parent) = sink.location.parent() {
+    publish(place, environment)?;
+    if let Some(parent) = place.location.parent() {
         sync_folder(parent)?;
     }
     (environment.reached)(Step::Published)?;
-    remove_folder(&sink.staging)?;
+    remove_folder(&place.staging)?;
     (environment.reached)(Step::CleanedUp)?;
     Ok(committed)
 }
 
 /// Links the winners' files into the result folder, numbered in the order of their tasks, which is the result's. Links, not renames: a commit that did not finish can start over from the attempts' own files.
-fn assemble(sink: &Sink, winners: &[AttemptId]) -> Result<Committed, SinkError> {
+fn assemble(place: &Place, winners: &[AttemptId]) -> Result<Committed, SinkError> {
     let mut receipts = BTreeMap::new();
     for winner in winners {
-        let receipt = receipt(sink, *winner)?;
+        let receipt = receipt(place, *winner)?;
         receipts.insert((winner.stage, winner.task), (*winner, receipt));
     }
     let has_rows = receipts.values().any(|(_, receipt)| receipt.rows > 0);
-    let result = result_folder(sink);
+    let result = result_folder(place);
     at(&result, "create", fs::create_dir_all(&result))?;
     let mut committed = Committed {
-        query: sink.query.clone(),
+        query: place.query.clone(),
         files: 0,
         rows: 0,
         bytes: 0,
@@ -127,11 +127,11 @@ fn assemble(sink: &Sink, winners: &[AttemptId]) -> Result<Committed, SinkError> 
         if !keep {
             continue;
         }
-        let source = attempt_file(sink, *winner);
+        let source = attempt_file(place, *winner);
         if at(&source, "look at", fs::metadata(&source))?.len() != receipt.bytes {
             return Err(SinkError::Incomplete(*winner));
         }
-        let name = format!("part-{:05}.{}", committed.files, extension(sink.format));
+        let name = format!("part-{:05}.{}", committed.files, extension(place.format));
         link(&source, &result.join(name))?;
         committed.files += 1;
         committed.rows += receipt.rows;
@@ -140,14 +140,14 @@ fn assemble(sink: &Sink, winners: &[AttemptId]) -> Result<Committed, SinkError> 
     Ok(committed)
 }
 
-fn publish(sink: &Sink, environment: &mut Environment<'_>) -> Result<(), SinkError> {
-    let (result, location) = (result_folder(sink), sink.location.as_path());
+fn publish(place: &Place, environment: &mut Environment<'_>) -> Result<(), SinkError> {
+    let (result, location) = (result_folder(place), place.location.as_path());
     for _ in 0..REPLACE_TRIES {
-        match move_to_free(sink)? {
+        match move_to_free(place)? {
             Moved::Done => return Ok(()),
             Moved::NotDone | Moved::Unsupported => {}
         }
-        if sink.if_exists == IfExists::Fail {
+        if place.if_exists == IfExists::Fail {
             return Err(SinkError::exists(location));
         }
         let moved = if environment.exchange {
@@ -161,7 +161,7 @@ fn publish(sink: &Sink, environment: &mut Environment<'_>) -> Result<(), SinkErr
             // Between these two renames a reader finds no folder, never a part of one; `restore` undoes the first
             // if the second never came.
             Moved::Unsupported => {
-                at(location, "rename", fs::rename(location, aside(sink)))?;
+                at(location, "rename", fs::rename(location, aside(place)))?;
                 (environment.reached)(Step::SetAside)?;
             }
         }
@@ -170,8 +170,8 @@ fn publish(sink: &Sink, environment: &mut Environment<'_>) -> Result<(), SinkErr
 }
 
 /// Gives the result the location's name if nothing has it.
-fn move_to_free(sink: &Sink) -> Result<Moved, SinkError> {
-    let (result, location) = (result_folder(sink), sink.location.as_path());
+fn move_to_free(place: &Place) -> Result<Moved, SinkError> {
+    let (result, location) = (result_folder(place), place.location.as_path());
     match rename(&result, location, Taken::Refuse)? {
         Moved::Unsupported if exists(location)? => Ok(Moved::NotDone),
         // Whoever makes the folder between the look and the rename keeps it, unless it is empty.
@@ -191,23 +191,23 @@ fn move_to_free(sink: &Sink) -> Result<Moved, SinkError> {
 }
 
 /// Puts back what a commit that did not finish had moved aside.
-fn restore(sink: &Sink) -> Result<(), SinkError> {
-    let aside = aside(sink);
-    if exists(&aside)? && !exists(&sink.location)? {
-        at(&sink.location, "restore", fs::rename(&aside, &sink.location))?;
+fn restore(place: &Place) -> Result<(), SinkError> {
+    let aside = aside(place);
+    if exists(&aside)? && !exists(&place.location)? {
+        at(&place.location, "restore", fs::rename(&aside, &place.location))?;
     }
     Ok(())
 }
 
-/// Removes what is not visible; see [`Sink::abort`].
-pub fn abort(sink: &Sink) -> Result<(), SinkError> {
-    restore(sink)?;
-    remove_folder(&sink.staging)
+/// Removes what is not visible; see [`super::Sink::abort`].
+pub fn abort(place: &Place) -> Result<(), SinkError> {
+    restore(place)?;
+    remove_folder(&place.staging)
 }
 
 /// The record at the location, if it is one of this query.
-pub fn read_record(sink: &Sink) -> Result<Option<Committed>, SinkError> {
-    let path = sink.location.join(COMMIT_RECORD);
+pub fn read_record(place: &Place) -> Result<Option<Committed>, SinkError> {
+    let path = place.location.join(COMMIT_RECORD);
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -217,5 +217,5 @@ pub fn read_record(sink: &Sink) -> Result<Option<Committed>, SinkError> {
     };
     // What is no record is not ours, whatever its name.
     let record = serde_json::from_slice::<Committed>(&text).ok();
-    Ok(record.filter(|record| record.query == sink.query))
+    Ok(record.filter(|record| record.query == place.query))
 }

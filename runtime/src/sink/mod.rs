@@ -13,10 +13,12 @@ mod files;
 mod tests;
 mod writer;
 
-use std::fs;
+use std::fs::{self, Metadata};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
+use serde::{Deserialize, Serialize};
 use sluice_core::ids::{AttemptId, QueryId};
 use sluice_crds::shuffle_query::{FileFormat, IfExists, SinkSpec};
 
@@ -30,40 +32,41 @@ pub use writer::{SinkWriter, Written};
 /// Name of the commit record within a committed folder. Readers skip names that start with an underscore.
 pub const COMMIT_RECORD: &str = "_sluice_commit.json";
 
-/// The sink of one query. The coordinator checks it before the query runs, commits or aborts it; the workers open it
-/// for each attempt of a root task. All of them see the same file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The sink of a query. The coordinator checks it before the query runs, commits or aborts it; the workers open it for
+/// each attempt of a root task. All of them see the same file system. Every call works on files and blocks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sink {
-    query: QueryId,
     /// The folder that the user named, absolute.
     location: PathBuf,
-    /// The hidden folder beside it.
+    format: FileFormat,
+    if_exists: IfExists,
+}
+
+/// A sink as one query uses it.
+struct Place {
+    query: QueryId,
+    location: PathBuf,
+    /// The hidden folder beside the location.
     staging: PathBuf,
     format: FileFormat,
     if_exists: IfExists,
 }
 
 impl Sink {
-    /// The sink of a query. A relative location lies below `base`.
+    /// The sink of a spec. A relative location lies below `base`.
     ///
     /// # Errors
     ///
     /// If the location is no path of a folder that could be written.
-    pub fn new(spec: &SinkSpec, query: &QueryId, base: &Path) -> Result<Self, SinkError> {
+    pub fn new(spec: &SinkSpec, base: &Path) -> Result<Self, SinkError> {
         let location = resolve_location(&spec.location, base)?;
         // Without the slash that may end it, and without `.` segments.
         let location: PathBuf = location.components().collect();
-        let (Some(parent), Some(name), true) =
-            (location.parent(), location.file_name(), location.is_absolute())
-        else {
+        if location.parent().is_none() || location.file_name().is_none() || !location.is_absolute() {
             let problem = "is no folder that can be written: name a folder below an existing one";
             return Err(SinkError::forbidden(&location, problem));
-        };
-        let name = name.to_string_lossy();
-        let staging = parent.join(format!(".{name}.sluice-{query}"));
+        }
         Ok(Self {
-            query: query.clone(),
-            staging,
             location,
             format: spec.format,
             if_exists: spec.if_exists,
@@ -75,16 +78,44 @@ impl Sink {
         &self.location
     }
 
-    /// Checks, before the query runs, what the commit would otherwise find out after it: that the location is free or
+    /// Checks, before a query runs, what its commit would otherwise find out after it: that the location is free or
     /// may be replaced, that it can be written, and that no input (`inputs`: the declared locations with links
-    /// resolved) would go with what is replaced. Folders above the location are made.
+    /// resolved) would go with what is replaced. Folders above the location are made. A coordinator that follows
+    /// another asks [`Self::committed`] first.
     ///
     /// # Errors
     ///
     /// What stands in the way.
-    pub async fn check(&self, inputs: &[PathBuf]) -> Result<(), SinkError> {
-        let inputs = inputs.to_vec();
-        self.blocking(move |sink| sink.check_now(&inputs)).await
+    pub fn check(&self, inputs: &[PathBuf]) -> Result<(), SinkError> {
+        match fs::symlink_metadata(&self.location) {
+            Ok(_) if self.if_exists == IfExists::Fail => return Err(SinkError::exists(&self.location)),
+            Ok(metadata) => self.check_replaced(&metadata, inputs)?,
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(SinkError::io(&self.location, "look at", &error)),
+        }
+        let probe = hidden(&self.location, &format!("check-{}", std::process::id()));
+        files::at(&probe, "create", fs::create_dir_all(&probe))?;
+        files::remove_folder(&probe)
+    }
+
+    fn check_replaced(&self, metadata: &Metadata, inputs: &[PathBuf]) -> Result<(), SinkError> {
+        let forbidden = |problem: &str| Err(SinkError::forbidden(&self.location, problem));
+        if metadata.is_symlink() {
+            return forbidden(
+                "is a link, which cannot be replaced as a whole: name the folder that it leads to",
+            );
+        }
+        if !metadata.is_dir() {
+            return forbidden("is a file: name a folder");
+        }
+        let resolved = files::at(&self.location, "resolve", self.location.canonicalize())?;
+        match inputs.iter().find(|input| input.starts_with(&resolved)) {
+            Some(input) => forbidden(&format!(
+                "holds the input {}, which would be lost when it is replaced: name another folder",
+                input.display()
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Checks, once the columns of the result are known, that the format can hold them.
@@ -96,45 +127,18 @@ impl Sink {
         encode::check_columns(self.format, schema)
     }
 
-    fn check_now(&self, inputs: &[PathBuf]) -> Result<(), SinkError> {
-        if self.committed_now()?.is_some() {
-            return Ok(());
-        }
-        match fs::symlink_metadata(&self.location) {
-            Ok(_) if self.if_exists == IfExists::Fail => return Err(SinkError::exists(&self.location)),
-            Ok(metadata) if metadata.is_symlink() => {
-                let problem =
-                    "is a link, which cannot be replaced as a whole: name the folder that it leads to";
-                return Err(SinkError::forbidden(&self.location, problem));
-            }
-            Ok(metadata) if !metadata.is_dir() => {
-                let problem = "is a file: name a folder";
-                return Err(SinkError::forbidden(&self.location, problem));
-            }
-            Ok(_) => {
-                let resolved = files::at(&self.location, "resolve", self.location.canonicalize())?;
-                if let Some(input) = inputs.iter().find(|input| input.starts_with(&resolved)) {
-                    let problem = format!(
-                        "holds the input {}, which would be lost when it is replaced: name another folder",
-                        input.display()
-                    );
-                    return Err(SinkError::forbidden(&self.location, &problem));
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(SinkError::io(&self.location, "look at", &error)),
-        }
-        files::at(&self.staging, "create", fs::create_dir_all(&self.staging))
-    }
-
     /// Opens the file of one attempt of a root task. What an attempt of the same number left is overwritten.
     ///
     /// # Errors
     ///
     /// If the file cannot be made or the format cannot hold the columns.
-    pub async fn open(&self, attempt: AttemptId, schema: SchemaRef) -> Result<SinkWriter, SinkError> {
-        self.blocking(move |sink| SinkWriter::open(sink, attempt, &schema))
-            .await
+    pub fn open(
+        &self,
+        query: &QueryId,
+        attempt: AttemptId,
+        schema: &SchemaRef,
+    ) -> Result<SinkWriter, SinkError> {
+        SinkWriter::open(&self.place(query), attempt, schema)
     }
 
     /// Publishes the files of the winning attempts, one of each root task, by one rename. A second call, also by a
@@ -145,19 +149,15 @@ impl Sink {
     ///
     /// If a winner's file is missing, the location was taken meanwhile, or the file system fails. Nothing of the
     /// query is visible then, and the call may be repeated.
-    pub async fn commit(&self, winners: &[AttemptId]) -> Result<Committed, SinkError> {
-        let winners = winners.to_vec();
-        self.blocking(move |sink| {
-            let mut environment = Environment {
-                reached: &mut |step| {
-                    tracing::debug!(query = %sink.query, ?step, "sink commit");
-                    Ok(())
-                },
-                exchange: true,
-            };
-            commit::commit(sink, &winners, &mut environment)
-        })
-        .await
+    pub fn commit(&self, query: &QueryId, winners: &[AttemptId]) -> Result<Committed, SinkError> {
+        let mut environment = Environment {
+            reached: &mut |step| {
+                tracing::debug!(%query, ?step, "sink commit");
+                Ok(())
+            },
+            exchange: true,
+        };
+        commit::commit(&self.place(query), winners, &mut environment)
     }
 
     /// What an earlier call of [`Self::commit`] published, perhaps by a predecessor; `None` if nothing of this query
@@ -166,43 +166,40 @@ impl Sink {
     /// # Errors
     ///
     /// If the file system fails.
-    pub async fn committed(&self) -> Result<Option<Committed>, SinkError> {
-        self.blocking(Self::committed_now).await
+    pub fn committed(&self, query: &QueryId) -> Result<Option<Committed>, SinkError> {
+        commit::read_record(&self.place(query))
     }
 
-    /// Removes everything that is not visible. A committed result stays, and so does what a commit that did not finish
-    /// would have replaced.
+    /// Removes everything of a query that is not visible. A committed result stays, and so does what a commit that did
+    /// not finish would have replaced.
     ///
     /// # Errors
     ///
     /// If the file system fails.
-    pub async fn abort(&self) -> Result<(), SinkError> {
-        self.blocking(commit::abort).await
+    pub fn abort(&self, query: &QueryId) -> Result<(), SinkError> {
+        commit::abort(&self.place(query))
     }
 
-    fn committed_now(&self) -> Result<Option<Committed>, SinkError> {
-        commit::read_record(self)
+    fn place(&self, query: &QueryId) -> Place {
+        Place {
+            query: query.clone(),
+            location: self.location.clone(),
+            staging: hidden(&self.location, query.as_str()),
+            format: self.format,
+            if_exists: self.if_exists,
+        }
     }
+}
 
+impl Place {
     /// The folder of one attempt.
     fn attempt_folder(&self, attempt: AttemptId) -> PathBuf {
         self.staging.join("attempts").join(attempt.to_string())
     }
+}
 
-    /// File operations block: they run on the threads for that.
-    async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Self) -> Result<T, SinkError> + Send + 'static,
-    ) -> Result<T, SinkError> {
-        let sink = self.clone();
-        tokio::task::spawn_blocking(move || work(&sink))
-            .await
-            .unwrap_or_else(|error| {
-                Err(SinkError::io(
-                    &self.location,
-                    "write",
-                    &std::io::Error::other(error),
-                ))
-            })
-    }
+/// A folder beside the location, on the same file system, that readers skip.
+fn hidden(location: &Path, suffix: &str) -> PathBuf {
+    let name = location.file_name().unwrap_or_default().to_string_lossy();
+    location.with_file_name(format!(".{name}.sluice-{suffix}"))
 }

@@ -1,3 +1,4 @@
+use std::borrow::Borrow;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use arrow::array::{
     ArrayRef, BinaryArray, Decimal128Array, DictionaryArray, Float64Array, Int64Array, ListArray,
     RecordBatch, StringArray, StringViewArray, TimestampMicrosecondArray,
 };
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use datafusion::prelude::SessionContext;
 use serde_json::json;
@@ -15,7 +17,7 @@ use sluice_crds::ErrorReason;
 use tempfile::TempDir;
 
 use super::commit::{Environment, Step, commit};
-use super::{COMMIT_RECORD, Committed, Sink, SinkError, Written};
+use super::{COMMIT_RECORD, Committed, Sink, SinkError, SinkWriter, Written};
 use crate::source::{InputManifest, object_stores, register_tables};
 
 const STEPS: [Step; 6] = [
@@ -27,10 +29,51 @@ const STEPS: [Step; 6] = [
     Step::CleanedUp,
 ];
 
-fn sink(folder: &TempDir, query: &str, format: &str, if_exists: &str) -> Sink {
+/// A sink as one query uses it.
+struct Bound {
+    sink: Sink,
+    query: QueryId,
+}
+
+impl Bound {
+    fn location(&self) -> &Path {
+        self.sink.location()
+    }
+
+    fn check(&self, inputs: &[PathBuf]) -> Result<(), SinkError> {
+        self.sink.check(inputs)
+    }
+
+    fn check_columns(&self, schema: &SchemaRef) -> Result<(), SinkError> {
+        self.sink.check_columns(schema)
+    }
+
+    fn open(&self, attempt: AttemptId, schema: impl Borrow<SchemaRef>) -> Result<SinkWriter, SinkError> {
+        self.sink.open(&self.query, attempt, schema.borrow())
+    }
+
+    fn commit(&self, winners: &[AttemptId]) -> Result<Committed, SinkError> {
+        self.sink.commit(&self.query, winners)
+    }
+
+    fn committed(&self) -> Result<Option<Committed>, SinkError> {
+        self.sink.committed(&self.query)
+    }
+
+    fn abort(&self) -> Result<(), SinkError> {
+        self.sink.abort(&self.query)
+    }
+}
+
+fn sink(folder: &TempDir, query: &str, format: &str, if_exists: &str) -> Bound {
     let spec = json!({"location": "out/result", "format": format, "ifExists": if_exists});
-    let spec = serde_json::from_value(spec).unwrap();
-    Sink::new(&spec, &QueryId::new(query).unwrap(), folder.path()).unwrap()
+    let sink = Sink::new(&serde_json::from_value(spec).unwrap(), folder.path()).unwrap();
+    // It reaches the workers as text.
+    let sink = serde_json::from_str(&serde_json::to_string(&sink).unwrap()).unwrap();
+    Bound {
+        sink,
+        query: QueryId::new(query).unwrap(),
+    }
 }
 
 fn attempt(task: u32, attempt: u32) -> AttemptId {
@@ -47,12 +90,12 @@ fn batch(values: &[i64]) -> RecordBatch {
     RecordBatch::try_from_iter([("v", values)]).unwrap()
 }
 
-async fn write(sink: &Sink, attempt: AttemptId, values: &[i64]) -> Written {
-    let mut writer = sink.open(attempt, batch(values).schema()).await.unwrap();
+async fn write(sink: &Bound, attempt: AttemptId, values: &[i64]) -> Written {
+    let mut writer = sink.open(attempt, batch(values).schema()).unwrap();
     for value in values {
         writer.write(&batch(&[*value])).unwrap();
     }
-    writer.finish().await.unwrap()
+    writer.finish().unwrap()
 }
 
 /// Names in a folder, hidden ones too.
@@ -99,7 +142,7 @@ async fn values(location: &Path, format: &str) -> Vec<i64> {
 
 /// Commits as a coordinator that dies after `stop`.
 fn commit_until(
-    sink: &Sink,
+    sink: &Bound,
     winners: &[AttemptId],
     stop: Option<Step>,
     exchange: bool,
@@ -114,7 +157,7 @@ fn commit_until(
         reached: &mut reached,
         exchange,
     };
-    commit(sink, winners, &mut environment)
+    commit(&sink.sink.place(&sink.query), winners, &mut environment)
 }
 
 #[tokio::test]
@@ -122,16 +165,16 @@ async fn winners_appear_in_every_format_and_losers_vanish() {
     for format in ["parquet", "csv", "json", "arrow"] {
         let folder = TempDir::new().unwrap();
         let sink = sink(&folder, "q1", format, "Fail");
-        sink.check(&[]).await.unwrap();
+        sink.check(&[]).unwrap();
         assert_eq!(write(&sink, attempt(1, 0), &[3]).await.rows, 1);
         let written = write(&sink, attempt(0, 0), &[1, 2]).await;
         write(&sink, attempt(0, 1), &[1, 2]).await;
         write(&sink, attempt(2, 0), &[]).await;
-        let broken = sink.open(attempt(3, 0), batch(&[]).schema()).await.unwrap();
+        let broken = sink.open(attempt(3, 0), batch(&[]).schema()).unwrap();
         drop(broken);
         assert!(!sink.location().exists());
         let winners = [attempt(2, 0), attempt(1, 0), attempt(0, 1)];
-        let committed = sink.commit(&winners).await.unwrap();
+        let committed = sink.commit(&winners).unwrap();
         assert_eq!((committed.files, committed.rows), (2, 3));
         let files = [format!("part-00000.{format}"), format!("part-00001.{format}")];
         assert_eq!(names(sink.location()), [COMMIT_RECORD, &files[0], &files[1]]);
@@ -151,7 +194,7 @@ async fn a_result_without_rows_has_its_columns() {
         let sink = sink(&folder, "q1", format, "Fail");
         write(&sink, attempt(0, 0), &[]).await;
         write(&sink, attempt(1, 0), &[]).await;
-        let committed = sink.commit(&[attempt(0, 0), attempt(1, 0)]).await.unwrap();
+        let committed = sink.commit(&[attempt(0, 0), attempt(1, 0)]).unwrap();
         assert_eq!((committed.files, committed.rows), (1, 0));
         assert_eq!(names(sink.location()).len(), 2);
         assert_eq!(values(sink.location(), format).await, [0i64; 0], "{format}");
@@ -186,12 +229,12 @@ async fn a_crash_after_any_step_shows_all_or_nothing_and_the_next_call_ends_it()
                     let old: &[&str] = if replaced { &["old.csv"] } else { &[] };
                     assert_eq!(names(sink.location()), old, "{what}");
                 }
-                let second = sink.commit(&winners).await.unwrap();
+                let second = sink.commit(&winners).unwrap();
                 assert_eq!((second.files, second.rows), (2, 3), "{what}");
                 assert_eq!(values(sink.location(), "csv").await, [1, 2, 3], "{what}");
                 assert_eq!(names(&folder.path().join("out")), ["result"], "{what}");
-                assert_eq!(sink.commit(&winners).await.unwrap(), second, "{what}");
-                assert_eq!(sink.committed().await.unwrap(), Some(second), "{what}");
+                assert_eq!(sink.commit(&winners).unwrap(), second, "{what}");
+                assert_eq!(sink.committed().unwrap(), Some(second), "{what}");
             }
         }
     }
@@ -207,7 +250,7 @@ async fn an_abort_after_a_crash_leaves_what_was_there() {
             fs::write(sink.location().join("old.csv"), "v\n9\n").unwrap();
             write(&sink, attempt(0, 0), &[1]).await;
             let committed = commit_until(&sink, &[attempt(0, 0)], Some(stop), exchange).is_ok();
-            sink.abort().await.unwrap();
+            sink.abort().unwrap();
             let published = committed || stop >= Step::Published;
             let expected = if published { [1] } else { [9] };
             assert_eq!(
@@ -215,7 +258,7 @@ async fn an_abort_after_a_crash_leaves_what_was_there() {
                 expected,
                 "{exchange} {stop:?}"
             );
-            assert_eq!(sink.committed().await.unwrap().is_some(), published);
+            assert_eq!(sink.committed().unwrap().is_some(), published);
             assert_eq!(names(&folder.path().join("out")), ["result"]);
         }
     }
@@ -225,24 +268,24 @@ async fn an_abort_after_a_crash_leaves_what_was_there() {
 async fn a_location_that_exists_is_refused_before_and_at_the_commit() {
     let folder = TempDir::new().unwrap();
     let sink_ = sink(&folder, "q1", "csv", "Fail");
-    sink_.check(&[]).await.unwrap();
+    sink_.check(&[]).unwrap();
     write(&sink_, attempt(0, 0), &[1]).await;
     fs::create_dir(sink_.location()).unwrap();
-    let error = sink_.check(&[]).await.unwrap_err();
+    let error = sink_.check(&[]).unwrap_err();
     assert_eq!(error.reason(), ErrorReason::SinkExists);
     assert!(
         error.to_string().contains("out/result exists: remove it"),
         "{error}"
     );
-    assert_eq!(sink_.commit(&[attempt(0, 0)]).await.unwrap_err(), error);
+    assert_eq!(sink_.commit(&[attempt(0, 0)]).unwrap_err(), error);
     assert_eq!(names(sink_.location()), [""; 0]);
     // Another query that got there first keeps the place; the same query recognises its own.
     let other = sink(&folder, "q2", "csv", "Replace");
     write(&other, attempt(0, 0), &[2]).await;
-    other.commit(&[attempt(0, 0)]).await.unwrap();
-    assert_eq!(sink_.commit(&[attempt(0, 0)]).await.unwrap_err(), error);
-    other.check(&[]).await.unwrap();
-    sink_.abort().await.unwrap();
+    other.commit(&[attempt(0, 0)]).unwrap();
+    assert_eq!(sink_.commit(&[attempt(0, 0)]).unwrap_err(), error);
+    assert!(other.committed().unwrap().is_some() && sink_.committed().unwrap().is_none());
+    sink_.abort().unwrap();
     assert_eq!(values(sink_.location(), "csv").await, [2]);
     assert_eq!(names(&folder.path().join("out")), ["result"]);
 }
@@ -257,28 +300,24 @@ async fn what_cannot_be_replaced_is_refused() {
         assert_eq!(error.reason(), ErrorReason::ForbiddenPath);
         assert!(error.to_string().contains(words), "{error}");
     };
-    forbidden(replacing.check(&[input]).await.unwrap_err(), "holds the input");
-    replacing.check(&[PathBuf::from("/elsewhere")]).await.unwrap();
+    forbidden(replacing.check(&[input]).unwrap_err(), "holds the input");
+    replacing.check(&[PathBuf::from("/elsewhere")]).unwrap();
     fs::remove_dir_all(replacing.location()).unwrap();
     fs::write(replacing.location(), "x").unwrap();
-    forbidden(replacing.check(&[]).await.unwrap_err(), "is a file");
+    forbidden(replacing.check(&[]).unwrap_err(), "is a file");
     fs::remove_file(replacing.location()).unwrap();
     symlink("/nowhere", replacing.location()).unwrap();
-    forbidden(replacing.check(&[]).await.unwrap_err(), "is a link");
-    let query = QueryId::new("q").unwrap();
+    forbidden(replacing.check(&[]).unwrap_err(), "is a link");
     for location in ["/", "file:///"] {
         let spec = serde_json::from_value(json!({"location": location, "format": "csv"})).unwrap();
-        forbidden(
-            Sink::new(&spec, &query, Path::new("/base")).unwrap_err(),
-            "is no folder",
-        );
+        forbidden(Sink::new(&spec, Path::new("/base")).unwrap_err(), "is no folder");
     }
     let spec = serde_json::from_value(json!({"location": "a/../b", "format": "csv"})).unwrap();
-    let error = Sink::new(&spec, &query, Path::new("/base")).unwrap_err();
+    let error = Sink::new(&spec, Path::new("/base")).unwrap_err();
     assert_eq!(error.reason(), ErrorReason::InvalidSpec);
     let spec = serde_json::from_value(json!({"location": "./b/", "format": "csv"})).unwrap();
     assert_eq!(
-        Sink::new(&spec, &query, Path::new("/base")).unwrap().location(),
+        Sink::new(&spec, Path::new("/base")).unwrap().location(),
         Path::new("/base/b")
     );
 }
@@ -288,16 +327,16 @@ async fn attempts_that_did_not_finish_are_no_winners() {
     let folder = TempDir::new().unwrap();
     let sink = sink(&folder, "q1", "parquet", "Fail");
     write(&sink, attempt(0, 0), &[1]).await;
-    let mut open = sink.open(attempt(1, 0), batch(&[]).schema()).await.unwrap();
+    let mut open = sink.open(attempt(1, 0), batch(&[]).schema()).unwrap();
     open.write(&batch(&[7])).unwrap();
     let winners = [attempt(0, 0), attempt(1, 0)];
-    let error = sink.commit(&winners).await.unwrap_err();
+    let error = sink.commit(&winners).unwrap_err();
     assert_eq!(error, SinkError::Incomplete(attempt(1, 0)));
     assert!(!sink.location().exists());
     // The same attempt once more, after a crash that left its folder: nothing of the first is kept.
     std::mem::forget(open);
     write(&sink, attempt(1, 0), &[2, 3]).await;
-    sink.commit(&winners).await.unwrap();
+    sink.commit(&winners).unwrap();
     assert_eq!(values(sink.location(), "parquet").await, [1, 2, 3]);
 }
 
@@ -306,11 +345,11 @@ async fn an_attempt_after_the_end_leaves_nothing() {
     let folder = TempDir::new().unwrap();
     let sink = sink(&folder, "q1", "csv", "Fail");
     write(&sink, attempt(0, 0), &[1]).await;
-    let mut late = sink.open(attempt(0, 1), batch(&[]).schema()).await.unwrap();
-    sink.commit(&[attempt(0, 0)]).await.unwrap();
+    let mut late = sink.open(attempt(0, 1), batch(&[]).schema()).unwrap();
+    sink.commit(&[attempt(0, 0)]).unwrap();
     late.write(&batch(&[1])).unwrap();
-    late.finish().await.unwrap_err();
-    drop(sink.open(attempt(0, 2), batch(&[]).schema()).await.unwrap());
+    late.finish().unwrap_err();
+    drop(sink.open(attempt(0, 2), batch(&[]).schema()).unwrap());
     assert_eq!(names(&folder.path().join("out")), ["result"]);
     assert_eq!(values(sink.location(), "csv").await, [1]);
 }
@@ -342,95 +381,68 @@ async fn columns_that_a_format_cannot_hold_are_refused_by_name() {
     assert!(error.to_string().contains("two are named `a`"), "{error}");
 }
 
+/// Two rows of the types that queries yield; `keys` is a dictionary.
+fn all_types(format: &str, keys: DictionaryArray<Int32Type>) -> RecordBatch {
+    let decimals = Decimal128Array::from(vec![12345, -1]).with_precision_and_scale(15, 2);
+    let times = TimestampMicrosecondArray::from(vec![Some(1), None]).with_timezone("UTC");
+    let texts = StringViewArray::from(vec!["a\nb,\"c\"", "a string longer than a view holds"]);
+    let mut columns: Vec<(&str, ArrayRef)> = vec![
+        ("i", Arc::new(Int64Array::from(vec![Some(1), None]))),
+        ("f", Arc::new(Float64Array::from(vec![f64::NAN, -0.0]))),
+        ("d", Arc::new(decimals.unwrap())),
+        ("s", Arc::new(texts)),
+        ("t", Arc::new(times)),
+        ("b", Arc::new(BinaryArray::from(vec![&b"\0\xff"[..], b""]))),
+        ("k", Arc::new(keys)),
+    ];
+    if format != "csv" {
+        let nested = ListArray::from_iter_primitive::<Int64Type, _, _>([Some(vec![Some(1), None]), None]);
+        columns.push(("n", Arc::new(nested)));
+    }
+    let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+    RecordBatch::try_from_iter_with_nullable(columns).unwrap()
+}
+
 #[tokio::test]
 async fn every_type_that_a_query_yields_comes_back() {
-    let keys: DictionaryArray<Int32Type> = vec![Some("x"), None].into_iter().collect();
-    let other_keys: DictionaryArray<Int32Type> = vec![Some("y"), Some("z")].into_iter().collect();
-    let columns = |dictionary: DictionaryArray<Int32Type>| -> Vec<(&str, ArrayRef)> {
-        vec![
-            ("i", Arc::new(Int64Array::from(vec![Some(1), None]))),
-            ("f", Arc::new(Float64Array::from(vec![f64::NAN, -0.0]))),
-            (
-                "d",
-                Arc::new(
-                    Decimal128Array::from(vec![12345, -1])
-                        .with_precision_and_scale(15, 2)
-                        .unwrap(),
-                ),
-            ),
-            (
-                "s",
-                Arc::new(StringViewArray::from(vec![
-                    "a\nb,\"c\"",
-                    "a string longer than a view holds",
-                ])),
-            ),
-            (
-                "t",
-                Arc::new(TimestampMicrosecondArray::from(vec![Some(1), None]).with_timezone("UTC")),
-            ),
-            ("b", Arc::new(BinaryArray::from(vec![&b"\0\xff"[..], b""]))),
-            ("k", Arc::new(dictionary)),
-        ]
-    };
-    let nested: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>([
-        Some(vec![Some(1), None]),
-        None,
-    ]));
     for format in ["parquet", "csv", "json", "arrow"] {
         let folder = TempDir::new().unwrap();
         let sink = sink(&folder, "q1", format, "Fail");
-        let batches = [keys.clone(), other_keys.clone()].map(|dictionary| {
-            let mut columns = columns(dictionary);
-            if format != "csv" {
-                columns.push(("n", Arc::clone(&nested)));
-            }
-            RecordBatch::try_from_iter_with_nullable(
-                columns.into_iter().map(|(name, column)| (name, column, true)),
-            )
-            .unwrap()
-        });
-        let mut writer = sink.open(attempt(0, 0), batches[0].schema()).await.unwrap();
+        let dictionaries: [DictionaryArray<Int32Type>; 2] = [
+            vec![Some("x"), None].into_iter().collect(),
+            vec![Some("y"), Some("z")].into_iter().collect(),
+        ];
+        let batches = dictionaries.map(|keys| all_types(format, keys));
+        let mut writer = sink.open(attempt(0, 0), batches[0].schema()).unwrap();
         for batch in &batches {
             writer.write(batch).unwrap();
         }
-        writer.finish().await.unwrap();
-        sink.commit(&[attempt(0, 0)]).await.unwrap();
-        let read: usize = match format {
-            // Its line breaks in values need an option of the table.
-            "csv" => {
-                fs::read_to_string(sink.location().join("part-00000.csv"))
-                    .unwrap()
-                    .matches("\"a\nb,\"\"c\"\"\"")
-                    .count()
-                    * 2
-            }
-            _ => rows(sink.location(), format)
-                .await
-                .iter()
-                .map(RecordBatch::num_rows)
-                .sum(),
-        };
-        assert_eq!(read, 4, "{format}");
-        if format == "arrow" {
-            let batches = rows(sink.location(), format).await;
-            let keys: Vec<_> = batches
-                .iter()
-                .flat_map(|batch| {
-                    let column = batch.column_by_name("k").unwrap();
-                    column
-                        .as_any()
-                        .downcast_ref::<StringArray>()
-                        .unwrap()
-                        .iter()
-                        .map(|key| key.map(str::to_owned))
-                        .collect::<Vec<_>>()
-                })
-                .flatten()
-                .collect();
-            assert_eq!(keys.len(), 3);
-            assert!(keys.contains(&"x".to_owned()) && keys.contains(&"z".to_owned()));
+        writer.finish().unwrap();
+        sink.commit(&[attempt(0, 0)]).unwrap();
+        if format == "csv" {
+            // Line breaks in values need an option of the table that reads them.
+            let text = fs::read_to_string(sink.location().join("part-00000.csv")).unwrap();
+            assert_eq!(text.matches("\"a\nb,\"\"c\"\"\"").count(), 2);
+            continue;
         }
+        let read = rows(sink.location(), format).await;
+        let texts: Vec<_> = read
+            .iter()
+            .map(|batch| cast(batch.column_by_name("k").unwrap(), &DataType::Utf8).unwrap())
+            .collect();
+        let mut keys: Vec<_> = texts
+            .iter()
+            .flat_map(|texts| {
+                texts
+                    .as_any()
+                    .downcast_ref::<StringArray>()
+                    .unwrap()
+                    .iter()
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        keys.sort_unstable();
+        assert_eq!(keys, [None, Some("x"), Some("y"), Some("z")], "{format}");
     }
 }
 
@@ -438,7 +450,7 @@ async fn every_type_that_a_query_yields_comes_back() {
 async fn another_schema_or_an_unwritable_place_is_an_error() {
     let folder = TempDir::new().unwrap();
     let sink = sink(&folder, "q1", "parquet", "Fail");
-    let mut writer = sink.open(attempt(0, 0), batch(&[]).schema()).await.unwrap();
+    let mut writer = sink.open(attempt(0, 0), batch(&[]).schema()).unwrap();
     let names: ArrayRef = Arc::new(StringArray::from(vec!["x"]));
     let both = RecordBatch::try_from_iter([("v", Arc::clone(&names)), ("w", names)]).unwrap();
     assert!(matches!(
@@ -447,7 +459,7 @@ async fn another_schema_or_an_unwritable_place_is_an_error() {
     ));
     fs::write(folder.path().join("file"), "").unwrap();
     let spec = serde_json::from_value(json!({"location": "file/sub/result", "format": "csv"})).unwrap();
-    let blocked = Sink::new(&spec, &QueryId::new("q1").unwrap(), folder.path()).unwrap();
-    let error = blocked.check(&[]).await.unwrap_err();
+    let blocked = Sink::new(&spec, folder.path()).unwrap();
+    let error = blocked.check(&[]).unwrap_err();
     assert_eq!(error.reason(), ErrorReason::SinkFailed, "{error}");
 }

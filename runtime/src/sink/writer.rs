@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
 use sluice_core::ids::AttemptId;
 
-use super::Sink;
+use super::Place;
 use super::encode::{Encoder, check_columns, extension};
 use super::error::SinkError;
 use super::files::{at, remove_folder, sync_folder};
@@ -40,11 +40,11 @@ pub struct SinkWriter {
 }
 
 impl SinkWriter {
-    pub(super) fn open(sink: &Sink, attempt: AttemptId, schema: &SchemaRef) -> Result<Self, SinkError> {
-        check_columns(sink.format, schema)?;
-        let folder = sink.attempt_folder(attempt);
+    pub(super) fn open(place: &Place, attempt: AttemptId, schema: &SchemaRef) -> Result<Self, SinkError> {
+        check_columns(place.format, schema)?;
+        let folder = place.attempt_folder(attempt);
         remove_folder(&folder)?;
-        let path = attempt_file(sink, attempt);
+        let path = attempt_file(place, attempt);
         let file = create(&folder, &path)?;
         let mut writer = Self {
             folder,
@@ -53,7 +53,7 @@ impl SinkWriter {
             rows: 0,
             finished: false,
         };
-        let encoder = Encoder::new(sink.format, file, schema);
+        let encoder = Encoder::new(place.format, file, schema);
         writer.encoder = Some(encoder.map_err(|error| SinkError::encode(&writer.file, &error))?);
         Ok(writer)
     }
@@ -62,7 +62,7 @@ impl SinkWriter {
     ///
     /// # Errors
     ///
-    /// If the columns are others than those of [`Sink::open`] or the file cannot be written.
+    /// If the columns are others than those of [`super::Sink::open`] or the file cannot be written.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), SinkError> {
         if let Some(encoder) = &mut self.encoder {
             encoder
@@ -83,14 +83,7 @@ impl SinkWriter {
     /// # Errors
     ///
     /// If the file cannot be written.
-    pub async fn finish(mut self) -> Result<Written, SinkError> {
-        let path = self.file.clone();
-        tokio::task::spawn_blocking(move || self.finish_now())
-            .await
-            .unwrap_or_else(|error| Err(SinkError::encode(&path, &error)))
-    }
-
-    fn finish_now(&mut self) -> Result<Written, SinkError> {
+    pub fn finish(mut self) -> Result<Written, SinkError> {
         let Some(encoder) = self.encoder.take() else {
             return Err(SinkError::io(&self.file, "write", &ErrorKind::BrokenPipe.into()));
         };
@@ -138,14 +131,14 @@ fn create(folder: &Path, path: &Path) -> Result<File, SinkError> {
 }
 
 /// The file of an attempt.
-pub fn attempt_file(sink: &Sink, attempt: AttemptId) -> PathBuf {
-    let name = format!("part.{}", extension(sink.format));
-    sink.attempt_folder(attempt).join(name)
+pub fn attempt_file(place: &Place, attempt: AttemptId) -> PathBuf {
+    let name = format!("part.{}", extension(place.format));
+    place.attempt_folder(attempt).join(name)
 }
 
 /// The receipt of an attempt, if it completed its file.
-pub fn receipt(sink: &Sink, attempt: AttemptId) -> Result<Written, SinkError> {
-    let path = sink.attempt_folder(attempt).join(RECEIPT);
+pub fn receipt(place: &Place, attempt: AttemptId) -> Result<Written, SinkError> {
+    let path = place.attempt_folder(attempt).join(RECEIPT);
     let text = fs::read(path).map_err(|_| SinkError::Incomplete(attempt))?;
     serde_json::from_slice(&text).map_err(|_| SinkError::Incomplete(attempt))
 }

@@ -286,9 +286,9 @@ pub async fn verify(runtime: &RuntimeEnv, files: &[InputFile]) -> Result<(), Att
         .object_store(ObjectStoreUrl::local_filesystem())
         .map_err(|error| super::classify_error(&error, &[]))?;
     let store = store.as_ref();
-    let files: Vec<_> = files.iter().collect();
-    stream::iter(files)
-        .map(|file| verify_file(store, file))
+    // Made before the stream: a closure over references would keep the future from being `Send`.
+    let checks: Vec<_> = files.iter().map(|file| verify_file(store, file)).collect();
+    stream::iter(checks)
         .buffered(CONCURRENT_HEADS)
         .try_collect()
         .await

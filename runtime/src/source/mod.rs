@@ -7,6 +7,7 @@
 
 mod error;
 mod files;
+pub mod generate;
 mod inference;
 mod location;
 mod manifest;

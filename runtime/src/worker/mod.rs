@@ -28,7 +28,7 @@ use crate::memory::WorkerMemory;
 use crate::shuffle::store::{StoreConfig, StoreHandle};
 use crate::transport::Peers;
 
-pub use stage::{SinkOrders, StageTemplate};
+pub use stage::StageTemplate;
 
 /// What a worker is made of.
 #[derive(Debug, Clone)]

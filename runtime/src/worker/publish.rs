@@ -47,12 +47,6 @@ impl Publish {
                 "the assignment has fewer partitions than the fragment".into(),
             ));
         }
-        let sink = job
-            .stage
-            .sink
-            .as_ref()
-            .map(|orders| Sink::new(&orders.spec, &job.query, &orders.base));
-        let sink = sink.transpose().map_err(|error| sink_failed(&error))?;
         Ok(Self {
             shared: Arc::clone(&job.shared),
             query: job.query.clone(),
@@ -61,7 +55,7 @@ impl Publish {
             partitions: job.assignment.output_partitions,
             partitioning,
             compression: job.stage.compression,
-            sink,
+            sink: job.stage.sink.clone(),
             counters: Arc::clone(&job.counters),
         })
     }
@@ -130,7 +124,7 @@ impl Publish {
         mut rows: SendableRecordBatchStream,
         classify: &impl Fn(DataFusionError) -> AttemptFailure,
     ) -> Result<(), AttemptFailure> {
-        let opened = sink.open(self.attempt, rows.schema()).await;
+        let opened = sink.open(&self.query, self.attempt, &rows.schema());
         let mut writer = opened.map_err(|error| sink_failed(&error))?;
         let mut written = 0;
         while let Some(batch) = rows.next().await {
@@ -139,7 +133,7 @@ impl Publish {
             written += u64::try_from(batch.num_rows()).unwrap_or(0);
             self.counters.wrote(written, 0);
         }
-        let done = writer.finish().await.map_err(|error| sink_failed(&error))?;
+        let done = writer.finish().map_err(|error| sink_failed(&error))?;
         self.counters.wrote(done.rows, done.bytes);
         Ok(())
     }

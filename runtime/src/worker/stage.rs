@@ -1,13 +1,11 @@
 //! What all tasks of a stage share, as it travels in `DefineStage`.
 
-use std::path::PathBuf;
-
 use prost::Message;
-use serde::{Deserialize, Serialize};
 use sluice_core::plan::ExchangeKind;
-use sluice_crds::shuffle_query::{Compression, SinkSpec};
+use sluice_crds::shuffle_query::Compression;
 
 use crate::planner::{Fragment, OutputSpec};
+use crate::sink::Sink;
 
 /// What all tasks of a stage share.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,16 +17,7 @@ pub struct StageTemplate {
     /// How frames are compressed.
     pub compression: Compression,
     /// Where the rows go instead, in the root stages of a query with a sink.
-    pub sink: Option<SinkOrders>,
-}
-
-/// The sink of a query, as its root stages are told.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SinkOrders {
-    /// As the user wrote it.
-    pub spec: SinkSpec,
-    /// The folder that relative locations start from.
-    pub base: PathBuf,
+    pub sink: Option<Sink>,
 }
 
 /// The form of a template on the wire. Both sides are of one build, or the session is refused.

@@ -103,22 +103,26 @@ impl Cell {
 
 fn close(one: f64, two: f64) -> bool {
     // Infinities, and zeros of either sign.
-    one == two
-        || (one.is_nan() && two.is_nan())
-        || (one - two).abs() <= TOLERANCE * one.abs().max(two.abs())
+    one == two || (one.is_nan() && two.is_nan()) || (one - two).abs() <= TOLERANCE * one.abs().max(two.abs())
 }
 
 type Row = Vec<Cell>;
 
 fn shown(row: &Row) -> String {
-    row.iter().take(20).map(Cell::shown).collect::<Vec<_>>().join(" | ")
+    row.iter()
+        .take(20)
+        .map(Cell::shown)
+        .collect::<Vec<_>>()
+        .join(" | ")
 }
 
 fn cells(batches: &[RecordBatch]) -> Vec<Row> {
     let mut rows = Vec::new();
     for batch in batches {
         let start = rows.len();
-        rows.resize_with(start + batch.num_rows(), || Vec::with_capacity(batch.num_columns()));
+        rows.resize_with(start + batch.num_rows(), || {
+            Vec::with_capacity(batch.num_columns())
+        });
         for column in batch.columns() {
             for (row, cell) in rows.iter_mut().skip(start).zip(column_cells(column.as_ref())) {
                 row.push(cell);
@@ -132,17 +136,27 @@ fn column_cells(column: &dyn Array) -> Vec<Cell> {
     match column.data_type() {
         DataType::Float64 => {
             let floats = column.as_primitive::<Float64Type>();
-            floats.iter().map(|value| value.map_or(Cell::Null, Cell::Float)).collect()
+            floats
+                .iter()
+                .map(|value| value.map_or(Cell::Null, Cell::Float))
+                .collect()
         }
         DataType::Float32 => {
             let floats = column.as_primitive::<Float32Type>();
-            floats.iter().map(|value| value.map_or(Cell::Null, |value| Cell::Float(value.into()))).collect()
+            floats
+                .iter()
+                .map(|value| value.map_or(Cell::Null, |value| Cell::Float(value.into())))
+                .collect()
         }
         _ => {
             let options = FormatOptions::new().with_null("NULL");
             let texts = ArrayFormatter::try_new(column, &options).expect("every type can be shown");
             let cell = |row| {
-                if column.is_null(row) { Cell::Null } else { Cell::Text(texts.value(row).to_string()) }
+                if column.is_null(row) {
+                    Cell::Null
+                } else {
+                    Cell::Text(texts.value(row).to_string())
+                }
             };
             (0..column.len()).map(cell).collect()
         }
@@ -181,23 +195,41 @@ pub fn differences(expected: &Rows, order: &Order, got: &Rows, ordered: bool) ->
 
 fn type_differences(expected: &SchemaRef, got: &Rows) -> Option<String> {
     let of = |schema: &SchemaRef| -> Vec<(String, DataType)> {
-        schema.fields().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
+        schema
+            .fields()
+            .iter()
+            .map(|field| (field.name().clone(), field.data_type().clone()))
+            .collect()
     };
     let (expected, promised) = (of(expected), of(&got.schema));
     if expected != promised {
         return Some(format!("expected the columns {expected:?}, planned {promised:?}"));
     }
-    let other = got.batches.iter().map(|batch| of(&batch.schema())).find(|columns| *columns != promised);
+    let other = got
+        .batches
+        .iter()
+        .map(|batch| of(&batch.schema()))
+        .find(|columns| *columns != promised);
     other.map(|columns| format!("planned the columns {promised:?}, got {columns:?}"))
 }
 
 fn order_differences(expected: &[Row], got: &[Row], order: &Order) -> Option<String> {
-    let key = |row: &Row| -> Row { order.0.iter().filter_map(|place| row.get(*place).cloned()).collect() };
+    let key = |row: &Row| -> Row {
+        order
+            .0
+            .iter()
+            .filter_map(|place| row.get(*place).cloned())
+            .collect()
+    };
     let pairs = expected.iter().zip(got).enumerate();
     let mut wrong = pairs.filter_map(|(number, (expected, got))| {
         let (expected, got) = (key(expected), key(got));
         (!matches(&expected, &got)).then(|| {
-            format!("in another order: row {number} has the key {}, not {}", shown(&got), shown(&expected))
+            format!(
+                "in another order: row {number} has the key {}, not {}",
+                shown(&got),
+                shown(&expected)
+            )
         })
     });
     wrong.next()
@@ -209,13 +241,20 @@ fn matches(one: &Row, two: &Row) -> bool {
 
 /// Rows that can match only in floats are equal; see [`compare_rows`].
 fn compare_exact(one: &Row, two: &Row) -> Ordering {
-    one.iter().zip(two).map(|(one, two)| one.compare(two)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    one.iter()
+        .zip(two)
+        .map(|(one, two)| one.compare(two))
+        .find(|order| order.is_ne())
+        .unwrap_or(Ordering::Equal)
 }
 
 fn compare_rows(one: &Row, two: &Row) -> Ordering {
     compare_exact(one, two).then_with(|| {
         let floats = one.iter().zip(two).map(|(one, two)| one.compare_floats(two));
-        floats.into_iter().find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+        floats
+            .into_iter()
+            .find(|order| order.is_ne())
+            .unwrap_or(Ordering::Equal)
     })
 }
 
@@ -233,7 +272,11 @@ fn unmatched<'a>(mut expected: &'a [Row], mut got: &'a [Row]) -> (Vec<&'a Row>, 
                 got = after_two;
             }
             Ordering::Equal => {
-                let group = |rows: &[Row]| rows.iter().take_while(|row| compare_exact(row, one).is_eq()).count();
+                let group = |rows: &[Row]| {
+                    rows.iter()
+                        .take_while(|row| compare_exact(row, one).is_eq())
+                        .count()
+                };
                 let (ours, after_ours) = expected.split_at(group(expected));
                 let (theirs, after_theirs) = got.split_at(group(got));
                 match_floats(ours, theirs, &mut missing, &mut extra);
@@ -278,12 +321,20 @@ mod tests {
     use super::*;
 
     fn rows(keys: &[i64], values: &[Option<f64>]) -> Rows {
-        let fields = vec![Field::new("k", DataType::Int64, true), Field::new("v", DataType::Float64, true)];
+        let fields = vec![
+            Field::new("k", DataType::Int64, true),
+            Field::new("v", DataType::Float64, true),
+        ];
         let schema = Arc::new(Schema::new(fields));
-        let columns: Vec<arrow::array::ArrayRef> =
-            vec![Arc::new(Int64Array::from(keys.to_vec())), Arc::new(Float64Array::from(values.to_vec()))];
+        let columns: Vec<arrow::array::ArrayRef> = vec![
+            Arc::new(Int64Array::from(keys.to_vec())),
+            Arc::new(Float64Array::from(values.to_vec())),
+        ];
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns).expect("columns of one length");
-        Rows { schema, batches: vec![batch] }
+        Rows {
+            schema,
+            batches: vec![batch],
+        }
     }
 
     fn told(expected: &Rows, got: &Rows) -> Option<String> {
@@ -307,7 +358,10 @@ mod tests {
             assert!(told(&expected, &got).is_some());
         }
         let mut got = rows(&[1, 1, 2], &[Some(1.0), Some(2.0), None]);
-        let fields = vec![Field::new("k", DataType::Int32, true), Field::new("v", DataType::Float64, true)];
+        let fields = vec![
+            Field::new("k", DataType::Int32, true),
+            Field::new("v", DataType::Float64, true),
+        ];
         got.schema = Arc::new(Schema::new(fields));
         assert!(told(&expected, &got).is_some_and(|told| told.contains("Int32")));
     }

@@ -41,17 +41,31 @@ impl Tables {
     pub fn generated_tpch(scale_factor: f64) -> Self {
         let specs = TpchTable::ALL.into_iter().map(|table| TableSpec {
             name: table.name().to_owned(),
-            tpch: Some(TpchSpec { scale_factor, table: None }),
+            tpch: Some(TpchSpec {
+                scale_factor,
+                table: None,
+            }),
             ..TableSpec::default()
         });
-        Self { specs: specs.collect(), base: PathBuf::new() }
+        Self {
+            specs: specs.collect(),
+            base: PathBuf::new(),
+        }
     }
 
     /// A query over them, with `partitions` partitions an exchange (none: one for each slot).
     pub fn query(&self, sql: &str, partitions: Option<u32>) -> Loaded {
-        let mut spec = ShuffleQuerySpec { sql: sql.to_owned(), tables: self.specs.clone(), ..Default::default() };
+        let mut spec = ShuffleQuerySpec {
+            sql: sql.to_owned(),
+            tables: self.specs.clone(),
+            ..Default::default()
+        };
         spec.shuffle.partitions = partitions;
-        Loaded { query: ShuffleQuery::new("test", spec), pool: None, base: self.base.clone() }
+        Loaded {
+            query: ShuffleQuery::new("test", spec),
+            pool: None,
+            base: self.base.clone(),
+        }
     }
 }
 
@@ -66,14 +80,29 @@ impl Fleet {
     /// Starts `count` workers of `slots` slots in this process. `memory_bytes` is the memory of each.
     pub async fn start(count: u32, slots: u32, memory_bytes: u64) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let shape = WorkerShape { count, slots, memory_bytes, spill_limit_bytes: 16 << 30 };
-        let workers = Workers::start_here(shape, folder.path()).await.expect("workers start on loopback");
-        Self { workers, slots: count * slots, _folder: Some(folder) }
+        let shape = WorkerShape {
+            count,
+            slots,
+            memory_bytes,
+            spill_limit_bytes: 16 << 30,
+        };
+        let workers = Workers::start_here(shape, folder.path())
+            .await
+            .expect("workers start on loopback");
+        Self {
+            workers,
+            slots: count * slots,
+            _folder: Some(folder),
+        }
     }
 
     /// Workers that somebody else started, with `slots` slots in all.
     pub fn of_others(addresses: Vec<String>, slots: u32) -> Self {
-        Self { workers: Workers::of_others(addresses), slots, _folder: None }
+        Self {
+            workers: Workers::of_others(addresses),
+            slots,
+            _folder: None,
+        }
     }
 
     /// Stops what [`Fleet::start`] started.
@@ -96,7 +125,11 @@ pub struct Ran {
 impl Ran {
     /// Bytes that all winning attempts spilled.
     pub fn bytes_spilled(&self) -> u64 {
-        self.snapshot.stages.iter().map(|stage| stage.metrics.bytes_spilled).sum()
+        self.snapshot
+            .stages
+            .iter()
+            .map(|stage| stage.metrics.bytes_spilled)
+            .sum()
     }
 }
 
@@ -106,19 +139,36 @@ pub enum NoRows {
     /// Planning refused the query, with this message.
     Refused(String),
     /// The query ended without success.
-    Ended { outcome: Outcome, snapshot: Box<QuerySnapshot>, explained: String },
+    Ended {
+        outcome: Outcome,
+        snapshot: Box<QuerySnapshot>,
+        explained: String,
+    },
     /// It was still running after the time that no query takes.
-    Hung { snapshot: Box<QuerySnapshot>, explained: String },
+    Hung {
+        snapshot: Box<QuerySnapshot>,
+        explained: String,
+    },
 }
 
 impl fmt::Display for NoRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused(message) => write!(f, "not planned: {message}"),
-            Self::Ended { outcome: Outcome::Failed(failure), explained, .. } => {
-                write!(f, "failed ({}, attempt {:?}): {}\n{explained}", failure.reason, failure.attempt, failure.message)
+            Self::Ended {
+                outcome: Outcome::Failed(failure),
+                explained,
+                ..
+            } => {
+                write!(
+                    f,
+                    "failed ({}, attempt {:?}): {}\n{explained}",
+                    failure.reason, failure.attempt, failure.message
+                )
             }
-            Self::Ended { outcome, explained, .. } => write!(f, "ended: {outcome:?}\n{explained}"),
+            Self::Ended {
+                outcome, explained, ..
+            } => write!(f, "ended: {outcome:?}\n{explained}"),
             Self::Hung { snapshot, explained } => write!(f, "hangs: {snapshot:#?}\n{explained}"),
         }
     }
@@ -146,11 +196,21 @@ pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
     let ended = tokio::time::timeout(HANG, taken).await;
     let snapshot = snapshots.borrow().clone();
     match ended {
-        Ok((batches, Outcome::Succeeded)) => {
-            Ok(Ran { rows: Rows { schema, batches }, snapshot, ordered, explained })
-        }
-        Ok((_, outcome)) => Err(NoRows::Ended { outcome, snapshot: Box::new(snapshot), explained }),
-        Err(_) => Err(NoRows::Hung { snapshot: Box::new(snapshot), explained }),
+        Ok((batches, Outcome::Succeeded)) => Ok(Ran {
+            rows: Rows { schema, batches },
+            snapshot,
+            ordered,
+            explained,
+        }),
+        Ok((_, outcome)) => Err(NoRows::Ended {
+            outcome,
+            snapshot: Box::new(snapshot),
+            explained,
+        }),
+        Err(_) => Err(NoRows::Hung {
+            snapshot: Box::new(snapshot),
+            explained,
+        }),
     }
 }
 
@@ -171,19 +231,28 @@ pub async fn plain(tables: &Tables, sql: &str) -> Result<Plain, String> {
     let order = Order::of(frame.logical_plan());
     let schema: SchemaRef = SchemaRef::new(frame.schema().as_arrow().clone());
     let collected = tokio::time::timeout(HANG, frame.collect()).await;
-    let batches = collected.map_err(|_| "plain DataFusion hangs")?.map_err(|error| error.strip_backtrace())?;
-    Ok(Plain { rows: Rows { schema, batches }, order })
+    let batches = collected
+        .map_err(|_| "plain DataFusion hangs")?
+        .map_err(|error| error.strip_backtrace())?;
+    Ok(Plain {
+        rows: Rows { schema, batches },
+        order,
+    })
 }
 
 async fn plain_session(tables: &Tables) -> Result<SessionContext, String> {
     let text = |error: &dyn fmt::Display| error.to_string();
-    let manifest = InputManifest::list(&tables.specs, &tables.base).await.map_err(|error| text(&error))?;
+    let manifest = InputManifest::list(&tables.specs, &tables.base)
+        .await
+        .map_err(|error| text(&error))?;
     let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(object_stores(&manifest.roots))
         .build_arc()
         .map_err(|error| text(&error))?;
     let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(2), runtime);
-    register_tables(&context, &tables.specs, &manifest).await.map_err(|error| text(&error))?;
+    register_tables(&context, &tables.specs, &manifest)
+        .await
+        .map_err(|error| text(&error))?;
     Ok(context)
 }
 
@@ -197,7 +266,13 @@ pub struct Case {
 impl Case {
     /// The cases of a table of names and texts.
     pub fn all(table: &[(&str, &str)]) -> Vec<Self> {
-        table.iter().map(|(name, sql)| Self { name: (*name).to_owned(), sql: (*sql).to_owned() }).collect()
+        table
+            .iter()
+            .map(|(name, sql)| Self {
+                name: (*name).to_owned(),
+                sql: (*sql).to_owned(),
+            })
+            .collect()
     }
 }
 
@@ -210,7 +285,10 @@ pub async fn compare(fleet: &Fleet, tables: &Tables, cases: &[Case], partitions:
         let expected = match plain(tables, &case.sql).await {
             Ok(expected) => expected,
             Err(message) => {
-                wrong.push(format!("{}: plain DataFusion: {message}\n{}", case.name, case.sql));
+                wrong.push(format!(
+                    "{}: plain DataFusion: {message}\n{}",
+                    case.name, case.sql
+                ));
                 continue;
             }
         };
@@ -226,11 +304,20 @@ pub async fn compare(fleet: &Fleet, tables: &Tables, cases: &[Case], partitions:
             };
             if let Some(told) = told {
                 let count = partitions.map_or("default".to_owned(), |count| count.to_string());
-                wrong.push(format!("{} ({count} partitions): {told}\n{}", case.name, case.sql));
+                wrong.push(format!(
+                    "{} ({count} partitions): {told}\n{}",
+                    case.name, case.sql
+                ));
             }
         }
     }
-    assert!(wrong.is_empty(), "{} of {} cases\n\n{}", wrong.len(), cases.len(), wrong.join("\n\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {} cases\n\n{}",
+        wrong.len(),
+        cases.len(),
+        wrong.join("\n\n")
+    );
     all
 }
 

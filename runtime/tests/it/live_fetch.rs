@@ -12,7 +12,8 @@ use sluice::shuffle::frame::{FrameDecoder, FrameFormat};
 use sluice::worker::{RunningWorker, WorkerOptions, build_id};
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{
-    AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId, StreamEpoch, StreamId,
+    AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId, StreamEpoch,
+    StreamId,
 };
 use sluice_core::message::{Assignment, ChunkHead, FetchRequest, MapOutputPartitionMeta};
 use sluice_proto::{Hello, RefusedReason, Welcome, fetch_error_of, wire};
@@ -42,9 +43,13 @@ struct Scene {
 impl Scene {
     async fn set(sql: &str) -> Self {
         let query = Tables::generated_tpch(0.1).query(sql, Some(1));
-        let prepared = prepare(&query, 1).await.unwrap_or_else(|failure| panic!("{failure:?}"));
+        let prepared = prepare(&query, 1)
+            .await
+            .unwrap_or_else(|failure| panic!("{failure:?}"));
         let id = QueryId::new("live-fetch").expect("a legal id");
-        let options = prepared.into_options(id, EPOCH, Vec::new()).expect("the stages can be encoded");
+        let options = prepared
+            .into_options(id, EPOCH, Vec::new())
+            .expect("the stages can be encoded");
         assert_eq!(options.stages.len(), 1, "one stage answers the query");
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let worker = RunningWorker::start(WorkerOptions {
@@ -55,7 +60,11 @@ impl Scene {
             spill_dir: folder.path().to_owned(),
             spill_limit_bytes: 1 << 30,
         });
-        Self { worker: worker.await.expect("a worker starts on loopback"), options, _folder: folder }
+        Self {
+            worker: worker.await.expect("a worker starts on loopback"),
+            options,
+            _folder: folder,
+        }
     }
 
     async fn client(&self) -> WorkerClient<Channel> {
@@ -66,7 +75,10 @@ impl Scene {
     fn request(&self, attempt: AttemptId, start_offset: u64) -> FetchRequest {
         FetchRequest {
             query: self.options.query.clone(),
-            stream: StreamId { attempt, partition: 0 },
+            stream: StreamId {
+                attempt,
+                partition: 0,
+            },
             start_offset,
             max_bytes: 4 * MAX_CHUNK_BYTES,
             layout_version: LayoutVersion(1),
@@ -98,7 +110,11 @@ impl Scene {
             }
         };
         let ended = tokio::time::timeout(HANG, refused).await;
-        assert!(ended.is_ok(), "never refused as {error:?}: {:?}", self.fetch(request).await);
+        assert!(
+            ended.is_ok(),
+            "never refused as {error:?}: {:?}",
+            self.fetch(request).await
+        );
     }
 
     async fn session(&self, epoch: CoordinatorEpoch) -> Session {
@@ -111,9 +127,16 @@ impl Scene {
             liveness_timeout: HANG,
             input_roots: self.options.input_roots.clone(),
         };
-        let mut session = Session { outbound, inbound: None };
+        let mut session = Session {
+            outbound,
+            inbound: None,
+        };
         session.send(ToWorker::Hello(hello.into()));
-        let response = self.client().await.session(UnboundedReceiverStream::new(messages)).await;
+        let response = self
+            .client()
+            .await
+            .session(UnboundedReceiverStream::new(messages))
+            .await;
         session.inbound = Some(response.expect("the worker opens a session").into_inner());
         session
     }
@@ -122,9 +145,14 @@ impl Scene {
     async fn assign(&self, session: &mut Session, attempt: AttemptId, stream_epoch: u64) {
         let orders = self.options.stages.first().expect("there is one stage");
         let fragment = orders.template.clone();
-        session.send(ToWorker::DefineStage(wire::DefineStage { stage: attempt.stage.0, fragment }));
+        session.send(ToWorker::DefineStage(wire::DefineStage {
+            stage: attempt.stage.0,
+            fragment,
+        }));
         session.send(ToWorker::WantSlots(wire::WantSlots { slots: 1 }));
-        session.next(|message| matches!(message, FromWorker::SlotsGranted(_)).then_some(())).await;
+        session
+            .next(|message| matches!(message, FromWorker::SlotsGranted(_)).then_some(()))
+            .await;
         let assignment = Assignment {
             attempt,
             stream_epoch: StreamEpoch(stream_epoch),
@@ -135,7 +163,9 @@ impl Scene {
             recommended_reduce_fetch_window_partitions: 1,
         };
         let splits = orders.splits.first().cloned().unwrap_or_default();
-        session.send(ToWorker::AssignAttempt(wire::AssignAttempt::new(assignment, splits)));
+        session.send(ToWorker::AssignAttempt(wire::AssignAttempt::new(
+            assignment, splits,
+        )));
     }
 }
 
@@ -146,15 +176,21 @@ struct Session {
 
 impl Session {
     fn send(&self, message: ToWorker) {
-        self.outbound.send(wire::CoordinatorMessage::of(message)).expect("the session is open");
+        self.outbound
+            .send(wire::CoordinatorMessage::of(message))
+            .expect("the session is open");
     }
 
     /// The first message that `wanted` takes.
     async fn next<T>(&mut self, wanted: impl Fn(FromWorker) -> Option<T>) -> T {
         let inbound = self.inbound.as_mut().expect("the session is open");
         loop {
-            let message = tokio::time::timeout(HANG, inbound.message()).await.expect("the worker says something");
-            let message = message.expect("the session holds").and_then(|message| message.message);
+            let message = tokio::time::timeout(HANG, inbound.message())
+                .await
+                .expect("the worker says something");
+            let message = message
+                .expect("the session holds")
+                .and_then(|message| message.message);
             let message = message.expect("the session goes on");
             if let FromWorker::AttemptFailed(failed) = &message {
                 panic!("{failed:?}");
@@ -175,7 +211,9 @@ impl Session {
 
     async fn succeeded(&mut self, attempt: AttemptId) -> Vec<MapOutputPartitionMeta> {
         let succeeded = |message| match message {
-            FromWorker::AttemptSucceeded(succeeded) if succeeded.attempt == Some(attempt.into()) => Some(succeeded),
+            FromWorker::AttemptSucceeded(succeeded) if succeeded.attempt == Some(attempt.into()) => {
+                Some(succeeded)
+            }
             _ => None,
         };
         let outputs = self.next(succeeded).await.outputs;
@@ -184,7 +222,12 @@ impl Session {
 }
 
 fn attempt(stage_epoch: u32, attempt: u32) -> AttemptId {
-    AttemptId { stage: StageId(0), stage_epoch: StageEpoch(stage_epoch), task: 0, attempt }
+    AttemptId {
+        stage: StageId(0),
+        stage_epoch: StageEpoch(stage_epoch),
+        task: 0,
+        attempt,
+    }
 }
 
 /// What was seen of a stream that was read while it was written.
@@ -203,15 +246,28 @@ impl Watched {
         assert!(!self.ended, "nothing comes after the end: {head:?}");
         assert_eq!(head.start_offset, self.offset, "chunks follow each other");
         assert_eq!(head.end_offset - head.start_offset, data.len() as u64);
-        assert!(data.len() as u64 <= MAX_CHUNK_BYTES, "a chunk of {} bytes", data.len());
-        assert!(head.watermark_offset >= self.watermark, "the watermark went back: {head:?}");
-        assert!(head.end_offset <= head.watermark_offset, "more than is committed: {head:?}");
+        assert!(
+            data.len() as u64 <= MAX_CHUNK_BYTES,
+            "a chunk of {} bytes",
+            data.len()
+        );
+        assert!(
+            head.watermark_offset >= self.watermark,
+            "the watermark went back: {head:?}"
+        );
+        assert!(
+            head.end_offset <= head.watermark_offset,
+            "more than is committed: {head:?}"
+        );
         assert_eq!(head.stream_epoch, StreamEpoch(1));
         if head.watermark_offset > self.watermark && !head.finalized {
             self.advances += 1;
         }
         if data.is_empty() {
-            assert_eq!(head.start_offset, head.watermark_offset, "empty below the watermark: {head:?}");
+            assert_eq!(
+                head.start_offset, head.watermark_offset,
+                "empty below the watermark: {head:?}"
+            );
             self.ended = head.finalized;
             self.empty_below_end += u32::from(!head.finalized);
         }
@@ -232,19 +288,38 @@ async fn a_running_attempt_is_read_as_it_writes() {
     let read = async {
         while !watched.ended {
             match scene.fetch(scene.request(attempt, watched.offset)).await {
-                Ok(chunks) => chunks.into_iter().for_each(|(head, data)| watched.see(head, data)),
-                Err(error) => assert_eq!((error, watched.offset), (FetchError::UnknownStream, 0), "not open yet"),
+                Ok(chunks) => chunks
+                    .into_iter()
+                    .for_each(|(head, data)| watched.see(head, data)),
+                Err(error) => assert_eq!(
+                    (error, watched.offset),
+                    (FetchError::UnknownStream, 0),
+                    "not open yet"
+                ),
             }
         }
     };
     tokio::time::timeout(HANG, read).await.expect("the stream ends");
-    assert!(watched.advances >= 2, "the watermark advanced {} times before the end", watched.advances);
-    assert!(watched.empty_below_end >= 1, "the reader never came up with the writer");
+    assert!(
+        watched.advances >= 2,
+        "the watermark advanced {} times before the end",
+        watched.advances
+    );
+    assert!(
+        watched.empty_below_end >= 1,
+        "the reader never came up with the writer"
+    );
     let outputs = session.succeeded(attempt).await;
-    let [output] = outputs.as_slice() else { panic!("one partition was written: {outputs:?}") };
+    let [output] = outputs.as_slice() else {
+        panic!("one partition was written: {outputs:?}")
+    };
     assert!(output.finalized);
-    assert_eq!((output.bytes, output.committed_offset), (watched.offset, watched.offset));
-    let format = FrameFormat::new(scene.options.schema.clone(), Default::default()).expect("the schema has a form");
+    assert_eq!(
+        (output.bytes, output.committed_offset),
+        (watched.offset, watched.offset)
+    );
+    let format =
+        FrameFormat::new(scene.options.schema.clone(), Default::default()).expect("the schema has a form");
     let mut decoder = FrameDecoder::new(Arc::new(format));
     let mut rows = 0;
     for data in &watched.data {
@@ -268,13 +343,46 @@ async fn what_is_stale_is_refused_by_its_reason() {
     assert!(scene.fetch(good.clone()).await.is_ok());
     let other_worker = Incarnation(scene.worker.id.incarnation.0 + 1);
     let other_query = QueryId::new("another").expect("a legal id");
-    let other_stream = StreamId { attempt: first, partition: 1 };
+    let other_stream = StreamId {
+        attempt: first,
+        partition: 1,
+    };
     for (request, error) in [
-        (FetchRequest { worker_incarnation: other_worker, ..good.clone() }, FetchError::WrongIncarnation),
-        (FetchRequest { coordinator_epoch: CoordinatorEpoch(1), ..good.clone() }, FetchError::StaleCoordinator),
-        (FetchRequest { min_stream_epoch: StreamEpoch(2), ..good.clone() }, FetchError::StaleStreamEpoch),
-        (FetchRequest { query: other_query, ..good.clone() }, FetchError::UnknownStream),
-        (FetchRequest { stream: other_stream, ..good.clone() }, FetchError::UnknownStream),
+        (
+            FetchRequest {
+                worker_incarnation: other_worker,
+                ..good.clone()
+            },
+            FetchError::WrongIncarnation,
+        ),
+        (
+            FetchRequest {
+                coordinator_epoch: CoordinatorEpoch(1),
+                ..good.clone()
+            },
+            FetchError::StaleCoordinator,
+        ),
+        (
+            FetchRequest {
+                min_stream_epoch: StreamEpoch(2),
+                ..good.clone()
+            },
+            FetchError::StaleStreamEpoch,
+        ),
+        (
+            FetchRequest {
+                query: other_query,
+                ..good.clone()
+            },
+            FetchError::UnknownStream,
+        ),
+        (
+            FetchRequest {
+                stream: other_stream,
+                ..good.clone()
+            },
+            FetchError::UnknownStream,
+        ),
         (scene.request(attempt(0, 1), 0), FetchError::UnknownStream),
     ] {
         assert_eq!(scene.fetch(request.clone()).await, Err(error), "{request:?}");
@@ -286,7 +394,10 @@ async fn what_is_stale_is_refused_by_its_reason() {
     let second = attempt(0, 1);
     scene.assign(&mut session, second, 2).await;
     session.succeeded(second).await;
-    let second_good = FetchRequest { min_stream_epoch: StreamEpoch(2), ..scene.request(second, 0) };
+    let second_good = FetchRequest {
+        min_stream_epoch: StreamEpoch(2),
+        ..scene.request(second, 0)
+    };
     assert!(scene.fetch(second_good.clone()).await.is_ok());
     assert_eq!(scene.fetch(good).await, Err(FetchError::StaleAttempt));
 
@@ -294,7 +405,10 @@ async fn what_is_stale_is_refused_by_its_reason() {
     let third = attempt(1, 2);
     scene.assign(&mut session, third, 3).await;
     session.succeeded(third).await;
-    let third_good = FetchRequest { min_stream_epoch: StreamEpoch(3), ..scene.request(third, 0) };
+    let third_good = FetchRequest {
+        min_stream_epoch: StreamEpoch(3),
+        ..scene.request(third, 0)
+    };
     assert!(scene.fetch(third_good.clone()).await.is_ok());
     assert_eq!(scene.fetch(second_good).await, Err(FetchError::StaleAttempt));
 
@@ -302,8 +416,13 @@ async fn what_is_stale_is_refused_by_its_reason() {
     let mut successor = scene.session(CoordinatorEpoch(3)).await;
     let held = successor.welcome().await.held;
     assert!(held.contains(&third), "{held:?}");
-    scene.until_refused(third_good.clone(), FetchError::StaleCoordinator).await;
-    let late = FetchRequest { coordinator_epoch: CoordinatorEpoch(3), ..third_good };
+    scene
+        .until_refused(third_good.clone(), FetchError::StaleCoordinator)
+        .await;
+    let late = FetchRequest {
+        coordinator_epoch: CoordinatorEpoch(3),
+        ..third_good
+    };
     assert!(scene.fetch(late.clone()).await.is_ok());
     let refused = |message| match message {
         FromWorker::Refused(refused) => wire::RefusedReason::try_from(refused.reason).ok(),

@@ -4,5 +4,6 @@ mod compare;
 mod differential;
 mod harness;
 mod live_fetch;
+mod processes;
 mod spill;
 mod tpch;

@@ -22,7 +22,9 @@ const LARGE: &str = "select l_orderkey, l_partkey, l_linenumber, l_comment, row_
     (partition by l_suppkey order by l_comment, l_orderkey, l_linenumber) as n from lineitem";
 /// The same with a result that is easily compared.
 fn digest() -> String {
-    format!("select count(*), sum(n), sum(n * l_orderkey), min(l_comment), sum(length(l_comment)) from ({LARGE}) q")
+    format!(
+        "select count(*), sum(n), sum(n * l_orderkey), min(l_comment), sum(length(l_comment)) from ({LARGE}) q"
+    )
 }
 
 struct Processes {
@@ -38,13 +40,25 @@ async fn worker_processes(count: u32, memory: u64, spill_limit: u64) -> Processe
         let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
         command.args(["worker", "--attached", "--listen", "127.0.0.1:0", "--slots", "1"]);
         command.arg("--name").arg(format!("worker-{number}"));
-        command.arg("--memory").arg(memory.to_string()).arg("--spill-limit").arg(spill_limit.to_string());
-        command.arg("--spill-dir").arg(folder.path().join(number.to_string()));
-        let (child, address) = start_attached(command.into()).await.expect("a worker process starts");
+        command
+            .arg("--memory")
+            .arg(memory.to_string())
+            .arg("--spill-limit")
+            .arg(spill_limit.to_string());
+        command
+            .arg("--spill-dir")
+            .arg(folder.path().join(number.to_string()));
+        let (child, address) = start_attached(command.into())
+            .await
+            .expect("a worker process starts");
         children.push(child);
         addresses.push(address);
     }
-    Processes { children, addresses, _folder: folder }
+    Processes {
+        children,
+        addresses,
+        _folder: folder,
+    }
 }
 
 /// The most resident memory that a process has had, bytes.
@@ -63,14 +77,29 @@ async fn resident_memory_stays_within_the_limit_and_a_margin() {
     let expected = plain(&tables, &sql).await.expect("plain DataFusion has rows");
     let processes = worker_processes(2, MEMORY, 16 << 30).await;
     let fleet = Fleet::of_others(processes.addresses.clone(), 2);
-    let ran = run(&fleet, &tables.query(&sql, Some(4))).await.unwrap_or_else(|no_rows| panic!("{no_rows}"));
-    assert_eq!(differences(&expected.rows, &expected.order, &ran.rows, ran.ordered), None);
-    let moved: u64 = ran.snapshot.stages.iter().map(|stage| stage.metrics.bytes_out).sum();
+    let ran = run(&fleet, &tables.query(&sql, Some(4)))
+        .await
+        .unwrap_or_else(|no_rows| panic!("{no_rows}"));
+    assert_eq!(
+        differences(&expected.rows, &expected.order, &ran.rows, ran.ordered),
+        None
+    );
+    let moved: u64 = ran
+        .snapshot
+        .stages
+        .iter()
+        .map(|stage| stage.metrics.bytes_out)
+        .sum();
     let spilled = ran.bytes_spilled();
     assert!(spilled > 0, "nothing was spilled of {moved} bytes");
     for child in &processes.children {
         let peak = peak_memory(child);
-        assert!(peak <= MEMORY + MARGIN, "{} MiB resident; {} MiB spilled", peak >> 20, spilled >> 20);
+        assert!(
+            peak <= MEMORY + MARGIN,
+            "{} MiB resident; {} MiB spilled",
+            peak >> 20,
+            spilled >> 20
+        );
     }
 }
 
@@ -80,8 +109,13 @@ async fn a_large_result_is_complete() {
     let sql = "select l_orderkey, l_linenumber, l_comment from lineitem order by l_comment, l_orderkey, l_linenumber";
     let expected = plain(&tables, sql).await.expect("plain DataFusion has rows");
     let fleet = Fleet::start(2, 1, MEMORY).await;
-    let ran = run(&fleet, &tables.query(sql, None)).await.unwrap_or_else(|no_rows| panic!("{no_rows}"));
-    assert_eq!(differences(&expected.rows, &expected.order, &ran.rows, ran.ordered), None);
+    let ran = run(&fleet, &tables.query(sql, None))
+        .await
+        .unwrap_or_else(|no_rows| panic!("{no_rows}"));
+    assert_eq!(
+        differences(&expected.rows, &expected.order, &ran.rows, ran.ordered),
+        None
+    );
     assert!(ran.bytes_spilled() > 0, "nothing was spilled");
     fleet.stop().await;
 }
@@ -92,14 +126,25 @@ async fn spill_space_that_runs_out_fails_the_query_and_names_the_knob() {
     let processes = worker_processes(2, MEMORY, 2 << 20).await;
     let fleet = Fleet::of_others(processes.addresses.clone(), 2);
     let ended = run(&fleet, &tables.query(&digest(), Some(4))).await;
-    let Err(NoRows::Ended { outcome: Outcome::Failed(failure), .. }) = ended else {
+    let Err(NoRows::Ended {
+        outcome: Outcome::Failed(failure),
+        ..
+    }) = ended
+    else {
         panic!("the query did not fail")
     };
     assert!(
-        matches!(failure.reason, ErrorReason::ResourcesExhausted | ErrorReason::SpillExhausted),
+        matches!(
+            failure.reason,
+            ErrorReason::ResourcesExhausted | ErrorReason::SpillExhausted
+        ),
         "{failure:?}"
     );
-    assert!(failure.message.contains("spill"), "the message names no knob: {}", failure.message);
+    assert!(
+        failure.message.contains("spill"),
+        "the message names no knob: {}",
+        failure.message
+    );
 
     // The workers are none the worse for it.
     let tables = Tables::generated_tpch(0.01);

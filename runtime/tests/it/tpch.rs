@@ -20,9 +20,14 @@ pub async fn tables() -> Tables {
         if !folder.exists() {
             let making = tempfile::tempdir_in(kept_folder("tpch")).expect("the target folder can be written");
             let data = making.path().join("data");
-            generate_tpch(SCALE, &data, |_| {}).await.expect("tables are written");
+            generate_tpch(SCALE, &data, |_| {})
+                .await
+                .expect("tables are written");
             if let Err(error) = std::fs::rename(&data, &folder) {
-                assert!(folder.exists(), "another run of the tests is no reason for {error}");
+                assert!(
+                    folder.exists(),
+                    "another run of the tests is no reason for {error}"
+                );
             }
         }
         folder
@@ -34,7 +39,10 @@ pub async fn tables() -> Tables {
         format: Some(FileFormat::Parquet),
         ..TableSpec::default()
     });
-    Tables { specs: specs.collect(), base }
+    Tables {
+        specs: specs.collect(),
+        base,
+    }
 }
 
 /// The 22 queries.
@@ -81,5 +89,9 @@ const SPILLING_QUERIES: usize = 8;
 async fn little_memory() {
     let ran = three_workers(&tables().await, LITTLE_MEMORY, &[None]).await;
     let spilled = ran.iter().filter(|ran| ran.bytes_spilled() > 0).count();
-    assert!(spilled >= SPILLING_QUERIES, "{spilled} of {} queries spilled", ran.len());
+    assert!(
+        spilled >= SPILLING_QUERIES,
+        "{spilled} of {} queries spilled",
+        ran.len()
+    );
 }

@@ -4,7 +4,7 @@ use super::event::{Action, Outcome, QueryFailure};
 use super::workers::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
 use crate::failure::FetchError;
-use crate::ids::{AttemptId, TaskId};
+use crate::ids::{AttemptId, StageId, TaskId};
 use crate::message::InputState;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
@@ -194,22 +194,28 @@ impl Coordinator {
     }
 
     /// Ends the query when there is work but, for the grace time, nobody to do it; at once when there is nobody
-    /// left to wait for.
+    /// left to wait for. An attempt that misses an input does not count as work being done: it may wait for what
+    /// nobody can make.
     pub(super) fn check_staffing(&mut self) {
-        let running = self.stages.iter().any(|stage| !stage.running.is_empty());
+        let mut running = (0..)
+            .map(StageId)
+            .zip(&self.stages)
+            .filter(|(_, stage)| !stage.running.is_empty());
+        let idle = running.clone().next().is_none();
+        let at_work = running.any(|(stage, _)| self.inputs_done(stage));
         let usable = self.workers.values().any(|worker| self.is_usable(worker));
         let work = self
             .topology
             .roots
             .iter()
             .any(|root| !self.stage(*root).is_done());
-        if self.state != QueryState::Running || running || usable || !work {
+        if self.state != QueryState::Running || at_work || usable || !work {
             self.unstaffed_since = None;
             return;
         }
         let since = *self.unstaffed_since.get_or_insert(self.now);
         let blacklisted = |worker: &Worker| self.is_blacklisted(worker);
-        let hopeless = !self.workers.is_empty() && self.workers.values().all(blacklisted);
+        let hopeless = idle && !self.workers.is_empty() && self.workers.values().all(blacklisted);
         if !hopeless && self.now < since + self.policy.no_workers_grace {
             return;
         }

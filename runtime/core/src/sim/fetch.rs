@@ -110,7 +110,7 @@ impl World {
         &mut self,
         id: &ReaderId,
         event: reader::Event,
-        rows: Vec<Row>,
+        rows: &[Row],
     ) -> Result<(), Violation> {
         let now = self.now;
         let Some(reading) = self.reading(id) else {
@@ -123,7 +123,7 @@ impl World {
             self.at(at, Happening::ReaderTick { reader: id.clone() });
         }
         for action in actions {
-            self.perform_for_reader(id, action, &rows)?;
+            self.perform_for_reader(id, action, rows)?;
         }
         let is_done = self.reading(id).is_some_and(|reading| reading.is_done());
         match id {
@@ -156,7 +156,7 @@ impl World {
         if let Some(reading) = self.reading(id) {
             reading.tick_at = None;
         }
-        self.tell_reader(id, reader::Event::Ticked, Vec::new())
+        self.tell_reader(id, reader::Event::Ticked, &[])
     }
 
     fn perform_for_reader(
@@ -184,18 +184,7 @@ impl World {
                     coordinator_epoch: CoordinatorEpoch(1),
                     worker_incarnation: worker.incarnation,
                 };
-                if !self.chance(self.plan.fetch_loss) {
-                    let delay = self.delay();
-                    self.after(
-                        delay,
-                        Happening::Request {
-                            from: id.clone(),
-                            fetch,
-                            worker,
-                            request,
-                        },
-                    );
-                }
+                self.send_fetch(id, fetch, worker, request);
             }
             reader::Action::CancelFetch { fetch: _ } => {}
             reader::Action::Deliver {
@@ -240,6 +229,22 @@ impl World {
             reader::Action::Fail { map_attempt, error } => self.fail_reader(id, map_attempt, error),
         }
         Ok(())
+    }
+
+    fn send_fetch(&mut self, id: &ReaderId, fetch: FetchId, worker: WorkerId, request: FetchRequest) {
+        if !self.chance(self.plan.fetch_loss) {
+            let delay = self.delay();
+            let from = id.clone();
+            self.after(
+                delay,
+                Happening::Request {
+                    from,
+                    fetch,
+                    worker,
+                    request,
+                },
+            );
+        }
     }
 
     /// The client hands the rows of a root task out once it has all of them, and only once.
@@ -304,12 +309,9 @@ impl World {
         self.client_generation += 1;
         self.client = Some(Reading::new(&[input], Delivery::InOrder));
         let reader = ReaderId::Client(self.client_generation);
-        for update in self.client_told.values().cloned().collect::<Vec<_>>() {
-            let again = Happening::ToldAgain {
-                reader: reader.clone(),
-                update,
-            };
-            self.after(0, again);
+        for task in self.client_told.keys().copied().collect::<Vec<_>>() {
+            let reader = reader.clone();
+            self.after(0, Happening::ToldAgain { reader, task });
         }
         self.after(0, Happening::ReaderTick { reader });
     }
@@ -362,7 +364,7 @@ impl World {
                 self.sequenced(delay, from.clone(), fetch, answer);
             }
             if let Some(answer) = again {
-                self.sequenced(delay * 2, from.clone(), fetch, answer);
+                self.sequenced(delay * 2, from, fetch, answer);
             }
             return Ok(());
         }
@@ -376,11 +378,9 @@ impl World {
     pub fn on_answer(&mut self, to: &ReaderId, fetch: FetchId, answer: Answer) -> Result<(), Violation> {
         match answer {
             Answer::Chunk { head, rows } => {
-                self.tell_reader(to, reader::Event::ChunkArrived { fetch, head }, rows)
+                self.tell_reader(to, reader::Event::ChunkArrived { fetch, head }, &rows)
             }
-            Answer::End { error } => {
-                self.tell_reader(to, reader::Event::FetchEnded { fetch, error }, Vec::new())
-            }
+            Answer::End { error } => self.tell_reader(to, reader::Event::FetchEnded { fetch, error }, &[]),
         }
     }
 }

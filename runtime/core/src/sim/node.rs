@@ -137,7 +137,7 @@ impl World {
                     attempt,
                 };
                 for update in updates {
-                    self.tell_reader(&reader, reader::Event::InputUpdated(update), Vec::new())?;
+                    self.tell_reader(&reader, reader::Event::InputUpdated(update), &[])?;
                 }
             }
             ToWorker::Cancel(attempt) => self.end_attempt(name, attempt, AttemptFailure::Cancelled),

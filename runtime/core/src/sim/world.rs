@@ -76,7 +76,7 @@ pub enum Happening {
     },
     ToldAgain {
         reader: ReaderId,
-        update: InputUpdate,
+        task: crate::ids::TaskId,
     },
     Consumed {
         reader: ReaderId,
@@ -279,11 +279,10 @@ impl World {
     }
 
     fn happen(&mut self, what: Happening) -> Result<(), Violation> {
-        if let Some(name) = what.worker() {
-            if let Some(node) = self.nodes.get_mut(name).filter(|node| node.frozen) {
-                node.parked.push(what);
-                return Ok(());
-            }
+        let node = what.worker().and_then(|name| self.nodes.get_mut(name));
+        if let Some(node) = node.filter(|node| node.frozen) {
+            node.parked.push(what);
+            return Ok(());
         }
         match what {
             Happening::CoordinatorTick => {
@@ -316,9 +315,11 @@ impl World {
             } => self.serve(from, fetch, &worker, request),
             Happening::Answered { to, fetch, answer } => self.on_answer(&to, fetch, answer),
             Happening::ReaderTick { reader } => self.tick_reader(&reader),
-            Happening::ToldAgain { reader, update } => {
-                self.tell_reader(&reader, reader::Event::InputUpdated(update), Vec::new())
-            }
+            // The last word at this time, not at the time when the reader was opened: newer words may have come.
+            Happening::ToldAgain { reader, task } => match self.client_told.get(&task).cloned() {
+                Some(update) => self.tell_reader(&reader, reader::Event::InputUpdated(update), &[]),
+                None => Ok(()),
+            },
             Happening::Consumed {
                 reader,
                 input,
@@ -327,7 +328,7 @@ impl World {
             } => self.tell_reader(
                 &reader,
                 reader::Event::BytesConsumed { input, stream, bytes },
-                Vec::new(),
+                &[],
             ),
             Happening::Fault { name, fault } => self.strike(name, fault),
             Happening::Restart { name } => self.restart(name),
@@ -363,7 +364,7 @@ impl World {
             Action::WantSlots { worker, slots } => self.send(&worker.name, ToWorker::Want(slots)),
             Action::ReleaseSlots { worker, slots } => self.send(&worker.name, ToWorker::Release(slots)),
             Action::AssignAttempt { worker, assignment } => {
-                self.send(&worker.name, ToWorker::Assign(assignment))
+                self.send(&worker.name, ToWorker::Assign(assignment));
             }
             Action::UpdateInputs {
                 worker,
@@ -418,7 +419,7 @@ impl World {
             return Ok(());
         }
         let reader = ReaderId::Client(self.client_generation);
-        self.tell_reader(&reader, reader::Event::InputUpdated(update), Vec::new())
+        self.tell_reader(&reader, reader::Event::InputUpdated(update), &[])
     }
 }
 

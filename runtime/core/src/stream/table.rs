@@ -83,6 +83,14 @@ impl StreamTable {
         None
     }
 
+    /// The attempts of a query whose whole output is held, as a worker reports them to a coordinator that (again) opens
+    /// a session.
+    pub fn held_attempts(&self, query: &QueryId) -> Vec<AttemptId> {
+        let attempts = self.queries.get(query).into_iter().flat_map(|q| &q.attempts);
+        let whole = attempts.filter(|(_, attempt)| attempt.finalized && attempt.broken.is_empty());
+        whole.map(|(id, _)| *id).collect()
+    }
+
     /// Takes one event in and says what to do, in order.
     pub fn handle(&mut self, _now: Instant, event: Event) -> Vec<Action> {
         match event {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
@@ -19,6 +19,7 @@ use super::super::error::PlanError;
 use super::super::fragment::{self, Fragment, OutputSpec, TaskSplits};
 use super::super::label::label;
 use super::super::leaf::ShuffleReadExec;
+use super::super::statement::DEEPEST_EXPRESSION;
 use super::{Branch, Cutter, Written, total_tasks};
 
 impl Cutter<'_> {
@@ -88,6 +89,7 @@ impl Cutter<'_> {
     ) -> Result<StageId, PlanError> {
         let id = StageId(number(self.stages.len())?);
         let plan = requirements_hold(branch.plan)?;
+        check_depth(&plan)?;
         let label = label(&plan);
         let (plan, exchanges) = number_slots(&plan)?;
         let inputs = exchanges
@@ -152,6 +154,36 @@ impl Cutter<'_> {
             Err(error) => Err(PlanError::internal("fragment", error)),
         }
     }
+}
+
+/// Refuses expressions that grew deeper in planning than tasks evaluate: each level takes a part of the stack of
+/// the thread that runs the task, see [`super::super::TASK_STACK_BYTES`].
+fn check_depth(plan: &Arc<dyn ExecutionPlan>) -> Result<(), PlanError> {
+    let mut deepest = 0;
+    let walked = plan.apply(|node| {
+        node.apply_expressions(&mut |root| {
+            let mut open = vec![(Arc::clone(root), 1_usize)];
+            while let Some((expression, depth)) = open.pop() {
+                deepest = deepest.max(depth);
+                open.extend(
+                    expression
+                        .children()
+                        .into_iter()
+                        .map(|child| (Arc::clone(child), depth + 1)),
+                );
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+    });
+    walked.map_err(|error| PlanError::internal("expressions", error))?;
+    if deepest <= DEEPEST_EXPRESSION {
+        return Ok(());
+    }
+    Err(PlanError::TooDeep {
+        what: format!(
+            "an expression has {deepest} levels when planned, at most {DEEPEST_EXPRESSION} are evaluated"
+        ),
+    })
 }
 
 /// The same plan, with sorts put back where an order does not survive the cut.

@@ -13,6 +13,7 @@ use sluice_core::plan::Split;
 use super::super::error::PlanError;
 use super::super::scan::{ScanExec, file_config, ranges, table_name};
 use super::{Branch, Cutter};
+use crate::source::tpch::TpchScanExec;
 
 impl Cutter<'_> {
     /// A scan in as many tasks as it has partitions; anything else that has no input in one task.
@@ -24,6 +25,9 @@ impl Cutter<'_> {
                 .map(|group| Ok(Split::Files(ranges(group)?)))
                 .collect::<Result<Vec<_>, PlanError>>()?;
             return self.files(config, splits);
+        }
+        if let Some(scan) = plan.downcast_ref::<TpchScanExec>() {
+            return self.generated(scan, scan.parts());
         }
         whole(plan)
     }
@@ -37,7 +41,27 @@ impl Cutter<'_> {
             }
             return self.files(config, vec![Split::Files(all)]);
         }
+        if let Some(scan) = plan.downcast_ref::<TpchScanExec>() {
+            return self.generated(scan, 1);
+        }
         whole(plan)
+    }
+
+    /// A generated table in `parts` parts.
+    fn generated(&mut self, scan: &TpchScanExec, parts: u32) -> Result<Branch, PlanError> {
+        let leaf = self.next_leaf;
+        self.next_leaf += 1;
+        // The slot has one partition; the split says which part that is.
+        let slot = scan
+            .with_part(0, parts)
+            .map_err(|error| PlanError::internal("scan", error))?;
+        let splits: Vec<Split> = (0..parts).map(|part| Split::Tpch { part, parts }).collect();
+        let table = Some(scan.table().name().to_owned());
+        Ok(Branch {
+            plan: Arc::new(ScanExec::new(leaf, Arc::new(slot)).of_table(table)),
+            tasks: splits.len(),
+            scans: vec![(leaf, splits)],
+        })
     }
 
     fn files(&mut self, config: &FileScanConfig, splits: Vec<Split>) -> Result<Branch, PlanError> {

@@ -1,6 +1,6 @@
 //! What is refused, with the place and the fix.
 
-use super::super::{PlanError, plan};
+use super::super::{PlanError, TASK_STACK_BYTES, plan};
 use super::harness::Bench;
 
 async fn error_of(bench: &Bench, sql: &str) -> PlanError {
@@ -85,43 +85,66 @@ async fn mistakes_name_their_place() {
     );
 }
 
-#[tokio::test]
-async fn deep_queries_end_with_a_typed_error_or_rows() {
-    let bench = Bench::new().await;
-    let parentheses = format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000));
-    assert!(matches!(
-        error_of(&bench, &parentheses).await,
-        PlanError::TooDeep { .. }
-    ));
-    let negations = format!("SELECT {}g FROM tiny", "- ".repeat(3000));
-    assert!(matches!(
-        error_of(&bench, &negations).await,
-        PlanError::TooDeep { .. }
-    ));
-    let subqueries = format!(
-        "{}SELECT id FROM tiny{}",
-        "SELECT * FROM (".repeat(2000),
-        ")".repeat(2000)
-    );
-    assert!(matches!(
-        error_of(&bench, &subqueries).await,
-        PlanError::TooDeep { .. }
-    ));
-    let functions = format!("SELECT {}s{} FROM tiny", "upper(".repeat(45), ")".repeat(45));
-    let session = bench.session(2, &[]).await;
-    match plan(&session.state(), &functions).await {
-        Ok(_) | Err(PlanError::TooDeep { .. }) => {}
-        Err(error) => panic!("{error:?}"),
-    }
-    // Long, not deep: these run.
-    let sum = format!("SELECT {} FROM tiny", vec!["g"; 2000].join(" + "));
-    bench.same(&sum, 2, &[]).await;
-    let any = vec!["k = 1"; 1500].join(" OR ");
-    bench
-        .same(&format!("SELECT id FROM tiny WHERE {any}"), 2, &[])
-        .await;
-    let union = vec!["SELECT g FROM tiny"; 120].join(" UNION ALL ");
-    bench
-        .same(&format!("SELECT count(*) FROM ({union})"), 2, &[])
-        .await;
+/// Runs `test` on a thread with the stack that tasks are promised.
+fn on_task_stack<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let thread = std::thread::Builder::new()
+        .stack_size(TASK_STACK_BYTES)
+        .spawn(move || {
+            tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .thread_stack_size(TASK_STACK_BYTES)
+                .enable_all()
+                .build()
+                .unwrap()
+                .block_on(test());
+        });
+    thread.unwrap().join().unwrap();
+}
+
+#[test]
+fn deep_queries_end_with_a_typed_error() {
+    on_task_stack(|| async {
+        let bench = Bench::new().await;
+        for sql in [
+            format!("SELECT {}1{}", "(".repeat(5000), ")".repeat(5000)),
+            format!("SELECT {}g FROM tiny", "- ".repeat(3000)),
+            format!(
+                "{}SELECT id FROM tiny{}",
+                "SELECT * FROM (".repeat(2000),
+                ")".repeat(2000)
+            ),
+            format!("SELECT {} FROM tiny", vec!["g"; 30_000].join("+")),
+            format!("SELECT id FROM tiny WHERE {}", vec!["g=k"; 10_000].join(" OR ")),
+        ] {
+            let error = error_of(&bench, &sql).await;
+            assert!(
+                matches!(error, PlanError::TooDeep { .. }),
+                "{}… {error}",
+                &sql[..40]
+            );
+        }
+        let functions = format!("SELECT {}s{} FROM tiny", "upper(".repeat(45), ")".repeat(45));
+        let session = bench.session(2, &[]).await;
+        match plan(&session.state(), &functions).await {
+            Ok(_) | Err(PlanError::TooDeep { .. }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+    });
+}
+
+#[test]
+fn long_queries_run() {
+    on_task_stack(|| async {
+        let bench = Bench::new().await;
+        let sum = format!("SELECT {} FROM tiny", vec!["g"; 900].join(" + "));
+        bench.same(&sum, 2, &[]).await;
+        let any: Vec<String> = (0..900).map(|number| format!("k = {number}")).collect();
+        bench
+            .same(&format!("SELECT id FROM tiny WHERE {}", any.join(" OR ")), 2, &[])
+            .await;
+        let union = vec!["SELECT g FROM tiny"; 120].join(" UNION ALL ");
+        bench
+            .same(&format!("SELECT count(*) FROM ({union})"), 2, &[])
+            .await;
+    });
 }

@@ -138,7 +138,12 @@ async fn recursive_queries() {
         "WITH RECURSIVE t(n) AS (SELECT max(k) FROM big UNION ALL SELECT n - 7 FROM t WHERE n > 0) \
          SELECT t.n, count(b.id) FROM t LEFT JOIN big b ON b.k = t.n GROUP BY t.n",
         "WITH RECURSIVE t(n, c) AS (SELECT CAST(0 AS BIGINT) AS n, CAST(1 AS BIGINT) AS c UNION ALL \
-         SELECT n + 1, (SELECT count(*) FROM (SELECT DISTINCT k FROM big UNION ALL SELECT k FROM mid)) FROM t WHERE n < 3) SELECT * FROM t",
+         SELECT t.n + 1, x.c FROM t CROSS JOIN \
+         (SELECT count(*) AS c FROM (SELECT DISTINCT k FROM big UNION ALL SELECT k FROM mid)) x WHERE t.n < 3) \
+         SELECT * FROM t",
+        "WITH RECURSIVE t(n) AS (SELECT 1 AS n UNION ALL SELECT t.n + 1 FROM t JOIN \
+         (SELECT g, count(*) c FROM big GROUP BY g UNION ALL SELECT g, count(*) c FROM mid GROUP BY g) x \
+         ON x.g = t.n WHERE t.n < 4) SELECT n, count(*) FROM t GROUP BY n",
     ])
     .await;
 }

@@ -194,25 +194,3 @@ async fn limits_stand_on_both_sides_of_a_cut() {
         "{text}"
     );
 }
-
-#[tokio::test]
-async fn tmp_smj_plain() {
-    use datafusion::prelude::*;
-    let bench = Bench::new().await;
-    let mut config = SessionConfig::new().with_target_partitions(3);
-    config.options_mut().optimizer.prefer_hash_join = false;
-    let plain = SessionContext::new_with_config(config);
-    for t in ["big", "mid"] {
-        plain
-            .register_parquet(t, bench.table(t).to_str().unwrap(), ParquetReadOptions::default())
-            .await
-            .unwrap();
-    }
-    let r = plain
-        .sql("SELECT a.id, b.id, a.s, b.d FROM big a LEFT JOIN mid b ON a.k = b.k AND a.g < b.g + 3")
-        .await
-        .unwrap()
-        .collect()
-        .await;
-    panic!("{:?}", r.map(|r| r.len()));
-}

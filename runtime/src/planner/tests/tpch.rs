@@ -11,6 +11,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use parquet::arrow::ArrowWriter;
 use parquet::file::properties::WriterProperties;
+use sluice_crds::shuffle_query::TpchTable as TableName;
 use tempfile::TempDir;
 use tpchgen::generators::{
     CustomerGenerator, LineItemGenerator, NationGenerator, OrderGenerator, PartGenerator, PartSuppGenerator,
@@ -21,7 +22,9 @@ use tpchgen_arrow::{
     SupplierArrow,
 };
 
-use super::super::{PlannedQuery, explain, plan};
+use super::super::{PlannedQuery, explain, plan, session_options, session_state};
+use crate::source::tpch::TpchTable;
+
 use super::harness::{register, same_rows, session_over};
 
 const SCALE: f64 = 0.01;
@@ -208,4 +211,36 @@ async fn rows_with_thirteen_partitions_and_no_broadcast() {
         ],
     )
     .await;
+}
+
+#[tokio::test]
+async fn rows_of_generated_tables() {
+    let plain = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(2));
+    let config = session_options(3);
+    let ours = SessionContext::new_with_state(session_state(config, Arc::new(RuntimeEnv::default())));
+    for table in TableName::ALL {
+        let generated = TpchTable::new(table, SCALE).unwrap();
+        plain.register_table(table.name(), Arc::new(generated)).unwrap();
+        ours.register_table(table.name(), Arc::new(generated)).unwrap();
+    }
+    let mut differences = Vec::new();
+    let mut parts = 0;
+    for number in 1..=22 {
+        match same_rows(&plain, &ours, &query(number)).await {
+            Ok(planned) => {
+                parts = parts.max(
+                    planned
+                        .graph
+                        .stages
+                        .iter()
+                        .map(|stage| stage.tasks)
+                        .max()
+                        .unwrap_or(0),
+                )
+            }
+            Err(difference) => differences.push(difference),
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
+    assert!(parts > 1, "generated tables are read in parts");
 }

@@ -76,8 +76,11 @@ impl Queue {
             match self.receiver.recv().await {
                 Some(Delivered::Bytes { stream, bytes }) => self.decode(stream, &bytes, format)?,
                 Some(Delivered::StreamEnded { stream }) => {
-                    let decoder = self.decoders.remove(&stream);
-                    if let Some(Err(error)) = decoder.map(|decoder| decoder.finish()) {
+                    let Some(decoder) = self.decoders.remove(&stream) else {
+                        continue;
+                    };
+                    self.reservation.shrink(decoder.pending_bytes());
+                    if let Err(error) = decoder.finish() {
                         return Err(self.reject(stream, &error));
                     }
                 }
@@ -99,8 +102,11 @@ impl Queue {
     ) -> Result<(), DataFusionError> {
         let decoder = self.decoders.entry(stream);
         let decoder = decoder.or_insert_with(|| FrameDecoder::new(Arc::clone(format)));
+        let before = decoder.pending_bytes() + bytes.len();
         let batches = decoder.push(bytes);
-        self.reservation.shrink(bytes.len());
+        // Of what waited, the beginning of a frame stays.
+        let after = decoder.pending_bytes();
+        self.reservation.shrink(before.saturating_sub(after));
         // Once the driver has ended it needs no returns.
         let _ = self.returns.send(Event::BytesConsumed {
             input: self.input,
@@ -128,6 +134,8 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
+        let pending = self.decoders.values().map(FrameDecoder::pending_bytes);
+        self.reservation.shrink(pending.sum());
         self.receiver.close();
         while let Ok(delivered) = self.receiver.try_recv() {
             if let Delivered::Bytes { bytes, .. } = delivered {

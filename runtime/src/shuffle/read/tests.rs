@@ -76,7 +76,7 @@ async fn cluster() -> Cluster {
 fn numbers(range: std::ops::Range<i64>) -> RecordBatch {
     let words = range.clone().map(|i| format!("word {i} {}", "x".repeat(50)));
     let columns: [(&str, ArrayRef); 2] = [
-        ("n", Arc::new(Int64Array::from_iter_values(range.clone()))),
+        ("n", Arc::new(Int64Array::from_iter_values(range))),
         ("w", Arc::new(StringArray::from_iter_values(words))),
     ];
     RecordBatch::try_from_iter(columns).unwrap()
@@ -141,7 +141,7 @@ impl Cluster {
             },
         };
         let updates = self.receiver.take().unwrap();
-        ShuffleReads::start(spec, transport, updates, &self.pool, &Handle::current()).unwrap()
+        ShuffleReads::start(&spec, transport, updates, &self.pool, &Handle::current()).unwrap()
     }
 }
 

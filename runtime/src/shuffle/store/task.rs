@@ -8,71 +8,17 @@ use std::time;
 use bytes::Bytes;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use sluice_core::failure::FetchError;
-use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, StreamEpoch, StreamId};
+use sluice_core::ids::{AttemptId, QueryId, StreamEpoch, StreamId};
 use sluice_core::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
 use sluice_core::stream::{Action, Event, FetchId, StreamTable};
 use sluice_core::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
+use super::command::Command;
 use super::log::{Piece, StreamLog};
 use super::spill::{self, Batch, FileWrite, Job, Moved, Wish, Written};
 use super::{StoreConfig, StoreError, StoreStats};
 use crate::shuffle::segment::SpillDir;
-
-/// What a handle asks.
-#[derive(Debug)]
-pub enum Command {
-    OpenQuery {
-        query: QueryId,
-        coordinator_epoch: CoordinatorEpoch,
-        reply: oneshot::Sender<()>,
-    },
-    OpenAttempt {
-        query: QueryId,
-        attempt: AttemptId,
-        stream_epoch: StreamEpoch,
-        partitions: u32,
-        reply: oneshot::Sender<Result<(), StoreError>>,
-    },
-    Append {
-        query: QueryId,
-        stream: StreamId,
-        frame: Bytes,
-        rows: u64,
-        reply: oneshot::Sender<Result<(), StoreError>>,
-    },
-    Finalize {
-        query: QueryId,
-        attempt: AttemptId,
-        reply: oneshot::Sender<Result<Vec<MapOutputPartitionMeta>, StoreError>>,
-    },
-    Retire {
-        query: QueryId,
-        attempt: AttemptId,
-        reply: oneshot::Sender<()>,
-    },
-    RetireQuery {
-        query: QueryId,
-        reply: oneshot::Sender<()>,
-    },
-    Fetch {
-        request: FetchRequest,
-        reply: oneshot::Sender<Result<(ChunkHead, Vec<Piece>), FetchError>>,
-    },
-    ReadFailed {
-        query: QueryId,
-        stream: StreamId,
-        reply: oneshot::Sender<()>,
-    },
-    Spilled {
-        query: QueryId,
-        attempt: AttemptId,
-        reply: oneshot::Sender<u64>,
-    },
-    Stats {
-        reply: oneshot::Sender<StoreStats>,
-    },
-}
 
 /// The bytes of one attempt.
 #[derive(Debug)]
@@ -200,32 +146,7 @@ impl StoreTask {
                 stream_epoch,
                 partitions,
                 reply,
-            } => {
-                let opened = Event::AttemptOpened {
-                    query: query.clone(),
-                    attempt,
-                    stream_epoch,
-                    partitions,
-                };
-                let refused = !self.tell(opened).is_empty();
-                if !refused {
-                    let path = Arc::from(self.dir.segment(&query, attempt));
-                    self.logs.entry((query, attempt)).or_insert(AttemptLog {
-                        path,
-                        file_bytes: 0,
-                        spilled_bytes: 0,
-                        streams: BTreeMap::new(),
-                    });
-                }
-                answer(
-                    reply,
-                    if refused {
-                        Err(StoreError::Retired(attempt))
-                    } else {
-                        Ok(())
-                    },
-                );
-            }
+            } => answer(reply, self.open_attempt(query, attempt, stream_epoch, partitions)),
             Command::Append {
                 query,
                 stream,
@@ -263,8 +184,35 @@ impl StoreTask {
                 let log = self.logs.get(&(query, attempt));
                 answer(reply, log.map_or(0, |log| log.spilled_bytes));
             }
+            Command::Held { query, reply } => answer(reply, self.table.held_attempts(&query)),
             Command::Stats { reply } => answer(reply, self.stats),
         }
+    }
+
+    fn open_attempt(
+        &mut self,
+        query: QueryId,
+        attempt: AttemptId,
+        stream_epoch: StreamEpoch,
+        partitions: u32,
+    ) -> Result<(), StoreError> {
+        let opened = Event::AttemptOpened {
+            query: query.clone(),
+            attempt,
+            stream_epoch,
+            partitions,
+        };
+        if !self.tell(opened).is_empty() {
+            return Err(StoreError::Retired(attempt));
+        }
+        let path = Arc::from(self.dir.segment(&query, attempt));
+        self.logs.entry((query, attempt)).or_insert(AttemptLog {
+            path,
+            file_bytes: 0,
+            spilled_bytes: 0,
+            streams: BTreeMap::new(),
+        });
+        Ok(())
     }
 
     fn append(

@@ -129,7 +129,9 @@ async fn a_running_attempt_can_be_read_while_it_writes() {
     let (head, bytes) = store.fetch_chunk(request(id, 100)).await.unwrap();
     assert!(bytes.is_empty() && !head.finalized && head.watermark_offset == 100);
     append(&store, id, frame(id, 1, 50)).await.unwrap();
+    assert_eq!(store.held_attempts(query("q")).await, []);
     let outputs = store.finalize(query("q"), attempt(0)).await.unwrap();
+    assert_eq!(store.held_attempts(query("q")).await, [attempt(0)]);
     assert_eq!(outputs.len(), 1);
     assert_eq!((outputs[0].bytes, outputs[0].rows), (150, 2));
     let rest = frame(id, 1, 50).to_vec();

@@ -96,7 +96,7 @@ fn numbered(range: std::ops::Range<i64>) -> RecordBatch {
         .clone()
         .map(|i| format!("a name that is not inlined {}", i % 50));
     let columns: [(&str, ArrayRef); 2] = [
-        ("n", Arc::new(Int64Array::from_iter_values(range.clone()))),
+        ("n", Arc::new(Int64Array::from_iter_values(range))),
         ("name", Arc::new(StringViewArray::from_iter_values(names))),
     ];
     RecordBatch::try_from_iter(columns).unwrap()

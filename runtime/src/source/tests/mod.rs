@@ -2,7 +2,9 @@
 
 mod attempts;
 mod formats;
+mod generate;
 mod listing;
+mod samples;
 
 use std::fs;
 use std::os::unix::fs::symlink;

@@ -35,44 +35,118 @@ async fn groups() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn distinct_and_grouping_sets() {
-    check(&shared(), &[
-        ("distinct", "select distinct g, yes from big"),
-        ("distinct, many", "select count(*) from (select distinct k, g from big) q"),
-        ("distinct, hard floats", "select distinct f from big"),
-        ("distinct on", "select distinct on (g) g, id, note from big order by g, id"),
-        ("count distinct", "select count(distinct k), count(distinct s), count(distinct f) from big"),
-        ("count distinct in groups", "select g, count(distinct k), count(distinct s), sum(x) from big group by g"),
-        ("sum distinct", "select g, sum(distinct j) from big group by g"),
-        ("count distinct of nothing", "select count(distinct k) from none"),
-        ("grouping sets", "select g, yes, count(*), sum(d) from big group by grouping sets ((g, yes), (g), (yes), ())"),
-        ("rollup", "select g, yes, s, count(*) from big where k < 200 group by rollup (g, yes, s)"),
-        ("cube", "select g, yes, grouping(g), grouping(yes), count(*), avg(x) from big group by cube (g, yes)"),
-        ("cube with distinct", "select g, yes, count(distinct k) from big group by cube (g, yes)"),
-        ("rollup of nothing", "select g, yes, count(*) from none group by rollup (g, yes)"),
-    ]).await;
+    check(
+        &shared(),
+        &[
+            ("distinct", "select distinct g, yes from big"),
+            (
+                "distinct, many",
+                "select count(*) from (select distinct k, g from big) q",
+            ),
+            ("distinct, hard floats", "select distinct f from big"),
+            (
+                "distinct on",
+                "select distinct on (g) g, id, note from big order by g, id",
+            ),
+            (
+                "count distinct",
+                "select count(distinct k), count(distinct s), count(distinct f) from big",
+            ),
+            (
+                "count distinct in groups",
+                "select g, count(distinct k), count(distinct s), sum(x) from big group by g",
+            ),
+            ("sum distinct", "select g, sum(distinct j) from big group by g"),
+            ("count distinct of nothing", "select count(distinct k) from none"),
+            (
+                "grouping sets",
+                "select g, yes, count(*), sum(d) from big group by grouping sets ((g, yes), (g), (yes), ())",
+            ),
+            (
+                "rollup",
+                "select g, yes, s, count(*) from big where k < 200 group by rollup (g, yes, s)",
+            ),
+            (
+                "cube",
+                "select g, yes, grouping(g), grouping(yes), count(*), avg(x) from big group by cube (g, yes)",
+            ),
+            (
+                "cube with distinct",
+                "select g, yes, count(distinct k) from big group by cube (g, yes)",
+            ),
+            (
+                "rollup of nothing",
+                "select g, yes, count(*) from none group by rollup (g, yes)",
+            ),
+        ],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn order_and_limit() {
-    check(&shared(), &[
-        ("order by", "select id, k, s from big where id % 20 = 1 order by k desc nulls last, id"),
-        ("order by all", "select id, note from mid order by note"),
-        ("order by hard floats", "select f, id from small order by f, id"),
-        ("order by hard floats, downwards", "select f, id from small order by f desc nulls first, id"),
-        ("top", "select id, x, note from big order by x desc, id limit 17"),
-        ("top with nulls first", "select id, k from big order by k nulls first, id limit 9"),
-        ("top of groups", "select k, count(*) as c, sum(x) from big group by k order by c desc, k limit 12"),
-        ("offset", "select id, note from big order by note limit 10 offset 1000"),
-        ("offset behind the end", "select id from small order by id limit 10 offset 5000"),
-        ("offset alone", "select id from small order by id offset 1990"),
-        ("limit 0", "select id from big order by id limit 0"),
-        ("limit without order", "select count(*) from (select id from big limit 1234) q"),
-        ("limit above the rows", "select count(*) from (select id from small limit 99999) q"),
-        ("limit and offset without order", "select count(*) from (select id from big limit 1000 offset 149500) q"),
-        ("limit in a join", "select count(*) from big b join (select k from small order by id limit 100) s on b.k = s.k"),
-        ("order by a computed key", "select id, x + k as y from big order by x + k, id limit 30"),
-        ("order by what is not shown", "select id from big order by note desc limit 25"),
-        ("order by of nothing", "select id, s from none order by s limit 5"),
-        ("order within a subquery", "select sum(id) from (select id from big order by x, id limit 500) q"),
-    ]).await;
+    check(
+        &shared(),
+        &[
+            (
+                "order by",
+                "select id, k, s from big where id % 20 = 1 order by k desc nulls last, id",
+            ),
+            ("order by all", "select id, note from mid order by note"),
+            ("order by hard floats", "select f, id from small order by f, id"),
+            (
+                "order by hard floats, downwards",
+                "select f, id from small order by f desc nulls first, id",
+            ),
+            ("top", "select id, x, note from big order by x desc, id limit 17"),
+            (
+                "top with nulls first",
+                "select id, k from big order by k nulls first, id limit 9",
+            ),
+            (
+                "top of groups",
+                "select k, count(*) as c, sum(x) from big group by k order by c desc, k limit 12",
+            ),
+            (
+                "offset",
+                "select id, note from big order by note limit 10 offset 1000",
+            ),
+            (
+                "offset behind the end",
+                "select id from small order by id limit 10 offset 5000",
+            ),
+            ("offset alone", "select id from small order by id offset 1990"),
+            ("limit 0", "select id from big order by id limit 0"),
+            (
+                "limit without order",
+                "select count(*) from (select id from big limit 1234) q",
+            ),
+            (
+                "limit above the rows",
+                "select count(*) from (select id from small limit 99999) q",
+            ),
+            (
+                "limit and offset without order",
+                "select count(*) from (select id from big limit 1000 offset 149500) q",
+            ),
+            (
+                "limit in a join",
+                "select count(*) from big b join (select k from small order by id limit 100) s on b.k = s.k",
+            ),
+            (
+                "order by a computed key",
+                "select id, x + k as y from big order by x + k, id limit 30",
+            ),
+            (
+                "order by what is not shown",
+                "select id from big order by note desc limit 25",
+            ),
+            ("order by of nothing", "select id, s from none order by s limit 5"),
+            (
+                "order within a subquery",
+                "select sum(id) from (select id from big order by x, id limit 500) q",
+            ),
+        ],
+    )
+    .await;
 }

@@ -5,8 +5,9 @@ use std::sync::{Arc, OnceLock};
 use arrow::array::{
     ArrayRef, BinaryArray, BinaryViewArray, BooleanArray, Date64Array, Decimal128Array, Decimal256Array,
     DictionaryArray, FixedSizeBinaryArray, Float32Array, Int8Array, Int16Array, Int64Array, LargeBinaryArray,
-    LargeStringArray, RecordBatch, StringArray, StringViewArray, Time64MicrosecondArray, TimestampMillisecondArray,
-    TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
+    LargeStringArray, RecordBatch, StringArray, StringViewArray, Time64MicrosecondArray,
+    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray, UInt8Array, UInt16Array,
+    UInt32Array, UInt64Array,
 };
 use arrow::datatypes::{Int16Type, Int32Type, i256};
 use arrow_ipc::writer::FileWriter;
@@ -28,10 +29,13 @@ fn tables() -> Tables {
         for file in 0..FILES {
             let batch = rows_of(ROWS * file / FILES, ROWS * (file + 1) / FILES);
             write_parquet(folder.path(), "p", file, &batch);
-            let out = std::fs::File::create(file_of(folder.path(), "a", file, "arrow")).expect("a file can be made");
+            let out = std::fs::File::create(file_of(folder.path(), "a", file, "arrow"))
+                .expect("a file can be made");
             let mut writer = FileWriter::try_new(out, &batch.schema()).expect("the types have a form");
             for start in (0..batch.num_rows()).step_by(2_000) {
-                writer.write(&batch.slice(start, 2_000.min(batch.num_rows() - start))).expect("the rows have a form");
+                writer
+                    .write(&batch.slice(start, 2_000.min(batch.num_rows() - start)))
+                    .expect("the rows have a form");
             }
             writer.finish().expect("the file can be ended");
         }
@@ -43,62 +47,175 @@ fn tables() -> Tables {
         of_files("a", FileFormat::Arrow),
         of_files("few", FileFormat::Parquet),
     ];
-    Tables { specs, base: folder.path().to_owned() }
+    Tables {
+        specs,
+        base: folder.path().to_owned(),
+    }
 }
 
 fn rows_of(from: u64, to: u64) -> RecordBatch {
     let small = |row: u64, salt: u64| (!row.is_multiple_of(5 + salt)).then(|| below(100, row, salt));
-    let text = |row: u64, salt: u64| small(row, salt).map(|number| format!("a text of some length, number {number}"));
+    let text = |row: u64, salt: u64| {
+        small(row, salt).map(|number| format!("a text of some length, number {number}"))
+    };
     let of = |salt: u64| (from..to).map(move |row| small(row, salt));
     let texts = |salt: u64| (from..to).map(move |row| text(row, salt));
-    let wide = |salt: u64| (from..to).map(move |row| small(row, salt).map(|number| i64::from(number) * 86_400_001));
-    let decimals: Decimal128Array = of(1).map(|number| number.map(|n| i128::from(n) * 10_i128.pow(30) - 1)).collect();
-    let large: Decimal256Array = of(2).map(|number| number.map(|n| i256::from_i128(i128::from(n) - 50))).collect();
+    let wide =
+        |salt: u64| (from..to).map(move |row| small(row, salt).map(|number| i64::from(number) * 86_400_001));
+    let decimals: Decimal128Array = of(1)
+        .map(|number| number.map(|n| i128::from(n) * 10_i128.pow(30) - 1))
+        .collect();
+    let large: Decimal256Array = of(2)
+        .map(|number| number.map(|n| i256::from_i128(i128::from(n) - 50)))
+        .collect();
     let bytes: Vec<_> = texts(3).map(|text| text.map(String::into_bytes)).collect();
     let fixed = of(4).map(|number| number.map(|n| n.to_be_bytes()));
     let columns: Vec<(&str, ArrayRef)> = vec![
-        ("id", Arc::new(Int64Array::from_iter((from..to).map(|row| i64::try_from(row).ok())))),
-        ("i8", Arc::new(Int8Array::from_iter(of(5).map(|n| n.and_then(|n| i8::try_from(n).ok()))))),
-        ("i16", Arc::new(Int16Array::from_iter(of(6).map(|n| n.and_then(|n| i16::try_from(n).ok()))))),
-        ("u8", Arc::new(UInt8Array::from_iter(of(7).map(|n| n.and_then(|n| u8::try_from(n + 150).ok()))))),
-        ("u16", Arc::new(UInt16Array::from_iter(of(8).map(|n| n.and_then(|n| u16::try_from(n + 60_000).ok()))))),
-        ("u32", Arc::new(UInt32Array::from_iter(of(9).map(|n| n.map(|n| u32::MAX - n))))),
-        ("u64", Arc::new(UInt64Array::from_iter(of(10).map(|n| n.map(|n| u64::MAX - u64::from(n)))))),
-        ("f32", Arc::new(Float32Array::from_iter(of(11).map(|n| n.map(|n| if n == 9 { f32::NAN } else { -0.25 * n as f32 }))))),
-        ("yes", Arc::new(BooleanArray::from_iter(of(12).map(|n| n.map(|n| n > 60))))),
-        ("dec", Arc::new(decimals.with_precision_and_scale(38, 10).expect("the values fit"))),
-        ("dec256", Arc::new(large.with_precision_and_scale(60, 3).expect("the values fit"))),
-        ("day64", Arc::new(Date64Array::from_iter(of(13).map(|n| n.map(|n| i64::from(n) * 86_400_000))))),
+        (
+            "id",
+            Arc::new(Int64Array::from_iter(
+                (from..to).map(|row| i64::try_from(row).ok()),
+            )),
+        ),
+        (
+            "i8",
+            Arc::new(Int8Array::from_iter(
+                of(5).map(|n| n.and_then(|n| i8::try_from(n).ok())),
+            )),
+        ),
+        (
+            "i16",
+            Arc::new(Int16Array::from_iter(
+                of(6).map(|n| n.and_then(|n| i16::try_from(n).ok())),
+            )),
+        ),
+        (
+            "u8",
+            Arc::new(UInt8Array::from_iter(
+                of(7).map(|n| n.and_then(|n| u8::try_from(n + 150).ok())),
+            )),
+        ),
+        (
+            "u16",
+            Arc::new(UInt16Array::from_iter(
+                of(8).map(|n| n.and_then(|n| u16::try_from(n + 60_000).ok())),
+            )),
+        ),
+        (
+            "u32",
+            Arc::new(UInt32Array::from_iter(of(9).map(|n| n.map(|n| u32::MAX - n)))),
+        ),
+        (
+            "u64",
+            Arc::new(UInt64Array::from_iter(
+                of(10).map(|n| n.map(|n| u64::MAX - u64::from(n))),
+            )),
+        ),
+        (
+            "f32",
+            Arc::new(Float32Array::from_iter(
+                of(11).map(|n| n.map(|n| if n == 9 { f32::NAN } else { -0.25 * n as f32 })),
+            )),
+        ),
+        (
+            "yes",
+            Arc::new(BooleanArray::from_iter(of(12).map(|n| n.map(|n| n > 60)))),
+        ),
+        (
+            "dec",
+            Arc::new(decimals.with_precision_and_scale(38, 10).expect("the values fit")),
+        ),
+        (
+            "dec256",
+            Arc::new(large.with_precision_and_scale(60, 3).expect("the values fit")),
+        ),
+        (
+            "day64",
+            Arc::new(Date64Array::from_iter(
+                of(13).map(|n| n.map(|n| i64::from(n) * 86_400_000)),
+            )),
+        ),
         ("clock", Arc::new(Time64MicrosecondArray::from_iter(wide(14)))),
         ("ts_s", Arc::new(TimestampSecondArray::from_iter(wide(15)))),
-        ("ts_ms", Arc::new(TimestampMillisecondArray::from_iter(wide(16)).with_timezone("UTC"))),
-        ("ts_ns", Arc::new(TimestampNanosecondArray::from_iter(wide(17)).with_timezone("America/New_York"))),
+        (
+            "ts_ms",
+            Arc::new(TimestampMillisecondArray::from_iter(wide(16)).with_timezone("UTC")),
+        ),
+        (
+            "ts_ns",
+            Arc::new(TimestampNanosecondArray::from_iter(wide(17)).with_timezone("America/New_York")),
+        ),
         ("view", Arc::new(StringViewArray::from_iter(texts(18)))),
         ("large", Arc::new(LargeStringArray::from_iter(texts(19)))),
-        ("bytes", Arc::new(BinaryArray::from_iter(bytes.iter().map(Option::as_deref)))),
-        ("bytes_view", Arc::new(BinaryViewArray::from_iter(bytes.iter().map(Option::as_deref)))),
-        ("large_bytes", Arc::new(LargeBinaryArray::from_iter(bytes.iter().map(Option::as_deref)))),
-        ("fixed", Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(fixed, 4).expect("all of one size"))),
+        (
+            "bytes",
+            Arc::new(BinaryArray::from_iter(bytes.iter().map(Option::as_deref))),
+        ),
+        (
+            "bytes_view",
+            Arc::new(BinaryViewArray::from_iter(bytes.iter().map(Option::as_deref))),
+        ),
+        (
+            "large_bytes",
+            Arc::new(LargeBinaryArray::from_iter(bytes.iter().map(Option::as_deref))),
+        ),
+        (
+            "fixed",
+            Arc::new(
+                FixedSizeBinaryArray::try_from_sparse_iter_with_size(fixed, 4).expect("all of one size"),
+            ),
+        ),
         ("word", dictionary::<Int32Type>(texts(20))),
         ("word16", dictionary::<Int16Type>(texts(21))),
-        ("note", Arc::new(StringArray::from_iter_values((from..to).map(|row| format!("{:016x}", scatter(row, 22)).repeat(4))))),
+        (
+            "note",
+            Arc::new(StringArray::from_iter_values(
+                (from..to).map(|row| format!("{:016x}", scatter(row, 22)).repeat(4)),
+            )),
+        ),
     ];
     batch_of(columns)
 }
 
-fn dictionary<K: arrow::datatypes::ArrowDictionaryKeyType>(texts: impl Iterator<Item = Option<String>>) -> ArrayRef {
+fn dictionary<K: arrow::datatypes::ArrowDictionaryKeyType>(
+    texts: impl Iterator<Item = Option<String>>,
+) -> ArrayRef {
     let texts: Vec<_> = texts.collect();
     let array: DictionaryArray<K> = texts.iter().map(Option::as_deref).collect();
     Arc::new(array)
 }
 
 const COLUMNS: [&str; 23] = [
-    "i8", "i16", "u8", "u16", "u32", "u64", "f32", "yes", "dec", "dec256", "day64", "clock", "ts_s", "ts_ms", "ts_ns",
-    "view", "large", "bytes", "bytes_view", "large_bytes", "fixed", "word", "word16",
+    "i8",
+    "i16",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
+    "f32",
+    "yes",
+    "dec",
+    "dec256",
+    "day64",
+    "clock",
+    "ts_s",
+    "ts_ms",
+    "ts_ns",
+    "view",
+    "large",
+    "bytes",
+    "bytes_view",
+    "large_bytes",
+    "fixed",
+    "word",
+    "word16",
 ];
 
 async fn each_column(sql: &str) {
-    let cases: Vec<(&str, String)> = COLUMNS.iter().map(|name| (*name, sql.replace("{c}", name))).collect();
+    let cases: Vec<(&str, String)> = COLUMNS
+        .iter()
+        .map(|name| (*name, sql.replace("{c}", name)))
+        .collect();
     let cases: Vec<(&str, &str)> = cases.iter().map(|(name, sql)| (*name, sql.as_str())).collect();
     check(&tables(), &cases).await;
 }
@@ -129,5 +246,8 @@ async fn all_at_once() {
         ("minima and maxima", "select min(view), max(view), min(dec), max(dec256), max(ts_ns), min(word), max(large), min(bytes), max(u64) from a"),
         ("times of zones", "select date_trunc('hour', ts_ns) as h, count(*) from p group by h"),
     ]).await;
-    assert!(ran.iter().any(|ran| most_tasks(ran) >= 3), "no stage has several tasks");
+    assert!(
+        ran.iter().any(|ran| most_tasks(ran) >= 3),
+        "no stage has several tasks"
+    );
 }

@@ -32,7 +32,10 @@ async fn inner_and_outer() {
         ("three tables", "select s.g, count(*), sum(b.x) from big b join mid m on b.k = m.k join small s on s.id = m.g group by s.g"),
         ("self join", "select count(*), sum(a.id - b.id) from mid a join mid b on a.k = b.j"),
     ]).await;
-    assert!(ran.iter().any(|ran| most_tasks(ran) >= 5), "no stage has several tasks");
+    assert!(
+        ran.iter().any(|ran| most_tasks(ran) >= 5),
+        "no stage has several tasks"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,5 +26,10 @@ async fn check(tables: &Tables, cases: &[(&str, &str)]) -> Vec<Ran> {
 
 /// The number of tasks of the stage with the most.
 fn most_tasks(ran: &Ran) -> u32 {
-    ran.snapshot.stages.iter().map(|stage| stage.tasks).max().unwrap_or(0)
+    ran.snapshot
+        .stages
+        .iter()
+        .map(|stage| stage.tasks)
+        .max()
+        .unwrap_or(0)
 }

@@ -30,7 +30,10 @@ fn tables() -> Tables {
         folder
     });
     let specs = ["n", "few"].map(|name| of_files(name, FileFormat::Parquet));
-    Tables { specs: specs.to_vec(), base: folder.path().to_owned() }
+    Tables {
+        specs: specs.to_vec(),
+        base: folder.path().to_owned(),
+    }
 }
 
 fn int(value: u32) -> i32 {
@@ -40,16 +43,21 @@ fn int(value: u32) -> i32 {
 /// `p` a struct in a struct, `l` lists with nulls and of none, `ll` lists of lists, `ps` lists of structs, `m` maps.
 fn rows_of(from: u64, to: u64) -> RecordBatch {
     let ids = || from..to;
-    let (mut l, mut ll) = (ListBuilder::new(Int32Builder::new()), ListBuilder::new(ListBuilder::new(Int32Builder::new())));
+    let (mut l, mut ll) = (
+        ListBuilder::new(Int32Builder::new()),
+        ListBuilder::new(ListBuilder::new(Int32Builder::new())),
+    );
     let mut m = MapBuilder::new(None, StringBuilder::new(), Int32Builder::new());
     let (mut ends, mut items) = (vec![0_usize], Vec::new());
     for row in ids() {
         for item in 0..below(5, row, 1) {
-            l.values().append_option((item != 2).then_some(int(below(50, row, u64::from(item)))));
+            l.values()
+                .append_option((item != 2).then_some(int(below(50, row, u64::from(item)))));
             ll.values().values().append_value(int(item));
             ll.values().append(item % 2 == 0);
             m.keys().append_value(format!("key {item}"));
-            m.values().append_option((item != 1).then_some(int(below(9, row, 2))));
+            m.values()
+                .append_option((item != 1).then_some(int(below(9, row, 2))));
             items.push(int(below(100, row, 3)));
         }
         l.append(!row.is_multiple_of(7));
@@ -57,24 +65,45 @@ fn rows_of(from: u64, to: u64) -> RecordBatch {
         m.append(!row.is_multiple_of(8)).expect("as many keys as values");
         ends.push(items.len());
     }
-    let texts = |salt: u64| StringArray::from_iter(ids().map(|row| {
-        (!row.is_multiple_of(6)).then(|| format!("text {}", below(40, row, salt)))
-    }));
+    let texts = |salt: u64| {
+        StringArray::from_iter(
+            ids().map(|row| (!row.is_multiple_of(6)).then(|| format!("text {}", below(40, row, salt)))),
+        )
+    };
     let field = |name: &str, kind| Arc::new(Field::new(name, kind, true));
-    let y: ArrayRef = Arc::new(StructArray::from(vec![(field("z", DataType::Utf8), Arc::new(texts(4)) as ArrayRef)]));
-    let x: ArrayRef = Arc::new(Int32Array::from_iter_values(ids().map(|row| int(below(30, row, 5)))));
-    let p = StructArray::from(vec![(field("x", DataType::Int32), x), (field("y", y.data_type().clone()), y)]);
+    let y: ArrayRef = Arc::new(StructArray::from(vec![(
+        field("z", DataType::Utf8),
+        Arc::new(texts(4)) as ArrayRef,
+    )]));
+    let x: ArrayRef = Arc::new(Int32Array::from_iter_values(
+        ids().map(|row| int(below(30, row, 5))),
+    ));
+    let p = StructArray::from(vec![
+        (field("x", DataType::Int32), x),
+        (field("y", y.data_type().clone()), y),
+    ]);
     batch_of(vec![
-        ("id", Arc::new(Int64Array::from_iter(ids().map(|row| i64::try_from(row).ok())))),
-        ("g", Arc::new(Int32Array::from_iter_values(ids().map(|row| int(below(12, row, 6)))))),
+        (
+            "id",
+            Arc::new(Int64Array::from_iter(ids().map(|row| i64::try_from(row).ok()))),
+        ),
+        (
+            "g",
+            Arc::new(Int32Array::from_iter_values(
+                ids().map(|row| int(below(12, row, 6))),
+            )),
+        ),
         ("p", Arc::new(p)),
         ("l", Arc::new(l.finish())),
         ("ll", Arc::new(ll.finish())),
         ("ps", Arc::new(lists_of_structs(&ends, items))),
         ("m", Arc::new(m.finish())),
-        ("note", Arc::new(StringArray::from_iter_values(ids().map(|row| {
-            format!("{:016x}", scatter(row, 7)).repeat(5)
-        })))),
+        (
+            "note",
+            Arc::new(StringArray::from_iter_values(
+                ids().map(|row| format!("{:016x}", scatter(row, 7)).repeat(5)),
+            )),
+        ),
     ])
 }
 

@@ -19,8 +19,13 @@ use tempfile::TempDir;
 use crate::harness::Tables;
 
 /// Name, rows, files.
-const SHAPES: [(&str, u64, u64); 5] =
-    [("big", 150_000, 5), ("mid", 140_000, 4), ("small", 2_000, 2), ("tiny", 7, 1), ("none", 0, 1)];
+const SHAPES: [(&str, u64, u64); 5] = [
+    ("big", 150_000, 5),
+    ("mid", 140_000, 4),
+    ("small", 2_000, 2),
+    ("tiny", 7, 1),
+    ("none", 0, 1),
+];
 
 /// Writes and describes them.
 pub fn shared() -> Tables {
@@ -35,8 +40,13 @@ pub fn shared() -> Tables {
         }
         folder
     });
-    let specs = SHAPES.iter().map(|(name, _, _)| of_files(name, FileFormat::Parquet));
-    Tables { specs: specs.collect(), base: folder.path().to_owned() }
+    let specs = SHAPES
+        .iter()
+        .map(|(name, _, _)| of_files(name, FileFormat::Parquet));
+    Tables {
+        specs: specs.collect(),
+        base: folder.path().to_owned(),
+    }
 }
 
 /// A table whose files lie in the folder of its name.
@@ -58,9 +68,12 @@ pub fn file_of(base: &Path, table: &str, number: u64, extension: &str) -> std::p
 
 /// Writes one file of a table, in row groups of 8,192 rows.
 pub fn write_parquet(base: &Path, table: &str, number: u64, batch: &RecordBatch) {
-    let properties = WriterProperties::builder().set_max_row_group_row_count(Some(8_192)).build();
+    let properties = WriterProperties::builder()
+        .set_max_row_group_row_count(Some(8_192))
+        .build();
     let file = File::create(file_of(base, table, number, "parquet")).expect("the file can be made");
-    let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("the types have a form");
+    let mut writer =
+        ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("the types have a form");
     writer.write(batch).expect("the rows have a form");
     writer.close().expect("the file can be ended");
 }
@@ -107,25 +120,59 @@ fn rows_of(salt: u64, from: u64, to: u64) -> RecordBatch {
     let (cents, choice, day, plain) = (int(100_000, 24), int(24, 25), int(2_000, 26), int(10_000, 27));
     let micros = |row: u64| i64::try_from(scatter(row, salt + 28) % 63_072_000_000_000).ok();
     let floats = ids().map(|row| hard_float(u32::try_from(choice(row)?).ok()?));
-    let decimals: Decimal128Array =
-        ids().map(|row| cents(row).filter(|_| seldom(row, 13)).map(|cents| i128::from(cents) - 50_000)).collect();
+    let decimals: Decimal128Array = ids()
+        .map(|row| {
+            cents(row)
+                .filter(|_| seldom(row, 13))
+                .map(|cents| i128::from(cents) - 50_000)
+        })
+        .collect();
     let times: TimestampMicrosecondArray = ids().map(micros).collect();
     batch_of(vec![
-        ("id", Arc::new(Int64Array::from_iter(ids().map(|row| i64::try_from(row).ok())))),
-        ("k", Arc::new(Int32Array::from_iter(ids().map(|row| k(row).filter(|_| seldom(row, 11)))))),
+        (
+            "id",
+            Arc::new(Int64Array::from_iter(ids().map(|row| i64::try_from(row).ok()))),
+        ),
+        (
+            "k",
+            Arc::new(Int32Array::from_iter(
+                ids().map(|row| k(row).filter(|_| seldom(row, 11))),
+            )),
+        ),
         ("j", Arc::new(Int32Array::from_iter(ids().map(j)))),
         ("g", Arc::new(Int32Array::from_iter(ids().map(g)))),
-        ("s", Arc::new(StringArray::from_iter(
-            ids().map(|row| s(row).filter(|_| seldom(row, 17)).map(|number| format!("name {number}"))),
-        ))),
-        ("d", Arc::new(decimals.with_precision_and_scale(12, 2).expect("the values fit"))),
+        (
+            "s",
+            Arc::new(StringArray::from_iter(ids().map(|row| {
+                s(row)
+                    .filter(|_| seldom(row, 17))
+                    .map(|number| format!("name {number}"))
+            }))),
+        ),
+        (
+            "d",
+            Arc::new(decimals.with_precision_and_scale(12, 2).expect("the values fit")),
+        ),
         ("f", Arc::new(Float64Array::from_iter(floats))),
-        ("x", Arc::new(Float64Array::from_iter(ids().map(|row| plain(row).map(|number| f64::from(number) / 7.0))))),
+        (
+            "x",
+            Arc::new(Float64Array::from_iter(
+                ids().map(|row| plain(row).map(|number| f64::from(number) / 7.0)),
+            )),
+        ),
         ("t", Arc::new(times.with_timezone("Europe/Berlin"))),
         ("day", Arc::new(Date32Array::from_iter(ids().map(day)))),
-        ("yes", Arc::new(BooleanArray::from_iter(ids().map(|row| seldom(row, 19).then_some(row.is_multiple_of(3)))))),
-        ("note", Arc::new(StringArray::from_iter_values(
-            ids().map(|row| format!("{:016x}{:016x}", scatter(row, salt + 30), scatter(row, salt + 31))),
-        ))),
+        (
+            "yes",
+            Arc::new(BooleanArray::from_iter(
+                ids().map(|row| seldom(row, 19).then_some(row.is_multiple_of(3))),
+            )),
+        ),
+        (
+            "note",
+            Arc::new(StringArray::from_iter_values(ids().map(|row| {
+                format!("{:016x}{:016x}", scatter(row, salt + 30), scatter(row, salt + 31))
+            }))),
+        ),
     ])
 }

@@ -336,3 +336,24 @@ fn the_client_hears_of_every_attempt_that_does_not_count_after_a_restart() {
     let next = query.succeed("b", attempt(0, 0, 1));
     assert_eq!(assigned(&next), [on("b", in_epoch(1, attempt(1, 0, 1)))]);
 }
+
+#[test]
+fn a_reader_does_not_wait_for_what_nobody_can_make() {
+    let mut query = Query::new(map_reduce(1, 2), policy());
+    query.join("a", 2);
+    query.succeed("a", attempt(0, 0, 0));
+    // One reader cannot read the output, the other waits for it, and the only worker takes nothing new.
+    query.run(Event::WorkerDrained { worker: worker("a") });
+    query.fail(
+        "a",
+        attempt(1, 0, 0),
+        fetch_failed(attempt(0, 0, 0), FetchError::Corrupt),
+    );
+    assert_eq!(query.machine.snapshot(Instant(0)).stages[1].running, 1);
+    for heard in [10_000, 20_000, 29_999] {
+        query.now = heard;
+        assert_eq!(query.run(Event::WorkerHeard { worker: worker("a") }), []);
+    }
+    assert_eq!(query.machine.next_deadline(), Some(Instant(30_000)));
+    assert_eq!(failure(&query.tick_at(30_000)).reason, ErrorReason::WorkersLost);
+}

@@ -304,6 +304,23 @@ fn what_was_retired_is_dropped_whenever_it_shows_up_again() {
 }
 
 #[test]
+fn only_whole_finalized_attempts_are_held() {
+    let mut table = table();
+    for task in 1..4 {
+        open(&mut table, attempt(task, 0), 5);
+        finalize(&mut table, attempt(task, 0));
+    }
+    retire(&mut table, attempt(1, 0));
+    let failed = Event::StorageFailed {
+        query: query("q"),
+        stream: stream(2, 0),
+    };
+    table.handle(NOW, failed);
+    assert_eq!(table.held_attempts(&query("q")), [attempt(3, 0)]);
+    assert_eq!(table.held_attempts(&query("other")), []);
+}
+
+#[test]
 fn registering_again_raises_the_stream_epoch() {
     let mut table = table();
     open(&mut table, attempt(0, 0), 8);

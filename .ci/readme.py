@@ -1,0 +1,65 @@
+"""Makes the README's commands part of the checks. A block that starts with ```sh is run; ```console is only shown.
+
+    python3 .ci/readme.py tests     prints the command that runs the tests
+    python3 .ci/readme.py examples  runs every other block, in order, in one shell at the root of the repository
+"""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Longer than any example takes on two cores, the first build included.
+LIMIT_SECONDS = 35 * 60
+
+
+def blocks():
+    text = (ROOT / "README.md").read_text()
+    return [(text.count("\n", 0, found.start()) + 1, found.group(1)) for found in BLOCK.finditer(text)]
+
+
+def is_tests(block):
+    return block.lstrip().startswith("cargo test")
+
+
+def tests():
+    found = [block for _, block in blocks() if is_tests(block)]
+    if len(found) != 1 or len(found[0].strip().splitlines()) != 1:
+        sys.exit(f"README.md: {len(found)} sh blocks run the tests; give one, of one line")
+    return found[0].strip()
+
+
+def examples():
+    shown = [(line, block) for line, block in blocks() if not is_tests(block)]
+    if not shown:
+        sys.exit("README.md: it has no sh block to run")
+    script = ["set -euo pipefail", f"cd '{ROOT}'"]
+    for line, block in shown:
+        script += [f"echo '--- README.md, line {line}' >&2", block]
+    # A group of its own: what an example leaves behind is ended with it.
+    shell = subprocess.Popen(["bash", "-c", "\n".join(script)], stdin=subprocess.DEVNULL, start_new_session=True)
+    try:
+        code = shell.wait(timeout=LIMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        code = f"no end after {LIMIT_SECONDS} s"
+    finally:
+        try:
+            os.killpg(shell.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+    if code != 0:
+        sys.exit(f"README.md: its examples failed: {code}")
+    print(f"{len(shown)} blocks of README.md ran")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["tests"]:
+        print(tests())
+    elif sys.argv[1:] == ["examples"]:
+        examples()
+    else:
+        sys.exit(__doc__)

@@ -1,0 +1,12 @@
+//! The program as its users run it: processes that are started, killed, frozen, interrupted and lied to.
+
+mod chaos;
+mod cli;
+mod program;
+mod query;
+mod safety;
+mod sink;
+mod stop;
+mod tpch_processes;
+mod watched;
+mod wire_noise;

@@ -1,0 +1,201 @@
+//! Sinks from end to end: all files of a query or none, each row once.
+
+use std::path::PathBuf;
+
+use sluice_core::coordinator::Outcome;
+use sluice_core::snapshot::QuerySnapshot;
+use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
+
+use super::program::{Folder, Worker};
+use super::query::{csv, plain, plain_csv, query, sorted_rows, tpch};
+use super::watched::Watched;
+
+const ORDERS: &str = "select o_orderkey, o_totalprice, o_comment, count(*) as lines \
+                      from orders join lineitem on o_orderkey = l_orderkey \
+                      group by o_orderkey, o_totalprice, o_comment";
+
+fn orders(scale_factor: f64, sink: &str) -> String {
+    let tables = [tpch("orders", scale_factor), tpch("lineitem", scale_factor)];
+    query(
+        ORDERS,
+        &[&tables[0], &tables[1]],
+        &["shuffle: {partitions: 5}", sink],
+    )
+}
+
+/// The rows of a folder of files, read by plain DataFusion.
+fn rows_of(folder: &Folder, location: &str, format: &str) -> String {
+    let table = format!("{{name: t, location: {location}, format: {format}}}");
+    plain_csv(&folder.write("read.yaml", query_of_rows(&table)))
+}
+
+fn query_of_rows(table: &str) -> String {
+    query(
+        "select o_orderkey, o_totalprice, o_comment, lines from t",
+        &[table],
+        &[],
+    )
+}
+
+#[test]
+fn every_format_arrives_whole_and_the_status_counts_it() {
+    let folder = Folder::new();
+    let mut expected = None;
+    for format in ["parquet", "csv", "json", "arrow"] {
+        let yaml = orders(
+            0.01,
+            &format!("sink: {{location: out/{format}, format: {format}}}"),
+        );
+        let status = folder.at("status.json");
+        let status_path = status.to_string_lossy();
+        let ended = folder
+            .run(&yaml, &["--local-workers", "3", "--status", &status_path])
+            .expect(0, &[]);
+        assert_eq!(ended.stdout, "", "{format}: the rows go to the sink");
+        let expected = expected.get_or_insert_with(|| plain_csv(&folder.at("query.yaml")));
+        let written = rows_of(&folder, &format!("out/{format}"), format);
+        // JSON has one kind of number, and readers order fields by name.
+        if format == "parquet" || format == "arrow" {
+            assert_eq!(sorted_rows(&written), sorted_rows(expected), "{format}");
+        } else {
+            assert_eq!(written.lines().count(), expected.lines().count(), "{format}");
+        }
+        let status = std::fs::read_to_string(status).expect("it was written");
+        let status: ShuffleQueryStatus = serde_json::from_str(&status).expect("it is a status");
+        let sink = status.sink.expect("the sink has committed");
+        let files = folder.files_below(&format!("out/{format}"));
+        assert_eq!(sink.files as usize, files.len(), "{format}: {files:?}");
+        assert_eq!(sink.rows, 15_000, "{format}: one row an order");
+        let bytes: u64 = files
+            .iter()
+            .map(|file| file.metadata().expect("it is there").len())
+            .sum();
+        assert_eq!(sink.bytes, bytes, "{format}: {files:?}");
+        assert!(
+            sink.location.ends_with(&format!("out/{format}")),
+            "{}",
+            sink.location
+        );
+        assert!(status.preview.is_none(), "{format}");
+    }
+    let mut left: Vec<_> = std::fs::read_dir(folder.at("out"))
+        .expect("it is there")
+        .flatten()
+        .collect();
+    left.retain(|entry| entry.file_name().to_string_lossy().starts_with('.'));
+    assert!(left.is_empty(), "staging is left: {left:?}");
+}
+
+#[test]
+fn a_sink_that_exists_is_refused_before_the_query_runs_or_replaced_as_a_whole() {
+    let folder = Folder::new();
+    folder.write("out/old.parquet", "not one of ours");
+    let keep = orders(0.01, "sink: {location: out, format: parquet}");
+    let ended = folder
+        .run(&keep, &["--local-workers", "1"])
+        .expect(2, &["out", "Replace"]);
+    assert!(!ended.stderr.contains("stage 0"), "{}", ended.stderr);
+    assert_eq!(folder.files_below("out"), [folder.at("out/old.parquet")]);
+    let replace = orders(0.01, "sink: {location: out, format: parquet, ifExists: Replace}");
+    for arguments in [
+        &["--local-workers", "2"][..],
+        &["--local-workers", "2", "--processes"],
+    ] {
+        folder.run(&replace, arguments).expect(0, &[]);
+        assert!(!folder.at("out/old.parquet").exists());
+        let expected = plain_csv(&folder.at("query.yaml"));
+        assert_eq!(
+            sorted_rows(&rows_of(&folder, "out", "parquet")),
+            sorted_rows(&expected)
+        );
+    }
+    assert_eq!(folder.names(), ["out", "query.yaml", "read.yaml", "spill"]);
+}
+
+#[test]
+fn a_failed_query_leaves_neither_files_nor_the_old_ones_replaced() {
+    let folder = Folder::new();
+    folder.write("out/old.csv", "n\n1\n");
+    let sql = "select l_orderkey, 1 / (l_linenumber - 7) from lineitem";
+    let sink = "sink: {location: out, format: csv, ifExists: Replace}";
+    let yaml = query(sql, &[&tpch("lineitem", 0.1)], &[sink]);
+    folder
+        .run(&yaml, &["--local-workers", "2"])
+        .expect(3, &["ivide by zero"]);
+    assert_eq!(folder.names(), ["out", "query.yaml", "spill"]);
+    assert_eq!(folder.files_below("out"), [folder.at("out/old.csv")]);
+}
+
+#[test]
+fn a_sink_below_a_file_or_in_a_missing_folder_is_told() {
+    let folder = Folder::new();
+    folder.write("file", "");
+    let yaml = orders(0.01, "sink: {location: file/below, format: csv}");
+    let ended = folder.run(&yaml, &["--local-workers", "1"]);
+    assert!(matches!(ended.code, Some(2 | 3)), "{ended:?}");
+    assert!(ended.stderr.contains("file"), "{}", ended.stderr);
+    assert_eq!(folder.names(), ["file", "query.yaml", "spill"]);
+}
+
+#[test]
+fn an_empty_result_still_has_a_folder() {
+    let folder = Folder::new();
+    let sql = "select o_orderkey, o_totalprice, o_comment, 1 as lines from orders where o_orderkey < 0";
+    let sink = "sink: {location: out, format: parquet}";
+    folder
+        .run(
+            &query(sql, &[&tpch("orders", 0.01)], &[sink]),
+            &["--local-workers", "2"],
+        )
+        .expect(0, &[]);
+    assert_eq!(
+        rows_of(&folder, "out", "parquet"),
+        "o_orderkey,o_totalprice,o_comment,lines\n"
+    );
+}
+
+fn writing(seen: &QuerySnapshot) -> bool {
+    let root = seen.stages.last().expect("a query has stages");
+    root.running > 0 && root.done >= 1 && root.done < root.tasks
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_in_mid_write_leaves_exactly_the_winners_files() {
+    let folder = Folder::new();
+    let mut workers = Worker::three();
+    let yaml = orders(1.0, "sink: {location: out, format: parquet}");
+    let mut query = Watched::start(&folder, &yaml, &workers).await;
+    query.until("writing root attempts", writing).await;
+    workers[0].kill();
+    let over = query.end().await;
+    over.assert_only_losses_ran_again();
+    let lost: u32 = over.last.stages.iter().map(|stage| stage.lost_attempts).sum();
+    assert!(lost >= 1, "{:#?}", over.last);
+    let root = over.last.stages.last().expect("a query has stages");
+    assert_eq!(
+        folder.files_below("out").len(),
+        root.tasks as usize,
+        "one file a winner"
+    );
+    assert_eq!(folder.names(), ["out", "query.yaml"]);
+    let expected = csv(&plain(&folder.at("query.yaml")).await);
+    let table = "{name: t, location: out, format: parquet}";
+    let read = folder.write("read.yaml", query_of_rows(table));
+    let written = csv(&plain(&read).await);
+    assert_eq!(sorted_rows(&written), sorted_rows(&expected));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_cancelled_in_mid_write_leaves_nothing() {
+    let folder = Folder::new();
+    let mut workers = Worker::three();
+    let yaml = orders(1.0, "sink: {location: out, format: parquet}");
+    let mut query = Watched::start(&folder, &yaml, &workers).await;
+    query.until("writing root attempts", writing).await;
+    query.cancel();
+    let over = query.end().await;
+    assert_eq!(over.outcome, Outcome::Cancelled);
+    assert_eq!(folder.names(), ["query.yaml"]);
+    assert_eq!(folder.files_below("out"), Vec::<PathBuf>::new());
+    workers.iter_mut().for_each(Worker::assert_well);
+}

@@ -1,0 +1,203 @@
+//! Ctrl-C and sudden ends of `sluice run`: what must be gone afterwards.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::program::{Folder, Program, Worker, list, run, wait_until};
+use super::query::{by_part, query, tpch};
+
+/// The processes that this one has started and that still run.
+fn children(parent: Pid) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").expect("there is /proc");
+    let ids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok());
+    ids.filter(|id| stat(*id).is_some_and(|(_, of)| of == parent.as_raw_nonzero().get()))
+        .collect()
+}
+
+/// State and parent of a process, if there is one of that id.
+fn stat(id: i32) -> Option<(String, i32)> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    // The program's name stands in parentheses and may hold anything.
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace();
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
+/// Whether the process has ended; one that waits for its parent to notice has.
+fn is_gone(id: i32) -> bool {
+    stat(id).is_none_or(|(state, _)| state == "Z")
+}
+
+/// A query that runs for minutes, spills soon and writes to a sink.
+fn long(folder: &Folder) -> String {
+    let sink = format!(
+        "sink: {{location: {}, format: parquet}}",
+        folder.at("out/rows").display()
+    );
+    std::fs::create_dir(folder.at("out")).expect("a folder can be made");
+    let sql = "select l_partkey, l_comment, row_number() over (partition by l_partkey order by l_comment) as place \
+               from lineitem";
+    query(
+        sql,
+        &[&tpch("lineitem", 20.0)],
+        &["shuffle: {partitions: 4}", &sink],
+    )
+}
+
+/// Nothing is left of a stopped query with the sink of [`long`].
+fn assert_clean(folder: &Folder) {
+    assert_eq!(folder.files_below("spill"), Vec::<PathBuf>::new());
+    let left: Vec<_> = std::fs::read_dir(folder.at("out"))
+        .expect("it is there")
+        .flatten()
+        .collect();
+    assert!(left.is_empty(), "left beside the sink: {left:?}");
+}
+
+fn long_command(folder: &Folder, arguments: &[&str]) -> Command {
+    let arguments = [&["--local-workers", "2", "--memory", "24MiB"], arguments].concat();
+    folder.run_command(&long(folder), &arguments)
+}
+
+#[test]
+fn ctrl_c_cancels_and_leaves_nothing() {
+    let folder = Folder::new();
+    let program = Program::start(long_command(&folder, &[]));
+    wait_until("bytes on disk", || !folder.files_below("spill").is_empty());
+    program.signal(Signal::INT);
+    let ended = program.end().expect(130, &["cancelled"]);
+    assert_eq!(ended.stdout, "");
+    assert_clean(&folder);
+    assert_eq!(
+        std::fs::read_dir(folder.at("spill"))
+            .expect("it is there")
+            .count(),
+        0,
+        "folders of the run"
+    );
+}
+
+#[test]
+fn a_termination_signal_is_as_good_as_ctrl_c() {
+    let folder = Folder::new();
+    let mut program = Program::start(long_command(&folder, &[]));
+    program.wait_for("stage 0");
+    program.signal(Signal::TERM);
+    program.end().expect(130, &["cancelled"]);
+    assert_clean(&folder);
+}
+
+#[test]
+fn ctrl_c_ends_the_processes_of_a_run_too() {
+    let folder = Folder::new();
+    let program = Program::start(long_command(&folder, &["--processes"]));
+    wait_until("bytes on disk", || !folder.files_below("spill").is_empty());
+    let started = children(program.pid());
+    assert_eq!(started.len(), 3, "two workers and a coordinator");
+    program.signal(Signal::INT);
+    program.end().expect(130, &["cancelled"]);
+    for id in started {
+        assert!(is_gone(id), "process {id} is left");
+    }
+    assert_clean(&folder);
+}
+
+#[test]
+fn the_processes_of_a_killed_run_end_by_themselves() {
+    let folder = Folder::new();
+    let program = Program::start(long_command(&folder, &["--processes"]));
+    wait_until("bytes on disk", || !folder.files_below("spill").is_empty());
+    let started = children(program.pid());
+    assert_eq!(started.len(), 3, "two workers and a coordinator");
+    program.signal(Signal::KILL);
+    assert_eq!(program.end().code, None);
+    wait_until("the ends of its processes", || {
+        started.iter().all(|id| is_gone(*id))
+    });
+    assert_clean(&folder);
+}
+
+#[test]
+fn a_run_whose_coordinator_process_is_killed_says_so_and_leaves_no_process() {
+    let folder = Folder::new();
+    let mut program = Program::start(long_command(&folder, &["--processes"]));
+    program.wait_for("stage 0");
+    let started = children(program.pid());
+    let is_coordinator = |id: &i32| {
+        let command = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&command)
+            .split('\0')
+            .any(|word| word == "coordinator")
+    };
+    let coordinator = started
+        .iter()
+        .copied()
+        .find(is_coordinator)
+        .expect("a coordinator was started");
+    kill_process(Pid::from_raw(coordinator).expect("a process id"), Signal::KILL).expect("it runs");
+    program.end().expect(1, &["coordinator"]);
+    for id in started {
+        assert!(is_gone(id), "process {id} is left");
+    }
+    assert_eq!(folder.files_below("spill"), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_run_with_a_worker_process_killed_ends_well() {
+    let folder = Folder::new();
+    let arguments = ["--processes", "--local-workers", "3", "--output", "csv"];
+    let mut program = Program::start(folder.run_command(&by_part(0.5, &[]), &arguments));
+    program.wait_for("stage 0");
+    let victim = children(program.pid())
+        .first()
+        .copied()
+        .expect("processes were started");
+    kill_process(Pid::from_raw(victim).expect("a process id"), Signal::KILL).expect("it runs");
+    let ended = program.end().expect(0, &[]);
+    assert_eq!(ended.stdout, super::query::plain_csv(&folder.at("query.yaml")));
+}
+
+#[test]
+fn ctrl_c_leaves_workers_of_others_as_they_were() {
+    let folder = Folder::new();
+    let mut workers = Worker::three();
+    let addresses = list(&workers);
+    let mut program = Program::start(long_command(&folder, &["--workers", &addresses]));
+    program.wait_for("stage 0");
+    program.signal(Signal::INT);
+    program.end().expect(130, &["cancelled"]);
+    assert_clean(&folder);
+    workers.iter_mut().for_each(Worker::assert_well);
+    wait_until("the query's data are dropped", || {
+        workers.iter().all(|worker| worker.spilled().is_empty())
+    });
+    let ended = folder
+        .run(&by_part(0.01, &[]), &["--workers", &addresses, "--output", "csv"])
+        .expect(0, &[]);
+    assert_eq!(ended.stdout, super::query::plain_csv(&folder.at("query.yaml")));
+}
+
+#[test]
+fn a_closed_pipe_cancels_the_query() {
+    let folder = Folder::new();
+    let sql = "select l_comment from lineitem";
+    let yaml = folder.write("query.yaml", query(sql, &[&tpch("lineitem", 20.0)], &[]));
+    let mut command = Command::new("sh");
+    let script = "\"$0\" run \"$1\" --quiet --local-workers 1 --output csv --spill-dir \"$2\" | head -n 1";
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_sluice")])
+        .arg(yaml)
+        .arg(folder.at("spill"));
+    let ended = run(command);
+    assert_eq!(
+        (ended.code, ended.stdout.as_str()),
+        (Some(0), "l_comment\n"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(folder.files_below("spill"), Vec::<PathBuf>::new());
+}

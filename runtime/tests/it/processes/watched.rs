@@ -1,0 +1,128 @@
+//! A query whose coordinator runs in the test, so that the test sees each state and can strike at the right moment.
+
+use arrow::array::RecordBatch;
+use sluice::coordinator::RunningQuery;
+use sluice::local::load::load;
+use sluice::local::prepare::prepare;
+use sluice_core::coordinator::Outcome;
+use sluice_core::ids::{CoordinatorEpoch, QueryId};
+use sluice_core::snapshot::{QuerySnapshot, StageSnapshot};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::program::{Folder, PATIENCE, Worker};
+
+/// A query under way on workers that the test owns.
+pub(super) struct Watched {
+    pub(super) id: QueryId,
+    snapshots: watch::Receiver<QuerySnapshot>,
+    rows: Option<JoinHandle<Vec<RecordBatch>>>,
+    running: RunningQuery,
+}
+
+/// How a watched query ended.
+pub(super) struct Over {
+    pub(super) outcome: Outcome,
+    pub(super) last: QuerySnapshot,
+    pub(super) rows: Vec<RecordBatch>,
+}
+
+impl Watched {
+    /// Starts the query of this YAML.
+    pub(super) async fn start(folder: &Folder, yaml: &str, workers: &[Worker]) -> Self {
+        let loaded = load(&folder.write("query.yaml", yaml)).expect("the query is valid");
+        let slots = u32::try_from(workers.len()).expect("few workers");
+        let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal id");
+        let prepared = prepare(&loaded, &id, slots)
+            .await
+            .expect("the query can be planned");
+        let addresses = workers.iter().map(|worker| worker.address.clone()).collect();
+        let options = prepared
+            .into_options(CoordinatorEpoch(1), addresses)
+            .expect("it can be encoded");
+        let mut running = RunningQuery::start(options).expect("the graph holds together");
+        let rows = running.rows.take().map(|mut rows| {
+            tokio::spawn(async move {
+                let mut batches = Vec::new();
+                while let Some(batch) = rows.recv().await {
+                    batches.push(batch);
+                }
+                batches
+            })
+        });
+        Self {
+            id,
+            snapshots: running.snapshots.clone(),
+            rows,
+            running,
+        }
+    }
+
+    /// The state now.
+    pub(super) fn now(&self) -> QuerySnapshot {
+        self.snapshots.borrow().clone()
+    }
+
+    /// Waits for a state; the query must not end before.
+    pub(super) async fn until(
+        &mut self,
+        what: &str,
+        is_so: impl Fn(&QuerySnapshot) -> bool,
+    ) -> QuerySnapshot {
+        let seen = timeout(
+            PATIENCE,
+            self.snapshots
+                .wait_for(|seen| is_so(seen) || seen.outcome.is_some()),
+        )
+        .await;
+        let seen = seen
+            .unwrap_or_else(|_| panic!("waited in vain: {what}"))
+            .expect("the query is there")
+            .clone();
+        assert!(is_so(&seen), "it ended before: {what}: {seen:#?}");
+        seen
+    }
+
+    /// Cancels it.
+    pub(super) fn cancel(&self) {
+        self.running.cancel_token().cancel();
+    }
+
+    /// Waits for its end.
+    pub(super) async fn end(self) -> Over {
+        let outcome = timeout(PATIENCE, self.running.outcome()).await;
+        let outcome = outcome.unwrap_or_else(|_| panic!("it does not end: {:#?}", self.snapshots.borrow()));
+        let rows = match self.rows {
+            Some(rows) => timeout(PATIENCE, rows)
+                .await
+                .expect("rows end")
+                .expect("rows can be read"),
+            None => Vec::new(),
+        };
+        let last = self.snapshots.borrow().clone();
+        Over { outcome, last, rows }
+    }
+}
+
+impl Over {
+    /// Asserts that the query succeeded, that no attempt failed, and that exactly the lost attempts ran again.
+    pub(super) fn assert_only_losses_ran_again(&self) {
+        assert_eq!(self.outcome, Outcome::Succeeded, "{:#?}", self.last);
+        for stage in &self.last.stages {
+            assert_eq!(stage.done, stage.tasks, "{stage:#?}");
+            assert_eq!(stage.failed_attempts, 0, "{stage:#?}");
+            assert_eq!(stage.attempts, stage.tasks + stage.lost_attempts, "{stage:#?}");
+        }
+    }
+}
+
+/// The stage that scans, of a query with one.
+pub(super) fn first(snapshot: &QuerySnapshot) -> &StageSnapshot {
+    snapshot.stages.first().expect("a query has stages")
+}
+
+/// The stage that reads the first one's output.
+pub(super) fn second(snapshot: &QuerySnapshot) -> &StageSnapshot {
+    snapshot.stages.get(1).expect("the query has two stages")
+}
