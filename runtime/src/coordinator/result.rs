@@ -130,7 +130,7 @@ async fn read(start: Start, peers: Peers, events: EventSender) {
         let (updates, forwarded) = mpsc::unbounded_channel();
         let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
         let transport = Arc::new(peers.clone());
-        let reads = ShuffleReads::start(&spec, transport, forwarded, &pool, &Handle::current());
+        let reads = ShuffleReads::start(spec.clone(), transport, forwarded, &pool, &Handle::current());
         let Some(mut batches) = reads
             .and_then(|mut reads| reads.take(0))
             .ok()

@@ -104,8 +104,8 @@ impl Client {
             let mut bytes = Buffer::from(chunk.ipc);
             while !bytes.is_empty() {
                 let batch = decoder.decode(&mut bytes)?;
-                if printer.is_none()
-                    && let (Some(schema), Some(out)) = (decoder.schema(), out.take())
+                if let Some(schema) = decoder.schema()
+                    && let Some(out) = out.take()
                 {
                     printer = Some(RowPrinter::new(format, schema, out));
                 }

@@ -165,7 +165,7 @@ impl ShuffleReads {
     ///
     /// If a schema cannot be read.
     pub fn start(
-        spec: &ReadSpec,
+        spec: ReadSpec,
         transport: Arc<dyn FetchTransport>,
         updates: mpsc::UnboundedReceiver<InputUpdate>,
         pool: &Arc<dyn MemoryPool>,
@@ -176,7 +176,8 @@ impl ShuffleReads {
         let (returns, returned) = mpsc::unbounded_channel();
         let mut senders = Vec::new();
         let mut taken = Vec::new();
-        for (number, input) in (0..).zip(&spec.inputs) {
+        let mut assigned = Vec::new();
+        for (number, input) in (0..).zip(spec.inputs) {
             let keys = match input.delivery {
                 Delivery::Arrival => vec![None],
                 Delivery::PerStream | Delivery::InOrder => streams_of(&input.assigned),
@@ -189,13 +190,12 @@ impl ShuffleReads {
             let (open, queues): (BTreeMap<_, _>, Vec<_>) = open.unzip();
             senders.push(open);
             let format = FrameFormat::new(Arc::clone(&input.schema), Compression::None)?;
-            taken.push((input, Arc::new(format), queues));
+            taken.push((input.schema, input.delivery, Arc::new(format), queues));
+            assigned.push((input.assigned, input.delivery));
         }
-        let inputs = spec.inputs.iter().map(|i| (i.assigned.clone(), i.delivery));
-        let inputs: Vec<_> = inputs.collect();
         let driver = Driver {
-            reader: Reader::new(spec.config.clone(), &inputs),
-            query: spec.query.clone(),
+            reader: Reader::new(spec.config, &assigned),
+            query: spec.query,
             coordinator_epoch: spec.coordinator_epoch,
             layout_version: spec.layout_version,
             transport,
@@ -204,11 +204,11 @@ impl ShuffleReads {
         };
         let driver = AbortOnDropHandle::new(runtime.spawn(driver.run(updates, returned)));
         let driver = Arc::new(driver);
-        let inputs = taken.into_iter().map(|(input, format, queues)| {
+        let inputs = taken.into_iter().map(|(schema, delivery, format, queues)| {
             Some(TakenOnce {
-                schema: Arc::clone(&input.schema),
+                schema,
                 format,
-                delivery: input.delivery,
+                delivery,
                 queues,
                 driver: Arc::clone(&driver),
             })

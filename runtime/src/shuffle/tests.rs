@@ -198,7 +198,7 @@ impl Bench {
         let transport = InProcessTransport {
             stores: [(worker(), self.store.clone())].into(),
         };
-        ShuffleReads::start(&spec, Arc::new(transport), receiver, pool, &Handle::current()).unwrap()
+        ShuffleReads::start(spec, Arc::new(transport), receiver, pool, &Handle::current()).unwrap()
     }
 }
 

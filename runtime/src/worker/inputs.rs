@@ -68,7 +68,7 @@ impl Inputs {
         let pool = job.shared.memory.query_pool(&job.query);
         let failed = |error: DataFusionError| classify_error(&error, &[]);
         let mut reads =
-            ShuffleReads::start(&spec, transport, job.inputs, &pool, &job.shared.control).map_err(failed)?;
+            ShuffleReads::start(spec, transport, job.inputs, &pool, &job.shared.control).map_err(failed)?;
         job.counters.follow_inputs(Arc::clone(reads.counters()));
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         for input in 0..count {

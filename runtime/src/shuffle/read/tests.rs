@@ -141,7 +141,7 @@ impl Cluster {
             },
         };
         let updates = self.receiver.take().unwrap();
-        ShuffleReads::start(&spec, transport, updates, &self.pool, &Handle::current()).unwrap()
+        ShuffleReads::start(spec, transport, updates, &self.pool, &Handle::current()).unwrap()
     }
 }
 

@@ -13,13 +13,12 @@ async fn subqueries() {
         ("scalar in having", "select k, count(*) from big group by k having count(*) > (select avg(c) * 2.2 from (select count(*) as c from big group by k) q)"),
         ("two scalars", "select (select count(*) from big) as a, (select count(*) from none) as b"),
         ("correlated maximum", "select count(*), sum(b.id) from big b where b.x = (select max(m.x) from mid m where m.k = b.k)"),
-        ("correlated count", "select s.id, (select count(*) from big b where b.k = s.k) as c from small s"),
-        ("correlated sum without rows", "select t.id, (select sum(x) from none n where n.k = t.k) as c from tiny t"),
-        ("correlated twice", "select count(*) from small s where s.x > (select avg(b.x) from big b where b.g = s.g) and exists (select 1 from mid m where m.k = s.k)"),
-        ("in a list of groups", "select count(*) from big where (k, g) in (select k, g from small)"),
+        ("correlated count", "select sm.id, (select count(*) from big b where b.k = sm.k) as c from small sm"),
+        ("correlated sum without rows", "select ti.id, (select sum(x) from none n where n.k = ti.k) as c from tiny ti"),
+        ("correlated twice", "select count(*) from small sm where sm.x > (select avg(b.x) from big b where b.g = sm.g) and exists (select 1 from mid m where m.k = sm.k)"),
         ("nested", "select count(*) from big where k in (select k from small where j in (select j from mid where g = 2) or g = 1)"),
         ("from", "select q.g, max(q.c) from (select g, k, count(*) as c from big group by g, k) q group by q.g"),
         ("any", "select count(*) from small where k = any (select k from big where g = 2)"),
-        ("lateral", "select t.id, l.c from tiny t cross join lateral (select count(*) as c from big b where b.k = t.k) l"),
+        ("lateral", "select ti.id, l.c from tiny ti cross join lateral (select count(*) as c from big b where b.k = ti.k) l"),
     ]).await;
 }
