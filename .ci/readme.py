@@ -7,6 +7,7 @@
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,8 @@ def examples():
     script = ["set -euo pipefail", f"cd '{ROOT}'"]
     for line, block in shown:
         script += [f"echo '--- README.md, line {line}' >&2", block]
+    # What an earlier run has made; the examples start without it.
+    shutil.rmtree(ROOT / "target/try", ignore_errors=True)
     # A group of its own: what an example leaves behind is ended with it.
     shell = subprocess.Popen(["bash", "-c", "\n".join(script)], stdin=subprocess.DEVNULL, start_new_session=True)
     try:

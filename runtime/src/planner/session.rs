@@ -64,7 +64,8 @@ const FIXED: &[(&str, &str)] = &[
 pub(crate) const RECURSION_LIMIT: usize = 50;
 
 /// The session configuration for a query whose exchanges have `partitions` partitions (at least 1). Values set
-/// on it afterwards travel to the tasks with each fragment.
+/// on it afterwards travel to the tasks with each fragment. An extension of type [`SplitTarget`] replaces the sizes
+/// by which scans are divided.
 pub fn session_options(partitions: usize) -> SessionConfig {
     let mut options = ConfigOptions::new();
     for (key, value) in FIXED {
