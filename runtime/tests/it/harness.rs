@@ -162,7 +162,7 @@ impl fmt::Display for NoRows {
             } => {
                 write!(
                     f,
-                    "failed ({}, attempt {:?}): {}\n{explained}",
+                    "failed ({:?}, attempt {:?}): {}\n{explained}",
                     failure.reason, failure.attempt, failure.message
                 )
             }
@@ -176,12 +176,12 @@ impl fmt::Display for NoRows {
 
 /// Runs a query on a fleet, as `sluice run` does.
 pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
-    let prepared = prepare(query, fleet.slots).await;
+    let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
+    let prepared = prepare(query, &id, fleet.slots).await;
     let prepared = prepared.map_err(|failure| NoRows::Refused(format!("{failure:?}")))?;
     let (schema, ordered) = (prepared.planned.schema.clone(), prepared.planned.ordered);
     let explained = explain(&prepared.planned);
-    let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
-    let options = prepared.into_options(id, CoordinatorEpoch(1), fleet.workers.addresses.clone());
+    let options = prepared.into_options(CoordinatorEpoch(1), fleet.workers.addresses.clone());
     let options = options.expect("planned stages can be encoded");
     let mut running = RunningQuery::start(options).expect("the planner's graph holds together");
     let snapshots = running.snapshots.clone();
