@@ -139,11 +139,7 @@ pub enum NoRows {
     /// Planning refused the query, with this message.
     Refused(String),
     /// The query ended without success.
-    Ended {
-        outcome: Outcome,
-        snapshot: Box<QuerySnapshot>,
-        explained: String,
-    },
+    Ended { outcome: Outcome, explained: String },
     /// It was still running after the time that no query takes.
     Hung {
         snapshot: Box<QuerySnapshot>,
@@ -202,11 +198,7 @@ pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
             ordered,
             explained,
         }),
-        Ok((_, outcome)) => Err(NoRows::Ended {
-            outcome,
-            snapshot: Box::new(snapshot),
-            explained,
-        }),
+        Ok((_, outcome)) => Err(NoRows::Ended { outcome, explained }),
         Err(_) => Err(NoRows::Hung {
             snapshot: Box::new(snapshot),
             explained,
