@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use sluice::coordinator::RunningQuery;
 use sluice::local::load::Loaded;
@@ -221,8 +222,13 @@ pub async fn plain(tables: &Tables, sql: &str) -> Result<Plain, String> {
     let context = plain_session(tables).await?;
     let frame = context.sql(sql).await.map_err(|error| error.strip_backtrace())?;
     let order = Order::of(frame.logical_plan());
-    let schema: SchemaRef = SchemaRef::new(frame.schema().as_arrow().clone());
-    let collected = tokio::time::timeout(HANG, frame.collect()).await;
+    let task = Arc::new(frame.task_ctx());
+    let plan = frame
+        .create_physical_plan()
+        .await
+        .map_err(|error| error.strip_backtrace())?;
+    let schema = plan.schema();
+    let collected = tokio::time::timeout(HANG, collect(plan, task)).await;
     let batches = collected
         .map_err(|_| "plain DataFusion hangs")?
         .map_err(|error| error.strip_backtrace())?;
