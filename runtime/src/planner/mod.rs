@@ -18,6 +18,7 @@ mod label;
 mod leaf;
 mod recursion;
 mod rules;
+mod scalar;
 mod scan;
 mod session;
 mod split;
@@ -147,7 +148,7 @@ async fn logical_plan(state: &SessionState, statement: Statement) -> Result<Logi
             what: "this statement".into(),
             position: "the beginning of the text".into(),
         }),
-        query => Ok(query),
+        query => scalar::guard_scalar_subqueries(query).map_err(PlanError::Query),
     }
 }
 
