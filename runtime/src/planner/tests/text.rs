@@ -24,13 +24,13 @@ fn name(row: usize) -> String {
     }
 }
 
-fn csv(dir: &Path, end: char, wide: bool) {
+fn csv(dir: &Path, wide: bool) {
     std::fs::create_dir_all(dir).unwrap();
     for file in 0..3 {
-        let mut text = format!("id;name{end}");
+        let mut text = String::from("id;name\n");
         for row in file * ROWS..(file + 1) * ROWS {
             let inner = if wide && row.is_multiple_of(5) { "\n" } else { "" };
-            write!(text, "{row};\"{}{inner}\"{end}", name(row)).unwrap();
+            writeln!(text, "{row};\"{}{inner}\"", name(row)).unwrap();
         }
         std::fs::write(dir.join(format!("{file}.csv")), text).unwrap();
     }
@@ -75,8 +75,6 @@ async fn register(session: &SessionContext, dir: &Path) {
         .register_csv("lines", path("lines"), semicolon.clone())
         .await
         .unwrap();
-    let bell = semicolon.clone().terminator(Some(7));
-    session.register_csv("bells", path("bells"), bell).await.unwrap();
     // DataFusion infers no schema of values with line breaks.
     let schema = Schema::new(vec![
         Field::new("id", DataType::Int64, true),
@@ -97,9 +95,8 @@ async fn register(session: &SessionContext, dir: &Path) {
 #[tokio::test]
 async fn text_and_arrow_files_are_read_once() {
     let dir = tempfile::tempdir().unwrap();
-    csv(&dir.path().join("lines"), '\n', false);
-    csv(&dir.path().join("bells"), '\u{7}', false);
-    csv(&dir.path().join("wide"), '\n', true);
+    csv(&dir.path().join("lines"), false);
+    csv(&dir.path().join("wide"), true);
     json(&dir.path().join("objects"));
     arrow(&dir.path().join("arrows"));
     let plain = SessionContext::new();
@@ -108,7 +105,7 @@ async fn text_and_arrow_files_are_read_once() {
     for partitions in [1, 4, 7] {
         let ours = session_over(empty.path(), partitions, &[]).await;
         register(&ours, dir.path()).await;
-        for table in ["lines", "bells", "wide", "objects", "arrows"] {
+        for table in ["lines", "wide", "objects", "arrows"] {
             for sql in [
                 format!("SELECT * FROM {table}"),
                 format!("SELECT count(*), sum(id), min(name) FROM {table}"),
