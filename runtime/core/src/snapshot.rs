@@ -49,6 +49,10 @@ pub struct StageSnapshot {
     pub failed_attempts: u32,
     /// Attempts lost with their worker or with an input.
     pub lost_attempts: u32,
+    /// Attempts that the coordinator stopped: they waited for a lost input in a slot that was needed, their work was
+    /// done elsewhere, or the query ended. Every attempt started has failed, is lost, was cancelled, runs, or has won.
+    #[serde(default)]
+    pub cancelled_attempts: u32,
     /// Attempts started in all.
     pub attempts: u32,
     /// Counters of the winning and the running attempts.

@@ -98,6 +98,7 @@ impl Coordinator {
             done: stage.won,
             failed_attempts: stage.failed_attempts,
             lost_attempts: stage.lost_attempts,
+            cancelled_attempts: stage.cancelled_attempts,
             attempts: stage.attempts,
             metrics,
             started: stage.started,

@@ -90,6 +90,7 @@ impl Coordinator {
         for stage in &mut self.stages {
             for task in stage.running.clone() {
                 stage.requeue(task, Instant::default(), now);
+                stage.cancelled_attempts += 1;
             }
         }
     }

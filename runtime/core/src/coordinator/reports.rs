@@ -227,6 +227,7 @@ impl Coordinator {
         let running = self.task(task).and_then(|task| task.running());
         if let Some((worker, attempt)) = running.map(|attempt| (attempt.worker.clone(), attempt.id)) {
             self.out.push(Action::CancelAttempt { worker, attempt });
+            self.stage_mut(task.stage).cancelled_attempts += 1;
             self.requeue_uncounted(task, "it was cancelled".to_owned(), Duration::ZERO);
         }
     }

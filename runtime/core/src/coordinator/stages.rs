@@ -22,6 +22,7 @@ pub(super) struct StageRun {
     pub(super) attempts: u32,
     pub(super) failed_attempts: u32,
     pub(super) lost_attempts: u32,
+    pub(super) cancelled_attempts: u32,
     pub(super) started: Option<Instant>,
     pub(super) ended: Option<Instant>,
 }
@@ -38,6 +39,7 @@ impl StageRun {
             attempts: 0,
             failed_attempts: 0,
             lost_attempts: 0,
+            cancelled_attempts: 0,
             started: None,
             ended: None,
         }

@@ -22,6 +22,7 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
         },
         failed_attempts: u32::from(begun),
         lost_attempts: 0,
+        cancelled_attempts: 0,
         attempts: u32::from(begun) * 5,
         metrics: AttemptMetrics {
             rows_read: 100,

@@ -322,11 +322,11 @@ fn explain_tells_stages_tasks_and_reasons() {
         line("result: exchange").ends_with("rows in the order of the query"),
         "{text}"
     );
-    let single = "select count(*) from (values (1)) as a(x) full join (values (2)) as b(y) on x < y";
+    let single = "select count(*) from orders full join lineitem on o_orderkey < l_orderkey";
     let mut command = sluice();
     command
         .arg("explain")
-        .arg(folder.write("single.yaml", query(single, &[], &[])));
+        .arg(folder.write("single.yaml", query(single, &[&tpch("orders", 1.0), &tpch("lineitem", 1.0)], &[])));
     let text = run(command).expect(0, &[]).stdout;
     assert!(text.contains("single task: "), "{text}");
 }

@@ -233,6 +233,11 @@ impl Folder {
         files_below(&self.at(name))
     }
 
+    /// Whether a file below a folder of this one has bytes; lock files have none.
+    pub(super) fn has_bytes(&self, name: &str) -> bool {
+        self.files_below(name).iter().any(|file| has_bytes(file))
+    }
+
     /// The names in the folder itself.
     pub(super) fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.path()).expect("the folder is there");
@@ -264,6 +269,10 @@ fn files_below(folder: &Path) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+fn has_bytes(file: &Path) -> bool {
+    file.metadata().is_ok_and(|metadata| metadata.len() > 0)
 }
 
 /// A worker process, started as by hand. It is killed when dropped, and ends by itself if the tests do.
@@ -354,8 +363,13 @@ impl Worker {
         wait(&mut self.child, || self.log.text()).code()
     }
 
+    /// Whether it has bytes on disk.
+    pub(super) fn has_spilled(&self) -> bool {
+        files_below(self.spill.path()).iter().any(|file| has_bytes(file))
+    }
+
     /// The files that it has on disk.
-    pub(super) fn spilled(&self) -> Vec<PathBuf> {
+    pub(super) fn files(&self) -> Vec<PathBuf> {
         files_below(self.spill.path())
     }
 

@@ -67,7 +67,7 @@ fn long_command(folder: &Folder, arguments: &[&str]) -> Command {
 fn ctrl_c_cancels_and_leaves_nothing() {
     let folder = Folder::new();
     let program = Program::start(long_command(&folder, &[]));
-    wait_until("bytes on disk", || !folder.files_below("spill").is_empty());
+    wait_until("bytes on disk", || folder.has_bytes("spill"));
     program.signal(Signal::INT);
     let ended = program.end().expect(130, &["cancelled"]);
     assert_eq!(ended.stdout, "");
@@ -95,7 +95,7 @@ fn a_termination_signal_is_as_good_as_ctrl_c() {
 fn ctrl_c_ends_the_processes_of_a_run_too() {
     let folder = Folder::new();
     let program = Program::start(long_command(&folder, &["--processes"]));
-    wait_until("bytes on disk", || !folder.files_below("spill").is_empty());
+    wait_until("bytes on disk", || folder.has_bytes("spill"));
     let started = children(program.pid());
     assert_eq!(started.len(), 3, "two workers and a coordinator");
     program.signal(Signal::INT);
@@ -110,7 +110,7 @@ fn ctrl_c_ends_the_processes_of_a_run_too() {
 fn the_processes_of_a_killed_run_end_by_themselves() {
     let folder = Folder::new();
     let program = Program::start(long_command(&folder, &["--processes"]));
-    wait_until("bytes on disk", || !folder.files_below("spill").is_empty());
+    wait_until("bytes on disk", || folder.has_bytes("spill"));
     let started = children(program.pid());
     assert_eq!(started.len(), 3, "two workers and a coordinator");
     program.signal(Signal::KILL);
@@ -173,7 +173,7 @@ fn ctrl_c_leaves_workers_of_others_as_they_were() {
     assert_clean(&folder);
     workers.iter_mut().for_each(Worker::assert_well);
     wait_until("the query's data are dropped", || {
-        workers.iter().all(|worker| worker.spilled().is_empty())
+        !workers.iter().any(Worker::has_spilled)
     });
     let ended = folder
         .run(&by_part(0.01, &[]), &["--workers", &addresses, "--output", "csv"])

@@ -106,13 +106,15 @@ impl Watched {
 }
 
 impl Over {
-    /// Asserts that the query succeeded, that no attempt failed, and that exactly the lost attempts ran again.
+    /// Asserts that the query succeeded, that no attempt failed, and that exactly the lost attempts, and readers
+    /// that gave their slots up to them, ran again.
     pub(super) fn assert_only_losses_ran_again(&self) {
         assert_eq!(self.outcome, Outcome::Succeeded, "{:#?}", self.last);
         for stage in &self.last.stages {
             assert_eq!(stage.done, stage.tasks, "{stage:#?}");
             assert_eq!(stage.failed_attempts, 0, "{stage:#?}");
-            assert_eq!(stage.attempts, stage.tasks + stage.lost_attempts, "{stage:#?}");
+            let again = stage.lost_attempts + stage.cancelled_attempts;
+            assert_eq!(stage.attempts, stage.tasks + again, "{stage:#?}");
         }
     }
 }

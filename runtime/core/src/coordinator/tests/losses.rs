@@ -221,7 +221,11 @@ fn readers_that_hold_all_slots_give_one_up() {
     assert_eq!(cancelled(&query.tick_at(2000)), [], "one at a time");
     let next = query.fail("a", attempt(1, 1, 0), AttemptFailure::Cancelled);
     assert_eq!(assigned(&next), [on("a", attempt(0, 0, 1))]);
-    assert_eq!(query.machine.snapshot(Instant(2000)).stages[1].failed_attempts, 0);
+    let readers = query.machine.snapshot(Instant(2000)).stages.remove(1);
+    assert_eq!(
+        (readers.failed_attempts, readers.lost_attempts, readers.cancelled_attempts),
+        (0, 0, 1)
+    );
 }
 
 #[test]
