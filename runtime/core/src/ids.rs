@@ -110,7 +110,7 @@ impl fmt::Display for TaskId {
 }
 
 /// One numbered try of a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AttemptId {
     /// The stage.
     pub stage: StageId,

@@ -1,5 +1,6 @@
 //! The coordinator as the reader of its query's result: rows of winning root attempts, on their way to a client.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -8,8 +9,8 @@ use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
 use futures::StreamExt;
 use sluice_core::coordinator::Event;
 use sluice_core::failure::FetchError;
-use sluice_core::ids::LayoutVersion;
-use sluice_core::message::{AssignedInput, InputUpdate, Writer};
+use sluice_core::ids::{AttemptId, LayoutVersion, TaskId};
+use sluice_core::message::{AssignedInput, InputState, InputUpdate, Writer};
 use sluice_core::reader::Delivery;
 use sluice_crds::shuffle_query::status::ResultPreview;
 use sluice_crds::shuffle_query::{PREVIEW_MAX_BYTES, PREVIEW_MAX_ROWS};
@@ -117,66 +118,127 @@ impl ResultReader {
     }
 }
 
+/// How one reader ended.
+enum ReadEnd {
+    /// With the last row.
+    Delivered,
+    /// Without: this attempt could not be read, or its rows count no more.
+    Failed(ReadFailed),
+}
+
+/// Reads the result until it is delivered, or rows that left the query turned out not to count.
 async fn read(start: Start, peers: Peers, events: EventSender) {
-    let Start {
-        spec,
-        mut inbox,
-        rows,
-        preview,
-    } = start;
-    let mut shown = Preview::new(&spec);
-    let mut delivered = false;
+    let mut forward = Forward {
+        shown: Preview::new(&start.spec),
+        rows: start.rows,
+        preview: start.preview,
+        events,
+        delivered: false,
+    };
+    let mut inbox = start.inbox;
+    let mut latest: BTreeMap<TaskId, InputUpdate> = BTreeMap::new();
     loop {
+        let end = forward
+            .read_once(&start.spec, &peers, &mut inbox, &mut latest)
+            .await;
+        let event = match end {
+            ReadEnd::Delivered => Event::ResultDelivered,
+            ReadEnd::Failed(ReadFailed { map_attempt, error }) => Event::ResultFetchFailed {
+                map_attempt,
+                error,
+                rows_left: forward.delivered,
+            },
+        };
+        let done = forward.delivered || event == Event::ResultDelivered;
+        let _ = forward.events.send(FromLink::Event(event));
+        if done {
+            return;
+        }
+    }
+}
+
+/// Where rows go.
+struct Forward {
+    shown: Preview,
+    rows: mpsc::Sender<RecordBatch>,
+    preview: watch::Sender<Option<ResultPreview>>,
+    events: EventSender,
+    /// Whether a row has left the query.
+    delivered: bool,
+}
+
+impl Forward {
+    async fn read_once(
+        &mut self,
+        spec: &ReadSpec,
+        peers: &Peers,
+        inbox: &mut mpsc::UnboundedReceiver<InputUpdate>,
+        latest: &mut BTreeMap<TaskId, InputUpdate>,
+    ) -> ReadEnd {
         let (updates, forwarded) = mpsc::unbounded_channel();
+        for update in latest.values() {
+            let _ = updates.send(update.clone());
+        }
         let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
         let transport = Arc::new(peers.clone());
         let reads = ShuffleReads::start(spec.clone(), transport, forwarded, &pool, &Handle::current());
-        let Some(mut batches) = reads
+        let batches = reads
             .and_then(|mut reads| reads.take(0))
-            .ok()
-            .and_then(|mut rows| rows.pop())
-        else {
-            return;
+            .map(|mut streams| streams.pop());
+        let Ok(Some(mut batches)) = batches else {
+            return ReadEnd::Failed(unreadable(latest));
         };
-        let failed = loop {
+        loop {
             tokio::select! {
                 Some(update) = inbox.recv() => {
+                    latest.insert(update.map_attempt.task_id(), update.clone());
+                    if update.state == InputState::Superseded {
+                        // Its rows do not count, even where they were read to their end.
+                        let error = FetchError::StaleAttempt;
+                        return ReadEnd::Failed(ReadFailed { map_attempt: update.map_attempt, error });
+                    }
                     let _ = updates.send(update);
                 }
                 batch = batches.next() => match batch {
-                    Some(Ok(batch)) => {
-                        if !delivered && batch.num_rows() > 0 {
-                            delivered = true;
-                            let _ = events.send(FromLink::Event(Event::FirstRowDelivered));
-                        }
-                        if shown.add(&batch) {
-                            preview.send_replace(Some(shown.preview.clone()));
-                        }
-                        // A client that went away does not end the query: its preview remains.
-                        let _ = rows.send(batch).await;
+                    Some(Ok(batch)) => self.pass_on(batch).await,
+                    Some(Err(error)) => {
+                        let failed = ReadFailed::find(&error);
+                        return ReadEnd::Failed(failed.unwrap_or_else(|| unreadable(latest)));
                     }
-                    Some(Err(error)) => break ReadFailed::find(&error),
                     None => {
-                        preview.send_replace(Some(shown.preview.clone()));
-                        let _ = events.send(FromLink::Event(Event::ResultDelivered));
-                        return;
+                        self.preview.send_replace(Some(self.shown.preview.clone()));
+                        return ReadEnd::Delivered;
                     }
                 },
             }
-        };
-        let Some(ReadFailed { map_attempt, error }) = failed else {
-            return;
-        };
-        let error: FetchError = error;
-        let event = Event::ResultFetchFailed {
-            map_attempt,
-            error,
-            rows_left: delivered,
-        };
-        let _ = events.send(FromLink::Event(event));
-        if delivered {
+        }
+    }
+
+    async fn pass_on(&mut self, batch: RecordBatch) {
+        if batch.num_rows() == 0 {
             return;
         }
+        if !self.delivered {
+            self.delivered = true;
+            let _ = self.events.send(FromLink::Event(Event::FirstRowDelivered));
+        }
+        if self.shown.add(&batch) {
+            self.preview.send_replace(Some(self.shown.preview.clone()));
+        }
+        // A client that went away does not end the query: its preview remains.
+        let _ = self.rows.send(batch).await;
+    }
+}
+
+/// The failure of a result whose bytes this build cannot read at all.
+fn unreadable(latest: &BTreeMap<TaskId, InputUpdate>) -> ReadFailed {
+    let map_attempt = latest
+        .values()
+        .next()
+        .map_or_else(AttemptId::default, |update| update.map_attempt);
+    ReadFailed {
+        map_attempt,
+        error: FetchError::Corrupt,
     }
 }
 

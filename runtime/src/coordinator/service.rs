@@ -162,7 +162,7 @@ impl Coordinator for CoordinatorService {
     }
 }
 
-/// Chunks of an Arrow IPC stream: the schema first, then a chunk a batch.
+/// Chunks of an Arrow IPC stream: the schema first, then a chunk a batch, then the mark of its end.
 async fn encode_rows(
     schema: SchemaRef,
     mut rows: ResultBatches,
@@ -196,4 +196,14 @@ async fn encode_rows(
             return;
         }
     }
+    // A decoder knows that a message is complete once more bytes come: without the end of the stream, the schema of
+    // a result without rows would not show.
+    let ended = writer.finish();
+    let chunk = ended.map(|()| wire::ResultChunk {
+        ipc: std::mem::take(writer.get_mut()).into(),
+        rows: 0,
+    });
+    let _ = chunks
+        .send(chunk.map_err(|error| Status::internal(error.to_string())))
+        .await;
 }

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::parsers::CompressionTypeVariant;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::datasource::physical_plan::{
-    ArrowSource, CsvSource, FileScanConfig, FileScanConfigBuilder, FileSource,
-};
+use datafusion::datasource::physical_plan::{ArrowSource, FileScanConfig, FileScanConfigBuilder, FileSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
@@ -82,9 +80,7 @@ struct ScanMessage {
     compression: Option<String>,
     #[prost(uint64, optional, tag = "4")]
     limit: Option<u64>,
-    #[prost(uint32, optional, tag = "5")]
-    csv_terminator: Option<u32>,
-    #[prost(bool, tag = "6")]
+    #[prost(bool, tag = "5")]
     arrow_stream: bool,
 }
 
@@ -262,16 +258,12 @@ fn encode_scan(
         source: Some(Box::new(source)),
         compression: None,
         limit: None,
-        csv_terminator: None,
         arrow_stream: false,
     };
     if let Some(config) = file_config(scan.source()) {
         let compression = CompressionTypeVariant::from(config.file_compression_type);
         message.compression = Some(compression.to_string());
         message.limit = config.limit.map(|limit| limit as u64);
-        if let Some(csv) = source_of::<CsvSource>(config) {
-            message.csv_terminator = csv.terminator().map(u32::from);
-        }
         message.arrow_stream = config.file_source().file_type() == "arrow_stream";
     }
     Ok(message)
@@ -303,10 +295,6 @@ fn restore(config: &FileScanConfig, scan: &ScanMessage) -> Result<FileScanConfig
     if let Some(compression) = &scan.compression {
         builder = builder.with_file_compression_type(FileCompressionType::from_str(compression)?);
     }
-    if let (Some(terminator), Some(csv)) = (scan.csv_terminator, source_of::<CsvSource>(config)) {
-        let terminator = u8::try_from(terminator).map_err(|error| malformed(&error.to_string()))?;
-        builder = builder.with_source(Arc::new(csv.with_terminator(Some(terminator))));
-    }
     if scan.arrow_stream {
         let stream: Arc<dyn FileSource> = Arc::new(ArrowSource::new_stream_file_source(
             config.file_source().table_schema().clone(),
@@ -318,8 +306,4 @@ fn restore(config: &FileScanConfig, scan: &ScanMessage) -> Result<FileScanConfig
         builder = builder.with_source(stream);
     }
     Ok(builder.build())
-}
-
-fn source_of<T: FileSource>(config: &FileScanConfig) -> Option<&T> {
-    (config.file_source().as_ref() as &dyn std::any::Any).downcast_ref::<T>()
 }

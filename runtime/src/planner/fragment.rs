@@ -1,6 +1,7 @@
 //! Fragments: a stage's plan as bytes, and a fresh plan for each attempt out of them.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
@@ -166,12 +167,17 @@ pub(crate) fn decode_empty(
     fragment: &Fragment,
     context: &TaskContext,
 ) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
-    let message = protobuf::PhysicalPlanNode::decode(fragment.plan.as_slice())
-        .map_err(|error| PlanError::fragment("plan", error))?;
-    let decode = PhysicalPlanDecodeContext::new(context, &FragmentCodec);
-    DeduplicatingProtoConverter {}
-        .proto_to_execution_plan(&message, &decode)
-        .map_err(|error| PlanError::fragment("plan", error))
+    // datafusion-proto 55 unwraps some values of malformed messages. Nothing outlives the unwinding: the plan
+    // under construction is dropped, the context only read.
+    let decoded = catch_unwind(AssertUnwindSafe(|| {
+        let message = protobuf::PhysicalPlanNode::decode(fragment.plan.as_slice())
+            .map_err(|error| PlanError::fragment("plan", error))?;
+        let decode = PhysicalPlanDecodeContext::new(context, &FragmentCodec);
+        DeduplicatingProtoConverter {}
+            .proto_to_execution_plan(&message, &decode)
+            .map_err(|error| PlanError::fragment("plan", error))
+    }));
+    decoded.unwrap_or_else(|_| Err(PlanError::fragment("plan", "its bytes are malformed")))
 }
 
 /// A fresh plan for one attempt of a task: its scans read `splits`, its shuffle reads open streams of

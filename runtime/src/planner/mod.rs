@@ -18,6 +18,7 @@ mod label;
 mod leaf;
 mod recursion;
 mod rules;
+mod scalar;
 mod scan;
 mod session;
 mod split;
@@ -53,7 +54,7 @@ pub struct PlannedQuery {
     pub stages: Vec<PlannedStage>,
     /// The columns of the result.
     pub schema: SchemaRef,
-    /// Whether the query orders its result; the result then comes from one task.
+    /// Whether the query orders its result; the result then comes from one task, in that order.
     pub ordered: bool,
     /// The parts that run in a single task for the sake of right rows, and why.
     pub notes: Vec<PlanNote>,
@@ -126,7 +127,7 @@ async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, Plan
         .await
         .map_err(PlanError::Query)?;
     let mut planned = cut(&physical, state.task_ctx().as_ref())?;
-    planned.ordered &= orders_rows(&logical);
+    planned.ordered = orders_rows(&logical) && planned.root_tasks() == 1;
     Ok(planned)
 }
 
@@ -147,17 +148,29 @@ async fn logical_plan(state: &SessionState, statement: Statement) -> Result<Logi
             what: "this statement".into(),
             position: "the beginning of the text".into(),
         }),
-        query => Ok(query),
+        query => scalar::guard_scalar_subqueries(query).map_err(PlanError::Query),
     }
 }
 
-/// Whether the outermost query has an ORDER BY.
+impl PlannedQuery {
+    /// How many tasks write the result.
+    fn root_tasks(&self) -> u32 {
+        let root = self.graph.exchanges.get(self.graph.result.0 as usize);
+        let writers = root.map_or(&[][..], |exchange| &exchange.writers);
+        writers
+            .iter()
+            .filter_map(|stage| self.graph.stages.get(stage.0 as usize))
+            .map(|stage| stage.tasks)
+            .sum()
+    }
+}
+
+/// Whether the outermost query has an ORDER BY. That of a subquery orders nothing.
 fn orders_rows(plan: &LogicalPlan) -> bool {
     match plan {
         LogicalPlan::Sort(_) => true,
         LogicalPlan::Limit(limit) => orders_rows(&limit.input),
         LogicalPlan::Projection(projection) => orders_rows(&projection.input),
-        LogicalPlan::SubqueryAlias(alias) => orders_rows(&alias.input),
         _ => false,
     }
 }

@@ -72,7 +72,9 @@ impl Drop for SpillDir {
     fn drop(&mut self) {
         // Without its lock file nobody would delete the directory later: it goes last, or stays.
         let removed = fs::remove_dir_all(&self.path).and_then(|()| fs::remove_file(&self.lock_path));
-        if let Err(error) = removed {
+        if let Err(error) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %self.path.display(), %error, "spill files stay behind");
         }
     }

@@ -87,8 +87,8 @@ pub struct StoreStats {
     pub spilled_bytes: u64,
 }
 
-/// The store, for whoever writes, reads or retires. Clones are the same store; its files are deleted when the last
-/// one is gone.
+/// The store, for whoever writes, reads or retires. Clones are the same store; its files are deleted when it is
+/// closed or the last one is gone.
 #[derive(Debug, Clone)]
 pub struct StoreHandle {
     commands: mpsc::Sender<Command>,
@@ -205,6 +205,11 @@ impl StoreHandle {
     pub async fn held_attempts(&self, query: QueryId) -> Vec<AttemptId> {
         let held = self.ask(|reply| Command::Held { query, reply });
         held.await.unwrap_or_default()
+    }
+
+    /// Ends the store for all its handles and waits until its files are deleted.
+    pub async fn close(&self) {
+        self.ask(|reply| Command::Close { reply }).await;
     }
 
     /// What the store holds in all.

@@ -17,6 +17,6 @@ pub(crate) fn read_config(fetch_window: u32, input_bytes: u64) -> Config {
         fetch_bytes: input_bytes.clamp(MIN_FETCH_BYTES, 4 << 20),
         retry_base: Duration::from_millis(100),
         retry_limit: Duration::from_secs(5),
-        silence_limit: Duration::from_secs(10),
+        silence_limit: Duration::from_secs(20),
     }
 }

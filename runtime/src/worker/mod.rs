@@ -75,6 +75,7 @@ pub struct RunningWorker {
     draining: CancellationToken,
     stopping: CancellationToken,
     server: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
+    store: StoreHandle,
     cpu: Option<Runtime>,
 }
 
@@ -111,7 +112,7 @@ impl RunningWorker {
         let shared = Arc::new(Shared {
             id: id.clone(),
             memory,
-            store,
+            store: store.clone(),
             peers: Peers::default(),
             slots: slots::Slots::start(options.slots),
             queries: queries::Queries::default(),
@@ -142,6 +143,7 @@ impl RunningWorker {
             draining,
             stopping,
             server,
+            store,
             cpu: Some(cpu),
         })
     }
@@ -157,6 +159,8 @@ impl RunningWorker {
         if let Some(server) = self.server.take() {
             let _ = tokio::time::timeout(std::time::Duration::from_secs(5), server).await;
         }
+        // The process may end, or its folder be removed, right after this.
+        self.store.close().await;
     }
 }
 

@@ -105,7 +105,7 @@ async fn greet(shared: Arc<Shared>, mut inbound: Streaming<wire::CoordinatorMess
         build_id: build_id(),
         slots: shared.options.slots,
         memory_bytes: shared.options.memory_bytes,
-        held: Vec::new(),
+        held: shared.store.held_attempts(hello.query.clone()).await,
     };
     let _ = outbound.send(Ok(wire::WorkerMessage::of(ToCoordinator::Welcome(
         welcome.into(),

@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use sluice::coordinator::RunningQuery;
 use sluice::local::load::Loaded;
@@ -139,11 +140,7 @@ pub enum NoRows {
     /// Planning refused the query, with this message.
     Refused(String),
     /// The query ended without success.
-    Ended {
-        outcome: Outcome,
-        snapshot: Box<QuerySnapshot>,
-        explained: String,
-    },
+    Ended { outcome: Outcome, explained: String },
     /// It was still running after the time that no query takes.
     Hung {
         snapshot: Box<QuerySnapshot>,
@@ -162,7 +159,7 @@ impl fmt::Display for NoRows {
             } => {
                 write!(
                     f,
-                    "failed ({}, attempt {:?}): {}\n{explained}",
+                    "failed ({:?}, attempt {:?}): {}\n{explained}",
                     failure.reason, failure.attempt, failure.message
                 )
             }
@@ -176,12 +173,12 @@ impl fmt::Display for NoRows {
 
 /// Runs a query on a fleet, as `sluice run` does.
 pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
-    let prepared = prepare(query, fleet.slots).await;
+    let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
+    let prepared = prepare(query, &id, fleet.slots).await;
     let prepared = prepared.map_err(|failure| NoRows::Refused(format!("{failure:?}")))?;
     let (schema, ordered) = (prepared.planned.schema.clone(), prepared.planned.ordered);
     let explained = explain(&prepared.planned);
-    let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
-    let options = prepared.into_options(id, CoordinatorEpoch(1), fleet.workers.addresses.clone());
+    let options = prepared.into_options(CoordinatorEpoch(1), fleet.workers.addresses.clone());
     let options = options.expect("planned stages can be encoded");
     let mut running = RunningQuery::start(options).expect("the planner's graph holds together");
     let snapshots = running.snapshots.clone();
@@ -202,11 +199,7 @@ pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
             ordered,
             explained,
         }),
-        Ok((_, outcome)) => Err(NoRows::Ended {
-            outcome,
-            snapshot: Box::new(snapshot),
-            explained,
-        }),
+        Ok((_, outcome)) => Err(NoRows::Ended { outcome, explained }),
         Err(_) => Err(NoRows::Hung {
             snapshot: Box::new(snapshot),
             explained,
@@ -229,8 +222,13 @@ pub async fn plain(tables: &Tables, sql: &str) -> Result<Plain, String> {
     let context = plain_session(tables).await?;
     let frame = context.sql(sql).await.map_err(|error| error.strip_backtrace())?;
     let order = Order::of(frame.logical_plan());
-    let schema: SchemaRef = SchemaRef::new(frame.schema().as_arrow().clone());
-    let collected = tokio::time::timeout(HANG, frame.collect()).await;
+    let task = Arc::new(frame.task_ctx());
+    let plan = frame
+        .create_physical_plan()
+        .await
+        .map_err(|error| error.strip_backtrace())?;
+    let schema = plan.schema();
+    let collected = tokio::time::timeout(HANG, collect(plan, task)).await;
     let batches = collected
         .map_err(|_| "plain DataFusion hangs")?
         .map_err(|error| error.strip_backtrace())?;

@@ -43,12 +43,12 @@ struct Scene {
 impl Scene {
     async fn set(sql: &str) -> Self {
         let query = Tables::generated_tpch(0.1).query(sql, Some(1));
-        let prepared = prepare(&query, 1)
+        let id = QueryId::new("live-fetch").expect("a legal id");
+        let prepared = prepare(&query, &id, 1)
             .await
             .unwrap_or_else(|failure| panic!("{failure:?}"));
-        let id = QueryId::new("live-fetch").expect("a legal id");
         let options = prepared
-            .into_options(id, EPOCH, Vec::new())
+            .into_options(EPOCH, Vec::new())
             .expect("the stages can be encoded");
         assert_eq!(options.stages.len(), 1, "one stage answers the query");
         let folder = tempfile::tempdir().expect("a temporary folder can be made");

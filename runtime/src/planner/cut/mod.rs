@@ -70,7 +70,7 @@ pub(crate) struct Cutter<'a> {
 }
 
 /// Cuts `plan`, a physical plan made in a session of [`super::session_state`], into stages. `context` is that
-/// session's.
+/// session's. The result counts as ordered if the plan's output is.
 ///
 /// # Errors
 /// [`PlanError::Unsupported`] for an operator that does not travel; [`PlanError::TooDeep`] for a stage that is

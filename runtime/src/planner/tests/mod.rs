@@ -7,4 +7,5 @@ mod refusals;
 mod shapes;
 mod splits;
 mod stages;
+mod text;
 mod tpch;

@@ -85,6 +85,9 @@ async fn orders_limits_and_offsets() {
         "SELECT count(*) FROM (SELECT id FROM big UNION ALL SELECT id FROM mid LIMIT 1000)",
         "SELECT count(*) FROM (SELECT a.id FROM big a JOIN mid b ON a.k = b.k LIMIT 33)",
         "SELECT DISTINCT g FROM big ORDER BY g",
+        "SELECT s FROM big ORDER BY id DESC",
+        "SELECT s, k FROM big ORDER BY id LIMIT 40",
+        "SELECT * FROM (SELECT s FROM big ORDER BY id)",
         "SELECT id, row_number() OVER (ORDER BY id) FROM mid ORDER BY id LIMIT 12",
     ])
     .await;

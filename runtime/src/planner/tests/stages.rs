@@ -1,8 +1,15 @@
 //! Where plans are cut, what stages are labelled, what stays in one task.
 
+use std::sync::Arc;
+
+use datafusion::common::plan_err;
+use datafusion::error::Result;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use sluice_core::plan::{Determinism, ExchangeKind, Split};
 
-use super::super::{PlannedQuery, explain, plan};
+use super::super::{
+    InputProvider, InputStream, PlanError, PlannedQuery, TaskSplits, decode_task, explain, plan, task_context,
+};
 use super::harness::Bench;
 
 async fn planned(bench: &Bench, sql: &str) -> PlannedQuery {
@@ -192,5 +199,76 @@ async fn limits_stand_on_both_sides_of_a_cut() {
     assert!(
         text.matches("fetch=10").count() + text.matches("limit=10").count() >= 2,
         "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_query_is_ordered_by_its_own_order_alone() {
+    let bench = Bench::new().await;
+    assert!(planned(&bench, "SELECT s FROM big ORDER BY id").await.ordered);
+    assert!(
+        planned(&bench, "SELECT s FROM big ORDER BY id LIMIT 3 OFFSET 2")
+            .await
+            .ordered
+    );
+    assert!(
+        !planned(&bench, "SELECT s FROM (SELECT s FROM big ORDER BY id) t")
+            .await
+            .ordered
+    );
+    assert!(
+        !planned(&bench, "SELECT g, count(*) FROM big GROUP BY g")
+            .await
+            .ordered
+    );
+}
+
+struct NoInputs;
+
+impl InputProvider for NoInputs {
+    fn open(&self, stream: InputStream, _: &Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        plan_err!("{stream:?} is not there")
+    }
+}
+
+#[tokio::test]
+async fn damaged_fragments_give_errors() {
+    let bench = Bench::new().await;
+    let session = bench.session(4, &[]).await;
+    let sql = "SELECT a.g, a.w, count(*), sum(a.d + 1) FROM big a LEFT JOIN mid b ON a.k = b.k AND a.s LIKE 'text%' \
+               GROUP BY a.g, a.w ORDER BY 3 LIMIT 7";
+    let query = plan(&session.state(), sql).await.unwrap();
+    let inputs: Arc<dyn InputProvider> = Arc::new(NoInputs);
+    let mut refused = 0;
+    for stage in &query.stages {
+        let context = task_context(&stage.fragment.options, "test", session.runtime_env()).unwrap();
+        let splits = &stage.tasks[0];
+        assert!(decode_task(&stage.fragment, splits, &context, &inputs).is_ok());
+        for at in 0..stage.fragment.plan.len() {
+            for damage in [0x01, 0x80] {
+                let mut fragment = stage.fragment.clone();
+                fragment.plan[at] ^= damage;
+                refused += usize::from(decode_task(&fragment, splits, &context, &inputs).is_err());
+            }
+            let mut fragment = stage.fragment.clone();
+            fragment.plan.truncate(at);
+            refused += usize::from(decode_task(&fragment, splits, &context, &inputs).is_err());
+        }
+    }
+    assert!(refused > 1000, "only {refused} damaged fragments were refused");
+}
+
+#[tokio::test]
+async fn a_scan_without_its_split_is_an_error() {
+    let bench = Bench::new().await;
+    let query = planned(&bench, "SELECT id FROM big").await;
+    let stage = &query.stages[0];
+    let session = bench.session(4, &[]).await;
+    let context = task_context(&stage.fragment.options, "test", session.runtime_env()).unwrap();
+    let inputs: Arc<dyn InputProvider> = Arc::new(NoInputs);
+    let error = decode_task(&stage.fragment, &TaskSplits::default(), &context, &inputs).unwrap_err();
+    assert!(
+        matches!(&error, PlanError::Fragment { place: "splits", .. }),
+        "{error:?}"
     );
 }

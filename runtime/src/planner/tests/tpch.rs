@@ -228,15 +228,8 @@ async fn rows_of_generated_tables() {
     for number in 1..=22 {
         match same_rows(&plain, &ours, &query(number)).await {
             Ok(planned) => {
-                parts = parts.max(
-                    planned
-                        .graph
-                        .stages
-                        .iter()
-                        .map(|stage| stage.tasks)
-                        .max()
-                        .unwrap_or(0),
-                )
+                let most = planned.graph.stages.iter().map(|stage| stage.tasks).max();
+                parts = parts.max(most.unwrap_or(0));
             }
             Err(difference) => differences.push(difference),
         }

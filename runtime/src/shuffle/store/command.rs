@@ -66,4 +66,8 @@ pub enum Command {
     Stats {
         reply: oneshot::Sender<StoreStats>,
     },
+    /// Ends the task; answered once its files are deleted.
+    Close {
+        reply: oneshot::Sender<()>,
+    },
 }

@@ -51,6 +51,8 @@ pub struct StoreTask {
     waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
     written_sender: mpsc::UnboundedSender<Vec<Written>>,
     written: mpsc::UnboundedReceiver<Vec<Written>>,
+    /// Who asked the store to end.
+    closing: Option<oneshot::Sender<()>>,
 }
 
 impl StoreTask {
@@ -72,14 +74,15 @@ impl StoreTask {
             waiting: Vec::new(),
             written_sender,
             written,
+            closing: None,
             config,
         })
     }
 
-    /// Runs until the last handle is gone.
+    /// Runs until it is told to end, or the last handle is gone.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let pressure = Arc::clone(&self.config.pressure);
-        loop {
+        while self.closing.is_none() {
             tokio::select! {
                 command = commands.recv() => match command {
                     Some(command) => self.on_command(command),
@@ -92,6 +95,11 @@ impl StoreTask {
         // A write under way would make its file anew below the directory that is deleted now.
         if self.writing {
             self.written.recv().await;
+        }
+        let closing = self.closing.take();
+        drop(self);
+        if let Some(reply) = closing {
+            answer(reply, ());
         }
     }
 
@@ -186,6 +194,7 @@ impl StoreTask {
             }
             Command::Held { query, reply } => answer(reply, self.table.held_attempts(&query)),
             Command::Stats { reply } => answer(reply, self.stats),
+            Command::Close { reply } => self.closing = Some(reply),
         }
     }
 

@@ -242,7 +242,7 @@ async fn all_at_once() {
         ("from Arrow", "select a.* from a join few on a.id = few.id * 70"),
         ("from Arrow alone", "select * from a where id % 80 = 3"),
         ("few values of a dictionary", "select word, word16, note from a where id < 5 order by note"),
-        ("both", "select count(*) from p join a on p.id = a.id and p.u16 is not distinct from a.u16 and p.bytes is not distinct from a.bytes"),
+        ("both", "select count(*) from p join a on p.id = a.id and (p.u16 is not distinct from a.u16) and (p.bytes is not distinct from a.bytes)"),
         ("minima and maxima", "select min(view), max(view), min(dec), max(dec256), max(ts_ns), min(word), max(large), min(bytes), max(u64) from a"),
         ("times of zones", "select date_trunc('hour', ts_ns) as h, count(*) from p group by h"),
     ]).await;

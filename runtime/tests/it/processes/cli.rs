@@ -31,12 +31,12 @@ fn bad_input_ends_with_2_and_names_the_place_and_the_fix() {
         (
             "an unknown field",
             query(TINY, &[], &["shufle: {}"]),
-            &["spec.shufle", "unknown"],
+            &["spec.shufle is not a field", "shuffle"],
         ),
         (
             "an unknown nested field",
             query(TINY, &[], &["shuffle: {partition: 3}"]),
-            &["spec.shuffle.partition", "unknown"],
+            &["spec.shuffle.partition is not a field", "partitions"],
         ),
         (
             "a wrong type",
