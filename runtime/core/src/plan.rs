@@ -126,8 +126,8 @@ pub struct FileRange {
     pub file: InputFile,
     /// The first byte.
     pub start: u64,
-    /// One past the last byte. A Parquet row group belongs to the range that holds its midpoint byte as
-    /// DataFusion computes it; a text line to the range that holds its first byte.
+    /// One past the last byte. A Parquet row group belongs to the range that holds the first page of its first column,
+    /// as DataFusion has it; a text line to the range that holds its first byte.
     pub end: u64,
 }
 

@@ -106,6 +106,7 @@ impl RunningWorker {
         let cpu = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(usize::try_from(options.slots).unwrap_or(1).max(1))
             .thread_name("sluice-cpu")
+            .thread_stack_size(crate::planner::TASK_STACK_BYTES)
             .enable_all()
             .build()?;
         let stopping = CancellationToken::new();
