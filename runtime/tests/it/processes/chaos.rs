@@ -55,7 +55,10 @@ async fn a_worker_killed_after_its_first_won_map_costs_exactly_what_it_had() {
     assert!(lost >= 1);
     assert_eq!(first(&over.last).lost_attempts, lost, "{:#?}", over.last);
     for stage in &over.last.stages[1..] {
-        assert_eq!(stage.attempts, stage.tasks, "no attempt of it had begun: {stage:#?}");
+        assert_eq!(
+            stage.attempts, stage.tasks,
+            "no attempt of it had begun: {stage:#?}"
+        );
     }
     assert_eq!(csv(&over.rows), csv(&plain(&folder.at("query.yaml")).await));
 }
