@@ -159,7 +159,10 @@ fn an_empty_result_still_has_a_folder() {
         )
         .expect(0, &[]);
     assert_eq!(data_files(&folder, "out").len(), 1);
-    assert_eq!(sorted_rows(&rows_of(&folder, "out", "parquet")), Vec::<&str>::new());
+    assert_eq!(
+        sorted_rows(&rows_of(&folder, "out", "parquet")),
+        Vec::<&str>::new()
+    );
 }
 
 fn writing(seen: &QuerySnapshot) -> bool {
