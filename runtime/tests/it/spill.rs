@@ -94,6 +94,7 @@ async fn resident_memory_stays_within_the_limit_and_a_margin() {
     assert!(spilled > 0, "nothing was spilled of {moved} bytes");
     for child in &processes.children {
         let peak = peak_memory(child);
+        eprintln!("PEAK {} MiB spilled {}", peak >> 20, spilled >> 20);
         assert!(
             peak <= MEMORY + MARGIN,
             "{} MiB resident; {} MiB spilled",
