@@ -224,7 +224,10 @@ async fn follow(
 ) -> Result<Seen, Failure> {
     let streams = args.output != OutputFormat::Table;
     let mut progress = Progress::new(args.quiet, streams);
-    let mut status = args.status.as_deref().map(|path| StatusFile::new(path, context, sink.clone()));
+    let mut status = args
+        .status
+        .as_deref()
+        .map(|path| StatusFile::new(path, context, sink.clone()));
     let mut rows = sink.is_none().then(|| {
         let (mut client, format) = (client.clone(), args.output);
         tokio::spawn(async move { client.print_rows(format, std::io::stdout()).await })

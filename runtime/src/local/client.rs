@@ -74,7 +74,10 @@ impl Client {
         let mut states = self.inner.watch_query_status(reference).await?.into_inner();
         let mut last = None;
         let gone = |status: tonic::Status| {
-            anyhow!("the coordinator went away before the query had ended: {}", status.message())
+            anyhow!(
+                "the coordinator went away before the query had ended: {}",
+                status.message()
+            )
         };
         while let Some(status) = states.message().await.map_err(gone)? {
             let state = decode(&status)?;

@@ -324,9 +324,10 @@ fn explain_tells_stages_tasks_and_reasons() {
     );
     let single = "select count(*) from orders full join lineitem on o_orderkey < l_orderkey";
     let mut command = sluice();
-    command
-        .arg("explain")
-        .arg(folder.write("single.yaml", query(single, &[&tpch("orders", 1.0), &tpch("lineitem", 1.0)], &[])));
+    command.arg("explain").arg(folder.write(
+        "single.yaml",
+        query(single, &[&tpch("orders", 1.0), &tpch("lineitem", 1.0)], &[]),
+    ));
     let text = run(command).expect(0, &[]).stdout;
     assert!(text.contains("single task: "), "{text}");
 }
