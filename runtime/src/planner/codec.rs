@@ -10,6 +10,7 @@ use datafusion::datasource::physical_plan::{ArrowSource, FileScanConfig, FileSca
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
+use datafusion::logical_expr::AggregateUDF;
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
@@ -25,6 +26,7 @@ use prost::Message;
 use super::adapt::SchemaExec;
 use super::leaf::{ReadMode, ShuffleReadExec};
 use super::recursion::WorkTableSlot;
+use super::scalar::SINGLE_VALUE;
 use super::scan::{ScanExec, file_config};
 use crate::source::tpch::TpchScanExec;
 
@@ -105,6 +107,16 @@ struct WorkTableMessage {
 }
 
 impl PhysicalExtensionCodec for FragmentCodec {
+    /// Asked for names that are no function of SQL.
+    fn try_decode_udaf(&self, name: &str, _: &[u8]) -> Result<Arc<AggregateUDF>> {
+        if name == SINGLE_VALUE.name() {
+            return Ok(Arc::clone(&SINGLE_VALUE));
+        }
+        Err(DataFusionError::NotImplemented(format!(
+            "this build has no aggregate function {name}"
+        )))
+    }
+
     fn try_encode(
         &self,
         node: Arc<dyn ExecutionPlan>,

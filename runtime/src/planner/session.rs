@@ -4,15 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
 use datafusion::config::ConfigOptions;
+use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::execution::{FunctionRegistry, TaskContext};
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use super::error::PlanError;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
-use super::scalar::SINGLE_VALUE;
 use super::split::SplitTarget;
 
 /// What must hold in every session, on the planning side and in tasks. An optimisation that shares state
@@ -116,12 +115,8 @@ pub(crate) fn travelling_options(config: &SessionConfig) -> BTreeMap<String, Str
 }
 
 /// All functions a fragment may name, built once per process.
-static FUNCTIONS: LazyLock<SessionState> = LazyLock::new(|| {
-    let mut functions = SessionStateBuilder::new().with_default_features().build();
-    let registered = functions.register_udaf(Arc::clone(&SINGLE_VALUE));
-    debug_assert!(registered.is_ok(), "a new aggregate is taken: {registered:?}");
-    functions
-});
+static FUNCTIONS: LazyLock<SessionState> =
+    LazyLock::new(|| SessionStateBuilder::new().with_default_features().build());
 
 /// The context in which a task of a fragment runs: its session options with one partition, the built-in
 /// functions and the worker's runtime (memory pool, disk, object stores). `task` names it in logs.

@@ -219,13 +219,10 @@ impl StoreHandle {
             .unwrap_or_default()
     }
 
-    /// Bytes of the attempt that went to disk so far; 0 once it is retired.
-    pub async fn spilled_bytes(&self, query: QueryId, attempt: AttemptId) -> u64 {
-        let spilled = |reply| Command::Spilled {
-            query,
-            attempt,
-            reply,
-        };
+    /// Bytes of the query that went to disk, or are on their way, since this was asked last. Most are of attempts that
+    /// have ended: their output goes first.
+    pub async fn take_spilled_bytes(&self, query: QueryId) -> u64 {
+        let spilled = |reply| Command::TakeSpilled { query, reply };
         self.ask(spilled).await.unwrap_or_default()
     }
 

@@ -59,10 +59,7 @@ pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptF
         DataFusionError::External(inner) => {
             classify_external(inner.as_ref(), ranges).unwrap_or_else(|| failed(error))
         }
-        DataFusionError::IoError(inner) => inner
-            .get_ref()
-            .and_then(|inner| classify_external(inner, ranges))
-            .unwrap_or_else(|| failed(error)),
+        DataFusionError::IoError(inner) => classify_io(inner, ranges).unwrap_or_else(|| failed(error)),
         DataFusionError::NotImplemented(message) => bad(BadInputKind::UnsupportedPlan, message.clone()),
         DataFusionError::Execution(message) if is_bad_value(message) => {
             bad(BadInputKind::InvalidValue, message.clone())
@@ -103,10 +100,24 @@ fn classify_external(
         .and_then(classify_store)
 }
 
+/// The operators' spill files report a used-up limit by text alone, and with a knob that is not ours.
+fn classify_io(error: &std::io::Error, ranges: &[FileRange]) -> Option<AttemptFailure> {
+    let text = error.to_string();
+    if error.kind() == std::io::ErrorKind::StorageFull
+        || text.starts_with("The used disk space during the spilling")
+    {
+        let what = text.split(". Please").next().unwrap_or_default();
+        return Some(AttemptFailure::ResourcesExhausted {
+            message: format!("spill space is used up: {what}: raise workers.spill.limit, or workers.memory"),
+        });
+    }
+    error.get_ref().and_then(|inner| classify_external(inner, ranges))
+}
+
 fn classify_arrow(error: &ArrowError, ranges: &[FileRange]) -> Option<AttemptFailure> {
     match error {
         ArrowError::ExternalError(inner) => classify_external(inner.as_ref(), ranges),
-        ArrowError::IoError(_, inner) => inner.get_ref().and_then(|inner| classify_external(inner, ranges)),
+        ArrowError::IoError(_, inner) => classify_io(inner, ranges),
         ArrowError::CsvError(message)
         | ArrowError::JsonError(message)
         | ArrowError::IpcError(message)

@@ -17,11 +17,11 @@ use sluice_proto::LeafSplit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use super::counters::Counters;
 use super::inputs::Inputs;
 use super::publish::Publish;
 use super::stage::StageTemplate;
+use super::{Shared, WorkerOptions};
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
 use crate::shuffle::read::ReadFailed;
 use crate::source::{classify_error, object_stores, verify};
@@ -85,12 +85,14 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
 
 async fn execute(job: Job) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure> {
     let ranges = file_ranges(&job.splits);
-    let context = task_context(
-        &job.stage.fragment.options,
-        &job.assignment.attempt.to_string(),
-        runtime(&job)?,
-    )
-    .map_err(|error| undecodable(&error))?;
+    let mut options = job.stage.fragment.options.clone();
+    let reservation = sort_reservation(&job.shared.options).to_string();
+    options.insert(
+        "datafusion.execution.sort_spill_reservation_bytes".into(),
+        reservation,
+    );
+    let context = task_context(&options, &job.assignment.attempt.to_string(), runtime(&job)?)
+        .map_err(|error| undecodable(&error))?;
     let mut files: Vec<_> = ranges.iter().map(|range| range.file.clone()).collect();
     files.dedup();
     verify(&context.runtime_env(), &files).await?;
@@ -117,6 +119,15 @@ async fn execute(job: Job) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure
     };
     let rows = plan.execute(0, context).map_err(classify)?;
     publish.run(rows, classify).await
+}
+
+/// What a sort keeps back to merge what it has spilled, bytes: DataFusion's 10 MiB, less where an attempt's even part of
+/// the memory is small. A sort that cannot have it fails before its first row.
+fn sort_reservation(options: &WorkerOptions) -> u64 {
+    const MOST: u64 = 10 << 20;
+    const LEAST: u64 = 64 << 10;
+    const SHARE: u64 = 8;
+    (options.memory_bytes / u64::from(options.slots.max(1)) / SHARE).clamp(LEAST, MOST)
 }
 
 /// What the engine runs in: the query's memory, a spill folder, and the query's files only.

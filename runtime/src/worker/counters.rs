@@ -38,7 +38,7 @@ impl Counters {
         self.bytes_out.store(bytes, Ordering::Relaxed);
     }
 
-    /// What the shuffle store moved to disk of the attempt's output.
+    /// What the shuffle store moved to disk of the query's data while the attempt ran.
     pub(super) fn spilled(&self, bytes: u64) {
         self.bytes_spilled.store(bytes, Ordering::Relaxed);
     }

@@ -109,12 +109,8 @@ impl Publish {
         }
         let (outputs, counts) = writer.finish().await.map_err(classify)?;
         self.counters.wrote(counts.rows, counts.bytes);
-        self.counters.spilled(
-            self.shared
-                .store
-                .spilled_bytes(self.query.clone(), self.attempt)
-                .await,
-        );
+        let spilled = self.shared.store.take_spilled_bytes(self.query.clone()).await;
+        self.counters.spilled(spilled);
         Ok(outputs)
     }
 

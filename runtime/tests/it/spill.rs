@@ -12,7 +12,7 @@ use crate::harness::{Fleet, NoRows, Tables, plain, run};
 use crate::tpch;
 
 /// Memory of each worker, bytes: well below the rows of the query.
-const MEMORY: u64 = 32 << 20;
+const MEMORY: u64 = 16 << 20;
 /// What a worker process may use above its memory limit: the program itself, its threads, decoders, file and network
 /// buffers, and what the allocator keeps. Bytes.
 const MARGIN: u64 = 192 << 20;

@@ -54,9 +54,8 @@ pub enum Command {
         stream: StreamId,
         reply: oneshot::Sender<()>,
     },
-    Spilled {
+    TakeSpilled {
         query: QueryId,
-        attempt: AttemptId,
         reply: oneshot::Sender<u64>,
     },
     Held {

@@ -26,7 +26,6 @@ struct AttemptLog {
     path: Arc<Path>,
     /// Places of the file that are written or about to be.
     file_bytes: u64,
-    spilled_bytes: u64,
     streams: BTreeMap<u32, StreamLog>,
 }
 
@@ -42,6 +41,8 @@ pub struct StoreTask {
     wishes: VecDeque<Wish>,
     /// Files and directories that are not wanted any more.
     removals: Vec<Arc<Path>>,
+    /// Bytes per query that went to disk, or are on their way, and that nobody has asked for yet.
+    unreported_spills: BTreeMap<QueryId, u64>,
     /// Bytes in memory that are chosen to go.
     leaving_bytes: u64,
     writing: bool,
@@ -68,6 +69,7 @@ impl StoreTask {
             reservation: MemoryConsumer::new("shuffle store").register(&config.pool),
             wishes: VecDeque::new(),
             removals: Vec::new(),
+            unreported_spills: BTreeMap::new(),
             leaving_bytes: 0,
             writing: false,
             spill_failure: None,
@@ -184,13 +186,8 @@ impl StoreTask {
                 self.tell(Event::StorageFailed { query, stream });
                 answer(reply, ());
             }
-            Command::Spilled {
-                query,
-                attempt,
-                reply,
-            } => {
-                let log = self.logs.get(&(query, attempt));
-                answer(reply, log.map_or(0, |log| log.spilled_bytes));
+            Command::TakeSpilled { query, reply } => {
+                answer(reply, self.unreported_spills.remove(&query).unwrap_or_default());
             }
             Command::Held { query, reply } => answer(reply, self.table.held_attempts(&query)),
             Command::Stats { reply } => answer(reply, self.stats),
@@ -218,7 +215,6 @@ impl StoreTask {
         self.logs.entry((query, attempt)).or_insert(AttemptLog {
             path,
             file_bytes: 0,
-            spilled_bytes: 0,
             streams: BTreeMap::new(),
         });
         Ok(())
@@ -329,6 +325,7 @@ impl StoreTask {
         for attempt in attempts {
             self.drop_attempt(query, attempt);
         }
+        self.unreported_spills.remove(query);
         self.removals.push(Arc::from(self.dir.query_dir(query)));
         self.write_next();
     }
@@ -398,6 +395,7 @@ impl StoreTask {
         let position = log.file_bytes;
         log.file_bytes += bytes;
         self.stats.disk_bytes += bytes;
+        *self.unreported_spills.entry(key.0.clone()).or_default() += bytes;
         let path = Arc::clone(&log.path);
         let write = batch.entry(key).or_insert_with(|| FileWrite {
             path,
@@ -451,7 +449,6 @@ impl StoreTask {
             return;
         };
         let (bytes, upto_offset) = bytes.moved(moved.frames, moved.position);
-        log.spilled_bytes += bytes;
         self.stats.spilled_bytes += bytes;
         self.spill_failure = None;
         self.release(bytes);
