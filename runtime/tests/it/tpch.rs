@@ -80,14 +80,17 @@ async fn generated_tables() {
     three_workers(&Tables::generated_tpch(0.02), AMPLE_MEMORY, &[None]).await;
 }
 
-/// Memory of each worker with which most of the queries spill and hash joins, which cannot, still fit; bytes.
-const LITTLE_MEMORY: u64 = 32 << 20;
-/// Queries that move enough rows to spill then, at least.
-const SPILLING_QUERIES: usize = 8;
+/// Memory of each worker, bytes: little for the rows that the largest queries move, just enough for their hash joins,
+/// which cannot spill, with [`MANY_PARTITIONS`].
+const LITTLE_MEMORY: u64 = 4 << 20;
+/// Small builds: a partition of each.
+const MANY_PARTITIONS: u32 = 13;
+/// Queries that move more than that, at least.
+const SPILLING_QUERIES: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn little_memory() {
-    let ran = three_workers(&tables().await, LITTLE_MEMORY, &[None]).await;
+    let ran = three_workers(&tables().await, LITTLE_MEMORY, &[Some(MANY_PARTITIONS)]).await;
     let spilled = ran.iter().filter(|ran| ran.bytes_spilled() > 0).count();
     assert!(
         spilled >= SPILLING_QUERIES,

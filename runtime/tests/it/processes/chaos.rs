@@ -12,8 +12,8 @@ use super::query::{by_part, csv, plain, plain_csv};
 use super::watched::{Watched, first, second};
 use super::wire_noise::holds;
 
-/// Large enough that each map task takes a good part of a second.
-const SCALE: f64 = 0.5;
+/// Large enough that a query lasts some seconds where workers are killed in it.
+const SCALE: f64 = 0.2;
 
 /// The state once nothing moves any more, because every worker is frozen.
 async fn settled(query: &Watched) -> QuerySnapshot {

@@ -174,7 +174,7 @@ fn writing(seen: &QuerySnapshot) -> bool {
 async fn a_worker_killed_in_mid_write_leaves_exactly_the_winners_files() {
     let folder = Folder::new();
     let mut workers = Worker::three();
-    let yaml = orders(1.0, "sink: {location: out, format: parquet}");
+    let yaml = orders(0.3, "sink: {location: out, format: parquet}");
     let mut query = Watched::start(&folder, &yaml, &workers).await;
     query.until("writing root attempts", writing).await;
     workers[0].kill();
@@ -200,7 +200,7 @@ async fn a_worker_killed_in_mid_write_leaves_exactly_the_winners_files() {
 async fn a_query_cancelled_in_mid_write_leaves_nothing() {
     let folder = Folder::new();
     let mut workers = Worker::three();
-    let yaml = orders(1.0, "sink: {location: out, format: parquet}");
+    let yaml = orders(0.3, "sink: {location: out, format: parquet}");
     let mut query = Watched::start(&folder, &yaml, &workers).await;
     query.until("writing root attempts", writing).await;
     query.cancel();

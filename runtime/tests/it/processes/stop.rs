@@ -164,7 +164,7 @@ fn a_run_whose_coordinator_process_is_killed_says_so_and_leaves_no_process() {
 fn a_run_with_a_worker_process_killed_ends_well() {
     let folder = Folder::new();
     let arguments = ["--processes", "--local-workers", "3", "--output", "csv"];
-    let mut program = Program::start(folder.run_command(&by_part(0.5, &[]), &arguments));
+    let mut program = Program::start(folder.run_command(&by_part(0.2, &[]), &arguments));
     program.wait_for("stage 0");
     let victim = children(program.pid())
         .first()
