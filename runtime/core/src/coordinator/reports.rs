@@ -33,13 +33,14 @@ impl Coordinator {
 
     /// Notes that the attempt has left its slot; whether the report comes from a session that counts.
     fn ended_at(&mut self, worker: &WorkerId, id: AttemptId) -> bool {
-        match self.heard(worker) {
-            Some(worker) => {
-                worker.occupied.remove(&id);
-                true
-            }
-            None => false,
+        let Some(worker) = self.heard(worker) else {
+            return false;
+        };
+        if worker.occupied.remove(&id) && self.starved_since.is_some() {
+            // A slot is free that the worker has not granted again yet: no other reader need give its own up.
+            self.starved_since = Some(self.now);
         }
+        true
     }
 
     pub(super) fn on_succeeded(&mut self, worker: &WorkerId, id: AttemptId, metrics: AttemptMetrics) {
