@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::worker::{announce, watch_stdin};
 use crate::cli::{CommandResult, QueryFile};
 use crate::coordinator::{RunningQuery, serve};
-use crate::local::exit::{Failure, interrupted};
+use crate::local::exit::{Failure, interrupts};
 use crate::local::load::load;
 use crate::local::prepare::prepare;
 
@@ -56,6 +56,7 @@ enum Results {
 }
 
 pub(super) async fn run(args: CoordinatorArgs) -> CommandResult {
+    let interrupted = interrupts();
     let loaded = load(&args.query.file)?;
     let id = match args.query_id {
         None => super::run::new_query_id(),
@@ -64,7 +65,10 @@ pub(super) async fn run(args: CoordinatorArgs) -> CommandResult {
         })?,
     };
     let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
-    let prepared = prepare(&loaded, &id, args.total_slots.unwrap_or(workers)).await?;
+    let prepared = tokio::select! {
+        prepared = prepare(&loaded, &id, args.total_slots.unwrap_or(workers)) => prepared?,
+        () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
+    };
     let schema = prepared.planned.schema.clone();
     let options = prepared.into_options(CoordinatorEpoch(args.epoch), args.workers)?;
     let mut running = RunningQuery::start(options)?;
@@ -82,7 +86,7 @@ pub(super) async fn run(args: CoordinatorArgs) -> CommandResult {
     let cancel = running.cancel_token();
     tokio::spawn(async move {
         tokio::select! {
-            () = interrupted() => {}
+            () = interrupted.cancelled() => {}
             () = gone.cancelled() => {}
         }
         cancel.cancel();

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{CommandResult, QueryFile, cores, parse_size};
 use crate::coordinator::{RunningQuery, serve};
 use crate::local::client::{Client, Seen};
-use crate::local::exit::{Failure, interrupted};
+use crate::local::exit::{Failure, interrupts};
 use crate::local::load::{Loaded, load};
 use crate::local::memory::machine_memory;
 use crate::local::output::OutputFormat;
@@ -66,7 +66,13 @@ pub(super) async fn run(args: RunArgs) -> CommandResult {
         Ok(given @ 1..) => given.saturating_mul(shape.slots),
         Ok(0) | Err(_) => shape.count.saturating_mul(shape.slots),
     };
-    let prepared = prepare(&loaded, &new_query_id(), slots).await?;
+    // A terminal that is still read from must stay interruptible, so not before the file is loaded.
+    let interrupted = interrupts();
+    let id = new_query_id();
+    let prepared = tokio::select! {
+        prepared = prepare(&loaded, &id, slots) => prepared?,
+        () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
+    };
     let folder = spill_folder(args.spill_dir.as_deref())?;
     let workers = if !args.workers.is_empty() {
         Workers::of_others(args.workers.clone())
@@ -75,10 +81,12 @@ pub(super) async fn run(args: RunArgs) -> CommandResult {
     } else {
         Workers::start_here(shape, folder.path()).await?
     };
-    let ended = if args.processes {
-        through_process(&args, &prepared, slots, &workers.addresses).await
+    let ended = if interrupted.is_cancelled() {
+        Err(Failure::Query(Outcome::Cancelled))
+    } else if args.processes {
+        through_process(&args, &prepared, slots, &workers.addresses, &interrupted).await
     } else {
-        through_task(&args, prepared, workers.addresses.clone()).await
+        through_task(&args, prepared, workers.addresses.clone(), &interrupted).await
     };
     workers.stop().await;
     ended
@@ -123,9 +131,18 @@ pub(super) fn new_query_id() -> QueryId {
     id.unwrap_or_else(|| unreachable!("a UUID is a legal query id"))
 }
 
-async fn through_task(args: &RunArgs, prepared: Prepared, workers: Vec<String>) -> CommandResult {
+fn sink_folder(prepared: &Prepared) -> Option<PathBuf> {
+    prepared.sink.as_ref().map(|sink| sink.location().to_owned())
+}
+
+async fn through_task(
+    args: &RunArgs,
+    prepared: Prepared,
+    workers: Vec<String>,
+    interrupted: &CancellationToken,
+) -> CommandResult {
     let id = prepared.query.clone();
-    let sink = prepared.sink.is_some();
+    let sink = sink_folder(&prepared);
     let context = StatusContext::new(&prepared.planned.graph, jiff::Timestamp::now());
     let schema = prepared.planned.schema.clone();
     let options = prepared.into_options(CoordinatorEpoch(1), workers)?;
@@ -134,7 +151,7 @@ async fn through_task(args: &RunArgs, prepared: Prepared, workers: Vec<String>) 
     let listen = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
     let (address, server) = serve(id.clone(), schema, &mut running, listen, stop.clone()).await?;
     let client = Client::connect(&address.to_string(), id).await?;
-    let ended = follow(args, client, sink, context).await;
+    let ended = follow(args, client, sink, context, interrupted).await;
     let outcome = running.outcome().await;
     stop.cancel();
     let _ = server.await;
@@ -151,6 +168,7 @@ async fn through_process(
     prepared: &Prepared,
     slots: u32,
     workers: &[String],
+    interrupted: &CancellationToken,
 ) -> CommandResult {
     if args.query.file.as_os_str() == "-" {
         return Err(Failure::BadInput(
@@ -184,7 +202,7 @@ async fn through_process(
             Some(EndedEarly { code: None }) | None => Failure::Other(error),
         })?;
     let ended = match Client::connect(&address, id).await {
-        Ok(client) => follow(args, client, prepared.sink.is_some(), context).await,
+        Ok(client) => follow(args, client, sink_folder(prepared), context, interrupted).await,
         Err(error) => Err(Failure::Other(error)),
     };
     drop(child.stdin.take());
@@ -197,17 +215,27 @@ async fn through_process(
 }
 
 /// Shows progress and prints rows until the query has ended; Ctrl-C cancels it.
-async fn follow(args: &RunArgs, client: Client, sink: bool, context: StatusContext) -> Result<Seen, Failure> {
+async fn follow(
+    args: &RunArgs,
+    client: Client,
+    sink: Option<PathBuf>,
+    context: StatusContext,
+    interrupted: &CancellationToken,
+) -> Result<Seen, Failure> {
     let streams = args.output != OutputFormat::Table;
     let mut progress = Progress::new(args.quiet, streams);
-    let mut status = args.status.as_deref().map(|path| StatusFile::new(path, context));
-    let mut rows = (!sink).then(|| {
+    let mut status = args
+        .status
+        .as_deref()
+        .map(|path| StatusFile::new(path, context, sink.clone()));
+    let mut rows = sink.is_none().then(|| {
         let (mut client, format) = (client.clone(), args.output);
         tokio::spawn(async move { client.print_rows(format, std::io::stdout()).await })
     });
     let mut cancelling = client.clone();
+    let interrupted = interrupted.clone();
     let interrupts = tokio::spawn(async move {
-        interrupted().await;
+        interrupted.cancelled().await;
         let _ = cancelling.cancel().await;
     });
     let mut watching = client.clone();

@@ -8,7 +8,7 @@ use sluice_crds::ByteSize;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CommandResult, cores, parse_size};
-use crate::local::exit::{Failure, interrupted};
+use crate::local::exit::{Failure, interrupts};
 use crate::local::memory::machine_memory;
 use crate::worker::{RunningWorker, WorkerOptions};
 
@@ -54,6 +54,7 @@ pub(super) async fn run(args: WorkerArgs) -> CommandResult {
             .unwrap_or_else(|| std::env::temp_dir().join("sluice")),
         spill_limit_bytes: args.spill_limit.bytes(),
     };
+    let interrupted = interrupts();
     let worker = RunningWorker::start(options).await.map_err(Failure::bad_input)?;
     let parent_gone = CancellationToken::new();
     if args.attached {
@@ -63,7 +64,7 @@ pub(super) async fn run(args: WorkerArgs) -> CommandResult {
         eprintln!("worker {} listens on {}", worker.id.name, worker.address);
     }
     tokio::select! {
-        () = interrupted() => {}
+        () = interrupted.cancelled() => {}
         () = parent_gone.cancelled() => {}
     }
     worker.stop().await;

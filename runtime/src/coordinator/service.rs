@@ -13,8 +13,9 @@ use sluice_crds::shuffle_query::status::ResultPreview;
 use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, wire};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream, WatchStream};
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, async_trait};
 use wire::coordinator_server::{Coordinator, CoordinatorServer};
 
@@ -57,9 +58,11 @@ pub async fn serve(
     };
     let server = CoordinatorServer::new(service).max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
     let serve = tonic::transport::Server::builder()
-        .tcp_nodelay(true)
         .add_service(server)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.cancelled_owned());
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stop.cancelled_owned(),
+        );
     let task = tokio::spawn(async move {
         if let Err(error) = serve.await {
             tracing::error!(%error, "the coordinator's service stopped");

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use arrow::buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use sluice_core::coordinator::Outcome;
@@ -73,7 +73,13 @@ impl Client {
         let reference = self.reference();
         let mut states = self.inner.watch_query_status(reference).await?.into_inner();
         let mut last = None;
-        while let Some(status) = states.message().await? {
+        let gone = |status: tonic::Status| {
+            anyhow!(
+                "the coordinator went away before the query had ended: {}",
+                status.message()
+            )
+        };
+        while let Some(status) = states.message().await.map_err(gone)? {
             let state = decode(&status)?;
             seen(&state);
             last = Some(state);

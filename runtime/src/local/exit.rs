@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_crds::ErrorReason;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -83,15 +84,21 @@ fn outcome_code(outcome: &Outcome) -> u8 {
     }
 }
 
-/// Resolves when the process is asked to stop, by Ctrl-C or a termination signal.
-pub async fn interrupted() {
-    let (Ok(mut interrupt), Ok(mut terminate)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-    else {
-        return std::future::pending().await;
+/// A token that is cancelled once the process is asked to stop, by Ctrl-C or a termination signal. From this call on
+/// neither ends the process by itself, so that it can clean up: make it before there is anything to clean up.
+pub fn interrupts() -> CancellationToken {
+    let asked = CancellationToken::new();
+    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+    let (Ok(mut interrupt), Ok(mut terminate)) = signals else {
+        return asked;
     };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
+    let cancel = asked.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        cancel.cancel();
+    });
+    asked
 }

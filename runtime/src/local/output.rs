@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn a_table_is_bounded_and_says_so() {
         let text = printed(OutputFormat::Table, 1_500);
-        assert!(text.contains("| 999  |") && !text.contains("| 1000 |"), "{text}");
+        assert!(text.contains("| 999 |") && !text.contains("| 1000 |"), "{text}");
         assert!(text.ends_with("… and 500 more rows; --output csv or json prints all\n"));
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use sluice_core::status::{StatusContext, status};
+use sluice_core::status::{SinkFiles, StatusContext, status};
 
 use super::client::Seen;
 
@@ -16,15 +16,19 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub struct StatusFile {
     path: PathBuf,
     context: StatusContext,
+    /// The folder that receives the rows.
+    sink: Option<PathBuf>,
     last: Option<Instant>,
 }
 
 impl StatusFile {
-    /// A status file at `path` of a query that `context` describes.
-    pub fn new(path: &Path, context: StatusContext) -> Self {
+    /// A status file at `path` of a query that `context` describes and whose rows go to the folder `sink`, if it
+    /// has one.
+    pub fn new(path: &Path, context: StatusContext, sink: Option<PathBuf>) -> Self {
         Self {
             path: path.to_owned(),
             context,
+            sink,
             last: None,
         }
     }
@@ -55,7 +59,13 @@ impl StatusFile {
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).with_context(place)?;
-        let object = status(&seen.snapshot, &self.context, seen.preview.clone());
+        let mut context = self.context.clone();
+        let committed = seen.sink.as_ref().zip(self.sink.as_deref());
+        context.sink = committed.map(|(committed, location)| SinkFiles {
+            location: location.display().to_string(),
+            files: u32::try_from(committed.files).unwrap_or(u32::MAX),
+        });
+        let object = status(&seen.snapshot, &context, seen.preview.clone());
         serde_json::to_writer_pretty(&mut file, &object)?;
         writeln!(file)?;
         file.persist(&self.path).with_context(place)?;

@@ -21,8 +21,8 @@ use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, wire::worker_server::WorkerServer}
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 
 use crate::memory::WorkerMemory;
 use crate::shuffle::store::{StoreConfig, StoreHandle};
@@ -128,13 +128,12 @@ impl RunningWorker {
             .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
         let serve = tonic::transport::Server::builder()
-            .tcp_nodelay(true)
             .initial_stream_window_size(4 * 1024 * 1024)
             .initial_connection_window_size(16 * 1024 * 1024)
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
             .add_service(service)
             .serve_with_incoming_shutdown(
-                TcpListenerStream::new(listener),
+                TcpIncoming::from(listener).with_nodelay(Some(true)),
                 stopping.clone().cancelled_owned(),
             );
         let server = Some(tokio::spawn(serve));

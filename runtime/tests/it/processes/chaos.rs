@@ -12,8 +12,8 @@ use super::query::{by_part, csv, plain, plain_csv};
 use super::watched::{Watched, first, second};
 use super::wire_noise::holds;
 
-/// Large enough that each map task takes a good part of a second.
-const SCALE: f64 = 0.5;
+/// Large enough that a query lasts some seconds where workers are killed in it.
+const SCALE: f64 = 0.2;
 
 /// The state once nothing moves any more, because every worker is frozen.
 async fn settled(query: &Watched) -> QuerySnapshot {
@@ -55,7 +55,10 @@ async fn a_worker_killed_after_its_first_won_map_costs_exactly_what_it_had() {
     assert!(lost >= 1);
     assert_eq!(first(&over.last).lost_attempts, lost, "{:#?}", over.last);
     for stage in &over.last.stages[1..] {
-        assert_eq!(stage.attempts, stage.tasks, "no attempt of it had begun: {stage:#?}");
+        assert_eq!(
+            stage.attempts, stage.tasks,
+            "no attempt of it had begun: {stage:#?}"
+        );
     }
     assert_eq!(csv(&over.rows), csv(&plain(&folder.at("query.yaml")).await));
 }

@@ -11,11 +11,11 @@ fn tiny() -> String {
     query(TINY, &[], &[])
 }
 
-#[test]
-fn bad_input_ends_with_2_and_names_the_place_and_the_fix() {
-    let table = "{name: t, location: rows.csv, format: csv}";
-    let over_t = |sql| query(sql, &[table], &[]);
-    let cases: [(&str, String, &[&str]); 21] = [
+/// What is wrong, a file that has it, and what the message must say.
+type Case = (&'static str, String, &'static [&'static str]);
+
+fn bad_yaml() -> Vec<Case> {
+    vec![
         (
             "no YAML",
             "spec: [1,\n".into(),
@@ -58,6 +58,13 @@ fn bad_input_ends_with_2_and_names_the_place_and_the_fix() {
             format!("{}---\n{}", tiny(), tiny()),
             &["it holds 2 ShuffleQuery documents; give exactly one"],
         ),
+    ]
+}
+
+fn bad_sql() -> Vec<Case> {
+    let table = "{name: t, location: rows.csv, format: csv}";
+    let over_t = |sql| query(sql, &[table], &[]);
+    vec![
         (
             "no SQL",
             over_t("selct n from t"),
@@ -109,10 +116,14 @@ fn bad_input_ends_with_2_and_names_the_place_and_the_fix() {
             query(TINY, &[], &["sink: {location: 's3://b/x', format: csv}"]),
             &["spec.sink.location", "s3"],
         ),
-    ];
+    ]
+}
+
+#[test]
+fn bad_input_ends_with_2_and_names_the_place_and_the_fix() {
     let folder = Folder::new();
     folder.write("rows.csv", "n\n1\n");
-    for (case, yaml, said) in cases {
+    for (case, yaml, said) in bad_yaml().into_iter().chain(bad_sql()) {
         eprintln!("{case}");
         let ended = folder.run(&yaml, &["--local-workers", "1"]).expect(2, said);
         assert_eq!(ended.stdout, "", "{case}");
@@ -324,9 +335,10 @@ fn explain_tells_stages_tasks_and_reasons() {
     );
     let single = "select count(*) from orders full join lineitem on o_orderkey < l_orderkey";
     let mut command = sluice();
-    command
-        .arg("explain")
-        .arg(folder.write("single.yaml", query(single, &[&tpch("orders", 1.0), &tpch("lineitem", 1.0)], &[])));
+    command.arg("explain").arg(folder.write(
+        "single.yaml",
+        query(single, &[&tpch("orders", 1.0), &tpch("lineitem", 1.0)], &[]),
+    ));
     let text = run(command).expect(0, &[]).stdout;
     assert!(text.contains("single task: "), "{text}");
 }

@@ -82,6 +82,20 @@ fn ctrl_c_cancels_and_leaves_nothing() {
 }
 
 #[test]
+fn ctrl_c_at_the_very_start_leaves_nothing_either() {
+    for arguments in [&[][..], &["--processes"]] {
+        let folder = Folder::new();
+        let program = Program::start(long_command(&folder, arguments));
+        wait_until("a spill folder", || folder.at("spill").exists());
+        program.signal(Signal::INT);
+        program.end().expect(130, &["cancelled"]);
+        assert_clean(&folder);
+        let left = std::fs::read_dir(folder.at("spill")).expect("it is there");
+        assert_eq!(left.count(), 0, "folders of the run");
+    }
+}
+
+#[test]
 fn a_termination_signal_is_as_good_as_ctrl_c() {
     let folder = Folder::new();
     let mut program = Program::start(long_command(&folder, &[]));
@@ -150,7 +164,7 @@ fn a_run_whose_coordinator_process_is_killed_says_so_and_leaves_no_process() {
 fn a_run_with_a_worker_process_killed_ends_well() {
     let folder = Folder::new();
     let arguments = ["--processes", "--local-workers", "3", "--output", "csv"];
-    let mut program = Program::start(folder.run_command(&by_part(0.5, &[]), &arguments));
+    let mut program = Program::start(folder.run_command(&by_part(0.2, &[]), &arguments));
     program.wait_for("stage 0");
     let victim = children(program.pid())
         .first()

@@ -223,7 +223,11 @@ fn readers_that_hold_all_slots_give_one_up() {
     assert_eq!(assigned(&next), [on("a", attempt(0, 0, 1))]);
     let readers = query.machine.snapshot(Instant(2000)).stages.remove(1);
     assert_eq!(
-        (readers.failed_attempts, readers.lost_attempts, readers.cancelled_attempts),
+        (
+            readers.failed_attempts,
+            readers.lost_attempts,
+            readers.cancelled_attempts
+        ),
         (0, 0, 1)
     );
 }
