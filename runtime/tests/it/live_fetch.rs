@@ -331,8 +331,8 @@ async fn a_running_attempt_is_read_as_it_writes() {
     scene.worker.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_stale_is_refused_by_its_reason() {
+/// A scene in which attempt 0 has succeeded, the session, and a request that is answered.
+async fn after_one_attempt() -> (Scene, Session, FetchRequest) {
     let scene = Scene::set("select * from nation").await;
     let mut session = scene.session(EPOCH).await;
     session.welcome().await;
@@ -341,11 +341,17 @@ async fn what_is_stale_is_refused_by_its_reason() {
     session.succeeded(first).await;
     let good = scene.request(first, 0);
     assert!(scene.fetch(good.clone()).await.is_ok());
+    (scene, session, good)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stale_is_refused_by_its_reason() {
+    let (scene, _session, good) = after_one_attempt().await;
     let other_worker = Incarnation(scene.worker.id.incarnation.0 + 1);
     let other_query = QueryId::new("another").expect("a legal id");
     let other_stream = StreamId {
-        attempt: first,
         partition: 1,
+        ..good.stream
     };
     for (request, error) in [
         (
@@ -387,8 +393,13 @@ async fn what_is_stale_is_refused_by_its_reason() {
     ] {
         assert_eq!(scene.fetch(request.clone()).await, Err(error), "{request:?}");
     }
+    scene.worker.stop().await;
+}
 
-    session.send(ToWorker::RetireAttempt(first.into()));
+#[tokio::test(flavor = "multi_thread")]
+async fn retired_attempts_and_those_of_an_earlier_stage_epoch_are_stale() {
+    let (scene, mut session, good) = after_one_attempt().await;
+    session.send(ToWorker::RetireAttempt(good.stream.attempt.into()));
     scene.until_refused(good.clone(), FetchError::StaleAttempt).await;
 
     let second = attempt(0, 1);
@@ -411,17 +422,22 @@ async fn what_is_stale_is_refused_by_its_reason() {
     };
     assert!(scene.fetch(third_good.clone()).await.is_ok());
     assert_eq!(scene.fetch(second_good).await, Err(FetchError::StaleAttempt));
+    scene.worker.stop().await;
+}
 
-    // A successor of the coordinator finds what is held; readers of the one before are refused, and so is it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_of_the_coordinator_finds_what_is_held() {
+    let (scene, _session, good) = after_one_attempt().await;
+    // Readers of the one before are refused, and so is it.
     let mut successor = scene.session(CoordinatorEpoch(3)).await;
     let held = successor.welcome().await.held;
-    assert!(held.contains(&third), "{held:?}");
+    assert!(held.contains(&good.stream.attempt), "{held:?}");
     scene
-        .until_refused(third_good.clone(), FetchError::StaleCoordinator)
+        .until_refused(good.clone(), FetchError::StaleCoordinator)
         .await;
     let late = FetchRequest {
         coordinator_epoch: CoordinatorEpoch(3),
-        ..third_good
+        ..good
     };
     assert!(scene.fetch(late.clone()).await.is_ok());
     let refused = |message| match message {

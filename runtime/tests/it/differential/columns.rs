@@ -54,23 +54,21 @@ fn tables() -> Tables {
 }
 
 fn rows_of(from: u64, to: u64) -> RecordBatch {
-    let small = |row: u64, salt: u64| (!row.is_multiple_of(5 + salt)).then(|| below(100, row, salt));
-    let text = |row: u64, salt: u64| {
-        small(row, salt).map(|number| format!("a text of some length, number {number}"))
-    };
+    let mut columns = numbers(from, to);
+    columns.extend(decimals_and_times(from, to));
+    columns.extend(texts_and_bytes(from, to));
+    batch_of(columns)
+}
+
+type Columns = Vec<(&'static str, ArrayRef)>;
+
+fn small(row: u64, salt: u64) -> Option<u32> {
+    (!row.is_multiple_of(5 + salt)).then(|| below(100, row, salt))
+}
+
+fn numbers(from: u64, to: u64) -> Columns {
     let of = |salt: u64| (from..to).map(move |row| small(row, salt));
-    let texts = |salt: u64| (from..to).map(move |row| text(row, salt));
-    let wide =
-        |salt: u64| (from..to).map(move |row| small(row, salt).map(|number| i64::from(number) * 86_400_001));
-    let decimals: Decimal128Array = of(1)
-        .map(|number| number.map(|n| i128::from(n) * 10_i128.pow(30) - 1))
-        .collect();
-    let large: Decimal256Array = of(2)
-        .map(|number| number.map(|n| i256::from_i128(i128::from(n) - 50)))
-        .collect();
-    let bytes: Vec<_> = texts(3).map(|text| text.map(String::into_bytes)).collect();
-    let fixed = of(4).map(|number| number.map(|n| n.to_be_bytes()));
-    let columns: Vec<(&str, ArrayRef)> = vec![
+    vec![
         (
             "id",
             Arc::new(Int64Array::from_iter(
@@ -121,6 +119,20 @@ fn rows_of(from: u64, to: u64) -> RecordBatch {
             "yes",
             Arc::new(BooleanArray::from_iter(of(12).map(|n| n.map(|n| n > 60)))),
         ),
+    ]
+}
+
+fn decimals_and_times(from: u64, to: u64) -> Columns {
+    let of = |salt: u64| (from..to).map(move |row| small(row, salt));
+    let wide =
+        |salt: u64| (from..to).map(move |row| small(row, salt).map(|number| i64::from(number) * 86_400_001));
+    let decimals: Decimal128Array = of(1)
+        .map(|number| number.map(|n| i128::from(n) * 10_i128.pow(30) - 1))
+        .collect();
+    let large: Decimal256Array = of(2)
+        .map(|number| number.map(|n| i256::from_i128(i128::from(n) - 50)))
+        .collect();
+    vec![
         (
             "dec",
             Arc::new(decimals.with_precision_and_scale(38, 10).expect("the values fit")),
@@ -145,6 +157,15 @@ fn rows_of(from: u64, to: u64) -> RecordBatch {
             "ts_ns",
             Arc::new(TimestampNanosecondArray::from_iter(wide(17)).with_timezone("America/New_York")),
         ),
+    ]
+}
+
+fn texts_and_bytes(from: u64, to: u64) -> Columns {
+    let text = |number| format!("a text of some length, number {number}");
+    let texts = |salt: u64| (from..to).map(move |row| small(row, salt).map(text));
+    let bytes: Vec<_> = texts(3).map(|text| text.map(String::into_bytes)).collect();
+    let fixed = (from..to).map(|row| small(row, 4).map(|number| number.to_be_bytes()));
+    vec![
         ("view", Arc::new(StringViewArray::from_iter(texts(18)))),
         ("large", Arc::new(LargeStringArray::from_iter(texts(19)))),
         (
@@ -173,8 +194,7 @@ fn rows_of(from: u64, to: u64) -> RecordBatch {
                 (from..to).map(|row| format!("{:016x}", scatter(row, 22)).repeat(4)),
             )),
         ),
-    ];
-    batch_of(columns)
+    ]
 }
 
 fn dictionary<K: arrow::datatypes::ArrowDictionaryKeyType>(
