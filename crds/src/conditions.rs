@@ -113,10 +113,8 @@ pub enum ErrorReason {
     SinkExists,
     /// The result could not be written.
     SinkFailed,
-    /// Memory ran out where spilling is impossible.
+    /// Memory ran out where spilling is impossible, or the disk space for spilling did.
     ResourcesExhausted,
-    /// The disk space for spilling ran out.
-    SpillExhausted,
     /// A task failed on every attempt that it was allowed.
     TaskFailed,
     /// Shuffle data could not be fetched, though its worker answers.

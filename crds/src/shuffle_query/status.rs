@@ -200,9 +200,6 @@ pub struct StageStatus {
     /// Time since the first assignment of the stage, in milliseconds; it stops when the stage is done.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub elapsed_millis: u64,
-    /// Time from the first assignment of the stage to the first chunk of its output, in milliseconds.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_chunk_millis: Option<u64>,
 }
 
 /// Where a stage stands.

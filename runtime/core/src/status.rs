@@ -270,7 +270,6 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
         bytes_out: stage.metrics.bytes_out,
         bytes_spilled: stage.metrics.bytes_spilled,
         elapsed_millis: elapsed,
-        first_chunk_millis: None,
     }
 }
 

@@ -73,7 +73,6 @@ fn outcome_code(outcome: &Outcome) -> u8 {
             ErrorReason::Cancelled => 130,
             ErrorReason::SinkFailed
             | ErrorReason::ResourcesExhausted
-            | ErrorReason::SpillExhausted
             | ErrorReason::TaskFailed
             | ErrorReason::FetchFailed
             | ErrorReason::DeadlineExceeded

@@ -138,10 +138,7 @@ async fn spill_space_that_runs_out_fails_the_query_and_names_the_knob() {
         panic!("the query did not fail")
     };
     assert!(
-        matches!(
-            failure.reason,
-            ErrorReason::ResourcesExhausted | ErrorReason::SpillExhausted
-        ),
+        matches!(failure.reason, ErrorReason::ResourcesExhausted),
         "{failure:?}"
     );
     assert!(

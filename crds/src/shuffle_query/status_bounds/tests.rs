@@ -27,7 +27,6 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
         bytes_out: 1_234_567_890_123,
         bytes_spilled: 1_234_567_890,
         elapsed_millis: 1_000 + u64::from(id),
-        first_chunk_millis: Some(12_345),
     }
 }
 
