@@ -1,6 +1,6 @@
 //! The task that owns the store's state.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time;
@@ -38,7 +38,7 @@ pub struct StoreTask {
     logs: BTreeMap<(QueryId, AttemptId), AttemptLog>,
     stats: StoreStats,
     reservation: MemoryReservation,
-    wishes: VecDeque<Wish>,
+    wishes: Vec<Wish>,
     /// Files and directories that are not wanted any more.
     removals: Vec<Arc<Path>>,
     /// Bytes per query that went to disk, or are on their way, and that nobody has asked for yet.
@@ -67,7 +67,7 @@ impl StoreTask {
             logs: BTreeMap::new(),
             stats: StoreStats::default(),
             reservation: MemoryConsumer::new("shuffle store").register(&config.pool),
-            wishes: VecDeque::new(),
+            wishes: Vec::new(),
             removals: Vec::new(),
             unreported_spills: BTreeMap::new(),
             leaving_bytes: 0,
@@ -124,7 +124,7 @@ impl StoreTask {
                     query,
                     stream,
                     upto_offset,
-                } => self.wishes.push_back(Wish {
+                } => self.wishes.push(Wish {
                     query,
                     stream,
                     upto_offset,
@@ -254,6 +254,11 @@ impl StoreTask {
 
     /// Writers go on once memory is within its bound. If it is not and nothing is on its way to disk, they fail.
     fn answer_waiting(&mut self) {
+        let over = self.stats.memory_bytes > self.config.memory_bytes;
+        if over && !self.writing && self.spill_failure.is_none() {
+            // More came while files were written than was on its way to them.
+            self.press(self.config.memory_bytes / 2);
+        }
         let result = if self.stats.memory_bytes <= self.config.memory_bytes {
             Ok(())
         } else if self.writing {
@@ -351,7 +356,7 @@ impl StoreTask {
             return;
         }
         let mut batch = Batch::new();
-        while let Some(wish) = self.wishes.pop_front() {
+        for wish in latest(std::mem::take(&mut self.wishes)) {
             self.plan_write(wish, &mut batch);
         }
         if batch.is_empty() {
@@ -452,12 +457,27 @@ impl StoreTask {
         self.stats.spilled_bytes += bytes;
         self.spill_failure = None;
         self.release(bytes);
+        self.leaving_bytes = self.leaving_bytes.saturating_sub(bytes);
         self.tell(Event::StreamSpilled {
             query,
             stream,
             upto_offset,
         });
     }
+}
+
+/// One wish a stream: a later one, which reaches further, covers an earlier one that no write has taken up.
+fn latest(wishes: Vec<Wish>) -> impl Iterator<Item = Wish> {
+    let mut furthest: BTreeMap<(QueryId, StreamId), u64> = BTreeMap::new();
+    for wish in wishes {
+        let upto = furthest.entry((wish.query, wish.stream)).or_default();
+        *upto = wish.upto_offset.max(*upto);
+    }
+    furthest.into_iter().map(|((query, stream), upto_offset)| Wish {
+        query,
+        stream,
+        upto_offset,
+    })
 }
 
 /// A reader who has gone away needs no answer.

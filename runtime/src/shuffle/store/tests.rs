@@ -318,3 +318,21 @@ async fn files_go_with_the_store_and_with_dead_workers() {
     }
     assert_eq!(files(path), ["i6/file", "mine/file"]);
 }
+
+#[tokio::test]
+async fn many_writers_at_once_wait_for_the_disk_and_none_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(config(dir.path())).await;
+    for round in 0..50 {
+        let writers = (0..60).map(|number| {
+            append(
+                &store,
+                stream(number % 2, number % 3),
+                frame(stream(0, 0), number, 150),
+            )
+        });
+        let written = futures::future::join_all(writers).await;
+        let failed: Vec<_> = written.into_iter().filter_map(Result::err).collect();
+        assert_eq!(failed, [], "round {round}");
+    }
+}
