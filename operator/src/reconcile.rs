@@ -92,7 +92,7 @@ pub async fn run<R: Reconciler>(
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(
             reconcile,
-            |object, error, around| after_failure(&object, error, &around),
+            |object, error, around| after_failure::<R>(&object, error, &around),
             around,
         )
         .for_each(|_| async {})
