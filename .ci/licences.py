@@ -13,6 +13,8 @@ import sys
 
 # Permissive licences that a binary under Apache-2.0 may contain.
 ALLOWED = {
+    # Of data, here the root certificates of Mozilla.
+    "CDLA-Permissive-2.0",
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",

@@ -1,0 +1,78 @@
+//! What the operator is told at its start, by flags or by the environment; nothing else reads the environment.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Runs ShuffleQueries and WorkerPools of a Kubernetes cluster.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "sluice-operator", version)]
+pub struct Config {
+    /// The image of workers and coordinators, where a pool names none. It holds the program `sluice`.
+    #[arg(long, env = "SLUICE_IMAGE")]
+    pub image: String,
+    /// The namespaces to serve, separated by commas; all if none is given.
+    #[arg(long, env = "SLUICE_NAMESPACES", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+    /// The Ed25519 private key (PKCS #8, PEM) that signs the queries' tokens.
+    #[arg(long, env = "SLUICE_SIGNING_KEY_FILE")]
+    pub signing_key_file: PathBuf,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "SLUICE_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// The namespace of the lease that elects one of several operators.
+    #[arg(long, env = "SLUICE_LEASE_NAMESPACE", default_value = "sluice-system")]
+    pub lease_namespace: String,
+    /// The name of that lease.
+    #[arg(long, env = "SLUICE_LEASE_NAME", default_value = "sluice-operator")]
+    pub lease_name: String,
+    /// The name of this operator among the others: its pod's.
+    #[arg(long, env = "POD_NAME", default_value = "sluice-operator")]
+    pub identity: String,
+    /// Objects of one kind that are reconciled at the same time, in each served namespace.
+    #[arg(long, env = "SLUICE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    pub concurrency: u16,
+}
+
+/// Where an operator looks for objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every namespace.
+    All,
+    /// One namespace.
+    Namespace(String),
+}
+
+impl Config {
+    /// The scopes to watch.
+    pub fn scopes(&self) -> Vec<Scope> {
+        let named = self.namespaces.iter().filter(|name| !name.is_empty());
+        let scopes: Vec<_> = named.map(|name| Scope::Namespace(name.clone())).collect();
+        if scopes.is_empty() {
+            return vec![Scope::All];
+        }
+        scopes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn config(namespaces: &str) -> Config {
+        Config::parse_from([
+            "sluice-operator",
+            "--image=sluice:1",
+            "--signing-key-file=key.pem",
+            &format!("--namespaces={namespaces}"),
+        ])
+    }
+
+    #[test]
+    fn no_namespace_means_all() {
+        assert_eq!(config("").scopes(), [Scope::All]);
+        let two = ["a", "b"].map(|name| Scope::Namespace(name.to_owned()));
+        assert_eq!(config("a,b").scopes(), two);
+    }
+}

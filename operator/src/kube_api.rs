@@ -1,0 +1,165 @@
+//! The few verbs by which the operator writes to the API server. Each is safe to repeat.
+
+use std::fmt::Debug;
+
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+/// The field manager of every write.
+pub const FIELD_MANAGER: &str = "sluice-operator";
+
+/// What of an object's kind the verbs need.
+pub trait Object:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
+{
+}
+
+impl<K> Object for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned
+{
+}
+
+/// How a creation ended.
+#[derive(Clone, Debug)]
+pub enum Created<K> {
+    /// The object is there and belongs to its owner, whoever created it.
+    Ours(Box<K>),
+    /// An object of that name belongs to somebody else.
+    Taken,
+}
+
+/// The API of the namespace of `object`.
+pub fn api_of<K: Object>(client: &Client, object: &K) -> Api<K> {
+    Api::namespaced(client.clone(), &object.namespace().unwrap_or_default())
+}
+
+/// Creates `wanted`, which has a deterministic name and a controlling owner. If an object of that name exists, it is
+/// ours if it has the same owner: an answer that was lost, or another operator, created it.
+///
+/// # Errors
+/// The API server refused or was not reached.
+pub async fn create<K: Object>(client: &Client, wanted: &K) -> kube::Result<Created<K>> {
+    let api = api_of(client, wanted);
+    let params = PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    match api.create(&params, wanted).await {
+        Ok(object) => Ok(Created::Ours(Box::new(object))),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => {
+            match api.get_opt(&wanted.name_any()).await? {
+                Some(object) if same_owner(&object, wanted) => Ok(Created::Ours(Box::new(object))),
+                Some(_) => Ok(Created::Taken),
+                // Gone in between: the next reconcile creates it.
+                None => Err(kube::Error::Api(status)),
+            }
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Creates the object whose name must not be read, such as a Secret: that it exists is all that is known of it.
+///
+/// # Errors
+/// The API server refused or was not reached.
+pub async fn create_blind<K: Object>(client: &Client, wanted: &K) -> kube::Result<()> {
+    let params = PostParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PostParams::default()
+    };
+    match api_of(client, wanted).create(&params, wanted).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_already_exists() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Applies `wanted` over `existing`. With an existing object its uid goes along, so that an object deleted meanwhile
+/// is a conflict and does not come back.
+///
+/// # Errors
+/// The API server refused or was not reached.
+pub async fn apply<K: Object>(client: &Client, wanted: &K, existing: Option<&K>) -> kube::Result<K> {
+    let mut wanted = wanted.clone();
+    wanted.meta_mut().uid = existing.and_then(ResourceExt::uid);
+    let body = body(&wanted)?;
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    api_of(client, &wanted)
+        .patch(&wanted.name_any(), &params, &Patch::Apply(&body))
+        .await
+}
+
+/// Applies a status to the version of `seen`; a newer version of the object is a conflict (409).
+///
+/// # Errors
+/// The API server refused or was not reached.
+pub async fn apply_status<K: Object, S: Serialize + Sync>(
+    client: &Client,
+    seen: &K,
+    status: &S,
+) -> kube::Result<K> {
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {
+            "name": seen.name_any(),
+            "namespace": seen.namespace(),
+            "uid": seen.uid(),
+            "resourceVersion": seen.resource_version(),
+        },
+        "status": status,
+    });
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    api_of(client, seen)
+        .patch_status(&seen.name_any(), &params, &Patch::Apply(&body))
+        .await
+}
+
+/// Deletes this very object; one that is gone is no error.
+///
+/// # Errors
+/// The API server refused or was not reached.
+pub async fn delete<K: Object>(client: &Client, object: &K, grace_seconds: Option<u32>) -> kube::Result<()> {
+    let params = DeleteParams {
+        grace_period_seconds: grace_seconds,
+        preconditions: Some(Preconditions {
+            uid: object.uid(),
+            resource_version: None,
+        }),
+        ..DeleteParams::background()
+    };
+    match api_of(client, object).delete(&object.name_any(), &params).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        // The uid differs: the object that was meant is gone.
+        Err(kube::Error::Api(status)) if status.is_conflict() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether both objects are controlled by the same owner.
+pub fn same_owner<K: Resource>(one: &K, other: &K) -> bool {
+    let owner = |object: &K| {
+        let mut owners = object.owner_references().iter();
+        owners
+            .find(|owner| owner.controller == Some(true))
+            .map(|owner| owner.uid.clone())
+    };
+    owner(one).is_some() && owner(one) == owner(other)
+}
+
+/// The object with its kind and version, as server-side apply wants it.
+fn body<K: Object>(object: &K) -> kube::Result<serde_json::Value> {
+    let mut body = serde_json::to_value(object).map_err(kube::Error::SerdeError)?;
+    body["apiVersion"] = json!(K::api_version(&()));
+    body["kind"] = json!(K::kind(&()));
+    Ok(body)
+}
