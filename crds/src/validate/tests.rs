@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    JSONSchemaProps, JSONSchemaPropsOrArray,
+    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 
 use super::patterns::SHAPES;
@@ -106,6 +106,9 @@ fn patterns(schema: &JSONSchemaProps, found: &mut BTreeSet<String>) {
     }
     if let Some(JSONSchemaPropsOrArray::Schema(item)) = &schema.items {
         patterns(item, found);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(value)) = &schema.additional_properties {
+        patterns(value, found);
     }
 }
 
