@@ -20,3 +20,6 @@ pub use volumes::{
     MAX_CLAIM_VOLUMES, MAX_SPILL_VOLUMES, MAX_VOLUME_NAME, MOUNT_PATH_PATTERN, RESERVED_PATHS, SpillSpec,
     SpillVolume,
 };
+
+#[cfg(test)]
+mod tests;
