@@ -35,8 +35,12 @@ pub struct Condition<T> {
 /// What a condition of a ShuffleQuery observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum QueryConditionType {
-    /// The spec is valid and the SQL was planned.
+    /// The spec is valid; once a coordinator runs, the SQL was planned too.
     Accepted,
+    /// The query has its place in a pool.
+    Admitted,
+    /// The coordinator's pod is scheduled and serves.
+    CoordinatorReady,
     /// At least one worker offers slots to the query.
     WorkersReady,
     /// The query ended well. Unknown while it can still end either way.
@@ -46,7 +50,7 @@ pub enum QueryConditionType {
 /// What a condition of a WorkerPool observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum PoolConditionType {
-    /// Every worker that the spec asks for has registered.
+    /// Every worker that the spec asks for is ready, and runs the image that it asks for.
     Ready,
 }
 
@@ -75,11 +79,14 @@ pub enum ConditionReason {
     Error(ErrorReason),
 }
 
-/// Reasons that are not failures.
+/// Reasons that are not failures of a query: how far it is, or what it or a pool waits for. What is waited for may need
+/// someone's hand; the message then says what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ProgressReason {
     /// The query waits to be planned.
     Pending,
+    /// The spec is valid; it was not planned yet.
+    Valid,
     /// The spec is valid and the plan stands.
     Planned,
     /// No worker has registered yet.
@@ -90,6 +97,48 @@ pub enum ProgressReason {
     Running,
     /// The query ended and its result is complete.
     Completed,
+    /// The query has a place in its pool.
+    Admitted,
+    /// The pool that the query names does not exist.
+    PoolNotFound,
+    /// The pool has fewer ready workers than a query needs.
+    WaitingForPool,
+    /// The pool runs as many queries as it may.
+    WaitingForPlace,
+    /// The ConfigMap, or its key, that holds the SQL does not exist.
+    SqlNotFound,
+    /// The coordinator's pod starts.
+    CoordinatorStarting,
+    /// The coordinator serves.
+    CoordinatorServing,
+    /// The coordinator went, and the next one waits for its turn.
+    CoordinatorRestarting,
+    /// The user suspended the query.
+    Suspended,
+    /// Workers start.
+    WorkersStarting,
+    /// Workers leave: the pool shrinks, or an older image is replaced.
+    WorkersLeaving,
+    /// All workers of the pool are ready.
+    WorkersReady,
+    /// The kubelet cannot pull the image.
+    ImagePullFailed,
+    /// The container of a pod cannot be made, or ends again and again.
+    ContainerFailed,
+    /// The quota of the namespace leaves no room for a pod.
+    QuotaExceeded,
+    /// The API server refuses the pod: a policy of the cluster, or a name that does not exist.
+    PodRefused,
+    /// A claim is not bound, or its volume cannot be attached.
+    VolumeUnavailable,
+    /// Not every pod of the pool can mount a claim.
+    VolumesUnmountable,
+    /// All nodes that would do have taints that the pod does not tolerate.
+    Tainted,
+    /// No node has room for a pod, or none is where it must be.
+    Unschedulable,
+    /// An object of the name that is needed exists and belongs to someone else.
+    NameTaken,
 }
 
 /// Why a query failed. Each reason names the party that can act on it.
@@ -121,6 +170,10 @@ pub enum ErrorReason {
     FetchFailed,
     /// No worker was left for longer than the grace time.
     WorkersLost,
+    /// The coordinator ran out of memory, also with the most that it may have.
+    OutOfMemory,
+    /// The coordinator was lost and may not start again.
+    CoordinatorLost,
     /// The query ran longer than `deadlineSeconds`.
     DeadlineExceeded,
     /// The user cancelled the query.

@@ -6,6 +6,7 @@
 
 pub mod cases;
 pub mod conditions;
+pub mod embedded;
 pub mod parse;
 pub mod shuffle_query;
 pub mod units;

@@ -18,12 +18,15 @@ pub use retry::{
 };
 pub use shuffle::{Compression, MAX_FETCH_WINDOW_PARTITIONS, MAX_PARTITIONS, ShuffleSpec};
 pub use sink::{IfExists, SinkSpec};
-pub use spec::{MAX_SQL_BYTES, MAX_TABLES, POOL_NAME_PATTERN, ShuffleQuery, ShuffleQuerySpec, WorkerPoolRef};
+pub use spec::{
+    ConfigMapKeyRef, MAX_PRIORITY, MAX_QUERY_NAME, MAX_SECONDS, MAX_SQL_BYTES, MAX_TABLES, POOL_NAME_PATTERN,
+    ShuffleQuery, ShuffleQuerySpec, SqlSource, WorkerPoolRef,
+};
 pub use status_bounds::{
-    HARD_STATUS_BYTES, MAX_STAGES, PREVIEW_MAX_BYTES, PREVIEW_MAX_ROWS, TERMINAL_STATUS_BYTES,
-    TYPICAL_STATUS_BYTES, bound,
+    HARD_STATUS_BYTES, MAX_SHORT_MESSAGE, MAX_STAGES, PREVIEW_MAX_BYTES, PREVIEW_MAX_ROWS,
+    TERMINAL_STATUS_BYTES, TYPICAL_STATUS_BYTES, bound,
 };
 pub use table::{
     CSV_CHARACTER_PATTERN, ColumnSpec, CsvOptions, FileFormat, MAX_COLUMNS, MAX_LOCATIONS, MAX_SCALE_FACTOR,
-    TABLE_NAME_PATTERN, TableSource, TableSpec, TpchSpec, TpchTable,
+    MAX_TABLE_LOCALITY, TABLE_NAME_PATTERN, TableSource, TableSpec, TpchSpec, TpchTable,
 };

@@ -9,12 +9,19 @@ use super::shuffle::ShuffleSpec;
 use super::sink::SinkSpec;
 use super::status::ShuffleQueryStatus;
 use super::table::TableSpec;
-use crate::worker_pool::WorkerPoolSpec;
+use crate::embedded::{CONFIG_KEY_PATTERN, OBJECT_NAME_PATTERN};
+use crate::worker_pool::{SERVICE_NAME_PATTERN, WorkerPoolSpec};
 
 /// Most bytes of the SQL text.
 pub const MAX_SQL_BYTES: usize = 65_536;
 /// Most tables of one query.
 pub const MAX_TABLES: usize = 64;
+/// Most characters of the name of a query: its objects put suffixes behind it and hold 63.
+pub const MAX_QUERY_NAME: usize = 40;
+/// Longest deadline and longest life after the end, in seconds: ten years.
+pub const MAX_SECONDS: u32 = 315_360_000;
+/// Highest priority of a query; the lowest is as far below 0.
+pub const MAX_PRIORITY: i32 = 1_000_000;
 /// What the name of a pool looks like (a DNS label, as in Kubernetes); 63 characters at most.
 pub const POOL_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
@@ -31,23 +38,46 @@ pub const POOL_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
     status = "ShuffleQueryStatus",
     derive = "PartialEq",
     doc = "A SQL query, run as stages that shuffle rows between workers.",
+    validation = Rule::new(format!("size(self.metadata.name) <= {MAX_QUERY_NAME}"))
+        .message("the name of a query has at most 40 characters"),
+    validation = Rule::new(format!("!has(self.spec.workers) || self.metadata.name.matches('{SERVICE_NAME_PATTERN}')"))
+        .message("the name of a query with workers of its own has lower-case letters, digits and '-' alone, and starts with a letter"),
+    validation = Rule::new("!has(oldSelf.status) || !(oldSelf.status.phase in ['Succeeded', 'Failed', 'Cancelled']) || (has(self.status) && self.status.phase == oldSelf.status.phase)")
+        .message("a query that ended keeps its phase"),
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
-    printcolumn = r#"{"name":"Stages","type":"string","jsonPath":".status.stagesDone"}"#,
-    printcolumn = r#"{"name":"Tasks","type":"string","jsonPath":".status.tasksDone"}"#,
-    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.error.reason"}"#,
+    printcolumn = r#"{"name":"Stages","type":"string","jsonPath":".status.stagesDone","description":"Stages done of stages planned."}"#,
+    printcolumn = r#"{"name":"Tasks","type":"string","jsonPath":".status.tasksDone","description":"Tasks done of tasks planned."}"#,
+    printcolumn = r#"{"name":"TTFR","type":"integer","jsonPath":".status.timeToFirstRowMillis","description":"Milliseconds to the first result row."}"#,
+    printcolumn = r#"{"name":"Spill","type":"integer","jsonPath":".status.totals.bytesSpilled","description":"Bytes that went to disk for lack of memory."}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","priority":1}"#,
     printcolumn = r#"{"name":"Shuffled","type":"integer","jsonPath":".status.totals.bytesShuffled","priority":1}"#,
-    printcolumn = r#"{"name":"Spilled","type":"integer","jsonPath":".status.totals.bytesSpilled","priority":1}"#,
-    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.error.message","priority":1}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#
 )]
 #[x_kube(
+    validation = Rule::new("has(self.sql) != has(self.sqlFrom)")
+        .message("exactly one of sql and sqlFrom must be set"),
     validation = Rule::new("!(has(self.workerPoolRef) && has(self.workers))")
         .message("workerPoolRef and workers exclude each other"),
+    validation = Rule::new(inline_rule()).message(INLINE_MESSAGE),
+    validation = Rule::new(unchanged("sql")).message("sql cannot be changed: create another query"),
+    validation = Rule::new(unchanged("sqlFrom")).message("sqlFrom cannot be changed: create another query"),
+    validation = Rule::new(unchanged("tables")).message("tables cannot be changed: create another query"),
+    validation = Rule::new(unchanged("sink")).message("sink cannot be changed: create another query"),
+    validation = Rule::new(unchanged("shuffle")).message("shuffle cannot be changed: create another query"),
+    validation = Rule::new(unchanged("retry")).message("retry cannot be changed: create another query"),
+    validation = Rule::new(unchanged("workerPoolRef")).message("workerPoolRef cannot be changed: create another query"),
+    validation = Rule::new(unchanged("workers")).message("workers cannot be changed: create another query"),
 )]
 pub struct ShuffleQuerySpec {
-    /// The query: one SELECT statement (WITH and set operations included) of at most 65536 bytes.
+    /// The query: one SELECT statement (WITH and set operations included) of at most 65536 bytes. Not together with
+    /// sqlFrom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_SQL_BYTES))]
-    pub sql: String,
+    pub sql: Option<String>,
+    /// Where the SQL text is kept, instead of sql. Only in a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql_from: Option<SqlSource>,
     /// Tables that the SQL may read. It can read nothing else.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -64,16 +94,87 @@ pub struct ShuffleQuerySpec {
     /// How failed attempts and lost workers are handled.
     #[serde(default)]
     pub retry: RetrySpec,
-    /// Seconds after which an unfinished query fails. Without it there is no limit.
+    /// Seconds after which an unfinished query fails, time of suspension not counted. Without it there is no limit. May
+    /// be changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = MAX_SECONDS))]
     pub deadline_seconds: Option<u32>,
     /// The WorkerPool, in the namespace of the query, whose workers run it. Not together with workers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker_pool_ref: Option<WorkerPoolRef>,
-    /// Workers of this query alone. Not together with workerPoolRef.
+    /// Workers of this query alone. Not together with workerPoolRef. What they may not have is said at each field:
+    /// images, Secrets, claims, labels and priority classes are for the authors of pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<WorkerPoolSpec>,
+    /// Whether the query rests: its coordinator is stopped and its shuffle data are freed; set back to false, it starts
+    /// over. Of no effect outside a cluster, where a query runs while its command does. May be changed.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Seconds after its end that the query is deleted. Without it, it stays. Of no effect outside a cluster, where no
+    /// object stays behind. May be changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = MAX_SECONDS))]
+    pub ttl_seconds_after_finished: Option<u32>,
+    /// Of several queries that wait for a place in the pool, the one of the highest priority is first, then the oldest.
+    /// Of no effect outside a cluster, where a query has its workers to itself. May be changed.
+    #[serde(default)]
+    #[schemars(range(min = -MAX_PRIORITY, max = MAX_PRIORITY))]
+    pub priority: i32,
+}
+
+/// CEL: a field is what it was, or absent as it was.
+fn unchanged(field: &str) -> String {
+    format!(
+        "has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+    )
+}
+
+/// Fields of inline workers that a query may not set, lists among them, and one below `placement`.
+const INLINE_REFUSED: [&str; 8] = [
+    "image",
+    "imagePullPolicy",
+    "imagePullSecrets",
+    "credentials",
+    "dataVolumes",
+    "sinkVolumes",
+    "podMetadata",
+    "placement.priorityClassName",
+];
+const INLINE_MESSAGE: &str = "workers of a query have no image, imagePullPolicy, imagePullSecrets, credentials, dataVolumes, \
+     sinkVolumes, podMetadata and placement.priorityClassName: name a pool with workerPoolRef";
+
+/// CEL: inline workers set nothing that only a pool may set.
+fn inline_rule() -> String {
+    let absent = INLINE_REFUSED.map(|field| match field {
+        "imagePullSecrets" | "dataVolumes" | "sinkVolumes" => {
+            format!("(!has(self.workers.{field}) || size(self.workers.{field}) == 0)")
+        }
+        "placement.priorityClassName" => {
+            format!("(!has(self.workers.placement) || !has(self.workers.{field}))")
+        }
+        _ => format!("!has(self.workers.{field})"),
+    });
+    format!("!has(self.workers) || ({})", absent.join(" && "))
+}
+
+/// Where a SQL text is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SqlSource {
+    /// A key of a ConfigMap in the namespace of the query. It is read once, before the query starts.
+    pub config_map_key_ref: ConfigMapKeyRef,
+}
+
+/// Names a key of a ConfigMap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMapKeyRef {
+    /// Name of the ConfigMap.
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME_PATTERN))]
+    pub name: String,
+    /// Key of the text within the ConfigMap.
+    #[schemars(length(min = 1, max = 253), regex(pattern = CONFIG_KEY_PATTERN))]
+    pub key: String,
 }
 
 /// Names a WorkerPool in the namespace of the query.

@@ -5,9 +5,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::status_bounds::{
-    MAX_CONDITIONS, MAX_LABEL, MAX_STAGES, PREVIEW_MAX_COLUMNS, PREVIEW_MAX_ROWS, PREVIEW_MAX_TEXT,
+    MAX_CONDITIONS, MAX_LABEL, MAX_SHORT_MESSAGE, MAX_STAGES, PREVIEW_MAX_COLUMNS, PREVIEW_MAX_ROWS,
+    PREVIEW_MAX_TEXT,
 };
-use crate::conditions::{Condition, ErrorReason, MAX_MESSAGE, QueryConditionType};
+use crate::conditions::{Condition, ConditionReason, ErrorReason, MAX_MESSAGE, QueryConditionType};
 
 /// What is known of a query.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -16,9 +17,16 @@ pub struct ShuffleQueryStatus {
     /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where the query stands: Pending, Running, Succeeded, Failed or Cancelled.
+    /// Where the query stands: Pending, Running, Suspended, Succeeded, Failed or Cancelled.
     #[serde(default)]
     pub phase: QueryPhase,
+    /// Why it stands there: why it waits, or why it ended. In a word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ConditionReason>,
+    /// The same for a human reader, cut to 256 characters. Absent when the reason says it all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_SHORT_MESSAGE))]
+    pub message: Option<String>,
     /// Observations, one of each type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
@@ -26,9 +34,32 @@ pub struct ShuffleQueryStatus {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"])
     )]
     pub conditions: Vec<Condition<QueryConditionType>>,
+    /// The pool whose workers run the query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub pool_name: Option<String>,
+    /// Number of the newest coordinator; 0 before the first. It never falls, so that every older one can be refused.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub coordinator_epoch: u64,
+    /// Coordinators that were started again, for whatever reason.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pod_retries: u32,
+    /// Of those, the ones that a query may have a few of only: out of memory, no workers, a failing sink.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub counted_retries: u32,
     /// When the query was submitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
+    /// When the query got its place in the pool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admitted_time: Option<Time>,
+    /// Since when the query is suspended, while it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended_time: Option<Time>,
+    /// How long the query was suspended before it was resumed, all times together, in milliseconds. The deadline does
+    /// not count it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub suspended_millis: u64,
     /// When a client could first read a row of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_row_time: Option<Time>,
@@ -81,12 +112,16 @@ fn is_zero<T: Default + PartialEq>(count: &T) -> bool {
 /// Where a query stands.
 ///
 /// ```text
-/// Pending --> Running --> Succeeded
-///    |           |------> Failed
-///    |           `------> Cancelled
-///    |------------------> Failed
-///    `------------------> Cancelled
+/// Pending <--> Running --> Succeeded
+///    |            |------> Failed
+///    |            |------> Cancelled
+///    |            `------> Suspended --> Pending    with suspend: true, and back with false
+///    |-------------------> Suspended --> Cancelled
+///    |-------------------> Failed
+///    `-------------------> Cancelled
 /// ```
+///
+/// Back to Pending when a new coordinator must start over.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -96,6 +131,8 @@ pub enum QueryPhase {
     Pending,
     /// Attempts were assigned.
     Running,
+    /// The user lets the query rest; nothing of it runs.
+    Suspended,
     /// The result is complete. Final.
     Succeeded,
     /// The query ended without a result. Final.
@@ -108,7 +145,7 @@ impl QueryPhase {
     /// Whether the phase is final.
     pub const fn is_terminal(self) -> bool {
         match self {
-            Self::Pending | Self::Running => false,
+            Self::Pending | Self::Running | Self::Suspended => false,
             Self::Succeeded | Self::Failed | Self::Cancelled => true,
         }
     }

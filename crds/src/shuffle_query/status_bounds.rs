@@ -20,6 +20,8 @@ const PREVIEW_MIN_TEXT: usize = 16;
 pub const MAX_STAGES: usize = 128;
 /// Most conditions.
 pub(super) const MAX_CONDITIONS: usize = 8;
+/// Most characters of the message beside the phase.
+pub const MAX_SHORT_MESSAGE: usize = 256;
 /// Most characters of a stage's label.
 pub(super) const MAX_LABEL: usize = 64;
 /// Most characters of a `2/5` summary.
@@ -87,6 +89,7 @@ fn shrink_longest_text(status: &mut ShuffleQueryStatus) -> bool {
         .conditions
         .iter_mut()
         .map(|condition| &mut condition.message);
+    let texts = texts.chain(status.message.as_mut());
     let texts = texts.chain(status.error.as_mut().map(|error| &mut error.message));
     let texts = texts.chain(status.sink.as_mut().map(|sink| &mut sink.location));
     match texts.max_by_key(|text| text.len()) {
@@ -111,6 +114,9 @@ fn shorten_texts(status: &mut ShuffleQueryStatus) {
         .flatten()
     {
         cut(summary, MAX_SUMMARY);
+    }
+    if let Some(message) = &mut status.message {
+        cut(message, MAX_SHORT_MESSAGE);
     }
     if let Some(error) = &mut status.error {
         cut(&mut error.message, MAX_MESSAGE);

@@ -9,11 +9,14 @@ use super::location::{
     ENCODED_MESSAGE, ENCODED_RULE, LOCATION_PATTERN, MAX_LOCATION_BYTES, PARENT_MESSAGE, PARENT_RULE,
     SCHEME_MESSAGE, SCHEME_RULE, every,
 };
+use crate::worker_pool::LocalityHint;
 
 /// Most locations of one table.
 pub const MAX_LOCATIONS: usize = 64;
 /// Most columns of a declared schema.
 pub const MAX_COLUMNS: usize = 2048;
+/// Most locality hints of one table.
+pub const MAX_TABLE_LOCALITY: usize = 8;
 /// Largest TPC-H scale factor.
 pub const MAX_SCALE_FACTOR: f64 = 100_000.0;
 /// What the name of a table looks like; 63 characters at most.
@@ -76,6 +79,11 @@ pub struct TableSpec {
     /// Rows of the TPC-H benchmark, generated while they are read; no files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpch: Option<TpchSpec>,
+    /// Zones and nodes where the files are, for the placement of inline workers and of the coordinator. Outside a
+    /// cluster it has no effect.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_TABLE_LOCALITY))]
+    pub locality: Vec<LocalityHint>,
 }
 
 /// What a valid [`TableSpec`] reads.

@@ -16,7 +16,9 @@ pub fn validate_query(query: &ShuffleQuery) -> Vec<Problem> {
     let spec = &query.spec;
     check_name(query.metadata.name.as_deref(), &mut problems);
     check_spec(spec, &QUERY, &mut problems);
-    check_sql(&spec.sql, &mut problems);
+    if let Some(sql) = &spec.sql {
+        check_sql(sql, &mut problems);
+    }
     for (index, table) in spec.tables.iter().enumerate() {
         check_table(table, &format!("spec.tables[{index}]"), &mut problems);
     }

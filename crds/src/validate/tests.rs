@@ -66,7 +66,7 @@ fn a_problem_names_field_problem_and_fix() {
     let query = ShuffleQuery::new(
         "q",
         ShuffleQuerySpec {
-            sql: String::new(),
+            sql: Some(String::new()),
             ..Default::default()
         },
     );
@@ -83,7 +83,7 @@ fn sql_is_bounded_in_bytes() {
         let query = ShuffleQuery::new(
             "q",
             ShuffleQuerySpec {
-                sql: text.repeat(times),
+                sql: Some(text.repeat(times)),
                 ..Default::default()
             },
         );

@@ -1,10 +1,17 @@
 //! Desired state of a `WorkerPool`.
 
-use kube::CustomResource;
-use schemars::JsonSchema;
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::WorkerPoolStatus;
+use super::placement::PlacementSpec;
+use super::pods::{CoordinatorSpec, CredentialsSpec, ImagePullPolicy, ImagePullSecret, PodMetadata};
+use super::volumes::{
+    APART_MESSAGE, APART_RULE, ClaimVolume, LISTS_APART_MESSAGE, LISTS_APART_RULE, MAX_CLAIM_VOLUMES,
+    SpillSpec,
+};
+use crate::embedded::resources;
 use crate::units::ByteSize;
 
 /// Most workers of one pool.
@@ -13,9 +20,22 @@ pub const MAX_REPLICAS: u32 = 1000;
 pub const MIN_MEMORY: ByteSize = ByteSize::from_mib(1);
 /// Most slots of one worker.
 pub const MAX_SLOTS_PER_WORKER: u32 = 256;
+/// Most characters of the name of a pool: its Service and its pods put a suffix behind it and hold 63.
+pub const MAX_WORKER_POOL_NAME: usize = 50;
+/// What the name of a pool looks like, as its Service demands: a DNS label that starts with a letter (RFC 1035).
+pub const SERVICE_NAME_PATTERN: &str = "^[a-z]([-a-z0-9]*[a-z0-9])?$";
+/// Most queries of a pool at the same time.
+pub const MAX_CONCURRENT_QUERIES: u32 = 10_000;
+/// Longest drain of a worker, in seconds: a week.
+pub const MAX_DRAIN_TIMEOUT_SECONDS: u32 = 604_800;
+/// Most characters of the name of an image.
+pub const MAX_IMAGE: usize = 512;
+/// What the name of an image looks like, loosely: the registry judges the rest.
+pub const IMAGE_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9_.:/@-]*$";
 
-/// Desired state of a pool of workers, or of the inline workers of one query.
-#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Desired state of a pool of workers, or of the inline workers of one query. Outside a cluster, replicas,
+/// slotsPerWorker, memory and spill.limit apply; the other fields are about pods and have no effect.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
     group = "sluice.dev",
@@ -27,11 +47,22 @@ pub const MAX_SLOTS_PER_WORKER: u32 = 256;
     status = "WorkerPoolStatus",
     derive = "PartialEq",
     doc = "A pool of workers that ShuffleQueries share.",
-    printcolumn = r#"{"name":"Replicas","type":"integer","jsonPath":".spec.replicas"}"#,
-    printcolumn = r#"{"name":"Slots","type":"integer","jsonPath":".spec.slotsPerWorker"}"#,
-    printcolumn = r#"{"name":"Memory","type":"string","jsonPath":".spec.memory"}"#,
-    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    validation = Rule::new(format!("size(self.metadata.name) <= {MAX_WORKER_POOL_NAME} && self.metadata.name.matches('{SERVICE_NAME_PATTERN}')"))
+        .message("the name of a pool has at most 50 lower-case letters, digits and '-', and starts with a letter"),
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Ready workers of those wanted."}"#,
+    printcolumn = r#"{"name":"Slots","type":"integer","jsonPath":".status.slots","description":"Slots of the ready workers."}"#,
+    printcolumn = r#"{"name":"Spill","type":"integer","jsonPath":".status.spillUsedBytes","description":"Bytes that the workers have on disk."}"#,
+    printcolumn = r#"{"name":"Zones","type":"string","jsonPath":".status.zones","description":"Zones with workers."}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason","priority":1}"#,
+    printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].message","priority":1}"#
 )]
+#[x_kube(validation = Rule::new(LISTS_APART_RULE).message(LISTS_APART_MESSAGE))]
 pub struct WorkerPoolSpec {
     /// Number of workers. With 0, queries wait until the pool grows.
     #[serde(default = "default_replicas")]
@@ -42,20 +73,74 @@ pub struct WorkerPoolSpec {
     #[schemars(range(min = 1, max = MAX_SLOTS_PER_WORKER))]
     pub slots_per_worker: u32,
     /// Query memory of one worker: operators and shuffle buffers together, for example 2GiB. At least 1MiB.
-    /// Without it the worker takes a share of the memory that it finds.
+    /// Without it, 70 % of the memory limit of the pod; without a limit, a share of the memory that the worker finds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<ByteSize>,
-    /// Disk space for what does not fit into memory. Without it the space is bounded by the disk alone.
+    /// Disk space for what does not fit into memory. Without it, 10GiB on the disk of the node; outside a cluster,
+    /// the space is bounded by the disk alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spill: Option<SpillSpec>,
-}
-
-/// Disk space of one worker for spilled data.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct SpillSpec {
-    /// Most bytes on disk of one worker, for example 50GiB. 0 forbids spilling: a query that would need it fails.
-    pub limit: ByteSize,
+    /// Image of workers and coordinators. Without it, the one that the operator was installed with. Not for the inline
+    /// workers of a query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = MAX_IMAGE), regex(pattern = IMAGE_PATTERN))]
+    pub image: Option<String>,
+    /// When the image is pulled: Always, IfNotPresent or Never. Without it, as Kubernetes decides by the image's tag.
+    /// Not for the inline workers of a query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "ImagePullPolicy")]
+    pub image_pull_policy: Option<ImagePullPolicy>,
+    /// Secrets to pull the image with. Not for the inline workers of a query.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 8),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    pub image_pull_secrets: Vec<ImagePullSecret>,
+    /// Requests and limits of one worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "resources")]
+    pub resources: Option<ResourceRequirements>,
+    /// Claims with data, mounted read-only in workers and coordinators. Not for the inline workers of a query.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = MAX_CLAIM_VOLUMES),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    #[x_kube(validation = Rule::new(APART_RULE).message(APART_MESSAGE))]
+    pub data_volumes: Vec<ClaimVolume>,
+    /// Claims for results, mounted writable in workers and coordinators. Not for the inline workers of a query.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = MAX_CLAIM_VOLUMES),
+        extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
+    )]
+    #[x_kube(validation = Rule::new(APART_RULE).message(APART_MESSAGE))]
+    pub sink_volumes: Vec<ClaimVolume>,
+    /// Credentials of workers and coordinators. Not for the inline workers of a query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<CredentialsSpec>,
+    /// Where the pods run.
+    #[serde(default)]
+    pub placement: PlacementSpec,
+    /// Labels and annotations of the pods. Not for the inline workers of a query.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_metadata: Option<PodMetadata>,
+    /// Ready workers that a query needs before it is admitted.
+    #[serde(default = "default_min_ready_workers")]
+    #[schemars(range(min = 1, max = MAX_REPLICAS))]
+    pub min_ready_workers: u32,
+    /// Queries that run at the same time; further ones wait, by priority, then age.
+    #[serde(default = "default_max_concurrent_queries")]
+    #[schemars(range(min = 1, max = MAX_CONCURRENT_QUERIES))]
+    pub max_concurrent_queries: u32,
+    /// Seconds that a worker which must go may take to finish what it runs and to hand out what it holds.
+    #[serde(default = "default_drain_timeout_seconds")]
+    #[schemars(range(max = MAX_DRAIN_TIMEOUT_SECONDS))]
+    pub drain_timeout_seconds: u32,
+    /// The coordinators of the pool's queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coordinator: Option<CoordinatorSpec>,
 }
 
 fn default_replicas() -> u32 {
@@ -66,6 +151,18 @@ fn default_slots_per_worker() -> u32 {
     2
 }
 
+fn default_min_ready_workers() -> u32 {
+    1
+}
+
+fn default_max_concurrent_queries() -> u32 {
+    64
+}
+
+fn default_drain_timeout_seconds() -> u32 {
+    600
+}
+
 impl Default for WorkerPoolSpec {
     fn default() -> Self {
         Self {
@@ -73,6 +170,19 @@ impl Default for WorkerPoolSpec {
             slots_per_worker: default_slots_per_worker(),
             memory: None,
             spill: None,
+            image: None,
+            image_pull_policy: None,
+            image_pull_secrets: Vec::new(),
+            resources: None,
+            data_volumes: Vec::new(),
+            sink_volumes: Vec::new(),
+            credentials: None,
+            placement: PlacementSpec::default(),
+            pod_metadata: None,
+            min_ready_workers: default_min_ready_workers(),
+            max_concurrent_queries: default_max_concurrent_queries(),
+            drain_timeout_seconds: default_drain_timeout_seconds(),
+            coordinator: None,
         }
     }
 }

@@ -3,7 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::spec::MAX_IMAGE;
 use crate::conditions::{Condition, PoolConditionType};
+
+/// Most zones in the status of a pool.
+pub const MAX_ZONES: usize = 16;
 
 /// What is known of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -12,6 +16,43 @@ pub struct WorkerPoolStatus {
     /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Pods of workers that exist and are not draining or terminating.
+    #[serde(default)]
+    pub replicas: u32,
+    /// Workers that are ready to take attempts.
+    #[serde(default)]
+    pub ready_replicas: u32,
+    /// Workers that finish what they run and then leave.
+    #[serde(default)]
+    pub draining_replicas: u32,
+    /// Ready workers of those wanted, such as 2/3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub ready: Option<String>,
+    /// Label selector of the pods, as the scale subresource wants it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub selector: Option<String>,
+    /// Slots of the ready workers.
+    #[serde(default)]
+    pub slots: u32,
+    /// Slots that run an attempt.
+    #[serde(default)]
+    pub slots_in_use: u32,
+    /// Bytes that the workers have on disk.
+    #[serde(default)]
+    pub spill_used_bytes: u64,
+    /// Bytes of shuffle data that the workers hold, in memory and on disk.
+    #[serde(default)]
+    pub held_bytes: u64,
+    /// Zones with workers, in alphabetical order; at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MAX_ZONES), inner(length(max = 63)))]
+    pub zones: Vec<String>,
+    /// Image that new pods get.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_IMAGE))]
+    pub image: Option<String>,
     /// Observations, one of each type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(

@@ -137,7 +137,7 @@ fn every_field_is_documented_and_bounded() {
 #[test]
 fn absent_options_are_not_written() {
     let spec = ShuffleQuerySpec {
-        sql: "SELECT 1".to_owned(),
+        sql: Some("SELECT 1".to_owned()),
         ..Default::default()
     };
     let json = serde_json::to_string(&spec).unwrap();

@@ -81,9 +81,12 @@ pub fn status(
     let totals = totals(snapshot, context);
     let phase = phase(snapshot);
     let sink = context.sink.as_ref().filter(|_| phase == QueryPhase::Succeeded);
+    let error = snapshot.outcome.as_ref().and_then(error);
     bound(ShuffleQueryStatus {
         observed_generation: context.observed_generation,
         phase,
+        reason: Some(succeeded(snapshot).2),
+        message: error.as_ref().map(|error| error.message.clone()),
         conditions: conditions(snapshot, context),
         start_time: Some(context.wall(snapshot, snapshot.started)),
         first_row_time: snapshot.first_row.map(|at| context.wall(snapshot, at)),
@@ -101,7 +104,7 @@ pub fn status(
             .map(|stage| stage_status(snapshot, stage))
             .collect(),
         stages_omitted: 0,
-        error: snapshot.outcome.as_ref().and_then(error),
+        error,
         preview,
         sink: sink.map(|sink| SinkStatus {
             location: sink.location.clone(),
@@ -109,6 +112,8 @@ pub fn status(
             rows: totals.rows_written,
             bytes: totals.bytes_written,
         }),
+        // What the operator knows and a coordinator does not: pool, epochs, suspension.
+        ..ShuffleQueryStatus::default()
     })
 }
 

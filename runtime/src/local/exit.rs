@@ -75,6 +75,8 @@ fn outcome_code(outcome: &Outcome) -> u8 {
             | ErrorReason::ResourcesExhausted
             | ErrorReason::TaskFailed
             | ErrorReason::FetchFailed
+            | ErrorReason::OutOfMemory
+            | ErrorReason::CoordinatorLost
             | ErrorReason::DeadlineExceeded
             | ErrorReason::RowsLeft
             | ErrorReason::BuildMismatch

@@ -40,6 +40,10 @@ pub struct Prepared {
 /// A table cannot be read, the SQL is no single query over the tables, or the sink exists.
 pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Prepared, Failure> {
     let spec = &loaded.query.spec;
+    let sql = spec.sql.as_deref().ok_or_else(|| {
+        let message = "spec.sqlFrom needs a cluster, which alone has ConfigMaps: write the text to spec.sql";
+        Failure::BadInput(message.to_owned())
+    })?;
     let sink = spec
         .sink
         .as_ref()
@@ -62,9 +66,7 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
     register_tables(&context, &spec.tables, &manifest)
         .await
         .map_err(Failure::bad_input)?;
-    let planned = plan(&context.state(), &spec.sql)
-        .await
-        .map_err(Failure::bad_input)?;
+    let planned = plan(&context.state(), sql).await.map_err(Failure::bad_input)?;
     if let Some(sink) = &sink {
         sink.check_columns(&planned.schema).map_err(Failure::bad_input)?;
     }

@@ -57,7 +57,7 @@ impl Tables {
     /// A query over them, with `partitions` partitions an exchange (none: one for each slot).
     pub fn query(&self, sql: &str, partitions: Option<u32>) -> Loaded {
         let mut spec = ShuffleQuerySpec {
-            sql: sql.to_owned(),
+            sql: Some(sql.to_owned()),
             tables: self.specs.clone(),
             ..Default::default()
         };

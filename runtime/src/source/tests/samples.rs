@@ -42,7 +42,11 @@ async fn every_sample_is_valid_and_plans() {
             query.metadata.name.as_deref(),
             path.file_stem().and_then(|stem| stem.to_str())
         );
-        let frame = plan(&query).await.sql(&query.spec.sql).await.unwrap();
+        let frame = plan(&query)
+            .await
+            .sql(query.spec.sql.as_deref().unwrap())
+            .await
+            .unwrap();
         let schema = Arc::clone(frame.schema().inner());
         frame.create_physical_plan().await.unwrap();
         if let Some(sink) = &query.spec.sink {
@@ -62,7 +66,7 @@ async fn the_csv_sample_has_these_rows() {
     let query = sample(&folder().join("csv.yaml"));
     let session = plan(&query).await;
     assert_eq!(
-        rows(&session, &query.spec.sql).await,
+        rows(&session, query.spec.sql.as_deref().unwrap()).await,
         [
             "| Graz | 0 | | |",
             "| Lima | 2 | 16.0 | 18.4 |",

@@ -62,7 +62,10 @@ pub(super) async fn plain(file: &Path) -> Vec<RecordBatch> {
     register_tables(&context, &spec.tables, &manifest)
         .await
         .expect("the tables can be read");
-    let frame = context.sql(&spec.sql).await.expect("the query can be planned");
+    let frame = context
+        .sql(spec.sql.as_deref().expect("the query has a text"))
+        .await
+        .expect("the query can be planned");
     frame.collect().await.expect("the query runs")
 }
 
