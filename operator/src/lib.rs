@@ -13,6 +13,7 @@ pub mod metrics;
 pub mod objects;
 pub mod reconcile;
 pub mod watch;
+pub mod worker_pool;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -7,11 +7,11 @@ use k8s_openapi::api::core::v1::{
     GRPCAction, LocalObjectReference, ObjectFieldSelector, PersistentVolumeClaimVolumeSource,
     PodSecurityContext, Probe, SeccompProfile, SecretEnvSource, SecurityContext, Volume, VolumeMount,
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use sluice_crds::WorkerPoolSpec;
 use sluice_crds::worker_pool::{ClaimVolume, PodMetadata};
 
 use super::names;
+use super::quantity::quantity;
 
 /// The program in the image.
 pub const PROGRAM: &str = "/usr/bin/sluice";
@@ -95,17 +95,6 @@ pub fn config_map(name: &str, config_map: String) -> Volume {
         }),
         ..Volume::default()
     }
-}
-
-/// A number of bytes as Kubernetes writes it canonically: in the largest binary unit that divides it.
-pub fn quantity(bytes: u64) -> Quantity {
-    let units = [("Pi", 50), ("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
-    let fits = |shift: &u32| bytes != 0 && bytes.is_multiple_of(1 << shift);
-    let unit = units.into_iter().find(|(_, shift)| fits(shift));
-    Quantity(unit.map_or_else(
-        || bytes.to_string(),
-        |(unit, shift)| format!("{}{unit}", bytes >> shift),
-    ))
 }
 
 /// The security context of a pod, as the Pod Security Standard `restricted` wants it.
