@@ -76,7 +76,7 @@ fn preferred(weight: u32, claims: &[Reach], hints: &Reach) -> Option<NodeAffinit
         });
     }
     terms.truncate(MAX_TERMS);
-    (!terms.is_empty()).then(|| NodeAffinity {
+    (!terms.is_empty()).then_some(NodeAffinity {
         preferred_during_scheduling_ignored_during_execution: Some(terms),
         required_during_scheduling_ignored_during_execution: None,
     })

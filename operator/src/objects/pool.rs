@@ -7,6 +7,7 @@ use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
@@ -102,7 +103,7 @@ fn disruption_budget(pool: &WorkerPool, name: &str) -> PodDisruptionBudget {
 fn network_policy(pool: &WorkerPool, name: &str) -> NetworkPolicy {
     let ours: BTreeMap<_, _> = [(labels::NAME.to_owned(), labels::SLUICE.to_owned())].into();
     let within = NetworkPolicyPeer {
-        pod_selector: Some(labels::selector(ours.clone())),
+        pod_selector: Some(labels::selector(ours)),
         ..NetworkPolicyPeer::default()
     };
     let operator = NetworkPolicyPeer {
@@ -113,7 +114,7 @@ fn network_policy(pool: &WorkerPool, name: &str) -> NetworkPolicy {
             ]
             .into(),
         )),
-        namespace_selector: Some(labels::selector(BTreeMap::new())),
+        namespace_selector: Some(LabelSelector::default()),
         ip_block: None,
     };
     NetworkPolicy {

@@ -40,7 +40,7 @@ pub fn bytes(quantity: &Quantity) -> Option<u64> {
         _ => return None,
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if fraction.len() > 9 {
+    if whole.is_empty() || fraction.len() > 9 {
         return None;
     }
     let billionths: u128 = format!("{whole}{fraction:0<9}").parse().ok()?;

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::ObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::{Client, Resource, ResourceExt};
+use kube::{Client, ResourceExt};
 use serde_json::Value;
 use sluice_crds::ProgressReason;
 
@@ -89,8 +89,10 @@ pub async fn apply(client: &Client, stores: &Stores, wanted: &Desired) -> Applie
 }
 
 async fn create(client: &Client, pods: &[Pod], applied: &mut Applied) {
-    let creations =
-        stream::iter(pods).map(|pod| async move { (pod.name_any(), kube_api::create(client, pod).await) });
+    let creations = stream::iter(pods.to_vec()).map(|pod| {
+        let client = client.clone();
+        async move { (pod.name_any(), kube_api::create(&client, &pod).await) }
+    });
     let mut creations = creations.buffered(AT_ONCE);
     while let Some((name, created)) = creations.next().await {
         match created {

@@ -219,3 +219,6 @@ fn targets(workers: &[Worker]) -> Vec<Target> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
