@@ -10,8 +10,10 @@ pub mod http;
 pub mod kube_api;
 pub mod log;
 pub mod metrics;
+pub mod objects;
 pub mod reconcile;
 pub mod watch;
+pub mod worker_pool;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

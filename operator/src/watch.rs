@@ -97,13 +97,34 @@ where
         + Sync
         + 'static,
 {
+    stripped(api, labels, |_| {})
+}
+
+/// Like [`from_api`], without what `strip` takes away.
+pub fn stripped<K>(
+    api: Api<K>,
+    labels: &str,
+    strip: fn(&mut K),
+) -> Watched<K, impl Stream<Item = watcher::Result<K>> + use<K> + Send + 'static>
+where
+    K: Resource<DynamicType: Default + Eq + Hash + Clone>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
     let (reader, writer) = reflector::store();
     let stream = watcher(
         api,
         watcher::Config::default().timeout(WATCH_SECONDS).labels(labels),
     )
     .default_backoff()
-    .modify(|object| object.managed_fields_mut().clear())
+    .modify(move |object| {
+        object.managed_fields_mut().clear();
+        strip(object);
+    })
     .reflect(writer)
     .touched_objects();
     (reader, stream)

@@ -1,0 +1,12 @@
+//! Pure builders of every object that the operator creates: what a resource says goes in, an object comes out.
+
+pub mod affinity;
+pub mod labels;
+pub mod names;
+pub mod pod;
+pub mod pool;
+pub mod quantity;
+pub mod worker;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! The pod of one worker.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, DownwardAPIVolumeFile, DownwardAPIVolumeSource, EnvVar, EphemeralVolumeSource,
+    ObjectFieldSelector, PersistentVolumeClaimSpec, PersistentVolumeClaimTemplate, Pod, PodSpec,
+    ResourceRequirements, Volume, VolumeResourceRequirements,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use kube::ResourceExt;
+use kube::core::ObjectMeta;
+use sluice_crds::worker_pool::{DEFAULT_SPILL_SIZE, EmptyDirVolume, EphemeralVolume, SpillVolume};
+use sluice_crds::{ByteSize, WorkerPool, WorkerPoolSpec};
+
+use super::affinity::{self, Reach};
+use super::pod::{self, KEY_FILE, KEY_FOLDER, PROGRAM, TMP_BYTES, Volumes};
+use super::quantity::{bytes_of, quantity};
+use super::{labels, names};
+
+/// Port that workers serve on.
+pub const PORT: u16 = 7400;
+/// Name of that port, and of the container.
+const PORT_NAME: &str = "grpc";
+/// Name of the container.
+pub const CONTAINER: &str = "worker";
+/// Where the pod's own labels are mounted.
+const POD_FOLDER: &str = "/etc/sluice/pod";
+/// Least size of a spill volume: a worker that may not spill still needs the folder.
+const MIN_SPILL_VOLUME: u64 = 16 << 20;
+/// Hundredths of the memory limit that queries get; the rest is for the process itself.
+const QUERY_MEMORY_PERCENT: u64 = 70;
+/// Seconds between the signal to end and the end: what runs may finish, where a pod is evicted and not drained.
+const GRACE_SECONDS: i64 = 60;
+
+/// What a worker's pod is made of, beside its pool.
+#[derive(Clone, Debug)]
+pub struct WorkerPod<'a> {
+    /// The pool that owns it.
+    pub pool: &'a WorkerPool,
+    /// Its number within the pool.
+    pub number: u32,
+    /// Image of workers, where the pool names none.
+    pub default_image: &'a str,
+    /// Hash of what in the pool makes pods be replaced.
+    pub spec_hash: &'a str,
+    /// Whether tokens are checked: the pool's key is mounted.
+    pub with_key: bool,
+    /// Where each mounted claim can be reached, where that is bounded.
+    pub claims: &'a [Reach],
+}
+
+impl WorkerPod<'_> {
+    /// The pod.
+    pub fn build(&self) -> Pod {
+        let pool = self.pool.name_any();
+        let metadata = self.pool.spec.pod_metadata.as_ref();
+        let mut annotations = metadata
+            .map(|metadata| metadata.annotations.clone())
+            .unwrap_or_default();
+        annotations.insert(labels::SPEC_HASH.to_owned(), self.spec_hash.to_owned());
+        Pod {
+            metadata: ObjectMeta {
+                name: Some(names::worker(&pool, self.number)),
+                namespace: self.pool.namespace(),
+                labels: Some(pod::with_user_labels(labels::of_pool(&pool), metadata)),
+                annotations: Some(annotations),
+                owner_references: names::owned_by(self.pool),
+                ..ObjectMeta::default()
+            },
+            spec: Some(self.spec(&pool)),
+            status: None,
+        }
+    }
+
+    fn spec(&self, pool: &str) -> PodSpec {
+        let spec = &self.pool.spec;
+        let placement = &spec.placement;
+        let volumes = self.volumes(pool);
+        PodSpec {
+            hostname: Some(names::worker(pool, self.number)),
+            subdomain: Some(names::workers(pool)),
+            restart_policy: Some("Always".to_owned()),
+            service_account_name: Some(names::workers(pool)),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            security_context: Some(pod::pod_security()),
+            image_pull_secrets: pod::pull_secrets(spec),
+            affinity: affinity::affinity(pool, placement, self.claims),
+            topology_spread_constraints: affinity::spread(pool, placement.zones),
+            node_selector: Some(placement.node_selector.clone()).filter(|selector| !selector.is_empty()),
+            tolerations: Some(placement.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
+            priority_class_name: placement.priority_class_name.clone(),
+            scheduler_name: placement.scheduler_name.clone(),
+            containers: vec![self.container(&volumes)],
+            volumes: Some(volumes.volumes),
+            ..PodSpec::default()
+        }
+    }
+
+    fn container(&self, volumes: &Volumes) -> Container {
+        let spec = &self.pool.spec;
+        let probes = pod::probes(PORT);
+        Container {
+            name: CONTAINER.to_owned(),
+            image: Some(pod::image(spec, self.default_image).to_owned()),
+            image_pull_policy: spec.image_pull_policy.map(|policy| policy.name().to_owned()),
+            command: Some(vec![PROGRAM.to_owned(), "worker".to_owned()]),
+            env: Some(self.env()),
+            env_from: pod::credentials(spec),
+            ports: Some(vec![ContainerPort {
+                name: Some(PORT_NAME.to_owned()),
+                container_port: i32::from(PORT),
+                protocol: Some("TCP".to_owned()),
+                ..ContainerPort::default()
+            }]),
+            resources: Some(resources(spec)),
+            security_context: Some(pod::container_security()),
+            startup_probe: Some(probes.startup),
+            readiness_probe: Some(probes.readiness),
+            liveness_probe: Some(probes.liveness),
+            volume_mounts: Some(volumes.mounts.clone()),
+            ..Container::default()
+        }
+    }
+
+    fn env(&self) -> Vec<EnvVar> {
+        let spec = &self.pool.spec;
+        let folders: Vec<_> = spill_volumes(spec).iter().map(spill_folder).collect();
+        let mut env = vec![
+            pod::env("SLUICE_LISTEN", format!("0.0.0.0:{PORT}")),
+            pod::env_field("SLUICE_WORKER_NAME", "metadata.name"),
+            pod::env_field("SLUICE_NODE", "spec.nodeName"),
+            pod::env("SLUICE_ZONE_FILE", format!("{POD_FOLDER}/zone")),
+            pod::env("SLUICE_SLOTS", spec.slots_per_worker.to_string()),
+            pod::env("SLUICE_SPILL_DIRS", folders.join(",")),
+            pod::env("SLUICE_SPILL_LIMIT", spill_limit(spec).bytes().to_string()),
+        ];
+        if let Some(memory) = query_memory(spec) {
+            env.push(pod::env("SLUICE_MEMORY", memory.bytes().to_string()));
+        }
+        if self.with_key {
+            let file = format!("{KEY_FOLDER}/{KEY_FILE}");
+            env.push(pod::env("SLUICE_VERIFY_KEY_FILE", file));
+        }
+        env
+    }
+
+    fn volumes(&self, pool: &str) -> Volumes {
+        let spec = &self.pool.spec;
+        let mut all = Volumes::common(pool, spec, self.with_key);
+        all.add(zone_volume(), POD_FOLDER, true);
+        for volume in spill_volumes(spec) {
+            all.add(spill_volume(&volume), spill_folder(&volume), false);
+        }
+        all
+    }
+}
+
+/// The pod's zone as a file: its label appears after the pod was scheduled, too late for an environment variable.
+fn zone_volume() -> Volume {
+    Volume {
+        name: "pod".to_owned(),
+        downward_api: Some(DownwardAPIVolumeSource {
+            default_mode: None,
+            items: Some(vec![DownwardAPIVolumeFile {
+                path: "zone".to_owned(),
+                field_ref: Some(ObjectFieldSelector {
+                    api_version: Some("v1".to_owned()),
+                    field_path: format!("metadata.labels['{}']", labels::ZONE),
+                }),
+                ..DownwardAPIVolumeFile::default()
+            }]),
+        }),
+        ..Volume::default()
+    }
+}
+
+/// Most bytes that a worker of the pool has on disk.
+fn spill_limit(spec: &WorkerPoolSpec) -> ByteSize {
+    spec.spill
+        .as_ref()
+        .map_or(DEFAULT_SPILL_SIZE, |spill| spill.limit)
+}
+
+/// The spill volumes of a worker: those of the spec, or one on the disk of the node.
+fn spill_volumes(spec: &WorkerPoolSpec) -> Vec<SpillVolume> {
+    let named = spec.spill.as_ref().map(|spill| spill.volumes.as_slice());
+    match named {
+        Some(volumes @ [_, ..]) => volumes.to_vec(),
+        Some([]) | None => vec![SpillVolume {
+            name: "default".to_owned(),
+            empty_dir: Some(EmptyDirVolume {
+                size_limit: spill_limit(spec),
+            }),
+            ephemeral: None,
+        }],
+    }
+}
+
+fn spill_folder(volume: &SpillVolume) -> String {
+    format!("/spill/{}", volume.name)
+}
+
+fn volume_bytes(size: ByteSize) -> u64 {
+    size.bytes().max(MIN_SPILL_VOLUME)
+}
+
+fn spill_volume(volume: &SpillVolume) -> Volume {
+    let name = format!("spill-{}", volume.name);
+    match &volume.ephemeral {
+        Some(ephemeral) => Volume {
+            name,
+            ephemeral: Some(EphemeralVolumeSource {
+                volume_claim_template: Some(claim_template(ephemeral)),
+            }),
+            ..Volume::default()
+        },
+        None => pod::empty_dir(&name, volume.size().map_or(MIN_SPILL_VOLUME, volume_bytes)),
+    }
+}
+
+fn claim_template(volume: &EphemeralVolume) -> PersistentVolumeClaimTemplate {
+    let storage = [("storage".to_owned(), quantity(volume_bytes(volume.size)))];
+    PersistentVolumeClaimTemplate {
+        metadata: None,
+        spec: PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".to_owned()]),
+            storage_class_name: volume.storage_class_name.clone(),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some(storage.into()),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        },
+    }
+}
+
+/// Query memory of one worker: what the spec says, or its share of the memory limit.
+fn query_memory(spec: &WorkerPoolSpec) -> Option<ByteSize> {
+    let share = || {
+        let limits = spec.resources.as_ref()?.limits.as_ref();
+        let limit = bytes_of(limits, "memory")?;
+        Some(ByteSize::from_bytes(limit / 100 * QUERY_MEMORY_PERCENT))
+    };
+    spec.memory.or_else(share)
+}
+
+/// Requests and limits of a worker: what the spec says, and where it says nothing, the query memory and the disk space
+/// that the worker may fill. An eviction for want of disk starts with pods that requested none.
+fn resources(spec: &WorkerPoolSpec) -> ResourceRequirements {
+    let mut resources = spec.resources.clone().unwrap_or_default();
+    resources.claims = None;
+    let on_node = spill_volumes(spec);
+    let on_node = on_node.iter().filter_map(|volume| volume.empty_dir.as_ref());
+    let disk = on_node.fold(TMP_BYTES, |sum, volume| {
+        sum.saturating_add(volume_bytes(volume.size_limit))
+    });
+    request(&mut resources, "ephemeral-storage", disk);
+    if let Some(memory) = spec.memory {
+        request(&mut resources, "memory", memory.bytes());
+    }
+    resources
+}
+
+/// Requests `wanted` bytes of what the spec does not request, at most the limit.
+fn request(resources: &mut ResourceRequirements, resource: &str, wanted: u64) {
+    let limit = bytes_of(resources.limits.as_ref(), resource).unwrap_or(u64::MAX);
+    let requests: &mut BTreeMap<String, Quantity> = resources.requests.get_or_insert_default();
+    requests
+        .entry(resource.to_owned())
+        .or_insert_with(|| quantity(wanted.min(limit)));
+}

@@ -1,0 +1,136 @@
+//! The claims that a pool mounts: whether all its pods can, and where they must run for it.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{
+    NodeSelectorRequirement, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim,
+};
+use sluice_crds::WorkerPoolSpec;
+
+use crate::objects::affinity::Reach;
+use crate::objects::labels;
+
+/// A claim that the spec names, and what is known of it.
+#[derive(Clone, Debug)]
+pub struct MountedClaim {
+    /// Its name.
+    pub name: String,
+    /// Where the spec names it, such as `dataVolumes[0]`.
+    pub field: String,
+    /// Whether pods write to it.
+    pub writable: bool,
+    /// The claim, if it exists.
+    pub claim: Option<Arc<PersistentVolumeClaim>>,
+    /// The volume that it is bound to.
+    pub volume: Option<Arc<PersistentVolume>>,
+}
+
+/// The claims that `spec` names; `claim` and `volume` find objects by name.
+pub fn mounted(
+    spec: &WorkerPoolSpec,
+    claim: impl Fn(&str) -> Option<Arc<PersistentVolumeClaim>>,
+    volume: impl Fn(&str) -> Option<Arc<PersistentVolume>>,
+) -> Vec<MountedClaim> {
+    let data = spec.data_volumes.iter().enumerate();
+    let data = data.map(|(index, named)| (format!("dataVolumes[{index}]"), named, false));
+    let sinks = spec.sink_volumes.iter().enumerate();
+    let sinks = sinks.map(|(index, named)| (format!("sinkVolumes[{index}]"), named, true));
+    data.chain(sinks)
+        .map(|(field, named, writable)| {
+            let claim = claim(&named.claim_name);
+            let bound_to = claim
+                .as_ref()
+                .and_then(|claim| claim.spec.as_ref()?.volume_name.clone());
+            MountedClaim {
+                name: named.claim_name.clone(),
+                field,
+                writable,
+                claim,
+                volume: bound_to.and_then(|name| volume(&name)),
+            }
+        })
+        .collect()
+}
+
+/// Why not all pods of a pool of `replicas` workers can mount `claims`, and what to do about it.
+pub fn unmountable(claims: &[MountedClaim], replicas: u32) -> Option<String> {
+    claims.iter().find_map(|claim| {
+        let problem = claim.problem(replicas)?;
+        Some(format!("spec.{}: claim `{}` {problem}", claim.field, claim.name))
+    })
+}
+
+/// Where each claim can be reached, where that is bounded.
+pub fn reach(claims: &[MountedClaim]) -> Vec<Reach> {
+    claims.iter().filter_map(MountedClaim::reach).collect()
+}
+
+impl MountedClaim {
+    fn problem(&self, replicas: u32) -> Option<&'static str> {
+        let Some(claim) = &self.claim else {
+            return Some("does not exist: create it");
+        };
+        if claim.metadata.deletion_timestamp.is_some() {
+            return Some("is being deleted: name another");
+        }
+        let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
+        if phase == Some("Lost") {
+            return Some("has lost its volume: name another");
+        }
+        let modes = claim.spec.as_ref().and_then(|spec| spec.access_modes.as_deref());
+        let has = |mode: &str| modes.unwrap_or_default().iter().any(|has| has == mode);
+        if has("ReadWriteMany") || (has("ReadOnlyMany") && !self.writable) {
+            return None;
+        }
+        if has("ReadWriteOnce") {
+            let alone = replicas <= 1 || self.on_one_node();
+            return (!alone).then_some(
+                "is ReadWriteOnce and its volume is not bound to one node: use ReadWriteMany (to read, ReadOnlyMany \
+                 will do), or one replica",
+            );
+        }
+        if has("ReadWriteOncePod") {
+            return Some(
+                "is ReadWriteOncePod, but coordinators mount it beside the workers: use ReadWriteMany",
+            );
+        }
+        Some("can only be read: use ReadWriteMany")
+    }
+
+    fn reach(&self) -> Option<Reach> {
+        let affinity = self.volume.as_ref()?.spec.as_ref()?.node_affinity.as_ref()?;
+        let terms = &affinity.required.as_ref()?.node_selector_terms;
+        (!terms.is_empty()).then(|| terms.clone())
+    }
+
+    /// Whether the volume can be reached from one node alone: all pods then run there.
+    fn on_one_node(&self) -> bool {
+        let Some(reach) = self.reach() else { return false };
+        let mut nodes = reach.iter().map(one_node);
+        let first = nodes.next().flatten();
+        first.is_some() && nodes.all(|node| node == first)
+    }
+}
+
+/// Labels whose value one node alone has: that of the kubelet, and those of the drivers of local disks.
+const NODE_LABELS: [&str; 3] = [
+    labels::HOSTNAME,
+    "topology.hostpath.csi/node",
+    "topology.topolvm.io/node",
+];
+
+/// The one node that a term allows.
+fn one_node(term: &NodeSelectorTerm) -> Option<&str> {
+    let expressions = term.match_expressions.iter().flatten();
+    let named = expressions.filter(|wanted| NODE_LABELS.contains(&wanted.key.as_str()));
+    let fields = term.match_fields.iter().flatten();
+    let named = named.chain(fields.filter(|wanted| wanted.key == "metadata.name"));
+    named.into_iter().find_map(single_value)
+}
+
+fn single_value(wanted: &NodeSelectorRequirement) -> Option<&str> {
+    match wanted.values.as_deref() {
+        Some([value]) if wanted.operator == "In" => Some(value),
+        _ => None,
+    }
+}

@@ -1,0 +1,313 @@
+//! What a pool should have next: objects, pods to make, pods to mark, pods to delete.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use sluice_crds::{ConditionReason, ErrorReason, ProgressReason, validate_pool};
+
+use super::claims;
+use super::hash::spec_hash;
+use super::observe::Observed;
+use super::worker::{Worker, WorkerState};
+use crate::objects::pool::PoolObjects;
+use crate::objects::worker::WorkerPod;
+use crate::objects::{labels, names};
+
+/// How long a new pod may find no node before an old one makes room for it.
+const SURGE_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+
+/// What a pool should have next.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Objects beside the pods.
+    pub objects: PoolObjects,
+    /// Pods to create.
+    pub create: Vec<Pod>,
+    /// What pods should carry and do not yet.
+    pub mark: Vec<Mark>,
+    /// Pods to delete.
+    pub delete: Vec<Removal>,
+    /// Why no pod is created or replaced at all.
+    pub blocked: Option<Blocked>,
+}
+
+/// Labels and annotations that a pod should carry, all of those that the operator adds after its creation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mark {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Since when it drains, and why.
+    pub draining: Option<(Timestamp, Why)>,
+    /// The zone of its node.
+    pub zone: Option<String>,
+}
+
+/// A pod that goes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Removal {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Why.
+    pub why: Why,
+}
+
+/// Why a pod drains or is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The pool has more workers than its spec wants.
+    Surplus,
+    /// The pool's spec has changed, and a newer pod stands ready.
+    Outdated,
+    /// It will not run again.
+    Ended,
+    /// It has drained.
+    Drained,
+    /// It drained for longer than the pool allows.
+    DrainTimedOut,
+    /// It was to drain before; that it began is all that is known.
+    Marked,
+}
+
+/// Why a pool gets no pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    /// As the condition has it.
+    pub reason: ConditionReason,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// What the pool should have next. Pure: the same observation gives the same answer.
+pub fn desired(seen: &Observed) -> Desired {
+    let blocked = blocked(seen);
+    let mut plan = Plan::default();
+    plan.end(seen);
+    plan.shrink(seen);
+    if blocked.is_none() {
+        plan.replace(seen);
+    }
+    let create = if blocked.is_none() { missing(seen) } else { 0 };
+    Desired {
+        objects: PoolObjects::build(&seen.pool, seen.settings.public_key.as_deref()),
+        create: create_pods(seen, create),
+        mark: marks(seen, &plan),
+        delete: plan.delete,
+        blocked,
+    }
+}
+
+fn blocked(seen: &Observed) -> Option<Blocked> {
+    let problems = validate_pool(&seen.pool);
+    if !problems.is_empty() {
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        return Some(Blocked {
+            reason: ErrorReason::InvalidSpec.into(),
+            message: problems.join("; "),
+        });
+    }
+    let message = claims::unmountable(&seen.claims, seen.pool.spec.replicas)?;
+    Some(Blocked {
+        reason: ProgressReason::VolumesUnmountable.into(),
+        message,
+    })
+}
+
+/// Pods that a change of the spec may have beyond the wanted ones: a quarter of them, at least one.
+fn surge(replicas: usize) -> usize {
+    (replicas / 4).max(1)
+}
+
+fn replicas(seen: &Observed) -> usize {
+    usize::try_from(seen.pool.spec.replicas).unwrap_or(usize::MAX)
+}
+
+fn count(workers: &[Worker], counted: impl Fn(&Worker) -> bool) -> usize {
+    workers.iter().filter(|worker| counted(worker)).count()
+}
+
+/// How many pods to create. Draining and terminating ones do not stand in the way. Pods of lost nodes do not either,
+/// but they may come back: at most as many are replaced as are wanted.
+fn missing(seen: &Observed) -> usize {
+    let wanted = replicas(seen);
+    let current = count(&seen.workers, |worker| worker.is_active() && !worker.outdated);
+    let active = count(&seen.workers, Worker::is_active);
+    let lost = count(&seen.workers, |worker| worker.state == WorkerState::Lost);
+    let most = wanted.saturating_add(surge(wanted));
+    let most_with_lost = most.saturating_add(wanted);
+    wanted
+        .saturating_sub(current)
+        .min(most.saturating_sub(active))
+        .min(most_with_lost.saturating_sub(active + lost))
+}
+
+/// Pods with the lowest numbers that no pod has, be it terminating or somebody else's.
+fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
+    let pool = seen.name();
+    let spec_hash = spec_hash(&seen.pool.spec, seen.image());
+    let claims = claims::reach(&seen.claims);
+    let free = (0..).filter(|number| !seen.taken.contains(&names::worker(&pool, *number)));
+    free.take(count)
+        .map(|number| {
+            let pod = WorkerPod {
+                pool: &seen.pool,
+                number,
+                default_image: &seen.settings.default_image,
+                spec_hash: &spec_hash,
+                with_key: seen.settings.public_key.is_some(),
+                claims: &claims,
+            };
+            pod.build()
+        })
+        .collect()
+}
+
+/// Pods that go.
+#[derive(Default)]
+struct Plan {
+    delete: Vec<Removal>,
+    /// Pods that begin to drain, by name.
+    drain: BTreeMap<String, Why>,
+}
+
+impl Plan {
+    /// Pods that ended, drained, or took too long to.
+    fn end(&mut self, seen: &Observed) {
+        let limit = SignedDuration::from_secs(i64::from(seen.pool.spec.drain_timeout_seconds));
+        for worker in &seen.workers {
+            let since = worker.draining_since;
+            let why = match worker.state {
+                WorkerState::Ended => Why::Ended,
+                WorkerState::Draining if worker.is_drained() => Why::Drained,
+                WorkerState::Draining
+                    if since.is_some_and(|since| seen.now.duration_since(since) >= limit) =>
+                {
+                    Why::DrainTimedOut
+                }
+                WorkerState::Draining
+                | WorkerState::Unready
+                | WorkerState::Ready
+                | WorkerState::Lost
+                | WorkerState::Terminating => continue,
+            };
+            self.delete.push(Removal {
+                pod: worker.pod.clone(),
+                why,
+            });
+        }
+    }
+
+    /// More workers of today's spec than wanted.
+    fn shrink(&mut self, seen: &Observed) {
+        let current = seen.workers.iter();
+        let current: Vec<_> = current
+            .filter(|worker| worker.is_active() && !worker.outdated)
+            .collect();
+        let surplus = current.len().saturating_sub(replicas(seen));
+        self.remove(seen, current, surplus, Why::Surplus);
+    }
+
+    /// Workers of an earlier spec, as far as newer ones stand ready.
+    fn replace(&mut self, seen: &Observed) {
+        let wanted = replicas(seen);
+        let outdated = seen.workers.iter();
+        let outdated = outdated.filter(|worker| worker.is_active() && worker.outdated);
+        let (old, useless): (Vec<_>, Vec<_>) = outdated.partition(|worker| worker.running);
+        let ready = count(&seen.workers, |worker| worker.is_ready() && !worker.outdated);
+        let all_active = count(&seen.workers, Worker::is_active);
+        let leaving = count(&seen.workers, |worker| {
+            worker.outdated && worker.state == WorkerState::Draining
+        });
+        let serving = ready.saturating_add(old.len());
+        let mut excess = serving.saturating_sub(wanted);
+        if excess == 0 && leaving == 0 && serving >= wanted && is_stuck(seen) {
+            excess = 1;
+        }
+        let surge = surge(wanted);
+        let most = surge
+            .saturating_sub(leaving)
+            .saturating_add(all_active.saturating_sub(wanted.saturating_add(surge)));
+        let useless_count = useless.len();
+        self.remove(seen, useless, useless_count, Why::Outdated);
+        self.remove(seen, old, excess.min(most), Why::Outdated);
+    }
+
+    /// Removes `count` of `from`: what does not run first, then what holds the fewest shuffle bytes; among equals, those of
+    /// the zone with most workers, and of those the youngest number.
+    fn remove(&mut self, seen: &Observed, from: Vec<&Worker>, count: usize, why: Why) {
+        let mut crowd: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+        for worker in seen.workers.iter().filter(|worker| worker.is_active()) {
+            *crowd.entry(worker.zone.as_deref()).or_default() += 1;
+        }
+        let mut left = from;
+        for _ in 0..count {
+            let place = left.iter().enumerate().min_by_key(|(_, worker)| {
+                let crowd = crowd.get(&worker.zone.as_deref()).copied().unwrap_or_default();
+                let in_use = worker.report.as_ref().map_or(0, |report| report.slots_in_use);
+                let name = worker.pod.name_any();
+                let number = (name.len(), name);
+                (
+                    worker.is_ready(),
+                    worker.running,
+                    worker.held_bytes(),
+                    in_use,
+                    Reverse(crowd),
+                    Reverse(number),
+                )
+            });
+            let Some((place, _)) = place else { return };
+            let worker = left.swap_remove(place);
+            if let Some(crowd) = crowd.get_mut(&worker.zone.as_deref()) {
+                *crowd = crowd.saturating_sub(1);
+            }
+            if worker.running {
+                self.drain.insert(worker.pod.name_any(), why);
+            } else {
+                // It never had anything.
+                self.delete.push(Removal {
+                    pod: worker.pod.clone(),
+                    why,
+                });
+            }
+        }
+    }
+}
+
+/// Whether a pod of today's spec has waited in vain for a node.
+fn is_stuck(seen: &Observed) -> bool {
+    seen.workers.iter().any(|worker| {
+        let since = worker.unschedulable_since;
+        let waited = since.map(|since| seen.now.duration_since(since));
+        worker.is_active() && !worker.outdated && waited.is_some_and(|waited| waited >= SURGE_PATIENCE)
+    })
+}
+
+/// Marks that differ from what pods carry. A pod on its way out gets none.
+fn marks(seen: &Observed, plan: &Plan) -> Vec<Mark> {
+    let stays = |worker: &&Worker| match worker.state {
+        WorkerState::Unready | WorkerState::Ready | WorkerState::Draining | WorkerState::Lost => true,
+        WorkerState::Ended | WorkerState::Terminating => false,
+    };
+    let removed = |worker: &&Worker| plan.delete.iter().any(|gone| Arc::ptr_eq(&gone.pod, &worker.pod));
+    seen.workers
+        .iter()
+        .filter(stays)
+        .filter(|worker| !removed(worker))
+        .filter_map(|worker| {
+            let labelled = worker.pod.labels().get(labels::ZONE);
+            let begins = plan.drain.get(&worker.pod.name_any()).map(|why| (seen.now, *why));
+            let zone = worker.zone.clone();
+            if begins.is_none() && (zone.is_none() || labelled == zone.as_ref()) {
+                return None;
+            }
+            Some(Mark {
+                pod: worker.pod.clone(),
+                draining: worker.draining_since.map(|since| (since, Why::Marked)).or(begins),
+                zone: zone.or_else(|| labelled.cloned()),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,100 @@
+//! What in a pool makes its pods be replaced when it changes.
+
+use serde_json::Value;
+use sluice_crds::WorkerPoolSpec;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Fields that change what the operator or the pool does, not what a worker's pod is.
+const NOT_OF_PODS: [&str; 5] = [
+    "replicas",
+    "minReadyWorkers",
+    "maxConcurrentQueries",
+    "drainTimeoutSeconds",
+    "coordinator",
+];
+
+/// The hash of what the user says of the pods of a pool, and of their image: 16 hexadecimal digits. Nothing that a newer
+/// operator builds differently from the same words goes in, nor do fields that have their default: upgrading the
+/// operator alone restarts no pod.
+pub fn spec_hash(spec: &WorkerPoolSpec, image: &str) -> String {
+    let mut said = json(spec);
+    if let Value::Object(fields) = &mut said {
+        fields.retain(|field, _| !NOT_OF_PODS.contains(&field.as_str()));
+        fields.insert("image".to_owned(), Value::String(image.to_owned()));
+    }
+    let said = without(said, &json(&WorkerPoolSpec::default()));
+    // Keys of objects are sorted: the order of fields in the types does not matter.
+    format!("{:016x}", xxh3_64(said.to_string().as_bytes()))
+}
+
+fn json(spec: &WorkerPoolSpec) -> Value {
+    // A spec came from JSON and goes back to it.
+    serde_json::to_value(spec).unwrap_or_default()
+}
+
+/// `value` without the fields that equal those of `default`.
+fn without(value: Value, default: &Value) -> Value {
+    let Value::Object(fields) = value else {
+        return value;
+    };
+    let differing = fields.into_iter().filter_map(|(name, value)| {
+        let default = default.get(&name).unwrap_or(&Value::Null);
+        (&value != default).then(|| (name, without(value, default)))
+    });
+    Value::Object(differing.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(yaml: &str) -> String {
+        spec_hash(&serde_yaml::from_str(yaml).unwrap(), "sluice:1")
+    }
+
+    #[test]
+    fn what_a_pod_is_made_of_changes_the_hash() {
+        let plain = hash("{}");
+        for yaml in [
+            "slotsPerWorker: 3",
+            "memory: 1GiB",
+            "spill: {limit: 1GiB}",
+            "imagePullPolicy: Always",
+            "imagePullSecrets: [{name: a}]",
+            "resources: {requests: {cpu: 1}}",
+            "dataVolumes: [{name: a, claimName: a, mountPath: /a}]",
+            "sinkVolumes: [{name: a, claimName: a, mountPath: /a}]",
+            "credentials: {secretName: a}",
+            "placement: {zones: Pack}",
+            "placement: {tolerations: [{operator: Exists}]}",
+            "podMetadata: {labels: {a: b}}",
+        ] {
+            assert_ne!(hash(yaml), plain, "{yaml}");
+        }
+        assert_ne!(spec_hash(&WorkerPoolSpec::default(), "sluice:2"), plain);
+    }
+
+    #[test]
+    fn what_pods_do_not_see_leaves_the_hash() {
+        let plain = hash("{}");
+        for yaml in [
+            "replicas: 7",
+            "minReadyWorkers: 2",
+            "maxConcurrentQueries: 3",
+            "drainTimeoutSeconds: 3",
+            "coordinator: {resources: {limits: {cpu: 1}}}",
+            "image: sluice:1",
+            "slotsPerWorker: 2",
+            "placement: {zones: Spread, weight: 50}",
+        ] {
+            assert_eq!(hash(yaml), plain, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn the_hash_is_the_same_in_every_version() {
+        let yaml = "{memory: 1GiB, placement: {zones: Pack, nodeSelector: {b: c, a: d}}, resources: {limits: {cpu: 2}}}";
+        assert_eq!(hash("{}"), "0dde60657de7c7bb");
+        assert_eq!(hash(yaml), "63ad84ba203ea3c8");
+    }
+}

@@ -1,0 +1,224 @@
+//! WorkerPools: observe, validate, [`desired`](desired::desired) (pure), apply, [`status`](status::status) (pure).
+//!
+//! A pool owns its pods itself: it chooses which one goes, and does not wait for those of nodes that do not answer.
+
+pub mod apply;
+pub mod claims;
+pub mod desired;
+pub mod hash;
+pub mod observe;
+pub mod polls;
+pub mod rpc;
+pub mod status;
+pub mod stores;
+pub mod why;
+pub mod worker;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::channel::mpsc::UnboundedReceiver;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::runtime::Controller;
+use kube::runtime::reflector::ObjectRef;
+use sluice_crds::WorkerPool;
+use tokio_util::sync::CancellationToken;
+
+use self::apply::Applied;
+use self::observe::{Observed, Settings};
+use self::polls::{PERIOD, Polls, Target};
+use self::rpc::{WorkerAddress, WorkerReport, WorkerRpc};
+use self::stores::Stores;
+use self::worker::{Worker, WorkerState};
+use crate::Operator;
+use crate::config::Scope;
+use crate::kube_api;
+use crate::objects::worker::PORT;
+use crate::objects::{labels, names};
+use crate::reconcile::{self, Error, REQUEUE, Reconciler, Reconciling};
+
+/// How long a mark is remembered that the watch has not shown yet.
+const REMEMBER: SignedDuration = SignedDuration::from_secs(60);
+
+/// Reconciles the pools of `scope` until `stop`. `rpc` reaches workers; `public_key` checks tokens, in PEM.
+pub async fn run<R: WorkerRpc>(
+    operator: Arc<Operator>,
+    scope: Scope,
+    rpc: R,
+    public_key: Option<String>,
+    stop: CancellationToken,
+) {
+    let (stores, controller) = Stores::watch(&operator.client, &scope);
+    let (polls, changes) = Polls::new(rpc);
+    let controller = on_reports(controller, changes);
+    let pools = Arc::new(Pools {
+        settings: Settings {
+            default_image: operator.config.image.clone(),
+            public_key,
+        },
+        operator: operator.clone(),
+        stores,
+        polls,
+        marked: Mutex::default(),
+    });
+    let concurrency = operator.config.concurrency;
+    reconcile::run(controller, pools, concurrency, operator.metrics.clone(), stop).await;
+}
+
+/// Reconciles a pool also when its workers told something new.
+fn on_reports(
+    controller: Controller<WorkerPool>,
+    changes: UnboundedReceiver<ObjectRef<WorkerPool>>,
+) -> Controller<WorkerPool> {
+    controller.reconcile_on(changes)
+}
+
+/// The reconciler of pools.
+struct Pools<R> {
+    operator: Arc<Operator>,
+    settings: Settings,
+    stores: Arc<Stores>,
+    polls: Arc<Polls<R>>,
+    /// Pods, by uid, that were marked to drain, until the watch shows it: else another might be chosen in their place.
+    marked: Mutex<BTreeMap<String, Timestamp>>,
+}
+
+impl<R: WorkerRpc> Reconciler for Pools<R> {
+    type Object = WorkerPool;
+
+    fn reconcile(self: Arc<Self>, pool: Arc<WorkerPool>) -> Reconciling {
+        Box::pin(async move { self.bring(pool).await })
+    }
+}
+
+impl<R: WorkerRpc> Pools<R> {
+    async fn bring(&self, pool: Arc<WorkerPool>) -> Result<Duration, Error> {
+        if pool.metadata.deletion_timestamp.is_some() {
+            // What it owns goes with it.
+            return Ok(REQUEUE);
+        }
+        if self.stores.wait().await.is_err() {
+            // The operator stops.
+            return Ok(REQUEUE);
+        }
+        let seen = self.observe(pool);
+        let wanted = desired::desired(&seen);
+        let applied = apply::apply(&self.operator.client, &self.stores, &wanted).await;
+        self.remember(&applied, seen.now);
+        let uid = seen.pool.uid().unwrap_or_default();
+        self.polls
+            .poll(&uid, ObjectRef::from_obj(&*seen.pool), targets(&seen.workers));
+        let status = status::status(&seen, &wanted, &applied.refused);
+        if seen.pool.status.as_ref() != Some(&status) {
+            let written = kube_api::apply_status(&self.operator.client, &*seen.pool, &status).await;
+            written.map_err(Error::api("writing the status"))?;
+            self.operator.metrics.status_writes.inc();
+        }
+        match applied.failed {
+            Some(error) => Err(error),
+            None if seen.workers.is_empty() => Ok(REQUEUE),
+            None => Ok(PERIOD),
+        }
+    }
+
+    fn observe(&self, pool: Arc<WorkerPool>) -> Observed {
+        let now = Timestamp::now();
+        let name = pool.name_any();
+        let namespace = pool.namespace().unwrap_or_default();
+        let of_pool = |pod: &Pod| {
+            pod.namespace().as_deref() == Some(&*namespace) && pod.labels().get(labels::POOL) == Some(&name)
+        };
+        let mut pods = self.stores.pods.state();
+        pods.retain(|pod| of_pool(pod));
+        pods.sort_by_key(|pod| (pod.name_any().len(), pod.name_any()));
+        let taken = pods.iter().map(|pod| pod.name_any()).collect();
+        pods.retain(|pod| is_controlled_by(pod, &pool));
+        let reports = self.polls.reports(&pool.uid().unwrap_or_default());
+        let image = crate::objects::pod::image(&pool.spec, &self.settings.default_image);
+        let spec_hash = hash::spec_hash(&pool.spec, image);
+        let workers = pods.into_iter();
+        let workers = workers
+            .map(|pod| self.worker(pod, &reports, &spec_hash))
+            .collect();
+        let claim = |claim: &str| self.stores.claims.get(&ObjectRef::new(claim).within(&namespace));
+        let volume = |volume: &str| self.stores.volumes.get(&ObjectRef::new(volume));
+        Observed {
+            workers,
+            taken,
+            claims: claims::mounted(&pool.spec, claim, volume),
+            settings: self.settings.clone(),
+            now,
+            pool,
+        }
+    }
+
+    fn worker(&self, pod: Arc<Pod>, reports: &BTreeMap<String, WorkerReport>, spec_hash: &str) -> Worker {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        let node = node.and_then(|node| self.stores.nodes.get(&ObjectRef::new(node)));
+        let uid = pod.uid().unwrap_or_default();
+        let marked = self.marked().get(&uid).copied();
+        Worker::observe(
+            pod,
+            node.as_deref(),
+            reports.get(&uid).cloned(),
+            marked,
+            spec_hash,
+        )
+    }
+
+    fn marked(&self) -> MutexGuard<'_, BTreeMap<String, Timestamp>> {
+        self.marked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, applied: &Applied, now: Timestamp) {
+        let mut marked = self.marked();
+        marked.retain(|_, since| now.duration_since(*since) < REMEMBER);
+        for (uid, since) in &applied.draining {
+            if now.duration_since(*since) < REMEMBER {
+                marked.insert(uid.clone(), *since);
+            }
+        }
+    }
+}
+
+fn is_controlled_by(pod: &Pod, pool: &WorkerPool) -> bool {
+    let wanted = Pod {
+        metadata: kube::core::ObjectMeta {
+            owner_references: names::owned_by(pool),
+            ..kube::core::ObjectMeta::default()
+        },
+        ..Pod::default()
+    };
+    kube_api::same_owner(pod, &wanted)
+}
+
+/// The workers to ask: those that run where they can be reached.
+fn targets(workers: &[Worker]) -> Vec<Target> {
+    let asked = workers.iter().filter(|worker| {
+        let there = match worker.state {
+            WorkerState::Unready | WorkerState::Ready | WorkerState::Draining => true,
+            WorkerState::Lost | WorkerState::Ended | WorkerState::Terminating => false,
+        };
+        there && worker.running && worker.reachable
+    });
+    asked
+        .filter_map(|worker| {
+            let address = worker.pod.status.as_ref()?.pod_ip.as_ref()?;
+            let address: IpAddr = address.parse().ok()?;
+            Some(Target {
+                address: WorkerAddress {
+                    uid: worker.pod.uid()?,
+                    socket: SocketAddr::new(address, PORT),
+                },
+                drain: worker.state == WorkerState::Draining,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,49 @@
+//! What a reconcile of a pool decides from.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use sluice_crds::WorkerPool;
+
+use super::claims::MountedClaim;
+use super::worker::Worker;
+
+/// A pool and all that is known around it.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The pool.
+    pub pool: Arc<WorkerPool>,
+    /// Its workers.
+    pub workers: Vec<Worker>,
+    /// Names of all pods that carry the pool's label, whoever owns them.
+    pub taken: BTreeSet<String>,
+    /// The claims that it mounts.
+    pub claims: Vec<MountedClaim>,
+    /// What the operator was told at its start.
+    pub settings: Settings,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// What of the operator's configuration shapes a pool's objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Image of workers, where a pool names none.
+    pub default_image: String,
+    /// The key that checks tokens, in PEM, if tokens are checked.
+    pub public_key: Option<String>,
+}
+
+impl Observed {
+    /// The image that new pods get.
+    pub fn image(&self) -> &str {
+        crate::objects::pod::image(&self.pool.spec, &self.settings.default_image)
+    }
+
+    /// The name of the pool.
+    pub fn name(&self) -> String {
+        self.pool.name_any()
+    }
+}

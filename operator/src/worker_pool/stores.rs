@@ -1,0 +1,175 @@
+//! What the reconciler of pools watches, and which pools an event is about.
+
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Node, NodeSpec, NodeStatus, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec,
+    Pod, Service, ServiceAccount,
+};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::runtime::Controller;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::watcher;
+use kube::{Api, Client, ResourceExt};
+use sluice_crds::WorkerPool;
+
+use crate::config::Scope;
+use crate::objects::labels::{self, Component};
+use crate::watch;
+
+/// Stores of all that a pool's reconcile reads.
+pub struct Stores {
+    /// Workers' pods.
+    pub pods: Store<Pod>,
+    /// All nodes: labels, taints and conditions.
+    pub nodes: Store<Node>,
+    /// All claims of the scope.
+    pub claims: Store<PersistentVolumeClaim>,
+    /// All volumes: their node affinity.
+    pub volumes: Store<PersistentVolume>,
+    /// Services of pools.
+    pub services: Store<Service>,
+    /// Disruption budgets of pools.
+    pub disruption_budgets: Store<PodDisruptionBudget>,
+    /// Service accounts of pools.
+    pub service_accounts: Store<ServiceAccount>,
+    /// Network policies of pools.
+    pub network_policies: Store<NetworkPolicy>,
+    /// Keys of pools.
+    pub config_maps: Store<ConfigMap>,
+}
+
+impl Stores {
+    /// Stores of `scope`, and a controller that fills them.
+    pub fn watch(client: &Client, scope: &Scope) -> (Arc<Self>, Controller<WorkerPool>) {
+        let ours = labels::watched(Component::Worker);
+        let (pools, pool_events) = watch::resources::<WorkerPool>(client, scope);
+        let (pods, pod_events) = watch::labelled(client, scope, &ours);
+        let (services, service_events) = watch::labelled(client, scope, &ours);
+        let (disruption_budgets, budget_events) = watch::labelled(client, scope, &ours);
+        let (service_accounts, account_events) = watch::labelled(client, scope, &ours);
+        let (network_policies, policy_events) = watch::labelled(client, scope, &ours);
+        let (config_maps, config_events) = watch::labelled(client, scope, &ours);
+        let (claims, claim_events) = watch::stripped(scope.api(client), "", strip_claim);
+        let (nodes, node_events) = watch::stripped(Api::all(client.clone()), "", strip_node);
+        let (volumes, volume_events) = watch::stripped(Api::all(client.clone()), "", strip_volume);
+        let (of_nodes, of_claims, of_volumes) = (pods.clone(), pools.clone(), pools.clone());
+        let controller = Controller::for_stream(told(pool_events), pools)
+            .owns_stream::<Pod>(told(pod_events))
+            .owns_stream::<Service>(told(service_events))
+            .owns_stream::<PodDisruptionBudget>(told(budget_events))
+            .owns_stream::<ServiceAccount>(told(account_events))
+            .owns_stream::<NetworkPolicy>(told(policy_events))
+            .owns_stream::<ConfigMap>(told(config_events))
+            .watches_stream(told(node_events), move |node: Node| {
+                pools_on(&of_nodes, &node.name_any())
+            })
+            .watches_stream(told(claim_events), move |claim: PersistentVolumeClaim| {
+                pools_with(&of_claims, claim.namespace().as_deref(), &claim.name_any())
+            })
+            .watches_stream(told(volume_events), move |volume: PersistentVolume| {
+                let claim = volume.spec.and_then(|spec| spec.claim_ref).unwrap_or_default();
+                let name = claim.name.unwrap_or_default();
+                pools_with(&of_volumes, claim.namespace.as_deref(), &name)
+            });
+        let stores = Self {
+            pods,
+            nodes,
+            claims,
+            volumes,
+            services,
+            disruption_budgets,
+            service_accounts,
+            network_policies,
+            config_maps,
+        };
+        (Arc::new(stores), controller)
+    }
+
+    /// Waits until every store holds what there is. Decisions from less would create what exists and miss what is lost.
+    pub async fn wait(&self) -> Result<(), kube::runtime::reflector::store::WriterDropped> {
+        tokio::try_join!(
+            self.pods.wait_until_ready(),
+            self.nodes.wait_until_ready(),
+            self.claims.wait_until_ready(),
+            self.volumes.wait_until_ready(),
+            self.services.wait_until_ready(),
+            self.disruption_budgets.wait_until_ready(),
+            self.service_accounts.wait_until_ready(),
+            self.network_policies.wait_until_ready(),
+            self.config_maps.wait_until_ready(),
+        )?;
+        Ok(())
+    }
+}
+
+/// Events of a watch, whose failures (no permission, no connection) are logged: the watch itself goes on.
+fn told<K>(events: impl Stream<Item = watcher::Result<K>>) -> impl Stream<Item = watcher::Result<K>> {
+    events.inspect(|event| {
+        if let Err(error) = event {
+            let kind = std::any::type_name::<K>();
+            tracing::warn!(%error, kind, "a watch failed and starts over");
+        }
+    })
+}
+
+/// The pools with workers on the node.
+fn pools_on(pods: &Store<Pod>, node: &str) -> Vec<ObjectRef<WorkerPool>> {
+    let pods = pods.state();
+    let there = pods.iter().filter(|pod| {
+        let on = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        on == Some(node)
+    });
+    let mut pools: Vec<_> = there
+        .filter_map(|pod| {
+            let pool = pod.labels().get(labels::POOL)?;
+            Some(ObjectRef::new(pool).within(&pod.namespace()?))
+        })
+        .collect();
+    pools.sort_by(|one, other| (&one.namespace, &one.name).cmp(&(&other.namespace, &other.name)));
+    pools.dedup();
+    pools
+}
+
+/// The pools that mount the claim.
+fn pools_with(pools: &Store<WorkerPool>, namespace: Option<&str>, claim: &str) -> Vec<ObjectRef<WorkerPool>> {
+    let mounts = |pool: &WorkerPool| {
+        let mut claims = pool.spec.data_volumes.iter().chain(&pool.spec.sink_volumes);
+        pool.namespace().as_deref() == namespace && claims.any(|mounted| mounted.claim_name == claim)
+    };
+    let pools = pools.state();
+    let mounting = pools.iter().filter(|pool| mounts(pool));
+    mounting.map(|pool| ObjectRef::from_obj(pool.as_ref())).collect()
+}
+
+fn strip_node(node: &mut Node) {
+    node.metadata.annotations = None;
+    node.spec = node.spec.take().map(|spec| NodeSpec {
+        taints: spec.taints,
+        ..NodeSpec::default()
+    });
+    node.status = node.status.take().map(|status| NodeStatus {
+        conditions: status.conditions.map(|conditions| {
+            let ready = |condition: &k8s_openapi::api::core::v1::NodeCondition| condition.type_ == "Ready";
+            conditions.into_iter().filter(ready).collect()
+        }),
+        ..NodeStatus::default()
+    });
+}
+
+fn strip_claim(claim: &mut PersistentVolumeClaim) {
+    claim.metadata.annotations = None;
+    claim.metadata.labels = None;
+}
+
+fn strip_volume(volume: &mut PersistentVolume) {
+    volume.metadata.annotations = None;
+    volume.metadata.labels = None;
+    volume.spec = volume.spec.take().map(|spec| PersistentVolumeSpec {
+        claim_ref: spec.claim_ref,
+        node_affinity: spec.node_affinity,
+        ..PersistentVolumeSpec::default()
+    });
+}

@@ -1,0 +1,487 @@
+//! Tables of what a pool does in a situation, and of what its status then says.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::ResourceExt;
+use serde_json::{Value, json};
+use sluice_crds::{ProgressReason, WorkerPool, WorkerPoolStatus};
+
+use super::claims;
+use super::desired::{Desired, desired};
+use super::hash::spec_hash;
+use super::observe::{Observed, Settings};
+use super::rpc::WorkerReport;
+use super::status::status;
+use super::why::{self, Trouble};
+use super::worker::Worker;
+
+const NOW: &str = "2030-01-01T01:00:00Z";
+
+fn now() -> Timestamp {
+    NOW.parse().unwrap()
+}
+
+fn ago(seconds: i64) -> Timestamp {
+    now() - SignedDuration::from_secs(seconds)
+}
+
+fn pool(spec: &Value) -> WorkerPool {
+    let pool = json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool",
+        "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 7}, "spec": spec,
+    });
+    serde_json::from_value(pool).unwrap()
+}
+
+/// A worker in one word, such as `ready`, and words behind it: `old`, `holds=5`, `zone=a`, `since=30`, `idle`, `busy`.
+fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
+    let mut words = words.split(' ');
+    let kind = words.next().unwrap();
+    let mut hash = spec_hash(&pool.spec, "sluice:1");
+    let mut zone = "a";
+    let (mut report, mut since) = (None::<WorkerReport>, 0);
+    for word in words {
+        match word.split_once('=').unwrap_or((word, "")) {
+            ("old", _) => hash = "old".to_owned(),
+            ("zone", name) => zone = name,
+            ("since", seconds) => since = seconds.parse().unwrap(),
+            ("holds", bytes) => report.get_or_insert_default().held_bytes = bytes.parse().unwrap(),
+            ("idle", _) => report.get_or_insert_default().draining = true,
+            ("busy", _) => {
+                let report = report.get_or_insert_default();
+                (report.draining, report.queries, report.slots, report.slots_in_use) = (true, 1, 2, 1);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut pod = json!({
+        "metadata": {"name": format!("p-{number}"), "namespace": "n", "uid": format!("u{number}"),
+            "labels": {"sluice.dev/pool": "p", "topology.kubernetes.io/zone": zone}, "annotations": {"sluice.dev/spec-hash": hash}},
+        "spec": {"containers": [], "nodeName": "node"},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{"name": "worker", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                "state": {"running": {}}}]},
+    });
+    let not_running = json!({"phase": "Pending"});
+    match kind {
+        "ready" | "lost" => {}
+        "unready" => pod["status"]["conditions"][0]["status"] = json!("False"),
+        "starting" => pod["status"] = not_running,
+        "unplaced" => {
+            pod["spec"]["nodeName"] = Value::Null;
+            pod["status"] = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+                "reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient cpu.",
+                "lastTransitionTime": ago(since).to_string()}]});
+        }
+        "draining" => pod["metadata"]["annotations"]["sluice.dev/draining"] = json!(ago(since).to_string()),
+        "failed" => pod["status"] = json!({"phase": "Failed"}),
+        "terminating" => pod["metadata"]["deletionTimestamp"] = json!(NOW),
+        other => panic!("{other}"),
+    }
+    let ready = if kind == "lost" { "Unknown" } else { "True" };
+    let node: Node = serde_json::from_value(json!({
+        "metadata": {"name": "node", "labels": {"topology.kubernetes.io/zone": zone}},
+        "status": {"conditions": [{"type": "Ready", "status": ready}]},
+    }))
+    .unwrap();
+    let pod: Pod = serde_json::from_value(pod).unwrap();
+    let node = pod.spec.as_ref().unwrap().node_name.is_some().then_some(&node);
+    let hash = spec_hash(&pool.spec, "sluice:1");
+    Worker::observe(Arc::new(pod), node, report, None, &hash)
+}
+
+fn observed(spec: &Value, workers: &[&str]) -> Observed {
+    let pool = pool(spec);
+    let workers: Vec<_> = workers
+        .iter()
+        .enumerate()
+        .map(|(number, words)| worker(&pool, number, words))
+        .collect();
+    Observed {
+        taken: workers.iter().map(|worker| worker.pod.name_any()).collect(),
+        workers,
+        claims: claims::mounted(&pool.spec, |_| None, |_| None),
+        settings: Settings {
+            default_image: "sluice:1".to_owned(),
+            public_key: None,
+        },
+        now: now(),
+        pool: Arc::new(pool),
+    }
+}
+
+/// What is done, in a line.
+fn done(wanted: &Desired) -> String {
+    let mut parts = Vec::new();
+    parts.extend(wanted.create.iter().map(|pod| format!("+{}", pod.name_any())));
+    for mark in &wanted.mark {
+        if let Some((_, why)) = mark.draining {
+            parts.push(format!("drain {} {why:?}", mark.pod.name_any()));
+        }
+    }
+    parts.extend(
+        wanted
+            .delete
+            .iter()
+            .map(|gone| format!("-{} {:?}", gone.pod.name_any(), gone.why)),
+    );
+    parts.join(", ")
+}
+
+#[test]
+fn what_a_pool_does() {
+    for (replicas, workers, expected) in [
+        (0, &[][..], ""),
+        (3, &[], "+p-0, +p-1, +p-2"),
+        (2, &["ready", "starting"], ""),
+        // Terminating pods keep their names and do not count; nor do lost ones; ended ones are removed.
+        (2, &["terminating", "ready"], "+p-2"),
+        (2, &["lost", "ready"], "+p-2"),
+        (2, &["failed", "ready"], "+p-2, -p-0 Ended"),
+        // Lost ones are not replaced without end.
+        (1, &["lost", "lost"], "+p-2"),
+        (1, &["lost", "lost", "lost"], ""),
+        // A node that came back brings one too many.
+        (1, &["ready holds=9", "ready holds=1"], "drain p-1 Surplus"),
+        // Least shuffle bytes first; what never ran goes at once, before all others.
+        (
+            2,
+            &["ready holds=3", "ready holds=1", "ready holds=2"],
+            "drain p-1 Surplus",
+        ),
+        (
+            1,
+            &["ready holds=3", "ready holds=1", "ready holds=2"],
+            "drain p-1 Surplus, drain p-2 Surplus",
+        ),
+        (1, &["ready holds=0", "starting"], "-p-1 Surplus"),
+        (1, &["ready holds=5", "ready"], "drain p-0 Surplus"),
+        (
+            0,
+            &["ready holds=5", "unplaced"],
+            "drain p-0 Surplus, -p-1 Surplus",
+        ),
+        // Equal ones: from the fullest zone, then the highest number.
+        (
+            2,
+            &[
+                "ready holds=0 zone=a",
+                "ready holds=0 zone=b",
+                "ready holds=0 zone=a",
+            ],
+            "drain p-2 Surplus",
+        ),
+        (
+            2,
+            &[
+                "ready holds=0 zone=b",
+                "ready holds=0 zone=a",
+                "ready holds=0 zone=c",
+                "ready holds=0 zone=a",
+            ],
+            "drain p-2 Surplus, drain p-3 Surplus",
+        ),
+        // A draining one does not count; it goes once it is idle, or late, or cannot be reached.
+        (1, &["draining busy since=10", "ready"], ""),
+        (1, &["draining since=10", "ready"], ""),
+        (1, &["draining holds=0 since=10", "ready"], ""),
+        (1, &["draining idle since=10", "ready"], "-p-0 Drained"),
+        (1, &["draining busy since=600", "ready"], "-p-0 DrainTimedOut"),
+        (1, &["draining busy since=599", "ready"], ""),
+        (2, &["draining busy since=10", "ready"], "+p-2"),
+        // A new spec: one more first, then old ones leave one by one.
+        (2, &["ready old", "ready old"], "+p-2"),
+        (2, &["ready old", "ready old", "starting"], ""),
+        (
+            2,
+            &["ready old holds=2", "ready old holds=1", "ready"],
+            "drain p-1 Outdated",
+        ),
+        (2, &["ready old", "draining busy old", "ready"], "+p-3"),
+        (2, &["ready old", "draining busy old", "ready", "ready"], ""),
+        (
+            2,
+            &["ready old", "draining idle old", "ready", "ready"],
+            "-p-1 Drained",
+        ),
+        (2, &["ready old", "ready", "ready"], "drain p-0 Outdated"),
+        // Old ones that never ran are of no use.
+        (
+            2,
+            &["starting old", "starting old"],
+            "+p-2, -p-0 Outdated, -p-1 Outdated",
+        ),
+        // A new one that finds no place gets one, but not a second.
+        (2, &["ready old", "ready old", "unplaced since=29"], ""),
+        (
+            2,
+            &["ready old", "ready old", "unplaced since=30"],
+            "drain p-1 Outdated",
+        ),
+        (
+            2,
+            &["ready old", "draining old busy", "unplaced since=90"],
+            "+p-3",
+        ),
+        (2, &["ready old", "unplaced since=90"], "+p-2"),
+        (2, &["ready old", "unplaced since=90", "unplaced since=90"], ""),
+        // Smaller and new at once.
+        (
+            1,
+            &["ready old holds=2", "ready old holds=1", "ready old holds=3"],
+            "drain p-1 Outdated, drain p-0 Outdated",
+        ),
+        (
+            0,
+            &["ready old", "ready old"],
+            "drain p-0 Outdated, drain p-1 Outdated",
+        ),
+    ] {
+        let seen = observed(&json!({"replicas": replicas}), workers);
+        let mut wanted: Vec<_> = expected.split(", ").collect();
+        let got = done(&desired(&seen));
+        let mut got: Vec<_> = got.split(", ").collect();
+        wanted.sort_unstable();
+        got.sort_unstable();
+        assert_eq!(got, wanted, "{replicas} of {workers:?}");
+    }
+}
+
+#[test]
+fn a_large_pool_changes_by_quarters() {
+    let seen = observed(&json!({"replicas": 8}), &["ready old"; 8]);
+    assert_eq!(done(&desired(&seen)), "+p-8, +p-9");
+}
+
+#[test]
+fn names_of_strangers_are_not_used() {
+    let mut seen = observed(&json!({"replicas": 1}), &[]);
+    seen.taken = BTreeSet::from(["p-0".to_owned()]);
+    assert_eq!(done(&desired(&seen)), "+p-1");
+}
+
+#[test]
+fn a_mark_is_heeded_before_the_watch_shows_it() {
+    let mut seen = observed(&json!({"replicas": 1}), &["ready holds=1", "ready holds=2"]);
+    let pod = seen.workers[0].pod.clone();
+    seen.workers[0] = Worker::observe(
+        pod,
+        None,
+        None,
+        Some(ago(1)),
+        &spec_hash(&seen.pool.spec, "sluice:1"),
+    );
+    assert_eq!(done(&desired(&seen)), "");
+    assert_eq!(seen.workers[0].draining_since, Some(ago(1)));
+}
+
+#[test]
+fn pods_learn_their_zone_and_keep_their_marks() {
+    let mut seen = observed(&json!({"replicas": 1}), &["ready", "draining busy since=10"]);
+    assert_eq!(desired(&seen).mark, []);
+    for worker in &mut seen.workers {
+        worker.zone = Some("b".to_owned());
+    }
+    let marks: Vec<_> = desired(&seen).mark.iter().map(super::apply::marks).collect();
+    assert_eq!(marks[0].labels()["topology.kubernetes.io/zone"], "b");
+    assert!(marks[0].annotations().is_empty());
+    assert_eq!(marks[1].annotations()["sluice.dev/draining"], ago(10).to_string());
+    assert_eq!(marks[1].labels()["topology.kubernetes.io/zone"], "b");
+}
+
+fn verdict(status: &WorkerPoolStatus) -> String {
+    let condition = serde_json::to_value(&status.conditions[0]).unwrap();
+    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    format!(
+        "{} {} {}: {}",
+        status.ready.clone().unwrap(),
+        text("status"),
+        text("reason"),
+        text("message")
+    )
+}
+
+fn status_of(seen: &Observed, refused: &[Trouble]) -> WorkerPoolStatus {
+    status(seen, &desired(seen), refused)
+}
+
+#[test]
+fn what_a_status_says() {
+    for (replicas, workers, expected) in [
+        (0, &[][..], "0/0 True WorkersReady: "),
+        (2, &[], "0/2 False WorkersStarting: 0 of 2 workers are ready"),
+        (
+            2,
+            &["ready", "starting"],
+            "1/2 False WorkersStarting: 1 of 2 workers are ready",
+        ),
+        (2, &["ready", "ready"], "2/2 True WorkersReady: "),
+        (
+            2,
+            &["ready", "ready", "draining"],
+            "2/2 True WorkersLeaving: 1 worker leaves",
+        ),
+        (
+            2,
+            &["ready old", "ready old"],
+            "2/2 False WorkersStarting: 0 of 2 workers are ready; 2 workers leave",
+        ),
+        (
+            2,
+            &["ready", "lost"],
+            "1/2 False WorkersStarting: 1 of 2 workers are ready",
+        ),
+        (
+            2,
+            &["ready", "unplaced"],
+            "1/2 False Unschedulable: pod p-1: 0/1 nodes are available: 1 Insufficient cpu.",
+        ),
+    ] {
+        let seen = observed(&json!({"replicas": replicas}), workers);
+        assert_eq!(
+            verdict(&status_of(&seen, &[])),
+            expected,
+            "{replicas} of {workers:?}"
+        );
+    }
+}
+
+#[test]
+fn a_whole_status() {
+    let workers = [
+        "ready busy zone=b",
+        "ready zone=a",
+        "draining holds=5",
+        "terminating",
+        "lost zone=c",
+    ];
+    let seen = observed(&json!({"replicas": 3, "slotsPerWorker": 4}), &workers);
+    let refused = [Trouble::new(
+        ProgressReason::QuotaExceeded,
+        "creating pod p-5: exceeded quota",
+    )];
+    insta::assert_yaml_snapshot!("whole_status", status_of(&seen, &refused));
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_it_changes() {
+    let mut seen = observed(&json!({"replicas": 1}), &["ready"]);
+    let first = status_of(&seen, &[]);
+    let mut pool = (*seen.pool).clone();
+    pool.status = Some(first.clone());
+    seen.pool = Arc::new(pool);
+    seen.now = now() + SignedDuration::from_secs(60);
+    assert_eq!(status_of(&seen, &[]), first);
+    let refused = [Trouble::new(ProgressReason::NameTaken, "x".repeat(5000))];
+    let condition = status_of(&seen, &refused).conditions.remove(0);
+    assert_eq!(condition.last_transition_time.0, seen.now);
+    assert_eq!(condition.message.chars().count(), 1024);
+}
+
+#[test]
+fn an_invalid_pool_gets_no_pods() {
+    let seen = observed(&json!({"replicas": 2, "memory": "1KiB"}), &["ready old"]);
+    assert_eq!(done(&desired(&seen)), "");
+    let verdict = verdict(&status_of(&seen, &[]));
+    assert!(
+        verdict.starts_with("1/2 False InvalidSpec: spec.memory is 1KiB"),
+        "{verdict}"
+    );
+}
+
+/// Claims by phase, modes and the node affinity of their volume, and whether `replicas` workers can mount them.
+#[test]
+fn claims_that_not_all_pods_can_mount() {
+    let on_node = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}]}]);
+    let in_zone = json!([{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["z"]}]}]);
+    for (list, mode, affinity, replicas, mountable) in [
+        ("dataVolumes", Some("ReadWriteMany"), None, 3, true),
+        ("sinkVolumes", Some("ReadWriteMany"), None, 3, true),
+        ("dataVolumes", Some("ReadOnlyMany"), None, 3, true),
+        ("sinkVolumes", Some("ReadOnlyMany"), None, 3, false),
+        ("dataVolumes", Some("ReadWriteOnce"), None, 3, false),
+        ("dataVolumes", Some("ReadWriteOnce"), None, 1, true),
+        ("dataVolumes", Some("ReadWriteOnce"), Some(&on_node), 3, true),
+        ("dataVolumes", Some("ReadWriteOnce"), Some(&in_zone), 3, false),
+        ("dataVolumes", Some("ReadWriteOncePod"), Some(&on_node), 1, false),
+        ("dataVolumes", None, None, 1, false),
+    ] {
+        let mut seen = observed(
+            &json!({"replicas": replicas, list: [{"name": "v", "claimName": "c", "mountPath": "/v"}]}),
+            &[],
+        );
+        let claim = mode.map(|mode| json!({"spec": {"accessModes": [mode], "volumeName": "pv"}}));
+        let claim = claim.map(|claim| Arc::new(serde_json::from_value(claim).unwrap()));
+        let volume = affinity
+            .map(|terms| json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}}));
+        let volume = volume.map(|volume| Arc::new(serde_json::from_value(volume).unwrap()));
+        seen.claims = claims::mounted(&seen.pool.spec, |_| claim.clone(), |_| volume.clone());
+        let wanted = desired(&seen);
+        let case = format!("{list} {mode:?} {affinity:?} {replicas}");
+        assert_eq!(wanted.blocked.is_none(), mountable, "{case}");
+        assert_eq!(wanted.create.is_empty(), !mountable, "{case}");
+        let said = verdict(&status(&seen, &wanted, &[]));
+        assert_eq!(
+            said.contains("VolumesUnmountable: spec."),
+            !mountable,
+            "{case}: {said}"
+        );
+    }
+}
+
+#[test]
+fn pods_tell_why_they_do_not_run() {
+    let scheduling = |message: &str| json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": message}]});
+    let waiting = |reason: &str| {
+        json!({"containerStatuses": [{"name": "worker", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+            "state": {"waiting": {"reason": reason, "message": "m"}},
+            "lastState": {"terminated": {"exitCode": 2, "reason": "Error", "message": "no key\n"}}}]})
+    };
+    for (status, expected) in [
+        (json!({}), None),
+        (waiting("ContainerCreating"), None),
+        (
+            scheduling(
+                "0/3 nodes are available: 1 node(s) had untolerated taint(s) {a: }, 2 node(s) had untolerated taint {b: }. preemption: 0/3 nodes are available: 3 Preemption is not helpful",
+            ),
+            Some((ProgressReason::Tainted, None)),
+        ),
+        (
+            scheduling("0/3 nodes are available: 1 node(s) had untolerated taint {a: }, 2 Insufficient cpu."),
+            Some((ProgressReason::Unschedulable, None)),
+        ),
+        (
+            scheduling("0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+            Some((ProgressReason::VolumeUnavailable, None)),
+        ),
+        (
+            waiting("ImagePullBackOff"),
+            Some((
+                ProgressReason::ImagePullFailed,
+                Some("pod p-0: ImagePullBackOff: m"),
+            )),
+        ),
+        (
+            waiting("CrashLoopBackOff"),
+            Some((
+                ProgressReason::ContainerFailed,
+                Some("pod p-0: CrashLoopBackOff: m; last Error, exit code 2: no key"),
+            )),
+        ),
+    ] {
+        let pod: Pod =
+            serde_json::from_value(json!({"metadata": {"name": "p-0"}, "status": status})).unwrap();
+        let trouble = why::of_pod(&pod);
+        assert_eq!(
+            trouble.as_ref().map(|trouble| trouble.reason),
+            expected.map(|(reason, _)| reason),
+            "{status}"
+        );
+        if let Some((_, Some(message))) = expected {
+            assert_eq!(trouble.unwrap().message, message);
+        }
+    }
+}
