@@ -55,9 +55,9 @@ impl Candidate {
         }
     }
 
-    /// The true time that passes while this candidate's clock shows `time`.
+    /// The true time that passes while this candidate's clock shows `time`, rounded up as timers do.
     fn really(&self, time: Duration) -> u64 {
-        (time.as_secs_f64() / self.speed * 1000.0) as u64
+        (time.as_secs_f64() / self.speed * 1000.0) as u64 + 1
     }
 }
 
@@ -69,6 +69,7 @@ struct World {
     /// By time and order: the candidate, its request and what happens.
     agenda: BTreeMap<(u64, u64), (u64, u64, Step)>,
     order: u64,
+    steps: u64,
     lease: Option<Stored>,
     version: u64,
     /// From when to when somebody led without a gap in the holder's name.
@@ -86,6 +87,7 @@ impl World {
             candidates: BTreeMap::new(),
             agenda: BTreeMap::new(),
             order: 0,
+            steps: 0,
             lease: None,
             version: 0,
             terms: 0,
@@ -131,6 +133,8 @@ impl World {
                 return;
             }
             self.time = time;
+            self.steps += 1;
+            assert!(self.steps < 1_000_000, "time stands still at {time} ms");
             match step {
                 // A request outlives its sender.
                 Step::Arrived(action, back) => {
