@@ -25,6 +25,15 @@ pub struct Config {
     /// The name of that lease.
     #[arg(long, env = "SLUICE_LEASE_NAME", default_value = "sluice-operator")]
     pub lease_name: String,
+    /// After how many seconds without a sign of the leader another operator takes over.
+    #[arg(long, env = "SLUICE_LEASE_SECONDS", default_value_t = 15)]
+    pub lease_seconds: u16,
+    /// After how many seconds without a successful renewal of the lease the leader ends; less than --lease-seconds.
+    #[arg(long, env = "SLUICE_LEASE_RENEWAL_SECONDS", default_value_t = 10)]
+    pub lease_renewal_seconds: u16,
+    /// Seconds between two tries to get or renew the lease.
+    #[arg(long, env = "SLUICE_LEASE_RETRY_SECONDS", default_value_t = 2)]
+    pub lease_retry_seconds: u16,
     /// The name of this operator among the others: its pod's.
     #[arg(long, env = "POD_NAME", default_value = "sluice-operator")]
     pub identity: String,

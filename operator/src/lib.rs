@@ -8,6 +8,7 @@
 pub mod config;
 pub mod http;
 pub mod kube_api;
+pub mod leader;
 pub mod log;
 pub mod metrics;
 pub mod objects;
@@ -38,16 +39,25 @@ pub struct Operator {
     pub metrics: Arc<Metrics>,
 }
 
-/// Runs the operator until it is asked to stop or another one leads.
+/// Runs the operator of this process: until a signal asks it to stop, or another one leads.
 ///
 /// # Errors
-/// It cannot start: the cluster's address is not known, or an address or a file of `config` is of no use.
+/// As [`run_with`], or the cluster's address is not known.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
-    let client = client().await?;
+    run_with(config, client().await?, stop).await
+}
+
+/// Runs an operator on `client` until `stop`: stands by, and acts while it leads.
+///
+/// # Errors
+/// It cannot start, as an address or a file of `config` is of no use; or it led and lost the lease. The process has
+/// to end then: parts of it may not have noticed yet.
+pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = Arc::new(Metrics::default());
     let health = Health::default();
-    let server = http::serve(config.listen, health.clone(), metrics.clone(), stop.clone()).await?;
+    let serving = stop.child_token();
+    let server = http::serve(config.listen, health.clone(), metrics.clone(), serving.clone()).await?;
     let operator = Arc::new(Operator {
         config,
         client,
@@ -57,9 +67,20 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         () = wait_for_api_server(&operator.client) => {}
         () = stop.cancelled() => return Ok(()),
     }
+    // A standby is as ready as the leader.
     health.ready.store(true, Ordering::Relaxed);
-    stop.cancelled().await;
+    let work = controllers(operator.clone(), stop.clone());
+    let metrics = operator.metrics.clone();
+    let led = leader::lead(operator.client.clone(), &operator.config, metrics, stop, work).await;
+    serving.cancel();
+    led?;
     server.await.context("the HTTP server")
+}
+
+/// What only the leader does: it ends soon after `stop`.
+async fn controllers(_operator: Arc<Operator>, stop: CancellationToken) -> anyhow::Result<()> {
+    stop.cancelled().await;
+    Ok(())
 }
 
 /// A client whose requests end: without a limit a dead connection is waited for without end.

@@ -1,0 +1,352 @@
+//! Faults between the operator and the API server: a layer under the client that a script drives.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{self, BoxFuture};
+use futures::{Stream, StreamExt, stream};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use kube::client::{Body, DynBody};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tower::{BoxError, Layer, Service};
+
+/// What befalls a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The API server answers with this status and does nothing.
+    Refuse(u16),
+    /// The request does its work and the answer is 504.
+    LoseAnswer,
+    /// The request is sent after this time.
+    Delay(Duration),
+    /// The connection breaks before anything is sent.
+    Disconnect,
+    /// The operator dies before the request is sent.
+    CrashBefore,
+    /// The operator dies after the request did its work, before it sees the answer.
+    CrashAfter,
+}
+
+/// A request as a script sees it.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// HTTP's method.
+    pub method: Method,
+    /// Path without query.
+    pub path: String,
+    /// Whether it opens a watch.
+    pub watches: bool,
+    /// Which write it is, from 0; leases and reads have no number.
+    pub write: Option<usize>,
+}
+
+/// How often watch events go wrong, in events of a hundred.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watches {
+    /// The event never comes.
+    pub drop: u32,
+    /// The event comes twice.
+    pub repeat: u32,
+    /// The connection ends before the event.
+    pub cut: u32,
+    /// The API server says that the history is gone (410).
+    pub expire: u32,
+}
+
+type Script = Box<dyn FnMut(&Call) -> Option<Fault> + Send>;
+
+/// The script of an operator's faults, and what came of its requests.
+#[derive(Clone)]
+pub struct Faults {
+    state: Arc<Mutex<State>>,
+    crashed: CancellationToken,
+}
+
+struct State {
+    script: Script,
+    watches: Watches,
+    random: SmallRng,
+    writes: usize,
+    away: CancellationToken,
+    forbidden: Vec<String>,
+}
+
+impl Faults {
+    /// No faults until told otherwise.
+    pub fn none() -> Self {
+        Self::scripted(0, Watches::default(), |_| None)
+    }
+
+    /// The faults that `script` names request by request, and those of watch events, drawn by `seed`.
+    pub fn scripted(
+        seed: u64,
+        watches: Watches,
+        script: impl FnMut(&Call) -> Option<Fault> + Send + 'static,
+    ) -> Self {
+        let state = State {
+            script: Box::new(script),
+            watches,
+            random: SmallRng::seed_from_u64(seed),
+            writes: 0,
+            away: CancellationToken::new(),
+            forbidden: Vec::new(),
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            crashed: CancellationToken::new(),
+        }
+    }
+
+    /// One crash at the `n`th write, before or after it.
+    pub fn crash_at(n: usize, fault: Fault) -> Self {
+        Self::scripted(0, Watches::default(), move |call| {
+            (call.write == Some(n)).then_some(fault)
+        })
+    }
+
+    /// The API server is not reached any more; open watches break.
+    pub fn go_away(&self) {
+        self.lock().away.cancel();
+    }
+
+    /// Ends when the operator has crashed.
+    pub async fn crashed(&self) {
+        self.crashed.cancelled().await;
+    }
+
+    /// How many writes there were, leases aside.
+    pub fn writes(&self) -> usize {
+        self.lock().writes
+    }
+
+    /// The requests that were answered with 403.
+    pub fn forbidden(&self) -> Vec<String> {
+        self.lock().forbidden.clone()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn judge(&self, request: &Request<Body>) -> (Call, Option<Fault>, CancellationToken) {
+        let mut state = self.lock();
+        let path = request.uri().path().to_owned();
+        let counts = request.method() != Method::GET && !path.contains("/leases");
+        let write = counts.then_some(state.writes);
+        state.writes += usize::from(counts);
+        let query = request.uri().query().unwrap_or_default();
+        let call = Call {
+            method: request.method().clone(),
+            watches: query.split('&').any(|part| part == "watch=true"),
+            path,
+            write,
+        };
+        let away = state.away.clone();
+        let fault = if away.is_cancelled() {
+            Some(Fault::Disconnect)
+        } else {
+            (state.script)(&call)
+        };
+        (call, fault, away)
+    }
+
+    fn note(&self, call: &Call, status: StatusCode) {
+        if status == StatusCode::FORBIDDEN {
+            self.lock()
+                .forbidden
+                .push(format!("{} {}", call.method, call.path));
+        }
+    }
+
+    /// What becomes of one event of a watch; `None` ends the watch.
+    fn event(&self, line: Bytes) -> Option<Vec<Bytes>> {
+        let mut state = self.lock();
+        let watches = state.watches;
+        let mut drawn = state.random.random_range(0..100);
+        let mut within = |percent: u32| {
+            let hit = drawn < percent;
+            drawn = drawn.saturating_sub(percent) + if hit { 100 } else { 0 };
+            hit
+        };
+        if within(watches.drop) {
+            return Some(Vec::new());
+        }
+        if within(watches.repeat) {
+            return Some(vec![line.clone(), line]);
+        }
+        if within(watches.cut) {
+            return None;
+        }
+        if within(watches.expire) {
+            let error = json!({"type": "ERROR", "object": status(410)});
+            return Some(vec![Bytes::from(format!("{error}\n"))]);
+        }
+        Some(vec![line])
+    }
+}
+
+fn status(code: u16) -> serde_json::Value {
+    let reason = match code {
+        409 => "Conflict",
+        410 => "Expired",
+        429 => "TooManyRequests",
+        503 => "ServiceUnavailable",
+        504 => "Timeout",
+        _ => "InternalError",
+    };
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": format!("a fault of the test: {code}"), "reason": reason, "code": code,
+    })
+}
+
+type Answer = Response<UnsyncBoxBody<Bytes, BoxError>>;
+
+fn answer(code: u16) -> Result<Answer, BoxError> {
+    let body = Full::from(status(code).to_string())
+        .map_err(BoxError::from)
+        .boxed_unsync();
+    let answer = Response::builder()
+        .status(code)
+        .header("content-type", "application/json");
+    Ok(answer.body(body)?)
+}
+
+fn disconnected() -> BoxError {
+    std::io::Error::new(
+        std::io::ErrorKind::ConnectionReset,
+        "a fault of the test: no connection",
+    )
+    .into()
+}
+
+impl<S> Layer<S> for Faults {
+    type Service = Faulty<S>;
+
+    fn layer(&self, inner: S) -> Faulty<S> {
+        Faulty {
+            inner,
+            faults: self.clone(),
+        }
+    }
+}
+
+/// The service below the client, with faults.
+pub struct Faulty<S> {
+    inner: S,
+    faults: Faults,
+}
+
+impl<S> Service<Request<Body>> for Faulty<S>
+where
+    S: Service<Request<Body>, Response = Response<Box<DynBody>>, Error = BoxError>,
+    S::Future: Send + 'static,
+{
+    type Response = Answer;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Answer, BoxError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let faults = self.faults.clone();
+        let (call, fault, away) = faults.judge(&request);
+        // Nothing is sent before this is polled.
+        let sending = self.inner.call(request);
+        Box::pin(async move {
+            tokio::select! {
+                answer = befall(&faults, &call, fault, sending) => {
+                    let answer = answer?;
+                    faults.note(&call, answer.status());
+                    Ok(if call.watches { faults.watch(answer, away) } else { answer })
+                }
+                () = away.cancelled() => Err(disconnected()),
+            }
+        })
+    }
+}
+
+async fn befall(
+    faults: &Faults,
+    call: &Call,
+    fault: Option<Fault>,
+    sending: impl Future<Output = Result<Response<Box<DynBody>>, BoxError>>,
+) -> Result<Answer, BoxError> {
+    match fault {
+        // The dead send nothing.
+        _ if faults.crashed.is_cancelled() => return pending().await,
+        Some(Fault::Refuse(code)) => return answer(code),
+        Some(Fault::Disconnect) => return Err(disconnected()),
+        Some(Fault::CrashBefore) => {
+            faults.crashed.cancel();
+            return pending().await;
+        }
+        Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
+        Some(Fault::LoseAnswer | Fault::CrashAfter) | None => {}
+    }
+    let answered = sending.await?;
+    match fault {
+        Some(Fault::LoseAnswer) => answer(504),
+        Some(Fault::CrashAfter) => {
+            tracing::debug!(?call, status = %answered.status(), "the operator dies");
+            faults.crashed.cancel();
+            pending().await
+        }
+        Some(Fault::Refuse(_) | Fault::Delay(_) | Fault::Disconnect | Fault::CrashBefore) | None => {
+            Ok(answered.map(BodyExt::boxed_unsync))
+        }
+    }
+}
+
+impl Faults {
+    /// The answer to a watch, its events dropped, repeated or ended as drawn.
+    fn watch(&self, answer: Answer, away: CancellationToken) -> Answer {
+        let faults = self.clone();
+        answer.map(|body| {
+            let lines = lines(body).take_until(away.cancelled_owned());
+            let events = lines
+                .map(move |line| line.map(|line| faults.event(line)))
+                .take_while(|event| future::ready(!matches!(event, Ok(None))))
+                .flat_map(|event| {
+                    let frames: Vec<_> = match event {
+                        Ok(event) => event
+                            .into_iter()
+                            .flatten()
+                            .map(|line| Ok(Frame::data(line)))
+                            .collect(),
+                        Err(error) => vec![Err(error)],
+                    };
+                    stream::iter(frames)
+                });
+            UnsyncBoxBody::new(StreamBody::new(events))
+        })
+    }
+}
+
+/// The lines of a body, each with its end.
+fn lines(body: UnsyncBoxBody<Bytes, BoxError>) -> impl Stream<Item = Result<Bytes, BoxError>> + Send {
+    let start = (body.into_data_stream(), Vec::<u8>::new());
+    stream::unfold(start, |(mut data, mut rest)| async move {
+        loop {
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let tail = rest.split_off(end + 1);
+                return Some((Ok(Bytes::from(rest)), (data, tail)));
+            }
+            match data.next().await? {
+                Ok(chunk) => rest.extend_from_slice(&chunk),
+                Err(error) => return Some((Err(error), (data, rest))),
+            }
+        }
+    })
+}

@@ -1,0 +1,237 @@
+//! A namespace of its own for each test, and operators that run in it, each in a runtime of its own that can die.
+
+use std::env;
+use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kube::client::ClientBuilder;
+use kube::{Api, Client};
+use sluice_operator::config::Config;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::runtime;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::faults::Faults;
+use crate::rbac;
+
+/// How long something may take that does happen.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A test's place in the cluster.
+pub struct Place {
+    /// Its namespace; leases and custom resources live in it.
+    pub namespace: String,
+    /// The tester's client, which may do everything.
+    pub client: Client,
+    config: kube::Config,
+}
+
+/// Runs `test` in a new namespace, with the rules of manifests/rbac.yaml, and removes both. Without a cluster it says
+/// that it does not run.
+pub fn run(name: &str, test: impl AsyncFnOnce(&Place)) {
+    if env::var_os("KUBECONFIG").is_none() {
+        let required = env::var("SLUICE_E2E_REQUIRED").is_ok_and(|required| required == "1");
+        assert!(!required, "{name} needs a cluster: KUBECONFIG is not set");
+        eprintln!("SKIPPED {name}: KUBECONFIG is not set");
+        return;
+    }
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let place = Place::new().await;
+        let ended = AssertUnwindSafe(test(&place)).catch_unwind().await;
+        place.remove().await;
+        if let Err(panic) = ended {
+            resume_unwind(panic);
+        }
+    });
+}
+
+impl Place {
+    async fn new() -> Self {
+        let config = kube::Config::infer().await.unwrap();
+        let client = Client::try_from(config.clone()).unwrap();
+        let namespace = format!("sluice-it-{:08x}", rand::random::<u32>());
+        let metadata = ObjectMeta {
+            name: Some(namespace.clone()),
+            ..ObjectMeta::default()
+        };
+        let object = Namespace {
+            metadata,
+            ..Namespace::default()
+        };
+        let namespaces = Api::<Namespace>::all(client.clone());
+        namespaces.create(&PostParams::default(), &object).await.unwrap();
+        rbac::install(&client, &namespace).await;
+        Self {
+            namespace,
+            client,
+            config,
+        }
+    }
+
+    async fn remove(&self) {
+        rbac::remove(&self.client, &self.namespace).await;
+        let namespaces = Api::<Namespace>::all(self.client.clone());
+        namespaces
+            .delete(&self.namespace, &DeleteParams::background())
+            .await
+            .unwrap();
+    }
+
+    /// A client with the rights of an operator and no more.
+    pub fn operators_config(&self) -> kube::Config {
+        let mut config = self.config.clone();
+        let account = rbac::ACCOUNT;
+        config.auth_info.impersonate = Some(format!("system:serviceaccount:{}:{account}", self.namespace));
+        config.auth_info.impersonate_groups = Some(vec![
+            "system:serviceaccounts".into(),
+            format!("system:serviceaccounts:{}", self.namespace),
+            "system:authenticated".into(),
+        ]);
+        config
+    }
+
+    /// Starts an operator called `name` that serves this namespace.
+    pub fn start(&self, name: &str, faults: Faults) -> Running {
+        // Free when asked; another process could take it in between, and the operator would not start.
+        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config = Config::parse_from([
+            "sluice-operator",
+            "--image=localhost/sluice:test",
+            "--signing-key-file=/dev/null",
+            "--lease-seconds=6",
+            "--lease-renewal-seconds=4",
+            "--lease-retry-seconds=1",
+            &format!("--namespaces={}", self.namespace),
+            &format!("--lease-namespace={}", self.namespace),
+            &format!("--identity={name}"),
+            &format!("--listen={listen}"),
+        ]);
+        Running::start(config, self.operators_config(), faults, listen)
+    }
+}
+
+/// How an operator ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It returned, with this error.
+    Returned(Result<(), String>),
+    /// A fault ended it where it stood.
+    Crashed,
+}
+
+/// An operator that runs.
+pub struct Running {
+    stop: CancellationToken,
+    kill: CancellationToken,
+    ended: watch::Receiver<Option<End>>,
+    listen: SocketAddr,
+    /// What befalls its requests.
+    pub faults: Faults,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill.cancel();
+    }
+}
+
+impl Running {
+    fn start(config: Config, kube: kube::Config, faults: Faults, listen: SocketAddr) -> Self {
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        let (ends, ended) = watch::channel(None);
+        let running = Self {
+            stop: stop.clone(),
+            kill: kill.clone(),
+            ended,
+            listen,
+            faults: faults.clone(),
+        };
+        thread::spawn(move || {
+            // With the runtime die the tasks that the operator spawned.
+            let runtime = runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
+            let end = runtime.block_on(async {
+                let client = ClientBuilder::try_from(kube).unwrap().with_layer(&faults).build();
+                tokio::select! {
+                    biased;
+                    () = kill.cancelled() => End::Crashed,
+                    () = faults.crashed() => End::Crashed,
+                    ended = sluice_operator::run_with(config, client, stop) => {
+                        End::Returned(ended.map_err(|error| format!("{error:#}")))
+                    }
+                }
+            });
+            runtime.shutdown_timeout(Duration::from_secs(1));
+            ends.send_replace(Some(end));
+        });
+        running
+    }
+
+    /// Asks it to stop, as SIGTERM does.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Ends it where it stands.
+    pub fn kill(&self) {
+        self.kill.cancel();
+    }
+
+    /// How it ended, if it did.
+    pub fn ended(&self) -> Option<End> {
+        self.ended.borrow().clone()
+    }
+
+    /// Waits for its end.
+    pub async fn end(&self) -> End {
+        let mut ended = self.ended.clone();
+        let end = tokio::time::timeout(PATIENCE, ended.wait_for(Option::is_some)).await;
+        end.expect("the operator does not end").unwrap().clone().unwrap()
+    }
+
+    /// The body of its answer to a GET of `path`, if it answers with 200.
+    pub async fn get(&self, path: &str) -> Option<String> {
+        let mut connection = TcpStream::connect(self.listen).await.ok()?;
+        let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+        connection.write_all(request.as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await.ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        head.contains(" 200 ").then(|| body.to_owned())
+    }
+
+    /// Whether it says that it leads.
+    pub async fn leads(&self) -> bool {
+        let metrics = self.get("/metrics").await.unwrap_or_default();
+        metrics.lines().any(|line| line == "sluice_operator_leading 1")
+    }
+}
+
+/// Waits until `condition` holds.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition().await {
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "not within {} s: {what}",
+            PATIENCE.as_secs()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

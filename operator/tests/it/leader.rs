@@ -1,0 +1,136 @@
+//! Two operators and one lease.
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+
+use crate::faults::{Call, Fault, Faults, Watches};
+use crate::harness::{End, Place, Running, eventually, run};
+
+async fn lease(place: &Place) -> Option<Lease> {
+    let leases = Api::<Lease>::namespaced(place.client.clone(), &place.namespace);
+    leases.get_opt("sluice-operator").await.unwrap()
+}
+
+async fn holder(place: &Place) -> String {
+    let spec = lease(place)
+        .await
+        .and_then(|lease| lease.spec)
+        .unwrap_or_default();
+    spec.holder_identity.unwrap_or_default()
+}
+
+/// Two operators, of which the first leads.
+async fn pair(place: &Place, faults: Faults) -> (Running, Running) {
+    let first = place.start("first", faults);
+    eventually("the first leads", async || first.leads().await).await;
+    let second = place.start("second", Faults::none());
+    eventually("the second is ready", async || {
+        second.get("/readyz").await.is_some()
+    })
+    .await;
+    (first, second)
+}
+
+/// Waits until `next` leads; all the while `last` must not.
+async fn handed_over(last: &Running, next: &Running) {
+    eventually("the other leads", async || {
+        // In this order: whoever led before and after the other did would be seen.
+        let (led, leads) = (last.leads().await, next.leads().await);
+        assert!(!(leads && led && last.leads().await), "two lead");
+        leads
+    })
+    .await;
+}
+
+#[test]
+fn one_of_two_leads_and_hands_over_when_it_stops() {
+    run("one_of_two_leads_and_hands_over_when_it_stops", async |place| {
+        let (first, second) = pair(place, Faults::none()).await;
+        assert!(holder(place).await.starts_with("first_"));
+        // Longer than the lease: it is renewed.
+        tokio::time::sleep(std::time::Duration::from_secs(8)).await;
+        assert!(first.leads().await && !second.leads().await);
+        first.stop();
+        assert_eq!(first.end().await, End::Returned(Ok(())));
+        let spec = lease(place).await.unwrap().spec.unwrap();
+        let free = spec.holder_identity.is_none();
+        assert!(
+            free || spec.holder_identity.unwrap().starts_with("second_"),
+            "given up"
+        );
+        handed_over(&first, &second).await;
+        assert!(holder(place).await.starts_with("second_"));
+        assert_eq!(first.faults.forbidden(), [""; 0]);
+        assert_eq!(second.faults.forbidden(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_leader_that_loses_the_api_server_ends_before_another_leads() {
+    run(
+        "a_leader_that_loses_the_api_server_ends_before_another_leads",
+        async |place| {
+            let (first, second) = pair(place, Faults::none()).await;
+            first.faults.go_away();
+            eventually("the second leads", async || {
+                let leads = second.leads().await;
+                assert!(!leads || first.ended().is_some(), "two lead");
+                leads
+            })
+            .await;
+            let End::Returned(Err(error)) = first.end().await else {
+                panic!("the first ended well");
+            };
+            assert!(error.contains("could not be renewed within 4 s"), "{error}");
+        },
+    );
+}
+
+#[test]
+fn a_leader_that_dies_is_followed_by_another() {
+    run("a_leader_that_dies_is_followed_by_another", async |place| {
+        let (first, second) = pair(place, Faults::none()).await;
+        first.kill();
+        assert_eq!(first.end().await, End::Crashed);
+        assert!(
+            holder(place).await.starts_with("first_"),
+            "nobody gave the lease up"
+        );
+        handed_over(&first, &second).await;
+    });
+}
+
+#[test]
+fn answers_that_get_lost_cost_no_leader_its_lease() {
+    run("answers_that_get_lost_cost_no_leader_its_lease", async |place| {
+        let mut renewals = 0;
+        let script = move |call: &Call| {
+            let writes = call.method != http::Method::GET && call.path.contains("/leases");
+            renewals += u32::from(writes);
+            // The creation's, and every third renewal's.
+            (writes && renewals % 3 == 1).then_some(Fault::LoseAnswer)
+        };
+        let (first, second) = pair(place, Faults::scripted(0, Watches::default(), script)).await;
+        tokio::time::sleep(std::time::Duration::from_secs(12)).await;
+        assert!(first.leads().await && !second.leads().await);
+    });
+}
+
+#[test]
+fn a_leader_whose_lease_is_taken_by_hand_ends() {
+    run("a_leader_whose_lease_is_taken_by_hand_ends", async |place| {
+        let (first, second) = pair(place, Faults::none()).await;
+        let leases = Api::<Lease>::namespaced(place.client.clone(), &place.namespace);
+        let patch = serde_json::json!({"spec": {"holderIdentity": "somebody"}});
+        let patch = kube::api::Patch::Merge(patch);
+        leases
+            .patch("sluice-operator", &kube::api::PatchParams::default(), &patch)
+            .await
+            .unwrap();
+        let End::Returned(Err(error)) = first.end().await else {
+            panic!("the first ended well");
+        };
+        assert!(error.contains("held by another operator"), "{error}");
+        handed_over(&first, &second).await;
+    });
+}

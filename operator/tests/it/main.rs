@@ -1,0 +1,8 @@
+//! The operator in this process against the API server that `KUBECONFIG` names: a control plane is enough, the tests
+//! play the kubelets. Without `KUBECONFIG` every test says that it was skipped; with `SLUICE_E2E_REQUIRED=1` it fails
+//! instead.
+
+mod faults;
+mod harness;
+mod leader;
+mod rbac;
