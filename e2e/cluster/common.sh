@@ -4,7 +4,7 @@
 # Programs that were built from Go modules, kept between clusters.
 BIN=${SLUICE_CLUSTER_BIN:-$HOME/.cache/sluice-cluster/bin}
 # Everything of the running cluster: keys, data, logs, sockets.
-STATE=${SLUICE_CLUSTER_DIR:-/tmp/sluice-cluster}
+STATE=${SLUICE_CLUSTER_DIR:-/tmp/sluice-e2e-cluster}
 # In STATE: says that `up` made the folder and `down` may remove it.
 MARK=$STATE/.sluice-cluster
 KUBERNETES_PROGRAMS=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)

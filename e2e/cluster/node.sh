@@ -89,7 +89,8 @@ TOML
 }
 
 # All nodes share one disk and one memory: what evicts pods is set low, or a machine with little to spare would have no
-# usable node at all.
+# usable node at all. Images are never collected (100 %): with no registry, what is gone cannot be pulled again, the pause
+# image first of all.
 write_kubelet_files() {
     cat >"$2/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
@@ -100,6 +101,7 @@ cgroupDriver: cgroupfs
 cgroupRoot: /$NODE$1
 enforceNodeAllocatable: [pods]
 failSwapOn: false
+imageGCHighThresholdPercent: 100
 failCgroupV1: false
 containerRuntimeEndpoint: unix://$2/containerd.sock
 clusterDNS: [$API]

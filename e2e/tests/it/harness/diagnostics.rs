@@ -4,9 +4,10 @@ use std::fs;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Node, Pod};
-use kube::api::{DynamicObject, ListParams, LogParams};
+use kube::api::{DynamicObject, ListParams, LogParams, TypeMeta};
 use kube::discovery::{ApiCapabilities, ApiResource, Discovery, Scope, verbs};
 use kube::{Api, ResourceExt};
+use serde::Serialize;
 
 use super::space::Space;
 
@@ -49,7 +50,7 @@ async fn objects(space: &Space) -> Result<()> {
                 .list(&ListParams::default())
                 .await
                 .with_context(|| resource.plural.clone())?;
-            write_objects(space, &resource.plural, found.items)?;
+            write_objects(space, &resource, found.items)?;
         }
     }
     Ok(())
@@ -62,39 +63,37 @@ fn is_kept(resource: &ApiResource, capabilities: &ApiCapabilities) -> bool {
         && !matches!(resource.plural.as_str(), "secrets" | "events")
 }
 
-fn write_objects(space: &Space, plural: &str, mut found: Vec<DynamicObject>) -> Result<()> {
+fn write_objects(space: &Space, resource: &ApiResource, mut found: Vec<DynamicObject>) -> Result<()> {
     if found.is_empty() {
         return Ok(());
     }
     for object in &mut found {
         object.metadata.managed_fields = None;
+        // Items of a list come without.
+        object.types = Some(TypeMeta {
+            api_version: resource.api_version.clone(),
+            kind: resource.kind.clone(),
+        });
     }
-    let documents = found
+    write_documents(space, &resource.plural, &found)
+}
+
+fn write_documents<T: Serialize>(space: &Space, name: &str, objects: &[T]) -> Result<()> {
+    let documents = objects
         .iter()
         .map(serde_yaml::to_string)
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(fs::write(
-        space.evidence.join(format!("{plural}.yaml")),
-        documents.join("---\n"),
-    )?)
+    let path = space.evidence.join(format!("{name}.yaml"));
+    Ok(fs::write(path, documents.join("---\n"))?)
 }
 
 async fn nodes(space: &Space) -> Result<()> {
-    let mut found = Api::<Node>::all(space.client.clone())
-        .list(&ListParams::default())
-        .await?
-        .items;
+    let api = Api::<Node>::all(space.client.clone());
+    let mut found = api.list(&ListParams::default()).await?.items;
     for node in &mut found {
         node.metadata.managed_fields = None;
     }
-    let documents = found
-        .iter()
-        .map(serde_yaml::to_string)
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(fs::write(
-        space.evidence.join("nodes.yaml"),
-        documents.join("---\n"),
-    )?)
+    write_documents(space, "nodes", &found)
 }
 
 async fn events(space: &Space) -> Result<()> {
