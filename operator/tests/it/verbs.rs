@@ -44,7 +44,8 @@ async fn live(client: &Client, owner: &ConfigMap) -> kube::Result<()> {
     let map = |part: &str, value: u32| -> ConfigMap {
         object(json!({"metadata": metadata(&name(part)), "data": {"value": value.to_string()}}))
     };
-    let spec = json!({"schedulerName": "nobody", "containers": [{"name": "c", "image": "localhost/none"}]});
+    // Without a token's volume, whose name is drawn.
+    let spec = json!({"schedulerName": "nobody", "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "localhost/none"}]});
     let pod: Pod = object(json!({"metadata": metadata(&name("pod")), "spec": spec}));
     let secret: Secret = object(json!({"metadata": metadata(&name("token")), "stringData": {"token": "t"}}));
 
