@@ -237,14 +237,18 @@ impl Election {
     }
 
     /// Takes in what happened and says what to do next. The first event is [`Event::Due`].
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "whoever tells an event has no use for it afterwards"
+    )]
     pub fn handle(&mut self, now: Now, event: Event) -> Action {
         self.note(now, &event);
         match self.phase {
-            Phase::Candidate => self.stand(now, event),
+            Phase::Candidate => self.stand(now, &event),
             Phase::Leading { until } if now.elapsed >= until => self.end(Outcome::NotRenewed),
-            Phase::Leading { until } => self.lead(now, event, until),
+            Phase::Leading { until } => self.lead(now, &event, until),
             Phase::Releasing { until } if now.elapsed >= until => self.end(Outcome::Stopped),
-            Phase::Releasing { until } => self.release(now, event, until),
+            Phase::Releasing { until } => self.release(now, &event, until),
             Phase::Ended(outcome) => Action::End(outcome),
         }
     }
@@ -268,7 +272,7 @@ impl Election {
         }
     }
 
-    fn stand(&mut self, now: Now, event: Event) -> Action {
+    fn stand(&mut self, now: Now, event: &Event) -> Action {
         match event {
             Event::Due => self.read(self.timing.request()),
             Event::Found(_) if self.is_ours() || self.is_free(now) => self.claim(now, self.timing.request()),
@@ -284,7 +288,7 @@ impl Election {
         }
     }
 
-    fn lead(&mut self, now: Now, event: Event, until: Duration) -> Action {
+    fn lead(&mut self, now: Now, event: &Event, until: Duration) -> Action {
         let left = until.saturating_sub(now.elapsed);
         let within = self.timing.request().min(left);
         match event {
@@ -298,7 +302,7 @@ impl Election {
         }
     }
 
-    fn release(&mut self, now: Now, event: Event, until: Duration) -> Action {
+    fn release(&mut self, now: Now, event: &Event, until: Duration) -> Action {
         let left = until.saturating_sub(now.elapsed);
         match event {
             Event::Found(_) if self.is_ours() => self.give_up(now, left),

@@ -78,6 +78,7 @@ struct State {
     writes: usize,
     away: CancellationToken,
     forbidden: Vec<String>,
+    spoiled: usize,
 }
 
 impl Faults {
@@ -99,6 +100,7 @@ impl Faults {
             writes: 0,
             away: CancellationToken::new(),
             forbidden: Vec::new(),
+            spoiled: 0,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -121,6 +123,21 @@ impl Faults {
     /// Ends when the operator has crashed.
     pub async fn crashed(&self) {
         self.crashed.cancelled().await;
+    }
+
+    /// Whether it has crashed.
+    pub fn is_crashed(&self) -> bool {
+        self.crashed.is_cancelled()
+    }
+
+    /// From now on, what befalls the events of watches.
+    pub fn weather(&self, watches: Watches) {
+        self.lock().watches = watches;
+    }
+
+    /// How many events of watches met a fault.
+    pub fn spoiled(&self) -> usize {
+        self.lock().spoiled
     }
 
     /// How many writes there were, leases aside.
@@ -171,26 +188,24 @@ impl Faults {
     fn event(&self, line: Bytes) -> Option<Vec<Bytes>> {
         let mut state = self.lock();
         let watches = state.watches;
-        let mut drawn = state.random.random_range(0..100);
-        let mut within = |percent: u32| {
-            let hit = drawn < percent;
-            drawn = drawn.saturating_sub(percent) + if hit { 100 } else { 0 };
-            hit
-        };
-        if within(watches.drop) {
-            return Some(Vec::new());
-        }
-        if within(watches.repeat) {
-            return Some(vec![line.clone(), line]);
-        }
-        if within(watches.cut) {
-            return None;
-        }
-        if within(watches.expire) {
+        let drawn = state.random.random_range(0..100);
+        let dropped = watches.drop;
+        let repeated = dropped + watches.repeat;
+        let cut = repeated + watches.cut;
+        let expired = cut + watches.expire;
+        state.spoiled += usize::from(drawn < expired);
+        if drawn < dropped {
+            Some(Vec::new())
+        } else if drawn < repeated {
+            Some(vec![line.clone(), line])
+        } else if drawn < cut {
+            None
+        } else if drawn < expired {
             let error = json!({"type": "ERROR", "object": status(410)});
-            return Some(vec![Bytes::from(format!("{error}\n"))]);
+            Some(vec![Bytes::from(format!("{error}\n"))])
+        } else {
+            Some(vec![line])
         }
-        Some(vec![line])
     }
 }
 

@@ -31,7 +31,8 @@ pub struct Place {
     pub namespace: String,
     /// The tester's client, which may do everything.
     pub client: Client,
-    config: kube::Config,
+    /// How the tester reaches the API server.
+    pub config: kube::Config,
 }
 
 /// Runs `test` in a new namespace, with the rules of manifests/rbac.yaml, and removes both. Without a cluster it says

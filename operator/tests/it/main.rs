@@ -2,7 +2,14 @@
 //! play the kubelets. Without `KUBECONFIG` every test says that it was skipped; with `SLUICE_E2E_REQUIRED=1` it fails
 //! instead.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that meets the unexpected fails; clippy sees no tests outside of test functions"
+)]
+
 mod faults;
 mod harness;
 mod leader;
 mod rbac;
+mod verbs;
+mod watches;

@@ -38,7 +38,7 @@ fn rules() -> Vec<PolicyRule> {
 /// Gives the account of `namespace` the manifest's rights; cluster-wide names end with the namespace's.
 pub async fn install(client: &Client, namespace: &str) {
     let params = PostParams::default();
-    let name = Some(format!("{ACCOUNT}-{namespace}"));
+    let name = format!("{ACCOUNT}-{namespace}");
     let mut account: ServiceAccount = document("ServiceAccount");
     account.metadata.namespace = Some(namespace.to_owned());
     Api::namespaced(client.clone(), namespace)
@@ -47,11 +47,11 @@ pub async fn install(client: &Client, namespace: &str) {
         .unwrap();
 
     let mut role: ClusterRole = document("ClusterRole");
-    role.metadata.name.clone_from(&name);
+    role.metadata.name = Some(name.clone());
     Api::all(client.clone()).create(&params, &role).await.unwrap();
     let mut binding: ClusterRoleBinding = document("ClusterRoleBinding");
-    binding.metadata.name.clone_from(&name);
-    binding.role_ref.name = name.unwrap();
+    binding.metadata.name = Some(name.clone());
+    binding.role_ref.name = name;
     binding
         .subjects
         .iter_mut()

@@ -1,0 +1,86 @@
+//! Watches that lose, repeat and end events catch up with the truth.
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::client::ClientBuilder;
+use kube::{Api, ResourceExt};
+use serde_json::json;
+use sluice_operator::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::faults::{Faults, Watches};
+use crate::harness::{Place, eventually, run};
+
+/// Writes or deletes one of five maps.
+async fn change(place: &Place, n: u32) {
+    let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+    let name = format!("m{}", n % 5);
+    if n.is_multiple_of(7) {
+        let _ = maps.delete(&name, &DeleteParams::default()).await;
+        return;
+    }
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap",
+                     "metadata": {"name": name, "labels": {"watched": "yes"}}, "data": {"n": n.to_string()}});
+    maps.patch(&name, &PatchParams::apply("test"), &Patch::Apply(map))
+        .await
+        .unwrap();
+}
+
+#[test]
+fn a_watch_whose_events_are_lost_repeated_and_cut_ends_with_the_truth() {
+    run(
+        "a_watch_whose_events_are_lost_repeated_and_cut_ends_with_the_truth",
+        async |place| {
+            let faults = Faults::none();
+            let builder = ClientBuilder::try_from(place.config.clone()).unwrap();
+            let api = Api::<ConfigMap>::namespaced(builder.with_layer(&faults).build(), &place.namespace);
+            let (store, events) = watch::from_api(api, "watched=yes");
+            let _watching = AbortOnDropHandle::new(tokio::spawn(events.for_each(|_| async {})));
+            store.wait_until_ready().await.unwrap();
+
+            let cached = || {
+                let mut all: Vec<_> = store
+                    .state()
+                    .iter()
+                    .map(|map| (map.name_any(), map.data.clone()))
+                    .collect();
+                all.sort();
+                all
+            };
+            let truth = async || {
+                let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+                let params = kube::api::ListParams::default().labels("watched=yes");
+                let maps = maps.list(&params).await.unwrap();
+                let mut all: Vec<_> = maps
+                    .iter()
+                    .map(|map| (map.name_any(), map.data.clone()))
+                    .collect();
+                all.sort();
+                all
+            };
+            faults.weather(Watches {
+                drop: 15,
+                repeat: 15,
+                cut: 5,
+                expire: 0,
+            });
+            for n in 0..60 {
+                change(place, n).await;
+            }
+            // What was dropped comes back with the next list, which an expired history asks for.
+            faults.weather(Watches {
+                expire: 100,
+                ..Watches::default()
+            });
+            change(place, 61).await;
+            eventually("the watch was told that its history is gone", async || {
+                faults.spoiled() > 10
+            })
+            .await;
+            faults.weather(Watches::default());
+            change(place, 62).await;
+            eventually("the store holds the truth", async || cached() == truth().await).await;
+        },
+    );
+}
