@@ -213,3 +213,6 @@ impl JsonSchema for ConditionReason {
         json_schema!({ "type": "string", "maxLength": 64, "pattern": "^[A-Z][A-Za-z]*$" })
     }
 }
+
+#[cfg(test)]
+mod tests;

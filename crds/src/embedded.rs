@@ -4,6 +4,8 @@
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::json;
 
+use crate::shuffle_query::MAX_SECONDS;
+
 /// Most entries of a map of labels or of a node selector.
 pub const MAX_LABELS: usize = 32;
 /// Most entries of `requests` or of `limits`.
@@ -80,7 +82,8 @@ pub(crate) fn tolerations(_: &mut SchemaGenerator) -> Schema {
                 "tolerationSeconds": {
                     "description": "With effect NoExecute: how long the pod may stay. Without it, for ever.",
                     "type": "integer",
-                    "format": "int64",
+                    "minimum": 0,
+                    "maximum": MAX_SECONDS,
                 },
             },
         },

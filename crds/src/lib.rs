@@ -25,8 +25,8 @@ pub use parse::{ParseError, Resource, parse_documents};
 pub use shuffle_query::bound;
 pub use shuffle_query::status::ShuffleQueryStatus;
 pub use shuffle_query::{ShuffleQuery, ShuffleQuerySpec};
-pub use units::{ByteSize, Millis};
-pub use validate::{Problem, validate_pool, validate_query};
+pub use units::{ByteSize, Millis, quantity_bytes};
+pub use validate::{Problem, validate_pool, validate_query, validate_query_update};
 pub use worker_pool::{WorkerPool, WorkerPoolSpec, WorkerPoolStatus};
 
 /// API group of both resources.

@@ -1,5 +1,7 @@
 //! Units as types: a size is a [`ByteSize`], a time span is [`Millis`]; neither is ever a bare number.
 
+mod quantity;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
@@ -8,6 +10,9 @@ use std::time::Duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
+
+pub(crate) use quantity::nanos;
+pub use quantity::quantity_bytes;
 
 /// Largest size that can be written, in bytes (10^18). It keeps every canonical form readable again.
 pub const MAX_BYTE_SIZE: u64 = 1_000_000_000_000_000_000;

@@ -17,7 +17,7 @@ fn a_query_and_its_pool_stand_in_one_file() {
     let [Resource::Query(query), Resource::Pool(pool)] = resources.as_slice() else {
         panic!("{resources:?}")
     };
-    assert_eq!(query.spec.sql, "SELECT 1");
+    assert_eq!(query.spec.sql.as_deref(), Some("SELECT 1"));
     assert_eq!(query.spec.retry, crate::shuffle_query::RetrySpec::default());
     assert_eq!(pool.spec, crate::WorkerPoolSpec::default());
 }
@@ -30,8 +30,8 @@ fn the_message_names_document_field_and_fix() {
     );
     assert_eq!(
         message(&yaml),
-        "document 2: spec.deadline is not a field: remove it; fields here are deadlineSeconds, retry, shuffle, \
-         sink, sql, tables, workerPoolRef, workers"
+        "document 2: spec.deadline is not a field: remove it; fields here are deadlineSeconds, \
+         priority, retry, shuffle, sink, sql, sqlFrom, suspend, tables, ttlSecondsAfterFinished, workerPoolRef, workers"
     );
 }
 

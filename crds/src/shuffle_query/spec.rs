@@ -42,7 +42,7 @@ pub const POOL_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
         .message("the name of a query has at most 40 characters"),
     validation = Rule::new(format!("!has(self.spec.workers) || self.metadata.name.matches('{SERVICE_NAME_PATTERN}')"))
         .message("the name of a query with workers of its own has lower-case letters, digits and '-' alone, and starts with a letter"),
-    validation = Rule::new("!has(oldSelf.status) || !(oldSelf.status.phase in ['Succeeded', 'Failed', 'Cancelled']) || (has(self.status) && self.status.phase == oldSelf.status.phase)")
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.phase) || !(oldSelf.status.phase in ['Succeeded', 'Failed', 'Cancelled']) || (has(self.status) && has(self.status.phase) && self.status.phase == oldSelf.status.phase)")
         .message("a query that ended keeps its phase"),
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Stages","type":"string","jsonPath":".status.stagesDone","description":"Stages done of stages planned."}"#,

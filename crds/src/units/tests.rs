@@ -1,6 +1,8 @@
 //! Reading and writing of units.
 
-use super::{BYTE_UNITS, ByteSize, MAX_BYTE_SIZE, Millis};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+
+use super::{BYTE_UNITS, ByteSize, MAX_BYTE_SIZE, Millis, quantity_bytes};
 
 #[test]
 fn sizes_are_read() {
@@ -120,4 +122,41 @@ fn spans_are_read_and_written() {
 fn a_message_quotes_no_more_than_it_must() {
     let error = "9".repeat(10_000).parse::<ByteSize>().unwrap_err().to_string();
     assert!(error.len() < 250, "{error}");
+}
+
+#[test]
+fn quantities_are_exact() {
+    let bytes = |text: &str| quantity_bytes(&Quantity(text.to_owned())).map(ByteSize::bytes);
+    for (text, expected) in [
+        ("0", Some(0)),
+        ("2", Some(2)),
+        ("1.5", Some(2)),
+        ("1500m", Some(2)),
+        ("1k", Some(1_000)),
+        ("1.5Gi", Some(3 << 29)),
+        ("64Mi", Some(64 << 20)),
+        ("1P", Some(1_000_000_000_000_000)),
+        ("16383Pi", Some(16383 << 50)),
+        ("16384Pi", None),
+        ("999999999999999Pi", None),
+        ("1000000000000000", None),
+        ("", None),
+        ("Gi", None),
+        ("1.Gi", None),
+        (".5", None),
+        ("-1", None),
+        ("1e3", None),
+        ("1GiB", None),
+        ("0.1234567891", None),
+    ] {
+        assert_eq!(bytes(text), expected, "{text}");
+    }
+    for (size, expected) in [
+        (ByteSize::from_mib(10 << 10), "10Gi"),
+        (ByteSize::from_bytes(1001), "1001"),
+    ] {
+        let quantity = Quantity::from(size);
+        assert_eq!(quantity.0, expected);
+        assert_eq!(quantity_bytes(&quantity), Some(size));
+    }
 }

@@ -6,11 +6,14 @@ mod patterns;
 mod pool;
 mod query;
 pub(crate) mod schema;
+mod update;
+mod volumes;
 
 use std::fmt;
 
 pub use pool::validate_pool;
 pub use query::validate_query;
+pub use update::validate_query_update;
 
 /// One thing that is wrong with an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

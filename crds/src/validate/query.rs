@@ -1,10 +1,11 @@
 //! Rules of a `ShuffleQuery`.
 
-use super::pool::check_workers;
+use super::patterns::is_service_name;
+use super::pool::{check_inline, check_locality, check_workers};
 use super::schema::{QUERY, check_spec};
 use super::{Problem, check_name, excerpt};
 use crate::shuffle_query::{
-    CsvOptions, FileFormat, MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_SQL_BYTES,
+    CsvOptions, FileFormat, MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_QUERY_NAME, MAX_SQL_BYTES,
     MAX_WORKER_LIVENESS_TIMEOUT, MIN_WORKER_LIVENESS_TIMEOUT, RetrySpec, ShuffleQuery, TableSpec, TpchTable,
     check_location,
 };
@@ -14,8 +15,19 @@ use crate::units::Millis;
 pub fn validate_query(query: &ShuffleQuery) -> Vec<Problem> {
     let mut problems = Vec::new();
     let spec = &query.spec;
-    check_name(query.metadata.name.as_deref(), &mut problems);
+    check_query_name(query, &mut problems);
     check_spec(spec, &QUERY, &mut problems);
+    match (&spec.sql, &spec.sql_from) {
+        (None, None) => {
+            let fix = "write one SELECT statement, or spec.sqlFrom";
+            problems.push(Problem::new("spec.sql", "is missing", fix));
+        }
+        (Some(_), Some(_)) => {
+            let problem = "stands beside spec.sql";
+            problems.push(Problem::new("spec.sqlFrom", problem, "keep one of the two"));
+        }
+        (Some(_), None) | (None, Some(_)) => {}
+    }
     if let Some(sql) = &spec.sql {
         check_sql(sql, &mut problems);
     }
@@ -28,12 +40,33 @@ pub fn validate_query(query: &ShuffleQuery) -> Vec<Problem> {
     check_retry(&spec.retry, &mut problems);
     if let Some(workers) = &spec.workers {
         check_workers(workers, "spec.workers", &mut problems);
+        check_inline(workers, "spec.workers", &mut problems);
         if spec.worker_pool_ref.is_some() {
             let problem = "stands beside spec.workerPoolRef";
             problems.push(Problem::new("spec.workers", problem, "keep one of the two"));
         }
     }
     problems
+}
+
+/// A name that leaves room for the suffixes of the query's objects; its own workers are a pool, whose name is narrower.
+fn check_query_name(query: &ShuffleQuery, problems: &mut Vec<Problem>) {
+    check_name(query.metadata.name.as_deref(), problems);
+    let Some(name) = query.metadata.name.as_deref().filter(|_| problems.is_empty()) else {
+        return;
+    };
+    if name.len() > MAX_QUERY_NAME {
+        let problem = format!("has {} characters", name.len());
+        let fix = format!("write at most {MAX_QUERY_NAME}");
+        problems.push(Problem::new("metadata.name", problem, fix));
+    } else if query.spec.workers.is_some() && !is_service_name(name) {
+        let problem = format!(
+            "`{}` is no name for a query with workers of its own",
+            excerpt(name)
+        );
+        let fix = "write lower-case letters, digits and `-`, a letter first, or use spec.workerPoolRef";
+        problems.push(Problem::new("metadata.name", problem, fix));
+    }
 }
 
 fn check_sql(sql: &str, problems: &mut Vec<Problem>) {
@@ -94,6 +127,7 @@ fn check_table(table: &TableSpec, path: &str, problems: &mut Vec<Problem>) {
     for (index, location) in table.locations.iter().flatten().enumerate() {
         check_place(location, &format!("{path}.locations[{index}]"), problems);
     }
+    check_locality(&table.locality, &format!("{path}.locality"), problems);
     if let Some(options) = &table.options {
         check_csv(options, &format!("{path}.options"), problems);
     }

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray,
+    CustomResourceDefinition, JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 use serde_json::Value;
 
 use super::patterns::SHAPES;
 use super::{Problem, excerpt};
+use crate::embedded::QUANTITY_PATTERN;
 use crate::yaml::{shuffle_query_crd, worker_pool_crd};
 
 /// Schema of a whole `ShuffleQuery`.
@@ -78,7 +79,12 @@ pub(crate) fn check(value: &Value, schema: &JSONSchemaProps, path: &str, problem
 fn expected_type(value: &Value, schema: &JSONSchemaProps) -> Option<&'static str> {
     if schema.x_kubernetes_int_or_string == Some(true) {
         let fits = value.is_string() || value.is_i64() || value.is_u64();
-        return (!fits).then_some("a size, such as 512MiB or an integer of bytes");
+        let expected = if schema.pattern.as_deref() == Some(QUANTITY_PATTERN) {
+            "a whole number, or a number with a unit as a text, such as 500m or 4Gi"
+        } else {
+            "a size, such as 512MiB or an integer of bytes"
+        };
+        return (!fits).then_some(expected);
     }
     let (fits, expected) = match schema.type_.as_deref()? {
         "object" => (value.is_object(), "fields below it"),
@@ -102,6 +108,7 @@ fn check_object(
     problems: &mut Vec<Problem>,
 ) {
     let Some(properties) = &schema.properties else {
+        check_map(fields, schema, path, problems);
         return;
     };
     for required in schema.required.iter().flatten() {
@@ -117,6 +124,25 @@ fn check_object(
                 let fix = format!("remove it; fields here are {}", known.join(", "));
                 problems.push(Problem::new(join(path, &excerpt(name)), "is not a field", fix));
             }
+        }
+    }
+}
+
+/// A map of free keys, such as labels.
+fn check_map(
+    fields: &serde_json::Map<String, Value>,
+    schema: &JSONSchemaProps,
+    path: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let count = i64::try_from(fields.len()).unwrap_or(i64::MAX);
+    if let Some(most) = schema.max_properties.filter(|most| count > *most) {
+        let fix = format!("write at most {most}");
+        problems.push(Problem::new(path, format!("has {count} keys"), fix));
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(of_value)) = &schema.additional_properties {
+        for (key, value) in fields {
+            check(value, of_value, &format!("{path}[{}]", excerpt(key)), problems);
         }
     }
 }

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
-    JSONSchemaProps, JSONSchemaPropsOrArray,
+    JSONSchemaProps, JSONSchemaPropsOrArray, JSONSchemaPropsOrBool,
 };
 
 use super::patterns::SHAPES;
 use super::schema::{POOL, QUERY};
-use super::{validate_pool, validate_query};
-use crate::cases::cases;
+use super::{validate_pool, validate_query, validate_query_update};
+use crate::cases::{cases, update_cases};
 use crate::parse::{Resource, parse_documents};
 use crate::{ShuffleQuery, ShuffleQuerySpec};
 
@@ -47,6 +47,49 @@ fn every_case_gets_its_verdict() {
             case.server_accepts || !case.local.is_empty(),
             "`{}`: local mode takes what a cluster refuses",
             case.title
+        );
+    }
+}
+
+#[test]
+fn every_change_gets_its_verdict() {
+    let cases = update_cases().unwrap();
+    assert!(cases.len() > 40);
+    for case in cases {
+        let [old, new] = [&case.old, &case.new].map(|query| {
+            let query: ShuffleQuery = serde_json::from_value(query.clone()).unwrap();
+            assert_eq!(validate_query(&query), [], "case `{}`", case.title);
+            query
+        });
+        let problems = validate_query_update(&old, &new);
+        let found: BTreeSet<String> = problems.into_iter().map(|problem| problem.field).collect();
+        let expected: BTreeSet<String> = case.local.iter().cloned().collect();
+        assert_eq!(found, expected, "case `{}`", case.title);
+        assert_eq!(
+            case.server_accepts,
+            case.local.is_empty(),
+            "`{}`: both have one opinion of changes",
+            case.title
+        );
+    }
+}
+
+#[test]
+fn every_field_of_a_query_either_stays_or_may_change() {
+    let free = [
+        "suspend",
+        "deadlineSeconds",
+        "ttlSecondsAfterFinished",
+        "priority",
+    ];
+    let crd = serde_json::to_value(&*QUERY).unwrap();
+    let spec = &crd["properties"]["spec"];
+    let rules = spec["x-kubernetes-validations"].to_string();
+    for field in spec["properties"].as_object().unwrap().keys() {
+        assert_eq!(
+            rules.contains(&format!("has(oldSelf.{field})")),
+            !free.contains(&field.as_str()),
+            "{field}"
         );
     }
 }
@@ -106,6 +149,9 @@ fn patterns(schema: &JSONSchemaProps, found: &mut BTreeSet<String>) {
     }
     if let Some(JSONSchemaPropsOrArray::Schema(item)) = &schema.items {
         patterns(item, found);
+    }
+    if let Some(JSONSchemaPropsOrBool::Schema(value)) = &schema.additional_properties {
+        patterns(value, found);
     }
 }
 

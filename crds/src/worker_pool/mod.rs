@@ -16,6 +16,10 @@ pub use spec::{
 };
 pub use status::{MAX_ZONES, WorkerPoolStatus};
 pub use volumes::{
-    ClaimVolume, DEFAULT_SPILL_SIZE, EmptyDirVolume, EphemeralVolume, MAX_CLAIM_VOLUMES, MAX_SPILL_VOLUMES,
-    MAX_VOLUME_NAME, MOUNT_PATH_PATTERN, RESERVED_PATHS, SpillSpec, SpillVolume,
+    ClaimVolume, DEFAULT_SPILL_SIZE, DEFAULT_SPILL_VOLUME, EmptyDirVolume, EphemeralVolume,
+    MAX_CLAIM_VOLUMES, MAX_SPILL_VOLUMES, MAX_VOLUME_NAME, MOUNT_PATH_PATTERN, RESERVED_PATHS, SpillSpec,
+    SpillVolume,
 };
+
+#[cfg(test)]
+mod tests;

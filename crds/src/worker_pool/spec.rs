@@ -8,11 +8,11 @@ use super::WorkerPoolStatus;
 use super::placement::PlacementSpec;
 use super::pods::{CoordinatorSpec, CredentialsSpec, ImagePullPolicy, ImagePullSecret, PodMetadata};
 use super::volumes::{
-    APART_MESSAGE, APART_RULE, ClaimVolume, LISTS_APART_MESSAGE, LISTS_APART_RULE, MAX_CLAIM_VOLUMES,
-    SpillSpec,
+    APART_MESSAGE, APART_RULE, ClaimVolume, DEFAULT_SPILL_SIZE, DEFAULT_SPILL_VOLUME, EmptyDirVolume,
+    LISTS_APART_MESSAGE, LISTS_APART_RULE, MAX_CLAIM_VOLUMES, SpillSpec, SpillVolume,
 };
 use crate::embedded::resources;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, quantity_bytes};
 
 /// Most workers of one pool.
 pub const MAX_REPLICAS: u32 = 1000;
@@ -141,6 +141,44 @@ pub struct WorkerPoolSpec {
     /// The coordinators of the pool's queries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coordinator: Option<CoordinatorSpec>,
+}
+
+impl WorkerPoolSpec {
+    /// Query memory of one worker where the spec decides it: `memory`, or 70 % of the memory limit of the pod. `None`
+    /// leaves it to the worker.
+    pub fn query_memory(&self) -> Option<ByteSize> {
+        let limits = self
+            .resources
+            .as_ref()
+            .and_then(|resources| resources.limits.as_ref());
+        let limit = limits
+            .and_then(|limits| limits.get("memory"))
+            .and_then(quantity_bytes);
+        let share = limit.map(|limit| limit.bytes() / 10 * 7 + limit.bytes() % 10 * 7 / 10);
+        self.memory.or(share.map(ByteSize::from_bytes))
+    }
+
+    /// Most bytes on disk of one worker in a cluster: the limit, or 10GiB. 0 forbids spilling.
+    pub fn spill_limit(&self) -> ByteSize {
+        self.spill
+            .as_ref()
+            .map_or(DEFAULT_SPILL_SIZE, |spill| spill.limit)
+    }
+
+    /// Spill volumes of one worker in a cluster: those of the spec, or one emptyDir of the size of the limit; none if
+    /// there is nothing to spill to and spilling is forbidden.
+    pub fn spill_volumes(&self) -> Vec<SpillVolume> {
+        let volumes = self.spill.as_ref().map_or(&[][..], |spill| &spill.volumes);
+        let size_limit = self.spill_limit();
+        if !volumes.is_empty() || size_limit == ByteSize::default() {
+            return volumes.to_vec();
+        }
+        vec![SpillVolume {
+            name: DEFAULT_SPILL_VOLUME.to_owned(),
+            empty_dir: Some(EmptyDirVolume { size_limit }),
+            ephemeral: None,
+        }]
+    }
 }
 
 fn default_replicas() -> u32 {

@@ -24,6 +24,8 @@ pub const RESERVED_PATHS: [&str; 12] = [
 
 /// Size of the spill volume of a worker that says nothing about it.
 pub const DEFAULT_SPILL_SIZE: ByteSize = ByteSize::from_mib(10 << 10);
+/// Name of the spill volume of a worker that says nothing about it.
+pub const DEFAULT_SPILL_VOLUME: &str = "default";
 
 /// Disk space of one worker for spilled data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{GENERATE_COMMAND, MAX_FILE_BYTES, files, shuffle_query_crd, worker_pool_crd};
 use crate::shuffle_query::{ColumnSpec, CsvOptions, RetrySpec, ShuffleSpec, SinkSpec};
+use crate::worker_pool::PlacementSpec;
 use crate::{ShuffleQuerySpec, WorkerPoolSpec};
 use serde_json::{Value, json};
 
@@ -79,6 +80,7 @@ fn schema_serde_and_code_have_the_same_defaults() {
     assert_defaults::<ShuffleSpec>(&query["properties"]["shuffle"], &json!({}));
     assert_defaults::<CsvOptions>(&table["options"], &json!({}));
     assert_defaults::<WorkerPoolSpec>(&pool, &json!({}));
+    assert_defaults::<PlacementSpec>(&pool["properties"]["placement"], &json!({}));
     assert_defaults::<WorkerPoolSpec>(&query["properties"]["workers"], &json!({}));
 
     let sink: SinkSpec = serde_json::from_value(json!({ "location": "out", "format": "csv" })).unwrap();
@@ -120,6 +122,16 @@ fn assert_bounded(schema: &Value, path: &str) {
             assert!(schema.get("maxItems").is_some(), "{path} is unbounded");
             assert_bounded(&schema["items"], &format!("{path}[]"));
             assert_documented_and_bounded(&schema["items"], &format!("{path}[]"));
+        }
+        Some("object") if schema.get("additionalProperties").is_some() => {
+            assert!(schema.get("maxProperties").is_some(), "{path} is unbounded");
+            assert_bounded(&schema["additionalProperties"], &format!("{path}[]"));
+        }
+        None if schema["x-kubernetes-int-or-string"] == true => {
+            let bounded = ["maxLength", "pattern"]
+                .iter()
+                .any(|key| schema.get(key).is_some());
+            assert!(bounded && schema.get("minimum").is_some(), "{path} is unbounded");
         }
         _ => {}
     }

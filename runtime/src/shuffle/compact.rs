@@ -15,10 +15,33 @@ use arrow_select::dictionary::garbage_collect_any_dictionary;
 
 /// The same rows without the parts of shared buffers that they do not refer to.
 pub fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    each_column(batch, compact_array)
+}
+
+/// The same rows, the bytes that views refer to in one buffer a column. A decoded frame is one allocation, and
+/// DataFusion's sort charges a batch the capacity of that allocation once for every buffer of its views.
+pub fn gather_views(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    each_column(batch, |column| {
+        Ok(match column.data_type() {
+            DataType::Utf8View if column.as_string_view().data_buffers().len() > 1 => {
+                Arc::new(column.as_string_view().gc())
+            }
+            DataType::BinaryView if column.as_binary_view().data_buffers().len() > 1 => {
+                Arc::new(column.as_binary_view().gc())
+            }
+            _ => Arc::clone(column),
+        })
+    })
+}
+
+fn each_column(
+    batch: &RecordBatch,
+    change: impl Fn(&ArrayRef) -> Result<ArrayRef, ArrowError>,
+) -> Result<RecordBatch, ArrowError> {
     if !batch.columns().iter().any(|column| shares(column.data_type())) {
         return Ok(batch.clone());
     }
-    let columns = batch.columns().iter().map(compact_array);
+    let columns = batch.columns().iter().map(change);
     let columns = columns.collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(batch.schema(), columns, &options)

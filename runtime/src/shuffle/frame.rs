@@ -29,7 +29,7 @@ use sluice_crds::shuffle_query::Compression;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::compact::{batch_bytes, compact};
+use super::compact::{batch_bytes, compact, gather_views};
 
 #[cfg(test)]
 mod tests;
@@ -131,7 +131,7 @@ impl FrameFormat {
         for _ in 0..self.dictionaries {
             tracker.next_dict_id();
         }
-        let batch = compact(batch)?;
+        let batch = gather_views(&compact(batch)?)?;
         let bytes = batch_bytes(&batch);
         if bytes as u64 > MAX_BATCH_BYTES / 2 {
             return Err(FrameError::TooLong { bytes });

@@ -46,11 +46,19 @@ fn status(phase: QueryPhase, stages: u32, text: usize) -> ShuffleQueryStatus {
     let long = "\u{1}é".repeat(text / 2);
     let types = [
         QueryConditionType::Accepted,
+        QueryConditionType::Admitted,
+        QueryConditionType::CoordinatorReady,
         QueryConditionType::WorkersReady,
         QueryConditionType::Succeeded,
     ];
     ShuffleQueryStatus {
         phase,
+        reason: Some(ErrorReason::TaskFailed.into()),
+        message: Some(long.clone()),
+        pool_name: Some("pool".repeat(12)),
+        coordinator_epoch: u64::MAX / 4,
+        pod_retries: u32::MAX,
+        counted_retries: u32::MAX,
         conditions: types.into_iter().map(|type_| condition(type_, &long)).collect(),
         stages: (0..stages).map(|id| stage(id, StageState::Done, &long)).collect(),
         error: Some(QueryError {

@@ -165,6 +165,28 @@ async fn small_batches_are_gathered_and_large_ones_cut() {
 }
 
 #[tokio::test]
+async fn a_frame_of_many_small_batches_is_read_with_one_buffer_of_strings() {
+    let (store, _dir) = store(1).await;
+    let schema = numbered(0..1).schema();
+    let one = Partitioning::RoundRobin {
+        partitions: 1,
+        task: 0,
+        tasks: 1,
+    };
+    let spec = spec(Arc::clone(&schema), one);
+    let mut writer = ShuffleWriter::new(&spec, store.clone(), &unbounded()).unwrap();
+    for i in 0..100 {
+        writer.write(numbered(i * 10..(i + 1) * 10)).await.unwrap();
+    }
+    writer.finish().await.unwrap();
+    let batches = read(&store, schema, 0, 0).await;
+    assert_eq!(numbers(&batches), (0..1000).collect::<Vec<_>>());
+    for batch in batches {
+        assert_eq!(batch.column(1).as_string_view().data_buffers().len(), 1);
+    }
+}
+
+#[tokio::test]
 async fn batches_go_round_and_rows_without_columns_are_counted() {
     let (store, _dir) = store(3).await;
     let schema = Arc::new(Schema::empty());
@@ -192,7 +214,12 @@ async fn dictionaries_that_do_not_fit_together_stay_apart() {
     let (store, _dir) = store(1).await;
     let dictionary = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
     let schema = Arc::new(Schema::new(vec![Field::new("d", dictionary, true)]));
-    let spec = spec(Arc::clone(&schema), Partitioning::Single);
+    let one = Partitioning::RoundRobin {
+        partitions: 1,
+        task: 0,
+        tasks: 1,
+    };
+    let spec = spec(Arc::clone(&schema), one);
     let mut writer = ShuffleWriter::new(&spec, store.clone(), &unbounded()).unwrap();
     for part in 0..3 {
         let values = StringArray::from_iter_values((0..100).map(|i| format!("value {}", part * 100 + i)));

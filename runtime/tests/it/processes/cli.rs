@@ -64,7 +64,15 @@ fn bad_yaml() -> Vec<Case> {
 fn bad_sql() -> Vec<Case> {
     let table = "{name: t, location: rows.csv, format: csv}";
     let over_t = |sql| query(sql, &[table], &[]);
+    let reference = "spec:\n  sqlFrom: {configMapKeyRef: {name: texts, key: report}}\n";
+    let tiny = tiny();
+    let (head, _) = tiny.split_once("spec:\n").expect("a query has a spec");
     vec![
+        (
+            "a text in a ConfigMap",
+            format!("{head}{reference}"),
+            &["spec.sqlFrom needs a cluster", "write the text to spec.sql"],
+        ),
         (
             "no SQL",
             over_t("selct n from t"),

@@ -1,0 +1,71 @@
+//! The one place that reads the environment.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+const KUBECONFIG: &str = "KUBECONFIG";
+const REQUIRED: &str = "SLUICE_E2E_REQUIRED";
+const KEEP: &str = "SLUICE_E2E_KEEP";
+
+/// What the environment says about this run.
+pub enum Target {
+    /// Test against this cluster.
+    Cluster(ClusterConfig),
+    /// No cluster is named: say why and pass.
+    Skip(String),
+    /// No cluster is named, and that is a failure.
+    Refuse(String),
+}
+
+/// How a test reaches its cluster and what it leaves behind.
+pub struct ClusterConfig {
+    /// Whether the namespace of a failed test stays, to be looked at.
+    pub keep_failed: bool,
+    /// Folder of what is kept of the tests, one folder each.
+    pub evidence: PathBuf,
+}
+
+/// Reads the environment. A cluster must be named: a kubeconfig in the home folder, or the cluster that this process
+/// runs in, may be one that nobody meant to test on.
+pub fn target() -> Target {
+    if env::var_os(KUBECONFIG).is_some_and(|value| !value.is_empty()) {
+        return Target::Cluster(ClusterConfig {
+            keep_failed: is_on(KEEP),
+            evidence: evidence(),
+        });
+    }
+    let why = format!("{KUBECONFIG} names no cluster to test on (see e2e/README.md)");
+    if is_on(REQUIRED) {
+        Target::Refuse(format!("{why}, and {REQUIRED} forbids to skip"))
+    } else {
+        Target::Skip(why)
+    }
+}
+
+fn is_on(variable: &str) -> bool {
+    env::var(variable).is_ok_and(|value| !matches!(value.as_str(), "" | "0" | "false"))
+}
+
+/// `e2e` in Cargo's target folder, wherever that is; Cargo names a folder in it.
+fn evidence() -> PathBuf {
+    let inside = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    inside.parent().unwrap_or(inside).join("e2e")
+}
+
+impl ClusterConfig {
+    /// A client of the cluster, with time-outs: the default waits for ever.
+    pub async fn client(&self) -> Result<Client> {
+        let kubeconfig = Kubeconfig::read().context("KUBECONFIG cannot be read")?;
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            .await
+            .context("KUBECONFIG names no usable cluster")?;
+        config.connect_timeout = Some(Duration::from_secs(10));
+        config.read_timeout = Some(Duration::from_secs(60));
+        Client::try_from(config).context("KUBECONFIG names no usable cluster")
+    }
+}
