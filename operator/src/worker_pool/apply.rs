@@ -33,7 +33,8 @@ pub struct Applied {
 impl Applied {
     fn note(&mut self, doing: &str, error: kube::Error) {
         if let Some(trouble) = of_refusal(doing, &error) {
-            tracing::warn!(doing, %error, "the API server refuses");
+            // The status says it.
+            tracing::debug!(doing, %error, "the API server refuses");
             self.refused.push(trouble);
         } else if self.failed.is_none() {
             self.failed = Some(Error::api(doing)(error));
@@ -99,6 +100,10 @@ async fn create(client: &Client, pods: &[Pod], applied: &mut Applied) {
             Ok(Created::Ours(_)) => tracing::info!(pod = name, "created a worker"),
             Ok(Created::Taken) => applied.refused.push(taken("Pod", &name)),
             Err(error) => applied.note(&format!("creating pod {name}"), error),
+        }
+        if !applied.is_well() {
+            // The others would fare no better.
+            return;
         }
     }
 }

@@ -77,6 +77,9 @@ fn on_reports(
     controller.reconcile_on(changes)
 }
 
+/// When what was refused is tried again: nothing tells when a quota has room.
+const AGAIN: Duration = Duration::from_secs(30);
+
 /// The reconciler of pools.
 struct Pools<R> {
     operator: Arc<Operator>,
@@ -120,7 +123,8 @@ impl<R: WorkerRpc> Pools<R> {
         }
         match applied.failed {
             Some(error) => Err(error),
-            None if seen.workers.is_empty() => Ok(REQUEUE),
+            None if seen.workers.is_empty() && applied.refused.is_empty() => Ok(REQUEUE),
+            None if seen.workers.is_empty() => Ok(AGAIN),
             None => Ok(PERIOD),
         }
     }

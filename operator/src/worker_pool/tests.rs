@@ -131,115 +131,118 @@ fn done(wanted: &Desired) -> String {
     parts.join(", ")
 }
 
+/// Wanted workers, those that are there, and what is done about it, in any order.
+const SITUATIONS: &[(u32, &[&str], &str)] = &[
+    (0, &[], ""),
+    (3, &[], "+p-0, +p-1, +p-2"),
+    (2, &["ready", "starting"], ""),
+    // Terminating pods keep their names and do not count; nor do lost ones; ended ones are removed.
+    (2, &["terminating", "ready"], "+p-2"),
+    (2, &["lost", "ready"], "+p-2"),
+    (2, &["failed", "ready"], "+p-2, -p-0 Ended"),
+    // Lost ones are not replaced without end.
+    (1, &["lost", "lost"], "+p-2"),
+    (1, &["lost", "lost", "lost"], ""),
+    // A node that came back brings one too many.
+    (1, &["ready holds=9", "ready holds=1"], "drain p-1 Surplus"),
+    // Least shuffle bytes first; what never ran goes at once, before all others.
+    (
+        2,
+        &["ready holds=3", "ready holds=1", "ready holds=2"],
+        "drain p-1 Surplus",
+    ),
+    (
+        1,
+        &["ready holds=3", "ready holds=1", "ready holds=2"],
+        "drain p-1 Surplus, drain p-2 Surplus",
+    ),
+    (1, &["ready holds=0", "starting"], "-p-1 Surplus"),
+    (1, &["ready holds=5", "ready"], "drain p-0 Surplus"),
+    (
+        0,
+        &["ready holds=5", "unplaced"],
+        "drain p-0 Surplus, -p-1 Surplus",
+    ),
+    // Equal ones: from the fullest zone, then the highest number.
+    (
+        2,
+        &[
+            "ready holds=0 zone=a",
+            "ready holds=0 zone=b",
+            "ready holds=0 zone=a",
+        ],
+        "drain p-2 Surplus",
+    ),
+    (
+        2,
+        &[
+            "ready holds=0 zone=b",
+            "ready holds=0 zone=a",
+            "ready holds=0 zone=c",
+            "ready holds=0 zone=a",
+        ],
+        "drain p-2 Surplus, drain p-3 Surplus",
+    ),
+    // A draining one does not count; it goes once it is idle, or late, or cannot be reached.
+    (1, &["draining busy since=10", "ready"], ""),
+    (1, &["draining since=10", "ready"], ""),
+    (1, &["draining holds=0 since=10", "ready"], ""),
+    (1, &["draining idle since=10", "ready"], "-p-0 Drained"),
+    (1, &["draining busy since=600", "ready"], "-p-0 DrainTimedOut"),
+    (1, &["draining busy since=599", "ready"], ""),
+    (2, &["draining busy since=10", "ready"], "+p-2"),
+    // A new spec: one more first, then old ones leave one by one.
+    (2, &["ready old", "ready old"], "+p-2"),
+    (2, &["ready old", "ready old", "starting"], ""),
+    (
+        2,
+        &["ready old holds=2", "ready old holds=1", "ready"],
+        "drain p-1 Outdated",
+    ),
+    (2, &["ready old", "draining busy old", "ready"], "+p-3"),
+    (2, &["ready old", "draining busy old", "ready", "ready"], ""),
+    (
+        2,
+        &["ready old", "draining idle old", "ready", "ready"],
+        "-p-1 Drained",
+    ),
+    (2, &["ready old", "ready", "ready"], "drain p-0 Outdated"),
+    // Old ones that never ran are of no use.
+    (
+        2,
+        &["starting old", "starting old"],
+        "+p-2, -p-0 Outdated, -p-1 Outdated",
+    ),
+    // A new one that finds no place gets one, but not a second.
+    (2, &["ready old", "ready old", "unplaced since=29"], ""),
+    (
+        2,
+        &["ready old", "ready old", "unplaced since=30"],
+        "drain p-1 Outdated",
+    ),
+    (
+        2,
+        &["ready old", "draining old busy", "unplaced since=90"],
+        "+p-3",
+    ),
+    (2, &["ready old", "unplaced since=90"], "+p-2"),
+    (2, &["ready old", "unplaced since=90", "unplaced since=90"], ""),
+    // Smaller and new at once.
+    (
+        1,
+        &["ready old holds=2", "ready old holds=1", "ready old holds=3"],
+        "drain p-1 Outdated, drain p-0 Outdated",
+    ),
+    (
+        0,
+        &["ready old", "ready old"],
+        "drain p-0 Outdated, drain p-1 Outdated",
+    ),
+];
+
 #[test]
 fn what_a_pool_does() {
-    for (replicas, workers, expected) in [
-        (0, &[][..], ""),
-        (3, &[], "+p-0, +p-1, +p-2"),
-        (2, &["ready", "starting"], ""),
-        // Terminating pods keep their names and do not count; nor do lost ones; ended ones are removed.
-        (2, &["terminating", "ready"], "+p-2"),
-        (2, &["lost", "ready"], "+p-2"),
-        (2, &["failed", "ready"], "+p-2, -p-0 Ended"),
-        // Lost ones are not replaced without end.
-        (1, &["lost", "lost"], "+p-2"),
-        (1, &["lost", "lost", "lost"], ""),
-        // A node that came back brings one too many.
-        (1, &["ready holds=9", "ready holds=1"], "drain p-1 Surplus"),
-        // Least shuffle bytes first; what never ran goes at once, before all others.
-        (
-            2,
-            &["ready holds=3", "ready holds=1", "ready holds=2"],
-            "drain p-1 Surplus",
-        ),
-        (
-            1,
-            &["ready holds=3", "ready holds=1", "ready holds=2"],
-            "drain p-1 Surplus, drain p-2 Surplus",
-        ),
-        (1, &["ready holds=0", "starting"], "-p-1 Surplus"),
-        (1, &["ready holds=5", "ready"], "drain p-0 Surplus"),
-        (
-            0,
-            &["ready holds=5", "unplaced"],
-            "drain p-0 Surplus, -p-1 Surplus",
-        ),
-        // Equal ones: from the fullest zone, then the highest number.
-        (
-            2,
-            &[
-                "ready holds=0 zone=a",
-                "ready holds=0 zone=b",
-                "ready holds=0 zone=a",
-            ],
-            "drain p-2 Surplus",
-        ),
-        (
-            2,
-            &[
-                "ready holds=0 zone=b",
-                "ready holds=0 zone=a",
-                "ready holds=0 zone=c",
-                "ready holds=0 zone=a",
-            ],
-            "drain p-2 Surplus, drain p-3 Surplus",
-        ),
-        // A draining one does not count; it goes once it is idle, or late, or cannot be reached.
-        (1, &["draining busy since=10", "ready"], ""),
-        (1, &["draining since=10", "ready"], ""),
-        (1, &["draining holds=0 since=10", "ready"], ""),
-        (1, &["draining idle since=10", "ready"], "-p-0 Drained"),
-        (1, &["draining busy since=600", "ready"], "-p-0 DrainTimedOut"),
-        (1, &["draining busy since=599", "ready"], ""),
-        (2, &["draining busy since=10", "ready"], "+p-2"),
-        // A new spec: one more first, then old ones leave one by one.
-        (2, &["ready old", "ready old"], "+p-2"),
-        (2, &["ready old", "ready old", "starting"], ""),
-        (
-            2,
-            &["ready old holds=2", "ready old holds=1", "ready"],
-            "drain p-1 Outdated",
-        ),
-        (2, &["ready old", "draining busy old", "ready"], "+p-3"),
-        (2, &["ready old", "draining busy old", "ready", "ready"], ""),
-        (
-            2,
-            &["ready old", "draining idle old", "ready", "ready"],
-            "-p-1 Drained",
-        ),
-        (2, &["ready old", "ready", "ready"], "drain p-0 Outdated"),
-        // Old ones that never ran are of no use.
-        (
-            2,
-            &["starting old", "starting old"],
-            "+p-2, -p-0 Outdated, -p-1 Outdated",
-        ),
-        // A new one that finds no place gets one, but not a second.
-        (2, &["ready old", "ready old", "unplaced since=29"], ""),
-        (
-            2,
-            &["ready old", "ready old", "unplaced since=30"],
-            "drain p-1 Outdated",
-        ),
-        (
-            2,
-            &["ready old", "draining old busy", "unplaced since=90"],
-            "+p-3",
-        ),
-        (2, &["ready old", "unplaced since=90"], "+p-2"),
-        (2, &["ready old", "unplaced since=90", "unplaced since=90"], ""),
-        // Smaller and new at once.
-        (
-            1,
-            &["ready old holds=2", "ready old holds=1", "ready old holds=3"],
-            "drain p-1 Outdated, drain p-0 Outdated",
-        ),
-        (
-            0,
-            &["ready old", "ready old"],
-            "drain p-0 Outdated, drain p-1 Outdated",
-        ),
-    ] {
+    for &(replicas, workers, expected) in SITUATIONS {
         let seen = observed(&json!({"replicas": replicas}), workers);
         let mut wanted: Vec<_> = expected.split(", ").collect();
         let got = done(&desired(&seen));
