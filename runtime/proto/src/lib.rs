@@ -11,7 +11,8 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use session::{Hello, RefusedReason, Welcome};
+pub use session::{Hello, Welcome};
+pub use sluice_core::failure::RefusedReason;
 pub use split::LeafSplit;
 pub use stream::{fetch_error_of, refuse_fetch};
 

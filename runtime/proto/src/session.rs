@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sluice_core::coordinator::Event;
+use sluice_core::failure::RefusedReason;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, WorkerId};
 
 use crate::ids::query_id;
@@ -99,19 +100,6 @@ impl TryFrom<wire::Welcome> for Welcome {
             held: wire.held.into_iter().map(Into::into).collect(),
         })
     }
-}
-
-/// Why a worker refuses a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefusedReason {
-    /// Another build of Sluice.
-    BuildMismatch,
-    /// A coordinator of a later term was here.
-    StaleCoordinator,
-    /// The worker is going away.
-    Draining,
-    /// The first message was not a correct hello.
-    BadHello,
 }
 
 impl From<RefusedReason> for wire::RefusedReason {

@@ -2,6 +2,7 @@
 
 mod drive;
 mod link;
+mod resolve;
 mod result;
 mod service;
 
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::sink::{Committed, Sink};
 
+pub use resolve::{Resolve, SystemResolver};
 pub use result::{ResultBatches, ResultReader};
 pub use service::{CoordinatorService, serve};
 
@@ -32,8 +34,10 @@ pub struct CoordinatorOptions {
     pub query: QueryId,
     /// The term of this coordinator, from 1.
     pub epoch: CoordinatorEpoch,
-    /// The workers' addresses, host:port.
+    /// Where workers are, host:port. A host may stand for any number of workers, which come and go.
     pub workers: Vec<String>,
+    /// What finds the addresses of those names.
+    pub resolver: Arc<dyn Resolve>,
     /// The query, cut.
     pub graph: StageGraph,
     /// Per stage, in order, what its tasks share and what each reads.

@@ -1,5 +1,6 @@
 //! From a valid query to one that a coordinator can run: tables listed and pinned, SQL planned and cut, sink checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -12,7 +13,7 @@ use sluice_proto::LeafSplit;
 
 use super::exit::Failure;
 use super::load::Loaded;
-use crate::coordinator::{CoordinatorOptions, StageOrders};
+use crate::coordinator::{CoordinatorOptions, StageOrders, SystemResolver};
 use crate::planner::{PlannedQuery, PlannedStage, plan, session_options, session_state};
 use crate::sink::Sink;
 use crate::source::{InputManifest, object_stores, register_tables};
@@ -125,6 +126,7 @@ impl Prepared {
             query: self.query,
             epoch,
             workers,
+            resolver: Arc::new(SystemResolver),
             stages: stages.collect::<anyhow::Result<_>>()?,
             graph: self.planned.graph.clone(),
             schema: self.planned.schema.clone(),

@@ -2,6 +2,7 @@
 
 mod chaos;
 mod cli;
+mod discovery;
 mod program;
 mod query;
 mod safety;
