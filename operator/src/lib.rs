@@ -10,6 +10,7 @@ pub mod http;
 pub mod kube_api;
 pub mod log;
 pub mod metrics;
+pub mod objects;
 pub mod reconcile;
 pub mod watch;
 

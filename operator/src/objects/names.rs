@@ -1,0 +1,72 @@
+//! Names of what the operator creates. Each follows from its owner's, so that creating twice is creating once.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::Resource;
+
+/// Service, PodDisruptionBudget, ServiceAccount and NetworkPolicy of a pool.
+pub fn workers(pool: &str) -> String {
+    format!("{pool}-workers")
+}
+
+/// The ConfigMap with the public key that a pool's workers and coordinators check tokens with.
+pub fn key(pool: &str) -> String {
+    format!("{pool}-workers-key")
+}
+
+/// The pod of worker `number` of a pool.
+pub fn worker(pool: &str, number: u32) -> String {
+    format!("{pool}-{number}")
+}
+
+/// The address that stands for all workers of a pool.
+pub fn worker_address(pool: &str, namespace: &str, port: u16) -> String {
+    format!("{}.{namespace}.svc:{port}", workers(pool))
+}
+
+/// The ConfigMap with the input of a query.
+pub fn input(query: &str) -> String {
+    format!("{query}-input")
+}
+
+/// The Secret with the token of a query's coordinator.
+pub fn token(query: &str, epoch: u64) -> String {
+    format!("{query}-token-{epoch}")
+}
+
+/// The pod of a query's coordinator.
+pub fn coordinator(query: &str, epoch: u64) -> String {
+    format!("{query}-c{epoch}")
+}
+
+/// The pool of a query with inline workers.
+pub fn inline_pool(query: &str) -> String {
+    format!("{query}-workers")
+}
+
+/// A reference to `owner`, which controls the object that carries it; `None` if the owner was never stored.
+pub fn owned_by<K: Resource<DynamicType = ()>>(owner: &K) -> Option<Vec<OwnerReference>> {
+    owner.controller_owner_ref(&()).map(|reference| vec![reference])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_longest_resources_fit() {
+        let query = "q".repeat(40);
+        let pool = "p".repeat(sluice_crds::worker_pool::MAX_WORKER_POOL_NAME);
+        for name in [
+            workers(&pool),
+            key(&pool),
+            worker(&pool, sluice_crds::worker_pool::MAX_REPLICAS * 3),
+            input(&query),
+            token(&query, 1_000_000),
+            coordinator(&query, 1_000_000),
+        ] {
+            assert!(name.len() <= 63, "{name} has {} characters", name.len());
+        }
+        assert!(inline_pool(&query).len() <= sluice_crds::worker_pool::MAX_WORKER_POOL_NAME);
+        assert_eq!(worker_address("p", "n", 7400), "p-workers.n.svc:7400");
+    }
+}
