@@ -11,7 +11,9 @@ pub mod kube_api;
 pub mod log;
 pub mod metrics;
 pub mod objects;
+pub mod progress;
 pub mod reconcile;
+pub mod shuffle_query;
 pub mod watch;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use config::Config;
 use http::Health;
 use metrics::Metrics;
+use sluice_proto::auth::TokenSigner;
 
 /// What every part of the operator uses.
 pub struct Operator {
@@ -52,11 +55,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         client,
         metrics,
     });
+    let signer = TokenSigner::from_file(&operator.config.signing_key_file)?;
     tokio::select! {
         () = wait_for_api_server(&operator.client) => {}
         () = stop.cancelled() => return Ok(()),
     }
     health.ready.store(true, Ordering::Relaxed);
+    let shared = Arc::new(shuffle_query::Shared::new(Arc::new(signer)));
+    let scopes = operator.config.scopes().into_iter();
+    let queries =
+        scopes.map(|scope| shuffle_query::run(operator.clone(), shared.clone(), scope, stop.clone()));
+    futures::future::join_all(queries).await;
     stop.cancelled().await;
     server.await.context("the HTTP server")
 }
