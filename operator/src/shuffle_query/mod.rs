@@ -72,6 +72,8 @@ pub struct Queries {
     recorder: Recorder,
     /// Unique ids of queries that were given a place which the cache may not show yet.
     granted: Mutex<HashSet<String>>,
+    /// Unique ids of queries that give a place or a turn away as soon as the cache shows it.
+    freed: Mutex<HashSet<String>>,
     /// When the status of a query was written last.
     written: Mutex<HashMap<String, Instant>>,
 }
@@ -85,12 +87,24 @@ impl Queries {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets a query that a watch has told of and that is in the cache no more.
-    fn look_whether_gone(&self, query: &Result<ShuffleQuery, watcher::Error>) {
+    fn freed(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at a query that a watch has told of, once the cache has it: whether it is gone, or has made room.
+    fn look_at_changed(&self, query: &Result<ShuffleQuery, watcher::Error>) {
         let Ok(query) = query else { return };
+        let uid = query.uid().unwrap_or_default();
         let here = self.queries.get(&ObjectRef::from_obj(query));
         if here.is_none_or(|here| here.metadata.uid != query.metadata.uid) {
-            self.forget(&query.uid().unwrap_or_default());
+            self.forget(&uid);
+            self.wake_next(query);
+            return;
+        }
+        let status = query.status.as_ref();
+        let has_place =
+            status.is_some_and(|status| !status.phase.is_terminal() && status.admitted_time.is_some());
+        if !has_place && self.freed().remove(&uid) {
             self.wake_next(query);
         }
     }
@@ -143,6 +157,7 @@ impl Queries {
         self.progress.cancel(uid);
         self.progress.unfollow(uid);
         self.granted().remove(uid);
+        self.freed().remove(uid);
         self.written().remove(uid);
     }
 }
@@ -181,11 +196,12 @@ pub async fn run_with(
         wake,
         recorder: Recorder::new(client.clone(), reporter),
         granted: Mutex::default(),
+        freed: Mutex::default(),
         written: Mutex::default(),
         operator: operator.clone(),
     });
-    let (gone, by_pool) = (reconciler.clone(), reconciler.clone());
-    let changed = changed.inspect(move |query| gone.look_whether_gone(query));
+    let (watched, by_pool) = (reconciler.clone(), reconciler.clone());
+    let changed = changed.inspect(move |query| watched.look_at_changed(query));
     let controller = Controller::for_stream(changed, queries)
         .owns_stream(pods_changed)
         .watches_stream(pools_changed, move |pool| by_pool.concerned_by(&pool))

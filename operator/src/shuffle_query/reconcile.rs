@@ -75,11 +75,7 @@ impl Queries {
         if !takes_place || written.is_err() {
             self.granted().remove(&uid);
         }
-        let written = written?;
-        if life.phase.is_terminal() || life.suspended.is_some() {
-            self.wake_next(&seen.query);
-        }
-        Ok(Arc::new(written))
+        Ok(Arc::new(written?))
     }
 
     /// Writes how the query stands, if that is due; answers when to look again.
@@ -131,6 +127,10 @@ impl Queries {
         old: &ShuffleQueryStatus,
         new: &ShuffleQueryStatus,
     ) -> Result<ShuffleQuery, Error> {
+        let made_room = new.phase.is_terminal() || new.admitted_time.is_none() && new.reason != old.reason;
+        if made_room {
+            self.freed().insert(query.uid().unwrap_or_default());
+        }
         self.shared.writes.turn().await;
         let written = kube_api::apply_status(&self.operator.client, query, new).await;
         let written = written.map_err(Error::api("writing the status"))?;
