@@ -12,7 +12,9 @@ pub mod leader;
 pub mod log;
 pub mod metrics;
 pub mod objects;
+pub mod progress;
 pub mod reconcile;
+pub mod shuffle_query;
 pub mod watch;
 pub mod worker_pool;
 
@@ -23,11 +25,14 @@ use std::time::Duration;
 use anyhow::Context;
 use kube::Client;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use config::Config;
 use http::Health;
 use metrics::Metrics;
+use sluice_proto::auth::TokenSigner;
+use worker_pool::grpc::GrpcWorkers;
 
 /// What every part of the operator uses.
 pub struct Operator {
@@ -54,6 +59,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 /// It cannot start, as an address or a file of `config` is of no use; or it led and lost the lease. The process has
 /// to end then: parts of it may not have noticed yet.
 pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -> anyhow::Result<()> {
+    let key_file = &config.signing_key_file;
+    let signer = TokenSigner::from_file(key_file)
+        .with_context(|| format!("--signing-key-file {}", key_file.display()))?;
+    let signer = Arc::new(signer);
     let metrics = Arc::new(Metrics::default());
     let health = Health::default();
     let serving = stop.child_token();
@@ -69,7 +78,7 @@ pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -
     }
     // A standby is as ready as the leader.
     health.ready.store(true, Ordering::Relaxed);
-    let work = controllers(operator.clone(), stop.clone());
+    let work = controllers(operator.clone(), signer, stop.clone());
     let metrics = operator.metrics.clone();
     let led = leader::lead(operator.client.clone(), &operator.config, metrics, stop, work).await;
     serving.cancel();
@@ -78,8 +87,30 @@ pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -
 }
 
 /// What only the leader does: it ends soon after `stop`.
-async fn controllers(_operator: Arc<Operator>, stop: CancellationToken) -> anyhow::Result<()> {
-    stop.cancelled().await;
+async fn controllers(
+    operator: Arc<Operator>,
+    signer: Arc<TokenSigner>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let shared = Arc::new(shuffle_query::Shared::new(signer.clone()));
+    let mut running = JoinSet::new();
+    for scope in operator.config.scopes() {
+        let workers = GrpcWorkers::new(signer.clone());
+        let key = Some(signer.public_pem());
+        let (operator, stop) = (operator.clone(), stop.clone());
+        running.spawn(worker_pool::run(
+            operator.clone(),
+            scope.clone(),
+            workers,
+            key,
+            stop.clone(),
+        ));
+        running.spawn(shuffle_query::run(operator, shared.clone(), scope, stop));
+    }
+    // A controller that ends by a panic must not leave the others to lead without it.
+    while let Some(ended) = running.join_next().await {
+        ended.context("a controller")?;
+    }
     Ok(())
 }
 

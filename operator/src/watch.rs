@@ -55,11 +55,30 @@ where
         + Sync
         + 'static,
 {
+    resources_slimmed(client, scope, |_| {})
+}
+
+/// The same, keeping only what `slim` leaves of each object.
+pub fn resources_slimmed<K>(
+    client: &Client,
+    scope: &Scope,
+    slim: fn(&mut K),
+) -> Watched<K, impl Stream<Item = watcher::Result<K>> + use<K> + Send + 'static>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static,
+{
     let api = scope.dynamic_api(client, &ApiResource::erase::<K>(&()));
     let (reader, writer) = reflector::store();
     let stream = watcher(api, watcher::Config::default().timeout(WATCH_SECONDS))
         .default_backoff()
         .filter_map(|event| future::ready(typed::<K>(event)))
+        .modify(slim)
         .reflect(writer)
         .touched_objects();
     (reader, stream)

@@ -1,0 +1,232 @@
+//! The pod of a coordinator.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    Affinity, Container, ContainerPort, EnvVar, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, Pod,
+    PodAffinity, PodAffinityTerm, PodSpec, PreferredSchedulingTerm, Probe, SecretVolumeSource, Toleration,
+    Volume, WeightedPodAffinityTerm,
+};
+use kube::ResourceExt;
+use kube::api::ObjectMeta;
+use sluice_crds::worker_pool::{DataAffinity, ImagePullPolicy};
+use sluice_crds::{ShuffleQuery, WorkerPoolSpec};
+
+use super::{
+    COORDINATOR_PORT, INPUT_FILE, MEMORY_FACTOR, TOKEN_FILE, WORKER_PORT, metadata, resources, table_locality,
+};
+use crate::objects::{labels, names, pod};
+
+/// The container of a coordinator's pod.
+pub const COORDINATOR_CONTAINER: &str = "coordinator";
+const INPUT_FOLDER: &str = "/etc/sluice/query";
+const TOKEN_FOLDER: &str = "/etc/sluice/token";
+/// How long a coordinator stays on a node that is not reached, in seconds: its successor waits for it no longer.
+const UNREACHABLE_SECONDS: i64 = 30;
+/// How long a coordinator may take to stop, in seconds: it has nothing to save.
+const GRACE_SECONDS: i64 = 10;
+/// How long a coordinator may take until it serves, in seconds: it lists all files of its tables and plans first.
+const STARTUP_SECONDS: i32 = 600;
+/// Weight of being in a zone with workers, among the scheduler's preferences.
+const NEAR_WORKERS: i32 = 50;
+
+/// What a coordinator's pod follows from.
+#[derive(Clone, Copy, Debug)]
+pub struct CoordinatorPlan<'a> {
+    /// The query.
+    pub query: &'a ShuffleQuery,
+    /// Number of the coordinator.
+    pub epoch: u64,
+    /// The name of the pool.
+    pub pool: &'a str,
+    /// What the pool says of its pods.
+    pub pool_spec: &'a WorkerPoolSpec,
+    /// The image of the pool's workers: coordinators use workers of their own build only.
+    pub image: &'a str,
+    /// How many times the pool's memory for a coordinator this one gets.
+    pub memory_factor: u32,
+}
+
+/// The pod of a coordinator.
+pub fn coordinator_pod(plan: &CoordinatorPlan<'_>) -> Pod {
+    let spec = plan.pool_spec;
+    let user = spec.pod_metadata.as_ref();
+    let name = names::coordinator(&plan.query.name_any(), plan.epoch);
+    let ours = metadata(plan.query, Some(plan.pool), Some(plan.epoch), name);
+    let mut annotations = user.map(|user| user.annotations.clone()).unwrap_or_default();
+    annotations.insert(MEMORY_FACTOR.to_owned(), plan.memory_factor.to_string());
+    let volumes = volumes(plan);
+    Pod {
+        metadata: ObjectMeta {
+            labels: Some(pod::with_user_labels(ours.labels.unwrap_or_default(), user)),
+            annotations: Some(annotations),
+            ..ours
+        },
+        spec: Some(PodSpec {
+            containers: vec![container(plan, volumes.mounts)],
+            volumes: Some(volumes.volumes),
+            restart_policy: Some("Never".to_owned()),
+            termination_grace_period_seconds: Some(GRACE_SECONDS),
+            service_account_name: Some(names::workers(plan.pool)),
+            automount_service_account_token: Some(false),
+            enable_service_links: Some(false),
+            security_context: Some(pod::pod_security()),
+            image_pull_secrets: pod::pull_secrets(spec),
+            affinity: Some(affinity(plan)),
+            node_selector: Some(spec.placement.node_selector.clone()).filter(|labels| !labels.is_empty()),
+            tolerations: Some(tolerations(spec)),
+            priority_class_name: spec.placement.priority_class_name.clone(),
+            scheduler_name: spec.placement.scheduler_name.clone(),
+            ..PodSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn container(plan: &CoordinatorPlan<'_>, mounts: Vec<k8s_openapi::api::core::v1::VolumeMount>) -> Container {
+    let probes = pod::probes(COORDINATOR_PORT);
+    let policy = plan.pool_spec.image_pull_policy.map(ImagePullPolicy::name);
+    Container {
+        name: COORDINATOR_CONTAINER.to_owned(),
+        image: Some(plan.image.to_owned()),
+        image_pull_policy: policy.map(str::to_owned),
+        command: Some(vec![pod::PROGRAM.to_owned(), "coordinator".to_owned()]),
+        args: Some(arguments(plan)),
+        env: Some(environment()),
+        env_from: pod::credentials(plan.pool_spec),
+        ports: Some(vec![ContainerPort {
+            name: Some("grpc".to_owned()),
+            container_port: i32::from(COORDINATOR_PORT),
+            ..ContainerPort::default()
+        }]),
+        resources: Some(resources::resources(plan.pool_spec, plan.memory_factor)),
+        security_context: Some(pod::container_security()),
+        startup_probe: Some(Probe {
+            failure_threshold: Some(STARTUP_SECONDS),
+            period_seconds: Some(1),
+            ..probes.startup
+        }),
+        readiness_probe: Some(probes.readiness),
+        liveness_probe: Some(probes.liveness),
+        volume_mounts: Some(mounts),
+        // The end of the log, where a coordinator could not say itself how it ended.
+        termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
+        ..Container::default()
+    }
+}
+
+fn arguments(plan: &CoordinatorPlan<'_>) -> Vec<String> {
+    let query = plan.query;
+    let namespace = query.namespace().unwrap_or_default();
+    let spec = plan.pool_spec;
+    // Of the spec, not of who is ready now: a query is cut into the same partitions in every epoch.
+    let slots = spec.replicas.saturating_mul(spec.slots_per_worker).max(1);
+    let options = [
+        ("--query-id", query.uid().unwrap_or_default()),
+        ("--epoch", plan.epoch.to_string()),
+        ("--listen", format!("0.0.0.0:{COORDINATOR_PORT}")),
+        (
+            "--workers",
+            names::worker_address(plan.pool, &namespace, WORKER_PORT),
+        ),
+        ("--results", "preview".to_owned()),
+        ("--total-slots", slots.to_string()),
+    ];
+    let options = options
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value]);
+    [format!("{INPUT_FOLDER}/{INPUT_FILE}")]
+        .into_iter()
+        .chain(options)
+        .collect()
+}
+
+fn environment() -> Vec<EnvVar> {
+    vec![
+        pod::env("SLUICE_TOKEN_FILE", format!("{TOKEN_FOLDER}/{TOKEN_FILE}")),
+        pod::env(
+            "SLUICE_VERIFY_KEY_FILE",
+            format!("{}/{}", pod::KEY_FOLDER, pod::KEY_FILE),
+        ),
+        pod::env("SLUICE_TERMINATION_LOG", "/dev/termination-log"),
+    ]
+}
+
+fn volumes(plan: &CoordinatorPlan<'_>) -> pod::Volumes {
+    let query = plan.query.name_any();
+    let mut volumes = pod::Volumes::common(plan.pool, plan.pool_spec, true);
+    volumes.add(pod::config_map("query", names::input(&query)), INPUT_FOLDER, true);
+    let token = Volume {
+        name: "token".to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(names::token(&query, plan.epoch)),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    };
+    volumes.add(token, TOKEN_FOLDER, true);
+    volumes
+}
+
+/// Near the tables that say where they are, as far as the pool lets data count, and near the workers.
+fn affinity(plan: &CoordinatorPlan<'_>) -> Affinity {
+    let near_workers = WeightedPodAffinityTerm {
+        weight: NEAR_WORKERS,
+        pod_affinity_term: PodAffinityTerm {
+            label_selector: Some(labels::selector(labels::workers_of(plan.pool))),
+            topology_key: labels::ZONE.to_owned(),
+            ..PodAffinityTerm::default()
+        },
+    };
+    let near_data = near_data(plan);
+    Affinity {
+        node_affinity: (!near_data.is_empty()).then_some(NodeAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(near_data),
+            required_during_scheduling_ignored_during_execution: None,
+        }),
+        pod_affinity: Some(PodAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![near_workers]),
+            required_during_scheduling_ignored_during_execution: None,
+        }),
+        pod_anti_affinity: None,
+    }
+}
+
+fn near_data(plan: &CoordinatorPlan<'_>) -> Vec<PreferredSchedulingTerm> {
+    let placement = &plan.pool_spec.placement;
+    if placement.data_affinity == DataAffinity::Ignore {
+        return Vec::new();
+    }
+    let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for hint in table_locality(plan.query).chain(&placement.locality) {
+        let place = [(labels::ZONE, &hint.zone), (labels::HOSTNAME, &hint.node)];
+        for (label, value) in place {
+            let values = places.entry(label).or_default();
+            values.extend(value.clone().filter(|value| !values.contains(value)));
+        }
+    }
+    places.retain(|_, values| !values.is_empty());
+    let terms = places.into_iter().map(|(label, values)| PreferredSchedulingTerm {
+        weight: i32::try_from(placement.weight).unwrap_or(1).clamp(1, 100),
+        preference: NodeSelectorTerm {
+            match_expressions: Some(vec![NodeSelectorRequirement {
+                key: label.to_owned(),
+                operator: "In".to_owned(),
+                values: Some(values),
+            }]),
+            match_fields: None,
+        },
+    });
+    terms.collect()
+}
+
+fn tolerations(spec: &WorkerPoolSpec) -> Vec<Toleration> {
+    let ours = ["not-ready", "unreachable"].map(|condition| Toleration {
+        key: Some(format!("node.kubernetes.io/{condition}")),
+        operator: Some("Exists".to_owned()),
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(UNREACHABLE_SECONDS),
+        value: None,
+    });
+    spec.placement.tolerations.iter().cloned().chain(ours).collect()
+}

@@ -1,0 +1,88 @@
+//! From YAML to objects, for every field that a query's objects follow from.
+
+use super::*;
+
+const QUERY: &str = r"
+apiVersion: sluice.dev/v1alpha1
+kind: ShuffleQuery
+metadata: {name: daily, namespace: reports, uid: 3f2c, generation: 2, annotations: {not: copied}}
+spec:
+  sqlFrom: {configMapKeyRef: {name: text, key: q.sql}}
+  tables:
+  - {name: lineitem, tpch: {scaleFactor: 1}, locality: [{zone: a}, {node: n1}]}
+  - {name: t, location: /data/t, format: parquet, locality: [{zone: b}, {zone: a}]}
+  sink: {location: /out/daily, format: parquet, ifExists: Replace}
+  shuffle: {partitions: 8, compression: zstd}
+  retry: {maxTaskAttempts: 5}
+  deadlineSeconds: 60
+  suspend: true
+  ttlSecondsAfterFinished: 5
+  priority: 7
+";
+
+fn query(workers: &str) -> ShuffleQuery {
+    serde_yaml::from_str(&format!("{QUERY}{workers}")).unwrap()
+}
+
+#[test]
+fn the_input_has_the_text_in_place_and_nothing_that_may_change() {
+    insta::assert_yaml_snapshot!(input(&query("  workerPoolRef: {name: p}\n"), "select 1").unwrap());
+}
+
+#[test]
+fn the_token_is_of_one_epoch() {
+    insta::assert_yaml_snapshot!(token(&query("  workerPoolRef: {name: p}\n"), 3, "a.b.c"));
+}
+
+#[test]
+fn inline_workers_become_a_pool_near_the_tables() {
+    let pool = inline_pool(&query(
+        "  workers: {replicas: 3, placement: {locality: [{zone: a}]}}\n",
+    ))
+    .unwrap();
+    insta::assert_yaml_snapshot!(pool);
+    assert!(inline_pool(&query("  workerPoolRef: {name: p}\n")).is_none());
+}
+
+fn pod_of(pool: &str, epoch: u64, memory_factor: u32) -> Pod {
+    let spec = serde_yaml::from_str(pool).unwrap();
+    coordinator_pod(&CoordinatorPlan {
+        query: &query("  workerPoolRef: {name: p}\n"),
+        epoch,
+        pool: "p",
+        pool_spec: &spec,
+        image: "sluice:1",
+        memory_factor,
+    })
+}
+
+#[test]
+fn a_coordinator_of_a_pool_that_says_nothing() {
+    let pod = pod_of("{}", 1, 1);
+    assert_eq!((epoch_of(&pod), memory_factor_of(&pod)), (Some(1), 1));
+    insta::assert_yaml_snapshot!(pod);
+}
+
+#[test]
+fn a_coordinator_of_a_pool_that_says_all() {
+    let pool = r"
+replicas: 3
+slotsPerWorker: 4
+imagePullPolicy: Always
+imagePullSecrets: [{name: pull}]
+dataVolumes: [{name: d, claimName: data, mountPath: /data}]
+sinkVolumes: [{name: o, claimName: out, mountPath: /out}]
+credentials: {secretName: keys}
+placement:
+  dataAffinity: Required
+  weight: 80
+  locality: [{zone: c}]
+  nodeSelector: {disk: ssd}
+  tolerations: [{key: batch, operator: Exists}]
+  priorityClassName: high
+  schedulerName: other
+podMetadata: {labels: {team: a}, annotations: {note: b}}
+coordinator: {resources: {requests: {memory: 1Gi}, limits: {cpu: '2', memory: 1.5Gi}}}
+";
+    insta::assert_yaml_snapshot!(pod_of(pool, 2, 4));
+}

@@ -1,0 +1,134 @@
+//! What running coordinators report: the leader holds one stream per coordinator, by the IP of its pod, and wakes the
+//! reconciler when a report is worth a status.
+//!
+//! A transition wakes it at once. Progress does so at most every 5 s per query, and all queries take turns, so that
+//! thousands of them stay below the limit of writes and none is forgotten.
+
+mod budget;
+mod rpc;
+mod watch;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::channel::mpsc;
+use kube::runtime::reflector::ObjectRef;
+use sluice_crds::ShuffleQuery;
+use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use budget::Budget;
+pub use rpc::{CoordinatorRpc, GrpcCoordinators, Reports, RpcError};
+
+/// A coordinator to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The query.
+    pub query: ObjectRef<ShuffleQuery>,
+    /// Its unique id.
+    pub uid: String,
+    /// Number of the coordinator.
+    pub epoch: u64,
+    /// IP address of its pod.
+    pub address: String,
+}
+
+/// The coordinators that are followed.
+pub struct Progress {
+    rpc: Arc<dyn CoordinatorRpc>,
+    wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
+    /// Progress of different queries takes turns.
+    turns: Arc<Budget>,
+    /// By the unique id of the query.
+    followed: Mutex<HashMap<String, Followed>>,
+}
+
+struct Followed {
+    target: Target,
+    latest: Arc<Mutex<Option<Arc<ShuffleQueryStatus>>>>,
+    cancelled: bool,
+    _stops: DropGuard,
+}
+
+impl Progress {
+    /// Follows nobody yet. What is worth a look is sent to `wake`.
+    pub fn new(rpc: Arc<dyn CoordinatorRpc>, wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>) -> Self {
+        Self {
+            rpc,
+            wake,
+            // Below the limit of status writes: transitions need some of it.
+            turns: Arc::new(Budget::per_second(30)),
+            followed: Mutex::default(),
+        }
+    }
+
+    fn followed(&self) -> MutexGuard<'_, HashMap<String, Followed>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows a coordinator from now on, and no other of its query. Idempotent.
+    pub fn follow(&self, target: Target) {
+        let mut followed = self.followed();
+        if followed
+            .get(&target.uid)
+            .is_some_and(|known| known.target == target)
+        {
+            return;
+        }
+        let (stop, latest) = (CancellationToken::new(), Arc::default());
+        let watching = watch::Watching {
+            rpc: self.rpc.clone(),
+            wake: self.wake.clone(),
+            turns: self.turns.clone(),
+            target: target.clone(),
+            latest: Arc::clone(&latest),
+        };
+        tokio::spawn(stop.clone().run_until_cancelled_owned(watching.run()));
+        let known = Followed {
+            target: target.clone(),
+            latest,
+            cancelled: false,
+            _stops: stop.drop_guard(),
+        };
+        followed.insert(target.uid, known);
+    }
+
+    /// What coordinator `epoch` of the query `uid` reported last.
+    pub fn latest(&self, uid: &str, epoch: u64) -> Option<Arc<ShuffleQueryStatus>> {
+        let followed = self.followed();
+        let known = followed.get(uid).filter(|known| known.target.epoch == epoch)?;
+        known
+            .latest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Follows no coordinator of the query any more.
+    pub fn unfollow(&self, uid: &str) {
+        self.followed().remove(uid);
+    }
+
+    /// Tells the coordinator of the query that is followed, if one is, to end the query as cancelled: once, and as far as
+    /// it can be reached.
+    pub fn cancel(&self, uid: &str) {
+        let mut followed = self.followed();
+        let Some(known) = followed.get_mut(uid).filter(|known| !known.cancelled) else {
+            return;
+        };
+        known.cancelled = true;
+        tokio::spawn(watch::cancel(self.rpc.clone(), known.target.clone()));
+    }
+
+    /// The unique ids and names of the queries that are followed.
+    pub fn targets(&self) -> Vec<(String, ObjectRef<ShuffleQuery>)> {
+        let followed = self.followed();
+        let targets = followed.values().map(|known| &known.target);
+        targets
+            .map(|target| (target.uid.clone(), target.query.clone()))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

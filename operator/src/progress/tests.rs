@@ -1,0 +1,84 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
+use sluice_crds::shuffle_query::status::QueryPhase;
+
+use super::*;
+
+/// Coordinators that break the first stream after one report and end the query in the second.
+#[derive(Default)]
+struct Scripted {
+    streams: AtomicU32,
+    cancelled: AtomicU32,
+}
+
+impl CoordinatorRpc for Scripted {
+    fn watch(&self, _: &Target) -> BoxFuture<'static, Result<Reports, RpcError>> {
+        let report = |phase| ShuffleQueryStatus {
+            phase,
+            ..ShuffleQueryStatus::default()
+        };
+        let reports = match self.streams.fetch_add(1, Ordering::Relaxed) {
+            0 => vec![
+                Ok(report(QueryPhase::Running)),
+                Err(RpcError::Refused("broken".to_owned())),
+            ],
+            1 => return async { Err(RpcError::Refused("away".to_owned())) }.boxed(),
+            _ => vec![Ok(report(QueryPhase::Running)), Ok(report(QueryPhase::Succeeded))],
+        };
+        async move { Ok(stream::iter(reports).boxed()) }.boxed()
+    }
+
+    fn cancel(&self, _: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+        self.cancelled.fetch_add(1, Ordering::Relaxed);
+        async { Ok(()) }.boxed()
+    }
+}
+
+fn target(epoch: u64) -> Target {
+    Target {
+        query: ObjectRef::new("q").within("n"),
+        uid: "u".to_owned(),
+        epoch,
+        address: "10.0.0.1".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_opened_again_and_transitions_wake() {
+    let (wake, mut woken) = mpsc::unbounded();
+    let scripted = Arc::new(Scripted::default());
+    let progress = Progress::new(scripted.clone(), wake);
+    progress.follow(target(1));
+    progress.follow(target(1));
+    assert_eq!(woken.next().await.unwrap().name, "q");
+    // The second transition: the end.
+    assert_eq!(woken.next().await.unwrap().name, "q");
+    let latest = progress.latest("u", 1).unwrap();
+    assert_eq!(latest.phase, QueryPhase::Succeeded);
+    assert_eq!(scripted.streams.load(Ordering::Relaxed), 3);
+    assert!(
+        progress.latest("u", 2).is_none(),
+        "a report of an older coordinator"
+    );
+    progress.follow(target(2));
+    assert!(progress.latest("u", 1).is_none());
+    progress.unfollow("u");
+    assert!(progress.latest("u", 2).is_none());
+}
+
+#[tokio::test]
+async fn a_coordinator_is_told_to_cancel_once() {
+    let (wake, _woken) = mpsc::unbounded();
+    let scripted = Arc::new(Scripted::default());
+    let progress = Progress::new(scripted.clone(), wake);
+    progress.cancel("u");
+    progress.follow(target(1));
+    progress.cancel("u");
+    progress.cancel("u");
+    while scripted.cancelled.load(Ordering::Relaxed) == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(scripted.cancelled.load(Ordering::Relaxed), 1);
+}

@@ -1,0 +1,150 @@
+//! One coordinator's stream, opened again for as long as it is followed.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::channel::mpsc;
+use futures::future::BoxFuture;
+use kube::runtime::reflector::ObjectRef;
+use sluice_crds::ShuffleQuery;
+use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::{Budget, CoordinatorRpc, Reports, RpcError, Target};
+use crate::shuffle_query::Urgency;
+
+/// First and longest wait before a stream is opened again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often a coordinator is told to cancel before it is given up.
+const CANCEL_ATTEMPTS: u32 = 3;
+
+/// A coordinator that is followed.
+pub(super) struct Watching {
+    pub rpc: Arc<dyn CoordinatorRpc>,
+    pub wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
+    pub turns: Arc<Budget>,
+    pub target: Target,
+    pub latest: Arc<Mutex<Option<Arc<ShuffleQueryStatus>>>>,
+}
+
+/// What the reconciler has been woken for, and when.
+struct Shown {
+    report: ShuffleQueryStatus,
+    at: Instant,
+}
+
+impl Watching {
+    /// Follows until the query's end, or until it is dropped.
+    pub async fn run(self) {
+        let (mut delay, longest) = BACKOFF;
+        let mut shown = None;
+        loop {
+            match self.rpc.watch(&self.target).await {
+                Ok(reports) => {
+                    delay = BACKOFF.0;
+                    match self.follow(reports, &mut shown).await {
+                        Ok(true) => return,
+                        Ok(false) => {}
+                        Err(error) => self.tell(&error),
+                    }
+                }
+                Err(error) => self.tell(&error),
+            }
+            sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
+            delay = delay.saturating_mul(2).min(longest);
+        }
+    }
+
+    /// A coordinator that starts does not answer yet: no cause for alarm.
+    fn tell(&self, error: &RpcError) {
+        let Target {
+            query,
+            epoch,
+            address,
+            ..
+        } = &self.target;
+        tracing::debug!(%query, epoch, address, %error, "the coordinator is not followed");
+    }
+
+    /// Whether the query has ended.
+    async fn follow(&self, mut reports: Reports, shown: &mut Option<Shown>) -> Result<bool, RpcError> {
+        // A report that is not urgent waits for its time and its turn; a newer one takes its place in the queue.
+        let mut due: Option<(Instant, BoxFuture<'static, ()>)> = None;
+        loop {
+            let turn = async {
+                match &mut due {
+                    Some((_, turn)) => turn.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let report = tokio::select! {
+                report = reports.next() => report,
+                () = turn => {
+                    due = None;
+                    self.show(shown);
+                    continue;
+                }
+            };
+            let Some(report) = report.transpose()? else {
+                return Ok(false);
+            };
+            let ended = report.phase.is_terminal();
+            let urgency = match &*shown {
+                None => Urgency::Transition,
+                Some(shown) => Urgency::between(&shown.report, &report),
+            };
+            *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(report));
+            match (urgency, &*shown) {
+                (Urgency::Transition, _) | (_, None) => {
+                    due = None;
+                    self.show(shown);
+                }
+                (Urgency::Same, Some(_)) => {}
+                (Urgency::Stage | Urgency::Progress, Some(shown)) => {
+                    let at = shown.at + urgency.period();
+                    if due.as_ref().is_none_or(|(other, _)| at < *other) {
+                        due = Some((at, self.turn(at)));
+                    }
+                }
+            }
+            if ended {
+                return Ok(true);
+            }
+        }
+    }
+
+    fn turn(&self, at: Instant) -> BoxFuture<'static, ()> {
+        let turns = self.turns.clone();
+        Box::pin(async move {
+            sleep_until(at).await;
+            turns.turn().await;
+        })
+    }
+
+    fn show(&self, shown: &mut Option<Shown>) {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(report) = latest {
+            *shown = Some(Shown {
+                report: ShuffleQueryStatus::clone(&report),
+                at: Instant::now(),
+            });
+        }
+        // Nobody listens any more when the operator stops.
+        let _ = self.wake.unbounded_send(self.target.query.clone());
+    }
+}
+
+/// Tells a coordinator to cancel, as far as it can be reached.
+pub(super) async fn cancel(rpc: Arc<dyn CoordinatorRpc>, target: Target) {
+    for attempt in 1..=CANCEL_ATTEMPTS {
+        match rpc.cancel(&target).await {
+            Ok(()) => return,
+            Err(error) => {
+                let Target { query, epoch, .. } = &target;
+                tracing::debug!(%query, epoch, attempt, %error, "not cancelled");
+            }
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,216 @@
+//! Does what was decided.
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, ResourceExt};
+use sluice_core::ids::{CoordinatorEpoch, QueryId};
+use sluice_crds::{ProgressReason, ShuffleQuery};
+use sluice_proto::auth::Claims;
+
+use super::observe::{owned, pool_of, problems_with};
+use super::observed::{Action, Refusal};
+use super::{Queries, TOKEN_LIFETIME};
+use crate::kube_api::{self, Created, Object};
+use crate::objects::{coordinator, names, pod};
+use crate::progress::Target;
+use crate::reconcile::Error;
+
+impl Queries {
+    /// Does one thing; a refusal is an answer that stays the same until somebody changes something.
+    ///
+    /// # Errors
+    /// The API server was not reached, or has refused for a while.
+    pub(super) async fn act(&self, query: &ShuffleQuery, action: Action) -> Result<Option<Refusal>, Error> {
+        let uid = query.uid().unwrap_or_default();
+        match action {
+            Action::CreatePool => match coordinator::inline_pool(query) {
+                Some(pool) => self.create(&pool).await,
+                None => Ok(None),
+            },
+            Action::DeletePool => {
+                if let Some(pool) = self.pool(query).filter(|pool| owned(&**pool, query)) {
+                    self.delete(&*pool).await?;
+                }
+                Ok(None)
+            }
+            Action::CreateInput => self.create_input(query).await,
+            Action::CreateToken { epoch } => self.create_token(query, epoch).await,
+            Action::CreatePod { epoch, memory_factor } => self.create_pod(query, epoch, memory_factor).await,
+            Action::DeletePod { name } => {
+                let pods = self.pod_objects(query);
+                if let Some(pod) = pods.iter().find(|pod| pod.name_any() == name) {
+                    self.delete(&**pod).await?;
+                }
+                Ok(None)
+            }
+            Action::Follow { epoch, address } => {
+                self.progress.follow(Target {
+                    query: ObjectRef::from_obj(query),
+                    uid,
+                    epoch,
+                    address,
+                });
+                Ok(None)
+            }
+            Action::Unfollow => {
+                self.progress.unfollow(&uid);
+                Ok(None)
+            }
+            Action::Cancel => {
+                self.progress.cancel(&uid);
+                Ok(None)
+            }
+            Action::DeleteQuery => {
+                self.delete(query).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn create<K: Object>(&self, wanted: &K) -> Result<Option<Refusal>, Error> {
+        let name = wanted.name_any();
+        match kube_api::create(&self.operator.client, wanted).await {
+            Ok(Created::Ours(_)) => Ok(None),
+            Ok(Created::Taken) => Ok(Some(Refusal {
+                reason: ProgressReason::NameTaken,
+                message: format!(
+                    "{} {name} exists and is not this query's: delete it",
+                    K::kind(&())
+                ),
+            })),
+            Err(error) => refusal(error, format!("creating {} {name}", K::kind(&()))).map(Some),
+        }
+    }
+
+    async fn delete<K: Object>(&self, object: &K) -> Result<(), Error> {
+        let doing = format!("deleting {} {}", K::kind(&()), object.name_any());
+        let deleted = kube_api::delete(&self.operator.client, object, None).await;
+        deleted.map_err(Error::api(doing))
+    }
+
+    async fn create_input(&self, query: &ShuffleQuery) -> Result<Option<Refusal>, Error> {
+        if query.spec.sql_from.is_some() {
+            // It was resolved once and for all by the first coordinator's input.
+            let name = names::input(&query.name_any());
+            let client = self.operator.client.clone();
+            let api = Api::<ConfigMap>::namespaced(client, &query.namespace().unwrap_or_default());
+            let input = api.get_opt(&name).await;
+            let input = input.map_err(Error::api(format!("reading ConfigMap {name}")))?;
+            if input.is_some_and(|input| owned(&input, query)) {
+                return Ok(None);
+            }
+        }
+        let sql = match self.sql(query).await? {
+            Ok(sql) => sql,
+            Err(message) => {
+                let reason = ProgressReason::SqlNotFound;
+                return Ok(Some(Refusal { reason, message }));
+            }
+        };
+        // It was checked before the query got its place; the text may have changed since.
+        let problem = problems_with(query, &sql).into_iter().next();
+        let input = coordinator::input(query, &sql).map_err(|error| error.to_string());
+        match problem.map_or(input, Err) {
+            Ok(input) => self.create(&input).await,
+            Err(message) => Ok(Some(Refusal {
+                reason: ProgressReason::SqlNotFound,
+                message,
+            })),
+        }
+    }
+
+    async fn create_token(&self, query: &ShuffleQuery, epoch: u64) -> Result<Option<Refusal>, Error> {
+        let id = query.uid().and_then(QueryId::new);
+        let claims = id.map(|id| Claims::query(id, CoordinatorEpoch(epoch), TOKEN_LIFETIME));
+        let Some(token) = claims.and_then(|claims| self.signer.sign(&claims).ok()) else {
+            return Ok(Some(Refusal {
+                reason: ProgressReason::PodRefused,
+                message: "the UID of the query cannot stand in a token".to_owned(),
+            }));
+        };
+        let secret = coordinator::token(query, epoch, token.as_text());
+        let name = secret.name_any();
+        match kube_api::create_blind(&self.operator.client, &secret).await {
+            Ok(()) => Ok(None),
+            Err(error) => refusal(error, format!("creating Secret {name}")).map(Some),
+        }
+    }
+
+    async fn create_pod(
+        &self,
+        query: &ShuffleQuery,
+        epoch: u64,
+        memory_factor: u32,
+    ) -> Result<Option<Refusal>, Error> {
+        let pool = self
+            .pool(query)
+            .filter(|pool| pool.metadata.deletion_timestamp.is_none());
+        let Some(pool) = pool else {
+            let name = pool_of(query).unwrap_or_default();
+            return Ok(Some(Refusal {
+                reason: ProgressReason::PoolNotFound,
+                message: format!("WorkerPool {name} was deleted"),
+            }));
+        };
+        let resolved = pool.status.as_ref().and_then(|status| status.image.as_deref());
+        let image = resolved.unwrap_or_else(|| pod::image(&pool.spec, &self.operator.config.image));
+        let pod = coordinator::coordinator_pod(&coordinator::CoordinatorPlan {
+            query,
+            epoch,
+            pool: &pool.name_any(),
+            pool_spec: &pool.spec,
+            image,
+            memory_factor,
+        });
+        self.create(&pod).await
+    }
+}
+
+/// What a refusal by the API server means: something for the user, or something to try again.
+fn refusal(error: kube::Error, doing: String) -> Result<Refusal, Error> {
+    if let kube::Error::Api(status) = &error {
+        let quota = status.code == 403 && status.message.contains("exceeded quota");
+        let for_good = (400..500).contains(&status.code) && ![404, 408, 409, 429].contains(&status.code);
+        if for_good {
+            return Ok(Refusal {
+                reason: if quota {
+                    ProgressReason::QuotaExceeded
+                } else {
+                    ProgressReason::PodRefused
+                },
+                message: format!("{doing}: {}", status.message),
+            });
+        }
+    }
+    Err(Error::api(doing)(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn refused(code: u16, message: &str) -> Result<Refusal, Error> {
+        let status = Status::failure(message, "").with_code(code);
+        refusal(kube::Error::Api(Box::new(status)), "creating Pod q-c1".to_owned())
+    }
+
+    #[test]
+    fn what_a_user_can_mend_is_told_and_the_rest_is_tried_again() {
+        let quota = refused(403, "exceeded quota: pods").unwrap();
+        assert_eq!(quota.reason, ProgressReason::QuotaExceeded);
+        assert_eq!(quota.message, "creating Pod q-c1: exceeded quota: pods");
+        assert_eq!(
+            refused(403, "forbidden: violates PodSecurity").unwrap().reason,
+            ProgressReason::PodRefused
+        );
+        assert_eq!(
+            refused(422, "no such priority class").unwrap().reason,
+            ProgressReason::PodRefused
+        );
+        for code in [404, 408, 409, 429, 500, 503, 504] {
+            assert!(refused(code, "").is_err(), "{code}");
+        }
+    }
+}

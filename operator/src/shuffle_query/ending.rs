@@ -1,0 +1,207 @@
+//! How a coordinator ended, and what that means for its query.
+
+use sluice_core::termination::Termination;
+use sluice_crds::ErrorReason;
+use sluice_crds::shuffle_query::status::{QueryError, QueryPhase, ShuffleQueryStatus};
+
+use super::lifecycle::{Coordinator, Lifecycle};
+use super::observed::Observed;
+use super::pods::{CoordinatorPod, PodEnd, PodState};
+use crate::objects::coordinator::MAX_MEMORY_FACTOR;
+
+/// What became of the newest coordinator.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Fate<'a> {
+    /// Its pod was not posted yet.
+    Absent,
+    /// It is starting, or it runs.
+    Runs(&'a CoordinatorPod),
+    /// The query has ended.
+    Ended(Box<ShuffleQueryStatus>),
+    /// The next one may do better.
+    Again {
+        /// What happened.
+        why: String,
+        /// Whether that may happen a few times only.
+        counted: bool,
+    },
+    /// The query has failed, and not by its coordinator's word.
+    Failed {
+        /// In a word.
+        reason: ErrorReason,
+        /// For people.
+        message: String,
+    },
+}
+
+/// The end of a query that ended well, whichever of its coordinators says so: its result is there.
+pub(super) fn success(seen: &Observed) -> Option<ShuffleQueryStatus> {
+    if let Some(report) = &seen.report
+        && report.phase == QueryPhase::Succeeded
+    {
+        return Some(ShuffleQueryStatus::clone(report));
+    }
+    seen.pods.iter().find_map(|pod| match &pod.state {
+        PodState::Ended(PodEnd::Said(words)) if words.phase == QueryPhase::Succeeded => {
+            Some(last_words(words))
+        }
+        PodState::Ended(_) | PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => None,
+    })
+}
+
+/// What became of the newest coordinator. What it said counts more than what became of its pod.
+pub(super) fn fate<'a>(seen: &'a Observed, life: &Lifecycle) -> Fate<'a> {
+    let pod = seen.pods.iter().find(|pod| pod.epoch == life.epoch);
+    if let Some(report) = &seen.report
+        && report.phase.is_terminal()
+    {
+        return judge(seen, life, ShuffleQueryStatus::clone(report));
+    }
+    let lost = |why: &str| Fate::Again {
+        why: why.to_owned(),
+        counted: false,
+    };
+    let Some(pod) = pod else {
+        return match life.coordinator {
+            Coordinator::Wanted { .. } => Fate::Absent,
+            Coordinator::Starting | Coordinator::Serving => lost("the coordinator's pod was deleted"),
+        };
+    };
+    match &pod.state {
+        PodState::Ended(end) => ended(seen, life, end),
+        // Its node may be out of reach: nobody waits for it to vanish.
+        _ if pod.leaving => lost("the coordinator's pod was told to go"),
+        PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => Fate::Runs(pod),
+    }
+}
+
+fn ended(seen: &Observed, life: &Lifecycle, end: &PodEnd) -> Fate<'static> {
+    match end {
+        PodEnd::Said(words) => judge(seen, life, last_words(words)),
+        PodEnd::Cancelled => {
+            let words = error(
+                QueryPhase::Cancelled,
+                ErrorReason::Cancelled,
+                "the query was cancelled",
+            );
+            judge(seen, life, words)
+        }
+        PodEnd::NoWorkers => {
+            let words = error(QueryPhase::Failed, ErrorReason::WorkersLost, "no worker was left");
+            judge(seen, life, words)
+        }
+        PodEnd::Refused(log) => Fate::Failed {
+            reason: ErrorReason::InvalidSpec,
+            message: format!("the coordinator refused its input: {log}"),
+        },
+        PodEnd::Lost(why) => Fate::Again {
+            why: format!("the coordinator was lost: {why}"),
+            counted: false,
+        },
+        PodEnd::OutOfMemory if memory_factor(&seen.pods) > MAX_MEMORY_FACTOR => Fate::Failed {
+            reason: ErrorReason::OutOfMemory,
+            message: format!(
+                "the coordinator ran out of memory with {MAX_MEMORY_FACTOR} times what its pool gives it: \
+                 raise coordinator.resources of the pool"
+            ),
+        },
+        PodEnd::OutOfMemory => Fate::Again {
+            why: "the coordinator ran out of memory: the next one gets twice as much".to_owned(),
+            counted: true,
+        },
+        PodEnd::Crashed(how) if may_retry(seen, life) => Fate::Again {
+            why: format!("the coordinator crashed: {how}"),
+            counted: true,
+        },
+        PodEnd::Crashed(how) => Fate::Failed {
+            reason: ErrorReason::CoordinatorLost,
+            message: format!("the coordinator crashed too often, last with: {how}"),
+        },
+    }
+}
+
+/// What the end of a query as its coordinator saw it means: some ends, another coordinator may prevent.
+fn judge(seen: &Observed, life: &Lifecycle, words: ShuffleQueryStatus) -> Fate<'static> {
+    let again = words.error.as_ref().filter(|error| worth_another(error.reason));
+    match again {
+        Some(error) if may_retry(seen, life) => Fate::Again {
+            why: error.message.clone(),
+            counted: true,
+        },
+        Some(_) | None => Fate::Ended(Box::new(words)),
+    }
+}
+
+/// Whether a failure may be gone when the query starts over. Bad input and defects are not, and a task that failed on
+/// every attempt was tried on several workers already.
+const fn worth_another(reason: ErrorReason) -> bool {
+    match reason {
+        ErrorReason::WorkersLost | ErrorReason::SinkFailed => true,
+        ErrorReason::InvalidSpec
+        | ErrorReason::InvalidSql
+        | ErrorReason::TableNotFound
+        | ErrorReason::InputChanged
+        | ErrorReason::InputCorrupt
+        | ErrorReason::ForbiddenPath
+        | ErrorReason::UnsupportedPlan
+        | ErrorReason::SinkExists
+        | ErrorReason::ResourcesExhausted
+        | ErrorReason::TaskFailed
+        | ErrorReason::FetchFailed
+        | ErrorReason::OutOfMemory
+        | ErrorReason::CoordinatorLost
+        | ErrorReason::DeadlineExceeded
+        | ErrorReason::Cancelled
+        | ErrorReason::RowsLeft
+        | ErrorReason::BuildMismatch
+        | ErrorReason::Internal => false,
+    }
+}
+
+/// As many coordinators as a task has attempts.
+fn may_retry(seen: &Observed, life: &Lifecycle) -> bool {
+    life.counted_retries.saturating_add(1) < seen.query.spec.retry.max_task_attempts
+}
+
+/// How many times the usual memory the next coordinator needs: twice what one had that ran out of it.
+pub(super) fn memory_factor(pods: &[CoordinatorPod]) -> u32 {
+    let factors = pods.iter().map(|pod| match pod.state {
+        PodState::Ended(PodEnd::OutOfMemory) => pod.memory_factor.saturating_mul(2),
+        PodState::Ended(_) | PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => {
+            pod.memory_factor
+        }
+    });
+    factors.max().unwrap_or(1)
+}
+
+fn error(phase: QueryPhase, reason: ErrorReason, message: &str) -> ShuffleQueryStatus {
+    ShuffleQueryStatus {
+        phase,
+        error: Some(QueryError {
+            reason,
+            message: message.to_owned(),
+            stage: None,
+            task: None,
+        }),
+        ..ShuffleQueryStatus::default()
+    }
+}
+
+/// What is left of a status in a pod's termination message.
+fn last_words(words: &Termination) -> ShuffleQueryStatus {
+    let error = words.reason.map(|reason| QueryError {
+        reason,
+        message: words.message.clone().unwrap_or_default(),
+        stage: words.stage,
+        task: words.task,
+    });
+    ShuffleQueryStatus {
+        phase: words.phase,
+        error,
+        totals: words.totals,
+        sink: words.sink.clone(),
+        first_row_time: words.first_row_time.clone(),
+        end_time: words.end_time.clone(),
+        ..ShuffleQueryStatus::default()
+    }
+}

@@ -1,0 +1,137 @@
+//! The part of a query's status that the operator decides on. The rest is what its coordinator reports.
+
+use jiff::Timestamp;
+use sluice_crds::shuffle_query::status::{QueryError, QueryPhase, ShuffleQueryStatus};
+use sluice_crds::{ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType};
+use sluice_crds::{ShuffleQuery, Time};
+
+/// Where the operator has a query, as its status says.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lifecycle {
+    /// Where the query stands.
+    pub phase: QueryPhase,
+    /// Why, in a word.
+    pub reason: ConditionReason,
+    /// The same for people.
+    pub message: String,
+    /// Number of the newest coordinator.
+    pub epoch: u64,
+    /// Coordinators that were started again.
+    pub pod_retries: u32,
+    /// Of those, the ones of which there may be a few only.
+    pub counted_retries: u32,
+    /// The pool.
+    pub pool: Option<String>,
+    /// Since when the query has its place.
+    pub admitted: Option<Timestamp>,
+    /// Since when it is suspended.
+    pub suspended: Option<Timestamp>,
+    /// How long it was suspended before.
+    pub suspended_millis: u64,
+    /// The newest coordinator.
+    pub coordinator: Coordinator,
+    /// How the query ended, once that is known and until it is written.
+    pub ended: Option<Box<ShuffleQueryStatus>>,
+}
+
+/// What is known of the newest coordinator's pod.
+///
+/// ```text
+/// Wanted --> Starting <--> Serving
+///    ^----------'-------------'      a new epoch
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coordinator {
+    /// There is none, or its pod was never posted. A successor waits since then for its turn.
+    Wanted {
+        /// Since when.
+        since: Option<Timestamp>,
+    },
+    /// Its pod was posted.
+    Starting,
+    /// It serves.
+    Serving,
+}
+
+impl Lifecycle {
+    /// Reads a query's status.
+    pub fn of(query: &ShuffleQuery) -> Self {
+        let none = ShuffleQueryStatus::default();
+        let status = query.status.as_ref().unwrap_or(&none);
+        let at = |time: &Option<Time>| time.as_ref().map(|time| time.0);
+        let mut conditions = status.conditions.iter();
+        let seen = conditions.find(|seen| seen.type_ == QueryConditionType::CoordinatorReady);
+        Self {
+            phase: status.phase,
+            reason: status.reason.unwrap_or(ProgressReason::Pending.into()),
+            message: status.message.clone().unwrap_or_default(),
+            epoch: status.coordinator_epoch,
+            pod_retries: status.pod_retries,
+            counted_retries: status.counted_retries,
+            pool: status.pool_name.clone(),
+            admitted: at(&status.admitted_time),
+            suspended: at(&status.suspended_time),
+            suspended_millis: status.suspended_millis,
+            coordinator: match seen.map(|seen| (seen.status, seen.last_transition_time.0)) {
+                None => Coordinator::Wanted { since: None },
+                Some((ConditionStatus::Unknown, since)) => Coordinator::Wanted { since: Some(since) },
+                Some((ConditionStatus::False, _)) => Coordinator::Starting,
+                Some((ConditionStatus::True, _)) => Coordinator::Serving,
+            },
+            ended: None,
+        }
+    }
+
+    /// Whether what must be written before anything is done about it differs.
+    pub fn commits_to_more_than(&self, stored: &Self) -> bool {
+        let commitments = |life: &Self| {
+            (
+                life.phase.is_terminal(),
+                life.epoch,
+                life.pod_retries,
+                life.counted_retries,
+                life.admitted,
+                life.suspended,
+                life.suspended_millis,
+            )
+        };
+        commitments(self) != commitments(stored)
+    }
+
+    /// The same, waiting for something.
+    #[must_use]
+    pub fn waiting(mut self, reason: ProgressReason, message: impl Into<String>) -> Self {
+        self.phase = QueryPhase::Pending;
+        self.reason = reason.into();
+        self.message = message.into();
+        self
+    }
+
+    /// The same, ended by what a coordinator said.
+    #[must_use]
+    pub fn ended(mut self, words: ShuffleQueryStatus) -> Self {
+        self.phase = words.phase;
+        let error = words.error.as_ref();
+        self.reason = error.map_or(ProgressReason::Completed.into(), |error| error.reason.into());
+        self.message = error.map(|error| error.message.clone()).unwrap_or_default();
+        self.suspended = None;
+        self.ended = Some(Box::new(words));
+        self
+    }
+
+    /// The same, failed by the operator's decision.
+    #[must_use]
+    pub fn failed(self, reason: ErrorReason, message: impl Into<String>, now: Timestamp) -> Self {
+        self.ended(ShuffleQueryStatus {
+            phase: QueryPhase::Failed,
+            end_time: Some(Time(now)),
+            error: Some(QueryError {
+                reason,
+                message: message.into(),
+                stage: None,
+                task: None,
+            }),
+            ..ShuffleQueryStatus::default()
+        })
+    }
+}

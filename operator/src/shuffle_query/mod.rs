@@ -1,0 +1,225 @@
+//! ShuffleQueries: observe, validate, decide ([`step`]), act, status.
+
+mod act;
+pub mod admission;
+mod ending;
+mod event;
+pub mod lifecycle;
+mod observe;
+pub mod observed;
+pub mod pods;
+mod reconcile;
+mod status;
+mod step;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::channel::mpsc;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{Controller, watcher};
+use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
+use sluice_proto::auth::TokenSigner;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::Operator;
+use crate::config::Scope;
+use crate::kube_api::FIELD_MANAGER;
+use crate::objects::labels::{self, Component};
+use crate::progress::{Budget, CoordinatorRpc, GrpcCoordinators, Progress};
+use crate::{reconcile as around, watch};
+
+pub use status::{Urgency, compose};
+pub use step::step;
+
+/// How long a query's token is good for.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What all scopes share.
+pub struct Shared {
+    /// Signs tokens.
+    pub signer: Arc<TokenSigner>,
+    /// Writes of status in all.
+    pub writes: Budget,
+}
+
+impl Shared {
+    /// At most 50 writes of status a second.
+    pub fn new(signer: Arc<TokenSigner>) -> Self {
+        Self {
+            signer,
+            writes: Budget::per_second(50),
+        }
+    }
+}
+
+/// The reconciler of the queries of one scope.
+pub struct Queries {
+    operator: Arc<Operator>,
+    signer: Arc<TokenSigner>,
+    shared: Arc<Shared>,
+    queries: Store<ShuffleQuery>,
+    pools: Store<WorkerPool>,
+    pods: Store<Pod>,
+    progress: Progress,
+    wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
+    recorder: Recorder,
+    /// Unique ids of queries that were given a place which the cache may not show yet.
+    granted: Mutex<HashSet<String>>,
+    /// Unique ids of queries that give a place or a turn away as soon as the cache shows it.
+    freed: Mutex<HashSet<String>>,
+    /// When the status of a query was written last.
+    written: Mutex<HashMap<String, Instant>>,
+}
+
+impl Queries {
+    fn granted(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn written(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn freed(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.freed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks at a query that a watch has told of, once the cache has it: whether it is gone, or has made room.
+    fn look_at_changed(&self, query: &Result<ShuffleQuery, watcher::Error>) {
+        let Ok(query) = query else { return };
+        let uid = query.uid().unwrap_or_default();
+        let here = self.queries.get(&ObjectRef::from_obj(query));
+        if here.is_none_or(|here| here.metadata.uid != query.metadata.uid) {
+            self.forget(&uid);
+            self.wake_next(query);
+            return;
+        }
+        let status = query.status.as_ref();
+        let has_place =
+            status.is_some_and(|status| !status.phase.is_terminal() && status.admitted_time.is_some());
+        if !has_place && self.freed().remove(&uid) {
+            self.wake_next(query);
+        }
+    }
+
+    /// The queries that a change of `pool` may concern: those that wait for it. Of those that wait for a place, as many
+    /// as there are places.
+    fn concerned_by(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
+        let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
+        let queries = self.queries.state();
+        let waits = |query: &&Arc<ShuffleQuery>| {
+            let status = query.status.as_ref();
+            let waits_for_place = Some(ProgressReason::WaitingForPlace.into());
+            let waits = status.is_none_or(|status| {
+                !status.phase.is_terminal()
+                    && status.admitted_time.is_none()
+                    && status.reason != waits_for_place
+            });
+            waits
+                && query.namespace().as_deref() == Some(&namespace)
+                && observe::pool_of(query).as_deref() == Some(&name)
+        };
+        let waiting = queries
+            .iter()
+            .filter(waits)
+            .map(|query| ObjectRef::from_obj(&**query));
+        waiting.chain(self.next_of(pool)).collect()
+    }
+
+    fn next_of(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
+        let namespace = pool.namespace().unwrap_or_default();
+        let all = self.candidates(&namespace, &pool.name_any());
+        let next = admission::next(&all, pool.spec.max_concurrent_queries);
+        let names = next
+            .into_iter()
+            .map(|query| ObjectRef::new(&query.name).within(&namespace));
+        names.collect()
+    }
+
+    /// Wakes the queries whose turn it is in the pool of `query`.
+    fn wake_next(&self, query: &ShuffleQuery) {
+        let pool = self.pool(query);
+        for next in pool.iter().flat_map(|pool| self.next_of(pool)) {
+            // Nobody listens any more when the operator stops.
+            let _ = self.wake.unbounded_send(next);
+        }
+    }
+
+    /// Forgets a query that is gone; its coordinator is told, as far as it can be reached, so that workers drop its data.
+    fn forget(&self, uid: &str) {
+        self.progress.cancel(uid);
+        self.progress.unfollow(uid);
+        self.granted().remove(uid);
+        self.freed().remove(uid);
+        self.written().remove(uid);
+    }
+}
+
+/// Reconciles the queries of `scope` until `stop`.
+pub async fn run(operator: Arc<Operator>, shared: Arc<Shared>, scope: Scope, stop: CancellationToken) {
+    let rpc = Arc::new(GrpcCoordinators::new(shared.signer.clone()));
+    run_with(operator, shared, scope, stop, rpc).await;
+}
+
+/// The same with another way to coordinators.
+pub async fn run_with(
+    operator: Arc<Operator>,
+    shared: Arc<Shared>,
+    scope: Scope,
+    stop: CancellationToken,
+    rpc: Arc<dyn CoordinatorRpc>,
+) {
+    let client = &operator.client;
+    let (queries, changed) = watch::resources_slimmed::<ShuffleQuery>(client, &scope, slim);
+    let (pools, pools_changed) = watch::resources::<WorkerPool>(client, &scope);
+    let coordinators = labels::watched(Component::Coordinator);
+    let (pods, pods_changed) = watch::labelled::<Pod>(client, &scope, &coordinators);
+    let (wake, woken) = mpsc::unbounded();
+    let reporter = Reporter {
+        controller: FIELD_MANAGER.to_owned(),
+        instance: Some(operator.config.identity.clone()),
+    };
+    let reconciler = Arc::new(Queries {
+        signer: shared.signer.clone(),
+        shared,
+        queries: queries.clone(),
+        pools,
+        pods,
+        progress: Progress::new(rpc, wake.clone()),
+        wake,
+        recorder: Recorder::new(client.clone(), reporter),
+        granted: Mutex::default(),
+        freed: Mutex::default(),
+        written: Mutex::default(),
+        operator: operator.clone(),
+    });
+    let (watched, by_pool) = (reconciler.clone(), reconciler.clone());
+    let changed = changed.inspect(move |query| watched.look_at_changed(query));
+    let controller = Controller::for_stream(changed, queries)
+        .owns_stream(pods_changed)
+        .watches_stream(pools_changed, move |pool| by_pool.concerned_by(&pool))
+        .reconcile_on(woken);
+    let (concurrency, metrics) = (operator.config.concurrency, operator.metrics.clone());
+    around::run(controller, reconciler, concurrency, metrics, stop).await;
+}
+
+/// Of a query that has ended, what is still needed: there may be many more of them than of others.
+fn slim(query: &mut ShuffleQuery) {
+    let Some(status) = query.status.as_mut().filter(|status| status.phase.is_terminal()) else {
+        return;
+    };
+    status.stages = Vec::new();
+    status.preview = None;
+    status.conditions = Vec::new();
+    status.sink = None;
+    query.spec.sql = None;
+    query.spec.tables = Vec::new();
+    query.metadata.annotations = None;
+}

@@ -1,0 +1,125 @@
+//! What a decision about a query is made from, and what it may ask for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
+use sluice_crds::{ProgressReason, ShuffleQuery};
+
+use super::admission::Place;
+use super::lifecycle::Lifecycle;
+use super::pods::CoordinatorPod;
+
+/// A query and what is around it, at one moment.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The query as it is stored.
+    pub query: Arc<ShuffleQuery>,
+    /// What is wrong with its spec.
+    pub problems: Vec<String>,
+    /// Its pool.
+    pub pool: PoolSeen,
+    /// Whether it may have a place in the pool, if it has none.
+    pub place: Place,
+    /// Where its SQL text is.
+    pub sql: SqlSeen,
+    /// The pods of its coordinators.
+    pub pods: Vec<CoordinatorPod>,
+    /// What the newest coordinator reported last.
+    pub report: Option<Arc<ShuffleQueryStatus>>,
+}
+
+/// A query's pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PoolSeen {
+    /// It does not exist.
+    Absent,
+    /// It is being deleted.
+    Leaving,
+    /// A pool with the name of the query's own belongs to someone else.
+    Taken,
+    /// It exists.
+    Found {
+        /// Its ready workers.
+        ready: u32,
+        /// How many a query needs.
+        needed: u32,
+        /// Why no more of them are ready, as the pool says.
+        why: String,
+    },
+}
+
+/// Where the SQL text of a query is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SqlSeen {
+    /// It can be read.
+    There,
+    /// It cannot; what is missing.
+    Missing(String),
+}
+
+/// What to do about a query.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// Write this first, then look again.
+    Commit(Lifecycle),
+    /// Do this; where nothing is refused, this is how it stands.
+    Act {
+        /// In order.
+        actions: Vec<Action>,
+        /// How it stands afterwards.
+        life: Lifecycle,
+        /// When to look again at the latest.
+        again: Duration,
+    },
+}
+
+/// One thing to do. Each is safe to repeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Create the pool of a query with inline workers.
+    CreatePool,
+    /// Delete it.
+    DeletePool,
+    /// Create the input of all coordinators.
+    CreateInput,
+    /// Create the token of a coordinator.
+    CreateToken {
+        /// Its number.
+        epoch: u64,
+    },
+    /// Create the pod of a coordinator.
+    CreatePod {
+        /// Its number.
+        epoch: u64,
+        /// How many times the usual memory it gets.
+        memory_factor: u32,
+    },
+    /// Delete the pod of a coordinator.
+    DeletePod {
+        /// Its name.
+        name: String,
+    },
+    /// Follow what a coordinator reports.
+    Follow {
+        /// Its number.
+        epoch: u64,
+        /// The address of its pod.
+        address: String,
+    },
+    /// Follow no coordinator of the query any more.
+    Unfollow,
+    /// Tell the coordinator that is followed to end the query as cancelled, so that workers drop its data.
+    Cancel,
+    /// Delete the query.
+    DeleteQuery,
+}
+
+/// Why an action was refused for good, for as long as nobody changes something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// In a word.
+    pub reason: ProgressReason,
+    /// For people.
+    pub message: String,
+}

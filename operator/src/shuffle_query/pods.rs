@@ -1,0 +1,249 @@
+//! What the pods of a query's coordinators say: why one waits, whether it serves, how it ended.
+
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Pod, PodStatus};
+use kube::ResourceExt;
+use sluice_core::termination::Termination;
+use sluice_crds::ProgressReason;
+
+use crate::objects::coordinator::{COORDINATOR_CONTAINER, epoch_of, memory_factor_of};
+
+/// Exit code of a process that a termination signal has stopped.
+const STOPPED: i32 = 143;
+/// Most characters of what a container has said last.
+const MAX_LAST_WORDS: usize = 512;
+
+/// The pod of one coordinator.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CoordinatorPod {
+    /// Its name.
+    pub name: String,
+    /// Number of its coordinator.
+    pub epoch: u64,
+    /// How many times the pool's memory for a coordinator it has.
+    pub memory_factor: u32,
+    /// Whether it was told to go. It may run on, where nobody can reach its node.
+    pub leaving: bool,
+    /// Where it stands.
+    pub state: PodState,
+}
+
+/// Where a coordinator's pod stands.
+///
+/// ```text
+/// Waiting --> Starting --> Serving --> Ended
+///    |           |                       ^
+///    `-----------`-----------------------'
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub enum PodState {
+    /// Its container does not run yet.
+    Waiting(Wait),
+    /// Its container runs at this address; the kubelet has not found it ready.
+    Starting(String),
+    /// It is ready, at this address.
+    Serving(String),
+    /// Its container will not run again.
+    Ended(PodEnd),
+}
+
+/// What a pod waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// In a word.
+    pub reason: ProgressReason,
+    /// What to do about it, in the words of Kubernetes.
+    pub message: String,
+}
+
+/// How a coordinator's pod ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PodEnd {
+    /// Its query had ended, in this way.
+    Said(Box<Termination>),
+    /// Its input was refused, and only its log says why.
+    Refused(String),
+    /// It was cancelled before it could say so.
+    Cancelled,
+    /// No worker was left.
+    NoWorkers,
+    /// It was stopped, evicted, preempted, or lost with its node: not its fault.
+    Lost(String),
+    /// It ran out of memory.
+    OutOfMemory,
+    /// It ended for a reason that nobody knows.
+    Crashed(String),
+}
+
+impl CoordinatorPod {
+    /// Reads a pod; `None` if it is no coordinator's.
+    pub fn read(pod: &Pod) -> Option<Self> {
+        Some(Self {
+            name: pod.name_any(),
+            epoch: epoch_of(pod)?,
+            memory_factor: memory_factor_of(pod),
+            leaving: pod.metadata.deletion_timestamp.is_some(),
+            state: state(pod.status.as_ref().unwrap_or(&PodStatus::default())),
+        })
+    }
+
+    /// Whether its process runs or may still come to run.
+    pub fn may_run(&self) -> bool {
+        match self.state {
+            PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => true,
+            PodState::Ended(_) => false,
+        }
+    }
+
+    /// Where its coordinator can be asked, if it can.
+    pub fn address(&self) -> Option<&str> {
+        match &self.state {
+            PodState::Starting(address) | PodState::Serving(address) => Some(address),
+            PodState::Waiting(_) | PodState::Ended(_) => None,
+        }
+    }
+}
+
+fn state(status: &PodStatus) -> PodState {
+    if let Some(end) = end(status) {
+        return PodState::Ended(end);
+    }
+    let address = status.pod_ip.as_ref().filter(|ip| !ip.is_empty());
+    let running = container(status).is_some_and(|state| state.running.is_some());
+    match address {
+        Some(ip) if running && is_true(status, "Ready") => PodState::Serving(ip.clone()),
+        Some(ip) if running => PodState::Starting(ip.clone()),
+        Some(_) | None => PodState::Waiting(wait(status)),
+    }
+}
+
+fn container(status: &PodStatus) -> Option<&ContainerState> {
+    let mut containers = status.container_statuses.iter().flatten();
+    let ours = containers.find(|container| container.name == COORDINATOR_CONTAINER)?;
+    ours.state.as_ref()
+}
+
+fn is_true(status: &PodStatus, condition: &str) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|seen| seen.type_ == condition && seen.status == "True")
+}
+
+fn wait(status: &PodStatus) -> Wait {
+    let waiting = container(status).and_then(|state| state.waiting.as_ref());
+    if let Some(waiting) = waiting {
+        let message = || waiting.message.clone().unwrap_or_default();
+        let reason = match waiting.reason.as_deref().unwrap_or_default() {
+            "ImagePullBackOff"
+            | "ErrImagePull"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "RegistryUnavailable"
+            | "ImageInspectError" => Some(ProgressReason::ImagePullFailed),
+            "CreateContainerConfigError"
+            | "CreateContainerError"
+            | "RunContainerError"
+            | "CrashLoopBackOff" => Some(ProgressReason::ContainerFailed),
+            _ => None,
+        };
+        if let Some(reason) = reason {
+            return Wait {
+                reason,
+                message: message(),
+            };
+        }
+    }
+    let mut conditions = status.conditions.iter().flatten();
+    let unscheduled = conditions.find(|seen| seen.type_ == "PodScheduled" && seen.status == "False");
+    match unscheduled {
+        None => Wait {
+            reason: ProgressReason::CoordinatorStarting,
+            message: String::new(),
+        },
+        Some(seen) => {
+            let message = seen.message.clone().unwrap_or_default();
+            Wait {
+                reason: why_unscheduled(&message),
+                message,
+            }
+        }
+    }
+}
+
+/// The scheduler counts nodes by what is against each of them, in prose alone: `0/3 nodes are available: 1 Insufficient
+/// cpu, 2 node(s) had untolerated taint {a: b}.`
+pub fn why_unscheduled(message: &str) -> ProgressReason {
+    const VOLUMES: [&str; 4] = [
+        "unbound immediate PersistentVolumeClaims",
+        "persistentvolumeclaim",
+        "volume node affinity conflict",
+        "volume(s)",
+    ];
+    let mentions = |text: &str| message.contains(text);
+    if VOLUMES.iter().any(|text| mentions(text)) {
+        ProgressReason::VolumeUnavailable
+    } else if mentions("untolerated taint") && !mentions("Insufficient") {
+        ProgressReason::Tainted
+    } else {
+        ProgressReason::Unschedulable
+    }
+}
+
+fn end(status: &PodStatus) -> Option<PodEnd> {
+    if let Some(terminated) = container(status).and_then(|state| state.terminated.as_ref()) {
+        return Some(why_terminated(status, terminated));
+    }
+    let reason = status.reason.clone().unwrap_or_default();
+    match status.phase.as_deref() {
+        Some("Failed") => Some(PodEnd::Lost(sentence(&reason, status.message.as_deref()))),
+        Some("Succeeded") => Some(PodEnd::Crashed("the pod ended without its container".to_owned())),
+        _ => None,
+    }
+}
+
+fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated) -> PodEnd {
+    let words = terminated.message.as_deref().unwrap_or_default();
+    if let Ok(said) = Termination::decode(words)
+        && said.phase.is_terminal()
+    {
+        return PodEnd::Said(Box::new(said));
+    }
+    let reason = terminated.reason.as_deref().unwrap_or_default();
+    if reason == "OOMKilled" {
+        return PodEnd::OutOfMemory;
+    }
+    // Evicted, preempted, or a node that went down: Kubernetes has said why in the pod's status.
+    let disrupted = is_true(status, "DisruptionTarget") || status.reason.is_some();
+    if disrupted {
+        let reason = status.reason.as_deref().unwrap_or("the pod was disrupted");
+        return PodEnd::Lost(sentence(reason, status.message.as_deref()));
+    }
+    // After a node was away, the kubelet does not know how the container ended.
+    if ["ContainerStatusUnknown", "Unknown"].contains(&reason) {
+        return PodEnd::Lost("the node was lost".to_owned());
+    }
+    // As `sluice --help` lists them.
+    match terminated.exit_code {
+        STOPPED => PodEnd::Lost("the coordinator was stopped".to_owned()),
+        2 => PodEnd::Refused(last_words(words)),
+        4 => PodEnd::NoWorkers,
+        130 => PodEnd::Cancelled,
+        code => PodEnd::Crashed(sentence(&format!("exit code {code}"), Some(&last_words(words)))),
+    }
+}
+
+fn sentence(reason: &str, message: Option<&str>) -> String {
+    match message.filter(|message| !message.is_empty()) {
+        Some(message) if reason.is_empty() => message.to_owned(),
+        Some(message) => format!("{reason}: {message}"),
+        None => reason.to_owned(),
+    }
+}
+
+/// The end of a log, which says more than its start.
+fn last_words(log: &str) -> String {
+    let log = log.trim();
+    let skip = log.chars().count().saturating_sub(MAX_LAST_WORDS);
+    log.chars().skip(skip).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn read(status: Value) -> CoordinatorPod {
+    let pod = json!({
+        "metadata": {"name": "q-c3", "labels": {
+            "app.kubernetes.io/component": "coordinator", "sluice.dev/epoch": "3"},
+            "annotations": {"sluice.dev/memory-factor": "4"}},
+        "status": status,
+    });
+    CoordinatorPod::read(&serde_json::from_value(pod).unwrap()).unwrap()
+}
+
+fn container(state: Value) -> Value {
+    json!([{"name": "coordinator", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state}])
+}
+
+#[test]
+fn a_pod_waits_for_what_kubernetes_says() {
+    let unscheduled = |message: &str| {
+        json!({"phase": "Pending", "conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]})
+    };
+    let waiting = |reason: &str| {
+        json!({"phase": "Pending",
+               "containerStatuses": container(json!({"waiting": {"reason": reason, "message": "m"}}))})
+    };
+    for (status, reason) in [
+        (json!({}), ProgressReason::CoordinatorStarting),
+        (waiting("ContainerCreating"), ProgressReason::CoordinatorStarting),
+        (waiting("ImagePullBackOff"), ProgressReason::ImagePullFailed),
+        (waiting("ErrImagePull"), ProgressReason::ImagePullFailed),
+        (
+            waiting("CreateContainerConfigError"),
+            ProgressReason::ContainerFailed,
+        ),
+        (
+            unscheduled("0/3 nodes are available: 3 Insufficient cpu."),
+            ProgressReason::Unschedulable,
+        ),
+        (
+            unscheduled("0/3 nodes are available: 3 node(s) had untolerated taint {a: b}."),
+            ProgressReason::Tainted,
+        ),
+        (
+            unscheduled(
+                "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {a: b}.",
+            ),
+            ProgressReason::Unschedulable,
+        ),
+        (
+            unscheduled("0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+            ProgressReason::VolumeUnavailable,
+        ),
+    ] {
+        let PodState::Waiting(wait) = read(status.clone()).state else {
+            panic!("{status} does not wait");
+        };
+        assert_eq!(wait.reason, reason, "{status}");
+    }
+}
+
+#[test]
+fn a_pod_serves_when_it_is_ready() {
+    let running = |ready: &str| {
+        json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": ready}],
+               "containerStatuses": container(json!({"running": {}}))})
+    };
+    let pod = read(running("False"));
+    assert_eq!((pod.epoch, pod.memory_factor, pod.leaving), (3, 4, false));
+    assert_eq!(pod.state, PodState::Starting("10.0.0.1".to_owned()));
+    assert_eq!(
+        read(running("True")).state,
+        PodState::Serving("10.0.0.1".to_owned())
+    );
+}
+
+#[test]
+fn how_a_pod_ended_is_read_from_its_words_then_from_kubernetes_then_from_its_code() {
+    let ended = |code: i32, reason: &str, message: &str| {
+        json!({"phase": "Failed", "containerStatuses": container(json!({"terminated":
+            {"exitCode": code, "reason": reason, "message": message}}))})
+    };
+    let mut evicted = ended(143, "Error", "");
+    evicted["reason"] = json!("Evicted");
+    evicted["message"] = json!("low on memory");
+    let mut preempted = ended(143, "Error", "");
+    preempted["conditions"] = json!([{"type": "DisruptionTarget", "status": "True"}]);
+    let lost = |why: &str| PodEnd::Lost(why.to_owned());
+    for (status, end) in [
+        (ended(137, "OOMKilled", ""), PodEnd::OutOfMemory),
+        (ended(143, "Error", ""), lost("the coordinator was stopped")),
+        (evicted, lost("Evicted: low on memory")),
+        (preempted, lost("the pod was disrupted")),
+        (
+            ended(137, "ContainerStatusUnknown", ""),
+            lost("the node was lost"),
+        ),
+        (
+            json!({"phase": "Failed", "reason": "NodeShutdown"}),
+            lost("NodeShutdown"),
+        ),
+        (
+            ended(2, "Error", "no such file\n"),
+            PodEnd::Refused("no such file".to_owned()),
+        ),
+        (ended(4, "Error", ""), PodEnd::NoWorkers),
+        (ended(130, "Error", ""), PodEnd::Cancelled),
+        (
+            ended(101, "Error", "panicked"),
+            PodEnd::Crashed("exit code 101: panicked".to_owned()),
+        ),
+    ] {
+        assert_eq!(read(status.clone()).state, PodState::Ended(end), "{status}");
+    }
+    let words = r#"{"phase":"Failed","reason":"TaskFailed","message":"m"}"#;
+    let PodState::Ended(PodEnd::Said(said)) = read(ended(137, "OOMKilled", words)).state else {
+        panic!("its words are not heard");
+    };
+    assert_eq!(said.message.as_deref(), Some("m"));
+}

@@ -1,0 +1,165 @@
+//! The reconcile of one query.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::{Resource, ResourceExt};
+use sluice_crds::ShuffleQuery;
+use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
+use tokio::time::Instant;
+
+use super::lifecycle::Lifecycle;
+use super::observed::{Observed, Step};
+use super::status::{Urgency, compose};
+use super::{Queries, event, step};
+use crate::kube_api;
+use crate::reconcile::{Error, Reconciler, Reconciling};
+
+/// Most decisions in one reconcile: a query that is resumed, admitted and started takes four.
+const MOST_STEPS: usize = 8;
+
+impl Reconciler for Queries {
+    type Object = ShuffleQuery;
+
+    fn reconcile(self: Arc<Self>, query: Arc<ShuffleQuery>) -> Reconciling {
+        Box::pin(async move { self.bring_closer(query).await })
+    }
+}
+
+impl Queries {
+    async fn bring_closer(&self, mut query: Arc<ShuffleQuery>) -> Result<Duration, Error> {
+        // What a cache does not have yet would count as gone. The streams that fill it end with the operator only.
+        let _ = self.pools.wait_until_ready().await;
+        let _ = self.pods.wait_until_ready().await;
+        for _ in 0..MOST_STEPS {
+            let now = Timestamp::now();
+            let seen = self.observe(&query).await?;
+            match step(&seen, now) {
+                Step::Commit(life) => query = self.commit(&seen, &life, now).await?,
+                Step::Act {
+                    actions,
+                    mut life,
+                    again,
+                } => {
+                    let stored = Lifecycle::of(&query);
+                    for action in actions {
+                        if let Some(refusal) = self.act(&query, action).await? {
+                            life = stored.waiting(refusal.reason, refusal.message);
+                            break;
+                        }
+                    }
+                    return self.show(&seen, &life, now, again).await;
+                }
+            }
+        }
+        Ok(Duration::from_secs(1))
+    }
+
+    /// Writes what binds.
+    async fn commit(
+        &self,
+        seen: &Observed,
+        life: &Lifecycle,
+        now: Timestamp,
+    ) -> Result<Arc<ShuffleQuery>, Error> {
+        let uid = seen.query.uid().unwrap_or_default();
+        let takes_place = life.admitted.is_some() && !life.phase.is_terminal();
+        if takes_place {
+            self.granted().insert(uid.clone());
+        }
+        let report = seen.report.as_deref();
+        let written = self
+            .write(&seen.query, &compose(&seen.query, life, report, now))
+            .await;
+        if !takes_place || written.is_err() {
+            self.granted().remove(&uid);
+        }
+        Ok(Arc::new(written?))
+    }
+
+    /// Writes how the query stands, if that is due; answers when to look again.
+    async fn show(
+        &self,
+        seen: &Observed,
+        life: &Lifecycle,
+        now: Timestamp,
+        again: Duration,
+    ) -> Result<Duration, Error> {
+        let query = &seen.query;
+        if Lifecycle::of(query).phase.is_terminal() || query.meta().deletion_timestamp.is_some() {
+            return Ok(again);
+        }
+        let uid = query.uid().unwrap_or_default();
+        let cached = self
+            .queries
+            .get(&kube::runtime::reflector::ObjectRef::from_obj(&**query));
+        let cached_admission = cached.and_then(|cached| cached.status.as_ref()?.admitted_time.clone());
+        if cached_admission.is_some() {
+            self.granted().remove(&uid);
+        }
+        let new = compose(query, life, seen.report.as_deref(), now);
+        let old = query.status.clone().unwrap_or_default();
+        let urgency = match &query.status {
+            Some(old) => Urgency::between(old, &new),
+            None => Urgency::Transition,
+        };
+        let last = self.written().get(&uid).copied();
+        let rested = last.map_or(Duration::MAX, |last| last.elapsed());
+        if urgency == Urgency::Same {
+            return Ok(again);
+        }
+        if rested < urgency.period() {
+            return Ok(again.min(urgency.period().saturating_sub(rested)));
+        }
+        self.write_over(query, &old, &new).await?;
+        Ok(again)
+    }
+
+    async fn write(&self, query: &ShuffleQuery, new: &ShuffleQueryStatus) -> Result<ShuffleQuery, Error> {
+        let old = query.status.clone().unwrap_or_default();
+        self.write_over(query, &old, new).await
+    }
+
+    async fn write_over(
+        &self,
+        query: &ShuffleQuery,
+        old: &ShuffleQueryStatus,
+        new: &ShuffleQueryStatus,
+    ) -> Result<ShuffleQuery, Error> {
+        let made_room = new.phase.is_terminal() || new.admitted_time.is_none() && new.reason != old.reason;
+        if made_room {
+            self.freed().insert(query.uid().unwrap_or_default());
+        }
+        self.shared.writes.turn().await;
+        let written = kube_api::apply_status(&self.operator.client, query, new).await;
+        let written = written.map_err(Error::api("writing the status"))?;
+        self.operator.metrics.status_writes.inc();
+        self.written()
+            .insert(query.uid().unwrap_or_default(), Instant::now());
+        self.tell(query, old, new);
+        Ok(written)
+    }
+
+    /// Publishes an event, on the side: nothing depends on it.
+    fn tell(&self, query: &ShuffleQuery, old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) {
+        let Some(event) = event::between(old, new) else {
+            return;
+        };
+        let name = query.name_any();
+        match new.phase {
+            QueryPhase::Pending | QueryPhase::Running | QueryPhase::Suspended => {}
+            QueryPhase::Succeeded | QueryPhase::Failed | QueryPhase::Cancelled => {
+                tracing::info!(query = name, phase = ?new.phase, reason = event.reason, "a query ended");
+            }
+        }
+        let (recorder, reference) = (self.recorder.clone(), query.object_ref(&()));
+        tokio::spawn(async move {
+            let published =
+                tokio::time::timeout(Duration::from_secs(10), recorder.publish(&event, &reference));
+            if let Ok(Err(error)) = published.await {
+                tracing::debug!(query = name, %error, "no event");
+            }
+        });
+    }
+}

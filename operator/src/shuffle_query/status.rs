@@ -1,0 +1,286 @@
+//! A query's status: what the operator decided and what the coordinator reported, in one bounded object.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+use sluice_crds::shuffle_query::bound;
+use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus, StageState};
+use sluice_crds::{
+    Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
+    ShuffleQuery, Time,
+};
+
+use super::lifecycle::{Coordinator, Lifecycle};
+
+/// The status of `query` that stands as `life` says, with what its newest coordinator reported last.
+pub fn compose(
+    query: &ShuffleQuery,
+    life: &Lifecycle,
+    report: Option<&ShuffleQueryStatus>,
+    now: Timestamp,
+) -> ShuffleQueryStatus {
+    let old = query.status.clone().unwrap_or_default();
+    let ended = life.phase.is_terminal();
+    let body = body(&old, life, report);
+    let created = query.creation_timestamp();
+    let submitted = created.as_ref().map_or(now, |time| time.0);
+    let first_row = body.first_row_time.clone();
+    let waited = first_row
+        .as_ref()
+        .map(|time| time.0.duration_since(submitted).as_millis());
+    let error = body.error.clone().filter(|_| ended);
+    let conditions = conditions(query, &old, life, report, now);
+    bound(ShuffleQueryStatus {
+        observed_generation: query.metadata.generation,
+        phase: life.phase,
+        reason: Some(life.reason),
+        message: Some(life.message.clone()).filter(|message| !message.is_empty()),
+        conditions,
+        pool_name: life.pool.clone(),
+        coordinator_epoch: life.epoch,
+        pod_retries: life.pod_retries,
+        counted_retries: life.counted_retries,
+        start_time: Some(Time(submitted)),
+        admitted_time: life.admitted.map(Time),
+        suspended_time: life.suspended.map(Time),
+        suspended_millis: life.suspended_millis,
+        time_to_first_row_millis: waited.and_then(|millis| u64::try_from(millis).ok()),
+        first_row_time: first_row,
+        end_time: ended.then(|| body.end_time.clone().unwrap_or(Time(now))),
+        error,
+        ..body
+    })
+}
+
+/// The part that a coordinator reports. A new coordinator starts over, and so does its report.
+fn body(
+    old: &ShuffleQueryStatus,
+    life: &Lifecycle,
+    report: Option<&ShuffleQueryStatus>,
+) -> ShuffleQueryStatus {
+    let same = life.epoch == old.coordinator_epoch && life.suspended.is_none();
+    let last = report.or(Some(old).filter(|_| same));
+    match (&life.ended, last) {
+        // A report that ended the query tells all of it. A coordinator's last words lack stages and preview, and what
+        // was reported before them no longer holds; where the operator ended the query, it is all there is.
+        (Some(words), last) => match last {
+            Some(last) if words.stages.is_empty() && words.totals == Default::default() => {
+                ShuffleQueryStatus {
+                    error: words.error.clone(),
+                    end_time: words.end_time.clone(),
+                    first_row_time: words.first_row_time.clone().or(last.first_row_time.clone()),
+                    sink: words.sink.clone(),
+                    ..last.clone()
+                }
+            }
+            Some(_) | None => ShuffleQueryStatus::clone(words),
+        },
+        (None, Some(last)) => last.clone(),
+        (None, None) => ShuffleQueryStatus::default(),
+    }
+}
+
+/// Status, reason and message of a condition.
+type Observation = (ConditionStatus, ConditionReason, String);
+
+fn conditions(
+    query: &ShuffleQuery,
+    old: &ShuffleQueryStatus,
+    life: &Lifecycle,
+    report: Option<&ShuffleQueryStatus>,
+    now: Timestamp,
+) -> Vec<Condition<QueryConditionType>> {
+    let before = |type_| old.conditions.iter().find(|seen| seen.type_ == type_);
+    let reported = report.into_iter().flat_map(|report| &report.conditions);
+    let workers = reported
+        .clone()
+        .find(|seen| seen.type_ == QueryConditionType::WorkersReady);
+    let planned = reported
+        .clone()
+        .any(|seen| seen.reason == ProgressReason::Planned.into());
+    let was_planned = before(QueryConditionType::Accepted)
+        .is_some_and(|seen| seen.reason == ProgressReason::Planned.into());
+    let all: [(_, Option<Observation>); 5] = [
+        (
+            QueryConditionType::Accepted,
+            Some(accepted(life, planned || was_planned)),
+        ),
+        (QueryConditionType::Admitted, Some(admitted(life))),
+        (QueryConditionType::CoordinatorReady, coordinator_ready(life)),
+        (
+            QueryConditionType::WorkersReady,
+            workers.map(|seen| (seen.status, seen.reason, seen.message.clone())),
+        ),
+        (QueryConditionType::Succeeded, Some(succeeded(life))),
+    ];
+    let conditions = all.into_iter().filter_map(|(type_, observation)| {
+        let before = before(type_);
+        // What nobody observes any more stays as it was, until the next coordinator starts.
+        let Some((status, reason, message)) = observation else {
+            return before
+                .cloned()
+                .filter(|_| life.epoch == old.coordinator_epoch && life.suspended.is_none());
+        };
+        let since = before.filter(|seen| seen.status == status);
+        let since = since.map(|seen| seen.last_transition_time.clone());
+        let started = match life.coordinator {
+            Coordinator::Wanted { since } if type_ == QueryConditionType::CoordinatorReady => since,
+            Coordinator::Wanted { .. } | Coordinator::Starting | Coordinator::Serving => None,
+        };
+        Some(Condition {
+            type_,
+            status,
+            reason,
+            message,
+            observed_generation: query.metadata.generation,
+            last_transition_time: started.map(Time).or(since).unwrap_or(Time(now)),
+        })
+    });
+    conditions.collect()
+}
+
+fn accepted(life: &Lifecycle, planned: bool) -> Observation {
+    let refused = match life.reason {
+        ConditionReason::Error(reason) => match reason {
+            ErrorReason::InvalidSpec
+            | ErrorReason::InvalidSql
+            | ErrorReason::TableNotFound
+            | ErrorReason::ForbiddenPath
+            | ErrorReason::UnsupportedPlan => Some(reason),
+            _ => None,
+        },
+        ConditionReason::Progress(_) => None,
+    };
+    match refused {
+        Some(reason) if !planned => (ConditionStatus::False, reason.into(), life.message.clone()),
+        _ if planned => (
+            ConditionStatus::True,
+            ProgressReason::Planned.into(),
+            String::new(),
+        ),
+        _ => (ConditionStatus::True, ProgressReason::Valid.into(), String::new()),
+    }
+}
+
+fn admitted(life: &Lifecycle) -> Observation {
+    if life.admitted.is_some() {
+        return (
+            ConditionStatus::True,
+            ProgressReason::Admitted.into(),
+            String::new(),
+        );
+    }
+    (ConditionStatus::False, life.reason, life.message.clone())
+}
+
+/// `None` keeps what the last look has found.
+fn coordinator_ready(life: &Lifecycle) -> Option<Observation> {
+    if life.phase.is_terminal() || life.admitted.is_none() {
+        let no_coordinator = life.epoch == 0;
+        return (!no_coordinator).then(|| (ConditionStatus::False, life.reason, String::new()));
+    }
+    let message = life.message.clone();
+    Some(match life.coordinator {
+        Coordinator::Wanted { .. } => (ConditionStatus::Unknown, life.reason, message),
+        Coordinator::Starting => (ConditionStatus::False, life.reason, message),
+        Coordinator::Serving => {
+            let serving = ProgressReason::CoordinatorServing.into();
+            (ConditionStatus::True, serving, String::new())
+        }
+    })
+}
+
+fn succeeded(life: &Lifecycle) -> Observation {
+    match life.phase {
+        QueryPhase::Pending | QueryPhase::Running | QueryPhase::Suspended => {
+            let reason = match life.phase {
+                QueryPhase::Running => ProgressReason::Running,
+                QueryPhase::Suspended => ProgressReason::Suspended,
+                _ => ProgressReason::Pending,
+            };
+            (ConditionStatus::Unknown, reason.into(), String::new())
+        }
+        QueryPhase::Succeeded => (ConditionStatus::True, life.reason, String::new()),
+        QueryPhase::Failed | QueryPhase::Cancelled => (ConditionStatus::False, life.reason, String::new()),
+    }
+}
+
+/// How soon a new status must be written over an old one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// It says nothing new.
+    Same,
+    /// Counters moved.
+    Progress,
+    /// A stage started or ended.
+    Stage,
+    /// The query itself moved.
+    Transition,
+}
+
+impl Urgency {
+    /// Compares two statuses of a query.
+    pub fn between(old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) -> Self {
+        let (still_old, still_new) = (without_clocks(old), without_clocks(new));
+        if still_old == still_new {
+            return Self::Same;
+        }
+        if without_progress(still_old.clone()) != without_progress(still_new.clone()) {
+            return Self::Transition;
+        }
+        let states = |status: &ShuffleQueryStatus| -> Vec<(u32, StageState)> {
+            status
+                .stages
+                .iter()
+                .map(|stage| (stage.id, stage.state))
+                .collect()
+        };
+        if states(&still_old) != states(&still_new) {
+            return Self::Stage;
+        }
+        Self::Progress
+    }
+
+    /// The least time between two writes of a query's status, the second of which is of this urgency.
+    pub const fn period(self) -> Duration {
+        match self {
+            Self::Same | Self::Progress => Duration::from_secs(5),
+            Self::Stage => Duration::from_secs(1),
+            Self::Transition => Duration::ZERO,
+        }
+    }
+}
+
+/// Clocks run on where nothing happens.
+fn without_clocks(status: &ShuffleQueryStatus) -> ShuffleQueryStatus {
+    let mut status = status.clone();
+    for stage in &mut status.stages {
+        if stage.state != StageState::Done {
+            stage.elapsed_millis = 0;
+        }
+    }
+    status
+}
+
+fn without_progress(mut status: ShuffleQueryStatus) -> ShuffleQueryStatus {
+    for condition in &mut status.conditions {
+        if condition.type_ == QueryConditionType::WorkersReady {
+            // It counts workers and slots.
+            condition.message = String::new();
+        }
+    }
+    ShuffleQueryStatus {
+        stages: Vec::new(),
+        stages_omitted: 0,
+        stages_done: None,
+        tasks_done: None,
+        totals: Default::default(),
+        tasks: Default::default(),
+        preview: None,
+        ..status
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+use serde_json::json;
+use sluice_crds::shuffle_query::status::StageStatus;
+
+use super::*;
+
+fn stage(id: u32, state: StageState, elapsed_millis: u64) -> StageStatus {
+    let stage = json!({"id": id, "label": "scan", "state": state, "elapsedMillis": elapsed_millis});
+    serde_json::from_value(stage).unwrap()
+}
+
+#[test]
+fn only_what_changed_is_written_and_the_weightier_the_sooner() {
+    let old = ShuffleQueryStatus {
+        phase: QueryPhase::Running,
+        stages: vec![stage(0, StageState::Done, 5), stage(1, StageState::Running, 7)],
+        ..ShuffleQueryStatus::default()
+    };
+    let changed = |change: fn(&mut ShuffleQueryStatus)| {
+        let mut new = old.clone();
+        change(&mut new);
+        Urgency::between(&old, &new)
+    };
+    assert_eq!(changed(|new| new.stages[1].elapsed_millis = 9_000), Urgency::Same);
+    assert_eq!(changed(|new| new.totals.rows_read = 1), Urgency::Progress);
+    assert_eq!(
+        changed(|new| new.tasks_done = Some("1/2".to_owned())),
+        Urgency::Progress
+    );
+    assert_eq!(
+        changed(|new| new.stages[1].state = StageState::Done),
+        Urgency::Stage
+    );
+    assert_eq!(
+        changed(|new| new.phase = QueryPhase::Succeeded),
+        Urgency::Transition
+    );
+    assert_eq!(changed(|new| new.coordinator_epoch = 2), Urgency::Transition);
+    assert_eq!(
+        changed(|new| new.first_row_time = Some(Time(Timestamp::UNIX_EPOCH))),
+        Urgency::Transition
+    );
+}
+
+fn query() -> ShuffleQuery {
+    let object = json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "ShuffleQuery",
+        "metadata": {"name": "q", "namespace": "n", "uid": "u", "generation": 4,
+                     "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {"sql": "select 1", "workerPoolRef": {"name": "p"}},
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+#[test]
+fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
+    let mut query = query();
+    let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+    let mut life = Lifecycle::of(&query);
+    (life.epoch, life.admitted) = (1, Some(now));
+    let report = ShuffleQueryStatus {
+        phase: QueryPhase::Running,
+        first_row_time: Some(Time("2026-01-01T00:00:02.5Z".parse().unwrap())),
+        stages: vec![stage(0, StageState::Running, 7)],
+        ..ShuffleQueryStatus::default()
+    };
+    life.phase = QueryPhase::Running;
+    let status = compose(&query, &life, Some(&report), now);
+    assert_eq!(status.observed_generation, Some(4));
+    assert_eq!(status.time_to_first_row_millis, Some(2_500));
+    assert_eq!(status.start_time, query.creation_timestamp());
+    query.status = Some(status.clone());
+    // The operator was started again and has no report yet.
+    let same = compose(&query, &life, None, now);
+    assert_eq!(same.stages, status.stages);
+    life.epoch = 2;
+    let next = compose(&query, &life, None, now);
+    assert_eq!((next.stages, next.time_to_first_row_millis), (Vec::new(), None));
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_changes() {
+    let mut query = query();
+    let times: [Timestamp; 3] = [
+        "2026-01-01T00:00:01Z",
+        "2026-01-01T00:00:02Z",
+        "2026-01-01T00:00:03Z",
+    ]
+    .map(|time| time.parse().unwrap());
+    let admitted = |status: &ShuffleQueryStatus| {
+        let seen = status
+            .conditions
+            .iter()
+            .find(|seen| seen.type_ == QueryConditionType::Admitted);
+        seen.map(|seen| (seen.status, seen.last_transition_time.0))
+            .unwrap()
+    };
+    let mut life = Lifecycle::of(&query).waiting(ProgressReason::PoolNotFound, "");
+    query.status = Some(compose(&query, &life, None, times[0]));
+    life = life.waiting(ProgressReason::WaitingForPool, "");
+    query.status = Some(compose(&query, &life, None, times[1]));
+    assert_eq!(
+        admitted(query.status.as_ref().unwrap()),
+        (ConditionStatus::False, times[0])
+    );
+    life.admitted = Some(times[2]);
+    query.status = Some(compose(&query, &life, None, times[2]));
+    assert_eq!(
+        admitted(query.status.as_ref().unwrap()),
+        (ConditionStatus::True, times[2])
+    );
+}

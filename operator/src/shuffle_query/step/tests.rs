@@ -1,0 +1,672 @@
+//! A table of situations and what is done about each.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sluice_core::termination::Termination;
+use sluice_crds::shuffle_query::status::QueryError;
+use sluice_crds::{ConditionReason, ShuffleQuery, Time};
+
+use super::super::pods::{PodEnd, Wait};
+use super::super::status::compose;
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(1_000_000 + second).unwrap()
+}
+
+/// A query that was submitted at second 0.
+fn query(spec: Value) -> ShuffleQuery {
+    let mut all = json!({"sql": "select 1", "workerPoolRef": {"name": "p"}});
+    for (key, value) in spec.as_object().unwrap() {
+        all[key] = value.clone();
+    }
+    if all.get("workers").is_some() {
+        all.as_object_mut().unwrap().remove("workerPoolRef");
+    }
+    let object = json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "ShuffleQuery",
+        "metadata": {"name": "q", "namespace": "n", "uid": "u", "generation": 1,
+                     "creationTimestamp": at(0).to_string()},
+        "spec": all,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+/// A world around a query that moves from step to step as the cluster would move it.
+#[derive(Clone)]
+struct World {
+    seen: Observed,
+    now: Timestamp,
+}
+
+const READY: PoolSeen = PoolSeen::Found {
+    ready: 2,
+    needed: 1,
+    why: String::new(),
+};
+
+impl World {
+    fn new(spec: Value) -> Self {
+        Self {
+            seen: Observed {
+                query: Arc::new(query(spec)),
+                problems: Vec::new(),
+                pool: READY,
+                place: Place::Free,
+                sql: SqlSeen::There,
+                pods: Vec::new(),
+                report: None,
+            },
+            now: at(1),
+        }
+    }
+
+    fn edit(&mut self, spec: Value) {
+        let edited = query(spec).spec;
+        let mut query = ShuffleQuery::clone(&self.seen.query);
+        query.spec = edited;
+        self.seen.query = Arc::new(query);
+    }
+
+    /// Writes what binds until something is to be done; writes that, too, as if nothing was refused.
+    fn settle(&mut self) -> (Vec<Action>, Lifecycle, Duration) {
+        for _ in 0..8 {
+            let (life, done) = match step(&self.seen, self.now) {
+                Step::Commit(life) => (life, None),
+                Step::Act { actions, life, again } => (life, Some((actions, again))),
+            };
+            let mut query = ShuffleQuery::clone(&self.seen.query);
+            if !Lifecycle::of(&query).phase.is_terminal() {
+                query.status = Some(compose(&query, &life, self.seen.report.as_deref(), self.now));
+            }
+            self.seen.query = Arc::new(query);
+            if let Some((actions, again)) = done {
+                let life = Lifecycle::of(&self.seen.query);
+                return (actions, life, again);
+            }
+        }
+        panic!("it does not settle");
+    }
+
+    fn pod(&mut self, epoch: u64, state: PodState) {
+        self.seen.pods.retain(|pod| pod.epoch != epoch);
+        self.seen.pods.push(CoordinatorPod {
+            name: format!("q-c{epoch}"),
+            epoch,
+            memory_factor: 1,
+            leaving: false,
+            state,
+        });
+    }
+
+    fn report(&mut self, phase: QueryPhase, error: Option<ErrorReason>) {
+        let reason = match error {
+            Some(reason) => reason.into(),
+            None => ConditionReason::from(ProgressReason::Running),
+        };
+        self.seen.report = Some(Arc::new(ShuffleQueryStatus {
+            phase,
+            reason: Some(reason),
+            error: error.map(|reason| QueryError {
+                reason,
+                message: "as reported".to_owned(),
+                stage: None,
+                task: None,
+            }),
+            end_time: phase.is_terminal().then(|| Time(self.now)),
+            ..ShuffleQueryStatus::default()
+        }));
+    }
+
+    /// Admitted, its coordinator at work.
+    fn running(spec: Value) -> Self {
+        let mut world = Self::new(spec);
+        world.settle();
+        world.pod(1, PodState::Serving("10.0.0.1".to_owned()));
+        world.report(QueryPhase::Running, None);
+        let (_, life, _) = world.settle();
+        assert_eq!(life.phase, QueryPhase::Running);
+        world
+    }
+}
+
+fn said(phase: QueryPhase, reason: Option<ErrorReason>) -> PodState {
+    let mut words = Termination::refused(ErrorReason::Internal, "as said".to_owned(), at(5));
+    (words.phase, words.reason) = (phase, reason);
+    PodState::Ended(PodEnd::Said(Box::new(words)))
+}
+
+fn launches(epoch: u64, memory_factor: u32) -> Vec<Action> {
+    vec![
+        Action::Unfollow,
+        Action::CreateInput,
+        Action::CreateToken { epoch },
+        Action::CreatePod { epoch, memory_factor },
+    ]
+}
+
+fn delete(name: &str) -> Action {
+    Action::DeletePod {
+        name: name.to_owned(),
+    }
+}
+
+#[test]
+fn a_place_is_written_with_the_epoch_before_anything_is_created() {
+    let mut world = World::new(json!({}));
+    let Step::Commit(life) = step(&world.seen, world.now) else {
+        panic!("it acts first");
+    };
+    assert_eq!((life.epoch, life.admitted), (1, Some(at(1))));
+    let (actions, life, _) = world.settle();
+    assert_eq!(actions, launches(1, 1));
+    assert_eq!(life.reason, ProgressReason::CoordinatorStarting.into());
+    assert_eq!(life.coordinator, Coordinator::Starting);
+}
+
+#[test]
+fn what_a_query_waits_for_is_said() {
+    let short = PoolSeen::Found {
+        ready: 1,
+        needed: 3,
+        why: "no node has room".to_owned(),
+    };
+    let waits = Place::Waiting {
+        ahead: 2,
+        running: 64,
+    };
+    let missing = SqlSeen::Missing("ConfigMap c does not exist".to_owned());
+    let there = SqlSeen::There;
+    let rows = [
+        (
+            PoolSeen::Absent,
+            Place::Free,
+            &there,
+            ProgressReason::PoolNotFound,
+            "create a WorkerPool p in this",
+        ),
+        (
+            PoolSeen::Leaving,
+            Place::Free,
+            &there,
+            ProgressReason::WaitingForPool,
+            "pool p is being deleted",
+        ),
+        (
+            short,
+            Place::Free,
+            &there,
+            ProgressReason::WaitingForPool,
+            "1 workers are ready of 3 that a query needs: no node",
+        ),
+        (
+            READY,
+            waits,
+            &there,
+            ProgressReason::WaitingForPlace,
+            "64 queries run in pool p, and 2 wait before",
+        ),
+        (
+            READY,
+            Place::Free,
+            &missing,
+            ProgressReason::SqlNotFound,
+            "ConfigMap c does not exist",
+        ),
+    ];
+    for (pool, place, sql, reason, message) in rows {
+        let mut world = World::new(json!({}));
+        (world.seen.pool, world.seen.place, world.seen.sql) = (pool, place, sql.clone());
+        let (actions, life, _) = world.settle();
+        assert_eq!(actions, [], "{reason:?}");
+        assert_eq!((life.phase, life.reason), (QueryPhase::Pending, reason.into()));
+        assert!(life.message.starts_with(message), "{}", life.message);
+        assert_eq!((life.epoch, life.admitted), (0, None));
+    }
+}
+
+#[test]
+fn inline_workers_are_created_and_freed_again() {
+    let mut world = World::new(json!({"workers": {"replicas": 1}}));
+    world.seen.pool = PoolSeen::Absent;
+    let (actions, life, _) = world.settle();
+    assert_eq!(actions, [Action::CreatePool]);
+    assert_eq!(life.pool.as_deref(), Some("q-workers"));
+    world.seen.pool = PoolSeen::Taken;
+    assert_eq!(world.settle().1.reason, ProgressReason::NameTaken.into());
+    world.seen.pool = READY;
+    assert_eq!(world.settle().0, launches(1, 1));
+    world.pod(1, said(QueryPhase::Succeeded, None));
+    let (actions, life, _) = world.settle();
+    assert_eq!(life.phase, QueryPhase::Succeeded);
+    assert_eq!(actions, [Action::Unfollow, delete("q-c1"), Action::DeletePool]);
+}
+
+#[test]
+fn a_bad_spec_fails_at_once() {
+    let mut world = World::new(json!({}));
+    world.seen.problems = vec!["spec.sql is blank".to_owned()];
+    let (_, life, _) = world.settle();
+    assert_eq!(
+        (life.phase, life.reason),
+        (QueryPhase::Failed, ErrorReason::InvalidSpec.into())
+    );
+    assert_eq!(life.message, "spec.sql is blank");
+}
+
+#[test]
+fn why_a_pod_waits_is_said() {
+    let mut world = World::new(json!({}));
+    world.settle();
+    for reason in [
+        ProgressReason::ImagePullFailed,
+        ProgressReason::Tainted,
+        ProgressReason::Unschedulable,
+    ] {
+        world.pod(
+            1,
+            PodState::Waiting(Wait {
+                reason,
+                message: "so it says".to_owned(),
+            }),
+        );
+        let (actions, life, _) = world.settle();
+        assert_eq!(actions, []);
+        assert_eq!(
+            (life.reason, life.message.as_str()),
+            (reason.into(), "so it says")
+        );
+    }
+}
+
+#[test]
+fn a_coordinator_is_followed_as_soon_as_it_has_an_address() {
+    let mut world = World::new(json!({}));
+    world.settle();
+    let follow = Action::Follow {
+        epoch: 1,
+        address: "10.0.0.1".to_owned(),
+    };
+    world.pod(1, PodState::Starting("10.0.0.1".to_owned()));
+    let (actions, life, _) = world.settle();
+    assert_eq!(
+        (actions, life.coordinator),
+        (vec![follow.clone()], Coordinator::Starting)
+    );
+    world.pod(1, PodState::Serving("10.0.0.1".to_owned()));
+    let (actions, life, _) = world.settle();
+    assert_eq!((actions, life.coordinator), (vec![follow], Coordinator::Serving));
+}
+
+/// What becomes of a running query when this happens to its coordinator's pod: phase, reason, and (epoch, retries,
+/// counted retries).
+#[test]
+fn how_a_coordinator_ended_decides_what_comes_next() {
+    let lost = |end: PodEnd| PodState::Ended(end);
+    let failed = |reason| said(QueryPhase::Failed, Some(reason));
+    let again = ProgressReason::CoordinatorRestarting.into();
+    let none: (u64, u32, u32) = (1, 0, 0);
+    let rows: [(PodState, QueryPhase, ConditionReason, (u64, u32, u32)); 14] = [
+        (
+            said(QueryPhase::Succeeded, None),
+            QueryPhase::Succeeded,
+            ProgressReason::Completed.into(),
+            none,
+        ),
+        (
+            failed(ErrorReason::TaskFailed),
+            QueryPhase::Failed,
+            ErrorReason::TaskFailed.into(),
+            none,
+        ),
+        (
+            failed(ErrorReason::InputCorrupt),
+            QueryPhase::Failed,
+            ErrorReason::InputCorrupt.into(),
+            none,
+        ),
+        (
+            failed(ErrorReason::InvalidSql),
+            QueryPhase::Failed,
+            ErrorReason::InvalidSql.into(),
+            none,
+        ),
+        (
+            failed(ErrorReason::Internal),
+            QueryPhase::Failed,
+            ErrorReason::Internal.into(),
+            none,
+        ),
+        (
+            failed(ErrorReason::WorkersLost),
+            QueryPhase::Pending,
+            again,
+            (2, 1, 1),
+        ),
+        (
+            failed(ErrorReason::SinkFailed),
+            QueryPhase::Pending,
+            again,
+            (2, 1, 1),
+        ),
+        (
+            said(QueryPhase::Cancelled, Some(ErrorReason::Cancelled)),
+            QueryPhase::Cancelled,
+            ErrorReason::Cancelled.into(),
+            none,
+        ),
+        (
+            lost(PodEnd::Lost("Evicted".to_owned())),
+            QueryPhase::Pending,
+            again,
+            (2, 1, 0),
+        ),
+        (lost(PodEnd::OutOfMemory), QueryPhase::Pending, again, (2, 1, 1)),
+        (
+            lost(PodEnd::Crashed("exit code 101".to_owned())),
+            QueryPhase::Pending,
+            again,
+            (2, 1, 1),
+        ),
+        (lost(PodEnd::NoWorkers), QueryPhase::Pending, again, (2, 1, 1)),
+        (
+            lost(PodEnd::Refused("no such file".to_owned())),
+            QueryPhase::Failed,
+            ErrorReason::InvalidSpec.into(),
+            none,
+        ),
+        (
+            lost(PodEnd::Cancelled),
+            QueryPhase::Cancelled,
+            ErrorReason::Cancelled.into(),
+            none,
+        ),
+    ];
+    for (state, phase, reason, counts) in rows {
+        let mut world = World::running(json!({}));
+        world.seen.report = None;
+        world.pod(1, state.clone());
+        let (_, life, _) = world.settle();
+        assert_eq!((life.phase, life.reason), (phase, reason), "{state:?}");
+        assert_eq!(
+            (life.epoch, life.pod_retries, life.counted_retries),
+            counts,
+            "{state:?}"
+        );
+        assert!(life.admitted.is_some(), "{state:?} takes the place away");
+    }
+}
+
+#[test]
+fn a_pod_that_is_gone_or_must_go_is_not_waited_for() {
+    for leaving in [true, false] {
+        let mut world = World::running(json!({}));
+        world.seen.report = None;
+        match leaving {
+            true => world.seen.pods[0].leaving = true,
+            false => world.seen.pods.clear(),
+        }
+        let (actions, life, again) = world.settle();
+        assert_eq!((life.epoch, life.pod_retries, life.counted_retries), (2, 1, 0));
+        assert_eq!((actions, again), (vec![Action::Unfollow], Duration::from_secs(1)));
+        world.now = at(2);
+        assert_eq!(world.settle().0, launches(2, 1), "after the wait");
+        world.pod(2, PodState::Serving("10.0.0.2".to_owned()));
+        let follow = Action::Follow {
+            epoch: 2,
+            address: "10.0.0.2".to_owned(),
+        };
+        assert_eq!(
+            world.settle().0,
+            [follow],
+            "one that leaves already is not deleted again"
+        );
+    }
+}
+
+#[test]
+fn a_pod_that_was_not_posted_yet_keeps_its_epoch() {
+    let mut world = World::new(json!({}));
+    let Step::Commit(life) = step(&world.seen, world.now) else {
+        panic!("it acts first");
+    };
+    let mut query = ShuffleQuery::clone(&world.seen.query);
+    query.status = Some(compose(&query, &life, None, world.now));
+    // The operator went away here; another takes over.
+    world.seen.query = Arc::new(query);
+    assert_eq!(world.settle().0, launches(1, 1));
+}
+
+#[test]
+fn waits_grow_to_a_minute_and_uncounted_losses_have_no_end() {
+    let mut world = World::running(json!({}));
+    world.seen.report = None;
+    let mut waits = Vec::new();
+    for epoch in 1..=12 {
+        world.pod(epoch, PodState::Ended(PodEnd::Lost("Evicted".to_owned())));
+        let (_, life, again) = world.settle();
+        assert_eq!((life.epoch, life.counted_retries), (epoch + 1, 0));
+        waits.push(again.as_secs());
+        world.now += again;
+        assert_eq!(world.settle().0, launches(epoch + 1, 1));
+    }
+    assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]);
+}
+
+#[test]
+fn memory_doubles_up_to_a_cap() {
+    let mut world = World::running(json!({}));
+    world.seen.report = None;
+    let mut factors = Vec::new();
+    for epoch in 1..=8 {
+        let factor = *factors.last().unwrap_or(&1);
+        world.pod(epoch, PodState::Ended(PodEnd::OutOfMemory));
+        world.seen.pods.last_mut().unwrap().memory_factor = factor;
+        let (_, life, again) = world.settle();
+        if life.phase.is_terminal() {
+            assert_eq!(life.reason, ErrorReason::OutOfMemory.into());
+            break;
+        }
+        world.now += again;
+        let (actions, ..) = world.settle();
+        let Some(Action::CreatePod { memory_factor, .. }) = actions.last() else {
+            panic!("{actions:?}");
+        };
+        factors.push(*memory_factor);
+    }
+    assert_eq!(factors, [2, 4, 8]);
+}
+
+#[test]
+fn counted_retries_end() {
+    for (attempts, expected) in [(1, 0), (3, 2)] {
+        let mut world = World::running(json!({"retry": {"maxTaskAttempts": attempts}}));
+        world.seen.report = None;
+        let ended = (1..=10).find_map(|epoch| {
+            world.pod(epoch, said(QueryPhase::Failed, Some(ErrorReason::WorkersLost)));
+            let (_, life, again) = world.settle();
+            world.now += again;
+            world.settle();
+            life.phase.is_terminal().then_some(life)
+        });
+        let ended = ended.expect("it tries for ever");
+        assert_eq!(ended.reason, ErrorReason::WorkersLost.into());
+        assert_eq!(ended.counted_retries, expected);
+    }
+}
+
+#[test]
+fn suspension_cancels_then_deletes_and_resuming_starts_over() {
+    let mut world = World::running(json!({"deadlineSeconds": 100}));
+    world.edit(json!({"deadlineSeconds": 100, "suspend": true}));
+    world.now = at(50);
+    let (actions, life, again) = world.settle();
+    let follow = Action::Follow {
+        epoch: 1,
+        address: "10.0.0.1".to_owned(),
+    };
+    assert_eq!(actions, [follow, Action::Cancel]);
+    assert_eq!(
+        (life.phase, life.admitted, life.suspended),
+        (QueryPhase::Suspended, None, Some(at(50)))
+    );
+    assert_eq!(again, CANCEL_GRACE);
+    world.report(QueryPhase::Cancelled, Some(ErrorReason::Cancelled));
+    let (actions, life, _) = world.settle();
+    assert_eq!(
+        actions,
+        [Action::Unfollow, delete("q-c1")],
+        "once it has answered"
+    );
+    assert_eq!(life.phase, QueryPhase::Suspended);
+    // Long after the deadline, which does not count this.
+    (world.seen.pods, world.seen.report, world.now) = (Vec::new(), None, at(1_050));
+    assert_eq!(world.settle().1.phase, QueryPhase::Suspended);
+    world.edit(json!({"deadlineSeconds": 100}));
+    let (actions, life, _) = world.settle();
+    assert_eq!(actions, launches(2, 1));
+    assert_eq!(
+        (life.suspended, life.suspended_millis, life.epoch),
+        (None, 1_000_000, 2)
+    );
+    world.now = at(1_101);
+    assert_eq!(world.settle().1.reason, ErrorReason::DeadlineExceeded.into());
+}
+
+#[test]
+fn a_coordinator_that_does_not_answer_is_deleted_all_the_same() {
+    let mut world = World::running(json!({}));
+    world.edit(json!({"suspend": true}));
+    world.settle();
+    world.now += CANCEL_GRACE;
+    assert_eq!(world.settle().0, [Action::Unfollow, delete("q-c1")]);
+}
+
+#[test]
+fn success_that_came_before_a_suspension_counts() {
+    let mut world = World::running(json!({}));
+    world.edit(json!({"suspend": true}));
+    world.settle();
+    world.seen.report = None;
+    world.pod(1, said(QueryPhase::Succeeded, None));
+    assert_eq!(world.settle().1.phase, QueryPhase::Succeeded);
+}
+
+#[test]
+fn a_deadline_waits_for_the_coordinators_answer_a_while() {
+    let overdue = || {
+        let mut world = World::running(json!({"deadlineSeconds": 10}));
+        world.now = at(11);
+        let follow = Action::Follow {
+            epoch: 1,
+            address: "10.0.0.1".to_owned(),
+        };
+        assert_eq!(world.settle().0, [follow, Action::Cancel]);
+        world
+    };
+    let exceeded = ErrorReason::DeadlineExceeded.into();
+    let rows = [
+        (
+            Some((QueryPhase::Succeeded, None)),
+            ProgressReason::Completed.into(),
+        ),
+        (
+            Some((QueryPhase::Cancelled, Some(ErrorReason::Cancelled))),
+            exceeded,
+        ),
+        (
+            Some((QueryPhase::Failed, Some(ErrorReason::InputChanged))),
+            ErrorReason::InputChanged.into(),
+        ),
+        (None, exceeded),
+    ];
+    for (answer, reason) in rows {
+        let mut world = overdue();
+        match answer {
+            Some((phase, error)) => world.report(phase, error),
+            None => world.now += CANCEL_GRACE,
+        }
+        assert_eq!(world.settle().1.reason, reason, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_waiting_query_has_a_deadline_too() {
+    let mut world = World::new(json!({"deadlineSeconds": 10}));
+    world.seen.pool = PoolSeen::Absent;
+    let (_, _, again) = world.settle();
+    assert_eq!(again, Duration::from_secs(9));
+    world.now = at(10);
+    let (_, life, _) = world.settle();
+    assert_eq!(
+        (life.phase, life.reason),
+        (QueryPhase::Failed, ErrorReason::DeadlineExceeded.into())
+    );
+}
+
+#[test]
+fn after_the_end_pods_end_by_themselves_for_a_while() {
+    let mut world = World::running(json!({}));
+    world.report(QueryPhase::Succeeded, None);
+    let (actions, _, again) = world.settle();
+    assert_eq!((actions, again), (vec![Action::Unfollow], END_GRACE));
+    world.now += END_GRACE;
+    assert_eq!(world.settle().0, [Action::Unfollow, delete("q-c1")]);
+}
+
+#[test]
+fn the_pod_of_a_failed_query_stays_for_its_log() {
+    let mut world = World::running(json!({}));
+    world.seen.report = None;
+    world.pod(1, said(QueryPhase::Failed, Some(ErrorReason::Internal)));
+    world.settle();
+    world.now = at(9_999);
+    assert_eq!(world.settle().0, [Action::Unfollow]);
+}
+
+#[test]
+fn a_ttl_deletes_the_query_in_its_time() {
+    let mut world = World::running(json!({"ttlSecondsAfterFinished": 60}));
+    world.seen.report = None;
+    world.pod(1, said(QueryPhase::Succeeded, None));
+    world.settle();
+    // It ended at second 5.
+    (world.seen.pods, world.now) = (Vec::new(), at(64));
+    assert_eq!(
+        world.settle(),
+        (
+            vec![Action::Unfollow],
+            Lifecycle::of(&world.seen.query),
+            Duration::from_secs(1)
+        )
+    );
+    world.now = at(65);
+    assert_eq!(world.settle().0, [Action::Unfollow, Action::DeleteQuery]);
+}
+
+#[test]
+fn a_query_that_is_being_deleted_is_only_cancelled() {
+    let mut world = World::running(json!({}));
+    let mut query = ShuffleQuery::clone(&world.seen.query);
+    query.metadata.deletion_timestamp = Some(Time(at(3)));
+    world.seen.query = Arc::new(query);
+    assert_eq!(world.settle().0, [Action::Cancel]);
+}
+
+#[test]
+fn an_epoch_is_above_every_pod_even_without_a_status() {
+    let mut world = World::new(json!({}));
+    world.pod(7, PodState::Serving("10.0.0.7".to_owned()));
+    let Step::Commit(life) = step(&world.seen, world.now) else {
+        panic!("it acts first");
+    };
+    assert_eq!(life.epoch, 8);
+    assert_eq!(world.settle().0, launches(8, 1));
+    world.pod(8, PodState::Serving("10.0.0.8".to_owned()));
+    let follow = Action::Follow {
+        epoch: 8,
+        address: "10.0.0.8".to_owned(),
+    };
+    assert_eq!(world.settle().0, [follow, delete("q-c7")]);
+}
