@@ -70,3 +70,8 @@ pub enum Command {
         reply: oneshot::Sender<()>,
     },
 }
+
+/// A reader who has gone away needs no answer.
+pub fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _ = reply.send(value);
+}

@@ -78,3 +78,17 @@ pub fn run(job: Job) -> Vec<Written> {
     });
     written.collect()
 }
+
+/// One wish a stream: a later one, which reaches further, covers an earlier one that no write has taken up.
+pub fn latest(wishes: Vec<Wish>) -> impl Iterator<Item = Wish> {
+    let mut furthest: BTreeMap<(QueryId, StreamId), u64> = BTreeMap::new();
+    for wish in wishes {
+        let upto = furthest.entry((wish.query, wish.stream)).or_default();
+        *upto = wish.upto_offset.max(*upto);
+    }
+    furthest.into_iter().map(|((query, stream), upto_offset)| Wish {
+        query,
+        stream,
+        upto_offset,
+    })
+}

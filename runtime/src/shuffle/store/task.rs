@@ -14,7 +14,7 @@ use sluice_core::stream::{Action, Event, FetchId, StreamTable};
 use sluice_core::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
-use super::command::Command;
+use super::command::{Command, answer};
 use super::log::{Piece, StreamLog};
 use super::spill::{self, Batch, FileWrite, Job, Moved, Wish, Written};
 use super::{StoreConfig, StoreError, StoreStats};
@@ -364,7 +364,7 @@ impl StoreTask {
             return;
         }
         let mut batch = Batch::new();
-        for wish in latest(std::mem::take(&mut self.wishes)) {
+        for wish in spill::latest(std::mem::take(&mut self.wishes)) {
             self.plan_write(wish, &mut batch);
         }
         if batch.is_empty() {
@@ -494,25 +494,6 @@ impl StoreTask {
             upto_offset,
         });
     }
-}
-
-/// One wish a stream: a later one, which reaches further, covers an earlier one that no write has taken up.
-fn latest(wishes: Vec<Wish>) -> impl Iterator<Item = Wish> {
-    let mut furthest: BTreeMap<(QueryId, StreamId), u64> = BTreeMap::new();
-    for wish in wishes {
-        let upto = furthest.entry((wish.query, wish.stream)).or_default();
-        *upto = wish.upto_offset.max(*upto);
-    }
-    furthest.into_iter().map(|((query, stream), upto_offset)| Wish {
-        query,
-        stream,
-        upto_offset,
-    })
-}
-
-/// A reader who has gone away needs no answer.
-fn answer<T>(reply: oneshot::Sender<T>, value: T) {
-    let _ = reply.send(value);
 }
 
 fn frame_memory(bytes: u64) -> usize {
