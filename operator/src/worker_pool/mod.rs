@@ -5,6 +5,7 @@
 pub mod apply;
 pub mod claims;
 pub mod desired;
+pub mod grpc;
 pub mod hash;
 pub mod observe;
 pub mod polls;

@@ -110,3 +110,16 @@ pub enum BadInputKind {
     /// A fragment that this build cannot execute.
     UnsupportedPlan,
 }
+
+/// Why a worker refuses a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RefusedReason {
+    /// Another build of Sluice.
+    BuildMismatch,
+    /// A coordinator of a later term was here.
+    StaleCoordinator,
+    /// The worker is going away.
+    Draining,
+    /// The first message was not a correct hello.
+    BadHello,
+}

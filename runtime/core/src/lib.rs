@@ -2,10 +2,12 @@
 //!
 //! Three state machines, each `handle(now, event) -> actions` with `next_deadline()`:
 //! [`coordinator::Coordinator`] schedules stages and attempts, [`stream::StreamTable`] answers fetches on a
-//! worker, and [`reader::Reader`] follows the inputs of one reduce attempt. Time is an argument, there is no
+//! worker, and [`reader::Reader`] follows the inputs of one reduce attempt. A small fourth,
+//! [`discovery::Discovery`], says which workers a coordinator dials. Time is an argument, there is no
 //! clock, no randomness and no hashing order in here: the same events give the same actions.
 
 pub mod coordinator;
+pub mod discovery;
 pub mod failure;
 pub mod ids;
 pub mod leases;
@@ -18,4 +20,5 @@ mod sim;
 pub mod snapshot;
 pub mod status;
 pub mod stream;
+pub mod termination;
 pub mod time;

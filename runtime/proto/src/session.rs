@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sluice_core::coordinator::Event;
+use sluice_core::failure::RefusedReason;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, WorkerId};
 
 use crate::ids::query_id;
@@ -73,6 +74,10 @@ pub struct Welcome {
     pub memory_bytes: u64,
     /// Attempts of the query whose finalized output it still holds.
     pub held: Vec<AttemptId>,
+    /// The node that it runs on, if it knows.
+    pub node: Option<String>,
+    /// The zone of that node, if it knows.
+    pub zone: Option<String>,
 }
 
 impl From<Welcome> for wire::Welcome {
@@ -83,6 +88,8 @@ impl From<Welcome> for wire::Welcome {
             slots: welcome.slots,
             memory_bytes: welcome.memory_bytes,
             held: welcome.held.into_iter().map(Into::into).collect(),
+            node: welcome.node.unwrap_or_default(),
+            zone: welcome.zone.unwrap_or_default(),
         }
     }
 }
@@ -97,21 +104,10 @@ impl TryFrom<wire::Welcome> for Welcome {
             slots: wire.slots,
             memory_bytes: wire.memory_bytes,
             held: wire.held.into_iter().map(Into::into).collect(),
+            node: Some(wire.node).filter(|node| !node.is_empty()),
+            zone: Some(wire.zone).filter(|zone| !zone.is_empty()),
         })
     }
-}
-
-/// Why a worker refuses a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefusedReason {
-    /// Another build of Sluice.
-    BuildMismatch,
-    /// A coordinator of a later term was here.
-    StaleCoordinator,
-    /// The worker is going away.
-    Draining,
-    /// The first message was not a correct hello.
-    BadHello,
 }
 
 impl From<RefusedReason> for wire::RefusedReason {

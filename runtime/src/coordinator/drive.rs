@@ -6,20 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluice_core::coordinator::{Action, Coordinator, Event, Outcome};
+use sluice_core::discovery::{self, Discovery};
 use sluice_core::ids::{AttemptId, StageId, WorkerId};
 use sluice_core::message::{Assignment, InputUpdate};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_core::time::Instant;
-use sluice_proto::wire;
+use sluice_proto::{RefusedReason, Welcome, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use wire::coordinator_message::Message as ToWorker;
 
-use super::link::{self, FromLink};
+use super::link::{self, FromLink, NotConnected};
+use super::resolve;
 use super::result::ResultReader;
-use super::{CoordinatorOptions, EventSender};
+use super::{CoordinatorOptions, EventSender, Left};
 use crate::sink::Committed;
 
 /// The least time between two snapshots that show no change of state, only of counters.
@@ -32,8 +34,7 @@ pub(super) struct Drive {
     machine: Coordinator,
     clock: tokio::time::Instant,
     workers: BTreeMap<WorkerId, Connected>,
-    /// The last word on each address that is not connected.
-    troubles: BTreeMap<String, String>,
+    discovery: Discovery,
     result: Option<ResultReader>,
     committed: watch::Sender<Option<Committed>>,
     snapshots: watch::Sender<QuerySnapshot>,
@@ -41,8 +42,10 @@ pub(super) struct Drive {
     events: EventSender,
     inbox: mpsc::UnboundedReceiver<FromLink>,
     cancel: CancellationToken,
+    stop: CancellationToken,
     links: JoinSet<()>,
     outcome: Option<Outcome>,
+    left: Option<Left>,
 }
 
 struct Connected {
@@ -57,10 +60,11 @@ impl Drive {
         options: Arc<CoordinatorOptions>,
         result: Option<ResultReader>,
         committed: watch::Sender<Option<Committed>>,
-        cancel: CancellationToken,
+        (cancel, stop): (CancellationToken, CancellationToken),
     ) -> anyhow::Result<(Self, watch::Receiver<QuerySnapshot>)> {
         let clock = tokio::time::Instant::now();
         let machine = Coordinator::new(options.graph.clone(), options.policy.clone(), Instant(0))?;
+        let discovery = Discovery::new(&options.workers);
         let (snapshots, seen) = watch::channel(machine.snapshot(Instant(0)));
         let (events, inbox) = mpsc::unbounded_channel();
         let drive = Self {
@@ -68,7 +72,7 @@ impl Drive {
             machine,
             clock,
             workers: BTreeMap::new(),
-            troubles: BTreeMap::new(),
+            discovery,
             result,
             committed,
             snapshots,
@@ -76,8 +80,10 @@ impl Drive {
             events,
             inbox,
             cancel,
+            stop,
             links: JoinSet::new(),
             outcome: None,
+            left: None,
         };
         Ok((drive, seen))
     }
@@ -86,36 +92,56 @@ impl Drive {
         Instant(u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    pub(super) async fn run(mut self) -> Outcome {
-        for address in &self.options.workers {
-            self.links.spawn(link::keep(
-                address.clone(),
-                self.options.hello(),
-                self.events.clone(),
-            ));
+    pub(super) async fn run(mut self) -> Result<Outcome, Left> {
+        self.supersede_sink().await;
+        for name in self.discovery.to_resolve() {
+            let resolver = Arc::clone(&self.options.resolver);
+            let follow = resolve::follow(name.to_owned(), resolver, self.events.clone());
+            self.links.spawn(follow);
         }
+        self.discover(discovery::Event::Ticked);
         self.handle(Event::Ticked);
         let mut cancel_seen = false;
         while self.outcome.is_none() {
-            let deadline = self
-                .machine
-                .next_deadline()
-                .map(|due| self.clock + due.since(Instant(0)));
-            let cancel = self.cancel.clone();
+            // Sessions break with the links, and workers keep what they hold.
+            if let Some(left) = self.left {
+                return Err(left);
+            }
+            let deadline = self.due(self.machine.next_deadline());
+            let redial = self.due(self.discovery.next_deadline());
+            let (cancel, stop) = (self.cancel.clone(), self.stop.clone());
             tokio::select! {
                 Some(input) = self.inbox.recv() => self.take(input),
                 () = sleep_to(deadline) => self.handle(Event::Ticked),
+                () = sleep_to(redial) => self.discover(discovery::Event::Ticked),
                 () = cancel.cancelled(), if !cancel_seen => {
                     cancel_seen = true;
                     self.handle(Event::CancelRequested);
                 }
+                () = stop.cancelled() => self.left = Some(Left::Stopped),
                 () = sleep(SNAPSHOT_PERIOD) => {}
             }
             if self.last_snapshot.elapsed() >= SNAPSHOT_PERIOD {
                 self.publish();
             }
         }
-        self.finish().await
+        Ok(self.finish().await)
+    }
+
+    /// Removes what predecessors' attempts wrote beside the sink.
+    async fn supersede_sink(&self) {
+        let options = Arc::clone(&self.options);
+        let superseded = tokio::task::spawn_blocking(move || match &options.sink {
+            Some(sink) => sink.supersede(&options.query, options.epoch),
+            None => Ok(()),
+        });
+        if let Ok(Err(error)) = superseded.await {
+            tracing::warn!(%error, "what a predecessor wrote beside the sink could not be removed");
+        }
+    }
+
+    fn due(&self, at: Option<Instant>) -> Option<tokio::time::Instant> {
+        at.map(|at| self.clock + at.since(Instant(0)))
     }
 
     fn take(&mut self, input: FromLink) {
@@ -124,39 +150,85 @@ impl Drive {
                 welcome,
                 address,
                 outbound,
+            } => self.join(welcome, address, outbound),
+            FromLink::Heard { address, event } => {
+                // What comes from a session that another one has replaced is stale.
+                let current = |worker: &WorkerId| {
+                    let known = self.workers.get(worker);
+                    known.is_some_and(|known| known.address == address)
+                };
+                if event.worker().is_some_and(current) {
+                    self.handle(event);
+                }
+            }
+            FromLink::Ended {
+                address,
+                worker,
+                message,
             } => {
-                self.troubles.remove(&address);
-                let worker = welcome.worker.clone();
-                tracing::info!(%worker, address, slots = welcome.slots, "worker joined");
-                self.workers.insert(
-                    worker.clone(),
-                    Connected {
-                        address,
-                        outbound,
-                        defined: BTreeSet::new(),
-                    },
-                );
-                self.handle(Event::WorkerJoined {
-                    worker,
-                    slots: welcome.slots,
-                    held: welcome.held,
+                let current = self.workers.get(&worker);
+                if current.is_some_and(|current| current.address == address) {
+                    tracing::warn!(%worker, message, "worker lost");
+                    self.workers.remove(&worker);
+                    let message = message.clone();
+                    self.handle(Event::WorkerLost { worker, message });
+                }
+                self.discover(discovery::Event::Ended { address, message });
+            }
+            FromLink::NotConnected { address, failed } => {
+                let NotConnected { refused, message } = failed;
+                if refused == Some(RefusedReason::StaleCoordinator) {
+                    self.left.get_or_insert(Left::Superseded);
+                }
+                if self.discovery.trouble(&address) != Some(&message) {
+                    tracing::warn!(address, ?refused, message, "worker not connected");
+                }
+                self.discover(discovery::Event::NotConnected {
+                    address,
+                    refused,
+                    message,
                 });
             }
-            FromLink::NotConnected { address, message } => {
-                if self.troubles.get(&address) != Some(&message) {
-                    tracing::warn!(address, message, "worker not connected");
-                }
-                self.troubles.insert(address, message);
-            }
-            FromLink::Event(event) => {
-                if let Event::WorkerLost { worker, message } = &event
-                    && let Some(lost) = self.workers.remove(worker)
-                {
-                    tracing::warn!(%worker, message, "worker lost");
-                    self.troubles.insert(lost.address, message.clone());
-                }
-                self.handle(event);
-            }
+            FromLink::Resolved { name, found } => self.discover(match found {
+                Ok(addresses) => discovery::Event::Resolved { name, addresses },
+                Err(message) => discovery::Event::NotResolved { name, message },
+            }),
+            FromLink::Event(event) => self.handle(event),
+        }
+    }
+
+    fn join(
+        &mut self,
+        welcome: Welcome,
+        address: String,
+        outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
+    ) {
+        let worker = welcome.worker.clone();
+        tracing::info!(%worker, address, slots = welcome.slots, "worker joined");
+        let connected = Connected {
+            address: address.clone(),
+            outbound,
+            defined: BTreeSet::new(),
+        };
+        self.workers.insert(worker.clone(), connected);
+        self.discover(discovery::Event::Joined {
+            address,
+            worker: worker.clone(),
+        });
+        self.handle(Event::WorkerJoined {
+            worker,
+            slots: welcome.slots,
+            held: welcome.held,
+        });
+    }
+
+    fn discover(&mut self, event: discovery::Event) {
+        for discovery::Action::Dial { address } in self.discovery.handle(self.now(), event) {
+            // Links that have ended leave nothing but their place in the set.
+            while self.links.try_join_next().is_some() {}
+            let greeting = (self.options.hello(), self.options.token.clone());
+            self.links
+                .spawn(link::dial(address, greeting, self.events.clone()));
         }
     }
 
@@ -191,11 +263,9 @@ impl Drive {
                 self.send(&worker, ToWorker::RetireAttempt(attempt.into()));
             }
             Action::DropWorker { worker } => {
-                // The link sees its outbound side go and reports the loss, which the machine knows already.
-                if let Some(dropped) = self.workers.remove(&worker) {
+                // The link sees its outbound side go and reports the end, which the machine knows already.
+                if self.workers.remove(&worker).is_some() {
                     tracing::warn!(%worker, "worker dropped");
-                    self.troubles
-                        .insert(dropped.address, "it was silent for too long".into());
                 }
             }
             Action::UpdateResult { updates } => {
@@ -276,7 +346,7 @@ impl Drive {
         );
         tokio::task::spawn_blocking(move || {
             let Some(sink) = &options.sink else { return };
-            let event = match sink.commit(&options.query, &winners) {
+            let event = match sink.commit(&options.query, options.epoch, &winners) {
                 Ok(shown) => {
                     committed.send_replace(Some(shown));
                     Event::SinkCommitted
@@ -305,7 +375,7 @@ impl Drive {
         let patience = tokio::time::Instant::now() + GOODBYE_TIMEOUT;
         while !leaving.is_empty() {
             match tokio::time::timeout_at(patience, self.inbox.recv()).await {
-                Ok(Some(FromLink::Event(Event::WorkerLost { worker, .. }))) => {
+                Ok(Some(FromLink::Ended { worker, .. })) => {
                     leaving.remove(&worker);
                 }
                 Ok(Some(_)) => {}
@@ -314,25 +384,33 @@ impl Drive {
         }
         self.links.shutdown().await;
         let mut outcome = self.outcome.take().unwrap_or(Outcome::Cancelled);
-        if outcome != Outcome::Succeeded
-            && let Some(sink) = &self.options.sink
-            && let Err(error) = sink.abort(&self.options.query)
-        {
-            tracing::warn!(%error, "the sink's staging folder could not be removed");
+        if outcome != Outcome::Succeeded {
+            outcome = self.abort_sink(outcome).await;
         }
-        self.explain_loss(&mut outcome);
+        if let Outcome::Failed(failure) = &mut outcome {
+            self.discovery.explain(failure);
+        }
         self.publish_end(&outcome);
         outcome
     }
 
-    /// Adds to a loss of all workers what was last heard of each.
-    fn explain_loss(&self, outcome: &mut Outcome) {
-        if let Outcome::Failed(failure) = outcome
-            && failure.reason == sluice_crds::ErrorReason::WorkersLost
-        {
-            for (address, trouble) in &self.troubles {
-                failure.message.push_str(&format!("; {address}: {trouble}"));
+    /// Clears what the query wrote. Where a predecessor that was thought dead has committed meanwhile, the query has
+    /// succeeded, whatever became of it here.
+    async fn abort_sink(&self, outcome: Outcome) -> Outcome {
+        let options = Arc::clone(&self.options);
+        let aborted = tokio::task::spawn_blocking(move || {
+            let sink = options.sink.as_ref()?;
+            if let Err(error) = sink.abort(&options.query, options.epoch) {
+                tracing::warn!(%error, "the sink's staging folder could not be removed");
             }
+            sink.committed(&options.query).ok().flatten()
+        });
+        match aborted.await {
+            Ok(Some(committed)) => {
+                self.committed.send_replace(Some(committed));
+                Outcome::Succeeded
+            }
+            Ok(None) | Err(_) => outcome,
         }
     }
 

@@ -1,9 +1,11 @@
-//! The session with one worker address: dial, handshake, pump messages, and dial again when it breaks.
+//! One session with one worker address: dial, handshake, pump messages until it breaks.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use sluice_core::coordinator::Event;
 use sluice_core::ids::WorkerId;
+use sluice_proto::auth::{Bearer, Token};
 use sluice_proto::{Hello, MAX_SESSION_MESSAGE_BYTES, RefusedReason, Welcome, wire};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -15,12 +17,9 @@ use wire::worker_message::Message as FromWorker;
 
 use crate::transport::endpoint;
 
-/// The first wait before dialling again; it doubles up to [`LONGEST_REDIAL`].
-const SHORTEST_REDIAL: Duration = Duration::from_millis(100);
-const LONGEST_REDIAL: Duration = Duration::from_secs(2);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a link tells the coordinator.
+/// What links and other tasks tell the coordinator.
 pub(crate) enum FromLink {
     /// The handshake is done. Messages for the worker go into `outbound`; dropping it closes the session.
     Joined {
@@ -28,30 +27,51 @@ pub(crate) enum FromLink {
         address: String,
         outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
     },
-    /// Something that the machine should know.
-    Event(Event),
+    /// A message of the session with the worker at the address.
+    Heard { address: String, event: Event },
+    /// The session has ended.
+    Ended {
+        address: String,
+        worker: WorkerId,
+        message: String,
+    },
     /// A connection or handshake failed.
-    NotConnected { address: String, message: String },
+    NotConnected { address: String, failed: NotConnected },
+    /// The addresses of a name, or why there are none.
+    Resolved {
+        name: String,
+        found: Result<BTreeSet<String>, String>,
+    },
+    /// Something else that the machine should know.
+    Event(Event),
 }
 
-/// Keeps a session with the worker at `address` until the receiver of `events` is gone.
-pub(crate) async fn keep(address: String, hello: Hello, events: mpsc::UnboundedSender<FromLink>) {
-    let mut redial = SHORTEST_REDIAL;
-    while !events.is_closed() {
-        match open(&address, &hello).await {
-            Ok(session) => {
-                redial = SHORTEST_REDIAL;
-                pump(session, &address, &hello, &events).await;
-            }
-            Err(message) => {
-                let _ = events.send(FromLink::NotConnected {
-                    address: address.clone(),
-                    message,
-                });
-            }
+/// Why there is no session.
+pub(crate) struct NotConnected {
+    /// The worker's reason, if it refused.
+    pub(crate) refused: Option<RefusedReason>,
+    pub(crate) message: String,
+}
+
+impl From<String> for NotConnected {
+    fn from(message: String) -> Self {
+        Self {
+            refused: None,
+            message,
         }
-        sleep(redial).await;
-        redial = (redial * 2).min(LONGEST_REDIAL);
+    }
+}
+
+/// Dials the worker at `address` once and keeps the session until it ends.
+pub(crate) async fn dial(
+    address: String,
+    (hello, token): (Hello, Option<Token>),
+    events: mpsc::UnboundedSender<FromLink>,
+) {
+    match open(&address, &hello, token).await {
+        Ok(session) => pump(session, &address, &hello, &events).await,
+        // A coordinator that has ended does not listen.
+        Err(failed) => drop(events.send(FromLink::NotConnected { address, failed })),
     }
 }
 
@@ -61,13 +81,13 @@ struct Session {
     inbound: Streaming<wire::WorkerMessage>,
 }
 
-async fn open(address: &str, hello: &Hello) -> Result<Session, String> {
+async fn open(address: &str, hello: &Hello, token: Option<Token>) -> Result<Session, NotConnected> {
     let endpoint = endpoint(address).map_err(|error| format!("{address} is not host:port: {error}"))?;
     let channel = endpoint
         .connect()
         .await
         .map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
-    let mut client = WorkerClient::new(channel)
+    let mut client = WorkerClient::with_interceptor(channel, Bearer(token))
         .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
     let (outbound, messages) = mpsc::unbounded_channel();
@@ -97,17 +117,23 @@ async fn open(address: &str, hello: &Hello) -> Result<Session, String> {
             })
         }
         Some(FromWorker::Refused(refused)) => Err(refusal(&refused)),
-        Some(_) | None => Err("the worker's first message was not a welcome".to_owned()),
+        Some(_) | None => Err("the worker's first message was not a welcome".to_owned().into()),
     }
 }
 
-fn refusal(refused: &wire::Refused) -> String {
-    let reason = RefusedReason::try_from(refused.reason());
-    match reason {
-        Ok(RefusedReason::BuildMismatch) => format!("it runs another build of sluice: {}", refused.message),
-        Ok(RefusedReason::StaleCoordinator | RefusedReason::Draining | RefusedReason::BadHello) | Err(_) => {
+fn refusal(refused: &wire::Refused) -> NotConnected {
+    let reason = RefusedReason::try_from(refused.reason()).ok();
+    let message = match reason {
+        Some(RefusedReason::BuildMismatch) => {
+            format!("it runs another build of sluice: {}", refused.message)
+        }
+        Some(RefusedReason::StaleCoordinator | RefusedReason::Draining | RefusedReason::BadHello) | None => {
             refused.message.clone()
         }
+    };
+    NotConnected {
+        refused: reason,
+        message,
     }
 }
 
@@ -128,8 +154,13 @@ async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::Unb
         outbound,
     };
     if events.send(joined).is_ok() {
-        let message = receive(&mut inbound, &worker, hello.liveness_timeout, events).await;
-        let _ = events.send(FromLink::Event(Event::WorkerLost { worker, message }));
+        let from = (address, &worker);
+        let message = receive(&mut inbound, from, hello.liveness_timeout, events).await;
+        let _ = events.send(FromLink::Ended {
+            address: address.to_owned(),
+            worker,
+            message,
+        });
     }
     beat.abort();
 }
@@ -137,7 +168,7 @@ async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::Unb
 /// Passes messages on until the session ends; says why it did.
 async fn receive(
     inbound: &mut Streaming<wire::WorkerMessage>,
-    worker: &WorkerId,
+    (address, worker): (&str, &WorkerId),
     liveness_timeout: Duration,
     events: &mpsc::UnboundedSender<FromLink>,
 ) -> String {
@@ -155,7 +186,11 @@ async fn receive(
             },
             Err(error) => return format!("it sent a message that cannot be: {error}"),
         };
-        if events.send(FromLink::Event(event)).is_err() {
+        let heard = FromLink::Heard {
+            address: address.to_owned(),
+            event,
+        };
+        if events.send(heard).is_err() {
             return "the query is over".to_owned();
         }
     }

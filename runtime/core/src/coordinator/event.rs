@@ -99,6 +99,29 @@ pub enum Event {
     Ticked,
 }
 
+impl Event {
+    /// The worker that the event comes from or is about, if it is one.
+    pub fn worker(&self) -> Option<&WorkerId> {
+        match self {
+            Self::WorkerJoined { worker, .. }
+            | Self::WorkerHeard { worker }
+            | Self::WorkerLost { worker, .. }
+            | Self::WorkerDrained { worker }
+            | Self::SlotsGranted { worker, .. }
+            | Self::AttemptProgressed { worker, .. }
+            | Self::AttemptSucceeded { worker, .. }
+            | Self::AttemptFailed { worker, .. } => Some(worker),
+            Self::FirstRowDelivered
+            | Self::ResultDelivered
+            | Self::ResultFetchFailed { .. }
+            | Self::SinkCommitted
+            | Self::SinkFailed { .. }
+            | Self::CancelRequested
+            | Self::Ticked => None,
+        }
+    }
+}
+
 /// Something to do. An action that fails comes back as an event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {

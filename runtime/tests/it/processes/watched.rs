@@ -1,7 +1,9 @@
 //! A query whose coordinator runs in the test, so that the test sees each state and can strike at the right moment.
 
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
-use sluice::coordinator::RunningQuery;
+use sluice::coordinator::{Resolve, RunningQuery, SystemResolver};
 use sluice::local::load::load;
 use sluice::local::prepare::prepare;
 use sluice_core::coordinator::Outcome;
@@ -31,16 +33,28 @@ pub(super) struct Over {
 impl Watched {
     /// Starts the query of this YAML.
     pub(super) async fn start(folder: &Folder, yaml: &str, workers: &[Worker]) -> Self {
-        let loaded = load(&folder.write("query.yaml", yaml)).expect("the query is valid");
+        let addresses = workers.iter().map(|worker| worker.address.clone()).collect();
         let slots = u32::try_from(workers.len()).expect("few workers");
+        Self::start_found(folder, yaml, addresses, slots, Arc::new(SystemResolver)).await
+    }
+
+    /// Starts the query on the workers that these names stand for.
+    pub(super) async fn start_found(
+        folder: &Folder,
+        yaml: &str,
+        names: Vec<String>,
+        slots: u32,
+        resolver: Arc<dyn Resolve>,
+    ) -> Self {
+        let loaded = load(&folder.write("query.yaml", yaml)).expect("the query is valid");
         let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal id");
         let prepared = prepare(&loaded, &id, slots)
             .await
             .expect("the query can be planned");
-        let addresses = workers.iter().map(|worker| worker.address.clone()).collect();
-        let options = prepared
-            .into_options(CoordinatorEpoch(1), addresses)
+        let mut options = prepared
+            .into_options(CoordinatorEpoch(1), names)
             .expect("it can be encoded");
+        options.resolver = resolver;
         let mut running = RunningQuery::start(options).expect("the graph holds together");
         let rows = running.rows.take().map(|mut rows| {
             tokio::spawn(async move {

@@ -1,0 +1,332 @@
+//! Which workers a coordinator dials, and when.
+//!
+//! A coordinator is given names (`host:port`). A name may stand for several addresses, none yet, or others later: the
+//! driver resolves it again and again and hands in what it found. Each listed address is dialled until a session is up,
+//! and again when it ends. An address that no name lists any more keeps its session but is not dialled again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use sluice_crds::ErrorReason;
+
+use crate::coordinator::QueryFailure;
+use crate::failure::RefusedReason;
+use crate::ids::WorkerId;
+use crate::time::Instant;
+
+/// The first wait before an address is dialled again; it doubles up to [`LONGEST_REDIAL`].
+pub const SHORTEST_REDIAL: Duration = Duration::from_millis(100);
+/// The longest wait before an address is dialled again.
+pub const LONGEST_REDIAL: Duration = Duration::from_secs(2);
+/// How long the addresses of a name count while it does not resolve: a name server's hiccup is no farewell.
+pub const LISTING_LIFETIME: Duration = Duration::from_secs(30);
+/// Addresses and names that a message quotes at most.
+const MAX_QUOTED: usize = 8;
+
+/// Something that happened to a name or an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The name stands for these addresses now (ip:port).
+    Resolved {
+        /// The name.
+        name: String,
+        /// Its addresses.
+        addresses: BTreeSet<String>,
+    },
+    /// The name stands for nothing, or nobody could tell.
+    NotResolved {
+        /// The name.
+        name: String,
+        /// Why.
+        message: String,
+    },
+    /// A session with the worker at the address is up.
+    Joined {
+        /// The address.
+        address: String,
+        /// Who answers there.
+        worker: WorkerId,
+    },
+    /// A dialled address could not be reached, or refused the session.
+    NotConnected {
+        /// The address.
+        address: String,
+        /// The worker's reason, if a worker refused.
+        refused: Option<RefusedReason>,
+        /// What happened, for people.
+        message: String,
+    },
+    /// The session with the address has ended.
+    Ended {
+        /// The address.
+        address: String,
+        /// What ended it, for people.
+        message: String,
+    },
+    /// Time has passed.
+    Ticked,
+}
+
+/// Something to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Open a session with the address. Answered by `Joined` and later `Ended`, or by `NotConnected`.
+    Dial {
+        /// The address.
+        address: String,
+    },
+}
+
+/// The worker addresses of one query.
+#[derive(Debug)]
+pub struct Discovery {
+    names: BTreeMap<String, Name>,
+    links: BTreeMap<String, Link>,
+    /// Whether any session was ever up.
+    joined: bool,
+}
+
+/// A name that must be resolved.
+#[derive(Debug, Default)]
+struct Name {
+    addresses: BTreeSet<String>,
+    /// Since when it does not resolve, if it does not, and why.
+    unresolved: Option<(Instant, String)>,
+}
+
+#[derive(Debug)]
+struct Link {
+    state: State,
+    redial: Duration,
+    /// It is an address that was given as such: always listed.
+    given: bool,
+    /// The worker's reason and the words of the last failure.
+    trouble: Option<(Option<RefusedReason>, String)>,
+}
+
+/// Where a link to one address stands.
+///
+/// ```text
+/// Waiting --> Dialling --> Up --> Waiting
+///    ^ ^_________|          |     (forgotten instead of waiting once no name lists it)
+///    |______ Resting <______|     its worker was met at another address
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum State {
+    /// To be dialled at this time.
+    Waiting {
+        /// When.
+        until: Instant,
+    },
+    /// The driver dials.
+    Dialling,
+    /// A session is up.
+    Up {
+        /// With whom.
+        worker: WorkerId,
+    },
+    /// The address leads to a worker that has a session through another one (both families of a dual-stack name, say).
+    Resting {
+        /// The worker.
+        worker: WorkerId,
+    },
+}
+
+impl Discovery {
+    /// Knows the names of a query's workers. Those that are addresses already need no resolution.
+    pub fn new(names: &[String]) -> Self {
+        let mut discovery = Self {
+            names: BTreeMap::new(),
+            links: BTreeMap::new(),
+            joined: false,
+        };
+        for name in names {
+            if name.parse::<SocketAddr>().is_ok() {
+                discovery.links.insert(name.clone(), Link::new(true));
+            } else {
+                discovery.names.insert(name.clone(), Name::default());
+            }
+        }
+        discovery
+    }
+
+    /// The names that the driver must resolve, again and again.
+    pub fn to_resolve(&self) -> impl Iterator<Item = &str> {
+        self.names.keys().map(String::as_str)
+    }
+
+    /// Takes one event and says whom to dial.
+    pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
+        match event {
+            Event::Resolved { name, addresses } => {
+                if let Some(known) = self.names.get_mut(&name) {
+                    known.addresses = addresses;
+                    known.unresolved = None;
+                }
+            }
+            Event::NotResolved { name, message } => {
+                if let Some(known) = self.names.get_mut(&name) {
+                    let since = known.unresolved.as_ref().map_or(now, |(since, _)| *since);
+                    known.unresolved = Some((since, message));
+                    if since + LISTING_LIFETIME <= now {
+                        known.addresses.clear();
+                    }
+                }
+            }
+            Event::Joined { address, worker } => self.on_joined(&address, worker),
+            Event::NotConnected {
+                address,
+                refused,
+                message,
+            } => {
+                if let Some(link) = self.links.get_mut(&address) {
+                    link.trouble = Some((refused, message));
+                    link.wait(now);
+                }
+            }
+            Event::Ended { address, message } => self.on_ended(now, &address, message),
+            Event::Ticked => {}
+        }
+        self.list();
+        self.dial(now)
+    }
+
+    /// What was last heard of an address that has no session.
+    pub fn trouble(&self, address: &str) -> Option<&str> {
+        let (_, message) = self.links.get(address)?.trouble.as_ref()?;
+        Some(message)
+    }
+
+    /// When `Ticked` must come at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let waits = self.links.values().filter_map(|link| match link.state {
+            State::Waiting { until } => Some(until),
+            State::Dialling | State::Up { .. } | State::Resting { .. } => None,
+        });
+        waits.min()
+    }
+
+    fn on_joined(&mut self, address: &str, worker: WorkerId) {
+        self.joined = true;
+        for (other, link) in &mut self.links {
+            let same = matches!(&link.state, State::Up { worker: met } if *met == worker);
+            if same && other != address {
+                // The worker has given that session up for this one.
+                link.state = State::Resting {
+                    worker: worker.clone(),
+                };
+            }
+        }
+        if let Some(link) = self.links.get_mut(address) {
+            link.state = State::Up { worker };
+            link.redial = SHORTEST_REDIAL;
+            link.trouble = None;
+        }
+    }
+
+    fn on_ended(&mut self, now: Instant, address: &str, message: String) {
+        let Some(link) = self.links.get_mut(address) else {
+            return;
+        };
+        let State::Up { worker } = link.state.clone() else {
+            return;
+        };
+        link.trouble = Some((None, message));
+        link.wait(now);
+        for link in self.links.values_mut() {
+            if matches!(&link.state, State::Resting { worker: met } if *met == worker) {
+                link.wait(now);
+            }
+        }
+    }
+
+    /// Brings the links in line with what is listed.
+    fn list(&mut self) {
+        let listed: BTreeSet<&String> = self.names.values().flat_map(|name| &name.addresses).collect();
+        self.links.retain(|address, link| match link.state {
+            State::Waiting { .. } | State::Resting { .. } => link.given || listed.contains(address),
+            State::Dialling | State::Up { .. } => true,
+        });
+        for address in listed {
+            if !self.links.contains_key(address) {
+                self.links.insert(address.clone(), Link::new(false));
+            }
+        }
+    }
+
+    fn dial(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        for (address, link) in &mut self.links {
+            match link.state {
+                State::Waiting { until } if until <= now => {
+                    link.state = State::Dialling;
+                    actions.push(Action::Dial {
+                        address: address.clone(),
+                    });
+                }
+                State::Waiting { .. } | State::Dialling | State::Up { .. } | State::Resting { .. } => {}
+            }
+        }
+        actions
+    }
+
+    /// Adds to a query's loss of all workers what was last heard of each name and address. If no worker was ever met
+    /// but of other builds, that is the reason.
+    pub fn explain(&self, failure: &mut QueryFailure) {
+        if failure.reason != ErrorReason::WorkersLost {
+            return;
+        }
+        let unresolved = self.names.iter().filter_map(|(name, known)| {
+            let (_, message) = known.unresolved.as_ref()?;
+            Some(format!("{name} does not resolve: {message}"))
+        });
+        let empty = self.names.iter().filter_map(|(name, known)| {
+            (known.unresolved.is_none() && known.addresses.is_empty())
+                .then(|| format!("{name} stands for no address"))
+        });
+        let troubled = self.links.iter().filter_map(|(address, link)| {
+            let (_, message) = link.trouble.as_ref()?;
+            Some(format!("{address}: {message}"))
+        });
+        let all: Vec<String> = unresolved.chain(empty).chain(troubled).collect();
+        for trouble in all.iter().take(MAX_QUOTED) {
+            failure.message.push_str("; ");
+            failure.message.push_str(trouble);
+        }
+        if let Some(more) = all.len().checked_sub(MAX_QUOTED).filter(|more| *more > 0) {
+            failure.message.push_str(&format!("; and {more} more"));
+        }
+        let other_build = |link: &Link| {
+            link.trouble
+                .as_ref()
+                .is_some_and(|(refused, _)| *refused == Some(RefusedReason::BuildMismatch))
+        };
+        if !self.joined && !self.links.is_empty() && self.links.values().all(other_build) {
+            failure.reason = ErrorReason::BuildMismatch;
+        }
+    }
+}
+
+impl Link {
+    fn new(given: bool) -> Self {
+        Self {
+            state: State::Waiting {
+                until: Instant::default(),
+            },
+            redial: SHORTEST_REDIAL,
+            given,
+            trouble: None,
+        }
+    }
+
+    fn wait(&mut self, now: Instant) {
+        self.state = State::Waiting {
+            until: now + self.redial,
+        };
+        self.redial = (self.redial * 2).min(LONGEST_REDIAL);
+    }
+}
+
+#[cfg(test)]
+mod tests;
