@@ -27,6 +27,8 @@ pub struct SlotLeases {
     total: u32,
     sessions: BTreeMap<SessionId, Lease>,
     grants: u64,
+    /// Whether no slot is granted any more.
+    draining: bool,
 }
 
 impl SlotLeases {
@@ -36,17 +38,24 @@ impl SlotLeases {
             total,
             sessions: BTreeMap::new(),
             grants: 0,
+            draining: false,
         }
+    }
+
+    /// Grants nothing from now on. What is granted may still be consumed.
+    pub fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Slots granted or running.
+    pub fn in_use(&self) -> u32 {
+        let held = self.sessions.values().map(|lease| lease.granted + lease.running);
+        held.fold(0, u32::saturating_add)
     }
 
     /// Slots neither granted nor running.
     pub fn free(&self) -> u32 {
-        let held: u32 = self
-            .sessions
-            .values()
-            .map(|lease| lease.granted + lease.running)
-            .sum();
-        self.total.saturating_sub(held)
+        self.total.saturating_sub(self.in_use())
     }
 
     /// A session wishes for this many slots beyond its unconsumed grants; replaces its last wish.
@@ -93,7 +102,8 @@ impl SlotLeases {
     /// Hands free slots out and says to whom, one entry a session.
     pub fn grant(&mut self) -> BTreeMap<SessionId, u32> {
         let mut granted = BTreeMap::new();
-        for _ in 0..self.free() {
+        let free = if self.draining { 0 } else { self.free() };
+        for _ in 0..free {
             let waiting = self.sessions.iter_mut().filter(|(_, lease)| lease.wanted > 0);
             let Some((session, lease)) =
                 waiting.min_by_key(|(_, lease)| (lease.granted + lease.running, lease.last_grant))
@@ -169,5 +179,21 @@ mod tests {
         leases.want(B, 1);
         leases.release(A, 1);
         assert_eq!(leases.grant(), BTreeMap::from([(B, 1)]));
+    }
+
+    #[test]
+    fn a_draining_worker_grants_nothing_but_keeps_its_word() {
+        let mut leases = SlotLeases::new(2);
+        leases.want(A, 2);
+        leases.want(B, 1);
+        assert_eq!(leases.grant(), BTreeMap::from([(A, 1), (B, 1)]));
+        leases.drain();
+        assert!(leases.consume(A), "it was granted before");
+        leases.release(B, 1);
+        assert!(leases.grant().is_empty());
+        assert_eq!(leases.in_use(), 1);
+        leases.finish(A);
+        assert!(leases.grant().is_empty());
+        assert_eq!(leases.in_use(), 0);
     }
 }

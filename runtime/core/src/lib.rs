@@ -20,4 +20,5 @@ mod sim;
 pub mod snapshot;
 pub mod status;
 pub mod stream;
+pub mod termination;
 pub mod time;

@@ -28,6 +28,22 @@ pub struct QuerySnapshot {
     pub stages: Vec<StageSnapshot>,
 }
 
+impl QuerySnapshot {
+    /// A query whose result a predecessor of this coordinator has committed: how it came about is not known any more.
+    pub fn committed_before() -> Self {
+        Self {
+            now: Instant::default(),
+            started: Instant::default(),
+            first_row: None,
+            ended: Some(Instant::default()),
+            outcome: Some(Outcome::Succeeded),
+            workers: 0,
+            slots: 0,
+            stages: Vec::new(),
+        }
+    }
+}
+
 /// A stage at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageSnapshot {

@@ -11,14 +11,17 @@ use sluice_crds::{
     Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::coordinator::Outcome;
+use crate::ids::QueryId;
 use crate::metrics::AttemptMetrics;
 use crate::plan::StageGraph;
 use crate::snapshot::{QuerySnapshot, StageSnapshot, StageState};
 use crate::time::Instant;
 
 /// What a snapshot does not know: wall time, the resource, the sink, and what the result exchange is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StatusContext {
     /// The wall time of the snapshot's `started`.
     pub start_time: Timestamp,
@@ -30,13 +33,43 @@ pub struct StatusContext {
     pub sink: Option<SinkFiles>,
 }
 
+/// What one query has published in its sink: the commit record. It is part of the folder that it speaks of, so that it
+/// becomes visible with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Committed {
+    /// The query.
+    pub query: QueryId,
+    /// Files, this record not counted.
+    pub files: u64,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the files.
+    pub bytes: u64,
+}
+
 /// What the sink has made visible.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkFiles {
     /// The folder.
     pub location: String,
     /// The number of files in it.
     pub files: u32,
+    /// Rows in all files.
+    pub rows: u64,
+    /// Bytes of all files.
+    pub bytes: u64,
+}
+
+impl SinkFiles {
+    /// What a commit record says of the folder.
+    pub fn new(location: String, committed: &Committed) -> Self {
+        Self {
+            location,
+            files: u32::try_from(committed.files).unwrap_or(u32::MAX),
+            rows: committed.rows,
+            bytes: committed.bytes,
+        }
+    }
 }
 
 impl StatusContext {
@@ -109,8 +142,8 @@ pub fn status(
         sink: sink.map(|sink| SinkStatus {
             location: sink.location.clone(),
             files: sink.files,
-            rows: totals.rows_written,
-            bytes: totals.bytes_written,
+            rows: sink.rows,
+            bytes: sink.bytes,
         }),
         // What the operator knows and a coordinator does not: pool, epochs, suspension.
         ..ShuffleQueryStatus::default()

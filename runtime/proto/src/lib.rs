@@ -4,13 +4,16 @@
 //! field: a peer can send anything.
 
 mod attempt;
+pub mod auth;
 mod ids;
+mod report;
 mod session;
 mod split;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub use report::QueryReport;
 pub use session::{Hello, Welcome};
 pub use sluice_core::failure::RefusedReason;
 pub use split::LeafSplit;
@@ -30,6 +33,10 @@ pub mod wire {
 
 /// The largest message of a session, bytes: fragments of wide plans and file lists outgrow tonic's 4 MiB.
 pub const MAX_SESSION_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
+
+/// The health service's name under which a worker or coordinator says only that its process lives, for liveness probes.
+/// The empty name says whether it is ready: a worker that drains is not.
+pub const LIVENESS_SERVICE: &str = "liveness";
 
 /// A message that no correct peer sends.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

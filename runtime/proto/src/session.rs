@@ -74,6 +74,10 @@ pub struct Welcome {
     pub memory_bytes: u64,
     /// Attempts of the query whose finalized output it still holds.
     pub held: Vec<AttemptId>,
+    /// The node that it runs on, if it knows.
+    pub node: Option<String>,
+    /// The zone of that node, if it knows.
+    pub zone: Option<String>,
 }
 
 impl From<Welcome> for wire::Welcome {
@@ -84,6 +88,8 @@ impl From<Welcome> for wire::Welcome {
             slots: welcome.slots,
             memory_bytes: welcome.memory_bytes,
             held: welcome.held.into_iter().map(Into::into).collect(),
+            node: welcome.node.unwrap_or_default(),
+            zone: welcome.zone.unwrap_or_default(),
         }
     }
 }
@@ -98,6 +104,8 @@ impl TryFrom<wire::Welcome> for Welcome {
             slots: wire.slots,
             memory_bytes: wire.memory_bytes,
             held: wire.held.into_iter().map(Into::into).collect(),
+            node: Some(wire.node).filter(|node| !node.is_empty()),
+            zone: Some(wire.zone).filter(|zone| !zone.is_empty()),
         })
     }
 }

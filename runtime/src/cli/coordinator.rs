@@ -1,27 +1,39 @@
 //! `sluice coordinator`.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::anyhow;
+use arrow::datatypes::{Schema, SchemaRef};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
+use sluice_core::termination::Termination;
+use sluice_proto::auth::Token;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::worker::{announce, watch_stdin};
-use crate::cli::{CommandResult, QueryFile};
-use crate::coordinator::{RunningQuery, serve};
-use crate::local::exit::{Failure, interrupts};
+use crate::cli::worker::{announce, guard, watch_stdin};
+use crate::cli::{CommandResult, QueryFile, parse_workers};
+use crate::coordinator::{Left, RunningQuery, serve};
+use crate::local::exit::{Failure, Signals, signals};
 use crate::local::load::load;
-use crate::local::prepare::prepare;
+use crate::local::prepare::{prepare, sink_of};
+
+/// How long a coordinator with last words to say serves the last state to somebody who has not seen it.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// Runs one query on workers that run already, and serves its status, its rows and its cancellation over gRPC.
 #[derive(clap::Args)]
 pub(super) struct CoordinatorArgs {
     #[command(flatten)]
     query: QueryFile,
-    /// The workers, host:port, separated by commas.
+    /// The workers, host:port, separated by commas. A host may stand for several workers; it is looked up again and
+    /// again while the query runs.
     #[arg(
         long,
         value_delimiter = ',',
+        value_parser = parse_workers,
         required = true,
         env = "SLUICE_WORKERS",
         value_name = "HOST:PORT"
@@ -34,7 +46,7 @@ pub(super) struct CoordinatorArgs {
     #[arg(long)]
     query_id: Option<String>,
     /// The term of this coordinator: a successor of a lost one has a higher number.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     epoch: u64,
     /// The workers' slots in all, for the number of partitions where the file does not say; default: one a worker.
     #[arg(long)]
@@ -43,6 +55,16 @@ pub(super) struct CoordinatorArgs {
     /// in status remains.
     #[arg(long, value_enum, default_value = "preview")]
     results: Results,
+    /// A file with the token that opens sessions and fetches at workers that check tokens.
+    #[arg(long, env = "SLUICE_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// A PEM file with the public keys (Ed25519) whose tokens may ask this coordinator; default: everybody may.
+    #[arg(long, env = "SLUICE_VERIFY_KEY_FILE", value_name = "FILE")]
+    verify_key_file: Option<PathBuf>,
+    /// A file for the outcome as JSON of at most 3 KiB, written once the query has ended. The last state is then served
+    /// for up to ten seconds, until somebody has taken it.
+    #[arg(long, env = "SLUICE_TERMINATION_LOG", value_name = "FILE")]
+    termination_log: Option<PathBuf>,
     /// Print the address as one line on standard output once ready, and cancel when standard input closes: for
     /// programs that start coordinators.
     #[arg(long)]
@@ -56,47 +78,115 @@ enum Results {
 }
 
 pub(super) async fn run(args: CoordinatorArgs) -> CommandResult {
-    let interrupted = interrupts();
+    let signals = signals();
+    let set_up = tokio::select! {
+        set_up = set_up(&args) => set_up,
+        () = signals.interrupt.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
+        () = signals.terminate.cancelled() => Err(Failure::Left(Left::Stopped)),
+    };
+    match set_up {
+        Ok(ready) => conduct(&args, ready, signals).await,
+        Err(failure) => {
+            say(args.termination_log.as_deref(), failure.last_words().as_ref());
+            Err(failure)
+        }
+    }
+}
+
+/// A query that has begun, and what serving it needs.
+struct Ready {
+    id: QueryId,
+    schema: SchemaRef,
+    running: RunningQuery,
+}
+
+async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
+    let guard = guard(args.verify_key_file.as_deref())?;
+    let token = args.token_file.as_deref().map(Token::from_file).transpose();
+    let token = token.map_err(|error| Failure::Other(anyhow!("--token-file: {error}")))?;
     let loaded = load(&args.query.file)?;
-    let id = match args.query_id {
+    let id = match &args.query_id {
         None => super::run::new_query_id(),
         Some(text) => QueryId::new(text.clone()).ok_or_else(|| {
             Failure::BadInput(format!("--query-id {text}: use at most 64 of a-z, 0-9 and -"))
         })?,
     };
+    if let Some(sink) = sink_of(&loaded)? {
+        let committed = sink.committed(&id);
+        let committed = committed.map_err(|error| Failure::unplanned(error.reason(), error))?;
+        if let Some(committed) = committed {
+            tracing::info!(query = %id, "a predecessor has committed the result");
+            return Ok(Ready {
+                id,
+                schema: Arc::new(Schema::empty()),
+                running: RunningQuery::committed_before(committed, &sink, guard),
+            });
+        }
+    }
     let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
-    let prepared = tokio::select! {
-        prepared = prepare(&loaded, &id, args.total_slots.unwrap_or(workers)) => prepared?,
-        () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
-    };
+    let prepared = prepare(&loaded, &id, args.total_slots.unwrap_or(workers)).await?;
     let schema = prepared.planned.schema.clone();
-    let options = prepared.into_options(CoordinatorEpoch(args.epoch), args.workers)?;
+    let mut options = prepared.into_options(CoordinatorEpoch(args.epoch), args.workers.clone())?;
+    options.token = token;
+    options.guard = guard;
     let mut running = RunningQuery::start(options)?;
     if args.results == Results::Preview {
         running.discard_rows();
     }
+    Ok(Ready { id, schema, running })
+}
+
+/// Serves the query to its end, says how it ended, and lets a watcher take the last state.
+async fn conduct(args: &CoordinatorArgs, ready: Ready, signals: Signals) -> CommandResult {
+    let Ready {
+        id,
+        schema,
+        mut running,
+    } = ready;
     let (stop, gone) = (CancellationToken::new(), CancellationToken::new());
-    let (address, server) = serve(id.clone(), schema, &mut running, args.listen, stop.clone()).await?;
+    let served = serve(id.clone(), schema, &mut running, args.listen, stop.clone()).await?;
     if args.attached {
-        announce(address);
+        announce(served.address);
         watch_stdin(gone.clone());
     } else {
-        eprintln!("coordinator of query {id} serves on {address}");
+        eprintln!("coordinator of query {id} serves on {}", served.address);
     }
-    let cancel = running.cancel_token();
+    let (cancel, leave) = (running.cancel_token(), running.stop_token());
+    let terminate = signals.terminate.clone();
     tokio::spawn(async move {
         tokio::select! {
-            () = interrupted.cancelled() => {}
-            () = gone.cancelled() => {}
+            () = signals.interrupt.cancelled() => cancel.cancel(),
+            () = gone.cancelled() => cancel.cancel(),
+            () = signals.terminate.cancelled() => leave.cancel(),
         }
-        cancel.cancel();
     });
-    let outcome = running.outcome().await;
+    let reporter = running.reporter();
+    let outcome = running.ended().await.map_err(Failure::Left)?;
+    if let Some(log) = args.termination_log.as_deref() {
+        say(Some(log), Some(&Termination::from(&reporter.now().status())));
+        tokio::select! {
+            () = served.taken.cancelled() => {}
+            () = terminate.cancelled() => {}
+            () = tokio::time::sleep(LINGER) => {}
+        }
+    }
     stop.cancel();
     // Clients take the last state before they go; one that does not is not waited for.
-    let _ = tokio::time::timeout(std::time::Duration::from_secs(10), server).await;
+    let _ = tokio::time::timeout(Duration::from_secs(10), served.task).await;
     match outcome {
         Outcome::Succeeded => Ok(()),
         Outcome::Failed(_) | Outcome::Cancelled => Err(Failure::Query(outcome)),
+    }
+}
+
+/// Writes the last words, if there are any and somebody wants them.
+fn say(log: Option<&Path>, words: Option<&Termination>) {
+    let (Some(log), Some(words)) = (log, words) else {
+        return;
+    };
+    let text = words.encode().map_err(anyhow::Error::from);
+    let written = text.and_then(|text| Ok(std::fs::write(log, text)?));
+    if let Err(error) = written {
+        tracing::error!(%error, "--termination-log {}", log.display());
     }
 }

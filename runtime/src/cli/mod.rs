@@ -7,6 +7,7 @@ mod run;
 mod validate;
 mod worker;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -33,6 +34,7 @@ Exit codes:
   3    the query failed
   4    the query lost all its workers
   130  the query was cancelled
+  143  a coordinator was told to stop, or superseded, and left its query to a successor
   1    anything else";
 
 #[derive(Subcommand)]
@@ -80,6 +82,19 @@ pub async fn run() -> ExitCode {
 
 fn parse_size(text: &str) -> Result<ByteSize, String> {
     text.parse::<ByteSize>().map_err(|error| error.to_string())
+}
+
+/// Checks that a worker's place is host:port.
+fn parse_workers(text: &str) -> Result<String, String> {
+    let host_and_port = text.rsplit_once(':');
+    let fits = |(host, port): (&str, &str)| {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        !host.is_empty() && host.chars().all(legal) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    if text.parse::<SocketAddr>().is_ok() || host_and_port.is_some_and(fits) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("{text} is not host:port"))
 }
 
 /// Shares of the machine for workers that run on it: cores, and memory as the control group or the kernel allows.

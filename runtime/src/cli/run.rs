@@ -10,7 +10,7 @@ use sluice_crds::ByteSize;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{CommandResult, QueryFile, cores, parse_size};
+use crate::cli::{CommandResult, QueryFile, cores, parse_size, parse_workers};
 use crate::coordinator::{RunningQuery, serve};
 use crate::local::client::{Client, Seen};
 use crate::local::exit::{Failure, interrupts};
@@ -49,7 +49,7 @@ pub(super) struct RunArgs {
     #[arg(long, conflicts_with = "workers")]
     processes: bool,
     /// Use workers that run already (host:port, separated by commas) instead of starting some.
-    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+    #[arg(long, value_delimiter = ',', value_parser = parse_workers, value_name = "HOST:PORT")]
     workers: Vec<String>,
     /// The folder for what does not fit in memory; default: below the system's temporary folder.
     #[arg(long)]
@@ -149,12 +149,12 @@ async fn through_task(
     let mut running = RunningQuery::start(options)?;
     let stop = CancellationToken::new();
     let listen = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
-    let (address, server) = serve(id.clone(), schema, &mut running, listen, stop.clone()).await?;
-    let client = Client::connect(&address.to_string(), id).await?;
+    let served = serve(id.clone(), schema, &mut running, listen, stop.clone()).await?;
+    let client = Client::connect(&served.address.to_string(), id).await?;
     let ended = follow(args, client, sink, context, interrupted).await;
     let outcome = running.outcome().await;
     stop.cancel();
-    let _ = server.await;
+    let _ = served.task.await;
     match ended {
         Ok(_) => Ok(()),
         // What the coordinator itself says is the better cause.

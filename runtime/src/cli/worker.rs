@@ -2,13 +2,16 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use anyhow::anyhow;
 use sluice_crds::ByteSize;
+use sluice_proto::auth::{Guard, TokenVerifier};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CommandResult, cores, parse_size};
-use crate::local::exit::{Failure, interrupts};
+use crate::local::exit::{Failure, Signals, signals};
 use crate::local::memory::machine_memory;
 use crate::worker::{RunningWorker, WorkerOptions};
 
@@ -27,34 +30,70 @@ pub(super) struct WorkerArgs {
     /// Memory for operators and shuffle data, for example 2GiB; more goes to disk. Default: half the machine's.
     #[arg(long, env = "SLUICE_MEMORY", value_parser = parse_size)]
     memory: Option<ByteSize>,
-    /// The folder for what does not fit in memory; default: below the system's temporary folder.
-    #[arg(long, env = "SLUICE_SPILL_DIR")]
-    spill_dir: Option<PathBuf>,
+    /// The folders for what does not fit in memory, separated by commas; several for several volumes. Default: one
+    /// below the system's temporary folder.
+    #[arg(long, env = "SLUICE_SPILL_DIRS", value_delimiter = ',', value_name = "DIR")]
+    spill_dir: Vec<PathBuf>,
     /// The most bytes to write there.
     #[arg(long, env = "SLUICE_SPILL_LIMIT", value_parser = parse_size, default_value = "64GiB")]
     spill_limit: ByteSize,
+    /// How long a termination signal lets attempts end and readers fetch before the worker stops. A second signal stops
+    /// it at once.
+    #[arg(long, env = "SLUICE_DRAIN_GRACE", default_value = "30s", value_parser = humantime::parse_duration)]
+    drain_grace: Duration,
+    /// A PEM file with the public keys (Ed25519) whose tokens may use the worker; default: everybody may.
+    #[arg(long, env = "SLUICE_VERIFY_KEY_FILE", value_name = "FILE")]
+    verify_key_file: Option<PathBuf>,
+    /// The node that the worker runs on, for placement and status.
+    #[arg(long, env = "SLUICE_NODE")]
+    node: Option<String>,
+    /// A file that holds, or will hold, the zone of that node.
+    #[arg(long, env = "SLUICE_ZONE_FILE", value_name = "FILE")]
+    zone_file: Option<PathBuf>,
     /// Print the address as one line on standard output once ready, and stop when standard input closes: for
     /// programs that start workers.
     #[arg(long)]
     attached: bool,
 }
 
+impl WorkerArgs {
+    fn options(&self) -> Result<WorkerOptions, Failure> {
+        let default_dir = || vec![std::env::temp_dir().join("sluice")];
+        Ok(WorkerOptions {
+            name: self
+                .name
+                .clone()
+                .unwrap_or_else(|| format!("worker-{}", self.listen.port())),
+            listen: self.listen,
+            slots: self.slots.unwrap_or_else(cores),
+            memory_bytes: self
+                .memory
+                .map_or_else(|| machine_memory() / 2, |memory| memory.bytes()),
+            spill_dirs: Some(self.spill_dir.clone())
+                .filter(|dirs| !dirs.is_empty())
+                .unwrap_or_else(default_dir),
+            spill_limit_bytes: self.spill_limit.bytes(),
+            guard: guard(self.verify_key_file.as_deref())?,
+            node: self.node.clone().filter(|node| !node.is_empty()),
+            zone_file: self.zone_file.clone(),
+        })
+    }
+}
+
+/// Checks tokens with the keys of this file, if there is one.
+pub(super) fn guard(verify_key_file: Option<&Path>) -> Result<Guard, Failure> {
+    let verifier = verify_key_file.map(TokenVerifier::from_file).transpose();
+    let verifier = verifier.map_err(|error| Failure::Other(anyhow!("--verify-key-file: {error}")))?;
+    Ok(verifier.map(Guard::new).unwrap_or_default())
+}
+
 pub(super) async fn run(args: WorkerArgs) -> CommandResult {
-    let options = WorkerOptions {
-        name: args
-            .name
-            .unwrap_or_else(|| format!("worker-{}", args.listen.port())),
-        listen: args.listen,
-        slots: args.slots.unwrap_or_else(cores),
-        memory_bytes: args
-            .memory
-            .map_or_else(|| machine_memory() / 2, |memory| memory.bytes()),
-        spill_dir: args
-            .spill_dir
-            .unwrap_or_else(|| std::env::temp_dir().join("sluice")),
-        spill_limit_bytes: args.spill_limit.bytes(),
-    };
-    let interrupted = interrupts();
+    let options = args.options()?;
+    let Signals {
+        interrupt,
+        terminate,
+        terminate_again,
+    } = signals();
     let worker = RunningWorker::start(options).await.map_err(Failure::bad_input)?;
     let parent_gone = CancellationToken::new();
     if args.attached {
@@ -63,8 +102,17 @@ pub(super) async fn run(args: WorkerArgs) -> CommandResult {
     } else {
         eprintln!("worker {} listens on {}", worker.id.name, worker.address);
     }
+    let drained = async {
+        terminate.cancelled().await;
+        worker.drain().await;
+        tokio::select! {
+            () = worker.drained(args.drain_grace) => {}
+            () = terminate_again.cancelled() => {}
+        }
+    };
     tokio::select! {
-        () = interrupted.cancelled() => {}
+        () = drained => {}
+        () = interrupt.cancelled() => {}
         () = parent_gone.cancelled() => {}
     }
     worker.stop().await;

@@ -11,7 +11,7 @@ use sluice_core::ids::{AttemptId, StageId, WorkerId};
 use sluice_core::message::{Assignment, InputUpdate};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_core::time::Instant;
-use sluice_proto::{Welcome, wire};
+use sluice_proto::{RefusedReason, Welcome, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -21,7 +21,7 @@ use wire::coordinator_message::Message as ToWorker;
 use super::link::{self, FromLink, NotConnected};
 use super::resolve;
 use super::result::ResultReader;
-use super::{CoordinatorOptions, EventSender};
+use super::{CoordinatorOptions, EventSender, Left};
 use crate::sink::Committed;
 
 /// The least time between two snapshots that show no change of state, only of counters.
@@ -42,8 +42,10 @@ pub(super) struct Drive {
     events: EventSender,
     inbox: mpsc::UnboundedReceiver<FromLink>,
     cancel: CancellationToken,
+    stop: CancellationToken,
     links: JoinSet<()>,
     outcome: Option<Outcome>,
+    left: Option<Left>,
 }
 
 struct Connected {
@@ -58,7 +60,7 @@ impl Drive {
         options: Arc<CoordinatorOptions>,
         result: Option<ResultReader>,
         committed: watch::Sender<Option<Committed>>,
-        cancel: CancellationToken,
+        (cancel, stop): (CancellationToken, CancellationToken),
     ) -> anyhow::Result<(Self, watch::Receiver<QuerySnapshot>)> {
         let clock = tokio::time::Instant::now();
         let machine = Coordinator::new(options.graph.clone(), options.policy.clone(), Instant(0))?;
@@ -78,8 +80,10 @@ impl Drive {
             events,
             inbox,
             cancel,
+            stop,
             links: JoinSet::new(),
             outcome: None,
+            left: None,
         };
         Ok((drive, seen))
     }
@@ -88,7 +92,8 @@ impl Drive {
         Instant(u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    pub(super) async fn run(mut self) -> Outcome {
+    pub(super) async fn run(mut self) -> Result<Outcome, Left> {
+        self.supersede_sink().await;
         for name in self.discovery.to_resolve() {
             let resolver = Arc::clone(&self.options.resolver);
             let follow = resolve::follow(name.to_owned(), resolver, self.events.clone());
@@ -98,9 +103,13 @@ impl Drive {
         self.handle(Event::Ticked);
         let mut cancel_seen = false;
         while self.outcome.is_none() {
+            // Sessions break with the links, and workers keep what they hold.
+            if let Some(left) = self.left {
+                return Err(left);
+            }
             let deadline = self.due(self.machine.next_deadline());
             let redial = self.due(self.discovery.next_deadline());
-            let cancel = self.cancel.clone();
+            let (cancel, stop) = (self.cancel.clone(), self.stop.clone());
             tokio::select! {
                 Some(input) = self.inbox.recv() => self.take(input),
                 () = sleep_to(deadline) => self.handle(Event::Ticked),
@@ -109,13 +118,26 @@ impl Drive {
                     cancel_seen = true;
                     self.handle(Event::CancelRequested);
                 }
+                () = stop.cancelled() => self.left = Some(Left::Stopped),
                 () = sleep(SNAPSHOT_PERIOD) => {}
             }
             if self.last_snapshot.elapsed() >= SNAPSHOT_PERIOD {
                 self.publish();
             }
         }
-        self.finish().await
+        Ok(self.finish().await)
+    }
+
+    /// Removes what predecessors' attempts wrote beside the sink.
+    async fn supersede_sink(&self) {
+        let options = Arc::clone(&self.options);
+        let superseded = tokio::task::spawn_blocking(move || match &options.sink {
+            Some(sink) => sink.supersede(&options.query, options.epoch),
+            None => Ok(()),
+        });
+        if let Ok(Err(error)) = superseded.await {
+            tracing::warn!(%error, "what a predecessor wrote beside the sink could not be removed");
+        }
     }
 
     fn due(&self, at: Option<Instant>) -> Option<tokio::time::Instant> {
@@ -155,6 +177,9 @@ impl Drive {
             }
             FromLink::NotConnected { address, failed } => {
                 let NotConnected { refused, message } = failed;
+                if refused == Some(RefusedReason::StaleCoordinator) {
+                    self.left.get_or_insert(Left::Superseded);
+                }
                 if self.discovery.trouble(&address) != Some(&message) {
                     tracing::warn!(address, ?refused, message, "worker not connected");
                 }
@@ -201,8 +226,9 @@ impl Drive {
         for discovery::Action::Dial { address } in self.discovery.handle(self.now(), event) {
             // Links that have ended leave nothing but their place in the set.
             while self.links.try_join_next().is_some() {}
+            let greeting = (self.options.hello(), self.options.token.clone());
             self.links
-                .spawn(link::dial(address, self.options.hello(), self.events.clone()));
+                .spawn(link::dial(address, greeting, self.events.clone()));
         }
     }
 
@@ -320,7 +346,7 @@ impl Drive {
         );
         tokio::task::spawn_blocking(move || {
             let Some(sink) = &options.sink else { return };
-            let event = match sink.commit(&options.query, &winners) {
+            let event = match sink.commit(&options.query, options.epoch, &winners) {
                 Ok(shown) => {
                     committed.send_replace(Some(shown));
                     Event::SinkCommitted
@@ -358,17 +384,34 @@ impl Drive {
         }
         self.links.shutdown().await;
         let mut outcome = self.outcome.take().unwrap_or(Outcome::Cancelled);
-        if outcome != Outcome::Succeeded
-            && let Some(sink) = &self.options.sink
-            && let Err(error) = sink.abort(&self.options.query)
-        {
-            tracing::warn!(%error, "the sink's staging folder could not be removed");
+        if outcome != Outcome::Succeeded {
+            outcome = self.abort_sink(outcome).await;
         }
         if let Outcome::Failed(failure) = &mut outcome {
             self.discovery.explain(failure);
         }
         self.publish_end(&outcome);
         outcome
+    }
+
+    /// Clears what the query wrote. Where a predecessor that was thought dead has committed meanwhile, the query has
+    /// succeeded, whatever became of it here.
+    async fn abort_sink(&self, outcome: Outcome) -> Outcome {
+        let options = Arc::clone(&self.options);
+        let aborted = tokio::task::spawn_blocking(move || {
+            let sink = options.sink.as_ref()?;
+            if let Err(error) = sink.abort(&options.query, options.epoch) {
+                tracing::warn!(%error, "the sink's staging folder could not be removed");
+            }
+            sink.committed(&options.query).ok().flatten()
+        });
+        match aborted.await {
+            Ok(Some(committed)) => {
+                self.committed.send_replace(Some(committed));
+                Outcome::Succeeded
+            }
+            Ok(None) | Err(_) => outcome,
+        }
     }
 
     fn publish_end(&self, outcome: &Outcome) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sluice_core::coordinator::Event;
 use sluice_core::ids::WorkerId;
+use sluice_proto::auth::{Bearer, Token};
 use sluice_proto::{Hello, MAX_SESSION_MESSAGE_BYTES, RefusedReason, Welcome, wire};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -62,8 +63,12 @@ impl From<String> for NotConnected {
 }
 
 /// Dials the worker at `address` once and keeps the session until it ends.
-pub(crate) async fn dial(address: String, hello: Hello, events: mpsc::UnboundedSender<FromLink>) {
-    match open(&address, &hello).await {
+pub(crate) async fn dial(
+    address: String,
+    (hello, token): (Hello, Option<Token>),
+    events: mpsc::UnboundedSender<FromLink>,
+) {
+    match open(&address, &hello, token).await {
         Ok(session) => pump(session, &address, &hello, &events).await,
         // A coordinator that has ended does not listen.
         Err(failed) => drop(events.send(FromLink::NotConnected { address, failed })),
@@ -76,13 +81,13 @@ struct Session {
     inbound: Streaming<wire::WorkerMessage>,
 }
 
-async fn open(address: &str, hello: &Hello) -> Result<Session, NotConnected> {
+async fn open(address: &str, hello: &Hello, token: Option<Token>) -> Result<Session, NotConnected> {
     let endpoint = endpoint(address).map_err(|error| format!("{address} is not host:port: {error}"))?;
     let channel = endpoint
         .connect()
         .await
         .map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
-    let mut client = WorkerClient::new(channel)
+    let mut client = WorkerClient::with_interceptor(channel, Bearer(token))
         .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
     let (outbound, messages) = mpsc::unbounded_channel();

@@ -14,8 +14,10 @@ use sluice_core::coordinator::{Outcome, Policy};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::plan::StageGraph;
 use sluice_core::snapshot::QuerySnapshot;
+use sluice_core::status::{SinkFiles, StatusContext};
 use sluice_crds::shuffle_query::status::ResultPreview;
-use sluice_proto::{Hello, LeafSplit};
+use sluice_proto::auth::{Guard, Token};
+use sluice_proto::{Hello, LeafSplit, QueryReport};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +25,7 @@ use crate::sink::{Committed, Sink};
 
 pub use resolve::{Resolve, SystemResolver};
 pub use result::{ResultBatches, ResultReader};
-pub use service::{CoordinatorService, serve};
+pub use service::{CoordinatorService, Served, serve};
 
 /// How long a worker keeps a query's data when its coordinator is away.
 const LEASE: Duration = Duration::from_secs(60);
@@ -46,6 +48,10 @@ pub struct CoordinatorOptions {
     pub schema: SchemaRef,
     /// Retries, time-outs, windows.
     pub policy: Policy,
+    /// Opens the query's sessions and fetches at workers that check tokens.
+    pub token: Option<Token>,
+    /// Who may call the coordinator's service.
+    pub guard: Guard,
     /// Where the rows land; without one a client reads them.
     pub sink: Option<Sink>,
     /// Folders below which scans may read.
@@ -73,18 +79,61 @@ impl CoordinatorOptions {
     }
 }
 
+/// Why a coordinator left its query as it was, to a successor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Left {
+    /// It was told to stop.
+    #[error("stopped: what workers hold is left to a successor")]
+    Stopped,
+    /// A worker has met a coordinator of a later epoch.
+    #[error("superseded: a coordinator of a later epoch runs this query")]
+    Superseded,
+}
+
+/// What can be seen of a query, now and after its end. Clones see the same.
+#[derive(Clone)]
+pub struct Reporter {
+    snapshots: watch::Receiver<QuerySnapshot>,
+    preview: watch::Receiver<Option<ResultPreview>>,
+    committed: watch::Receiver<Option<Committed>>,
+    context: StatusContext,
+    /// The folder that receives the rows.
+    location: Option<String>,
+}
+
+impl Reporter {
+    /// The query at this moment.
+    pub fn now(&self) -> QueryReport {
+        self.at(self.snapshots.borrow().clone())
+    }
+
+    fn at(&self, snapshot: QuerySnapshot) -> QueryReport {
+        let sink = self.committed.borrow().clone();
+        let mut context = self.context.clone();
+        context.sink = sink
+            .as_ref()
+            .zip(self.location.clone())
+            .map(|(committed, location)| SinkFiles::new(location, committed));
+        QueryReport {
+            snapshot,
+            context,
+            preview: self.preview.borrow().clone(),
+            sink,
+        }
+    }
+}
+
 /// A query under way.
 pub struct RunningQuery {
     /// Its state, whenever it changed.
     pub snapshots: watch::Receiver<QuerySnapshot>,
     /// Its rows, if it has no sink. Rows that nobody takes hold the query up: take or drop them.
     pub rows: Option<ResultBatches>,
-    /// The first rows, as status shows them.
-    pub preview: watch::Receiver<Option<ResultPreview>>,
-    /// What the sink shows, once committed.
-    pub committed: watch::Receiver<Option<Committed>>,
+    reporter: Reporter,
+    guard: Guard,
     cancel: CancellationToken,
-    done: tokio::task::JoinHandle<Outcome>,
+    stop: CancellationToken,
+    done: tokio::task::JoinHandle<Result<Outcome, Left>>,
 }
 
 impl RunningQuery {
@@ -93,20 +142,59 @@ impl RunningQuery {
     /// # Errors
     /// The stage graph does not hold together.
     pub fn start(options: CoordinatorOptions) -> anyhow::Result<Self> {
-        let cancel = CancellationToken::new();
+        let (cancel, stop) = (CancellationToken::new(), CancellationToken::new());
         let (committed, seen) = watch::channel(None);
         let (shown, preview) = watch::channel(None);
+        let context = StatusContext::new(&options.graph, jiff::Timestamp::now());
+        let location = options.sink.as_ref().map(shown_location);
+        let guard = options.guard.clone();
         let (rows, batches) = ResultReader::channel(&options, shown);
-        let (drive, snapshots) = drive::Drive::new(Arc::new(options), rows, committed, cancel.clone())?;
+        let signals = (cancel.clone(), stop.clone());
+        let (drive, snapshots) = drive::Drive::new(Arc::new(options), rows, committed, signals)?;
         let done = tokio::spawn(drive.run());
         Ok(Self {
-            snapshots,
+            snapshots: snapshots.clone(),
             rows: batches,
-            preview,
-            committed: seen,
+            reporter: Reporter {
+                snapshots,
+                preview,
+                committed: seen,
+                context,
+                location,
+            },
+            guard,
             cancel,
+            stop,
             done,
         })
+    }
+
+    /// A query that a predecessor has committed: it has ended, and nothing runs.
+    pub fn committed_before(committed: Committed, sink: &Sink, guard: Guard) -> Self {
+        let snapshot = QuerySnapshot::committed_before();
+        let (_, snapshots) = watch::channel(snapshot);
+        let (_, preview) = watch::channel(None);
+        let (_, committed) = watch::channel(Some(committed));
+        Self {
+            snapshots: snapshots.clone(),
+            rows: None,
+            reporter: Reporter {
+                snapshots,
+                preview,
+                committed,
+                context: StatusContext {
+                    start_time: jiff::Timestamp::now(),
+                    observed_generation: None,
+                    result_stages: Vec::new(),
+                    sink: None,
+                },
+                location: Some(shown_location(sink)),
+            },
+            guard,
+            cancel: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            done: tokio::spawn(async { Ok(Outcome::Succeeded) }),
+        }
     }
 
     /// Takes the rows and drops them, but for the preview.
@@ -116,21 +204,43 @@ impl RunningQuery {
         }
     }
 
+    /// What can be seen of the query.
+    pub fn reporter(&self) -> Reporter {
+        self.reporter.clone()
+    }
+
     /// A token that ends the query as cancelled.
     pub fn cancel_token(&self) -> CancellationToken {
         self.cancel.clone()
     }
 
+    /// A token that ends the coordinator but not the query: workers keep what they hold for a successor.
+    pub fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
     /// Waits for the query's end: sessions closed, and nothing of a failed query left in the sink.
-    pub async fn outcome(self) -> Outcome {
+    ///
+    /// # Errors
+    /// The coordinator ended before the query.
+    pub async fn ended(self) -> Result<Outcome, Left> {
         self.done.await.unwrap_or_else(|error| {
-            Outcome::Failed(sluice_core::coordinator::QueryFailure {
+            Ok(Outcome::Failed(sluice_core::coordinator::QueryFailure {
                 reason: sluice_crds::ErrorReason::Internal,
                 message: format!("the coordinator stopped: {error}"),
                 attempt: None,
-            })
+            }))
         })
     }
+
+    /// Waits for the query's end where nobody stops its coordinator.
+    pub async fn outcome(self) -> Outcome {
+        self.ended().await.unwrap_or(Outcome::Cancelled)
+    }
+}
+
+fn shown_location(sink: &Sink) -> String {
+    sink.location().display().to_string()
 }
 
 /// Receives events for the machine from tasks beside it.

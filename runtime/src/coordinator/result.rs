@@ -97,7 +97,7 @@ impl ResultReader {
             Some(Self {
                 start,
                 updates,
-                peers: Peers::default(),
+                peers: Peers::default().with_token(options.token.clone()),
                 task: None,
             }),
             Some(batches),

@@ -3,36 +3,49 @@
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
+use anyhow::Context;
 use arrow::datatypes::SchemaRef;
 use arrow_ipc::writer::StreamWriter;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use sluice_core::ids::QueryId;
-use sluice_core::snapshot::QuerySnapshot;
-use sluice_crds::shuffle_query::status::ResultPreview;
-use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, wire};
+use sluice_proto::auth::Guard;
+use sluice_proto::{LIVENESS_SERVICE, MAX_SESSION_MESSAGE_BYTES, QueryReport, wire};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, async_trait};
+use tonic_health::ServingStatus;
+use tonic_health::server::health_reporter;
 use wire::coordinator_server::{Coordinator, CoordinatorServer};
 
-use super::{ResultBatches, RunningQuery};
-use crate::sink::Committed;
+use super::{Reporter, ResultBatches, RunningQuery};
 
 /// Serves one query.
 pub struct CoordinatorService {
     query: QueryId,
-    snapshots: watch::Receiver<QuerySnapshot>,
-    shown: Shown,
+    reporter: Reporter,
     schema: SchemaRef,
     rows: Mutex<Option<ResultBatches>>,
+    guard: Guard,
     cancel: CancellationToken,
+    taken: CancellationToken,
 }
 
-/// Serves `running` on `address` (port 0 takes a free one) until `stop`; answers where.
+/// A service that runs.
+pub struct Served {
+    /// Where.
+    pub address: SocketAddr,
+    /// Cancelled once somebody was told how the query ended.
+    pub taken: CancellationToken,
+    /// Ends with the service.
+    pub task: tokio::task::JoinHandle<()>,
+}
+
+/// Serves `running` on `address` (port 0 takes a free one) until `stop`.
 ///
 /// # Errors
 /// The address cannot be bound.
@@ -42,22 +55,28 @@ pub async fn serve(
     running: &mut RunningQuery,
     address: SocketAddr,
     stop: CancellationToken,
-) -> anyhow::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
-    let listener = TcpListener::bind(address).await?;
+) -> anyhow::Result<Served> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("--listen: cannot listen on {address}"))?;
     let address = listener.local_addr()?;
+    let taken = CancellationToken::new();
     let service = CoordinatorService {
         query,
-        snapshots: running.snapshots.clone(),
-        shown: Shown {
-            preview: running.preview.clone(),
-            committed: running.committed.clone(),
-        },
+        reporter: running.reporter(),
         schema,
         rows: Mutex::new(running.rows.take()),
+        guard: running.guard.clone(),
         cancel: running.cancel_token(),
+        taken: taken.clone(),
     };
+    let (health, health_service) = health_reporter();
+    for service in [CoordinatorServer::<CoordinatorService>::NAME, LIVENESS_SERVICE] {
+        health.set_service_status(service, ServingStatus::Serving).await;
+    }
     let server = CoordinatorServer::new(service).max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
     let serve = tonic::transport::Server::builder()
+        .add_service(health_service)
         .add_service(server)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
@@ -68,11 +87,13 @@ pub async fn serve(
             tracing::error!(%error, "the coordinator's service stopped");
         }
     });
-    Ok((address, task))
+    Ok(Served { address, taken, task })
 }
 
 impl CoordinatorService {
     fn check(&self, request: &Request<wire::QueryRef>) -> Result<(), Status> {
+        self.guard
+            .admit_query_or_operator(request.metadata(), &self.query)?;
         let asked = &request.get_ref().query;
         if asked == self.query.as_str() {
             return Ok(());
@@ -84,34 +105,13 @@ impl CoordinatorService {
     }
 }
 
-/// What of the result can be seen so far.
-#[derive(Clone)]
-struct Shown {
-    preview: watch::Receiver<Option<ResultPreview>>,
-    committed: watch::Receiver<Option<Committed>>,
-}
-
-impl Shown {
-    fn encode(&self, snapshot: &QuerySnapshot) -> Result<wire::QueryStatus, Status> {
-        let broken = |error: serde_json::Error| Status::internal(error.to_string());
-        let preview = self
-            .preview
-            .borrow()
-            .as_ref()
-            .map(serde_json::to_string)
-            .transpose();
-        let sink = self
-            .committed
-            .borrow()
-            .as_ref()
-            .map(serde_json::to_string)
-            .transpose();
-        Ok(wire::QueryStatus {
-            snapshot_json: serde_json::to_string(snapshot).map_err(broken)?,
-            preview_json: preview.map_err(broken)?,
-            sink_json: sink.map_err(broken)?,
-        })
+/// A report as it travels; notes that the end was told.
+fn tell(report: &QueryReport, taken: &CancellationToken) -> Result<wire::QueryStatus, Status> {
+    let told = wire::QueryStatus::try_from(report).map_err(|error| Status::internal(error.to_string()))?;
+    if report.snapshot.outcome.is_some() {
+        taken.cancel();
     }
+    Ok(told)
 }
 
 #[async_trait]
@@ -124,8 +124,7 @@ impl Coordinator for CoordinatorService {
         request: Request<wire::QueryRef>,
     ) -> Result<Response<wire::QueryStatus>, Status> {
         self.check(&request)?;
-        let snapshot = self.snapshots.borrow().clone();
-        Ok(Response::new(self.shown.encode(&snapshot)?))
+        Ok(Response::new(tell(&self.reporter.now(), &self.taken)?))
     }
 
     async fn watch_query_status(
@@ -133,10 +132,10 @@ impl Coordinator for CoordinatorService {
         request: Request<wire::QueryRef>,
     ) -> Result<Response<Self::WatchQueryStatusStream>, Status> {
         self.check(&request)?;
-        let (snapshots, shown) = (WatchStream::new(self.snapshots.clone()), self.shown.clone());
-        Ok(Response::new(
-            snapshots.map(move |snapshot| shown.encode(&snapshot)).boxed(),
-        ))
+        let (reporter, taken) = (self.reporter.clone(), self.taken.clone());
+        let snapshots = WatchStream::new(reporter.snapshots.clone());
+        let states = snapshots.map(move |snapshot| tell(&reporter.at(snapshot), &taken));
+        Ok(Response::new(states.boxed()))
     }
 
     async fn read_result(

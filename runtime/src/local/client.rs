@@ -7,26 +7,14 @@ use arrow::buffer::Buffer;
 use arrow_ipc::reader::StreamDecoder;
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::QueryId;
-use sluice_core::snapshot::QuerySnapshot;
-use sluice_crds::shuffle_query::status::ResultPreview;
-use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, wire};
+use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, QueryReport, wire};
 use tonic::transport::{Channel, Endpoint};
 use wire::coordinator_client::CoordinatorClient;
-
-use crate::sink::Committed;
 
 use super::output::{OutputFormat, RowPrinter};
 
 /// What a coordinator says of its query.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    /// The state.
-    pub snapshot: QuerySnapshot,
-    /// The first rows, if the result goes to a client.
-    pub preview: Option<ResultPreview>,
-    /// What the sink shows, once committed.
-    pub sink: Option<Committed>,
-}
+pub type Seen = QueryReport;
 
 /// A connection to a coordinator about one query.
 #[derive(Clone)]
@@ -80,7 +68,7 @@ impl Client {
             )
         };
         while let Some(status) = states.message().await.map_err(gone)? {
-            let state = decode(&status)?;
+            let state = Seen::try_from(status)?;
             seen(&state);
             last = Some(state);
         }
@@ -122,20 +110,4 @@ impl Client {
         }
         printer.context("the coordinator sent no schema")
     }
-}
-
-fn decode(status: &wire::QueryStatus) -> anyhow::Result<Seen> {
-    Ok(Seen {
-        snapshot: serde_json::from_str(&status.snapshot_json).context("the coordinator's snapshot")?,
-        preview: status
-            .preview_json
-            .as_deref()
-            .map(serde_json::from_str)
-            .transpose()?,
-        sink: status
-            .sink_json
-            .as_deref()
-            .map(serde_json::from_str)
-            .transpose()?,
-    })
 }

@@ -10,13 +10,14 @@ use sluice_core::ids::{CoordinatorEpoch, QueryId, StageId};
 use sluice_crds::ShuffleQuerySpec;
 use sluice_crds::shuffle_query::Compression;
 use sluice_proto::LeafSplit;
+use sluice_proto::auth::Guard;
 
 use super::exit::Failure;
 use super::load::Loaded;
 use crate::coordinator::{CoordinatorOptions, StageOrders, SystemResolver};
 use crate::planner::{PlannedQuery, PlannedStage, plan, session_options, session_state};
-use crate::sink::Sink;
-use crate::source::{InputManifest, object_stores, register_tables};
+use crate::sink::{Sink, SinkError};
+use crate::source::{InputManifest, SourceError, object_stores, register_tables};
 use crate::worker::StageTemplate;
 
 /// A query that is ready to run.
@@ -44,17 +45,12 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
         let message = "spec.sqlFrom needs a cluster, which alone has ConfigMaps: write the text to spec.sql";
         Failure::BadInput(message.to_owned())
     })?;
-    let sink = spec
-        .sink
-        .as_ref()
-        .map(|sink| Sink::new(sink, &loaded.base))
-        .transpose();
-    let sink = sink.map_err(Failure::bad_input)?;
+    let sink = sink_of(loaded)?;
     let manifest = InputManifest::list(&spec.tables, &loaded.base)
         .await
-        .map_err(Failure::bad_input)?;
+        .map_err(bad_source)?;
     if let Some(sink) = &sink {
-        sink.check(&manifest.roots).map_err(Failure::bad_input)?;
+        sink.check(&manifest.roots).map_err(bad_sink)?;
     }
     let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(object_stores(&manifest.roots))
@@ -65,10 +61,12 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
     let context = SessionContext::new_with_state(session_state(options, runtime));
     register_tables(&context, &spec.tables, &manifest)
         .await
-        .map_err(Failure::bad_input)?;
-    let planned = plan(&context.state(), sql).await.map_err(Failure::bad_input)?;
+        .map_err(bad_source)?;
+    let planned = plan(&context.state(), sql)
+        .await
+        .map_err(|error| Failure::unplanned(error.reason(), error))?;
     if let Some(sink) = &sink {
-        sink.check_columns(&planned.schema).map_err(Failure::bad_input)?;
+        sink.check_columns(&planned.schema).map_err(bad_sink)?;
     }
     let policy = policy(spec, sink.is_some());
     let (query, compression) = (query.clone(), spec.shuffle.compression);
@@ -80,6 +78,24 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
         policy,
         compression,
     })
+}
+
+/// The sink of a query, if it has one. Nothing is looked at yet.
+///
+/// # Errors
+/// Its location is no path.
+pub fn sink_of(loaded: &Loaded) -> Result<Option<Sink>, Failure> {
+    let sink = loaded.query.spec.sink.as_ref();
+    let sink = sink.map(|sink| Sink::new(sink, &loaded.base)).transpose();
+    sink.map_err(bad_sink)
+}
+
+fn bad_sink(error: SinkError) -> Failure {
+    Failure::unplanned(error.reason(), error)
+}
+
+fn bad_source(error: SourceError) -> Failure {
+    Failure::unplanned(error.reason, error)
 }
 
 fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
@@ -127,6 +143,8 @@ impl Prepared {
             epoch,
             workers,
             resolver: Arc::new(SystemResolver),
+            token: None,
+            guard: Guard::default(),
             stages: stages.collect::<anyhow::Result<_>>()?,
             graph: self.planned.graph.clone(),
             schema: self.planned.schema.clone(),

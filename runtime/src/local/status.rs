@@ -61,10 +61,8 @@ impl StatusFile {
         let mut file = tempfile::NamedTempFile::new_in(folder).with_context(place)?;
         let mut context = self.context.clone();
         let committed = seen.sink.as_ref().zip(self.sink.as_deref());
-        context.sink = committed.map(|(committed, location)| SinkFiles {
-            location: location.display().to_string(),
-            files: u32::try_from(committed.files).unwrap_or(u32::MAX),
-        });
+        context.sink =
+            committed.map(|(committed, location)| SinkFiles::new(location.display().to_string(), committed));
         let object = status(&seen.snapshot, &context, seen.preview.clone());
         serde_json::to_writer_pretty(&mut file, &object)?;
         writeln!(file)?;

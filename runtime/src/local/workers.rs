@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use anyhow::Context;
+use sluice_proto::auth::Guard;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
@@ -53,8 +54,11 @@ impl Workers {
                 listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
                 slots: shape.slots,
                 memory_bytes: shape.memory_bytes,
-                spill_dir: spill_dir.join(format!("worker-{number}")),
+                spill_dirs: vec![spill_dir.join(format!("worker-{number}"))],
                 spill_limit_bytes: shape.spill_limit_bytes,
+                guard: Guard::default(),
+                node: None,
+                zone_file: None,
             })
             .await?;
             workers.addresses.push(worker.address.to_string());

@@ -1,6 +1,7 @@
 //! Why a query cannot be planned.
 
 use datafusion::error::DataFusionError;
+use sluice_crds::ErrorReason;
 
 /// Why a query cannot be planned, or a fragment cannot be decoded. Every text names the place and the fix.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,20 @@ pub enum PlanError {
 }
 
 impl PlanError {
+    /// The reason for status.
+    pub fn reason(&self) -> ErrorReason {
+        match self {
+            Self::Syntax { .. }
+            | Self::Empty
+            | Self::SeveralStatements { .. }
+            | Self::NotAQuery { .. }
+            | Self::TooDeep { .. }
+            | Self::Query(_) => ErrorReason::InvalidSql,
+            Self::Unsupported { .. } | Self::Fragment { .. } => ErrorReason::UnsupportedPlan,
+            Self::Internal { .. } => ErrorReason::Internal,
+        }
+    }
+
     /// A broken rule of the planner.
     pub(crate) fn internal(place: &'static str, message: impl std::fmt::Display) -> Self {
         Self::Internal {

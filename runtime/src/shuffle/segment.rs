@@ -62,6 +62,15 @@ impl SpillDir {
         self.path.join(query.as_str())
     }
 
+    /// How much of the volume is free, in hundredths; 0 where the system does not tell.
+    fn free_percent(&self) -> u64 {
+        let Ok(volume) = rustix::fs::statvfs(&self.path) else {
+            return 0;
+        };
+        let share = u128::from(volume.f_bavail) * 100 / u128::from(volume.f_blocks.max(1));
+        u64::try_from(share).unwrap_or(100)
+    }
+
     /// Where the bytes of an attempt lie.
     pub fn segment(&self, query: &QueryId, attempt: AttemptId) -> PathBuf {
         self.query_dir(query).join(format!("{attempt}.segment"))
@@ -77,6 +86,56 @@ impl Drop for SpillDir {
         {
             tracing::warn!(path = %self.path.display(), %error, "spill files stay behind");
         }
+    }
+}
+
+/// The spill directories of one start of a worker, on one volume each.
+#[derive(Debug)]
+pub struct SpillDirs {
+    dirs: Vec<SpillDir>,
+    /// How many segments were placed: where shares are equal, the directories take turns.
+    placed: usize,
+}
+
+impl SpillDirs {
+    /// Takes the directories of this incarnation below these roots, as [`SpillDir::open`] does.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or one cannot be made or has another owner.
+    pub fn open(roots: &[PathBuf], incarnation: Incarnation) -> io::Result<Self> {
+        if roots.is_empty() {
+            return Err(io::Error::new(
+                ErrorKind::InvalidInput,
+                "no spill directory was given",
+            ));
+        }
+        let open = |root: &PathBuf| {
+            SpillDir::open(root, incarnation)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", root.display())))
+        };
+        let dirs = roots.iter().map(open).collect::<io::Result<_>>()?;
+        Ok(Self { dirs, placed: 0 })
+    }
+
+    /// Where the files of a query lie, on each volume.
+    pub fn query_dirs(&self, query: &QueryId) -> impl Iterator<Item = PathBuf> {
+        self.dirs.iter().map(|dir| dir.query_dir(query))
+    }
+
+    /// Chooses where the bytes of an attempt shall lie: on the volume of which the largest share is free. Volumes that
+    /// differ by less than a hundredth take turns.
+    pub fn place(&mut self, query: &QueryId, attempt: AttemptId) -> PathBuf {
+        let count = self.dirs.len();
+        let turn = self.placed % count;
+        self.placed = self.placed.wrapping_add(1);
+        let in_turn = (0..count).map(|step| (turn + step) % count);
+        let best = in_turn.min_by_key(|index| {
+            let free = self.dirs.get(*index).map_or(0, SpillDir::free_percent);
+            100 - free.min(100)
+        });
+        let dir = best.and_then(|index| self.dirs.get(index));
+        dir.map(|dir| dir.segment(query, attempt)).unwrap_or_default()
     }
 }
 

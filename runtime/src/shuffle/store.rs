@@ -38,8 +38,8 @@ const QUEUED_COMMANDS: usize = 256;
 pub struct StoreConfig {
     /// The start of the worker; fetches for another one are refused.
     pub incarnation: Incarnation,
-    /// The directory below which files lie.
-    pub spill_dir: PathBuf,
+    /// The directories below which files lie, at least one. Each segment goes where the most space is free.
+    pub spill_dirs: Vec<PathBuf>,
     /// The most bytes on disk; `None` is as many as fit.
     pub spill_limit: Option<u64>,
     /// The most bytes in memory. Above 80 % of it bytes go to disk until half of it is in use.
@@ -85,6 +85,8 @@ pub struct StoreStats {
     pub disk_bytes: u64,
     /// Bytes moved to disk so far; those deleted since included.
     pub spilled_bytes: u64,
+    /// Attempts whose output is here or being written, empty ones included.
+    pub attempts: usize,
 }
 
 /// The store, for whoever writes, reads or retires. Clones are the same store; its files are deleted when it is

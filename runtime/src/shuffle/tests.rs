@@ -118,7 +118,7 @@ impl Bench {
         let query = QueryId::new("q").unwrap();
         let store = StoreHandle::start(StoreConfig {
             incarnation: Incarnation(1),
-            spill_dir: dir.path().to_owned(),
+            spill_dirs: vec![dir.path().to_owned()],
             spill_limit: None,
             memory_bytes: 100_000,
             pool: memory.store_pool(),

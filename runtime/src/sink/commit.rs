@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
 use sluice_core::ids::{AttemptId, QueryId};
+use sluice_core::status::Committed;
 use sluice_crds::shuffle_query::IfExists;
 
 use super::encode::extension;
@@ -17,20 +17,6 @@ use super::{COMMIT_RECORD, Place};
 
 /// How often a replacing commit looks again whether the location exists, when others make and remove it meanwhile.
 const REPLACE_TRIES: usize = 8;
-
-/// The commit record: what one query published. It is part of the folder that it speaks of, so that it becomes visible
-/// with it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Committed {
-    /// The query.
-    pub query: QueryId,
-    /// Files, this record not counted.
-    pub files: u64,
-    /// Rows.
-    pub rows: u64,
-    /// Bytes of the files.
-    pub bytes: u64,
-}
 
 /// The steps of a commit in their order. A crash after any of them leaves the location as it was, or complete; the
 /// next call starts over and ends the same way.
@@ -56,11 +42,11 @@ pub enum Step {
 
 /// The folder that becomes the result.
 fn result_folder(place: &Place) -> PathBuf {
-    place.staging.join("result")
+    place.epoch_folder().join("result")
 }
 
 /// Where the folder to replace waits while it has no name, if the file system cannot exchange two folders.
-fn aside(place: &Place) -> PathBuf {
+pub fn aside(place: &Place) -> PathBuf {
     place.staging.join("replaced")
 }
 
@@ -78,8 +64,8 @@ pub fn commit(
     winners: &[AttemptId],
     environment: &mut Environment<'_>,
 ) -> Result<Committed, SinkError> {
-    if let Some(committed) = read_record(place)? {
-        remove_folder(&place.staging)?;
+    if let Some(committed) = read_record(&place.location, &place.query)? {
+        place.clean_up()?;
         return Ok(committed);
     }
     restore(place)?;
@@ -90,14 +76,18 @@ pub fn commit(
     (environment.reached)(Step::Assembled)?;
     write_json(&result.join(COMMIT_RECORD), &committed)?;
     sync_folder(&result)?;
+    sync_folder(&place.epoch_folder())?;
     sync_folder(&place.staging)?;
     (environment.reached)(Step::Recorded)?;
-    publish(place, environment)?;
+    if let Some(published) = publish(place, environment)? {
+        place.clean_up()?;
+        return Ok(published);
+    }
     if let Some(parent) = place.location.parent() {
         sync_folder(parent)?;
     }
     (environment.reached)(Step::Published)?;
-    remove_folder(&place.staging)?;
+    place.clean_up()?;
     (environment.reached)(Step::CleanedUp)?;
     Ok(committed)
 }
@@ -140,12 +130,16 @@ fn assemble(place: &Place, winners: &[AttemptId]) -> Result<Committed, SinkError
     Ok(committed)
 }
 
-fn publish(place: &Place, environment: &mut Environment<'_>) -> Result<(), SinkError> {
+/// Answers with the record of another coordinator of the query that was faster, if one was.
+fn publish(place: &Place, environment: &mut Environment<'_>) -> Result<Option<Committed>, SinkError> {
     let (result, location) = (result_folder(place), place.location.as_path());
     for _ in 0..REPLACE_TRIES {
         match move_to_free(place)? {
-            Moved::Done => return Ok(()),
+            Moved::Done => return Ok(None),
             Moved::NotDone | Moved::Unsupported => {}
+        }
+        if let Some(published) = read_record(location, &place.query)? {
+            return Ok(Some(published));
         }
         if place.if_exists == IfExists::Fail {
             return Err(SinkError::exists(location));
@@ -156,7 +150,7 @@ fn publish(place: &Place, environment: &mut Environment<'_>) -> Result<(), SinkE
             Moved::Unsupported
         };
         match moved {
-            Moved::Done => return Ok(()),
+            Moved::Done => return Ok(None),
             Moved::NotDone => {}
             // Between these two renames a reader finds no folder, never a part of one; `restore` undoes the first
             // if the second never came.
@@ -202,12 +196,12 @@ fn restore(place: &Place) -> Result<(), SinkError> {
 /// Removes what is not visible; see [`super::Sink::abort`].
 pub fn abort(place: &Place) -> Result<(), SinkError> {
     restore(place)?;
-    remove_folder(&place.staging)
+    place.clean_up()
 }
 
-/// The record at the location, if it is one of this query.
-pub fn read_record(place: &Place) -> Result<Option<Committed>, SinkError> {
-    let path = place.location.join(COMMIT_RECORD);
+/// The record at the location, if it is one of the query.
+pub fn read_record(location: &Path, query: &QueryId) -> Result<Option<Committed>, SinkError> {
+    let path = location.join(COMMIT_RECORD);
     let text = match fs::read(&path) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -217,5 +211,5 @@ pub fn read_record(place: &Place) -> Result<Option<Committed>, SinkError> {
     };
     // What is no record is not ours, whatever its name.
     let record = serde_json::from_slice::<Committed>(&text).ok();
-    Ok(record.filter(|record| record.query == place.query))
+    Ok(record.filter(|record| record.query == *query))
 }

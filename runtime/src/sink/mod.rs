@@ -1,8 +1,8 @@
 //! Where a query's rows go: a folder of files that appears whole, or not at all.
 //!
-//! Attempts write into a staging folder beside the location, `.<name>.sluice-<query>`. The commit links the files of
-//! the winning attempts into one folder there, writes the commit record into it, and renames that folder to the
-//! location. Until the rename a reader sees what was there before, after it all files of the query; a crash anywhere
+//! Attempts write into a staging folder beside the location, `.<name>.sluice-<query>/<coordinator epoch>/attempts`: those
+//! of a coordinator that was superseded cannot touch its successor's. The commit links the files of the winning attempts
+//! into one folder there, writes the commit record into it, and renames that folder to the location. Until the rename a reader sees what was there before, after it all files of the query; a crash anywhere
 //! leaves nothing but the staging folder, whose name readers skip.
 
 mod commit;
@@ -19,14 +19,14 @@ use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
 use serde::{Deserialize, Serialize};
-use sluice_core::ids::{AttemptId, QueryId};
+use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId};
 use sluice_crds::shuffle_query::{FileFormat, IfExists, SinkSpec};
 
 use crate::source::resolve_location;
 use commit::Environment;
 
-pub use commit::Committed;
 pub use error::SinkError;
+pub use sluice_core::status::Committed;
 pub use writer::{SinkWriter, Written};
 
 /// Name of the commit record within a committed folder. Readers skip names that start with an underscore.
@@ -45,6 +45,8 @@ pub struct Sink {
 /// A sink as one query uses it.
 struct Place {
     query: QueryId,
+    /// The term of the coordinator that acts.
+    epoch: CoordinatorEpoch,
     location: PathBuf,
     /// The hidden folder beside the location.
     staging: PathBuf,
@@ -135,10 +137,11 @@ impl Sink {
     pub fn open(
         &self,
         query: &QueryId,
+        epoch: CoordinatorEpoch,
         attempt: AttemptId,
         schema: &SchemaRef,
     ) -> Result<SinkWriter, SinkError> {
-        SinkWriter::open(&self.place(query), attempt, schema)
+        SinkWriter::open(&self.place(query, epoch), attempt, schema)
     }
 
     /// Publishes the files of the winning attempts, one of each root task, by one rename. A second call, also by a
@@ -149,7 +152,12 @@ impl Sink {
     ///
     /// If a winner's file is missing, the location was taken meanwhile, or the file system fails. Nothing of the
     /// query is visible then, and the call may be repeated.
-    pub fn commit(&self, query: &QueryId, winners: &[AttemptId]) -> Result<Committed, SinkError> {
+    pub fn commit(
+        &self,
+        query: &QueryId,
+        epoch: CoordinatorEpoch,
+        winners: &[AttemptId],
+    ) -> Result<Committed, SinkError> {
         let mut environment = Environment {
             reached: &mut |step| {
                 tracing::debug!(%query, ?step, "sink commit");
@@ -157,7 +165,7 @@ impl Sink {
             },
             exchange: true,
         };
-        commit::commit(&self.place(query), winners, &mut environment)
+        commit::commit(&self.place(query, epoch), winners, &mut environment)
     }
 
     /// What an earlier call of [`Self::commit`] published, perhaps by a predecessor; `None` if nothing of this query
@@ -167,22 +175,35 @@ impl Sink {
     ///
     /// If the file system fails.
     pub fn committed(&self, query: &QueryId) -> Result<Option<Committed>, SinkError> {
-        commit::read_record(&self.place(query))
+        commit::read_record(&self.location, query)
     }
 
-    /// Removes everything of a query that is not visible. A committed result stays, and so does what a commit that did
-    /// not finish would have replaced.
+    /// Removes everything of a query that is not visible and that this coordinator or an earlier one made. A committed
+    /// result stays, and so does what a commit that did not finish would have replaced.
     ///
     /// # Errors
     ///
     /// If the file system fails.
-    pub fn abort(&self, query: &QueryId) -> Result<(), SinkError> {
-        commit::abort(&self.place(query))
+    pub fn abort(&self, query: &QueryId, epoch: CoordinatorEpoch) -> Result<(), SinkError> {
+        commit::abort(&self.place(query, epoch))
     }
 
-    fn place(&self, query: &QueryId) -> Place {
+    /// Removes what attempts of earlier coordinators of the query wrote: a successor starts over.
+    ///
+    /// # Errors
+    ///
+    /// If the file system fails.
+    pub fn supersede(&self, query: &QueryId, epoch: CoordinatorEpoch) -> Result<(), SinkError> {
+        match epoch.0.checked_sub(1) {
+            Some(before) => self.place(query, CoordinatorEpoch(before)).remove_epochs(),
+            None => Ok(()),
+        }
+    }
+
+    fn place(&self, query: &QueryId, epoch: CoordinatorEpoch) -> Place {
         Place {
             query: query.clone(),
+            epoch,
             location: self.location.clone(),
             staging: hidden(&self.location, query.as_str()),
             format: self.format,
@@ -194,7 +215,46 @@ impl Sink {
 impl Place {
     /// The folder of one attempt.
     fn attempt_folder(&self, attempt: AttemptId) -> PathBuf {
-        self.staging.join("attempts").join(attempt.to_string())
+        self.epoch_folder().join("attempts").join(attempt.to_string())
+    }
+
+    /// What this coordinator's attempts and its commit write.
+    fn epoch_folder(&self) -> PathBuf {
+        self.staging.join(self.epoch.to_string())
+    }
+
+    /// Removes the folders of this coordinator and of earlier ones. A later one's stays: it may be at work.
+    fn remove_epochs(&self) -> Result<(), SinkError> {
+        let entries = match fs::read_dir(&self.staging) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            entries => files::at(&self.staging, "list", entries)?,
+        };
+        for entry in entries {
+            let path = files::at(&self.staging, "list", entry)?.path();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let epoch = name
+                .strip_prefix('c')
+                .and_then(|digits| digits.parse::<u64>().ok());
+            if epoch.is_some_and(|epoch| epoch <= self.epoch.0) {
+                files::remove_folder(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all that [`Self::remove_epochs`] does and what was replaced, and the staging folder if nobody uses it.
+    fn clean_up(&self) -> Result<(), SinkError> {
+        self.remove_epochs()?;
+        files::remove_folder(&commit::aside(self))?;
+        match fs::remove_dir(&self.staging) {
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+                Err(SinkError::io(&self.staging, "remove", &error))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use datafusion::prelude::SessionContext;
 use serde_json::json;
-use sluice_core::ids::{AttemptId, QueryId, StageEpoch, StageId};
+use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, StageEpoch, StageId};
 use sluice_crds::ErrorReason;
 use tempfile::TempDir;
 
@@ -33,6 +33,7 @@ const STEPS: [Step; 6] = [
 struct Bound {
     sink: Sink,
     query: QueryId,
+    epoch: CoordinatorEpoch,
 }
 
 impl Bound {
@@ -49,11 +50,11 @@ impl Bound {
     }
 
     fn open(&self, attempt: AttemptId, schema: impl Borrow<SchemaRef>) -> Result<SinkWriter, SinkError> {
-        self.sink.open(&self.query, attempt, schema.borrow())
+        self.sink.open(&self.query, self.epoch, attempt, schema.borrow())
     }
 
     fn commit(&self, winners: &[AttemptId]) -> Result<Committed, SinkError> {
-        self.sink.commit(&self.query, winners)
+        self.sink.commit(&self.query, self.epoch, winners)
     }
 
     fn committed(&self) -> Result<Option<Committed>, SinkError> {
@@ -61,7 +62,7 @@ impl Bound {
     }
 
     fn abort(&self) -> Result<(), SinkError> {
-        self.sink.abort(&self.query)
+        self.sink.abort(&self.query, self.epoch)
     }
 }
 
@@ -73,6 +74,7 @@ fn sink(folder: &TempDir, query: &str, format: &str, if_exists: &str) -> Bound {
     Bound {
         sink,
         query: QueryId::new(query).unwrap(),
+        epoch: CoordinatorEpoch(1),
     }
 }
 
@@ -157,7 +159,11 @@ fn commit_until(
         reached: &mut reached,
         exchange,
     };
-    commit(&sink.sink.place(&sink.query), winners, &mut environment)
+    commit(
+        &sink.sink.place(&sink.query, sink.epoch),
+        winners,
+        &mut environment,
+    )
 }
 
 #[tokio::test]
@@ -352,6 +358,50 @@ async fn an_attempt_after_the_end_leaves_nothing() {
     drop(sink.open(attempt(0, 2), batch(&[]).schema()).unwrap());
     assert_eq!(names(&folder.path().join("out")), ["result"]);
     assert_eq!(values(sink.location(), "csv").await, [1]);
+}
+
+#[tokio::test]
+async fn a_successor_and_its_predecessor_do_not_touch_each_others_files() {
+    let folder = TempDir::new().unwrap();
+    let first = sink(&folder, "q1", "csv", "Fail");
+    let second = Bound {
+        sink: first.sink.clone(),
+        query: first.query.clone(),
+        epoch: CoordinatorEpoch(2),
+    };
+    let out = folder.path().join("out");
+    // The numbers of attempts are the same, and both are at work at once.
+    let mut late = first.open(attempt(0, 0), batch(&[]).schema()).unwrap();
+    write(&second, attempt(0, 0), &[1]).await;
+    late.write(&batch(&[7])).unwrap();
+    late.finish().unwrap();
+    first.abort().unwrap();
+    assert_eq!(names(&out.join(".result.sluice-q1")), ["c2"]);
+    second.commit(&[attempt(0, 0)]).unwrap();
+    assert_eq!(values(second.location(), "csv").await, [1]);
+    assert_eq!(names(&out), ["result"]);
+    // The first would have committed too: it finds out that it need not.
+    write(&first, attempt(0, 0), &[7]).await;
+    assert_eq!(first.commit(&[attempt(0, 0)]).unwrap().rows, 1);
+    assert_eq!(values(first.location(), "csv").await, [1]);
+    assert_eq!(names(&out), ["result"]);
+}
+
+#[tokio::test]
+async fn a_successor_removes_what_its_predecessors_wrote_and_nothing_else() {
+    let folder = TempDir::new().unwrap();
+    let first = sink(&folder, "q1", "csv", "Fail");
+    write(&first, attempt(0, 0), &[7]).await;
+    let staging = folder.path().join("out/.result.sluice-q1");
+    fs::create_dir(staging.join("c4")).unwrap();
+    first.sink.supersede(&first.query, CoordinatorEpoch(1)).unwrap();
+    assert_eq!(names(&staging), ["c1", "c4"]);
+    first.sink.supersede(&first.query, CoordinatorEpoch(3)).unwrap();
+    assert_eq!(names(&staging), ["c4"]);
+    first
+        .sink
+        .supersede(&QueryId::new("q2").unwrap(), CoordinatorEpoch(3))
+        .unwrap();
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ impl Drop for SinkWriter {
         // Nobody can be told of an error here; the query's commit or abort removes what is left.
         let _ = fs::remove_dir_all(&self.folder);
         // After the commit or the abort this attempt may have been the last to use these.
-        for folder in self.folder.ancestors().skip(1).take(2) {
+        for folder in self.folder.ancestors().skip(1).take(3) {
             if fs::remove_dir(folder).is_err() {
                 break;
             }

@@ -10,6 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use sluice_core::failure::FetchError;
 use sluice_core::ids::WorkerId;
 use sluice_core::message::{ChunkHead, FetchRequest};
+use sluice_proto::auth::Token;
 use sluice_proto::{fetch_error_of, wire};
 use tonic::transport::{Channel, Endpoint};
 use wire::worker_client::WorkerClient;
@@ -21,12 +22,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a peer may stay silent in the middle of a response.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Addresses of workers and one lazily made connection to each. Cheap to clone; clones share it.
+/// Addresses of workers and one lazily made connection to each, for a query with its token. Cheap to clone; clones share
+/// the connections.
 ///
 /// The lock guards a cache, no decision is read from it.
 #[derive(Clone, Default)]
 pub struct Peers {
     known: Arc<Mutex<BTreeMap<WorkerId, Peer>>>,
+    token: Option<Token>,
 }
 
 struct Peer {
@@ -35,6 +38,14 @@ struct Peer {
 }
 
 impl Peers {
+    /// The same peers, asked with this token.
+    pub fn with_token(&self, token: Option<Token>) -> Self {
+        Self {
+            known: Arc::clone(&self.known),
+            token,
+        }
+    }
+
     /// Notes where a worker serves fetches (host:port). Older incarnations of it are forgotten.
     pub fn learn(&self, worker: &WorkerId, address: &str) {
         let mut known = self.lock();
@@ -87,16 +98,20 @@ impl FetchTransport for Peers {
         request: FetchRequest,
     ) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>> {
         let client = self.client(worker);
+        let mut request = tonic::Request::new(wire::FetchRequest::from(request));
+        if let Some(token) = &self.token {
+            token.attach(request.metadata_mut());
+        }
         futures::stream::once(open(client, request)).try_flatten().boxed()
     }
 }
 
 async fn open(
     client: Result<WorkerClient<Channel>, FetchError>,
-    request: FetchRequest,
+    request: tonic::Request<wire::FetchRequest>,
 ) -> Result<BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>>, FetchError> {
     let mut client = client?;
-    let call = client.fetch(wire::FetchRequest::from(request));
+    let call = client.fetch(request);
     let response = tokio::time::timeout(CHUNK_TIMEOUT, call)
         .await
         .map_err(|_| FetchError::Unreachable)?;

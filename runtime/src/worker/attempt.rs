@@ -25,10 +25,13 @@ use super::{Shared, WorkerOptions};
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
 use crate::shuffle::read::ReadFailed;
 use crate::source::{classify_error, object_stores, verify};
+use crate::transport::Peers;
 
 /// Everything that an attempt needs.
 pub(super) struct Job {
     pub(super) shared: Arc<Shared>,
+    /// Fetches on behalf of the query.
+    pub(super) peers: Peers,
     pub(super) query: QueryId,
     pub(super) coordinator_epoch: CoordinatorEpoch,
     pub(super) input_roots: Vec<String>,
@@ -133,9 +136,10 @@ fn sort_reservation(options: &WorkerOptions) -> u64 {
 /// What the engine runs in: the query's memory, a spill folder, and the query's files only.
 fn runtime(job: &Job) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
     let roots: Vec<PathBuf> = job.input_roots.iter().map(PathBuf::from).collect();
-    let folder = job.shared.options.spill_dir.join("operators");
+    let spill = job.shared.options.spill_dirs.iter();
+    let folders = spill.map(|dir| dir.join("operators")).collect();
     let disk = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(vec![folder]))
+        .with_mode(DiskManagerMode::Directories(folders))
         .with_max_temp_directory_size(job.shared.options.spill_limit_bytes);
     RuntimeEnvBuilder::new()
         .with_memory_pool(job.shared.memory.query_pool(&job.query))

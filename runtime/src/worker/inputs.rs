@@ -63,7 +63,7 @@ impl Inputs {
         let transport = Arc::new(NearFirst {
             own: job.shared.id.clone(),
             store: job.shared.store.clone(),
-            peers: job.shared.peers.clone(),
+            peers: job.peers.clone(),
         });
         let pool = job.shared.memory.query_pool(&job.query);
         let failed = |error: DataFusionError| classify_error(&error, &[]);

@@ -10,25 +10,35 @@ mod service;
 mod session;
 mod slots;
 mod stage;
+mod status;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use sluice_core::ids::{Incarnation, WorkerId};
-use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, wire::worker_server::WorkerServer};
+use sluice_proto::auth::Guard;
+use sluice_proto::{LIVENESS_SERVICE, MAX_SESSION_MESSAGE_BYTES, wire::worker_server::WorkerServer};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::memory::WorkerMemory;
 use crate::shuffle::store::{StoreConfig, StoreHandle};
 use crate::transport::Peers;
 
 pub use stage::StageTemplate;
+
+/// How often a draining worker looks whether it is still needed.
+const IDLE_PERIOD: Duration = Duration::from_millis(100);
 
 /// What a worker is made of.
 #[derive(Debug, Clone)]
@@ -41,10 +51,16 @@ pub struct WorkerOptions {
     pub slots: u32,
     /// Memory for operators and shuffle buffers, bytes.
     pub memory_bytes: u64,
-    /// The folder for everything that it writes.
-    pub spill_dir: PathBuf,
+    /// The folders for everything that it writes, at least one; several for several volumes.
+    pub spill_dirs: Vec<PathBuf>,
     /// The most that it may write there, bytes.
     pub spill_limit_bytes: u64,
+    /// Who may call it.
+    pub guard: Guard,
+    /// The node that it runs on, if that is known.
+    pub node: Option<String>,
+    /// A file that holds the zone of that node, or will: it is read whenever the zone is asked for.
+    pub zone_file: Option<PathBuf>,
 }
 
 /// What the worker's tasks share.
@@ -60,10 +76,29 @@ struct Shared {
     cpu: tokio::runtime::Handle,
     /// Runs everything else.
     control: tokio::runtime::Handle,
+    health: HealthReporter,
     /// Cancelled when no new attempts are taken.
     draining: CancellationToken,
     /// Cancelled when the worker goes.
     stopping: CancellationToken,
+}
+
+impl Shared {
+    /// Takes no new attempts, tells sessions, and is no longer ready. What runs may end and what is held is served.
+    async fn drain(&self) {
+        self.draining.cancel();
+        self.slots.drain();
+        for service in ["", WorkerServer::<service::Service>::NAME] {
+            self.health
+                .set_service_status(service, ServingStatus::NotServing)
+                .await;
+        }
+    }
+
+    /// Whether nothing runs here and nothing is held for anybody.
+    async fn is_idle(&self) -> bool {
+        self.slots.in_use().await == 0 && self.store.stats().await.attempts == 0
+    }
 }
 
 /// A running worker. Dropping it stops it without waiting.
@@ -72,7 +107,7 @@ pub struct RunningWorker {
     pub id: WorkerId,
     /// Where it listens.
     pub address: SocketAddr,
-    draining: CancellationToken,
+    shared: Arc<Shared>,
     stopping: CancellationToken,
     server: Option<JoinHandle<Result<(), tonic::transport::Error>>>,
     store: StoreHandle,
@@ -96,13 +131,13 @@ impl RunningWorker {
         let memory = WorkerMemory::new(usize::try_from(options.memory_bytes).unwrap_or(usize::MAX));
         let store = StoreHandle::start(StoreConfig {
             incarnation: id.incarnation,
-            spill_dir: options.spill_dir.clone(),
+            spill_dirs: options.spill_dirs.clone(),
             spill_limit: Some(options.spill_limit_bytes),
             memory_bytes: u64::try_from(memory.store_bytes()).unwrap_or(u64::MAX),
             pool: memory.store_pool(),
             pressure: memory.pressure(),
         })
-        .with_context(|| format!("--spill-dir: cannot use {}", options.spill_dir.display()))?;
+        .context("--spill-dir")?;
         let cpu = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(usize::try_from(options.slots).unwrap_or(1).max(1))
             .thread_name("sluice-cpu")
@@ -110,6 +145,10 @@ impl RunningWorker {
             .enable_all()
             .build()?;
         let stopping = CancellationToken::new();
+        let (health, health_service) = health_reporter();
+        for service in [WorkerServer::<service::Service>::NAME, LIVENESS_SERVICE] {
+            health.set_service_status(service, ServingStatus::Serving).await;
+        }
         let shared = Arc::new(Shared {
             id: id.clone(),
             memory,
@@ -119,28 +158,16 @@ impl RunningWorker {
             queries: queries::Queries::default(),
             cpu: cpu.handle().clone(),
             control: tokio::runtime::Handle::current(),
+            health,
             draining: CancellationToken::new(),
             stopping: stopping.clone(),
             options,
         });
-        let draining = shared.draining.clone();
-        let service = WorkerServer::new(service::Service::new(shared))
-            .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
-        let serve = tonic::transport::Server::builder()
-            .initial_stream_window_size(4 * 1024 * 1024)
-            .initial_connection_window_size(16 * 1024 * 1024)
-            .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
-            .add_service(service)
-            .serve_with_incoming_shutdown(
-                TcpIncoming::from(listener).with_nodelay(Some(true)),
-                stopping.clone().cancelled_owned(),
-            );
-        let server = Some(tokio::spawn(serve));
+        let server = Some(tokio::spawn(serve(Arc::clone(&shared), health_service, listener)));
         Ok(Self {
             id,
             address,
-            draining,
+            shared,
             stopping,
             server,
             store,
@@ -149,15 +176,30 @@ impl RunningWorker {
     }
 
     /// Takes no new attempts; what runs may end and what is held is served.
-    pub fn drain(&self) {
-        self.draining.cancel();
+    pub async fn drain(&self) {
+        self.shared.drain().await;
+    }
+
+    /// Waits until nothing runs here and nobody needs what is held, at most for `grace`.
+    pub async fn drained(&self, grace: Duration) {
+        let idle = async {
+            while !self.shared.is_idle().await {
+                tokio::time::sleep(IDLE_PERIOD).await;
+            }
+        };
+        if tokio::time::timeout(grace, idle).await.is_err() {
+            tracing::warn!(
+                ?grace,
+                "the worker stops though a query uses it: the time to drain is over"
+            );
+        }
     }
 
     /// Stops: sessions end, attempts are cancelled, and everything that it wrote is deleted.
     pub async fn stop(mut self) {
         self.stopping.cancel();
         if let Some(server) = self.server.take() {
-            let _ = tokio::time::timeout(std::time::Duration::from_secs(5), server).await;
+            let _ = tokio::time::timeout(Duration::from_secs(5), server).await;
         }
         // The process may end, or its folder be removed, right after this.
         self.store.close().await;
@@ -171,6 +213,29 @@ impl Drop for RunningWorker {
             cpu.shutdown_background();
         }
     }
+}
+
+/// Serves sessions, fetches and health until the worker stops.
+async fn serve(
+    shared: Arc<Shared>,
+    health: HealthServer<impl Health>,
+    listener: TcpListener,
+) -> Result<(), tonic::transport::Error> {
+    let stopping = shared.stopping.clone();
+    let service = WorkerServer::new(service::Service::new(shared))
+        .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
+    tonic::transport::Server::builder()
+        .initial_stream_window_size(4 * 1024 * 1024)
+        .initial_connection_window_size(16 * 1024 * 1024)
+        .http2_keepalive_interval(Some(Duration::from_secs(5)))
+        .add_service(health)
+        .add_service(service)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            stopping.cancelled_owned(),
+        )
+        .await
 }
 
 /// A number that no earlier start of any worker had: random, but increasing with the clock, so that logs sort.

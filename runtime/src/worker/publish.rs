@@ -7,7 +7,7 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr;
 use futures::StreamExt;
 use sluice_core::failure::AttemptFailure;
-use sluice_core::ids::{AttemptId, QueryId, StreamEpoch};
+use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, StreamEpoch};
 use sluice_core::message::MapOutputPartitionMeta;
 use sluice_crds::shuffle_query::Compression;
 
@@ -26,6 +26,7 @@ const WRITE_BUFFER_SHARE: usize = 8;
 pub(super) struct Publish {
     shared: Arc<Shared>,
     query: QueryId,
+    coordinator_epoch: CoordinatorEpoch,
     attempt: AttemptId,
     stream_epoch: StreamEpoch,
     partitions: u32,
@@ -50,6 +51,7 @@ impl Publish {
         Ok(Self {
             shared: Arc::clone(&job.shared),
             query: job.query.clone(),
+            coordinator_epoch: job.coordinator_epoch,
             attempt: job.assignment.attempt,
             stream_epoch: job.assignment.stream_epoch,
             partitions: job.assignment.output_partitions,
@@ -120,7 +122,7 @@ impl Publish {
         mut rows: SendableRecordBatchStream,
         classify: &impl Fn(DataFusionError) -> AttemptFailure,
     ) -> Result<(), AttemptFailure> {
-        let opened = sink.open(&self.query, self.attempt, &rows.schema());
+        let opened = sink.open(&self.query, self.coordinator_epoch, self.attempt, &rows.schema());
         let mut writer = opened.map_err(|error| sink_failed(&error))?;
         let mut written = 0;
         while let Some(batch) = rows.next().await {

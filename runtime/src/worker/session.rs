@@ -19,6 +19,7 @@ use super::attempt::{self, AttemptEnd, Job};
 use super::counters::Counters;
 use super::slots::SessionSlots;
 use super::stage::StageTemplate;
+use crate::transport::Peers;
 
 /// How often running attempts report their counters.
 const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
@@ -37,6 +38,8 @@ pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) hello: Hello,
     pub(super) slots: SessionSlots,
+    /// Fetches on behalf of the query.
+    pub(super) peers: Peers,
     pub(super) outbound: mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
     /// Set when a later session of the same query takes over, or the worker shuts down.
     pub(super) replaced: CancellationToken,
@@ -56,13 +59,17 @@ impl Session {
         shared: Arc<Shared>,
         hello: Hello,
         slots: SessionSlots,
-        outbound: mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
-        replaced: CancellationToken,
+        peers: Peers,
+        (outbound, replaced): (
+            mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
+            CancellationToken,
+        ),
     ) -> Self {
         Self {
             shared,
             hello,
             slots,
+            peers,
             outbound,
             replaced,
             stages: BTreeMap::new(),
@@ -160,7 +167,7 @@ impl Session {
                     .into();
                 for update in update.updates {
                     let (update, address): (InputUpdate, String) = update.try_into()?;
-                    self.shared.peers.learn(&update.worker, &address);
+                    self.peers.learn(&update.worker, &address);
                     if let Some(running) = self.running.get(&attempt) {
                         let _ = running.inputs.send(update);
                     }
@@ -210,6 +217,7 @@ impl Session {
         let tracked = self.track(attempt, layout);
         let job = Job {
             shared,
+            peers: self.peers.clone(),
             query,
             coordinator_epoch,
             input_roots,

@@ -12,6 +12,8 @@ enum Command {
     Consume(SessionId, oneshot::Sender<bool>),
     Finish(SessionId),
     Close(SessionId),
+    Drain,
+    InUse(oneshot::Sender<u32>),
 }
 
 /// A way to the task that owns the slots.
@@ -37,6 +39,18 @@ impl Slots {
             session,
             grants,
         }
+    }
+
+    /// Grants nothing from now on.
+    pub(crate) fn drain(&self) {
+        self.send(Command::Drain);
+    }
+
+    /// Slots granted to coordinators or taken by attempts.
+    pub(crate) async fn in_use(&self) -> u32 {
+        let (answer, in_use) = oneshot::channel();
+        self.send(Command::InUse(answer));
+        in_use.await.unwrap_or_default()
     }
 
     fn send(&self, command: Command) {
@@ -119,6 +133,9 @@ async fn own(mut leases: SlotLeases, mut inbox: mpsc::UnboundedReceiver<Command>
                 sessions.remove(&session);
                 leases.close(session);
             }
+            Command::Drain => leases.drain(),
+            // Whoever asked may be gone.
+            Command::InUse(answer) => drop(answer.send(leases.in_use())),
         }
         for (session, slots) in leases.grant() {
             let told = sessions

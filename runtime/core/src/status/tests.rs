@@ -109,6 +109,8 @@ fn a_succeeded_query_shows_its_sink_and_times() {
     context.sink = Some(SinkFiles {
         location: "file:///out".to_owned(),
         files: 4,
+        rows: 30,
+        bytes: 3_000,
     });
     assert_eq!(status(&done, &context, None).sink, None, "nothing is visible yet");
     done.outcome = Some(Outcome::Succeeded);
@@ -116,7 +118,11 @@ fn a_succeeded_query_shows_its_sink_and_times() {
     done.ended = Some(Instant(3_000));
     let shown = status(&done, &context, None);
     let sink = shown.sink.expect("a sink");
-    assert_eq!((sink.files, sink.rows, sink.bytes), (4, 50, 500));
+    assert_eq!(
+        (sink.files, sink.rows, sink.bytes),
+        (4, 30, 3_000),
+        "as the record says"
+    );
     assert_eq!(shown.time_to_first_row_millis, Some(1_500));
     let end = shown.end_time.expect("an end").0.to_string();
     assert_eq!(end, "2026-01-01T00:00:02Z");

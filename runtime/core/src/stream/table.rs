@@ -97,11 +97,7 @@ impl StreamTable {
             Event::QueryOpened {
                 query,
                 coordinator_epoch,
-            } => {
-                let known = &mut self.queries.entry(query).or_default().coordinator_epoch;
-                *known = coordinator_epoch.max(*known);
-                Vec::new()
-            }
+            } => self.open_query(query, coordinator_epoch),
             Event::LayoutFinalized {
                 query,
                 stage,
@@ -158,6 +154,25 @@ impl StreamTable {
             Event::FetchArrived { fetch, request } => vec![self.answer_fetch(fetch, request)],
             Event::StorageFailed { query, stream } => self.break_stream(&query, stream),
             Event::Ticked => Vec::new(),
+        }
+    }
+
+    /// A successor starts the query over, with attempts that are numbered as its predecessor's: what that one left goes.
+    fn open_query(&mut self, query: QueryId, coordinator_epoch: CoordinatorEpoch) -> Vec<Action> {
+        let opened = Query {
+            coordinator_epoch,
+            ..Query::default()
+        };
+        match self.queries.get(&query) {
+            Some(known) if known.coordinator_epoch >= coordinator_epoch => Vec::new(),
+            Some(_) => {
+                self.queries.insert(query.clone(), opened);
+                vec![Action::DropQuery { query }]
+            }
+            None => {
+                self.queries.insert(query, opened);
+                Vec::new()
+            }
         }
     }
 

@@ -52,7 +52,7 @@ async fn cluster() -> Cluster {
         let dir = tempfile::tempdir().unwrap();
         let store = StoreHandle::start(StoreConfig {
             incarnation: Incarnation(number),
-            spill_dir: dir.path().to_owned(),
+            spill_dirs: vec![dir.path().to_owned()],
             spill_limit: None,
             memory_bytes: 1 << 20,
             pool: Arc::new(UnboundedMemoryPool::default()),

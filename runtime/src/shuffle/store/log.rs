@@ -49,6 +49,11 @@ impl StreamLog {
         self.end - self.disk_end
     }
 
+    /// Whether a part of it is on disk.
+    pub fn is_on_disk(&self) -> bool {
+        self.disk_end > 0
+    }
+
     /// The frames in memory that end at or below `upto`.
     pub fn frames_upto(&self, upto: u64) -> Vec<Bytes> {
         let mut end = self.disk_end;
@@ -71,7 +76,7 @@ impl StreamLog {
     }
 
     /// The bytes of a range; `None` if it is not all there.
-    pub fn range(&self, start: u64, end: u64, path: &Arc<Path>) -> Option<Vec<Piece>> {
+    pub fn range(&self, start: u64, end: u64, path: Option<&Arc<Path>>) -> Option<Vec<Piece>> {
         if start > end || end > self.end {
             return None;
         }
@@ -80,7 +85,7 @@ impl StreamLog {
         for extent in self.extents.iter().skip(first).take_while(|e| e.start < end) {
             let from = start.max(extent.start);
             pieces.push(Piece::Disk {
-                path: Arc::clone(path),
+                path: Arc::clone(path?),
                 position: extent.position + (from - extent.start),
                 length: usize::try_from(end.min(extent.end) - from).ok()?,
             });

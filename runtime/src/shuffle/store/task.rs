@@ -18,12 +18,13 @@ use super::command::Command;
 use super::log::{Piece, StreamLog};
 use super::spill::{self, Batch, FileWrite, Job, Moved, Wish, Written};
 use super::{StoreConfig, StoreError, StoreStats};
-use crate::shuffle::segment::SpillDir;
+use crate::shuffle::segment::SpillDirs;
 
 /// The bytes of one attempt.
 #[derive(Debug)]
 struct AttemptLog {
-    path: Arc<Path>,
+    /// Where its file is, from its first write on.
+    path: Option<Arc<Path>>,
     /// Places of the file that are written or about to be.
     file_bytes: u64,
     streams: BTreeMap<u32, StreamLog>,
@@ -32,7 +33,7 @@ struct AttemptLog {
 #[derive(Debug)]
 pub struct StoreTask {
     config: StoreConfig,
-    dir: SpillDir,
+    dirs: SpillDirs,
     started: time::Instant,
     table: StreamTable,
     logs: BTreeMap<(QueryId, AttemptId), AttemptLog>,
@@ -58,10 +59,10 @@ pub struct StoreTask {
 
 impl StoreTask {
     pub fn new(config: StoreConfig) -> std::io::Result<Self> {
-        let dir = SpillDir::open(&config.spill_dir, config.incarnation)?;
+        let dirs = SpillDirs::open(&config.spill_dirs, config.incarnation)?;
         let (written_sender, written) = mpsc::unbounded_channel();
         Ok(Self {
-            dir,
+            dirs,
             started: time::Instant::now(),
             table: StreamTable::new(config.incarnation),
             logs: BTreeMap::new(),
@@ -190,8 +191,15 @@ impl StoreTask {
                 answer(reply, self.unreported_spills.remove(&query).unwrap_or_default());
             }
             Command::Held { query, reply } => answer(reply, self.table.held_attempts(&query)),
-            Command::Stats { reply } => answer(reply, self.stats),
+            Command::Stats { reply } => answer(reply, self.stats()),
             Command::Close { reply } => self.closing = Some(reply),
+        }
+    }
+
+    fn stats(&self) -> StoreStats {
+        StoreStats {
+            attempts: self.logs.len(),
+            ..self.stats
         }
     }
 
@@ -211,9 +219,8 @@ impl StoreTask {
         if !self.tell(opened).is_empty() {
             return Err(StoreError::Retired(attempt));
         }
-        let path = Arc::from(self.dir.segment(&query, attempt));
         self.logs.entry((query, attempt)).or_insert(AttemptLog {
-            path,
+            path: None,
             file_bytes: 0,
             streams: BTreeMap::new(),
         });
@@ -301,7 +308,7 @@ impl StoreTask {
                 let log = self.logs.get(&(query, stream.attempt));
                 let pieces = log.and_then(|log| {
                     let stream = log.streams.get(&stream.partition)?;
-                    stream.range(head.start_offset, head.end_offset, &log.path)
+                    stream.range(head.start_offset, head.end_offset, log.path.as_ref())
                 });
                 Ok((head, pieces.ok_or(FetchError::StorageFailed)?))
             }
@@ -318,7 +325,7 @@ impl StoreTask {
         self.release(in_memory);
         if log.file_bytes > 0 {
             self.stats.disk_bytes = self.stats.disk_bytes.saturating_sub(log.file_bytes);
-            self.removals.push(log.path);
+            self.removals.extend(log.path);
         }
         self.write_next();
         self.answer_waiting();
@@ -331,7 +338,8 @@ impl StoreTask {
             self.drop_attempt(query, attempt);
         }
         self.unreported_spills.remove(query);
-        self.removals.push(Arc::from(self.dir.query_dir(query)));
+        let dirs = self.dirs.query_dirs(query);
+        self.removals.extend(dirs.map(Arc::from));
         self.write_next();
     }
 
@@ -401,7 +409,11 @@ impl StoreTask {
         log.file_bytes += bytes;
         self.stats.disk_bytes += bytes;
         *self.unreported_spills.entry(key.0.clone()).or_default() += bytes;
-        let path = Arc::clone(&log.path);
+        let dirs = &mut self.dirs;
+        let path = log
+            .path
+            .get_or_insert_with(|| Arc::from(dirs.place(&key.0, key.1)));
+        let path = Arc::clone(path);
         let write = batch.entry(key).or_insert_with(|| FileWrite {
             path,
             pieces: Vec::new(),
@@ -429,12 +441,30 @@ impl StoreTask {
                 tracing::warn!(%path, %error, "shuffle data cannot be spilled");
                 self.spill_failure = Some(format!("cannot write {path}: {error}"));
             }
+            // The attempt may be gone since, or be another one of the same number, of a later coordinator.
+            let same = |path: &Arc<Path>| Arc::ptr_eq(path, &part.path);
+            let log = self.logs.get(&key).and_then(|log| log.path.as_ref());
+            if !log.is_some_and(same) {
+                continue;
+            }
             for moved in part.moved {
                 self.on_moved(&key, &moved, part.result.is_ok());
+            }
+            if part.result.is_err() {
+                self.leave_volume(&key);
             }
         }
         self.write_next();
         self.answer_waiting();
+    }
+
+    /// Lets an attempt that has nothing on disk yet choose its volume again: this one could not be written.
+    fn leave_volume(&mut self, key: &(QueryId, AttemptId)) {
+        if let Some(log) = self.logs.get_mut(key)
+            && !log.streams.values().any(StreamLog::is_on_disk)
+        {
+            self.removals.extend(log.path.take());
+        }
     }
 
     fn on_moved(&mut self, key: &(QueryId, AttemptId), moved: &Moved, done: bool) {

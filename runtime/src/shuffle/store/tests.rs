@@ -42,7 +42,7 @@ fn request(stream: StreamId, start_offset: u64) -> FetchRequest {
 fn config(dir: &Path) -> StoreConfig {
     StoreConfig {
         incarnation: Incarnation(7),
-        spill_dir: dir.to_owned(),
+        spill_dirs: vec![dir.to_owned()],
         spill_limit: None,
         memory_bytes: 1000,
         pool: Arc::new(UnboundedMemoryPool::default()),
@@ -335,4 +335,69 @@ async fn many_writers_at_once_wait_for_the_disk_and_none_fails() {
         let failed: Vec<_> = written.into_iter().filter_map(Result::err).collect();
         assert_eq!(failed, [], "round {round}");
     }
+}
+
+#[tokio::test]
+async fn segments_spread_over_volumes_and_leave_one_that_cannot_be_written() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let roots = || dirs.iter().map(|dir| dir.path().to_owned()).collect();
+    let files = |dir: &Path| {
+        let query = dir.join("i7/q");
+        fs::read_dir(query).map_or(0, |entries| entries.count())
+    };
+    let config = StoreConfig {
+        spill_dirs: roots(),
+        ..config(Path::new("/unused"))
+    };
+    let store = start(config.clone()).await;
+    for task in 0..2 {
+        for number in 0..4 {
+            let bytes = frame(stream(task, 0), number, 300);
+            append(&store, stream(task, 0), bytes).await.unwrap();
+        }
+    }
+    while store.stats().await.memory_bytes > 1000 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(dirs.each_ref().map(|dir| files(dir.path())), [1, 1]);
+    let (bytes, _) = read(&store, request(stream(0, 0), 0)).await.unwrap();
+    assert_eq!(bytes.len(), 1200);
+    store.close().await;
+
+    // A volume that is gone, so that no file can be made there.
+    let store = start(config).await;
+    fs::remove_dir_all(dirs[0].path().join("i7")).unwrap();
+    for number in 0..9 {
+        let bytes = frame(stream(0, 0), number, 300);
+        while append(&store, stream(0, 0), bytes.clone()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(files(dirs[1].path()) >= 1);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_successor_may_use_the_numbers_of_its_predecessor_while_that_ones_bytes_are_on_their_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(config(dir.path())).await;
+    for number in 0..3 {
+        append(&store, stream(0, 0), frame(stream(0, 0), number, 300))
+            .await
+            .unwrap();
+    }
+    store.open_query(query("q"), CoordinatorEpoch(2)).await;
+    let opened = store.open_attempt(query("q"), attempt(0), StreamEpoch(1), 3);
+    opened.await.unwrap();
+    let bytes = frame(stream(1, 1), 0, 200);
+    append(&store, stream(0, 0), bytes.clone()).await.unwrap();
+    store.finalize(query("q"), attempt(0)).await.unwrap();
+    let late = FetchRequest {
+        coordinator_epoch: CoordinatorEpoch(2),
+        ..request(stream(0, 0), 0)
+    };
+    assert_eq!(read(&store, late).await.unwrap(), (bytes.to_vec(), true));
+    let stale = read(&store, request(stream(0, 0), 0)).await;
+    assert_eq!(stale, Err(FetchError::StaleCoordinator));
+    assert_eq!(store.stats().await.attempts, 1);
 }

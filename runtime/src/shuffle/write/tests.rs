@@ -36,7 +36,7 @@ async fn store(partitions: u32) -> (StoreHandle, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let store = StoreHandle::start(StoreConfig {
         incarnation: Incarnation(1),
-        spill_dir: dir.path().to_owned(),
+        spill_dirs: vec![dir.path().to_owned()],
         spill_limit: None,
         memory_bytes: 1 << 20,
         pool: unbounded(),

@@ -111,6 +111,17 @@ impl wire::worker_server::Worker for OtherBuild {
     async fn fetch(&self, _: Request<wire::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
         Err(Status::unimplemented("nothing is held here"))
     }
+
+    async fn get_worker_status(
+        &self,
+        _: Request<wire::WorkerStatusRequest>,
+    ) -> Result<Response<wire::WorkerStatus>, Status> {
+        Err(Status::unimplemented("nobody asks"))
+    }
+
+    async fn drain(&self, _: Request<wire::DrainRequest>) -> Result<Response<wire::WorkerStatus>, Status> {
+        Err(Status::unimplemented("nobody asks"))
+    }
 }
 
 async fn other_build() -> SocketAddr {

@@ -1,13 +1,16 @@
 //! The program as its users run it: processes that are started, killed, frozen, interrupted and lied to.
 
+mod auth;
 mod chaos;
 mod cli;
 mod discovery;
+mod drain;
 mod program;
 mod query;
 mod safety;
 mod sink;
 mod stop;
+mod successor;
 mod tpch_processes;
 mod watched;
 mod wire_noise;

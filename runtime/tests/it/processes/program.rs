@@ -292,6 +292,11 @@ impl Worker {
 
     /// Starts a worker of one slot on this address with this much memory.
     pub(super) fn start_on(listen: &str, memory: &str) -> Self {
+        Self::start_with(listen, memory, &[])
+    }
+
+    /// Starts a worker of one slot with these arguments too.
+    pub(super) fn start_with(listen: &str, memory: &str, arguments: &[&str]) -> Self {
         let spill = tempfile::tempdir().expect("a folder can be made");
         let mut command = sluice();
         command.args([
@@ -304,6 +309,7 @@ impl Worker {
             "--memory",
             memory,
         ]);
+        command.args(arguments);
         // Names must differ; one that goes with a fixed port comes back after a restart, as a pod's does.
         let name = match listen.rsplit_once(':') {
             Some((_, "0")) | None => format!("worker-{}", uuid::Uuid::new_v4()),
@@ -337,7 +343,8 @@ impl Worker {
         std::array::from_fn(|_| Self::start())
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub(super) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the worker is there");
     }
 
@@ -355,6 +362,11 @@ impl Worker {
     pub(super) fn kill(&mut self) {
         self.child.kill().expect("the worker is there");
         self.child.wait().expect("the worker is ours");
+    }
+
+    /// Whether it has ended.
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("the worker is ours").is_some()
     }
 
     /// Asks it to stop (SIGTERM) and waits until it has; answers its exit code.

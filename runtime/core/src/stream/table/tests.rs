@@ -379,3 +379,27 @@ fn spilling_takes_finalized_and_large_streams_first() {
         });
     assert_eq!(again, expected);
 }
+
+#[test]
+fn a_successor_drops_what_its_predecessor_left_and_may_use_its_numbers_again() {
+    let mut table = table();
+    let first = attempt(0, 0);
+    open(&mut table, first, 5);
+    commit(&mut table, stream(0, 0), 10);
+    let opened = |epoch| Event::QueryOpened {
+        query: query("q"),
+        coordinator_epoch: CoordinatorEpoch(epoch),
+    };
+    assert!(
+        table.handle(NOW, opened(3)).is_empty(),
+        "the same coordinator again"
+    );
+    assert!(
+        table.handle(NOW, opened(2)).is_empty(),
+        "an older one changes nothing"
+    );
+    let dropped = Action::DropQuery { query: query("q") };
+    assert_eq!(table.handle(NOW, opened(4)), [dropped]);
+    assert!(table.held_attempts(&query("q")).is_empty());
+    assert!(open(&mut table, first, 5).is_empty(), "it is not retired");
+}

@@ -1,0 +1,173 @@
+//! The last words of a coordinator's process: what remains of a query's outcome when its pod is gone.
+//!
+//! A coordinator writes them as JSON to the file that `SLUICE_TERMINATION_LOG` names, which the kubelet shows in the
+//! pod's status. It writes them only when its query has ended: one that was stopped or superseded says nothing.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde::{Deserialize, Serialize};
+use sluice_crds::ErrorReason;
+use sluice_crds::shuffle_query::status::{
+    QueryError, QueryPhase, QueryTotals, ShuffleQueryStatus, SinkStatus,
+};
+
+/// The longest text, bytes. The kubelet cuts at 4096 for all containers of a pod together.
+pub const MAX_BYTES: usize = 3 * 1024;
+
+/// How a query ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Termination {
+    /// Succeeded, Failed or Cancelled.
+    pub phase: QueryPhase,
+    /// Why it did not succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<ErrorReason>,
+    /// The same for people; cut where the whole would be too long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The stage in which it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<u32>,
+    /// The task of that stage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<u32>,
+    /// What the whole query did; zeros where a predecessor did it.
+    #[serde(default)]
+    pub totals: QueryTotals,
+    /// What its sink shows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<SinkStatus>,
+    /// When the coordinator took the query up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+    /// When the first row could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_row_time: Option<Time>,
+    /// When the query ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<Time>,
+}
+
+impl From<&ShuffleQueryStatus> for Termination {
+    fn from(status: &ShuffleQueryStatus) -> Self {
+        let error = status.error.as_ref();
+        Self {
+            phase: status.phase,
+            reason: error.map(|error| error.reason),
+            message: error.map(|error| error.message.clone()),
+            stage: error.and_then(|error| error.stage),
+            task: error.and_then(|error| error.task),
+            totals: status.totals,
+            sink: status.sink.clone(),
+            start_time: status.start_time.clone(),
+            first_row_time: status.first_row_time.clone(),
+            end_time: status.end_time.clone(),
+        }
+    }
+}
+
+impl Termination {
+    /// The words of a query that failed before it could run.
+    pub fn refused(reason: ErrorReason, message: String, at: Timestamp) -> Self {
+        let at = Time(at);
+        let status = ShuffleQueryStatus {
+            phase: QueryPhase::Failed,
+            error: Some(QueryError {
+                reason,
+                message,
+                stage: None,
+                task: None,
+            }),
+            start_time: Some(at.clone()),
+            end_time: Some(at),
+            ..ShuffleQueryStatus::default()
+        };
+        Self::from(&status)
+    }
+
+    /// The text, at most [`MAX_BYTES`] long: the message gives way, then the sink's location.
+    ///
+    /// # Errors
+    /// None that a value of this type can cause; JSON encoding has them in its signature.
+    pub fn encode(&self) -> serde_json::Result<String> {
+        let mut words = self.clone();
+        loop {
+            let text = serde_json::to_string(&words)?;
+            let Some(over) = text.len().checked_sub(MAX_BYTES).filter(|over| *over > 0) else {
+                return Ok(text);
+            };
+            match (&mut words.message, &mut words.sink) {
+                // A character takes six bytes at most, so each round takes off enough or leaves a short rest to the next.
+                (Some(message), _) if !message.is_empty() => shorten(message, over.div_ceil(6).max(8)),
+                (_, Some(sink)) if !sink.location.is_empty() => shorten(&mut sink.location, over.max(8)),
+                _ => return Ok(text),
+            }
+        }
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// It did not: the kubelet may show other texts, as the end of a crashed container's log.
+    pub fn decode(text: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(text)
+    }
+}
+
+/// Takes characters off the end, and marks the place.
+fn shorten(text: &mut String, characters: usize) {
+    let keep = text.chars().count().saturating_sub(characters + 1);
+    let end = text.char_indices().nth(keep).map_or(text.len(), |(end, _)| end);
+    text.truncate(end);
+    if keep > 0 {
+        text.push('…');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(message: String) -> Termination {
+        Termination::refused(ErrorReason::InvalidSql, message, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn it_survives_its_way_and_names_are_the_contract() {
+        let words = failed("no such column".into());
+        let text = words.encode().expect("it encodes");
+        assert_eq!(Termination::decode(&text).expect("it decodes"), words);
+        let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(json["phase"], "Failed");
+        assert_eq!(json["reason"], "InvalidSql");
+        assert_eq!(json["endTime"], "1970-01-01T00:00:00Z");
+        assert!(Termination::decode("thread 'main' panicked").is_err());
+    }
+
+    #[test]
+    fn long_words_are_cut_to_what_the_kubelet_takes() {
+        for character in ["a", "é", "\u{1}", "\"", "🦀"] {
+            let words = failed(character.repeat(5_000));
+            let text = words.encode().expect("it encodes");
+            assert!(text.len() <= MAX_BYTES, "{character:?}: {}", text.len());
+            let message = Termination::decode(&text).expect("it decodes").message;
+            let message = message.expect("it is only cut");
+            assert!(
+                message.starts_with(character) && message.ends_with('…'),
+                "{message}"
+            );
+        }
+        let sink = SinkStatus {
+            location: "x".repeat(9_000),
+            files: 1,
+            rows: 2,
+            bytes: 3,
+        };
+        let words = Termination {
+            sink: Some(sink),
+            ..failed("y".repeat(9_000))
+        };
+        assert!(words.encode().expect("it encodes").len() <= MAX_BYTES);
+    }
+}

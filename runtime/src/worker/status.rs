@@ -1,0 +1,37 @@
+//! What a worker says of itself.
+
+use sluice_proto::wire;
+
+use super::{Shared, build_id};
+
+/// The longest name of a zone that is taken from a file, bytes: a label's value has 63.
+const MAX_ZONE_BYTES: usize = 63;
+
+impl Shared {
+    /// The state of the worker at this moment.
+    pub(super) async fn status(&self) -> wire::WorkerStatus {
+        let stats = self.store.stats().await;
+        wire::WorkerStatus {
+            name: self.id.name.clone(),
+            incarnation: self.id.incarnation.0,
+            build_id: build_id(),
+            slots: self.options.slots,
+            slots_in_use: self.slots.in_use().await,
+            held_bytes: stats.memory_bytes.saturating_add(stats.disk_bytes),
+            spill_used_bytes: stats.disk_bytes,
+            spill_limit_bytes: self.options.spill_limit_bytes,
+            queries: u32::try_from(self.queries.count()).unwrap_or(u32::MAX),
+            draining: self.draining.is_cancelled(),
+            node: self.options.node.clone().unwrap_or_default(),
+            zone: self.zone().await.unwrap_or_default(),
+        }
+    }
+
+    /// The zone of the worker's node, once it is known: the label that the file shows comes with the pod's node.
+    pub(super) async fn zone(&self) -> Option<String> {
+        let file = self.options.zone_file.as_ref()?;
+        let text = tokio::fs::read_to_string(file).await.ok()?;
+        let zone = text.trim();
+        (!zone.is_empty() && zone.len() <= MAX_ZONE_BYTES).then(|| zone.to_owned())
+    }
+}
