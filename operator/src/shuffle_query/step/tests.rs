@@ -132,7 +132,7 @@ impl World {
 }
 
 fn said(phase: QueryPhase, reason: Option<ErrorReason>) -> PodState {
-    let mut words = Termination::refused(ErrorReason::Internal, "as said".to_owned(), Time(at(5)));
+    let mut words = Termination::refused(ErrorReason::Internal, "as said".to_owned(), at(5));
     (words.phase, words.reason) = (phase, reason);
     PodState::Ended(PodEnd::Said(Box::new(words)))
 }
