@@ -3,17 +3,20 @@ use serde_json::{Value, json};
 use super::*;
 
 fn read(status: Value) -> CoordinatorPod {
-    let pod = json!({
+    let mut pod = json!({
         "metadata": {"name": "q-c3", "labels": {
             "app.kubernetes.io/component": "coordinator", "sluice.dev/epoch": "3"},
             "annotations": {"sluice.dev/memory-factor": "4"}},
-        "status": status,
     });
+    pod["status"] = status;
     CoordinatorPod::read(&serde_json::from_value(pod).unwrap()).unwrap()
 }
 
 fn container(state: Value) -> Value {
-    json!([{"name": "coordinator", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "state": state}])
+    let mut container =
+        json!({"name": "coordinator", "image": "i", "imageID": "", "ready": false, "restartCount": 0});
+    container["state"] = state;
+    Value::Array(vec![container])
 }
 
 #[test]

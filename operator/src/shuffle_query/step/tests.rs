@@ -18,8 +18,11 @@ fn at(second: i64) -> Timestamp {
 /// A query that was submitted at second 0.
 fn query(spec: Value) -> ShuffleQuery {
     let mut all = json!({"sql": "select 1", "workerPoolRef": {"name": "p"}});
-    for (key, value) in spec.as_object().unwrap() {
-        all[key] = value.clone();
+    let Value::Object(spec) = spec else {
+        panic!("{spec} is no object");
+    };
+    for (key, value) in spec {
+        all[key] = value;
     }
     if all.get("workers").is_some() {
         all.as_object_mut().unwrap().remove("workerPoolRef");
@@ -114,7 +117,7 @@ impl World {
                 stage: None,
                 task: None,
             }),
-            end_time: phase.is_terminal().then(|| Time(self.now)),
+            end_time: phase.is_terminal().then_some(Time(self.now)),
             ..ShuffleQueryStatus::default()
         }));
     }
@@ -299,91 +302,44 @@ fn a_coordinator_is_followed_as_soon_as_it_has_an_address() {
     assert_eq!((actions, life.coordinator), (vec![follow], Coordinator::Serving));
 }
 
-/// What becomes of a running query when this happens to its coordinator's pod: phase, reason, and (epoch, retries,
-/// counted retries).
+/// How a coordinator's pod ended; what becomes of its query: phase, reason, and (epoch, retries, counted retries).
+type Ending = (PodState, QueryPhase, ConditionReason, (u64, u32, u32));
+
+fn endings() -> Vec<Ending> {
+    let failed = |reason| said(QueryPhase::Failed, Some(reason));
+    let stays = |end: PodState, phase, reason: ConditionReason| (end, phase, reason, (1, 0, 0));
+    let fails = |end, reason: ErrorReason| stays(end, QueryPhase::Failed, reason.into());
+    let again = |end, counted| {
+        let reason = ProgressReason::CoordinatorRestarting.into();
+        (end, QueryPhase::Pending, reason, (2, 1, counted))
+    };
+    let cancelled = said(QueryPhase::Cancelled, Some(ErrorReason::Cancelled));
+    let (done, stopped) = (ProgressReason::Completed.into(), ErrorReason::Cancelled.into());
+    let (evicted, crashed) = ("Evicted".to_owned(), "exit code 101".to_owned());
+    vec![
+        stays(said(QueryPhase::Succeeded, None), QueryPhase::Succeeded, done),
+        stays(cancelled, QueryPhase::Cancelled, stopped),
+        stays(PodState::Ended(PodEnd::Cancelled), QueryPhase::Cancelled, stopped),
+        fails(failed(ErrorReason::TaskFailed), ErrorReason::TaskFailed),
+        fails(failed(ErrorReason::InputCorrupt), ErrorReason::InputCorrupt),
+        fails(failed(ErrorReason::InvalidSql), ErrorReason::InvalidSql),
+        fails(failed(ErrorReason::Internal), ErrorReason::Internal),
+        fails(
+            PodState::Ended(PodEnd::Refused("why".to_owned())),
+            ErrorReason::InvalidSpec,
+        ),
+        again(failed(ErrorReason::WorkersLost), 1),
+        again(failed(ErrorReason::SinkFailed), 1),
+        again(PodState::Ended(PodEnd::NoWorkers), 1),
+        again(PodState::Ended(PodEnd::OutOfMemory), 1),
+        again(PodState::Ended(PodEnd::Crashed(crashed)), 1),
+        again(PodState::Ended(PodEnd::Lost(evicted)), 0),
+    ]
+}
+
 #[test]
 fn how_a_coordinator_ended_decides_what_comes_next() {
-    let lost = |end: PodEnd| PodState::Ended(end);
-    let failed = |reason| said(QueryPhase::Failed, Some(reason));
-    let again = ProgressReason::CoordinatorRestarting.into();
-    let none: (u64, u32, u32) = (1, 0, 0);
-    let rows: [(PodState, QueryPhase, ConditionReason, (u64, u32, u32)); 14] = [
-        (
-            said(QueryPhase::Succeeded, None),
-            QueryPhase::Succeeded,
-            ProgressReason::Completed.into(),
-            none,
-        ),
-        (
-            failed(ErrorReason::TaskFailed),
-            QueryPhase::Failed,
-            ErrorReason::TaskFailed.into(),
-            none,
-        ),
-        (
-            failed(ErrorReason::InputCorrupt),
-            QueryPhase::Failed,
-            ErrorReason::InputCorrupt.into(),
-            none,
-        ),
-        (
-            failed(ErrorReason::InvalidSql),
-            QueryPhase::Failed,
-            ErrorReason::InvalidSql.into(),
-            none,
-        ),
-        (
-            failed(ErrorReason::Internal),
-            QueryPhase::Failed,
-            ErrorReason::Internal.into(),
-            none,
-        ),
-        (
-            failed(ErrorReason::WorkersLost),
-            QueryPhase::Pending,
-            again,
-            (2, 1, 1),
-        ),
-        (
-            failed(ErrorReason::SinkFailed),
-            QueryPhase::Pending,
-            again,
-            (2, 1, 1),
-        ),
-        (
-            said(QueryPhase::Cancelled, Some(ErrorReason::Cancelled)),
-            QueryPhase::Cancelled,
-            ErrorReason::Cancelled.into(),
-            none,
-        ),
-        (
-            lost(PodEnd::Lost("Evicted".to_owned())),
-            QueryPhase::Pending,
-            again,
-            (2, 1, 0),
-        ),
-        (lost(PodEnd::OutOfMemory), QueryPhase::Pending, again, (2, 1, 1)),
-        (
-            lost(PodEnd::Crashed("exit code 101".to_owned())),
-            QueryPhase::Pending,
-            again,
-            (2, 1, 1),
-        ),
-        (lost(PodEnd::NoWorkers), QueryPhase::Pending, again, (2, 1, 1)),
-        (
-            lost(PodEnd::Refused("no such file".to_owned())),
-            QueryPhase::Failed,
-            ErrorReason::InvalidSpec.into(),
-            none,
-        ),
-        (
-            lost(PodEnd::Cancelled),
-            QueryPhase::Cancelled,
-            ErrorReason::Cancelled.into(),
-            none,
-        ),
-    ];
-    for (state, phase, reason, counts) in rows {
+    for (state, phase, reason, counts) in endings() {
         let mut world = World::running(json!({}));
         world.seen.report = None;
         world.pod(1, state.clone());
