@@ -10,10 +10,12 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::Controller;
+use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use sluice_crds::WorkerPool;
+use tokio::sync::OnceCell;
 
 use crate::config::Scope;
 use crate::objects::labels::{self, Component};
@@ -39,6 +41,9 @@ pub struct Stores {
     pub network_policies: Store<NetworkPolicy>,
     /// Keys of pools.
     pub config_maps: Store<ConfigMap>,
+    /// Set once all of them are filled. One reconcile waits for the stores and the others for it: a store of kube 5
+    /// wakes only the last of those that wait for it.
+    filled: OnceCell<()>,
 }
 
 impl Stores {
@@ -84,24 +89,28 @@ impl Stores {
             service_accounts,
             network_policies,
             config_maps,
+            filled: OnceCell::new(),
         };
         (Arc::new(stores), controller)
     }
 
     /// Waits until every store holds what there is. Decisions from less would create what exists and miss what is lost.
-    pub async fn wait(&self) -> Result<(), kube::runtime::reflector::store::WriterDropped> {
-        tokio::try_join!(
-            self.pods.wait_until_ready(),
-            self.nodes.wait_until_ready(),
-            self.claims.wait_until_ready(),
-            self.volumes.wait_until_ready(),
-            self.services.wait_until_ready(),
-            self.disruption_budgets.wait_until_ready(),
-            self.service_accounts.wait_until_ready(),
-            self.network_policies.wait_until_ready(),
-            self.config_maps.wait_until_ready(),
-        )?;
-        Ok(())
+    pub async fn wait(&self) -> Result<(), WriterDropped> {
+        let fill = async {
+            tokio::try_join!(
+                self.pods.wait_until_ready(),
+                self.nodes.wait_until_ready(),
+                self.claims.wait_until_ready(),
+                self.volumes.wait_until_ready(),
+                self.services.wait_until_ready(),
+                self.disruption_budgets.wait_until_ready(),
+                self.service_accounts.wait_until_ready(),
+                self.network_policies.wait_until_ready(),
+                self.config_maps.wait_until_ready(),
+            )
+            .map(drop)
+        };
+        self.filled.get_or_try_init(|| fill).await.copied()
     }
 }
 

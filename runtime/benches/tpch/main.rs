@@ -2,7 +2,7 @@
 //! processes, alternating in one run.
 //!
 //! ```text
-//! cargo bench -p sluice --bench tpch -- --scale 1
+//! cargo bench --bench tpch -- --scale 1
 //! ```
 //!
 //! Both sides are timed alike: a process is started, plans one query, runs it, prints its rows as JSON lines and
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         (Some(sql), Some(data)) => plain::run(sql, data, args.workers).map(|()| true),
         _ if args.bench => compare(&args),
         _ => {
-            eprintln!("nothing is measured without `cargo bench -p sluice --bench tpch`");
+            eprintln!("nothing is measured without `cargo bench --bench tpch`");
             Ok(true)
         }
     };
