@@ -85,21 +85,21 @@ fn rights(space: &Space) -> Result<Vec<Value>> {
 }
 
 fn move_to(document: &mut Value, namespace: &str) {
-    let rename = |name: &mut Value| {
-        if let Value::String(name) = name {
+    let append = |name: Option<&mut Value>| {
+        if let Some(Value::String(name)) = name {
             name.push('-');
             name.push_str(namespace);
         }
     };
-    if document["metadata"]["namespace"].is_string() {
-        document["metadata"]["namespace"] = json!(namespace);
-    } else {
-        rename(&mut document["metadata"]["name"]);
+    match document.pointer_mut("/metadata/namespace") {
+        Some(its) => *its = json!(namespace),
+        None => append(document.pointer_mut("/metadata/name")),
     }
-    if document["roleRef"]["kind"] == "ClusterRole" {
-        rename(&mut document["roleRef"]["name"]);
+    if document.pointer("/roleRef/kind") == Some(&json!("ClusterRole")) {
+        append(document.pointer_mut("/roleRef/name"));
     }
-    for subject in document["subjects"].as_array_mut().into_iter().flatten() {
+    let subjects = document.get_mut("subjects").and_then(Value::as_array_mut);
+    for subject in subjects.into_iter().flatten() {
         subject["namespace"] = json!(namespace);
     }
 }
