@@ -25,6 +25,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, watcher};
 use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
 use sluice_proto::auth::TokenSigner;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -70,6 +71,8 @@ pub struct Queries {
     progress: Progress,
     wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
     recorder: Recorder,
+    /// Set once pools and pods are in the cache. A store wakes only the last of several that wait for it; this wakes all.
+    synced: OnceCell<()>,
     /// Unique ids of queries that were given a place which the cache may not show yet.
     granted: Mutex<HashSet<String>>,
     /// Unique ids of queries that give a place or a turn away as soon as the cache shows it.
@@ -195,6 +198,7 @@ pub async fn run_with(
         progress: Progress::new(rpc, wake.clone()),
         wake,
         recorder: Recorder::new(client.clone(), reporter),
+        synced: OnceCell::new(),
         granted: Mutex::default(),
         freed: Mutex::default(),
         written: Mutex::default(),

@@ -30,8 +30,11 @@ impl Reconciler for Queries {
 impl Queries {
     async fn bring_closer(&self, mut query: Arc<ShuffleQuery>) -> Result<Duration, Error> {
         // What a cache does not have yet would count as gone. The streams that fill it end with the operator only.
-        let _ = self.pools.wait_until_ready().await;
-        let _ = self.pods.wait_until_ready().await;
+        let synced = async {
+            let _ = self.pools.wait_until_ready().await;
+            let _ = self.pods.wait_until_ready().await;
+        };
+        self.synced.get_or_init(|| synced).await;
         for _ in 0..MOST_STEPS {
             let now = Timestamp::now();
             let seen = self.observe(&query).await?;

@@ -274,7 +274,7 @@ fn admitted(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
 /// Posts the pod of the newest coordinator, in its turn.
 fn launch(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
     if let Coordinator::Wanted { since: Some(since) } = life.coordinator
-        && life.pod_retries > 0
+        && life.reason == ProgressReason::CoordinatorRestarting.into()
     {
         let waited = now.duration_since(since).unsigned_abs();
         let delay = backoff(life.pod_retries);

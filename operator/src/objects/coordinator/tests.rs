@@ -12,7 +12,7 @@ spec:
   - {name: lineitem, tpch: {scaleFactor: 1}, locality: [{zone: a}, {node: n1}]}
   - {name: t, location: /data/t, format: parquet, locality: [{zone: b}, {zone: a}]}
   sink: {location: /out/daily, format: parquet, ifExists: Replace}
-  shuffle: {partitions: 8, compression: zstd}
+  shuffle: {partitions: 8, compression: Zstd}
   retry: {maxTaskAttempts: 5}
   deadlineSeconds: 60
   suspend: true
