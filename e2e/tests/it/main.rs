@@ -1,5 +1,15 @@
 //! Tests against a real cluster, the one that `KUBECONFIG` names. Without it every test says that it was skipped;
 //! with `SLUICE_E2E_REQUIRED=1` it fails instead. `e2e/README.md` tells how to get a cluster.
 
+mod answers;
+mod bad_query;
+mod coordinator_lost;
 mod crds;
 mod harness;
+mod operator_lost;
+mod query_succeeds;
+mod suspend;
+mod time_to_live;
+mod volumes;
+mod worker_lost;
+mod worker_pool;

@@ -111,7 +111,11 @@ impl Place {
         let config = Config::parse_from([
             "sluice-operator",
             "--image=localhost/sluice:test",
-            "--signing-key-file=/dev/null",
+            concat!(
+                "--signing-key-file=",
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/it/signing-key.pem"
+            ),
             "--lease-seconds=6",
             "--lease-renewal-seconds=4",
             "--lease-retry-seconds=1",

@@ -11,6 +11,10 @@ use kube::{Client, Config};
 const KUBECONFIG: &str = "KUBECONFIG";
 const REQUIRED: &str = "SLUICE_E2E_REQUIRED";
 const KEEP: &str = "SLUICE_E2E_KEEP";
+const IMAGE: &str = "SLUICE_E2E_IMAGE";
+const SHARED: &str = "SLUICE_E2E_SHARED";
+/// What `e2e/image/build` calls it.
+const DEFAULT_IMAGE: &str = "localhost/sluice:dev";
 
 /// What the environment says about this run.
 pub enum Target {
@@ -28,6 +32,12 @@ pub struct ClusterConfig {
     pub keep_failed: bool,
     /// Folder of what is kept of the tests, one folder each.
     pub evidence: PathBuf,
+    /// Image with both programs, which every node has or can pull.
+    pub image: String,
+    /// Folder of this machine that all nodes have too, if there is one.
+    pub shared: Option<PathBuf>,
+    /// Whether a test that cannot run here fails instead of being skipped.
+    pub required: bool,
 }
 
 /// Reads the environment. A cluster must be named: a kubeconfig in the home folder, or the cluster that this process
@@ -37,6 +47,9 @@ pub fn target() -> Target {
         return Target::Cluster(ClusterConfig {
             keep_failed: is_on(KEEP),
             evidence: evidence(),
+            image: env::var(IMAGE).unwrap_or_else(|_| DEFAULT_IMAGE.to_owned()),
+            shared: env::var_os(SHARED).map(PathBuf::from),
+            required: is_on(REQUIRED),
         });
     }
     let why = format!("{KUBECONFIG} names no cluster to test on (see e2e/README.md)");

@@ -3,19 +3,29 @@
 
 mod config;
 mod crds;
+mod deploy;
 mod diagnostics;
+mod pool;
+mod query;
 mod space;
+mod wait;
 
 use std::any::Any;
+use std::fs::File;
 use std::future::Future;
 use std::io::Write;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use config::Target;
+use config::{ClusterConfig, Target};
 pub use crds::install_crds;
+pub use deploy::{install_operator, kill_operator};
+pub use pool::Pool;
+pub use query::{Query, in_order, query, rows, sample};
 pub use space::Space;
+pub use wait::until;
 
 /// A test that takes longer hangs, and fails with its diagnostics instead of holding up the whole run.
 const LONGEST_TEST: Duration = Duration::from_secs(600);
@@ -38,14 +48,62 @@ where
         Target::Skip(why) => return report_skip(test, &why),
         Target::Refuse(why) => panic!("{test}: {why}"),
     };
+    drive(test, config, body);
+}
+
+/// The same with a folder that this machine and all nodes of the cluster have; a cluster without one skips the test.
+///
+/// # Panics
+///
+/// As [`run`], or if there is no such folder and the tests are required.
+pub fn run_with_shared_folder<F, Fut>(test: &str, body: F)
+where
+    F: FnOnce(Space, PathBuf) -> Fut,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    if let Target::Cluster(config) = config::target() {
+        let Some(folder) = config.shared.clone() else {
+            let why = "SLUICE_E2E_SHARED names no folder that this machine and all nodes have";
+            assert!(!config.required, "{test}: {why}, and the tests are required");
+            return report_skip(test, why);
+        };
+        return drive(test, config, |space| body(space, folder));
+    }
+    run(test, |space| body(space, PathBuf::new()));
+}
+
+fn drive<F, Fut>(test: &str, config: ClusterConfig, body: F)
+where
+    F: FnOnce(Space) -> Fut,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    let (started, record) = (Instant::now(), config.evidence.join("tests.txt"));
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
         .and_then(|runtime| runtime.block_on(in_a_space(test, config, body)));
+    note(&record, test, outcome.is_ok(), started.elapsed());
     if let Err(error) = outcome {
         panic!("{test}: {error:#}");
+    }
+}
+
+/// One line for each test that ran: how it ended, its seconds, its name.
+fn note(record: &Path, test: &str, passed: bool, took: Duration) {
+    let line = format!(
+        "{} {:4} s  {test}\n",
+        if passed { "passed" } else { "FAILED" },
+        took.as_secs()
+    );
+    let noted = || {
+        record.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        let mut file = File::options().create(true).append(true).open(record)?;
+        file.write_all(line.as_bytes())
+    };
+    if let Err(problem) = noted() {
+        eprintln!("{}: {problem}", record.display());
     }
 }
 
@@ -55,14 +113,13 @@ fn report_skip(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "{SKIPPED} {test}: {why}");
 }
 
-async fn in_a_space<F, Fut>(test: &str, config: config::ClusterConfig, body: F) -> Result<()>
+async fn in_a_space<F, Fut>(test: &str, config: ClusterConfig, body: F) -> Result<()>
 where
     F: FnOnce(Space) -> Fut,
     Fut: Future<Output = Result<()>> + Send + 'static,
 {
-    let (keep_failed, evidence) = (config.keep_failed, config.evidence.join(test));
-    let client = config.client().await?;
-    let space = Space::create(client, test, evidence).await?;
+    let keep_failed = config.keep_failed;
+    let space = Space::create(&config, test).await?;
     // In a task of its own, so that a panic ends the test and not the clean-up.
     let mut running = tokio::spawn(body(space.clone()));
     let outcome = match tokio::time::timeout(LONGEST_TEST, &mut running).await {

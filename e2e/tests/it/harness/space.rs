@@ -4,13 +4,21 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{DeleteParams, PostParams};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::GroupVersionKind;
+use kube::discovery::{Scope, oneshot};
 use kube::{Api, Client};
-use serde_json::json;
+use serde_json::{Value, json};
+
+use super::config::ClusterConfig;
 
 /// Label of every namespace that a test made; its value is the test's name.
 const LABEL: &str = "sluice.dev/e2e";
+/// Every pod of a test is one that a careful cluster takes.
+const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
+/// Another than the operator's: these are not its objects.
+const FIELD_MANAGER: &str = "sluice-e2e";
 /// Pods have 30 s to end, and their volumes go after them.
 const LONGEST_REMOVAL: Duration = Duration::from_secs(120);
 
@@ -21,33 +29,84 @@ pub struct Space {
     pub client: Client,
     /// The test's own namespace.
     pub namespace: String,
+    /// Unique id of the namespace.
+    pub uid: String,
     /// Folder of what is kept of this test; made on demand.
     pub evidence: PathBuf,
+    /// Image with both programs, which every node has or can pull.
+    pub image: String,
 }
 
 impl Space {
     /// A new namespace; the API server completes its name, so that runs do not meet.
-    pub async fn create(client: Client, test: &str, evidence: PathBuf) -> Result<Self> {
+    pub async fn create(config: &ClusterConfig, test: &str) -> Result<Self> {
+        let client = config.client().await?;
+        let evidence = config.evidence.join(test);
         // Of an earlier run.
         if evidence.exists() {
             std::fs::remove_dir_all(&evidence).with_context(|| format!("{} stays", evidence.display()))?;
         }
         let wanted = serde_json::from_value(json!({
-            "metadata": {"generateName": format!("e2e-{test}-"), "labels": {LABEL: test}},
+            "metadata": {
+                "generateName": format!("e2e-{test}-"),
+                "labels": {LABEL: test, POD_SECURITY: "restricted"},
+            },
         }))?;
         let made = Api::<Namespace>::all(client.clone())
             .create(&PostParams::default(), &wanted)
             .await
             .context("the cluster made no namespace")?;
-        let namespace = made
-            .metadata
-            .name
-            .context("the API server gave the namespace no name")?;
         Ok(Self {
             client,
-            namespace,
+            namespace: made.metadata.name.context("a namespace without a name")?,
+            uid: made.metadata.uid.context("a namespace without a uid")?,
             evidence,
+            image: config.image.clone(),
         })
+    }
+
+    /// Applies an object, in the namespace of the test if it is of one; otherwise it goes with that namespace.
+    ///
+    /// # Errors
+    ///
+    /// The API server refuses it or does not know its kind.
+    pub async fn apply(&self, mut object: Value) -> Result<DynamicObject> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let (version, kind) = (text(&object["apiVersion"]), text(&object["kind"]));
+        let name = text(&object["metadata"]["name"]);
+        let about = || format!("{kind} {name}");
+        let (group, version) = version.rsplit_once('/').unwrap_or(("", &version));
+        let wanted = GroupVersionKind::gvk(group, version, &kind);
+        let (resource, capabilities) = oneshot::pinned_kind(&self.client, &wanted)
+            .await
+            .with_context(about)?;
+        let api: Api<DynamicObject> = if capabilities.scope == Scope::Cluster {
+            object["metadata"]["ownerReferences"] = json!([{
+                "apiVersion": "v1", "kind": "Namespace", "name": self.namespace, "uid": self.uid,
+            }]);
+            Api::all_with(self.client.clone(), &resource)
+        } else {
+            object["metadata"]["namespace"] = json!(self.namespace);
+            Api::namespaced_with(self.client.clone(), &self.namespace, &resource)
+        };
+        let how = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
+        api.patch(&name, &how, &Patch::Apply(&object))
+            .await
+            .with_context(about)
+    }
+
+    /// Deletes a pod, which has these seconds to end; with 0 it is gone at once.
+    ///
+    /// # Errors
+    ///
+    /// There is no such pod.
+    pub async fn delete_pod(&self, name: &str, grace_seconds: u32) -> Result<()> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        let how = DeleteParams::default().grace_period(grace_seconds);
+        pods.delete(name, &how)
+            .await
+            .with_context(|| format!("pod {name}"))?;
+        Ok(())
     }
 
     /// Deletes the namespace and waits until it is gone, so that what is left in it shows as a failure.

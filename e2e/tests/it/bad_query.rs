@@ -1,0 +1,34 @@
+//! A query whose SQL is wrong fails at once, and says what is wrong.
+
+use anyhow::Context;
+use serde_json::json;
+use sluice_crds::ErrorReason;
+use sluice_crds::shuffle_query::status::QueryPhase;
+
+use crate::harness::{self, Pool, Query, query};
+
+#[test]
+fn wrong_sql_fails_with_its_reason() {
+    harness::run("bad-query", |space| async move {
+        harness::install_operator(&space).await?;
+        Pool::ready(&space, "p").await?;
+        let spec = json!({
+            "sql": "SELECT no_such_column FROM nation",
+            "tables": [{"name": "nation", "tpch": {"scaleFactor": 0.01}}],
+            "workerPoolRef": {"name": "p"},
+        });
+        let status = Query::submit(&space, query("bad", &spec)).await?.ended().await?;
+        assert_eq!(status.phase, QueryPhase::Failed);
+        assert_eq!(status.reason, Some(ErrorReason::InvalidSql.into()));
+        let error = status.error.context("no error")?;
+        assert_eq!(error.reason, ErrorReason::InvalidSql);
+        assert!(error.message.contains("no_such_column"), "{}", error.message);
+        let message = status.message.context("no message")?;
+        assert!(message.contains("no_such_column"), "{message}");
+        assert_eq!(
+            status.coordinator_epoch, 1,
+            "another coordinator would say the same"
+        );
+        Ok(())
+    });
+}

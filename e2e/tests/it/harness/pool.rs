@@ -1,0 +1,145 @@
+//! A WorkerPool of a test.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
+use sluice_crds::{WorkerPool, WorkerPoolStatus};
+
+use super::space::Space;
+use super::wait::until;
+
+/// The scheduler, three kubelets and three workers on a machine that may be busy.
+const LONGEST_START: Duration = Duration::from_secs(120);
+
+/// A pool in the namespace of a test.
+#[derive(Clone)]
+pub struct Pool {
+    space: Space,
+    name: String,
+}
+
+impl Pool {
+    /// Applies a pool of small workers of two slots; `more` goes over its spec.
+    ///
+    /// # Errors
+    ///
+    /// The API server refuses it.
+    pub async fn apply(space: &Space, name: &str, replicas: u32, more: Value) -> Result<Self> {
+        let mut pool = json!({
+            "apiVersion": "sluice.dev/v1alpha1",
+            "kind": "WorkerPool",
+            "metadata": {"name": name},
+            "spec": {
+                "replicas": replicas,
+                "slotsPerWorker": 2,
+                "memory": "512MiB",
+                "spill": {"limit": "1GiB"},
+                "resources": {"limits": {"memory": "2Gi"}},
+            },
+        });
+        if let (Some(spec), Value::Object(more)) = (pool["spec"].as_object_mut(), more) {
+            spec.extend(more);
+        }
+        space.apply(pool).await?;
+        Ok(Self {
+            space: space.clone(),
+            name: name.to_owned(),
+        })
+    }
+
+    /// Applies a pool of three and waits until all of them are ready.
+    ///
+    /// # Errors
+    ///
+    /// It is refused, or does not become ready.
+    pub async fn ready(space: &Space, name: &str) -> Result<Self> {
+        let pool = Self::apply(space, name, 3, json!({})).await?;
+        pool.until_ready(3).await?;
+        Ok(pool)
+    }
+
+    /// Waits until the pool has this many workers, all ready and none leaving.
+    ///
+    /// # Errors
+    ///
+    /// It does not get there.
+    pub async fn until_ready(&self, replicas: u32) -> Result<WorkerPoolStatus> {
+        let pools = Api::<WorkerPool>::namespaced(self.space.client.clone(), &self.space.namespace);
+        let wanted = format!("{replicas}/{replicas}");
+        until(
+            &format!("pool {} is ready {wanted}", self.name),
+            LONGEST_START,
+            || async {
+                let status = pools.get(&self.name).await?.status.unwrap_or_default();
+                let there = status.ready.as_deref() == Some(&wanted)
+                    && status.replicas == replicas
+                    && status.draining_replicas == 0;
+                Ok(if there { Ok(status) } else { Err(stands(&status)) })
+            },
+        )
+        .await
+    }
+
+    /// Does what `kubectl scale` does.
+    ///
+    /// # Errors
+    ///
+    /// The API server refuses it.
+    pub async fn scale(&self, replicas: u32) -> Result<()> {
+        let pools = Api::<WorkerPool>::namespaced(self.space.client.clone(), &self.space.namespace);
+        let wanted = json!({"spec": {"replicas": replicas}});
+        let how = kube::api::PatchParams::default();
+        pools
+            .patch_scale(&self.name, &how, &kube::api::Patch::Merge(wanted))
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes the pool.
+    ///
+    /// # Errors
+    ///
+    /// The API server refuses it.
+    pub async fn delete(&self) -> Result<()> {
+        let pools = Api::<WorkerPool>::namespaced(self.space.client.clone(), &self.space.namespace);
+        pools.delete(&self.name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// Its pods that are not on their way out, with the nodes that they are on.
+    ///
+    /// # Errors
+    ///
+    /// A pod has no node.
+    pub async fn nodes(&self) -> Result<BTreeMap<String, String>> {
+        let of_pool = format!("sluice.dev/pool={},app.kubernetes.io/component=worker", self.name);
+        let pods = Api::<Pod>::namespaced(self.space.client.clone(), &self.space.namespace);
+        let found = pods.list(&ListParams::default().labels(&of_pool)).await?.items;
+        let found = found
+            .into_iter()
+            .filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        found
+            .map(|pod| {
+                let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+                Ok((pod.name_any(), node.context("a pod without a node")?))
+            })
+            .collect()
+    }
+}
+
+fn stands(status: &WorkerPoolStatus) -> String {
+    let why = status.conditions.iter().map(|condition| &condition.message);
+    let why: Vec<_> = why.map(String::as_str).collect();
+    format!(
+        "ready {}, {} replicas, {} draining, {}",
+        status.ready.as_deref().unwrap_or("?"),
+        status.replicas,
+        status.draining_replicas,
+        why.join("; ")
+    )
+}

@@ -1,0 +1,189 @@
+//! A ShuffleQuery of a test.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
+use sluice_crds::{ShuffleQuery, Time};
+
+use super::space::Space;
+use super::wait::until;
+
+/// A debug build of everything on a machine that may be busy.
+const LONGEST_QUERY: Duration = Duration::from_secs(240);
+
+/// A query in the namespace of a test.
+#[derive(Clone)]
+pub struct Query {
+    queries: Api<ShuffleQuery>,
+    name: String,
+}
+
+/// A document of `manifests/samples`.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn sample(file: &str) -> Result<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../manifests/samples")
+        .join(file);
+    let named = || path.display().to_string();
+    let text = std::fs::read_to_string(&path).with_context(named)?;
+    serde_yaml::from_str(&text).with_context(named)
+}
+
+/// A query of this name and spec.
+pub fn query(name: &str, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "ShuffleQuery",
+        "metadata": {"name": name},
+        "spec": spec,
+    })
+}
+
+impl Query {
+    /// Applies a query.
+    ///
+    /// # Errors
+    ///
+    /// The API server refuses it.
+    pub async fn submit(space: &Space, query: Value) -> Result<Self> {
+        let name = query["metadata"]["name"].as_str().context("a name")?.to_owned();
+        space.apply(query).await?;
+        Ok(Self {
+            queries: Api::namespaced(space.client.clone(), &space.namespace),
+            name,
+        })
+    }
+
+    /// Changes fields of its spec.
+    ///
+    /// # Errors
+    ///
+    /// The API server refuses it.
+    pub async fn change(&self, spec: Value) -> Result<()> {
+        let change = Patch::Merge(json!({"spec": spec}));
+        self.queries
+            .patch(&self.name, &PatchParams::default(), &change)
+            .await?;
+        Ok(())
+    }
+
+    /// Its status; `None` if the query is gone.
+    ///
+    /// # Errors
+    ///
+    /// The API server is not reached.
+    pub async fn status(&self) -> Result<Option<ShuffleQueryStatus>> {
+        let query = self.queries.get_opt(&self.name).await?;
+        Ok(query.map(|query| query.status.unwrap_or_default()))
+    }
+
+    /// Waits until the status is as `wanted` says.
+    ///
+    /// # Errors
+    ///
+    /// It does not become so, or the query ends before.
+    pub async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&ShuffleQueryStatus) -> bool,
+    ) -> Result<ShuffleQueryStatus> {
+        let what = format!("query {}: {what}", self.name);
+        until(&what, LONGEST_QUERY, || async {
+            let status = self.status().await?.context("the query is gone")?;
+            if wanted(&status) {
+                return Ok(Ok(status));
+            }
+            if status.phase.is_terminal() {
+                bail!("{what}: it has ended before: {}", stands(&status));
+            }
+            Ok(Err(stands(&status)))
+        })
+        .await
+    }
+
+    /// Waits until the query is in the middle of its work: some of its tasks are done, others run.
+    ///
+    /// # Errors
+    ///
+    /// It ends before.
+    pub async fn until_under_way(&self) -> Result<ShuffleQueryStatus> {
+        self.until("some of its tasks are done", |status| {
+            status.phase == QueryPhase::Running && status.tasks.done > 0 && status.tasks.running > 0
+        })
+        .await
+    }
+
+    /// Waits until the query has ended.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long.
+    pub async fn ended(&self) -> Result<ShuffleQueryStatus> {
+        self.until("has ended", |status| status.phase.is_terminal()).await
+    }
+
+    /// Waits until the query has succeeded.
+    ///
+    /// # Errors
+    ///
+    /// It takes too long, or ends in another way.
+    pub async fn succeeded(&self) -> Result<ShuffleQueryStatus> {
+        self.until("has succeeded", |status| status.phase == QueryPhase::Succeeded)
+            .await
+    }
+
+    /// Waits until the query is gone.
+    ///
+    /// # Errors
+    ///
+    /// It stays.
+    pub async fn gone(&self) -> Result<()> {
+        let what = format!("query {} is gone", self.name);
+        until(&what, Duration::from_secs(60), || async {
+            Ok(self.status().await?.map_or(Ok(()), |status| Err(stands(&status))))
+        })
+        .await
+    }
+}
+
+/// The rows of the preview, which must be complete.
+///
+/// # Errors
+///
+/// There is none, or it is cut.
+pub fn rows(status: &ShuffleQueryStatus) -> Result<&[Vec<String>]> {
+    let preview = status.preview.as_ref().context("no preview")?;
+    if preview.truncated {
+        bail!("the preview is cut: {preview:?}");
+    }
+    Ok(&preview.rows)
+}
+
+/// A time between two others, all of them there.
+pub fn in_order(times: &[&Option<Time>]) -> bool {
+    let known: Option<Vec<_>> = times
+        .iter()
+        .map(|time| time.as_ref().map(|time| time.0))
+        .collect();
+    known.is_some_and(|times| times.is_sorted())
+}
+
+fn stands(status: &ShuffleQueryStatus) -> String {
+    format!(
+        "{:?}, {:?} {:?}, epoch {}, tasks {:?}, error {:?}",
+        status.phase,
+        status.reason,
+        status.message.as_deref().unwrap_or_default(),
+        status.coordinator_epoch,
+        status.tasks,
+        status.error,
+    )
+}

@@ -1,0 +1,23 @@
+//! The operator is killed in the middle of a query: the query runs on, and the next operator finds its end.
+
+use crate::answers;
+use crate::harness::{self, Pool, Query, rows};
+
+#[test]
+fn an_operator_that_is_killed_stops_no_query() {
+    harness::run("operator-killed", |space| async move {
+        harness::install_operator(&space).await?;
+        Pool::ready(&space, "p").await?;
+        let query = Query::submit(&space, answers::long_query("p")).await?;
+        query.until_under_way().await?;
+        harness::kill_operator(&space).await?;
+        let status = query.succeeded().await?;
+        assert_eq!(rows(&status)?, answers::long_rows());
+        assert_eq!(
+            status.coordinator_epoch, 1,
+            "the first coordinator was left alone"
+        );
+        assert_eq!(status.pod_retries, 0);
+        Ok(())
+    });
+}
