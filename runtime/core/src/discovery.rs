@@ -281,10 +281,9 @@ impl Discovery {
             let (_, message) = known.unresolved.as_ref()?;
             Some(format!("{name} does not resolve: {message}"))
         });
-        let empty = self.names.iter().filter_map(|(name, known)| {
-            (known.unresolved.is_none() && known.addresses.is_empty())
-                .then(|| format!("{name} stands for no address"))
-        });
+        let is_empty = |known: &Name| known.unresolved.is_none() && known.addresses.is_empty();
+        let empty = self.names.iter().filter(|(_, known)| is_empty(known));
+        let empty = empty.map(|(name, _)| format!("{name} stands for no address"));
         let troubled = self.links.iter().filter_map(|(address, link)| {
             let (_, message) = link.trouble.as_ref()?;
             Some(format!("{address}: {message}"))
