@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use sluice_crds::WorkerPoolSpec;
 use sluice_crds::worker_pool::{ClaimVolume, PodMetadata};
+use sluice_proto::LIVENESS_SERVICE;
 
 use super::names;
 use super::quantity::quantity;
@@ -204,10 +205,10 @@ pub struct Probes {
 
 /// Probes of the gRPC health service on `port`.
 pub fn probes(port: u16) -> Probes {
-    let probe = |period_seconds, failure_threshold| Probe {
+    let probe = |service: Option<&str>, period_seconds, failure_threshold| Probe {
         grpc: Some(GRPCAction {
             port: i32::from(port),
-            service: None,
+            service: service.map(str::to_owned),
         }),
         period_seconds: Some(period_seconds),
         failure_threshold: Some(failure_threshold),
@@ -215,9 +216,11 @@ pub fn probes(port: u16) -> Probes {
         ..Probe::default()
     };
     Probes {
-        startup: probe(1, 60),
-        readiness: probe(5, 2),
-        // A minute without an answer: an overloaded node must not make matters worse by restarts.
-        liveness: probe(10, 6),
+        // A coordinator serves once it has listed its input and planned, which may take minutes.
+        startup: probe(None, 1, 300),
+        readiness: probe(None, 5, 2),
+        // A minute without an answer: an overloaded node must not make matters worse by restarts. A worker that drains
+        // is not ready, and alive.
+        liveness: probe(Some(LIVENESS_SERVICE), 10, 6),
     }
 }
