@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::future;
 use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures::{Future, StreamExt};
+use futures::{Future, FutureExt, StreamExt};
 use kube::runtime::Controller;
 use kube::runtime::controller::{self, Action};
 use kube::runtime::reflector::ObjectRef;
@@ -87,16 +88,28 @@ pub async fn run<R: Reconciler>(
         failures: Mutex::default(),
         metrics,
     });
-    controller
+    let objects = controller.store();
+    let stopped_before_it_began = async {
+        stop.cancelled().await;
+        if objects.wait_until_ready().now_or_never().is_none() {
+            return;
+        }
+        future::pending().await
+    };
+    let running = controller
         .with_config(controller::Config::default().concurrency(concurrency))
-        .graceful_shutdown_on(stop.cancelled_owned())
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(
             reconcile,
             |object, error, around| after_failure::<R>(&object, error, &around),
             around,
         )
-        .for_each(|_| async {})
-        .await;
+        .for_each(|_| async {});
+    tokio::select! {
+        () = running => {}
+        // A controller of kube 5 does not end while its objects were never listed, as when their kind is not installed.
+        () = stopped_before_it_began => {}
+    }
 }
 
 /// What the controller's stores need of a kind.
@@ -162,7 +175,34 @@ fn delay(failures: u32, jitter: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use futures::stream;
+    use kube::runtime::reflector;
+    use sluice_crds::WorkerPool;
+
     use super::*;
+
+    struct Nothing;
+
+    impl Reconciler for Nothing {
+        type Object = WorkerPool;
+
+        fn reconcile(self: Arc<Self>, _: Arc<WorkerPool>) -> Reconciling {
+            unreachable!("there is no object")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_controller_stops_whose_objects_were_never_listed() {
+        let (objects, _writer) = reflector::store();
+        let controller = Controller::for_stream(stream::pending(), objects);
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(controller, Arc::new(Nothing), 1, Arc::default(), stop.clone()));
+        tokio::task::yield_now().await;
+        assert!(!running.is_finished());
+        stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(10), running).await;
+        ended.expect("it ends").expect("without a panic");
+    }
 
     #[test]
     fn failures_are_spaced_out_and_bounded() {
