@@ -1,0 +1,7 @@
+//! What pools and queries do under a real scheduler and controller manager: a test for each behaviour. Nodes are objects
+//! alone, and every test has its own, which take no pods but those of the test's pools.
+
+mod objects;
+mod placement;
+mod pools;
+mod scene;
