@@ -20,10 +20,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::Faults;
-use crate::rbac;
+use crate::{crds, kubelet, rbac};
 
 /// How long something may take that does happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The key that signs tokens.
+pub const SIGNING_KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/signing-key.pem");
 
 /// A test's place in the cluster.
 pub struct Place {
@@ -63,6 +65,7 @@ impl Place {
     async fn new() -> Self {
         let config = kube::Config::infer().await.unwrap();
         let client = Client::try_from(config.clone()).unwrap();
+        crds::install(&client).await;
         let namespace = format!("sluice-it-{:08x}", rand::random::<u32>());
         let metadata = ObjectMeta {
             name: Some(namespace.clone()),
@@ -83,6 +86,7 @@ impl Place {
     }
 
     async fn remove(&self) {
+        kubelet::remove_node(&self.client, &self.namespace).await;
         rbac::remove(&self.client, &self.namespace).await;
         let namespaces = Api::<Namespace>::all(self.client.clone());
         namespaces
@@ -106,16 +110,17 @@ impl Place {
 
     /// Starts an operator called `name` that serves this namespace.
     pub fn start(&self, name: &str, faults: Faults) -> Running {
+        self.start_with(name, faults, &[])
+    }
+
+    /// The same with more `flags`.
+    pub fn start_with(&self, name: &str, faults: Faults, flags: &[&str]) -> Running {
         // Free when asked; another process could take it in between, and the operator would not start.
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let config = Config::parse_from([
+        let own = [
             "sluice-operator",
             "--image=localhost/sluice:test",
-            concat!(
-                "--signing-key-file=",
-                env!("CARGO_MANIFEST_DIR"),
-                "/tests/it/signing-key.pem"
-            ),
+            &format!("--signing-key-file={SIGNING_KEY}"),
             "--lease-seconds=6",
             "--lease-renewal-seconds=4",
             "--lease-retry-seconds=1",
@@ -123,7 +128,8 @@ impl Place {
             &format!("--lease-namespace={}", self.namespace),
             &format!("--identity={name}"),
             &format!("--listen={listen}"),
-        ]);
+        ];
+        let config = Config::parse_from(own.iter().chain(flags));
         Running::start(config, self.operators_config(), faults, listen)
     }
 }

@@ -7,9 +7,13 @@
     reason = "a test that meets the unexpected fails; clippy sees no tests outside of test functions"
 )]
 
+mod coordinators;
+mod crds;
 mod faults;
 mod harness;
+mod kubelet;
 mod leader;
+mod pods;
 mod rbac;
 mod verbs;
 mod watches;
