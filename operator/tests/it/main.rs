@@ -7,6 +7,7 @@
     reason = "a test that meets the unexpected fails; clippy sees no tests outside of test functions"
 )]
 
+mod chores;
 mod faults;
 mod harness;
 mod leader;
