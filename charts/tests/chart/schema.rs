@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use crate::helm::{chart, everything, nested, run};
+use crate::helm::{chart, everything, nested, root, run};
 
 #[test]
 fn the_linter_finds_nothing() {
@@ -115,4 +115,7 @@ fn the_chart_is_of_this_release() {
     for field in ["version", "appVersion"] {
         assert_eq!(chart[field], env!("CARGO_PKG_VERSION"), "{field} of Chart.yaml");
     }
+    let image = std::fs::read_to_string(root().join("e2e/image/Dockerfile")).unwrap();
+    let version = concat!("ARG VERSION=", env!("CARGO_PKG_VERSION"), "\n");
+    assert!(image.contains(version), "e2e/image/Dockerfile: {version}");
 }
