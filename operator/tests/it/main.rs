@@ -10,6 +10,7 @@
 mod behaviour;
 mod coordinators;
 mod crds;
+mod chores;
 mod faults;
 mod harness;
 mod kubelet;
