@@ -8,6 +8,7 @@ mod drain;
 mod program;
 mod query;
 mod safety;
+mod samples;
 mod sink;
 mod stop;
 mod successor;
