@@ -8,9 +8,9 @@
 )]
 
 mod behaviour;
+mod chores;
 mod coordinators;
 mod crds;
-mod chores;
 mod faults;
 mod harness;
 mod kubelet;

@@ -9,6 +9,7 @@ mod locality;
 mod program;
 mod query;
 mod safety;
+mod samples;
 mod sink;
 mod stop;
 mod successor;
