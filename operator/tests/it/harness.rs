@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::Faults;
-use crate::{crds, rbac};
+use crate::{crds, kubelet, rbac};
 
 /// How long something may take that does happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -89,6 +89,7 @@ impl Place {
     }
 
     async fn remove(&self) {
+        kubelet::remove_node(&self.client, &self.namespace).await;
         rbac::remove(&self.client, &self.namespace).await;
         let namespaces = Api::<Namespace>::all(self.client.clone());
         namespaces

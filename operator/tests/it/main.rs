@@ -8,10 +8,13 @@
 )]
 
 mod behaviour;
+mod coordinators;
 mod crds;
 mod faults;
 mod harness;
+mod kubelet;
 mod leader;
+mod pods;
 mod rbac;
 mod verbs;
 mod watches;
