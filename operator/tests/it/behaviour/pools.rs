@@ -308,23 +308,13 @@ fn a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is() {
         "a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is",
         async |scene| {
             let operator = scene.start("operator", &[]);
-            let quota = |pods: &str| json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": pods}}});
-            scene.create::<ResourceQuota>(quota("1")).await;
-            let quotas = scene.api::<ResourceQuota>();
-            eventually("the quota is in force", async || {
-                quotas
-                    .get("q")
-                    .await
-                    .unwrap()
-                    .status
-                    .is_some_and(|status| status.hard.is_some())
-            })
-            .await;
+            scene.no_more_pods("quota", 0).await;
             scene.pool("p", json!({"replicas": 3})).await;
             let message = scene.complains("p", "QuotaExceeded").await;
-            assert!(message.contains("exceeded quota: q"), "{message}");
-            assert_eq!(scene.pods("p").await.len(), 1);
-            scene.merge::<ResourceQuota>("q", quota("5")).await;
+            assert!(message.contains("exceeded quota: quota"), "{message}");
+            assert_eq!(scene.pods("p").await, []);
+            let room = json!({"spec": {"hard": {"pods": "5"}}});
+            scene.merge::<ResourceQuota>("quota", room).await;
             scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
             // The quota's refusal is a 403 too.
             let refused = format!("POST /api/v1/namespaces/{}/pods", scene.place.namespace);

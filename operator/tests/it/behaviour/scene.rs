@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
@@ -165,16 +165,35 @@ impl Scene<'_> {
             .create(&PostParams::default(), &object(volume))
             .await
             .unwrap();
-        self.create::<k8s_openapi::api::core::v1::PersistentVolumeClaim>(json!({
+        self.create::<PersistentVolumeClaim>(json!({
             "metadata": {"name": name},
             "spec": {"accessModes": [mode], "storageClassName": "", "volumeName": self.global(name),
                 "resources": {"requests": storage}},
         }))
         .await;
-        let claims = self.api::<k8s_openapi::api::core::v1::PersistentVolumeClaim>();
+        let claims = self.api::<PersistentVolumeClaim>();
         eventually("the claim is bound", async || {
             let status = claims.get(name).await.unwrap().status.unwrap_or_default();
             status.phase.as_deref() == Some("Bound")
+        })
+        .await;
+    }
+
+    /// A quota of as many pods as the namespace has, in force.
+    pub async fn no_more_pods(&self, name: &str, there: u32) {
+        let spec = json!({"hard": {"pods": there.to_string()}});
+        let quota = json!({"metadata": {"name": name}, "spec": spec});
+        self.create::<ResourceQuota>(quota).await;
+        let one_more =
+            json!({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let one_more = object::<Pod>(one_more);
+        let dry = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        eventually("the quota is in force", async || {
+            let refused = self.api::<Pod>().create(&dry, &one_more).await;
+            refused.is_err_and(|error| error.to_string().contains("exceeded quota"))
         })
         .await;
     }
@@ -227,9 +246,10 @@ impl Scene<'_> {
         message
     }
 
-    /// The pods of a pool, by name; those that are on their way out come after the others.
+    /// The workers of a pool, by name; those that are on their way out come after the others.
     pub async fn pods(&self, pool: &str) -> Vec<Pod> {
-        let params = ListParams::default().labels(&format!("sluice.dev/pool={pool}"));
+        let workers = format!("sluice.dev/pool={pool},app.kubernetes.io/component=worker");
+        let params = ListParams::default().labels(&workers);
         let mut pods = self.api::<Pod>().list(&params).await.unwrap().items;
         pods.sort_by_key(|pod| (pod.metadata.deletion_timestamp.is_some(), pod.name_any()));
         pods
@@ -294,7 +314,7 @@ impl Scene<'_> {
         pods.delete_collection(&now, &ListParams::default())
             .await
             .unwrap();
-        self.api::<k8s_openapi::api::core::v1::PersistentVolumeClaim>()
+        self.api::<PersistentVolumeClaim>()
             .delete_collection(&params, &ListParams::default())
             .await
             .unwrap();
