@@ -196,7 +196,13 @@ mod tests {
         let (objects, _writer) = reflector::store();
         let controller = Controller::for_stream(stream::pending(), objects);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(run(controller, Arc::new(Nothing), 1, Arc::default(), stop.clone()));
+        let running = tokio::spawn(run(
+            controller,
+            Arc::new(Nothing),
+            1,
+            Arc::default(),
+            stop.clone(),
+        ));
         tokio::task::yield_now().await;
         assert!(!running.is_finished());
         stop.cancel();
