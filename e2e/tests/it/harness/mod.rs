@@ -5,6 +5,7 @@ mod config;
 mod crds;
 mod deploy;
 mod diagnostics;
+mod helm;
 mod pool;
 mod query;
 mod space;
@@ -20,8 +21,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use config::{ClusterConfig, Target};
-pub use crds::install_crds;
+pub use crds::{apply_crds, install_crds};
 pub use deploy::{install_operator, kill_operator};
+pub use helm::{Release, definitions, output};
 pub use pool::Pool;
 pub use query::{Query, in_order, query, rows, sample};
 pub use space::Space;
