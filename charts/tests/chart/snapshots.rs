@@ -7,7 +7,7 @@ use crate::helm::{everything, run};
 #[test]
 fn defaults() {
     run("defaults", |helm| {
-        insta::assert_snapshot!("defaults", helm.render(&json!({})))
+        insta::assert_snapshot!("defaults", helm.render(&json!({})));
     });
 }
 
