@@ -47,6 +47,8 @@ A job that runs one command of sluice-operator: (dict "root" $ "name" .. "accoun
 {{- define "sluice.jobSpec" -}}
 backoffLimit: {{ .retries }}
 activeDeadlineSeconds: {{ .root.Values.jobs.timeoutSeconds }}
+# Helm deletes the one that succeeded; one that failed stays for an hour, to be looked at.
+ttlSecondsAfterFinished: 3600
 template:
   metadata:
     labels:
