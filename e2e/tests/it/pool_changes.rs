@@ -28,17 +28,6 @@ fn a_pool_that_shrinks_lets_its_query_end() {
 }
 
 #[test]
-fn a_pool_that_shrinks_waits_no_longer_than_its_drain_time() {
-    harness::run("pool-shrinks-at-once", |space| async move {
-        let (pool, query) = under_way(&space, json!({"drainTimeoutSeconds": 1})).await?;
-        pool.scale(1).await?;
-        is_right(&query.succeeded().await?)?;
-        pool.until_ready(1).await?;
-        pool.until_pods(1).await
-    });
-}
-
-#[test]
 fn another_image_lets_queries_end_before_the_last_old_worker_goes() {
     harness::run_with_next_image("image-rolled", |space, image| async move {
         let (pool, query) = under_way(&space, json!({})).await?;

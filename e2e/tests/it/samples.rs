@@ -131,7 +131,7 @@ async fn over_files(space: &Space, folder: &Path) -> Result<()> {
     }
     csv["spec"]["workerPoolRef"] = json!({"name": "with-claims"});
     let status = Query::submit(space, csv).await?.succeeded().await?;
-    let expected = ["Graz|0||", "Lima|2|16.0|18.4", "Oslo|3|-7.2|1.0"];
+    let expected = ["Graz|0|NULL|NULL", "Lima|2|16.0|18.4", "Oslo|3|-7.2|1.0"];
     assert_eq!(rows(&status)?, table(&expected));
 
     // What a pod has in its own /tmp no other pod sees.

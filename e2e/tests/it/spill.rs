@@ -1,4 +1,5 @@
-//! Queries that are larger than the memory of their workers.
+//! A query that is larger than the memory of its workers and than their disks. One that their disks hold is among the
+//! samples.
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::Pod;
@@ -9,19 +10,6 @@ use sluice_crds::shuffle_query::status::QueryPhase;
 
 use crate::answers;
 use crate::harness::{self, Pool, Query, Space, query, rows};
-
-#[test]
-fn a_query_larger_than_memory_goes_to_disk() {
-    harness::run("spill", |space| async move {
-        harness::install_operator(&space).await?;
-        let pool = small_pool(&space, "1GiB").await?;
-        let query = Query::submit(&space, answers::long_query("p")).await?;
-        let status = query.succeeded().await?;
-        assert_eq!(rows(&status)?, answers::long_rows());
-        assert!(status.totals.bytes_spilled > 0, "{:?}", status.totals);
-        is_freed(&pool).await
-    });
-}
 
 #[test]
 fn a_spill_volume_that_is_full_fails_the_query_and_spares_the_worker() {

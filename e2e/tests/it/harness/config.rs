@@ -81,10 +81,21 @@ fn evidence() -> PathBuf {
 impl ClusterConfig {
     /// A client of the cluster, with time-outs: the default waits for ever.
     pub async fn client(&self) -> Result<Client> {
+        Self::client_that(true).await
+    }
+
+    /// A client that takes the first answer. The usual one asks again where it is told to come back later (429), as
+    /// evictions are.
+    pub async fn client_without_retry(&self) -> Result<Client> {
+        Self::client_that(false).await
+    }
+
+    async fn client_that(retries: bool) -> Result<Client> {
         let kubeconfig = Kubeconfig::read().context("KUBECONFIG cannot be read")?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .context("KUBECONFIG names no usable cluster")?;
+        config.default_retry = retries;
         config.connect_timeout = Some(Duration::from_secs(10));
         config.read_timeout = Some(Duration::from_secs(60));
         Client::try_from(config).context("KUBECONFIG names no usable cluster")

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{EvictParams, ListParams, Patch, PatchParams};
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
@@ -28,6 +28,8 @@ const LONGEST_START: Duration = Duration::from_secs(90);
 pub struct Nodes {
     /// Folder of the programs `node-kill` and `node-start`, where there are any.
     programs: Option<PathBuf>,
+    /// Takes the first answer to an eviction.
+    evictor: Client,
     taken: Arc<Mutex<BTreeSet<Taken>>>,
 }
 
@@ -48,9 +50,10 @@ enum Evicted {
 
 impl Nodes {
     /// None is taken.
-    pub fn new(programs: Option<PathBuf>) -> Self {
+    pub fn new(programs: Option<PathBuf>, evictor: Client) -> Self {
         Self {
             programs,
+            evictor,
             taken: Arc::default(),
         }
     }
@@ -123,7 +126,7 @@ impl Space {
     pub async fn drain_node(&self, node: &str) -> Result<u32> {
         self.nodes.take(Taken::Cordoned(node.to_owned()));
         self.cordon(node, true).await?;
-        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        let pods = Api::<Pod>::namespaced(self.nodes.evictor.clone(), &self.namespace);
         let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
         let (end, mut refusals) = (Instant::now() + LONGEST_DRAIN, 0);
         loop {

@@ -65,7 +65,7 @@ impl Space {
             uid: made.metadata.uid.context("a namespace without a uid")?,
             evidence,
             image: config.image.clone(),
-            nodes: Nodes::new(config.programs.clone()),
+            nodes: Nodes::new(config.programs.clone(), config.client_without_retry().await?),
         })
     }
 
