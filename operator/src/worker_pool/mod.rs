@@ -5,6 +5,7 @@
 pub mod apply;
 pub mod claims;
 pub mod desired;
+mod event;
 pub mod grpc;
 pub mod hash;
 pub mod observe;
@@ -24,10 +25,11 @@ use std::time::Duration;
 use futures::channel::mpsc::UnboundedReceiver;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 use kube::runtime::Controller;
+use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
-use sluice_crds::WorkerPool;
+use kube::{Resource, ResourceExt};
+use sluice_crds::{WorkerPool, WorkerPoolStatus};
 use tokio_util::sync::CancellationToken;
 
 use self::apply::Applied;
@@ -39,7 +41,7 @@ use self::stores::Stores;
 use self::worker::{Worker, WorkerState};
 use crate::Operator;
 use crate::config::Scope;
-use crate::kube_api;
+use crate::kube_api::{self, FIELD_MANAGER};
 use crate::objects::worker::PORT;
 use crate::objects::{labels, names};
 use crate::reconcile::{self, Error, REQUEUE, Reconciler, Reconciling};
@@ -58,6 +60,10 @@ pub async fn run<R: WorkerRpc>(
     let (stores, controller) = Stores::watch(&operator.client, &scope);
     let (polls, changes) = Polls::new(rpc);
     let controller = on_reports(controller, changes);
+    let reporter = Reporter {
+        controller: FIELD_MANAGER.to_owned(),
+        instance: Some(operator.config.identity.clone()),
+    };
     let pools = Arc::new(Pools {
         settings: Settings {
             default_image: operator.config.image.clone(),
@@ -66,6 +72,7 @@ pub async fn run<R: WorkerRpc>(
         operator: operator.clone(),
         stores,
         polls,
+        recorder: Recorder::new(operator.client.clone(), reporter),
         marked: Mutex::default(),
     });
     let concurrency = operator.config.concurrency;
@@ -80,6 +87,8 @@ fn on_reports(
     controller.reconcile_on(changes)
 }
 
+/// Longest time of publishing an event.
+const EVENT_LIMIT: Duration = Duration::from_secs(10);
 /// When what was refused is tried again: nothing tells when a quota has room.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -89,6 +98,7 @@ struct Pools<R> {
     settings: Settings,
     stores: Arc<Stores>,
     polls: Arc<Polls<R>>,
+    recorder: Recorder,
     /// Pods, by uid, that were marked to drain, until the watch shows it: else another might be chosen in their place.
     marked: Mutex<BTreeMap<String, Timestamp>>,
 }
@@ -123,6 +133,7 @@ impl<R: WorkerRpc> Pools<R> {
             let written = kube_api::apply_status(&self.operator.client, &*seen.pool, &status).await;
             written.map_err(Error::api("writing the status"))?;
             self.operator.metrics.status_writes.inc();
+            self.tell(&seen.pool, &status);
         }
         match applied.failed {
             Some(error) => Err(error),
@@ -130,6 +141,22 @@ impl<R: WorkerRpc> Pools<R> {
             None if seen.workers.is_empty() => Ok(AGAIN),
             None => Ok(PERIOD),
         }
+    }
+
+    /// Publishes an event, on the side: nothing depends on it.
+    fn tell(&self, pool: &WorkerPool, new: &WorkerPoolStatus) {
+        let none = WorkerPoolStatus::default();
+        let Some(event) = event::between(pool.status.as_ref().unwrap_or(&none), new) else {
+            return;
+        };
+        let (recorder, reference) = (self.recorder.clone(), pool.object_ref(&()));
+        let name = pool.name_any();
+        tokio::spawn(async move {
+            let published = tokio::time::timeout(EVENT_LIMIT, recorder.publish(&event, &reference));
+            if let Ok(Err(error)) = published.await {
+                tracing::debug!(pool = name, %error, "no event");
+            }
+        });
     }
 
     fn observe(&self, pool: Arc<WorkerPool>) -> Observed {

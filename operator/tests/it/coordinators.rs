@@ -39,8 +39,8 @@ use crate::kubelet::{Container, Exit, Program};
 /// What a coordinator does.
 pub type Script = Arc<dyn Fn(Coordinator) -> BoxFuture<'static, Exit> + Send + Sync>;
 
-/// How long a coordinator whose query has ended waits for somebody to see its last state.
-const LINGER: Duration = Duration::from_millis(500);
+/// How long a coordinator whose query has ended waits for somebody to take its last state, as real ones do.
+const LINGER: Duration = Duration::from_secs(10);
 
 /// The programs of pods: workers that are ready and idle, and coordinators that follow `script`.
 pub fn programs<F>(script: impl Fn(Coordinator) -> F + Send + Sync + 'static) -> Program
@@ -144,12 +144,20 @@ async fn listen(container: &Container, port: u16) -> TcpIncoming {
     TcpIncoming::from(TcpListener::bind(address).await.unwrap()).with_nodelay(Some(true))
 }
 
+/// A report, and whether it is the last.
+#[derive(Clone)]
+struct Told {
+    report: wire::QueryStatus,
+    last: bool,
+}
+
 /// A coordinator's process.
 pub struct Coordinator {
     /// Its pod.
     pub container: Container,
-    reports: watch::Sender<Option<wire::QueryStatus>>,
+    reports: watch::Sender<Option<Told>>,
     cancelled: CancellationToken,
+    taken: CancellationToken,
     context: StatusContext,
     _serves: AbortOnDropHandle<()>,
 }
@@ -157,10 +165,12 @@ pub struct Coordinator {
 impl Coordinator {
     async fn live(container: Container, script: Script) -> Exit {
         let incoming = listen(&container, COORDINATOR_PORT).await;
-        let (reports, cancelled) = (watch::Sender::new(None), CancellationToken::new());
+        let reports = watch::Sender::new(None);
+        let (cancelled, taken) = (CancellationToken::new(), CancellationToken::new());
         let service = CoordinatorServer::new(CoordinatorService {
             reports: reports.subscribe(),
             cancelled: cancelled.clone(),
+            taken: taken.clone(),
             guard: guard(),
         });
         let serving = Server::builder()
@@ -171,6 +181,7 @@ impl Coordinator {
             container,
             reports,
             cancelled,
+            taken,
             context: StatusContext {
                 start_time: Timestamp::now(),
                 observed_generation: None,
@@ -204,7 +215,8 @@ impl Coordinator {
     /// Tells who watches it how the query stands.
     pub fn report(&self, snapshot: &QuerySnapshot) {
         let report = wire::QueryStatus::try_from(&self.as_report(snapshot)).unwrap();
-        self.reports.send_replace(Some(report));
+        let last = snapshot.outcome.is_some();
+        self.reports.send_replace(Some(Told { report, last }));
     }
 
     /// Ends when the operator has cancelled the query.
@@ -222,16 +234,19 @@ impl Coordinator {
         let snapshot = snapshot(2, done, Some(outcome));
         self.report(&snapshot);
         let words = Termination::from(&self.as_report(&snapshot).status());
-        let Self { reports, .. } = self;
-        // Those who watch leave once they have seen the end.
-        let _ = tokio::time::timeout(LINGER, reports.closed()).await;
+        tokio::select! {
+            () = self.taken.cancelled() => {}
+            () = self.container.terminated() => {}
+            () = tokio::time::sleep(LINGER) => {}
+        }
         Exit::with(code, words.encode().unwrap())
     }
 }
 
 struct CoordinatorService {
-    reports: watch::Receiver<Option<wire::QueryStatus>>,
+    reports: watch::Receiver<Option<Told>>,
     cancelled: CancellationToken,
+    taken: CancellationToken,
     guard: Guard,
 }
 
@@ -249,7 +264,7 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
         self.guard.admit_operator(request.metadata())?;
         let report = self.reports.borrow().clone();
         report
-            .map(Response::new)
+            .map(|told| Response::new(told.report))
             .ok_or_else(|| Status::unavailable("it starts"))
     }
 
@@ -260,12 +275,21 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
         self.guard.admit_operator(request.metadata())?;
         let mut reports = self.reports.clone();
         reports.mark_changed();
-        let states = stream::unfold(reports, |mut reports| async move {
-            loop {
-                reports.changed().await.ok()?;
-                let report = reports.borrow_and_update().clone();
-                if let Some(report) = report {
-                    return Some((Ok(report), reports));
+        let taken = self.taken.clone();
+        let states = stream::unfold((reports, false), move |(mut reports, ended)| {
+            let taken = taken.clone();
+            async move {
+                if ended {
+                    // It asks for more: it has what there was.
+                    taken.cancel();
+                    return None;
+                }
+                loop {
+                    reports.changed().await.ok()?;
+                    let told = reports.borrow_and_update().clone();
+                    if let Some(Told { report, last }) = told {
+                        return Some((Ok(report), (reports, last)));
+                    }
                 }
             }
         });

@@ -46,6 +46,12 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&Place)) {
         eprintln!("SKIPPED {name}: KUBECONFIG is not set");
         return;
     }
+    if env::var_os("RUST_LOG").is_some() {
+        // Another test has set it already.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .try_init();
+    }
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -179,7 +179,12 @@ async fn register(client: &Client, name: &str) {
     let node = json!({"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
                       "spec": {"taints": taints}});
     let node: Node = serde_json::from_value(node).unwrap();
-    nodes.create(&PostParams::default(), &node).await.unwrap();
+    match nodes.create(&PostParams::default(), &node).await {
+        Ok(_) => {}
+        // Of a kubelet before this one.
+        Err(kube::Error::Api(status)) if status.is_already_exists() => return,
+        Err(error) => panic!("{error}"),
+    }
     let now = Timestamp::now().to_string();
     let ready = json!({"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "",
                        "lastHeartbeatTime": now, "lastTransitionTime": now});
