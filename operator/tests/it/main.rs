@@ -8,6 +8,7 @@
 )]
 
 mod behaviour;
+mod chores;
 mod coordinators;
 mod crds;
 mod faults;
