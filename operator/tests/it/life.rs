@@ -27,7 +27,7 @@ use crate::pods::{pool, query};
 /// The query whose first coordinator is lost.
 const LOST: &str = "lost";
 /// Longest time of one step of a life; the API server may be away for minutes.
-const STEP: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_secs(300);
 /// After how long of waiting watches list again, as they do once their history is gone; twice as long the next time,
 /// since they wait longer themselves.
 const NEWS: Duration = Duration::from_secs(5);
