@@ -10,6 +10,7 @@ pub mod grpc;
 pub mod hash;
 pub mod observe;
 pub mod polls;
+pub mod revision;
 pub mod rpc;
 pub mod status;
 pub mod stores;
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use self::apply::Applied;
 use self::observe::{Observed, Settings};
 use self::polls::{PERIOD, Polls, Target};
+use self::revision::Revision;
 use self::rpc::{WorkerAddress, WorkerReport, WorkerRpc};
 use self::stores::Stores;
 use self::worker::{Worker, WorkerState};
@@ -170,36 +172,28 @@ impl<R: WorkerRpc> Pools<R> {
         let taken = pods.iter().map(|pod| pod.name_any()).collect();
         pods.retain(|pod| is_controlled_by(pod, &pool));
         let reports = self.polls.reports(&pool.uid().unwrap_or_default());
-        let image = crate::objects::pod::image(&pool.spec, &self.settings.default_image);
-        let spec_hash = hash::spec_hash(&pool.spec, image);
+        let revision = Revision::of(&pool, &pods, &self.settings.default_image);
         let workers = pods.into_iter();
-        let workers = workers
-            .map(|pod| self.worker(pod, &reports, &spec_hash))
-            .collect();
+        let workers = workers.map(|pod| self.worker(pod, &reports, &revision)).collect();
         let claim = |claim: &str| self.stores.claims.get(&ObjectRef::new(claim).within(&namespace));
         let volume = |volume: &str| self.stores.volumes.get(&ObjectRef::new(volume));
         Observed {
             workers,
             taken,
             claims: claims::mounted(&pool.spec, claim, volume),
+            revision,
             settings: self.settings.clone(),
             now,
             pool,
         }
     }
 
-    fn worker(&self, pod: Arc<Pod>, reports: &BTreeMap<String, WorkerReport>, spec_hash: &str) -> Worker {
+    fn worker(&self, pod: Arc<Pod>, reports: &BTreeMap<String, WorkerReport>, revision: &Revision) -> Worker {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         let node = node.and_then(|node| self.stores.nodes.get(&ObjectRef::new(node)));
         let uid = pod.uid().unwrap_or_default();
         let marked = self.marked().get(&uid).copied();
-        Worker::observe(
-            pod,
-            node.as_deref(),
-            reports.get(&uid).cloned(),
-            marked,
-            spec_hash,
-        )
+        Worker::observe(pod, node.as_deref(), reports.get(&uid).cloned(), marked, revision)
     }
 
     fn marked(&self) -> MutexGuard<'_, BTreeMap<String, Timestamp>> {

@@ -12,6 +12,7 @@ use futures::{FutureExt, Stream, stream};
 use jiff::Timestamp;
 use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::ids::StageId;
+use sluice_core::locality::LocalityCounts;
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::snapshot::{QuerySnapshot, StageSnapshot, StageState};
 use sluice_core::status::StatusContext;
@@ -114,6 +115,7 @@ pub fn snapshot(tasks: u32, done: u32, outcome: Option<Outcome>) -> QuerySnapsho
         lost_attempts: 0,
         cancelled_attempts: 0,
         attempts: tasks,
+        locality: LocalityCounts::default(),
         metrics: AttemptMetrics {
             rows_read: 100 * u64::from(done),
             rows_out: 10 * u64::from(done),

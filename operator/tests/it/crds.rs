@@ -88,7 +88,6 @@ fn the_api_server_judges_every_change_of_a_query_as_the_table_says() {
     run(
         "the_api_server_judges_every_change_of_a_query_as_the_table_says",
         async |place| {
-            install(&place.client).await;
             let cases = update_cases().unwrap();
             assert!(cases.len() > 40, "{} cases", cases.len());
             let mut mismatches = Vec::new();

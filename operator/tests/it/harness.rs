@@ -57,14 +57,17 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&Place)) {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async {
-        let place = Place::new().await;
-        let ended = AssertUnwindSafe(test(&place)).catch_unwind().await;
-        place.remove().await;
-        if let Err(panic) = ended {
-            resume_unwind(panic);
-        }
-    });
+    runtime.block_on(within(test));
+}
+
+/// Runs `test` in a new namespace, with the rules of manifests/rbac.yaml, and removes both.
+pub async fn within(test: impl AsyncFnOnce(&Place)) {
+    let place = Place::new().await;
+    let ended = AssertUnwindSafe(test(&place)).catch_unwind().await;
+    place.remove().await;
+    if let Err(panic) = ended {
+        resume_unwind(panic);
+    }
 }
 
 impl Place {
@@ -119,7 +122,7 @@ impl Place {
         self.start_with(name, faults, &[])
     }
 
-    /// The same with more `flags`.
+    /// The same with `flags`, which go before those that a test's operator has.
     pub fn start_with(&self, name: &str, faults: Faults, flags: &[&str]) -> Running {
         // Free when asked; another process could take it in between, and the operator would not start.
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -135,7 +138,11 @@ impl Place {
             &format!("--identity={name}"),
             &format!("--listen={listen}"),
         ];
-        let config = Config::parse_from(own.iter().chain(flags));
+        let name_of = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        let own = own
+            .iter()
+            .filter(|own| !flags.iter().any(|flag| name_of(flag) == name_of(own)));
+        let config = Config::parse_from(own.chain(flags));
         Running::start(config, self.operators_config(), faults, listen)
     }
 }

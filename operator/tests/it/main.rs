@@ -7,6 +7,8 @@
     reason = "a test that meets the unexpected fails; clippy sees no tests outside of test functions"
 )]
 
+mod behaviour;
+mod chores;
 mod coordinators;
 mod crds;
 mod faults;
