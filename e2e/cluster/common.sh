@@ -31,6 +31,14 @@ need_root() { [ "$(id -u)" -eq 0 ] || die "must run as root: it makes network na
 # Network namespaces of a cluster that runs or that was left behind.
 spaces() { ip netns list 2>/dev/null | awk '{print $1}' | grep -E "^($CONTROL_PLANE|${NODE}[0-9]+)\$" || true; }
 
+# Says which node a script was asked for, as `2` or `node2`.
+node_number() {
+    local i=${1#node}
+    [[ $# -eq 1 && $i =~ ^[1-9]$ ]] || die "usage: $(basename "$0") NODE, such as 2 or node2"
+    [ -e "/var/run/netns/$NODE$i" ] || die "there is no node $i here: start a cluster with $here/up"
+    printf '%s' "$i"
+}
+
 # Runs a command in a namespace. Not by `ip netns exec`, which hides the cgroup mounts.
 within() {
     local space=$1

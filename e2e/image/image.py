@@ -4,7 +4,7 @@
 The archive is an OCI layout that `docker load`, `podman load`, `ctr images import` and `kind load image-archive` all
 read. The same files give the same bytes: members are sorted, times are SOURCE_DATE_EPOCH or 0, owners are root.
 
-  image.py OUT.tar --ref NAME:TAG --file /path/in/image=FILE [--file ..] [options]
+  image.py OUT.tar --ref NAME:TAG [--ref ..] --file /path/in/image=FILE [--file ..] [options]
 """
 
 import argparse
@@ -108,7 +108,7 @@ def base_files(programs, user, with_certificates):
     return files
 
 
-def archive(out, ref, config, layers):
+def archive(out, refs, config, layers):
     """Writes the layout: blobs by digest, and both indexes, the one of OCI and the one older Docker engines read."""
     blobs = {}
 
@@ -125,17 +125,17 @@ def archive(out, ref, config, layers):
     about = blob(encoded(config), "application/vnd.oci.image.config.v1+json")
     manifest_type = "application/vnd.oci.image.manifest.v1+json"
     manifest = blob(encoded({"schemaVersion": 2, "mediaType": manifest_type, "config": about, "layers": parts}), manifest_type)
-    names = {"io.containerd.image.name": ref, "org.opencontainers.image.ref.name": ref.rsplit(":", 1)[1]}
+    names = [{"io.containerd.image.name": ref, "org.opencontainers.image.ref.name": ref.rsplit(":", 1)[1]} for ref in refs]
     index = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [{**manifest, "annotations": names}],
+        "manifests": [{**manifest, "annotations": named} for named in names],
     }
     place = "blobs/sha256/{}".format
     older = [
         {
             "Config": place(about["digest"][7:]),
-            "RepoTags": [ref],
+            "RepoTags": refs,
             "Layers": [place(part["digest"][7:]) for part in parts],
         }
     ]
@@ -160,7 +160,7 @@ def pair(text):
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", help="archive to write")
-    parser.add_argument("--ref", required=True, help="name and tag of the image")
+    parser.add_argument("--ref", action="append", required=True, help="name and tag of the image; may be repeated")
     parser.add_argument("--file", type=pair, action="append", required=True, help="/path/in/image=FILE; a program")
     parser.add_argument("--entrypoint", help="program that starts unless the pod names another")
     parser.add_argument("--user", default="65532:65532", help="uid:gid of the processes (default %(default)s)")
@@ -168,8 +168,9 @@ def arguments():
     parser.add_argument("--certificates", action="store_true", help="add Debian's certificate authorities")
     parser.add_argument("--strip", action="store_true", help="leave out debug information")
     parsed = parser.parse_args()
-    if not re.fullmatch(r"\S+/\S+:[\w.-]+", parsed.ref):
-        parser.error(f"--ref {parsed.ref}: wanted registry/name:tag, such as localhost/sluice:dev")
+    for ref in parsed.ref:
+        if not re.fullmatch(r"\S+/\S+:[\w.-]+", ref):
+            parser.error(f"--ref {ref}: wanted registry/name:tag, such as localhost/sluice:dev")
     if not re.fullmatch(r"\d+:\d+", parsed.user):
         parser.error(f"--user {parsed.user}: wanted uid:gid in numbers, so that runAsNonRoot can be checked")
     return parsed
@@ -197,7 +198,7 @@ def main():
         layers = [layer(base_files(sources, options.user, options.certificates)), layer(programs)]
         digest = archive(options.out, options.ref, image, layers)
     size = os.path.getsize(options.out) / 2**20
-    print(f"{options.ref} {digest} {size:.1f} MiB: {options.out}")
+    print(f"{' '.join(options.ref)} {digest} {size:.1f} MiB: {options.out}")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ pub async fn run<R: Reconciler>(
         if objects.wait_until_ready().now_or_never().is_none() {
             return;
         }
-        future::pending().await
+        future::pending::<()>().await;
     };
     let running = controller
         .with_config(controller::Config::default().concurrency(concurrency))

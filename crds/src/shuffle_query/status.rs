@@ -47,6 +47,10 @@ pub struct ShuffleQueryStatus {
     /// Of those, the ones that a query may have a few of only: out of memory, no workers, a failing sink.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub counted_retries: u32,
+    /// How many times the memory that the pool gives to a coordinator the newest one gets; absent while it is once. It
+    /// doubles whenever one ran out of memory.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub coordinator_memory_factor: u32,
     /// When the query was submitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,

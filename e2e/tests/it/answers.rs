@@ -56,7 +56,8 @@ pub fn long_rows() -> Vec<Vec<String>> {
     ])
 }
 
-fn table(lines: &[&str]) -> Vec<Vec<String>> {
+/// Rows of text, their values separated by bars.
+pub fn table(lines: &[&str]) -> Vec<Vec<String>> {
     let rows = lines
         .iter()
         .map(|line| line.split('|').map(str::to_owned).collect());

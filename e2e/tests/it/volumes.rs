@@ -28,8 +28,8 @@ async fn on_volumes(space: &Space, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     // Pods run as a user that this machine does not know.
     fs::set_permissions(folder, Permissions::from_mode(0o777))?;
-    claim(space, "out", "ReadWriteMany", folder).await?;
-    claim(space, "tables", "ReadOnlyMany", folder).await?;
+    space.claim("out", "ReadWriteMany", folder).await?;
+    space.claim("tables", "ReadOnlyMany", folder).await?;
     harness::install_operator(space).await?;
     let claims = json!({
         "sinkVolumes": [{"name": "out", "claimName": "out", "mountPath": "/out"}],
@@ -77,40 +77,6 @@ async fn run(
         spec["sink"] = json!({"location": location, "format": "parquet"});
     }
     Query::submit(space, query(name, &spec)).await?.succeeded().await
-}
-
-/// A claim and a volume for it in a folder that all nodes have.
-async fn claim(space: &Space, name: &str, mode: &str, folder: &Path) -> Result<()> {
-    let volume = format!("{}-{name}", space.namespace);
-    space
-        .apply(json!({
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": volume},
-            "spec": {
-                "capacity": {"storage": "1Gi"},
-                "accessModes": [mode],
-                "persistentVolumeReclaimPolicy": "Retain",
-                "storageClassName": "",
-                "hostPath": {"path": folder, "type": "Directory"},
-                "claimRef": {"namespace": space.namespace, "name": name},
-            },
-        }))
-        .await?;
-    space
-        .apply(json!({
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name},
-            "spec": {
-                "accessModes": [mode],
-                "storageClassName": "",
-                "volumeName": volume,
-                "resources": {"requests": {"storage": "1Gi"}},
-            },
-        }))
-        .await?;
-    Ok(())
 }
 
 fn parquet_files(folder: &Path) -> Result<u32> {

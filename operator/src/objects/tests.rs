@@ -20,10 +20,11 @@ fn pool(spec: &str) -> WorkerPool {
 }
 
 fn pod_near(spec: &str, claims: &[Reach], with_key: bool) -> Pod {
+    let pool = pool(spec);
     let pod = WorkerPod {
-        pool: &pool(spec),
+        pool: &pool,
         number: 3,
-        default_image: "sluice:1",
+        image: super::pod::image(&pool.spec, "sluice:1"),
         spec_hash: "00ff",
         with_key,
         claims,

@@ -7,10 +7,17 @@
     reason = "a test that meets the unexpected fails; clippy sees no tests outside of test functions"
 )]
 
+mod behaviour;
 mod chores;
+mod coordinators;
+mod crds;
 mod faults;
 mod harness;
+mod kubelet;
 mod leader;
+mod life;
+mod pods;
 mod rbac;
+mod sweep;
 mod verbs;
 mod watches;

@@ -12,7 +12,9 @@ const KUBECONFIG: &str = "KUBECONFIG";
 const REQUIRED: &str = "SLUICE_E2E_REQUIRED";
 const KEEP: &str = "SLUICE_E2E_KEEP";
 const IMAGE: &str = "SLUICE_E2E_IMAGE";
+const NEXT_IMAGE: &str = "SLUICE_E2E_NEXT_IMAGE";
 const SHARED: &str = "SLUICE_E2E_SHARED";
+const CLUSTER: &str = "SLUICE_E2E_CLUSTER";
 /// What `e2e/image/build` calls it.
 const DEFAULT_IMAGE: &str = "localhost/sluice:dev";
 
@@ -34,6 +36,10 @@ pub struct ClusterConfig {
     pub evidence: PathBuf,
     /// Image with both programs, which every node has or can pull.
     pub image: String,
+    /// Another name of the same image, if it has one.
+    pub next_image: Option<String>,
+    /// Folder with the programs `node-kill` and `node-start`, if there is one.
+    pub programs: Option<PathBuf>,
     /// Folder of this machine that all nodes have too, if there is one.
     pub shared: Option<PathBuf>,
     /// Whether a test that cannot run here fails instead of being skipped.
@@ -48,6 +54,8 @@ pub fn target() -> Target {
             keep_failed: is_on(KEEP),
             evidence: evidence(),
             image: env::var(IMAGE).unwrap_or_else(|_| DEFAULT_IMAGE.to_owned()),
+            next_image: env::var(NEXT_IMAGE).ok(),
+            programs: env::var_os(CLUSTER).map(PathBuf::from),
             shared: env::var_os(SHARED).map(PathBuf::from),
             required: is_on(REQUIRED),
         });
@@ -73,10 +81,21 @@ fn evidence() -> PathBuf {
 impl ClusterConfig {
     /// A client of the cluster, with time-outs: the default waits for ever.
     pub async fn client(&self) -> Result<Client> {
+        Self::client_that(true).await
+    }
+
+    /// A client that takes the first answer. The usual one asks again where it is told to come back later (429), as
+    /// evictions are.
+    pub async fn client_without_retry(&self) -> Result<Client> {
+        Self::client_that(false).await
+    }
+
+    async fn client_that(retries: bool) -> Result<Client> {
         let kubeconfig = Kubeconfig::read().context("KUBECONFIG cannot be read")?;
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
             .await
             .context("KUBECONFIG names no usable cluster")?;
+        config.default_retry = retries;
         config.connect_timeout = Some(Duration::from_secs(10));
         config.read_timeout = Some(Duration::from_secs(60));
         Client::try_from(config).context("KUBECONFIG names no usable cluster")

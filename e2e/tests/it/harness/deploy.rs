@@ -58,6 +58,23 @@ pub async fn kill_operator(space: &Space) -> Result<()> {
     Ok(())
 }
 
+/// The node that the operator runs on.
+///
+/// # Errors
+///
+/// It runs on none.
+pub async fn operator_node(space: &Space) -> Result<String> {
+    let pods = Api::<Pod>::namespaced(space.client.clone(), &space.namespace);
+    let ours = ListParams::default().labels("app.kubernetes.io/component=operator");
+    let mut found = pods.list(&ours).await?.items.into_iter();
+    let pod = found
+        .find(|pod| pod.metadata.deletion_timestamp.is_none())
+        .context("the operator has no pod")?;
+    pod.spec
+        .and_then(|spec| spec.node_name)
+        .context("the operator's pod has no node")
+}
+
 async fn wait_until_ready(space: &Space) -> Result<()> {
     let deployments = Api::<Deployment>::namespaced(space.client.clone(), &space.namespace);
     until("the operator is ready", LONGEST_START, || async {
@@ -127,6 +144,9 @@ fn signing_key() -> Result<Value> {
 
 fn deployment(space: &Space) -> Value {
     let labels = json!({"app.kubernetes.io/name": "sluice", "app.kubernetes.io/component": "operator"});
+    // Another takes over from one whose node is lost, and sooner than after the usual five minutes.
+    let away = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
+        .map(|key| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}));
     let probe = |path: &str| json!({"httpGet": {"path": path, "port": 8080}, "periodSeconds": 1});
     json!({
         "apiVersion": "apps/v1",
@@ -139,6 +159,7 @@ fn deployment(space: &Space) -> Value {
                 "metadata": {"labels": labels},
                 "spec": {
                     "serviceAccountName": NAME,
+                    "tolerations": away,
                     "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
                     "containers": [{
                         "name": "operator",

@@ -1,11 +1,14 @@
 //! What every test gets: a client of the cluster, a namespace of its own that goes when the test ends, and, if it
 //! failed, everything that was in that namespace under `target/e2e/<test>`.
 
+mod columns;
 mod config;
 mod crds;
 mod deploy;
 mod diagnostics;
 mod helm;
+mod leftovers;
+mod node;
 mod pool;
 mod query;
 mod space;
@@ -16,16 +19,18 @@ use std::fs::File;
 use std::future::Future;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+pub use columns::columns;
 use config::{ClusterConfig, Target};
 pub use crds::{apply_crds, install_crds};
-pub use deploy::{install_operator, kill_operator};
+pub use deploy::{install_operator, kill_operator, operator_node};
 pub use helm::{Release, definitions, output};
 pub use pool::Pool;
-pub use query::{Query, in_order, query, rows, sample};
+pub use query::{Query, in_order, query, rows, sample, samples};
 pub use space::Space;
 pub use wait::until;
 
@@ -33,6 +38,8 @@ pub use wait::until;
 const LONGEST_TEST: Duration = Duration::from_secs(600);
 /// Starts the line of a skipped test, for whoever counts them.
 const SKIPPED: &str = "SKIPPED";
+/// Held for writing by a test that no other may run beside.
+static TURN: RwLock<()> = RwLock::new(());
 
 /// Runs `body` in a namespace of its own. `test` names the test: lower-case words with dashes, at most 40 characters,
 /// as it becomes part of the namespace's name and of the folder of its diagnostics.
@@ -45,12 +52,7 @@ where
     F: FnOnce(Space) -> Fut,
     Fut: Future<Output = Result<()>> + Send + 'static,
 {
-    let config = match config::target() {
-        Target::Cluster(config) => config,
-        Target::Skip(why) => return report_skip(test, &why),
-        Target::Refuse(why) => panic!("{test}: {why}"),
-    };
-    drive(test, config, body);
+    run_with(test, |_| Ok(()), |space, ()| body(space));
 }
 
 /// The same with a folder that this machine and all nodes of the cluster have; a cluster without one skips the test.
@@ -63,15 +65,88 @@ where
     F: FnOnce(Space, PathBuf) -> Fut,
     Fut: Future<Output = Result<()>> + Send + 'static,
 {
-    if let Target::Cluster(config) = config::target() {
-        let Some(folder) = config.shared.clone() else {
-            let why = "SLUICE_E2E_SHARED names no folder that this machine and all nodes have";
+    let folder = |config: &ClusterConfig| {
+        let why = "SLUICE_E2E_SHARED names no folder that this machine and all nodes have";
+        config.shared.clone().ok_or(why)
+    };
+    run_with(test, folder, body);
+}
+
+/// The same with a second name of the image; a cluster without one skips the test.
+///
+/// # Panics
+///
+/// As [`run`], or if there is no such name and the tests are required.
+pub fn run_with_next_image<F, Fut>(test: &str, body: F)
+where
+    F: FnOnce(Space, String) -> Fut,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    let image = |config: &ClusterConfig| {
+        let why = "SLUICE_E2E_NEXT_IMAGE names no other name of the image";
+        config.next_image.clone().ok_or(why)
+    };
+    run_with(test, image, body);
+}
+
+/// The same with no other test beside it, as it changes nodes or measures.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_alone<F, Fut>(test: &str, body: F)
+where
+    F: FnOnce(Space) -> Fut,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    let _turn = TURN.write().unwrap_or_else(PoisonError::into_inner);
+    run_in_turn(test, |_| Ok(()), |space, ()| body(space));
+}
+
+/// The same where nodes can be killed, and with no other test beside it; a cluster without that skips the test.
+///
+/// # Panics
+///
+/// As [`run`], or if nodes cannot be killed and the tests are required.
+pub fn run_where_nodes_die<F, Fut>(test: &str, body: F)
+where
+    F: FnOnce(Space) -> Fut,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    let programs = |config: &ClusterConfig| {
+        let why = "SLUICE_E2E_CLUSTER names no folder with node-kill and node-start";
+        config.programs.is_some().then_some(()).ok_or(why)
+    };
+    let _turn = TURN.write().unwrap_or_else(PoisonError::into_inner);
+    run_in_turn(test, programs, |space, ()| body(space));
+}
+
+fn run_with<T, F, Fut>(test: &str, needs: impl Fn(&ClusterConfig) -> Result<T, &'static str>, body: F)
+where
+    F: FnOnce(Space, T) -> Fut,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    let _turn = TURN.read().unwrap_or_else(PoisonError::into_inner);
+    run_in_turn(test, needs, body);
+}
+
+fn run_in_turn<T, F, Fut>(test: &str, needs: impl Fn(&ClusterConfig) -> Result<T, &'static str>, body: F)
+where
+    F: FnOnce(Space, T) -> Fut,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    let config = match config::target() {
+        Target::Cluster(config) => config,
+        Target::Skip(why) => return report_skip(test, &why),
+        Target::Refuse(why) => panic!("{test}: {why}"),
+    };
+    match needs(&config) {
+        Ok(needed) => drive(test, config, |space| body(space, needed)),
+        Err(why) => {
             assert!(!config.required, "{test}: {why}, and the tests are required");
-            return report_skip(test, why);
-        };
-        return drive(test, config, |space| body(space, folder));
+            report_skip(test, why);
+        }
     }
-    run(test, |space| body(space, PathBuf::new()));
 }
 
 fn drive<F, Fut>(test: &str, config: ClusterConfig, body: F)
@@ -109,6 +184,17 @@ fn note(record: &Path, test: &str, passed: bool, took: Duration) {
     }
 }
 
+/// Tells what a test has measured: on standard error, and in the summary of `e2e/run`.
+pub fn measured(space: &Space, what: &str) {
+    // As of a skipped test.
+    let _ = writeln!(std::io::stderr(), "MEASURED {what}");
+    let record = space.evidence.with_file_name("tests.txt");
+    let noted = File::options().create(true).append(true).open(&record);
+    if let Err(problem) = noted.and_then(|mut file| writeln!(file, "measured  {what}")) {
+        eprintln!("{}: {problem}", record.display());
+    }
+}
+
 /// Written to the stream itself: what goes through the macros is shown for failed tests alone.
 fn report_skip(test: &str, why: &str) {
     // A closed standard error leaves nobody to tell.
@@ -134,6 +220,11 @@ where
             running.abort();
             Err(anyhow!("not done after {} s", LONGEST_TEST.as_secs()))
         }
+    };
+    let restored = node::restore(&space).await.context("a node did not come back");
+    let outcome = match outcome.and(restored) {
+        Ok(()) => leftovers::none_stay(&space).await,
+        Err(error) => Err(error),
     };
     match outcome {
         Ok(()) => space

@@ -14,7 +14,7 @@ use super::space::Space;
 use super::wait::until;
 
 /// The scheduler, three kubelets and three workers on a machine that may be busy.
-const LONGEST_START: Duration = Duration::from_secs(120);
+const LONGEST_CHANGE: Duration = Duration::from_secs(120);
 
 /// A pool in the namespace of a test.
 #[derive(Clone)]
@@ -77,19 +77,12 @@ impl Pool {
     ///
     /// It does not get there.
     pub async fn until_ready(&self, replicas: u32) -> Result<WorkerPoolStatus> {
-        let pools = Api::<WorkerPool>::namespaced(self.space.client.clone(), &self.space.namespace);
         let wanted = format!("{replicas}/{replicas}");
-        until(
-            &format!("pool {} is ready {wanted}", self.name),
-            LONGEST_START,
-            || async {
-                let status = pools.get(&self.name).await?.status.unwrap_or_default();
-                let there = status.ready.as_deref() == Some(&wanted)
-                    && status.replicas == replicas
-                    && status.draining_replicas == 0;
-                Ok(if there { Ok(status) } else { Err(stands(&status)) })
-            },
-        )
+        self.until(&format!("is ready {wanted}"), |status| {
+            status.ready.as_deref() == Some(&wanted)
+                && status.replicas == replicas
+                && status.draining_replicas == 0
+        })
         .await
     }
 
@@ -106,6 +99,41 @@ impl Pool {
             .patch_scale(&self.name, &how, &kube::api::Patch::Merge(wanted))
             .await?;
         Ok(())
+    }
+
+    /// Changes fields of its spec.
+    ///
+    /// # Errors
+    ///
+    /// The API server refuses it.
+    pub async fn change(&self, spec: Value) -> Result<()> {
+        let pools = Api::<WorkerPool>::namespaced(self.space.client.clone(), &self.space.namespace);
+        let change = kube::api::Patch::Merge(json!({"spec": spec}));
+        let how = kube::api::PatchParams::default();
+        pools.patch(&self.name, &how, &change).await?;
+        Ok(())
+    }
+
+    /// Waits until the status is as `wanted` says.
+    ///
+    /// # Errors
+    ///
+    /// It does not become so.
+    pub async fn until(
+        &self,
+        what: &str,
+        wanted: impl Fn(&WorkerPoolStatus) -> bool,
+    ) -> Result<WorkerPoolStatus> {
+        let pools = Api::<WorkerPool>::namespaced(self.space.client.clone(), &self.space.namespace);
+        until(&format!("pool {}: {what}", self.name), LONGEST_CHANGE, || async {
+            let status = pools.get(&self.name).await?.status.unwrap_or_default();
+            Ok(if wanted(&status) {
+                Ok(status)
+            } else {
+                Err(stands(&status))
+            })
+        })
+        .await
     }
 
     /// Deletes the pool.
@@ -125,18 +153,42 @@ impl Pool {
     ///
     /// A pod has no node.
     pub async fn nodes(&self) -> Result<BTreeMap<String, String>> {
+        let pods = self.pods().await?.into_iter();
+        let pods = pods.filter(|pod| pod.metadata.deletion_timestamp.is_none());
+        pods.map(|pod| {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+            Ok((pod.name_any(), node.context("a pod without a node")?))
+        })
+        .collect()
+    }
+
+    /// All its pods.
+    ///
+    /// # Errors
+    ///
+    /// The API server is not reached.
+    pub async fn pods(&self) -> Result<Vec<Pod>> {
         let of_pool = format!("sluice.dev/pool={},app.kubernetes.io/component=worker", self.name);
         let pods = Api::<Pod>::namespaced(self.space.client.clone(), &self.space.namespace);
-        let found = pods.list(&ListParams::default().labels(&of_pool)).await?.items;
-        let found = found
-            .into_iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_none());
-        found
-            .map(|pod| {
-                let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-                Ok((pod.name_any(), node.context("a pod without a node")?))
+        Ok(pods.list(&ListParams::default().labels(&of_pool)).await?.items)
+    }
+
+    /// Waits until its pods are these many, those on their way out included.
+    ///
+    /// # Errors
+    ///
+    /// They do not become so.
+    pub async fn until_pods(&self, count: usize) -> Result<()> {
+        let what = format!("pool {} has {count} pods", self.name);
+        until(&what, LONGEST_CHANGE, || async {
+            let names: Vec<_> = self.pods().await?.iter().map(ResourceExt::name_any).collect();
+            Ok(if names.len() == count {
+                Ok(())
+            } else {
+                Err(format!("{names:?}"))
             })
-            .collect()
+        })
+        .await
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use kube::Api;
 use kube::api::{Patch, PatchParams};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ShuffleQuery, Time};
@@ -23,18 +24,34 @@ pub struct Query {
     name: String,
 }
 
-/// A document of `manifests/samples`.
+/// The documents of a file of `manifests/samples`.
 ///
 /// # Errors
 ///
 /// It cannot be read.
-pub fn sample(file: &str) -> Result<Value> {
+pub fn samples(file: &str) -> Result<Vec<Value>> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../manifests/samples")
         .join(file);
     let named = || path.display().to_string();
     let text = std::fs::read_to_string(&path).with_context(named)?;
-    serde_yaml::from_str(&text).with_context(named)
+    let documents = serde_yaml::Deserializer::from_str(&text);
+    documents
+        .map(|document| Value::deserialize(document).with_context(named))
+        .collect()
+}
+
+/// The one document of a file of `manifests/samples`.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn sample(file: &str) -> Result<Value> {
+    let mut documents = samples(file)?;
+    match (documents.pop(), documents.is_empty()) {
+        (Some(document), true) => Ok(document),
+        _ => bail!("{file} has not one document"),
+    }
 }
 
 /// A query of this name and spec.

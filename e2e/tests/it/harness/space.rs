@@ -1,6 +1,6 @@
 //! A namespace of one test.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +12,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::config::ClusterConfig;
+use super::node::Nodes;
 
 /// Label of every namespace that a test made; its value is the test's name.
 const LABEL: &str = "sluice.dev/e2e";
@@ -35,6 +36,8 @@ pub struct Space {
     pub evidence: PathBuf,
     /// Image with both programs, which every node has or can pull.
     pub image: String,
+    /// What the test took from the cluster.
+    pub nodes: Nodes,
 }
 
 impl Space {
@@ -62,6 +65,7 @@ impl Space {
             uid: made.metadata.uid.context("a namespace without a uid")?,
             evidence,
             image: config.image.clone(),
+            nodes: Nodes::new(config.programs.clone(), config.client_without_retry().await?),
         })
     }
 
@@ -107,6 +111,54 @@ impl Space {
             .await
             .with_context(|| format!("pod {name}"))?;
         Ok(())
+    }
+
+    /// A claim and a volume for it in a folder that all nodes have.
+    ///
+    /// # Errors
+    ///
+    /// The API server refuses one.
+    pub async fn claim(&self, name: &str, mode: &str, folder: &Path) -> Result<()> {
+        let volume = format!("{}-{name}", self.namespace);
+        self.apply(json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": volume},
+            "spec": {
+                "capacity": {"storage": "1Gi"},
+                "accessModes": [mode],
+                "persistentVolumeReclaimPolicy": "Retain",
+                "storageClassName": "",
+                "hostPath": {"path": folder, "type": "Directory"},
+                "claimRef": {"namespace": self.namespace, "name": name},
+            },
+        }))
+        .await?;
+        self.apply(json!({
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name},
+            "spec": {
+                "accessModes": [mode],
+                "storageClassName": "",
+                "volumeName": volume,
+                "resources": {"requests": {"storage": "1Gi"}},
+            },
+        }))
+        .await?;
+        Ok(())
+    }
+
+    /// The node that a pod runs on.
+    ///
+    /// # Errors
+    ///
+    /// There is no such pod, or it waits for a node.
+    pub async fn node_of(&self, pod: &str) -> Result<String> {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &self.namespace);
+        let found = pods.get(pod).await.with_context(|| format!("pod {pod}"))?;
+        let node = found.spec.and_then(|spec| spec.node_name);
+        node.with_context(|| format!("pod {pod} has no node"))
     }
 
     /// Deletes the namespace and waits until it is gone, so that what is left in it shows as a failure.

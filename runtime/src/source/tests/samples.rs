@@ -4,17 +4,25 @@ use super::*;
 use crate::sink::Sink;
 use sluice_crds::ShuffleQuery;
 use sluice_crds::parse::{Resource, parse_documents};
-use sluice_crds::validate::validate_query;
+use sluice_crds::validate::{validate_pool, validate_query};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples")
 }
 
+/// The query of a sample, which may hold pools beside it.
 fn sample(path: &Path) -> ShuffleQuery {
     let text = fs::read_to_string(path).unwrap();
-    let mut resources = parse_documents(&text).unwrap();
-    match (resources.pop(), resources.is_empty()) {
-        (Some(Resource::Query(query)), true) => *query,
+    let resources = parse_documents(&text).unwrap().into_iter();
+    let mut queries = resources.filter_map(|resource| match resource {
+        Resource::Query(query) => Some(*query),
+        Resource::Pool(pool) => {
+            assert_eq!(validate_pool(&pool), [], "{}", path.display());
+            None
+        }
+    });
+    match (queries.next(), queries.next()) {
+        (Some(query), None) => query,
         other => panic!("{}: {other:?}", path.display()),
     }
 }
@@ -58,7 +66,20 @@ async fn every_sample_is_valid_and_plans() {
         names.push(query.metadata.name.unwrap());
     }
     names.sort();
-    assert_eq!(names, ["csv", "sink", "tpch-join", "tpch-pricing-summary"]);
+    assert_eq!(
+        names,
+        [
+            "csv",
+            "lifecycle",
+            "placement",
+            "sink",
+            "spill",
+            "tpch-join",
+            "tpch-pricing-summary",
+            "worker-pool",
+            "workers"
+        ]
+    );
 }
 
 #[tokio::test]

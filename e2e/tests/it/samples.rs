@@ -1,0 +1,164 @@
+//! The samples of `manifests/` as they are, on a cluster: right rows, and everything that they bring along.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use crate::answers::table;
+use crate::harness::{self, Pool, Query, Space, columns, query, rows, sample, samples};
+
+#[test]
+fn samples_that_bring_their_workers() {
+    harness::run("samples", |space| async move {
+        harness::install_operator(&space).await?;
+        for (name, expected) in [
+            (
+                "workers",
+                &["IRAQ|633", "IRAN|630", "EGYPT|623", "JAPAN|622", "CANADA|621"][..],
+            ),
+            (
+                "worker-pool",
+                &[
+                    "1-URGENT|30111",
+                    "2-HIGH|30172",
+                    "3-MEDIUM|29563",
+                    "4-NOT SPECIFIED|29910",
+                    "5-LOW|30244",
+                ],
+            ),
+            ("spill", &["600572|180949710"]),
+            (
+                "lifecycle",
+                &["AFRICA|5", "AMERICA|5", "ASIA|5", "EUROPE|5", "MIDDLE EAST|5"],
+            ),
+            ("placement", &["18|53", "7|50", "8|47"]),
+            ("cluster/sql-from", &["0|5", "1|5", "2|5", "3|5", "4|5"]),
+        ] {
+            let status = apply(&space, name).await?.succeeded().await?;
+            assert_eq!(rows(&status)?, table(expected), "{name}");
+            if name == "spill" {
+                assert!(status.totals.bytes_spilled > 0, "{:?}", status.totals);
+            }
+        }
+        is_printed(&space).await
+    });
+}
+
+/// Applies a sample, and returns its query.
+async fn apply(space: &Space, name: &str) -> Result<Query> {
+    let mut query = None;
+    for document in samples(&format!("{name}.yaml"))? {
+        if document["kind"] == "ShuffleQuery" {
+            query = Some(Query::submit(space, document).await?);
+        } else {
+            space.apply(document).await?;
+        }
+    }
+    query.with_context(|| format!("{name} has no query"))
+}
+
+/// What `kubectl get` prints of a query and of a pool.
+async fn is_printed(space: &Space) -> Result<()> {
+    let line = columns::<sluice_crds::ShuffleQuery>(space, "worker-pool").await?;
+    assert_eq!(line["Phase"], json!("Succeeded"), "{line:?}");
+    for whole in ["Stages", "Tasks"] {
+        let text = line[whole].as_str().unwrap_or_default();
+        let done = text
+            .split_once('/')
+            .is_some_and(|(done, of)| done == of && done != "0");
+        assert!(done, "{whole} in {line:?}");
+    }
+    assert!(line["TTFR"].as_u64().is_some(), "{line:?}");
+    let line = columns::<sluice_crds::WorkerPool>(space, "placed").await?;
+    assert_eq!(line["Ready"], json!("3/3"), "{line:?}");
+    assert_eq!(line["Slots"], json!(6), "{line:?}");
+    Ok(())
+}
+
+#[test]
+fn samples_of_files() {
+    harness::run_with_shared_folder("samples-of-files", |space, shared| async move {
+        let folder = shared.join(&space.namespace);
+        let outcome = over_files(&space, &folder).await;
+        // Written by another user; the test runs as root where it makes nodes.
+        let removed = fs::remove_dir_all(&folder);
+        outcome?;
+        removed.with_context(|| folder.display().to_string())
+    });
+}
+
+async fn over_files(space: &Space, folder: &Path) -> Result<()> {
+    let (tables, results) = (folder.join("tables"), folder.join("results"));
+    for made in [&tables, &results] {
+        fs::create_dir_all(made)?;
+        // Pods run as a user that this machine does not know.
+        fs::set_permissions(made, Permissions::from_mode(0o777))?;
+    }
+    copy(&data(), &tables.join("data"))?;
+    space.claim("tables", "ReadOnlyMany", &tables).await?;
+    space.claim("results", "ReadWriteMany", &results).await?;
+    // Through another claim of the same folder: the samples only read it.
+    space.claim("tables-made", "ReadWriteMany", &tables).await?;
+    harness::install_operator(space).await?;
+    let maker = json!({"sinkVolumes": [{"name": "made", "claimName": "tables-made", "mountPath": "/made"}]});
+    Pool::apply(space, "maker", 1, maker).await?;
+    let spec = json!({
+        "sql": "SELECT * FROM lineitem",
+        "tables": [{"name": "lineitem", "tpch": {"scaleFactor": 0.1}}],
+        "sink": {"location": "/made/lineitem", "format": "parquet"},
+        "workerPoolRef": {"name": "maker"},
+    });
+    Query::submit(space, query("make", &spec))
+        .await?
+        .succeeded()
+        .await?;
+
+    let status = apply(space, "cluster/volumes").await?.succeeded().await?;
+    let committed = status.sink.context("nothing committed")?;
+    assert_eq!(
+        (committed.rows, committed.location.as_str()),
+        (4, "/results/lines-by-flag")
+    );
+
+    // Its places are relative to its own folder, which is on the volume here.
+    let mut csv = sample("csv.yaml")?;
+    for table in csv["spec"]["tables"].as_array_mut().context("tables")? {
+        let place = table["location"].as_str().context("a location")?;
+        table["location"] = json!(format!("/tables/{place}"));
+    }
+    csv["spec"]["workerPoolRef"] = json!({"name": "with-claims"});
+    let status = Query::submit(space, csv).await?.succeeded().await?;
+    let expected = ["Graz|0|NULL|NULL", "Lima|2|16.0|18.4", "Oslo|3|-7.2|1.0"];
+    assert_eq!(rows(&status)?, table(&expected));
+
+    // What a pod has in its own /tmp no other pod sees.
+    let mut sink = sample("sink.yaml")?;
+    sink["spec"]["sink"]["location"] = json!("/results/orders-by-day");
+    sink["spec"]["workerPoolRef"] = json!({"name": "with-claims"});
+    let status = Query::submit(space, sink).await?.succeeded().await?;
+    let committed = status.sink.context("nothing committed")?;
+    assert_eq!(committed.rows, status.totals.rows_written);
+    assert!(committed.rows > 10_000, "{committed:?}");
+    Ok(())
+}
+
+fn data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples/data")
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from).with_context(|| from.display().to_string())? {
+        let entry = entry?;
+        let there = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &there)?;
+        } else {
+            fs::copy(entry.path(), there)?;
+        }
+    }
+    Ok(())
+}
