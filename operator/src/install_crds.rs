@@ -15,6 +15,9 @@ use sluice_crds::yaml::{VERSION_ANNOTATION, shuffle_query_crd, worker_pool_crd};
 const FIELD_MANAGER: &str = "sluice-crds";
 /// How long the API server may take to serve a definition that it took.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How often a definition that changes meanwhile is compared again.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What is done about a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,20 +84,33 @@ async fn install_one(
     name: &str,
     crd: &CustomResourceDefinition,
 ) -> anyhow::Result<()> {
+    let mut tries = 1;
+    while let Err(problem) = apply_once(api, name, crd).await {
+        let changed =
+            matches!(problem.downcast_ref(), Some(kube::Error::Api(status)) if status.is_conflict());
+        if !changed || tries == TRIES {
+            return Err(problem);
+        }
+        tries += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
+    wait_until_served(api, name).await
+}
+
+/// Compares and applies. A definition that changes in between is a conflict (409): it is to be compared again, as an
+/// installer of a newer release may have been there. Only the very first one can be overtaken.
+async fn apply_once(
+    api: &Api<CustomResourceDefinition>,
+    name: &str,
+    crd: &CustomResourceDefinition,
+) -> anyhow::Result<()> {
     let release = |crd: &CustomResourceDefinition| crd.annotations().get(VERSION_ANNOTATION).cloned();
     let ours = release(crd).context("it has no release")?;
     let ours = Version::parse(&ours).context(ours)?;
-    // Of two installers of different releases at the same time the older one may win between this read and the write:
-    // the version makes its write fail, and Helm's hook is tried again.
     let found = api.get_opt(name).await?;
     let version = found.as_ref().and_then(ResourceExt::resource_version);
     if let Decision::Keep(theirs) = decide(found.as_ref().and_then(release).as_deref(), &ours)? {
-        tracing::warn!(
-            name,
-            %theirs,
-            %ours,
-            "a newer definition is in the cluster and stays"
-        );
+        tracing::warn!(name, %theirs, %ours, "a newer definition is in the cluster and stays");
         return Ok(());
     }
     let mut body = serde_json::to_value(crd)?;
@@ -105,8 +121,7 @@ async fn install_one(
     }
     let how = PatchParams::apply(FIELD_MANAGER).force();
     api.patch(name, &how, &Patch::Apply(&body)).await?;
-    wait_until_served(api, name).await?;
-    tracing::info!(name, %ours, "the definition is served");
+    tracing::info!(name, %ours, "the definition is applied");
     Ok(())
 }
 
@@ -122,7 +137,7 @@ async fn wait_until_served(api: &Api<CustomResourceDefinition>, name: &str) -> a
             if condition(&crd, "Established", "True").is_some() {
                 return Ok(());
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(PAUSE).await;
         }
     };
     match tokio::time::timeout(LONGEST_WAIT, served).await {

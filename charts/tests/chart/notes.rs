@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use sluice_crds::{Resource, parse_documents, validate_query};
 
-use crate::helm::{Helm, NAMESPACE, RELEASE, chart, everything, run};
+use crate::helm::{Helm, NAMESPACE, RELEASE, chart, everything, root, run};
 
 fn notes(helm: &Helm, values: &Value) -> String {
     let chart = chart();
@@ -55,4 +55,20 @@ fn the_notes_name_what_is_installed() {
         assert!(two.contains("serves the namespaces a,b"), "{two}");
         assert!(two.contains("kubectl -n a apply"), "{two}");
     });
+}
+
+/// The commands for this machine are those of the README, which `.ci/readme.py` runs.
+#[test]
+fn the_quick_start_on_this_machine_is_in_the_readme() {
+    let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap();
+    let (quick_start, readme) = (read("docs/quickstart.md"), read("README.md"));
+    let blocks: Vec<_> = quick_start.split("```sh\n").skip(1).collect();
+    assert!(!blocks.is_empty(), "no block for this machine");
+    for block in blocks {
+        let (commands, _) = block.split_once("```").unwrap();
+        assert!(
+            readme.contains(&format!("```sh\n{commands}```")),
+            "README.md does not have: {commands}"
+        );
+    }
 }

@@ -91,3 +91,34 @@ fn an_upgrade_stops_no_query_and_brings_definitions_up() {
         Ok(())
     });
 }
+
+#[test]
+fn a_new_image_reaches_pools_and_lets_queries_end() {
+    harness::run_with_next_image("helm-upgrade-image", |space, image| async move {
+        let release = Release::new(&space, "r");
+        release.install(&[]).await?;
+        let pool = Pool::ready(&space, "p").await?;
+        let query = Query::submit(&space, answers::long_query("p")).await?;
+        query.until_under_way().await?;
+        let (repository, tag) = image.rsplit_once(':').context("an image with a tag")?;
+        let (repository, tag) = (
+            format!("image.repository={repository}"),
+            format!("image.tag={tag}"),
+        );
+        {
+            let _mine = harness::definitions().await;
+            release.upgrade(&["--set", &repository, "--set", &tag]).await?;
+        }
+        let status = query.succeeded().await?;
+        assert_eq!(rows(&status)?, answers::long_rows());
+        assert_eq!(status.coordinator_epoch, 1, "its coordinator was left alone");
+        pool.until("is of the new image", |status| {
+            status.image.as_deref() == Some(&*image)
+                && status.ready_replicas == 3
+                && status.draining_replicas == 0
+        })
+        .await?;
+        assert!(release.test().await?.contains("Succeeded"));
+        Ok(())
+    });
+}

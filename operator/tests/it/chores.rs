@@ -112,7 +112,19 @@ fn definitions_go_forward_and_never_back() {
             .await
             .unwrap();
         seen.push(crds.get(&name).await.unwrap().labels()["of"].clone());
+        // Three at a time, the newest among them: it stays whoever is last.
+        let versions = ["1.0.0", "1.2.0", "1.1.0"].map(|version| [definition(place, version)]);
+        let [a, b, c] = versions
+            .each_ref()
+            .map(|crds| install_crds::install(&installer, crds));
+        let (a, b, c) = tokio::join!(a, b, c);
+        let newest = crds.get(&name).await.unwrap().labels()["of"].clone();
         remove(place, &name).await;
+
+        for outcome in [a, b, c] {
+            outcome.unwrap();
+        }
+        assert_eq!(newest, "1.2.0");
 
         assert_eq!(
             seen,
