@@ -80,8 +80,8 @@ pub struct WorkerPoolSpec {
     /// the space is bounded by the disk alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spill: Option<SpillSpec>,
-    /// Image of workers and coordinators. Without it, the one that the operator was installed with. Not for the inline
-    /// workers of a query.
+    /// Image of workers and coordinators. Without it, the operator's, as it was when the spec of the pods changed last; a
+    /// newer operator alone restarts no pod. Not for the inline workers of a query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_IMAGE), regex(pattern = IMAGE_PATTERN))]
     pub image: Option<String>,

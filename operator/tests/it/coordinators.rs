@@ -48,12 +48,27 @@ pub fn programs<F>(script: impl Fn(Coordinator) -> F + Send + Sync + 'static) ->
 where
     F: Future<Output = Exit> + Send + 'static,
 {
+    programs_with(|_| idle(), script)
+}
+
+/// The same, with workers that tell this of themselves.
+pub fn programs_with<F>(
+    workers: impl Fn(&Container) -> wire::WorkerStatus + Send + Sync + 'static,
+    script: impl Fn(Coordinator) -> F + Send + Sync + 'static,
+) -> Program
+where
+    F: Future<Output = Exit> + Send + 'static,
+{
     let script: Script = Arc::new(move |coordinator| script(coordinator).boxed());
+    let workers = Arc::new(workers);
     Arc::new(move |container: Container| {
-        let script = script.clone();
+        let (script, workers) = (script.clone(), workers.clone());
         async move {
             match container.label(labels::COMPONENT) {
-                "worker" => Worker::live(container).await,
+                "worker" => {
+                    let state = workers(&container);
+                    Worker::live(container, state).await
+                }
                 "coordinator" => Coordinator::live(container, script).await,
                 other => panic!("{other} is no component"),
             }
@@ -315,7 +330,15 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
     }
 }
 
-/// A worker's process, which holds nothing and drains at once.
+/// What a worker with two slots and nothing to do tells of itself.
+pub fn idle() -> wire::WorkerStatus {
+    wire::WorkerStatus {
+        slots: 2,
+        ..wire::WorkerStatus::default()
+    }
+}
+
+/// A worker's process, which takes no more attempts once it is told to drain, and ends nothing that it has.
 struct Worker {
     state: Arc<Mutex<wire::WorkerStatus>>,
     drains: CancellationToken,
@@ -323,12 +346,8 @@ struct Worker {
 }
 
 impl Worker {
-    async fn live(container: Container) -> Exit {
+    async fn live(container: Container, state: wire::WorkerStatus) -> Exit {
         let incoming = listen(&container, PORT).await;
-        let state = wire::WorkerStatus {
-            slots: 2,
-            ..wire::WorkerStatus::default()
-        };
         let drains = CancellationToken::new();
         let service = WorkerServer::new(Self {
             state: Arc::new(Mutex::new(state)),

@@ -224,3 +224,21 @@ fn workers_learn_the_zone_of_their_node() {
         .await;
     });
 }
+
+#[test]
+fn inline_workers_run_where_the_tables_of_their_query_are() {
+    act(
+        "inline_workers_run_where_the_tables_of_their_query_are",
+        async |scene| {
+            three_zones(scene, 10).await;
+            let table = json!({"name": "t", "location": "/data/t", "format": "parquet",
+                               "locality": [{"zone": scene.global("b")}]});
+            let placement = json!({"placement": {"dataAffinity": "Required"}, "replicas": 3});
+            let workers = scene.on_own_nodes(placement);
+            scene
+                .query("q", json!({"tables": [table], "workers": workers}))
+                .await;
+            assert_eq!(by_zone(&scene.placed("q-workers", 3).await), on(&[("b", 3)]));
+        },
+    );
+}

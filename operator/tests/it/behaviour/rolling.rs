@@ -6,14 +6,24 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::json;
 
+use sluice_crds::shuffle_query::status::QueryPhase;
+use sluice_proto::wire::WorkerStatus;
+
 use super::play::direct_queries;
+use super::scene::act;
+use crate::coordinators::{idle, programs_with, succeeds};
 use crate::harness::eventually;
+use crate::kubelet::Kubelet;
+
+fn drains(pod: &Pod) -> bool {
+    pod.annotations().contains_key("sluice.dev/draining")
+}
 
 fn is_ready(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     let mut conditions = conditions.into_iter().flatten();
     pod.metadata.deletion_timestamp.is_none()
-        && !pod.annotations().contains_key("sluice.dev/draining")
+        && !drains(pod)
         && conditions.any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
@@ -30,9 +40,7 @@ fn a_pool_that_shrinks_drains_its_workers_first() {
         let mut drained = BTreeSet::new();
         eventually("one is left", async || {
             let pods = scene.pods("p").await;
-            let draining = pods
-                .iter()
-                .filter(|pod| pod.annotations().contains_key("sluice.dev/draining"));
+            let draining = pods.iter().filter(|pod| drains(pod));
             drained.extend(draining.map(ResourceExt::name_any));
             pods.len() == 1
         })
@@ -73,10 +81,70 @@ fn a_pool_that_changes_has_as_many_ready_workers_all_the_while() {
             .await;
             // The query has kept its coordinator.
             play.cues.give("q");
-            let status = scene
-                .reaches("q", sluice_crds::shuffle_query::status::QueryPhase::Succeeded)
-                .await;
+            let status = scene.reaches("q", QueryPhase::Succeeded).await;
             assert_eq!(status.coordinator_epoch, 1);
+        },
+    );
+}
+
+#[test]
+fn the_worker_that_holds_least_goes_first() {
+    act("the_worker_that_holds_least_goes_first", async |scene| {
+        let program = programs_with(
+            |worker| WorkerStatus {
+                held_bytes: match worker.pod.name_any().as_str() {
+                    "p-0" => 5 << 20,
+                    "p-1" => 1 << 20,
+                    _ => 9 << 20,
+                },
+                ..idle()
+            },
+            succeeds,
+        );
+        let _kubelet = Kubelet::start(scene.place, program).await;
+        scene.pool("p", json!({"replicas": 3})).await;
+        eventually("it is known what they hold", async || {
+            let status = scene.status("p").await;
+            (status.ready_replicas, status.held_bytes) == (3, 15 << 20)
+        })
+        .await;
+        scene.edit("p", json!({"replicas": 2})).await;
+        scene.has_pods("p", &["p-0", "p-2"]).await;
+        scene.edit("p", json!({"replicas": 1})).await;
+        scene.has_pods("p", &["p-2"]).await;
+    });
+}
+
+#[test]
+fn a_worker_that_does_not_end_what_it_runs_goes_at_the_drain_time_out() {
+    act(
+        "a_worker_that_does_not_end_what_it_runs_goes_at_the_drain_time_out",
+        async |scene| {
+            let busy = WorkerStatus {
+                queries: 1,
+                slots_in_use: 1,
+                ..idle()
+            };
+            let program = programs_with(move |_| busy.clone(), succeeds);
+            let _kubelet = Kubelet::start(scene.place, program).await;
+            scene.pool("p", json!({"replicas": 2})).await;
+            eventually("both are busy", async || {
+                let status = scene.status("p").await;
+                (status.ready_replicas, status.slots_in_use) == (2, 2)
+            })
+            .await;
+            scene.edit("p", json!({"replicas": 1})).await;
+            eventually("one takes no more attempts", async || {
+                let pods = scene.pods("p").await;
+                pods.iter().any(|pod| drains(pod) && !is_ready(pod))
+                    && scene.status("p").await.draining_replicas == 1
+            })
+            .await;
+            // It runs on for up to ten minutes, or as long as its user says.
+            assert_eq!(scene.pods("p").await.len(), 2);
+            scene.edit("p", json!({"drainTimeoutSeconds": 1})).await;
+            let left = scene.has_pods("p", &["p-0"]).await;
+            assert!(!drains(&left[0]));
         },
     );
 }
