@@ -11,6 +11,7 @@ pub mod pods;
 mod reconcile;
 mod status;
 mod step;
+mod written;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +28,6 @@ use sluice_crds::shuffle_query::MAX_SECONDS;
 use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
 use sluice_proto::auth::TokenSigner;
 use tokio::sync::OnceCell;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::Operator;
@@ -36,6 +36,8 @@ use crate::kube_api::FIELD_MANAGER;
 use crate::objects::labels::{self, Component};
 use crate::progress::{Budget, CoordinatorRpc, GrpcCoordinators, Progress};
 use crate::{reconcile as around, watch};
+
+use written::Written;
 
 pub use status::{Urgency, compose};
 pub use step::step;
@@ -81,8 +83,8 @@ pub struct Queries {
     granted: Mutex<HashSet<String>>,
     /// Unique ids of queries that give a place or a turn away as soon as the cache shows it.
     freed: Mutex<HashSet<String>>,
-    /// When the status of a query was written last.
-    written: Mutex<HashMap<String, Instant>>,
+    /// What was written of a query last.
+    written: Mutex<HashMap<String, Written>>,
 }
 
 impl Queries {
@@ -90,7 +92,7 @@ impl Queries {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn written(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+    fn written(&self) -> MutexGuard<'_, HashMap<String, Written>> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -7,11 +7,11 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
-use tokio::time::Instant;
 
 use super::lifecycle::Lifecycle;
 use super::observed::{Observed, Step};
 use super::status::{Urgency, compose};
+use super::written::Written;
 use super::{Queries, event, step};
 use crate::kube_api;
 use crate::reconcile::{Error, Reconciler, Reconciling};
@@ -35,6 +35,10 @@ impl Queries {
             let _ = self.pods.wait_until_ready().await;
         };
         self.synced.get_or_init(|| synced).await;
+        let uid = query.uid().unwrap_or_default();
+        if let Some(written) = self.written().get_mut(&uid) {
+            query = written.freshest(query);
+        }
         for _ in 0..MOST_STEPS {
             let now = Timestamp::now();
             let seen = self.observe(&query).await?;
@@ -109,7 +113,7 @@ impl Queries {
             Some(old) => Urgency::between(old, &new),
             None => Urgency::Transition,
         };
-        let last = self.written().get(&uid).copied();
+        let last = self.written().get(&uid).map(|last| last.at);
         let rested = last.map_or(Duration::MAX, |last| last.elapsed());
         if urgency == Urgency::Same {
             return Ok(again);
@@ -150,8 +154,11 @@ impl Queries {
         let written = kube_api::apply_status(&self.operator.client, query, new).await;
         let written = written.map_err(Error::api("writing the status"))?;
         self.operator.metrics.status_writes.inc();
-        self.written()
-            .insert(query.uid().unwrap_or_default(), Instant::now());
+        let uid = query.uid().unwrap_or_default();
+        let mut all = self.written();
+        let known = all.remove(&uid);
+        all.insert(uid, Written::new(known, query, &written));
+        drop(all);
         self.tell(query, old, new);
         Ok(written)
     }

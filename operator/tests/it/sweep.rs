@@ -122,7 +122,7 @@ fn storm(seed: u64) -> Faults {
 
 #[test]
 fn a_life_in_a_storm_ends_as_in_calm() {
-    const SEEDS: usize = 12;
+    const SEEDS: usize = 8;
     let name = "a_life_in_a_storm_ends_as_in_calm";
     let Some(wanted) = undisturbed(name) else { return };
     let (disturbed, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
