@@ -69,7 +69,7 @@ fn service(pool: &WorkerPool, name: &str) -> Service {
         metadata: metadata(pool, names::workers(name)),
         spec: Some(ServiceSpec {
             cluster_ip: Some("None".to_owned()),
-            // No word of `publishNotReadyAddresses`: the API server drops a false, and what is dropped looks changed.
+            publish_not_ready_addresses: Some(false),
             selector: Some(labels::workers_of(name)),
             ports: Some(vec![ServicePort {
                 name: Some("grpc".to_owned()),

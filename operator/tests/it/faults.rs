@@ -78,6 +78,7 @@ struct State {
     watches: Watches,
     random: SmallRng,
     writes: usize,
+    requests: usize,
     away: CancellationToken,
     /// Until when the API server is out of reach.
     back: Option<Instant>,
@@ -113,6 +114,7 @@ impl Faults {
             watches,
             random: SmallRng::seed_from_u64(seed),
             writes: 0,
+            requests: 0,
             away: CancellationToken::new(),
             back: None,
             forgotten: None,
@@ -180,6 +182,11 @@ impl Faults {
         self.lock().writes
     }
 
+    /// How many requests there were, leases aside.
+    pub fn requests(&self) -> usize {
+        self.lock().requests
+    }
+
     /// The requests that were answered with 403.
     pub fn forbidden(&self) -> Vec<String> {
         self.lock().forbidden.clone()
@@ -196,6 +203,7 @@ impl Faults {
         let counts = request.method() != Method::GET && !aside;
         let write = counts.then_some(state.writes);
         state.writes += usize::from(counts);
+        state.requests += usize::from(!path.contains("/leases"));
         let query = request.uri().query().unwrap_or_default();
         let call = Call {
             method: request.method().clone(),

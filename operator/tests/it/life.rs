@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_crds::shuffle_query::status::QueryPhase;
-use sluice_crds::{ShuffleQuery, WorkerPool};
+use sluice_crds::{ConditionReason, ProgressReason, ShuffleQuery, WorkerPool};
 use sluice_operator::objects::labels;
 
 use crate::coordinators::{Coordinator, programs, snapshot, succeeds};
@@ -27,7 +27,7 @@ use crate::pods::{pool, query};
 /// The query whose first coordinator is lost.
 const LOST: &str = "lost";
 /// Longest time of one step of a life; the API server may be away for minutes.
-const STEP: Duration = Duration::from_secs(60);
+const STEP: Duration = Duration::from_secs(300);
 /// After how long of waiting watches list again, as they do once their history is gone; twice as long the next time,
 /// since they wait longer themselves.
 const NEWS: Duration = Duration::from_secs(5);
@@ -175,7 +175,10 @@ impl<'a> Liver<'a> {
             let status = pool.status.unwrap_or_default();
             let workers = ListParams::default().labels("app.kubernetes.io/component=worker");
             let there = pods.list(&workers).await.unwrap().items.len();
+            let settled = ConditionReason::from(ProgressReason::WorkersReady);
+            let mut conditions = status.conditions.iter();
             status.observed_generation == pool.metadata.generation
+                && conditions.any(|condition| condition.reason == settled)
                 && status.ready_replicas == pool.spec.replicas
                 && there == usize::try_from(pool.spec.replicas).unwrap()
         })
@@ -380,6 +383,10 @@ impl Listing {
                 json!({"labels": object.labels(), "annotations": object.annotations(), "owners": owners});
             let mut value = serde_json::to_value(&object).unwrap();
             value["metadata"] = metadata;
+            if value["kind"] == "Pod" {
+                // The scheduler's and the kubelet's, not the operator's.
+                value["status"] = Value::Null;
+            }
             without_the_run(&mut value, &place.namespace);
             // Two alike are one too many.
             let count = self.objects.keys().filter(|key| key.starts_with(&name)).count();

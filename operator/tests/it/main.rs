@@ -18,6 +18,7 @@ mod leader;
 mod life;
 mod pods;
 mod rbac;
+mod scale;
 mod sweep;
 mod verbs;
 mod watches;
