@@ -15,10 +15,10 @@ use sluice_core::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use super::command::{Command, answer};
+use super::disk::Disk;
 use super::log::{Piece, StreamLog};
 use super::spill::{self, Batch, FileWrite, Job, Moved, Wish, Written};
 use super::{StoreConfig, StoreError, StoreStats};
-use crate::shuffle::segment::SpillDirs;
 
 /// The bytes of one attempt.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ struct AttemptLog {
 #[derive(Debug)]
 pub struct StoreTask {
     config: StoreConfig,
-    dirs: SpillDirs,
+    disk: Disk,
     started: time::Instant,
     table: StreamTable,
     logs: BTreeMap<(QueryId, AttemptId), AttemptLog>,
@@ -58,11 +58,10 @@ pub struct StoreTask {
 }
 
 impl StoreTask {
-    pub fn new(config: StoreConfig) -> std::io::Result<Self> {
-        let dirs = SpillDirs::open(&config.spill_dirs, config.incarnation)?;
+    pub fn new(config: StoreConfig, disk: Disk) -> Self {
         let (written_sender, written) = mpsc::unbounded_channel();
-        Ok(Self {
-            dirs,
+        Self {
+            disk,
             started: time::Instant::now(),
             table: StreamTable::new(config.incarnation),
             logs: BTreeMap::new(),
@@ -79,7 +78,7 @@ impl StoreTask {
             written,
             closing: None,
             config,
-        })
+        }
     }
 
     /// Runs until it is told to end, or the last handle is gone.
@@ -199,6 +198,8 @@ impl StoreTask {
     fn stats(&self) -> StoreStats {
         StoreStats {
             attempts: self.logs.len(),
+            disk_bytes: self.disk.used(),
+            operator_bytes: self.disk.used_by_operators(),
             ..self.stats
         }
     }
@@ -324,7 +325,7 @@ impl StoreTask {
         let in_memory: u64 = log.streams.values().map(StreamLog::bytes_in_memory).sum();
         self.release(in_memory);
         if log.file_bytes > 0 {
-            self.stats.disk_bytes = self.stats.disk_bytes.saturating_sub(log.file_bytes);
+            self.disk.free(log.file_bytes);
             self.removals.extend(log.path);
         }
         self.write_next();
@@ -338,7 +339,7 @@ impl StoreTask {
             self.drop_attempt(query, attempt);
         }
         self.unreported_spills.remove(query);
-        let dirs = self.dirs.query_dirs(query);
+        let dirs = self.disk.dirs.query_dirs(query);
         self.removals.extend(dirs.map(Arc::from));
         self.write_next();
     }
@@ -398,8 +399,7 @@ impl StoreTask {
         if bytes == 0 {
             return;
         }
-        let limit = self.config.spill_limit;
-        if let Some(limit) = limit.filter(|limit| self.stats.disk_bytes.saturating_add(bytes) > *limit) {
+        if let Err(limit) = self.disk.reserve(bytes) {
             self.spill_failure = Some(format!("spill.limit is {limit} bytes; raise it"));
             let (query, stream) = (key.0, wish.stream);
             self.tell(Event::SpillFailed { query, stream });
@@ -407,9 +407,8 @@ impl StoreTask {
         }
         let position = log.file_bytes;
         log.file_bytes += bytes;
-        self.stats.disk_bytes += bytes;
         *self.unreported_spills.entry(key.0.clone()).or_default() += bytes;
-        let dirs = &mut self.dirs;
+        let dirs = &mut self.disk.dirs;
         let path = log
             .path
             .get_or_insert_with(|| Arc::from(dirs.place(&key.0, key.1)));
