@@ -8,6 +8,7 @@ pub mod cases;
 pub mod conditions;
 pub mod embedded;
 pub mod parse;
+pub mod reference;
 pub mod shuffle_query;
 pub mod units;
 pub mod validate;

@@ -9,6 +9,8 @@ use crate::{ShuffleQuery, WorkerPool};
 
 /// Command that writes the files again.
 pub const GENERATE_COMMAND: &str = "cargo run -p sluice-crds --example gen-crds";
+/// Annotation of a CRD with the release of Sluice that it is of, such as 0.1.0: an installer puts no older one over it.
+pub const VERSION_ANNOTATION: &str = "sluice.dev/version";
 /// Most bytes of one generated file; client-side apply keeps a copy in an annotation of at most 256 KiB.
 pub const MAX_FILE_BYTES: usize = 256 * 1000;
 
@@ -42,6 +44,11 @@ fn text(crd: &CustomResourceDefinition) -> Result<String, serde_yaml::Error> {
 }
 
 fn cleaned(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let version = (
+        VERSION_ANNOTATION.to_owned(),
+        env!("CARGO_PKG_VERSION").to_owned(),
+    );
+    crd.metadata.annotations.get_or_insert_default().extend([version]);
     for version in &mut crd.spec.versions {
         if let Some(schema) = version
             .schema

@@ -3,9 +3,65 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// Runs ShuffleQueries and WorkerPools of a Kubernetes cluster.
+/// Runs ShuffleQueries and WorkerPools of a Kubernetes cluster; or does one of the chores around an installation.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(name = "sluice-operator", version)]
+#[command(
+    name = "sluice-operator",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+pub struct CommandLine {
+    /// A chore; without one the operator runs.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// How the operator runs.
+    #[command(flatten)]
+    pub config: Option<Config>,
+}
+
+/// The chores around an installation: what the chart's hooks run.
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum Command {
+    /// Puts the custom resource definitions of this release into the cluster, unless newer ones are there.
+    InstallCrds,
+    /// Applies a WorkerPool that goes when a ConfigMap of its namespace goes.
+    ApplyPool(ApplyPool),
+    /// Runs a small query over generated tables, checks its rows and deletes it.
+    TryQuery(TryQuery),
+}
+
+/// Which pool is applied.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ApplyPool {
+    /// A YAML file with the WorkerPool.
+    #[arg(long)]
+    pub file: PathBuf,
+    /// The namespace of the pool and of the ConfigMap.
+    #[arg(long)]
+    pub namespace: String,
+    /// The ConfigMap that owns the pool: it is garbage once the ConfigMap is deleted.
+    #[arg(long)]
+    pub owner: String,
+}
+
+/// Where and how long a query is tried.
+#[derive(Clone, Debug, clap::Args)]
+pub struct TryQuery {
+    /// The namespace of the query.
+    #[arg(long)]
+    pub namespace: String,
+    /// The pool whose workers run it. Without one it has a small worker of its own.
+    #[arg(long)]
+    pub pool: Option<String>,
+    /// Seconds that it may take, the start of workers included.
+    #[arg(long, default_value_t = 300)]
+    pub within_seconds: u32,
+}
+
+/// How an operator runs.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "sluice-operator")]
 pub struct Config {
     /// The image of workers and coordinators, where a pool names none. It holds the program `sluice`.
     #[arg(long, env = "SLUICE_IMAGE")]
@@ -76,6 +132,23 @@ mod tests {
             "--signing-key-file=key.pem",
             &format!("--namespaces={namespaces}"),
         ])
+    }
+
+    #[test]
+    fn flags_without_a_command_run_the_operator() {
+        let line = CommandLine::parse_from(["sluice-operator", "--image=sluice:1", "--signing-key-file=k"]);
+        assert!(line.command.is_none());
+        assert_eq!(line.config.unwrap().image, "sluice:1");
+        let problem = CommandLine::try_parse_from(["sluice-operator", "--image=sluice:1"]).unwrap_err();
+        assert!(problem.to_string().contains("--signing-key-file"), "{problem}");
+    }
+
+    #[test]
+    fn a_command_needs_no_flags_of_the_operator_and_takes_none() {
+        let line = CommandLine::parse_from(["sluice-operator", "install-crds"]);
+        assert!(matches!(line.command, Some(Command::InstallCrds)));
+        assert!(line.config.is_none());
+        CommandLine::try_parse_from(["sluice-operator", "--image=sluice:1", "install-crds"]).unwrap_err();
     }
 
     #[test]

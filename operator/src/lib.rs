@@ -5,8 +5,10 @@
 //! builders of what they create. What both share is the loop ([`reconcile`]), the watches ([`watch`]) and the verbs
 //! that write ([`kube_api`]).
 
+pub mod apply_pool;
 pub mod config;
 pub mod http;
+pub mod install_crds;
 pub mod kube_api;
 pub mod leader;
 pub mod log;
@@ -15,6 +17,7 @@ pub mod objects;
 pub mod progress;
 pub mod reconcile;
 pub mod shuffle_query;
+pub mod try_query;
 pub mod watch;
 pub mod worker_pool;
 
@@ -28,7 +31,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use config::Config;
+use config::{Command, Config};
 use http::Health;
 use metrics::Metrics;
 use sluice_proto::auth::TokenSigner;
@@ -51,6 +54,19 @@ pub struct Operator {
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     run_with(config, client().await?, stop).await
+}
+
+/// Does one of the chores around an installation and ends.
+///
+/// # Errors
+/// What the command says, or the cluster's address is not known.
+pub async fn execute(command: Command) -> anyhow::Result<()> {
+    let client = client().await?;
+    match command {
+        Command::InstallCrds => install_crds::run(&client).await,
+        Command::ApplyPool(args) => apply_pool::run(&client, &args).await,
+        Command::TryQuery(args) => try_query::run(&client, &args).await,
+    }
 }
 
 /// Runs an operator on `client` until `stop`: stands by, and acts while it leads.

@@ -2,14 +2,22 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-use sluice_operator::config::Config;
+use clap::{CommandFactory, Parser};
+use sluice_operator::config::CommandLine;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let config = Config::parse();
+    let line = CommandLine::parse();
     sluice_operator::log::start();
-    match sluice_operator::run(config).await {
+    let ended = match (line.command, line.config) {
+        (Some(command), _) => sluice_operator::execute(command).await,
+        (None, Some(config)) => sluice_operator::run(config).await,
+        (None, None) => {
+            let usage = CommandLine::command().render_help();
+            Err(anyhow::anyhow!("no command and no flags\n{usage}"))
+        }
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");

@@ -16,7 +16,8 @@ pub struct Metrics {
     reconciles: Family<Reconcile, Counter>,
     durations: Family<Kind, Histogram, fn() -> Histogram>,
     leading: Gauge<i64>,
-    /// Seconds from a coordinator's change to the status that shows it.
+    /// Seconds from a coordinator's report of a transition to the status that shows it. Progress waits on purpose, and
+    /// does not count.
     pub status_lag: Histogram,
     /// Writes of a status.
     pub status_writes: Counter<u64, AtomicU64>,
@@ -63,7 +64,7 @@ impl Default for Metrics {
         );
         registry.register_with_unit(
             "status_lag",
-            "Time from a coordinator's change to the status that shows it",
+            "Time from a coordinator's report of a transition to the status that shows it",
             Unit::Seconds,
             metrics.status_lag.clone(),
         );

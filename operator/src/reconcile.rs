@@ -94,7 +94,7 @@ pub async fn run<R: Reconciler>(
         if objects.wait_until_ready().now_or_never().is_none() {
             return;
         }
-        future::pending().await
+        future::pending::<()>().await;
     };
     let running = controller
         .with_config(controller::Config::default().concurrency(concurrency))
@@ -196,7 +196,13 @@ mod tests {
         let (objects, _writer) = reflector::store();
         let controller = Controller::for_stream(stream::pending(), objects);
         let stop = CancellationToken::new();
-        let running = tokio::spawn(run(controller, Arc::new(Nothing), 1, Arc::default(), stop.clone()));
+        let running = tokio::spawn(run(
+            controller,
+            Arc::new(Nothing),
+            1,
+            Arc::default(),
+            stop.clone(),
+        ));
         tokio::task::yield_now().await;
         assert!(!running.is_finished());
         stop.cancel();

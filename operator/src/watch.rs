@@ -20,6 +20,11 @@ const WATCH_SECONDS: u32 = 240;
 /// polled for the store to advance.
 pub type Watched<K, S> = (Store<K>, S);
 
+/// What a watch needs of a kind beside its API.
+pub trait Kind: Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
+
+impl<K: Clone + Debug + DeserializeOwned + Send + Sync + 'static> Kind for K {}
+
 impl Scope {
     /// The API of a kind within the scope.
     pub fn api<K>(&self, client: &Client) -> Api<K>
@@ -47,13 +52,7 @@ pub fn resources<K>(
     scope: &Scope,
 ) -> Watched<K, impl Stream<Item = watcher::Result<K>> + use<K> + Send + 'static>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Kind + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     resources_slimmed(client, scope, |_| {})
 }
@@ -65,13 +64,7 @@ pub fn resources_slimmed<K>(
     slim: fn(&mut K),
 ) -> Watched<K, impl Stream<Item = watcher::Result<K>> + use<K> + Send + 'static>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Kind + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     let api = scope.dynamic_api(client, &ApiResource::erase::<K>(&()));
     let (reader, writer) = reflector::store();
@@ -91,13 +84,7 @@ pub fn labelled<K>(
     labels: &str,
 ) -> Watched<K, impl Stream<Item = watcher::Result<K>> + use<K> + Send + 'static>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Kind + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
     from_api(scope.api(client), labels)
 }
@@ -108,13 +95,7 @@ pub fn from_api<K>(
     labels: &str,
 ) -> Watched<K, impl Stream<Item = watcher::Result<K>> + use<K> + Send + 'static>
 where
-    K: Resource<DynamicType: Default + Eq + Hash + Clone>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Kind + Resource<DynamicType: Default + Eq + Hash + Clone>,
 {
     stripped(api, labels, |_| {})
 }
@@ -126,13 +107,7 @@ pub fn stripped<K>(
     strip: fn(&mut K),
 ) -> Watched<K, impl Stream<Item = watcher::Result<K>> + use<K> + Send + 'static>
 where
-    K: Resource<DynamicType: Default + Eq + Hash + Clone>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Send
-        + Sync
-        + 'static,
+    K: Kind + Resource<DynamicType: Default + Eq + Hash + Clone>,
 {
     let (reader, writer) = reflector::store();
     let stream = watcher(

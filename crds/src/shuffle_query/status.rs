@@ -47,6 +47,10 @@ pub struct ShuffleQueryStatus {
     /// Of those, the ones that a query may have a few of only: out of memory, no workers, a failing sink.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub counted_retries: u32,
+    /// How many times the memory that the pool gives to a coordinator the newest one gets; absent while it is once. It
+    /// doubles whenever one ran out of memory.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub coordinator_memory_factor: u32,
     /// When the query was submitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
@@ -77,6 +81,10 @@ pub struct ShuffleQueryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub tasks_done: Option<String>,
+    /// Attempts that ran near their data of those that should have, such as 87%. Absent if the tables name no place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub local_attempts: Option<String>,
     /// Rows and bytes over the whole query.
     #[serde(default)]
     pub totals: QueryTotals,
@@ -237,6 +245,29 @@ pub struct StageStatus {
     /// Time since the first assignment of the stage, in milliseconds; it stops when the stage is done.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub elapsed_millis: u64,
+    /// Where attempts ran, if the query says where the data is that the stage scans.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locality: Option<StageLocality>,
+}
+
+/// Where attempts of a stage ran that scans data of known place, counted when they are assigned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageLocality {
+    /// Attempts that should run near their data.
+    pub asked: u32,
+    /// Of those, the ones that ran on a node that holds the data.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub node: u32,
+    /// Those that ran in a zone that holds the data.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub zone: u32,
+    /// Those that ran elsewhere because no worker near the data took attempts.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub no_worker_near: u32,
+    /// Those that ran elsewhere because the workers near the data were busy, or the task had just failed there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub near_workers_busy: u32,
 }
 
 /// Where a stage stands.

@@ -79,8 +79,9 @@ pub struct TableSpec {
     /// Rows of the TPC-H benchmark, generated while they are read; no files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpch: Option<TpchSpec>,
-    /// Zones and nodes where the files are, for the placement of inline workers and of the coordinator. Outside a
-    /// cluster it has no effect.
+    /// Zones and nodes where the files are: inline workers and the coordinator are placed near them, and tasks that
+    /// scan the table run on workers near them as long as those have slots. It counts only for workers that know their
+    /// place, as those of a cluster do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_TABLE_LOCALITY))]
     pub locality: Vec<LocalityHint>,

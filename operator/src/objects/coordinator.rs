@@ -96,7 +96,8 @@ pub fn input(query: &ShuffleQuery, sql: &str) -> Result<ConfigMap, serde_yaml::E
     })
 }
 
-/// The Secret with the token of coordinator `epoch`.
+/// The Secret with the token of coordinator `epoch`. It stays until its query goes, which owns it: the operator may create
+/// Secrets and nothing else, and a token of an earlier epoch opens nothing any more.
 pub fn token(query: &ShuffleQuery, epoch: u64, token: &str) -> Secret {
     Secret {
         metadata: metadata(query, None, Some(epoch), names::token(&query.name_any(), epoch)),

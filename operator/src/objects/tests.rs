@@ -20,10 +20,11 @@ fn pool(spec: &str) -> WorkerPool {
 }
 
 fn pod_near(spec: &str, claims: &[Reach], with_key: bool) -> Pod {
+    let pool = pool(spec);
     let pod = WorkerPod {
-        pool: &pool(spec),
+        pool: &pool,
         number: 3,
-        default_image: "sluice:1",
+        image: super::pod::image(&pool.spec, "sluice:1"),
         spec_hash: "00ff",
         with_key,
         claims,
@@ -224,8 +225,18 @@ fn variables_follow_the_spec() {
 fn empty_dirs_have_room_beyond_what_a_worker_fills() {
     let two = "spill: {limit: 2GiB, volumes: [{name: a, emptyDir: {sizeLimit: 1GiB}}, {name: b, ephemeral: {size: 1GiB}}]}";
     for (spec, name, field, expected) in [
-        ("spill: {limit: 0}", "spill-default", "/emptyDir/sizeLimit", "82Mi"),
-        ("spill: {limit: 1GiB}", "spill-default", "/emptyDir/sizeLimit", "1216Mi"),
+        (
+            "spill: {limit: 0}",
+            "spill-default",
+            "/emptyDir/sizeLimit",
+            "82Mi",
+        ),
+        (
+            "spill: {limit: 1GiB}",
+            "spill-default",
+            "/emptyDir/sizeLimit",
+            "1216Mi",
+        ),
         (two, "spill-a", "/emptyDir/sizeLimit", "1216Mi"),
         (
             two,

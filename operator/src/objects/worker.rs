@@ -44,8 +44,8 @@ pub struct WorkerPod<'a> {
     pub pool: &'a WorkerPool,
     /// Its number within the pool.
     pub number: u32,
-    /// Image of workers, where the pool names none.
-    pub default_image: &'a str,
+    /// Its image.
+    pub image: &'a str,
     /// Hash of what in the pool makes pods be replaced.
     pub spec_hash: &'a str,
     /// Whether tokens are checked: the pool's key is mounted.
@@ -108,7 +108,7 @@ impl WorkerPod<'_> {
         let probes = pod::probes(PORT);
         Container {
             name: CONTAINER.to_owned(),
-            image: Some(pod::image(spec, self.default_image).to_owned()),
+            image: Some(self.image.to_owned()),
             image_pull_policy: spec.image_pull_policy.map(|policy| policy.name().to_owned()),
             command: Some(vec![PROGRAM.to_owned(), "worker".to_owned()]),
             env: Some(self.env()),

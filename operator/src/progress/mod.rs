@@ -10,6 +10,7 @@ mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::channel::mpsc;
 use kube::runtime::reflector::ObjectRef;
@@ -45,7 +46,7 @@ pub struct Progress {
 
 struct Followed {
     target: Target,
-    latest: Arc<Mutex<Option<Arc<ShuffleQueryStatus>>>>,
+    latest: Arc<Mutex<watch::Latest>>,
     cancelled: bool,
     _stops: DropGuard,
 }
@@ -101,7 +102,23 @@ impl Progress {
             .latest
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+            .report
             .clone()
+    }
+
+    /// A status was written that shows `report`: how long ago the transition was reported that it shows, if it shows one
+    /// for the first time.
+    pub fn written(&self, uid: &str, report: &Arc<ShuffleQueryStatus>) -> Option<Duration> {
+        let followed = self.followed();
+        let known = followed.get(uid)?;
+        let mut latest = known.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        // A newer one came meanwhile: the status that shows it is yet to be written.
+        let newest = latest
+            .report
+            .as_ref()
+            .is_some_and(|newest| Arc::ptr_eq(newest, report));
+        let since = latest.unwritten.take_if(|_| newest)?;
+        Some(since.elapsed())
     }
 
     /// Follows no coordinator of the query any more.

@@ -69,6 +69,20 @@ async fn a_broken_stream_is_opened_again_and_transitions_wake() {
 }
 
 #[tokio::test]
+async fn the_lag_of_a_transition_is_told_once_and_by_the_status_that_shows_it() {
+    let (wake, mut woken) = mpsc::unbounded();
+    let progress = Progress::new(Arc::new(Scripted::default()), wake);
+    progress.follow(target(1));
+    woken.next().await.unwrap();
+    let older = Arc::new(ShuffleQueryStatus::default());
+    assert!(progress.written("u", &older).is_none(), "another report");
+    woken.next().await.unwrap();
+    let latest = progress.latest("u", 1).unwrap();
+    assert!(progress.written("u", &latest).is_some());
+    assert!(progress.written("u", &latest).is_none(), "it was told");
+}
+
+#[tokio::test]
 async fn a_coordinator_is_told_to_cancel_once() {
     let (wake, _woken) = mpsc::unbounded();
     let scripted = Arc::new(Scripted::default());

@@ -25,7 +25,15 @@ pub(super) struct Watching {
     pub wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
     pub turns: Arc<Budget>,
     pub target: Target,
-    pub latest: Arc<Mutex<Option<Arc<ShuffleQueryStatus>>>>,
+    pub latest: Arc<Mutex<Latest>>,
+}
+
+/// What a coordinator reported last.
+#[derive(Default)]
+pub(super) struct Latest {
+    pub report: Option<Arc<ShuffleQueryStatus>>,
+    /// Since when a transition has been reported that no status shows.
+    pub unwritten: Option<Instant>,
 }
 
 /// What the reconciler has been woken for, and when.
@@ -94,7 +102,7 @@ impl Watching {
                 None => Urgency::Transition,
                 Some(shown) => Urgency::between(&shown.report, &report),
             };
-            *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(report));
+            self.keep(report, urgency);
             match (urgency, &*shown) {
                 (Urgency::Transition, _) | (_, None) => {
                     due = None;
@@ -114,6 +122,14 @@ impl Watching {
         }
     }
 
+    fn keep(&self, report: ShuffleQueryStatus, urgency: Urgency) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if urgency == Urgency::Transition && latest.unwritten.is_none() {
+            latest.unwritten = Some(Instant::now());
+        }
+        latest.report = Some(Arc::new(report));
+    }
+
     fn turn(&self, at: Instant) -> BoxFuture<'static, ()> {
         let turns = self.turns.clone();
         Box::pin(async move {
@@ -123,13 +139,14 @@ impl Watching {
     }
 
     fn show(&self, shown: &mut Option<Shown>) {
-        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(report) = latest {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(report) = &latest.report {
             *shown = Some(Shown {
-                report: ShuffleQueryStatus::clone(&report),
+                report: ShuffleQueryStatus::clone(report),
                 at: Instant::now(),
             });
         }
+        drop(latest);
         // Nobody listens any more when the operator stops.
         let _ = self.wake.unbounded_send(self.target.query.clone());
     }

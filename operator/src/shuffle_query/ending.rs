@@ -98,7 +98,7 @@ fn ended(seen: &Observed, life: &Lifecycle, end: &PodEnd) -> Fate<'static> {
             why: format!("the coordinator was lost: {why}"),
             counted: false,
         },
-        PodEnd::OutOfMemory if memory_factor(&seen.pods) > MAX_MEMORY_FACTOR => Fate::Failed {
+        PodEnd::OutOfMemory if memory_factor(seen, life) > MAX_MEMORY_FACTOR => Fate::Failed {
             reason: ErrorReason::OutOfMemory,
             message: format!(
                 "the coordinator ran out of memory with {MAX_MEMORY_FACTOR} times what its pool gives it: \
@@ -164,14 +164,14 @@ fn may_retry(seen: &Observed, life: &Lifecycle) -> bool {
 }
 
 /// How many times the usual memory the next coordinator needs: twice what one had that ran out of it.
-pub(super) fn memory_factor(pods: &[CoordinatorPod]) -> u32 {
-    let factors = pods.iter().map(|pod| match pod.state {
+pub(super) fn memory_factor(seen: &Observed, life: &Lifecycle) -> u32 {
+    let factors = seen.pods.iter().map(|pod| match pod.state {
         PodState::Ended(PodEnd::OutOfMemory) => pod.memory_factor.saturating_mul(2),
         PodState::Ended(_) | PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => {
             pod.memory_factor
         }
     });
-    factors.max().unwrap_or(1)
+    factors.chain([life.memory_factor]).max().unwrap_or(1)
 }
 
 fn error(phase: QueryPhase, reason: ErrorReason, message: &str) -> ShuffleQueryStatus {

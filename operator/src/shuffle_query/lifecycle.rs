@@ -20,6 +20,9 @@ pub struct Lifecycle {
     pub pod_retries: u32,
     /// Of those, the ones of which there may be a few only.
     pub counted_retries: u32,
+    /// How many times the pool's memory for a coordinator the newest one gets, at least 1. It outlives the pods: one that
+    /// ran out of memory may be gone before its successor is posted.
+    pub memory_factor: u32,
     /// The pool.
     pub pool: Option<String>,
     /// Since when the query has its place.
@@ -68,6 +71,7 @@ impl Lifecycle {
             epoch: status.coordinator_epoch,
             pod_retries: status.pod_retries,
             counted_retries: status.counted_retries,
+            memory_factor: status.coordinator_memory_factor.max(1),
             pool: status.pool_name.clone(),
             admitted: at(&status.admitted_time),
             suspended: at(&status.suspended_time),
@@ -90,6 +94,7 @@ impl Lifecycle {
                 life.epoch,
                 life.pod_retries,
                 life.counted_retries,
+                life.memory_factor,
                 life.admitted,
                 life.suspended,
                 life.suspended_millis,

@@ -23,6 +23,7 @@ use kube::ResourceExt;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, watcher};
+use sluice_crds::shuffle_query::MAX_SECONDS;
 use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
 use sluice_proto::auth::TokenSigner;
 use tokio::sync::OnceCell;
@@ -39,8 +40,11 @@ use crate::{reconcile as around, watch};
 pub use status::{Urgency, compose};
 pub use step::step;
 
-/// How long a query's token is good for.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a query's token is good for: a day longer than the longest deadline. A running coordinator cannot be given
+/// another (the operator may create Secrets, not change them), and a query that outlived its token would lose its workers.
+/// What bounds a token is that it opens one query's data to one of its coordinators, that its successor's epoch shuts it
+/// out, and that its Secret and the data go with the query.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(MAX_SECONDS as u64 + 24 * 3600);
 
 /// What all scopes share.
 pub struct Shared {
@@ -226,4 +230,14 @@ fn slim(query: &mut ShuffleQuery) {
     query.spec.sql = None;
     query.spec.tables = Vec::new();
     query.metadata.annotations = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_query_with_a_deadline_outlives_its_token() {
+        assert!(TOKEN_LIFETIME > Duration::from_secs(MAX_SECONDS.into()));
+    }
 }

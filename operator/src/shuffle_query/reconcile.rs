@@ -78,7 +78,9 @@ impl Queries {
         if !takes_place || written.is_err() {
             self.granted().remove(&uid);
         }
-        Ok(Arc::new(written?))
+        let written = written?;
+        self.note_lag(seen);
+        Ok(Arc::new(written))
     }
 
     /// Writes how the query stands, if that is due; answers when to look again.
@@ -116,7 +118,17 @@ impl Queries {
             return Ok(again.min(urgency.period().saturating_sub(rested)));
         }
         self.write_over(query, &old, &new).await?;
+        self.note_lag(seen);
         Ok(again)
+    }
+
+    /// A status was written that shows what was `seen`.
+    fn note_lag(&self, seen: &Observed) {
+        let uid = seen.query.uid().unwrap_or_default();
+        let report = seen.report.as_ref();
+        if let Some(lag) = report.and_then(|report| self.progress.written(&uid, report)) {
+            self.operator.metrics.status_lag.observe(lag.as_secs_f64());
+        }
     }
 
     async fn write(&self, query: &ShuffleQuery, new: &ShuffleQueryStatus) -> Result<ShuffleQuery, Error> {

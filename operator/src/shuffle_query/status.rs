@@ -41,6 +41,11 @@ pub fn compose(
         coordinator_epoch: life.epoch,
         pod_retries: life.pod_retries,
         counted_retries: life.counted_retries,
+        coordinator_memory_factor: if life.memory_factor > 1 {
+            life.memory_factor
+        } else {
+            0
+        },
         start_time: Some(Time(submitted)),
         admitted_time: life.admitted.map(Time),
         suspended_time: life.suspended.map(Time),

@@ -258,7 +258,9 @@ fn admitted(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
         Fate::Ended(words) => Step::Commit(life.ended(*words)),
         Fate::Again { why, counted } => {
             let epoch = next_epoch(seen, &life);
+            let memory_factor = ending::memory_factor(seen, &life);
             let mut next = life.waiting(ProgressReason::CoordinatorRestarting, why);
+            next.memory_factor = memory_factor;
             next.epoch = epoch;
             next.pod_retries = next.pod_retries.saturating_add(1);
             next.counted_retries = next.counted_retries.saturating_add(counted.into());
@@ -283,7 +285,7 @@ fn launch(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
         }
     }
     let epoch = life.epoch;
-    let memory_factor = ending::memory_factor(&seen.pods);
+    let memory_factor = life.memory_factor;
     let mut actions = vec![Action::Unfollow];
     actions.extend(create_pool(seen));
     actions.extend([

@@ -152,14 +152,18 @@ fn is_as<K: Object>(existing: &K, wanted: &K) -> bool {
     covers(&json(existing), &json(wanted))
 }
 
+/// Fields that the API server leaves out where they are false. Of others absence may mean something else.
+const LEFT_OUT_IF_FALSE: [&str; 1] = ["publishNotReadyAddresses"];
+
 /// Whether every field of `wanted` has the same value in `existing`. Lists are compared whole.
 fn covers(existing: &Value, wanted: &Value) -> bool {
     match (existing, wanted) {
-        (Value::Object(existing), Value::Object(wanted)) => wanted.iter().all(|(field, wanted)| {
-            existing
-                .get(field)
-                .is_some_and(|existing| covers(existing, wanted))
-        }),
+        (Value::Object(existing), Value::Object(wanted)) => {
+            wanted.iter().all(|(field, wanted)| match existing.get(field) {
+                Some(existing) => covers(existing, wanted),
+                None => *wanted == Value::Bool(false) && LEFT_OUT_IF_FALSE.contains(&field.as_str()),
+            })
+        }
         (Value::Array(existing), Value::Array(wanted)) => {
             existing.len() == wanted.len()
                 && existing

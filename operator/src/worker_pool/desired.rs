@@ -10,7 +10,6 @@ use kube::ResourceExt;
 use sluice_crds::{ConditionReason, ErrorReason, ProgressReason, validate_pool};
 
 use super::claims;
-use super::hash::spec_hash;
 use super::observe::Observed;
 use super::worker::{Worker, WorkerState};
 use crate::objects::pool::PoolObjects;
@@ -147,7 +146,6 @@ fn missing(seen: &Observed) -> usize {
 /// Pods with the lowest numbers that no pod has, be it terminating or somebody else's.
 fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
     let pool = seen.name();
-    let spec_hash = spec_hash(&seen.pool.spec, seen.image());
     let claims = claims::reach(&seen.claims);
     let free = (0..).filter(|number| !seen.taken.contains(&names::worker(&pool, *number)));
     free.take(count)
@@ -155,8 +153,8 @@ fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
             let pod = WorkerPod {
                 pool: &seen.pool,
                 number,
-                default_image: &seen.settings.default_image,
-                spec_hash: &spec_hash,
+                image: seen.image(),
+                spec_hash: &seen.revision.spec_hash,
                 with_key: seen.settings.public_key.is_some(),
                 claims: &claims,
             };

@@ -13,14 +13,17 @@ const NOT_OF_PODS: [&str; 5] = [
     "coordinator",
 ];
 
-/// The hash of what the user says of the pods of a pool, and of their image: 16 hexadecimal digits. Nothing that a newer
-/// operator builds differently from the same words goes in, nor do fields that have their default: upgrading the
-/// operator alone restarts no pod.
+/// The hash of what the user says of the pods of a pool, of their image, and of whether the user named it: 16 hexadecimal
+/// digits. Nothing that a newer operator builds differently from the same words goes in, nor do fields that have their
+/// default: upgrading the operator alone restarts no pod.
 pub fn spec_hash(spec: &WorkerPoolSpec, image: &str) -> String {
     let mut said = json(spec);
     if let Value::Object(fields) = &mut said {
         fields.retain(|field, _| !NOT_OF_PODS.contains(&field.as_str()));
         fields.insert("image".to_owned(), Value::String(image.to_owned()));
+        if spec.image.is_some() {
+            fields.insert("imageNamed".to_owned(), Value::Bool(true));
+        }
     }
     let said = without(said, &json(&WorkerPoolSpec::default()));
     // Keys of objects are sorted: the order of fields in the types does not matter.
@@ -68,6 +71,7 @@ mod tests {
             "placement: {zones: Pack}",
             "placement: {tolerations: [{operator: Exists}]}",
             "podMetadata: {labels: {a: b}}",
+            "image: sluice:1",
         ] {
             assert_ne!(hash(yaml), plain, "{yaml}");
         }
@@ -83,7 +87,6 @@ mod tests {
             "maxConcurrentQueries: 3",
             "drainTimeoutSeconds: 3",
             "coordinator: {resources: {limits: {cpu: 1}}}",
-            "image: sluice:1",
             "slotsPerWorker: 2",
             "placement: {zones: Spread, weight: 50}",
         ] {

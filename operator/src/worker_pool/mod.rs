@@ -5,10 +5,12 @@
 pub mod apply;
 pub mod claims;
 pub mod desired;
+mod event;
 pub mod grpc;
 pub mod hash;
 pub mod observe;
 pub mod polls;
+pub mod revision;
 pub mod rpc;
 pub mod status;
 pub mod stores;
@@ -23,21 +25,23 @@ use std::time::Duration;
 use futures::channel::mpsc::UnboundedReceiver;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 use kube::runtime::Controller;
+use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
-use sluice_crds::WorkerPool;
+use kube::{Resource, ResourceExt};
+use sluice_crds::{WorkerPool, WorkerPoolStatus};
 use tokio_util::sync::CancellationToken;
 
 use self::apply::Applied;
 use self::observe::{Observed, Settings};
 use self::polls::{PERIOD, Polls, Target};
+use self::revision::Revision;
 use self::rpc::{WorkerAddress, WorkerReport, WorkerRpc};
 use self::stores::Stores;
 use self::worker::{Worker, WorkerState};
 use crate::Operator;
 use crate::config::Scope;
-use crate::kube_api;
+use crate::kube_api::{self, FIELD_MANAGER};
 use crate::objects::worker::PORT;
 use crate::objects::{labels, names};
 use crate::reconcile::{self, Error, REQUEUE, Reconciler, Reconciling};
@@ -56,6 +60,10 @@ pub async fn run<R: WorkerRpc>(
     let (stores, controller) = Stores::watch(&operator.client, &scope);
     let (polls, changes) = Polls::new(rpc);
     let controller = on_reports(controller, changes);
+    let reporter = Reporter {
+        controller: FIELD_MANAGER.to_owned(),
+        instance: Some(operator.config.identity.clone()),
+    };
     let pools = Arc::new(Pools {
         settings: Settings {
             default_image: operator.config.image.clone(),
@@ -64,6 +72,7 @@ pub async fn run<R: WorkerRpc>(
         operator: operator.clone(),
         stores,
         polls,
+        recorder: Recorder::new(operator.client.clone(), reporter),
         marked: Mutex::default(),
     });
     let concurrency = operator.config.concurrency;
@@ -78,6 +87,8 @@ fn on_reports(
     controller.reconcile_on(changes)
 }
 
+/// Longest time of publishing an event.
+const EVENT_LIMIT: Duration = Duration::from_secs(10);
 /// When what was refused is tried again: nothing tells when a quota has room.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -87,6 +98,7 @@ struct Pools<R> {
     settings: Settings,
     stores: Arc<Stores>,
     polls: Arc<Polls<R>>,
+    recorder: Recorder,
     /// Pods, by uid, that were marked to drain, until the watch shows it: else another might be chosen in their place.
     marked: Mutex<BTreeMap<String, Timestamp>>,
 }
@@ -121,6 +133,7 @@ impl<R: WorkerRpc> Pools<R> {
             let written = kube_api::apply_status(&self.operator.client, &*seen.pool, &status).await;
             written.map_err(Error::api("writing the status"))?;
             self.operator.metrics.status_writes.inc();
+            self.tell(&seen.pool, &status);
         }
         match applied.failed {
             Some(error) => Err(error),
@@ -128,6 +141,22 @@ impl<R: WorkerRpc> Pools<R> {
             None if seen.workers.is_empty() => Ok(AGAIN),
             None => Ok(PERIOD),
         }
+    }
+
+    /// Publishes an event, on the side: nothing depends on it.
+    fn tell(&self, pool: &WorkerPool, new: &WorkerPoolStatus) {
+        let none = WorkerPoolStatus::default();
+        let Some(event) = event::between(pool.status.as_ref().unwrap_or(&none), new) else {
+            return;
+        };
+        let (recorder, reference) = (self.recorder.clone(), pool.object_ref(&()));
+        let name = pool.name_any();
+        tokio::spawn(async move {
+            let published = tokio::time::timeout(EVENT_LIMIT, recorder.publish(&event, &reference));
+            if let Ok(Err(error)) = published.await {
+                tracing::debug!(pool = name, %error, "no event");
+            }
+        });
     }
 
     fn observe(&self, pool: Arc<WorkerPool>) -> Observed {
@@ -143,36 +172,28 @@ impl<R: WorkerRpc> Pools<R> {
         let taken = pods.iter().map(|pod| pod.name_any()).collect();
         pods.retain(|pod| is_controlled_by(pod, &pool));
         let reports = self.polls.reports(&pool.uid().unwrap_or_default());
-        let image = crate::objects::pod::image(&pool.spec, &self.settings.default_image);
-        let spec_hash = hash::spec_hash(&pool.spec, image);
+        let revision = Revision::of(&pool, &pods, &self.settings.default_image);
         let workers = pods.into_iter();
-        let workers = workers
-            .map(|pod| self.worker(pod, &reports, &spec_hash))
-            .collect();
+        let workers = workers.map(|pod| self.worker(pod, &reports, &revision)).collect();
         let claim = |claim: &str| self.stores.claims.get(&ObjectRef::new(claim).within(&namespace));
         let volume = |volume: &str| self.stores.volumes.get(&ObjectRef::new(volume));
         Observed {
             workers,
             taken,
             claims: claims::mounted(&pool.spec, claim, volume),
+            revision,
             settings: self.settings.clone(),
             now,
             pool,
         }
     }
 
-    fn worker(&self, pod: Arc<Pod>, reports: &BTreeMap<String, WorkerReport>, spec_hash: &str) -> Worker {
+    fn worker(&self, pod: Arc<Pod>, reports: &BTreeMap<String, WorkerReport>, revision: &Revision) -> Worker {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         let node = node.and_then(|node| self.stores.nodes.get(&ObjectRef::new(node)));
         let uid = pod.uid().unwrap_or_default();
         let marked = self.marked().get(&uid).copied();
-        Worker::observe(
-            pod,
-            node.as_deref(),
-            reports.get(&uid).cloned(),
-            marked,
-            spec_hash,
-        )
+        Worker::observe(pod, node.as_deref(), reports.get(&uid).cloned(), marked, revision)
     }
 
     fn marked(&self) -> MutexGuard<'_, BTreeMap<String, Timestamp>> {

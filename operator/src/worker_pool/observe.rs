@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use sluice_crds::WorkerPool;
 
 use super::claims::MountedClaim;
+use super::revision::Revision;
 use super::worker::Worker;
 
 /// A pool and all that is known around it.
@@ -21,6 +22,8 @@ pub struct Observed {
     pub taken: BTreeSet<String>,
     /// The claims that it mounts.
     pub claims: Vec<MountedClaim>,
+    /// What pods of today's spec are made with.
+    pub revision: Revision,
     /// What the operator was told at its start.
     pub settings: Settings,
     /// The time.
@@ -39,7 +42,7 @@ pub struct Settings {
 impl Observed {
     /// The image that new pods get.
     pub fn image(&self) -> &str {
-        crate::objects::pod::image(&self.pool.spec, &self.settings.default_image)
+        &self.revision.image
     }
 
     /// The name of the pool.

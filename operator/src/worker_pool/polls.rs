@@ -1,6 +1,6 @@
 //! Asks the workers of a pool what they do, beside the reconciles: one that does not answer delays nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct Polls<R> {
 struct Polled {
     started: Instant,
     running: bool,
+    /// The workers, by uid of the pod, that were asked to drain.
+    draining: BTreeSet<String>,
     /// By uid of the pod.
     reports: BTreeMap<String, WorkerReport>,
 }
@@ -68,9 +70,12 @@ impl<R: WorkerRpc> Polls<R> {
             .unwrap_or_default()
     }
 
-    /// Begins to ask `targets`, unless the pool was asked less than [`PERIOD`] ago or is being asked. Whether it began.
+    /// Begins to ask `targets`, unless the pool is being asked, or was less than [`PERIOD`] ago and no other worker is to
+    /// drain since. Whether it began.
     pub fn poll(self: &Arc<Self>, pool: &str, object: ObjectRef<WorkerPool>, targets: Vec<Target>) -> bool {
-        if targets.is_empty() || !self.begin(pool) {
+        let draining = targets.iter().filter(|target| target.drain);
+        let draining = draining.map(|target| target.address.uid.clone()).collect();
+        if targets.is_empty() || !self.begin(pool, draining) {
             return false;
         }
         let (polls, pool) = (self.clone(), pool.to_owned());
@@ -84,27 +89,26 @@ impl<R: WorkerRpc> Polls<R> {
         true
     }
 
-    fn begin(&self, pool: &str) -> bool {
+    fn begin(&self, pool: &str, draining: BTreeSet<String>) -> bool {
         let mut pools = self.pools();
         let now = Instant::now();
         pools.retain(|_, polled| polled.running || now.duration_since(polled.started) < FORGET);
-        match pools.get_mut(pool) {
-            Some(polled) if polled.running || now.duration_since(polled.started) < PERIOD => false,
-            Some(polled) => {
-                polled.started = now;
-                polled.running = true;
-                true
+        let mut reports = BTreeMap::new();
+        if let Some(polled) = pools.get_mut(pool) {
+            let news = !draining.is_subset(&polled.draining);
+            if polled.running || (!news && now.duration_since(polled.started) < PERIOD) {
+                return false;
             }
-            None => {
-                let polled = Polled {
-                    started: now,
-                    running: true,
-                    reports: BTreeMap::new(),
-                };
-                pools.insert(pool.to_owned(), polled);
-                true
-            }
+            reports = std::mem::take(&mut polled.reports);
         }
+        let polled = Polled {
+            started: now,
+            running: true,
+            draining,
+            reports,
+        };
+        pools.insert(pool.to_owned(), polled);
+        true
     }
 
     /// A worker that does not answer has no report: what it last told may not be true any more.
@@ -138,5 +142,70 @@ impl<R: WorkerRpc> Polls<R> {
         let news = polled.reports != reports;
         polled.reports = reports;
         news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::worker_pool::rpc::RpcFailed;
+
+    /// Workers that tell what they were asked.
+    struct Asked(mpsc::UnboundedSender<(String, bool)>);
+
+    impl WorkerRpc for Asked {
+        async fn get_status(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcFailed> {
+            self.0.send((worker.uid.clone(), false)).unwrap();
+            Ok(WorkerReport::default())
+        }
+
+        async fn drain(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcFailed> {
+            self.0.send((worker.uid.clone(), true)).unwrap();
+            Ok(WorkerReport {
+                draining: true,
+                ..WorkerReport::default()
+            })
+        }
+    }
+
+    fn target(uid: &str, drain: bool) -> Target {
+        let socket = "10.0.0.1:7400".parse().unwrap();
+        let uid = uid.to_owned();
+        Target {
+            address: WorkerAddress { uid, socket },
+            drain,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_is_to_drain_is_told_before_the_next_poll_is_due() {
+        let (asked, mut questions) = mpsc::unbounded_channel();
+        let (polls, mut changes) = Polls::new(Asked(asked));
+        let poll = |targets| polls.poll("u", ObjectRef::new("p"), targets);
+        assert!(poll(vec![target("a", false), target("b", false)]));
+        changes.next().await.unwrap();
+        assert!(!poll(vec![target("a", false), target("b", false)]), "too soon");
+        assert!(poll(vec![target("a", true), target("b", false)]));
+        assert_eq!(polls.reports("u").len(), 2, "what was told before still holds");
+        changes.next().await.unwrap();
+        assert!(polls.reports("u")["a"].draining);
+        assert!(!poll(vec![target("a", true), target("b", false)]), "it was told");
+        let mut all = Vec::new();
+        while let Ok(question) = questions.try_recv() {
+            all.push(question);
+        }
+        let asked = |uid: &str, drain| (uid.to_owned(), drain);
+        all.sort();
+        assert_eq!(
+            all,
+            [
+                asked("a", false),
+                asked("a", true),
+                asked("b", false),
+                asked("b", false)
+            ]
+        );
     }
 }

@@ -11,8 +11,8 @@ use sluice_crds::{ProgressReason, WorkerPool, WorkerPoolStatus};
 
 use super::claims;
 use super::desired::{Desired, desired};
-use super::hash::spec_hash;
 use super::observe::{Observed, Settings};
+use super::revision::Revision;
 use super::rpc::WorkerReport;
 use super::status::status;
 use super::why::{self, Trouble};
@@ -36,11 +36,15 @@ fn pool(spec: &Value) -> WorkerPool {
     serde_json::from_value(pool).unwrap()
 }
 
+fn revision(pool: &WorkerPool) -> Revision {
+    Revision::of(pool, &[], "sluice:1")
+}
+
 /// A worker in one word, such as `ready`, and words behind it: `old`, `holds=5`, `zone=a`, `since=30`, `idle`, `busy`.
 fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     let mut words = words.split(' ');
     let kind = words.next().unwrap();
-    let mut hash = spec_hash(&pool.spec, "sluice:1");
+    let mut hash = revision(pool).spec_hash;
     let mut zone = "a";
     let (mut report, mut since) = (None::<WorkerReport>, 0);
     for word in words {
@@ -89,8 +93,7 @@ fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     .unwrap();
     let pod: Pod = serde_json::from_value(pod).unwrap();
     let node = pod.spec.as_ref().unwrap().node_name.is_some().then_some(&node);
-    let hash = spec_hash(&pool.spec, "sluice:1");
-    Worker::observe(Arc::new(pod), node, report, None, &hash)
+    Worker::observe(Arc::new(pod), node, report, None, &revision(pool))
 }
 
 fn observed(spec: &Value, workers: &[&str]) -> Observed {
@@ -104,6 +107,7 @@ fn observed(spec: &Value, workers: &[&str]) -> Observed {
         taken: workers.iter().map(|worker| worker.pod.name_any()).collect(),
         workers,
         claims: claims::mounted(&pool.spec, |_| None, |_| None),
+        revision: revision(&pool),
         settings: Settings {
             default_image: "sluice:1".to_owned(),
             public_key: None,
@@ -270,13 +274,7 @@ fn names_of_strangers_are_not_used() {
 fn a_mark_is_heeded_before_the_watch_shows_it() {
     let mut seen = observed(&json!({"replicas": 1}), &["ready holds=1", "ready holds=2"]);
     let pod = seen.workers[0].pod.clone();
-    seen.workers[0] = Worker::observe(
-        pod,
-        None,
-        None,
-        Some(ago(1)),
-        &spec_hash(&seen.pool.spec, "sluice:1"),
-    );
+    seen.workers[0] = Worker::observe(pod, None, None, Some(ago(1)), &seen.revision);
     assert_eq!(done(&desired(&seen)), "");
     assert_eq!(seen.workers[0].draining_since, Some(ago(1)));
 }

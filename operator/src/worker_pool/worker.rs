@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod, PodCondition};
 use kube::ResourceExt;
 
+use super::revision::Revision;
 use super::rpc::WorkerReport;
 use crate::objects::labels;
 use crate::objects::worker::CONTAINER;
@@ -61,13 +62,13 @@ pub struct Worker {
 
 impl Worker {
     /// What is seen of `pod`. `node` is where it runs, if that is known; `marked` is when it was marked to drain, where
-    /// the pod at hand does not show it yet.
+    /// the pod at hand does not show it yet; `revision` is today's.
     pub fn observe(
         pod: Arc<Pod>,
         node: Option<&Node>,
         report: Option<WorkerReport>,
         marked: Option<Timestamp>,
-        spec_hash: &str,
+        revision: &Revision,
     ) -> Self {
         let annotation = |key: &str| pod.annotations().get(key).map(String::as_str);
         let shown = annotation(labels::DRAINING).map(|since| {
@@ -78,7 +79,7 @@ impl Worker {
         let reachable = node.is_none_or(answers);
         Self {
             state: state(&pod, reachable, draining_since.is_some()),
-            outdated: annotation(labels::SPEC_HASH) != Some(spec_hash),
+            outdated: !revision.includes(&pod),
             running: container(&pod).is_some_and(|status| {
                 let state = status.state.as_ref();
                 state.is_some_and(|state| state.running.is_some())

@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::future::{self, BoxFuture};
@@ -30,6 +30,8 @@ pub enum Fault {
     Delay(Duration),
     /// The connection breaks before anything is sent.
     Disconnect,
+    /// The API server is out of reach for this time, from this request on; open watches break.
+    Away(Duration),
     /// The operator dies before the request is sent.
     CrashBefore,
     /// The operator dies after the request did its work, before it sees the answer.
@@ -45,7 +47,7 @@ pub struct Call {
     pub path: String,
     /// Whether it opens a watch.
     pub watches: bool,
-    /// Which write it is, from 0; leases and reads have no number.
+    /// Which write it is, from 0; leases, events (nothing follows from them) and reads have no number.
     pub write: Option<usize>,
 }
 
@@ -76,9 +78,23 @@ struct State {
     watches: Watches,
     random: SmallRng,
     writes: usize,
+    requests: usize,
     away: CancellationToken,
+    /// Until when the API server is out of reach.
+    back: Option<Instant>,
+    /// Until when the history of watches is gone.
+    forgotten: Option<Instant>,
     forbidden: Vec<String>,
     spoiled: usize,
+}
+
+impl State {
+    /// Ends what is under way; unlike those of [`Faults::go_away`], later requests are their own affair.
+    fn break_watches(&mut self) {
+        if !self.away.is_cancelled() {
+            std::mem::take(&mut self.away).cancel();
+        }
+    }
 }
 
 impl Faults {
@@ -98,7 +114,10 @@ impl Faults {
             watches,
             random: SmallRng::seed_from_u64(seed),
             writes: 0,
+            requests: 0,
             away: CancellationToken::new(),
+            back: None,
+            forgotten: None,
             forbidden: Vec::new(),
             spoiled: 0,
         };
@@ -118,6 +137,24 @@ impl Faults {
     /// The API server is not reached any more; open watches break.
     pub fn go_away(&self) {
         self.lock().away.cancel();
+    }
+
+    /// From when on the API server is reached again, where it was away.
+    pub fn back(&self) -> Option<Instant> {
+        self.lock().back
+    }
+
+    /// The same faults, while the API server stays away until `back`.
+    pub fn away_until(self, back: Option<Instant>) -> Self {
+        self.lock().back = back;
+        self
+    }
+
+    /// Every open watch breaks, and its history is gone: what was dropped comes back with the next list.
+    pub fn forget_history(&self) {
+        let mut state = self.lock();
+        state.forgotten = Some(Instant::now() + Duration::from_millis(200));
+        state.break_watches();
     }
 
     /// Ends when the operator has crashed.
@@ -140,9 +177,14 @@ impl Faults {
         self.lock().spoiled
     }
 
-    /// How many writes there were, leases aside.
+    /// How many writes there were, leases and events aside.
     pub fn writes(&self) -> usize {
         self.lock().writes
+    }
+
+    /// How many requests there were, leases aside.
+    pub fn requests(&self) -> usize {
+        self.lock().requests
     }
 
     /// The requests that were answered with 403.
@@ -157,9 +199,11 @@ impl Faults {
     fn judge(&self, request: &Request<Body>) -> (Call, Option<Fault>, CancellationToken) {
         let mut state = self.lock();
         let path = request.uri().path().to_owned();
-        let counts = request.method() != Method::GET && !path.contains("/leases");
+        let aside = path.contains("/leases") || path.contains("/events.k8s.io/");
+        let counts = request.method() != Method::GET && !aside;
         let write = counts.then_some(state.writes);
         state.writes += usize::from(counts);
+        state.requests += usize::from(!path.contains("/leases"));
         let query = request.uri().query().unwrap_or_default();
         let call = Call {
             method: request.method().clone(),
@@ -167,12 +211,21 @@ impl Faults {
             path,
             write,
         };
-        let away = state.away.clone();
-        let fault = if away.is_cancelled() {
+        let now = Instant::now();
+        let gone = state.away.is_cancelled() || state.back.is_some_and(|back| now < back);
+        let forgotten = call.watches && state.forgotten.is_some_and(|until| now < until);
+        let fault = if gone {
             Some(Fault::Disconnect)
+        } else if forgotten {
+            Some(Fault::Refuse(410))
         } else {
             (state.script)(&call)
         };
+        if let Some(Fault::Away(time)) = fault {
+            state.back = Some(now + time);
+            state.break_watches();
+        }
+        let away = state.away.clone();
         (call, fault, away)
     }
 
@@ -302,7 +355,7 @@ async fn befall(
         // The dead send nothing.
         _ if faults.crashed.is_cancelled() => return pending().await,
         Some(Fault::Refuse(code)) => return answer(code),
-        Some(Fault::Disconnect) => return Err(disconnected()),
+        Some(Fault::Disconnect | Fault::Away(_)) => return Err(disconnected()),
         Some(Fault::CrashBefore) => {
             faults.crashed.cancel();
             return pending().await;
@@ -318,9 +371,10 @@ async fn befall(
             faults.crashed.cancel();
             pending().await
         }
-        Some(Fault::Refuse(_) | Fault::Delay(_) | Fault::Disconnect | Fault::CrashBefore) | None => {
-            Ok(answered.map(BodyExt::boxed_unsync))
-        }
+        Some(
+            Fault::Refuse(_) | Fault::Delay(_) | Fault::Disconnect | Fault::Away(_) | Fault::CrashBefore,
+        )
+        | None => Ok(answered.map(BodyExt::boxed_unsync)),
     }
 }
 

@@ -20,10 +20,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::faults::Faults;
-use crate::rbac;
+use crate::{crds, kubelet, rbac};
 
 /// How long something may take that does happen.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The key that signs tokens.
+pub const SIGNING_KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/signing-key.pem");
 
 /// A test's place in the cluster.
 pub struct Place {
@@ -44,25 +46,35 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&Place)) {
         eprintln!("SKIPPED {name}: KUBECONFIG is not set");
         return;
     }
+    if env::var_os("RUST_LOG").is_some() {
+        // Another test has set it already.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .try_init();
+    }
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async {
-        let place = Place::new().await;
-        let ended = AssertUnwindSafe(test(&place)).catch_unwind().await;
-        place.remove().await;
-        if let Err(panic) = ended {
-            resume_unwind(panic);
-        }
-    });
+    runtime.block_on(within(test));
+}
+
+/// Runs `test` in a new namespace, with the rules of manifests/rbac.yaml, and removes both.
+pub async fn within(test: impl AsyncFnOnce(&Place)) {
+    let place = Place::new().await;
+    let ended = AssertUnwindSafe(test(&place)).catch_unwind().await;
+    place.remove().await;
+    if let Err(panic) = ended {
+        resume_unwind(panic);
+    }
 }
 
 impl Place {
     async fn new() -> Self {
         let config = kube::Config::infer().await.unwrap();
         let client = Client::try_from(config.clone()).unwrap();
+        crds::install(&client).await;
         let namespace = format!("sluice-it-{:08x}", rand::random::<u32>());
         let metadata = ObjectMeta {
             name: Some(namespace.clone()),
@@ -83,6 +95,7 @@ impl Place {
     }
 
     async fn remove(&self) {
+        kubelet::remove_node(&self.client, &self.namespace).await;
         rbac::remove(&self.client, &self.namespace).await;
         let namespaces = Api::<Namespace>::all(self.client.clone());
         namespaces
@@ -106,16 +119,17 @@ impl Place {
 
     /// Starts an operator called `name` that serves this namespace.
     pub fn start(&self, name: &str, faults: Faults) -> Running {
+        self.start_with(name, faults, &[])
+    }
+
+    /// The same with `flags`, which go before those that a test's operator has.
+    pub fn start_with(&self, name: &str, faults: Faults, flags: &[&str]) -> Running {
         // Free when asked; another process could take it in between, and the operator would not start.
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let config = Config::parse_from([
+        let own = [
             "sluice-operator",
             "--image=localhost/sluice:test",
-            concat!(
-                "--signing-key-file=",
-                env!("CARGO_MANIFEST_DIR"),
-                "/tests/it/signing-key.pem"
-            ),
+            &format!("--signing-key-file={SIGNING_KEY}"),
             "--lease-seconds=6",
             "--lease-renewal-seconds=4",
             "--lease-retry-seconds=1",
@@ -123,7 +137,12 @@ impl Place {
             &format!("--lease-namespace={}", self.namespace),
             &format!("--identity={name}"),
             &format!("--listen={listen}"),
-        ]);
+        ];
+        let name_of = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        let own = own
+            .iter()
+            .filter(|own| !flags.iter().any(|flag| name_of(flag) == name_of(own)));
+        let config = Config::parse_from(own.chain(flags));
         Running::start(config, self.operators_config(), faults, listen)
     }
 }

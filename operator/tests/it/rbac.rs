@@ -1,13 +1,15 @@
 //! The operator's rights: manifests/rbac.yaml, under which every operator of these tests runs.
 
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
 use k8s_openapi::api::core::v1::{Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding};
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::json;
 
-use crate::harness::run;
+use crate::harness::{eventually, run};
 
 /// The operator's ServiceAccount.
 pub const ACCOUNT: &str = "sluice-operator";
@@ -76,6 +78,24 @@ pub async fn install(client: &Client, namespace: &str) {
         .create(&params, &binding)
         .await
         .unwrap();
+    // The API server learns of the bindings a moment later, each by itself.
+    eventually("the rights are in force", async || {
+        let lease = json!({"namespace": namespace, "verb": "get", "group": "coordination.k8s.io", "resource": "leases",
+                           "name": "sluice-operator"});
+        let pods = json!({"namespace": namespace, "verb": "list", "resource": "pods"});
+        may(client, namespace, lease).await && may(client, namespace, pods).await
+    })
+    .await;
+}
+
+/// Whether the account of `namespace` may do this.
+async fn may(client: &Client, namespace: &str, what: serde_json::Value) -> bool {
+    let user = format!("system:serviceaccount:{namespace}:{ACCOUNT}");
+    let review = json!({"metadata": {}, "spec": {"user": user, "resourceAttributes": what}});
+    let review: SubjectAccessReview = serde_json::from_value(review).unwrap();
+    let reviews = Api::<SubjectAccessReview>::all(client.clone());
+    let review = reviews.create(&PostParams::default(), &review).await.unwrap();
+    review.status.is_some_and(|status| status.allowed)
 }
 
 /// Removes what [`install`] made outside the namespace.

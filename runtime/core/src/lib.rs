@@ -11,6 +11,7 @@ pub mod discovery;
 pub mod failure;
 pub mod ids;
 pub mod leases;
+pub mod locality;
 pub mod message;
 pub mod metrics;
 pub mod plan;

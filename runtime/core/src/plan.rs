@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ExchangeId, StageId};
+use crate::locality::DataPlaces;
 
 /// A query cut at its exchanges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct Stage {
     pub output: ExchangeId,
     /// What a second run of one of its tasks may change.
     pub determinism: Determinism,
+    /// Where the rows are that its scans read, as far as the query says.
+    #[serde(default)]
+    pub data: DataPlaces,
 }
 
 /// How a stage reads one exchange.

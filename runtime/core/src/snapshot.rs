@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coordinator::Outcome;
 use crate::ids::StageId;
+use crate::locality::LocalityCounts;
 use crate::metrics::AttemptMetrics;
 use crate::time::Instant;
 
@@ -71,6 +72,9 @@ pub struct StageSnapshot {
     pub cancelled_attempts: u32,
     /// Attempts started in all.
     pub attempts: u32,
+    /// Where attempts ran, if the query says where the stage's data is.
+    #[serde(default)]
+    pub locality: LocalityCounts,
     /// Counters of the winning and the running attempts.
     pub metrics: AttemptMetrics,
     /// When the first attempt was assigned.

@@ -4,7 +4,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sluice_crds::shuffle_query::bound;
 use sluice_crds::shuffle_query::status::{
-    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus,
+    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus, StageLocality,
     StageState as ShownState, StageStatus, TaskCounts,
 };
 use sluice_crds::{
@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::coordinator::Outcome;
 use crate::ids::QueryId;
+use crate::locality::LocalityCounts;
 use crate::metrics::AttemptMetrics;
 use crate::plan::StageGraph;
 use crate::snapshot::{QuerySnapshot, StageSnapshot, StageState};
@@ -137,6 +138,7 @@ pub fn status(
             .map(|stage| stage_status(snapshot, stage))
             .collect(),
         stages_omitted: 0,
+        local_attempts: local_attempts(snapshot),
         error,
         preview,
         sink: sink.map(|sink| SinkStatus {
@@ -279,6 +281,26 @@ fn succeeded(snapshot: &QuerySnapshot) -> Observation {
     (QueryConditionType::Succeeded, status, reason, String::new(), at)
 }
 
+/// How many of the attempts that should run near their data did; `None` if none should.
+fn local_attempts(snapshot: &QuerySnapshot) -> Option<String> {
+    let mut counts = LocalityCounts::default();
+    for stage in &snapshot.stages {
+        counts += stage.locality;
+    }
+    let (near, asked) = (u64::from(counts.near()), u64::from(counts.asked()));
+    (asked > 0).then(|| format!("{}%", near * 100 / asked))
+}
+
+fn locality(counts: LocalityCounts) -> Option<StageLocality> {
+    (counts.asked() > 0).then(|| StageLocality {
+        asked: counts.asked(),
+        node: counts.node,
+        zone: counts.zone,
+        no_worker_near: counts.no_worker_near,
+        near_workers_busy: counts.near_workers_busy,
+    })
+}
+
 fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus {
     let until = stage.ended.or(snapshot.ended).unwrap_or(snapshot.now);
     let elapsed = stage
@@ -308,6 +330,7 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
         bytes_out: stage.metrics.bytes_out,
         bytes_spilled: stage.metrics.bytes_spilled,
         elapsed_millis: elapsed,
+        locality: locality(stage.locality),
     }
 }
 

@@ -1,5 +1,6 @@
 //! From a valid query to one that a coordinator can run: tables listed and pinned, SQL planned and cut, sink checked.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,8 +8,9 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::SessionContext;
 use sluice_core::coordinator::Policy;
 use sluice_core::ids::{CoordinatorEpoch, QueryId, StageId};
+use sluice_core::locality::DataPlaces;
 use sluice_crds::ShuffleQuerySpec;
-use sluice_crds::shuffle_query::Compression;
+use sluice_crds::shuffle_query::{Compression, TableSpec};
 use sluice_proto::LeafSplit;
 use sluice_proto::auth::Guard;
 
@@ -62,9 +64,10 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
     register_tables(&context, &spec.tables, &manifest)
         .await
         .map_err(bad_source)?;
-    let planned = plan(&context.state(), sql)
+    let mut planned = plan(&context.state(), sql)
         .await
         .map_err(|error| Failure::unplanned(error.reason(), error))?;
+    planned.locate(&places(spec));
     if let Some(sink) = &sink {
         sink.check_columns(&planned.schema).map_err(bad_sink)?;
     }
@@ -78,6 +81,26 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
         policy,
         compression,
     })
+}
+
+/// Where the rows of each table are, as far as the query says.
+fn places(spec: &ShuffleQuerySpec) -> BTreeMap<String, DataPlaces> {
+    let of_table = |table: &TableSpec| DataPlaces {
+        nodes: table
+            .locality
+            .iter()
+            .filter_map(|hint| hint.node.clone())
+            .collect(),
+        zones: table
+            .locality
+            .iter()
+            .filter_map(|hint| hint.zone.clone())
+            .collect(),
+    };
+    let tables = spec.tables.iter();
+    tables
+        .map(|table| (table.name.clone(), of_table(table)))
+        .collect()
 }
 
 /// The sink of a query, if it has one. Nothing is looked at yet.

@@ -1,5 +1,6 @@
-//! What a stage does, in a few words.
+//! What a stage does, in a few words, and which tables it reads.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::physical_plan::ExecutionPlan;
@@ -23,6 +24,14 @@ pub(crate) fn label(plan: &Arc<dyn ExecutionPlan>) -> String {
     }
     let short: String = label.chars().take(LONGEST - 1).collect();
     format!("{short}…")
+}
+
+/// The names of the tables that a fragment scans.
+pub(crate) fn tables(plan: &Arc<dyn ExecutionPlan>) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = plan.children().into_iter().flat_map(tables).collect();
+    let scan = plan.downcast_ref::<ScanExec>();
+    names.extend(scan.and_then(ScanExec::table).map(str::to_owned));
+    names
 }
 
 fn collect(plan: &Arc<dyn ExecutionPlan>, words: &mut Vec<String>) {

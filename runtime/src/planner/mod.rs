@@ -27,6 +27,7 @@ mod statement;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
@@ -34,6 +35,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement;
+use sluice_core::locality::DataPlaces;
 use sluice_core::plan::StageGraph;
 
 pub use cut::cut;
@@ -71,6 +73,8 @@ pub struct PlannedStage {
     pub output: OutputSpec,
     /// For each task what its scan leaves read.
     pub tasks: Vec<TaskSplits>,
+    /// The tables that its scans read.
+    pub tables: BTreeSet<String>,
     /// The fragment's plan, for [`explain`].
     plan: Arc<dyn ExecutionPlan>,
 }
@@ -153,6 +157,16 @@ async fn logical_plan(state: &SessionState, statement: Statement) -> Result<Logi
 }
 
 impl PlannedQuery {
+    /// Notes where the rows of each table are. Tasks run near those that their stage scans.
+    pub fn locate(&mut self, places: &BTreeMap<String, DataPlaces>) {
+        for (stage, planned) in self.graph.stages.iter_mut().zip(&self.stages) {
+            for of_table in planned.tables.iter().filter_map(|table| places.get(table)) {
+                stage.data.nodes.extend(of_table.nodes.iter().cloned());
+                stage.data.zones.extend(of_table.zones.iter().cloned());
+            }
+        }
+    }
+
     /// How many tasks write the result.
     fn root_tasks(&self) -> u32 {
         let root = self.graph.exchanges.get(self.graph.result.0 as usize);

@@ -208,7 +208,10 @@ async fn pinned(
             let message = format!("the manifest names {}, which is no path", shown(&file.path));
             SourceError::new(ErrorReason::Internal, reading.table, message)
         })?;
-        Ok(PartitionedFile::new_from_meta(meta).with_statistics(Arc::new(statistics)))
+        let table = TableReference::bare(reading.table);
+        Ok(PartitionedFile::new_from_meta(meta)
+            .with_table_reference(Some(table))
+            .with_statistics(Arc::new(statistics)))
     });
     pinned.buffered(CONCURRENT_FOOTERS).try_collect().await
 }

@@ -8,7 +8,8 @@ use super::{
 };
 use crate::conditions::{Condition, ConditionStatus, ErrorReason, QueryConditionType};
 use crate::shuffle_query::status::{
-    QueryError, QueryPhase, ResultPreview, ShuffleQueryStatus, SinkStatus, StageState, StageStatus,
+    QueryError, QueryPhase, ResultPreview, ShuffleQueryStatus, SinkStatus, StageLocality, StageState,
+    StageStatus,
 };
 use crate::validate::schema::{QUERY, check};
 
@@ -27,6 +28,14 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
         bytes_out: 1_234_567_890_123,
         bytes_spilled: 1_234_567_890,
         elapsed_millis: 1_000 + u64::from(id),
+        // Of the stages of a query, half scan at most: a join has two inputs.
+        locality: (id % 2 == 0).then_some(StageLocality {
+            asked: 1_234,
+            node: 1_000,
+            zone: 200,
+            no_worker_near: 30,
+            near_workers_busy: 4,
+        }),
     }
 }
 
@@ -59,6 +68,7 @@ fn status(phase: QueryPhase, stages: u32, text: usize) -> ShuffleQueryStatus {
         coordinator_epoch: u64::MAX / 4,
         pod_retries: u32::MAX,
         counted_retries: u32::MAX,
+        coordinator_memory_factor: u32::MAX,
         conditions: types.into_iter().map(|type_| condition(type_, &long)).collect(),
         stages: (0..stages).map(|id| stage(id, StageState::Done, &long)).collect(),
         error: Some(QueryError {

@@ -8,6 +8,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
+use super::helm::definitions;
+
 /// Another than the operator's: these are not its objects.
 const FIELD_MANAGER: &str = "sluice-e2e";
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
@@ -18,6 +20,16 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 ///
 /// If a file cannot be read, or the API server refuses it or finds a fault in its schema.
 pub async fn install_crds(client: &Client) -> Result<()> {
+    let _mine = definitions().await;
+    apply_crds(client).await
+}
+
+/// As [`install_crds`], for who holds the definitions.
+///
+/// # Errors
+///
+/// As [`install_crds`].
+pub async fn apply_crds(client: &Client) -> Result<()> {
     let api = Api::<CustomResourceDefinition>::all(client.clone());
     for path in files()? {
         let named = || path.display().to_string();

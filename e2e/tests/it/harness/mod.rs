@@ -6,6 +6,7 @@ mod config;
 mod crds;
 mod deploy;
 mod diagnostics;
+mod helm;
 mod leftovers;
 mod node;
 mod pool;
@@ -25,8 +26,9 @@ use anyhow::{Context, Result, anyhow, bail};
 
 pub use columns::columns;
 use config::{ClusterConfig, Target};
-pub use crds::install_crds;
+pub use crds::{apply_crds, install_crds};
 pub use deploy::{install_operator, kill_operator, operator_node};
+pub use helm::{Release, definitions, output};
 pub use pool::Pool;
 pub use query::{Query, in_order, query, rows, sample, samples};
 pub use space::Space;

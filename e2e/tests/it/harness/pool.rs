@@ -52,6 +52,14 @@ impl Pool {
         })
     }
 
+    /// A pool that somebody else has applied.
+    pub fn existing(space: &Space, name: &str) -> Self {
+        Self {
+            space: space.clone(),
+            name: name.to_owned(),
+        }
+    }
+
     /// Applies a pool of three and waits until all of them are ready.
     ///
     /// # Errors

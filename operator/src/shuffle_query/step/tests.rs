@@ -435,6 +435,25 @@ fn memory_doubles_up_to_a_cap() {
 }
 
 #[test]
+fn more_memory_is_not_forgotten_with_the_pod_that_lacked_it() {
+    let mut world = World::running(json!({}));
+    world.seen.report = None;
+    world.pod(1, PodState::Ended(PodEnd::OutOfMemory));
+    let (actions, life, again) = world.settle();
+    assert_eq!((actions, life.epoch), (vec![Action::Unfollow], 2));
+    // Somebody tidies up before the successor's turn has come.
+    world.seen.pods.clear();
+    world.now += again;
+    assert_eq!(world.settle().0, launches(2, 2));
+    // Lost for another reason, the next one gets as much.
+    world.pod(2, PodState::Ended(PodEnd::Lost("Evicted".to_owned())));
+    let (_, _, again) = world.settle();
+    world.seen.pods.clear();
+    world.now += again;
+    assert_eq!(world.settle().0, launches(3, 2));
+}
+
+#[test]
 fn counted_retries_end() {
     for (attempts, expected) in [(1, 0), (3, 2)] {
         let mut world = World::running(json!({"retry": {"maxTaskAttempts": attempts}}));

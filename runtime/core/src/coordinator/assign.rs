@@ -5,8 +5,10 @@ use std::cmp::Reverse;
 use super::attempts::{RunningAttempt, TaskRun, TaskState};
 use super::event::Action;
 use super::outcome::QueryState;
+use super::workers::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
 use crate::ids::{LayoutVersion, StageId, StreamEpoch, TaskId};
+use crate::locality::{LocalityCounts, Nearness};
 use crate::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, ReadKind, Stage};
@@ -43,8 +45,10 @@ impl Coordinator {
         })
     }
 
-    /// The worker with the most granted slots; rather not the one where the task has just failed.
+    /// The nearest worker to the task's data, then the one with the most granted slots; rather not the one where the
+    /// task has just failed.
     fn best_worker(&self, task: TaskId) -> Option<String> {
+        let data = &self.graph.stages[task.stage.0 as usize].data;
         let failed_on = self.task(task).and_then(|task| task.failed_on.as_ref());
         let offers = self
             .workers
@@ -54,6 +58,7 @@ impl Coordinator {
             let failed_here = failed_on == Some(&worker.id);
             (
                 failed_here,
+                data.nearness(&worker.place),
                 Reverse(worker.granted),
                 worker.occupied.len(),
                 &worker.id.name,
@@ -74,6 +79,7 @@ impl Coordinator {
             self.restart_consumers_of_other_rows(task.stage);
         }
         let now = self.now;
+        let nearness = self.locality_of(task.stage, worker);
         let Some(leased) = self.workers.get_mut(worker) else {
             return;
         };
@@ -90,6 +96,7 @@ impl Coordinator {
             metrics: AttemptMetrics::default(),
         };
         stage.begun = true;
+        stage.locality += nearness;
         stage.attempts += 1;
         stage.started.get_or_insert(now);
         stage.set(task.task, TaskState::Running(attempt.clone()), now);
@@ -101,6 +108,30 @@ impl Coordinator {
             assignment,
         });
         self.send_inputs(&attempt);
+    }
+
+    /// How an attempt of `stage` on `worker` counts.
+    fn locality_of(&self, stage: StageId, worker: &str) -> LocalityCounts {
+        let data = &self.graph.stages[stage.0 as usize].data;
+        let mut counts = LocalityCounts::default();
+        let chosen = self.workers.get(worker).filter(|worker| worker.place.is_known());
+        let Some(chosen) = chosen.filter(|_| !data.is_anywhere()) else {
+            return counts;
+        };
+        let is_near = |worker: &Worker| data.nearness(&worker.place) < Nearness::Elsewhere;
+        match data.nearness(&chosen.place) {
+            Nearness::Node => counts.node = 1,
+            Nearness::Zone => counts.zone = 1,
+            Nearness::Elsewhere => {
+                let mut usable = self.workers.values().filter(|worker| self.is_usable(worker));
+                if usable.any(is_near) {
+                    counts.near_workers_busy = 1;
+                } else {
+                    counts.no_worker_near = 1;
+                }
+            }
+        }
+        counts
     }
 
     fn assignment(&self, attempt: &RunningAttempt, stream_epoch: StreamEpoch) -> Assignment {

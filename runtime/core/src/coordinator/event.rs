@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, WorkerId};
+use crate::locality::Place;
 use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 
@@ -17,6 +18,8 @@ pub enum Event {
         worker: WorkerId,
         /// Its number of slots in all.
         slots: u32,
+        /// Where it runs.
+        place: Place,
         /// Attempts of this query whose finalized output it still holds; all others of this query are gone there.
         held: Vec<AttemptId>,
     },

@@ -109,7 +109,12 @@ impl Coordinator {
 
     fn apply(&mut self, event: Event) {
         match event {
-            Event::WorkerJoined { worker, slots, held } => self.on_joined(&worker, slots, &held),
+            Event::WorkerJoined {
+                worker,
+                slots,
+                place,
+                held,
+            } => self.on_joined(&worker, slots, place, &held),
             Event::WorkerHeard { worker } => {
                 self.heard(&worker);
             }

@@ -100,6 +100,7 @@ impl Coordinator {
             lost_attempts: stage.lost_attempts,
             cancelled_attempts: stage.cancelled_attempts,
             attempts: stage.attempts,
+            locality: stage.locality,
             metrics,
             started: stage.started,
             ended: stage.ended,

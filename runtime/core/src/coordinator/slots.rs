@@ -22,18 +22,18 @@ impl Coordinator {
         self.release_granted();
         let runnable = self.runnable();
         self.starved_since = match self.starved_since {
-            _ if runnable == 0 => None,
+            _ if runnable.is_empty() => None,
             Some(since) if !assigned => Some(since),
             Some(_) | None => Some(self.now),
         };
-        self.send_wishes(runnable);
+        self.send_wishes(&runnable);
         self.free_slot_of_waiting_reader();
     }
 
     /// Takes back every wish and gives back every granted slot.
     pub(super) fn return_leases(&mut self) {
         self.release_granted();
-        self.send_wishes(0);
+        self.send_wishes(&[]);
     }
 
     /// What is still granted has no work: nothing can run, or the worker may not run it.
@@ -47,23 +47,25 @@ impl Coordinator {
         }
     }
 
-    /// How many tasks could start now, given slots; at most the slots that could still come.
-    fn runnable(&self) -> u32 {
+    /// The stages of the tasks that could start now, given slots, a stage as often as it has such tasks; at most as
+    /// many as slots could still come.
+    fn runnable(&self) -> Vec<StageId> {
         let usable = || self.workers.values().filter(|worker| self.is_usable(worker));
         if usable().next().is_none() {
-            return 0;
+            return Vec::new();
         }
         // At least 1: that tasks starve must show even when all slots are taken.
         let capacity = usable().map(Worker::spare).fold(0, u32::saturating_add).max(1);
         let runs_now = (self.now, u32::MAX);
-        let tasks = self
-            .schedulable()
-            .flat_map(|stage| self.stage(stage).waiting.range(..=runs_now));
-        u32::try_from(tasks.take(capacity as usize).count()).unwrap_or(u32::MAX)
+        let tasks = self.schedulable().flat_map(|stage| {
+            let waiting = self.stage(stage).waiting.range(..=runs_now);
+            waiting.map(move |_| stage)
+        });
+        tasks.take(capacity as usize).collect()
     }
 
     /// Tells each worker the number of slots that it should lease to the query, where it changed.
-    fn send_wishes(&mut self, runnable: u32) {
+    fn send_wishes(&mut self, runnable: &[StageId]) {
         let patient = self
             .starved_since
             .is_none_or(|since| self.now < since + SPREAD_PATIENCE);
@@ -71,8 +73,9 @@ impl Coordinator {
             self.spread(runnable)
         } else {
             let usable = self.workers.values().filter(|worker| self.is_usable(worker));
+            let tasks = u32::try_from(runnable.len()).unwrap_or(u32::MAX);
             usable
-                .map(|worker| (worker.id.name.clone(), runnable.min(worker.spare())))
+                .map(|worker| (worker.id.name.clone(), tasks.min(worker.spare())))
                 .collect()
         };
         for (name, worker) in &mut self.workers {
@@ -87,17 +90,19 @@ impl Coordinator {
         }
     }
 
-    /// Deals tasks to workers one by one, each to the worker that has the fewest of this query; among equals to the
-    /// one that failed least.
-    fn spread(&self, tasks: u32) -> BTreeMap<String, u32> {
+    /// Deals tasks, of these stages, to workers one by one, each to the nearest to its data that could have a slot for
+    /// it; among equals to the one that has the fewest of this query, then to the one that failed least.
+    fn spread(&self, tasks: &[StageId]) -> BTreeMap<String, u32> {
         let mut shares = BTreeMap::new();
-        for _ in 0..tasks {
+        for stage in tasks {
+            let data = &self.graph.stages[stage.0 as usize].data;
             let load = |name: &String| shares.get(name).copied().unwrap_or(0);
             let usable = self.workers.iter().filter(|(_, worker)| self.is_usable(worker));
             let free = usable.filter(|(name, worker)| load(name) < worker.spare());
             let least = free.min_by_key(|(name, worker)| {
                 let running = worker.occupied.len().saturating_add(load(name) as usize);
-                (running, worker.failures, *name)
+                let nearness = data.nearness(&worker.place);
+                (nearness, running, worker.failures, *name)
             });
             let Some((name, _)) = least else {
                 break;

@@ -6,6 +6,7 @@ use std::mem;
 use super::Coordinator;
 use super::attempts::{TaskRun, TaskState};
 use crate::ids::{StageEpoch, StageId, TaskId};
+use crate::locality::LocalityCounts;
 use crate::time::Instant;
 
 /// The tasks of one stage. Every change of a task's state goes through [`StageRun::set`].
@@ -23,6 +24,7 @@ pub(super) struct StageRun {
     pub(super) failed_attempts: u32,
     pub(super) lost_attempts: u32,
     pub(super) cancelled_attempts: u32,
+    pub(super) locality: LocalityCounts,
     pub(super) started: Option<Instant>,
     pub(super) ended: Option<Instant>,
 }
@@ -40,6 +42,7 @@ impl StageRun {
             failed_attempts: 0,
             lost_attempts: 0,
             cancelled_attempts: 0,
+            locality: LocalityCounts::default(),
             started: None,
             ended: None,
         }

@@ -4,6 +4,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::ids::{AttemptId, ExchangeId, StageId};
+use crate::locality::DataPlaces;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 
 pub type Row = u64;
@@ -99,6 +100,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
             inputs,
             output: ExchangeId(output),
             determinism: Determinism::Unordered,
+            data: DataPlaces::default(),
         });
         id
     };
@@ -111,7 +113,16 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
     let first: Vec<StageId> = (0..scans)
         .map(|scan| {
             let tasks = rng.random_range(1..=4);
-            add(&mut stages, Vec::new(), tasks, if union { 0 } else { scan })
+            let id = add(&mut stages, Vec::new(), tasks, if union { 0 } else { scan });
+            if rng.random_bool(0.5) {
+                // On the node of one worker, which may be down, or in its zone.
+                let data = &mut stages[id.0 as usize].data;
+                let worker = rng.random_range(0..4_u32);
+                data.nodes
+                    .extend(rng.random_bool(0.5).then(|| format!("w{worker}")));
+                data.zones.insert(format!("zone-{}", worker % 2));
+            }
+            id
         })
         .collect();
     if union {

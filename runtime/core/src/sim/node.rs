@@ -14,6 +14,7 @@ use crate::coordinator::Event;
 use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, StreamId, WorkerId};
 use crate::leases::{SessionId, SlotLeases};
+use crate::locality::Place;
 use crate::message::{Assignment, ChunkHead};
 use crate::metrics::AttemptMetrics;
 use crate::reader::{self, Delivery};
@@ -164,6 +165,10 @@ impl World {
         let joined = Event::WorkerJoined {
             worker: worker.clone(),
             slots: node.slots,
+            place: Place {
+                node: Some(name.to_owned()),
+                zone: Some(format!("zone-{}", u32::from(name.ends_with(['1', '3'])))),
+            },
             held: node.finished.iter().copied().collect(),
         };
         let draining = node.draining;

@@ -10,6 +10,7 @@ use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{
     AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, StreamId, WorkerId,
 };
+use crate::locality::Place;
 use crate::message::{Assignment, InputState, InputUpdate};
 use crate::metrics::AttemptMetrics;
 use sluice_crds::ErrorReason;
@@ -133,6 +134,7 @@ fn joined() -> Event {
     Event::WorkerJoined {
         worker: worker(),
         slots: 9,
+        place: Place::default(),
         held: Vec::new(),
     }
 }

@@ -3,6 +3,7 @@ use sluice_crds::shuffle_query::TERMINAL_STATUS_BYTES;
 use super::*;
 use crate::coordinator::QueryFailure;
 use crate::ids::{AttemptId, StageEpoch, StageId};
+use crate::locality::LocalityCounts;
 
 const STARTED: Instant = Instant(1_000);
 
@@ -24,6 +25,12 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
         lost_attempts: 0,
         cancelled_attempts: 0,
         attempts: u32::from(begun) * 5,
+        locality: LocalityCounts {
+            node: u32::from(begun),
+            zone: u32::from(begun) * 2,
+            no_worker_near: 0,
+            near_workers_busy: u32::from(begun) * 2,
+        },
         metrics: AttemptMetrics {
             rows_read: 100,
             bytes_read: 1_000,

@@ -11,13 +11,14 @@ use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_optimizer::sanity_checker::SanityCheckPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use sluice_core::ids::{ExchangeId, StageId};
+use sluice_core::locality::DataPlaces;
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageInput};
 
 use super::super::PlannedStage;
 use super::super::determinism::{self, Source};
 use super::super::error::PlanError;
 use super::super::fragment::{self, Fragment, OutputSpec, TaskSplits};
-use super::super::label::label;
+use super::super::label::{label, tables};
 use super::super::leaf::ShuffleReadExec;
 use super::super::statement::DEEPEST_EXPRESSION;
 use super::{Branch, Cutter, Written, total_tasks};
@@ -117,11 +118,13 @@ impl Cutter<'_> {
             inputs,
             output: writes,
             determinism,
+            data: DataPlaces::default(),
         });
         self.planned.push(PlannedStage {
             fragment,
             output,
             tasks,
+            tables: tables(&plan),
             plan,
         });
         Ok(id)

@@ -66,7 +66,9 @@ async fn every_sample_is_valid_and_plans() {
         names.push(query.metadata.name.unwrap());
     }
     names.sort();
-    assert_eq!(names, [
+    assert_eq!(
+        names,
+        [
             "csv",
             "lifecycle",
             "placement",
@@ -76,7 +78,8 @@ async fn every_sample_is_valid_and_plans() {
             "tpch-pricing-summary",
             "worker-pool",
             "workers"
-        ]);
+        ]
+    );
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod chaos;
 mod cli;
 mod discovery;
 mod drain;
+mod locality;
 mod program;
 mod query;
 mod safety;

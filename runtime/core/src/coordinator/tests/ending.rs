@@ -5,6 +5,7 @@ use super::kit::{
     worker,
 };
 use crate::coordinator::{Action, Event, Outcome, Policy};
+use crate::locality::Place;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
 use std::time::Duration;
@@ -82,6 +83,7 @@ fn a_cancel_stops_everything() {
     query.tell(Event::WorkerJoined {
         worker: worker("a"),
         slots: 2,
+        place: Place::default(),
         held: Vec::new(),
     });
     query.tell(Event::SlotsGranted {

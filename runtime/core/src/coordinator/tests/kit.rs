@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::coordinator::{Action, Coordinator, Event, Outcome, Policy, QueryFailure};
 use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, WorkerId};
+use crate::locality::{DataPlaces, Place};
 use crate::message::{Assignment, InputState, InputUpdate};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
@@ -42,6 +43,7 @@ pub fn stage(id: u32, tasks: u32, inputs: &[(u32, ReadKind)], output: u32) -> St
         inputs: inputs.iter().map(input).collect(),
         output: ExchangeId(output),
         determinism: Determinism::Unordered,
+        data: DataPlaces::default(),
     }
 }
 
@@ -155,10 +157,24 @@ impl Query {
         self.join_holding(&worker(name), slots, &[])
     }
 
+    /// Joins from a node called as the worker.
+    pub fn join_at(&mut self, name: &str, zone: &str, slots: u32) -> Vec<Action> {
+        self.run(Event::WorkerJoined {
+            worker: worker(name),
+            slots,
+            place: Place {
+                node: Some(name.to_owned()),
+                zone: Some(zone.to_owned()),
+            },
+            held: Vec::new(),
+        })
+    }
+
     pub fn join_holding(&mut self, worker: &WorkerId, slots: u32, held: &[AttemptId]) -> Vec<Action> {
         self.run(Event::WorkerJoined {
             worker: worker.clone(),
             slots,
+            place: Place::default(),
             held: held.to_vec(),
         })
     }

@@ -6,8 +6,10 @@ use super::kit::{
 };
 use crate::coordinator::{Action, Event, Outcome};
 use crate::ids::{ExchangeId, StageId, StreamEpoch};
+use crate::locality::{DataPlaces, LocalityCounts, Place};
 use crate::message::InputState;
 use crate::plan::{ExchangeKind, ReadKind, StageGraph};
+use crate::time::Instant;
 
 #[test]
 fn a_query_runs_from_the_first_stage_to_the_end() {
@@ -108,11 +110,13 @@ fn tasks_spread_over_the_workers() {
     query.tell(Event::WorkerJoined {
         worker: worker("a"),
         slots: 4,
+        place: Place::default(),
         held: Vec::new(),
     });
     let wishes = query.tell(Event::WorkerJoined {
         worker: worker("b"),
         slots: 4,
+        place: Place::default(),
         held: Vec::new(),
     });
     let want = |name: &str, slots| Action::WantSlots {
@@ -128,11 +132,13 @@ fn starving_tasks_ask_every_worker_for_all_they_could_use() {
     query.tell(Event::WorkerJoined {
         worker: worker("a"),
         slots: 4,
+        place: Place::default(),
         held: Vec::new(),
     });
     query.tell(Event::WorkerJoined {
         worker: worker("b"),
         slots: 3,
+        place: Place::default(),
         held: Vec::new(),
     });
     assert_eq!(query.machine.next_deadline().map(|at| at.0), Some(100));
@@ -150,6 +156,7 @@ fn slots_without_work_go_back() {
     query.tell(Event::WorkerJoined {
         worker: worker("a"),
         slots: 4,
+        place: Place::default(),
         held: Vec::new(),
     });
     let actions = query.tell(Event::SlotsGranted {
@@ -205,4 +212,91 @@ fn attempts_and_stream_epochs_grow() {
         (second[0].1.attempt, second[0].1.stream_epoch),
         (attempt(0, 0, 1), StreamEpoch(2))
     );
+}
+
+/// Four scanning tasks whose rows are on node `near` and in zone `z`.
+fn near_scan() -> StageGraph {
+    let mut graph = map_reduce(4, 1);
+    graph.stages[0].data = DataPlaces {
+        nodes: ["near".to_owned()].into(),
+        zones: ["z".to_owned()].into(),
+    };
+    graph
+}
+
+#[test]
+fn tasks_run_where_their_data_is_as_long_as_there_are_slots() {
+    let mut query = Query::new(near_scan(), policy());
+    let mut all = query.join_at("near", "z", 2);
+    all.extend(query.join_at("far", "y", 1));
+    all.extend(query.join_at("in-zone", "z", 1));
+    let mut on: Vec<String> = assigned(&all).into_iter().map(|(worker, _)| worker).collect();
+    on.sort();
+    assert_eq!(on, ["far", "in-zone", "near", "near"]);
+    query.succeed("near", attempt(0, 0, 0));
+    // A task that runs again goes to the free slot near its data, though another is free as well.
+    query.join_at("idle", "y", 4);
+    let again = query.lose("far");
+    assert_eq!(
+        assigned(&again).first().map(|(worker, _)| worker.as_str()),
+        Some("near")
+    );
+    let counts = query.machine.snapshot(Instant(query.now)).stages[0].locality;
+    let expected = LocalityCounts {
+        node: 3,
+        zone: 1,
+        near_workers_busy: 1,
+        no_worker_near: 0,
+    };
+    assert_eq!(counts, expected);
+}
+
+#[test]
+fn slots_are_asked_for_near_the_data_first() {
+    let mut query = Query::new(near_scan(), policy());
+    let join = |name: &str, zone: Option<&str>, slots| Event::WorkerJoined {
+        worker: worker(name),
+        slots,
+        place: Place {
+            node: Some(name.to_owned()),
+            zone: zone.map(str::to_owned),
+        },
+        held: Vec::new(),
+    };
+    query.tell(join("a", Some("y"), 4));
+    query.tell(join("b", Some("z"), 2));
+    query.tell(join("near", None, 1));
+    let wishes = |query: &Query| {
+        let workers = query.machine.workers.values();
+        workers.map(|worker| worker.wished).collect::<Vec<_>>()
+    };
+    // In the order of the names: what is left of four after one on the node and two in the zone.
+    assert_eq!(wishes(&query), [1, 2, 1]);
+    query.now = 100;
+    query.tell(Event::Ticked);
+    assert_eq!(wishes(&query), [4, 2, 1], "starving tasks take any slot");
+    let far = query.tell(Event::SlotsGranted {
+        worker: worker("a"),
+        slots: 1,
+    });
+    assert_eq!(assigned(&far), [("a".to_owned(), attempt(0, 0, 0))]);
+    query.tell(Event::WorkerLost {
+        worker: worker("b"),
+        message: "gone".to_owned(),
+    });
+    query.tell(Event::WorkerLost {
+        worker: worker("near"),
+        message: "gone".to_owned(),
+    });
+    query.tell(Event::SlotsGranted {
+        worker: worker("a"),
+        slots: 1,
+    });
+    let counts = query.machine.snapshot(Instant(100)).stages[0].locality;
+    let expected = LocalityCounts {
+        near_workers_busy: 1,
+        no_worker_near: 1,
+        ..LocalityCounts::default()
+    };
+    assert_eq!(counts, expected);
 }

@@ -1,0 +1,142 @@
+//! Helm and kubectl, as people type them. `e2e/cluster/in` has both on the PATH.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::LazyLock;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+use tokio::sync::{Mutex, MutexGuard};
+
+use super::space::Space;
+
+/// Where the commands run, so that they can name files of the repository.
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// A release that is not ready by then will not be.
+const TIMEOUT: &str = "180s";
+
+/// The definitions are of the whole cluster: who changes them keeps out who installs them meanwhile.
+static DEFINITIONS: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
+
+/// Nobody else of these tests installs or changes the definitions as long as the guard lives.
+pub async fn definitions() -> MutexGuard<'static, ()> {
+    DEFINITIONS.lock().await
+}
+
+/// A release of the chart that serves its namespace alone.
+#[derive(Clone)]
+pub struct Release {
+    space: Space,
+    namespace: String,
+    name: String,
+}
+
+impl Release {
+    /// A release of this name, not installed yet.
+    pub fn new(space: &Space, name: &str) -> Self {
+        Self {
+            space: space.clone(),
+            namespace: space.namespace.clone(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// The same in another namespace.
+    pub fn in_namespace(&self, namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// Installs it, with these values over those of a test, and waits until it is ready.
+    ///
+    /// # Errors
+    ///
+    /// Helm's.
+    pub async fn install(&self, values: &[&str]) -> Result<String> {
+        let _mine = definitions().await;
+        self.chart("install", values).await
+    }
+
+    /// Upgrades it, the values of before included. The caller holds the definitions.
+    ///
+    /// # Errors
+    ///
+    /// Helm's.
+    pub async fn upgrade(&self, values: &[&str]) -> Result<String> {
+        self.chart("upgrade", &[&["--reuse-values"], values].concat())
+            .await
+    }
+
+    async fn chart(&self, verb: &str, more: &[&str]) -> Result<String> {
+        let (repository, tag) = self.space.image.rsplit_once(':').context("an image with a tag")?;
+        let (repository, tag) = (
+            format!("image.repository={repository}"),
+            format!("image.tag={tag}"),
+        );
+        let mut args = vec![verb, &self.name, "charts/sluice", "--wait", "--timeout", TIMEOUT];
+        if verb == "install" {
+            args.extend(["--set", "scope=Namespaced", "--set", &repository, "--set", &tag]);
+        }
+        args.extend(more);
+        self.helm(&args).await
+    }
+
+    /// Runs helm in the namespace of the release.
+    ///
+    /// # Errors
+    ///
+    /// What it said.
+    pub async fn helm(&self, args: &[&str]) -> Result<String> {
+        let namespace = ["--namespace", &self.namespace];
+        output("helm", &[args, &namespace].concat()).await
+    }
+
+    /// Its test: a query runs and has the right rows. What the job's log says.
+    ///
+    /// # Errors
+    ///
+    /// Helm's.
+    pub async fn test(&self) -> Result<String> {
+        self.helm(&["test", &self.name, "--timeout", TIMEOUT]).await
+    }
+
+    /// Uninstalls it.
+    ///
+    /// # Errors
+    ///
+    /// Helm's.
+    pub async fn uninstall(&self) -> Result<String> {
+        self.helm(&["uninstall", &self.name, "--wait", "--timeout", TIMEOUT])
+            .await
+    }
+}
+
+/// Runs a program at the root of the repository; what it printed.
+///
+/// # Errors
+///
+/// It is not there, or it failed: what it said.
+pub async fn output(program: &str, args: &[&str]) -> Result<String> {
+    // Helm's own folders, so that nothing of the user's configuration takes part.
+    let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("helm");
+    let done = Command::new(program)
+        .args(args)
+        .current_dir(Path::new(ROOT))
+        .env("HELM_CACHE_HOME", &home)
+        .env("HELM_CONFIG_HOME", &home)
+        .env("HELM_DATA_HOME", &home)
+        .stdin(Stdio::null())
+        // A test that takes too long is dropped, and takes its children along.
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("{program} (e2e/cluster/build --with-helm)"))?;
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    if !done.status.success() {
+        let problem = String::from_utf8_lossy(&done.stderr);
+        bail!("{program} {}: {problem}{text}", args.join(" "));
+    }
+    Ok(text)
+}

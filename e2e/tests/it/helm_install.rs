@@ -1,0 +1,60 @@
+//! `helm install` to rows: the release's own pool, `helm test`, a query of a user.
+
+use anyhow::Result;
+use k8s_openapi::api::batch::v1::Job;
+use kube::Api;
+use kube::api::ListParams;
+use serde_json::json;
+
+use crate::answers;
+use crate::harness::{self, Pool, Query, Release, rows, sample};
+
+/// The release's pool, small enough for a test.
+pub const SMALL_POOL: [&str; 8] = [
+    "--set",
+    "workerPool.create=true",
+    "--set",
+    "workerPool.spec.memory=512MiB",
+    "--set",
+    "workerPool.spec.resources.requests.cpu=50m",
+    "--set",
+    "workerPool.spec.resources.requests.memory=256Mi",
+];
+
+#[test]
+fn a_release_with_a_pool_runs_queries() {
+    harness::run("helm-install", |space| async move {
+        let release = Release::new(&space, "r");
+        let said = release.install(&SMALL_POOL).await?;
+        assert!(
+            said.contains("helm test r"),
+            "the notes tell what comes next: {said}"
+        );
+        Pool::existing(&space, "default").until_ready(2).await?;
+        let said = release.test().await?;
+        assert!(said.contains("Succeeded"), "{said}");
+
+        let mut query = sample("tpch-pricing-summary.yaml")?;
+        query["spec"]["workerPoolRef"] = json!({"name": "default"});
+        let query = Query::submit(&space, query).await?;
+        assert_eq!(rows(&query.succeeded().await?)?, answers::pricing_summary());
+
+        // The jobs around the release leave nothing, nor does the test's query.
+        let jobs = Api::<Job>::namespaced(space.client.clone(), &space.namespace);
+        assert_eq!(jobs.list(&ListParams::default()).await?.items.len(), 0);
+        let queries = Api::<sluice_crds::ShuffleQuery>::namespaced(space.client.clone(), &space.namespace);
+        assert_eq!(queries.list(&ListParams::default()).await?.items.len(), 1);
+        Ok(())
+    });
+}
+
+#[test]
+fn a_release_without_a_pool_is_tested_with_workers_of_the_query() {
+    harness::run("helm-test", |space| async move {
+        let release = Release::new(&space, "r");
+        release.install(&["--set", "replicas=2"]).await?;
+        let said = release.test().await?;
+        assert!(said.contains("Succeeded"), "{said}");
+        Result::Ok(())
+    });
+}

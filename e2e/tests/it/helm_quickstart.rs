@@ -1,0 +1,105 @@
+//! The commands of docs/quickstart.md for any cluster, with Helm and without, as they stand there but for the image.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
+
+use crate::answers;
+use crate::harness::{self, Query, Space, output, rows, sample};
+
+const IMAGE: &str = "image.repository=localhost/sluice --set image.tag=dev";
+/// The image of manifests/install.yaml.
+const PLAIN_IMAGE: &str = "localhost/sluice:dev";
+
+/// The blocks of commands of one kind: the word after `sh`.
+fn blocks(kind: &str) -> Result<Vec<String>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/quickstart.md");
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let opens = format!("```sh {kind}\n");
+    let blocks = text.split(&opens).skip(1);
+    let blocks = blocks.filter_map(|rest| rest.split("\n```").next());
+    Ok(blocks.map(str::to_owned).collect())
+}
+
+async fn shell(commands: &str) -> Result<String> {
+    output("bash", &["-euo", "pipefail", "-c", commands]).await
+}
+
+/// What a run that failed has left.
+async fn clear() -> Result<String> {
+    shell(
+        "helm uninstall sluice --namespace sluice-system --ignore-not-found --wait
+         kubectl delete -f manifests/install.yaml --ignore-not-found",
+    )
+    .await
+}
+
+// Alone: both use the namespace that the page names, and the second operator serves all of the others too.
+#[test]
+fn the_quick_start_does_what_it_says() {
+    harness::run_alone("helm-quickstart", |space| async move {
+        let (repository, tag) = space.image.rsplit_once(':').context("an image with a tag")?;
+        let ours = format!("image.repository={repository} --set image.tag={tag}");
+        clear().await?;
+        let blocks = blocks("cluster")?;
+        ensure!(blocks.len() == 5, "{} blocks", blocks.len());
+        ensure!(
+            blocks[0].contains(IMAGE),
+            "the first one names the image: {}",
+            blocks[0]
+        );
+        let mut said = Vec::new();
+        for block in blocks {
+            let done = shell(&block.replace(IMAGE, &ours)).await;
+            if done.is_err() {
+                // The first problem is the one to tell.
+                drop(clear().await);
+            }
+            said.push(done?);
+        }
+        ensure!(said[1].contains("Succeeded"), "{}", said[1]);
+        ensure!(
+            said[3].contains("[\"") && said[3].lines().count() > 10,
+            "{}",
+            said[3]
+        );
+        Ok(())
+    });
+}
+
+#[test]
+fn the_manifests_do_without_helm() {
+    harness::run_alone("manifests-install", |space| async move {
+        clear().await?;
+        let blocks = blocks("manifests")?;
+        let [install, remove] = blocks.as_slice() else {
+            bail!("{} blocks", blocks.len());
+        };
+        let apply = "-f manifests/install.yaml";
+        ensure!(install.contains(apply), "{install}");
+        // The image under the name that it has here.
+        let ours = format!(
+            "-f <(sed 's#{PLAIN_IMAGE}#{}#' manifests/install.yaml)",
+            space.image
+        );
+        let installed = shell(&install.replace(apply, &ours)).await;
+        let outcome = match installed {
+            Ok(_) => anywhere(&space).await,
+            Err(problem) => Err(problem),
+        };
+        let removed = shell(remove).await;
+        outcome?;
+        removed?;
+        Ok(())
+    });
+}
+
+/// The operator serves every namespace, that of the test too.
+async fn anywhere(space: &Space) -> Result<()> {
+    let mut query = sample("tpch-pricing-summary.yaml")?;
+    query["spec"]["workers"] = json!({"replicas": 1, "memory": "512MiB", "spill": {"limit": "1GiB"}});
+    let query = Query::submit(space, query).await?;
+    assert_eq!(rows(&query.succeeded().await?)?, answers::pricing_summary());
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! `helm rollback` with a query running: the operator is as before the upgrade, the query goes on.
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::Api;
+
+use crate::answers;
+use crate::harness::{self, Pool, Query, Release, Space, rows};
+
+/// The arguments of the operator.
+async fn arguments(space: &Space) -> Result<Vec<String>> {
+    let deployments = Api::<Deployment>::namespaced(space.client.clone(), &space.namespace);
+    let spec = deployments
+        .get("r-sluice-operator")
+        .await?
+        .spec
+        .context("no spec")?;
+    let pod = spec.template.spec.context("no pod")?;
+    let container = pod.containers.into_iter().next().context("no container")?;
+    container.args.context("no arguments")
+}
+
+#[test]
+fn a_rollback_brings_the_operator_back_and_stops_no_query() {
+    harness::run("helm-rollback", |space| async move {
+        let release = Release::new(&space, "r");
+        release.install(&[]).await?;
+        let first = arguments(&space).await?;
+        {
+            let _mine = harness::definitions().await;
+            release.upgrade(&["--set", "concurrency=3"]).await?;
+        }
+        assert!(arguments(&space).await?.contains(&"--concurrency=3".to_owned()));
+        Pool::ready(&space, "p").await?;
+        let query = Query::submit(&space, answers::long_query("p")).await?;
+        query.until_under_way().await?;
+        release
+            .helm(&["rollback", "r", "1", "--wait", "--timeout", "180s"])
+            .await?;
+        assert_eq!(arguments(&space).await?, first);
+        let status = query.succeeded().await?;
+        assert_eq!(rows(&status)?, answers::long_rows());
+        assert_eq!(status.coordinator_epoch, 1, "its coordinator was left alone");
+        Ok(())
+    });
+}

@@ -1,0 +1,42 @@
+//! Two releases that serve two namespaces live side by side; two cannot serve one.
+
+use serde_json::json;
+
+use crate::harness::{self, Release};
+
+#[test]
+fn two_releases_in_two_namespaces_do_not_meet() {
+    harness::run("helm-two-releases", |space| async move {
+        let other = format!("{}-b", space.namespace);
+        space
+            .apply(json!({
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": other, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
+            }))
+            .await?;
+        let first = Release::new(&space, "r");
+        let second = first.in_namespace(&other);
+        first.install(&[]).await?;
+        second.install(&[]).await?;
+        first.test().await?;
+        second.test().await?;
+
+        let third = Release::new(&space, "s");
+        let served = format!("namespaces={{{other}}}");
+        let refused = third.install(&["--set", &served]).await;
+        let problem = refused
+            .err()
+            .map(|problem| format!("{problem:#}"))
+            .unwrap_or_default();
+        assert!(
+            problem.contains("cannot be imported"),
+            "two operators of one namespace: {problem}"
+        );
+
+        first.uninstall().await?;
+        second.test().await?;
+        second.uninstall().await?;
+        Ok(())
+    });
+}

@@ -1,0 +1,127 @@
+//! `helm uninstall` takes what Helm has made and leaves what people have made; the next installation goes on with it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::ListParams;
+use kube::core::{ClusterResourceScope, NamespaceResourceScope};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use sluice_crds::WorkerPool;
+
+use crate::answers;
+use crate::harness::{self, Pool, Query, Release, Space, rows, sample, until};
+use crate::helm_install::SMALL_POOL;
+
+/// What a release labels.
+fn of_release() -> ListParams {
+    ListParams::default().labels("app.kubernetes.io/managed-by=Helm,app.kubernetes.io/instance=r")
+}
+
+async fn named<K>(space: &Space) -> Result<Vec<String>>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug,
+{
+    let api = Api::<K>::namespaced(space.client.clone(), &space.namespace);
+    let found = api.list(&of_release()).await?.items;
+    Ok(found
+        .iter()
+        .map(|object| format!("{} {}", K::kind(&()), object.name_any()))
+        .collect())
+}
+
+/// What is of the release and outside of namespaces: other tests have releases of that name in theirs.
+async fn named_of_cluster<K>(space: &Space) -> Result<Vec<String>>
+where
+    K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,
+{
+    let found = Api::<K>::all(space.client.clone())
+        .list(&of_release())
+        .await?
+        .items;
+    let names = found.iter().map(ResourceExt::name_any);
+    Ok(names.filter(|name| name.contains(&space.namespace)).collect())
+}
+
+async fn everything_of_the_release(space: &Space) -> Result<Vec<String>> {
+    let kinds = [
+        named::<Deployment>(space).await?,
+        named::<ConfigMap>(space).await?,
+        named::<Secret>(space).await?,
+        named::<Service>(space).await?,
+        named::<ServiceAccount>(space).await?,
+        named::<NetworkPolicy>(space).await?,
+        named::<PodDisruptionBudget>(space).await?,
+        named::<Role>(space).await?,
+        named::<RoleBinding>(space).await?,
+        named_of_cluster::<ClusterRole>(space).await?,
+        named_of_cluster::<ClusterRoleBinding>(space).await?,
+    ];
+    Ok(kinds.concat())
+}
+
+fn pricing_summary(name: &str) -> Result<serde_json::Value> {
+    let mut query = sample("tpch-pricing-summary.yaml")?;
+    query["metadata"]["name"] = json!(name);
+    query["spec"]["workerPoolRef"] = json!({"name": "mine"});
+    Ok(query)
+}
+
+#[test]
+fn what_people_have_made_outlives_the_release() {
+    harness::run("helm-uninstall", |space| async move {
+        let release = Release::new(&space, "r");
+        release.install(&SMALL_POOL).await?;
+        assert!(everything_of_the_release(&space).await?.len() > 12);
+        let theirs = Pool::existing(&space, "default");
+        theirs.until_ready(2).await?;
+        let mine = Pool::apply(&space, "mine", 1, json!({})).await?;
+        mine.until_ready(1).await?;
+        let query = Query::submit(&space, pricing_summary("first")?).await?;
+        query.succeeded().await?;
+        let workers = mine.nodes().await?;
+
+        release.uninstall().await?;
+        let left = everything_of_the_release(&space).await?;
+        assert_eq!(left, ["Secret r-sluice-signing-key"]);
+        let pools = Api::<WorkerPool>::namespaced(space.client.clone(), &space.namespace);
+        until(
+            "the release's pool is gone, and its pods",
+            Duration::from_secs(120),
+            || async {
+                let (pool, pods) = (pools.get_opt("default").await?, theirs.nodes().await?);
+                Ok(if pool.is_none() && pods.is_empty() {
+                    Ok(())
+                } else {
+                    Err(format!("{pods:?}"))
+                })
+            },
+        )
+        .await?;
+        let crds = Api::<CustomResourceDefinition>::all(space.client.clone());
+        for name in ["shufflequeries.sluice.dev", "workerpools.sluice.dev"] {
+            crds.get_opt(name)
+                .await?
+                .with_context(|| format!("{name} is gone"))?;
+        }
+        let status = query.status().await?.context("the query is gone")?;
+        assert_eq!(rows(&status)?, answers::pricing_summary());
+        assert_eq!(mine.nodes().await?, workers, "workers of a user's pool run on");
+
+        release.install(&[]).await?;
+        let query = Query::submit(&space, pricing_summary("second")?).await?;
+        assert_eq!(rows(&query.succeeded().await?)?, answers::pricing_summary());
+        assert_eq!(mine.nodes().await?, workers, "they trust the next installation");
+        Ok(())
+    });
+}

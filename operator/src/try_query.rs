@@ -1,0 +1,171 @@
+//! Runs a small query from its submission to its rows: whether an installation works.
+
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use kube::api::{DeleteParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use sluice_crds::ShuffleQuery;
+use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
+
+use crate::config::TryQuery;
+
+/// TPC-H fixes both tables at every scale, five nations to a region; the join and the groups shuffle them.
+const SQL: &str = "SELECT r_name, count(*) AS nations FROM nation JOIN region ON n_regionkey = r_regionkey \
+                   GROUP BY r_name ORDER BY r_name";
+const ROWS: [[&str; 2]; 5] = [
+    ["AFRICA", "5"],
+    ["AMERICA", "5"],
+    ["ASIA", "5"],
+    ["EUROPE", "5"],
+    ["MIDDLE EAST", "5"],
+];
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs the query of `args` and deletes it.
+///
+/// # Errors
+/// It is refused, does not end in time, fails, or has other rows than it must have.
+pub async fn run(client: &Client, args: &TryQuery) -> anyhow::Result<()> {
+    let queries = Api::<ShuffleQuery>::namespaced(client.clone(), &args.namespace);
+    let query = queries
+        .create(&PostParams::default(), &query(args)?)
+        .await
+        .context("the query is refused")?;
+    let name = query.name_any();
+    tracing::info!(name, namespace = args.namespace, "submitted");
+    let within = Duration::from_secs(args.within_seconds.into());
+    let outcome = match tokio::time::timeout(within, until_ended(&queries, &name)).await {
+        Ok(Ok(status)) => judge(&status),
+        Ok(Err(problem)) => Err(problem),
+        Err(_) => {
+            let status = queries.get(&name).await?.status.unwrap_or_default();
+            Err(anyhow::anyhow!(
+                "not done after {} s: {}",
+                args.within_seconds,
+                stands(&status)
+            ))
+        }
+    };
+    let deleted = queries.delete(&name, &DeleteParams::background()).await;
+    outcome?;
+    deleted.with_context(|| format!("query {name} stays"))?;
+    Ok(())
+}
+
+/// The query, whose name the API server completes.
+fn query(args: &TryQuery) -> anyhow::Result<ShuffleQuery> {
+    let workers = match &args.pool {
+        Some(pool) => json!({"workerPoolRef": {"name": pool}}),
+        None => json!({"workers": {"replicas": 1, "memory": "256MiB", "spill": {"limit": "256MiB"}}}),
+    };
+    let mut query = json!({
+        "apiVersion": "sluice.dev/v1alpha1",
+        "kind": "ShuffleQuery",
+        "metadata": {"generateName": "try-"},
+        "spec": {
+            "sql": SQL,
+            "tables": [
+                {"name": "nation", "tpch": {"scaleFactor": 1}},
+                {"name": "region", "tpch": {"scaleFactor": 1}},
+            ],
+            "shuffle": {"partitions": 2},
+            "deadlineSeconds": args.within_seconds.max(1),
+        },
+    });
+    for (field, value) in workers.as_object().into_iter().flatten() {
+        query["spec"][field] = value.clone();
+    }
+    Ok(serde_json::from_value(query)?)
+}
+
+async fn until_ended(queries: &Api<ShuffleQuery>, name: &str) -> anyhow::Result<ShuffleQueryStatus> {
+    let mut said = String::new();
+    loop {
+        let status = queries.get(name).await?.status.unwrap_or_default();
+        if status.phase.is_terminal() {
+            return Ok(status);
+        }
+        let now = stands(&status);
+        if now != said {
+            tracing::info!("{now}");
+            said = now;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Whether it succeeded, with the right rows.
+fn judge(status: &ShuffleQueryStatus) -> anyhow::Result<()> {
+    if status.phase != QueryPhase::Succeeded {
+        let error = status.error.as_ref().map(|error| error.message.as_str());
+        bail!("{}; {}", stands(status), error.unwrap_or("no error is noted"));
+    }
+    let preview = status.preview.as_ref().context("it succeeded and has no rows")?;
+    if preview.rows != ROWS {
+        bail!(
+            "it succeeded with other rows than it must have: {:?}",
+            preview.rows
+        );
+    }
+    for row in &preview.rows {
+        tracing::info!("{}", row.join(" "));
+    }
+    tracing::info!("the query has succeeded with the right rows");
+    Ok(())
+}
+
+fn stands(status: &ShuffleQueryStatus) -> String {
+    let reason = status.reason.as_ref().map(|reason| format!("{reason:?}"));
+    format!(
+        "{:?}, {}, {}, tasks {}",
+        status.phase,
+        reason.as_deref().unwrap_or("no reason"),
+        status.message.as_deref().unwrap_or("no message"),
+        status.tasks_done.as_deref().unwrap_or("not planned"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_crds::validate_query;
+
+    use super::*;
+
+    fn args(pool: Option<&str>) -> TryQuery {
+        TryQuery {
+            namespace: "n".to_owned(),
+            pool: pool.map(str::to_owned),
+            within_seconds: 0,
+        }
+    }
+
+    #[test]
+    fn the_query_is_valid_with_a_pool_and_without() {
+        for pool in [None, Some("p")] {
+            let mut query = query(&args(pool)).unwrap();
+            assert!(
+                query.metadata.generate_name.is_some(),
+                "the API server makes the name"
+            );
+            query.metadata.name = Some("try-x".to_owned());
+            assert_eq!(validate_query(&query), []);
+            assert_eq!(query.spec.workers.is_some(), pool.is_none());
+        }
+    }
+
+    fn status(phase: &str, rows: &serde_json::Value) -> ShuffleQueryStatus {
+        let preview = json!({"columns": ["r_name", "nations"], "rows": rows});
+        serde_json::from_value(json!({"phase": phase, "preview": preview})).unwrap()
+    }
+
+    #[test]
+    fn only_success_with_the_right_rows_passes() {
+        judge(&status("Succeeded", &json!(ROWS))).unwrap();
+        let problem = judge(&status("Succeeded", &json!([["AFRICA", "4"]]))).unwrap_err();
+        assert!(problem.to_string().contains("other rows"), "{problem}");
+        let problem = judge(&status("Failed", &json!(ROWS))).unwrap_err();
+        assert!(problem.to_string().starts_with("Failed"), "{problem}");
+    }
+}

@@ -1,0 +1,254 @@
+//! What a pool owns beside its pods: there, put back when somebody changes or deletes it, and gone with the pool.
+
+use std::fmt::Debug;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{Patch, PatchParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sluice_crds::WorkerPool;
+
+use super::scene::{Scene, act};
+use crate::harness::eventually;
+
+/// The object as JSON, without what differs from one to the next of its name.
+async fn found<K>(scene: &Scene<'_>, name: &str) -> Option<(String, Value)>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let object = scene.api::<K>().get_opt(name).await.unwrap()?;
+    let uid = object.uid().unwrap();
+    let mut value = serde_json::to_value(&object).unwrap();
+    value["metadata"] = json!({"labels": object.labels(), "owners": object.owner_references().len()});
+    value.as_object_mut().unwrap().remove("status");
+    Some((uid, value))
+}
+
+/// Waits for the object, deletes it, and waits until it is there again as it was.
+async fn comes_back<K>(scene: &Scene<'_>, name: &str)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let kind = K::kind(&());
+    let mut first = None;
+    eventually(&format!("{kind} {name} is there"), async || {
+        first = found::<K>(scene, name).await;
+        first.is_some()
+    })
+    .await;
+    let (uid, was) = first.unwrap();
+    assert_eq!(was["metadata"]["owners"], 1, "{kind}");
+    scene.delete::<K>(name).await;
+    let mut again = was.clone();
+    eventually(&format!("{kind} {name} is there again"), async || {
+        let Some((new, value)) = found::<K>(scene, name).await else {
+            return false;
+        };
+        again = value;
+        new != uid
+    })
+    .await;
+    assert_eq!(again, was, "{kind}");
+}
+
+#[test]
+fn objects_of_a_pool_come_back_when_somebody_deletes_them() {
+    act(
+        "objects_of_a_pool_come_back_when_somebody_deletes_them",
+        async |scene| {
+            scene.pool("p", json!({"replicas": 1})).await;
+            comes_back::<Service>(scene, "p-workers").await;
+            comes_back::<PodDisruptionBudget>(scene, "p-workers").await;
+            comes_back::<ServiceAccount>(scene, "p-workers").await;
+            comes_back::<NetworkPolicy>(scene, "p-workers").await;
+            comes_back::<ConfigMap>(scene, "p-workers-key").await;
+        },
+    );
+}
+
+/// Waits for the object, merges `change` into it, and waits until it is as it was.
+async fn is_put_back<K>(scene: &Scene<'_>, name: &str, change: Value)
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + Serialize
+        + DeserializeOwned,
+{
+    let kind = K::kind(&());
+    let mut first = None;
+    eventually(&format!("{kind} {name} is there"), async || {
+        first = found::<K>(scene, name).await;
+        first.is_some()
+    })
+    .await;
+    let changed = scene.merge::<K>(name, change).await;
+    let changed = serde_json::to_value(changed).unwrap();
+    let (_, was) = first.clone().unwrap();
+    assert!(
+        ["spec", "data", "automountServiceAccountToken"]
+            .iter()
+            .any(|field| changed.get(field) != was.get(field)),
+        "{kind}: nothing was changed"
+    );
+    eventually(&format!("{kind} {name} is as it was"), async || {
+        found::<K>(scene, name).await == first
+    })
+    .await;
+}
+
+#[test]
+fn what_somebody_changes_in_objects_of_a_pool_is_put_back() {
+    act(
+        "what_somebody_changes_in_objects_of_a_pool_is_put_back",
+        async |scene| {
+            scene.pool("p", json!({"replicas": 1})).await;
+            let selector = json!({"spec": {"selector": {"sluice.dev/pool": "another"}}});
+            is_put_back::<Service>(scene, "p-workers", selector).await;
+            let unready = json!({"spec": {"publishNotReadyAddresses": true}});
+            is_put_back::<Service>(scene, "p-workers", unready).await;
+            let all = json!({"spec": {"maxUnavailable": "100%"}});
+            is_put_back::<PodDisruptionBudget>(scene, "p-workers", all).await;
+            let open = json!({"spec": {"ingress": [{}]}});
+            is_put_back::<NetworkPolicy>(scene, "p-workers", open).await;
+            for token in [json!(true), Value::Null] {
+                let token = json!({"automountServiceAccountToken": token});
+                is_put_back::<ServiceAccount>(scene, "p-workers", token).await;
+            }
+            let key = json!({"data": {"public.pem": "mine"}});
+            is_put_back::<ConfigMap>(scene, "p-workers-key", key).await;
+        },
+    );
+}
+
+#[test]
+fn an_object_of_somebody_else_is_left_alone() {
+    act("an_object_of_somebody_else_is_left_alone", async |scene| {
+        let theirs = json!({"metadata": {"name": "p-workers"}, "spec": {"ports": [{"port": 80}]}});
+        let theirs: Service = scene.create(theirs).await;
+        scene.pool("p", json!({"replicas": 1})).await;
+        let message = scene.complains("p", "NameTaken").await;
+        assert!(message.starts_with("Service p-workers exists"), "{message}");
+        let now = scene.api::<Service>().get("p-workers").await.unwrap();
+        assert_eq!(now.resource_version(), theirs.resource_version());
+        assert_eq!(scene.pods("p").await, []);
+        // Once it has made room, the pool takes its name.
+        scene.delete::<Service>("p-workers").await;
+        scene.has_pods("p", &["p-0"]).await;
+        let ours = scene.api::<Service>().get("p-workers").await.unwrap();
+        assert_eq!(ours.owner_references().len(), 1);
+    });
+}
+
+/// How many objects of a kind there are, those aside that every namespace has.
+async fn count<K>(scene: &Scene<'_>) -> usize
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let all = scene.api::<K>().list(&Default::default()).await.unwrap();
+    let own = all.iter().filter(|object| !object.owner_references().is_empty());
+    own.count()
+}
+
+/// Objects with owners: pods, services, budgets, accounts, policies, maps.
+async fn owned(scene: &Scene<'_>) -> [usize; 6] {
+    [
+        count::<Pod>(scene).await,
+        count::<Service>(scene).await,
+        count::<PodDisruptionBudget>(scene).await,
+        count::<ServiceAccount>(scene).await,
+        count::<NetworkPolicy>(scene).await,
+        count::<ConfigMap>(scene).await,
+    ]
+}
+
+#[test]
+fn everything_that_a_pool_owns_goes_with_it() {
+    act("everything_that_a_pool_owns_goes_with_it", async |scene| {
+        scene.pool("p", json!({"replicas": 2})).await;
+        scene.pool("stays", json!({"replicas": 1})).await;
+        eventually("both pools have their objects", async || {
+            owned(scene).await == [3, 2, 2, 2, 2, 2]
+        })
+        .await;
+        scene.delete::<WorkerPool>("p").await;
+        eventually("only what is the other pool's is left", async || {
+            owned(scene).await == [1, 1, 1, 1, 1, 1]
+        })
+        .await;
+        assert_eq!(scene.pods("stays").await.len(), 1);
+    });
+}
+
+#[test]
+fn a_pool_that_is_made_anew_gets_objects_of_its_own() {
+    act(
+        "a_pool_that_is_made_anew_gets_objects_of_its_own",
+        async |scene| {
+            let first = scene.pool("p", json!({"replicas": 1})).await;
+            scene.has_pods("p", &["p-0"]).await;
+            scene.delete::<WorkerPool>("p").await;
+            // At once: what the first one owned may still be there.
+            let second = scene.pool("p", json!({"replicas": 1})).await;
+            assert_ne!(first.uid(), second.uid());
+            let owner = |object: &dyn Fn() -> Vec<String>| object() == [second.uid().unwrap()];
+            eventually("all belongs to the second", async || {
+                let pods = scene.pods("p").await;
+                let service = scene.api::<Service>().get_opt("p-workers").await.unwrap();
+                let uids = |of: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]| {
+                    of.iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>()
+                };
+                pods.len() == 1
+                    && owner(&|| uids(pods[0].owner_references()))
+                    && service.is_some_and(|service| owner(&|| uids(service.owner_references())))
+            })
+            .await;
+        },
+    );
+}
+
+#[test]
+fn a_namespace_under_the_restricted_standard_takes_the_pods() {
+    act(
+        "a_namespace_under_the_restricted_standard_takes_the_pods",
+        async |scene| {
+            let namespaces = Api::<Namespace>::all(scene.place.client.clone());
+            let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+            let params = PatchParams::default();
+            namespaces
+                .patch(&scene.place.namespace, &params, &Patch::Merge(label))
+                .await
+                .unwrap();
+            scene.claim("data", "ReadOnlyMany", &Value::Null).await;
+            let spill = json!({"limit": "2GiB", "volumes": [
+                {"name": "a", "emptyDir": {"sizeLimit": "1GiB"}},
+                {"name": "b", "ephemeral": {"size": "1GiB"}},
+            ]});
+            let spec = json!({
+                "replicas": 1, "spill": spill, "credentials": {"secretName": "s"},
+                "dataVolumes": [{"name": "data", "claimName": "data", "mountPath": "/data"}],
+            });
+            scene.pool("p", spec).await;
+            scene.has_pods("p", &["p-0"]).await;
+            // The standard is in force: a pod that heeds it not is refused.
+            let plain =
+                json!({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+            let plain = super::scene::object::<Pod>(plain);
+            let refused = scene.api::<Pod>().create(&Default::default(), &plain).await;
+            assert!(refused.unwrap_err().to_string().contains("violates PodSecurity"));
+        },
+    );
+}

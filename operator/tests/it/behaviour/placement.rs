@@ -1,0 +1,226 @@
+//! Where the scheduler puts workers, given what a pool says and where its data is.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt;
+use serde_json::{Value, json};
+
+use super::scene::{Scene, act, node_of};
+use crate::harness::eventually;
+
+/// Pods by the name of their node.
+type Placed = BTreeMap<String, usize>;
+
+fn on(nodes: &[(&str, usize)]) -> Placed {
+    nodes
+        .iter()
+        .map(|(node, pods)| ((*node).to_owned(), *pods))
+        .collect()
+}
+
+/// Three zones of two nodes each: a1, a2, b1, b2, c1 and c2, with room for `pods` pods each.
+async fn three_zones(scene: &Scene<'_>, pods: u32) {
+    for zone in ["a", "b", "c"] {
+        for number in [1, 2] {
+            scene.node(&format!("{zone}{number}"), zone, pods).await;
+        }
+    }
+}
+
+/// Terms that a node of the test's zone matches.
+fn in_zone(scene: &Scene<'_>, zone: &str) -> Value {
+    json!([{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": [scene.global(zone)]}]}])
+}
+
+/// Terms that a node of the test matches.
+fn on_node(scene: &Scene<'_>, node: &str) -> Value {
+    json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [scene.global(node)]}]}])
+}
+
+fn by_zone(placed: &Placed) -> Placed {
+    let mut zones = Placed::new();
+    for (node, pods) in placed {
+        *zones.entry(node.chars().take(1).collect()).or_default() += pods;
+    }
+    zones
+}
+
+/// The node affinity of a pod.
+fn node_affinity(pod: &Pod) -> Value {
+    serde_json::to_value(pod).unwrap()["spec"]["affinity"]["nodeAffinity"].clone()
+}
+
+#[test]
+fn workers_run_on_the_node_that_their_claim_is_bound_to() {
+    act(
+        "workers_run_on_the_node_that_their_claim_is_bound_to",
+        async |scene| {
+            three_zones(scene, 10).await;
+            let terms = on_node(scene, "b2");
+            scene.claim("data", "ReadWriteOnce", &terms).await;
+            let volumes = json!([{"name": "data", "claimName": "data", "mountPath": "/data"}]);
+            let spec =
+                json!({"replicas": 3, "dataVolumes": volumes, "placement": {"dataAffinity": "Required"}});
+            scene.pool("p", spec).await;
+            assert_eq!(scene.placed("p", 3).await, on(&[("b2", 3)]));
+            for pod in scene.pods("p").await {
+                let required = &node_affinity(&pod)["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
+                assert_eq!(required, &terms);
+            }
+        },
+    );
+}
+
+#[test]
+fn workers_run_where_all_their_claims_are_reached() {
+    act("workers_run_where_all_their_claims_are_reached", async |scene| {
+        three_zones(scene, 10).await;
+        let b_or_c = json!([in_zone(scene, "b")[0], in_zone(scene, "c")[0]]);
+        scene.claim("data", "ReadOnlyMany", &b_or_c).await;
+        scene.claim("sink", "ReadWriteMany", &in_zone(scene, "b")).await;
+        let spec = json!({
+            "replicas": 4, "placement": {"dataAffinity": "Required"},
+            "dataVolumes": [{"name": "data", "claimName": "data", "mountPath": "/data"}],
+            "sinkVolumes": [{"name": "sink", "claimName": "sink", "mountPath": "/sink"}],
+        });
+        scene.pool("p", spec).await;
+        assert_eq!(by_zone(&scene.placed("p", 4).await), on(&[("b", 4)]));
+    });
+}
+
+#[test]
+fn workers_prefer_the_zone_that_a_hint_names() {
+    act("workers_prefer_the_zone_that_a_hint_names", async |scene| {
+        // Room for four in the zone: the others go elsewhere and do not wait.
+        three_zones(scene, 2).await;
+        let hints = json!([{"zone": scene.global("c")}]);
+        let placement = json!({"locality": hints, "zones": "Any", "antiAffinity": "None"});
+        scene
+            .pool("p", json!({"replicas": 5, "placement": placement}))
+            .await;
+        let placed = by_zone(&scene.placed("p", 5).await);
+        assert_eq!(placed.get("c"), Some(&4), "{placed:?}");
+    });
+}
+
+#[test]
+fn workers_wait_for_the_zone_that_a_hint_demands() {
+    act("workers_wait_for_the_zone_that_a_hint_demands", async |scene| {
+        three_zones(scene, 1).await;
+        let placement = json!({"locality": [{"zone": scene.global("c")}], "dataAffinity": "Required"});
+        scene
+            .pool("p", json!({"replicas": 3, "placement": placement}))
+            .await;
+        assert_eq!(scene.placed("p", 2).await, on(&[("c1", 1), ("c2", 1)]));
+        let message = scene.complains("p", "Unschedulable").await;
+        assert!(message.contains("nodes are available"), "{message}");
+        scene.node("c3", "c", 1).await;
+        assert_eq!(scene.placed("p", 3).await, on(&[("c1", 1), ("c2", 1), ("c3", 1)]));
+    });
+}
+
+#[test]
+fn workers_run_on_the_nodes_that_hints_demand() {
+    act("workers_run_on_the_nodes_that_hints_demand", async |scene| {
+        three_zones(scene, 10).await;
+        let hints = json!([{"node": scene.global("a2")}, {"node": scene.global("c1")}]);
+        let placement = json!({"locality": hints, "dataAffinity": "Required"});
+        scene
+            .pool("p", json!({"replicas": 4, "placement": placement}))
+            .await;
+        assert_eq!(scene.placed("p", 4).await, on(&[("a2", 2), ("c1", 2)]));
+    });
+}
+
+#[test]
+fn hints_that_are_ignored_attract_nobody() {
+    act("hints_that_are_ignored_attract_nobody", async |scene| {
+        three_zones(scene, 10).await;
+        let placement = json!({"locality": [{"zone": scene.global("c")}], "dataAffinity": "Ignore"});
+        scene
+            .pool("p", json!({"replicas": 6, "placement": placement}))
+            .await;
+        assert_eq!(
+            by_zone(&scene.placed("p", 6).await),
+            on(&[("a", 2), ("b", 2), ("c", 2)])
+        );
+    });
+}
+
+#[test]
+fn workers_spread_over_zones_of_different_size() {
+    act("workers_spread_over_zones_of_different_size", async |scene| {
+        for node in ["a1", "a2", "a3", "a4", "b1", "c1"] {
+            scene.node(node, &node[..1], 10).await;
+        }
+        scene
+            .pool("p", json!({"replicas": 6, "placement": {"antiAffinity": "None"}}))
+            .await;
+        assert_eq!(
+            by_zone(&scene.placed("p", 6).await),
+            on(&[("a", 2), ("b", 2), ("c", 2)])
+        );
+    });
+}
+
+#[test]
+fn packed_workers_share_a_zone_and_no_node() {
+    act("packed_workers_share_a_zone_and_no_node", async |scene| {
+        for zone in ["a", "b", "c"] {
+            for number in 1..=4 {
+                scene.node(&format!("{zone}{number}"), zone, 10).await;
+            }
+        }
+        scene
+            .pool("p", json!({"replicas": 4, "placement": {"zones": "Pack"}}))
+            .await;
+        let placed = scene.placed("p", 4).await;
+        assert_eq!(by_zone(&placed).len(), 1, "{placed:?}");
+        assert!(placed.values().all(|pods| *pods == 1), "{placed:?}");
+    });
+}
+
+#[test]
+fn workers_that_may_share_no_node_wait_for_one_each() {
+    act(
+        "workers_that_may_share_no_node_wait_for_one_each",
+        async |scene| {
+            scene.node("a1", "a", 10).await;
+            scene.node("b1", "b", 10).await;
+            scene
+                .pool(
+                    "p",
+                    json!({"replicas": 3, "placement": {"antiAffinity": "Required"}}),
+                )
+                .await;
+            assert_eq!(scene.placed("p", 2).await, on(&[("a1", 1), ("b1", 1)]));
+            scene.complains("p", "Unschedulable").await;
+            scene.node("c1", "c", 10).await;
+            assert_eq!(scene.placed("p", 3).await, on(&[("a1", 1), ("b1", 1), ("c1", 1)]));
+        },
+    );
+}
+
+#[test]
+fn workers_learn_the_zone_of_their_node() {
+    act("workers_learn_the_zone_of_their_node", async |scene| {
+        scene.node("a1", "a", 10).await;
+        scene.node("b1", "b", 10).await;
+        scene.pool("p", json!({"replicas": 2})).await;
+        eventually("the pods carry the zone of their node", async || {
+            let pods = scene.pods("p").await;
+            pods.len() == 2
+                && pods.iter().all(|pod| {
+                    let node = node_of(pod).unwrap_or_default();
+                    let zone = scene.global(&scene.local(&node).chars().take(1).collect::<String>());
+                    pod.labels().get("topology.kubernetes.io/zone") == Some(&zone)
+                })
+        })
+        .await;
+        eventually("the pool names its zones", async || {
+            scene.status("p").await.zones == [scene.global("a"), scene.global("b")]
+        })
+        .await;
+    });
+}

@@ -1,0 +1,213 @@
+//! Queries whose coordinators a test directs.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use kube::ResourceExt;
+use kube::api::ListParams;
+use serde_json::{Value, json};
+use sluice_core::coordinator::Outcome;
+use sluice_crds::ShuffleQuery;
+use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
+use tokio::sync::watch;
+
+use super::scene::{Scene, act};
+use crate::coordinators::{Coordinator, programs, snapshot};
+use crate::harness::eventually;
+use crate::kubelet::{Exit, Kubelet};
+
+/// What the coordinators of a test wait for, and what they were told.
+#[derive(Clone, Default)]
+pub struct Cues {
+    given: watch::Sender<BTreeSet<String>>,
+    heard: Arc<Mutex<Vec<String>>>,
+}
+
+impl Cues {
+    /// The query's coordinator may succeed.
+    pub fn give(&self, query: &str) {
+        self.given.send_modify(|given| {
+            given.insert(query.to_owned());
+        });
+    }
+
+    /// What coordinators were told, in order: `q-c1 is cancelled`, `q-c1 is stopped`.
+    pub fn heard(&self) -> Vec<String> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn hear(&self, coordinator: &Coordinator, what: &str) {
+        let words = format!("{} is {what}", coordinator.container.pod.name_any());
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.push(words);
+    }
+
+    /// A coordinator that runs until its query is given its cue, and succeeds then.
+    pub async fn follow(self, coordinator: Coordinator) -> Exit {
+        coordinator.container.runs(true).await;
+        coordinator.report(&snapshot(2, 1, None));
+        let mut given = self.given.subscribe();
+        let query = coordinator.query().to_owned();
+        let cued = async {
+            let _ = given.wait_for(|given| given.contains(&query)).await;
+        };
+        tokio::select! {
+            () = coordinator.container.terminated() => {
+                self.hear(&coordinator, "stopped");
+                Exit::stopped()
+            }
+            () = coordinator.cancelled() => {
+                self.hear(&coordinator, "cancelled");
+                coordinator.end(Outcome::Cancelled).await
+            }
+            () = cued => coordinator.end(Outcome::Succeeded).await,
+        }
+    }
+}
+
+/// What a directed test has at hand.
+pub struct Play<'a> {
+    /// Its namespace, with an operator.
+    pub scene: &'a Scene<'a>,
+    /// What runs its pods.
+    pub kubelet: Kubelet,
+    /// What its coordinators wait for.
+    pub cues: Cues,
+}
+
+/// Runs `test` with an operator, and coordinators that wait for their cue.
+pub fn direct_queries(name: &str, test: impl AsyncFnOnce(&Play<'_>)) {
+    act(name, async |scene| {
+        let cues = Cues::default();
+        let all = cues.clone();
+        let program = programs(move |coordinator| all.clone().follow(coordinator));
+        let kubelet = Kubelet::start(scene.place, program).await;
+        let play = Play { scene, kubelet, cues };
+        test(&play).await;
+    });
+}
+
+/// Runs `test` with an operator, and coordinators that do what `script` says.
+pub fn scripted_queries<F>(
+    name: &str,
+    script: impl Fn(Coordinator) -> F + Send + Sync + 'static,
+    test: impl AsyncFnOnce(&Scene<'_>, &Kubelet),
+) where
+    F: Future<Output = Exit> + Send + 'static,
+{
+    act(name, async |scene| {
+        let kubelet = Kubelet::start(scene.place, programs(script)).await;
+        test(scene, &kubelet).await;
+    });
+}
+
+impl Scene<'_> {
+    /// Creates a query of the pool `p` with `spec` beside.
+    pub async fn query(&self, name: &str, spec: Value) -> ShuffleQuery {
+        let mut whole = json!({"sql": "select 1"});
+        if spec.get("workers").is_none() {
+            whole["workerPoolRef"] = json!({"name": "p"});
+        }
+        for (field, value) in spec.as_object().unwrap() {
+            whole[field] = value.clone();
+        }
+        if whole.get("sqlFrom").is_some() {
+            whole.as_object_mut().unwrap().remove("sql");
+        }
+        self.create(
+            json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "ShuffleQuery",
+                           "metadata": {"name": name}, "spec": whole}),
+        )
+        .await
+    }
+
+    /// Changes the spec of a query.
+    pub async fn edit_query(&self, name: &str, spec: Value) {
+        self.merge::<ShuffleQuery>(name, json!({"spec": spec})).await;
+    }
+
+    /// The status of a query.
+    pub async fn query_status(&self, name: &str) -> ShuffleQueryStatus {
+        let query = self.api::<ShuffleQuery>().get(name).await.unwrap();
+        query.status.unwrap_or_default()
+    }
+
+    /// Waits until the query is in this phase; what it says then.
+    pub async fn reaches(&self, name: &str, phase: QueryPhase) -> ShuffleQueryStatus {
+        let mut status = ShuffleQueryStatus::default();
+        eventually(&format!("{name} is {phase:?}"), async || {
+            status = self.query_status(name).await;
+            assert!(
+                status.phase == phase || !status.phase.is_terminal(),
+                "{name} is {:?} and not {phase:?}: {status:#?}",
+                status.phase
+            );
+            status.phase == phase
+        })
+        .await;
+        status
+    }
+
+    /// Waits until the query has failed; its reason and message.
+    pub async fn fails(&self, name: &str) -> (String, String) {
+        let error = self.reaches(name, QueryPhase::Failed).await.error.unwrap();
+        let reason = serde_json::to_value(error.reason).unwrap();
+        (reason.as_str().unwrap().to_owned(), error.message)
+    }
+
+    /// Waits until the query waits for this reason; what it says.
+    pub async fn waits(&self, name: &str, reason: &str) -> String {
+        let mut status = ShuffleQueryStatus::default();
+        eventually(&format!("{name} waits: {reason}"), async || {
+            status = self.query_status(name).await;
+            status.phase == QueryPhase::Pending
+                && serde_json::to_value(status.reason).unwrap() == json!(reason)
+        })
+        .await;
+        status.message.unwrap_or_default()
+    }
+
+    /// Waits until this coordinator of a query runs and its query with it.
+    pub async fn runs(&self, name: &str, epoch: u64) -> ShuffleQueryStatus {
+        let mut status = ShuffleQueryStatus::default();
+        eventually(&format!("coordinator {epoch} of {name} runs"), async || {
+            status = self.query_status(name).await;
+            status.phase == QueryPhase::Running && status.coordinator_epoch == epoch
+        })
+        .await;
+        status
+    }
+
+    /// The pods of a query's coordinators, by name.
+    pub async fn coordinators(&self, query: &str) -> Vec<Pod> {
+        let params = ListParams::default().labels(&format!("sluice.dev/query={query}"));
+        let mut pods = self.api::<Pod>().list(&params).await.unwrap().items;
+        pods.sort_by_key(ResourceExt::name_any);
+        pods
+    }
+
+    /// Kinds and names of what a query owns.
+    pub async fn owned_by_query(&self, query: &str) -> Vec<String> {
+        let mut names = Vec::new();
+        let owned = |owners: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]| {
+            owners
+                .iter()
+                .any(|owner| owner.kind == "ShuffleQuery" && owner.name == query)
+        };
+        let all = ListParams::default();
+        for pod in self.api::<Pod>().list(&all).await.unwrap() {
+            names.extend(owned(pod.owner_references()).then(|| format!("Pod {}", pod.name_any())));
+        }
+        for map in self.api::<ConfigMap>().list(&all).await.unwrap() {
+            names.extend(owned(map.owner_references()).then(|| format!("ConfigMap {}", map.name_any())));
+        }
+        for secret in self.api::<Secret>().list(&all).await.unwrap() {
+            names.extend(owned(secret.owner_references()).then(|| format!("Secret {}", secret.name_any())));
+        }
+        for pool in self.api::<sluice_crds::WorkerPool>().list(&all).await.unwrap() {
+            names.extend(owned(pool.owner_references()).then(|| format!("WorkerPool {}", pool.name_any())));
+        }
+        names
+    }
+}

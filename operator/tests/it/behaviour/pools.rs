@@ -1,0 +1,404 @@
+//! What a pool does with its pods: as many as wanted, replaced when they or the spec change, and when not.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
+use kube::ResourceExt;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use sluice_crds::WorkerPool;
+
+use super::scene::{Scene, act, direct, node_of};
+use crate::harness::{Running, eventually, within};
+
+fn uids(pods: &[Pod]) -> BTreeSet<String> {
+    pods.iter().filter_map(ResourceExt::uid).collect()
+}
+
+fn image(pod: &Pod) -> &str {
+    let container = &pod.spec.as_ref().unwrap().containers[0];
+    container.image.as_deref().unwrap_or_default()
+}
+
+/// The value of an environment variable of a worker.
+fn variable(pod: &Pod, name: &str) -> Option<String> {
+    let env = pod.spec.as_ref().unwrap().containers[0].env.iter().flatten();
+    let mut env = env.filter(|variable| variable.name == name);
+    env.next()?.value.clone()
+}
+
+/// Waits until the status describes today's spec: what there was to do about it is done.
+async fn seen(scene: &Scene<'_>, pool: &str) {
+    eventually("the status is of today's spec", async || {
+        scene.status(pool).await.observed_generation.is_some()
+    })
+    .await;
+}
+
+/// Waits until none of the operators has written for longer than the pause between two looks at a pool.
+async fn calm(operators: &[&Running]) {
+    let mut before = Vec::new();
+    let mut looks = 0;
+    eventually("nobody writes any more", async || {
+        let now: Vec<_> = operators
+            .iter()
+            .map(|operator| operator.faults.writes())
+            .collect();
+        looks = if now == before { looks + 1 } else { 0 };
+        before = now;
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        looks > 12
+    })
+    .await;
+}
+
+#[test]
+fn a_pool_scales_by_its_scale_subresource() {
+    act("a_pool_scales_by_its_scale_subresource", async |scene| {
+        scene.pool("p", json!({"replicas": 2})).await;
+        scene.has_pods("p", &["p-0", "p-1"]).await;
+        let pools = scene.api::<WorkerPool>();
+        let scale = async |replicas: u32| {
+            let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+            pools
+                .patch_scale("p", &PatchParams::default(), &patch)
+                .await
+                .unwrap();
+        };
+        scale(4).await;
+        let pods = scene.has_pods("p", &["p-0", "p-1", "p-2", "p-3"]).await;
+        eventually("the scale tells of four", async || {
+            let status = pools.get_scale("p").await.unwrap().status.unwrap();
+            assert_eq!(
+                status.selector.as_deref(),
+                Some("app.kubernetes.io/component=worker,sluice.dev/pool=p")
+            );
+            status.replicas == 4
+        })
+        .await;
+        scale(1).await;
+        let left = scene.has_pods("p", &["p-0"]).await;
+        assert!(uids(&left).is_subset(&uids(&pods)));
+        scale(0).await;
+        scene.has_pods("p", &[]).await;
+    });
+}
+
+#[test]
+fn a_pool_at_rest_is_not_written() {
+    direct("a_pool_at_rest_is_not_written", async |scene| {
+        let operator = scene.start("operator", &[]);
+        scene.pool("p", json!({"replicas": 2})).await;
+        scene.has_pods("p", &["p-0", "p-1"]).await;
+        calm(&[&operator]).await;
+        operator.is_content();
+    });
+}
+
+#[test]
+fn a_pod_that_somebody_deletes_is_replaced() {
+    act("a_pod_that_somebody_deletes_is_replaced", async |scene| {
+        scene.pool("p", json!({"replicas": 3})).await;
+        let before = uids(&scene.has_pods("p", &["p-0", "p-1", "p-2"]).await);
+        scene.delete::<Pod>("p-1").await;
+        let mut pods = Vec::new();
+        eventually("three again, one of them new", async || {
+            pods = scene.pods("p").await;
+            pods.len() == 3 && uids(&pods).intersection(&before).count() == 2
+        })
+        .await;
+        // The lowest number that was free: the name of a pod that is about to go is not.
+        let names: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
+        assert!(
+            names == ["p-0", "p-1", "p-2"] || names == ["p-0", "p-2", "p-3"],
+            "{names:?}"
+        );
+    });
+}
+
+#[test]
+fn a_terminating_pod_does_not_block_its_replacement() {
+    act(
+        "a_terminating_pod_does_not_block_its_replacement",
+        async |scene| {
+            scene.node("a1", "a", 10).await;
+            scene.pool("p", json!({"replicas": 2})).await;
+            scene.placed("p", 2).await;
+            // It has a node, whose kubelet never ends it.
+            scene.delete::<Pod>("p-0").await;
+            scene.has_pods("p", &["p-1", "p-2"]).await;
+            let all = scene.pods("p").await;
+            assert_eq!(all.last().map(ResourceExt::name_any).as_deref(), Some("p-0"));
+            // Its name is free once it is gone.
+            scene.bury("p-0").await;
+            scene.edit("p", json!({"replicas": 3})).await;
+            scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+        },
+    );
+}
+
+#[test]
+fn pods_of_a_node_that_does_not_answer_are_replaced_until_it_does() {
+    act(
+        "pods_of_a_node_that_does_not_answer_are_replaced_until_it_does",
+        async |scene| {
+            scene.node("a1", "a", 1).await;
+            scene.node("b1", "b", 1).await;
+            scene.pool("p", json!({"replicas": 2})).await;
+            scene.placed("p", 2).await;
+            let pods = scene.has_pods("p", &["p-0", "p-1"]).await;
+            let node = scene.local(&node_of(&pods[0]).unwrap());
+            scene.node_answers(&node, false).await;
+            scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            eventually("the lost one does not count", async || {
+                scene.status("p").await.replicas == 2
+            })
+            .await;
+            scene.node_answers(&node, true).await;
+            scene.has_pods("p", &["p-0", "p-1"]).await;
+        },
+    );
+}
+
+#[test]
+fn an_edit_that_pods_see_replaces_them() {
+    act("an_edit_that_pods_see_replaces_them", async |scene| {
+        scene.pool("p", json!({"replicas": 2, "memory": "1GiB"})).await;
+        let before = uids(&scene.has_pods("p", &["p-0", "p-1"]).await);
+        scene
+            .edit(
+                "p",
+                json!({"memory": "2GiB", "podMetadata": {"labels": {"team": "a"}}}),
+            )
+            .await;
+        let mut pods = Vec::new();
+        eventually("both are new", async || {
+            pods = scene.pods("p").await;
+            pods.len() == 2 && uids(&pods).is_disjoint(&before)
+        })
+        .await;
+        for pod in pods {
+            assert_eq!(variable(&pod, "SLUICE_MEMORY").as_deref(), Some("2147483648"));
+            assert_eq!(pod.labels().get("team").map(String::as_str), Some("a"));
+        }
+    });
+}
+
+#[test]
+fn an_edit_that_pods_do_not_see_replaces_none() {
+    act("an_edit_that_pods_do_not_see_replaces_none", async |scene| {
+        scene.pool("p", json!({"replicas": 2})).await;
+        let before = uids(&scene.has_pods("p", &["p-0", "p-1"]).await);
+        let unseen = json!({
+            "maxConcurrentQueries": 3, "minReadyWorkers": 2, "drainTimeoutSeconds": 7,
+            "coordinator": {"resources": {"requests": {"cpu": "1"}}}, "slotsPerWorker": 2,
+        });
+        scene.edit("p", unseen).await;
+        seen(scene, "p").await;
+        assert_eq!(uids(&scene.pods("p").await), before);
+    });
+}
+
+#[test]
+fn an_operator_of_another_version_restarts_no_pod() {
+    direct("an_operator_of_another_version_restarts_no_pod", async |scene| {
+        let old = scene.start("old", &["--image=localhost/sluice:old"]);
+        scene.pool("p", json!({"replicas": 2})).await;
+        let pinned = json!({"replicas": 1, "image": "localhost/sluice:pinned"});
+        scene.pool("pinned", pinned).await;
+        let before = uids(&scene.has_pods("p", &["p-0", "p-1"]).await);
+        scene.has_pods("pinned", &["pinned-0"]).await;
+        eventually("the status tells the image", async || {
+            scene.status("p").await.image.as_deref() == Some("localhost/sluice:old")
+        })
+        .await;
+        old.stop();
+        old.end().await;
+
+        let new = scene.start("new", &["--image=localhost/sluice:new"]);
+        // A pool that grows stays of one build: a coordinator uses no other workers than its own.
+        scene.edit("p", json!({"replicas": 3})).await;
+        let pods = scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+        assert!(uids(&pods).is_superset(&before));
+        assert!(pods.iter().all(|pod| image(pod) == "localhost/sluice:old"));
+        seen(scene, "p").await;
+        let status = scene.status("p").await;
+        assert_eq!(status.image.as_deref(), Some("localhost/sluice:old"));
+        // So does one whose user writes down the image that it has.
+        scene.edit("p", json!({"image": "localhost/sluice:old"})).await;
+        seen(scene, "p").await;
+        assert_eq!(uids(&scene.pods("p").await), uids(&pods));
+        // New pods are of the new build: those of a new pool, and those of an old one that change anyway.
+        scene.pool("later", json!({"replicas": 1})).await;
+        let later = scene.has_pods("later", &["later-0"]).await;
+        assert_eq!(image(&later[0]), "localhost/sluice:new");
+        scene
+            .edit(
+                "p",
+                json!({"image": null, "podMetadata": {"labels": {"team": "a"}}}),
+            )
+            .await;
+        eventually("all three are of the new build", async || {
+            let pods = scene.pods("p").await;
+            pods.len() == 3 && pods.iter().all(|pod| image(pod) == "localhost/sluice:new")
+        })
+        .await;
+        let pinned = scene.pods("pinned").await;
+        assert_eq!(image(&pinned[0]), "localhost/sluice:pinned");
+        old.is_content();
+        new.is_content();
+    });
+}
+
+#[test]
+fn a_pool_that_makes_no_sense_keeps_its_pods_and_says_so() {
+    act(
+        "a_pool_that_makes_no_sense_keeps_its_pods_and_says_so",
+        async |scene| {
+            scene.pool("p", json!({"replicas": 1})).await;
+            let before = uids(&scene.has_pods("p", &["p-0"]).await);
+            scene.edit("p", json!({"replicas": 3, "memory": "1KiB"})).await;
+            let message = scene.complains("p", "InvalidSpec").await;
+            assert!(message.starts_with("spec.memory"), "{message}");
+            assert_eq!(uids(&scene.pods("p").await), before);
+            scene.edit("p", json!({"memory": null})).await;
+            let now = scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            assert!(uids(&now).is_superset(&before));
+        },
+    );
+}
+
+#[test]
+fn a_claim_that_all_pods_cannot_mount_is_refused() {
+    act("a_claim_that_all_pods_cannot_mount_is_refused", async |scene| {
+        let volumes = |claim: &str| json!([{"name": "data", "claimName": claim, "mountPath": "/data"}]);
+        scene
+            .pool("p", json!({"replicas": 2, "dataVolumes": volumes("missing")}))
+            .await;
+        let message = scene.complains("p", "VolumesUnmountable").await;
+        assert_eq!(
+            message,
+            "spec.dataVolumes[0]: claim `missing` does not exist: create it"
+        );
+        scene.claim("one", "ReadWriteOnce", &Value::Null).await;
+        scene.edit("p", json!({"dataVolumes": volumes("one")})).await;
+        let message = scene.complains("p", "VolumesUnmountable").await;
+        assert!(message.contains("is ReadWriteOnce"), "{message}");
+        assert_eq!(scene.pods("p").await, []);
+        // One pod can; and all can once the claim that was missing is there.
+        scene.edit("p", json!({"replicas": 1})).await;
+        scene.has_pods("p", &["p-0"]).await;
+        scene
+            .edit("p", json!({"replicas": 2, "dataVolumes": volumes("missing")}))
+            .await;
+        scene.complains("p", "VolumesUnmountable").await;
+        scene.claim("missing", "ReadOnlyMany", &Value::Null).await;
+        eventually("two pods mount it", async || {
+            let pods = scene.pods("p").await;
+            let mounts = |pod: &Pod| serde_json::to_string(pod).unwrap().contains("\"missing\"");
+            pods.len() == 2 && pods.iter().all(mounts)
+        })
+        .await;
+    });
+}
+
+#[test]
+fn a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is() {
+    direct(
+        "a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is",
+        async |scene| {
+            let operator = scene.start("operator", &[]);
+            scene.no_more_pods("quota", 0).await;
+            scene.pool("p", json!({"replicas": 3})).await;
+            let message = scene.complains("p", "QuotaExceeded").await;
+            assert!(message.contains("exceeded quota: quota"), "{message}");
+            assert_eq!(scene.pods("p").await, []);
+            let room = json!({"spec": {"hard": {"pods": "5"}}});
+            scene.merge::<ResourceQuota>("quota", room).await;
+            scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            // The quota's refusal is a 403 too.
+            let refused = format!("POST /api/v1/namespaces/{}/pods", scene.place.namespace);
+            let forbidden = operator.faults.forbidden();
+            assert!(forbidden.iter().all(|call| *call == refused), "{forbidden:?}");
+        },
+    );
+}
+
+#[test]
+fn a_namespace_that_is_not_served_is_left_alone() {
+    act("a_namespace_that_is_not_served_is_left_alone", async |scene| {
+        within(async |other| {
+            let other = Scene { place: other };
+            let created = other.pool("p", json!({"replicas": 1})).await;
+            // Created later, and done: the operator had its time for the other one.
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.has_pods("p", &["p-0"]).await;
+            seen(scene, "p").await;
+            let now = other.api::<WorkerPool>().get("p").await.unwrap();
+            assert_eq!(now.resource_version(), created.resource_version());
+            assert_eq!(other.pods("p").await, []);
+        })
+        .await;
+    });
+}
+
+#[test]
+fn several_namespaces_are_served_by_one_operator() {
+    direct("several_namespaces_are_served_by_one_operator", async |scene| {
+        within(async |other| {
+            let other = Scene { place: other };
+            let both = format!("--namespaces={},{}", scene.place.namespace, other.place.namespace);
+            let operator = scene.start("operator", &[&both]);
+            for scene in [scene, &other] {
+                scene.pool("p", json!({"replicas": 1})).await;
+                scene.has_pods("p", &["p-0"]).await;
+            }
+            operator.is_content();
+        })
+        .await;
+    });
+}
+
+#[test]
+fn two_operators_that_both_lead_do_no_harm() {
+    direct("two_operators_that_both_lead_do_no_harm", async |scene| {
+        within(async |other| {
+            // Each leads by a lease of its own, and serves the same namespace.
+            let other = Scene { place: other };
+            let one = scene.start("one", &[]);
+            let two = other.start("two", &[&format!("--namespaces={}", scene.place.namespace)]);
+            eventually("both lead", async || one.leads().await && two.leads().await).await;
+            for number in 0..5 {
+                scene.pool(&format!("p{number}"), json!({"replicas": 3})).await;
+            }
+            for number in 0..5 {
+                let names = [0, 1, 2].map(|pod| format!("p{number}-{pod}"));
+                let names = names.each_ref().map(String::as_str);
+                scene.has_pods(&format!("p{number}"), &names).await;
+            }
+            calm(&[&one, &two]).await;
+            let kept = uids(&scene.pods("p0").await);
+            scene.edit("p0", json!({"replicas": 5})).await;
+            scene.edit("p1", json!({"replicas": 1})).await;
+            scene.edit("p2", json!({"memory": "1GiB"})).await;
+            let grown = scene
+                .has_pods("p0", &["p0-0", "p0-1", "p0-2", "p0-3", "p0-4"])
+                .await;
+            assert!(uids(&grown).is_superset(&kept));
+            scene.has_pods("p1", &["p1-0"]).await;
+            eventually("all pods are of the new spec", async || {
+                let pods = scene.pods("p2").await;
+                pods.len() == 3 && pods.iter().all(|pod| variable(pod, "SLUICE_MEMORY").is_some())
+            })
+            .await;
+            calm(&[&one, &two]).await;
+            for (pool, pods) in [("p0", 5), ("p1", 1), ("p2", 3), ("p3", 3), ("p4", 3)] {
+                assert_eq!(scene.pods(pool).await.len(), pods, "{pool}");
+                assert_eq!(scene.status(pool).await.replicas, pods as u32, "{pool}");
+            }
+            one.is_content();
+            two.is_content();
+        })
+        .await;
+    });
+}

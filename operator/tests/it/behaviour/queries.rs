@@ -1,0 +1,343 @@
+//! The life of a query: it rests, ends, is deleted, outlives operators, and takes with it what it owns.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::ResourceExt;
+use serde_json::json;
+use sluice_core::coordinator::Outcome;
+use sluice_crds::shuffle_query::status::QueryPhase;
+use sluice_crds::{ShuffleQuery, WorkerPool};
+
+use super::play::{Cues, direct_queries, scripted_queries};
+use super::scene::direct;
+use crate::coordinators::programs;
+use crate::harness::{eventually, within};
+use crate::kubelet::Kubelet;
+
+#[test]
+fn a_query_that_is_suspended_rests_and_starts_over_when_it_is_resumed() {
+    direct_queries(
+        "a_query_that_is_suspended_rests_and_starts_over_when_it_is_resumed",
+        async |play| {
+            let scene = play.scene;
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("q", json!({})).await;
+            scene.runs("q", 1).await;
+            scene.edit_query("q", json!({"suspend": true})).await;
+            let status = scene.reaches("q", QueryPhase::Suspended).await;
+            assert!(status.suspended_time.is_some() && status.admitted_time.is_none());
+            eventually("its coordinator is gone", async || {
+                scene.coordinators("q").await.is_empty()
+            })
+            .await;
+            // Told, so that workers drop its data; what it said of its end ended nothing.
+            assert_eq!(play.cues.heard(), ["q-c1 is cancelled"]);
+            assert_eq!(scene.query_status("q").await.phase, QueryPhase::Suspended);
+            play.cues.give("q");
+            scene.edit_query("q", json!({"suspend": false})).await;
+            let status = scene.reaches("q", QueryPhase::Succeeded).await;
+            assert_eq!((status.coordinator_epoch, status.pod_retries), (2, 0));
+            assert!(status.suspended_millis > 0);
+        },
+    );
+}
+
+#[test]
+fn a_query_that_is_suspended_from_the_start_takes_nobodys_place() {
+    direct_queries(
+        "a_query_that_is_suspended_from_the_start_takes_nobodys_place",
+        async |play| {
+            let scene = play.scene;
+            scene
+                .pool("p", json!({"replicas": 1, "maxConcurrentQueries": 1}))
+                .await;
+            scene
+                .query("rests", json!({"suspend": true, "priority": 9}))
+                .await;
+            scene.reaches("rests", QueryPhase::Suspended).await;
+            play.cues.give("other");
+            scene.query("other", json!({})).await;
+            scene.reaches("other", QueryPhase::Succeeded).await;
+            assert_eq!(scene.owned_by_query("rests").await, [""; 0]);
+        },
+    );
+}
+
+#[test]
+fn the_deadline_does_not_count_a_rest() {
+    direct_queries("the_deadline_does_not_count_a_rest", async |play| {
+        let scene = play.scene;
+        scene.pool("p", json!({"replicas": 1})).await;
+        let deadline = 15;
+        scene
+            .query("q", json!({"suspend": true, "deadlineSeconds": deadline}))
+            .await;
+        scene.reaches("q", QueryPhase::Suspended).await;
+        tokio::time::sleep(Duration::from_secs(deadline + 1)).await;
+        play.cues.give("q");
+        scene.edit_query("q", json!({"suspend": null})).await;
+        let status = scene.reaches("q", QueryPhase::Succeeded).await;
+        assert!(
+            status.suspended_millis > deadline * 1000,
+            "{}",
+            status.suspended_millis
+        );
+    });
+}
+
+#[test]
+fn a_query_that_takes_longer_than_its_deadline_fails() {
+    direct_queries(
+        "a_query_that_takes_longer_than_its_deadline_fails",
+        async |play| {
+            let scene = play.scene;
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("runs", json!({})).await;
+            scene
+                .query("waits", json!({"workerPoolRef": {"name": "none"}}))
+                .await;
+            scene.runs("runs", 1).await;
+            scene.waits("waits", "PoolNotFound").await;
+            // Both have run for longer than this.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            for query in ["runs", "waits"] {
+                scene.edit_query(query, json!({"deadlineSeconds": 1})).await;
+                let (reason, message) = scene.fails(query).await;
+                assert_eq!(reason, "DeadlineExceeded");
+                assert_eq!(message, "the query ran longer than its deadline of 1 s");
+            }
+            assert_eq!(play.cues.heard(), ["runs-c1 is cancelled"]);
+        },
+    );
+}
+
+#[test]
+fn a_query_is_deleted_when_its_time_to_live_is_over() {
+    direct_queries("a_query_is_deleted_when_its_time_to_live_is_over", async |play| {
+        let scene = play.scene;
+        scene.pool("p", json!({"replicas": 1})).await;
+        for query in ["goes", "later", "stays"] {
+            play.cues.give(query);
+        }
+        scene.query("stays", json!({})).await;
+        scene
+            .query("later", json!({"ttlSecondsAfterFinished": 86400}))
+            .await;
+        scene.query("goes", json!({"ttlSecondsAfterFinished": 1})).await;
+        let queries = scene.api::<ShuffleQuery>();
+        eventually("the query and all that it owned is gone", async || {
+            queries.get_opt("goes").await.unwrap().is_none() && scene.owned_by_query("goes").await.is_empty()
+        })
+        .await;
+        scene.reaches("stays", QueryPhase::Succeeded).await;
+        scene.reaches("later", QueryPhase::Succeeded).await;
+        // A time to live may be set, or made shorter, after the end.
+        scene
+            .edit_query("later", json!({"ttlSecondsAfterFinished": 0}))
+            .await;
+        eventually("the other one goes too", async || {
+            queries.get_opt("later").await.unwrap().is_none()
+        })
+        .await;
+        scene.reaches("stays", QueryPhase::Succeeded).await;
+    });
+}
+
+#[test]
+fn a_query_that_is_deleted_is_cancelled_and_leaves_nothing() {
+    direct_queries(
+        "a_query_that_is_deleted_is_cancelled_and_leaves_nothing",
+        async |play| {
+            let scene = play.scene;
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("q", json!({})).await;
+            scene.runs("q", 1).await;
+            assert_eq!(
+                scene.owned_by_query("q").await,
+                ["Pod q-c1", "ConfigMap q-input", "Secret q-token-1"]
+            );
+            scene.delete::<ShuffleQuery>("q").await;
+            eventually("all is gone", async || scene.owned_by_query("q").await.is_empty()).await;
+            // By the operator, or by Kubernetes, whichever came first.
+            let heard = play.cues.heard();
+            assert_eq!(heard.len(), 1, "{heard:?}");
+        },
+    );
+}
+
+#[test]
+fn a_query_that_its_coordinator_cancels_is_cancelled() {
+    scripted_queries(
+        "a_query_that_its_coordinator_cancels_is_cancelled",
+        async |coordinator| {
+            coordinator.container.runs(true).await;
+            coordinator.end(Outcome::Cancelled).await
+        },
+        async |scene, _| {
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("q", json!({})).await;
+            let status = scene.reaches("q", QueryPhase::Cancelled).await;
+            assert_eq!(status.coordinator_epoch, 1);
+        },
+    );
+}
+
+#[test]
+fn inline_workers_are_a_pool_that_comes_and_goes_with_its_query() {
+    direct_queries(
+        "inline_workers_are_a_pool_that_comes_and_goes_with_its_query",
+        async |play| {
+            let scene = play.scene;
+            scene
+                .query("q", json!({"workers": {"replicas": 2, "memory": "1GiB"}}))
+                .await;
+            scene.runs("q", 1).await;
+            let pool = scene.api::<WorkerPool>().get("q-workers").await.unwrap();
+            assert_eq!(pool.spec.replicas, 2);
+            assert_eq!(scene.pods("q-workers").await.len(), 2);
+            play.cues.give("q");
+            scene.reaches("q", QueryPhase::Succeeded).await;
+            eventually("the pool and its workers are gone", async || {
+                let pool = scene.api::<WorkerPool>().get_opt("q-workers").await.unwrap();
+                pool.is_none() && scene.pods("q-workers").await.is_empty()
+            })
+            .await;
+        },
+    );
+}
+
+#[test]
+fn a_query_that_rests_gives_its_inline_workers_back() {
+    direct_queries("a_query_that_rests_gives_its_inline_workers_back", async |play| {
+        let scene = play.scene;
+        scene.query("q", json!({"workers": {"replicas": 1}})).await;
+        scene.runs("q", 1).await;
+        scene.edit_query("q", json!({"suspend": true})).await;
+        eventually("the pool and its workers are gone", async || {
+            let pool = scene.api::<WorkerPool>().get_opt("q-workers").await.unwrap();
+            pool.is_none() && scene.pods("q-workers").await.is_empty()
+        })
+        .await;
+        play.cues.give("q");
+        scene.edit_query("q", json!({"suspend": false})).await;
+        scene.reaches("q", QueryPhase::Succeeded).await;
+    });
+}
+
+#[test]
+fn a_query_keeps_the_text_that_it_began_with() {
+    direct_queries("a_query_keeps_the_text_that_it_began_with", async |play| {
+        let scene = play.scene;
+        scene.pool("p", json!({"replicas": 1})).await;
+        let from = json!({"configMapKeyRef": {"name": "texts", "key": "a.sql"}});
+        scene.query("q", json!({"sqlFrom": from})).await;
+        let message = scene.waits("q", "SqlNotFound").await;
+        assert_eq!(message, "ConfigMap texts does not exist");
+        scene
+            .create::<ConfigMap>(json!({"metadata": {"name": "texts"}, "data": {"a.sql": "select 42"}}))
+            .await;
+        scene.runs("q", 1).await;
+        let input = async || {
+            let input = scene.api::<ConfigMap>().get("q-input").await.unwrap();
+            assert_eq!(input.immutable, Some(true));
+            (input.uid(), serde_json::to_string(&input.data).unwrap())
+        };
+        let before = input().await;
+        assert!(before.1.contains("select 42"), "{}", before.1);
+        scene
+            .merge::<ConfigMap>("texts", json!({"data": {"a.sql": "select 43"}}))
+            .await;
+        scene.delete::<k8s_openapi::api::core::v1::Pod>("q-c1").await;
+        scene.runs("q", 2).await;
+        assert_eq!(input().await, before);
+    });
+}
+
+#[test]
+fn a_query_goes_on_while_no_operator_runs() {
+    direct("a_query_goes_on_while_no_operator_runs", async |scene| {
+        let cues = Cues::default();
+        let all = cues.clone();
+        let program = programs(move |coordinator| all.clone().follow(coordinator));
+        let kubelet = Kubelet::start(scene.place, program).await;
+        let first = scene.start("first", &[]);
+        scene.pool("p", json!({"replicas": 1})).await;
+        scene.query("ends", json!({})).await;
+        scene.query("runs", json!({})).await;
+        scene.runs("ends", 1).await;
+        scene.runs("runs", 1).await;
+        first.kill();
+        first.end().await;
+        // Nobody follows it: it says how it ended with its last words.
+        cues.give("ends");
+        eventually("a coordinator has ended", async || {
+            let pods = scene.coordinators("ends").await;
+            let status = pods
+                .first()
+                .and_then(|pod| pod.status.clone())
+                .unwrap_or_default();
+            status.phase.as_deref() == Some("Succeeded")
+        })
+        .await;
+        let second = scene.start("second", &[]);
+        let status = scene.reaches("ends", QueryPhase::Succeeded).await;
+        assert_eq!((status.coordinator_epoch, status.totals.rows_written), (1, 20));
+        cues.give("runs");
+        let status = scene.reaches("runs", QueryPhase::Succeeded).await;
+        assert_eq!(status.coordinator_epoch, 1);
+        let coordinators = kubelet.started().into_iter().map(|pod| pod.name);
+        let coordinators: Vec<_> = coordinators.filter(|name| name.contains("-c")).collect();
+        assert_eq!(coordinators.len(), 2, "{coordinators:?}");
+        assert_eq!(cues.heard(), [""; 0]);
+        second.is_content();
+    });
+}
+
+#[test]
+fn two_operators_that_both_lead_start_one_coordinator() {
+    direct(
+        "two_operators_that_both_lead_start_one_coordinator",
+        async |scene| {
+            within(async |other| {
+                let other = super::scene::Scene { place: other };
+                let cues = Cues::default();
+                let all = cues.clone();
+                let program = programs(move |coordinator| all.clone().follow(coordinator));
+                let kubelet = Kubelet::start(scene.place, program).await;
+                let one = scene.start("one", &[]);
+                let two = other.start("two", &[&format!("--namespaces={}", scene.place.namespace)]);
+                eventually("both lead", async || one.leads().await && two.leads().await).await;
+                let names: Vec<_> = (0..5).map(|number| format!("q{number}")).collect();
+                scene.pool("p", json!({"replicas": 2})).await;
+                for query in &names {
+                    scene.query(query, json!({})).await;
+                }
+                for query in &names {
+                    scene.runs(query, 1).await;
+                }
+                scene.edit_query("q0", json!({"suspend": true})).await;
+                scene.reaches("q0", QueryPhase::Suspended).await;
+                scene.edit_query("q0", json!({"suspend": false})).await;
+                scene.runs("q0", 2).await;
+                for query in &names {
+                    cues.give(query);
+                    let status = scene.reaches(query, QueryPhase::Succeeded).await;
+                    let epoch = if query == "q0" { 2 } else { 1 };
+                    assert_eq!(
+                        (status.coordinator_epoch, status.pod_retries),
+                        (epoch, 0),
+                        "{query}"
+                    );
+                }
+                let mut started: Vec<_> = kubelet.started().into_iter().map(|pod| pod.name).collect();
+                started.retain(|name| name.starts_with('q'));
+                started.sort();
+                assert_eq!(started, ["q0-c1", "q0-c2", "q1-c1", "q2-c1", "q3-c1", "q4-c1"]);
+                one.is_content();
+                two.is_content();
+            })
+            .await;
+        },
+    );
+}

@@ -1,0 +1,211 @@
+//! When a query gets another coordinator, what that one gets, and when it does not.
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::json;
+use sluice_core::coordinator::Outcome;
+use sluice_crds::ErrorReason;
+use sluice_crds::shuffle_query::status::QueryPhase;
+use sluice_operator::objects::quantity::bytes_of;
+
+use super::play::{direct_queries, scripted_queries};
+use crate::coordinators::failure;
+use crate::harness::eventually;
+use crate::kubelet::Exit;
+
+#[test]
+fn a_lost_coordinator_is_followed_by_another_without_end() {
+    direct_queries(
+        "a_lost_coordinator_is_followed_by_another_without_end",
+        async |play| {
+            let scene = play.scene;
+            scene.pool("p", json!({"replicas": 1})).await;
+            // One that counts would be one too many.
+            scene.query("q", json!({"retry": {"maxTaskAttempts": 1}})).await;
+            scene.runs("q", 1).await;
+            play.kubelet.end("q-c1", Exit::evicted());
+            scene.runs("q", 2).await;
+            play.kubelet.end("q-c2", Exit::stopped());
+            scene.runs("q", 3).await;
+            scene.delete::<Pod>("q-c3").await;
+            let status = scene.runs("q", 4).await;
+            assert_eq!((status.pod_retries, status.counted_retries), (3, 0));
+            play.cues.give("q");
+            let status = scene.reaches("q", QueryPhase::Succeeded).await;
+            assert_eq!(status.coordinator_epoch, 4);
+        },
+    );
+}
+
+#[test]
+fn nobody_waits_for_the_pod_of_a_lost_coordinator_to_vanish() {
+    direct_queries(
+        "nobody_waits_for_the_pod_of_a_lost_coordinator_to_vanish",
+        async |play| {
+            let scene = play.scene;
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("q", json!({})).await;
+            scene.runs("q", 1).await;
+            // As of a node out of reach: its pods are told to go, and do not.
+            play.kubelet.silence(true);
+            scene.delete::<Pod>("q-c1").await;
+            eventually("the next one is there beside it", async || {
+                let pods = scene.coordinators("q").await;
+                pods.len() == 2 && pods[0].metadata.deletion_timestamp.is_some()
+            })
+            .await;
+            play.kubelet.silence(false);
+            scene.runs("q", 2).await;
+        },
+    );
+}
+
+#[test]
+fn a_coordinator_without_memory_is_followed_by_one_with_more() {
+    scripted_queries(
+        "a_coordinator_without_memory_is_followed_by_one_with_more",
+        async |coordinator| {
+            coordinator.container.runs(true).await;
+            match coordinator.epoch() {
+                1 | 2 => Exit::out_of_memory(),
+                _ => coordinator.end(Outcome::Succeeded).await,
+            }
+        },
+        async |scene, _| {
+            let resources = json!({"requests": {"memory": "100Mi"}, "limits": {"memory": "200Mi"}});
+            scene
+                .pool(
+                    "p",
+                    json!({"replicas": 1, "coordinator": {"resources": resources}}),
+                )
+                .await;
+            scene.query("q", json!({})).await;
+            let mut given = Vec::new();
+            let memory = |pod: &Pod| {
+                let resources = pod.spec.as_ref().unwrap().containers[0]
+                    .resources
+                    .as_ref()
+                    .unwrap();
+                let of = |amounts| bytes_of(amounts, "memory").unwrap() >> 20;
+                (of(resources.requests.as_ref()), of(resources.limits.as_ref()))
+            };
+            eventually("three had their turn", async || {
+                for pod in scene.coordinators("q").await {
+                    let memory = memory(&pod);
+                    if !given.contains(&memory) {
+                        given.push(memory);
+                    }
+                }
+                given.len() == 3
+            })
+            .await;
+            assert_eq!(given, [(100, 200), (200, 400), (400, 800)]);
+            let status = scene.reaches("q", QueryPhase::Succeeded).await;
+            assert_eq!((status.pod_retries, status.counted_retries), (2, 2));
+        },
+    );
+}
+
+#[test]
+fn a_coordinator_that_never_has_enough_memory_fails_its_query() {
+    scripted_queries(
+        "a_coordinator_that_never_has_enough_memory_fails_its_query",
+        async |coordinator| {
+            coordinator.container.runs(true).await;
+            Exit::out_of_memory()
+        },
+        async |scene, kubelet| {
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("q", json!({})).await;
+            let (reason, message) = scene.fails("q").await;
+            assert_eq!(reason, "OutOfMemory");
+            assert!(
+                message.contains("raise coordinator.resources of the pool"),
+                "{message}"
+            );
+            // Once, twice, four times, eight times as much.
+            let coordinators = kubelet
+                .started()
+                .into_iter()
+                .filter(|pod| pod.name.starts_with("q-c"));
+            assert_eq!(coordinators.count(), 4);
+        },
+    );
+}
+
+#[test]
+fn bad_input_is_not_tried_again() {
+    scripted_queries(
+        "bad_input_is_not_tried_again",
+        async |coordinator| {
+            coordinator.container.runs(true).await;
+            match coordinator.query() {
+                "sql" => {
+                    let outcome = failure(ErrorReason::InvalidSql, "no such column: x");
+                    coordinator.end(outcome).await
+                }
+                "poison" => {
+                    let outcome = failure(ErrorReason::TaskFailed, "division by zero");
+                    coordinator.end(outcome).await
+                }
+                _ => Exit::with(2, "spec.tables[0]: no such format"),
+            }
+        },
+        async |scene, _| {
+            scene.pool("p", json!({"replicas": 1})).await;
+            for query in ["sql", "poison", "refused"] {
+                scene.query(query, json!({})).await;
+            }
+            for (query, expected, words) in [
+                ("sql", "InvalidSql", "no such column: x"),
+                ("poison", "TaskFailed", "division by zero"),
+                ("refused", "InvalidSpec", "spec.tables[0]: no such format"),
+            ] {
+                let (reason, message) = scene.fails(query).await;
+                assert_eq!(reason, expected);
+                assert!(message.contains(words), "{message}");
+                let status = scene.query_status(query).await;
+                assert_eq!((status.coordinator_epoch, status.pod_retries), (1, 0), "{query}");
+            }
+        },
+    );
+}
+
+#[test]
+fn what_may_be_gone_the_next_time_is_tried_a_few_times() {
+    scripted_queries(
+        "what_may_be_gone_the_next_time_is_tried_a_few_times",
+        async |coordinator| {
+            coordinator.container.runs(true).await;
+            match (coordinator.query(), coordinator.epoch()) {
+                ("heals", 2) => coordinator.end(Outcome::Succeeded).await,
+                ("heals" | "sink", _) => {
+                    let outcome = failure(ErrorReason::SinkFailed, "no space left");
+                    coordinator.end(outcome).await
+                }
+                ("workers", _) => Exit::with(4, ""),
+                _ => Exit::with(101, "a panic"),
+            }
+        },
+        async |scene, _| {
+            scene.pool("p", json!({"replicas": 1})).await;
+            for query in ["heals", "sink", "workers", "crashes"] {
+                scene.query(query, json!({"retry": {"maxTaskAttempts": 2}})).await;
+            }
+            for (query, expected) in [
+                ("sink", "SinkFailed"),
+                ("workers", "WorkersLost"),
+                ("crashes", "CoordinatorLost"),
+            ] {
+                assert_eq!(scene.fails(query).await.0, expected);
+                let status = scene.query_status(query).await;
+                assert_eq!(
+                    (status.coordinator_epoch, status.counted_retries),
+                    (2, 1),
+                    "{query}"
+                );
+            }
+            let status = scene.reaches("heals", QueryPhase::Succeeded).await;
+            assert_eq!((status.coordinator_epoch, status.counted_retries), (2, 1));
+        },
+    );
+}

@@ -1,0 +1,341 @@
+//! Where a behaviour is shown: a namespace with an operator, nodes for its pods alone, and the tester's hands.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sluice_crds::{PoolConditionType, WorkerPool, WorkerPoolStatus};
+
+use crate::faults::Faults;
+use crate::harness::{PATIENCE, Place, Running, eventually, run};
+
+/// Label and taint of the nodes of a test; its value is the test's namespace.
+const OWN: &str = "sluice.test/place";
+/// The label of a node's zone.
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// A test's namespace, and what it holds.
+pub struct Scene<'a> {
+    /// The namespace.
+    pub place: &'a Place,
+}
+
+/// Runs `test` with an operator. It may not ask for what manifests/rbac.yaml does not grant.
+pub fn act(name: &str, test: impl AsyncFnOnce(&Scene<'_>)) {
+    direct(name, async |scene| {
+        let operator = scene.start("operator", &[]);
+        test(scene).await;
+        operator.is_content();
+    });
+}
+
+/// Runs `test`, which starts its operators itself.
+pub fn direct(name: &str, test: impl AsyncFnOnce(&Scene<'_>)) {
+    run(name, async |place| {
+        let scene = Scene { place };
+        let ended = AssertUnwindSafe(test(&scene)).catch_unwind().await;
+        scene.clear().await;
+        if let Err(panic) = ended {
+            resume_unwind(panic);
+        }
+    });
+}
+
+/// Reads an object.
+pub fn object<K: DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).unwrap()
+}
+
+impl Running {
+    /// Nothing that it asked for was forbidden.
+    pub fn is_content(&self) {
+        assert_eq!(self.faults.forbidden(), [""; 0]);
+    }
+}
+
+impl Scene<'_> {
+    /// Starts an operator with `flags` beside the usual ones.
+    pub fn start(&self, name: &str, flags: &[&str]) -> Running {
+        self.place.start_with(name, Faults::none(), flags)
+    }
+
+    /// The API of a kind in the test's namespace.
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.place.client.clone(), &self.place.namespace)
+    }
+
+    /// `name` as a name outside of namespaces.
+    pub fn global(&self, name: &str) -> String {
+        format!("{}-{name}", self.place.namespace)
+    }
+
+    /// Creates an object in the test's namespace.
+    pub async fn create<K>(&self, value: Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        let api = self.api::<K>();
+        api.create(&PostParams::default(), &object(value)).await.unwrap()
+    }
+
+    /// Merges `patch` into an object of the test's namespace.
+    pub async fn merge<K>(&self, name: &str, patch: Value) -> K
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let api = self.api::<K>();
+        let patch = Patch::Merge(patch);
+        api.patch(name, &PatchParams::default(), &patch).await.unwrap()
+    }
+
+    /// Deletes an object of the test's namespace.
+    pub async fn delete<K>(&self, name: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let params = DeleteParams::background();
+        self.api::<K>().delete(name, &params).await.unwrap();
+    }
+
+    /// Registers the node `name` of this test in `zone`, with room for `pods` pods.
+    pub async fn node(&self, name: &str, zone: &str, pods: u32) {
+        let nodes = Api::<Node>::all(self.place.client.clone());
+        let name = self.global(name);
+        let own = json!([{"key": OWN, "value": self.place.namespace, "effect": "NoSchedule"}]);
+        let labels =
+            json!({"kubernetes.io/hostname": name, ZONE: self.global(zone), OWN: self.place.namespace});
+        let node = object(json!({"metadata": {"name": name, "labels": labels}, "spec": {"taints": own}}));
+        nodes.create(&PostParams::default(), &node).await.unwrap();
+        let room =
+            json!({"cpu": "64", "memory": "256Gi", "ephemeral-storage": "4Ti", "pods": pods.to_string()});
+        let status =
+            json!({"status": {"capacity": room, "allocatable": room, "conditions": [ready("True")]}});
+        let params = PatchParams::default();
+        nodes
+            .patch_status(&name, &params, &Patch::Merge(&status))
+            .await
+            .unwrap();
+        // A new node is tainted as not ready, and no kubelet takes that away.
+        let spec = json!({"spec": {"taints": own}});
+        nodes.patch(&name, &params, &Patch::Merge(&spec)).await.unwrap();
+    }
+
+    /// Has a node answer, or not.
+    pub async fn node_answers(&self, name: &str, answers: bool) {
+        let nodes = Api::<Node>::all(self.place.client.clone());
+        let condition = ready(if answers { "True" } else { "Unknown" });
+        let status = json!({"status": {"conditions": [condition]}});
+        let params = PatchParams::default();
+        nodes
+            .patch_status(&self.global(name), &params, &Patch::Merge(&status))
+            .await
+            .unwrap();
+    }
+
+    /// A volume, reached from nodes that match `terms`, and the claim `name` bound to it.
+    pub async fn claim(&self, name: &str, mode: &str, terms: &Value) {
+        let storage = json!({"storage": "1Gi"});
+        let volumes = Api::<PersistentVolume>::all(self.place.client.clone());
+        let affinity = (!terms.is_null()).then(|| json!({"required": {"nodeSelectorTerms": terms}}));
+        let volume = json!({
+            "metadata": {"name": self.global(name), "labels": {OWN: self.place.namespace}},
+            "spec": {"capacity": storage, "accessModes": [mode], "storageClassName": "",
+                "persistentVolumeReclaimPolicy": "Retain", "nodeAffinity": affinity,
+                "claimRef": {"namespace": self.place.namespace, "name": name},
+                "csi": {"driver": "sluice.test", "volumeHandle": self.global(name)}},
+        });
+        volumes
+            .create(&PostParams::default(), &object(volume))
+            .await
+            .unwrap();
+        self.create::<PersistentVolumeClaim>(json!({
+            "metadata": {"name": name},
+            "spec": {"accessModes": [mode], "storageClassName": "", "volumeName": self.global(name),
+                "resources": {"requests": storage}},
+        }))
+        .await;
+        let claims = self.api::<PersistentVolumeClaim>();
+        eventually("the claim is bound", async || {
+            let status = claims.get(name).await.unwrap().status.unwrap_or_default();
+            status.phase.as_deref() == Some("Bound")
+        })
+        .await;
+    }
+
+    /// A quota of as many pods as the namespace has, in force.
+    pub async fn no_more_pods(&self, name: &str, there: u32) {
+        let spec = json!({"hard": {"pods": there.to_string()}});
+        let quota = json!({"metadata": {"name": name}, "spec": spec});
+        self.create::<ResourceQuota>(quota).await;
+        let one_more =
+            json!({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let one_more = object::<Pod>(one_more);
+        let dry = PostParams {
+            dry_run: true,
+            ..PostParams::default()
+        };
+        eventually("the quota is in force", async || {
+            let refused = self.api::<Pod>().create(&dry, &one_more).await;
+            refused.is_err_and(|error| error.to_string().contains("exceeded quota"))
+        })
+        .await;
+    }
+
+    /// `spec` of a pool whose workers run on the test's nodes.
+    pub fn on_own_nodes(&self, mut spec: Value) -> Value {
+        let placement = &mut spec["placement"];
+        placement["nodeSelector"] = json!({OWN: self.place.namespace});
+        placement["tolerations"] = json!([{"key": OWN, "operator": "Exists"}]);
+        spec
+    }
+
+    /// Creates a pool whose workers run on the test's nodes.
+    pub async fn pool(&self, name: &str, spec: Value) -> WorkerPool {
+        let spec = self.on_own_nodes(spec);
+        self.create(json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool",
+                           "metadata": {"name": name}, "spec": spec}))
+            .await
+    }
+
+    /// Changes the spec of a pool.
+    pub async fn edit(&self, pool: &str, spec: Value) -> WorkerPool {
+        self.merge(pool, json!({"spec": spec})).await
+    }
+
+    /// The status of a pool, as far as it describes today's spec.
+    pub async fn status(&self, pool: &str) -> WorkerPoolStatus {
+        let pool = self.api::<WorkerPool>().get(pool).await.unwrap();
+        let seen = pool.status.unwrap_or_default();
+        if seen.observed_generation == pool.metadata.generation {
+            seen
+        } else {
+            WorkerPoolStatus::default()
+        }
+    }
+
+    /// Waits until the pool says of today's spec that it is not ready for this reason; what it says in full.
+    pub async fn complains(&self, pool: &str, reason: &str) -> String {
+        let mut message = String::new();
+        eventually(&format!("{pool} says {reason}"), async || {
+            let status = self.status(pool).await;
+            let ready = status.conditions.into_iter().next();
+            let Some(ready) = ready.filter(|ready| ready.type_ == PoolConditionType::Ready) else {
+                return false;
+            };
+            message = ready.message;
+            serde_json::to_value(ready.reason).unwrap() == json!(reason)
+        })
+        .await;
+        message
+    }
+
+    /// The workers of a pool, by name; those that are on their way out come after the others.
+    pub async fn pods(&self, pool: &str) -> Vec<Pod> {
+        let workers = format!("sluice.dev/pool={pool},app.kubernetes.io/component=worker");
+        let params = ListParams::default().labels(&workers);
+        let mut pods = self.api::<Pod>().list(&params).await.unwrap().items;
+        pods.sort_by_key(|pod| (pod.metadata.deletion_timestamp.is_some(), pod.name_any()));
+        pods
+    }
+
+    /// Waits until the pool has exactly `names` as its pods, those on their way out aside.
+    pub async fn has_pods(&self, pool: &str, names: &[&str]) -> Vec<Pod> {
+        let begin = Instant::now();
+        loop {
+            let mut pods = self.pods(pool).await;
+            pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+            let there: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
+            if there == names {
+                return pods;
+            }
+            assert!(
+                begin.elapsed() < PATIENCE,
+                "{pool} has {there:?} and not {names:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits until the scheduler has placed `count` pods of the pool, and told of the others that it cannot; how many
+    /// are on each node, by the node's name in this test.
+    pub async fn placed(&self, pool: &str, count: usize) -> BTreeMap<String, usize> {
+        let mut nodes = BTreeMap::new();
+        eventually(&format!("{count} pods of {pool} have a node"), async || {
+            let mut pods = self.pods(pool).await;
+            pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
+            nodes = BTreeMap::new();
+            for node in pods.iter().filter_map(node_of) {
+                *nodes.entry(self.local(&node)).or_default() += 1;
+            }
+            nodes.values().sum::<usize>() == count && pods.iter().all(scheduler_spoke)
+        })
+        .await;
+        nodes
+    }
+
+    /// The name in this test of what has a name outside of namespaces.
+    pub fn local(&self, name: &str) -> String {
+        let prefix = format!("{}-", self.place.namespace);
+        name.strip_prefix(&prefix).unwrap_or(name).to_owned()
+    }
+
+    /// Takes a pod away for good, as the kubelet does in the end.
+    pub async fn bury(&self, pod: &str) {
+        let params = DeleteParams::default().grace_period(0);
+        let _ = self.api::<Pod>().delete(pod, &params).await;
+    }
+
+    /// Removes what the namespace does not take with it.
+    async fn clear(&self) {
+        let own = ListParams::default().labels(&format!("{OWN}={}", self.place.namespace));
+        let params = DeleteParams::default();
+        let nodes = Api::<Node>::all(self.place.client.clone());
+        nodes.delete_collection(&params, &own).await.unwrap();
+        // No kubelet ends them.
+        let now = DeleteParams::default().grace_period(0);
+        let pods = self.api::<Pod>();
+        pods.delete_collection(&now, &ListParams::default())
+            .await
+            .unwrap();
+        self.api::<PersistentVolumeClaim>()
+            .delete_collection(&params, &ListParams::default())
+            .await
+            .unwrap();
+        let volumes = Api::<PersistentVolume>::all(self.place.client.clone());
+        volumes.delete_collection(&params, &own).await.unwrap();
+    }
+}
+
+fn ready(status: &str) -> Value {
+    let now = Timestamp::now().to_string();
+    json!({"type": "Ready", "status": status, "reason": "Test", "message": "",
+           "lastHeartbeatTime": now, "lastTransitionTime": now})
+}
+
+/// The node of a pod, if it has one.
+pub fn node_of(pod: &Pod) -> Option<String> {
+    pod.spec.as_ref()?.node_name.clone()
+}
+
+fn scheduler_spoke(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    conditions.any(|condition| condition.type_ == "PodScheduled")
+}

@@ -1,0 +1,110 @@
+//! What a query says that cannot run, or not yet.
+
+use k8s_openapi::api::core::v1::ResourceQuota;
+use kube::ResourceExt;
+use serde_json::json;
+use sluice_crds::WorkerPool;
+use sluice_crds::shuffle_query::status::QueryPhase;
+
+use super::play::{direct_queries, scripted_queries};
+use super::scene::direct;
+use crate::coordinators::{programs, succeeds};
+use crate::kubelet::Kubelet;
+
+#[test]
+fn a_query_is_refused_with_the_names_of_its_fields() {
+    direct_queries("a_query_is_refused_with_the_names_of_its_fields", async |play| {
+        let scene = play.scene;
+        scene.pool("p", json!({"replicas": 1})).await;
+        // What no schema can say.
+        let table = json!({"name": "t", "location": format!("/{}", "é".repeat(600)), "format": "csv"});
+        for (query, spec, fields) in [
+            ("blank", json!({"sql": " "}), vec!["spec.sql"]),
+            (
+                "little",
+                json!({"workers": {"memory": "1KiB"}}),
+                vec!["spec.workers.memory"],
+            ),
+            (
+                "several",
+                json!({"sql": " ", "tables": [table]}),
+                vec!["spec.sql", "spec.tables[0].location"],
+            ),
+        ] {
+            scene.query(query, spec).await;
+            let (reason, message) = scene.fails(query).await;
+            assert_eq!(reason, "InvalidSpec");
+            for field in fields {
+                assert!(message.contains(field), "{message}");
+            }
+            assert_eq!(scene.owned_by_query(query).await, [""; 0]);
+        }
+        // One that is good is none the worse for them.
+        play.cues.give("good");
+        scene.query("good", json!({})).await;
+        scene.reaches("good", QueryPhase::Succeeded).await;
+    });
+}
+
+#[test]
+fn a_coordinator_whose_image_is_not_there_says_so() {
+    scripted_queries(
+        "a_coordinator_whose_image_is_not_there_says_so",
+        async |coordinator| {
+            let container = &coordinator.container;
+            container.waits("ImagePullBackOff", "no such image").await;
+            container.terminated().await;
+            crate::kubelet::Exit::stopped()
+        },
+        async |scene, _| {
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("q", json!({})).await;
+            let message = scene.waits("q", "ImagePullFailed").await;
+            assert_eq!(message, "no such image");
+        },
+    );
+}
+
+#[test]
+fn a_coordinator_beyond_the_quota_says_so_and_starts_when_there_is_room() {
+    direct(
+        "a_coordinator_beyond_the_quota_says_so_and_starts_when_there_is_room",
+        async |scene| {
+            let kubelet = Kubelet::start(scene.place, programs(succeeds)).await;
+            let operator = scene.start("operator", &[]);
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.has_pods("p", &["p-0"]).await;
+            scene.no_more_pods("quota", 1).await;
+            scene.query("q", json!({})).await;
+            let message = scene.waits("q", "QuotaExceeded").await;
+            assert!(message.contains("exceeded quota: quota"), "{message}");
+            let room = json!({"spec": {"hard": {"pods": "2"}}});
+            scene.merge::<ResourceQuota>("quota", room).await;
+            scene.reaches("q", QueryPhase::Succeeded).await;
+            let started: Vec<_> = kubelet.started().into_iter().map(|pod| pod.name).collect();
+            assert_eq!(started, ["p-0", "q-c1"]);
+            // The quota's refusal is a 403 too.
+            let refused = format!("POST /api/v1/namespaces/{}/pods", scene.place.namespace);
+            let forbidden = operator.faults.forbidden();
+            assert!(forbidden.iter().all(|call| *call == refused), "{forbidden:?}");
+        },
+    );
+}
+
+#[test]
+fn a_pool_of_somebody_else_is_not_taken_for_inline_workers() {
+    direct_queries(
+        "a_pool_of_somebody_else_is_not_taken_for_inline_workers",
+        async |play| {
+            let scene = play.scene;
+            let theirs = scene.pool("q-workers", json!({"replicas": 1})).await;
+            scene.query("q", json!({"workers": {"replicas": 3}})).await;
+            let message = scene.waits("q", "NameTaken").await;
+            assert!(message.contains("WorkerPool q-workers exists"), "{message}");
+            let now = scene.api::<WorkerPool>().get("q-workers").await.unwrap();
+            assert_eq!(now.uid(), theirs.uid());
+            assert_eq!(now.spec, theirs.spec);
+            assert!(scene.coordinators("q").await.is_empty());
+        },
+    );
+}

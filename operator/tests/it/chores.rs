@@ -1,0 +1,182 @@
+//! What the chart's jobs do, against an API server: definitions that never go back, and a pool that goes with its owner.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::json;
+use sluice_crds::WorkerPool;
+use sluice_crds::yaml::{VERSION_ANNOTATION, worker_pool_crd};
+use sluice_operator::config::ApplyPool;
+use sluice_operator::{apply_pool, install_crds};
+
+use crate::harness::{Place, run};
+
+/// The definition of pools under another group, so that nobody else's is touched, as release `version` has it.
+fn definition(place: &Place, version: &str) -> CustomResourceDefinition {
+    let mut crd = worker_pool_crd();
+    crd.spec.group = format!("{}.sluice.test", place.namespace);
+    crd.metadata.name = Some(format!("workerpools.{}", crd.spec.group));
+    // Short names are of the whole cluster: the second one would not be accepted.
+    crd.spec.names.short_names = None;
+    let release = (VERSION_ANNOTATION.to_owned(), version.to_owned());
+    crd.metadata.annotations.get_or_insert_default().extend([release]);
+    crd.labels_mut().insert("of".to_owned(), version.to_owned());
+    crd
+}
+
+/// The rights of the chart's job, on this definition.
+async fn installer(place: &Place, crd: &str) -> Client {
+    let params = PostParams::default();
+    let name = format!("{}-installer", place.namespace);
+    let account = ServiceAccount {
+        metadata: ObjectMeta {
+            name: Some("installer".to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..ServiceAccount::default()
+    };
+    let accounts = Api::namespaced(place.client.clone(), &place.namespace);
+    accounts.create(&params, &account).await.unwrap();
+    let role: ClusterRole = serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "rules": [{
+            "apiGroups": ["apiextensions.k8s.io"], "resources": ["customresourcedefinitions"],
+            "resourceNames": [crd], "verbs": ["get", "create", "patch"],
+        }],
+    }))
+    .unwrap();
+    Api::all(place.client.clone())
+        .create(&params, &role)
+        .await
+        .unwrap();
+    let binding: ClusterRoleBinding = serde_json::from_value(json!({
+        "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": "installer", "namespace": place.namespace}],
+    }))
+    .unwrap();
+    Api::all(place.client.clone())
+        .create(&params, &binding)
+        .await
+        .unwrap();
+    let mut config = place.config.clone();
+    config.auth_info.impersonate = Some(format!("system:serviceaccount:{}:installer", place.namespace));
+    Client::try_from(config).unwrap()
+}
+
+async fn remove(place: &Place, crd: &str) {
+    let (client, params) = (place.client.clone(), DeleteParams::default());
+    let name = format!("{}-installer", place.namespace);
+    Api::<CustomResourceDefinition>::all(client.clone())
+        .delete(crd, &params)
+        .await
+        .unwrap();
+    Api::<ClusterRoleBinding>::all(client.clone())
+        .delete(&name, &params)
+        .await
+        .unwrap();
+    Api::<ClusterRole>::all(client)
+        .delete(&name, &params)
+        .await
+        .unwrap();
+}
+
+#[test]
+fn definitions_go_forward_and_never_back() {
+    run("definitions_go_forward_and_never_back", async |place| {
+        let name = definition(place, "1.0.0").name_any();
+        let installer = installer(place, &name).await;
+        let crds = Api::<CustomResourceDefinition>::all(place.client.clone());
+        let mut seen = Vec::new();
+        for version in ["1.0.0", "1.1.0-rc.1", "0.9.0", "1.1.0", "1.1.0"] {
+            install_crds::install(&installer, &[definition(place, version)])
+                .await
+                .unwrap();
+            seen.push(crds.get(&name).await.unwrap().labels()["of"].clone());
+        }
+        // Somebody else's annotation, and somebody's change of what is ours.
+        let annotate = |value: &str| {
+            Patch::Merge(json!({"metadata": {
+                "annotations": {VERSION_ANNOTATION: value}, "labels": {"of": "changed"},
+            }}))
+        };
+        let params = PatchParams::default();
+        crds.patch(&name, &params, &annotate("main")).await.unwrap();
+        let refused = install_crds::install(&installer, &[definition(place, "1.1.0")]).await;
+        crds.patch(&name, &params, &annotate("1.1.0")).await.unwrap();
+        install_crds::install(&installer, &[definition(place, "1.1.0")])
+            .await
+            .unwrap();
+        seen.push(crds.get(&name).await.unwrap().labels()["of"].clone());
+        // Three at a time, the newest among them: it stays whoever is last.
+        let versions = ["1.0.0", "1.2.0", "1.1.0"].map(|version| [definition(place, version)]);
+        let [a, b, c] = versions
+            .each_ref()
+            .map(|crds| install_crds::install(&installer, crds));
+        let (a, b, c) = tokio::join!(a, b, c);
+        let newest = crds.get(&name).await.unwrap().labels()["of"].clone();
+        remove(place, &name).await;
+
+        for outcome in [a, b, c] {
+            outcome.unwrap();
+        }
+        assert_eq!(newest, "1.2.0");
+
+        assert_eq!(
+            seen,
+            ["1.0.0", "1.1.0-rc.1", "1.1.0-rc.1", "1.1.0", "1.1.0", "1.1.0"]
+        );
+        let problem = format!("{:#}", refused.unwrap_err());
+        assert!(problem.contains(&name) && problem.contains("`main`"), "{problem}");
+    });
+}
+
+#[test]
+fn a_pool_of_the_chart_is_owned_and_follows_its_values() {
+    run(
+        "a_pool_of_the_chart_is_owned_and_follows_its_values",
+        async |place| {
+            let owners = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+            let owner: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "o"}})).unwrap();
+            let owner = owners.create(&PostParams::default(), &owner).await.unwrap();
+            let pools = Api::<WorkerPool>::namespaced(place.client.clone(), &place.namespace);
+            let file = std::env::temp_dir().join(format!("{}.yaml", place.namespace));
+            let args = ApplyPool {
+                file: file.clone(),
+                namespace: place.namespace.clone(),
+                owner: "o".to_owned(),
+            };
+            let write = |spec: &str| {
+                let text = "apiVersion: sluice.dev/v1alpha1\nkind: WorkerPool\nmetadata: {name: p}\nspec: ";
+                std::fs::write(&file, format!("{text}{spec}\n")).unwrap();
+            };
+            let mut replicas = BTreeSet::new();
+            for count in [0, 1] {
+                write(&format!("{{replicas: {count}, memory: 64MiB}}"));
+                apply_pool::run(&place.client, &args).await.unwrap();
+                let pool = pools.get("p").await.unwrap();
+                assert_eq!(pool.owner_references()[0].uid, owner.uid().unwrap());
+                replicas.insert(pool.spec.replicas);
+            }
+            assert_eq!(replicas, BTreeSet::from([0, 1]));
+            write("{replica: 2}");
+            let problem = format!("{:#}", apply_pool::run(&place.client, &args).await.unwrap_err());
+            assert!(problem.contains("replica"), "{problem}");
+            std::fs::remove_file(&file).unwrap();
+            // The cluster's garbage collector takes it along.
+            owners.delete("o", &DeleteParams::background()).await.unwrap();
+            let gone = async {
+                while pools.get_opt("p").await.unwrap().is_some() {
+                    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(60), gone)
+                .await
+                .expect("the pool stays");
+        },
+    );
+}

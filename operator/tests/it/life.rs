@@ -1,0 +1,454 @@
+//! A life of both resources, as a user leads it, and what is left of it: the same however the operator fares meanwhile.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sluice_crds::shuffle_query::status::QueryPhase;
+use sluice_crds::{ConditionReason, ProgressReason, ShuffleQuery, WorkerPool};
+use sluice_operator::objects::labels;
+
+use crate::coordinators::{Coordinator, programs, snapshot, succeeds};
+use crate::faults::Faults;
+use crate::harness::{Place, Running};
+use crate::kubelet::{Exit, Kubelet};
+use crate::pods::{pool, query};
+
+/// The query whose first coordinator is lost.
+const LOST: &str = "lost";
+/// Longest time of one step of a life; the API server may be away for minutes.
+const STEP: Duration = Duration::from_secs(300);
+/// After how long of waiting watches list again, as they do once their history is gone; twice as long the next time,
+/// since they wait longer themselves.
+const NEWS: Duration = Duration::from_secs(5);
+/// Longest time of a deletion.
+const GONE: Duration = Duration::from_secs(45);
+
+/// What a life left.
+#[derive(Debug, PartialEq)]
+pub struct Left {
+    /// Before the deletion: every object by kind and name, without what differs from run to run.
+    pub objects: BTreeMap<String, Value>,
+    /// How many pods every coordinator had, by pod name.
+    pub coordinators: BTreeMap<String, usize>,
+    /// What the deletion of both queries and the pool leaves behind: what no one owns, and what is still there later.
+    pub orphans: Vec<String>,
+}
+
+impl Left {
+    /// How this differs from what was wanted, in a line each.
+    pub fn differs_from(&self, wanted: &Self) -> Vec<String> {
+        let mut all = Vec::new();
+        let names: BTreeSet<_> = self.objects.keys().chain(wanted.objects.keys()).collect();
+        for name in names {
+            let (here, there) = (self.objects.get(name), wanted.objects.get(name));
+            differences(
+                name,
+                here.unwrap_or(&Value::Null),
+                there.unwrap_or(&Value::Null),
+                &mut all,
+            );
+        }
+        if self.coordinators != wanted.coordinators {
+            all.push(format!(
+                "coordinators: {:?}, not {:?}",
+                self.coordinators, wanted.coordinators
+            ));
+        }
+        if self.orphans != wanted.orphans {
+            all.push(format!("orphans: {:?}", self.orphans));
+        }
+        all
+    }
+}
+
+fn differences(path: &str, here: &Value, there: &Value, all: &mut Vec<String>) {
+    match (here, there) {
+        (Value::Object(one), Value::Object(other)) => {
+            let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
+            for name in names {
+                differences(&format!("{path}.{name}"), &here[name], &there[name], all);
+            }
+        }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            for (n, (here, there)) in one.iter().zip(other).enumerate() {
+                differences(&format!("{path}[{n}]"), here, there, all);
+            }
+        }
+        _ if here == there => {}
+        _ => all.push(format!("{path}: {here}, not {there}")),
+    }
+}
+
+/// What befalls the operators of a life, one after the other.
+pub type Fates<'a> = &'a mut (dyn FnMut(u32) -> Faults + 'a);
+
+/// One that leads a life.
+pub struct Liver<'a> {
+    place: &'a Place,
+    fates: Fates<'a>,
+    operator: Running,
+    deaths: u32,
+    /// Whether the deletion is left to the garbage collector alone.
+    gc: bool,
+}
+
+impl<'a> Liver<'a> {
+    fn new(place: &'a Place, fates: Fates<'a>, gc: bool) -> Self {
+        let operator = place.start("operator-0", fates(0));
+        Self {
+            place,
+            fates,
+            operator,
+            deaths: 0,
+            gc,
+        }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        Api::namespaced(self.place.client.clone(), &self.place.namespace)
+    }
+
+    /// Waits for `condition`. Where the operator died, another is started; where one waits for an event that was
+    /// dropped, it gets news.
+    async fn until(&mut self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+        let begin = Instant::now();
+        let (mut looked, mut patience) = (begin, NEWS);
+        while !condition().await {
+            self.succeed().await;
+            if self.operator.faults.spoiled() > 0 && looked.elapsed() > patience {
+                (looked, patience) = (Instant::now(), 2 * patience);
+                self.operator.faults.forget_history();
+            }
+            assert!(begin.elapsed() < STEP, "not within {} s: {what}", STEP.as_secs());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn succeed(&mut self) {
+        if self.operator.ended().is_none() {
+            return;
+        }
+        self.deaths += 1;
+        free_lease(self.place).await;
+        let faults = (self.fates)(self.deaths).away_until(self.operator.faults.back());
+        let name = format!("operator-{}", self.deaths);
+        self.operator = self.place.start(&name, faults);
+    }
+
+    async fn create<K>(&self, object: &K)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        let created = self.api::<K>().create(&PostParams::default(), object).await;
+        created.unwrap();
+    }
+
+    async fn edit_pool(&self, spec: Value) {
+        let patch = Patch::Merge(json!({"spec": spec}));
+        let pools = self.api::<WorkerPool>();
+        pools.patch("p", &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// Waits until the pool has what it should have and nothing else.
+    async fn pool_settles(&mut self, what: &str) {
+        let (pools, pods) = (self.api::<WorkerPool>(), self.api::<Pod>());
+        self.until(what, async || {
+            let pool = pools.get("p").await.unwrap();
+            let status = pool.status.unwrap_or_default();
+            let workers = ListParams::default().labels("app.kubernetes.io/component=worker");
+            let there = pods.list(&workers).await.unwrap().items.len();
+            let settled = ConditionReason::from(ProgressReason::WorkersReady);
+            let mut conditions = status.conditions.iter();
+            status.observed_generation == pool.metadata.generation
+                && conditions.any(|condition| condition.reason == settled)
+                && status.ready_replicas == pool.spec.replicas
+                && there == usize::try_from(pool.spec.replicas).unwrap()
+        })
+        .await;
+    }
+
+    async fn query_succeeds(&mut self, name: &str) {
+        self.create(&query(name, "p")).await;
+        let queries = self.api::<ShuffleQuery>();
+        self.until(name, async || {
+            let status = queries.get(name).await.unwrap().status.unwrap_or_default();
+            assert!(
+                !status.phase.is_terminal() || status.phase == QueryPhase::Succeeded,
+                "{status:?}"
+            );
+            status.phase == QueryPhase::Succeeded
+        })
+        .await;
+    }
+
+    /// A pool that grows; a query, and one that loses its first coordinator; the pool's pods change, and it shrinks; all
+    /// is deleted.
+    async fn live(&mut self, kubelet: &Kubelet, mischief: impl AsyncFnOnce()) -> Left {
+        self.create(&pool("p", 1)).await;
+        self.pool_settles("the pool starts").await;
+        self.edit_pool(json!({"replicas": 2})).await;
+        self.pool_settles("the pool grows").await;
+        self.query_succeeds("plain").await;
+        self.query_succeeds(LOST).await;
+        self.edit_pool(json!({"replicas": 1, "podMetadata": {"labels": {"edited": "yes"}}}))
+            .await;
+        self.pool_settles("the pool shrinks and its pods change").await;
+        mischief().await;
+        let pods = self.api::<Pod>();
+        let coordinators = ListParams::default().labels("app.kubernetes.io/component=coordinator");
+        self.until("coordinators are tidied up", async || {
+            pods.list(&coordinators).await.unwrap().items.is_empty()
+        })
+        .await;
+        let objects = objects(self.place).await;
+        let mut orphans = orphans(self.place).await;
+        for name in ["plain", LOST] {
+            let queries = self.api::<ShuffleQuery>();
+            queries.delete(name, &DeleteParams::default()).await.unwrap();
+        }
+        let pools = self.api::<WorkerPool>();
+        pools.delete("p", &DeleteParams::default()).await.unwrap();
+        if !self.gc {
+            clear(self.place).await;
+        }
+        let begin = Instant::now();
+        while !objects_left(self.place).await.is_empty() && begin.elapsed() < GONE {
+            self.succeed().await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        // Nothing comes back.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let stayed = objects_left(self.place).await;
+        orphans.extend(stayed);
+        Left {
+            objects,
+            coordinators: coordinators_of(kubelet),
+            orphans,
+        }
+    }
+}
+
+/// Lives once in `place`, with `fates` for its operators; `mischief` is done before the end. What is left, and how many
+/// operators died meanwhile. The garbage collector of Kubernetes does 20 requests a second, which is less than one life: only
+/// with `gc` is it waited for, and without, what has an owner is taken to go with it.
+pub async fn live(place: &Place, fates: Fates<'_>, gc: bool, mischief: impl AsyncFnOnce()) -> (Left, u32) {
+    let kubelet = Kubelet::start(place, programs(coordinator)).await;
+    let mut liver = Liver::new(place, fates, gc);
+    let left = liver.live(&kubelet, mischief).await;
+    liver.operator.kill();
+    liver.operator.end().await;
+    free_lease(place).await;
+    (left, liver.deaths)
+}
+
+/// Takes the lease from an operator that is dead and renews it no more: to wait for its end would only take time.
+async fn free_lease(place: &Place) {
+    let leases = Api::<Lease>::namespaced(place.client.clone(), &place.namespace);
+    // The operator may have died before it had one.
+    let _ = leases.delete("sluice-operator", &DeleteParams::default()).await;
+}
+
+/// A coordinator of either query.
+async fn coordinator(coordinator: Coordinator) -> Exit {
+    if coordinator.query() == LOST && coordinator.epoch() == 1 {
+        coordinator.container.runs(true).await;
+        coordinator.report(&snapshot(2, 1, None));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        return Exit::evicted();
+    }
+    succeeds(coordinator).await
+}
+
+/// How many pods each coordinator had.
+pub fn coordinators_of(kubelet: &Kubelet) -> BTreeMap<String, usize> {
+    let mut coordinators = BTreeMap::new();
+    for pod in kubelet.started() {
+        if pod.labels.get(labels::COMPONENT).map(String::as_str) == Some("coordinator") {
+            *coordinators.entry(pod.name).or_default() += 1;
+        }
+    }
+    coordinators
+}
+
+/// Every object of the namespace that is the operator's or a custom resource, without what differs from run to run.
+async fn objects(place: &Place) -> BTreeMap<String, Value> {
+    let mut all = Listing::default();
+    all.add::<WorkerPool>(place, "").await;
+    all.add::<ShuffleQuery>(place, "").await;
+    all.add_owned(place).await;
+    all.objects
+}
+
+/// What belongs to nobody: neither to one of the custom resources that are there, nor to a pool that a query owns.
+async fn orphans(place: &Place) -> Vec<String> {
+    let mut all = Listing::default();
+    all.add::<WorkerPool>(place, "").await;
+    all.add::<ShuffleQuery>(place, "").await;
+    let owners = std::mem::take(&mut all.uids);
+    all.owners.clear();
+    all.add_owned(place).await;
+    let belongs = |owner: &String| owners.contains(owner);
+    let orphans = all
+        .owners
+        .iter()
+        .filter(|(_, owner)| !owner.as_ref().is_some_and(belongs));
+    orphans.map(|(name, _)| name.clone()).collect()
+}
+
+/// Deletes what the operator made.
+async fn clear(place: &Place) {
+    async fn all<K>(place: &Place)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+    {
+        let api = Api::<K>::namespaced(place.client.clone(), &place.namespace);
+        let ours = ListParams::default().labels(&format!("{}={}", labels::NAME, labels::SLUICE));
+        let params = DeleteParams::default().grace_period(0);
+        api.delete_collection(&params, &ours).await.unwrap();
+    }
+    all::<Pod>(place).await;
+    all::<Secret>(place).await;
+    all::<ConfigMap>(place).await;
+    all::<Service>(place).await;
+    all::<ServiceAccount>(place).await;
+    all::<PodDisruptionBudget>(place).await;
+    all::<NetworkPolicy>(place).await;
+}
+
+async fn objects_left(place: &Place) -> Vec<String> {
+    objects(place).await.into_keys().collect()
+}
+
+#[derive(Default)]
+struct Listing {
+    objects: BTreeMap<String, Value>,
+    uids: BTreeSet<String>,
+    /// By name of the object, the uid of the one that controls it.
+    owners: Vec<(String, Option<String>)>,
+}
+
+impl Listing {
+    async fn add_owned(&mut self, place: &Place) {
+        let ours = format!("{}={}", labels::NAME, labels::SLUICE);
+        self.add::<Pod>(place, &ours).await;
+        self.add::<Secret>(place, &ours).await;
+        self.add::<ConfigMap>(place, &ours).await;
+        self.add::<Service>(place, &ours).await;
+        self.add::<ServiceAccount>(place, &ours).await;
+        self.add::<PodDisruptionBudget>(place, &ours).await;
+        self.add::<NetworkPolicy>(place, &ours).await;
+    }
+
+    async fn add<K>(&mut self, place: &Place, selector: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        let api = Api::<K>::namespaced(place.client.clone(), &place.namespace);
+        let found = api.list(&ListParams::default().labels(selector)).await.unwrap();
+        for object in found {
+            let name = format!("{} {}", K::kind(&()), alike(&object.name_any()));
+            let mut controllers = object.owner_references().iter();
+            let controller = controllers.find(|owner| owner.controller == Some(true));
+            self.uids.extend(object.uid());
+            self.owners
+                .push((name.clone(), controller.map(|owner| owner.uid.clone())));
+            let owners: Vec<_> = object
+                .owner_references()
+                .iter()
+                .map(|owner| &owner.name)
+                .collect();
+            let metadata =
+                json!({"labels": object.labels(), "annotations": object.annotations(), "owners": owners});
+            let mut value = serde_json::to_value(&object).unwrap();
+            value["metadata"] = metadata;
+            if value["kind"] == "Pod" {
+                // The scheduler's and the kubelet's, not the operator's.
+                value["status"] = Value::Null;
+            }
+            without_the_run(&mut value, &place.namespace);
+            // Two alike are one too many.
+            let count = self.objects.keys().filter(|key| key.starts_with(&name)).count();
+            let name = if count == 0 {
+                name
+            } else {
+                format!("{name} again {count}")
+            };
+            self.objects.insert(name, value);
+        }
+    }
+}
+
+/// A worker's number tells which of its predecessors left first.
+fn alike(name: &str) -> String {
+    match name.strip_prefix("p-") {
+        Some(number) if number.parse::<u32>().is_ok() => "p-n".to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+/// Takes away times, names that are drawn, and what only a coordinator that is watched to its end tells: where the
+/// operator was away then, it has the last words, which have phase, reason and totals.
+fn without_the_run(value: &mut Value, namespace: &str) {
+    const OF_THE_RUN: [&str; 21] = [
+        "creationTimestamp",
+        "lastTransitionTime",
+        "lastProbeTime",
+        "startTime",
+        "startedAt",
+        "finishedAt",
+        "admittedTime",
+        "firstRowTime",
+        "endTime",
+        "timeToFirstRowMillis",
+        "podIP",
+        "podIPs",
+        "clusterIP",
+        "nodeName",
+        "hostname",
+        "token",
+        "secretName",
+        "stages",
+        "stagesDone",
+        "tasks",
+        "tasksDone",
+    ];
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|name, _| !OF_THE_RUN.contains(&name.as_str()));
+            if fields.get("type").is_some_and(|type_| type_ == "Accepted") {
+                fields.remove("reason");
+            }
+            fields
+                .values_mut()
+                .for_each(|value| without_the_run(value, namespace));
+        }
+        Value::Array(items) => {
+            items.retain(|item| item["type"] != "WorkersReady");
+            items.iter_mut().for_each(|item| without_the_run(item, namespace));
+        }
+        Value::String(text) => *text = alike(&text.replace(namespace, "namespace")),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}

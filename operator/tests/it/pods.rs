@@ -1,0 +1,79 @@
+//! The test's own kubelet, coordinators and workers carry a query from a pool without pods to its end.
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::core::object::HasStatus;
+use kube::{Api, ResourceExt};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sluice_crds::shuffle_query::status::QueryPhase;
+use sluice_crds::{ShuffleQuery, WorkerPool};
+
+use crate::coordinators::{programs, succeeds};
+use crate::faults::Faults;
+use crate::harness::{Place, eventually, run};
+use crate::kubelet::Kubelet;
+
+/// Reads an object.
+pub fn object<K: DeserializeOwned>(value: Value) -> K {
+    serde_json::from_value(value).unwrap()
+}
+
+/// The phase of a query.
+pub async fn phase(place: &Place, query: &str) -> QueryPhase {
+    let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+    let query = queries.get(query).await.unwrap();
+    query.status().map_or(QueryPhase::Pending, |status| status.phase)
+}
+
+/// A pool of `replicas` workers.
+pub fn pool(name: &str, replicas: u32) -> WorkerPool {
+    object(json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool",
+        "metadata": {"name": name}, "spec": {"replicas": replicas},
+    }))
+}
+
+/// A query of `pool`.
+pub fn query(name: &str, pool: &str) -> ShuffleQuery {
+    object(json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "ShuffleQuery", "metadata": {"name": name},
+        "spec": {"sql": "select 1", "workerPoolRef": {"name": pool}},
+    }))
+}
+
+#[test]
+fn a_query_runs_to_its_end_and_pods_go_when_their_owners_do() {
+    run(
+        "a_query_runs_to_its_end_and_pods_go_when_their_owners_do",
+        async |place| {
+            let kubelet = Kubelet::start(place, programs(succeeds)).await;
+            let operator = place.start("operator", Faults::none());
+            let pools = Api::<WorkerPool>::namespaced(place.client.clone(), &place.namespace);
+            let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+            pools.create(&PostParams::default(), &pool("p", 2)).await.unwrap();
+            queries
+                .create(&PostParams::default(), &query("q", "p"))
+                .await
+                .unwrap();
+            eventually("the query succeeds", async || {
+                phase(place, "q").await == QueryPhase::Succeeded
+            })
+            .await;
+            let status = queries.get("q").await.unwrap().status.unwrap();
+            assert_eq!((status.tasks.done, status.totals.rows_written), (2, 20));
+            let started: Vec<_> = kubelet.started().into_iter().map(|pod| pod.name).collect();
+            assert_eq!(started, ["p-0", "p-1", "q-c1"]);
+
+            pools.delete("p", &DeleteParams::default()).await.unwrap();
+            queries.delete("q", &DeleteParams::default()).await.unwrap();
+            let pods = Api::<Pod>::namespaced(place.client.clone(), &place.namespace);
+            eventually("all pods are gone", async || {
+                let left = pods.list(&ListParams::default()).await.unwrap();
+                left.iter().map(ResourceExt::name_any).count() == 0
+            })
+            .await;
+            assert_eq!(operator.faults.forbidden(), [""; 0]);
+        },
+    );
+}

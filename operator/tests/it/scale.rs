@@ -1,0 +1,334 @@
+//! What the operator costs and how fast it is, printed as a table: only with `SLUICE_MEASURE=1`, as docs/benchmarks.md
+//! says. Kubelet, coordinators and workers are this process's; API server, scheduler and controller manager are real.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::watcher::{self, watcher};
+use serde_json::json;
+use sluice_core::coordinator::Outcome;
+use sluice_crds::shuffle_query::status::QueryPhase;
+use sluice_crds::{ShuffleQuery, WorkerPool};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::coordinators::{Coordinator, programs, snapshot, succeeds};
+use crate::faults::Faults;
+use crate::harness::{Place, SIGNING_KEY, run};
+use crate::kubelet::{Exit, Kubelet, Program};
+use crate::pods::{object, query};
+
+/// Queries that have ended, and queries that run.
+const FINISHED: usize = 10_000;
+const ACTIVE: usize = 1_000;
+/// Queries that are ended one after the other, and the time between two.
+const ENDED: usize = 200;
+const BETWEEN: Duration = Duration::from_millis(100);
+/// Queries whose requests are counted.
+const COUNTED: usize = 20;
+/// Requests of the test under way at a time.
+const AT_ONCE: usize = 32;
+
+/// An operator in a process of its own.
+struct Process(Child, PathBuf);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Process {
+    fn start(place: &Place) -> Self {
+        let log = std::env::temp_dir().join(format!("{}.log", place.namespace));
+        let namespace = &place.namespace;
+        let child = Command::new(env!("CARGO_BIN_EXE_sluice-operator"))
+            .args(["--image=localhost/sluice:test", "--listen=127.0.0.1:0"])
+            .arg(format!("--signing-key-file={SIGNING_KEY}"))
+            .args([
+                format!("--namespaces={namespace}"),
+                format!("--lease-namespace={namespace}"),
+            ])
+            .stderr(fs::File::create(&log).unwrap())
+            .env("RUST_LOG", "warn")
+            .spawn()
+            .unwrap();
+        Self(child, log)
+    }
+
+    /// Resident memory, MiB, now and at its highest.
+    fn memory(&mut self) -> (f64, f64) {
+        let ended = self.0.try_wait().unwrap();
+        assert!(ended.is_none(), "{ended:?}: see {}", self.1.display());
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let of = |field: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
+            let kib: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+            kib / 1024.0
+        };
+        (of("VmRSS:"), of("VmHWM:"))
+    }
+}
+
+/// Coordinators that run until their name is called, and when each of them reported what.
+#[derive(Default)]
+struct Cast {
+    ends: Mutex<HashMap<String, watch::Sender<bool>>>,
+    reported: Mutex<HashMap<(String, QueryPhase), Instant>>,
+}
+
+impl Cast {
+    fn program(self: &Arc<Self>) -> Program {
+        let cast = self.clone();
+        programs(move |coordinator| cast.clone().play(coordinator))
+    }
+
+    async fn play(self: Arc<Self>, coordinator: Coordinator) -> Exit {
+        coordinator.container.runs(true).await;
+        let name = coordinator.query().to_owned();
+        let mut end = {
+            let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+            ends.entry(name.clone()).or_default().subscribe()
+        };
+        self.note(&name, QueryPhase::Running);
+        coordinator.report(&snapshot(2, 1, None));
+        let _ = end.wait_for(|ends| *ends).await;
+        self.note(&name, QueryPhase::Succeeded);
+        coordinator.end(Outcome::Succeeded).await
+    }
+
+    fn note(&self, query: &str, phase: QueryPhase) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.insert((query.to_owned(), phase), Instant::now());
+    }
+
+    fn end(&self, query: &str) {
+        let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);
+        ends.entry(query.to_owned()).or_default().send_replace(true);
+    }
+}
+
+/// When the API server first showed each query in each phase.
+type Shown = Arc<Mutex<HashMap<(String, QueryPhase), Instant>>>;
+
+fn watch_phases(place: &Place) -> (Shown, AbortOnDropHandle<()>) {
+    let shown = Shown::default();
+    let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+    let events = watcher(queries, watcher::Config::default());
+    let all = shown.clone();
+    let watching = events.for_each(move |event| {
+        if let Ok(watcher::Event::Apply(query)) = event
+            && let (Some(name), Some(status)) = (query.metadata.name, query.status)
+        {
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry((name, status.phase)).or_insert_with(Instant::now);
+        }
+        async {}
+    });
+    (shown, AbortOnDropHandle::new(tokio::spawn(watching)))
+}
+
+/// Median and 99th percentile of the time from a coordinator's report of `phase` to the status, over `queries`.
+fn lags(cast: &Cast, shown: &Shown, phase: QueryPhase, queries: &[String]) -> (f64, f64) {
+    let reported = cast.reported.lock().unwrap_or_else(PoisonError::into_inner);
+    let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lags: Vec<_> = queries
+        .iter()
+        .map(|query| {
+            let key = (query.clone(), phase);
+            shown[&key]
+                .saturating_duration_since(reported[&key])
+                .as_secs_f64()
+        })
+        .collect();
+    lags.sort_by(f64::total_cmp);
+    (lags[lags.len() / 2], lags[lags.len() * 99 / 100])
+}
+
+async fn wait(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition().await {
+        assert!(
+            begin.elapsed() < Duration::from_secs(600),
+            "not within 600 s: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn start_pool(place: &Place) {
+    let pools = Api::<WorkerPool>::namespaced(place.client.clone(), &place.namespace);
+    let pool: WorkerPool = object(json!({
+        "apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "p"},
+        "spec": {"replicas": 2, "maxConcurrentQueries": 10_000},
+    }));
+    pools.create(&PostParams::default(), &pool).await.unwrap();
+    wait("the pool is ready", async || {
+        let status = pools.get("p").await.unwrap().status.unwrap_or_default();
+        status.ready_replicas == 2
+    })
+    .await;
+}
+
+fn names(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{prefix}-{n}")).collect()
+}
+
+/// Creates queries; the time that took.
+async fn submit(place: &Place, names: &[String]) -> Duration {
+    let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+    let begin = Instant::now();
+    stream::iter(names)
+        .for_each_concurrent(AT_ONCE, async |name| {
+            queries
+                .create(&PostParams::default(), &query(name, "p"))
+                .await
+                .unwrap();
+        })
+        .await;
+    begin.elapsed()
+}
+
+/// Queries that ended before this operator began.
+async fn finished(place: &Place) {
+    let all = names("old", FINISHED);
+    submit(place, &all).await;
+    let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+    let stage = json!({"id": 0, "label": "scan t", "state": "Done", "tasksPlanned": 2, "tasksDone": 2});
+    let status = json!({"status": {
+        "phase": "Succeeded", "reason": "Completed", "observedGeneration": 1, "poolName": "p", "coordinatorEpoch": 1,
+        "startTime": "2026-01-01T00:00:00Z", "admittedTime": "2026-01-01T00:00:01Z",
+        "endTime": "2026-01-01T00:01:00Z", "totals": {"rowsRead": 1000}, "tasks": {"planned": 2, "done": 2},
+        "stages": [stage], "preview": {"columns": ["a"], "rows": [["1"]]},
+    }});
+    stream::iter(&all)
+        .for_each_concurrent(AT_ONCE, async |name| {
+            let patch = Patch::Merge(&status);
+            queries
+                .patch_status(name, &PatchParams::default(), &patch)
+                .await
+                .unwrap();
+        })
+        .await;
+}
+
+fn row(what: &str, measured: &str, goal: &str) {
+    println!("| {what} | {measured} | {goal} |");
+}
+
+/// Rates, memory and lags, with the operator in a process of its own.
+async fn load(place: &Place) {
+    let cast = Arc::new(Cast::default());
+    let kubelet = Kubelet::start(place, cast.program()).await;
+    finished(place).await;
+    let mut operator = Process::start(place);
+    let (shown, _watching) = watch_phases(place);
+    start_pool(place).await;
+
+    let active = names("run", ACTIVE);
+    let begin = Instant::now();
+    let submitted = submit(place, &active).await;
+    let coordinators = |pod: &crate::kubelet::Started| pod.name.starts_with("run-");
+    let mut created = Vec::new();
+    wait("every query has its pod", async || {
+        let count = kubelet.started().iter().filter(|pod| coordinators(pod)).count();
+        created.push((begin.elapsed(), count));
+        count >= ACTIVE
+    })
+    .await;
+    let took = begin.elapsed().as_secs_f64();
+    let rate = format!("{:.1}/s", f64::from(u32::try_from(ACTIVE).unwrap()) / took);
+    row("custom resources, from apply to pods created", &rate, "20/s");
+    println!("(submitted in {:.1} s)", submitted.as_secs_f64());
+    wait("every query runs", async || {
+        let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        active
+            .iter()
+            .all(|name| shown.contains_key(&(name.clone(), QueryPhase::Running)))
+    })
+    .await;
+    let (now, peak) = operator.memory();
+    let memory = format!("{now:.0} MiB, {peak:.0} at its highest");
+    row(
+        "memory with 10,000 finished and 1,000 active queries",
+        &memory,
+        "150 MB",
+    );
+    let (median, p99) = lags(&cast, &shown, QueryPhase::Running, &active);
+    let lag = format!("{median:.2} s, p99 {p99:.2} s");
+    row("change to status while 1,000 start at once, median", &lag, "");
+
+    for name in &active[..ENDED] {
+        cast.end(name);
+        tokio::time::sleep(BETWEEN).await;
+    }
+    wait("those that were called have ended", async || {
+        let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut called = active[..ENDED].iter();
+        called.all(|name| shown.contains_key(&(name.clone(), QueryPhase::Succeeded)))
+    })
+    .await;
+    let (median, p99) = lags(&cast, &shown, QueryPhase::Succeeded, &active[..ENDED]);
+    let lag = format!("{median:.2} s, p99 {p99:.2} s");
+    row("change to status, ten changes a second, median", &lag, "p99 2 s");
+}
+
+/// Requests, with the operator in this process.
+async fn requests(place: &Place) {
+    let _kubelet = Kubelet::start(place, programs(succeeds)).await;
+    let operator = place.start("operator", Faults::none());
+    start_pool(place).await;
+    // Until the pool has rested once.
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let before = operator.faults.requests();
+    let all = names("counted", COUNTED);
+    submit(place, &all).await;
+    let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+    let pods = Api::<Pod>::namespaced(place.client.clone(), &place.namespace);
+    let coordinators = ListParams::default().labels("app.kubernetes.io/component=coordinator");
+    wait("all are done and tidied up", async || {
+        let queries = queries.list(&ListParams::default()).await.unwrap();
+        let done = |query: &ShuffleQuery| {
+            let status = query.status.as_ref();
+            status.is_some_and(|status| status.phase == QueryPhase::Succeeded)
+        };
+        queries.items.iter().all(done) && pods.list(&coordinators).await.unwrap().items.is_empty()
+    })
+    .await;
+    let spent = operator.faults.requests() - before;
+    let life = format!(
+        "{:.1}",
+        f64::from(u32::try_from(spent).unwrap()) / f64::from(u32::try_from(COUNTED).unwrap())
+    );
+    row("API requests of a query's life, events included", &life, "");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let before = operator.faults.requests();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let idle = (operator.faults.requests() - before).to_string();
+    row(
+        "requests in an idle minute, leases aside (one pool, 20 finished queries)",
+        &idle,
+        "",
+    );
+}
+
+#[test]
+fn measurements() {
+    if std::env::var("SLUICE_MEASURE").is_ok_and(|measure| measure == "1") {
+        println!("| what | measured | goal |\n|---|---|---|");
+        run("measurements", async |place| requests(place).await);
+        run("measurements", async |place| load(place).await);
+    } else {
+        eprintln!("SKIPPED measurements: SLUICE_MEASURE is not 1");
+    }
+}

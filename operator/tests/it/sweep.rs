@@ -1,0 +1,198 @@
+//! Whatever befalls the operator, a life ends as it does undisturbed: with the same objects, one pod for each
+//! coordinator, and nothing left behind once all is deleted.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::Api;
+use kube::api::PostParams;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+
+use crate::faults::{Call, Fault, Faults, Watches};
+use crate::harness::{Place, run};
+use crate::life::{Left, live};
+use crate::pods::object;
+
+/// Lives that are led at the same time, each in a namespace of its own.
+const LANES: usize = 4;
+
+/// The life without faults; `None` without a cluster.
+fn undisturbed(name: &str) -> Option<Left> {
+    let left = Mutex::new(None);
+    run(name, async |place| {
+        let faults = Faults::none();
+        let (lived, deaths) = live(place, &mut |_| faults.clone(), true, async || {}).await;
+        assert_eq!(deaths, 0);
+        assert_eq!(faults.forbidden(), [""; 0]);
+        let pods: Vec<_> = lived
+            .coordinators
+            .iter()
+            .map(|(name, pods)| (name.as_str(), *pods))
+            .collect();
+        assert_eq!(pods, [("lost-c1", 1), ("lost-c2", 1), ("plain-c1", 1)]);
+        assert!(lived.objects.len() > 12, "{:?}", lived.objects.keys());
+        *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(lived);
+    });
+    left.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Leads lives, several at a time; `life` answers whether there is another after the one of this number.
+fn in_lanes(name: &str, life: impl AsyncFn(&Place, usize) -> bool + Sync) {
+    let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        for _ in 0..LANES {
+            scope.spawn(|| {
+                run(name, async |place| {
+                    while !over.load(Ordering::Relaxed) {
+                        let number = next.fetch_add(1, Ordering::Relaxed);
+                        if !life(place, number).await {
+                            over.store(true, Ordering::Relaxed);
+                        }
+                    }
+                });
+            });
+        }
+    });
+}
+
+#[test]
+fn a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end() {
+    let name = "a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end";
+    let Some(wanted) = undisturbed(name) else { return };
+    let (crashes, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    in_lanes(name, async |place, number| {
+        let fault = [Fault::CrashBefore, Fault::CrashAfter][number % 2];
+        let mut fates = |operator| match operator {
+            0 => Faults::crash_at(number / 2, fault),
+            _ => Faults::none(),
+        };
+        let (left, deaths) = live(place, &mut fates, false, async || {}).await;
+        crashes.fetch_add(usize::try_from(deaths).unwrap(), Ordering::Relaxed);
+        let differences = left.differs_from(&wanted);
+        if !differences.is_empty() {
+            let position = format!("{fault:?} of write {}: {differences:#?}", number / 2);
+            wrong
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(position);
+        }
+        // Beyond the last write nobody dies.
+        deaths > 0
+    });
+    let wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let crashes = crashes.into_inner();
+    assert!(crashes > 80, "only {crashes} crashes");
+}
+
+/// Weather, refusals, lost answers and, in every fourth life, an API server that is away for two minutes; drawn by `seed`.
+fn storm(seed: u64) -> Faults {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let mut away = seed.is_multiple_of(4).then(|| random.random_range(10..40_usize));
+    let script = move |call: &Call| {
+        if call.write.is_some() && call.write == away {
+            away = None;
+            return Some(Fault::Away(Duration::from_secs(120)));
+        }
+        match random.random_range(0..100) {
+            0 => Some(Fault::Refuse(409)),
+            1 => Some(Fault::Refuse(429)),
+            2 => Some(Fault::Refuse(503)),
+            3 => Some(Fault::Refuse(500)),
+            4 => Some(Fault::Disconnect),
+            5 => Some(Fault::Delay(Duration::from_millis(50))),
+            6..12 if call.write.is_some() => Some(Fault::LoseAnswer),
+            12 if call.write.is_some() => Some(Fault::CrashAfter),
+            _ => None,
+        }
+    };
+    let weather = Watches {
+        drop: 4,
+        repeat: 8,
+        cut: 2,
+        expire: 1,
+    };
+    Faults::scripted(seed, weather, script)
+}
+
+#[test]
+fn a_life_in_a_storm_ends_as_in_calm() {
+    const SEEDS: usize = 12;
+    let name = "a_life_in_a_storm_ends_as_in_calm";
+    let Some(wanted) = undisturbed(name) else { return };
+    let (disturbed, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    in_lanes(name, async |place, number| {
+        if number >= SEEDS {
+            return false;
+        }
+        let seed = u64::try_from(number).unwrap();
+        let mut all = Vec::new();
+        let mut fates = |operator: u32| {
+            // After a few deaths it gets calm.
+            let faults = match operator {
+                0..6 => storm(seed + 1_000 * u64::from(operator)),
+                _ => Faults::none(),
+            };
+            all.push(faults.clone());
+            faults
+        };
+        let (left, deaths) = live(place, &mut fates, false, async || {}).await;
+        let spoiled: usize = all.iter().map(Faults::spoiled).sum();
+        disturbed.fetch_add(usize::from(spoiled > 0 || deaths > 0), Ordering::Relaxed);
+        let differences = left.differs_from(&wanted);
+        if !differences.is_empty() {
+            let mut wrong = wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            wrong.push(format!("seed {seed}: {differences:#?}"));
+        }
+        true
+    });
+    let wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(disturbed.into_inner(), SEEDS, "all lives are disturbed");
+}
+
+#[test]
+fn a_second_coordinator_and_what_nobody_owns_are_found() {
+    let name = "a_second_coordinator_and_what_nobody_owns_are_found";
+    let Some(wanted) = undisturbed(name) else { return };
+    run(name, async |place| {
+        let labels =
+            json!({"app.kubernetes.io/name": "sluice", "app.kubernetes.io/component": "coordinator"});
+        let mischief = async || {
+            let pods = Api::<Pod>::namespaced(place.client.clone(), &place.namespace);
+            let container = json!({"name": "coordinator", "image": "localhost/none"});
+            let pod: Pod = object(json!({"metadata": {"name": "plain-c2", "labels": labels},
+                "spec": {"containers": [container], "restartPolicy": "Never"}}));
+            pods.create(&PostParams::default(), &pod).await.unwrap();
+            // The test's kubelet starts it; it must not be there when the others are looked at.
+            while pods
+                .get("plain-c2")
+                .await
+                .unwrap()
+                .status
+                .and_then(|status| status.pod_ip)
+                .is_none()
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let now = kube::api::DeleteParams::default();
+            pods.delete("plain-c2", &now).await.unwrap();
+            let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+            let map: ConfigMap = object(json!({"metadata": {"name": "stray", "labels": labels}}));
+            maps.create(&PostParams::default(), &map).await.unwrap();
+        };
+        let (left, _) = live(place, &mut |_| Faults::none(), false, mischief).await;
+        let differences = left.differs_from(&wanted);
+        for found in ["plain-c2", "ConfigMap stray", "orphans: [\"ConfigMap stray\"]"] {
+            assert!(
+                differences.iter().any(|line| line.contains(found)),
+                "{found} is not among {differences:#?}"
+            );
+        }
+    });
+}

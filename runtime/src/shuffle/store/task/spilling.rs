@@ -1,0 +1,157 @@
+//! What leaves memory, when, and what becomes of it: the part of the store's task that drives [`spill`].
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sluice_core::ids::{AttemptId, QueryId, StreamId};
+use sluice_core::stream::Event;
+
+use super::super::log::StreamLog;
+use super::super::spill::{self, Batch, FileWrite, Job, Moved, Wish, Written};
+use super::StoreTask;
+
+impl StoreTask {
+    pub(super) fn press(&mut self, target_bytes: u64) {
+        if self.stats.memory_bytes <= target_bytes {
+            return;
+        }
+        self.tell(Event::MemoryPressed { target_bytes });
+        self.leaving_bytes = self.stats.memory_bytes.saturating_sub(target_bytes);
+        self.write_next();
+    }
+
+    /// Starts to write what is wished for, unless a write is under way.
+    pub(super) fn write_next(&mut self) {
+        if self.writing {
+            return;
+        }
+        let mut batch = Batch::new();
+        for wish in spill::latest(std::mem::take(&mut self.wishes)) {
+            self.plan_write(wish, &mut batch);
+        }
+        if batch.is_empty() {
+            self.leaving_bytes = 0;
+        }
+        let job = Job {
+            removals: std::mem::take(&mut self.removals),
+            writes: batch,
+        };
+        if job.is_empty() {
+            return;
+        }
+        self.writing = true;
+        let done = self.written_sender.clone();
+        tokio::task::spawn_blocking(move || {
+            // The receiver is gone only when the store is.
+            let _ = done.send(spill::run(job));
+        });
+    }
+
+    fn plan_write(&mut self, wish: Wish, batch: &mut Batch) {
+        let key = (wish.query, wish.stream.attempt);
+        let Some(log) = self.logs.get_mut(&key) else {
+            return;
+        };
+        let Some(stream) = log.streams.get(&wish.stream.partition) else {
+            return;
+        };
+        let frames = stream.frames_upto(wish.upto_offset);
+        let bytes: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
+        if bytes == 0 {
+            return;
+        }
+        if let Err(limit) = self.disk.reserve(bytes) {
+            self.spill_failure = Some(format!("spill.limit is {limit} bytes; raise it"));
+            let (query, stream) = (key.0, wish.stream);
+            self.tell(Event::SpillFailed { query, stream });
+            return;
+        }
+        let position = log.file_bytes;
+        log.file_bytes += bytes;
+        *self.unreported_spills.entry(key.0.clone()).or_default() += bytes;
+        let dirs = &mut self.disk.dirs;
+        let path = log
+            .path
+            .get_or_insert_with(|| Arc::from(dirs.place(&key.0, key.1)));
+        let path = Arc::clone(path);
+        let write = batch.entry(key).or_insert_with(|| FileWrite {
+            path,
+            pieces: Vec::new(),
+            moved: Vec::new(),
+        });
+        write.moved.push(Moved {
+            partition: wish.stream.partition,
+            frames: frames.len(),
+            position,
+        });
+        let mut at = position;
+        for frame in frames {
+            let next = at + frame.len() as u64;
+            write.pieces.push((at, frame));
+            at = next;
+        }
+    }
+
+    pub(super) fn on_written(&mut self, written: Vec<Written>) {
+        self.writing = false;
+        for part in written {
+            let key = (part.query.clone(), part.attempt);
+            if let Err(error) = &part.result {
+                let path = part.path.display();
+                tracing::warn!(%path, %error, "shuffle data cannot be spilled");
+                self.spill_failure = Some(format!("cannot write {path}: {error}"));
+            }
+            // The attempt may be gone since, or be another one of the same number, of a later coordinator.
+            let same = |path: &Arc<Path>| Arc::ptr_eq(path, &part.path);
+            let log = self.logs.get(&key).and_then(|log| log.path.as_ref());
+            if !log.is_some_and(same) {
+                continue;
+            }
+            for moved in part.moved {
+                self.on_moved(&key, &moved, part.result.is_ok());
+            }
+            if part.result.is_err() {
+                self.leave_volume(&key);
+            }
+        }
+        self.write_next();
+        self.answer_waiting();
+    }
+
+    /// Lets an attempt that has nothing on disk yet choose its volume again: this one could not be written.
+    fn leave_volume(&mut self, key: &(QueryId, AttemptId)) {
+        if let Some(log) = self.logs.get_mut(key)
+            && !log.streams.values().any(StreamLog::is_on_disk)
+        {
+            self.removals.extend(log.path.take());
+        }
+    }
+
+    fn on_moved(&mut self, key: &(QueryId, AttemptId), moved: &Moved, done: bool) {
+        let query = key.0.clone();
+        let stream = StreamId {
+            attempt: key.1,
+            partition: moved.partition,
+        };
+        let Some(log) = self.logs.get_mut(key) else {
+            return;
+        };
+        if !done {
+            self.tell(Event::SpillFailed { query, stream });
+            return;
+        }
+        let Some(bytes) = log.streams.get_mut(&moved.partition) else {
+            return;
+        };
+        let (bytes, upto_offset) = bytes.moved(moved.frames, moved.position);
+        self.stats.spilled_bytes += bytes;
+        self.spill_failure = None;
+        self.release(bytes);
+        self.leaving_bytes = self.leaving_bytes.saturating_sub(bytes);
+        self.tell(Event::StreamSpilled {
+            query,
+            stream,
+            upto_offset,
+        });
+    }
+}

@@ -1,0 +1,55 @@
+//! Whether tasks run near their data, as the status tells it.
+
+use sluice_crds::shuffle_query::status::{ShuffleQueryStatus, StageLocality};
+
+use super::program::{Folder, Worker};
+use super::query::{BY_PART, query};
+
+/// The status of a query over rows on `node-1` and in `zone-a`, run by `worker`.
+fn status_on(worker: &Worker, folder: &Folder) -> ShuffleQueryStatus {
+    let table = "{name: lineitem, tpch: {scaleFactor: 0.01}, locality: [{node: node-1}, {zone: zone-a}]}";
+    let yaml = query(BY_PART, &[table], &["shuffle: {partitions: 3}"]);
+    let path = folder.at("status.json");
+    let arguments = ["--workers", &worker.address, "--status", &path.to_string_lossy()];
+    folder.run(&yaml, &arguments).expect(0, &[]);
+    let text = std::fs::read_to_string(path).expect("it was written");
+    serde_json::from_str(&text).expect("it is a status")
+}
+
+#[test]
+fn the_status_tells_how_near_to_their_data_tasks_ran() {
+    let folder = Folder::new();
+    let zone = folder.write("zone", "zone-a\n");
+    let zone = zone.to_string_lossy();
+    let counts = |asked| StageLocality {
+        asked,
+        ..StageLocality::default()
+    };
+    let cases: [(&[&str], _, fn(StageLocality) -> StageLocality); 4] = [
+        (&["--node", "node-1"], Some("100%"), |all| StageLocality {
+            node: all.asked,
+            ..all
+        }),
+        (&["--node", "node-2", "--zone-file", &zone], Some("100%"), |all| {
+            StageLocality {
+                zone: all.asked,
+                ..all
+            }
+        }),
+        (&["--node", "node-2"], Some("0%"), |all| StageLocality {
+            no_worker_near: all.asked,
+            ..all
+        }),
+        // A worker that does not know its place tells nothing of nearness.
+        (&[], None, |all| all),
+    ];
+    for (place, local, expected) in cases {
+        let worker = Worker::start_with("127.0.0.1:0", "512MiB", place);
+        let status = status_on(&worker, &folder);
+        assert_eq!(status.local_attempts.as_deref(), local, "{place:?}");
+        let (scan, others) = status.stages.split_first().expect("it has stages");
+        let wanted = local.map(|_| expected(counts(scan.tasks_planned)));
+        assert_eq!(scan.locality, wanted, "{place:?}");
+        assert!(others.iter().all(|stage| stage.locality.is_none()), "{others:?}");
+    }
+}
