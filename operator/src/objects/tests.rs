@@ -132,7 +132,7 @@ fn fields_of_the_container_show_in_the_pod() {
         (
             "spill: {limit: 1GiB}",
             format!("{container}/resources/requests"),
-            json!({"ephemeral-storage": "1088Mi"}),
+            json!({"ephemeral-storage": "1280Mi"}),
         ),
         (
             "resources: {limits: {ephemeral-storage: 1Gi}}",
@@ -217,6 +217,38 @@ fn variables_follow_the_spec() {
         (two, "SLUICE_SPILL_DIRS", Some("/spill/a,/spill/b")),
     ] {
         assert_eq!(variable(spec, name).as_deref(), expected, "{spec}: {name}");
+    }
+}
+
+/// A worker that has filled its disk fails a query; the kubelet must not evict it before.
+#[test]
+fn empty_dirs_have_room_beyond_what_a_worker_fills() {
+    let two = "spill: {limit: 2GiB, volumes: [{name: a, emptyDir: {sizeLimit: 1GiB}}, {name: b, ephemeral: {size: 1GiB}}]}";
+    for (spec, name, field, expected) in [
+        (
+            "spill: {limit: 0}",
+            "spill-default",
+            "/emptyDir/sizeLimit",
+            "82Mi",
+        ),
+        (
+            "spill: {limit: 1GiB}",
+            "spill-default",
+            "/emptyDir/sizeLimit",
+            "1216Mi",
+        ),
+        (two, "spill-a", "/emptyDir/sizeLimit", "1216Mi"),
+        (
+            two,
+            "spill-b",
+            "/ephemeral/volumeClaimTemplate/spec/resources/requests/storage",
+            "1Gi",
+        ),
+    ] {
+        let pod = pod(spec);
+        let volumes = pod.pointer("/spec/volumes").unwrap().as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == name).unwrap();
+        assert_eq!(volume.pointer(field), Some(&json!(expected)), "{spec}: {name}");
     }
 }
 

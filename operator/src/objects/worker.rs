@@ -28,6 +28,10 @@ pub const CONTAINER: &str = "worker";
 const POD_FOLDER: &str = "/etc/sluice/pod";
 /// Least size of a spill volume: a worker that may not spill still needs the folder.
 const MIN_SPILL_VOLUME: u64 = 16 << 20;
+/// Room of an emptyDir beyond its size: an eighth, and these bytes. The worker keeps to the spill limit by the bytes that it
+/// writes; the kubelet counts whole blocks, folders, and what is being deleted, and would evict a worker that has just
+/// filled its disk, where its query should fail with a reason.
+const SPILL_MARGIN: u64 = 64 << 20;
 /// Hundredths of the memory limit that queries get; the rest is for the process itself.
 const QUERY_MEMORY_PERCENT: u64 = 70;
 /// Seconds between the signal to end and the end: what runs may finish, where a pod is evicted and not drained.
@@ -207,6 +211,11 @@ fn volume_bytes(size: ByteSize) -> u64 {
     size.bytes().max(MIN_SPILL_VOLUME)
 }
 
+fn empty_dir_bytes(size: ByteSize) -> u64 {
+    let size = volume_bytes(size);
+    size.saturating_add(size / 8).saturating_add(SPILL_MARGIN)
+}
+
 fn spill_volume(volume: &SpillVolume) -> Volume {
     let name = format!("spill-{}", volume.name);
     match &volume.ephemeral {
@@ -217,7 +226,7 @@ fn spill_volume(volume: &SpillVolume) -> Volume {
             }),
             ..Volume::default()
         },
-        None => pod::empty_dir(&name, volume.size().map_or(MIN_SPILL_VOLUME, volume_bytes)),
+        None => pod::empty_dir(&name, empty_dir_bytes(volume.size().unwrap_or_default())),
     }
 }
 
@@ -255,7 +264,7 @@ fn resources(spec: &WorkerPoolSpec) -> ResourceRequirements {
     let on_node = spill_volumes(spec);
     let on_node = on_node.iter().filter_map(|volume| volume.empty_dir.as_ref());
     let disk = on_node.fold(TMP_BYTES, |sum, volume| {
-        sum.saturating_add(volume_bytes(volume.size_limit))
+        sum.saturating_add(empty_dir_bytes(volume.size_limit))
     });
     request(&mut resources, "ephemeral-storage", disk);
     if let Some(memory) = spec.memory {

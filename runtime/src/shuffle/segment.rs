@@ -3,6 +3,7 @@
 //! ```text
 //! <spill dir>/i<incarnation>.lock                            held for the life of the process
 //! <spill dir>/i<incarnation>/<query>/<attempt>.segment       attempt: s<stage>.e<epoch>.t<task>.a<attempt>
+//! <spill dir>/i<incarnation>/_operators/                     what operators spill
 //! ```
 //!
 //! A segment holds ranges of all partitions of one attempt, in the order in which they left memory.
@@ -13,7 +14,11 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder, DiskManagerMode};
 use sluice_core::ids::{AttemptId, Incarnation, QueryId};
+
+/// Where operators spill, beside the queries: no query's id has an underscore.
+const OPERATORS: &str = "_operators";
 
 /// The spill directory of one start of a worker, deleted when it is dropped.
 #[derive(Debug)]
@@ -116,6 +121,20 @@ impl SpillDirs {
         };
         let dirs = roots.iter().map(open).collect::<io::Result<_>>()?;
         Ok(Self { dirs, placed: 0 })
+    }
+
+    /// What operators spill with: on all volumes, below the same directories, which go as a whole when the worker does.
+    ///
+    /// # Errors
+    ///
+    /// If a directory cannot be made.
+    pub fn for_operators(&self, limit: Option<u64>) -> io::Result<DiskManager> {
+        let folders = self.dirs.iter().map(|dir| dir.path.join(OPERATORS)).collect();
+        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(folders));
+        let disk = disk
+            .with_max_temp_directory_size(limit.unwrap_or(u64::MAX))
+            .build();
+        disk.map_err(io::Error::other)
     }
 
     /// Where the files of a query lie, on each volume.

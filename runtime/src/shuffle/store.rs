@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::error::DataFusionError;
+use datafusion::execution::disk_manager::DiskManager;
 use datafusion::execution::memory_pool::MemoryPool;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -18,11 +19,13 @@ use thiserror::Error;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::command::Command;
+use self::disk::Disk;
 use self::log::Piece;
 use self::task::StoreTask;
 use super::segment;
 
 mod command;
+mod disk;
 mod log;
 mod spill;
 mod task;
@@ -40,7 +43,7 @@ pub struct StoreConfig {
     pub incarnation: Incarnation,
     /// The directories below which files lie, at least one. Each segment goes where the most space is free.
     pub spill_dirs: Vec<PathBuf>,
-    /// The most bytes on disk; `None` is as many as fit.
+    /// The most bytes on disk, those that operators spill included; `None` is as many as fit.
     pub spill_limit: Option<u64>,
     /// The most bytes in memory. Above 80 % of it bytes go to disk until half of it is in use.
     pub memory_bytes: u64,
@@ -83,6 +86,8 @@ pub struct StoreStats {
     pub memory_bytes: u64,
     /// Bytes on disk.
     pub disk_bytes: u64,
+    /// Bytes that operators have on disk, beside those.
+    pub operator_bytes: u64,
     /// Bytes moved to disk so far; those deleted since included.
     pub spilled_bytes: u64,
     /// Attempts whose output is here or being written, empty ones included.
@@ -94,6 +99,7 @@ pub struct StoreStats {
 #[derive(Debug, Clone)]
 pub struct StoreHandle {
     commands: mpsc::Sender<Command>,
+    operators: Arc<DiskManager>,
 }
 
 impl StoreHandle {
@@ -104,9 +110,15 @@ impl StoreHandle {
     /// If the spill directory cannot be used.
     pub fn start(config: StoreConfig) -> std::io::Result<Self> {
         let (commands, receiver) = mpsc::channel(QUEUED_COMMANDS);
-        let task = StoreTask::new(config)?;
-        tokio::spawn(task.run(receiver));
-        Ok(Self { commands })
+        let disk = Disk::open(&config)?;
+        let operators = Arc::clone(&disk.operators);
+        tokio::spawn(StoreTask::new(config, disk).run(receiver));
+        Ok(Self { commands, operators })
+    }
+
+    /// What operators spill with: into the same folders, out of the same limit.
+    pub fn operators(&self) -> Arc<DiskManager> {
+        Arc::clone(&self.operators)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

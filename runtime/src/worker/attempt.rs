@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
-use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use futures::FutureExt;
 use sluice_core::failure::{AttemptFailure, BadInputKind};
@@ -133,18 +132,14 @@ fn sort_reservation(options: &WorkerOptions) -> u64 {
     (options.memory_bytes / u64::from(options.slots.max(1)) / SHARE).clamp(LEAST, MOST)
 }
 
-/// What the engine runs in: the query's memory, a spill folder, and the query's files only.
+/// What the engine runs in: the query's memory, the worker's disk space, and the query's files only.
 fn runtime(job: &Job) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
     let roots: Vec<PathBuf> = job.input_roots.iter().map(PathBuf::from).collect();
-    let spill = job.shared.options.spill_dirs.iter();
-    let folders = spill.map(|dir| dir.join("operators")).collect();
-    let disk = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(folders))
-        .with_max_temp_directory_size(job.shared.options.spill_limit_bytes);
-    RuntimeEnvBuilder::new()
+    let mut environment = RuntimeEnvBuilder::new()
         .with_memory_pool(job.shared.memory.query_pool(&job.query))
-        .with_disk_manager_builder(disk)
-        .with_object_store_registry(object_stores(&roots))
+        .with_object_store_registry(object_stores(&roots));
+    environment.disk_manager = Some(job.shared.store.operators());
+    environment
         .build_arc()
         .map_err(|error| classify_error(&error, &[]))
 }

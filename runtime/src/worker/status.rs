@@ -18,7 +18,7 @@ impl Shared {
             slots: self.options.slots,
             slots_in_use: self.slots.in_use().await,
             held_bytes: stats.memory_bytes.saturating_add(stats.disk_bytes),
-            spill_used_bytes: stats.disk_bytes,
+            spill_used_bytes: stats.disk_bytes.saturating_add(stats.operator_bytes),
             spill_limit_bytes: self.options.spill_limit_bytes,
             queries: u32::try_from(self.queries.count()).unwrap_or(u32::MAX),
             draining: self.draining.is_cancelled(),

@@ -65,7 +65,11 @@ async fn left(space: &Space) -> Result<Vec<String>> {
     let mut left = Vec::new();
     for kind in kinds {
         let api: Api<DynamicObject> = Api::namespaced_with(space.client.clone(), &space.namespace, &kind);
-        let found = api.list(&ListParams::default()).await?.items;
+        let found = match api.list(&ListParams::default()).await {
+            // Definitions that a test has removed took all their objects along.
+            Err(kube::Error::Api(status)) if status.is_not_found() => continue,
+            found => found?.items,
+        };
         let ours = found.iter().filter(|object| is_ours(object, &kind));
         left.extend(ours.map(|object| format!("{} {}", kind.kind, object.name_any())));
     }

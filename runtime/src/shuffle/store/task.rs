@@ -15,10 +15,10 @@ use sluice_core::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use super::command::{Command, answer};
+use super::disk::Disk;
 use super::log::{Piece, StreamLog};
 use super::spill::{Wish, Written};
 use super::{StoreConfig, StoreError, StoreStats};
-use crate::shuffle::segment::SpillDirs;
 
 mod spilling;
 
@@ -35,7 +35,7 @@ struct AttemptLog {
 #[derive(Debug)]
 pub struct StoreTask {
     config: StoreConfig,
-    dirs: SpillDirs,
+    disk: Disk,
     started: time::Instant,
     table: StreamTable,
     logs: BTreeMap<(QueryId, AttemptId), AttemptLog>,
@@ -60,11 +60,10 @@ pub struct StoreTask {
 }
 
 impl StoreTask {
-    pub fn new(config: StoreConfig) -> std::io::Result<Self> {
-        let dirs = SpillDirs::open(&config.spill_dirs, config.incarnation)?;
+    pub fn new(config: StoreConfig, disk: Disk) -> Self {
         let (written_sender, written) = mpsc::unbounded_channel();
-        Ok(Self {
-            dirs,
+        Self {
+            disk,
             started: time::Instant::now(),
             table: StreamTable::new(config.incarnation),
             logs: BTreeMap::new(),
@@ -81,7 +80,7 @@ impl StoreTask {
             written,
             closing: None,
             config,
-        })
+        }
     }
 
     /// Runs until it is told to end, or the last handle is gone.
@@ -201,6 +200,8 @@ impl StoreTask {
     fn stats(&self) -> StoreStats {
         StoreStats {
             attempts: self.logs.len(),
+            disk_bytes: self.disk.used(),
+            operator_bytes: self.disk.used_by_operators(),
             ..self.stats
         }
     }
@@ -326,7 +327,7 @@ impl StoreTask {
         let in_memory: u64 = log.streams.values().map(StreamLog::bytes_in_memory).sum();
         self.release(in_memory);
         if log.file_bytes > 0 {
-            self.stats.disk_bytes = self.stats.disk_bytes.saturating_sub(log.file_bytes);
+            self.disk.free(log.file_bytes);
             self.removals.extend(log.path);
         }
         self.write_next();
@@ -340,7 +341,7 @@ impl StoreTask {
             self.drop_attempt(query, attempt);
         }
         self.unreported_spills.remove(query);
-        let dirs = self.dirs.query_dirs(query);
+        let dirs = self.disk.dirs.query_dirs(query);
         self.removals.extend(dirs.map(Arc::from));
         self.write_next();
     }

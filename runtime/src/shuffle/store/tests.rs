@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use datafusion::execution::memory_pool::UnboundedMemoryPool;
@@ -234,6 +235,59 @@ async fn full_memory_and_spill_space_are_an_error_that_names_the_knob() {
     // Others can go on once it is retired.
     store.retire(query("q"), attempt(0)).await;
     append(&store, stream(1, 0), frame(id, 0, 100)).await.unwrap();
+}
+
+#[tokio::test]
+async fn operators_and_the_store_share_the_spill_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let limited = StoreConfig {
+        spill_limit: Some(4000),
+        ..config(dir.path())
+    };
+    let store = start(limited).await;
+    let operators = store.operators();
+    let spilled = operators.create_tmp_file("a sort").unwrap();
+    let mut writer = spilled.open_writer().unwrap();
+    writer.write_all(&[0; 3900]).unwrap();
+    assert_eq!(store.stats().await.operator_bytes, 3900);
+    let fill = || async {
+        for number in 0..40 {
+            append(&store, stream(0, 0), frame(stream(0, 0), number, 100)).await?;
+        }
+        Ok::<_, StoreError>(())
+    };
+    let full = fill().await;
+    assert!(
+        matches!(&full, Err(StoreError::Exhausted(message)) if message.contains("spill.limit")),
+        "{full:?}"
+    );
+    let held = store.stats().await.disk_bytes;
+    assert!(held <= 100, "{held} bytes beside the 3900 of operators");
+
+    drop((writer, spilled));
+    store.retire(query("q"), attempt(0)).await;
+    for number in 0..20 {
+        let id = stream(1, 0);
+        append(&store, id, frame(id, number, 100)).await.unwrap();
+    }
+    let held = store.stats().await.disk_bytes;
+    assert!(held > 0, "20 frames do not fit into memory");
+    let spilled = operators.create_tmp_file("a sort").unwrap();
+    let mut writer = spilled.open_writer().unwrap();
+    let room = usize::try_from(4000 - held).unwrap();
+    writer.write_all(&vec![0; room]).unwrap();
+    assert!(writer.write_all(&[0; 1]).is_err(), "more than the store leaves");
+}
+
+#[tokio::test]
+async fn what_operators_spilled_before_a_crash_is_deleted_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let left = dir.path().join("i3/_operators/datafusion-1/spilled");
+    fs::create_dir_all(left.parent().unwrap()).unwrap();
+    fs::write(&left, "rows").unwrap();
+    fs::write(dir.path().join("i3.lock"), "").unwrap();
+    let _store = start(config(dir.path())).await;
+    assert!(!left.exists());
 }
 
 #[tokio::test]

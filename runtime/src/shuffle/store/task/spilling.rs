@@ -60,8 +60,7 @@ impl StoreTask {
         if bytes == 0 {
             return;
         }
-        let limit = self.config.spill_limit;
-        if let Some(limit) = limit.filter(|limit| self.stats.disk_bytes.saturating_add(bytes) > *limit) {
+        if let Err(limit) = self.disk.reserve(bytes) {
             self.spill_failure = Some(format!("spill.limit is {limit} bytes; raise it"));
             let (query, stream) = (key.0, wish.stream);
             self.tell(Event::SpillFailed { query, stream });
@@ -69,9 +68,8 @@ impl StoreTask {
         }
         let position = log.file_bytes;
         log.file_bytes += bytes;
-        self.stats.disk_bytes += bytes;
         *self.unreported_spills.entry(key.0.clone()).or_default() += bytes;
-        let dirs = &mut self.dirs;
+        let dirs = &mut self.disk.dirs;
         let path = log
             .path
             .get_or_insert_with(|| Arc::from(dirs.place(&key.0, key.1)));
