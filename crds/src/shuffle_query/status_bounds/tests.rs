@@ -29,7 +29,7 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
         bytes_spilled: 1_234_567_890,
         elapsed_millis: 1_000 + u64::from(id),
         // Of the stages of a query, half scan at most: a join has two inputs.
-        locality: (id % 2 == 0).then_some(StageLocality {
+        locality: id.is_multiple_of(2).then_some(StageLocality {
             asked: 1_234,
             node: 1_000,
             zone: 200,
