@@ -83,6 +83,19 @@ pub fn reference(graph: &StageGraph) -> Vec<Row> {
     rows
 }
 
+/// The node of one worker, which may be down, or only its zone.
+fn random_places(rng: &mut SmallRng) -> DataPlaces {
+    let worker = rng.random_range(0..4_u32);
+    DataPlaces {
+        nodes: rng
+            .random_bool(0.5)
+            .then(|| format!("w{worker}"))
+            .into_iter()
+            .collect(),
+        zones: [format!("zone-{}", worker % 2)].into(),
+    }
+}
+
 /// A small plan: scans, then one to three reading stages over one or two of what comes before.
 pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
     let scans = rng.random_range(1..=2_u32);
@@ -115,12 +128,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
             let tasks = rng.random_range(1..=4);
             let id = add(&mut stages, Vec::new(), tasks, if union { 0 } else { scan });
             if rng.random_bool(0.5) {
-                // On the node of one worker, which may be down, or in its zone.
-                let data = &mut stages[id.0 as usize].data;
-                let worker = rng.random_range(0..4_u32);
-                data.nodes
-                    .extend(rng.random_bool(0.5).then(|| format!("w{worker}")));
-                data.zones.insert(format!("zone-{}", worker % 2));
+                stages[id.0 as usize].data = random_places(rng);
             }
             id
         })

@@ -21,34 +21,31 @@ fn the_status_tells_how_near_to_their_data_tasks_ran() {
     let folder = Folder::new();
     let zone = folder.write("zone", "zone-a\n");
     let zone = zone.to_string_lossy();
-    let counts = |asked| StageLocality {
-        asked,
-        ..StageLocality::default()
-    };
-    let cases: [(&[&str], _, fn(StageLocality) -> StageLocality); 4] = [
-        (&["--node", "node-1"], Some("100%"), |all| StageLocality {
-            node: all.asked,
-            ..all
-        }),
-        (&["--node", "node-2", "--zone-file", &zone], Some("100%"), |all| {
-            StageLocality {
-                zone: all.asked,
-                ..all
-            }
-        }),
-        (&["--node", "node-2"], Some("0%"), |all| StageLocality {
-            no_worker_near: all.asked,
-            ..all
-        }),
-        // A worker that does not know its place tells nothing of nearness.
-        (&[], None, |all| all),
+    // Of tasks that should run near their data: on its node, in its zone, elsewhere. A worker that does not know its
+    // place tells nothing of nearness.
+    let cases: [(&[&str], _, [u32; 3]); 4] = [
+        (&["--node", "node-1"], Some("100%"), [1, 0, 0]),
+        (
+            &["--node", "node-2", "--zone-file", &zone],
+            Some("100%"),
+            [0, 1, 0],
+        ),
+        (&["--node", "node-2"], Some("0%"), [0, 0, 1]),
+        (&[], None, [0, 0, 0]),
     ];
-    for (place, local, expected) in cases {
+    for (place, local, [node, zone, no_worker_near]) in cases {
         let worker = Worker::start_with("127.0.0.1:0", "512MiB", place);
         let status = status_on(&worker, &folder);
         assert_eq!(status.local_attempts.as_deref(), local, "{place:?}");
         let (scan, others) = status.stages.split_first().expect("it has stages");
-        let wanted = local.map(|_| expected(counts(scan.tasks_planned)));
+        let tasks = scan.tasks_planned;
+        let wanted = local.map(|_| StageLocality {
+            asked: tasks,
+            node: node * tasks,
+            zone: zone * tasks,
+            no_worker_near: no_worker_near * tasks,
+            near_workers_busy: 0,
+        });
         assert_eq!(scan.locality, wanted, "{place:?}");
         assert!(others.iter().all(|stage| stage.locality.is_none()), "{others:?}");
     }
