@@ -91,16 +91,6 @@ pub async fn succeeds(coordinator: Coordinator) -> Exit {
     coordinator.end(Outcome::Succeeded).await
 }
 
-/// A coordinator that runs its tasks until it is told to stop or to cancel.
-pub async fn runs_on(coordinator: Coordinator) -> Exit {
-    coordinator.container.runs(true).await;
-    coordinator.report(&snapshot(2, 1, None));
-    tokio::select! {
-        () = coordinator.container.terminated() => Exit::stopped(),
-        () = coordinator.cancelled() => coordinator.end(Outcome::Cancelled).await,
-    }
-}
-
 /// The outcome of a query that has failed for this reason.
 pub fn failure(reason: ErrorReason, message: &str) -> Outcome {
     Outcome::Failed(QueryFailure {
