@@ -35,7 +35,7 @@ const BETWEEN: Duration = Duration::from_millis(100);
 /// Queries whose requests are counted.
 const COUNTED: usize = 20;
 /// Requests of the test under way at a time.
-const AT_ONCE: usize = 32;
+const AT_ONCE: usize = 64;
 
 /// An operator in a process of its own.
 struct Process(Child, PathBuf);
@@ -326,8 +326,8 @@ async fn requests(place: &Place) {
 fn measurements() {
     if std::env::var("SLUICE_MEASURE").is_ok_and(|measure| measure == "1") {
         println!("| what | measured | goal |\n|---|---|---|");
-        run("measurements", async |place| requests(place).await);
         run("measurements", async |place| load(place).await);
+        run("measurements", async |place| requests(place).await);
     } else {
         eprintln!("SKIPPED measurements: SLUICE_MEASURE is not 1");
     }
