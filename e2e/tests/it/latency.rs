@@ -23,8 +23,11 @@ fn small_queries_of_a_warm_pool() {
         for number in 0..QUERIES {
             let started = Instant::now();
             let query = Query::submit(&space, query(&format!("small-{number}"), &spec)).await?;
-            let status = query.succeeded().await?;
+            query
+                .until("has a row", |status| status.first_row_time.is_some())
+                .await?;
             seen.push(started.elapsed());
+            let status = query.succeeded().await?;
             assert_eq!(
                 rows(&status)?,
                 ["0", "1", "2", "3", "4"].map(|region| [region, "5"])
