@@ -20,7 +20,8 @@ pub struct PlacementSpec {
     /// Preferred (by weight), Required (pods wait for such a node) or Ignore.
     #[serde(default)]
     pub data_affinity: DataAffinity,
-    /// Weight of dataAffinity Preferred among the scheduler's preferences, 1 to 100.
+    /// How much dataAffinity Preferred counts against the scheduler's other wishes (even use of nodes and zones, say):
+    /// a node far from the data is this many of 100 points behind one that is near. 1 to 100.
     #[serde(default = "default_weight")]
     #[schemars(range(min = 1, max = 100))]
     pub weight: u32,
@@ -54,7 +55,7 @@ pub struct PlacementSpec {
 }
 
 fn default_weight() -> u32 {
-    50
+    100
 }
 
 impl Default for PlacementSpec {

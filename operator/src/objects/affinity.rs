@@ -16,6 +16,8 @@ pub type Reach = Vec<NodeSelectorTerm>;
 /// Most terms of a node affinity: beyond, claims are left to the scheduler, which heeds the affinity of their volumes
 /// by itself.
 const MAX_TERMS: usize = 64;
+/// A label that no node has.
+const NOWHERE: &str = "sluice.dev/nowhere";
 /// Weight of the wish that workers of a packed pool share a zone; more than that of being apart within it.
 const PACK_WEIGHT: i32 = 100;
 /// Weight of the wish that workers of a pool do not share a node.
@@ -76,9 +78,31 @@ fn preferred(weight: u32, claims: &[Reach], hints: &Reach) -> Option<NodeAffinit
         });
     }
     terms.truncate(MAX_TERMS);
+    if !terms.is_empty() {
+        terms.extend(counterweight(weight));
+    }
     (!terms.is_empty()).then_some(NodeAffinity {
         preferred_during_scheduling_ignored_during_execution: Some(terms),
         required_during_scheduling_ignored_during_execution: None,
+    })
+}
+
+/// A term that every node matches. The scheduler scales the scores of all nodes so that the best has 100, so equal
+/// weights alone would say the same whatever they are; with this one, a node far from the data is `weight` points
+/// behind one that is near.
+fn counterweight(weight: u32) -> Option<PreferredSchedulingTerm> {
+    let rest = 100_i32.saturating_sub(i32::try_from(weight).unwrap_or(100));
+    let requirement = NodeSelectorRequirement {
+        key: NOWHERE.to_owned(),
+        operator: "DoesNotExist".to_owned(),
+        values: None,
+    };
+    (rest > 0).then(|| PreferredSchedulingTerm {
+        weight: rest,
+        preference: NodeSelectorTerm {
+            match_expressions: Some(vec![requirement]),
+            match_fields: None,
+        },
     })
 }
 

@@ -88,7 +88,7 @@ mod tests {
             "drainTimeoutSeconds: 3",
             "coordinator: {resources: {limits: {cpu: 1}}}",
             "slotsPerWorker: 2",
-            "placement: {zones: Spread, weight: 50}",
+            "placement: {zones: Spread, weight: 100}",
         ] {
             assert_eq!(hash(yaml), plain, "{yaml}");
         }

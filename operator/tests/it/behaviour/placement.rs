@@ -105,6 +105,36 @@ fn workers_prefer_the_zone_that_a_hint_names() {
 }
 
 #[test]
+fn a_small_weight_yields_to_other_wishes_of_the_scheduler() {
+    act(
+        "a_small_weight_yields_to_other_wishes_of_the_scheduler",
+        async |scene| {
+            three_zones(scene, 20).await;
+            let hints = json!([{"node": scene.global("a1")}]);
+            // Three quarters of the node are taken: the scheduler would rather use another.
+            let large = json!({"requests": {"cpu": "8", "memory": "32Gi"}, "limits": {"memory": "32Gi"}});
+            let placement = json!({"locality": hints, "dataAffinity": "Required", "antiAffinity": "None"});
+            scene
+                .pool(
+                    "full",
+                    json!({"replicas": 6, "resources": large, "placement": placement}),
+                )
+                .await;
+            assert_eq!(scene.placed("full", 6).await, on(&[("a1", 6)]));
+            for (name, weight, near) in [("light", 5, 0), ("heavy", 100, 1)] {
+                let placement =
+                    json!({"locality": hints, "weight": weight, "zones": "Any", "antiAffinity": "None"});
+                scene
+                    .pool(name, json!({"replicas": 1, "placement": placement}))
+                    .await;
+                let placed = scene.placed(name, 1).await;
+                assert_eq!(placed.get("a1").copied().unwrap_or(0), near, "{name}: {placed:?}");
+            }
+        },
+    );
+}
+
+#[test]
 fn workers_wait_for_the_zone_that_a_hint_demands() {
     act("workers_wait_for_the_zone_that_a_hint_demands", async |scene| {
         three_zones(scene, 1).await;
