@@ -127,7 +127,8 @@ fn watch_phases(place: &Place) -> (Shown, AbortOnDropHandle<()>) {
     let events = watcher(queries, watcher::Config::default());
     let all = shown.clone();
     let watching = events.for_each(move |event| {
-        if let Ok(watcher::Event::Apply(query)) = event
+        // A list that follows a watch that broke shows what was missed.
+        if let Ok(watcher::Event::Apply(query) | watcher::Event::InitApply(query)) = event
             && let (Some(name), Some(status)) = (query.metadata.name, query.status)
         {
             let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
