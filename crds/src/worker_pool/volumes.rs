@@ -75,7 +75,8 @@ impl SpillVolume {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EmptyDirVolume {
-    /// Size, for example 50GiB. The kubelet evicts a pod that uses more.
+    /// Size, for example 50GiB. The pod gets an eighth and 64 MiB more, as the kubelet evicts a pod that uses more than
+    /// it has.
     pub size_limit: ByteSize,
 }
 
