@@ -5,7 +5,17 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-/// Turns at a limited rate: first come, first served. A few may come at once after a pause, and are counted in.
+/// What a turn is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Something must be written before it is acted upon.
+    Bind,
+    /// Somebody may want to see it.
+    Tell,
+}
+
+/// Turns at a limited rate: first come, first served, but that whoever binds goes before whoever tells. A few may come at
+/// once after a pause, and are counted in.
 pub struct Budget {
     /// Between two turns.
     period: Duration,
@@ -13,6 +23,8 @@ pub struct Budget {
     burst: u32,
     /// When the next turn would come if all came evenly. Whoever waits holds the lock, which is fair.
     next: Mutex<Option<Instant>>,
+    /// Whoever only tells waits here, so that one of them at most stands in the way of those that bind.
+    tellers: Mutex<()>,
 }
 
 impl Budget {
@@ -24,11 +36,16 @@ impl Budget {
             period: Duration::from_secs(1) / (turns - burst),
             burst,
             next: Mutex::new(None),
+            tellers: Mutex::new(()),
         }
     }
 
     /// Waits for a turn.
-    pub async fn turn(&self) {
+    pub async fn turn(&self, purpose: Purpose) {
+        let _teller = match purpose {
+            Purpose::Bind => None,
+            Purpose::Tell => Some(self.tellers.lock().await),
+        };
         let mut next = self.next.lock().await;
         let (at, following) = self.schedule(*next, Instant::now());
         sleep_until(at).await;
@@ -71,5 +88,27 @@ mod tests {
         // Nor are they held back for nothing: 40 a second, and twice what may come at once.
         let waited = now - start - Duration::from_secs(30);
         assert!(waited < Duration::from_secs(10), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn whoever_binds_goes_before_whoever_tells() {
+        let budget = Budget::per_second(50);
+        let order = std::sync::Mutex::new(Vec::new());
+        let take = async |purpose| {
+            budget.turn(purpose).await;
+            order.lock().unwrap().push(purpose);
+        };
+        let tellers = (0..20).map(|_| take(Purpose::Tell));
+        let binders = (0..20).map(|_| take(Purpose::Bind));
+        futures::future::join(
+            futures::future::join_all(tellers),
+            futures::future::join_all(binders),
+        )
+        .await;
+        let order = order.into_inner().unwrap();
+        let last = order.iter().rposition(|purpose| *purpose == Purpose::Bind);
+        // Two that told at once after the pause, and one that stood before them.
+        assert!(last < Some(24), "{order:?}");
+        assert_eq!(order.len(), 40);
     }
 }

@@ -11,7 +11,7 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Budget, CoordinatorRpc, Reports, RpcError, Target};
+use super::{Budget, CoordinatorRpc, Purpose, Reports, RpcError, Target};
 use crate::shuffle_query::Urgency;
 
 /// First and longest wait before a stream is opened again.
@@ -109,7 +109,7 @@ impl Watching {
                     self.show(shown);
                 }
                 (Urgency::Same, Some(_)) => {}
-                (Urgency::Stage | Urgency::Progress, Some(shown)) => {
+                (Urgency::Step | Urgency::Stage | Urgency::Progress, Some(shown)) => {
                     let at = shown.at + urgency.period();
                     if due.as_ref().is_none_or(|(other, _)| at < *other) {
                         due = Some((at, self.turn(at)));
@@ -124,7 +124,7 @@ impl Watching {
 
     fn keep(&self, report: ShuffleQueryStatus, urgency: Urgency) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        if urgency == Urgency::Transition && latest.unwritten.is_none() {
+        if urgency >= Urgency::Step && latest.unwritten.is_none() {
             latest.unwritten = Some(Instant::now());
         }
         latest.report = Some(Arc::new(report));
@@ -134,7 +134,7 @@ impl Watching {
         let turns = self.turns.clone();
         Box::pin(async move {
             sleep_until(at).await;
-            turns.turn().await;
+            turns.turn(Purpose::Tell).await;
         })
     }
 

@@ -14,6 +14,7 @@ use super::status::{Urgency, compose};
 use super::written::Written;
 use super::{Queries, event, step};
 use crate::kube_api;
+use crate::progress::Purpose;
 use crate::reconcile::{Error, Reconciler, Reconciling};
 
 /// Most decisions in one reconcile: a query that is resumed, admitted and started takes four.
@@ -76,9 +77,9 @@ impl Queries {
             self.granted().insert(uid.clone());
         }
         let report = seen.report.as_deref();
-        let written = self
-            .write(&seen.query, &compose(&seen.query, life, report, now))
-            .await;
+        let old = seen.query.status.clone().unwrap_or_default();
+        let new = compose(&seen.query, life, report, now);
+        let written = self.write(&seen.query, &old, &new, Purpose::Bind).await;
         if !takes_place || written.is_err() {
             self.granted().remove(&uid);
         }
@@ -121,7 +122,12 @@ impl Queries {
         if rested < urgency.period() {
             return Ok(again.min(urgency.period().saturating_sub(rested)));
         }
-        self.write_over(query, &old, &new).await?;
+        let purpose = if new.phase == old.phase {
+            Purpose::Tell
+        } else {
+            Purpose::Bind
+        };
+        self.write(query, &old, &new, purpose).await?;
         self.note_lag(seen);
         Ok(again)
     }
@@ -135,22 +141,18 @@ impl Queries {
         }
     }
 
-    async fn write(&self, query: &ShuffleQuery, new: &ShuffleQueryStatus) -> Result<ShuffleQuery, Error> {
-        let old = query.status.clone().unwrap_or_default();
-        self.write_over(query, &old, new).await
-    }
-
-    async fn write_over(
+    async fn write(
         &self,
         query: &ShuffleQuery,
         old: &ShuffleQueryStatus,
         new: &ShuffleQueryStatus,
+        purpose: Purpose,
     ) -> Result<ShuffleQuery, Error> {
         let made_room = new.phase.is_terminal() || new.admitted_time.is_none() && new.reason != old.reason;
         if made_room {
             self.freed().insert(query.uid().unwrap_or_default());
         }
-        self.shared.writes.turn().await;
+        self.shared.writes.turn(purpose).await;
         let written = kube_api::apply_status(&self.operator.client, query, new).await;
         let written = written.map_err(Error::api("writing the status"))?;
         self.operator.metrics.status_writes.inc();

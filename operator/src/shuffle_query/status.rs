@@ -220,7 +220,9 @@ pub enum Urgency {
     Progress,
     /// A stage started or ended.
     Stage,
-    /// The query itself moved.
+    /// The query stands otherwise in the same phase, such as the steps of its start.
+    Step,
+    /// The query went into another phase.
     Transition,
 }
 
@@ -232,7 +234,11 @@ impl Urgency {
             return Self::Same;
         }
         if without_progress(still_old.clone()) != without_progress(still_new.clone()) {
-            return Self::Transition;
+            return if old.phase == new.phase {
+                Self::Step
+            } else {
+                Self::Transition
+            };
         }
         let states = |status: &ShuffleQueryStatus| -> Vec<(u32, StageState)> {
             status
@@ -251,7 +257,8 @@ impl Urgency {
     pub const fn period(self) -> Duration {
         match self {
             Self::Same | Self::Progress => Duration::from_secs(5),
-            Self::Stage => Duration::from_secs(1),
+            // Several steps of a start within a second are one write.
+            Self::Stage | Self::Step => Duration::from_secs(1),
             Self::Transition => Duration::ZERO,
         }
     }

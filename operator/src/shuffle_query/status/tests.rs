@@ -34,10 +34,10 @@ fn only_what_changed_is_written_and_the_weightier_the_sooner() {
         changed(|new| new.phase = QueryPhase::Succeeded),
         Urgency::Transition
     );
-    assert_eq!(changed(|new| new.coordinator_epoch = 2), Urgency::Transition);
+    assert_eq!(changed(|new| new.coordinator_epoch = 2), Urgency::Step);
     assert_eq!(
         changed(|new| new.first_row_time = Some(Time(Timestamp::UNIX_EPOCH))),
-        Urgency::Transition
+        Urgency::Step
     );
 }
 
