@@ -93,11 +93,18 @@ fn an_upgrade_stops_no_query_and_brings_definitions_up() {
 }
 
 #[test]
-fn a_new_image_reaches_pools_and_lets_queries_end() {
+fn a_new_image_reaches_the_operator_and_a_pool_when_it_is_told() {
     harness::run_with_next_image("helm-upgrade-image", |space, image| async move {
         let release = Release::new(&space, "r");
         release.install(&[]).await?;
         let pool = Pool::ready(&space, "p").await?;
+        let uids = async || -> Result<Vec<_>> {
+            let pods = pool.pods().await?;
+            let mut uids: Vec<_> = pods.into_iter().filter_map(|pod| pod.metadata.uid).collect();
+            uids.sort();
+            Ok(uids)
+        };
+        let before = uids().await?;
         let query = Query::submit(&space, answers::long_query("p")).await?;
         query.until_under_way().await?;
         let (repository, tag) = image.rsplit_once(':').context("an image with a tag")?;
@@ -112,12 +119,20 @@ fn a_new_image_reaches_pools_and_lets_queries_end() {
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
         assert_eq!(status.coordinator_epoch, 1, "its coordinator was left alone");
+        assert_eq!(
+            uids().await?,
+            before,
+            "an upgrade of the operator restarts no worker"
+        );
+        pool.change(json!({"image": image})).await?;
         pool.until("is of the new image", |status| {
             status.image.as_deref() == Some(&*image)
                 && status.ready_replicas == 3
                 && status.draining_replicas == 0
         })
         .await?;
+        let after = uids().await?;
+        assert!(after.iter().all(|uid| !before.contains(uid)), "{after:?}");
         assert!(release.test().await?.contains("Succeeded"));
         Ok(())
     });

@@ -383,8 +383,8 @@ impl Listing {
                 json!({"labels": object.labels(), "annotations": object.annotations(), "owners": owners});
             let mut value = serde_json::to_value(&object).unwrap();
             value["metadata"] = metadata;
-            if value["kind"] == "Pod" {
-                // The scheduler's and the kubelet's, not the operator's.
+            if K::group(&()) != ShuffleQuery::group(&()) {
+                // The scheduler's, the kubelet's and the disruption controller's, not the operator's.
                 value["status"] = Value::Null;
             }
             without_the_run(&mut value, &place.namespace);

@@ -18,6 +18,8 @@ use crate::harness::{Place, run};
 use crate::life::{Left, live};
 use crate::pods::object;
 
+/// Between the seeds of two operators of one life.
+const LATER: u64 = 1_000;
 /// Lives that are led at the same time, each in a namespace of its own.
 const LANES: usize = 4;
 
@@ -94,11 +96,13 @@ fn a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end(
 /// longer than a lease lasts; drawn by `seed`.
 fn storm(seed: u64) -> Faults {
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut away = seed.is_multiple_of(4).then(|| random.random_range(10..40_usize));
+    // The first operator's only: those that follow it are given time to bring the life to its end.
+    let away = seed < LATER && seed.is_multiple_of(4);
+    let mut away = away.then(|| random.random_range(10..40_usize));
     let script = move |call: &Call| {
         if call.write.is_some() && call.write == away {
             away = None;
-            return Some(Fault::Away(Duration::from_secs(20)));
+            return Some(Fault::Away(Duration::from_secs(120)));
         }
         match random.random_range(0..100) {
             0 => Some(Fault::Refuse(409)),
@@ -113,10 +117,10 @@ fn storm(seed: u64) -> Faults {
         }
     };
     let weather = Watches {
-        drop: 0,
+        drop: 4,
         repeat: 8,
         cut: 2,
-        expire: 0,
+        expire: 2,
     };
     Faults::scripted(seed, weather, script)
 }
@@ -125,11 +129,6 @@ fn storm(seed: u64) -> Faults {
 fn a_life_in_a_storm_ends_as_in_calm() {
     const SEEDS: usize = 4;
     let name = "a_life_in_a_storm_ends_as_in_calm";
-    // It has not been seen to end in time on a machine that does other things as well.
-    if std::env::var("SLUICE_STORM").is_err() {
-        eprintln!("SKIPPED {name}: SLUICE_STORM is not set");
-        return;
-    }
     let Some(wanted) = undisturbed(name) else { return };
     let (disturbed, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     in_lanes(name, async |place, number| {
@@ -141,7 +140,7 @@ fn a_life_in_a_storm_ends_as_in_calm() {
         let mut fates = |operator: u32| {
             // After a few deaths it gets calm.
             let faults = match operator {
-                0..6 => storm(seed + 1_000 * u64::from(operator)),
+                0..6 => storm(seed + LATER * u64::from(operator)),
                 _ => Faults::none(),
             };
             all.push(faults.clone());
