@@ -238,18 +238,36 @@ async fn serve(
         .await
 }
 
-/// A number that no earlier start of any worker had: random, but increasing with the clock, so that logs sort.
+/// A number that no earlier start of any worker had: random, but increasing with every millisecond of the clock. A
+/// coordinator takes the higher of two starts of one worker for the later one, and a process may be back within a second.
 fn new_incarnation() -> Incarnation {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
-    let seconds = since.as_secs() << 24;
+    // 44 bits are enough until the year 2527.
+    let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX) << 20;
     let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
-    Incarnation(seconds | (random & 0xff_ffff))
+    Incarnation(millis | (random & 0xf_ffff))
 }
 
 /// The build of this program. Plan encoding and hash functions are not stable across builds, so sessions between
 /// different ones are refused.
 pub fn build_id() -> String {
     format!("{}+{}", env!("CARGO_PKG_VERSION"), env!("SLUICE_BUILD"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_start_has_a_higher_number_even_within_a_second() {
+        let mut last = new_incarnation();
+        for _ in 0..30 {
+            std::thread::sleep(Duration::from_millis(2));
+            let next = new_incarnation();
+            assert!(next > last, "{next:?} after {last:?}");
+            last = next;
+        }
+    }
 }

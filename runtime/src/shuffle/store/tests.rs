@@ -91,7 +91,8 @@ fn files(dir: &Path) -> Vec<String> {
     let mut names = Vec::new();
     let mut dirs = vec![dir.to_owned()];
     while let Some(next) = dirs.pop() {
-        for entry in fs::read_dir(next).unwrap() {
+        // The store may delete it at the same time.
+        for entry in fs::read_dir(next).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 dirs.push(path);
