@@ -131,6 +131,7 @@ fn a_new_image_reaches_the_operator_and_a_pool_when_it_is_told() {
                 && status.draining_replicas == 0
         })
         .await?;
+        pool.until_pods(3).await?;
         let after = uids().await?;
         assert!(after.iter().all(|uid| !before.contains(uid)), "{after:?}");
         assert!(release.test().await?.contains("Succeeded"));
