@@ -7,6 +7,7 @@
 
 pub mod apply_pool;
 pub mod config;
+mod event;
 pub mod http;
 pub mod install_crds;
 pub mod kube_api;

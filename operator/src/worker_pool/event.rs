@@ -1,12 +1,9 @@
 //! Events of Kubernetes: one for each transition of a pool, none for workers that come and go.
 
-use kube::runtime::events::{Event, EventType};
-use sluice_crds::{
-    Condition, ConditionReason, ConditionStatus, PoolConditionType, ProgressReason, WorkerPoolStatus,
-};
+use kube::runtime::events::Event;
+use sluice_crds::{Condition, ConditionStatus, PoolConditionType, WorkerPoolStatus};
 
-/// Most bytes of a note, as the API server takes it.
-const MAX_NOTE: usize = 1024;
+use crate::event::event;
 
 /// What happened between two statuses of a pool, if it is worth an event: it became ready or is not any more, or it is not
 /// for another reason.
@@ -16,26 +13,11 @@ pub fn between(old: &WorkerPoolStatus, new: &WorkerPoolStatus) -> Option<Event> 
     if same {
         return None;
     }
-    let type_ = match now.reason {
-        ConditionReason::Error(_) => EventType::Warning,
-        ConditionReason::Progress(reason) if needs_a_hand(reason) => EventType::Warning,
-        ConditionReason::Progress(_) => EventType::Normal,
-    };
     let action = match now.status {
         ConditionStatus::True => "Serve",
         ConditionStatus::False | ConditionStatus::Unknown => "Scale",
     };
-    let mut note = now.message.clone();
-    while note.len() > MAX_NOTE {
-        note.pop();
-    }
-    Some(Event {
-        type_,
-        reason: serde_json::to_value(now.reason).ok()?.as_str()?.to_owned(),
-        note: Some(note).filter(|note| !note.is_empty()),
-        action: action.to_owned(),
-        secondary: None,
-    })
+    event(now.reason, action, now.message.clone())
 }
 
 fn ready(status: &WorkerPoolStatus) -> Option<&Condition<PoolConditionType>> {
@@ -43,44 +25,11 @@ fn ready(status: &WorkerPoolStatus) -> Option<&Condition<PoolConditionType>> {
     conditions.find(|condition| condition.type_ == PoolConditionType::Ready)
 }
 
-/// Whether somebody must do something before the pool has its workers.
-const fn needs_a_hand(reason: ProgressReason) -> bool {
-    match reason {
-        ProgressReason::ImagePullFailed
-        | ProgressReason::ContainerFailed
-        | ProgressReason::QuotaExceeded
-        | ProgressReason::PodRefused
-        | ProgressReason::VolumeUnavailable
-        | ProgressReason::VolumesUnmountable
-        | ProgressReason::Tainted
-        | ProgressReason::Unschedulable
-        | ProgressReason::NameTaken => true,
-        ProgressReason::Pending
-        | ProgressReason::Valid
-        | ProgressReason::Planned
-        | ProgressReason::WaitingForWorkers
-        | ProgressReason::WorkersRegistered
-        | ProgressReason::Running
-        | ProgressReason::Completed
-        | ProgressReason::Admitted
-        | ProgressReason::WaitingForPool
-        | ProgressReason::WaitingForPlace
-        | ProgressReason::PoolNotFound
-        | ProgressReason::SqlNotFound
-        | ProgressReason::CoordinatorStarting
-        | ProgressReason::CoordinatorServing
-        | ProgressReason::CoordinatorRestarting
-        | ProgressReason::Suspended
-        | ProgressReason::WorkersStarting
-        | ProgressReason::WorkersLeaving
-        | ProgressReason::WorkersReady => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use sluice_crds::{ErrorReason, Time};
+    use kube::runtime::events::EventType;
+    use sluice_crds::{ConditionReason, ErrorReason, ProgressReason, Time};
 
     use super::*;
 
@@ -157,16 +106,5 @@ mod tests {
                 (type_, reason, action, note)
             );
         }
-    }
-
-    #[test]
-    fn a_long_note_is_cut_between_characters() {
-        let new = status(
-            ConditionStatus::False,
-            ProgressReason::PodRefused.into(),
-            &"ü".repeat(1_000),
-        );
-        let note = between(&WorkerPoolStatus::default(), &new).unwrap().note.unwrap();
-        assert_eq!(note.len(), MAX_NOTE);
     }
 }

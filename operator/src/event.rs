@@ -1,0 +1,74 @@
+//! Events of Kubernetes for transitions of both kinds.
+
+use kube::runtime::events::{Event, EventType};
+use sluice_crds::{ConditionReason, ProgressReason};
+
+/// Most bytes of a note, as the API server takes it.
+const MAX_NOTE: usize = 1024;
+
+/// The event of a transition to `reason`: a warning if it is an error, or stays until somebody does something. `note` is
+/// cut to what the API server takes.
+pub fn event(reason: ConditionReason, action: &str, mut note: String) -> Option<Event> {
+    let type_ = match reason {
+        ConditionReason::Error(_) => EventType::Warning,
+        ConditionReason::Progress(reason) if needs_a_hand(reason) => EventType::Warning,
+        ConditionReason::Progress(_) => EventType::Normal,
+    };
+    while note.len() > MAX_NOTE {
+        note.pop();
+    }
+    Some(Event {
+        type_,
+        reason: serde_json::to_value(reason).ok()?.as_str()?.to_owned(),
+        note: Some(note).filter(|note| !note.is_empty()),
+        action: action.to_owned(),
+        secondary: None,
+    })
+}
+
+/// Whether somebody must do something before it goes on.
+const fn needs_a_hand(reason: ProgressReason) -> bool {
+    match reason {
+        ProgressReason::PoolNotFound
+        | ProgressReason::SqlNotFound
+        | ProgressReason::CoordinatorRestarting
+        | ProgressReason::ImagePullFailed
+        | ProgressReason::ContainerFailed
+        | ProgressReason::QuotaExceeded
+        | ProgressReason::PodRefused
+        | ProgressReason::VolumeUnavailable
+        | ProgressReason::VolumesUnmountable
+        | ProgressReason::Tainted
+        | ProgressReason::Unschedulable
+        | ProgressReason::NameTaken => true,
+        ProgressReason::Pending
+        | ProgressReason::Valid
+        | ProgressReason::Planned
+        | ProgressReason::WaitingForWorkers
+        | ProgressReason::WorkersRegistered
+        | ProgressReason::Running
+        | ProgressReason::Completed
+        | ProgressReason::Admitted
+        | ProgressReason::WaitingForPool
+        | ProgressReason::WaitingForPlace
+        | ProgressReason::CoordinatorStarting
+        | ProgressReason::CoordinatorServing
+        | ProgressReason::Suspended
+        | ProgressReason::WorkersStarting
+        | ProgressReason::WorkersLeaving
+        | ProgressReason::WorkersReady => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_crds::ErrorReason;
+
+    use super::*;
+
+    #[test]
+    fn a_long_note_is_cut_between_characters() {
+        let event = event(ErrorReason::Internal.into(), "End", "ü".repeat(1_000)).unwrap();
+        assert_eq!(event.note.unwrap().len(), MAX_NOTE);
+    }
+}
