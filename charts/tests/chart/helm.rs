@@ -34,7 +34,7 @@ pub fn chart() -> PathBuf {
 /// Runs `test` with helm, or says that there is none.
 pub fn run(test: &str, body: impl FnOnce(&Helm)) {
     let Some(program) = program() else {
-        let why = "no helm on the PATH or in the cluster's cache (e2e/cluster/build --with-helm)";
+        let why = "no helm 4 on the PATH or in the cluster's cache (e2e/cluster/build --with-helm)";
         let required = env::var("SLUICE_E2E_REQUIRED").is_ok_and(|value| value == "1");
         assert!(
             !required,
@@ -55,7 +55,13 @@ fn program() -> Option<PathBuf> {
         Some(Path::new(&home).join(".cache/sluice-cluster/bin"))
     });
     let mut folders = env::split_paths(&path).chain(cache);
-    folders.find_map(|folder| Some(folder.join("helm")).filter(|file| file.is_file()))
+    folders.find_map(|folder| Some(folder.join("helm")).filter(|file| is_helm_4(file)))
+}
+
+/// Messages and layout of what helm prints change with its major version.
+fn is_helm_4(program: &Path) -> bool {
+    let version = Command::new(program).args(["version", "--short"]).output();
+    version.is_ok_and(|output| output.stdout.starts_with(b"v4."))
 }
 
 impl Helm {

@@ -11,7 +11,6 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_crds::shuffle_query::status::QueryPhase;
@@ -22,7 +21,7 @@ use crate::coordinators::{Coordinator, programs, snapshot, succeeds};
 use crate::faults::Faults;
 use crate::harness::{Place, Running};
 use crate::kubelet::{Exit, Kubelet};
-use crate::pods::{pool, query};
+use crate::pods::{Kind, pool, query};
 
 /// The query whose first coordinator is lost.
 const LOST: &str = "lost";
@@ -151,11 +150,7 @@ impl<'a> Liver<'a> {
 
     async fn create<K>(&self, object: &K)
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
+        K: Kind,
     {
         let created = self.api::<K>().create(&PostParams::default(), object).await;
         created.unwrap();
@@ -359,11 +354,7 @@ impl Listing {
 
     async fn add<K>(&mut self, place: &Place, selector: &str)
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
+        K: Kind,
     {
         let api = Api::<K>::namespaced(place.client.clone(), &place.namespace);
         let found = api.list(&ListParams::default().labels(selector)).await.unwrap();

@@ -8,22 +8,18 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{Patch, PatchParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_crds::WorkerPool;
 
 use super::scene::{Scene, act};
 use crate::harness::eventually;
+use crate::pods::Kind;
 
 /// The object as JSON, without what differs from one to the next of its name.
 async fn found<K>(scene: &Scene<'_>, name: &str) -> Option<(String, Value)>
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned,
+    K: Kind,
 {
     let object = scene.api::<K>().get_opt(name).await.unwrap()?;
     let uid = object.uid().unwrap();
@@ -36,11 +32,7 @@ where
 /// Waits for the object, deletes it, and waits until it is there again as it was.
 async fn comes_back<K>(scene: &Scene<'_>, name: &str)
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned,
+    K: Kind,
 {
     let kind = K::kind(&());
     let mut first = None;
@@ -82,11 +74,7 @@ fn objects_of_a_pool_come_back_when_somebody_deletes_them() {
 /// Waits for the object, merges `change` into it, and waits until it is as it was.
 async fn is_put_back<K>(scene: &Scene<'_>, name: &str, change: Value)
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned,
+    K: Kind,
 {
     let kind = K::kind(&());
     let mut first = None;

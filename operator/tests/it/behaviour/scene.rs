@@ -11,13 +11,13 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, 
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Resource, ResourceExt};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_crds::{PoolConditionType, WorkerPool, WorkerPoolStatus};
 
 use crate::faults::Faults;
 use crate::harness::{PATIENCE, Place, Running, eventually, run};
+use crate::pods::Kind;
 
 /// Label and taint of the nodes of a test; its value is the test's namespace.
 const OWN: &str = "sluice.test/place";
@@ -85,11 +85,7 @@ impl Scene<'_> {
     /// Creates an object in the test's namespace.
     pub async fn create<K>(&self, value: Value) -> K
     where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
+        K: Kind,
     {
         let api = self.api::<K>();
         api.create(&PostParams::default(), &object(value)).await.unwrap()

@@ -1,0 +1,178 @@
+//! Suspension, deadlines, and what is left to do once a query has ended or goes.
+
+use super::*;
+
+#[test]
+fn suspension_cancels_then_deletes_and_resuming_starts_over() {
+    let mut world = World::running(json!({"deadlineSeconds": 100}));
+    world.edit(json!({"deadlineSeconds": 100, "suspend": true}));
+    world.now = at(50);
+    let (actions, life, again) = world.settle();
+    let follow = Action::Follow {
+        epoch: 1,
+        address: "10.0.0.1".to_owned(),
+    };
+    assert_eq!(actions, [follow, Action::Cancel]);
+    assert_eq!(
+        (life.phase, life.admitted, life.suspended),
+        (QueryPhase::Suspended, None, Some(at(50)))
+    );
+    assert_eq!(again, CANCEL_GRACE);
+    world.report(QueryPhase::Cancelled, Some(ErrorReason::Cancelled));
+    let (actions, life, _) = world.settle();
+    assert_eq!(
+        actions,
+        [Action::Unfollow, delete("q-c1")],
+        "once it has answered"
+    );
+    assert_eq!(life.phase, QueryPhase::Suspended);
+    // Long after the deadline, which does not count this.
+    (world.seen.pods, world.seen.report, world.now) = (Vec::new(), None, at(1_050));
+    assert_eq!(world.settle().1.phase, QueryPhase::Suspended);
+    world.edit(json!({"deadlineSeconds": 100}));
+    let (actions, life, _) = world.settle();
+    assert_eq!(actions, launches(2, 1));
+    assert_eq!(
+        (life.suspended, life.suspended_millis, life.epoch),
+        (None, 1_000_000, 2)
+    );
+    world.now = at(1_101);
+    assert_eq!(world.settle().1.reason, ErrorReason::DeadlineExceeded.into());
+}
+
+#[test]
+fn a_coordinator_that_does_not_answer_is_deleted_all_the_same() {
+    let mut world = World::running(json!({}));
+    world.edit(json!({"suspend": true}));
+    world.settle();
+    world.now += CANCEL_GRACE;
+    assert_eq!(world.settle().0, [Action::Unfollow, delete("q-c1")]);
+}
+
+#[test]
+fn success_that_came_before_a_suspension_counts() {
+    let mut world = World::running(json!({}));
+    world.edit(json!({"suspend": true}));
+    world.settle();
+    world.seen.report = None;
+    world.pod(1, said(QueryPhase::Succeeded, None));
+    assert_eq!(world.settle().1.phase, QueryPhase::Succeeded);
+}
+
+#[test]
+fn a_deadline_waits_for_the_coordinators_answer_a_while() {
+    let overdue = || {
+        let mut world = World::running(json!({"deadlineSeconds": 10}));
+        world.now = at(11);
+        let follow = Action::Follow {
+            epoch: 1,
+            address: "10.0.0.1".to_owned(),
+        };
+        assert_eq!(world.settle().0, [follow, Action::Cancel]);
+        world
+    };
+    let exceeded = ErrorReason::DeadlineExceeded.into();
+    let rows = [
+        (
+            Some((QueryPhase::Succeeded, None)),
+            ProgressReason::Completed.into(),
+        ),
+        (
+            Some((QueryPhase::Cancelled, Some(ErrorReason::Cancelled))),
+            exceeded,
+        ),
+        (
+            Some((QueryPhase::Failed, Some(ErrorReason::InputChanged))),
+            ErrorReason::InputChanged.into(),
+        ),
+        (None, exceeded),
+    ];
+    for (answer, reason) in rows {
+        let mut world = overdue();
+        match answer {
+            Some((phase, error)) => world.report(phase, error),
+            None => world.now += CANCEL_GRACE,
+        }
+        assert_eq!(world.settle().1.reason, reason, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_waiting_query_has_a_deadline_too() {
+    let mut world = World::new(json!({"deadlineSeconds": 10}));
+    world.seen.pool = PoolSeen::Absent;
+    let (_, _, again) = world.settle();
+    assert_eq!(again, Duration::from_secs(9));
+    world.now = at(10);
+    let (_, life, _) = world.settle();
+    assert_eq!(
+        (life.phase, life.reason),
+        (QueryPhase::Failed, ErrorReason::DeadlineExceeded.into())
+    );
+}
+
+#[test]
+fn after_the_end_pods_end_by_themselves_for_a_while() {
+    let mut world = World::running(json!({}));
+    world.report(QueryPhase::Succeeded, None);
+    let (actions, _, again) = world.settle();
+    assert_eq!((actions, again), (vec![Action::Unfollow], END_GRACE));
+    world.now += END_GRACE;
+    assert_eq!(world.settle().0, [Action::Unfollow, delete("q-c1")]);
+}
+
+#[test]
+fn the_pod_of_a_failed_query_stays_for_its_log() {
+    let mut world = World::running(json!({}));
+    world.seen.report = None;
+    world.pod(1, said(QueryPhase::Failed, Some(ErrorReason::Internal)));
+    world.settle();
+    world.now = at(9_999);
+    assert_eq!(world.settle().0, [Action::Unfollow]);
+}
+
+#[test]
+fn a_ttl_deletes_the_query_in_its_time() {
+    let mut world = World::running(json!({"ttlSecondsAfterFinished": 60}));
+    world.seen.report = None;
+    world.pod(1, said(QueryPhase::Succeeded, None));
+    world.settle();
+    // It ended at second 5.
+    (world.seen.pods, world.now) = (Vec::new(), at(64));
+    assert_eq!(
+        world.settle(),
+        (
+            vec![Action::Unfollow],
+            Lifecycle::of(&world.seen.query),
+            Duration::from_secs(1)
+        )
+    );
+    world.now = at(65);
+    assert_eq!(world.settle().0, [Action::Unfollow, Action::DeleteQuery]);
+}
+
+#[test]
+fn a_query_that_is_being_deleted_is_only_cancelled() {
+    let mut world = World::running(json!({}));
+    let mut query = ShuffleQuery::clone(&world.seen.query);
+    query.metadata.deletion_timestamp = Some(Time(at(3)));
+    world.seen.query = Arc::new(query);
+    assert_eq!(world.settle().0, [Action::Cancel]);
+}
+
+#[test]
+fn an_epoch_is_above_every_pod_even_without_a_status() {
+    let mut world = World::new(json!({}));
+    world.pod(7, PodState::Serving("10.0.0.7".to_owned()));
+    let Step::Commit(life) = step(&world.seen, world.now) else {
+        panic!("it acts first");
+    };
+    assert_eq!(life.epoch, 8);
+    assert_eq!(world.settle().0, launches(8, 1));
+    world.pod(8, PodState::Serving("10.0.0.8".to_owned()));
+    let follow = Action::Follow {
+        epoch: 8,
+        address: "10.0.0.8".to_owned(),
+    };
+    assert_eq!(world.settle().0, [follow, delete("q-c7")]);
+}
