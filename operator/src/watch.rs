@@ -1,12 +1,18 @@
 //! Watches: label-scoped, stripped of what nobody reads, and never stopped by one object that cannot be read.
 
+use std::collections::HashMap;
 use std::fmt::Debug;
 use std::hash::Hash;
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
 
-use futures::{Stream, StreamExt, future};
+use futures::{Stream, StreamExt, future, stream};
 use kube::api::DynamicObject;
 use kube::core::{ApiResource, NamespaceResourceScope};
 use kube::runtime::reflector::{self, Store};
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::DefaultBackoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -16,8 +22,8 @@ use crate::config::Scope;
 /// Seconds after which the API server ends a watch, so that one which died in silence does not stay unnoticed.
 const WATCH_SECONDS: u32 = 240;
 
-/// A store of objects, and the stream that fills it: it yields every object that changed or went away, and must be
-/// polled for the store to advance.
+/// A store of objects, and the stream that fills it: it yields every object that changed or went away once the store shows
+/// it, and must be polled for the store to advance.
 pub type Watched<K, S> = (Store<K>, S);
 
 /// What a watch needs of a kind beside its API.
@@ -68,13 +74,12 @@ where
 {
     let api = scope.dynamic_api(client, &ApiResource::erase::<K>(&()));
     let (reader, writer) = reflector::store();
-    let stream = watcher(api, watcher::Config::default().timeout(WATCH_SECONDS))
-        .default_backoff()
+    let stream = events(api, watcher::Config::default())
+        .backoff(Waits::default())
         .filter_map(|event| future::ready(typed::<K>(event)))
         .modify(slim)
-        .reflect(writer)
-        .touched_objects();
-    (reader, stream)
+        .reflect(writer);
+    (reader.clone(), changes(stream, reader))
 }
 
 /// Watches objects that carry `labels` (a label selector).
@@ -110,18 +115,125 @@ where
     K: Kind + Resource<DynamicType: Default + Eq + Hash + Clone>,
 {
     let (reader, writer) = reflector::store();
-    let stream = watcher(
-        api,
-        watcher::Config::default().timeout(WATCH_SECONDS).labels(labels),
-    )
-    .default_backoff()
-    .modify(move |object| {
-        object.managed_fields_mut().clear();
-        strip(object);
+    let stream = events(api, watcher::Config::default().labels(labels))
+        .backoff(Waits::default())
+        .modify(move |object| {
+            object.managed_fields_mut().clear();
+            strip(object);
+        })
+        .reflect(writer);
+    (reader.clone(), changes(stream, reader))
+}
+
+/// The events of a watch that lists again also when the API server will not start one from where the last one ended: a
+/// watcher of kube 5 does so only when a watch that it had started says that its history is gone, and would else ask for the
+/// same for ever.
+fn events<K>(
+    api: Api<K>,
+    config: watcher::Config,
+) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send
+where
+    K: Kind + Resource,
+{
+    let config = config.timeout(WATCH_SECONDS);
+    let until_lost = move || {
+        let watched = watcher(api.clone(), config.clone());
+        watched.scan(false, |lost, event| {
+            let next = (!*lost).then_some(event);
+            *lost = matches!(&next, Some(Err(error)) if is_lost(error));
+            future::ready(next)
+        })
+    };
+    stream::repeat_with(until_lost).flatten()
+}
+
+/// Whether no watch can go on from where the last one ended: what came since is forgotten (410), or the API server has never
+/// been there (504), as after its data was restored from a backup.
+fn is_lost(error: &watcher::Error) -> bool {
+    let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error else {
+        return false;
+    };
+    status.code == 410 || status.code == 504 && status.message.contains("Too large resource version")
+}
+
+/// How long a watch that failed waits before it is tried again: as client-go does, but not up to a minute. An operator that
+/// the API server has back is not to be blind for so long, and has a dozen watches.
+#[derive(Default)]
+struct Waits(DefaultBackoff);
+
+/// The longest of them.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+impl Iterator for Waits {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0.next().map(|wait| wait.min(LONGEST_WAIT))
+    }
+}
+
+impl Backoff for Waits {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+/// The objects that `events`, which have filled `store`, changed or took away.
+///
+/// A failure (no permission, no connection) is logged and not passed on: the watch goes on by itself, and a controller of kube
+/// 5 that is told of one rests all its watches, longer with each.
+///
+/// A list (the first one, or that after a watch whose history was gone) is told of once the store has all of it: who is
+/// told of an object while the store still shows what was there before the list would look at that, see nothing new, and
+/// not be told again. And what went away unseen is told of, and what is as it was is not.
+fn changes<K>(
+    events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
+    store: Store<K>,
+) -> impl Stream<Item = watcher::Result<K>>
+where
+    K: Kind + Resource<DynamicType: Default + Eq + Hash + Clone>,
+{
+    use watcher::Event;
+    let mut before = Vec::new();
+    events.flat_map(move |event| {
+        let one = match event {
+            Ok(Event::Apply(object) | Event::Delete(object)) => Some(Ok(object)),
+            Err(error) => {
+                let kind = K::kind(&K::DynamicType::default()).into_owned();
+                tracing::warn!(kind, %error, "a watch failed and is tried again");
+                None
+            }
+            Ok(Event::Init) => {
+                before = store.state();
+                None
+            }
+            Ok(Event::InitApply(_)) => None,
+            Ok(Event::InitDone) => {
+                let listed = difference(mem::take(&mut before), store.state());
+                let listed = listed.into_iter().map(|object| Ok((*object).clone()));
+                return stream::iter(listed).left_stream();
+            }
+        };
+        stream::iter(one).right_stream()
     })
-    .reflect(writer)
-    .touched_objects();
-    (reader, stream)
+}
+
+/// What of `before` is gone, and then what of `now` is new or another version.
+fn difference<K: Resource>(before: Vec<Arc<K>>, now: Vec<Arc<K>>) -> Vec<Arc<K>> {
+    let by_uid = |objects: &[Arc<K>]| -> HashMap<Option<String>, Option<String>> {
+        let versions = objects
+            .iter()
+            .map(|object| (object.uid(), object.resource_version()));
+        versions.collect()
+    };
+    let (old, new) = (by_uid(&before), by_uid(&now));
+    let gone = before
+        .into_iter()
+        .filter(|object| !new.contains_key(&object.uid()));
+    let changed = now
+        .into_iter()
+        .filter(|object| old.get(&object.uid()) != Some(&object.resource_version()));
+    gone.chain(changed).collect()
 }
 
 /// The event with its object parsed; `None` leaves the object out.
@@ -160,8 +272,10 @@ where
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
     use serde_json::json;
     use sluice_crds::WorkerPool;
+    use watcher::Event;
 
     use super::*;
 
@@ -182,5 +296,90 @@ mod tests {
         assert_eq!(pool.spec.replicas, 3);
         let bad = watcher::Event::Apply(object(&json!({"replicas": "many"})));
         assert!(typed::<WorkerPool>(Ok(bad)).is_none());
+    }
+
+    fn map(name: &str, uid: &str, version: &str) -> ConfigMap {
+        let metadata = json!({"name": name, "uid": uid, "resourceVersion": version});
+        serde_json::from_value(json!({"metadata": metadata})).unwrap()
+    }
+
+    /// What each of `events` tells of, as uid and version, and whether the store shows it.
+    async fn told(events: Vec<Event<ConfigMap>>) -> Vec<String> {
+        let (reader, writer) = reflector::store();
+        // Between two events the watch fails.
+        let failure = || Err(watcher::Error::NoResourceVersion);
+        let events = events.into_iter().flat_map(|event| [failure(), Ok(event)]);
+        let changed = changes(stream::iter(events).reflect(writer), reader.clone());
+        let told = changed.map(|object| {
+            let object = object.expect("a failure is not passed on");
+            let shown = reader.state().iter().any(|shown| **shown == object);
+            let (uid, version) = (object.uid().unwrap(), object.resource_version().unwrap());
+            format!("{uid}.{version}{}", if shown { "" } else { " is gone" })
+        });
+        told.collect().await
+    }
+
+    #[test]
+    fn no_wait_is_long() {
+        let waits: Vec<_> = Waits::default().take(20).collect();
+        assert!(waits[0] < Duration::from_secs(2), "{waits:?}");
+        assert_eq!(waits.iter().max(), Some(&LONGEST_WAIT));
+    }
+
+    #[tokio::test]
+    async fn a_list_is_told_of_once_the_store_has_it() {
+        let listed = |version| Event::InitApply(map("a", "a", version));
+        let events = vec![
+            Event::Init,
+            listed("1"),
+            Event::InitApply(map("b", "b", "1")),
+            Event::InitDone,
+        ];
+        let mut all = told(events.clone()).await;
+        all.sort();
+        assert_eq!(all, ["a.1", "b.1"]);
+        // Without the end of the list nothing is known.
+        assert_eq!(told(events[..3].to_vec()).await, [""; 0]);
+        let again = [
+            Event::Init,
+            listed("2"),
+            Event::InitApply(map("b", "b", "1")),
+            Event::InitDone,
+        ];
+        let all = told(events.into_iter().chain(again).collect()).await;
+        assert_eq!(all[2..], ["a.2"], "b is as it was");
+    }
+
+    #[tokio::test]
+    async fn what_went_away_between_two_lists_is_told_of() {
+        let (a, b) = (map("a", "a", "1"), map("b", "b", "1"));
+        let list = [
+            Event::Init,
+            Event::InitApply(a),
+            Event::InitApply(b),
+            Event::InitDone,
+        ];
+        // Another object has the name of a.
+        let again = [
+            Event::Init,
+            Event::InitApply(map("a", "new", "2")),
+            Event::InitDone,
+        ];
+        let mut all = told(list.into_iter().chain(again).collect()).await.split_off(2);
+        all.sort();
+        assert_eq!(all, ["a.1 is gone", "b.1 is gone", "new.2"]);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_broke_off_starts_over() {
+        let start = [Event::Init, Event::InitApply(map("a", "a", "1")), Event::InitDone];
+        let broken = [Event::Init, Event::InitApply(map("a", "a", "2"))];
+        let whole = [Event::Init, Event::InitApply(map("a", "a", "3")), Event::InitDone];
+        let later = [
+            Event::Apply(map("a", "a", "4")),
+            Event::Delete(map("a", "a", "5")),
+        ];
+        let all = start.into_iter().chain(broken).chain(whole).chain(later);
+        assert_eq!(told(all.collect()).await, ["a.1", "a.3", "a.4", "a.5 is gone"]);
     }
 }

@@ -90,7 +90,7 @@ fn on_reports(
 /// Longest time of publishing an event.
 const EVENT_LIMIT: Duration = Duration::from_secs(10);
 /// When what was refused is tried again: nothing tells when a quota has room.
-const AGAIN: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_secs(10);
 
 /// The reconciler of pools.
 struct Pools<R> {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::{
     ConfigMap, Node, NodeSpec, NodeStatus, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec,
     Pod, Service, ServiceAccount,
@@ -12,7 +11,6 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::Controller;
 use kube::runtime::reflector::store::WriterDropped;
 use kube::runtime::reflector::{ObjectRef, Store};
-use kube::runtime::watcher;
 use kube::{Api, Client, ResourceExt};
 use sluice_crds::WorkerPool;
 use tokio::sync::OnceCell;
@@ -61,20 +59,20 @@ impl Stores {
         let (nodes, node_events) = watch::stripped(Api::all(client.clone()), "", strip_node);
         let (volumes, volume_events) = watch::stripped(Api::all(client.clone()), "", strip_volume);
         let (of_nodes, of_claims, of_volumes) = (pods.clone(), pools.clone(), pools.clone());
-        let controller = Controller::for_stream(told(pool_events), pools)
-            .owns_stream::<Pod>(told(pod_events))
-            .owns_stream::<Service>(told(service_events))
-            .owns_stream::<PodDisruptionBudget>(told(budget_events))
-            .owns_stream::<ServiceAccount>(told(account_events))
-            .owns_stream::<NetworkPolicy>(told(policy_events))
-            .owns_stream::<ConfigMap>(told(config_events))
-            .watches_stream(told(node_events), move |node: Node| {
+        let controller = Controller::for_stream(pool_events, pools)
+            .owns_stream::<Pod>(pod_events)
+            .owns_stream::<Service>(service_events)
+            .owns_stream::<PodDisruptionBudget>(budget_events)
+            .owns_stream::<ServiceAccount>(account_events)
+            .owns_stream::<NetworkPolicy>(policy_events)
+            .owns_stream::<ConfigMap>(config_events)
+            .watches_stream(node_events, move |node: Node| {
                 pools_on(&of_nodes, &node.name_any())
             })
-            .watches_stream(told(claim_events), move |claim: PersistentVolumeClaim| {
+            .watches_stream(claim_events, move |claim: PersistentVolumeClaim| {
                 pools_with(&of_claims, claim.namespace().as_deref(), &claim.name_any())
             })
-            .watches_stream(told(volume_events), move |volume: PersistentVolume| {
+            .watches_stream(volume_events, move |volume: PersistentVolume| {
                 let claim = volume.spec.and_then(|spec| spec.claim_ref).unwrap_or_default();
                 let name = claim.name.unwrap_or_default();
                 pools_with(&of_volumes, claim.namespace.as_deref(), &name)
@@ -112,16 +110,6 @@ impl Stores {
         };
         self.filled.get_or_try_init(|| fill).await.copied()
     }
-}
-
-/// Events of a watch, whose failures (no permission, no connection) are logged: the watch itself goes on.
-fn told<K>(events: impl Stream<Item = watcher::Result<K>>) -> impl Stream<Item = watcher::Result<K>> {
-    events.inspect(|event| {
-        if let Err(error) = event {
-            let kind = std::any::type_name::<K>();
-            tracing::warn!(%error, kind, "a watch failed and starts over");
-        }
-    })
 }
 
 /// The pools with workers on the node.

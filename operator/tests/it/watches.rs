@@ -1,5 +1,7 @@
 //! Watches that lose, repeat and end events catch up with the truth.
 
+use std::sync::{Arc, Mutex};
+
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -81,6 +83,52 @@ fn a_watch_whose_events_are_lost_repeated_and_cut_ends_with_the_truth() {
             faults.weather(Watches::default());
             change(place, 62).await;
             eventually("the store holds the truth", async || cached() == truth().await).await;
+        },
+    );
+}
+
+#[test]
+fn a_watch_that_cannot_go_on_from_where_it_was_lists_again() {
+    run(
+        "a_watch_that_cannot_go_on_from_where_it_was_lists_again",
+        async |place| {
+            let faults = Faults::none();
+            let builder = ClientBuilder::try_from(place.config.clone()).unwrap();
+            let api = Api::<ConfigMap>::namespaced(builder.with_layer(&faults).build(), &place.namespace);
+            let (store, events) = watch::from_api(api, "watched=yes");
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let tell = told.clone();
+            let _watching = AbortOnDropHandle::new(tokio::spawn(events.for_each(move |map| {
+                let name = map.map_or_else(|_| "an error".to_owned(), |map| map.name_any());
+                tell.lock().unwrap().push(name);
+                async {}
+            })));
+            store.wait_until_ready().await.unwrap();
+            for n in 1..4 {
+                change(place, n).await;
+            }
+            eventually("the store has three", async || store.len() == 3).await;
+            // The next watch is refused with 410, and what happened meanwhile is in no event.
+            faults.weather(Watches {
+                drop: 100,
+                ..Watches::default()
+            });
+            change(place, 4).await;
+            let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+            maps.delete("m1", &DeleteParams::default()).await.unwrap();
+            eventually("both are dropped", async || faults.spoiled() == 2).await;
+            faults.weather(Watches::default());
+            told.lock().unwrap().clear();
+            faults.forget_history();
+            eventually("it lists again", async || {
+                let told = told.lock().unwrap();
+                let has = |name: &str| told.iter().any(|told| told == name);
+                has("m4") && has("m1")
+            })
+            .await;
+            let told = told.lock().unwrap();
+            assert!(!told.iter().any(|told| told == "m2"), "as it was: {told:?}");
+            assert_eq!(store.len(), 3);
         },
     );
 }

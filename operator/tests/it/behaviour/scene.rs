@@ -261,10 +261,10 @@ impl Scene<'_> {
             if there == names {
                 return pods;
             }
-            assert!(
-                begin.elapsed() < PATIENCE,
-                "{pool} has {there:?} and not {names:?}"
-            );
+            if begin.elapsed() > PATIENCE {
+                let status = self.status(pool).await;
+                panic!("{pool} has {there:?} and not {names:?}: {status:?}");
+            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
