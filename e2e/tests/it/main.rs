@@ -3,6 +3,7 @@
 
 mod answers;
 mod bad_query;
+mod cancel;
 mod coordinator_lost;
 mod crds;
 mod harness;
@@ -12,6 +13,7 @@ mod helm_rollback;
 mod helm_two_releases;
 mod helm_uninstall;
 mod helm_upgrade;
+mod kind;
 mod latency;
 mod node_drained;
 mod node_lost;

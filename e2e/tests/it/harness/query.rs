@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
@@ -89,6 +89,16 @@ impl Query {
         self.queries
             .patch(&self.name, &PatchParams::default(), &change)
             .await?;
+        Ok(())
+    }
+
+    /// Deletes it.
+    ///
+    /// # Errors
+    ///
+    /// The API server refuses it.
+    pub async fn delete(&self) -> Result<()> {
+        self.queries.delete(&self.name, &DeleteParams::default()).await?;
         Ok(())
     }
 
