@@ -18,7 +18,7 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-pub use budget::{Budget, Purpose};
+pub use budget::Budget;
 pub use rpc::{CoordinatorRpc, GrpcCoordinators, Reports, RpcError};
 
 /// A coordinator to follow.

@@ -11,7 +11,7 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Budget, CoordinatorRpc, Purpose, Reports, RpcError, Target};
+use super::{Budget, CoordinatorRpc, Reports, RpcError, Target};
 use crate::shuffle_query::Urgency;
 
 /// First and longest wait before a stream is opened again.
@@ -134,7 +134,7 @@ impl Watching {
         let turns = self.turns.clone();
         Box::pin(async move {
             sleep_until(at).await;
-            turns.turn(Purpose::Tell).await;
+            turns.turn().await;
         })
     }
 

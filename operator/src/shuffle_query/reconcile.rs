@@ -14,11 +14,12 @@ use super::status::{Urgency, compose};
 use super::written::Written;
 use super::{Queries, event, step};
 use crate::kube_api;
-use crate::progress::Purpose;
 use crate::reconcile::{Error, Reconciler, Reconciling};
 
 /// Most decisions in one reconcile: a query that is resumed, admitted and started takes four.
 const MOST_STEPS: usize = 8;
+/// When a status that nobody waits for is tried again, where there was no turn to spare for it.
+const NO_SPARE: Duration = Duration::from_secs(2);
 
 impl Reconciler for Queries {
     type Object = ShuffleQuery;
@@ -79,7 +80,8 @@ impl Queries {
         let report = seen.report.as_deref();
         let old = seen.query.status.clone().unwrap_or_default();
         let new = compose(&seen.query, life, report, now);
-        let written = self.write(&seen.query, &old, &new, Purpose::Bind).await;
+        self.shared.writes.turn().await;
+        let written = self.write(&seen.query, &old, &new).await;
         if !takes_place || written.is_err() {
             self.granted().remove(&uid);
         }
@@ -122,12 +124,14 @@ impl Queries {
         if rested < urgency.period() {
             return Ok(again.min(urgency.period().saturating_sub(rested)));
         }
-        let purpose = if new.phase == old.phase {
-            Purpose::Tell
-        } else {
-            Purpose::Bind
-        };
-        self.write(query, &old, &new, purpose).await?;
+        let writes = &self.shared.writes;
+        match urgency {
+            Urgency::Transition => writes.turn().await,
+            // Of many queries at once the steps and counters give way, and no reconcile waits for them.
+            _ if !writes.spare() => return Ok(again.min(NO_SPARE)),
+            _ => {}
+        }
+        self.write(query, &old, &new).await?;
         self.note_lag(seen);
         Ok(again)
     }
@@ -141,18 +145,17 @@ impl Queries {
         }
     }
 
+    /// Writes a status whose turn it is.
     async fn write(
         &self,
         query: &ShuffleQuery,
         old: &ShuffleQueryStatus,
         new: &ShuffleQueryStatus,
-        purpose: Purpose,
     ) -> Result<ShuffleQuery, Error> {
         let made_room = new.phase.is_terminal() || new.admitted_time.is_none() && new.reason != old.reason;
         if made_room {
             self.freed().insert(query.uid().unwrap_or_default());
         }
-        self.shared.writes.turn(purpose).await;
         let written = kube_api::apply_status(&self.operator.client, query, new).await;
         let written = written.map_err(Error::api("writing the status"))?;
         self.operator.metrics.status_writes.inc();
