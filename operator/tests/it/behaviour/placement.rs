@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::{Value, json};
+use sluice_crds::WorkerPool;
 
 use super::scene::{Scene, act, node_of};
 use crate::harness::eventually;
@@ -269,6 +270,53 @@ fn inline_workers_run_where_the_tables_of_their_query_are() {
                 .query("q", json!({"tables": [table], "workers": workers}))
                 .await;
             assert_eq!(by_zone(&scene.placed("q-workers", 3).await), on(&[("b", 3)]));
+        },
+    );
+}
+
+#[test]
+fn a_coordinator_runs_in_the_zone_of_its_workers() {
+    act("a_coordinator_runs_in_the_zone_of_its_workers", async |scene| {
+        scene.node("a1", "a", 10).await;
+        scene.pool("p", json!({"replicas": 2})).await;
+        assert_eq!(scene.placed("p", 2).await, on(&[("a1", 2)]));
+        // Nothing but the workers speaks for their zone, and there is more room in the others.
+        for zone in ["b", "c"] {
+            scene.node(&format!("{zone}1"), zone, 100).await;
+            scene.node(&format!("{zone}2"), zone, 100).await;
+        }
+        for pod in scene.pods("p").await {
+            scene.has_started(&pod).await;
+        }
+        scene.query("q", json!({})).await;
+        let mut node = None;
+        eventually("the coordinator has a node", async || {
+            let coordinator = scene.api::<Pod>().get_opt("q-c1").await.unwrap();
+            node = coordinator.as_ref().and_then(node_of);
+            node.is_some()
+        })
+        .await;
+        assert_eq!(scene.local(&node.unwrap()), "a1");
+    });
+}
+
+#[test]
+fn workers_that_tolerate_no_node_say_so_until_they_do() {
+    act(
+        "workers_that_tolerate_no_node_say_so_until_they_do",
+        async |scene| {
+            // Every node of every test has a taint of its own.
+            scene.node("a1", "a", 10).await;
+            scene
+                .create::<WorkerPool>(json!({
+                    "apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "p"},
+                    "spec": {"replicas": 1},
+                }))
+                .await;
+            let message = scene.complains("p", "Tainted").await;
+            assert!(message.contains("untolerated taint"), "{message}");
+            scene.edit("p", scene.on_own_nodes(json!({}))).await;
+            assert_eq!(scene.placed("p", 1).await, on(&[("a1", 1)]));
         },
     );
 }
