@@ -62,7 +62,12 @@ pub struct Watches {
     pub cut: u32,
     /// The API server says that the history is gone (410).
     pub expire: u32,
+    /// The event, and those behind it, come [`STALL`] later: what is cached is stale meanwhile.
+    pub stall: u32,
 }
+
+/// How long a stalled watch is behind.
+const STALL: Duration = Duration::from_millis(700);
 
 type Script = Box<dyn FnMut(&Call) -> Option<Fault> + Send>;
 
@@ -237,8 +242,8 @@ impl Faults {
         }
     }
 
-    /// What becomes of one event of a watch; `None` ends the watch.
-    fn event(&self, line: Bytes) -> Option<Vec<Bytes>> {
+    /// What becomes of one event of a watch, and after how long; `None` ends the watch.
+    fn event(&self, line: Bytes) -> Option<(Duration, Vec<Bytes>)> {
         let mut state = self.lock();
         let watches = state.watches;
         let drawn = state.random.random_range(0..100);
@@ -246,19 +251,22 @@ impl Faults {
         let repeated = dropped + watches.repeat;
         let cut = repeated + watches.cut;
         let expired = cut + watches.expire;
-        state.spoiled += usize::from(drawn < expired);
+        let stalled = expired + watches.stall;
+        state.spoiled += usize::from(drawn < stalled);
+        let (mut wait, mut lines) = (Duration::ZERO, vec![line]);
         if drawn < dropped {
-            Some(Vec::new())
+            lines.clear();
         } else if drawn < repeated {
-            Some(vec![line.clone(), line])
+            lines.extend_from_within(..);
         } else if drawn < cut {
-            None
+            return None;
         } else if drawn < expired {
             let error = json!({"type": "ERROR", "object": status(410)});
-            Some(vec![Bytes::from(format!("{error}\n"))])
-        } else {
-            Some(vec![line])
+            lines = vec![Bytes::from(format!("{error}\n"))];
+        } else if drawn < stalled {
+            wait = STALL;
         }
+        Some((wait, lines))
     }
 }
 
@@ -387,17 +395,18 @@ impl Faults {
             let events = lines
                 .map(move |line| line.map(|line| faults.event(line)))
                 .take_while(|event| future::ready(!matches!(event, Ok(None))))
-                .flat_map(|event| {
+                .then(async |event| {
                     let frames: Vec<_> = match event {
-                        Ok(event) => event
-                            .into_iter()
-                            .flatten()
-                            .map(|line| Ok(Frame::data(line)))
-                            .collect(),
+                        Ok(event) => {
+                            let (wait, lines) = event.unwrap_or_default();
+                            tokio::time::sleep(wait).await;
+                            lines.into_iter().map(|line| Ok(Frame::data(line))).collect()
+                        }
                         Err(error) => vec![Err(error)],
                     };
                     stream::iter(frames)
-                });
+                })
+                .flatten();
             UnsyncBoxBody::new(StreamBody::new(events))
         })
     }

@@ -30,6 +30,9 @@ const STEP: Duration = Duration::from_secs(300);
 /// After how long of waiting watches list again, as they do once their history is gone; twice as long the next time,
 /// since they wait longer themselves.
 const NEWS: Duration = Duration::from_secs(5);
+/// When what an operator makes by mistake is there: at once, or once its cache has caught up.
+const SOON: Duration = Duration::from_millis(300);
+const LATE: Duration = Duration::from_secs(3);
 /// Longest time of a deletion.
 const GONE: Duration = Duration::from_secs(45);
 
@@ -225,12 +228,20 @@ impl<'a> Liver<'a> {
             clear(self.place).await;
         }
         let begin = Instant::now();
+        let mut looked = begin;
         while !objects_left(self.place).await.is_empty() && begin.elapsed() < GONE {
             self.succeed().await;
+            if self.operator.faults.spoiled() > 0 && looked.elapsed() > NEWS {
+                // Who was not told that the pool is gone makes its objects anew, which have no owner then.
+                looked = Instant::now();
+                self.operator.faults.forget_history();
+                clear(self.place).await;
+            }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         // Nothing comes back.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        let spoiled = self.operator.faults.spoiled() > 0;
+        tokio::time::sleep(if spoiled { LATE } else { SOON }).await;
         let stayed = objects_left(self.place).await;
         orphans.extend(stayed);
         Left {

@@ -92,7 +92,7 @@ fn a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end(
     assert!(crashes > 80, "only {crashes} crashes");
 }
 
-/// Events that are lost or come twice, watches that break and whose history is gone, refusals, lost answers, deaths and, in
+/// Events that are lost, late or come twice, watches that break and whose history is gone, refusals, lost answers, deaths and, in
 /// every fourth life, an API server that is away for longer than a lease lasts, once for minutes; drawn by `seed`.
 fn storm(seed: u64) -> Faults {
     let mut random = SmallRng::seed_from_u64(seed);
@@ -122,6 +122,7 @@ fn storm(seed: u64) -> Faults {
         repeat: 8,
         cut: 2,
         expire: 2,
+        stall: 5,
     };
     Faults::scripted(seed, weather, script)
 }

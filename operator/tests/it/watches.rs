@@ -65,19 +65,22 @@ fn a_watch_whose_events_are_lost_repeated_and_cut_ends_with_the_truth() {
                 drop: 15,
                 repeat: 15,
                 cut: 5,
-                expire: 0,
+                stall: 5,
+                ..Watches::default()
             });
             for n in 0..60 {
                 change(place, n).await;
             }
+            eventually("many events met a fault", async || faults.spoiled() > 10).await;
             // What was dropped comes back with the next list, which an expired history asks for.
             faults.weather(Watches {
                 expire: 100,
                 ..Watches::default()
             });
+            let before = faults.spoiled();
             change(place, 61).await;
             eventually("the watch was told that its history is gone", async || {
-                faults.spoiled() > 10
+                faults.spoiled() > before
             })
             .await;
             faults.weather(Watches::default());
