@@ -1,6 +1,7 @@
 //! Events of Kubernetes: one for each transition of a query, none for progress.
 
 use kube::runtime::events::Event;
+use sluice_crds::ProgressReason;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 
 use crate::event::event;
@@ -11,6 +12,10 @@ pub fn between(old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) -> Option<Eve
         return None;
     }
     let reason = new.reason?;
+    if old.reason.is_none() && reason == ProgressReason::Admitted.into() {
+        // It did not wait: that it runs is the news, and comes next.
+        return None;
+    }
     let action = match new.phase {
         QueryPhase::Pending if new.admitted_time.is_none() => "Admit",
         QueryPhase::Pending => "StartCoordinator",
@@ -24,7 +29,7 @@ pub fn between(old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) -> Option<Eve
 #[cfg(test)]
 mod tests {
     use kube::runtime::events::EventType;
-    use sluice_crds::{ConditionReason, ErrorReason, ProgressReason};
+    use sluice_crds::{ConditionReason, ErrorReason};
 
     use super::*;
 
@@ -46,6 +51,9 @@ mod tests {
         let mut further = running.clone();
         further.totals.rows_read = 7;
         assert!(between(&running, &further).is_none());
+        let admitted = status(QueryPhase::Pending, ProgressReason::Admitted.into());
+        assert!(between(&ShuffleQueryStatus::default(), &admitted).is_none());
+        assert!(between(&waiting, &admitted).is_some(), "it waited");
         for (old, new, type_, reason, action) in [
             (&missing, &waiting, EventType::Normal, "WaitingForPool", "Admit"),
             (&waiting, &missing, EventType::Warning, "PoolNotFound", "Admit"),
