@@ -257,8 +257,9 @@ impl Urgency {
     pub const fn period(self) -> Duration {
         match self {
             Self::Same | Self::Progress => Duration::from_secs(5),
-            // Several steps of a start within a second are one write.
-            Self::Stage | Self::Step => Duration::from_secs(1),
+            Self::Stage => Duration::from_secs(1),
+            // Of a start that takes no longer none is written: that the query runs is, in its time.
+            Self::Step => Duration::from_secs(2),
             Self::Transition => Duration::ZERO,
         }
     }
