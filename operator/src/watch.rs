@@ -7,7 +7,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, future, stream};
+use futures::stream::{self, BoxStream};
+use futures::{Stream, StreamExt, future};
 use kube::api::DynamicObject;
 use kube::core::{ApiResource, NamespaceResourceScope};
 use kube::runtime::reflector::{self, Store};
@@ -136,16 +137,17 @@ where
     K: Kind + Resource,
 {
     let config = config.timeout(WATCH_SECONDS);
-    let until_lost = move || {
-        let watched = watcher(api.clone(), config.clone());
-        watched.scan(false, |lost, event| {
-            let next = (!*lost).then_some(event);
-            *lost = matches!(&next, Some(Err(error)) if is_lost(error));
-            future::ready(next)
-        })
-    };
-    stream::repeat_with(until_lost).flatten()
+    stream::unfold(None, move |watched: Option<Events<K>>| {
+        let mut watched = watched.unwrap_or_else(|| watcher(api.clone(), config.clone()).boxed());
+        async move {
+            let event = watched.next().await?;
+            let lost = event.as_ref().is_err_and(is_lost);
+            Some((event, (!lost).then_some(watched)))
+        }
+    })
 }
+
+type Events<K> = BoxStream<'static, watcher::Result<watcher::Event<K>>>;
 
 /// Whether no watch can go on from where the last one ended: what came since is forgotten (410), or the API server has never
 /// been there (504), as after its data was restored from a backup.

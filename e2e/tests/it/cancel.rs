@@ -1,14 +1,10 @@
 //! A query that is deleted in the midst of its work stops, and its workers give back what it had.
 
-use std::time::Duration;
-
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::ListParams;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use serde_json::json;
 
 use crate::answers;
-use crate::harness::{self, Pool, Query, rows, sample, until};
+use crate::harness::{self, Pool, Query, rows, sample};
 
 #[test]
 fn a_deleted_query_gives_its_workers_back() {
@@ -25,17 +21,7 @@ fn a_deleted_query_gives_its_workers_back() {
 
         query.delete().await?;
         query.gone().await?;
-        let pods = Api::<Pod>::namespaced(space.client.clone(), &space.namespace);
-        until("its coordinator is gone", Duration::from_secs(60), || async {
-            let coordinators = ListParams::default().labels("sluice.dev/query=long");
-            let left = pods.list(&coordinators).await?.items.len();
-            Ok(if left == 0 {
-                Ok(())
-            } else {
-                Err(format!("{left} pods"))
-            })
-        })
-        .await?;
+        query.rests().await?;
         pool.until("holds nothing and does nothing", |status| {
             status.held_bytes == 0 && status.slots_in_use == 0 && status.spill_used_bytes == 0
         })

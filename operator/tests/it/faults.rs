@@ -155,6 +155,11 @@ impl Faults {
         self
     }
 
+    /// Every open watch breaks.
+    pub fn break_watches(&self) {
+        self.lock().break_watches();
+    }
+
     /// Every open watch breaks, and its history is gone: what was dropped comes back with the next list.
     pub fn forget_history(&self) {
         let mut state = self.lock();

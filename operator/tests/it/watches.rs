@@ -1,5 +1,6 @@
 //! Watches that lose, repeat and end events catch up with the truth.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::StreamExt;
@@ -11,7 +12,7 @@ use serde_json::json;
 use sluice_operator::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::faults::{Faults, Watches};
+use crate::faults::{Fault, Faults, Watches};
 use crate::harness::{Place, eventually, run};
 
 /// Writes or deletes one of five maps.
@@ -95,7 +96,15 @@ fn a_watch_that_cannot_go_on_from_where_it_was_lists_again() {
     run(
         "a_watch_that_cannot_go_on_from_where_it_was_lists_again",
         async |place| {
-            let faults = Faults::none();
+            // No watch is started until somebody has listed.
+            let refuses = Arc::new(AtomicBool::new(false));
+            let refused = refuses.clone();
+            let faults = Faults::scripted(0, Watches::default(), move |call| {
+                if !call.watches {
+                    refused.store(false, Ordering::Relaxed);
+                }
+                refused.load(Ordering::Relaxed).then_some(Fault::Refuse(410))
+            });
             let builder = ClientBuilder::try_from(place.config.clone()).unwrap();
             let api = Api::<ConfigMap>::namespaced(builder.with_layer(&faults).build(), &place.namespace);
             let (store, events) = watch::from_api(api, "watched=yes");
@@ -111,7 +120,6 @@ fn a_watch_that_cannot_go_on_from_where_it_was_lists_again() {
                 change(place, n).await;
             }
             eventually("the store has three", async || store.len() == 3).await;
-            // The next watch is refused with 410, and what happened meanwhile is in no event.
             faults.weather(Watches {
                 drop: 100,
                 ..Watches::default()
@@ -122,7 +130,8 @@ fn a_watch_that_cannot_go_on_from_where_it_was_lists_again() {
             eventually("both are dropped", async || faults.spoiled() == 2).await;
             faults.weather(Watches::default());
             told.lock().unwrap().clear();
-            faults.forget_history();
+            refuses.store(true, Ordering::Relaxed);
+            faults.break_watches();
             eventually("it lists again", async || {
                 let told = told.lock().unwrap();
                 let has = |name: &str| told.iter().any(|told| told == name);

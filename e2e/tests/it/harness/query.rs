@@ -4,8 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
@@ -21,6 +22,7 @@ const LONGEST_QUERY: Duration = Duration::from_secs(240);
 #[derive(Clone)]
 pub struct Query {
     queries: Api<ShuffleQuery>,
+    pods: Api<Pod>,
     name: String,
 }
 
@@ -75,6 +77,7 @@ impl Query {
         space.apply(query).await?;
         Ok(Self {
             queries: Api::namespaced(space.client.clone(), &space.namespace),
+            pods: Api::namespaced(space.client.clone(), &space.namespace),
             name,
         })
     }
@@ -165,6 +168,25 @@ impl Query {
     pub async fn succeeded(&self) -> Result<ShuffleQueryStatus> {
         self.until("has succeeded", |status| status.phase == QueryPhase::Succeeded)
             .await
+    }
+
+    /// Waits until its coordinators' pods are gone.
+    ///
+    /// # Errors
+    ///
+    /// One stays.
+    pub async fn rests(&self) -> Result<()> {
+        let what = format!("the coordinator of query {} is gone", self.name);
+        let coordinators = ListParams::default().labels(&format!("sluice.dev/query={}", self.name));
+        until(&what, Duration::from_secs(60), || async {
+            let left = self.pods.list(&coordinators).await?.items.len();
+            Ok(if left == 0 {
+                Ok(())
+            } else {
+                Err(format!("{left} pods"))
+            })
+        })
+        .await
     }
 
     /// Waits until the query is gone.
