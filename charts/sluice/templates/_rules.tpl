@@ -49,3 +49,19 @@
   resources: [nodes, persistentvolumes]
   verbs: [get, list, watch]
 {{- end }}
+
+{{/*
+Refuses to serve namespaces that another release serves: one for the whole cluster beside those for namespaces. Their
+operators would act on the same objects with different keys. (Two of a kind are refused by the names of their roles.)
+*/}}
+{{- define "sluice.refuseOthers" -}}
+{{- $kind := ternary "sluice-operator" "sluice-operator:" (eq .Values.scope "Namespaced") }}
+{{- range (lookup "rbac.authorization.k8s.io/v1" "ClusterRole" "" "").items }}
+{{- $of := .metadata.annotations | default dict }}
+{{- $ours := and (eq (get $of "meta.helm.sh/release-name") $.Release.Name) (eq (get $of "meta.helm.sh/release-namespace") $.Release.Namespace) }}
+{{- $other := or (eq .metadata.name $kind) (and (eq $.Values.scope "Cluster") (hasPrefix $kind .metadata.name)) }}
+{{- if and $other (not $ours) }}
+{{- fail (printf "scope: %s is refused, as another Sluice serves some of the same namespaces (ClusterRole %s): uninstall it, or use scope: Namespaced for all" $.Values.scope .metadata.name) }}
+{{- end }}
+{{- end }}
+{{- end }}

@@ -24,15 +24,20 @@ fn two_releases_in_two_namespaces_do_not_meet() {
 
         let third = Release::new(&space, "s");
         let served = format!("namespaces={{{other}}}");
-        let refused = third.install(&["--set", &served]).await;
-        let problem = refused
-            .err()
-            .map(|problem| format!("{problem:#}"))
-            .unwrap_or_default();
-        assert!(
-            problem.contains("cannot be imported"),
-            "two operators of one namespace: {problem}"
-        );
+        for (setting, why) in [
+            (served.as_str(), "cannot be imported"),
+            ("scope=Cluster", "another Sluice serves"),
+        ] {
+            let refused = third.install(&["--set", setting]).await;
+            let problem = refused
+                .err()
+                .map(|problem| format!("{problem:#}"))
+                .unwrap_or_default();
+            assert!(
+                problem.contains(why),
+                "two operators of one namespace, {setting}: {problem}"
+            );
+        }
 
         first.uninstall().await?;
         second.test().await?;
