@@ -6,6 +6,7 @@
 
 mod budget;
 mod rpc;
+mod urgency;
 mod watch;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use budget::Budget;
 pub use rpc::{CoordinatorRpc, GrpcCoordinators, Reports, RpcError};
+pub use urgency::Urgency;
 
 /// A coordinator to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,8 +11,7 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Budget, CoordinatorRpc, Reports, RpcError, Target};
-use crate::shuffle_query::Urgency;
+use super::{Budget, CoordinatorRpc, Reports, RpcError, Target, Urgency};
 
 /// First and longest wait before a stream is opened again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));

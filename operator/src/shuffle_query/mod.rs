@@ -39,7 +39,7 @@ use crate::{reconcile as around, watch};
 
 use written::Written;
 
-pub use status::{Urgency, compose};
+pub use status::compose;
 pub use step::step;
 
 /// How long a query's token is good for: a day longer than the longest deadline. A running coordinator cannot be given

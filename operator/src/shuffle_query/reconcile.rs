@@ -10,10 +10,11 @@ use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 
 use super::lifecycle::Lifecycle;
 use super::observed::{Observed, Step};
-use super::status::{Urgency, compose};
+use super::status::compose;
 use super::written::Written;
 use super::{Queries, event, step};
 use crate::kube_api;
+use crate::progress::Urgency;
 use crate::reconcile::{Error, Reconciler, Reconciling};
 
 /// Most decisions in one reconcile: a query that is resumed, admitted and started takes four.

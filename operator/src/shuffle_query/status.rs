@@ -1,11 +1,9 @@
 //! A query's status: what the operator decided and what the coordinator reported, in one bounded object.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use kube::ResourceExt;
 use sluice_crds::shuffle_query::bound;
-use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus, StageState};
+use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{
     Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
     ShuffleQuery, Time,
@@ -208,90 +206,6 @@ fn succeeded(life: &Lifecycle) -> Observation {
         }
         QueryPhase::Succeeded => (ConditionStatus::True, life.reason, String::new()),
         QueryPhase::Failed | QueryPhase::Cancelled => (ConditionStatus::False, life.reason, String::new()),
-    }
-}
-
-/// How soon a new status must be written over an old one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Urgency {
-    /// It says nothing new.
-    Same,
-    /// Counters moved.
-    Progress,
-    /// A stage started or ended.
-    Stage,
-    /// The query stands otherwise in the same phase, such as the steps of its start.
-    Step,
-    /// The query went into another phase.
-    Transition,
-}
-
-impl Urgency {
-    /// Compares two statuses of a query.
-    pub fn between(old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) -> Self {
-        let (still_old, still_new) = (without_clocks(old), without_clocks(new));
-        if still_old == still_new {
-            return Self::Same;
-        }
-        if without_progress(still_old.clone()) != without_progress(still_new.clone()) {
-            return if old.phase == new.phase {
-                Self::Step
-            } else {
-                Self::Transition
-            };
-        }
-        let states = |status: &ShuffleQueryStatus| -> Vec<(u32, StageState)> {
-            status
-                .stages
-                .iter()
-                .map(|stage| (stage.id, stage.state))
-                .collect()
-        };
-        if states(&still_old) != states(&still_new) {
-            return Self::Stage;
-        }
-        Self::Progress
-    }
-
-    /// The least time between two writes of a query's status, the second of which is of this urgency.
-    pub const fn period(self) -> Duration {
-        match self {
-            Self::Same | Self::Progress => Duration::from_secs(5),
-            Self::Stage => Duration::from_secs(1),
-            // Of a start that takes no longer none is written: that the query runs is, in its time.
-            Self::Step => Duration::from_secs(2),
-            Self::Transition => Duration::ZERO,
-        }
-    }
-}
-
-/// Clocks run on where nothing happens.
-fn without_clocks(status: &ShuffleQueryStatus) -> ShuffleQueryStatus {
-    let mut status = status.clone();
-    for stage in &mut status.stages {
-        if stage.state != StageState::Done {
-            stage.elapsed_millis = 0;
-        }
-    }
-    status
-}
-
-fn without_progress(mut status: ShuffleQueryStatus) -> ShuffleQueryStatus {
-    for condition in &mut status.conditions {
-        if condition.type_ == QueryConditionType::WorkersReady {
-            // It counts workers and slots.
-            condition.message = String::new();
-        }
-    }
-    ShuffleQueryStatus {
-        stages: Vec::new(),
-        stages_omitted: 0,
-        stages_done: None,
-        tasks_done: None,
-        totals: Default::default(),
-        tasks: Default::default(),
-        preview: None,
-        ..status
     }
 }
 

@@ -1,10 +1,10 @@
 //! Why a pod does not run, in words of the status.
 
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt;
 use sluice_crds::ProgressReason;
 
-use super::worker::{condition, container};
+use crate::objects::worker::CONTAINER;
 
 /// Something that keeps a pool from being as its spec says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,4 +126,16 @@ pub fn of_refusal(doing: &str, error: &kube::Error) -> Option<Trouble> {
         _ => return None,
     };
     Some(Trouble::new(reason, format!("{doing}: {}", status.message)))
+}
+
+/// The condition of a pod of this type.
+pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// The status of the worker's container.
+pub fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
+    containers.iter().find(|status| status.name == CONTAINER)
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerStatus, Node, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 
 use super::revision::Revision;
 use super::rpc::WorkerReport;
+use super::why::{condition, container};
 use crate::objects::labels;
-use crate::objects::worker::CONTAINER;
 
 /// What a pod is to its pool.
 ///
@@ -164,16 +164,4 @@ fn unschedulable_since(pod: &Pod) -> Option<Timestamp> {
     let unschedulable = scheduled.status == "False" && scheduled.reason.as_deref() == Some("Unschedulable");
     let since = scheduled.last_transition_time.as_ref();
     unschedulable.then(|| since.map_or(Timestamp::UNIX_EPOCH, |time| time.0))
-}
-
-/// The condition of a pod of this type.
-pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
-    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    conditions.iter().find(|condition| condition.type_ == kind)
-}
-
-/// The status of the worker's container.
-pub fn container(pod: &Pod) -> Option<&ContainerStatus> {
-    let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
-    containers.iter().find(|status| status.name == CONTAINER)
 }

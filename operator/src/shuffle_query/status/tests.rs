@@ -1,45 +1,6 @@
 use serde_json::json;
-use sluice_crds::shuffle_query::status::StageStatus;
 
 use super::*;
-
-fn stage(id: u32, state: StageState, elapsed_millis: u64) -> StageStatus {
-    let stage = json!({"id": id, "label": "scan", "state": state, "elapsedMillis": elapsed_millis});
-    serde_json::from_value(stage).unwrap()
-}
-
-#[test]
-fn only_what_changed_is_written_and_the_weightier_the_sooner() {
-    let old = ShuffleQueryStatus {
-        phase: QueryPhase::Running,
-        stages: vec![stage(0, StageState::Done, 5), stage(1, StageState::Running, 7)],
-        ..ShuffleQueryStatus::default()
-    };
-    let changed = |change: fn(&mut ShuffleQueryStatus)| {
-        let mut new = old.clone();
-        change(&mut new);
-        Urgency::between(&old, &new)
-    };
-    assert_eq!(changed(|new| new.stages[1].elapsed_millis = 9_000), Urgency::Same);
-    assert_eq!(changed(|new| new.totals.rows_read = 1), Urgency::Progress);
-    assert_eq!(
-        changed(|new| new.tasks_done = Some("1/2".to_owned())),
-        Urgency::Progress
-    );
-    assert_eq!(
-        changed(|new| new.stages[1].state = StageState::Done),
-        Urgency::Stage
-    );
-    assert_eq!(
-        changed(|new| new.phase = QueryPhase::Succeeded),
-        Urgency::Transition
-    );
-    assert_eq!(changed(|new| new.coordinator_epoch = 2), Urgency::Step);
-    assert_eq!(
-        changed(|new| new.first_row_time = Some(Time(Timestamp::UNIX_EPOCH))),
-        Urgency::Step
-    );
-}
 
 fn query() -> ShuffleQuery {
     let object = json!({
@@ -60,7 +21,10 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let report = ShuffleQueryStatus {
         phase: QueryPhase::Running,
         first_row_time: Some(Time("2026-01-01T00:00:02.5Z".parse().unwrap())),
-        stages: vec![stage(0, StageState::Running, 7)],
+        stages: vec![
+            serde_json::from_value(json!({"id": 0, "label": "scan", "state": "Running", "elapsedMillis": 7}))
+                .unwrap(),
+        ],
         ..ShuffleQueryStatus::default()
     };
     life.phase = QueryPhase::Running;
