@@ -6,6 +6,7 @@ mod bad_query;
 mod cancel;
 mod coordinator_lost;
 mod crds;
+mod diagnostics;
 mod harness;
 mod helm_install;
 mod helm_quickstart;

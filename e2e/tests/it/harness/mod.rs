@@ -28,6 +28,7 @@ pub use columns::columns;
 use config::{ClusterConfig, Target};
 pub use crds::{apply_crds, install_crds};
 pub use deploy::{install_operator, kill_operator, operator_node};
+pub use diagnostics::keep;
 pub use helm::{Release, definitions, output};
 pub use pool::Pool;
 pub use query::{Query, in_order, query, rows, sample, samples};

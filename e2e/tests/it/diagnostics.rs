@@ -1,0 +1,51 @@
+//! What is kept of a test that failed tells what happened, and no secret.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use crate::harness::{self, Pool, Query, query};
+
+#[test]
+fn objects_events_and_logs_of_a_failed_test_are_kept() {
+    harness::run("diagnostics", |space| async move {
+        harness::install_operator(&space).await?;
+        let pool = Pool::apply(&space, "p", 1, json!({})).await?;
+        pool.until_ready(1).await?;
+        let spec = json!({
+            "sql": "SELECT no_such_column FROM nation",
+            "tables": [{"name": "nation", "tpch": {"scaleFactor": 0.01}}],
+            "workerPoolRef": {"name": "p"},
+        });
+        Query::submit(&space, query("bad", &spec)).await?.ended().await?;
+        harness::keep(&space).await?;
+        let kept = |name: &str| {
+            let path = space.evidence.join(name);
+            fs::read_to_string(&path).with_context(|| path.display().to_string())
+        };
+        for (file, text) in [
+            ("shufflequeries.yaml", "no_such_column"),
+            ("workerpools.yaml", "readyReplicas: 1"),
+            ("pods.yaml", "name: p-0"),
+            ("events.txt", "InvalidSql"),
+            ("nodes.yaml", "kubelet"),
+        ] {
+            ensure!(kept(file)?.contains(text), "{file} says nothing of {text}");
+        }
+        let files: Vec<_> = fs::read_dir(&space.evidence)?
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<Result<_>>()?;
+        for pod in ["p-0", "sluice-operator"] {
+            let is_log = |file: &&String| file.starts_with(pod) && file.ends_with(".log");
+            ensure!(
+                files.iter().any(|file| is_log(&file)),
+                "no log of {pod}: {files:?}"
+            );
+        }
+        ensure!(!files.iter().any(|file| file.contains("secret")), "{files:?}");
+        // It is no test that failed.
+        fs::remove_dir_all(&space.evidence)?;
+        Ok(())
+    });
+}
