@@ -67,12 +67,21 @@ async fn a_worker_killed_after_its_first_won_map_costs_exactly_what_it_had() {
 async fn a_worker_killed_in_the_middle_of_a_fetch_costs_exactly_its_outputs_and_the_readers_of_them() {
     let folder = Folder::new();
     let mut workers = Worker::three();
-    let mut query = Watched::start(&folder, &by_part(SCALE, &[]), &workers).await;
     let fetching = |seen: &QuerySnapshot| {
         let reader = second(seen);
         reader.running > 0 && reader.done < reader.tasks && reader.metrics.shuffle_bytes_in > 0
     };
-    query.until("a reader that fetches", fetching).await;
+    // Readers take two tenths of a second, and a snapshot comes each tenth: the moment may be missed.
+    let mut missed = 0;
+    let query = loop {
+        let mut query = Watched::start(&folder, &by_part(SCALE, &[]), &workers).await;
+        if fetching(&query.until_or_end("a reader that fetches", fetching).await) {
+            break query;
+        }
+        assert_eq!(query.end().await.outcome, Outcome::Succeeded);
+        missed += 1;
+        assert!(missed < 5, "no reader was seen that fetches");
+    };
     workers[0].freeze();
     let maps = first(&query.now()).tasks;
     // All of a frozen worker's outputs are those that its peers do not hold.
@@ -162,7 +171,9 @@ async fn a_worker_frozen_past_the_liveness_timeout_and_thawed_changes_no_row() {
     workers[0].thaw();
     let over = query.end().await;
     over.assert_only_losses_ran_again();
-    assert!(first(&over.last).lost_attempts >= 1, "{:#?}", over.last);
+    // What ran there is lost; an output that it held counts again, and the attempt in its place is cancelled.
+    let again = first(&over.last).lost_attempts + first(&over.last).cancelled_attempts;
+    assert!(again >= 1, "{:#?}", over.last);
     assert_eq!(csv(&over.rows), csv(&plain(&folder.at("query.yaml")).await));
     workers.iter_mut().for_each(Worker::assert_well);
 }

@@ -84,18 +84,26 @@ impl Watched {
         what: &str,
         is_so: impl Fn(&QuerySnapshot) -> bool,
     ) -> QuerySnapshot {
+        let seen = self.until_or_end(what, &is_so).await;
+        assert!(is_so(&seen), "it ended before: {what}: {seen:#?}");
+        seen
+    }
+
+    /// Waits for a state, or for the end of a query that was not seen in it; whichever came.
+    pub(super) async fn until_or_end(
+        &mut self,
+        what: &str,
+        is_so: impl Fn(&QuerySnapshot) -> bool,
+    ) -> QuerySnapshot {
         let seen = timeout(
             PATIENCE,
             self.snapshots
                 .wait_for(|seen| is_so(seen) || seen.outcome.is_some()),
         )
         .await;
-        let seen = seen
-            .unwrap_or_else(|_| panic!("waited in vain: {what}"))
+        seen.unwrap_or_else(|_| panic!("waited in vain: {what}"))
             .expect("the query is there")
-            .clone();
-        assert!(is_so(&seen), "it ended before: {what}: {seen:#?}");
-        seen
+            .clone()
     }
 
     /// Cancels it.
