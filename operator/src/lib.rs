@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use config::{Command, Config};
 use http::Health;
 use metrics::Metrics;
+use progress::Budget;
 use sluice_proto::auth::TokenSigner;
 use worker_pool::grpc::GrpcWorkers;
 
@@ -46,7 +47,12 @@ pub struct Operator {
     pub client: Client,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Turns of writing a status, of either kind in all namespaces.
+    pub status_writes: Budget,
 }
+
+/// Most writes of status in a second.
+const STATUS_WRITES: u32 = 50;
 
 /// Runs the operator of this process: until a signal asks it to stop, or another one leads.
 ///
@@ -88,6 +94,7 @@ pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -
         config,
         client,
         metrics,
+        status_writes: Budget::per_second(STATUS_WRITES),
     });
     tokio::select! {
         () = wait_for_api_server(&operator.client) => {}
@@ -109,7 +116,6 @@ async fn controllers(
     signer: Arc<TokenSigner>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let shared = Arc::new(shuffle_query::Shared::new(signer.clone()));
     let mut running = JoinSet::new();
     for scope in operator.config.scopes() {
         let workers = GrpcWorkers::new(signer.clone());
@@ -122,7 +128,7 @@ async fn controllers(
             key,
             stop.clone(),
         ));
-        running.spawn(shuffle_query::run(operator, shared.clone(), scope, stop));
+        running.spawn(shuffle_query::run(operator, signer.clone(), scope, stop));
     }
     // A controller that ends by a panic must not leave the others to lead without it.
     while let Some(ended) = running.join_next().await {

@@ -34,7 +34,7 @@ use crate::Operator;
 use crate::config::Scope;
 use crate::kube_api::FIELD_MANAGER;
 use crate::objects::labels::{self, Component};
-use crate::progress::{Budget, CoordinatorRpc, GrpcCoordinators, Progress};
+use crate::progress::{CoordinatorRpc, GrpcCoordinators, Progress};
 use crate::{reconcile as around, watch};
 
 use written::Written;
@@ -48,29 +48,10 @@ pub use step::step;
 /// out, and that its Secret and the data go with the query.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(MAX_SECONDS as u64 + 24 * 3600);
 
-/// What all scopes share.
-pub struct Shared {
-    /// Signs tokens.
-    pub signer: Arc<TokenSigner>,
-    /// Writes of status in all.
-    pub writes: Budget,
-}
-
-impl Shared {
-    /// At most 50 writes of status a second.
-    pub fn new(signer: Arc<TokenSigner>) -> Self {
-        Self {
-            signer,
-            writes: Budget::per_second(50),
-        }
-    }
-}
-
 /// The reconciler of the queries of one scope.
 pub struct Queries {
     operator: Arc<Operator>,
     signer: Arc<TokenSigner>,
-    shared: Arc<Shared>,
     queries: Store<ShuffleQuery>,
     pools: Store<WorkerPool>,
     pods: Store<Pod>,
@@ -172,15 +153,15 @@ impl Queries {
 }
 
 /// Reconciles the queries of `scope` until `stop`.
-pub async fn run(operator: Arc<Operator>, shared: Arc<Shared>, scope: Scope, stop: CancellationToken) {
-    let rpc = Arc::new(GrpcCoordinators::new(shared.signer.clone()));
-    run_with(operator, shared, scope, stop, rpc).await;
+pub async fn run(operator: Arc<Operator>, signer: Arc<TokenSigner>, scope: Scope, stop: CancellationToken) {
+    let rpc = Arc::new(GrpcCoordinators::new(signer.clone()));
+    run_with(operator, signer, scope, stop, rpc).await;
 }
 
 /// The same with another way to coordinators.
 pub async fn run_with(
     operator: Arc<Operator>,
-    shared: Arc<Shared>,
+    signer: Arc<TokenSigner>,
     scope: Scope,
     stop: CancellationToken,
     rpc: Arc<dyn CoordinatorRpc>,
@@ -196,8 +177,7 @@ pub async fn run_with(
         instance: Some(operator.config.identity.clone()),
     };
     let reconciler = Arc::new(Queries {
-        signer: shared.signer.clone(),
-        shared,
+        signer,
         queries: queries.clone(),
         pools,
         pods,

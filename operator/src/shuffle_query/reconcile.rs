@@ -81,7 +81,7 @@ impl Queries {
         let report = seen.report.as_deref();
         let old = seen.query.status.clone().unwrap_or_default();
         let new = compose(&seen.query, life, report, now);
-        self.shared.writes.turn().await;
+        self.operator.status_writes.turn().await;
         let written = self.write(&seen.query, &old, &new).await;
         if !takes_place || written.is_err() {
             self.granted().remove(&uid);
@@ -125,7 +125,7 @@ impl Queries {
         if rested < urgency.period() {
             return Ok(again.min(urgency.period().saturating_sub(rested)));
         }
-        let writes = &self.shared.writes;
+        let writes = &self.operator.status_writes;
         match urgency {
             Urgency::Transition => writes.turn().await,
             // Of many queries at once the steps and counters give way, and no reconcile waits for them.

@@ -130,6 +130,7 @@ impl<R: WorkerRpc> Pools<R> {
             .poll(&uid, ObjectRef::from_obj(&*seen.pool), targets(&seen.workers));
         let status = status::status(&seen, &wanted, &applied.refused);
         if seen.pool.status.as_ref() != Some(&status) {
+            self.operator.status_writes.turn().await;
             let written = kube_api::apply_status(&self.operator.client, &*seen.pool, &status).await;
             written.map_err(Error::api("writing the status"))?;
             self.operator.metrics.status_writes.inc();

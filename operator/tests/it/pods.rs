@@ -1,37 +1,20 @@
 //! The test's own kubelet, coordinators and workers carry a query from a pool without pods to its end.
 
-use std::fmt::Debug;
-
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams};
-use kube::core::NamespaceResourceScope;
 use kube::core::object::HasStatus;
-use kube::{Api, Resource, ResourceExt};
-use serde::Serialize;
+use kube::{Api, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_crds::shuffle_query::status::QueryPhase;
 use sluice_crds::{ShuffleQuery, WorkerPool};
+/// What the tests need of a kind that has namespaces.
+pub use sluice_operator::kube_api::Object as Kind;
 
 use crate::coordinators::{programs, succeeds};
 use crate::faults::Faults;
 use crate::harness::{Place, eventually, run};
 use crate::kubelet::Kubelet;
-
-/// What the tests need of a kind that has namespaces.
-pub trait Kind:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
-{
-}
-
-impl<K> Kind for K where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + Serialize
-        + DeserializeOwned
-{
-}
 
 /// Reads an object.
 pub fn object<K: DeserializeOwned>(value: Value) -> K {
