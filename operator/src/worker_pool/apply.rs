@@ -1,6 +1,10 @@
 //! Brings the cluster closer to what a pool should have.
 
-use futures::{StreamExt, stream};
+use std::pin::pin;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+
+use futures::{StreamExt, future, stream};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::ObjectMeta;
@@ -89,22 +93,20 @@ pub async fn apply(client: &Client, stores: &Stores, wanted: &Desired) -> Applie
     applied
 }
 
+/// Creates `pods` in order until one fails: the others would fare no better. Those that were begun are waited for, since a
+/// quota is charged before a pod is stored, and keeps the charge for minutes if the request is given up in between.
 async fn create(client: &Client, pods: &[Pod], applied: &mut Applied) {
-    let creations = stream::iter(pods.to_vec()).map(|pod| {
-        let client = client.clone();
-        async move { (pod.name_any(), kube_api::create(&client, &pod).await) }
-    });
-    let mut creations = creations.buffered(AT_ONCE);
+    let well = AtomicBool::new(true);
+    let begun = stream::iter(pods.to_vec()).take_while(|_| future::ready(well.load(Relaxed)));
+    let creations = begun.map(|pod| async move { (pod.name_any(), kube_api::create(client, &pod).await) });
+    let mut creations = pin!(creations.buffered(AT_ONCE));
     while let Some((name, created)) = creations.next().await {
         match created {
             Ok(Created::Ours(_)) => tracing::info!(pod = name, "created a worker"),
             Ok(Created::Taken) => applied.refused.push(taken("Pod", &name)),
             Err(error) => applied.note(&format!("creating pod {name}"), error),
         }
-        if !applied.is_well() {
-            // The others would fare no better.
-            return;
-        }
+        well.store(applied.is_well(), Relaxed);
     }
 }
 
@@ -211,5 +213,80 @@ pub fn marks(mark: &Mark) -> Pod {
             ..ObjectMeta::default()
         },
         ..Pod::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use http::{Request, Response};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+    use kube::client::Body;
+    use serde_json::json;
+
+    use super::*;
+
+    /// How many requests came, and how many of them were not given up.
+    #[derive(Default)]
+    struct Counts {
+        begun: AtomicUsize,
+        ended: AtomicUsize,
+    }
+
+    /// An API server that refuses the third pod for its quota, and is the slower the later a request comes.
+    async fn serve(request: Request<Body>, counts: Arc<Counts>) -> Result<Response<Body>, Infallible> {
+        let number = counts.begun.fetch_add(1, Relaxed);
+        let body = request.into_body().collect_bytes().await.expect("a body");
+        tokio::time::sleep(Duration::from_millis(5 * number as u64)).await;
+        counts.ended.fetch_add(1, Relaxed);
+        let answer = Response::builder().header("content-type", "application/json");
+        let answer = if number == 2 {
+            let refusal = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403,
+                                 "reason": "Forbidden", "message": "exceeded quota: pods"});
+            answer
+                .status(403)
+                .body(Body::from(refusal.to_string().into_bytes()))
+        } else {
+            answer.status(201).body(Body::from(body))
+        };
+        Ok(answer.expect("an answer"))
+    }
+
+    #[tokio::test]
+    async fn a_refusal_begins_no_more_creations_and_gives_up_none() {
+        let counts = Arc::new(Counts::default());
+        let service = {
+            let counts = counts.clone();
+            tower::service_fn(move |request| serve(request, counts.clone()))
+        };
+        let owner = OwnerReference {
+            controller: Some(true),
+            uid: "u".to_owned(),
+            ..OwnerReference::default()
+        };
+        let pods = (0..40).map(|number| Pod {
+            metadata: ObjectMeta {
+                name: Some(format!("p-{number}")),
+                owner_references: Some(vec![owner.clone()]),
+                ..ObjectMeta::default()
+            },
+            ..Pod::default()
+        });
+        let mut applied = Applied::default();
+        create(
+            &Client::new(service, "default"),
+            &pods.collect::<Vec<_>>(),
+            &mut applied,
+        )
+        .await;
+        let begun = counts.begun.load(Relaxed);
+        assert_eq!(applied.refused.len(), 1, "{applied:?}");
+        assert_eq!(applied.refused[0].reason, ProgressReason::QuotaExceeded);
+        assert!((3..=2 + AT_ONCE).contains(&begun), "{begun}");
+        assert_eq!(counts.ended.load(Relaxed), begun);
     }
 }
