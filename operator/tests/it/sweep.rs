@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use crate::faults::{Call, Fault, Faults, Watches};
-use crate::harness::{Place, run};
+use crate::harness::{Place, eventually, run};
 use crate::life::{Left, live};
 use crate::pods::object;
 
@@ -189,16 +189,11 @@ fn a_second_coordinator_and_what_nobody_owns_are_found() {
                 "spec": {"containers": [container], "restartPolicy": "Never"}}));
             pods.create(&PostParams::default(), &pod).await.unwrap();
             // The test's kubelet starts it; it must not be there when the others are looked at.
-            while pods
-                .get("plain-c2")
-                .await
-                .unwrap()
-                .status
-                .and_then(|status| status.pod_ip)
-                .is_none()
-            {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            eventually("the pod is started", async || {
+                let status = pods.get("plain-c2").await.unwrap().status;
+                status.is_some_and(|status| status.pod_ip.is_some())
+            })
+            .await;
             let now = kube::api::DeleteParams::default();
             pods.delete("plain-c2", &now).await.unwrap();
             let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
