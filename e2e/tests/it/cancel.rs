@@ -11,21 +11,14 @@ fn a_deleted_query_gives_its_workers_back() {
     harness::run("cancel", |space| async move {
         harness::install_operator(&space).await?;
         let pool = Pool::ready(&space, "p").await?;
-        let query = Query::submit(&space, answers::long_query("p")).await?;
-        query.until_under_way().await?;
-        pool.until("holds what the query has shuffled", |status| {
-            status.held_bytes > 0 && status.slots_in_use > 0
-        })
-        .await?;
+        let query = Query::submit(&space, answers::endless_query("p")).await?;
+        pool.until_busy().await?;
         let before: Vec<_> = pool.pods().await?.iter().map(ResourceExt::uid).collect();
 
         query.delete().await?;
         query.gone().await?;
         query.rests().await?;
-        pool.until("holds nothing and does nothing", |status| {
-            status.held_bytes == 0 && status.slots_in_use == 0 && status.spill_used_bytes == 0
-        })
-        .await?;
+        pool.until_free().await?;
 
         // The same workers serve the next one.
         let mut next = sample("tpch-pricing-summary.yaml")?;

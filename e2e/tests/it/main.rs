@@ -6,6 +6,7 @@ mod bad_query;
 mod cancel;
 mod coordinator_lost;
 mod crds;
+mod deadline;
 mod diagnostics;
 mod harness;
 mod helm_install;

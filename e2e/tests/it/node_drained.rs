@@ -21,12 +21,12 @@ fn a_node_that_is_drained_costs_no_rows_and_one_worker_at_a_time() {
         }
         let (victim, _) = crowd
             .into_iter()
-            .find(|(_, workers)| *workers == 2)
+            .find(|(_, workers)| *workers > 1)
             .context("a node with two workers")?;
         let query = Query::submit(&space, answers::long_query("p")).await?;
         query.until_under_way().await?;
         let refusals = space.drain_node(&victim).await?;
-        assert!(refusals > 0, "both workers of {victim} went at once");
+        assert!(refusals > 0, "all workers of {victim} went at once");
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
         assert_eq!(status.counted_retries, 0, "a drain is nobody's fault");

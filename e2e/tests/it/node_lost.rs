@@ -51,8 +51,7 @@ async fn under_way(space: &Space) -> Result<(Pool, Query)> {
 
 /// While the node is away, another worker stands in for the lost one; once the node is back, there are as many as before.
 async fn is_made_good(space: &Space, pool: &Pool, node: &str) -> Result<()> {
-    pool.until("three others are ready", |status| status.ready_replicas == 3)
-        .await?;
+    pool.until_ready_elsewhere(node, 3).await?;
     space.start_node(node).await?;
     pool.until_ready(3).await?;
     pool.until_pods(3).await

@@ -10,14 +10,16 @@ use crate::harness::{self, Pool, Query, rows};
 fn a_suspended_query_rests_and_starts_over() {
     harness::run("suspend", |space| async move {
         harness::install_operator(&space).await?;
-        Pool::ready(&space, "p").await?;
+        let pool = Pool::ready(&space, "p").await?;
         let query = Query::submit(&space, answers::long_query("p")).await?;
         query.until_under_way().await?;
+        pool.until_busy().await?;
         query.change(json!({"suspend": true})).await?;
         query
             .until("is suspended", |status| status.phase == QueryPhase::Suspended)
             .await?;
         query.rests().await?;
+        pool.until_free().await?;
         query.change(json!({"suspend": false})).await?;
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());

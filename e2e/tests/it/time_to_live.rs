@@ -27,7 +27,7 @@ fn a_query_with_a_time_to_live_goes_with_all_it_owned() {
         let pods = Api::<Pod>::namespaced(client.clone(), namespace);
         let inputs = Api::<ConfigMap>::namespaced(client.clone(), namespace);
         let tokens = Api::<Secret>::namespaced(client.clone(), namespace);
-        until("what it owned is gone", Duration::from_secs(60), || async {
+        until("what it owned is gone", Duration::from_secs(120), || async {
             let its = ListParams::default().labels("sluice.dev/query=brief");
             let left = [
                 pods.list(&its).await?.items.len(),

@@ -10,4 +10,6 @@ pub mod quantity;
 pub mod worker;
 
 #[cfg(test)]
+mod every_field;
+#[cfg(test)]
 mod tests;

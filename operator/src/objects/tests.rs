@@ -53,41 +53,6 @@ fn a_pool_that_says_nothing() {
 }
 
 #[test]
-fn a_pool_that_says_everything() {
-    let spec = "
-        replicas: 4
-        slotsPerWorker: 8
-        memory: 3GiB
-        spill:
-          limit: 70GiB
-          volumes:
-          - {name: near, emptyDir: {sizeLimit: 20GiB}}
-          - {name: far, ephemeral: {storageClassName: fast, size: 50GiB}}
-        image: registry.example/sluice:2
-        imagePullPolicy: Always
-        imagePullSecrets: [{name: pull}]
-        resources: {requests: {cpu: 2, example.com/disk: 1}, limits: {memory: 4Gi}}
-        dataVolumes: [{name: lake, claimName: lake-claim, mountPath: /lake}]
-        sinkVolumes: [{name: out, claimName: out-claim, mountPath: /out}]
-        credentials: {secretName: bucket}
-        placement:
-          dataAffinity: Required
-          locality: [{zone: z1}, {node: n7}]
-          zones: Pack
-          antiAffinity: Required
-          nodeSelector: {disk: fast}
-          tolerations: [{key: only, operator: Exists, effect: NoSchedule}]
-          priorityClassName: high
-          schedulerName: other
-        podMetadata: {labels: {team: a}, annotations: {note: b}}
-        minReadyWorkers: 2
-        maxConcurrentQueries: 5
-        drainTimeoutSeconds: 30
-        coordinator: {resources: {limits: {cpu: 1}}}";
-    insta::assert_yaml_snapshot!("full_pod", pod(spec));
-}
-
-#[test]
 fn without_a_key_no_tokens_are_checked() {
     assert_eq!(PoolObjects::build(&pool("{}"), None).key, None);
     let pod = serde_json::to_string(&pod_near("{}", &[], false)).unwrap();

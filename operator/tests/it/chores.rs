@@ -13,7 +13,7 @@ use sluice_crds::yaml::{VERSION_ANNOTATION, worker_pool_crd};
 use sluice_operator::config::ApplyPool;
 use sluice_operator::{apply_pool, install_crds};
 
-use crate::harness::{Place, run};
+use crate::harness::{Place, eventually, run};
 
 /// The definition of pools under another group, so that nobody else's is touched, as release `version` has it.
 fn definition(place: &Place, version: &str) -> CustomResourceDefinition {
@@ -169,14 +169,10 @@ fn a_pool_of_the_chart_is_owned_and_follows_its_values() {
             std::fs::remove_file(&file).unwrap();
             // The cluster's garbage collector takes it along.
             owners.delete("o", &DeleteParams::background()).await.unwrap();
-            let gone = async {
-                while pools.get_opt("p").await.unwrap().is_some() {
-                    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-                }
-            };
-            tokio::time::timeout(std::time::Duration::from_secs(60), gone)
-                .await
-                .expect("the pool stays");
+            eventually("the pool is gone", async || {
+                pools.get_opt("p").await.unwrap().is_none()
+            })
+            .await;
         },
     );
 }

@@ -12,7 +12,7 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::cases::{UpdateCase, update_cases};
 use tokio::sync::OnceCell;
 
-use crate::harness::{Place, run};
+use crate::harness::{PATIENCE, Place, run};
 
 const FILES: [&str; 2] = [
     include_str!("../../../crds/yaml/shufflequeries.yaml"),
@@ -37,8 +37,7 @@ async fn apply(client: &Client) {
             .await
             .unwrap();
         let established = await_condition(api.clone(), name, conditions::is_crd_established());
-        let limit = Duration::from_secs(30);
-        tokio::time::timeout(limit, established)
+        tokio::time::timeout(PATIENCE, established)
             .await
             .expect("the definition is served")
             .unwrap();

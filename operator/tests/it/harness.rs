@@ -1,14 +1,16 @@
 //! A namespace of its own for each test, and operators that run in it, each in a runtime of its own that can die.
 
+use std::cell::RefCell;
 use std::env;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use futures::FutureExt;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::client::ClientBuilder;
 use kube::{Api, Client};
@@ -25,8 +27,17 @@ use crate::{crds, kubelet, rbac};
 /// How long something may take that does happen: on a busy machine, controllers of Kubernetes (quotas, say) take half a
 /// minute for what takes them no time otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+/// Between two looks at what is waited for: each is a request.
+const LOOK: Duration = Duration::from_millis(50);
+/// The port of an operator, which has an address of its own.
+const PORT: u16 = 8080;
 /// The key that signs tokens.
 pub const SIGNING_KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/signing-key.pem");
+
+tokio::task_local! {
+    /// The operators that this test has started, by name, and how they ended.
+    static OPERATORS: RefCell<Vec<(String, watch::Receiver<Option<End>>)>>;
+}
 
 /// A test's place in the cluster.
 pub struct Place {
@@ -58,7 +69,7 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&Place)) {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(within(test));
+    runtime.block_on(OPERATORS.scope(RefCell::default(), within(test)));
 }
 
 /// Runs `test` in a new namespace, with the rules of manifests/rbac.yaml, and removes both.
@@ -87,6 +98,11 @@ impl Place {
         };
         let namespaces = Api::<Namespace>::all(client.clone());
         namespaces.create(&PostParams::default(), &object).await.unwrap();
+        let accounts = Api::<ServiceAccount>::namespaced(client.clone(), &namespace);
+        eventually("pods may be created in the namespace", async || {
+            accounts.get_opt("default").await.unwrap().is_some()
+        })
+        .await;
         rbac::install(&client, &namespace).await;
         Self {
             namespace,
@@ -123,16 +139,14 @@ impl Place {
         self.start_with(name, faults, &[])
     }
 
-    /// The same with `flags`, which go before those that a test's operator has.
+    /// The same with `flags`, in the place of those that a test's operator has. Its lease lasts as long as anybody's: a busy
+    /// machine may stand still for seconds.
     pub fn start_with(&self, name: &str, faults: Faults, flags: &[&str]) -> Running {
-        // Free when asked; another process could take it in between, and the operator would not start.
-        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let listen = SocketAddr::from((kubelet::address(), PORT));
         let own = [
             "sluice-operator",
             "--image=localhost/sluice:test",
             &format!("--signing-key-file={SIGNING_KEY}"),
-            "--lease-seconds=6",
-            "--lease-renewal-seconds=4",
             "--lease-retry-seconds=1",
             &format!("--namespaces={}", self.namespace),
             &format!("--lease-namespace={}", self.namespace),
@@ -144,7 +158,20 @@ impl Place {
             .iter()
             .filter(|own| !flags.iter().any(|flag| name_of(flag) == name_of(own)));
         let config = Config::parse_from(own.chain(flags));
-        Running::start(config, self.operators_config(), faults, listen)
+        let running = Running::start(config, self.operators_config(), faults, listen);
+        OPERATORS.with(|all| all.borrow_mut().push((name.to_owned(), running.ended.clone())));
+        running
+    }
+
+    /// Takes the lease from an operator that is dead and renews it no more: to wait for its end would only take time.
+    pub async fn free_lease(&self) {
+        let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
+        match leases.delete("sluice-operator", &DeleteParams::default()).await {
+            Ok(_) => {}
+            // The operator died before it had one.
+            Err(kube::Error::Api(status)) if status.is_not_found() => {}
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
@@ -250,13 +277,39 @@ impl Running {
 
 /// Waits until `condition` holds.
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    until(what, async || {
+        if condition().await {
+            Ok(())
+        } else {
+            Err(String::new())
+        }
+    })
+    .await;
+}
+
+/// Looks until `look` finds what it waits for; its error says how things stand.
+pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let begin = Instant::now();
-    while !condition().await {
-        assert!(
-            begin.elapsed() < PATIENCE,
-            "not within {} s: {what}",
-            PATIENCE.as_secs()
-        );
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    loop {
+        match look().await {
+            Ok(found) => return found,
+            Err(stands) if begin.elapsed() >= PATIENCE => {
+                let seconds = PATIENCE.as_secs();
+                panic!("not within {seconds} s: {what}. {stands}{}", failed_operators())
+            }
+            Err(_) => tokio::time::sleep(LOOK).await,
+        }
     }
+}
+
+/// The operators of this test that ended in a way that nobody asked for: what is waited for, they do no more.
+fn failed_operators() -> String {
+    let all = OPERATORS.with(|all| all.borrow().clone());
+    let failed = all.into_iter().filter_map(|(name, ended)| {
+        let End::Returned(Err(error)) = ended.borrow().clone()? else {
+            return None;
+        };
+        Some(format!("\noperator {name} has ended: {error}"))
+    });
+    failed.collect()
 }

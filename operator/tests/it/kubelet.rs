@@ -75,14 +75,12 @@ impl Exit {
 }
 
 /// A pod that was started.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Started {
     /// Its name.
     pub name: String,
-    /// Its uid.
-    pub uid: String,
-    /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    /// The pod as it was when it came.
+    pub pod: Arc<Pod>,
 }
 
 /// The kubelet of one namespace; it stops when it is dropped, and its node goes with the test's [`Place`].
@@ -100,6 +98,8 @@ struct Local {
     /// Nothing is told to the API server while it is true, as by a node that is out of reach.
     silent: watch::Sender<bool>,
     started: Mutex<Vec<Started>>,
+    /// What every version of every pod said of itself, in order.
+    told: Mutex<Vec<ObjectMeta>>,
     /// By uid.
     pods: Mutex<BTreeMap<String, Handle>>,
 }
@@ -123,6 +123,7 @@ impl Kubelet {
             program,
             silent: watch::Sender::new(false),
             started: Mutex::default(),
+            told: Mutex::default(),
             pods: Mutex::default(),
         });
         let running = AbortOnDropHandle::new(tokio::spawn(node.clone().run()));
@@ -142,6 +143,11 @@ impl Kubelet {
     /// Whether the API server hears nothing of the pods from now on: deletions do not finish, ends do not show.
     pub fn silence(&self, silent: bool) {
         self.node.silent.send_replace(silent);
+    }
+
+    /// What pods were called, labelled and annotated so far, version by version: what was so for a moment alone too.
+    pub fn told(&self) -> Vec<ObjectMeta> {
+        locked(&self.node.told).clone()
     }
 
     /// The pods that were started so far, in order.
@@ -200,8 +206,8 @@ async fn register(client: &Client, name: &str) {
     nodes.patch(name, &params, &Patch::Merge(&spec)).await.unwrap();
 }
 
-/// An address of this machine that no other pod of any test has: the second byte is claimed for this process by a port.
-fn address() -> Ipv4Addr {
+/// An address of this machine that no other pod or operator of any test has: the second byte is claimed for this process by a port.
+pub fn address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     static CLAIM: LazyLock<(u8, TcpListener)> = LazyLock::new(|| {
         let mut bytes = 1..=254_u8;
@@ -234,7 +240,9 @@ impl Local {
         }
     }
 
-    fn look_at(self: &Arc<Self>, pod: Pod) {
+    fn look_at(self: &Arc<Self>, mut pod: Pod) {
+        pod.managed_fields_mut().clear();
+        locked(&self.told).push(pod.metadata.clone());
         let uid = pod.uid().unwrap_or_default();
         let mut pods = locked(&self.pods);
         let leaves = pod.metadata.deletion_timestamp.is_some();
@@ -245,18 +253,17 @@ impl Local {
             return;
         }
         let (terminate, end) = (CancellationToken::new(), watch::Sender::new(None));
+        let (name, pod) = (pod.name_any(), Arc::new(pod));
         if leaves {
             terminate.cancel();
         } else {
             locked(&self.started).push(Started {
-                name: pod.name_any(),
-                uid: uid.clone(),
-                labels: pod.labels().clone(),
+                name: name.clone(),
+                pod: pod.clone(),
             });
         }
-        let name = pod.name_any();
         let container = Container {
-            pod: Arc::new(pod),
+            pod,
             address: address(),
             node: self.clone(),
             terminate: terminate.clone(),

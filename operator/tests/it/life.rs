@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -19,7 +18,7 @@ use sluice_operator::objects::labels;
 
 use crate::coordinators::{Coordinator, programs, snapshot, succeeds};
 use crate::faults::Faults;
-use crate::harness::{Place, Running};
+use crate::harness::{PATIENCE, Place, Running};
 use crate::kubelet::{Exit, Kubelet};
 use crate::pods::{Kind, pool, query};
 
@@ -30,11 +29,9 @@ const STEP: Duration = Duration::from_secs(300);
 /// After how long of waiting watches list again, as they do once their history is gone; twice as long the next time,
 /// since they wait longer themselves.
 const NEWS: Duration = Duration::from_secs(5);
-/// When what an operator makes by mistake is there: at once, or once its cache has caught up.
+/// When what an operator makes that does not know of a deletion is there: at once, or once its cache has caught up.
 const SOON: Duration = Duration::from_millis(300);
 const LATE: Duration = Duration::from_secs(3);
-/// Longest time of a deletion.
-const GONE: Duration = Duration::from_secs(45);
 
 /// What a life left.
 #[derive(Debug, PartialEq)]
@@ -145,7 +142,7 @@ impl<'a> Liver<'a> {
             return;
         }
         self.deaths += 1;
-        free_lease(self.place).await;
+        self.place.free_lease().await;
         let faults = (self.fates)(self.deaths).away_until(self.operator.faults.back());
         let name = format!("operator-{}", self.deaths);
         self.operator = self.place.start(&name, faults);
@@ -197,6 +194,34 @@ impl<'a> Liver<'a> {
         .await;
     }
 
+    /// Waits until nothing is there any more and nothing comes back; what stays or comes back all the same.
+    async fn vanish(&mut self) -> Vec<String> {
+        let begin = Instant::now();
+        let mut looked = begin;
+        let patience = if self.gc { STEP } else { PATIENCE };
+        loop {
+            let misled = self.operator.faults.spoiled() > 0;
+            let mut left = objects_left(self.place).await;
+            if left.is_empty() {
+                // An operator that was not told yet makes objects anew, once: their owner is gone.
+                tokio::time::sleep(if misled { LATE } else { SOON }).await;
+                left = objects_left(self.place).await;
+            }
+            if left.is_empty() || begin.elapsed() > patience {
+                return left;
+            }
+            self.succeed().await;
+            if misled && looked.elapsed() > NEWS {
+                looked = Instant::now();
+                self.operator.faults.forget_history();
+            }
+            if !self.gc {
+                clear(self.place).await;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
     /// A pool that grows; a query, and one that loses its first coordinator; the pool's pods change, and it shrinks; all
     /// is deleted.
     async fn live(&mut self, kubelet: &Kubelet, mischief: impl AsyncFnOnce()) -> Left {
@@ -224,26 +249,7 @@ impl<'a> Liver<'a> {
         }
         let pools = self.api::<WorkerPool>();
         pools.delete("p", &DeleteParams::default()).await.unwrap();
-        if !self.gc {
-            clear(self.place).await;
-        }
-        let begin = Instant::now();
-        let mut looked = begin;
-        while !objects_left(self.place).await.is_empty() && begin.elapsed() < GONE {
-            self.succeed().await;
-            if self.operator.faults.spoiled() > 0 && looked.elapsed() > NEWS {
-                // Who was not told that the pool is gone makes its objects anew, which have no owner then.
-                looked = Instant::now();
-                self.operator.faults.forget_history();
-                clear(self.place).await;
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-        // Nothing comes back.
-        let spoiled = self.operator.faults.spoiled() > 0;
-        tokio::time::sleep(if spoiled { LATE } else { SOON }).await;
-        let stayed = objects_left(self.place).await;
-        orphans.extend(stayed);
+        orphans.extend(self.vanish().await);
         Left {
             objects,
             coordinators: coordinators_of(kubelet),
@@ -261,15 +267,8 @@ pub async fn live(place: &Place, fates: Fates<'_>, gc: bool, mischief: impl Asyn
     let left = liver.live(&kubelet, mischief).await;
     liver.operator.kill();
     liver.operator.end().await;
-    free_lease(place).await;
+    place.free_lease().await;
     (left, liver.deaths)
-}
-
-/// Takes the lease from an operator that is dead and renews it no more: to wait for its end would only take time.
-async fn free_lease(place: &Place) {
-    let leases = Api::<Lease>::namespaced(place.client.clone(), &place.namespace);
-    // The operator may have died before it had one.
-    let _ = leases.delete("sluice-operator", &DeleteParams::default()).await;
 }
 
 /// A coordinator of either query.
@@ -287,7 +286,7 @@ async fn coordinator(coordinator: Coordinator) -> Exit {
 pub fn coordinators_of(kubelet: &Kubelet) -> BTreeMap<String, usize> {
     let mut coordinators = BTreeMap::new();
     for pod in kubelet.started() {
-        if pod.labels.get(labels::COMPONENT).map(String::as_str) == Some("coordinator") {
+        if pod.pod.labels().get(labels::COMPONENT).map(String::as_str) == Some("coordinator") {
             *coordinators.entry(pod.name).or_default() += 1;
         }
     }

@@ -65,8 +65,8 @@ fn a_query_runs_to_its_end_and_pods_go_when_their_owners_do() {
             let status = queries.get("q").await.unwrap().status.unwrap();
             assert_eq!((status.tasks.done, status.totals.rows_written), (2, 20));
             let mut started: Vec<_> = kubelet.started().into_iter().map(|pod| pod.name).collect();
-            // The two workers in any order.
-            started[..2].sort();
+            // In any order: one worker is enough to begin with.
+            started.sort();
             assert_eq!(started, ["p-0", "p-1", "q-c1"]);
 
             pools.delete("p", &DeleteParams::default()).await.unwrap();

@@ -14,7 +14,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::json;
 
 use crate::faults::{Call, Fault, Faults, Watches};
-use crate::harness::{Place, run};
+use crate::harness::{Place, eventually, run};
 use crate::life::{Left, live};
 use crate::pods::object;
 
@@ -23,8 +23,8 @@ const LATER: u64 = 1_000;
 /// Lives that are led at the same time, each in a namespace of its own.
 const LANES: usize = 4;
 
-/// The life without faults; `None` without a cluster.
-fn undisturbed(name: &str) -> Option<Left> {
+/// The life without faults, and how often the operator wrote in it; `None` without a cluster.
+fn undisturbed(name: &str) -> Option<(Left, usize)> {
     let left = Mutex::new(None);
     run(name, async |place| {
         let faults = Faults::none();
@@ -38,7 +38,8 @@ fn undisturbed(name: &str) -> Option<Left> {
             .collect();
         assert_eq!(pods, [("lost-c1", 1), ("lost-c2", 1), ("plain-c1", 1)]);
         assert!(lived.objects.len() > 12, "{:?}", lived.objects.keys());
-        *left.lock().unwrap_or_else(PoisonError::into_inner) = Some(lived);
+        assert_eq!(lived.orphans, [""; 0], "left behind by the garbage collector");
+        *left.lock().unwrap_or_else(PoisonError::into_inner) = Some((lived, faults.writes()));
     });
     left.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
@@ -65,7 +66,9 @@ fn in_lanes(name: &str, life: impl AsyncFn(&Place, usize) -> bool + Sync) {
 #[test]
 fn a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end() {
     let name = "a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end";
-    let Some(wanted) = undisturbed(name) else { return };
+    let Some((wanted, writes)) = undisturbed(name) else {
+        return;
+    };
     let (crashes, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     in_lanes(name, async |place, number| {
         let fault = [Fault::CrashBefore, Fault::CrashAfter][number % 2];
@@ -89,7 +92,8 @@ fn a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end(
     let wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let crashes = crashes.into_inner();
-    assert!(crashes > 80, "only {crashes} crashes");
+    // Twice as many as writes; but some write more or less than others, as events come together or apart.
+    assert!(crashes >= writes, "only {crashes} crashes at {writes} writes");
 }
 
 /// Events that are lost, late or come twice, watches that break and whose history is gone, refusals, lost answers, deaths and, in
@@ -136,7 +140,9 @@ fn a_life_in_a_storm_ends_as_in_calm() {
         let (from, to) = seeds.split_once("..").expect("SLUICE_STORM_SEEDS: FROM..TO");
         from.parse().unwrap()..to.parse().unwrap()
     });
-    let Some(wanted) = undisturbed(name) else { return };
+    let Some((wanted, _)) = undisturbed(name) else {
+        return;
+    };
     let (disturbed, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     in_lanes(name, async |place, number| {
         let Some(seed) = seeds.clone().nth(number) else {
@@ -170,7 +176,9 @@ fn a_life_in_a_storm_ends_as_in_calm() {
 #[test]
 fn a_second_coordinator_and_what_nobody_owns_are_found() {
     let name = "a_second_coordinator_and_what_nobody_owns_are_found";
-    let Some(wanted) = undisturbed(name) else { return };
+    let Some((wanted, _)) = undisturbed(name) else {
+        return;
+    };
     run(name, async |place| {
         let labels =
             json!({"app.kubernetes.io/name": "sluice", "app.kubernetes.io/component": "coordinator"});
@@ -181,16 +189,11 @@ fn a_second_coordinator_and_what_nobody_owns_are_found() {
                 "spec": {"containers": [container], "restartPolicy": "Never"}}));
             pods.create(&PostParams::default(), &pod).await.unwrap();
             // The test's kubelet starts it; it must not be there when the others are looked at.
-            while pods
-                .get("plain-c2")
-                .await
-                .unwrap()
-                .status
-                .and_then(|status| status.pod_ip)
-                .is_none()
-            {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            eventually("the pod is started", async || {
+                let status = pods.get("plain-c2").await.unwrap().status;
+                status.is_some_and(|status| status.pod_ip.is_some())
+            })
+            .await;
             let now = kube::api::DeleteParams::default();
             pods.delete("plain-c2", &now).await.unwrap();
             let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);

@@ -136,6 +136,52 @@ impl Pool {
         .await
     }
 
+    /// Waits until its workers run something of a query and hold what that has shuffled.
+    ///
+    /// # Errors
+    ///
+    /// They do not.
+    pub async fn until_busy(&self) -> Result<WorkerPoolStatus> {
+        self.until("holds what a query has shuffled", |status| {
+            status.held_bytes > 0 && status.slots_in_use > 0
+        })
+        .await
+    }
+
+    /// Waits until its workers run nothing and hold nothing.
+    ///
+    /// # Errors
+    ///
+    /// They do.
+    pub async fn until_free(&self) -> Result<WorkerPoolStatus> {
+        self.until("does nothing and holds nothing", |status| {
+            status.held_bytes == 0 && status.slots_in_use == 0 && status.spill_used_bytes == 0
+        })
+        .await
+    }
+
+    /// Waits until this many of its pods are ready, as their kubelets say, on other nodes than this.
+    ///
+    /// # Errors
+    ///
+    /// They do not become so.
+    pub async fn until_ready_elsewhere(&self, node: &str, count: usize) -> Result<()> {
+        let what = format!("pool {} has {count} ready workers off {node}", self.name);
+        until(&what, LONGEST_CHANGE, || async {
+            let mut pods = self.pods().await?;
+            pods.retain(|pod| is_ready(pod) && node_of(pod).is_some_and(|its| its != node));
+            Ok(if pods.len() == count {
+                Ok(())
+            } else {
+                Err(format!(
+                    "{:?}",
+                    pods.iter().map(ResourceExt::name_any).collect::<Vec<_>>()
+                ))
+            })
+        })
+        .await
+    }
+
     /// Deletes the pool.
     ///
     /// # Errors
@@ -156,8 +202,8 @@ impl Pool {
         let pods = self.pods().await?.into_iter();
         let pods = pods.filter(|pod| pod.metadata.deletion_timestamp.is_none());
         pods.map(|pod| {
-            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-            Ok((pod.name_any(), node.context("a pod without a node")?))
+            let node = node_of(&pod).context("a pod without a node")?;
+            Ok((pod.name_any(), node.to_owned()))
         })
         .collect()
     }
@@ -190,6 +236,17 @@ impl Pool {
         })
         .await
     }
+}
+
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let mut conditions = conditions.into_iter().flatten();
+    pod.metadata.deletion_timestamp.is_none()
+        && conditions.any(|seen| seen.type_ == "Ready" && seen.status == "True")
 }
 
 fn stands(status: &WorkerPoolStatus) -> String {

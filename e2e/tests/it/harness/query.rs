@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::Api;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use serde::Deserialize;
@@ -17,10 +18,19 @@ use super::wait::until;
 
 /// A debug build of everything on a machine that may be busy.
 const LONGEST_QUERY: Duration = Duration::from_secs(240);
+/// A coordinator has 10 s to end, and as long to be told before; the garbage collector has other work, too.
+const LONGEST_END: Duration = Duration::from_secs(120);
+/// How often a query that was over too soon is made anew.
+const TRIES: usize = 3;
+/// How much larger its tables are then.
+const LARGER: f64 = 4.0;
 
 /// A query in the namespace of a test.
 #[derive(Clone)]
 pub struct Query {
+    space: Space,
+    /// As it was submitted.
+    object: Value,
     queries: Api<ShuffleQuery>,
     pods: Api<Pod>,
     name: String,
@@ -74,8 +84,10 @@ impl Query {
     /// The API server refuses it.
     pub async fn submit(space: &Space, query: Value) -> Result<Self> {
         let name = query["metadata"]["name"].as_str().context("a name")?.to_owned();
-        space.apply(query).await?;
+        space.apply(query.clone()).await?;
         Ok(Self {
+            space: space.clone(),
+            object: query,
             queries: Api::namespaced(space.client.clone(), &space.namespace),
             pods: Api::namespaced(space.client.clone(), &space.namespace),
             name,
@@ -139,14 +151,68 @@ impl Query {
         .await
     }
 
-    /// Waits until the query is in the middle of its work: some of its tasks are done, others run.
+    /// How long ago it was submitted.
     ///
     /// # Errors
     ///
-    /// It ends before.
+    /// It is gone.
+    pub async fn age(&self) -> Result<Duration> {
+        let query = self.queries.get(&self.name).await?;
+        let submitted = query.metadata.creation_timestamp.context("no time")?.0;
+        Ok(Timestamp::now().duration_since(submitted).try_into()?)
+    }
+
+    /// Waits until the query is in the middle of its work: some of its tasks are done, others run, and a third is to come. A
+    /// status shows that every few seconds. On a machine that is so fast that none shows it, the query is made anew over
+    /// larger tables, of which it must answer the same.
+    ///
+    /// # Errors
+    ///
+    /// It fails, or is over too soon however large its tables are.
     pub async fn until_under_way(&self) -> Result<ShuffleQueryStatus> {
-        self.until("some of its tasks are done", |status| {
-            status.phase == QueryPhase::Running && status.tasks.done > 0 && status.tasks.running > 0
+        let mut object = self.object.clone();
+        for _ in 0..TRIES {
+            if let Some(status) = self.met_under_way().await? {
+                return Ok(status);
+            }
+            enlarge(&mut object)?;
+            self.delete().await?;
+            self.gone().await?;
+            self.rests().await?;
+            self.space.apply(object.clone()).await?;
+        }
+        bail!("query {} is over too soon", self.name)
+    }
+
+    /// Its status in the middle of its work; `None` if most of that was done before.
+    async fn met_under_way(&self) -> Result<Option<ShuffleQueryStatus>> {
+        let over = |status: &ShuffleQueryStatus| {
+            let tasks = &status.tasks;
+            status.phase == QueryPhase::Succeeded || tasks.done > tasks.planned / 3 * 2
+        };
+        let status = self
+            .until("some of its tasks are done", |status| {
+                let tasks = &status.tasks;
+                let middle = status.phase == QueryPhase::Running && tasks.done > 0 && tasks.running > 0;
+                middle || over(status)
+            })
+            .await?;
+        Ok((!over(&status)).then_some(status))
+    }
+
+    /// Waits until its coordinators' pods have ended or are gone.
+    ///
+    /// # Errors
+    ///
+    /// One runs on.
+    pub async fn stops(&self) -> Result<()> {
+        let what = format!("the coordinator of query {} ends", self.name);
+        let coordinators = ListParams::default().labels(&format!("sluice.dev/query={}", self.name));
+        until(&what, LONGEST_END, || async {
+            let pods = self.pods.list(&coordinators).await?.items.into_iter();
+            let phases = pods.filter_map(|pod| pod.status.and_then(|status| status.phase));
+            let mut running = phases.filter(|phase| !["Succeeded", "Failed"].contains(&phase.as_str()));
+            Ok(running.next().map_or(Ok(()), Err))
         })
         .await
     }
@@ -178,7 +244,7 @@ impl Query {
     pub async fn rests(&self) -> Result<()> {
         let what = format!("the coordinator of query {} is gone", self.name);
         let coordinators = ListParams::default().labels(&format!("sluice.dev/query={}", self.name));
-        until(&what, Duration::from_secs(60), || async {
+        until(&what, LONGEST_END, || async {
             let left = self.pods.list(&coordinators).await?.items.len();
             Ok(if left == 0 {
                 Ok(())
@@ -196,7 +262,7 @@ impl Query {
     /// It stays.
     pub async fn gone(&self) -> Result<()> {
         let what = format!("query {} is gone", self.name);
-        until(&what, Duration::from_secs(60), || async {
+        until(&what, LONGEST_END, || async {
             Ok(self.status().await?.map_or(Ok(()), |status| Err(stands(&status))))
         })
         .await
@@ -223,6 +289,16 @@ pub fn in_order(times: &[&Option<Time>]) -> bool {
         .map(|time| time.as_ref().map(|time| time.0))
         .collect();
     known.is_some_and(|times| times.is_sorted())
+}
+
+/// The same query over larger generated tables.
+fn enlarge(query: &mut Value) -> Result<()> {
+    let tables = query["spec"]["tables"].as_array_mut().context("tables")?;
+    for table in tables {
+        let scale = &mut table["tpch"]["scaleFactor"];
+        *scale = json!(scale.as_f64().context("a table that is not generated")? * LARGER);
+    }
+    Ok(())
 }
 
 fn stands(status: &ShuffleQueryStatus) -> String {

@@ -53,10 +53,12 @@ fn a_pool_that_takes_more_queries_lets_them_in() {
         scene
             .pool("p", json!({"replicas": 1, "maxConcurrentQueries": 1}))
             .await;
-        for query in ["a", "b", "c"] {
-            scene.query(query, json!({})).await;
-        }
+        // One after the other: how many are before it, each says as it is at first.
+        scene.query("a", json!({})).await;
         scene.runs("a", 1).await;
+        scene.query("b", json!({})).await;
+        scene.waits("b", "WaitingForPlace").await;
+        scene.query("c", json!({})).await;
         let message = scene.waits("c", "WaitingForPlace").await;
         assert_eq!(message, "1 queries run in pool p, and 1 wait before this one");
         scene.edit("p", json!({"maxConcurrentQueries": 2})).await;

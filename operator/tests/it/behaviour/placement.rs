@@ -47,6 +47,36 @@ fn by_zone(placed: &Placed) -> Placed {
     zones
 }
 
+/// How often a pool is made anew whose pods were not placed as it wished.
+const TRIES: usize = 3;
+
+/// Makes a pool of `count` workers that the scheduler places as `wished` says. It weighs wishes against one another and promises
+/// none: a pool gets a few tries.
+async fn is_placed_as_wished(scene: &Scene<'_>, spec: Value, count: usize, wished: impl Fn(&Placed) -> bool) {
+    scene.scheduler_knows_nodes().await;
+    let mut seen = Vec::new();
+    for number in 0..TRIES {
+        let pool = format!("p{number}");
+        scene.pool(&pool, spec.clone()).await;
+        let placed = scene.placed(&pool, count).await;
+        if wished(&placed) {
+            return;
+        }
+        seen.push(placed);
+        // Its pods would weigh, too.
+        scene.delete::<WorkerPool>(&pool).await;
+        eventually("its pods are gone", async || {
+            let pods = scene.pods(&pool).await;
+            for pod in &pods {
+                scene.bury(&pod.name_any()).await;
+            }
+            pods.is_empty()
+        })
+        .await;
+    }
+    panic!("never as wished: {seen:?}");
+}
+
 /// The node affinity of a pod.
 fn node_affinity(pod: &Pod) -> Value {
     serde_json::to_value(pod).unwrap()["spec"]["affinity"]["nodeAffinity"].clone()
@@ -97,11 +127,8 @@ fn workers_prefer_the_zone_that_a_hint_names() {
         three_zones(scene, 2).await;
         let hints = json!([{"zone": scene.global("c")}]);
         let placement = json!({"locality": hints, "zones": "Any", "antiAffinity": "None"});
-        scene
-            .pool("p", json!({"replicas": 5, "placement": placement}))
-            .await;
-        let placed = by_zone(&scene.placed("p", 5).await);
-        assert_eq!(placed.get("c"), Some(&4), "{placed:?}");
+        let spec = json!({"replicas": 5, "placement": placement});
+        is_placed_as_wished(scene, spec, 5, |placed| by_zone(placed).get("c") == Some(&4)).await;
     });
 }
 
@@ -122,6 +149,7 @@ fn a_small_weight_yields_to_other_wishes_of_the_scheduler() {
                 )
                 .await;
             assert_eq!(scene.placed("full", 6).await, on(&[("a1", 6)]));
+            scene.scheduler_knows_nodes().await;
             for (name, weight, near) in [("light", 5, 0), ("heavy", 100, 1)] {
                 let placement =
                     json!({"locality": hints, "weight": weight, "zones": "Any", "antiAffinity": "None"});
@@ -160,7 +188,10 @@ fn workers_run_on_the_nodes_that_hints_demand() {
         scene
             .pool("p", json!({"replicas": 4, "placement": placement}))
             .await;
-        assert_eq!(scene.placed("p", 4).await, on(&[("a2", 2), ("c1", 2)]));
+        // How many on which is the scheduler's affair.
+        let placed = scene.placed("p", 4).await;
+        let demanded = |node: &String| ["a2", "c1"].contains(&node.as_str());
+        assert!(placed.keys().all(demanded), "{placed:?}");
     });
 }
 
@@ -169,13 +200,9 @@ fn hints_that_are_ignored_attract_nobody() {
     act("hints_that_are_ignored_attract_nobody", async |scene| {
         three_zones(scene, 10).await;
         let placement = json!({"locality": [{"zone": scene.global("c")}], "dataAffinity": "Ignore"});
-        scene
-            .pool("p", json!({"replicas": 6, "placement": placement}))
-            .await;
-        assert_eq!(
-            by_zone(&scene.placed("p", 6).await),
-            on(&[("a", 2), ("b", 2), ("c", 2)])
-        );
+        let spec = json!({"replicas": 6, "placement": placement});
+        let evenly = on(&[("a", 2), ("b", 2), ("c", 2)]);
+        is_placed_as_wished(scene, spec, 6, |placed| by_zone(placed) == evenly).await;
     });
 }
 
@@ -185,13 +212,9 @@ fn workers_spread_over_zones_of_different_size() {
         for node in ["a1", "a2", "a3", "a4", "b1", "c1"] {
             scene.node(node, &node[..1], 10).await;
         }
-        scene
-            .pool("p", json!({"replicas": 6, "placement": {"antiAffinity": "None"}}))
-            .await;
-        assert_eq!(
-            by_zone(&scene.placed("p", 6).await),
-            on(&[("a", 2), ("b", 2), ("c", 2)])
-        );
+        let spec = json!({"replicas": 6, "placement": {"antiAffinity": "None"}});
+        let evenly = on(&[("a", 2), ("b", 2), ("c", 2)]);
+        is_placed_as_wished(scene, spec, 6, |placed| by_zone(placed) == evenly).await;
     });
 }
 
@@ -203,12 +226,11 @@ fn packed_workers_share_a_zone_and_no_node() {
                 scene.node(&format!("{zone}{number}"), zone, 10).await;
             }
         }
-        scene
-            .pool("p", json!({"replicas": 4, "placement": {"zones": "Pack"}}))
-            .await;
-        let placed = scene.placed("p", 4).await;
-        assert_eq!(by_zone(&placed).len(), 1, "{placed:?}");
-        assert!(placed.values().all(|pods| *pods == 1), "{placed:?}");
+        let spec = json!({"replicas": 4, "placement": {"zones": "Pack"}});
+        is_placed_as_wished(scene, spec, 4, |placed| {
+            by_zone(placed).len() == 1 && placed.values().all(|pods| *pods == 1)
+        })
+        .await;
     });
 }
 
@@ -285,6 +307,7 @@ fn a_coordinator_runs_in_the_zone_of_its_workers() {
             scene.node(&format!("{zone}1"), zone, 100).await;
             scene.node(&format!("{zone}2"), zone, 100).await;
         }
+        scene.scheduler_knows_nodes().await;
         for pod in scene.pods("p").await {
             scene.has_started(&pod).await;
         }

@@ -6,10 +6,14 @@ use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
 use kube::ResourceExt;
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
-use sluice_crds::WorkerPool;
+use sluice_crds::shuffle_query::status::QueryPhase;
+use sluice_crds::{ShuffleQuery, WorkerPool};
+use sluice_proto::wire::WorkerStatus;
 
 use super::scene::{Scene, act, direct, node_of};
+use crate::coordinators::{idle, programs, programs_with, succeeds};
 use crate::harness::{Running, eventually, within};
+use crate::kubelet::Kubelet;
 
 fn uids(pods: &[Pod]) -> BTreeSet<String> {
     pods.iter().filter_map(ResourceExt::uid).collect()
@@ -35,19 +39,48 @@ async fn seen(scene: &Scene<'_>, pool: &str) {
     .await;
 }
 
-/// Waits until none of the operators has written for longer than the pause between two looks at a pool.
-async fn calm(operators: &[&Running]) {
-    let mut before = Vec::new();
-    let mut looks = 0;
+/// How often each of the operators has looked at a pool.
+async fn looks(operators: &[&Running]) -> Vec<u64> {
+    let mut all = Vec::new();
+    for operator in operators {
+        let metrics = operator.get("/metrics").await.unwrap_or_default();
+        let counters = metrics
+            .lines()
+            .filter(|line| line.starts_with("sluice_operator_reconciles_total{kind=\"WorkerPool\""));
+        let values = counters.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+        all.push(values.sum());
+    }
+    all
+}
+
+fn writes(operators: &[&Running]) -> Vec<usize> {
+    let counts = operators.iter().map(|operator| operator.faults.writes());
+    counts.collect()
+}
+
+/// Waits until each of the operators has looked at each of as many pools this often.
+async fn have_looked(operators: &[&Running], pools: u64, times: u64) {
+    let before = looks(operators).await;
+    eventually("the operators look at their pools", async || {
+        let now = looks(operators).await;
+        now.iter()
+            .zip(&before)
+            .all(|(now, before)| *now >= before + pools * times)
+    })
+    .await;
+}
+
+/// Waits until each of the operators has looked at each of as many pools twice since one of them wrote.
+async fn calm(operators: &[&Running], pools: u64) {
+    let (mut written, mut since) = (Vec::new(), Vec::new());
     eventually("nobody writes any more", async || {
-        let now: Vec<_> = operators
-            .iter()
-            .map(|operator| operator.faults.writes())
-            .collect();
-        looks = if now == before { looks + 1 } else { 0 };
-        before = now;
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        looks > 12
+        let (writes, looks) = (writes(operators), looks(operators).await);
+        if writes != written {
+            (written, since) = (writes, looks);
+            return false;
+        }
+        let mut looks = looks.iter().zip(&since);
+        looks.all(|(now, since)| *now >= since + 2 * pools)
     })
     .await;
 }
@@ -87,10 +120,26 @@ fn a_pool_scales_by_its_scale_subresource() {
 #[test]
 fn a_pool_at_rest_is_not_written() {
     direct("a_pool_at_rest_is_not_written", async |scene| {
+        // The workers are asked all the while, and say the same.
+        let program = programs_with(
+            |_| WorkerStatus {
+                held_bytes: 1 << 20,
+                ..idle()
+            },
+            succeeds,
+        );
+        let _kubelet = Kubelet::start(scene.place, program).await;
         let operator = scene.start("operator", &[]);
         scene.pool("p", json!({"replicas": 2})).await;
-        scene.has_pods("p", &["p-0", "p-1"]).await;
-        calm(&[&operator]).await;
+        eventually("both workers have told what they hold", async || {
+            let status = scene.status("p").await;
+            (status.ready_replicas, status.held_bytes) == (2, 2 << 20)
+        })
+        .await;
+        calm(&[&operator], 1).await;
+        let before = writes(&[&operator]);
+        have_looked(&[&operator], 1, 3).await;
+        assert_eq!(writes(&[&operator]), before, "a pool at rest was written");
         operator.is_content();
     });
 }
@@ -313,7 +362,8 @@ fn a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is() {
             let message = scene.complains("p", "QuotaExceeded").await;
             assert!(message.contains("exceeded quota: quota"), "{message}");
             assert_eq!(scene.pods("p").await, []);
-            let room = json!({"spec": {"hard": {"pods": "5"}}});
+            // Requests that the quota's controller has not caught up with yet count against it for minutes.
+            let room = json!({"spec": {"hard": {"pods": "100"}}});
             scene.merge::<ResourceQuota>("quota", room).await;
             scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
             // The quota's refusal is a 403 too.
@@ -329,14 +379,20 @@ fn a_namespace_that_is_not_served_is_left_alone() {
     act("a_namespace_that_is_not_served_is_left_alone", async |scene| {
         within(async |other| {
             let other = Scene { place: other };
-            let created = other.pool("p", json!({"replicas": 1})).await;
-            // Created later, and done: the operator had its time for the other one.
+            let pool = other.pool("p", json!({"replicas": 1})).await;
+            let query = other.query("q", json!({})).await;
+            // Created later, and done: the operator had its time for the others.
             scene.pool("p", json!({"replicas": 1})).await;
             scene.has_pods("p", &["p-0"]).await;
             seen(scene, "p").await;
+            scene.query("q", json!({})).await;
+            scene.waits("q", "WaitingForPool").await;
             let now = other.api::<WorkerPool>().get("p").await.unwrap();
-            assert_eq!(now.resource_version(), created.resource_version());
+            assert_eq!(now.resource_version(), pool.resource_version());
+            let now = other.api::<ShuffleQuery>().get("q").await.unwrap();
+            assert_eq!(now.resource_version(), query.resource_version());
             assert_eq!(other.pods("p").await, []);
+            assert_eq!(other.owned_by_query("q").await, [""; 0]);
         })
         .await;
     });
@@ -350,8 +406,11 @@ fn several_namespaces_are_served_by_one_operator() {
             let both = format!("--namespaces={},{}", scene.place.namespace, other.place.namespace);
             let operator = scene.start("operator", &[&both]);
             for scene in [scene, &other] {
+                let _kubelet = Kubelet::start(scene.place, programs(succeeds)).await;
                 scene.pool("p", json!({"replicas": 1})).await;
                 scene.has_pods("p", &["p-0"]).await;
+                scene.query("q", json!({})).await;
+                scene.reaches("q", QueryPhase::Succeeded).await;
             }
             operator.is_content();
         })
@@ -376,7 +435,7 @@ fn two_operators_that_both_lead_do_no_harm() {
                 let names = names.each_ref().map(String::as_str);
                 scene.has_pods(&format!("p{number}"), &names).await;
             }
-            calm(&[&one, &two]).await;
+            calm(&[&one, &two], 5).await;
             let kept = uids(&scene.pods("p0").await);
             scene.edit("p0", json!({"replicas": 5})).await;
             scene.edit("p1", json!({"replicas": 1})).await;
@@ -391,7 +450,7 @@ fn two_operators_that_both_lead_do_no_harm() {
                 pods.len() == 3 && pods.iter().all(|pod| variable(pod, "SLUICE_MEMORY").is_some())
             })
             .await;
-            calm(&[&one, &two]).await;
+            calm(&[&one, &two], 5).await;
             for (pool, pods) in [("p0", 5), ("p1", 1), ("p2", 3), ("p3", 3), ("p4", 3)] {
                 assert_eq!(scene.pods(pool).await.len(), pods, "{pool}");
                 assert_eq!(scene.status(pool).await.replicas, pods as u32, "{pool}");

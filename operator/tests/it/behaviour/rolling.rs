@@ -15,8 +15,10 @@ use crate::coordinators::{idle, programs_with, succeeds};
 use crate::harness::eventually;
 use crate::kubelet::Kubelet;
 
+const DRAINING: &str = "sluice.dev/draining";
+
 fn drains(pod: &Pod) -> bool {
-    pod.annotations().contains_key("sluice.dev/draining")
+    pod.annotations().contains_key(DRAINING)
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -37,14 +39,14 @@ fn a_pool_that_shrinks_drains_its_workers_first() {
         })
         .await;
         scene.edit("p", json!({"replicas": 1})).await;
-        let mut drained = BTreeSet::new();
-        eventually("one is left", async || {
-            let pods = scene.pods("p").await;
-            let draining = pods.iter().filter(|pod| drains(pod));
-            drained.extend(draining.map(ResourceExt::name_any));
-            pods.len() == 1
-        })
-        .await;
+        eventually("one is left", async || scene.pods("p").await.len() == 1).await;
+        // That they drained, and were told to go later, shows in what they were meanwhile.
+        let told = play.kubelet.told();
+        let draining = told.iter().filter(|pod| {
+            let marks = pod.annotations.as_ref();
+            pod.deletion_timestamp.is_none() && marks.is_some_and(|marks| marks.contains_key(DRAINING))
+        });
+        let drained: BTreeSet<_> = draining.filter_map(|pod| pod.name.clone()).collect();
         assert_eq!(drained.len(), 2, "{drained:?}");
         let left = scene.pods("p").await;
         assert!(is_ready(&left[0]) && !drained.contains(&left[0].name_any()));

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::panic::{AssertUnwindSafe, resume_unwind};
-use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use sluice_crds::{PoolConditionType, WorkerPool, WorkerPoolStatus};
 
 use crate::faults::Faults;
-use crate::harness::{PATIENCE, Place, Running, eventually, run};
+use crate::harness::{Place, Running, eventually, run, until};
 use crate::pods::Kind;
 
 /// Label and taint of the nodes of a test; its value is the test's namespace.
@@ -131,6 +131,31 @@ impl Scene<'_> {
         // A new node is tainted as not ready, and no kubelet takes that away.
         let spec = json!({"spec": {"taints": own}});
         nodes.patch(&name, &params, &Patch::Merge(&spec)).await.unwrap();
+    }
+
+    /// Waits until the scheduler knows every node that this test has, by a pod that it puts there: it would pass over one
+    /// that it has not heard of yet, however much it is wished for.
+    pub async fn scheduler_knows_nodes(&self) {
+        let nodes = Api::<Node>::all(self.place.client.clone());
+        let own = ListParams::default().labels(&format!("{OWN}={}", self.place.namespace));
+        let nodes = nodes.list(&own).await.unwrap();
+        join_all(nodes.iter().map(|node| self.finds(node.name_any()))).await;
+    }
+
+    async fn finds(&self, node: String) {
+        let name = format!("finds-{}", self.local(&node));
+        self.create::<Pod>(json!({
+            "metadata": {"name": name},
+            "spec": {"nodeSelector": {"kubernetes.io/hostname": node},
+                "tolerations": [{"key": OWN, "operator": "Exists"}],
+                "containers": [{"name": "c", "image": "localhost/none"}]},
+        }))
+        .await;
+        eventually(&format!("the scheduler knows {node}"), async || {
+            node_of(&self.api::<Pod>().get(&name).await.unwrap()).is_some()
+        })
+        .await;
+        self.bury(&name).await;
     }
 
     /// Has a node answer, or not.
@@ -253,20 +278,16 @@ impl Scene<'_> {
 
     /// Waits until the pool has exactly `names` as its pods, those on their way out aside.
     pub async fn has_pods(&self, pool: &str, names: &[&str]) -> Vec<Pod> {
-        let begin = Instant::now();
-        loop {
+        until(&format!("{pool} has the pods {names:?}"), async || {
             let mut pods = self.pods(pool).await;
             pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
             let there: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
             if there == names {
-                return pods;
+                return Ok(pods);
             }
-            if begin.elapsed() > PATIENCE {
-                let status = self.status(pool).await;
-                panic!("{pool} has {there:?} and not {names:?}: {status:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
+            Err(format!("it has {there:?}: {:?}", self.status(pool).await))
+        })
+        .await
     }
 
     /// Waits until the scheduler has placed `count` pods of the pool, and told of the others that it cannot; how many

@@ -78,7 +78,7 @@ fn a_coordinator_beyond_the_quota_says_so_and_starts_when_there_is_room() {
             scene.query("q", json!({})).await;
             let message = scene.waits("q", "QuotaExceeded").await;
             assert!(message.contains("exceeded quota: quota"), "{message}");
-            let room = json!({"spec": {"hard": {"pods": "2"}}});
+            let room = json!({"spec": {"hard": {"pods": "100"}}});
             scene.merge::<ResourceQuota>("quota", room).await;
             scene.reaches("q", QueryPhase::Succeeded).await;
             let started: Vec<_> = kubelet.started().into_iter().map(|pod| pod.name).collect();
