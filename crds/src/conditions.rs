@@ -101,7 +101,7 @@ pub enum ProgressReason {
     Admitted,
     /// The pool that the query names does not exist.
     PoolNotFound,
-    /// The pool has fewer ready workers than a query needs.
+    /// The pool has fewer ready workers of its image than a query needs.
     WaitingForPool,
     /// The pool runs as many queries as it may.
     WaitingForPlace,

@@ -99,18 +99,21 @@ impl Queries {
         }
     }
 
-    /// The queries that a change of `pool` may concern: those that wait for it. Of those that wait for a place, as many
-    /// as there are places.
+    /// The queries that a change of `pool` may concern: those that wait for it, be it for the next coordinator. Of those that
+    /// wait for a place, as many as there are places.
     fn concerned_by(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
         let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
         let queries = self.queries.state();
         let waits = |query: &&Arc<ShuffleQuery>| {
             let status = query.status.as_ref();
-            let waits_for_place = Some(ProgressReason::WaitingForPlace.into());
             let waits = status.is_none_or(|status| {
+                let is = |reason: ProgressReason| status.reason == Some(reason.into());
+                let admitted = status.admitted_time.is_some();
                 !status.phase.is_terminal()
-                    && status.admitted_time.is_none()
-                    && status.reason != waits_for_place
+                    && match admitted {
+                        true => is(ProgressReason::WaitingForPool) || is(ProgressReason::PoolNotFound),
+                        false => !is(ProgressReason::WaitingForPlace),
+                    }
             });
             waits
                 && query.namespace().as_deref() == Some(&namespace)

@@ -216,6 +216,7 @@ fn seen(query: &ShuffleQuery, pool: &WorkerPool) -> PoolSeen {
         .find(|seen| seen.type_ == PoolConditionType::Ready);
     PoolSeen::Found {
         ready: status.map_or(0, |status| status.ready_replicas),
+        usable: status.map_or(0, |status| status.usable_replicas),
         needed: pool.spec.min_ready_workers,
         why: ready
             .map(|seen| why(seen.reason, &seen.message))

@@ -32,6 +32,7 @@ pub fn status(seen: &Observed, wanted: &Desired, refused: &[Trouble]) -> WorkerP
         observed_generation: seen.pool.metadata.generation,
         replicas: count(&Worker::is_active),
         ready_replicas: ready,
+        usable_replicas: count(&|worker| worker.is_ready() && worker.usable),
         draining_replicas: count(&|worker| worker.state == WorkerState::Draining),
         ready: Some(format!("{ready}/{}", seen.pool.spec.replicas)),
         selector: Some(labels::selector_text(&labels::workers_of(&seen.name()))),

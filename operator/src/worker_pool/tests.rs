@@ -40,17 +40,19 @@ fn revision(pool: &WorkerPool) -> Revision {
     Revision::of(pool, &[], "sluice:1")
 }
 
-/// A worker in one word, such as `ready`, and words behind it: `old`, `holds=5`, `zone=a`, `since=30`, `idle`, `busy`.
+/// A worker in one word, such as `ready`, and words behind it: `old`, `holds=5`, `zone=a`, `image=a`, `since=30`, `idle`, `busy`.
 fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     let mut words = words.split(' ');
     let kind = words.next().unwrap();
     let mut hash = revision(pool).spec_hash;
     let mut zone = "a";
     let (mut report, mut since) = (None::<WorkerReport>, 0);
+    let mut image = "sluice:0";
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("old", _) => hash = "old".to_owned(),
             ("zone", name) => zone = name,
+            ("image", name) => image = name,
             ("since", seconds) => since = seconds.parse().unwrap(),
             ("holds", bytes) => report.get_or_insert_default().held_bytes = bytes.parse().unwrap(),
             ("idle", _) => report.get_or_insert_default().draining = true,
@@ -64,7 +66,7 @@ fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     let mut pod = json!({
         "metadata": {"name": format!("p-{number}"), "namespace": "n", "uid": format!("u{number}"),
             "labels": {"sluice.dev/pool": "p", "topology.kubernetes.io/zone": zone}, "annotations": {"sluice.dev/spec-hash": hash}},
-        "spec": {"containers": [], "nodeName": "node"},
+        "spec": {"containers": [{"name": "worker", "image": image}], "nodeName": "node"},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
             "containerStatuses": [{"name": "worker", "image": "", "imageID": "", "ready": true, "restartCount": 0,
                 "state": {"running": {}}}]},
@@ -346,6 +348,27 @@ fn what_a_status_says() {
             verdict(&status_of(&seen, &[])),
             expected,
             "{replicas} of {workers:?}"
+        );
+    }
+}
+
+/// A coordinator uses workers of its own build only, and gets the image in the status.
+#[test]
+fn a_query_can_use_workers_of_the_image_in_the_status() {
+    for (workers, ready, usable) in [
+        (&["ready", "ready"][..], 2, 2),
+        (&["ready old", "ready old", "starting"], 2, 0),
+        (&["ready old", "ready old", "ready"], 3, 1),
+        // Another change of the pool than that of its image.
+        (&["ready old image=sluice:1", "ready"], 2, 2),
+        (&["ready old image=sluice:1", "unready"], 1, 1),
+        (&["draining old", "ready"], 1, 1),
+    ] {
+        let status = status_of(&observed(&json!({"replicas": 2}), workers), &[]);
+        assert_eq!(
+            (status.image.as_deref(), status.ready_replicas, status.usable_replicas),
+            (Some("sluice:1"), ready, usable),
+            "{workers:?}"
         );
     }
 }

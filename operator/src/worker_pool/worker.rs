@@ -10,6 +10,7 @@ use super::revision::Revision;
 use super::rpc::WorkerReport;
 use super::why::{condition, container};
 use crate::objects::labels;
+use crate::objects::worker::CONTAINER;
 
 /// What a pod is to its pool.
 ///
@@ -46,6 +47,8 @@ pub struct Worker {
     pub state: WorkerState,
     /// Whether the pool has changed since the pod was made.
     pub outdated: bool,
+    /// Whether it is of the build of coordinators that start now.
+    pub usable: bool,
     /// Whether its container runs: what does not run holds nothing.
     pub running: bool,
     /// Whether its node answers, if it has one.
@@ -80,6 +83,7 @@ impl Worker {
         Self {
             state: state(&pod, reachable, draining_since.is_some()),
             outdated: !revision.includes(&pod),
+            usable: revision.includes(&pod) || image(&pod) == Some(&*revision.image),
             running: container(&pod).is_some_and(|status| {
                 let state = status.state.as_ref();
                 state.is_some_and(|state| state.running.is_some())
@@ -124,6 +128,13 @@ impl Worker {
             None => 0,
         }
     }
+}
+
+/// The image of the worker's container, as the pod asks for it.
+fn image(pod: &Pod) -> Option<&str> {
+    let containers = &pod.spec.as_ref()?.containers;
+    let ours = containers.iter().find(|container| container.name == CONTAINER)?;
+    ours.image.as_deref()
 }
 
 /// Whether a node's kubelet reports, and says that pods run there.
