@@ -220,6 +220,8 @@ fn near_data(plan: &CoordinatorPlan<'_>) -> Vec<PreferredSchedulingTerm> {
     terms.collect()
 }
 
+/// Ours first: of several that tolerate a taint, Kubernetes heeds the first, and a pool that tolerates everything would keep
+/// its coordinators on nodes that are gone.
 fn tolerations(spec: &WorkerPoolSpec) -> Vec<Toleration> {
     let ours = ["not-ready", "unreachable"].map(|condition| Toleration {
         key: Some(format!("node.kubernetes.io/{condition}")),
@@ -228,5 +230,7 @@ fn tolerations(spec: &WorkerPoolSpec) -> Vec<Toleration> {
         toleration_seconds: Some(UNREACHABLE_SECONDS),
         value: None,
     });
-    spec.placement.tolerations.iter().cloned().chain(ours).collect()
+    ours.into_iter()
+        .chain(spec.placement.tolerations.iter().cloned())
+        .collect()
 }

@@ -86,3 +86,20 @@ coordinator: {resources: {requests: {memory: 1Gi}, limits: {cpu: '2', memory: 1.
 ";
     insta::assert_yaml_snapshot!(pod_of(pool, 2, 4));
 }
+
+/// The taint manager takes the first toleration that matches a taint.
+#[test]
+fn no_pool_keeps_its_coordinators_on_nodes_that_are_gone() {
+    for tolerations in ["[]", "[{operator: Exists}]", "[{key: node.kubernetes.io/unreachable, operator: Exists}]"] {
+        let pod = pod_of(&format!("placement: {{tolerations: {tolerations}}}"), 1, 1);
+        let all = pod.spec.unwrap().tolerations.unwrap();
+        for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+            let heeded = all.iter().find(|toleration| {
+                toleration.key.as_deref().is_none_or(|key| key == taint)
+                    && toleration.effect.as_deref().is_none_or(|effect| effect == "NoExecute")
+            });
+            let seconds = heeded.and_then(|toleration| toleration.toleration_seconds);
+            assert_eq!(seconds, Some(30), "{taint}: {tolerations}");
+        }
+    }
+}
