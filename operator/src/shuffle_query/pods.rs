@@ -9,6 +9,8 @@ use crate::objects::coordinator::{COORDINATOR_CONTAINER, epoch_of, memory_factor
 
 /// Exit code of a process that a termination signal has stopped.
 const STOPPED: i32 = 143;
+/// Why a process was stopped whose pod nobody had told to go.
+const STOPPED_BY_PROBE: &str = "stopped by its kubelet: it took too long to start, or did not answer for a minute";
 /// Most characters of what a container has said last.
 const MAX_LAST_WORDS: usize = 512;
 
@@ -77,12 +79,13 @@ pub enum PodEnd {
 impl CoordinatorPod {
     /// Reads a pod; `None` if it is no coordinator's.
     pub fn read(pod: &Pod) -> Option<Self> {
+        let leaving = pod.metadata.deletion_timestamp.is_some();
         Some(Self {
             name: pod.name_any(),
             epoch: epoch_of(pod)?,
             memory_factor: memory_factor_of(pod),
-            leaving: pod.metadata.deletion_timestamp.is_some(),
-            state: state(pod.status.as_ref().unwrap_or(&PodStatus::default())),
+            leaving,
+            state: state(pod.status.as_ref().unwrap_or(&PodStatus::default()), leaving),
         })
     }
 
@@ -103,8 +106,8 @@ impl CoordinatorPod {
     }
 }
 
-fn state(status: &PodStatus) -> PodState {
-    if let Some(end) = end(status) {
+fn state(status: &PodStatus, leaving: bool) -> PodState {
+    if let Some(end) = end(status, leaving) {
         return PodState::Ended(end);
     }
     let address = status.pod_ip.as_ref().filter(|ip| !ip.is_empty());
@@ -187,9 +190,9 @@ pub fn why_unscheduled(message: &str) -> ProgressReason {
     }
 }
 
-fn end(status: &PodStatus) -> Option<PodEnd> {
+fn end(status: &PodStatus, leaving: bool) -> Option<PodEnd> {
     if let Some(terminated) = container(status).and_then(|state| state.terminated.as_ref()) {
-        return Some(why_terminated(status, terminated));
+        return Some(why_terminated(status, terminated, leaving));
     }
     let reason = status.reason.clone().unwrap_or_default();
     match status.phase.as_deref() {
@@ -199,7 +202,7 @@ fn end(status: &PodStatus) -> Option<PodEnd> {
     }
 }
 
-fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated) -> PodEnd {
+fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated, leaving: bool) -> PodEnd {
     let words = terminated.message.as_deref().unwrap_or_default();
     if let Ok(said) = Termination::decode(words)
         && said.phase.is_terminal()
@@ -222,7 +225,9 @@ fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated) -> 
     }
     // As `sluice --help` lists them.
     match terminated.exit_code {
-        STOPPED => PodEnd::Lost("the coordinator was stopped".to_owned()),
+        STOPPED if leaving => PodEnd::Lost("the coordinator was stopped".to_owned()),
+        // By its kubelet, after a probe: the next one may fare no better.
+        STOPPED => PodEnd::Crashed(sentence(STOPPED_BY_PROBE, Some(&last_words(words)))),
         2 => PodEnd::Refused(last_words(words)),
         4 => PodEnd::NoWorkers,
         130 => PodEnd::Cancelled,
