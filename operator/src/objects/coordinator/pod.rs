@@ -159,7 +159,11 @@ fn volumes(plan: &CoordinatorPlan<'_>) -> pod::Volumes {
     let token = Volume {
         name: "token".to_owned(),
         secret: Some(SecretVolumeSource {
-            secret_name: Some(names::token(&query, plan.epoch)),
+            secret_name: Some(names::token(
+                &query,
+                &plan.query.uid().unwrap_or_default(),
+                plan.epoch,
+            )),
             ..SecretVolumeSource::default()
         }),
         ..Volume::default()

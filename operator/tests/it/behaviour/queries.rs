@@ -8,6 +8,7 @@ use serde_json::json;
 use sluice_core::coordinator::Outcome;
 use sluice_crds::shuffle_query::status::QueryPhase;
 use sluice_crds::{ShuffleQuery, WorkerPool};
+use sluice_operator::objects::names;
 
 use super::play::{Cues, direct_queries, scripted_queries};
 use super::scene::direct;
@@ -153,9 +154,11 @@ fn a_query_that_is_deleted_is_cancelled_and_leaves_nothing() {
             scene.pool("p", json!({"replicas": 1})).await;
             scene.query("q", json!({})).await;
             scene.runs("q", 1).await;
+            let query = scene.api::<ShuffleQuery>().get("q").await.unwrap();
+            let token = format!("Secret {}", names::token("q", &query.uid().unwrap(), 1));
             assert_eq!(
                 scene.owned_by_query("q").await,
-                ["Pod q-c1", "ConfigMap q-input", "Secret q-token-1"]
+                ["Pod q-c1", "ConfigMap q-input", token.as_str()]
             );
             scene.delete::<ShuffleQuery>("q").await;
             eventually("all is gone", async || scene.owned_by_query("q").await.is_empty()).await;
