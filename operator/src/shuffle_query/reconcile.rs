@@ -44,7 +44,7 @@ impl Queries {
         }
         for _ in 0..MOST_STEPS {
             let now = Timestamp::now();
-            let seen = self.observe(&query).await?;
+            let seen = self.observe(&query, now).await?;
             match step(&seen, now) {
                 Step::Commit(life) => query = self.commit(&seen, &life, now).await?,
                 Step::Act {

@@ -334,7 +334,12 @@ fn running(seen: &Observed, mut life: Lifecycle, pod: &CoordinatorPod, now: Time
     // The successor has taken over what its predecessors' pods told.
     actions.extend(delete(seen.pods.iter().filter(|other| other.epoch < life.epoch)));
     actions.extend(create_pool(seen));
-    let again = left(seen, &life, now).map_or(IDLE, |left| left.min(IDLE));
+    let idle = match pod.state {
+        // No watch tells that it has waited for long.
+        PodState::Waiting(_) => POLL,
+        PodState::Starting(_) | PodState::Serving(_) | PodState::Ended(_) => IDLE,
+    };
+    let again = left(seen, &life, now).map_or(idle, |left| left.min(idle));
     life.coordinator = Coordinator::Starting;
     life = match (&pod.state, &seen.report) {
         (PodState::Waiting(wait), _) => life.waiting(wait.reason, wait.message.clone()),

@@ -117,7 +117,7 @@ fn verdict(
         return (ConditionStatus::True, reason.into(), message);
     }
     let pods = current().filter(|worker| !worker.is_ready());
-    let troubles = pods.filter_map(|worker| why::of_pod(&worker.pod));
+    let troubles = pods.filter_map(|worker| why::of_pod(&worker.pod, seen.now));
     if let Some(trouble) = refused.iter().cloned().chain(troubles).next() {
         return no(trouble.reason.into(), trouble.message);
     }

@@ -468,17 +468,16 @@ fn pods_tell_why_they_do_not_run() {
         (json!({}), None),
         (waiting("ContainerCreating"), None),
         (
-            scheduling(
-                "0/3 nodes are available: 1 node(s) had untolerated taint(s) {a: }, 2 node(s) had untolerated taint {b: }. preemption: 0/3 nodes are available: 3 Preemption is not helpful",
-            ),
-            Some((ProgressReason::Tainted, None)),
+            scheduling("0/3 nodes are available: 3 node(s) had untolerated taint {b: }."),
+            Some((
+                ProgressReason::Tainted,
+                Some("pod p-0: 0/3 nodes are available: 3 node(s) had untolerated taint {b: }."),
+            )),
         ),
         (
-            scheduling("0/3 nodes are available: 1 node(s) had untolerated taint {a: }, 2 Insufficient cpu."),
-            Some((ProgressReason::Unschedulable, None)),
-        ),
-        (
-            scheduling("0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+            json!({"conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": ago(60).to_string()},
+                {"type": "PodReadyToStartContainers", "status": "False"}]}),
             Some((ProgressReason::VolumeUnavailable, None)),
         ),
         (
@@ -498,7 +497,7 @@ fn pods_tell_why_they_do_not_run() {
     ] {
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"name": "p-0"}, "status": status})).unwrap();
-        let trouble = why::of_pod(&pod);
+        let trouble = why::of_pod(&pod, now());
         assert_eq!(
             trouble.as_ref().map(|trouble| trouble.reason),
             expected.map(|(reason, _)| reason),

@@ -2,6 +2,10 @@ use serde_json::{Value, json};
 
 use super::*;
 
+fn now() -> Timestamp {
+    "2030-01-01T00:01:00Z".parse().unwrap()
+}
+
 fn read(status: Value) -> CoordinatorPod {
     read_pod(status, false)
 }
@@ -16,7 +20,7 @@ fn read_pod(status: Value, leaving: bool) -> CoordinatorPod {
     if leaving {
         pod["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
     }
-    CoordinatorPod::read(&serde_json::from_value(pod).unwrap()).unwrap()
+    CoordinatorPod::read(&serde_json::from_value(pod).unwrap(), now()).unwrap()
 }
 
 fn container(state: Value) -> Value {
@@ -54,13 +58,9 @@ fn a_pod_waits_for_what_kubernetes_says() {
             ProgressReason::Tainted,
         ),
         (
-            unscheduled(
-                "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {a: b}.",
-            ),
-            ProgressReason::Unschedulable,
-        ),
-        (
-            unscheduled("0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+            json!({"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2030-01-01T00:00:00Z"},
+                {"type": "PodReadyToStartContainers", "status": "False"}]}),
             ProgressReason::VolumeUnavailable,
         ),
     ] {
@@ -130,7 +130,10 @@ fn how_a_pod_ended_is_read_from_its_words_then_from_kubernetes_then_from_its_cod
     let PodState::Ended(PodEnd::Crashed(how)) = read(stopped()).state else {
         panic!("it starts again without end");
     };
-    assert!(how.starts_with("stopped by its kubelet: ") && how.ends_with(": reading /data"), "{how}");
+    assert!(
+        how.starts_with("stopped by its kubelet: ") && how.ends_with(": reading /data"),
+        "{how}"
+    );
     let words = r#"{"phase":"Failed","reason":"TaskFailed","message":"m"}"#;
     let PodState::Ended(PodEnd::Said(said)) = read(ended(137, "OOMKilled", words)).state else {
         panic!("its words are not heard");
