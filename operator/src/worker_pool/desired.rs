@@ -233,13 +233,15 @@ impl Plan {
         self.remove(seen, old, excess.min(most), Why::Outdated);
     }
 
-    /// Removes `count` of `from`: what does not run first, then what holds the fewest shuffle bytes; among equals, those of
-    /// the zone with most workers, and of those the youngest number.
+    /// Removes `count` of `from`: what does not run first, then what holds the fewest shuffle bytes; among equals, what is not
+    /// ready or does least, then those of the zone with most workers, and of those the youngest number. What runs is left
+    /// until each of `from` was asked once what it holds, as after the start of the operator.
     fn remove(&mut self, seen: &Observed, from: Vec<&Worker>, count: usize, why: Why) {
         let mut crowd: BTreeMap<Option<&str>, usize> = BTreeMap::new();
         for worker in seen.workers.iter().filter(|worker| worker.is_active()) {
             *crowd.entry(worker.zone.as_deref()).or_default() += 1;
         }
+        let unknown = from.iter().any(|worker| worker.unasked);
         let mut left = from;
         for _ in 0..count {
             let place = left.iter().enumerate().min_by_key(|(_, worker)| {
@@ -248,9 +250,9 @@ impl Plan {
                 let name = worker.pod.name_any();
                 let number = (name.len(), name);
                 (
-                    worker.is_ready(),
                     worker.running,
                     worker.held_bytes(),
+                    worker.is_ready(),
                     in_use,
                     Reverse(crowd),
                     Reverse(number),
@@ -258,6 +260,9 @@ impl Plan {
             });
             let Some((place, _)) = place else { return };
             let worker = left.swap_remove(place);
+            if worker.running && unknown {
+                return;
+            }
             if let Some(crowd) = crowd.get_mut(&worker.zone.as_deref()) {
                 *crowd = crowd.saturating_sub(1);
             }

@@ -16,7 +16,7 @@ use super::revision::Revision;
 use super::rpc::WorkerReport;
 use super::status::status;
 use super::why::{self, Trouble};
-use super::worker::Worker;
+use super::worker::{Answer, Worker};
 
 const NOW: &str = "2030-01-01T01:00:00Z";
 
@@ -40,19 +40,22 @@ fn revision(pool: &WorkerPool) -> Revision {
     Revision::of(pool, &[], "sluice:1")
 }
 
-/// A worker in one word, such as `ready`, and words behind it: `old`, `holds=5`, `zone=a`, `image=a`, `since=30`, `idle`, `busy`.
+/// A worker in one word, such as `ready`, and words behind it: `old`, `holds=5`, `zone=a`, `image=a`, `since=30`, `idle`, `busy`,
+/// `asked=no`, `starts` (has not served yet). What nothing is said of does not answer.
 fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     let mut words = words.split(' ');
     let kind = words.next().unwrap();
     let mut hash = revision(pool).spec_hash;
     let mut zone = "a";
     let (mut report, mut since) = (None::<WorkerReport>, 0);
-    let mut image = "sluice:0";
+    let (mut image, mut unasked, mut served) = ("sluice:0", false, true);
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("old", _) => hash = "old".to_owned(),
             ("zone", name) => zone = name,
             ("image", name) => image = name,
+            ("asked", "no") => unasked = true,
+            ("starts", _) => served = false,
             ("since", seconds) => since = seconds.parse().unwrap(),
             ("holds", bytes) => report.get_or_insert_default().held_bytes = bytes.parse().unwrap(),
             ("idle", _) => report.get_or_insert_default().draining = true,
@@ -68,8 +71,8 @@ fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
             "labels": {"sluice.dev/pool": "p", "topology.kubernetes.io/zone": zone}, "annotations": {"sluice.dev/spec-hash": hash}},
         "spec": {"containers": [{"name": "worker", "image": image}], "nodeName": "node"},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
-            "containerStatuses": [{"name": "worker", "image": "", "imageID": "", "ready": true, "restartCount": 0,
-                "state": {"running": {}}}]},
+            "containerStatuses": [{"name": "worker", "image": "", "imageID": "", "ready": served, "restartCount": 0,
+                "state": {"running": {}}}], "podIP": "10.0.0.1"},
     });
     let not_running = json!({"phase": "Pending"});
     match kind {
@@ -94,8 +97,13 @@ fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     }))
     .unwrap();
     let pod: Pod = serde_json::from_value(pod).unwrap();
+    let answer = match report {
+        _ if unasked => Answer::Unasked,
+        None => Answer::Silent,
+        Some(report) => Answer::Told(report),
+    };
     let node = pod.spec.as_ref().unwrap().node_name.is_some().then_some(&node);
-    Worker::observe(Arc::new(pod), node, report, None, &revision(pool))
+    Worker::observe(Arc::new(pod), node, answer, None, &revision(pool))
 }
 
 fn observed(spec: &Value, workers: &[&str]) -> Observed {
@@ -164,6 +172,17 @@ const SITUATIONS: &[(u32, &[&str], &str)] = &[
     ),
     (1, &["ready holds=0", "starting"], "-p-1 Surplus"),
     (1, &["ready holds=5", "ready"], "drain p-0 Surplus"),
+    // Also where a worker that is not ready holds more, or how much is not known; one that has never served holds nothing.
+    (1, &["ready holds=0", "unready holds=100"], "drain p-0 Surplus"),
+    (1, &["ready holds=0", "unready"], "drain p-0 Surplus"),
+    (1, &["ready holds=0", "unready holds=0"], "drain p-1 Surplus"),
+    (1, &["ready holds=0", "unready starts"], "drain p-1 Surplus"),
+    // The operator has just started: who can be asked is asked first. What does not run is not waited for.
+    (1, &["ready holds=5", "ready asked=no"], ""),
+    (1, &["ready asked=no", "ready asked=no"], ""),
+    (1, &["ready asked=no", "starting"], "-p-1 Surplus"),
+    (2, &["ready old asked=no", "ready old", "ready"], ""),
+    (1, &["lost asked=no", "ready holds=2", "ready holds=1"], "drain p-2 Surplus"),
     (
         0,
         &["ready holds=5", "unplaced"],
@@ -276,7 +295,7 @@ fn names_of_strangers_are_not_used() {
 fn a_mark_is_heeded_before_the_watch_shows_it() {
     let mut seen = observed(&json!({"replicas": 1}), &["ready holds=1", "ready holds=2"]);
     let pod = seen.workers[0].pod.clone();
-    seen.workers[0] = Worker::observe(pod, None, None, Some(ago(1)), &seen.revision);
+    seen.workers[0] = Worker::observe(pod, None, Answer::Silent, Some(ago(1)), &seen.revision);
     assert_eq!(done(&desired(&seen)), "");
     assert_eq!(seen.workers[0].draining_since, Some(ago(1)));
 }
