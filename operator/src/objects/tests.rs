@@ -28,6 +28,7 @@ fn pod_near(spec: &str, claims: &[Reach], with_key: bool) -> Pod {
         spec_hash: "00ff",
         with_key,
         claims,
+        together: false,
     };
     pod.build()
 }

@@ -52,6 +52,8 @@ pub struct WorkerPod<'a> {
     pub with_key: bool,
     /// Where each mounted claim can be reached, where that is bounded.
     pub claims: &'a [Reach],
+    /// Whether it must share the node of the pool's other workers.
+    pub together: bool,
 }
 
 impl WorkerPod<'_> {
@@ -91,7 +93,7 @@ impl WorkerPod<'_> {
             termination_grace_period_seconds: Some(GRACE_SECONDS),
             security_context: Some(pod::pod_security()),
             image_pull_secrets: pod::pull_secrets(spec),
-            affinity: affinity::affinity(pool, placement, self.claims),
+            affinity: affinity::affinity(pool, placement, self.claims, self.together),
             topology_spread_constraints: affinity::spread(pool, placement.zones),
             node_selector: Some(placement.node_selector.clone()).filter(|selector| !selector.is_empty()),
             tolerations: Some(placement.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),

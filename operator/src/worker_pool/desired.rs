@@ -147,6 +147,8 @@ fn missing(seen: &Observed) -> usize {
 fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
     let pool = seen.name();
     let claims = claims::reach(&seen.claims);
+    // What a dead node had attached comes free when Kubernetes says so; its successor must not be bound to that node.
+    let together = claims::of_one_node(&seen.claims) && seen.workers.iter().all(|worker| worker.reachable);
     let free = (0..).filter(|number| !seen.taken.contains(&names::worker(&pool, *number)));
     free.take(count)
         .map(|number| {
@@ -157,6 +159,7 @@ fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
                 spec_hash: &seen.revision.spec_hash,
                 with_key: seen.settings.public_key.is_some(),
                 claims: &claims,
+                together,
             };
             pod.build()
         })

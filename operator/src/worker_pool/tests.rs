@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use sluice_crds::{ProgressReason, WorkerPool, WorkerPoolStatus};
@@ -182,7 +182,11 @@ const SITUATIONS: &[(u32, &[&str], &str)] = &[
     (1, &["ready asked=no", "ready asked=no"], ""),
     (1, &["ready asked=no", "starting"], "-p-1 Surplus"),
     (2, &["ready old asked=no", "ready old", "ready"], ""),
-    (1, &["lost asked=no", "ready holds=2", "ready holds=1"], "drain p-2 Surplus"),
+    (
+        1,
+        &["lost asked=no", "ready holds=2", "ready holds=1"],
+        "drain p-2 Surplus",
+    ),
     (
         0,
         &["ready holds=5", "unplaced"],
@@ -385,7 +389,11 @@ fn a_query_can_use_workers_of_the_image_in_the_status() {
     ] {
         let status = status_of(&observed(&json!({"replicas": 2}), workers), &[]);
         assert_eq!(
-            (status.image.as_deref(), status.ready_replicas, status.usable_replicas),
+            (
+                status.image.as_deref(),
+                status.ready_replicas,
+                status.usable_replicas
+            ),
             (Some("sluice:1"), ready, usable),
             "{workers:?}"
         );
@@ -472,6 +480,45 @@ fn claims_that_not_all_pods_can_mount() {
             !mountable,
             "{case}: {said}"
         );
+    }
+}
+
+/// The pods of a pool share the node that a ReadWriteOnce claim is attached to, where they can.
+#[test]
+fn pods_go_where_their_claim_is_attached() {
+    let volume = |name: &str| json!([{"name": "v", "claimName": "c", "mountPath": format!("/{name}")}]);
+    for (list, modes, workers, together) in [
+        ("dataVolumes", json!(["ReadWriteOnce"]), &["ready old"][..], true),
+        ("sinkVolumes", json!(["ReadWriteOnce"]), &[], true),
+        (
+            "dataVolumes",
+            json!(["ReadWriteOnce", "ReadOnlyMany"]),
+            &[],
+            false,
+        ),
+        ("sinkVolumes", json!(["ReadWriteOnce", "ReadOnlyMany"]), &[], true),
+        (
+            "sinkVolumes",
+            json!(["ReadWriteOnce", "ReadWriteMany"]),
+            &[],
+            false,
+        ),
+        // Nobody shares a node that does not answer.
+        ("dataVolumes", json!(["ReadWriteOnce"]), &["lost"], false),
+    ] {
+        let mut seen = observed(&json!({"replicas": 1, list: volume(list)}), workers);
+        let claim = json!({"spec": {"accessModes": modes}});
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
+        let claim = Arc::new(claim);
+        seen.claims = claims::mounted(&seen.pool.spec, |_| Some(claim.clone()), |_| None);
+        let created = desired(&seen).create;
+        assert_eq!(created.len(), 1, "{list} {modes} {workers:?}");
+        let pod = serde_json::to_value(&created[0]).unwrap();
+        let required = pod.pointer(
+            "/spec/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution/0/topologyKey",
+        );
+        let expected = together.then(|| json!("kubernetes.io/hostname"));
+        assert_eq!(required, expected.as_ref(), "{list} {modes} {workers:?}");
     }
 }
 

@@ -15,7 +15,7 @@ use sluice_crds::{ShuffleQuery, WorkerPoolSpec};
 use super::{
     COORDINATOR_PORT, INPUT_FILE, MEMORY_FACTOR, TOKEN_FILE, WORKER_PORT, metadata, resources, table_locality,
 };
-use crate::objects::{labels, names, pod};
+use crate::objects::{affinity, labels, names, pod};
 
 /// The container of a coordinator's pod.
 pub const COORDINATOR_CONTAINER: &str = "coordinator";
@@ -45,6 +45,8 @@ pub struct CoordinatorPlan<'a> {
     pub image: &'a str,
     /// How many times the pool's memory for a coordinator this one gets.
     pub memory_factor: u32,
+    /// Whether it must share the node of the pool's workers, as a claim that it mounts is attached to one node at a time.
+    pub with_workers: bool,
 }
 
 /// The pod of a coordinator.
@@ -72,7 +74,7 @@ pub fn coordinator_pod(plan: &CoordinatorPlan<'_>) -> Pod {
             enable_service_links: Some(false),
             security_context: Some(pod::pod_security()),
             image_pull_secrets: pod::pull_secrets(spec),
-            affinity: Some(affinity(plan)),
+            affinity: Some(near(plan)),
             node_selector: Some(spec.placement.node_selector.clone()).filter(|labels| !labels.is_empty()),
             tolerations: Some(tolerations(spec)),
             priority_class_name: spec.placement.priority_class_name.clone(),
@@ -172,8 +174,8 @@ fn volumes(plan: &CoordinatorPlan<'_>) -> pod::Volumes {
     volumes
 }
 
-/// Near the tables that say where they are, as far as the pool lets data count, and near the workers.
-fn affinity(plan: &CoordinatorPlan<'_>) -> Affinity {
+/// Near the tables that say where they are, as far as the pool lets data count, and near the workers, or where they are.
+fn near(plan: &CoordinatorPlan<'_>) -> Affinity {
     let near_workers = WeightedPodAffinityTerm {
         weight: NEAR_WORKERS,
         pod_affinity_term: PodAffinityTerm {
@@ -190,7 +192,9 @@ fn affinity(plan: &CoordinatorPlan<'_>) -> Affinity {
         }),
         pod_affinity: Some(PodAffinity {
             preferred_during_scheduling_ignored_during_execution: Some(vec![near_workers]),
-            required_during_scheduling_ignored_during_execution: None,
+            required_during_scheduling_ignored_during_execution: plan
+                .with_workers
+                .then(|| affinity::with_workers(plan.pool)),
         }),
         pod_anti_affinity: None,
     }
