@@ -200,6 +200,7 @@ fn variables_follow_the_spec() {
     for (spec, name, expected) in [
         ("{}", "SLUICE_SLOTS", Some("2")),
         ("slotsPerWorker: 9", "SLUICE_SLOTS", Some("9")),
+        ("resources: {limits: {cpu: 3500m}}", "SLUICE_SLOTS", Some("4")),
         ("{}", "SLUICE_MEMORY", None),
         ("memory: 1MiB", "SLUICE_MEMORY", Some("1048576")),
         (

@@ -139,7 +139,7 @@ impl WorkerPod<'_> {
             pod::env_field("SLUICE_WORKER_NAME", "metadata.name"),
             pod::env_field("SLUICE_NODE", "spec.nodeName"),
             pod::env("SLUICE_ZONE_FILE", format!("{POD_FOLDER}/zone")),
-            pod::env("SLUICE_SLOTS", spec.slots_per_worker.to_string()),
+            pod::env("SLUICE_SLOTS", spec.slots().to_string()),
             pod::env("SLUICE_SPILL_DIRS", folders.join(",")),
             pod::env("SLUICE_SPILL_LIMIT", spill_limit(spec).bytes().to_string()),
         ];

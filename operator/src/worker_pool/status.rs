@@ -51,7 +51,7 @@ fn slots(seen: &Observed) -> u32 {
     ready
         .map(|worker| {
             let told = worker.report.as_ref().map(|report| report.slots);
-            told.unwrap_or(seen.pool.spec.slots_per_worker)
+            told.unwrap_or(seen.pool.spec.slots())
         })
         .fold(0, u32::saturating_add)
 }

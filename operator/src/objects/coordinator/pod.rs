@@ -122,7 +122,7 @@ fn arguments(plan: &CoordinatorPlan<'_>) -> Vec<String> {
     let namespace = query.namespace().unwrap_or_default();
     let spec = plan.pool_spec;
     // Of the spec, not of who is ready now: a query is cut into the same partitions in every epoch.
-    let slots = spec.replicas.saturating_mul(spec.slots_per_worker).max(1);
+    let slots = spec.replicas.saturating_mul(spec.slots()).max(1);
     let options = [
         ("--query-id", query.uid().unwrap_or_default()),
         ("--epoch", plan.epoch.to_string()),
