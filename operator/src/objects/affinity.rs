@@ -15,7 +15,7 @@ pub type Reach = Vec<NodeSelectorTerm>;
 
 /// Most terms of a node affinity: beyond, claims are left to the scheduler, which heeds the affinity of their volumes
 /// by itself.
-const MAX_TERMS: usize = 64;
+pub const MAX_TERMS: usize = 64;
 /// A label that no node has.
 const NOWHERE: &str = "sluice.dev/nowhere";
 /// Weight of the wish that workers of a packed pool share a zone; more than that of being apart within it.
@@ -25,12 +25,7 @@ const APART_WEIGHT: i32 = 50;
 
 /// The affinity of the workers of `pool`. `claims` holds where each mounted claim can be reached, where that is bounded;
 /// `together` is whether they must share a node.
-pub fn affinity(
-    pool: &str,
-    placement: &PlacementSpec,
-    claims: &[Reach],
-    together: bool,
-) -> Option<Affinity> {
+pub fn affinity(pool: &str, placement: &PlacementSpec, claims: &[Reach], together: bool) -> Option<Affinity> {
     let affinity = Affinity {
         node_affinity: node_affinity(placement, claims),
         pod_affinity: pod_affinity(pool, placement.zones, together),
@@ -158,7 +153,7 @@ fn both(one: &NodeSelectorTerm, other: &NodeSelectorTerm) -> NodeSelectorTerm {
 }
 
 /// One term for each hint.
-fn hints(locality: &[LocalityHint]) -> Reach {
+pub fn hints<'a>(locality: impl IntoIterator<Item = &'a LocalityHint>) -> Reach {
     let is = |key: &str, value: &str| NodeSelectorRequirement {
         key: key.to_owned(),
         operator: "In".to_owned(),
@@ -177,7 +172,7 @@ fn hints(locality: &[LocalityHint]) -> Reach {
         })
     };
     locality
-        .iter()
+        .into_iter()
         .filter_map(|hint| zone(hint).or_else(|| node(hint)))
         .collect()
 }

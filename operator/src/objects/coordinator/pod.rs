@@ -1,11 +1,8 @@
 //! The pod of a coordinator.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, ContainerPort, EnvVar, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, Pod,
-    PodAffinity, PodAffinityTerm, PodSpec, PreferredSchedulingTerm, Probe, SecretVolumeSource, Toleration,
-    Volume, WeightedPodAffinityTerm,
+    Affinity, Container, ContainerPort, EnvVar, NodeAffinity, Pod, PodAffinity, PodAffinityTerm, PodSpec,
+    PreferredSchedulingTerm, Probe, SecretVolumeSource, Toleration, Volume, WeightedPodAffinityTerm,
 };
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
@@ -205,25 +202,17 @@ fn near_data(plan: &CoordinatorPlan<'_>) -> Vec<PreferredSchedulingTerm> {
     if placement.data_affinity == DataAffinity::Ignore {
         return Vec::new();
     }
-    let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for hint in table_locality(plan.query).chain(&placement.locality) {
-        let place = [(labels::ZONE, &hint.zone), (labels::HOSTNAME, &hint.node)];
-        for (label, value) in place {
-            let values = places.entry(label).or_default();
-            values.extend(value.clone().filter(|value| !values.contains(value)));
+    // A node that several tables name is no better than one that a single one names: a coordinator reads little of either.
+    let mut places = affinity::Reach::new();
+    for place in affinity::hints(table_locality(plan.query).chain(&placement.locality)) {
+        if !places.contains(&place) {
+            places.push(place);
         }
     }
-    places.retain(|_, values| !values.is_empty());
-    let terms = places.into_iter().map(|(label, values)| PreferredSchedulingTerm {
+    places.truncate(affinity::MAX_TERMS);
+    let terms = places.into_iter().map(|preference| PreferredSchedulingTerm {
         weight: i32::try_from(placement.weight).unwrap_or(1).clamp(1, 100),
-        preference: NodeSelectorTerm {
-            match_expressions: Some(vec![NodeSelectorRequirement {
-                key: label.to_owned(),
-                operator: "In".to_owned(),
-                values: Some(values),
-            }]),
-            match_fields: None,
-        },
+        preference,
     });
     terms.collect()
 }

@@ -133,6 +133,19 @@ fn a_query_is_deleted_when_its_time_to_live_is_over() {
         .await;
         scene.reaches("stays", QueryPhase::Succeeded).await;
         scene.reaches("later", QueryPhase::Succeeded).await;
+        // That an edit was seen is said, and nothing else changes.
+        let before = scene.query_status("stays").await;
+        scene
+            .edit_query("stays", json!({"ttlSecondsAfterFinished": 86400}))
+            .await;
+        eventually("the edit was seen", async || {
+            let query = queries.get("stays").await.unwrap();
+            query.status.unwrap().observed_generation == query.metadata.generation
+        })
+        .await;
+        let after = scene.query_status("stays").await;
+        assert_ne!(after.observed_generation, before.observed_generation);
+        assert_eq!((after.stages, after.totals), (before.stages, before.totals));
         // A time to live may be set, or made shorter, after the end.
         scene
             .edit_query("later", json!({"ttlSecondsAfterFinished": 0}))
