@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
+use tokio::time::Instant;
 
 use super::lifecycle::Lifecycle;
 use super::observed::{Observed, Step};
@@ -132,9 +133,10 @@ impl Queries {
         let writes = &self.operator.status_writes;
         match urgency {
             Urgency::Transition => writes.turn().await,
+            _ if writes.spare() => {}
+            _ if self.deferred.is_over(&uid, urgency, Instant::now()) => writes.turn().await,
             // Of many queries at once the steps and counters give way, and no reconcile waits for them.
-            _ if !writes.spare() => return Ok(again.min(NO_SPARE)),
-            _ => {}
+            _ => return Ok(again.min(NO_SPARE)),
         }
         self.write(query, &old, &new).await?;
         self.note_lag(seen);
@@ -190,6 +192,7 @@ impl Queries {
         self.operator.metrics.status_writes.inc();
         let uid = query.uid().unwrap_or_default();
         let mut all = self.written();
+        self.deferred.forget(&uid);
         let known = all.remove(&uid);
         all.insert(uid, Written::new(known, query, &written));
         drop(all);
