@@ -101,7 +101,7 @@ pub enum ProgressReason {
     Admitted,
     /// The pool that the query names does not exist.
     PoolNotFound,
-    /// The pool has fewer ready workers than a query needs.
+    /// The pool has fewer ready workers of its image than a query needs.
     WaitingForPool,
     /// The pool runs as many queries as it may.
     WaitingForPlace,
@@ -129,7 +129,7 @@ pub enum ProgressReason {
     QuotaExceeded,
     /// The API server refuses the pod: a policy of the cluster, or a name that does not exist.
     PodRefused,
-    /// A claim is not bound, or its volume cannot be attached.
+    /// A claim is not bound, or what a pod mounts (a volume, a Secret, a ConfigMap) is missing or cannot be attached.
     VolumeUnavailable,
     /// Not every pod of the pool can mount a claim.
     VolumesUnmountable,

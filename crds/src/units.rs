@@ -11,8 +11,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-pub(crate) use quantity::nanos;
 pub use quantity::quantity_bytes;
+pub(crate) use quantity::{NANOS_IN_ONE, nanos};
 
 /// Largest size that can be written, in bytes (10^18). It keeps every canonical form readable again.
 pub const MAX_BYTE_SIZE: u64 = 1_000_000_000_000_000_000;

@@ -66,7 +66,8 @@ pub async fn create<K: Object>(client: &Client, wanted: &K) -> kube::Result<Crea
     }
 }
 
-/// Creates the object whose name must not be read, such as a Secret: that it exists is all that is known of it.
+/// Creates an object that must not be read, such as a Secret: that one of its name exists is all that is known of it. The name
+/// must therefore be its owner's alone.
 ///
 /// # Errors
 /// The API server refused or was not reached.

@@ -15,6 +15,7 @@ pub mod leader;
 pub mod log;
 pub mod metrics;
 pub mod objects;
+pub mod pod_wait;
 pub mod progress;
 pub mod reconcile;
 pub mod shuffle_query;

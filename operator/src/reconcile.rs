@@ -1,23 +1,32 @@
-//! The loop around both reconcilers: time limits, back-off per object, and a last requeue for what no event tells.
+//! The loop around both reconcilers: whose turn it is, time limits, back-off per object, and a last requeue for what no event
+//! tells.
 
-use std::collections::BTreeMap;
+mod line;
+
+use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::fmt::Debug;
 use std::future;
 use std::hash::Hash;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures::channel::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use futures::{Future, FutureExt, StreamExt};
 use kube::runtime::Controller;
-use kube::runtime::controller::{self, Action};
-use kube::runtime::reflector::ObjectRef;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Resource, ResourceExt};
 use rand::Rng;
 use serde::de::DeserializeOwned;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::time::{DelayQueue, delay_queue};
+use tracing::Instrument;
 
 use crate::metrics::Metrics;
+use line::Line;
 
 /// Longest time of one reconcile.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -73,7 +82,11 @@ pub trait Reconciler: Send + Sync + 'static {
     fn reconcile(self: Arc<Self>, object: Arc<Self::Object>) -> Reconciling;
 }
 
-/// Runs `reconciler` on everything that `controller` yields, until `stop`; reconciles under way end first.
+/// Runs `reconciler` on everything that `controller` yields, until `stop`, at most `concurrency` objects at a time and who
+/// waits longest first; reconciles under way end before this does.
+///
+/// The controller of kube says only what changed: it takes what waits from a set, in no order, so that under a load that
+/// does not end an object may wait without end.
 pub async fn run<R: Reconciler>(
     controller: Controller<R::Object>,
     reconciler: Arc<R>,
@@ -89,6 +102,8 @@ pub async fn run<R: Reconciler>(
         metrics,
     });
     let objects = controller.store();
+    let serving = Serving::new(around, objects.clone());
+    let (tell, told) = mpsc::unbounded();
     let stopped_before_it_began = async {
         stop.cancelled().await;
         if objects.wait_until_ready().now_or_never().is_none() {
@@ -96,19 +111,122 @@ pub async fn run<R: Reconciler>(
         }
         future::pending::<()>().await;
     };
-    let running = controller
-        .with_config(controller::Config::default().concurrency(concurrency))
+    let telling = controller
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(
-            reconcile,
-            |object, error, around| after_failure::<R>(&object, error, &around),
-            around,
+            pass_on,
+            |_, error: &Infallible, _| match *error {},
+            Arc::new(tell),
         )
         .for_each(|_| async {});
-    tokio::select! {
-        () = running => {}
-        // A controller of kube 5 does not end while its objects were never listed, as when their kind is not installed.
-        () = stopped_before_it_began => {}
+    // What tells ends first, and with it the objects that are told of.
+    let telling = async move {
+        tokio::select! {
+            () = telling => {}
+            // A controller of kube 5 does not end while its objects were never listed, as when their kind is not installed.
+            () = stopped_before_it_began => {}
+        }
+    };
+    futures::join!(telling, serving.run(told, concurrency.into()));
+}
+
+async fn pass_on<K: Keyed + Resource<DynamicType: Default>>(
+    object: Arc<K>,
+    tell: Arc<UnboundedSender<ObjectRef<K>>>,
+) -> Result<Action, Infallible> {
+    let mut reference = ObjectRef::from_obj(&*object);
+    // Of thousands that rest, nothing is kept but their names.
+    reference.extra = Default::default();
+    // Nobody listens any more when the operator stops.
+    let _ = tell.unbounded_send(reference);
+    Ok(Action::await_change())
+}
+
+/// Objects in line, those that are reconciled, and those whose time has not come.
+struct Serving<R: Reconciler>
+where
+    R::Object: Keyed,
+{
+    around: Arc<Around<R>>,
+    objects: Store<R::Object>,
+    line: Line<ObjectRef<R::Object>>,
+    running: JoinSet<(ObjectRef<R::Object>, Duration)>,
+    later: DelayQueue<ObjectRef<R::Object>>,
+    /// Of those in `later`.
+    timers: HashMap<ObjectRef<R::Object>, delay_queue::Key>,
+}
+
+impl<R: Reconciler> Serving<R>
+where
+    R::Object: Keyed,
+{
+    fn new(around: Arc<Around<R>>, objects: Store<R::Object>) -> Self {
+        Self {
+            around,
+            objects,
+            line: Line::default(),
+            running: JoinSet::new(),
+            later: DelayQueue::new(),
+            timers: HashMap::new(),
+        }
+    }
+
+    /// Reconciles what is `told` of until nobody tells any more.
+    async fn run(mut self, mut told: UnboundedReceiver<ObjectRef<R::Object>>, concurrency: usize) {
+        loop {
+            while self.running.len() < concurrency
+                && let Some(object) = self.line.take()
+            {
+                self.begin(object);
+            }
+            tokio::select! {
+                object = told.next() => match object {
+                    Some(object) => self.line.push(object),
+                    None => break,
+                },
+                Some(ended) = self.running.join_next() => self.end(ended),
+                Some(due) = self.later.next() => {
+                    let object = due.into_inner();
+                    self.timers.remove(&object);
+                    self.line.push(object);
+                }
+            }
+        }
+        while let Some(ended) = self.running.join_next().await {
+            self.end(ended);
+        }
+    }
+
+    fn begin(&mut self, reference: ObjectRef<R::Object>) {
+        if let Some(timer) = self.timers.remove(&reference) {
+            self.later.remove(&timer);
+        }
+        // As it is now, not as it was when it came into the line.
+        let Some(object) = self.objects.get(&reference) else {
+            self.around.forget(&reference);
+            self.line.done(&reference);
+            return;
+        };
+        let span = tracing::info_span!("reconciling object", object.ref = %reference);
+        let reconciling = reconcile(object, self.around.clone());
+        let reconciling = async move { (reference, reconciling.await) };
+        self.running.spawn(reconciling.instrument(span));
+    }
+
+    fn end(&mut self, ended: Result<(ObjectRef<R::Object>, Duration), JoinError>) {
+        let (object, again) = match ended {
+            Ok(ended) => ended,
+            // Nobody aborts a reconcile: it has panicked, and so does the operator.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return,
+            },
+        };
+        self.line.done(&object);
+        let timer = self.later.insert(object.clone(), again);
+        if let Some(before) = self.timers.insert(object, timer) {
+            self.later.remove(&before);
+        }
     }
 }
 
@@ -125,16 +243,25 @@ struct Around<R: Reconciler> {
 }
 
 impl<R: Reconciler> Around<R> {
+    fn failures(&self) -> MutexGuard<'_, BTreeMap<(String, String), u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn failed(&self, object: &R::Object) -> u32 {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failures = self.failures();
         let count = failures.entry(key(object)).or_default();
         *count = count.saturating_add(1);
         *count
     }
 
     fn succeeded(&self, object: &R::Object) {
-        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        failures.remove(&key(object));
+        self.failures().remove(&key(object));
+    }
+
+    /// The object is gone.
+    fn forget(&self, object: &ObjectRef<R::Object>) {
+        let namespace = object.namespace.clone().unwrap_or_default();
+        self.failures().remove(&(namespace, object.name.clone()));
     }
 }
 
@@ -142,7 +269,8 @@ fn key<K: Resource>(object: &K) -> (String, String) {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-async fn reconcile<R: Reconciler>(object: Arc<R::Object>, around: Arc<Around<R>>) -> Result<Action, Error> {
+/// Reconciles `object` once; when to look again at the latest.
+async fn reconcile<R: Reconciler>(object: Arc<R::Object>, around: Arc<Around<R>>) -> Duration {
     let kind = R::Object::kind(&());
     let started = tokio::time::Instant::now();
     let reconciling = around.reconciler.clone().reconcile(object.clone());
@@ -150,12 +278,16 @@ async fn reconcile<R: Reconciler>(object: Arc<R::Object>, around: Arc<Around<R>>
         .await
         .unwrap_or(Err(Error::TimedOut));
     around.metrics.reconciled(&kind, started.elapsed(), ended.is_ok());
-    let again = ended?;
-    around.succeeded(&object);
-    Ok(Action::requeue(again.min(REQUEUE)))
+    match ended {
+        Ok(again) => {
+            around.succeeded(&object);
+            again.min(REQUEUE)
+        }
+        Err(error) => after_failure::<R>(&object, &error, &around),
+    }
 }
 
-fn after_failure<R: Reconciler>(object: &R::Object, error: &Error, around: &Around<R>) -> Action {
+fn after_failure<R: Reconciler>(object: &R::Object, error: &Error, around: &Around<R>) -> Duration {
     let count = around.failed(object);
     let object = ObjectRef::from_obj(object);
     if error.is_conflict() && count == 1 {
@@ -163,7 +295,7 @@ fn after_failure<R: Reconciler>(object: &R::Object, error: &Error, around: &Arou
     } else {
         tracing::warn!(%object, %error, count, "reconcile failed");
     }
-    Action::requeue(delay(count, rand::rng().random_range(0.5..1.0)))
+    delay(count, rand::rng().random_range(0.5..1.0))
 }
 
 /// The delay after `failures` in a row: doubled each time, up to a minute, times `jitter` (0 to 1).
@@ -176,7 +308,7 @@ fn delay(failures: u32, jitter: f64) -> Duration {
 #[cfg(test)]
 mod tests {
     use futures::stream;
-    use kube::runtime::reflector;
+    use kube::runtime::{reflector, watcher};
     use sluice_crds::WorkerPool;
 
     use super::*;
@@ -208,6 +340,61 @@ mod tests {
         stop.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(10), running).await;
         ended.expect("it ends").expect("without a panic");
+    }
+
+    /// Tells the order of reconciles. What is named `busy` wants the next one at once.
+    struct Ordered(mpsc::UnboundedSender<String>);
+
+    impl Reconciler for Ordered {
+        type Object = WorkerPool;
+
+        fn reconcile(self: Arc<Self>, pool: Arc<WorkerPool>) -> Reconciling {
+            let name = pool.name_any();
+            let busy = name.starts_with("busy");
+            self.0.unbounded_send(name).unwrap();
+            async move { Ok(if busy { Duration::ZERO } else { REQUEUE }) }.boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_longest_is_reconciled_first() {
+        let (objects, mut writer) = reflector::store();
+        let names = (0..50).map(|number| match number % 2 {
+            0 => format!("busy-{number}"),
+            _ => format!("calm-{number}"),
+        });
+        let names: Vec<_> = names.collect();
+        for name in &names {
+            let mut pool = WorkerPool::new(name, Default::default());
+            pool.metadata.namespace = Some("n".to_owned());
+            writer.apply_watcher_event(&watcher::Event::Apply(pool));
+        }
+        let (done, mut order) = mpsc::unbounded();
+        let around = Arc::new(Around {
+            reconciler: Arc::new(Ordered(done)),
+            failures: Mutex::default(),
+            metrics: Arc::default(),
+        });
+        let (tell, told) = mpsc::unbounded();
+        let told_of = |name: &String| ObjectRef::new(name).within("n");
+        // One that is gone is in nobody's way.
+        tell.unbounded_send(told_of(&"gone".to_owned())).unwrap();
+        for name in &names {
+            tell.unbounded_send(told_of(name)).unwrap();
+        }
+        let serving = tokio::spawn(Serving::new(around, objects).run(told, 1));
+        let mut firsts = Vec::new();
+        while firsts.len() < names.len() {
+            let name = order.next().await.unwrap();
+            if !firsts.contains(&name) {
+                firsts.push(name);
+            }
+        }
+        assert_eq!(firsts, names, "in the order in which they were told of");
+        // Again, as it wishes.
+        while order.next().await.unwrap() != "busy-0" {}
+        drop(tell);
+        serving.await.unwrap();
     }
 
     #[test]

@@ -4,10 +4,10 @@
 - apiGroups: [sluice.dev]
   resources: [shufflequeries]
   verbs: [get, list, watch, delete]
-# Pools: those of users are read; a query's inline workers are a pool that the operator writes.
+# Pools: those of users are read; a query's inline workers are a pool that the operator makes and removes.
 - apiGroups: [sluice.dev]
   resources: [workerpools]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [sluice.dev]
   resources: [shufflequeries/status, workerpools/status]
   verbs: [patch]
@@ -19,16 +19,16 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]
-# A pool's parts, a query's input, and the SQL of sqlFrom.
+# A pool's parts, a query's input, and the SQL of sqlFrom. They go with their owners: Kubernetes deletes them.
 - apiGroups: [""]
   resources: [configmaps, serviceaccounts, services]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, patch]
 # The queries' tokens: written, never read.
 - apiGroups: [""]
   resources: [secrets]

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::{ByteSize, split_number};
 
 /// Billionths in one.
-const NANO: u128 = 1_000_000_000;
+pub(crate) const NANOS_IN_ONE: u128 = 1_000_000_000;
 
 /// A quantity in billionths, exactly; `None` if it is none that a spec may hold, or too large to count.
 pub(crate) fn nanos(quantity: &Quantity) -> Option<u128> {
@@ -17,7 +17,8 @@ pub(crate) fn nanos(quantity: &Quantity) -> Option<u128> {
     if !(1..=15).contains(&whole.len()) || !(1..=9).contains(&fraction.len()) {
         return None;
     }
-    let billionths = whole.parse::<u128>().ok()? * NANO + format!("{fraction:0<9}").parse::<u128>().ok()?;
+    let billionths =
+        whole.parse::<u128>().ok()? * NANOS_IN_ONE + format!("{fraction:0<9}").parse::<u128>().ok()?;
     let factor: u128 = match unit {
         "m" => return Some(billionths / 1000),
         "" => 1,
@@ -38,7 +39,7 @@ pub(crate) fn nanos(quantity: &Quantity) -> Option<u128> {
 
 /// A quantity of bytes, rounded up; `None` if it is none that a spec may hold, or above `u64::MAX`.
 pub fn quantity_bytes(quantity: &Quantity) -> Option<ByteSize> {
-    let bytes = nanos(quantity)?.div_ceil(NANO);
+    let bytes = nanos(quantity)?.div_ceil(NANOS_IN_ONE);
     u64::try_from(bytes).ok().map(ByteSize::from_bytes)
 }
 

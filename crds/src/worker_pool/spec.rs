@@ -1,6 +1,9 @@
 //! Desired state of a `WorkerPool`.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +15,7 @@ use super::volumes::{
     LISTS_APART_MESSAGE, LISTS_APART_RULE, MAX_CLAIM_VOLUMES, SpillSpec, SpillVolume,
 };
 use crate::embedded::resources;
-use crate::units::{ByteSize, quantity_bytes};
+use crate::units::{ByteSize, NANOS_IN_ONE, nanos, quantity_bytes};
 
 /// Most workers of one pool.
 pub const MAX_REPLICAS: u32 = 1000;
@@ -20,6 +23,8 @@ pub const MAX_REPLICAS: u32 = 1000;
 pub const MIN_MEMORY: ByteSize = ByteSize::from_mib(1);
 /// Most slots of one worker.
 pub const MAX_SLOTS_PER_WORKER: u32 = 256;
+/// Slots of a worker of which neither slots nor CPUs are said.
+pub const DEFAULT_SLOTS_PER_WORKER: u32 = 2;
 /// Most characters of the name of a pool: its Service and its pods put a suffix behind it and hold 63.
 pub const MAX_WORKER_POOL_NAME: usize = 50;
 /// What the name of a pool looks like, as its Service demands: a DNS label that starts with a letter (RFC 1035).
@@ -68,10 +73,11 @@ pub struct WorkerPoolSpec {
     #[serde(default = "default_replicas")]
     #[schemars(range(max = MAX_REPLICAS))]
     pub replicas: u32,
-    /// Attempts that one worker runs at the same time. 2 keeps a CPU busy while another attempt waits for input.
-    #[serde(default = "default_slots_per_worker")]
+    /// Attempts that one worker runs at the same time. Without it, the CPUs of its limit, or else of its request, rounded up;
+    /// 2 if the resources name no CPU, and outside a cluster. Twice the CPUs keep them busy while attempts wait for input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SLOTS_PER_WORKER))]
-    pub slots_per_worker: u32,
+    pub slots_per_worker: Option<u32>,
     /// Query memory of one worker: operators and shuffle buffers together, for example 2GiB. At least 1MiB.
     /// Without it, 70 % of the memory limit of the pod; without a limit, a share of the memory that the worker finds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -144,6 +150,20 @@ pub struct WorkerPoolSpec {
 }
 
 impl WorkerPoolSpec {
+    /// Attempts that one worker in a cluster runs at the same time: `slotsPerWorker`, or as many as it has CPUs.
+    pub fn slots(&self) -> u32 {
+        let resources = self.resources.as_ref();
+        let cpus = |amounts: &Option<BTreeMap<String, Quantity>>| {
+            let nanos = nanos(amounts.as_ref()?.get("cpu")?)?;
+            let cpus = nanos.div_ceil(NANOS_IN_ONE).clamp(1, MAX_SLOTS_PER_WORKER.into());
+            u32::try_from(cpus).ok()
+        };
+        let limit = || resources.and_then(|resources| cpus(&resources.limits));
+        let request = || resources.and_then(|resources| cpus(&resources.requests));
+        let said = self.slots_per_worker.or_else(limit).or_else(request);
+        said.unwrap_or(DEFAULT_SLOTS_PER_WORKER)
+    }
+
     /// Query memory of one worker where the spec decides it: `memory`, or 70 % of the memory limit of the pod. `None`
     /// leaves it to the worker.
     pub fn query_memory(&self) -> Option<ByteSize> {
@@ -185,10 +205,6 @@ fn default_replicas() -> u32 {
     2
 }
 
-fn default_slots_per_worker() -> u32 {
-    2
-}
-
 fn default_min_ready_workers() -> u32 {
     1
 }
@@ -205,7 +221,7 @@ impl Default for WorkerPoolSpec {
     fn default() -> Self {
         Self {
             replicas: default_replicas(),
-            slots_per_worker: default_slots_per_worker(),
+            slots_per_worker: None,
             memory: None,
             spill: None,
             image: None,

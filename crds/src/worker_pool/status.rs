@@ -22,6 +22,10 @@ pub struct WorkerPoolStatus {
     /// Workers that are ready to take attempts.
     #[serde(default)]
     pub ready_replicas: u32,
+    /// Ready workers that a coordinator started now could use: those of `image`. While the image is being replaced
+    /// these are fewer than the ready ones, and queries that start wait for them.
+    #[serde(default)]
+    pub usable_replicas: u32,
     /// Workers that finish what they run and then leave.
     #[serde(default)]
     pub draining_replicas: u32,
@@ -49,7 +53,7 @@ pub struct WorkerPoolStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_ZONES), inner(length(max = 63)))]
     pub zones: Vec<String>,
-    /// Image that new pods get.
+    /// Image that new pods get, coordinators included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_IMAGE))]
     pub image: Option<String>,

@@ -30,6 +30,34 @@ fn query_memory_is_said_or_a_share_of_the_limit() {
 }
 
 #[test]
+fn slots_are_said_or_as_many_as_cpus() {
+    let slots = |value| spec(value).slots();
+    assert_eq!(slots(json!({})), 2);
+    assert_eq!(
+        slots(json!({ "resources": { "limits": { "memory": "1Gi" } } })),
+        2
+    );
+    for (cpu, expected) in [
+        (json!("8"), 8),
+        (json!(8), 8),
+        (json!("7.1"), 8),
+        (json!("1500m"), 2),
+        (json!("50m"), 1),
+        (json!("0"), 1),
+        (json!("1k"), 256),
+    ] {
+        assert_eq!(
+            slots(json!({ "resources": { "requests": { "cpu": cpu } } })),
+            expected,
+            "{cpu}"
+        );
+    }
+    let both = json!({ "requests": { "cpu": 1 }, "limits": { "cpu": 4 } });
+    assert_eq!(slots(json!({ "resources": both })), 4);
+    assert_eq!(slots(json!({ "resources": both, "slotsPerWorker": 9 })), 9);
+}
+
+#[test]
 fn spill_volumes_are_said_or_one_of_the_size_of_the_limit() {
     let volumes = |value| {
         let volumes = spec(value).spill_volumes();

@@ -15,7 +15,7 @@ pub type Reach = Vec<NodeSelectorTerm>;
 
 /// Most terms of a node affinity: beyond, claims are left to the scheduler, which heeds the affinity of their volumes
 /// by itself.
-const MAX_TERMS: usize = 64;
+pub const MAX_TERMS: usize = 64;
 /// A label that no node has.
 const NOWHERE: &str = "sluice.dev/nowhere";
 /// Weight of the wish that workers of a packed pool share a zone; more than that of being apart within it.
@@ -23,11 +23,12 @@ const PACK_WEIGHT: i32 = 100;
 /// Weight of the wish that workers of a pool do not share a node.
 const APART_WEIGHT: i32 = 50;
 
-/// The affinity of the workers of `pool`. `claims` holds where each mounted claim can be reached, where that is bounded.
-pub fn affinity(pool: &str, placement: &PlacementSpec, claims: &[Reach]) -> Option<Affinity> {
+/// The affinity of the workers of `pool`. `claims` holds where each mounted claim can be reached, where that is bounded;
+/// `together` is whether they must share a node.
+pub fn affinity(pool: &str, placement: &PlacementSpec, claims: &[Reach], together: bool) -> Option<Affinity> {
     let affinity = Affinity {
         node_affinity: node_affinity(placement, claims),
-        pod_affinity: pod_affinity(pool, placement.zones),
+        pod_affinity: pod_affinity(pool, placement.zones, together),
         pod_anti_affinity: pod_anti_affinity(pool, placement.anti_affinity),
     };
     (affinity != Affinity::default()).then_some(affinity)
@@ -152,7 +153,7 @@ fn both(one: &NodeSelectorTerm, other: &NodeSelectorTerm) -> NodeSelectorTerm {
 }
 
 /// One term for each hint.
-fn hints(locality: &[LocalityHint]) -> Reach {
+pub fn hints<'a>(locality: impl IntoIterator<Item = &'a LocalityHint>) -> Reach {
     let is = |key: &str, value: &str| NodeSelectorRequirement {
         key: key.to_owned(),
         operator: "In".to_owned(),
@@ -171,7 +172,7 @@ fn hints(locality: &[LocalityHint]) -> Reach {
         })
     };
     locality
-        .iter()
+        .into_iter()
         .filter_map(|hint| zone(hint).or_else(|| node(hint)))
         .collect()
 }
@@ -191,18 +192,22 @@ fn weighted(weight: i32, pod_affinity_term: PodAffinityTerm) -> Option<Vec<Weigh
     }])
 }
 
+/// On the node of the workers of `pool`. The first of them may go anywhere.
+pub fn with_workers(pool: &str) -> Vec<PodAffinityTerm> {
+    vec![workers_within(pool, labels::HOSTNAME)]
+}
+
 /// Packing is a wish, not a demand: the pods of a zone that went dark must not keep their successors out of the others.
-fn pod_affinity(pool: &str, zones: ZonePolicy) -> Option<PodAffinity> {
-    match zones {
+fn pod_affinity(pool: &str, zones: ZonePolicy, together: bool) -> Option<PodAffinity> {
+    let packed = match zones {
         ZonePolicy::Spread | ZonePolicy::Any => None,
-        ZonePolicy::Pack => Some(PodAffinity {
-            preferred_during_scheduling_ignored_during_execution: weighted(
-                PACK_WEIGHT,
-                workers_within(pool, labels::ZONE),
-            ),
-            required_during_scheduling_ignored_during_execution: None,
-        }),
-    }
+        ZonePolicy::Pack => weighted(PACK_WEIGHT, workers_within(pool, labels::ZONE)),
+    };
+    let affinity = PodAffinity {
+        preferred_during_scheduling_ignored_during_execution: packed,
+        required_during_scheduling_ignored_during_execution: together.then(|| with_workers(pool)),
+    };
+    (affinity != PodAffinity::default()).then_some(affinity)
 }
 
 fn pod_anti_affinity(pool: &str, anti_affinity: AntiAffinity) -> Option<PodAntiAffinity> {

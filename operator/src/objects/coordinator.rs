@@ -99,8 +99,9 @@ pub fn input(query: &ShuffleQuery, sql: &str) -> Result<ConfigMap, serde_yaml::E
 /// The Secret with the token of coordinator `epoch`. It stays until its query goes, which owns it: the operator may create
 /// Secrets and nothing else, and a token of an earlier epoch opens nothing any more.
 pub fn token(query: &ShuffleQuery, epoch: u64, token: &str) -> Secret {
+    let name = names::token(&query.name_any(), &query.uid().unwrap_or_default(), epoch);
     Secret {
-        metadata: metadata(query, None, Some(epoch), names::token(&query.name_any(), epoch)),
+        metadata: metadata(query, None, Some(epoch), name),
         string_data: Some([(TOKEN_FILE.to_owned(), token.to_owned())].into()),
         immutable: Some(true),
         type_: Some("Opaque".to_owned()),

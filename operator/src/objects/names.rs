@@ -3,6 +3,9 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 
+/// Characters of a query's unique id in the name of its tokens: the random ones before the first dash.
+const TOKEN_UID: usize = 8;
+
 /// Service, PodDisruptionBudget, ServiceAccount and NetworkPolicy of a pool.
 pub fn workers(pool: &str) -> String {
     format!("{pool}-workers")
@@ -28,9 +31,11 @@ pub fn input(query: &str) -> String {
     format!("{query}-input")
 }
 
-/// The Secret with the token of a query's coordinator.
-pub fn token(query: &str, epoch: u64) -> String {
-    format!("{query}-token-{epoch}")
+/// The Secret with the token of a coordinator of the query with this unique id. Nobody may read whose Secret it is, so the
+/// name tells: that of an earlier query of the same name, which Kubernetes has not removed yet, is another.
+pub fn token(query: &str, uid: &str, epoch: u64) -> String {
+    let uid: String = uid.chars().take(TOKEN_UID).collect();
+    format!("{query}-{uid}-token-{epoch}")
 }
 
 /// The pod of a query's coordinator.
@@ -53,6 +58,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn queries_of_one_name_have_tokens_of_their_own() {
+        let (old, new) = ("0a1b2c3d-4e5f", "9a1b2c3d-4e5f");
+        assert_eq!(token("q", old, 1), "q-0a1b2c3d-token-1");
+        assert_ne!(token("q", old, 1), token("q", new, 1));
+        assert_ne!(token("q", old, 1), token("q", old, 2));
+    }
+
+    #[test]
     fn names_of_the_longest_resources_fit() {
         let query = "q".repeat(40);
         let pool = "p".repeat(sluice_crds::worker_pool::MAX_WORKER_POOL_NAME);
@@ -61,7 +74,7 @@ mod tests {
             key(&pool),
             worker(&pool, sluice_crds::worker_pool::MAX_REPLICAS * 3),
             input(&query),
-            token(&query, 1_000_000),
+            token(&query, "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9", 1_000_000),
             coordinator(&query, 1_000_000),
         ] {
             assert!(name.len() <= 63, "{name} has {} characters", name.len());

@@ -28,6 +28,7 @@ fn pod_near(spec: &str, claims: &[Reach], with_key: bool) -> Pod {
         spec_hash: "00ff",
         with_key,
         claims,
+        together: false,
     };
     pod.build()
 }
@@ -164,6 +165,7 @@ fn variables_follow_the_spec() {
     for (spec, name, expected) in [
         ("{}", "SLUICE_SLOTS", Some("2")),
         ("slotsPerWorker: 9", "SLUICE_SLOTS", Some("9")),
+        ("resources: {limits: {cpu: 3500m}}", "SLUICE_SLOTS", Some("4")),
         ("{}", "SLUICE_MEMORY", None),
         ("memory: 1MiB", "SLUICE_MEMORY", Some("1048576")),
         (

@@ -52,6 +52,8 @@ pub struct WorkerPod<'a> {
     pub with_key: bool,
     /// Where each mounted claim can be reached, where that is bounded.
     pub claims: &'a [Reach],
+    /// Whether it must share the node of the pool's other workers.
+    pub together: bool,
 }
 
 impl WorkerPod<'_> {
@@ -91,7 +93,7 @@ impl WorkerPod<'_> {
             termination_grace_period_seconds: Some(GRACE_SECONDS),
             security_context: Some(pod::pod_security()),
             image_pull_secrets: pod::pull_secrets(spec),
-            affinity: affinity::affinity(pool, placement, self.claims),
+            affinity: affinity::affinity(pool, placement, self.claims, self.together),
             topology_spread_constraints: affinity::spread(pool, placement.zones),
             node_selector: Some(placement.node_selector.clone()).filter(|selector| !selector.is_empty()),
             tolerations: Some(placement.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
@@ -137,7 +139,7 @@ impl WorkerPod<'_> {
             pod::env_field("SLUICE_WORKER_NAME", "metadata.name"),
             pod::env_field("SLUICE_NODE", "spec.nodeName"),
             pod::env("SLUICE_ZONE_FILE", format!("{POD_FOLDER}/zone")),
-            pod::env("SLUICE_SLOTS", spec.slots_per_worker.to_string()),
+            pod::env("SLUICE_SLOTS", spec.slots().to_string()),
             pod::env("SLUICE_SPILL_DIRS", folders.join(",")),
             pod::env("SLUICE_SPILL_LIMIT", spill_limit(spec).bytes().to_string()),
         ];

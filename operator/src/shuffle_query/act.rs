@@ -1,10 +1,10 @@
 //! Does what was decided.
 
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
-use sluice_crds::{ProgressReason, ShuffleQuery};
+use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
 use sluice_proto::auth::Claims;
 
 use super::observe::{owned, pool_of, problems_with};
@@ -14,6 +14,7 @@ use crate::kube_api::{self, Created, Object};
 use crate::objects::{coordinator, names, pod};
 use crate::progress::Target;
 use crate::reconcile::Error;
+use crate::worker_pool::claims;
 
 impl Queries {
     /// Does one thing; a refusal is an answer that stays the same until somebody changes something.
@@ -161,8 +162,26 @@ impl Queries {
             pool_spec: &pool.spec,
             image,
             memory_factor,
+            with_workers: self.is_of_one_node(&pool).await?,
         });
         self.create(&pod).await
+    }
+
+    /// Whether the pods of `pool` mount a claim that is attached to one node at a time.
+    async fn is_of_one_node(&self, pool: &WorkerPool) -> Result<bool, Error> {
+        let client = self.operator.client.clone();
+        let api = Api::<PersistentVolumeClaim>::namespaced(client, &pool.namespace().unwrap_or_default());
+        let data = pool.spec.data_volumes.iter().map(|volume| (volume, false));
+        let sinks = pool.spec.sink_volumes.iter().map(|volume| (volume, true));
+        for (volume, writable) in data.chain(sinks) {
+            let name = &volume.claim_name;
+            let claim = api.get_opt(name).await;
+            let claim = claim.map_err(Error::api(format!("reading PersistentVolumeClaim {name}")))?;
+            if claim.is_some_and(|claim| claims::is_of_one_node(&claim, writable)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 

@@ -133,10 +133,11 @@ fn judge(seen: &Observed, life: &Lifecycle, words: ShuffleQueryStatus) -> Fate<'
 }
 
 /// Whether a failure may be gone when the query starts over. Bad input and defects are not, and a task that failed on
-/// every attempt was tried on several workers already.
+/// every attempt was tried on several workers already. Where all workers are of another build, the image of the pool was
+/// changed, and the next coordinator has theirs.
 const fn worth_another(reason: ErrorReason) -> bool {
     match reason {
-        ErrorReason::WorkersLost | ErrorReason::SinkFailed => true,
+        ErrorReason::WorkersLost | ErrorReason::SinkFailed | ErrorReason::BuildMismatch => true,
         ErrorReason::InvalidSpec
         | ErrorReason::InvalidSql
         | ErrorReason::TableNotFound
@@ -153,7 +154,6 @@ const fn worth_another(reason: ErrorReason) -> bool {
         | ErrorReason::DeadlineExceeded
         | ErrorReason::Cancelled
         | ErrorReason::RowsLeft
-        | ErrorReason::BuildMismatch
         | ErrorReason::Internal => false,
     }
 }

@@ -2,6 +2,7 @@
 
 mod act;
 pub mod admission;
+mod deferred;
 mod ending;
 mod event;
 pub mod lifecycle;
@@ -37,6 +38,7 @@ use crate::objects::labels::{self, Component};
 use crate::progress::{CoordinatorRpc, GrpcCoordinators, Progress};
 use crate::{reconcile as around, watch};
 
+use deferred::Deferred;
 use written::Written;
 
 pub use status::compose;
@@ -66,6 +68,8 @@ pub struct Queries {
     freed: Mutex<HashSet<String>>,
     /// What was written of a query last.
     written: Mutex<HashMap<String, Written>>,
+    /// Since when statuses give way to more urgent ones.
+    deferred: Deferred,
 }
 
 impl Queries {
@@ -99,18 +103,21 @@ impl Queries {
         }
     }
 
-    /// The queries that a change of `pool` may concern: those that wait for it. Of those that wait for a place, as many
-    /// as there are places.
+    /// The queries that a change of `pool` may concern: those that wait for it, be it for the next coordinator. Of those that
+    /// wait for a place, as many as there are places.
     fn concerned_by(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
         let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
         let queries = self.queries.state();
         let waits = |query: &&Arc<ShuffleQuery>| {
             let status = query.status.as_ref();
-            let waits_for_place = Some(ProgressReason::WaitingForPlace.into());
             let waits = status.is_none_or(|status| {
+                let is = |reason: ProgressReason| status.reason == Some(reason.into());
+                let admitted = status.admitted_time.is_some();
                 !status.phase.is_terminal()
-                    && status.admitted_time.is_none()
-                    && status.reason != waits_for_place
+                    && match admitted {
+                        true => is(ProgressReason::WaitingForPool) || is(ProgressReason::PoolNotFound),
+                        false => !is(ProgressReason::WaitingForPlace),
+                    }
             });
             waits
                 && query.namespace().as_deref() == Some(&namespace)
@@ -149,6 +156,7 @@ impl Queries {
         self.granted().remove(uid);
         self.freed().remove(uid);
         self.written().remove(uid);
+        self.deferred.forget(uid);
     }
 }
 
@@ -188,6 +196,7 @@ pub async fn run_with(
         granted: Mutex::default(),
         freed: Mutex::default(),
         written: Mutex::default(),
+        deferred: Deferred::default(),
         operator: operator.clone(),
     });
     let (watched, by_pool) = (reconciler.clone(), reconciler.clone());

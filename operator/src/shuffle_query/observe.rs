@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
@@ -42,11 +43,11 @@ pub(super) fn candidate(query: &ShuffleQuery, granted: bool) -> Candidate {
 }
 
 impl Queries {
-    /// Looks at everything around `query`.
+    /// Looks at everything around `query`, `now`.
     ///
     /// # Errors
     /// The API server refused or was not reached.
-    pub(super) async fn observe(&self, query: &Arc<ShuffleQuery>) -> Result<Observed, Error> {
+    pub(super) async fn observe(&self, query: &Arc<ShuffleQuery>, now: Timestamp) -> Result<Observed, Error> {
         let life = Lifecycle::of(query);
         let uid = query.uid().unwrap_or_default();
         let pool = self.pool(query);
@@ -74,7 +75,7 @@ impl Queries {
             pool,
             place,
             sql,
-            pods: self.pods(query, &life).await?,
+            pods: self.pods(query, &life, now).await?,
             report: self.progress.latest(&uid, life.epoch),
             query: query.clone(),
         })
@@ -138,11 +139,16 @@ impl Queries {
 
     /// The pods of the query's coordinators. A pod that was posted and is not in the cache may just not have arrived
     /// there: the API server knows.
-    async fn pods(&self, query: &ShuffleQuery, life: &Lifecycle) -> Result<Vec<CoordinatorPod>, Error> {
+    async fn pods(
+        &self,
+        query: &ShuffleQuery,
+        life: &Lifecycle,
+        now: Timestamp,
+    ) -> Result<Vec<CoordinatorPod>, Error> {
         let mut pods: Vec<_> = self
             .pod_objects(query)
             .iter()
-            .filter_map(|pod| CoordinatorPod::read(pod))
+            .filter_map(|pod| CoordinatorPod::read(pod, now))
             .collect();
         let posted = life.admitted.is_some() && !matches!(life.coordinator, Coordinator::Wanted { .. });
         if posted && !life.phase.is_terminal() && pods.iter().all(|pod| pod.epoch != life.epoch) {
@@ -154,7 +160,7 @@ impl Queries {
                 .await
                 .map_err(Error::api(format!("reading pod {name}")))?;
             let pod = pod.filter(|pod| owned(pod, query));
-            pods.extend(pod.as_ref().and_then(CoordinatorPod::read));
+            pods.extend(pod.as_ref().and_then(|pod| CoordinatorPod::read(pod, now)));
         }
         Ok(pods)
     }
@@ -216,6 +222,7 @@ fn seen(query: &ShuffleQuery, pool: &WorkerPool) -> PoolSeen {
         .find(|seen| seen.type_ == PoolConditionType::Ready);
     PoolSeen::Found {
         ready: status.map_or(0, |status| status.ready_replicas),
+        usable: status.map_or(0, |status| status.usable_replicas),
         needed: pool.spec.min_ready_workers,
         why: ready
             .map(|seen| why(seen.reason, &seen.message))

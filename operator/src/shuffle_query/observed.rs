@@ -38,10 +38,12 @@ pub enum PoolSeen {
     Leaving,
     /// A pool with the name of the query's own belongs to someone else.
     Taken,
-    /// It exists.
+    /// It exists, as its status says.
     Found {
         /// Its ready workers.
         ready: u32,
+        /// Those of them that are of the build of a coordinator that starts now.
+        usable: u32,
         /// How many a query needs.
         needed: u32,
         /// Why no more of them are ready, as the pool says.

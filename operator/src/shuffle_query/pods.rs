@@ -1,14 +1,19 @@
 //! What the pods of a query's coordinators say: why one waits, whether it serves, how it ended.
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Pod, PodStatus};
 use kube::ResourceExt;
 use sluice_core::termination::Termination;
 use sluice_crds::ProgressReason;
 
 use crate::objects::coordinator::{COORDINATOR_CONTAINER, epoch_of, memory_factor_of};
+use crate::pod_wait;
 
 /// Exit code of a process that a termination signal has stopped.
 const STOPPED: i32 = 143;
+/// Why a process was stopped whose pod nobody had told to go.
+const STOPPED_BY_PROBE: &str =
+    "stopped by its kubelet: it took too long to start, or did not answer for a minute";
 /// Most characters of what a container has said last.
 const MAX_LAST_WORDS: usize = 512;
 
@@ -75,14 +80,18 @@ pub enum PodEnd {
 }
 
 impl CoordinatorPod {
-    /// Reads a pod; `None` if it is no coordinator's.
-    pub fn read(pod: &Pod) -> Option<Self> {
+    /// Reads a pod as it stands `now`; `None` if it is no coordinator's.
+    pub fn read(pod: &Pod, now: Timestamp) -> Option<Self> {
+        let none = PodStatus::default();
+        let status = pod.status.as_ref().unwrap_or(&none);
+        let leaving = pod.metadata.deletion_timestamp.is_some();
+        let name = pod.name_any();
         Some(Self {
-            name: pod.name_any(),
             epoch: epoch_of(pod)?,
             memory_factor: memory_factor_of(pod),
-            leaving: pod.metadata.deletion_timestamp.is_some(),
-            state: state(pod.status.as_ref().unwrap_or(&PodStatus::default())),
+            leaving,
+            state: state(status, leaving, &name, now),
+            name,
         })
     }
 
@@ -103,8 +112,8 @@ impl CoordinatorPod {
     }
 }
 
-fn state(status: &PodStatus) -> PodState {
-    if let Some(end) = end(status) {
+fn state(status: &PodStatus, leaving: bool, name: &str, now: Timestamp) -> PodState {
+    if let Some(end) = end(status, leaving) {
         return PodState::Ended(end);
     }
     let address = status.pod_ip.as_ref().filter(|ip| !ip.is_empty());
@@ -112,84 +121,37 @@ fn state(status: &PodStatus) -> PodState {
     match address {
         Some(ip) if running && is_true(status, "Ready") => PodState::Serving(ip.clone()),
         Some(ip) if running => PodState::Starting(ip.clone()),
-        Some(_) | None => PodState::Waiting(wait(status)),
+        Some(_) | None => PodState::Waiting(wait(status, name, now)),
     }
 }
 
 fn container(status: &PodStatus) -> Option<&ContainerState> {
-    let mut containers = status.container_statuses.iter().flatten();
-    let ours = containers.find(|container| container.name == COORDINATOR_CONTAINER)?;
-    ours.state.as_ref()
+    pod_wait::container(status, COORDINATOR_CONTAINER)?.state.as_ref()
 }
 
 fn is_true(status: &PodStatus, condition: &str) -> bool {
-    let mut conditions = status.conditions.iter().flatten();
-    conditions.any(|seen| seen.type_ == condition && seen.status == "True")
+    pod_wait::condition(status, condition).is_some_and(|seen| seen.status == "True")
 }
 
-fn wait(status: &PodStatus) -> Wait {
-    let waiting = container(status).and_then(|state| state.waiting.as_ref());
-    if let Some(waiting) = waiting {
-        let message = || waiting.message.clone().unwrap_or_default();
-        let reason = match waiting.reason.as_deref().unwrap_or_default() {
-            "ImagePullBackOff"
-            | "ErrImagePull"
-            | "InvalidImageName"
-            | "ErrImageNeverPull"
-            | "RegistryUnavailable"
-            | "ImageInspectError" => Some(ProgressReason::ImagePullFailed),
-            "CreateContainerConfigError"
-            | "CreateContainerError"
-            | "RunContainerError"
-            | "CrashLoopBackOff" => Some(ProgressReason::ContainerFailed),
-            _ => None,
-        };
-        if let Some(reason) = reason {
-            return Wait {
-                reason,
-                message: message(),
-            };
-        }
-    }
-    let mut conditions = status.conditions.iter().flatten();
-    let unscheduled = conditions.find(|seen| seen.type_ == "PodScheduled" && seen.status == "False");
-    match unscheduled {
-        None => Wait {
-            reason: ProgressReason::CoordinatorStarting,
-            message: String::new(),
-        },
-        Some(seen) => {
-            let message = seen.message.clone().unwrap_or_default();
-            Wait {
-                reason: why_unscheduled(&message),
-                message,
-            }
-        }
-    }
+fn wait(status: &PodStatus, name: &str, now: Timestamp) -> Wait {
+    let unstarted = || {
+        let (reason, _, message) = pod_wait::unstarted(container(status)?)?;
+        Some((reason, message.to_owned()))
+    };
+    let unscheduled = || {
+        let (reason, message) = pod_wait::unscheduled(status)?;
+        Some((reason, message.to_owned()))
+    };
+    let known = unstarted()
+        .or_else(unscheduled)
+        .or_else(|| pod_wait::unmounted(status, name, now));
+    let (reason, message) = known.unwrap_or((ProgressReason::CoordinatorStarting, String::new()));
+    Wait { reason, message }
 }
 
-/// The scheduler counts nodes by what is against each of them, in prose alone: `0/3 nodes are available: 1 Insufficient
-/// cpu, 2 node(s) had untolerated taint {a: b}.`
-pub fn why_unscheduled(message: &str) -> ProgressReason {
-    const VOLUMES: [&str; 4] = [
-        "unbound immediate PersistentVolumeClaims",
-        "persistentvolumeclaim",
-        "volume node affinity conflict",
-        "volume(s)",
-    ];
-    let mentions = |text: &str| message.contains(text);
-    if VOLUMES.iter().any(|text| mentions(text)) {
-        ProgressReason::VolumeUnavailable
-    } else if mentions("untolerated taint") && !mentions("Insufficient") {
-        ProgressReason::Tainted
-    } else {
-        ProgressReason::Unschedulable
-    }
-}
-
-fn end(status: &PodStatus) -> Option<PodEnd> {
+fn end(status: &PodStatus, leaving: bool) -> Option<PodEnd> {
     if let Some(terminated) = container(status).and_then(|state| state.terminated.as_ref()) {
-        return Some(why_terminated(status, terminated));
+        return Some(why_terminated(status, terminated, leaving));
     }
     let reason = status.reason.clone().unwrap_or_default();
     match status.phase.as_deref() {
@@ -199,7 +161,7 @@ fn end(status: &PodStatus) -> Option<PodEnd> {
     }
 }
 
-fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated) -> PodEnd {
+fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated, leaving: bool) -> PodEnd {
     let words = terminated.message.as_deref().unwrap_or_default();
     if let Ok(said) = Termination::decode(words)
         && said.phase.is_terminal()
@@ -222,7 +184,9 @@ fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated) -> 
     }
     // As `sluice --help` lists them.
     match terminated.exit_code {
-        STOPPED => PodEnd::Lost("the coordinator was stopped".to_owned()),
+        STOPPED if leaving => PodEnd::Lost("the coordinator was stopped".to_owned()),
+        // By its kubelet, after a probe: the next one may fare no better.
+        STOPPED => PodEnd::Crashed(sentence(STOPPED_BY_PROBE, Some(&last_words(words)))),
         2 => PodEnd::Refused(last_words(words)),
         4 => PodEnd::NoWorkers,
         130 => PodEnd::Cancelled,

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
+use tokio::time::Instant;
 
 use super::lifecycle::Lifecycle;
 use super::observed::{Observed, Step};
@@ -44,7 +45,7 @@ impl Queries {
         }
         for _ in 0..MOST_STEPS {
             let now = Timestamp::now();
-            let seen = self.observe(&query).await?;
+            let seen = self.observe(&query, now).await?;
             match step(&seen, now) {
                 Step::Commit(life) => query = self.commit(&seen, &life, now).await?,
                 Step::Act {
@@ -100,7 +101,11 @@ impl Queries {
         again: Duration,
     ) -> Result<Duration, Error> {
         let query = &seen.query;
-        if Lifecycle::of(query).phase.is_terminal() || query.meta().deletion_timestamp.is_some() {
+        if query.meta().deletion_timestamp.is_some() {
+            return Ok(again);
+        }
+        if Lifecycle::of(query).phase.is_terminal() {
+            self.acknowledge(query).await?;
             return Ok(again);
         }
         let uid = query.uid().unwrap_or_default();
@@ -128,13 +133,38 @@ impl Queries {
         let writes = &self.operator.status_writes;
         match urgency {
             Urgency::Transition => writes.turn().await,
+            _ if writes.spare() => {}
+            _ if self.deferred.is_over(&uid, urgency, Instant::now()) => writes.turn().await,
             // Of many queries at once the steps and counters give way, and no reconcile waits for them.
-            _ if !writes.spare() => return Ok(again.min(NO_SPARE)),
-            _ => {}
+            _ => return Ok(again.min(NO_SPARE)),
         }
         self.write(query, &old, &new).await?;
         self.note_lag(seen);
         Ok(again)
+    }
+
+    /// Of a query that has ended, says that an edit was seen, such as that of its time to live. The cache has not kept all of
+    /// its status.
+    async fn acknowledge(&self, query: &ShuffleQuery) -> Result<(), Error> {
+        if is_acknowledged(query) {
+            return Ok(());
+        }
+        let api = kube_api::api_of(&self.operator.client, query);
+        let found = api.get_opt(&query.name_any()).await;
+        let found = found.map_err(Error::api("reading the query"))?;
+        let same = |found: &ShuffleQuery| {
+            found.uid() == query.uid()
+                && found.metadata.deletion_timestamp.is_none()
+                && !is_acknowledged(found)
+        };
+        let Some(found) = found.filter(same) else {
+            return Ok(());
+        };
+        let old = found.status.clone().unwrap_or_default();
+        let new = acknowledged(old.clone(), found.metadata.generation);
+        self.operator.status_writes.turn().await;
+        self.write(&found, &old, &new).await?;
+        Ok(())
     }
 
     /// A status was written that shows what was `seen`.
@@ -162,6 +192,7 @@ impl Queries {
         self.operator.metrics.status_writes.inc();
         let uid = query.uid().unwrap_or_default();
         let mut all = self.written();
+        self.deferred.forget(&uid);
         let known = all.remove(&uid);
         all.insert(uid, Written::new(known, query, &written));
         drop(all);
@@ -189,5 +220,47 @@ impl Queries {
                 tracing::debug!(query = name, %error, "no event");
             }
         });
+    }
+}
+
+fn is_acknowledged(query: &ShuffleQuery) -> bool {
+    let seen = query
+        .status
+        .as_ref()
+        .and_then(|status| status.observed_generation);
+    seen == query.metadata.generation
+}
+
+/// The same status, of another generation of the spec.
+fn acknowledged(mut status: ShuffleQueryStatus, generation: Option<i64>) -> ShuffleQueryStatus {
+    status.observed_generation = generation;
+    for condition in &mut status.conditions {
+        condition.observed_generation = generation;
+    }
+    status
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_edit_after_the_end_changes_nothing_but_the_generation() {
+        let status = |generation: i64| -> ShuffleQueryStatus {
+            let condition = json!({"type": "Succeeded", "status": "True", "reason": "Completed", "message": "",
+                                   "observedGeneration": generation, "lastTransitionTime": "2030-01-01T00:00:00Z"});
+            let stage = json!({"id": 0, "label": "scan", "state": "Done"});
+            let status = json!({"observedGeneration": generation, "phase": "Succeeded", "reason": "Completed",
+                                "conditions": [condition], "stages": [stage]});
+            serde_json::from_value(status).unwrap()
+        };
+        assert_eq!(acknowledged(status(1), Some(3)), status(3));
+        let mut query = ShuffleQuery::new("q", Default::default());
+        (query.metadata.generation, query.status) = (Some(3), Some(status(1)));
+        assert!(!is_acknowledged(&query));
+        query.status = Some(status(3));
+        assert!(is_acknowledged(&query));
     }
 }

@@ -220,13 +220,8 @@ fn waiting(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
             let message = format!("WorkerPool {name} exists and is not this query's: delete it");
             (ProgressReason::NameTaken, message, POLL)
         }
-        (PoolSeen::Found { ready, needed, why }, ..) if ready < needed => {
-            let why = if why.is_empty() {
-                String::new()
-            } else {
-                format!(": {why}")
-            };
-            let message = format!("{ready} workers are ready of {needed} that a query needs{why}");
+        (PoolSeen::Found { usable, needed, .. }, ..) if usable < needed => {
+            let message = few_workers(&seen.pool, &name, *needed);
             (ProgressReason::WaitingForPool, message, IDLE)
         }
         (PoolSeen::Found { .. }, Place::Waiting { ahead, running }, _) => {
@@ -244,6 +239,24 @@ fn waiting(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
         }
     };
     act(tidy, life.waiting(reason, message), again.min(poll))
+}
+
+/// Says that the pool has fewer workers than the `needed` ones that a coordinator could use. Where enough are ready, they are
+/// of another build than it: they would refuse it until they are replaced.
+fn few_workers(pool: &PoolSeen, name: &str, needed: u32) -> String {
+    let PoolSeen::Found {
+        ready, usable, why, ..
+    } = pool
+    else {
+        return String::new();
+    };
+    let colon = if why.is_empty() { "" } else { ": " };
+    if *ready < needed {
+        return format!("{ready} workers are ready of {needed} that a query needs{colon}{why}");
+    }
+    format!(
+        "pool {name} is being rolled: {usable} workers of its image are ready of {needed} that a query needs{colon}{why}"
+    )
 }
 
 /// Above every coordinator that there ever was, even where somebody took the status away.
@@ -273,7 +286,7 @@ fn admitted(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
     }
 }
 
-/// Posts the pod of the newest coordinator, in its turn.
+/// Posts the pod of the newest coordinator, in its turn, and once the pool has a worker that it can use.
 fn launch(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
     if let Coordinator::Wanted { since: Some(since) } = life.coordinator
         && life.reason == ProgressReason::CoordinatorRestarting.into()
@@ -283,6 +296,12 @@ fn launch(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
         if waited < delay {
             return act(vec![Action::Unfollow], life, delay.saturating_sub(waited));
         }
+    }
+    if let PoolSeen::Found { usable: 0, .. } = seen.pool {
+        // It would wait for workers until it gives up, and old ones would refuse it.
+        let message = few_workers(&seen.pool, life.pool.as_deref().unwrap_or_default(), 1);
+        let waits = life.waiting(ProgressReason::WaitingForPool, message);
+        return act(vec![Action::Unfollow], waits, POLL);
     }
     let epoch = life.epoch;
     let memory_factor = life.memory_factor;
@@ -315,7 +334,12 @@ fn running(seen: &Observed, mut life: Lifecycle, pod: &CoordinatorPod, now: Time
     // The successor has taken over what its predecessors' pods told.
     actions.extend(delete(seen.pods.iter().filter(|other| other.epoch < life.epoch)));
     actions.extend(create_pool(seen));
-    let again = left(seen, &life, now).map_or(IDLE, |left| left.min(IDLE));
+    let idle = match pod.state {
+        // No watch tells that it has waited for long.
+        PodState::Waiting(_) => POLL,
+        PodState::Starting(_) | PodState::Serving(_) | PodState::Ended(_) => IDLE,
+    };
+    let again = left(seen, &life, now).map_or(idle, |left| left.min(idle));
     life.coordinator = Coordinator::Starting;
     life = match (&pod.state, &seen.report) {
         (PodState::Waiting(wait), _) => life.waiting(wait.reason, wait.message.clone()),

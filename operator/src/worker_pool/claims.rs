@@ -60,6 +60,30 @@ pub fn unmountable(claims: &[MountedClaim], replicas: u32) -> Option<String> {
     })
 }
 
+/// Whether a claim is there for the pods of one node at a time: another node could not attach its volume meanwhile. `writable`
+/// is whether pods write to it.
+pub fn is_of_one_node(claim: &PersistentVolumeClaim, writable: bool) -> bool {
+    has_mode(claim, "ReadWriteOnce") && !has_shared_mode(claim, writable)
+}
+
+/// Whether all pods that mount `claims` must share a node.
+pub fn of_one_node(claims: &[MountedClaim]) -> bool {
+    claims.iter().any(|mounted| {
+        let claim = mounted.claim.as_deref();
+        claim.is_some_and(|claim| is_of_one_node(claim, mounted.writable))
+    })
+}
+
+fn has_mode(claim: &PersistentVolumeClaim, mode: &str) -> bool {
+    let modes = claim.spec.as_ref().and_then(|spec| spec.access_modes.as_deref());
+    modes.unwrap_or_default().iter().any(|has| has == mode)
+}
+
+/// Whether pods of any node can mount the claim at the same time.
+fn has_shared_mode(claim: &PersistentVolumeClaim, writable: bool) -> bool {
+    has_mode(claim, "ReadWriteMany") || (has_mode(claim, "ReadOnlyMany") && !writable)
+}
+
 /// Where each claim can be reached, where that is bounded.
 pub fn reach(claims: &[MountedClaim]) -> Vec<Reach> {
     claims.iter().filter_map(MountedClaim::reach).collect()
@@ -77,19 +101,18 @@ impl MountedClaim {
         if phase == Some("Lost") {
             return Some("has lost its volume: name another");
         }
-        let modes = claim.spec.as_ref().and_then(|spec| spec.access_modes.as_deref());
-        let has = |mode: &str| modes.unwrap_or_default().iter().any(|has| has == mode);
-        if has("ReadWriteMany") || (has("ReadOnlyMany") && !self.writable) {
+        if has_shared_mode(claim, self.writable) {
             return None;
         }
-        if has("ReadWriteOnce") {
+        if has_mode(claim, "ReadWriteOnce") {
+            // Coordinators, and one worker that replaces the other, go to its node.
             let alone = replicas <= 1 || self.on_one_node();
             return (!alone).then_some(
                 "is ReadWriteOnce and its volume is not bound to one node: use ReadWriteMany (to read, ReadOnlyMany \
                  will do), or one replica",
             );
         }
-        if has("ReadWriteOncePod") {
+        if has_mode(claim, "ReadWriteOncePod") {
             return Some(
                 "is ReadWriteOncePod, but coordinators mount it beside the workers: use ReadWriteMany",
             );

@@ -147,6 +147,8 @@ fn missing(seen: &Observed) -> usize {
 fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
     let pool = seen.name();
     let claims = claims::reach(&seen.claims);
+    // What a dead node had attached comes free when Kubernetes says so; its successor must not be bound to that node.
+    let together = claims::of_one_node(&seen.claims) && seen.workers.iter().all(|worker| worker.reachable);
     let free = (0..).filter(|number| !seen.taken.contains(&names::worker(&pool, *number)));
     free.take(count)
         .map(|number| {
@@ -157,6 +159,7 @@ fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
                 spec_hash: &seen.revision.spec_hash,
                 with_key: seen.settings.public_key.is_some(),
                 claims: &claims,
+                together,
             };
             pod.build()
         })
@@ -233,13 +236,15 @@ impl Plan {
         self.remove(seen, old, excess.min(most), Why::Outdated);
     }
 
-    /// Removes `count` of `from`: what does not run first, then what holds the fewest shuffle bytes; among equals, those of
-    /// the zone with most workers, and of those the youngest number.
+    /// Removes `count` of `from`: what does not run first, then what holds the fewest shuffle bytes; among equals, what is not
+    /// ready or does least, then those of the zone with most workers, and of those the youngest number. What runs is left
+    /// until each of `from` was asked once what it holds, as after the start of the operator.
     fn remove(&mut self, seen: &Observed, from: Vec<&Worker>, count: usize, why: Why) {
         let mut crowd: BTreeMap<Option<&str>, usize> = BTreeMap::new();
         for worker in seen.workers.iter().filter(|worker| worker.is_active()) {
             *crowd.entry(worker.zone.as_deref()).or_default() += 1;
         }
+        let unknown = from.iter().any(|worker| worker.unasked);
         let mut left = from;
         for _ in 0..count {
             let place = left.iter().enumerate().min_by_key(|(_, worker)| {
@@ -248,9 +253,9 @@ impl Plan {
                 let name = worker.pod.name_any();
                 let number = (name.len(), name);
                 (
-                    worker.is_ready(),
                     worker.running,
                     worker.held_bytes(),
+                    worker.is_ready(),
                     in_use,
                     Reverse(crowd),
                     Reverse(number),
@@ -258,6 +263,9 @@ impl Plan {
             });
             let Some((place, _)) = place else { return };
             let worker = left.swap_remove(place);
+            if worker.running && unknown {
+                return;
+            }
             if let Some(crowd) = crowd.get_mut(&worker.zone.as_deref()) {
                 *crowd = crowd.saturating_sub(1);
             }

@@ -30,9 +30,14 @@ pub fn spec_hash(spec: &WorkerPoolSpec, image: &str) -> String {
     format!("{:016x}", xxh3_64(said.to_string().as_bytes()))
 }
 
+/// The spec as JSON, with the slots that it comes to: to write down what a pool has anyway changes nothing.
 fn json(spec: &WorkerPoolSpec) -> Value {
     // A spec came from JSON and goes back to it.
-    serde_json::to_value(spec).unwrap_or_default()
+    let mut said = serde_json::to_value(spec).unwrap_or_default();
+    if let Value::Object(fields) = &mut said {
+        fields.insert("slotsPerWorker".to_owned(), spec.slots().into());
+    }
+    said
 }
 
 /// `value` without the fields that equal those of `default`.
@@ -92,6 +97,13 @@ mod tests {
         ] {
             assert_eq!(hash(yaml), plain, "{yaml}");
         }
+    }
+
+    #[test]
+    fn slots_count_by_their_number_whoever_says_it() {
+        let cpus = |slots: &str| hash(&format!("{{resources: {{limits: {{cpu: 4}}}}{slots}}}"));
+        assert_eq!(cpus(""), cpus(", slotsPerWorker: 4"));
+        assert_ne!(cpus(""), cpus(", slotsPerWorker: 2"));
     }
 
     #[test]

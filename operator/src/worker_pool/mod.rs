@@ -18,7 +18,7 @@ pub mod why;
 pub mod worker;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -36,9 +36,9 @@ use self::apply::Applied;
 use self::observe::{Observed, Settings};
 use self::polls::{PERIOD, Polls, Target};
 use self::revision::Revision;
-use self::rpc::{WorkerAddress, WorkerReport, WorkerRpc};
+use self::rpc::{WorkerAddress, WorkerRpc};
 use self::stores::Stores;
-use self::worker::{Worker, WorkerState};
+use self::worker::{Answer, Worker, WorkerState};
 use crate::Operator;
 use crate::config::Scope;
 use crate::kube_api::{self, FIELD_MANAGER};
@@ -172,10 +172,10 @@ impl<R: WorkerRpc> Pools<R> {
         pods.sort_by_key(|pod| (pod.name_any().len(), pod.name_any()));
         let taken = pods.iter().map(|pod| pod.name_any()).collect();
         pods.retain(|pod| is_controlled_by(pod, &pool));
-        let reports = self.polls.reports(&pool.uid().unwrap_or_default());
+        let answers = self.polls.answers(&pool.uid().unwrap_or_default());
         let revision = Revision::of(&pool, &pods, &self.settings.default_image);
         let workers = pods.into_iter();
-        let workers = workers.map(|pod| self.worker(pod, &reports, &revision)).collect();
+        let workers = workers.map(|pod| self.worker(pod, &answers, &revision)).collect();
         let claim = |claim: &str| self.stores.claims.get(&ObjectRef::new(claim).within(&namespace));
         let volume = |volume: &str| self.stores.volumes.get(&ObjectRef::new(volume));
         Observed {
@@ -189,12 +189,13 @@ impl<R: WorkerRpc> Pools<R> {
         }
     }
 
-    fn worker(&self, pod: Arc<Pod>, reports: &BTreeMap<String, WorkerReport>, revision: &Revision) -> Worker {
+    fn worker(&self, pod: Arc<Pod>, answers: &BTreeMap<String, Answer>, revision: &Revision) -> Worker {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         let node = node.and_then(|node| self.stores.nodes.get(&ObjectRef::new(node)));
         let uid = pod.uid().unwrap_or_default();
         let marked = self.marked().get(&uid).copied();
-        Worker::observe(pod, node.as_deref(), reports.get(&uid).cloned(), marked, revision)
+        let answer = answers.get(&uid).cloned().unwrap_or_default();
+        Worker::observe(pod, node.as_deref(), answer, marked, revision)
     }
 
     fn marked(&self) -> MutexGuard<'_, BTreeMap<String, Timestamp>> {
@@ -225,26 +226,17 @@ fn is_controlled_by(pod: &Pod, pool: &WorkerPool) -> bool {
 
 /// The workers to ask: those that run where they can be reached.
 fn targets(workers: &[Worker]) -> Vec<Target> {
-    let asked = workers.iter().filter(|worker| {
-        let there = match worker.state {
-            WorkerState::Unready | WorkerState::Ready | WorkerState::Draining => true,
-            WorkerState::Lost | WorkerState::Ended | WorkerState::Terminating => false,
-        };
-        there && worker.running && worker.reachable
-    });
-    asked
-        .filter_map(|worker| {
-            let address = worker.pod.status.as_ref()?.pod_ip.as_ref()?;
-            let address: IpAddr = address.parse().ok()?;
-            Some(Target {
-                address: WorkerAddress {
-                    uid: worker.pod.uid()?,
-                    socket: SocketAddr::new(address, PORT),
-                },
-                drain: worker.state == WorkerState::Draining,
-            })
+    let targets = workers.iter().filter_map(|worker| {
+        let address = worker.address()?;
+        Some(Target {
+            address: WorkerAddress {
+                uid: worker.pod.uid()?,
+                socket: SocketAddr::new(address, PORT),
+            },
+            drain: worker.state == WorkerState::Draining,
         })
-        .collect()
+    });
+    targets.collect()
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use kube::runtime::reflector::ObjectRef;
 use sluice_crds::WorkerPool;
 use tokio::time::Instant;
 
-use super::rpc::{WorkerAddress, WorkerReport, WorkerRpc};
+use super::rpc::{WorkerAddress, WorkerRpc};
+use super::worker::Answer;
 
 /// Time between two polls of a pool.
 pub const PERIOD: Duration = Duration::from_secs(5);
@@ -42,7 +43,7 @@ struct Polled {
     /// The workers, by uid of the pod, that were asked to drain.
     draining: BTreeSet<String>,
     /// By uid of the pod.
-    reports: BTreeMap<String, WorkerReport>,
+    answers: BTreeMap<String, Answer>,
 }
 
 impl<R: WorkerRpc> Polls<R> {
@@ -61,12 +62,13 @@ impl<R: WorkerRpc> Polls<R> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the workers of the pool with this uid told last, by uid of their pods.
-    pub fn reports(&self, pool: &str) -> BTreeMap<String, WorkerReport> {
+    /// What the workers of the pool with this uid answered last, by uid of their pods. Those that were not asked then are not
+    /// among them.
+    pub fn answers(&self, pool: &str) -> BTreeMap<String, Answer> {
         let pools = self.pools();
         pools
             .get(pool)
-            .map(|polled| polled.reports.clone())
+            .map(|polled| polled.answers.clone())
             .unwrap_or_default()
     }
 
@@ -80,8 +82,8 @@ impl<R: WorkerRpc> Polls<R> {
         }
         let (polls, pool) = (self.clone(), pool.to_owned());
         tokio::spawn(async move {
-            let reports = polls.ask(targets).await;
-            if polls.end(&pool, reports) {
+            let answers = polls.ask(targets).await;
+            if polls.end(&pool, answers) {
                 // The receiver is gone only when the operator stops.
                 let _ = polls.changed.unbounded_send(object);
             }
@@ -93,26 +95,26 @@ impl<R: WorkerRpc> Polls<R> {
         let mut pools = self.pools();
         let now = Instant::now();
         pools.retain(|_, polled| polled.running || now.duration_since(polled.started) < FORGET);
-        let mut reports = BTreeMap::new();
+        let mut answers = BTreeMap::new();
         if let Some(polled) = pools.get_mut(pool) {
             let news = !draining.is_subset(&polled.draining);
             if polled.running || (!news && now.duration_since(polled.started) < PERIOD) {
                 return false;
             }
-            reports = std::mem::take(&mut polled.reports);
+            answers = std::mem::take(&mut polled.answers);
         }
         let polled = Polled {
             started: now,
             running: true,
             draining,
-            reports,
+            answers,
         };
         pools.insert(pool.to_owned(), polled);
         true
     }
 
-    /// A worker that does not answer has no report: what it last told may not be true any more.
-    async fn ask(&self, targets: Vec<Target>) -> BTreeMap<String, WorkerReport> {
+    /// Of a worker that does not answer nothing is known: what it last told may not be true any more.
+    async fn ask(&self, targets: Vec<Target>) -> BTreeMap<String, Answer> {
         let answers = stream::iter(targets).map(|target| async move {
             let worker = &target.address;
             let answer = if target.drain {
@@ -120,27 +122,27 @@ impl<R: WorkerRpc> Polls<R> {
             } else {
                 self.rpc.get_status(worker).await
             };
-            match answer {
-                Ok(report) => Some((target.address.uid, report)),
+            let answer = match answer {
+                Ok(report) => Answer::Told(report),
                 Err(error) => {
                     tracing::debug!(worker = %worker.socket, %error, "a worker does not answer");
-                    None
+                    Answer::Silent
                 }
-            }
+            };
+            (target.address.uid, answer)
         });
-        let answers = answers.buffer_unordered(AT_ONCE);
-        answers.filter_map(std::future::ready).collect().await
+        answers.buffer_unordered(AT_ONCE).collect().await
     }
 
-    /// Keeps `reports`; whether they are news.
-    fn end(&self, pool: &str, reports: BTreeMap<String, WorkerReport>) -> bool {
+    /// Keeps `answers`; whether they are news.
+    fn end(&self, pool: &str, answers: BTreeMap<String, Answer>) -> bool {
         let mut pools = self.pools();
         let Some(polled) = pools.get_mut(pool) else {
             return false;
         };
         polled.running = false;
-        let news = polled.reports != reports;
-        polled.reports = reports;
+        let news = polled.answers != answers;
+        polled.answers = answers;
         news
     }
 }
@@ -150,7 +152,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::worker_pool::rpc::RpcFailed;
+    use crate::worker_pool::rpc::{RpcFailed, WorkerReport};
 
     /// Workers that tell what they were asked.
     struct Asked(mpsc::UnboundedSender<(String, bool)>);
@@ -168,6 +170,28 @@ mod tests {
                 ..WorkerReport::default()
             })
         }
+    }
+
+    /// Workers that do not answer.
+    struct Silent;
+
+    impl WorkerRpc for Silent {
+        async fn get_status(&self, _: &WorkerAddress) -> Result<WorkerReport, RpcFailed> {
+            Err(RpcFailed("away".to_owned()))
+        }
+
+        async fn drain(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcFailed> {
+            self.get_status(worker).await
+        }
+    }
+
+    #[tokio::test]
+    async fn that_a_worker_does_not_answer_is_news_too() {
+        let (polls, mut changes) = Polls::new(Silent);
+        assert!(polls.answers("u").is_empty());
+        assert!(polls.poll("u", ObjectRef::new("p"), vec![target("a", false)]));
+        changes.next().await.unwrap();
+        assert_eq!(polls.answers("u")["a"], Answer::Silent);
     }
 
     fn target(uid: &str, drain: bool) -> Target {
@@ -188,9 +212,12 @@ mod tests {
         changes.next().await.unwrap();
         assert!(!poll(vec![target("a", false), target("b", false)]), "too soon");
         assert!(poll(vec![target("a", true), target("b", false)]));
-        assert_eq!(polls.reports("u").len(), 2, "what was told before still holds");
+        assert_eq!(polls.answers("u").len(), 2, "what was told before still holds");
         changes.next().await.unwrap();
-        assert!(polls.reports("u")["a"].draining);
+        let Answer::Told(report) = &polls.answers("u")["a"] else {
+            panic!("it told nothing");
+        };
+        assert!(report.draining);
         assert!(!poll(vec![target("a", true), target("b", false)]), "it was told");
         let mut all = Vec::new();
         while let Ok(question) = questions.try_recv() {

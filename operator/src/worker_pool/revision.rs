@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use sluice_crds::{ProgressReason, WorkerPool, WorkerPoolSpec};
+use sluice_crds::{WorkerPool, WorkerPoolSpec};
 
 use super::hash::spec_hash;
 use super::why;
@@ -68,12 +68,7 @@ fn carries(pod: &Pod, hash: &str) -> bool {
 
 /// Whether nothing is known that keeps the pod's container from running.
 fn can_start(pod: &Pod) -> bool {
-    !why::of_pod(pod).is_some_and(|trouble| {
-        matches!(
-            trouble.reason,
-            ProgressReason::ImagePullFailed | ProgressReason::ContainerFailed
-        )
-    })
+    why::unstarted(pod).is_none()
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ pub fn status(seen: &Observed, wanted: &Desired, refused: &[Trouble]) -> WorkerP
         observed_generation: seen.pool.metadata.generation,
         replicas: count(&Worker::is_active),
         ready_replicas: ready,
+        usable_replicas: count(&|worker| worker.is_ready() && worker.usable),
         draining_replicas: count(&|worker| worker.state == WorkerState::Draining),
         ready: Some(format!("{ready}/{}", seen.pool.spec.replicas)),
         selector: Some(labels::selector_text(&labels::workers_of(&seen.name()))),
@@ -50,7 +51,7 @@ fn slots(seen: &Observed) -> u32 {
     ready
         .map(|worker| {
             let told = worker.report.as_ref().map(|report| report.slots);
-            told.unwrap_or(seen.pool.spec.slots_per_worker)
+            told.unwrap_or(seen.pool.spec.slots())
         })
         .fold(0, u32::saturating_add)
 }
@@ -116,7 +117,7 @@ fn verdict(
         return (ConditionStatus::True, reason.into(), message);
     }
     let pods = current().filter(|worker| !worker.is_ready());
-    let troubles = pods.filter_map(|worker| why::of_pod(&worker.pod));
+    let troubles = pods.filter_map(|worker| why::of_pod(&worker.pod, seen.now));
     if let Some(trouble) = refused.iter().cloned().chain(troubles).next() {
         return no(trouble.reason.into(), trouble.message);
     }

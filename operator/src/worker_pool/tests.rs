@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 use sluice_crds::{ProgressReason, WorkerPool, WorkerPoolStatus};
@@ -16,7 +16,7 @@ use super::revision::Revision;
 use super::rpc::WorkerReport;
 use super::status::status;
 use super::why::{self, Trouble};
-use super::worker::Worker;
+use super::worker::{Answer, Worker};
 
 const NOW: &str = "2030-01-01T01:00:00Z";
 
@@ -40,17 +40,22 @@ fn revision(pool: &WorkerPool) -> Revision {
     Revision::of(pool, &[], "sluice:1")
 }
 
-/// A worker in one word, such as `ready`, and words behind it: `old`, `holds=5`, `zone=a`, `since=30`, `idle`, `busy`.
+/// A worker in one word, such as `ready`, and words behind it: `old`, `holds=5`, `zone=a`, `image=a`, `since=30`, `idle`, `busy`,
+/// `asked=no`, `starts` (has not served yet). What nothing is said of does not answer.
 fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     let mut words = words.split(' ');
     let kind = words.next().unwrap();
     let mut hash = revision(pool).spec_hash;
     let mut zone = "a";
     let (mut report, mut since) = (None::<WorkerReport>, 0);
+    let (mut image, mut unasked, mut served) = ("sluice:0", false, true);
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("old", _) => hash = "old".to_owned(),
             ("zone", name) => zone = name,
+            ("image", name) => image = name,
+            ("asked", "no") => unasked = true,
+            ("starts", _) => served = false,
             ("since", seconds) => since = seconds.parse().unwrap(),
             ("holds", bytes) => report.get_or_insert_default().held_bytes = bytes.parse().unwrap(),
             ("idle", _) => report.get_or_insert_default().draining = true,
@@ -64,10 +69,10 @@ fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     let mut pod = json!({
         "metadata": {"name": format!("p-{number}"), "namespace": "n", "uid": format!("u{number}"),
             "labels": {"sluice.dev/pool": "p", "topology.kubernetes.io/zone": zone}, "annotations": {"sluice.dev/spec-hash": hash}},
-        "spec": {"containers": [], "nodeName": "node"},
+        "spec": {"containers": [{"name": "worker", "image": image}], "nodeName": "node"},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}],
-            "containerStatuses": [{"name": "worker", "image": "", "imageID": "", "ready": true, "restartCount": 0,
-                "state": {"running": {}}}]},
+            "containerStatuses": [{"name": "worker", "image": "", "imageID": "", "ready": served, "restartCount": 0,
+                "state": {"running": {}}}], "podIP": "10.0.0.1"},
     });
     let not_running = json!({"phase": "Pending"});
     match kind {
@@ -92,8 +97,13 @@ fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     }))
     .unwrap();
     let pod: Pod = serde_json::from_value(pod).unwrap();
+    let answer = match report {
+        _ if unasked => Answer::Unasked,
+        None => Answer::Silent,
+        Some(report) => Answer::Told(report),
+    };
     let node = pod.spec.as_ref().unwrap().node_name.is_some().then_some(&node);
-    Worker::observe(Arc::new(pod), node, report, None, &revision(pool))
+    Worker::observe(Arc::new(pod), node, answer, None, &revision(pool))
 }
 
 fn observed(spec: &Value, workers: &[&str]) -> Observed {
@@ -162,6 +172,21 @@ const SITUATIONS: &[(u32, &[&str], &str)] = &[
     ),
     (1, &["ready holds=0", "starting"], "-p-1 Surplus"),
     (1, &["ready holds=5", "ready"], "drain p-0 Surplus"),
+    // Also where a worker that is not ready holds more, or how much is not known; one that has never served holds nothing.
+    (1, &["ready holds=0", "unready holds=100"], "drain p-0 Surplus"),
+    (1, &["ready holds=0", "unready"], "drain p-0 Surplus"),
+    (1, &["ready holds=0", "unready holds=0"], "drain p-1 Surplus"),
+    (1, &["ready holds=0", "unready starts"], "drain p-1 Surplus"),
+    // The operator has just started: who can be asked is asked first. What does not run is not waited for.
+    (1, &["ready holds=5", "ready asked=no"], ""),
+    (1, &["ready asked=no", "ready asked=no"], ""),
+    (1, &["ready asked=no", "starting"], "-p-1 Surplus"),
+    (2, &["ready old asked=no", "ready old", "ready"], ""),
+    (
+        1,
+        &["lost asked=no", "ready holds=2", "ready holds=1"],
+        "drain p-2 Surplus",
+    ),
     (
         0,
         &["ready holds=5", "unplaced"],
@@ -274,7 +299,7 @@ fn names_of_strangers_are_not_used() {
 fn a_mark_is_heeded_before_the_watch_shows_it() {
     let mut seen = observed(&json!({"replicas": 1}), &["ready holds=1", "ready holds=2"]);
     let pod = seen.workers[0].pod.clone();
-    seen.workers[0] = Worker::observe(pod, None, None, Some(ago(1)), &seen.revision);
+    seen.workers[0] = Worker::observe(pod, None, Answer::Silent, Some(ago(1)), &seen.revision);
     assert_eq!(done(&desired(&seen)), "");
     assert_eq!(seen.workers[0].draining_since, Some(ago(1)));
 }
@@ -346,6 +371,31 @@ fn what_a_status_says() {
             verdict(&status_of(&seen, &[])),
             expected,
             "{replicas} of {workers:?}"
+        );
+    }
+}
+
+/// A coordinator uses workers of its own build only, and gets the image in the status.
+#[test]
+fn a_query_can_use_workers_of_the_image_in_the_status() {
+    for (workers, ready, usable) in [
+        (&["ready", "ready"][..], 2, 2),
+        (&["ready old", "ready old", "starting"], 2, 0),
+        (&["ready old", "ready old", "ready"], 3, 1),
+        // Another change of the pool than that of its image.
+        (&["ready old image=sluice:1", "ready"], 2, 2),
+        (&["ready old image=sluice:1", "unready"], 1, 1),
+        (&["draining old", "ready"], 1, 1),
+    ] {
+        let status = status_of(&observed(&json!({"replicas": 2}), workers), &[]);
+        assert_eq!(
+            (
+                status.image.as_deref(),
+                status.ready_replicas,
+                status.usable_replicas
+            ),
+            (Some("sluice:1"), ready, usable),
+            "{workers:?}"
         );
     }
 }
@@ -433,6 +483,45 @@ fn claims_that_not_all_pods_can_mount() {
     }
 }
 
+/// The pods of a pool share the node that a ReadWriteOnce claim is attached to, where they can.
+#[test]
+fn pods_go_where_their_claim_is_attached() {
+    let volume = |name: &str| json!([{"name": "v", "claimName": "c", "mountPath": format!("/{name}")}]);
+    for (list, modes, workers, together) in [
+        ("dataVolumes", json!(["ReadWriteOnce"]), &["ready old"][..], true),
+        ("sinkVolumes", json!(["ReadWriteOnce"]), &[], true),
+        (
+            "dataVolumes",
+            json!(["ReadWriteOnce", "ReadOnlyMany"]),
+            &[],
+            false,
+        ),
+        ("sinkVolumes", json!(["ReadWriteOnce", "ReadOnlyMany"]), &[], true),
+        (
+            "sinkVolumes",
+            json!(["ReadWriteOnce", "ReadWriteMany"]),
+            &[],
+            false,
+        ),
+        // Nobody shares a node that does not answer.
+        ("dataVolumes", json!(["ReadWriteOnce"]), &["lost"], false),
+    ] {
+        let mut seen = observed(&json!({"replicas": 1, list: volume(list)}), workers);
+        let claim = json!({"spec": {"accessModes": modes}});
+        let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
+        let claim = Arc::new(claim);
+        seen.claims = claims::mounted(&seen.pool.spec, |_| Some(claim.clone()), |_| None);
+        let created = desired(&seen).create;
+        assert_eq!(created.len(), 1, "{list} {modes} {workers:?}");
+        let pod = serde_json::to_value(&created[0]).unwrap();
+        let required = pod.pointer(
+            "/spec/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution/0/topologyKey",
+        );
+        let expected = together.then(|| json!("kubernetes.io/hostname"));
+        assert_eq!(required, expected.as_ref(), "{list} {modes} {workers:?}");
+    }
+}
+
 #[test]
 fn pods_tell_why_they_do_not_run() {
     let scheduling = |message: &str| json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": message}]});
@@ -445,17 +534,16 @@ fn pods_tell_why_they_do_not_run() {
         (json!({}), None),
         (waiting("ContainerCreating"), None),
         (
-            scheduling(
-                "0/3 nodes are available: 1 node(s) had untolerated taint(s) {a: }, 2 node(s) had untolerated taint {b: }. preemption: 0/3 nodes are available: 3 Preemption is not helpful",
-            ),
-            Some((ProgressReason::Tainted, None)),
+            scheduling("0/3 nodes are available: 3 node(s) had untolerated taint {b: }."),
+            Some((
+                ProgressReason::Tainted,
+                Some("pod p-0: 0/3 nodes are available: 3 node(s) had untolerated taint {b: }."),
+            )),
         ),
         (
-            scheduling("0/3 nodes are available: 1 node(s) had untolerated taint {a: }, 2 Insufficient cpu."),
-            Some((ProgressReason::Unschedulable, None)),
-        ),
-        (
-            scheduling("0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+            json!({"conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": ago(60).to_string()},
+                {"type": "PodReadyToStartContainers", "status": "False"}]}),
             Some((ProgressReason::VolumeUnavailable, None)),
         ),
         (
@@ -475,7 +563,7 @@ fn pods_tell_why_they_do_not_run() {
     ] {
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"name": "p-0"}, "status": status})).unwrap();
-        let trouble = why::of_pod(&pod);
+        let trouble = why::of_pod(&pod, now());
         assert_eq!(
             trouble.as_ref().map(|trouble| trouble.reason),
             expected.map(|(reason, _)| reason),

@@ -1,5 +1,6 @@
 //! One worker of a pool, as its pod, its node and its own report show it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -10,6 +11,7 @@ use super::revision::Revision;
 use super::rpc::WorkerReport;
 use super::why::{condition, container};
 use crate::objects::labels;
+use crate::objects::worker::CONTAINER;
 
 /// What a pod is to its pool.
 ///
@@ -46,8 +48,12 @@ pub struct Worker {
     pub state: WorkerState,
     /// Whether the pool has changed since the pod was made.
     pub outdated: bool,
+    /// Whether it is of the build of coordinators that start now.
+    pub usable: bool,
     /// Whether its container runs: what does not run holds nothing.
     pub running: bool,
+    /// Whether its container has served since it runs: one that still starts holds nothing.
+    pub served: bool,
     /// Whether its node answers, if it has one.
     pub reachable: bool,
     /// Since when it drains.
@@ -58,6 +64,20 @@ pub struct Worker {
     pub zone: Option<String>,
     /// What it last told.
     pub report: Option<WorkerReport>,
+    /// Whether it is about to be asked for the first time: what it holds is known soon.
+    pub unasked: bool,
+}
+
+/// What is known from asking a worker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// It was not asked since the operator began.
+    #[default]
+    Unasked,
+    /// It did not answer.
+    Silent,
+    /// It told this.
+    Told(WorkerReport),
 }
 
 impl Worker {
@@ -66,7 +86,7 @@ impl Worker {
     pub fn observe(
         pod: Arc<Pod>,
         node: Option<&Node>,
-        report: Option<WorkerReport>,
+        answer: Answer,
         marked: Option<Timestamp>,
         revision: &Revision,
     ) -> Self {
@@ -77,13 +97,24 @@ impl Worker {
         });
         let draining_since = shown.or(marked);
         let reachable = node.is_none_or(answers);
+        let state = state(&pod, reachable, draining_since.is_some());
+        let (unasked, report) = match answer {
+            Answer::Unasked => (true, None),
+            Answer::Silent => (false, None),
+            Answer::Told(report) => (false, Some(report)),
+        };
+        let running = container(&pod).is_some_and(|status| {
+            let state = status.state.as_ref();
+            state.is_some_and(|state| state.running.is_some())
+        });
         Self {
-            state: state(&pod, reachable, draining_since.is_some()),
+            state,
             outdated: !revision.includes(&pod),
-            running: container(&pod).is_some_and(|status| {
-                let state = status.state.as_ref();
-                state.is_some_and(|state| state.running.is_some())
-            }),
+            usable: revision.includes(&pod) || image(&pod) == Some(&*revision.image),
+            served: running
+                && container(&pod).is_some_and(|status| status.started == Some(true) || status.ready),
+            unasked: unasked && can_be_asked(&pod, state, running, reachable),
+            running,
             reachable,
             draining_since,
             unschedulable_since: unschedulable_since(&pod),
@@ -120,10 +151,35 @@ impl Worker {
     pub fn held_bytes(&self) -> u64 {
         match &self.report {
             Some(report) => report.held_bytes,
-            None if self.running => u64::MAX,
+            None if self.served => u64::MAX,
             None => 0,
         }
     }
+
+    /// The IP of its pod, if it runs where it can be asked.
+    pub fn address(&self) -> Option<IpAddr> {
+        let asked = can_be_asked(&self.pod, self.state, self.running, self.reachable);
+        ip(&self.pod).filter(|_| asked)
+    }
+}
+
+fn ip(pod: &Pod) -> Option<IpAddr> {
+    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
+}
+
+fn can_be_asked(pod: &Pod, state: WorkerState, running: bool, reachable: bool) -> bool {
+    let there = match state {
+        WorkerState::Unready | WorkerState::Ready | WorkerState::Draining => true,
+        WorkerState::Lost | WorkerState::Ended | WorkerState::Terminating => false,
+    };
+    there && running && reachable && ip(pod).is_some()
+}
+
+/// The image of the worker's container, as the pod asks for it.
+fn image(pod: &Pod) -> Option<&str> {
+    let containers = &pod.spec.as_ref()?.containers;
+    let ours = containers.iter().find(|container| container.name == CONTAINER)?;
+    ours.image.as_deref()
 }
 
 /// Whether a node's kubelet reports, and says that pods run there.

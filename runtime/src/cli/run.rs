@@ -7,6 +7,7 @@ use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::status::StatusContext;
 use sluice_crds::ByteSize;
+use sluice_crds::worker_pool::DEFAULT_SLOTS_PER_WORKER;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -107,9 +108,10 @@ fn shape(args: &RunArgs, loaded: &Loaded) -> WorkerShape {
     let spill = pool
         .and_then(|pool| pool.spill.as_ref())
         .map(|spill| spill.limit.bytes());
+    let slots = pool.map(|pool| pool.slots_per_worker.unwrap_or(DEFAULT_SLOTS_PER_WORKER));
     WorkerShape {
         count,
-        slots: args.slots.or(pool.map(|pool| pool.slots_per_worker)).unwrap_or(1),
+        slots: args.slots.or(slots).unwrap_or(1),
         memory_bytes: memory.unwrap_or_else(|| machine_memory() / 2 / u64::from(count)),
         spill_limit_bytes: spill.unwrap_or(SPILL_LIMIT),
     }

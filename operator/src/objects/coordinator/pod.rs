@@ -1,11 +1,8 @@
 //! The pod of a coordinator.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::{
-    Affinity, Container, ContainerPort, EnvVar, NodeAffinity, NodeSelectorRequirement, NodeSelectorTerm, Pod,
-    PodAffinity, PodAffinityTerm, PodSpec, PreferredSchedulingTerm, Probe, SecretVolumeSource, Toleration,
-    Volume, WeightedPodAffinityTerm,
+    Affinity, Container, ContainerPort, EnvVar, NodeAffinity, Pod, PodAffinity, PodAffinityTerm, PodSpec,
+    PreferredSchedulingTerm, Probe, SecretVolumeSource, Toleration, Volume, WeightedPodAffinityTerm,
 };
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
@@ -15,7 +12,7 @@ use sluice_crds::{ShuffleQuery, WorkerPoolSpec};
 use super::{
     COORDINATOR_PORT, INPUT_FILE, MEMORY_FACTOR, TOKEN_FILE, WORKER_PORT, metadata, resources, table_locality,
 };
-use crate::objects::{labels, names, pod};
+use crate::objects::{affinity, labels, names, pod};
 
 /// The container of a coordinator's pod.
 pub const COORDINATOR_CONTAINER: &str = "coordinator";
@@ -45,6 +42,8 @@ pub struct CoordinatorPlan<'a> {
     pub image: &'a str,
     /// How many times the pool's memory for a coordinator this one gets.
     pub memory_factor: u32,
+    /// Whether it must share the node of the pool's workers, as a claim that it mounts is attached to one node at a time.
+    pub with_workers: bool,
 }
 
 /// The pod of a coordinator.
@@ -72,7 +71,7 @@ pub fn coordinator_pod(plan: &CoordinatorPlan<'_>) -> Pod {
             enable_service_links: Some(false),
             security_context: Some(pod::pod_security()),
             image_pull_secrets: pod::pull_secrets(spec),
-            affinity: Some(affinity(plan)),
+            affinity: Some(near(plan)),
             node_selector: Some(spec.placement.node_selector.clone()).filter(|labels| !labels.is_empty()),
             tolerations: Some(tolerations(spec)),
             priority_class_name: spec.placement.priority_class_name.clone(),
@@ -120,7 +119,7 @@ fn arguments(plan: &CoordinatorPlan<'_>) -> Vec<String> {
     let namespace = query.namespace().unwrap_or_default();
     let spec = plan.pool_spec;
     // Of the spec, not of who is ready now: a query is cut into the same partitions in every epoch.
-    let slots = spec.replicas.saturating_mul(spec.slots_per_worker).max(1);
+    let slots = spec.replicas.saturating_mul(spec.slots()).max(1);
     let options = [
         ("--query-id", query.uid().unwrap_or_default()),
         ("--epoch", plan.epoch.to_string()),
@@ -159,7 +158,11 @@ fn volumes(plan: &CoordinatorPlan<'_>) -> pod::Volumes {
     let token = Volume {
         name: "token".to_owned(),
         secret: Some(SecretVolumeSource {
-            secret_name: Some(names::token(&query, plan.epoch)),
+            secret_name: Some(names::token(
+                &query,
+                &plan.query.uid().unwrap_or_default(),
+                plan.epoch,
+            )),
             ..SecretVolumeSource::default()
         }),
         ..Volume::default()
@@ -168,8 +171,8 @@ fn volumes(plan: &CoordinatorPlan<'_>) -> pod::Volumes {
     volumes
 }
 
-/// Near the tables that say where they are, as far as the pool lets data count, and near the workers.
-fn affinity(plan: &CoordinatorPlan<'_>) -> Affinity {
+/// Near the tables that say where they are, as far as the pool lets data count, and near the workers, or where they are.
+fn near(plan: &CoordinatorPlan<'_>) -> Affinity {
     let near_workers = WeightedPodAffinityTerm {
         weight: NEAR_WORKERS,
         pod_affinity_term: PodAffinityTerm {
@@ -186,7 +189,9 @@ fn affinity(plan: &CoordinatorPlan<'_>) -> Affinity {
         }),
         pod_affinity: Some(PodAffinity {
             preferred_during_scheduling_ignored_during_execution: Some(vec![near_workers]),
-            required_during_scheduling_ignored_during_execution: None,
+            required_during_scheduling_ignored_during_execution: plan
+                .with_workers
+                .then(|| affinity::with_workers(plan.pool)),
         }),
         pod_anti_affinity: None,
     }
@@ -197,29 +202,23 @@ fn near_data(plan: &CoordinatorPlan<'_>) -> Vec<PreferredSchedulingTerm> {
     if placement.data_affinity == DataAffinity::Ignore {
         return Vec::new();
     }
-    let mut places: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for hint in table_locality(plan.query).chain(&placement.locality) {
-        let place = [(labels::ZONE, &hint.zone), (labels::HOSTNAME, &hint.node)];
-        for (label, value) in place {
-            let values = places.entry(label).or_default();
-            values.extend(value.clone().filter(|value| !values.contains(value)));
+    // A node that several tables name is no better than one that a single one names: a coordinator reads little of either.
+    let mut places = affinity::Reach::new();
+    for place in affinity::hints(table_locality(plan.query).chain(&placement.locality)) {
+        if !places.contains(&place) {
+            places.push(place);
         }
     }
-    places.retain(|_, values| !values.is_empty());
-    let terms = places.into_iter().map(|(label, values)| PreferredSchedulingTerm {
+    places.truncate(affinity::MAX_TERMS);
+    let terms = places.into_iter().map(|preference| PreferredSchedulingTerm {
         weight: i32::try_from(placement.weight).unwrap_or(1).clamp(1, 100),
-        preference: NodeSelectorTerm {
-            match_expressions: Some(vec![NodeSelectorRequirement {
-                key: label.to_owned(),
-                operator: "In".to_owned(),
-                values: Some(values),
-            }]),
-            match_fields: None,
-        },
+        preference,
     });
     terms.collect()
 }
 
+/// Ours first: of several that tolerate a taint, Kubernetes heeds the first, and a pool that tolerates everything would keep
+/// its coordinators on nodes that are gone.
 fn tolerations(spec: &WorkerPoolSpec) -> Vec<Toleration> {
     let ours = ["not-ready", "unreachable"].map(|condition| Toleration {
         key: Some(format!("node.kubernetes.io/{condition}")),
@@ -228,5 +227,7 @@ fn tolerations(spec: &WorkerPoolSpec) -> Vec<Toleration> {
         toleration_seconds: Some(UNREACHABLE_SECONDS),
         value: None,
     });
-    spec.placement.tolerations.iter().cloned().chain(ours).collect()
+    ours.into_iter()
+        .chain(spec.placement.tolerations.iter().cloned())
+        .collect()
 }

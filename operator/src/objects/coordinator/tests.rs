@@ -45,6 +45,10 @@ fn inline_workers_become_a_pool_near_the_tables() {
 }
 
 fn pod_of(pool: &str, epoch: u64, memory_factor: u32) -> Pod {
+    placed(pool, epoch, memory_factor, false)
+}
+
+fn placed(pool: &str, epoch: u64, memory_factor: u32, with_workers: bool) -> Pod {
     let spec = serde_yaml::from_str(pool).unwrap();
     coordinator_pod(&CoordinatorPlan {
         query: &query("  workerPoolRef: {name: p}\n"),
@@ -53,6 +57,7 @@ fn pod_of(pool: &str, epoch: u64, memory_factor: u32) -> Pod {
         pool_spec: &spec,
         image: "sluice:1",
         memory_factor,
+        with_workers,
     })
 }
 
@@ -85,4 +90,45 @@ podMetadata: {labels: {team: a}, annotations: {note: b}}
 coordinator: {resources: {requests: {memory: 1Gi}, limits: {cpu: '2', memory: 1.5Gi}}}
 ";
     insta::assert_yaml_snapshot!(pod_of(pool, 2, 4));
+}
+
+/// The taint manager takes the first toleration that matches a taint.
+#[test]
+fn no_pool_keeps_its_coordinators_on_nodes_that_are_gone() {
+    for tolerations in [
+        "[]",
+        "[{operator: Exists}]",
+        "[{key: node.kubernetes.io/unreachable, operator: Exists}]",
+    ] {
+        let pod = pod_of(&format!("placement: {{tolerations: {tolerations}}}"), 1, 1);
+        let all = pod.spec.unwrap().tolerations.unwrap();
+        for taint in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
+            let heeded = all.iter().find(|toleration| {
+                toleration.key.as_deref().is_none_or(|key| key == taint)
+                    && toleration
+                        .effect
+                        .as_deref()
+                        .is_none_or(|effect| effect == "NoExecute")
+            });
+            let seconds = heeded.and_then(|toleration| toleration.toleration_seconds);
+            assert_eq!(seconds, Some(30), "{taint}: {tolerations}");
+        }
+    }
+}
+
+/// A claim that one node can attach at a time is where the workers are.
+#[test]
+fn a_coordinator_can_be_bound_to_the_node_of_the_workers() {
+    let required = |with_workers| {
+        let affinity = placed("{}", 1, 1, with_workers).spec.unwrap().affinity.unwrap();
+        let terms = affinity
+            .pod_affinity
+            .unwrap()
+            .required_during_scheduling_ignored_during_execution;
+        terms.map(|terms| serde_json::to_value(terms).unwrap())
+    };
+    assert_eq!(required(false), None);
+    let labels = serde_json::json!({"app.kubernetes.io/component": "worker", "sluice.dev/pool": "p"});
+    let term = serde_json::json!([{"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}]);
+    assert_eq!(required(true), Some(term));
 }

@@ -2,14 +2,25 @@ use serde_json::{Value, json};
 
 use super::*;
 
+fn now() -> Timestamp {
+    "2030-01-01T00:01:00Z".parse().unwrap()
+}
+
 fn read(status: Value) -> CoordinatorPod {
+    read_pod(status, false)
+}
+
+fn read_pod(status: Value, leaving: bool) -> CoordinatorPod {
     let mut pod = json!({
         "metadata": {"name": "q-c3", "labels": {
             "app.kubernetes.io/component": "coordinator", "sluice.dev/epoch": "3"},
             "annotations": {"sluice.dev/memory-factor": "4"}},
     });
     pod["status"] = status;
-    CoordinatorPod::read(&serde_json::from_value(pod).unwrap()).unwrap()
+    if leaving {
+        pod["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
+    }
+    CoordinatorPod::read(&serde_json::from_value(pod).unwrap(), now()).unwrap()
 }
 
 fn container(state: Value) -> Value {
@@ -47,13 +58,9 @@ fn a_pod_waits_for_what_kubernetes_says() {
             ProgressReason::Tainted,
         ),
         (
-            unscheduled(
-                "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {a: b}.",
-            ),
-            ProgressReason::Unschedulable,
-        ),
-        (
-            unscheduled("0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."),
+            json!({"phase": "Pending", "conditions": [
+                {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2030-01-01T00:00:00Z"},
+                {"type": "PodReadyToStartContainers", "status": "False"}]}),
             ProgressReason::VolumeUnavailable,
         ),
     ] {
@@ -93,7 +100,6 @@ fn how_a_pod_ended_is_read_from_its_words_then_from_kubernetes_then_from_its_cod
     let lost = |why: &str| PodEnd::Lost(why.to_owned());
     for (status, end) in [
         (ended(137, "OOMKilled", ""), PodEnd::OutOfMemory),
-        (ended(143, "Error", ""), lost("the coordinator was stopped")),
         (evicted, lost("Evicted: low on memory")),
         (preempted, lost("the pod was disrupted")),
         (
@@ -117,6 +123,17 @@ fn how_a_pod_ended_is_read_from_its_words_then_from_kubernetes_then_from_its_cod
     ] {
         assert_eq!(read(status.clone()).state, PodState::Ended(end), "{status}");
     }
+    // Who stopped it: somebody who deleted its pod, or the kubelet, as the probe of a mount that hangs fails.
+    let stopped = || ended(143, "Error", "reading /data");
+    let leaves = read_pod(stopped(), true);
+    assert_eq!(leaves.state, PodState::Ended(lost("the coordinator was stopped")));
+    let PodState::Ended(PodEnd::Crashed(how)) = read(stopped()).state else {
+        panic!("it starts again without end");
+    };
+    assert!(
+        how.starts_with("stopped by its kubelet: ") && how.ends_with(": reading /data"),
+        "{how}"
+    );
     let words = r#"{"phase":"Failed","reason":"TaskFailed","message":"m"}"#;
     let PodState::Ended(PodEnd::Said(said)) = read(ended(137, "OOMKilled", words)).state else {
         panic!("its words are not heard");

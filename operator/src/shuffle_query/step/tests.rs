@@ -47,6 +47,7 @@ struct World {
 
 const READY: PoolSeen = PoolSeen::Found {
     ready: 2,
+    usable: 2,
     needed: 1,
     why: String::new(),
 };
@@ -170,13 +171,20 @@ fn a_place_is_written_with_the_epoch_before_anything_is_created() {
     assert_eq!(life.coordinator, Coordinator::Starting);
 }
 
+/// A pool of whose workers so many are ready and usable, for queries that need three.
+fn found(ready: u32, usable: u32, why: &str) -> PoolSeen {
+    PoolSeen::Found {
+        ready,
+        usable,
+        needed: 3,
+        why: why.to_owned(),
+    }
+}
+
 #[test]
 fn what_a_query_waits_for_is_said() {
-    let short = PoolSeen::Found {
-        ready: 1,
-        needed: 3,
-        why: "no node has room".to_owned(),
-    };
+    let short = found(1, 1, "no node has room");
+    let rolled = found(3, 1, "1 of 3 workers are ready");
     let waits = Place::Waiting {
         ahead: 2,
         running: 64,
@@ -204,6 +212,13 @@ fn what_a_query_waits_for_is_said() {
             &there,
             ProgressReason::WaitingForPool,
             "1 workers are ready of 3 that a query needs: no node",
+        ),
+        (
+            rolled,
+            Place::Free,
+            &there,
+            ProgressReason::WaitingForPool,
+            "pool p is being rolled: 1 workers of its image are ready of 3 that a query needs: 1 of 3",
         ),
         (
             READY,
@@ -332,6 +347,7 @@ fn endings() -> Vec<Ending> {
         ),
         again(failed(ErrorReason::WorkersLost), 1),
         again(failed(ErrorReason::SinkFailed), 1),
+        again(failed(ErrorReason::BuildMismatch), 1),
         again(PodState::Ended(PodEnd::NoWorkers), 1),
         again(PodState::Ended(PodEnd::OutOfMemory), 1),
         again(PodState::Ended(PodEnd::Crashed(crashed)), 1),
@@ -381,6 +397,37 @@ fn a_pod_that_is_gone_or_must_go_is_not_waited_for() {
             "one that leaves already is not deleted again"
         );
     }
+}
+
+/// Old workers are ready and would refuse a coordinator of the new image.
+#[test]
+fn the_next_coordinator_waits_while_the_pool_is_rolled() {
+    let rolled = |usable| found(3, usable, "");
+    let mut world = World::running(json!({}));
+    world.seen.pool = rolled(0);
+    assert_eq!(world.settle().1.phase, QueryPhase::Running, "what runs goes on");
+    world.seen.report = None;
+    world.pod(1, said(QueryPhase::Failed, Some(ErrorReason::BuildMismatch)));
+    let (_, life, again) = world.settle();
+    assert_eq!(life.reason, ProgressReason::CoordinatorRestarting.into());
+    world.now += again;
+    for _ in 0..2 {
+        let (actions, life, _) = world.settle();
+        assert_eq!(actions, [Action::Unfollow]);
+        assert_eq!((life.epoch, life.pod_retries, life.counted_retries), (2, 1, 1));
+        assert_eq!(
+            (life.phase, life.reason),
+            (QueryPhase::Pending, ProgressReason::WaitingForPool.into())
+        );
+        assert_eq!(
+            life.message,
+            "pool p is being rolled: 0 workers of its image are ready of 1 that a query needs"
+        );
+        assert!(life.admitted.is_some(), "it keeps its place");
+    }
+    // One new worker will do for a query that has its place.
+    world.seen.pool = rolled(1);
+    assert_eq!(world.settle().0, launches(2, 1));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use serde_json::json;
 use sluice_core::coordinator::Outcome;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ShuffleQuery, WorkerPool};
+use sluice_operator::objects::names;
 
 use super::play::{Cues, Play, direct_queries, scripted_queries};
 use super::scene::{Scene, direct};
@@ -169,6 +170,19 @@ fn a_query_is_deleted_when_its_time_to_live_is_over() {
         .await;
         scene.reaches("stays", QueryPhase::Succeeded).await;
         scene.reaches("later", QueryPhase::Succeeded).await;
+        // That an edit was seen is said, and nothing else changes.
+        let before = scene.query_status("stays").await;
+        scene
+            .edit_query("stays", json!({"ttlSecondsAfterFinished": 86400}))
+            .await;
+        eventually("the edit was seen", async || {
+            let query = queries.get("stays").await.unwrap();
+            query.status.unwrap().observed_generation == query.metadata.generation
+        })
+        .await;
+        let after = scene.query_status("stays").await;
+        assert_ne!(after.observed_generation, before.observed_generation);
+        assert_eq!((after.stages, after.totals), (before.stages, before.totals));
         // A time to live may be set, or made shorter, after the end.
         scene
             .edit_query("later", json!({"ttlSecondsAfterFinished": 0}))
@@ -190,9 +204,11 @@ fn a_query_that_is_deleted_is_cancelled_and_leaves_nothing() {
             scene.pool("p", json!({"replicas": 1})).await;
             scene.query("q", json!({})).await;
             scene.runs("q", 1).await;
+            let query = scene.api::<ShuffleQuery>().get("q").await.unwrap();
+            let token = format!("Secret {}", names::token("q", &query.uid().unwrap(), 1));
             assert_eq!(
                 scene.owned_by_query("q").await,
-                ["Pod q-c1", "ConfigMap q-input", "Secret q-token-1"]
+                ["Pod q-c1", "ConfigMap q-input", token.as_str()]
             );
             scene.delete::<ShuffleQuery>("q").await;
             eventually("all is gone", async || scene.owned_by_query("q").await.is_empty()).await;

@@ -24,7 +24,17 @@ fn a_lost_coordinator_is_followed_by_another_without_end() {
             scene.runs("q", 1).await;
             play.kubelet.end("q-c1", Exit::evicted());
             scene.runs("q", 2).await;
-            play.kubelet.end("q-c2", Exit::stopped());
+            let shutdown = Some((
+                "Terminated",
+                "Pod was terminated in response to imminent node shutdown.",
+            ));
+            play.kubelet.end(
+                "q-c2",
+                Exit {
+                    pod: shutdown,
+                    ..Exit::stopped()
+                },
+            );
             scene.runs("q", 3).await;
             scene.delete::<Pod>("q-c3").await;
             let status = scene.runs("q", 4).await;
@@ -32,6 +42,26 @@ fn a_lost_coordinator_is_followed_by_another_without_end() {
             play.cues.give("q");
             let status = scene.reaches("q", QueryPhase::Succeeded).await;
             assert_eq!(status.coordinator_epoch, 4);
+        },
+    );
+}
+
+/// As after a probe that failed: nobody has told the pod to go.
+#[test]
+fn a_coordinator_that_its_kubelet_stops_is_followed_a_few_times_only() {
+    direct_queries(
+        "a_coordinator_that_its_kubelet_stops_is_followed_a_few_times_only",
+        async |play| {
+            let scene = play.scene;
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("q", json!({"retry": {"maxTaskAttempts": 2}})).await;
+            scene.runs("q", 1).await;
+            play.kubelet.end("q-c1", Exit::stopped());
+            scene.runs("q", 2).await;
+            play.kubelet.end("q-c2", Exit::stopped());
+            let (reason, message) = scene.fails("q").await;
+            assert_eq!(reason, "CoordinatorLost");
+            assert!(message.contains("stopped by its kubelet"), "{message}");
         },
     );
 }

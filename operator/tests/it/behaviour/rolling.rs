@@ -1,19 +1,23 @@
 //! How workers that run leave: when a pool shrinks, and when its spec changes.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use serde_json::json;
 
 use sluice_crds::shuffle_query::status::QueryPhase;
+use sluice_operator::objects::labels;
 use sluice_proto::wire::WorkerStatus;
+use tokio::sync::watch;
 
-use super::play::direct_queries;
+use super::play::{Cues, direct_queries};
 use super::scene::act;
-use crate::coordinators::{idle, programs_with, succeeds};
+use crate::coordinators::{idle, programs, programs_with, succeeds};
 use crate::harness::eventually;
-use crate::kubelet::Kubelet;
+use crate::kubelet::{Container, Kubelet, Program};
 
 const DRAINING: &str = "sluice.dev/draining";
 
@@ -149,4 +153,57 @@ fn a_worker_that_does_not_end_what_it_runs_goes_at_the_drain_time_out() {
             assert!(!drains(&left[0]));
         },
     );
+}
+
+#[test]
+fn a_query_that_starts_while_the_image_changes_waits_for_workers_of_the_new_one() {
+    act(
+        "a_query_that_starts_while_the_image_changes_waits_for_workers_of_the_new_one",
+        async |scene| {
+            let cues = Cues::default();
+            let all = cues.clone();
+            let running = programs(move |coordinator| all.clone().follow(coordinator));
+            let (may_start, started) = watch::channel(false);
+            let program: Program = Arc::new(move |container: Container| {
+                let (running, mut started) = (running.clone(), started.clone());
+                async move {
+                    let next = image(&container.pod) == Some("next:1");
+                    if next && container.label(labels::COMPONENT) == "worker" {
+                        let _ = started.wait_for(|may| *may).await;
+                    }
+                    running(container).await
+                }
+                .boxed()
+            });
+            let _kubelet = Kubelet::start(scene.place, program).await;
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("before", json!({})).await;
+            scene.runs("before", 1).await;
+            scene.edit("p", json!({"image": "next:1"})).await;
+            eventually("coordinators get the new image", async || {
+                scene.status("p").await.image.as_deref() == Some("next:1")
+            })
+            .await;
+            scene.query("meanwhile", json!({})).await;
+            let message = scene.waits("meanwhile", "WaitingForPool").await;
+            assert!(
+                message.starts_with("pool p is being rolled: 0 workers"),
+                "{message}"
+            );
+            assert_eq!(scene.query_status("before").await.phase, QueryPhase::Running);
+            may_start.send_replace(true);
+            scene.runs("meanwhile", 1).await;
+            let coordinators = scene.coordinators("meanwhile").await;
+            assert_eq!(image(&coordinators[0]), Some("next:1"));
+            for query in ["before", "meanwhile"] {
+                cues.give(query);
+                let status = scene.reaches(query, QueryPhase::Succeeded).await;
+                assert_eq!(status.coordinator_epoch, 1, "{query}");
+            }
+        },
+    );
+}
+
+fn image(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.containers[0].image.as_deref()
 }
