@@ -8,6 +8,7 @@ mod drain;
 mod locality;
 mod program;
 mod query;
+mod result;
 mod safety;
 mod samples;
 mod sink;
