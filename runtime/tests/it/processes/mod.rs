@@ -12,6 +12,7 @@ mod result;
 mod safety;
 mod samples;
 mod sink;
+mod status_file;
 mod stop;
 mod successor;
 mod tpch_processes;
