@@ -1,8 +1,9 @@
 //! The command line: exit codes, messages and exact outputs.
 
+use rustix::process::Signal;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus, StageState};
 
-use super::program::{Folder, Program, run, sluice};
+use super::program::{Folder, Program, run, sluice, wait_until};
 use super::query::{by_part, query, tpch};
 
 const TINY: &str = "select * from (values (1, 'a,b'), (2, null)) as t(n, s) order by n";
@@ -516,4 +517,22 @@ fn generated_data_can_be_queried_and_are_not_overwritten() {
     assert_eq!(from_files.stdout, generated.stdout);
     assert_eq!(generated.stdout.lines().count(), 26, "{}", generated.stdout);
     generate().expect(2, &["tpch"]);
+}
+
+#[test]
+fn generating_data_can_be_stopped_and_leaves_nothing() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let folder = Folder::new();
+        let mut command = sluice();
+        command
+            .args(["data", "tpch", "--scale", "10", "--out"])
+            .arg(folder.at("tpch"));
+        let program = Program::start(command);
+        wait_until("bytes on disk", || {
+            folder.names().iter().any(|name| folder.has_bytes(name))
+        });
+        program.signal(signal);
+        program.end().expect(130, &["cancelled"]);
+        assert_eq!(folder.names(), Vec::<String>::new());
+    }
 }
