@@ -8,7 +8,7 @@ use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ConditionStatus, ErrorReason, QueryConditionType};
 
 use super::program::{Folder, sluice};
-use super::query::query;
+use super::query::{by_part, query};
 
 fn read(folder: &Folder) -> ShuffleQueryStatus {
     let text = std::fs::read_to_string(folder.at("status.json")).expect("it was written");
@@ -65,6 +65,23 @@ fn a_query_that_was_refused_has_failed() {
             .find(|seen| seen.type_ == QueryConditionType::Accepted);
         let refused = accepted.expect("it was judged").status == ConditionStatus::False;
         assert_eq!(refused, reason != ErrorReason::SinkExists, "{reason:?}");
+    }
+}
+
+#[test]
+fn a_query_that_ran_too_long_has_failed_by_its_deadline() {
+    let folder = Folder::new();
+    let yaml = by_part(50.0, &["deadlineSeconds: 1"]);
+    for extra in [&[][..], &["--processes"]] {
+        let status = failed(&folder, &yaml, 3, extra);
+        let error = status.error.expect("a failed query has an error");
+        assert_eq!(error.reason, ErrorReason::DeadlineExceeded);
+        assert!(error.message.contains("deadlineSeconds"), "{}", error.message);
+        let (start, end) = (
+            status.start_time.expect("started"),
+            status.end_time.expect("ended"),
+        );
+        assert!(end.0.duration_since(start.0).as_millis() >= 1_000);
     }
 }
 
