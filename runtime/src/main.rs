@@ -1,6 +1,5 @@
 //! The binary `sluice`.
 
-#[tokio::main]
-async fn main() -> std::process::ExitCode {
-    sluice::cli::run().await
+fn main() -> std::process::ExitCode {
+    sluice::cli::run()
 }

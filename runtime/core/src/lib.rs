@@ -7,6 +7,7 @@
 //! clock, no randomness and no hashing order in here: the same events give the same actions.
 
 pub mod coordinator;
+pub mod delivered;
 pub mod discovery;
 pub mod failure;
 pub mod ids;

@@ -15,7 +15,7 @@ pub struct QuerySnapshot {
     pub now: Instant,
     /// When the query was submitted.
     pub started: Instant,
-    /// When the first row could be read by the client or had been written to the sink.
+    /// When the first row could be read: by the client, or in the sink, which shows all rows at once.
     pub first_row: Option<Instant>,
     /// When it ended.
     pub ended: Option<Instant>,

@@ -6,9 +6,12 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
-use sluice_crds::ErrorReason;
+use sluice_crds::shuffle_query::bound;
 use sluice_crds::shuffle_query::status::{
     QueryError, QueryPhase, QueryTotals, ShuffleQueryStatus, SinkStatus,
+};
+use sluice_crds::{
+    Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
 };
 
 /// The longest text, bytes. The kubelet cuts at 4096 for all containers of a pod together.
@@ -86,6 +89,50 @@ impl Termination {
         Self::from(&status)
     }
 
+    /// The status of a query of which these words are all there is: it ended before a coordinator reported on it.
+    pub fn status(&self) -> ShuffleQueryStatus {
+        let at = self.end_time.clone().unwrap_or(Time(Timestamp::UNIX_EPOCH));
+        let condition = |type_, status, reason: ConditionReason, message: &str| Condition {
+            type_,
+            status,
+            reason,
+            message: message.to_owned(),
+            observed_generation: None,
+            last_transition_time: at.clone(),
+        };
+        let message = self.message.clone().filter(|message| !message.is_empty());
+        let said = message.as_deref().unwrap_or_default();
+        let accepted = match self.reason {
+            Some(reason) if is_refusal(reason) => (ConditionStatus::False, reason.into(), said),
+            Some(_) | None => (ConditionStatus::True, ProgressReason::Valid.into(), ""),
+        };
+        let (succeeded, reason) = match self.reason {
+            Some(reason) => (ConditionStatus::False, reason.into()),
+            None => (ConditionStatus::True, ProgressReason::Completed.into()),
+        };
+        bound(ShuffleQueryStatus {
+            phase: self.phase,
+            reason: Some(reason),
+            message: message.clone(),
+            conditions: vec![
+                condition(QueryConditionType::Accepted, accepted.0, accepted.1, accepted.2),
+                condition(QueryConditionType::Succeeded, succeeded, reason, ""),
+            ],
+            start_time: self.start_time.clone(),
+            first_row_time: self.first_row_time.clone(),
+            end_time: self.end_time.clone(),
+            totals: self.totals,
+            error: self.reason.map(|reason| QueryError {
+                reason,
+                message: message.unwrap_or_default(),
+                stage: self.stage,
+                task: self.task,
+            }),
+            sink: self.sink.clone(),
+            ..ShuffleQueryStatus::default()
+        })
+    }
+
     /// The text, at most [`MAX_BYTES`] long: the message gives way, then the sink's location.
     ///
     /// # Errors
@@ -112,6 +159,32 @@ impl Termination {
     /// It did not: the kubelet may show other texts, as the end of a crashed container's log.
     pub fn decode(text: &str) -> serde_json::Result<Self> {
         serde_json::from_str(text)
+    }
+}
+
+/// Whether a query that failed so was not accepted: what it asks for cannot be planned.
+fn is_refusal(reason: ErrorReason) -> bool {
+    match reason {
+        ErrorReason::InvalidSpec
+        | ErrorReason::InvalidSql
+        | ErrorReason::TableNotFound
+        | ErrorReason::ForbiddenPath
+        | ErrorReason::UnsupportedPlan => true,
+        ErrorReason::InputChanged
+        | ErrorReason::InputCorrupt
+        | ErrorReason::SinkExists
+        | ErrorReason::SinkFailed
+        | ErrorReason::ResourcesExhausted
+        | ErrorReason::TaskFailed
+        | ErrorReason::FetchFailed
+        | ErrorReason::WorkersLost
+        | ErrorReason::OutOfMemory
+        | ErrorReason::CoordinatorLost
+        | ErrorReason::DeadlineExceeded
+        | ErrorReason::Cancelled
+        | ErrorReason::RowsLeft
+        | ErrorReason::BuildMismatch
+        | ErrorReason::Internal => false,
     }
 }
 
@@ -143,6 +216,37 @@ mod tests {
         assert_eq!(json["reason"], "InvalidSql");
         assert_eq!(json["endTime"], "1970-01-01T00:00:00Z");
         assert!(Termination::decode("thread 'main' panicked").is_err());
+    }
+
+    #[test]
+    fn they_are_a_status_where_there_is_no_other() {
+        let status = failed("no such column".into()).status();
+        assert_eq!(
+            (status.phase, status.reason),
+            (QueryPhase::Failed, Some(ErrorReason::InvalidSql.into()))
+        );
+        assert_eq!(status.message.as_deref(), Some("no such column"));
+        let error = status.error.expect("it failed");
+        assert_eq!(
+            (error.reason, error.message.as_str()),
+            (ErrorReason::InvalidSql, "no such column")
+        );
+        let at = Some(Time(Timestamp::UNIX_EPOCH));
+        assert_eq!((&status.start_time, &status.end_time), (&at, &at));
+        let seen: Vec<_> = status.conditions.iter().map(|c| (c.type_, c.status)).collect();
+        let accepted = (QueryConditionType::Accepted, ConditionStatus::False);
+        assert_eq!(
+            seen,
+            [accepted, (QueryConditionType::Succeeded, ConditionStatus::False)]
+        );
+
+        let message = "it was lost".to_owned();
+        let lost = Termination::refused(ErrorReason::CoordinatorLost, message, Timestamp::UNIX_EPOCH);
+        assert_eq!(
+            lost.status().conditions[0].status,
+            ConditionStatus::True,
+            "the query itself is good"
+        );
     }
 
     #[test]

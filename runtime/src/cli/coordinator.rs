@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::worker::{announce, guard, watch_stdin};
 use crate::cli::{CommandResult, QueryFile, parse_workers};
 use crate::coordinator::{Left, RunningQuery, serve};
-use crate::local::exit::{Failure, Signals, signals};
+use crate::local::exit::{Failure, say};
 use crate::local::load::load;
 use crate::local::prepare::{prepare, sink_of};
+use crate::local::signals::{Signals, signals};
 
 /// How long a coordinator with last words to say serves the last state to somebody who has not seen it.
 const LINGER: Duration = Duration::from_secs(10);
@@ -79,15 +80,24 @@ enum Results {
 
 pub(super) async fn run(args: CoordinatorArgs) -> CommandResult {
     let signals = signals();
+    let gone = CancellationToken::new();
+    if args.attached {
+        watch_stdin(gone.clone());
+    }
     let set_up = tokio::select! {
         set_up = set_up(&args) => set_up,
         () = signals.interrupt.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
+        () = gone.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
         () = signals.terminate.cancelled() => Err(Failure::Left(Left::Stopped)),
     };
     match set_up {
-        Ok(ready) => conduct(&args, ready, signals).await,
+        Ok(ready) => conduct(&args, ready, signals, gone).await,
         Err(failure) => {
-            say(args.termination_log.as_deref(), failure.last_words().as_ref());
+            let words = failure.last_words();
+            write_words(args.termination_log.as_deref(), words.as_ref());
+            if let Some(Ok(line)) = words.filter(|_| args.attached).map(|words| words.encode()) {
+                announce(line);
+            }
             Err(failure)
         }
     }
@@ -137,33 +147,37 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
 }
 
 /// Serves the query to its end, says how it ended, and lets a watcher take the last state.
-async fn conduct(args: &CoordinatorArgs, ready: Ready, signals: Signals) -> CommandResult {
+async fn conduct(
+    args: &CoordinatorArgs,
+    ready: Ready,
+    signals: Signals,
+    gone: CancellationToken,
+) -> CommandResult {
     let Ready {
         id,
         schema,
         mut running,
     } = ready;
-    let (stop, gone) = (CancellationToken::new(), CancellationToken::new());
+    let stop = CancellationToken::new();
     let served = serve(id.clone(), schema, &mut running, args.listen, stop.clone()).await?;
     if args.attached {
         announce(served.address);
-        watch_stdin(gone.clone());
     } else {
-        eprintln!("coordinator of query {id} serves on {}", served.address);
+        say(format!("coordinator of query {id} serves on {}", served.address));
     }
     let (cancel, leave) = (running.cancel_token(), running.stop_token());
-    let terminate = signals.terminate.clone();
+    let (terminate, parent_gone) = (signals.terminate.clone(), gone.clone());
     tokio::spawn(async move {
         tokio::select! {
             () = signals.interrupt.cancelled() => cancel.cancel(),
-            () = gone.cancelled() => cancel.cancel(),
+            () = parent_gone.cancelled() => cancel.cancel(),
             () = signals.terminate.cancelled() => leave.cancel(),
         }
     });
     let reporter = running.reporter();
     let outcome = running.ended().await.map_err(Failure::Left)?;
     if let Some(log) = args.termination_log.as_deref() {
-        say(Some(log), Some(&Termination::from(&reporter.now().status())));
+        write_words(Some(log), Some(&Termination::from(&reporter.now().status())));
         tokio::select! {
             () = served.taken.cancelled() => {}
             () = terminate.cancelled() => {}
@@ -171,8 +185,18 @@ async fn conduct(args: &CoordinatorArgs, ready: Ready, signals: Signals) -> Comm
         }
     }
     stop.cancel();
-    // Clients take the last state before they go; one that does not is not waited for.
-    let _ = tokio::time::timeout(Duration::from_secs(10), served.task).await;
+    // Clients take the last state before they go; one that does not is not waited for. A parent takes the rows at the
+    // pace of whoever reads them.
+    let patience = async {
+        if args.attached {
+            gone.cancelled().await;
+        }
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    };
+    tokio::select! {
+        _ = served.task => {}
+        () = patience => {}
+    }
     match outcome {
         Outcome::Succeeded => Ok(()),
         Outcome::Failed(_) | Outcome::Cancelled => Err(Failure::Query(outcome)),
@@ -180,7 +204,7 @@ async fn conduct(args: &CoordinatorArgs, ready: Ready, signals: Signals) -> Comm
 }
 
 /// Writes the last words, if there are any and somebody wants them.
-fn say(log: Option<&Path>, words: Option<&Termination>) {
+fn write_words(log: Option<&Path>, words: Option<&Termination>) {
     let (Some(log), Some(words)) = (log, words) else {
         return;
     };

@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 
+use sluice_core::coordinator::Outcome;
+
 use crate::cli::CommandResult;
-use crate::local::exit::Failure;
+use crate::local::exit::{Failure, say};
+use crate::local::signals::{LastActs, interrupts};
 use crate::source::generate::generate_tpch;
 
 /// Makes data to query.
@@ -22,16 +25,19 @@ pub(super) enum DataCommand {
 
 pub(super) async fn run(command: DataCommand) -> CommandResult {
     let DataCommand::Tpch { scale, out } = command;
-    let progress = |line: &str| eprintln!("{line}");
-    let summary = generate_tpch(scale, &out, progress)
-        .await
-        .map_err(Failure::bad_input)?;
-    eprintln!(
+    let interrupted = interrupts(&LastActs::default());
+    let generate = generate_tpch(scale, &out, |line| say(line));
+    let summary = tokio::select! {
+        made = generate => made.map_err(Failure::bad_input)?,
+        // What is made goes away with the future.
+        () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
+    };
+    say(format!(
         "{} rows in {} files, {} bytes, in {}",
         summary.rows,
         summary.files,
         summary.bytes,
         out.display()
-    );
+    ));
     Ok(())
 }

@@ -1,22 +1,26 @@
 //! `sluice explain`.
 
-use crate::cli::{CommandResult, QueryFile, cores};
+use sluice_crds::shuffle_query::MAX_PARTITIONS;
+
+use crate::cli::{CommandResult, QueryFile, print_out};
 use crate::local::{load, prepare};
 
-/// Shows how a query is cut: stages, exchanges, tasks, and why there. Tables are listed but not read.
+/// Shows how a query is cut: stages, exchanges, tasks, and why there. Tables are listed but not read, and nothing is
+/// written: a query whose sink exists can be explained too.
 #[derive(clap::Args)]
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     query: QueryFile,
-    /// Partitions of an exchange when the file does not say; default: the machine's cores.
-    #[arg(long)]
+    /// Partitions of an exchange when the file does not say; default: as many as `run` takes, the slots of all workers.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PARTITIONS)))]
     partitions: Option<u32>,
 }
 
 pub(super) async fn run(args: ExplainArgs) -> CommandResult {
     let loaded = load::load(&args.query.file)?;
-    let slots = args.partitions.unwrap_or_else(cores);
-    let prepared = prepare::prepare(&loaded, &super::run::new_query_id(), slots).await?;
-    print!("{}", crate::planner::explain(&prepared.planned));
-    Ok(())
+    let slots = args
+        .partitions
+        .unwrap_or_else(|| super::run::default_slots(&loaded));
+    let prepared = prepare::plan_only(&loaded, &super::run::new_query_id(), slots).await?;
+    print_out(&crate::planner::explain(&prepared.planned))
 }

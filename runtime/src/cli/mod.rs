@@ -10,11 +10,15 @@ mod worker;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sluice_crds::ByteSize;
 
-use crate::local::exit::Failure;
+use crate::local::exit::{Failure, say};
+
+/// How long the end of the process waits for threads that are still at work, such as a read of a file.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs SQL queries as stages on many workers, with the same YAML on one machine and on Kubernetes.
 #[derive(Parser)]
@@ -34,6 +38,7 @@ Exit codes:
   3    the query failed
   4    the query lost all its workers
   130  the query was cancelled
+  141  nobody read the rows to their end: standard output was closed
   143  a coordinator was told to stop, or superseded, and left its query to a successor
   1    anything else";
 
@@ -56,27 +61,50 @@ struct QueryFile {
 }
 
 /// Parses the command line, runs the command, prints an error if it failed, and says how it ended.
-pub async fn run() -> ExitCode {
+pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "warn".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
-    let ended = match cli.command {
-        Command::Run(args) => run::run(args).await,
-        Command::Explain(args) => explain::run(args).await,
-        Command::Validate(args) => validate::run(&args),
-        Command::Worker(args) => worker::run(args).await,
-        Command::Coordinator(args) => coordinator::run(args).await,
-        Command::Data(command) => data::run(command).await,
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(format!("error: threads cannot be started: {error}"));
+            return ExitCode::FAILURE;
+        }
     };
+    let ended = runtime.block_on(dispatch(cli.command));
+    runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             failure.print();
             failure.exit_code()
         }
+    }
+}
+
+async fn dispatch(command: Command) -> CommandResult {
+    match command {
+        Command::Run(args) => run::run(args).await,
+        Command::Explain(args) => explain::run(args).await,
+        Command::Validate(args) => validate::run(&args),
+        Command::Worker(args) => worker::run(args).await,
+        Command::Coordinator(args) => coordinator::run(args).await,
+        Command::Data(command) => data::run(command).await,
+    }
+}
+
+/// Writes text to standard output, for commands that say nothing else there.
+fn print_out(text: &str) -> CommandResult {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::Unread),
+        Err(error) => Err(Failure::Other(anyhow::anyhow!("standard output: {error}"))),
     }
 }
 

@@ -1,27 +1,35 @@
 //! `sluice run`.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
+use std::time::Duration;
 
-use sluice_core::coordinator::Outcome;
+use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
-use sluice_core::status::StatusContext;
-use sluice_crds::ByteSize;
 use sluice_crds::worker_pool::DEFAULT_SLOTS_PER_WORKER;
+use sluice_crds::{ByteSize, ErrorReason, WorkerPoolSpec};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CommandResult, QueryFile, cores, parse_size, parse_workers};
 use crate::coordinator::{RunningQuery, serve};
-use crate::local::client::{Client, Seen};
-use crate::local::exit::{Failure, interrupts};
+use crate::local::client::Client;
+use crate::local::exit::Failure;
+use crate::local::follow::{View, follow};
 use crate::local::load::{Loaded, load};
 use crate::local::memory::machine_memory;
 use crate::local::output::OutputFormat;
 use crate::local::prepare::{Prepared, prepare};
-use crate::local::progress::Progress;
+use crate::local::signals::{LastActs, interrupts};
 use crate::local::status::StatusFile;
-use crate::local::workers::{EndedEarly, WorkerShape, Workers, own_program, start_attached};
+use crate::local::workers::{EndedEarly, WorkerShape, Workers, own_program, spawn_attached, stop_attached};
+use crate::sink::Sink;
+
+/// The only term that the coordinator of a local run has.
+const EPOCH: CoordinatorEpoch = CoordinatorEpoch(1);
+/// How long the service of a query that has ended waits for its clients.
+const SERVICE_PATIENCE: Duration = Duration::from_secs(10);
+/// How often a folder is removed while those who were told to stop may still add to it.
+const REMOVE_TRIES: usize = 8;
 
 /// Runs a query on this machine: a coordinator and workers that shuffle over gRPC, as in a cluster.
 ///
@@ -61,46 +69,115 @@ pub(super) struct RunArgs {
 }
 
 pub(super) async fn run(args: RunArgs) -> CommandResult {
+    let status = args.status.as_deref().map(StatusFile::create).transpose();
+    let mut status = status.map_err(Failure::bad_input)?;
+    let ended = run_query(&args, status.as_mut()).await;
+    if let (Some(status), Err(failure)) = (&mut status, &ended)
+        && let Err(error) = status.fail(failure)
+    {
+        tracing::error!(error = format!("{error:#}"), "the last status is not written");
+    }
+    ended
+}
+
+async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandResult {
     let loaded = load(&args.query.file)?;
-    let shape = shape(&args, &loaded);
+    let shape = shape(args, &loaded);
     let slots = match u32::try_from(args.workers.len()) {
         Ok(given @ 1..) => given.saturating_mul(shape.slots),
         Ok(0) | Err(_) => shape.count.saturating_mul(shape.slots),
     };
+    let last_acts = LastActs::default();
     // A terminal that is still read from must stay interruptible, so not before the file is loaded.
-    let interrupted = interrupts();
+    let interrupted = interrupts(&last_acts);
     let id = new_query_id();
     let prepared = tokio::select! {
         prepared = prepare(&loaded, &id, slots) => prepared?,
         () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
     };
     let folder = spill_folder(args.spill_dir.as_deref())?;
-    let workers = if !args.workers.is_empty() {
-        Workers::of_others(args.workers.clone())
-    } else if args.processes {
-        Workers::start_processes(shape, folder.path()).await?
-    } else {
-        Workers::start_here(shape, folder.path()).await?
+    last_acts.add(removal(folder.path()));
+    let mut workers = Workers::of_others(args.workers.clone());
+    let started = tokio::select! {
+        started = start(args, shape, folder.path(), &mut workers) => started,
+        () = interrupted.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
     };
-    let ended = if interrupted.is_cancelled() {
-        Err(Failure::Query(Outcome::Cancelled))
-    } else if args.processes {
-        through_process(&args, &prepared, slots, &workers.addresses, &interrupted).await
-    } else {
-        through_task(&args, prepared, workers.addresses.clone(), &interrupted).await
+    last_acts.add(workers.killer());
+    last_acts.add(removal(folder.path()));
+    let sink = prepared.sink.clone();
+    let view = View {
+        rows: sink.is_none().then_some(args.output),
+        quiet: args.quiet,
+        status,
+    };
+    let ended = match started {
+        Err(failure) => Err(failure),
+        Ok(()) if args.processes => {
+            through_process(args, &id, (slots, &workers.addresses), view, &interrupted).await
+        }
+        Ok(()) => {
+            if let Some(sink) = sink.clone() {
+                let id = id.clone();
+                last_acts.add(move || abandon(&sink, &id));
+            }
+            through_task(prepared, workers.addresses.clone(), view, &interrupted).await
+        }
     };
     workers.stop().await;
+    if let (Some(sink), Err(failure)) = (sink, &ended)
+        && is_lost(failure)
+    {
+        // Nobody else is left to do it.
+        let _ = tokio::task::spawn_blocking(move || abandon(&sink, &id)).await;
+    }
     ended
+}
+
+/// Starts the workers that the run needs, unless it uses others'.
+async fn start(
+    args: &RunArgs,
+    shape: WorkerShape,
+    folder: &Path,
+    workers: &mut Workers,
+) -> Result<(), Failure> {
+    if !args.workers.is_empty() {
+        return Ok(());
+    }
+    if args.processes {
+        return Ok(workers.start_processes(shape, folder).await?);
+    }
+    *workers = Workers::start_here(shape, folder).await?;
+    Ok(())
+}
+
+/// Removes a folder of a process that ends in the middle of its work.
+fn removal(folder: &Path) -> impl FnOnce() + Send + 'static {
+    let folder = folder.to_owned();
+    move || {
+        for _ in 0..REMOVE_TRIES {
+            if std::fs::remove_dir_all(&folder).is_ok() || !folder.exists() {
+                break;
+            }
+        }
+    }
+}
+
+/// Removes what a query whose coordinator has gone wrote beside its sink.
+fn abandon(sink: &Sink, query: &QueryId) {
+    if let Err(error) = sink.abort(query, EPOCH) {
+        tracing::warn!(%error, "the sink's staging folder could not be removed");
+    }
+}
+
+fn is_lost(failure: &Failure) -> bool {
+    let lost = |failure: &QueryFailure| failure.reason == ErrorReason::CoordinatorLost;
+    matches!(failure, Failure::Query(Outcome::Failed(failure)) if lost(failure))
 }
 
 fn shape(args: &RunArgs, loaded: &Loaded) -> WorkerShape {
     const SPILL_LIMIT: u64 = 64 * 1024 * 1024 * 1024;
     let pool = loaded.pool.as_ref();
-    let count = args
-        .local_workers
-        .or(pool.map(|pool| pool.replicas))
-        .unwrap_or_else(cores)
-        .max(1);
+    let count = args.local_workers.unwrap_or_else(|| default_count(pool));
     let memory = args
         .memory
         .or(pool.and_then(|pool| pool.memory))
@@ -108,13 +185,28 @@ fn shape(args: &RunArgs, loaded: &Loaded) -> WorkerShape {
     let spill = pool
         .and_then(|pool| pool.spill.as_ref())
         .map(|spill| spill.limit.bytes());
-    let slots = pool.map(|pool| pool.slots_per_worker.unwrap_or(DEFAULT_SLOTS_PER_WORKER));
     WorkerShape {
         count,
-        slots: args.slots.or(slots).unwrap_or(1),
+        slots: args.slots.unwrap_or_else(|| default_slots_each(pool)),
         memory_bytes: memory.unwrap_or_else(|| machine_memory() / 2 / u64::from(count)),
         spill_limit_bytes: spill.unwrap_or(SPILL_LIMIT),
     }
+}
+
+/// Workers where the command line does not say.
+fn default_count(pool: Option<&WorkerPoolSpec>) -> u32 {
+    pool.map_or_else(cores, |pool| pool.replicas).max(1)
+}
+
+/// Slots of each where the command line does not say.
+fn default_slots_each(pool: Option<&WorkerPoolSpec>) -> u32 {
+    pool.map_or(1, |pool| pool.slots_per_worker.unwrap_or(DEFAULT_SLOTS_PER_WORKER))
+}
+
+/// The slots in all of the workers that a run of the file starts where its command line does not say.
+pub(super) fn default_slots(loaded: &Loaded) -> u32 {
+    let pool = loaded.pool.as_ref();
+    default_count(pool).saturating_mul(default_slots_each(pool))
 }
 
 fn spill_folder(parent: Option<&Path>) -> Result<TempDir, Failure> {
@@ -133,43 +225,40 @@ pub(super) fn new_query_id() -> QueryId {
     id.unwrap_or_else(|| unreachable!("a UUID is a legal query id"))
 }
 
-fn sink_folder(prepared: &Prepared) -> Option<PathBuf> {
-    prepared.sink.as_ref().map(|sink| sink.location().to_owned())
-}
-
 async fn through_task(
-    args: &RunArgs,
     prepared: Prepared,
     workers: Vec<String>,
+    view: View<'_>,
     interrupted: &CancellationToken,
 ) -> CommandResult {
     let id = prepared.query.clone();
-    let sink = sink_folder(&prepared);
-    let context = StatusContext::new(&prepared.planned.graph, jiff::Timestamp::now());
     let schema = prepared.planned.schema.clone();
-    let options = prepared.into_options(CoordinatorEpoch(1), workers)?;
+    let options = prepared.into_options(EPOCH, workers)?;
     let mut running = RunningQuery::start(options)?;
     let stop = CancellationToken::new();
     let listen = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
     let served = serve(id.clone(), schema, &mut running, listen, stop.clone()).await?;
-    let client = Client::connect(&served.address.to_string(), id).await?;
-    let ended = follow(args, client, sink, context, interrupted).await;
+    let ended = through(&served.address.to_string(), id, view, interrupted).await;
+    if ended.is_err() {
+        // Nobody follows it any more.
+        running.cancel_token().cancel();
+    }
     let outcome = running.outcome().await;
     stop.cancel();
-    let _ = served.task.await;
-    match ended {
-        Ok(_) => Ok(()),
+    let _ = tokio::time::timeout(SERVICE_PATIENCE, served.task).await;
+    match (ended, outcome) {
         // What the coordinator itself says is the better cause.
-        Err(Failure::Other(_)) if outcome != Outcome::Succeeded => Err(Failure::Query(outcome)),
-        Err(failure) => Err(failure),
+        (Err(Failure::Other(_)), outcome @ Outcome::Failed(_)) => Err(Failure::Query(outcome)),
+        (Err(failure), outcome @ Outcome::Failed(_)) if is_lost(&failure) => Err(Failure::Query(outcome)),
+        (ended, _) => ended,
     }
 }
 
 async fn through_process(
     args: &RunArgs,
-    prepared: &Prepared,
-    slots: u32,
-    workers: &[String],
+    id: &QueryId,
+    (slots, workers): (u32, &[String]),
+    view: View<'_>,
     interrupted: &CancellationToken,
 ) -> CommandResult {
     if args.query.file.as_os_str() == "-" {
@@ -177,8 +266,6 @@ async fn through_process(
             "--processes needs a file, standard input can be read only once".into(),
         ));
     }
-    let id = prepared.query.clone();
-    let context = StatusContext::new(&prepared.planned.graph, jiff::Timestamp::now());
     let mut command = own_program()?;
     command.args([
         "coordinator",
@@ -197,103 +284,40 @@ async fn through_process(
         .arg("--workers")
         .arg(workers.join(","))
         .arg(&args.query.file);
-    let (mut child, address) = start_attached(command)
-        .await
-        .map_err(|error| match error.downcast_ref() {
-            Some(EndedEarly { code: Some(code) }) => Failure::Child(u8::try_from(*code).unwrap_or(1)),
-            Some(EndedEarly { code: None }) | None => Failure::Other(error),
-        })?;
-    let ended = match Client::connect(&address, id).await {
-        Ok(client) => follow(args, client, sink_folder(prepared), context, interrupted).await,
-        Err(error) => Err(Failure::Other(error)),
+    let (mut child, announcement) = spawn_attached(command)?;
+    let address = tokio::select! {
+        address = announcement.address(&mut child) => address.map_err(not_started),
+        () = interrupted.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
     };
-    drop(child.stdin.take());
-    let patience = std::time::Duration::from_secs(10);
-    let status = tokio::time::timeout(patience, child.wait()).await;
-    if !matches!(status, Ok(Ok(ref status)) if ExitStatus::code(status).is_some()) {
-        let _ = child.kill().await;
-    }
-    ended.map(|_| ())
+    let ended = match address {
+        Ok(address) => through(&address, id.clone(), view, interrupted).await,
+        Err(failure) => Err(failure),
+    };
+    stop_attached(child).await;
+    ended
 }
 
-/// Shows progress and prints rows until the query has ended; Ctrl-C cancels it.
-async fn follow(
-    args: &RunArgs,
-    client: Client,
-    sink: Option<PathBuf>,
-    context: StatusContext,
-    interrupted: &CancellationToken,
-) -> Result<Seen, Failure> {
-    let streams = args.output != OutputFormat::Table;
-    let mut progress = Progress::new(args.quiet, streams);
-    let mut status = args
-        .status
-        .as_deref()
-        .map(|path| StatusFile::new(path, context, sink.clone()));
-    let mut rows = sink.is_none().then(|| {
-        let (mut client, format) = (client.clone(), args.output);
-        tokio::spawn(async move { client.print_rows(format, std::io::stdout()).await })
-    });
-    let mut cancelling = client.clone();
-    let interrupted = interrupted.clone();
-    let interrupts = tokio::spawn(async move {
-        interrupted.cancelled().await;
-        let _ = cancelling.cancel().await;
-    });
-    let mut watching = client.clone();
-    let watched = watching.watch(|seen| {
-        progress.show(&seen.snapshot);
-        if let Some(status) = &mut status {
-            status.update(seen);
-        }
-    });
-    let watched = stop_if_nobody_reads(watched, &mut rows, client).await;
-    interrupts.abort();
-    let (seen, outcome) = watched?;
-    progress.finish(&seen.snapshot);
-    if let Some(status) = &mut status {
-        status.finish(&seen)?;
-    }
-    if outcome != Outcome::Succeeded {
-        return Err(Failure::Query(outcome));
-    }
-    if let Some(rows) = rows {
-        let printer = rows.await.map_err(anyhow::Error::from)??;
-        printer.finish()?;
-    }
-    Ok(seen)
-}
-
-type Rows =
-    Option<tokio::task::JoinHandle<anyhow::Result<crate::local::output::RowPrinter<std::io::Stdout>>>>;
-
-/// Waits for the query; cancels it when printing its rows has failed (a closed pipe, say).
-async fn stop_if_nobody_reads(
-    watched: impl Future<Output = anyhow::Result<(Seen, Outcome)>>,
-    rows: &mut Rows,
-    mut client: Client,
-) -> Result<(Seen, Outcome), Failure> {
-    tokio::pin!(watched);
-    let Some(reading) = rows.as_mut() else {
-        return Ok(watched.await?);
-    };
-    tokio::select! {
-        ended = &mut watched => return Ok(ended?),
-        printed = reading => match printed.map_err(anyhow::Error::from).and_then(|printed| printed) {
-            Ok(printer) => *rows = Some(tokio::spawn(async move { Ok(printer) })),
-            Err(error) => {
-                let _ = client.cancel().await;
-                let ended = watched.await;
-                // The rows may have stopped because the query failed: its own cause comes first.
-                return match ended {
-                    Ok((seen, outcome @ Outcome::Failed(_))) => {
-                        *rows = None;
-                        Ok((seen, outcome))
-                    }
-                    Ok(_) | Err(_) => Err(Failure::Other(error)),
-                };
-            }
+fn not_started(error: anyhow::Error) -> Failure {
+    match error.downcast::<EndedEarly>() {
+        Ok(EndedEarly {
+            code: Some(code),
+            words,
+        }) => Failure::Child {
+            code: u8::try_from(code).unwrap_or(1),
+            words,
         },
+        Ok(ended) => Failure::Other(ended.into()),
+        Err(error) => Failure::Other(error),
     }
-    Ok(watched.await?)
+}
+
+/// Follows the query of the coordinator at this address to its end.
+async fn through(
+    address: &str,
+    id: QueryId,
+    mut view: View<'_>,
+    interrupted: &CancellationToken,
+) -> CommandResult {
+    let client = Client::connect(address, id).await?;
+    follow(&client, &mut view, interrupted).await
 }

@@ -1,6 +1,6 @@
 //! `sluice validate`.
 
-use crate::cli::{CommandResult, QueryFile};
+use crate::cli::{CommandResult, QueryFile, print_out};
 use crate::local::load;
 
 /// Checks a file without running it: YAML, fields, rules; no table is opened.
@@ -12,6 +12,5 @@ pub(super) struct ValidateArgs {
 
 pub(super) fn run(args: &ValidateArgs) -> CommandResult {
     let loaded = load::load(&args.query.file)?;
-    println!("ShuffleQuery {} is valid", loaded.name());
-    Ok(())
+    print_out(&format!("ShuffleQuery {} is valid\n", loaded.name()))
 }

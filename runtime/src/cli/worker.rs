@@ -11,8 +11,9 @@ use sluice_proto::auth::{Guard, TokenVerifier};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CommandResult, cores, parse_size};
-use crate::local::exit::{Failure, Signals, signals};
+use crate::local::exit::{Failure, say};
 use crate::local::memory::machine_memory;
+use crate::local::signals::{Signals, signals};
 use crate::worker::{RunningWorker, WorkerOptions};
 
 /// Runs a worker until it is told to stop. Coordinators find it by its address; several can share it.
@@ -100,7 +101,7 @@ pub(super) async fn run(args: WorkerArgs) -> CommandResult {
         announce(worker.address);
         watch_stdin(parent_gone.clone());
     } else {
-        eprintln!("worker {} listens on {}", worker.id.name, worker.address);
+        say(format!("worker {} listens on {}", worker.id.name, worker.address));
     }
     let drained = async {
         terminate.cancelled().await;
@@ -119,11 +120,11 @@ pub(super) async fn run(args: WorkerArgs) -> CommandResult {
     Ok(())
 }
 
-/// Tells the program that started this one where it listens.
-pub(super) fn announce(address: SocketAddr) {
-    println!("{address}");
+/// Tells the program that started this one where it listens, or its last words.
+pub(super) fn announce(line: impl std::fmt::Display) {
     // A parent that closed its end is seen through standard input.
-    let _ = std::io::stdout().flush();
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 /// Cancels `gone` when standard input closes.

@@ -8,6 +8,7 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
 use futures::StreamExt;
 use sluice_core::coordinator::Event;
+use sluice_core::delivered::{Delivered, RowsLeft};
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{AttemptId, LayoutVersion, TaskId};
 use sluice_core::message::{AssignedInput, InputState, InputUpdate, Writer};
@@ -20,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::link::FromLink;
 use super::{CoordinatorOptions, EventSender};
-use crate::shuffle::read::{ReadFailed, ReadInput, ReadSpec, ShuffleReads};
+use crate::shuffle::read::{Part, ReadFailed, ReadInput, ReadSpec, ShuffleReads};
 use crate::transport::Peers;
 use crate::transport::read_config;
 
@@ -123,17 +124,24 @@ enum ReadEnd {
     /// With the last row.
     Delivered,
     /// Without: this attempt could not be read, or its rows count no more.
-    Failed(ReadFailed),
+    Failed {
+        attempt: AttemptId,
+        error: FetchError,
+        /// Whether the query needs this very attempt.
+        rows_left: bool,
+    },
 }
 
-/// Reads the result until it is delivered, or rows that left the query turned out not to count.
+/// Reads the result until it is delivered, or the rest of rows that have left the query will not come.
 async fn read(start: Start, peers: Peers, events: EventSender) {
     let mut forward = Forward {
         shown: Preview::new(&start.spec),
         rows: start.rows,
         preview: start.preview,
         events,
-        delivered: false,
+        delivered: Delivered::default(),
+        waiting: None,
+        began: false,
     };
     let mut inbox = start.inbox;
     let mut latest: BTreeMap<TaskId, InputUpdate> = BTreeMap::new();
@@ -141,15 +149,26 @@ async fn read(start: Start, peers: Peers, events: EventSender) {
         let end = forward
             .read_once(&start.spec, &peers, &mut inbox, &mut latest)
             .await;
-        let event = match end {
-            ReadEnd::Delivered => Event::ResultDelivered,
-            ReadEnd::Failed(ReadFailed { map_attempt, error }) => Event::ResultFetchFailed {
-                map_attempt,
+        let (event, done) = match end {
+            ReadEnd::Delivered => (Event::ResultDelivered, true),
+            ReadEnd::Failed {
+                attempt,
                 error,
-                rows_left: forward.delivered,
-            },
+                rows_left,
+            } => {
+                // The next reader waits for what the coordinator has to say of it.
+                let failed = latest.get_mut(&attempt.task_id());
+                if let Some(update) = failed.filter(|update| update.map_attempt == attempt) {
+                    update.state = InputState::Lost;
+                }
+                let event = Event::ResultFetchFailed {
+                    map_attempt: attempt,
+                    error,
+                    rows_left,
+                };
+                (event, rows_left)
+            }
         };
-        let done = forward.delivered || event == Event::ResultDelivered;
         let _ = forward.events.send(FromLink::Event(event));
         if done {
             return;
@@ -163,11 +182,16 @@ struct Forward {
     rows: mpsc::Sender<RecordBatch>,
     preview: watch::Sender<Option<ResultPreview>>,
     events: EventSender,
+    /// What has left the query, or waits to.
+    delivered: Delivered,
+    /// Rows for which the client has no room yet.
+    waiting: Option<RecordBatch>,
     /// Whether a row has left the query.
-    delivered: bool,
+    began: bool,
 }
 
 impl Forward {
+    /// Reads everything, and passes on what has not left the query.
     async fn read_once(
         &mut self,
         spec: &ReadSpec,
@@ -175,6 +199,7 @@ impl Forward {
         inbox: &mut mpsc::UnboundedReceiver<InputUpdate>,
         latest: &mut BTreeMap<TaskId, InputUpdate>,
     ) -> ReadEnd {
+        self.delivered.restart();
         let (updates, forwarded) = mpsc::unbounded_channel();
         for update in latest.values() {
             let _ = updates.send(update.clone());
@@ -182,28 +207,39 @@ impl Forward {
         let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
         let transport = Arc::new(peers.clone());
         let reads = ShuffleReads::start(spec.clone(), transport, forwarded, &pool, &Handle::current());
-        let batches = reads
-            .and_then(|mut reads| reads.take(0))
-            .map(|mut streams| streams.pop());
-        let Ok(Some(mut batches)) = batches else {
-            return ReadEnd::Failed(unreadable(latest));
+        let Ok(mut parts) = reads.and_then(|mut reads| reads.take_parts(0)) else {
+            return self.failed(unreadable(latest));
         };
+        let rows = self.rows.clone();
         loop {
             tokio::select! {
                 Some(update) = inbox.recv() => {
                     latest.insert(update.map_attempt.task_id(), update.clone());
                     if update.state == InputState::Superseded {
                         // Its rows do not count, even where they were read to their end.
-                        let error = FetchError::StaleAttempt;
-                        return ReadEnd::Failed(ReadFailed { map_attempt: update.map_attempt, error });
+                        return ReadEnd::Failed {
+                            attempt: update.map_attempt,
+                            error: FetchError::StaleAttempt,
+                            rows_left: self.delivered.supersede(update.map_attempt).is_err(),
+                        };
                     }
                     let _ = updates.send(update);
                 }
-                batch = batches.next() => match batch {
-                    Some(Ok(batch)) => self.pass_on(batch).await,
+                // What happens to attempts is heard while the client takes its time, too.
+                place = rows.reserve(), if self.waiting.is_some() => {
+                    // A client that went away does not end the query: its preview remains.
+                    if let (Ok(place), Some(batch)) = (place, self.waiting.take()) {
+                        place.send(batch);
+                    }
+                }
+                part = parts.next(), if self.waiting.is_none() => match part {
+                    Some(Ok(part)) => if let Err(RowsLeft(attempt)) = self.take(part) {
+                        let error = FetchError::StaleAttempt;
+                        return ReadEnd::Failed { attempt, error, rows_left: true };
+                    },
                     Some(Err(error)) => {
                         let failed = ReadFailed::find(&error);
-                        return ReadEnd::Failed(failed.unwrap_or_else(|| unreadable(latest)));
+                        return self.failed(failed.unwrap_or_else(|| unreadable(latest)));
                     }
                     None => {
                         self.preview.send_replace(Some(self.shown.preview.clone()));
@@ -214,19 +250,42 @@ impl Forward {
         }
     }
 
-    async fn pass_on(&mut self, batch: RecordBatch) {
+    fn failed(&self, ReadFailed { map_attempt, error }: ReadFailed) -> ReadEnd {
+        ReadEnd::Failed {
+            attempt: map_attempt,
+            error,
+            rows_left: self.delivered.has_part_of(map_attempt),
+        }
+    }
+
+    fn take(&mut self, part: Part) -> Result<(), RowsLeft> {
+        match part {
+            Part::Rows { stream, batch } => {
+                let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
+                let before = self.delivered.take(stream.attempt, rows)?;
+                // Not more than the batch has.
+                let before = usize::try_from(before)
+                    .unwrap_or(usize::MAX)
+                    .min(batch.num_rows());
+                self.pass_on(batch.slice(before, batch.num_rows() - before));
+                Ok(())
+            }
+            Part::End { stream } => self.delivered.end(stream.attempt),
+        }
+    }
+
+    fn pass_on(&mut self, batch: RecordBatch) {
         if batch.num_rows() == 0 {
             return;
         }
-        if !self.delivered {
-            self.delivered = true;
+        if !self.began {
+            self.began = true;
             let _ = self.events.send(FromLink::Event(Event::FirstRowDelivered));
         }
         if self.shown.add(&batch) {
             self.preview.send_replace(Some(self.shown.preview.clone()));
         }
-        // A client that went away does not end the query: its preview remains.
-        let _ = self.rows.send(batch).await;
+        self.waiting = Some(batch);
     }
 }
 

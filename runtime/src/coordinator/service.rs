@@ -5,7 +5,9 @@ use std::sync::Mutex;
 
 use anyhow::Context;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use arrow_ipc::writer::StreamWriter;
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use sluice_core::ids::QueryId;
@@ -164,48 +166,46 @@ impl Coordinator for CoordinatorService {
     }
 }
 
-/// Chunks of an Arrow IPC stream: the schema first, then a chunk a batch, then the mark of its end.
-async fn encode_rows(
+/// The most bytes of one chunk: a batch may be larger than any message that a client takes.
+const CHUNK_BYTES: usize = 1 << 20;
+
+type Chunks = mpsc::Sender<Result<wire::ResultChunk, Status>>;
+
+/// Chunks of an Arrow IPC stream: the schema, the batches, then the mark of its end. They are cut anywhere.
+async fn encode_rows(schema: SchemaRef, rows: ResultBatches, chunks: Chunks) {
+    // A client that went away wants no error.
+    if let Err(Some(error)) = send_rows(schema, rows, &chunks).await {
+        let _ = chunks.send(Err(Status::internal(error.to_string()))).await;
+    }
+}
+
+/// Fails without an error where nobody listens.
+async fn send_rows(
     schema: SchemaRef,
     mut rows: ResultBatches,
-    chunks: mpsc::Sender<Result<wire::ResultChunk, Status>>,
-) {
-    let mut writer = match StreamWriter::try_new(Vec::new(), &schema) {
-        Ok(writer) => writer,
-        Err(error) => {
-            let _ = chunks.send(Err(Status::internal(error.to_string()))).await;
-            return;
-        }
-    };
-    let head = wire::ResultChunk {
-        ipc: std::mem::take(writer.get_mut()).into(),
-        rows: 0,
-    };
-    if chunks.send(Ok(head)).await.is_err() {
-        return;
-    }
+    chunks: &Chunks,
+) -> Result<(), Option<ArrowError>> {
+    let mut writer = StreamWriter::try_new(Vec::new(), &schema).map_err(Some)?;
+    send_cut(std::mem::take(writer.get_mut()), 0, chunks).await?;
     while let Some(batch) = rows.recv().await {
-        let written = writer
-            .write(&batch)
-            .map_err(|error| Status::internal(error.to_string()));
+        writer.write(&batch).map_err(Some)?;
         let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-        let chunk = written.map(|()| wire::ResultChunk {
-            ipc: std::mem::take(writer.get_mut()).into(),
-            rows,
-        });
-        let failed = chunk.is_err();
-        if chunks.send(chunk).await.is_err() || failed {
-            return;
-        }
+        send_cut(std::mem::take(writer.get_mut()), rows, chunks).await?;
     }
     // A decoder knows that a message is complete once more bytes come: without the end of the stream, the schema of
     // a result without rows would not show.
-    let ended = writer.finish();
-    let chunk = ended.map(|()| wire::ResultChunk {
-        ipc: std::mem::take(writer.get_mut()).into(),
-        rows: 0,
-    });
-    let _ = chunks
-        .send(chunk.map_err(|error| Status::internal(error.to_string())))
-        .await;
+    writer.finish().map_err(Some)?;
+    send_cut(std::mem::take(writer.get_mut()), 0, chunks).await
+}
+
+/// Sends bytes of the stream in pieces; the last one tells their rows.
+async fn send_cut(bytes: Vec<u8>, rows: u64, chunks: &Chunks) -> Result<(), Option<ArrowError>> {
+    let mut bytes = Bytes::from(bytes);
+    while !bytes.is_empty() {
+        let ipc = bytes.split_to(bytes.len().min(CHUNK_BYTES));
+        let rows = if bytes.is_empty() { rows } else { 0 };
+        let sent = chunks.send(Ok(wire::ResultChunk { ipc, rows })).await;
+        sent.map_err(|_| None)?;
+    }
+    Ok(())
 }

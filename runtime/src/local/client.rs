@@ -1,22 +1,63 @@
 //! The client of one coordinator: follows its status and takes its rows.
 
-use std::io::Write;
-
-use anyhow::{Context, anyhow, bail};
+use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
+use arrow::datatypes::SchemaRef;
 use arrow_ipc::reader::StreamDecoder;
-use sluice_core::coordinator::Outcome;
+use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::ids::QueryId;
+use sluice_crds::ErrorReason;
 use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, QueryReport, wire};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use wire::coordinator_client::CoordinatorClient;
 
-use super::output::{OutputFormat, RowPrinter};
+use super::exit::Failure;
+use crate::transport::endpoint;
 
 /// What a coordinator says of its query.
 pub type Seen = QueryReport;
 
-/// A connection to a coordinator about one query.
+/// The coordinator went away, or stands still, and has not said how its query ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the coordinator went away before the query had ended: {0}")]
+pub struct Lost(String);
+
+impl Lost {
+    fn to_say(cause: &dyn std::error::Error) -> Self {
+        let mut text = cause.to_string();
+        let mut next = cause.source();
+        while let Some(cause) = next {
+            let cause_text = cause.to_string();
+            if !text.contains(&cause_text) {
+                text.push_str(": ");
+                text.push_str(&cause_text);
+            }
+            next = cause.source();
+        }
+        Self(text)
+    }
+
+    fn of_call(status: &tonic::Status) -> Self {
+        // The status of a broken connection says little, its cause says what broke.
+        match std::error::Error::source(status) {
+            Some(cause) => Self::to_say(cause),
+            None => Self(status.message().to_owned()),
+        }
+    }
+}
+
+impl From<Lost> for Failure {
+    fn from(lost: Lost) -> Self {
+        Self::Query(Outcome::Failed(QueryFailure {
+            reason: ErrorReason::CoordinatorLost,
+            message: lost.to_string(),
+            attempt: None,
+        }))
+    }
+}
+
+/// A connection to a coordinator about one query. Every call ends: a coordinator that does not answer for some seconds
+/// counts as lost.
 #[derive(Clone)]
 pub struct Client {
     inner: CoordinatorClient<Channel>,
@@ -28,11 +69,9 @@ impl Client {
     ///
     /// # Errors
     /// Nobody answers there.
-    pub async fn connect(address: &str, query: QueryId) -> anyhow::Result<Self> {
-        let channel = Endpoint::from_shared(format!("http://{address}"))?
-            .tcp_nodelay(true)
-            .connect()
-            .await?;
+    pub async fn connect(address: &str, query: QueryId) -> Result<Self, Lost> {
+        let endpoint = endpoint(address).map_err(|error| Lost::to_say(&error))?;
+        let channel = endpoint.connect().await.map_err(|error| Lost::to_say(&error))?;
         let inner = CoordinatorClient::new(channel).max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES);
         Ok(Self { inner, query })
     }
@@ -47,67 +86,92 @@ impl Client {
     ///
     /// # Errors
     /// The coordinator is gone.
-    pub async fn cancel(&mut self) -> anyhow::Result<()> {
+    pub async fn cancel(&mut self) -> Result<(), Lost> {
         let reference = self.reference();
-        self.inner.cancel_query(reference).await?;
-        Ok(())
+        let answer = self.inner.cancel_query(reference).await;
+        answer.map(|_| ()).map_err(|status| Lost::of_call(&status))
     }
 
     /// Calls `seen` with each new state until the query has ended; answers the last one.
     ///
     /// # Errors
     /// The coordinator went away first.
-    pub async fn watch(&mut self, mut seen: impl FnMut(&Seen)) -> anyhow::Result<(Seen, Outcome)> {
+    pub async fn watch(&mut self, mut seen: impl FnMut(&Seen)) -> Result<(Seen, Outcome), Lost> {
         let reference = self.reference();
-        let mut states = self.inner.watch_query_status(reference).await?.into_inner();
+        let lost = |status: tonic::Status| Lost::of_call(&status);
+        let states = self.inner.watch_query_status(reference).await.map_err(lost)?;
+        let mut states = states.into_inner();
         let mut last = None;
-        let gone = |status: tonic::Status| {
-            anyhow!(
-                "the coordinator went away before the query had ended: {}",
-                status.message()
-            )
-        };
-        while let Some(status) = states.message().await.map_err(gone)? {
-            let state = Seen::try_from(status)?;
+        while let Some(status) = states.message().await.map_err(lost)? {
+            let state = Seen::try_from(status).map_err(|error| Lost::to_say(&error))?;
             seen(&state);
             last = Some(state);
         }
-        let last = last.context("the coordinator said nothing of its query")?;
-        let Some(outcome) = last.snapshot.outcome.clone() else {
-            bail!("the coordinator went away before the query had ended");
-        };
-        Ok((last, outcome))
+        let ended = last.and_then(|state| state.snapshot.outcome.clone().map(|outcome| (state, outcome)));
+        ended.ok_or_else(|| Lost("it closed the connection".to_owned()))
     }
 
-    /// Takes all rows of the result and prints them as they come; what must wait for the end is printed by the
-    /// printer's `finish`.
+    /// Begins to take the rows of the result. There is one reader of them.
     ///
     /// # Errors
-    /// The coordinator went away, or standard output is closed.
-    pub async fn print_rows<W: Write>(
-        &mut self,
-        format: OutputFormat,
-        out: W,
-    ) -> anyhow::Result<RowPrinter<W>> {
+    /// The coordinator went away, or has no rows to give.
+    pub async fn read_result(&mut self) -> Result<ResultStream, Lost> {
         let reference = self.reference();
-        let mut chunks = self.inner.read_result(reference).await?.into_inner();
-        let mut decoder = StreamDecoder::new();
-        let mut printer = None;
-        let mut out = Some(out);
-        while let Some(chunk) = chunks.message().await? {
-            let mut bytes = Buffer::from(chunk.ipc);
-            while !bytes.is_empty() {
-                let batch = decoder.decode(&mut bytes)?;
-                if let Some(schema) = decoder.schema()
-                    && let Some(out) = out.take()
-                {
-                    printer = Some(RowPrinter::new(format, schema, out));
-                }
-                if let (Some(batch), Some(printer)) = (batch, printer.as_mut()) {
-                    printer.print(&batch)?;
+        let chunks = self.inner.read_result(reference).await;
+        let chunks = chunks.map_err(|status| Lost::of_call(&status))?;
+        Ok(ResultStream {
+            chunks: chunks.into_inner(),
+            bytes: Buffer::from(Vec::<u8>::new()),
+            decoder: StreamDecoder::new(),
+            schema_given: false,
+            decoded: None,
+        })
+    }
+}
+
+/// The result on its way.
+pub struct ResultStream {
+    chunks: tonic::Streaming<wire::ResultChunk>,
+    /// What the decoder has not taken yet. A chunk may hold any piece of the stream.
+    bytes: Buffer,
+    decoder: StreamDecoder,
+    schema_given: bool,
+    decoded: Option<RecordBatch>,
+}
+
+/// A part of a result.
+#[derive(Debug, Clone)]
+pub enum ResultPart {
+    /// The schema, which comes first and once.
+    Schema(SchemaRef),
+    /// The next rows.
+    Rows(RecordBatch),
+}
+
+impl ResultStream {
+    /// The next part; `None` after the last one.
+    ///
+    /// # Errors
+    /// The coordinator went away.
+    pub async fn next(&mut self) -> Result<Option<ResultPart>, Lost> {
+        loop {
+            if let (false, Some(schema)) = (self.schema_given, self.decoder.schema()) {
+                self.schema_given = true;
+                return Ok(Some(ResultPart::Schema(schema)));
+            }
+            if let Some(batch) = self.decoded.take() {
+                return Ok(Some(ResultPart::Rows(batch)));
+            }
+            if self.bytes.is_empty() {
+                let chunk = self.chunks.message().await;
+                match chunk.map_err(|status| Lost::of_call(&status))? {
+                    Some(chunk) => self.bytes = Buffer::from(chunk.ipc),
+                    None if self.schema_given => return Ok(None),
+                    None => return Err(Lost("it sent no schema".to_owned())),
                 }
             }
+            let decoded = self.decoder.decode(&mut self.bytes);
+            self.decoded = decoded.map_err(|error| Lost::to_say(&error))?;
         }
-        printer.context("the coordinator sent no schema")
     }
 }

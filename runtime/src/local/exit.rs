@@ -1,13 +1,12 @@
 //! How a command ends: the message and the exit code.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::termination::Termination;
 use sluice_crds::ErrorReason;
 use sluice_crds::shuffle_query::status::QueryPhase;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use crate::coordinator::Left;
 
@@ -27,8 +26,15 @@ pub enum Failure {
     Query(Outcome),
     /// The coordinator left the query to a successor.
     Left(Left),
-    /// A child process ended with this code after it had said why.
-    Child(u8),
+    /// The rows were wanted no more: standard output was closed.
+    Unread,
+    /// A child process ended with this code after it had said why on standard error.
+    Child {
+        /// Its exit code.
+        code: u8,
+        /// How its query ended, as far as it said.
+        words: Option<Box<Termination>>,
+    },
     /// Anything else.
     Other(anyhow::Error),
 }
@@ -69,21 +75,38 @@ impl Failure {
                     ..words
                 })
             }
-            Self::Query(Outcome::Succeeded) | Self::Left(_) | Self::Child(_) | Self::Other(_) => None,
+            Self::Child { words, .. } => words.as_deref().cloned(),
+            Self::Query(Outcome::Succeeded) | Self::Unread | Self::Left(_) | Self::Other(_) => None,
         }
+    }
+
+    /// How a query ended that failed like this and of which no coordinator said how it ended.
+    pub fn ending(&self) -> Termination {
+        let message = match self {
+            Self::BadInput(message) | Self::Unplanned { message, .. } => message.clone(),
+            Self::Query(_) | Self::Unread => String::new(),
+            Self::Left(left) => left.to_string(),
+            Self::Child { code, .. } => {
+                format!("the coordinator's process ended with code {code} before it was ready")
+            }
+            Self::Other(error) => format!("{error:#}"),
+        };
+        let refused = || Termination::refused(ErrorReason::Internal, message, jiff::Timestamp::now());
+        self.last_words().unwrap_or_else(refused)
     }
 
     /// Says on standard error what went wrong.
     pub fn print(&self) {
         match self {
-            Self::BadInput(message) | Self::Unplanned { message, .. } => eprintln!("error: {message}"),
-            Self::Left(left) => eprintln!("{left}"),
+            Self::BadInput(message) | Self::Unplanned { message, .. } => say(format!("error: {message}")),
+            Self::Left(left) => say(left),
             Self::Query(Outcome::Failed(QueryFailure { reason, message, .. })) => {
-                eprintln!("error: the query failed ({reason:?}): {message}");
+                say(format!("error: the query failed ({reason:?}): {message}"));
             }
-            Self::Query(Outcome::Cancelled) => eprintln!("cancelled"),
-            Self::Query(Outcome::Succeeded) | Self::Child(_) => {}
-            Self::Other(error) => eprintln!("error: {error:#}"),
+            Self::Query(Outcome::Cancelled) => say("cancelled"),
+            // As other programs end in a pipe that was closed: without a word.
+            Self::Query(Outcome::Succeeded) | Self::Unread | Self::Child { .. } => {}
+            Self::Other(error) => say(format!("error: {error:#}")),
         }
     }
 
@@ -92,8 +115,9 @@ impl Failure {
         ExitCode::from(match self {
             Self::BadInput(_) | Self::Unplanned { .. } => 2,
             Self::Left(_) => 143,
+            Self::Unread => 141,
             Self::Query(outcome) => outcome_code(outcome),
-            Self::Child(code) => *code,
+            Self::Child { code, .. } => *code,
             Self::Other(_) => 1,
         })
     }
@@ -134,56 +158,7 @@ fn outcome_code(outcome: &Outcome) -> u8 {
     }
 }
 
-/// What the process was asked for, each cancelled once it was.
-pub struct Signals {
-    /// Ctrl-C.
-    pub interrupt: CancellationToken,
-    /// A termination signal.
-    pub terminate: CancellationToken,
-    /// A second termination signal.
-    pub terminate_again: CancellationToken,
-}
-
-/// Listens for signals. From this call on none of them ends the process by itself, so that it can clean up: make it
-/// before there is anything to clean up.
-pub fn signals() -> Signals {
-    let asked = Signals {
-        interrupt: CancellationToken::new(),
-        terminate: CancellationToken::new(),
-        terminate_again: CancellationToken::new(),
-    };
-    let received = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    let (Ok(mut interrupt), Ok(mut terminate)) = received else {
-        return asked;
-    };
-    let interrupted = asked.interrupt.clone();
-    tokio::spawn(async move {
-        interrupt.recv().await;
-        interrupted.cancel();
-    });
-    let (first, second) = (asked.terminate.clone(), asked.terminate_again.clone());
-    tokio::spawn(async move {
-        terminate.recv().await;
-        first.cancel();
-        terminate.recv().await;
-        second.cancel();
-    });
-    asked
-}
-
-/// A token that is cancelled once the process is asked to stop, by Ctrl-C or a termination signal, as by [`signals`].
-pub fn interrupts() -> CancellationToken {
-    let asked = CancellationToken::new();
-    let Signals {
-        interrupt, terminate, ..
-    } = signals();
-    let cancel = asked.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = interrupt.cancelled() => {}
-            () = terminate.cancelled() => {}
-        }
-        cancel.cancel();
-    });
-    asked
+/// Says a line on standard error. One that is closed must not end what the process is doing.
+pub fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -3,10 +3,13 @@
 
 pub mod client;
 pub mod exit;
+pub mod follow;
 pub mod load;
 pub mod memory;
 pub mod output;
 pub mod prepare;
+pub mod printing;
 pub mod progress;
+pub mod signals;
 pub mod status;
 pub mod workers;

@@ -99,12 +99,15 @@ impl<W: Write> RowPrinter<W> {
                 } else {
                     kept
                 };
-                writeln!(out, "{}", pretty_format_batches_with_options(&kept, &options)?)?;
+                let mut text = format!("{}\n", pretty_format_batches_with_options(&kept, &options)?);
                 let shown = u64::try_from(TABLE_ROWS).unwrap_or(u64::MAX);
                 if self.rows > shown {
                     let more = self.rows - shown;
-                    writeln!(out, "… and {more} more rows; --output csv or json prints all")?;
+                    text.push_str(&format!(
+                        "… and {more} more rows; --output csv or json prints all\n"
+                    ));
                 }
+                out.write_all(text.as_bytes())?;
                 out.flush()?;
             }
             Form::Json(mut writer) => {

@@ -1,6 +1,7 @@
 //! From a valid query to one that a coordinator can run: tables listed and pinned, SQL planned and cut, sink checked.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use sluice_core::coordinator::Policy;
 use sluice_core::ids::{CoordinatorEpoch, QueryId, StageId};
 use sluice_core::locality::DataPlaces;
 use sluice_crds::ShuffleQuerySpec;
-use sluice_crds::shuffle_query::{Compression, TableSpec};
+use sluice_crds::shuffle_query::{Compression, MAX_PARTITIONS, TableSpec};
 use sluice_proto::LeafSplit;
 use sluice_proto::auth::Guard;
 
@@ -42,6 +43,23 @@ pub struct Prepared {
 /// # Errors
 /// A table cannot be read, the SQL is no single query over the tables, or the sink exists.
 pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Prepared, Failure> {
+    prepare_checked(loaded, query, slots, Sink::check).await
+}
+
+/// Prepares a query as [`prepare`] does, to look at and not to run: nothing is written, and the sink may exist.
+///
+/// # Errors
+/// A table cannot be read, or the SQL is no single query over the tables.
+pub async fn plan_only(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Prepared, Failure> {
+    prepare_checked(loaded, query, slots, |_, _| Ok(())).await
+}
+
+async fn prepare_checked(
+    loaded: &Loaded,
+    query: &QueryId,
+    slots: u32,
+    check: impl Fn(&Sink, &[PathBuf]) -> Result<(), SinkError>,
+) -> Result<Prepared, Failure> {
     let spec = &loaded.query.spec;
     let sql = spec.sql.as_deref().ok_or_else(|| {
         let message = "spec.sqlFrom needs a cluster, which alone has ConfigMaps: write the text to spec.sql";
@@ -52,13 +70,13 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
         .await
         .map_err(bad_source)?;
     if let Some(sink) = &sink {
-        sink.check(&manifest.roots).map_err(bad_sink)?;
+        check(sink, &manifest.roots).map_err(bad_sink)?;
     }
     let runtime = RuntimeEnvBuilder::new()
         .with_object_store_registry(object_stores(&manifest.roots))
         .build_arc()
         .map_err(anyhow::Error::from)?;
-    let partitions = spec.shuffle.partitions.unwrap_or(slots).max(1);
+    let partitions = spec.shuffle.partitions.unwrap_or(slots).clamp(1, MAX_PARTITIONS);
     let options = session_options(usize::try_from(partitions).unwrap_or(1));
     let context = SessionContext::new_with_state(session_state(options, runtime));
     register_tables(&context, &spec.tables, &manifest)

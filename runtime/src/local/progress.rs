@@ -6,6 +6,8 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use sluice_core::snapshot::{QuerySnapshot, StageSnapshot, StageState};
 
+use super::exit::say;
+
 /// Shows snapshots as they come.
 pub enum Progress {
     /// One line a stage, redrawn.
@@ -59,12 +61,12 @@ impl Progress {
                     let worth_saying = matches!(stage.state, StageState::Running | StageState::Done);
                     if worth_saying && *said != Some(stage.state) {
                         *said = Some(stage.state);
-                        eprintln!(
+                        say(format!(
                             "stage {} {}: {}",
                             stage.id.0,
                             stage.label,
                             describe(stage, snapshot)
-                        );
+                        ));
                     }
                 }
             }
@@ -79,7 +81,7 @@ impl Progress {
             Self::Plain { .. } => {}
             Self::Quiet => return,
         }
-        eprintln!("{}", total(snapshot));
+        say(total(snapshot));
     }
 }
 

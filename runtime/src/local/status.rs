@@ -5,39 +5,50 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use sluice_core::status::{SinkFiles, StatusContext, status};
+use sluice_core::coordinator::{Outcome, QueryFailure};
+use sluice_core::termination::Termination;
+use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
+use sluice_crds::{ErrorReason, ProgressReason};
 
 use super::client::Seen;
+use super::exit::Failure;
 
 /// The least time between two writes while the query runs.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// A file that always holds a whole status.
+/// A file that always holds a whole status of the query at hand, from before it is planned to its end.
 pub struct StatusFile {
     path: PathBuf,
-    context: StatusContext,
-    /// The folder that receives the rows.
-    sink: Option<PathBuf>,
-    last: Option<Instant>,
+    /// What the coordinator said last.
+    seen: Option<Seen>,
+    written: Option<Instant>,
 }
 
 impl StatusFile {
-    /// A status file at `path` of a query that `context` describes and whose rows go to the folder `sink`, if it
-    /// has one.
-    pub fn new(path: &Path, context: StatusContext, sink: Option<PathBuf>) -> Self {
-        Self {
+    /// A status file at `path` of a query that has not begun.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn create(path: &Path) -> anyhow::Result<Self> {
+        let file = Self {
             path: path.to_owned(),
-            context,
-            sink,
-            last: None,
-        }
+            seen: None,
+            written: None,
+        };
+        file.write(&ShuffleQueryStatus {
+            phase: QueryPhase::Pending,
+            reason: Some(ProgressReason::Pending.into()),
+            ..ShuffleQueryStatus::default()
+        })?;
+        Ok(file)
     }
 
-    /// Writes the status now and then; what cannot be written now is tried again by `finish`.
+    /// Writes the status now and then; what cannot be written now is tried again at the end.
     pub fn update(&mut self, seen: &Seen) {
-        if self.last.is_none_or(|last| last.elapsed() >= PERIOD) {
-            self.last = Some(Instant::now());
-            if let Err(error) = self.write(seen) {
+        self.seen = Some(seen.clone());
+        if self.written.is_none_or(|written| written.elapsed() >= PERIOD) {
+            self.written = Some(Instant::now());
+            if let Err(error) = self.write(&seen.status()) {
                 tracing::warn!(%error, "--status");
             }
         }
@@ -48,10 +59,23 @@ impl StatusFile {
     /// # Errors
     /// The file cannot be written.
     pub fn finish(&mut self, seen: &Seen) -> anyhow::Result<()> {
-        self.write(seen)
+        self.seen = Some(seen.clone());
+        self.write(&seen.status())
     }
 
-    fn write(&self, seen: &Seen) -> anyhow::Result<()> {
+    /// Writes the last status of a query that ended like this, unless a coordinator has said how it ended.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn fail(&mut self, failure: &Failure) -> anyhow::Result<()> {
+        match &self.seen {
+            Some(seen) if seen.snapshot.outcome.is_some() => Ok(()),
+            Some(seen) => self.write(&ended(seen.clone(), failure.ending()).status()),
+            None => self.write(&failure.ending().status()),
+        }
+    }
+
+    fn write(&self, status: &ShuffleQueryStatus) -> anyhow::Result<()> {
         let place = || format!("--status: cannot write {}", self.path.display());
         let folder = self
             .path
@@ -59,14 +83,133 @@ impl StatusFile {
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         let mut file = tempfile::NamedTempFile::new_in(folder).with_context(place)?;
-        let mut context = self.context.clone();
-        let committed = seen.sink.as_ref().zip(self.sink.as_deref());
-        context.sink =
-            committed.map(|(committed, location)| SinkFiles::new(location.display().to_string(), committed));
-        let object = status(&seen.snapshot, &context, seen.preview.clone());
-        serde_json::to_writer_pretty(&mut file, &object)?;
-        writeln!(file)?;
+        serde_json::to_writer_pretty(&mut file, status).with_context(place)?;
+        writeln!(file).with_context(place)?;
         file.persist(&self.path).with_context(place)?;
         Ok(())
+    }
+}
+
+/// The last report of a coordinator that was lost after it: nothing runs any more, and this is how the query ended.
+fn ended(mut seen: Seen, words: Termination) -> Seen {
+    let snapshot = &mut seen.snapshot;
+    snapshot.outcome = Some(if words.phase == QueryPhase::Cancelled {
+        Outcome::Cancelled
+    } else {
+        Outcome::Failed(QueryFailure {
+            reason: words.reason.unwrap_or(ErrorReason::Internal),
+            message: words.message.unwrap_or_default(),
+            attempt: None,
+        })
+    });
+    let at = words
+        .end_time
+        .map(|time| time.0.duration_since(seen.context.start_time));
+    let passed = at.and_then(|span| u64::try_from(span.as_millis()).ok());
+    let ended = snapshot.started.0.saturating_add(passed.unwrap_or_default());
+    snapshot.now.0 = snapshot.now.0.max(ended);
+    snapshot.ended = Some(snapshot.now);
+    for stage in &mut snapshot.stages {
+        stage.running = 0;
+    }
+    seen
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_core::snapshot::{QuerySnapshot, StageSnapshot, StageState};
+    use sluice_core::status::StatusContext;
+    use sluice_core::time::Instant as QueryTime;
+
+    use super::*;
+
+    fn read(path: &Path) -> ShuffleQueryStatus {
+        let text = std::fs::read_to_string(path).expect("it was written");
+        serde_json::from_str(&text).expect("it is a status")
+    }
+
+    fn running() -> Seen {
+        let stage = StageSnapshot {
+            id: sluice_core::ids::StageId(0),
+            label: "scan".to_owned(),
+            output: "hash".to_owned(),
+            state: StageState::Running,
+            tasks: 2,
+            running: 1,
+            done: 1,
+            failed_attempts: 0,
+            lost_attempts: 0,
+            cancelled_attempts: 0,
+            attempts: 2,
+            locality: Default::default(),
+            metrics: Default::default(),
+            started: Some(QueryTime(10)),
+            ended: None,
+        };
+        let snapshot = QuerySnapshot {
+            now: QueryTime(20),
+            outcome: None,
+            ended: None,
+            stages: vec![stage],
+            ..QuerySnapshot::committed_before()
+        };
+        Seen {
+            snapshot,
+            context: StatusContext {
+                start_time: jiff::Timestamp::now(),
+                observed_generation: None,
+                result_stages: Vec::new(),
+                sink: None,
+            },
+            preview: None,
+            sink: None,
+        }
+    }
+
+    #[test]
+    fn no_word_of_an_earlier_query_is_left() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let path = folder.path().join("status.json");
+        std::fs::write(&path, "{\"phase\": \"Succeeded\"}").expect("it can be written");
+        let mut file = StatusFile::create(&path).expect("it can be written");
+        assert_eq!(read(&path).phase, QueryPhase::Pending);
+        let refused = Failure::Unplanned {
+            reason: ErrorReason::InvalidSql,
+            message: "no SQL".to_owned(),
+        };
+        file.fail(&refused).expect("it can be written");
+        let status = read(&path);
+        assert_eq!(status.phase, QueryPhase::Failed);
+        assert_eq!(status.reason, Some(ErrorReason::InvalidSql.into()));
+        assert_eq!(status.error.expect("it failed").message, "no SQL");
+        assert!(status.end_time.is_some());
+    }
+
+    #[test]
+    fn a_lost_coordinator_leaves_nothing_running_and_an_end_stays_the_end() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let path = folder.path().join("status.json");
+        let mut file = StatusFile::create(&path).expect("it can be written");
+        file.update(&running());
+        assert_eq!(read(&path).phase, QueryPhase::Running);
+        let failure = Failure::Other(anyhow::anyhow!("gone"));
+        file.fail(&failure).expect("it can be written");
+        let status = read(&path);
+        assert_eq!(
+            (status.phase, status.tasks.running, status.tasks.done),
+            (QueryPhase::Failed, 0, 1)
+        );
+        let error = status.error.expect("it failed");
+        assert_eq!(
+            (error.reason, error.message.as_str()),
+            (ErrorReason::Internal, "gone")
+        );
+        assert!(status.end_time.is_some());
+
+        let mut succeeded = running();
+        succeeded.snapshot.outcome = Some(Outcome::Succeeded);
+        file.finish(&succeeded).expect("it can be written");
+        file.fail(&failure).expect("nothing is written");
+        assert_eq!(read(&path).phase, QueryPhase::Succeeded);
     }
 }

@@ -3,13 +3,19 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use sluice_core::termination::Termination;
 use sluice_proto::auth::Guard;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 
 use crate::worker::{RunningWorker, WorkerOptions};
+
+/// How long a process that was told to stop may take to clean up.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The shape of workers that a run starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +31,7 @@ pub struct WorkerShape {
 }
 
 /// Workers that can be reached, and what must be kept to keep them alive.
+#[derive(Default)]
 pub struct Workers {
     /// Where they listen, host:port.
     pub addresses: Vec<String>,
@@ -67,12 +74,13 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Starts workers as processes of this program.
+    /// Starts workers as processes of this program, below a folder. Where that fails or is given up,
+    /// [`Self::stop`] stops those that were started.
     ///
     /// # Errors
     /// A process cannot be started or does not come up.
-    pub async fn start_processes(shape: WorkerShape, spill_dir: &Path) -> anyhow::Result<Self> {
-        let mut workers = Self::of_others(Vec::new());
+    pub async fn start_processes(&mut self, shape: WorkerShape, spill_dir: &Path) -> anyhow::Result<()> {
+        let mut announcements = Vec::new();
         for number in 0..shape.count {
             let mut command = own_program()?;
             command.args(["worker", "--attached", "--listen", "127.0.0.1:0"]);
@@ -85,13 +93,33 @@ impl Workers {
             command
                 .arg("--spill-dir")
                 .arg(spill_dir.join(format!("worker-{number}")));
-            let (child, address) = start_attached(command)
-                .await
-                .with_context(|| format!("worker {number}"))?;
-            workers.addresses.push(address);
-            workers.children.push(child);
+            let (child, announcement) =
+                spawn_attached(command).with_context(|| format!("worker {number}"))?;
+            self.children.push(child);
+            announcements.push(announcement);
         }
-        Ok(workers)
+        for ((number, child), announcement) in self.children.iter_mut().enumerate().zip(announcements) {
+            let address = announcement.address(child).await;
+            self.addresses
+                .push(address.with_context(|| format!("worker {number}"))?);
+        }
+        Ok(())
+    }
+
+    /// What ends the processes that this run has started, at once and whatever they do.
+    pub fn killer(&self) -> impl FnOnce() + Send + 'static {
+        let ids = self.children.iter().filter_map(Child::id);
+        let ids = ids.filter_map(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        // A handle means this process and no later one of the same number.
+        let handles: Vec<_> = ids
+            .filter_map(|id| pidfd_open(id, PidfdFlags::empty()).ok())
+            .collect();
+        move || {
+            for handle in handles {
+                // It may have ended.
+                let _ = pidfd_send_signal(handle, Signal::KILL);
+            }
+        }
     }
 
     /// Stops the workers that this run started and waits until they have cleaned up.
@@ -99,13 +127,9 @@ impl Workers {
         for worker in self.here {
             worker.stop().await;
         }
-        for mut child in self.children {
-            drop(child.stdin.take());
-            let patience = std::time::Duration::from_secs(10);
-            if tokio::time::timeout(patience, child.wait()).await.is_err() {
-                let _ = child.kill().await;
-            }
-        }
+        // All at once: one that stands still must not keep the others.
+        let stopping = self.children.into_iter().map(stop_attached);
+        futures::future::join_all(stopping).await;
     }
 }
 
@@ -123,21 +147,53 @@ pub fn own_program() -> anyhow::Result<Command> {
 ///
 /// # Errors
 /// It cannot be started, or ends before it says its address.
-pub async fn start_attached(mut command: Command) -> anyhow::Result<(Child, String)> {
+pub async fn start_attached(command: Command) -> anyhow::Result<(Child, String)> {
+    let (mut child, announcement) = spawn_attached(command)?;
+    let address = announcement.address(&mut child).await?;
+    Ok((child, address))
+}
+
+/// Starts such a command without waiting for its address.
+///
+/// # Errors
+/// It cannot be started.
+pub fn spawn_attached(mut command: Command) -> anyhow::Result<(Child, Announcement)> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     let mut child = command.spawn()?;
     let stdout = child.stdout.take().context("no standard output")?;
-    let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line).await?;
-    let address = line.trim().to_owned();
-    if address.is_empty() {
-        let status = child.wait().await?;
-        return Err(anyhow::Error::new(EndedEarly { code: status.code() }));
+    Ok((child, Announcement(BufReader::new(stdout))))
+}
+
+/// Stops an attached process: by closing its standard input, and where that does not end it in time, by force.
+pub async fn stop_attached(mut child: Child) {
+    drop(child.stdin.take());
+    if tokio::time::timeout(STOP_PATIENCE, child.wait()).await.is_err() {
+        let _ = child.kill().await;
     }
-    Ok((child, address))
+}
+
+/// The line that an attached process writes first: its address, or its last words if it cannot do its work.
+pub struct Announcement(BufReader<ChildStdout>);
+
+impl Announcement {
+    /// Waits for the address.
+    ///
+    /// # Errors
+    /// The process ended before it said it.
+    pub async fn address(mut self, child: &mut Child) -> anyhow::Result<String> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await?;
+        let words = Termination::decode(&line).ok().map(Box::new);
+        let address = line.trim().to_owned();
+        if words.is_some() || address.is_empty() {
+            let code = child.wait().await?.code();
+            return Err(anyhow::Error::new(EndedEarly { code, words }));
+        }
+        Ok(address)
+    }
 }
 
 /// A child process ended before it was ready; it has said why on standard error.
@@ -146,4 +202,6 @@ pub async fn start_attached(mut command: Command) -> anyhow::Result<(Child, Stri
 pub struct EndedEarly {
     /// Its exit code.
     pub code: Option<i32>,
+    /// How its query ended, if it had one and said so.
+    pub words: Option<Box<Termination>>,
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, QueryId, TaskId, WorkerId};
@@ -24,7 +25,8 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::driver::{Driver, Queues};
-use self::queue::{Queue, decoded};
+pub use self::queue::Part;
+use self::queue::{Queue, decoded, parts};
 use super::frame::FrameFormat;
 use super::store::StoreHandle;
 
@@ -231,11 +233,7 @@ impl ShuffleReads {
     ///
     /// If there is no such input, or it was taken before.
     pub fn take(&mut self, input: usize) -> Result<Vec<SendableRecordBatchStream>, DataFusionError> {
-        let taken = self.inputs.get_mut(input).and_then(Option::take);
-        let Some(taken) = taken else {
-            let message = format!("shuffle input {input} does not exist or is being read already");
-            return Err(DataFusionError::Internal(message));
-        };
+        let taken = self.take_once(input)?;
         let queues = match taken.delivery {
             Delivery::Arrival | Delivery::InOrder => vec![taken.queues],
             Delivery::PerStream => taken.queues.into_iter().map(|queue| vec![queue]).collect(),
@@ -250,6 +248,27 @@ impl ShuffleReads {
             )
         });
         Ok(streams.collect())
+    }
+
+    /// The rows of an input, once, with the streams that they come of, whatever the delivery.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such input, or it was taken before.
+    pub fn take_parts(
+        &mut self,
+        input: usize,
+    ) -> Result<BoxStream<'static, Result<Part, DataFusionError>>, DataFusionError> {
+        let taken = self.take_once(input)?;
+        Ok(parts(taken.format, taken.queues, taken.driver).boxed())
+    }
+
+    fn take_once(&mut self, input: usize) -> Result<TakenOnce, DataFusionError> {
+        let taken = self.inputs.get_mut(input).and_then(Option::take);
+        taken.ok_or_else(|| {
+            let message = format!("shuffle input {input} does not exist or is being read already");
+            DataFusionError::Internal(message)
+        })
     }
 }
 

@@ -76,7 +76,7 @@ pub enum Event {
         /// Why.
         failure: AttemptFailure,
     },
-    /// The first row of the result can be read by the client, or was written to the sink.
+    /// The first row of the result can be read by the client.
     FirstRowDelivered,
     /// The client has all rows of the result.
     ResultDelivered,
@@ -86,7 +86,7 @@ pub enum Event {
         map_attempt: AttemptId,
         /// Why.
         error: FetchError,
-        /// Whether rows of this attempt had already left the query.
+        /// Whether rows of this attempt had already left the query, so that no other attempt can take its place.
         rows_left: bool,
     },
     /// The sink shows all files of the query.

@@ -127,9 +127,23 @@ impl Coordinator {
     pub(super) fn on_sink_committed(&mut self) {
         match self.state {
             // Whatever was asked for meanwhile: the result is visible.
-            QueryState::Committing { .. } => self.end(Outcome::Succeeded),
+            QueryState::Committing { .. } => {
+                if self.has_rows() {
+                    self.first_row.get_or_insert(self.now);
+                }
+                self.end(Outcome::Succeeded);
+            }
             QueryState::Running | QueryState::Ended { .. } => {}
         }
+    }
+
+    /// Whether a root attempt that counts has made rows.
+    fn has_rows(&self) -> bool {
+        let roots = self.topology.roots.iter().map(|root| self.stage(*root));
+        let mut winners = roots
+            .flat_map(|stage| &stage.tasks)
+            .filter_map(|task| task.winner());
+        winners.any(|winner| winner.metrics.rows_out > 0)
     }
 
     pub(super) fn on_sink_failed(&mut self, message: String) {

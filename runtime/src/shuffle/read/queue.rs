@@ -11,7 +11,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use futures::stream;
+use futures::stream::{self, Stream, TryStreamExt};
 use sluice_core::failure::FetchError;
 use sluice_core::ids::StreamId;
 use sluice_core::reader::Event;
@@ -34,6 +34,23 @@ pub enum Delivered {
     Failed(ReadFailed),
 }
 
+/// What comes out of a queue.
+#[derive(Debug)]
+pub enum Part {
+    /// The next rows of a stream.
+    Rows {
+        /// The stream.
+        stream: StreamId,
+        /// The rows.
+        batch: RecordBatch,
+    },
+    /// All rows of the stream have come.
+    End {
+        /// The stream.
+        stream: StreamId,
+    },
+}
+
 /// The operators' end.
 pub struct Queue {
     input: u32,
@@ -42,7 +59,7 @@ pub struct Queue {
     counters: Arc<ReadCounters>,
     reservation: Arc<MemoryReservation>,
     decoders: BTreeMap<StreamId, FrameDecoder>,
-    ready: VecDeque<RecordBatch>,
+    ready: VecDeque<(StreamId, RecordBatch)>,
 }
 
 impl Queue {
@@ -64,25 +81,25 @@ impl Queue {
         }
     }
 
-    /// The next batch; `None` at the end.
-    async fn next(&mut self, format: &Arc<FrameFormat>) -> Result<Option<RecordBatch>, DataFusionError> {
+    /// The next part; `None` at the end.
+    async fn next(&mut self, format: &Arc<FrameFormat>) -> Result<Option<Part>, DataFusionError> {
         loop {
-            if let Some(batch) = self.ready.pop_front() {
+            if let Some((stream, batch)) = self.ready.pop_front() {
                 self.counters
                     .rows
                     .fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-                return Ok(Some(batch));
+                return Ok(Some(Part::Rows { stream, batch }));
             }
             match self.receiver.recv().await {
                 Some(Delivered::Bytes { stream, bytes }) => self.decode(stream, &bytes, format)?,
                 Some(Delivered::StreamEnded { stream }) => {
-                    let Some(decoder) = self.decoders.remove(&stream) else {
-                        continue;
-                    };
-                    self.reservation.shrink(decoder.pending_bytes());
-                    if let Err(error) = decoder.finish() {
-                        return Err(self.reject(stream, &error));
+                    if let Some(decoder) = self.decoders.remove(&stream) {
+                        self.reservation.shrink(decoder.pending_bytes());
+                        if let Err(error) = decoder.finish() {
+                            return Err(self.reject(stream, &error));
+                        }
                     }
+                    return Ok(Some(Part::End { stream }));
                 }
                 Some(Delivered::Ended) => return Ok(None),
                 Some(Delivered::Failed(failed)) => return Err(failed.into()),
@@ -115,8 +132,8 @@ impl Queue {
         });
         match batches {
             Ok(batches) => {
-                self.ready
-                    .extend(batches.into_iter().filter(|b| b.num_rows() > 0));
+                let batches = batches.into_iter().filter(|batch| batch.num_rows() > 0);
+                self.ready.extend(batches.map(|batch| (stream, batch)));
                 Ok(())
             }
             Err(error) => Err(self.reject(stream, &error)),
@@ -152,15 +169,30 @@ pub fn decoded(
     queues: Vec<Queue>,
     driver: Arc<AbortOnDropHandle<()>>,
 ) -> SendableRecordBatchStream {
+    let batches = parts(format, queues, driver).try_filter_map(|part| {
+        let batch = match part {
+            Part::Rows { batch, .. } => Some(batch),
+            Part::End { .. } => None,
+        };
+        std::future::ready(Ok(batch))
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, batches))
+}
+
+/// What comes of the queues, one queue after the other.
+pub fn parts(
+    format: Arc<FrameFormat>,
+    queues: Vec<Queue>,
+    driver: Arc<AbortOnDropHandle<()>>,
+) -> impl Stream<Item = Result<Part, DataFusionError>> + Send + 'static {
     let start = (VecDeque::from(queues), format, driver);
-    let batches = stream::try_unfold(start, |(mut queues, format, driver)| async move {
+    stream::try_unfold(start, |(mut queues, format, driver)| async move {
         while let Some(queue) = queues.front_mut() {
-            if let Some(batch) = queue.next(&format).await? {
-                return Ok(Some((batch, (queues, format, driver))));
+            if let Some(part) = queue.next(&format).await? {
+                return Ok(Some((part, (queues, format, driver))));
             }
             queues.pop_front();
         }
         Ok(None)
-    });
-    Box::pin(RecordBatchStreamAdapter::new(schema, batches))
+    })
 }

@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -84,6 +84,8 @@ impl Heard {
 /// A running process. It is killed when dropped.
 pub(super) struct Program {
     child: Child,
+    /// Standard output, if nobody reads it.
+    unread: Option<ChildStdout>,
     stdout: Heard,
     stderr: Heard,
     readers: Vec<std::thread::JoinHandle<()>>,
@@ -95,8 +97,17 @@ impl Program {
         Self::start_with_input(command, "")
     }
 
+    /// Starts the command and reads nothing of its standard output, like a pager that shows its first page.
+    pub(super) fn start_unread(command: Command) -> Self {
+        Self::start_reading(command, "", false)
+    }
+
     /// Starts the command with this text on standard input.
-    pub(super) fn start_with_input(mut command: Command, input: &str) -> Self {
+    pub(super) fn start_with_input(command: Command, input: &str) -> Self {
+        Self::start_reading(command, input, true)
+    }
+
+    fn start_reading(mut command: Command, input: &str, reads: bool) -> Self {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -106,14 +117,28 @@ impl Program {
         // A program that refuses its command line does not read.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
-        let (stdout, out) = Heard::follow(child.stdout.take().expect("a pipe was asked for"));
+        let mut unread = Some(child.stdout.take().expect("a pipe was asked for"));
+        let out = unread.take_if(|_| reads).map(Heard::follow);
+        let (stdout, out) = out.unzip();
         let (stderr, err) = Heard::follow(child.stderr.take().expect("a pipe was asked for"));
         Self {
             child,
-            stdout,
+            unread,
+            stdout: stdout.unwrap_or_default(),
             stderr,
-            readers: vec![out, err],
+            readers: out.into_iter().chain([err]).collect(),
         }
+    }
+
+    /// Bytes of its standard output that nobody has read.
+    pub(super) fn unread(&self) -> u64 {
+        let pipe = self.unread.as_ref().expect("nobody reads it");
+        rustix::io::ioctl_fionread(pipe).expect("it is a pipe")
+    }
+
+    /// Whether it has ended.
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("the child is ours").is_some()
     }
 
     /// Its process id.

@@ -87,6 +87,12 @@ fn every_format_arrives_whole_and_the_status_counts_it() {
             sink.location
         );
         assert!(status.preview.is_none(), "{format}");
+        let (first, end) = (status.first_row_time, status.end_time);
+        assert!(
+            first.is_some() && first <= end,
+            "{format}: the rows are there at once"
+        );
+        assert!(status.time_to_first_row_millis > Some(0), "{format}");
     }
     let mut left: Vec<_> = std::fs::read_dir(folder.at("out"))
         .expect("it is there")

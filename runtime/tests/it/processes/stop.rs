@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use rustix::process::{Pid, Signal, kill_process};
+use sluice_crds::ErrorReason;
+use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 
 use super::program::{Folder, Program, Worker, list, run, wait_until};
 use super::query::{by_part, query, tpch};
@@ -135,29 +137,131 @@ fn the_processes_of_a_killed_run_end_by_themselves() {
     assert_clean(&folder);
 }
 
+/// Whether a process runs this command of the program.
+fn runs(id: i32, command: &str) -> bool {
+    let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line)
+        .split('\0')
+        .any(|word| word == command)
+}
+
+fn send(id: i32, signal: Signal) {
+    kill_process(Pid::from_raw(id).expect("a process id"), signal).expect("it runs");
+}
+
 #[test]
-fn a_run_whose_coordinator_process_is_killed_says_so_and_leaves_no_process() {
+fn a_run_whose_coordinator_process_dies_or_stands_still_says_so_and_leaves_nothing() {
+    for signal in [Signal::KILL, Signal::STOP] {
+        let folder = Folder::new();
+        let status = folder.at("status.json");
+        let arguments = ["--processes", "--status", &status.to_string_lossy()];
+        let mut program = Program::start(long_command(&folder, &arguments));
+        program.wait_for("stage 0");
+        let started = children(program.pid());
+        let coordinator = started.iter().find(|id| runs(**id, "coordinator"));
+        send(*coordinator.expect("a coordinator was started"), signal);
+        let ended = program
+            .end()
+            .expect(3, &["CoordinatorLost", "the coordinator went away"]);
+        assert_eq!(ended.stdout, "");
+        for id in started {
+            assert!(is_gone(id), "process {id} is left");
+        }
+        assert_clean(&folder);
+        let status = std::fs::read_to_string(status).expect("it was written");
+        let status: ShuffleQueryStatus = serde_json::from_str(&status).expect("it is a status");
+        assert_eq!(status.phase, QueryPhase::Failed);
+        assert_eq!(status.tasks.running, 0);
+        let error = status.error.expect("a failed query has an error");
+        assert_eq!(error.reason, ErrorReason::CoordinatorLost);
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_run_whose_rows_nobody_takes() {
+    for extra in [&[][..], &["--processes"]] {
+        let folder = Folder::new();
+        let sql = "select l_orderkey, l_comment from lineitem";
+        let yaml = query(sql, &[&tpch("lineitem", 0.5)], &["shuffle: {partitions: 8}"]);
+        let arguments = [&["--local-workers", "1", "--output", "csv"], extra].concat();
+        let program = Program::start_unread(folder.run_command(&yaml, &arguments));
+        wait_until("a full pipe", || program.unread() >= 32 * 1024);
+        let started = children(program.pid());
+        program.signal(Signal::INT);
+        program.end().expect(130, &["cancelled"]);
+        for id in started {
+            assert!(is_gone(id), "process {id} is left");
+        }
+        assert_eq!(folder.files_below("spill"), Vec::<PathBuf>::new());
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_run_whose_processes_do_not_come_up() {
     let folder = Folder::new();
-    let mut program = Program::start(long_command(&folder, &["--processes"]));
-    program.wait_for("stage 0");
-    let started = children(program.pid());
-    let is_coordinator = |id: &i32| {
-        let command = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&command)
-            .split('\0')
-            .any(|word| word == "coordinator")
-    };
-    let coordinator = started
-        .iter()
-        .copied()
-        .find(is_coordinator)
-        .expect("a coordinator was started");
-    kill_process(Pid::from_raw(coordinator).expect("a process id"), Signal::KILL).expect("it runs");
-    program.end().expect(1, &["coordinator"]);
+    let arguments = ["--processes", "--local-workers", "1"];
+    let program = Program::start(folder.run_command(&by_part(0.01, &[]), &arguments));
+    let mut started = Vec::new();
+    wait_until("a worker process", || {
+        started = children(program.pid());
+        !started.is_empty()
+    });
+    started.iter().for_each(|id| send(*id, Signal::STOP));
+    program.signal(Signal::INT);
+    program.end().expect(130, &["cancelled"]);
     for id in started {
         assert!(is_gone(id), "process {id} is left");
     }
+}
+
+#[test]
+fn a_second_ctrl_c_ends_the_run_at_once_and_leaves_nothing_either() {
+    let folder = Folder::new();
+    let mut program = Program::start(long_command(&folder, &["--processes"]));
+    wait_until("bytes on disk", || folder.has_bytes("spill"));
+    let started = children(program.pid());
+    // The first one waits for them.
+    let workers = started.iter().filter(|id| runs(**id, "worker"));
+    workers.for_each(|id| send(*id, Signal::STOP));
+    program.signal(Signal::INT);
+    program.wait_for("press Ctrl-C again");
+    // Those that come together with the first are one with it.
+    wait_until("its end", || {
+        let ended = program.has_ended();
+        if !ended {
+            program.signal(Signal::INT);
+        }
+        ended
+    });
+    program.end().expect(130, &["stopped at once"]);
+    wait_until("the ends of its processes", || {
+        started.iter().all(|id| is_gone(*id))
+    });
+    assert_clean(&folder);
+}
+
+#[test]
+fn a_second_ctrl_c_leaves_nothing_of_a_run_in_one_process() {
+    let folder = Folder::new();
+    let mut workers = [Worker::start()];
+    let arguments = ["--workers", &workers[0].address];
+    let mut program = Program::start(long_command(&folder, &arguments));
+    program.wait_for("stage 0");
+    // The coordinator waits for its goodbye.
+    workers[0].freeze();
+    program.signal(Signal::INT);
+    program.wait_for("press Ctrl-C again");
+    wait_until("its end", || {
+        let ended = program.has_ended();
+        if !ended {
+            program.signal(Signal::INT);
+        }
+        ended
+    });
+    program.end().expect(130, &["stopped at once"]);
     assert_eq!(folder.files_below("spill"), Vec::<PathBuf>::new());
+    workers[0].thaw();
+    workers.iter_mut().for_each(Worker::assert_well);
 }
 
 #[test]
@@ -170,7 +274,7 @@ fn a_run_with_a_worker_process_killed_ends_well() {
         .first()
         .copied()
         .expect("processes were started");
-    kill_process(Pid::from_raw(victim).expect("a process id"), Signal::KILL).expect("it runs");
+    send(victim, Signal::KILL);
     let ended = program.end().expect(0, &[]);
     assert_eq!(ended.stdout, super::query::plain_csv(&folder.at("query.yaml")));
 }
@@ -196,22 +300,26 @@ fn ctrl_c_leaves_workers_of_others_as_they_were() {
 }
 
 #[test]
-fn a_closed_pipe_cancels_the_query() {
+fn a_closed_pipe_cancels_the_query_without_a_word() {
     let folder = Folder::new();
     let sql = "select l_comment from lineitem";
-    let yaml = folder.write("query.yaml", query(sql, &[&tpch("lineitem", 20.0)], &[]));
+    let yaml = query(sql, &[&tpch("lineitem", 20.0)], &["shuffle: {partitions: 64}"]);
+    let yaml = folder.write("query.yaml", yaml);
     let mut command = Command::new("sh");
-    let script = "\"$0\" run \"$1\" --quiet --local-workers 1 --output csv --spill-dir \"$2\" | head -n 1";
+    let script = "{ \"$0\" run \"$1\" --quiet --local-workers 1 --output csv --spill-dir \"$2\" --status \"$3\"; \
+                  echo \"code $?\" >&2; } | head -n 1";
     command
         .args(["-c", script, env!("CARGO_BIN_EXE_sluice")])
         .arg(yaml)
-        .arg(folder.at("spill"));
+        .arg(folder.at("spill"))
+        .arg(folder.at("status.json"));
     let ended = run(command);
     assert_eq!(
-        (ended.code, ended.stdout.as_str()),
-        (Some(0), "l_comment\n"),
-        "{}",
-        ended.stderr
+        (ended.code, ended.stdout.as_str(), ended.stderr.as_str()),
+        (Some(0), "l_comment\n", "code 141\n"),
     );
     assert_eq!(folder.files_below("spill"), Vec::<PathBuf>::new());
+    let status = std::fs::read_to_string(folder.at("status.json")).expect("it was written");
+    let status: ShuffleQueryStatus = serde_json::from_str(&status).expect("it is a status");
+    assert_eq!(status.phase, QueryPhase::Cancelled);
 }

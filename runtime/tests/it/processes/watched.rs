@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use sluice::coordinator::{Resolve, RunningQuery, SystemResolver};
+use sluice::coordinator::{Resolve, ResultBatches, RunningQuery, SystemResolver};
 use sluice::local::load::load;
 use sluice::local::prepare::prepare;
 use sluice_core::coordinator::Outcome;
@@ -38,8 +38,46 @@ impl Watched {
         Self::start_found(folder, yaml, addresses, slots, Arc::new(SystemResolver)).await
     }
 
+    /// Starts the query of this YAML and leaves its rows to [`Self::take`].
+    pub(super) async fn start_untaken(
+        folder: &Folder,
+        yaml: &str,
+        workers: &[Worker],
+    ) -> (Self, ResultBatches) {
+        let addresses = workers.iter().map(|worker| worker.address.clone()).collect();
+        let slots = u32::try_from(workers.len()).expect("few workers");
+        let mut query = Self::begin(folder, yaml, addresses, slots, Arc::new(SystemResolver)).await;
+        let rows = query.running.rows.take().expect("it has no sink");
+        (query, rows)
+    }
+
+    /// Takes the query's rows after those that were taken before.
+    pub(super) fn take(&mut self, before: Vec<RecordBatch>, mut rows: ResultBatches) {
+        self.rows = Some(tokio::spawn(async move {
+            let mut batches = before;
+            while let Some(batch) = rows.recv().await {
+                batches.push(batch);
+            }
+            batches
+        }));
+    }
+
     /// Starts the query on the workers that these names stand for.
     pub(super) async fn start_found(
+        folder: &Folder,
+        yaml: &str,
+        names: Vec<String>,
+        slots: u32,
+        resolver: Arc<dyn Resolve>,
+    ) -> Self {
+        let mut query = Self::begin(folder, yaml, names, slots, resolver).await;
+        if let Some(rows) = query.running.rows.take() {
+            query.take(Vec::new(), rows);
+        }
+        query
+    }
+
+    async fn begin(
         folder: &Folder,
         yaml: &str,
         names: Vec<String>,
@@ -55,20 +93,11 @@ impl Watched {
             .into_options(CoordinatorEpoch(1), names)
             .expect("it can be encoded");
         options.resolver = resolver;
-        let mut running = RunningQuery::start(options).expect("the graph holds together");
-        let rows = running.rows.take().map(|mut rows| {
-            tokio::spawn(async move {
-                let mut batches = Vec::new();
-                while let Some(batch) = rows.recv().await {
-                    batches.push(batch);
-                }
-                batches
-            })
-        });
+        let running = RunningQuery::start(options).expect("the graph holds together");
         Self {
             id,
             snapshots: running.snapshots.clone(),
-            rows,
+            rows: None,
             running,
         }
     }

@@ -6,6 +6,7 @@ use super::kit::{
 };
 use crate::coordinator::{Action, Event, Outcome, Policy};
 use crate::locality::Place;
+use crate::metrics::AttemptMetrics;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
 use std::time::Duration;
@@ -37,6 +38,30 @@ fn a_sink_is_committed_when_all_roots_have_won() {
 }
 
 #[test]
+fn the_first_row_of_a_sink_is_there_once_it_is_committed() {
+    let mut query = committing();
+    query.now = 70;
+    assert_eq!(query.machine.snapshot(Instant(70)).first_row, None);
+    query.run(Event::SinkCommitted);
+    assert_eq!(query.machine.snapshot(Instant(90)).first_row, Some(Instant(70)));
+
+    let mut query = Query::new(chain(1), sink_policy());
+    query.join("a", 1);
+    query.run(Event::AttemptSucceeded {
+        worker: worker("a"),
+        attempt: attempt(0, 0, 0),
+        outputs: Vec::new(),
+        metrics: AttemptMetrics::default(),
+    });
+    assert_eq!(outcome(&query.run(Event::SinkCommitted)), Outcome::Succeeded);
+    assert_eq!(
+        query.machine.snapshot(Instant(90)).first_row,
+        None,
+        "it has no rows"
+    );
+}
+
+#[test]
 fn a_failed_commit_fails_the_query() {
     let mut query = committing();
     let end = query.run(Event::SinkFailed {
@@ -48,6 +73,7 @@ fn a_failed_commit_fails_the_query() {
         (failure.reason, failure.message.as_str()),
         (ErrorReason::SinkFailed, "disk full")
     );
+    assert_eq!(query.machine.snapshot(Instant(0)).first_row, None);
 }
 
 #[test]

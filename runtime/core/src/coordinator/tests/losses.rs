@@ -321,6 +321,30 @@ fn unread_result_rows_are_made_again() {
 }
 
 #[test]
+fn an_unread_attempt_runs_again_though_rows_of_others_have_left() {
+    let mut graph = chain(1);
+    graph.stages[0].tasks = 2;
+    let mut query = Query::new(graph, policy());
+    query.join("a", 2);
+    query.succeed("a", attempt(0, 0, 0));
+    query.succeed("a", attempt(0, 1, 0));
+    query.run(Event::FirstRowDelivered);
+    let actions = query.run(Event::ResultFetchFailed {
+        map_attempt: attempt(0, 1, 0),
+        error: FetchError::Corrupt,
+        rows_left: false,
+    });
+    assert_eq!(told_client(&actions), [(attempt(0, 1, 0), InputState::Lost)]);
+    assert_eq!(assigned(&actions), [on("a", attempt(0, 1, 1))]);
+    let again = query.succeed("a", attempt(0, 1, 1));
+    assert_eq!(told_client(&again), [(attempt(0, 1, 1), InputState::Won)]);
+    assert_eq!(
+        super::kit::outcome(&query.run(Event::ResultDelivered)),
+        Outcome::Succeeded
+    );
+}
+
+#[test]
 fn a_failure_after_the_cancel_does_not_count() {
     let mut query = reduce_runs();
     query.lose("b");

@@ -1,0 +1,107 @@
+//! What somebody who runs a query sees of it: progress, rows, and the status file.
+
+use sluice_core::coordinator::Outcome;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, Lost, Seen};
+use super::exit::Failure;
+use super::output::OutputFormat;
+use super::printing::Printing;
+use super::progress::Progress;
+use super::status::StatusFile;
+
+/// How a query is shown.
+pub struct View<'a> {
+    /// The form of its rows; `None` where they go to a sink.
+    pub rows: Option<OutputFormat>,
+    /// Whether to show no progress.
+    pub quiet: bool,
+    /// Where its status is kept.
+    pub status: Option<&'a mut StatusFile>,
+}
+
+/// Shows progress and prints rows until the query has ended and its rows are printed. It is cancelled once
+/// `interrupted` is, or when nobody reads its rows any more.
+///
+/// # Errors
+/// The query has not succeeded, or not all of its rows are printed.
+pub async fn follow(
+    client: &Client,
+    view: &mut View<'_>,
+    interrupted: &CancellationToken,
+) -> Result<(), Failure> {
+    let streams = view.rows.is_some_and(|format| format != OutputFormat::Table);
+    let mut progress = Progress::new(view.quiet, streams);
+    let mut printing = view.rows.map(|rows| Printing::start(client, rows)).transpose()?;
+    let status = &mut view.status;
+    let mut show = |seen: &Seen| {
+        progress.show(&seen.snapshot);
+        if let Some(status) = status {
+            status.update(seen);
+        }
+    };
+    let (ended, trouble) = watch(client, &mut show, &mut printing, interrupted).await;
+    let (seen, outcome) = match ended {
+        Ok(ended) => ended,
+        Err(_) if interrupted.is_cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
+        Err(lost) => return Err(lost.into()),
+    };
+    progress.finish(&seen.snapshot);
+    if let Some(status) = &mut view.status {
+        status.finish(&seen)?;
+    }
+    match (outcome, trouble) {
+        (Outcome::Succeeded, None) => {}
+        // Rows may have stopped because the query failed: its own cause comes first.
+        (outcome @ Outcome::Failed(_), _) | (outcome @ Outcome::Cancelled, None) => {
+            return Err(Failure::Query(outcome));
+        }
+        (Outcome::Succeeded | Outcome::Cancelled, Some(trouble)) => return Err(trouble),
+    }
+    let Some(printing) = printing else {
+        return Ok(());
+    };
+    tokio::select! {
+        printed = printing.finish() => printed,
+        () = interrupted.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
+    }
+}
+
+/// Watches the query to its end, and cancels it if it is not wanted any more; also answers why its rows could not be
+/// printed.
+async fn watch(
+    client: &Client,
+    show: &mut impl FnMut(&Seen),
+    printing: &mut Option<Printing>,
+    interrupted: &CancellationToken,
+) -> (Result<(Seen, Outcome), Lost>, Option<Failure>) {
+    let mut watching = client.clone();
+    let watched = watching.watch(show);
+    tokio::pin!(watched);
+    let cancel = || {
+        let mut client = client.clone();
+        // A coordinator that does not take it is lost, which its watcher hears too.
+        tokio::spawn(async move { client.cancel().await })
+    };
+    let (mut trouble, mut asked) = (None, false);
+    loop {
+        tokio::select! {
+            ended = &mut watched => return (ended, trouble),
+            failure = stopped(printing), if trouble.is_none() => {
+                trouble = Some(failure);
+                cancel();
+            }
+            () = interrupted.cancelled(), if !asked => {
+                asked = true;
+                cancel();
+            }
+        }
+    }
+}
+
+async fn stopped(printing: &mut Option<Printing>) -> Failure {
+    match printing {
+        Some(printing) => printing.trouble().await,
+        None => std::future::pending().await,
+    }
+}

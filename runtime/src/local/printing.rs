@@ -1,0 +1,176 @@
+//! Result rows on standard output, written by a thread of their own: whoever reads them may stop reading for as long as
+//! they like, and nothing else waits for it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use anyhow::Context;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::client::{Client, Lost, ResultPart};
+use super::exit::Failure;
+use super::output::{OutputFormat, RowPrinter};
+
+/// Batches that wait for the thread.
+const QUEUED: usize = 4;
+
+/// A result on its way from a coordinator to standard output. Dropped, it goes no further; a write that is held up is
+/// left to the end of the process.
+pub struct Printing {
+    /// Takes the result from the coordinator, until it has all of it.
+    reading: Option<AbortOnDropHandle<Result<(), Lost>>>,
+    orders: mpsc::Sender<Order>,
+    printed: oneshot::Receiver<Result<(), Failure>>,
+}
+
+enum Order {
+    Print(ResultPart),
+    /// The query has succeeded, so that what waits for the end may be printed too.
+    Finish,
+}
+
+impl Printing {
+    /// Starts to read the result and to print it as it comes.
+    ///
+    /// # Errors
+    /// No thread is to be had.
+    pub fn start(client: &Client, format: OutputFormat) -> anyhow::Result<Self> {
+        let out = io::stdout().as_fd().try_clone_to_owned();
+        let out = Out {
+            file: File::from(out.context("standard output")?),
+            closed: Arc::default(),
+        };
+        let (orders, inbox) = mpsc::channel(QUEUED);
+        let (done, printed) = oneshot::channel();
+        let thread = thread::Builder::new().name("rows".to_owned());
+        thread.spawn(move || {
+            let closed = Arc::clone(&out.closed);
+            let printed = print(format, out, inbox).map_err(|error| {
+                if closed.load(Ordering::Relaxed) {
+                    return Failure::Unread;
+                }
+                Failure::Other(error)
+            });
+            // Nobody waits for it once the query has failed.
+            let _ = done.send(printed);
+        })?;
+        let reading = tokio::spawn(read(client.clone(), orders.clone()));
+        Ok(Self {
+            reading: Some(AbortOnDropHandle::new(reading)),
+            orders,
+            printed,
+        })
+    }
+
+    /// Waits until the result can be read or printed no further, which may be never.
+    pub async fn trouble(&mut self) -> Failure {
+        loop {
+            let Some(reading) = &mut self.reading else {
+                return failed(&mut self.printed).await;
+            };
+            tokio::select! {
+                failure = failed(&mut self.printed) => return failure,
+                read = reading => {
+                    self.reading = None;
+                    match read {
+                        Ok(Ok(())) => {}
+                        Ok(Err(lost)) => return lost.into(),
+                        Err(error) => return Failure::Other(error.into()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until all of a query's result that has succeeded is printed.
+    ///
+    /// # Errors
+    /// It cannot be read or printed.
+    pub async fn finish(mut self) -> Result<(), Failure> {
+        if let Some(reading) = self.reading.take() {
+            reading.await.map_err(anyhow::Error::from)??;
+        }
+        // A thread that has ended says why below.
+        let _ = self.orders.send(Order::Finish).await;
+        self.printed.await.map_err(anyhow::Error::from)?
+    }
+}
+
+/// Why the thread has ended without being asked to.
+async fn failed(printed: &mut oneshot::Receiver<Result<(), Failure>>) -> Failure {
+    match printed.await {
+        Ok(Err(failure)) => failure,
+        Ok(Ok(())) | Err(_) => Failure::Other(anyhow::anyhow!("rows are printed no more")),
+    }
+}
+
+async fn read(mut client: Client, orders: mpsc::Sender<Order>) -> Result<(), Lost> {
+    let mut result = client.read_result().await?;
+    while let Some(part) = result.next().await? {
+        if orders.send(Order::Print(part)).await.is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Prints what is ordered, until the query has succeeded or is given up.
+fn print(format: OutputFormat, out: Out, mut inbox: mpsc::Receiver<Order>) -> anyhow::Result<()> {
+    let mut out = Some(out);
+    let mut printer = None;
+    while let Some(order) = inbox.blocking_recv() {
+        match order {
+            Order::Print(ResultPart::Schema(schema)) => {
+                let out = out.take();
+                printer = out.map(|out| RowPrinter::new(format, schema, out));
+            }
+            Order::Print(ResultPart::Rows(batch)) => {
+                if let Some(printer) = &mut printer {
+                    printer.print(&batch)?;
+                }
+            }
+            Order::Finish => {
+                if let Some(printer) = printer.take() {
+                    printer.finish()?;
+                }
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Standard output without the buffer that the end of the process would try to empty. It notes that nobody reads, which
+/// writers above it tell in words only.
+struct Out {
+    file: File,
+    closed: Arc<AtomicBool>,
+}
+
+impl Out {
+    fn noting<T>(&self, written: io::Result<T>) -> io::Result<T> {
+        if let Err(error) = &written
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            self.closed.store(true, Ordering::Relaxed);
+        }
+        written
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes);
+        self.noting(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let flushed = self.file.flush();
+        self.noting(flushed)
+    }
+}

@@ -1,0 +1,170 @@
+//! Ctrl-C and termination signals.
+
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::exit::say;
+
+/// Signals that come together are one request: `timeout` and some shells send each to the process and to its group.
+const ONE_REQUEST: Duration = Duration::from_millis(500);
+/// How long a process that must end at once takes for its last acts.
+const LAST_ACTS_PATIENCE: Duration = Duration::from_secs(2);
+/// The exit code of a process that was told to stop.
+const INTERRUPTED: i32 = 130;
+
+/// What the process was asked for, each cancelled once it was.
+#[derive(Debug, Clone, Default)]
+pub struct Signals {
+    /// Ctrl-C.
+    pub interrupt: CancellationToken,
+    /// A termination signal.
+    pub terminate: CancellationToken,
+    /// A second termination signal.
+    pub terminate_again: CancellationToken,
+}
+
+/// What a process does before it ends in the middle of its work. Clones share the acts.
+#[derive(Clone, Default)]
+pub struct LastActs(Arc<Mutex<Vec<Act>>>);
+
+type Act = Box<dyn FnOnce() + Send>;
+
+impl LastActs {
+    /// Adds an act, done after those added before. It may block for a moment, and what it works on may be at work.
+    pub fn add(&self, act: impl FnOnce() + Send + 'static) {
+        let mut acts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        acts.push(Box::new(act));
+    }
+
+    fn perform(&self) {
+        let acts = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        acts.into_iter().for_each(|act| act());
+    }
+}
+
+/// Listens for signals. From this call on none of them ends the process by itself, so that it can clean up: make it
+/// before there is anything to clean up. A second Ctrl-C ends the process at once.
+pub fn signals() -> Signals {
+    listen(Listener::default())
+}
+
+/// A token that is cancelled once the process is asked to stop, by Ctrl-C or a termination signal. A second such signal
+/// ends the process at once, after these acts.
+pub fn interrupts(last_acts: &LastActs) -> CancellationToken {
+    let asked = CancellationToken::new();
+    listen(Listener {
+        asked: Signals {
+            interrupt: asked.clone(),
+            terminate: asked.clone(),
+            terminate_again: CancellationToken::new(),
+        },
+        second_ends: true,
+        last_acts: last_acts.clone(),
+        accepted: None,
+    });
+    asked
+}
+
+#[derive(Default)]
+struct Listener {
+    asked: Signals,
+    /// Whether a second signal of either kind ends the process at once.
+    second_ends: bool,
+    last_acts: LastActs,
+    /// When the last request came.
+    accepted: Option<Instant>,
+}
+
+/// Listens on a thread of its own: threads that are all held up must not keep a signal from being heard.
+fn listen(mut listener: Listener) -> Signals {
+    let asked = listener.asked.clone();
+    let (ready, listening) = mpsc::channel();
+    let named = thread::Builder::new().name("signals".to_owned());
+    let spawned = named.spawn(move || {
+        let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
+            return;
+        };
+        runtime.block_on(async {
+            let received = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+            if let (Ok(interrupt), Ok(terminate)) = received {
+                let _ = ready.send(());
+                listener.run(interrupt, terminate).await;
+            }
+        });
+    });
+    if spawned.is_ok() {
+        // Without a handler the other end is dropped, and signals end the process by themselves.
+        let _ = listening.recv();
+    }
+    asked
+}
+
+impl Listener {
+    async fn run(&mut self, mut interrupt: Signal, mut terminate: Signal) {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => self.on_interrupt(),
+                _ = terminate.recv() => self.on_terminate(),
+            }
+        }
+    }
+
+    fn on_interrupt(&mut self) {
+        if !self.asked.interrupt.is_cancelled() {
+            self.asked.interrupt.cancel();
+            self.accept();
+        } else if self.is_another_request() {
+            end_at_once(&self.last_acts);
+        }
+    }
+
+    fn on_terminate(&mut self) {
+        if !self.asked.terminate.is_cancelled() {
+            self.asked.terminate.cancel();
+            self.accept();
+        } else if !self.second_ends {
+            self.asked.terminate_again.cancel();
+        } else if self.is_another_request() {
+            end_at_once(&self.last_acts);
+        }
+    }
+
+    fn is_another_request(&self) -> bool {
+        self.accepted
+            .is_none_or(|accepted| accepted.elapsed() >= ONE_REQUEST)
+    }
+
+    fn accept(&mut self) {
+        self.accepted = Some(Instant::now());
+        if self.second_ends {
+            Self::announce();
+        }
+    }
+
+    /// Says what a second signal would do. Standard error may be held up, and this thread must not be.
+    fn announce() {
+        let line = || say("stopping; press Ctrl-C again to stop at once");
+        // It is a hint: the stop itself goes on without it.
+        let _ = thread::Builder::new().spawn(line);
+    }
+}
+
+fn end_at_once(last_acts: &LastActs) -> ! {
+    let (done, all_done) = mpsc::channel();
+    let last_acts = last_acts.clone();
+    let acts = move || {
+        last_acts.perform();
+        say("stopped at once");
+        let _ = done.send(());
+    };
+    // Where they are held up, and where no thread is to be had, the process ends without them.
+    if thread::Builder::new().spawn(acts).is_ok() {
+        let _ = all_done.recv_timeout(LAST_ACTS_PATIENCE);
+    }
+    std::process::exit(INTERRUPTED)
+}
