@@ -19,7 +19,7 @@ use super::load::Loaded;
 use crate::coordinator::{CoordinatorOptions, StageOrders, SystemResolver};
 use crate::planner::{PlannedQuery, PlannedStage, plan, session_options, session_state};
 use crate::sink::{Sink, SinkError};
-use crate::source::{InputManifest, SourceError, object_stores, register_tables};
+use crate::source::{InputManifest, SourceError, register_tables};
 use crate::worker::StageTemplate;
 
 /// A query that is ready to run.
@@ -55,7 +55,7 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
         sink.check(&manifest.roots).map_err(bad_sink)?;
     }
     let runtime = RuntimeEnvBuilder::new()
-        .with_object_store_registry(object_stores(&manifest.roots))
+        .with_object_store_registry(manifest.stores())
         .build_arc()
         .map_err(anyhow::Error::from)?;
     let partitions = spec.shuffle.partitions.unwrap_or(slots).max(1);

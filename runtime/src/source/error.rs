@@ -9,6 +9,7 @@ use sluice_crds::ErrorReason;
 use thiserror::Error;
 
 use super::manifest::shown;
+use super::store::BeyondFile;
 
 /// Files that a message names at most.
 const NAMED_FILES: usize = 3;
@@ -164,6 +165,17 @@ fn classify_store(error: &object_store::Error) -> Option<AttemptFailure> {
                 shown(path)
             ),
         )),
+        object_store::Error::Precondition { path, source } => Some(bad(
+            BadInputKind::InputChanged,
+            format!(
+                "{} {source} after the query had listed it: run the query again",
+                shown(path)
+            ),
+        )),
+        object_store::Error::Generic { source, .. } => {
+            let beyond = source.downcast_ref::<BeyondFile>()?;
+            Some(undecodable(&shown(&beyond.path), &beyond.to_string()))
+        }
         object_store::Error::PermissionDenied { path, source } => Some(bad(
             BadInputKind::ForbiddenPath,
             format!("{} cannot be read: {source}", shown(path)),
@@ -181,7 +193,10 @@ fn is_bad_value(message: &str) -> bool {
 }
 
 fn corrupt(message: &str, ranges: &[FileRange]) -> AttemptFailure {
-    let place = place(ranges);
+    undecodable(&place(ranges), message)
+}
+
+fn undecodable(place: &str, message: &str) -> AttemptFailure {
     bad(
         BadInputKind::InputCorrupt,
         format!(

@@ -146,17 +146,20 @@ impl Files<'_> {
     }
 
     fn unreadable(&self, file: &InputFile, error: &DataFusionError) -> SourceError {
-        let (reason, cause) = match classify_error(error, &[]) {
-            AttemptFailure::BadInput {
-                kind: BadInputKind::InputChanged,
-                message,
-            } => (ErrorReason::InputChanged, message),
-            AttemptFailure::BadInput {
-                kind: BadInputKind::ForbiddenPath,
-                message,
-            } => (ErrorReason::ForbiddenPath, message),
-            _ => (ErrorReason::InputCorrupt, innermost(error)),
-        };
+        // These say what to do; the format is not to blame.
+        if let AttemptFailure::BadInput { kind, message } = classify_error(error, &[]) {
+            let reason = match kind {
+                BadInputKind::InputChanged => Some(ErrorReason::InputChanged),
+                BadInputKind::ForbiddenPath => Some(ErrorReason::ForbiddenPath),
+                BadInputKind::InputCorrupt | BadInputKind::InvalidValue | BadInputKind::UnsupportedPlan => {
+                    None
+                }
+            };
+            if let Some(reason) = reason {
+                return SourceError::new(reason, self.table, message);
+            }
+        }
+        let cause = innermost(error);
         let wanted = match self.format {
             FileFormat::Parquet => "a Parquet file",
             FileFormat::Csv => "a CSV file with the same number of values in every line",
@@ -167,7 +170,7 @@ impl Files<'_> {
             "{} cannot be read as {wanted}: {cause}: correct the file, the location or the table's format",
             shown(&file.path)
         );
-        SourceError::new(reason, self.table, message)
+        SourceError::new(ErrorReason::InputCorrupt, self.table, message)
     }
 }
 

@@ -1,9 +1,9 @@
 //! What a query reads: files of the user's tables, pinned when the query is planned, and generated TPC-H rows.
 //!
 //! The way of a query: [`InputManifest::list`] lists every declared location once; [`object_stores`] gives the
-//! session (of the coordinator and of every worker) a store that serves the declared locations and nothing else;
-//! [`register_tables`] makes tables that scan exactly the files of the manifest; [`verify`] tells a worker before a
-//! scan whether the files are still those of the manifest; [`classify_error`] tells what an engine's error means.
+//! session (of the coordinator and of every worker) a store that serves the files of the manifest as they were listed,
+//! and nothing else; [`register_tables`] makes tables that scan exactly these files; [`verify`] tells a worker after a
+//! scan whether they are still the same; [`classify_error`] tells what an engine's error means.
 
 mod error;
 mod files;

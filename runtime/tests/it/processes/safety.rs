@@ -264,6 +264,46 @@ async fn a_file_changed_between_planning_and_scanning_fails_by_name() {
     }
 }
 
+/// Rewrites the file while the worker, which has read some of it and has it open, stands still.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_rewritten_while_it_is_scanned_fails_by_name() {
+    let sql = "select max(encode(sha512(sha512(sha512(s))), 'hex')) as s from t";
+    let yaml = query(
+        sql,
+        &["{name: t, location: rows.csv, format: csv}"],
+        &["shuffle: {partitions: 1}"],
+    );
+    let mut missed = 0;
+    loop {
+        let folder = Folder::new();
+        let text = format!("s\n{}", "as planned\n".repeat(400_000));
+        let file = folder.write("rows.csv", &text);
+        let workers = [Worker::start()];
+        let mut query = Watched::start(&folder, &yaml, &workers).await;
+        let seen = query
+            .until_or_end("rows that are read", |seen| {
+                seen.stages.iter().any(|stage| stage.metrics.rows_read > 0)
+            })
+            .await;
+        workers[0].freeze();
+        if seen.outcome.is_none() {
+            std::fs::write(&file, text.replace("as planned", "as written")).expect("it can be written");
+        }
+        workers[0].thaw();
+        match query.end().await.outcome {
+            Outcome::Failed(QueryFailure { reason, message, .. }) => {
+                assert_eq!(reason, ErrorReason::InputChanged, "{message}");
+                assert!(message.contains(&*file.to_string_lossy()), "{message}");
+                return;
+            }
+            // The scan had ended before the worker stood still.
+            Outcome::Succeeded => missed += 1,
+            Outcome::Cancelled => panic!("nobody cancels it"),
+        }
+        assert!(missed < 5, "no scan was met at work");
+    }
+}
+
 #[test]
 fn a_changed_file_ends_the_run_with_2() {
     let folder = Folder::new();
