@@ -205,6 +205,34 @@ fn undecodable(place: &str, message: &str) -> AttemptFailure {
     )
 }
 
+/// What a panic says.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
+
+/// What is said of a decoder that panicked: the bytes, not the worker, are at fault.
+pub(super) fn gave_up(panic: &(dyn std::any::Any + Send)) -> String {
+    format!("the decoder gave up ({})", panic_text(panic))
+}
+
+/// The failure of an attempt whose decoder panicked as it read these ranges.
+pub(super) fn decoder_panicked(panic: &(dyn std::any::Any + Send), ranges: &[FileRange]) -> AttemptFailure {
+    corrupt(&gave_up(panic), ranges)
+}
+
+/// What a scan of Arrow files failed with. Their decoder says the same of wrong bytes as kernels say of wrong arguments;
+/// in a scan it is the bytes.
+pub(super) fn decoder_failed(error: DataFusionError, ranges: &[FileRange]) -> DataFusionError {
+    match (classify_error(&error, ranges), error.find_root()) {
+        (AttemptFailure::Failed { .. }, DataFusionError::ArrowError(cause, _)) => {
+            DataFusionError::External(Box::new(corrupt(&cause.to_string(), ranges)))
+        }
+        _ => error,
+    }
+}
+
 /// Names what an attempt was reading. Lines are counted from the start of a range.
 fn place(ranges: &[FileRange]) -> String {
     let name = |range: &FileRange| {

@@ -23,7 +23,7 @@ use super::stage::StageTemplate;
 use super::{Shared, WorkerOptions};
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
 use crate::shuffle::read::ReadFailed;
-use crate::source::{classify_error, object_stores, verify};
+use crate::source::{classify_error, object_stores, panic_text, verify};
 use crate::transport::Peers;
 
 /// Everything that an attempt needs.
@@ -59,8 +59,8 @@ impl AttemptEnd {
     }
 }
 
-/// Runs an attempt to its end. A panic in a decoder or an operator ends the attempt, not the worker. Whatever an
-/// attempt that did not succeed has published is dropped.
+/// Runs an attempt to its end. A panic of an operator ends the attempt, not the worker; one of a decoder of files is
+/// caught in the scan, which knows them. Whatever an attempt that did not succeed has published is dropped.
 pub(super) async fn run(job: Job) -> AttemptEnd {
     let (store, query, attempt) = (
         job.shared.store.clone(),
@@ -189,11 +189,7 @@ fn undecodable(error: &PlanError) -> AttemptFailure {
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> AttemptFailure {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
     AttemptFailure::Failed {
-        message: format!("the engine panicked: {text}"),
+        message: format!("the engine panicked: {}", panic_text(panic)),
     }
 }

@@ -1,6 +1,7 @@
 //! Tests over real files.
 
 mod attempts;
+mod corrupt;
 mod formats;
 mod generate;
 mod listing;

@@ -3,9 +3,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_ipc::CompressionType;
+use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
 use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_crds::ErrorReason;
@@ -232,6 +236,49 @@ fn no_flipped_byte_of_a_parquet_file_ends_a_worker() {
     folder.write("rows.parquet", &good);
     let ended = survives(&folder, &mut worker, &over("rows.parquet", "parquet")).expect(0, &[]);
     assert_eq!(ended.stdout, "n,s\n20000,row 9999 of many\n");
+}
+
+/// Lengths that only the scan meets, since planning reads no pages and no blocks.
+#[test]
+fn lengths_in_a_file_that_cannot_be_true_cost_a_worker_nothing() {
+    let folder = Folder::new();
+    let mut worker = Worker::start();
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["one text, again and again"; 1_000]));
+    let rows = RecordBatch::try_from_iter([("s", texts)]).expect("one column");
+    let lz4 = IpcWriteOptions::default()
+        .try_with_compression(Some(CompressionType::LZ4_FRAME))
+        .expect("it is built in");
+    let mut writer =
+        FileWriter::try_new_with_options(Vec::new(), &rows.schema(), lz4).expect("a file can be begun");
+    writer.write(&rows).expect("rows can be written");
+    let mut arrow = writer.into_inner().expect("a file can be closed");
+    // The texts, and how long they were before they were compressed.
+    let said = 25_000_i64.to_le_bytes();
+    let place = arrow
+        .windows(8)
+        .position(|bytes| bytes == said)
+        .expect("they are compressed");
+    arrow[place..place + 8].copy_from_slice(&(1_i64 << 44).to_le_bytes());
+    let snappy = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .build();
+    let mut writer =
+        ArrowWriter::try_new(Vec::new(), rows.schema(), Some(snappy)).expect("a file can be begun");
+    writer.write(&rows).expect("rows can be written");
+    let mut parquet = writer.into_inner().expect("a file can be closed");
+    // The first page's header: its type, then how long it was before it was compressed; now one long number.
+    assert_eq!((parquet[4], parquet[6]), (0x15, 0x15));
+    parquet[7..12].copy_from_slice(&[0xfe, 0xff, 0xff, 0xff, 0x0f]);
+    for (name, format, bytes) in [
+        ("rows.arrow", "arrow", arrow),
+        ("rows.parquet", "parquet", parquet),
+    ] {
+        folder.write(name, bytes);
+        let ended = survives(&folder, &mut worker, &over(name, format));
+        ended.expect(2, &["InputCorrupt", name]);
+    }
+    let peak = worker.peak_bytes();
+    assert!(peak < 1 << 30, "{peak} bytes");
 }
 
 /// Rewrites a file so that size and time differ from what was listed.
