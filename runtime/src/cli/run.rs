@@ -84,7 +84,8 @@ pub(super) async fn run(args: RunArgs) -> CommandResult {
     let ended = if interrupted.is_cancelled() {
         Err(Failure::Query(Outcome::Cancelled))
     } else if args.processes {
-        through_process(&args, &prepared, slots, &workers.addresses, &interrupted).await
+        let addresses = &workers.addresses;
+        through_process(&args, &prepared, slots, addresses, folder.path(), &interrupted).await
     } else {
         through_task(&args, prepared, workers.addresses.clone(), &interrupted).await
     };
@@ -168,6 +169,7 @@ async fn through_process(
     prepared: &Prepared,
     slots: u32,
     workers: &[String],
+    folder: &Path,
     interrupted: &CancellationToken,
 ) -> CommandResult {
     if args.query.file.as_os_str() == "-" {
@@ -177,15 +179,13 @@ async fn through_process(
     }
     let id = prepared.query.clone();
     let context = StatusContext::new(&prepared.planned.graph, jiff::Timestamp::now());
+    // The files were listed once, for both.
+    let manifest = folder.join("inputs.json");
+    let text = serde_json::to_vec(&prepared.manifest).map_err(anyhow::Error::from)?;
+    std::fs::write(&manifest, text).map_err(anyhow::Error::from)?;
     let mut command = own_program()?;
-    command.args([
-        "coordinator",
-        "--attached",
-        "--results",
-        "client",
-        "--listen",
-        "127.0.0.1:0",
-    ]);
+    command.arg("coordinator").arg("--manifest").arg(manifest);
+    command.args(["--attached", "--results", "client", "--listen", "127.0.0.1:0"]);
     command
         .arg("--query-id")
         .arg(id.as_str())

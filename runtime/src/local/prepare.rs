@@ -42,15 +42,26 @@ pub struct Prepared {
 /// # Errors
 /// A table cannot be read, the SQL is no single query over the tables, or the sink exists.
 pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Prepared, Failure> {
+    let listed = InputManifest::list(&loaded.query.spec.tables, &loaded.base).await;
+    prepare_listed(loaded, query, slots, listed.map_err(bad_source)?).await
+}
+
+/// The same of a query of which somebody has listed the files already.
+///
+/// # Errors
+/// Those of [`prepare`].
+pub async fn prepare_listed(
+    loaded: &Loaded,
+    query: &QueryId,
+    slots: u32,
+    manifest: InputManifest,
+) -> Result<Prepared, Failure> {
     let spec = &loaded.query.spec;
     let sql = spec.sql.as_deref().ok_or_else(|| {
         let message = "spec.sqlFrom needs a cluster, which alone has ConfigMaps: write the text to spec.sql";
         Failure::BadInput(message.to_owned())
     })?;
     let sink = sink_of(loaded)?;
-    let manifest = InputManifest::list(&spec.tables, &loaded.base)
-        .await
-        .map_err(bad_source)?;
     if let Some(sink) = &sink {
         sink.check(&manifest.roots).map_err(bad_sink)?;
     }

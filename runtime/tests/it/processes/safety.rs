@@ -351,6 +351,33 @@ async fn a_file_rewritten_while_it_is_scanned_fails_by_name() {
     }
 }
 
+/// Workers start between the listing and the coordinator, which must not list again.
+#[test]
+fn processes_run_on_the_files_that_were_listed_first() {
+    let mut missed = 0;
+    loop {
+        let folder = Folder::new();
+        let file = folder.write("rows.csv", "s\nas planned\n");
+        let arguments = ["--processes", "--local-workers", "2", "--output", "csv"];
+        let run = Program::start(folder.run_command(&over("rows.csv", "csv"), &arguments));
+        // Its tables are listed before its spill folder is made.
+        super::program::wait_until("a planned query", || folder.at("spill").exists());
+        change(&file);
+        let ended = run.end();
+        if ended.code == Some(0) {
+            assert_eq!(
+                ended.stdout, "n,s\n1,as planned\n",
+                "rows of a file that was not listed"
+            );
+            missed += 1;
+            assert!(missed < 5, "no run was met between its two processes");
+            continue;
+        }
+        ended.expect(2, &["rows.csv changed its size", "run the query again"]);
+        return;
+    }
+}
+
 #[test]
 fn a_changed_file_ends_the_run_with_2() {
     let folder = Folder::new();
