@@ -18,8 +18,9 @@ use crate::cli::{CommandResult, QueryFile, parse_workers};
 use crate::coordinator::{Left, RunningQuery, serve};
 use crate::local::exit::{Failure, say};
 use crate::local::load::load;
-use crate::local::prepare::{prepare, sink_of};
+use crate::local::prepare::{prepare, prepare_listed, sink_of};
 use crate::local::signals::{Signals, signals};
+use crate::source::InputManifest;
 
 /// How long a coordinator with last words to say serves the last state to somebody who has not seen it.
 const LINGER: Duration = Duration::from_secs(10);
@@ -52,6 +53,10 @@ pub(super) struct CoordinatorArgs {
     /// The workers' slots in all, for the number of partitions where the file does not say; default: one a worker.
     #[arg(long)]
     total_slots: Option<u32>,
+    /// A file with the query's files as they were listed already (JSON), for programs that list them and start
+    /// coordinators; default: they are listed now.
+    #[arg(long, value_name = "FILE", hide = true)]
+    manifest: Option<PathBuf>,
     /// Who takes the rows of a query without a sink: a client that reads them, or nobody, so that only the preview
     /// in status remains.
     #[arg(long, value_enum, default_value = "preview")]
@@ -134,7 +139,11 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
         }
     }
     let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
-    let prepared = prepare(&loaded, &id, args.total_slots.unwrap_or(workers)).await?;
+    let slots = args.total_slots.unwrap_or(workers);
+    let prepared = match args.manifest.as_deref() {
+        None => prepare(&loaded, &id, slots).await?,
+        Some(path) => prepare_listed(&loaded, &id, slots, manifest(path)?).await?,
+    };
     let schema = prepared.planned.schema.clone();
     let mut options = prepared.into_options(CoordinatorEpoch(args.epoch), args.workers.clone())?;
     options.token = token;
@@ -144,6 +153,12 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
         running.discard_rows();
     }
     Ok(Ready { id, schema, running })
+}
+
+fn manifest(path: &Path) -> Result<InputManifest, Failure> {
+    let text = std::fs::read(path).map_err(anyhow::Error::from);
+    let manifest = text.and_then(|text| Ok(serde_json::from_slice(&text)?));
+    manifest.map_err(|error| Failure::Other(anyhow!("--manifest {}: {error}", path.display())))
 }
 
 /// Serves the query to its end, says how it ended, and lets a watcher take the last state.

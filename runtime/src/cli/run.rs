@@ -113,7 +113,8 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
     let ended = match started {
         Err(failure) => Err(failure),
         Ok(()) if args.processes => {
-            through_process(args, &id, (slots, &workers.addresses), view, &interrupted).await
+            let crowd = (slots, workers.addresses.as_slice());
+            through_process(args, &prepared, crowd, folder.path(), view, &interrupted).await
         }
         Ok(()) => {
             if let Some(sink) = sink.clone() {
@@ -200,7 +201,9 @@ fn default_count(pool: Option<&WorkerPoolSpec>) -> u32 {
 
 /// Slots of each where the command line does not say.
 fn default_slots_each(pool: Option<&WorkerPoolSpec>) -> u32 {
-    pool.map_or(1, |pool| pool.slots_per_worker.unwrap_or(DEFAULT_SLOTS_PER_WORKER))
+    pool.map_or(1, |pool| {
+        pool.slots_per_worker.unwrap_or(DEFAULT_SLOTS_PER_WORKER)
+    })
 }
 
 /// The slots in all of the workers that a run of the file starts where its command line does not say.
@@ -256,8 +259,9 @@ async fn through_task(
 
 async fn through_process(
     args: &RunArgs,
-    id: &QueryId,
+    prepared: &Prepared,
     (slots, workers): (u32, &[String]),
+    folder: &Path,
     view: View<'_>,
     interrupted: &CancellationToken,
 ) -> CommandResult {
@@ -266,15 +270,14 @@ async fn through_process(
             "--processes needs a file, standard input can be read only once".into(),
         ));
     }
+    let id = &prepared.query;
+    // The files were listed once, for both.
+    let manifest = folder.join("inputs.json");
+    let text = serde_json::to_vec(&prepared.manifest).map_err(anyhow::Error::from)?;
+    std::fs::write(&manifest, text).map_err(anyhow::Error::from)?;
     let mut command = own_program()?;
-    command.args([
-        "coordinator",
-        "--attached",
-        "--results",
-        "client",
-        "--listen",
-        "127.0.0.1:0",
-    ]);
+    command.arg("coordinator").arg("--manifest").arg(manifest);
+    command.args(["--attached", "--results", "client", "--listen", "127.0.0.1:0"]);
     command
         .arg("--query-id")
         .arg(id.as_str())

@@ -20,7 +20,7 @@ use super::load::Loaded;
 use crate::coordinator::{CoordinatorOptions, StageOrders, SystemResolver};
 use crate::planner::{PlannedQuery, PlannedStage, plan, session_options, session_state};
 use crate::sink::{Sink, SinkError};
-use crate::source::{InputManifest, SourceError, object_stores, register_tables};
+use crate::source::{InputManifest, SourceError, register_tables};
 use crate::worker::StageTemplate;
 
 /// A query that is ready to run.
@@ -43,7 +43,21 @@ pub struct Prepared {
 /// # Errors
 /// A table cannot be read, the SQL is no single query over the tables, or the sink exists.
 pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Prepared, Failure> {
-    prepare_checked(loaded, query, slots, Sink::check).await
+    let listed = InputManifest::list(&loaded.query.spec.tables, &loaded.base).await;
+    prepare_listed(loaded, query, slots, listed.map_err(bad_source)?).await
+}
+
+/// The same of a query of which somebody has listed the files already.
+///
+/// # Errors
+/// Those of [`prepare`].
+pub async fn prepare_listed(
+    loaded: &Loaded,
+    query: &QueryId,
+    slots: u32,
+    manifest: InputManifest,
+) -> Result<Prepared, Failure> {
+    prepare_checked(loaded, query, slots, manifest, Sink::check).await
 }
 
 /// Prepares a query as [`prepare`] does, to look at and not to run: nothing is written, and the sink may exist.
@@ -51,13 +65,15 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
 /// # Errors
 /// A table cannot be read, or the SQL is no single query over the tables.
 pub async fn plan_only(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Prepared, Failure> {
-    prepare_checked(loaded, query, slots, |_, _| Ok(())).await
+    let listed = InputManifest::list(&loaded.query.spec.tables, &loaded.base).await;
+    prepare_checked(loaded, query, slots, listed.map_err(bad_source)?, |_, _| Ok(())).await
 }
 
 async fn prepare_checked(
     loaded: &Loaded,
     query: &QueryId,
     slots: u32,
+    manifest: InputManifest,
     check: impl Fn(&Sink, &[PathBuf]) -> Result<(), SinkError>,
 ) -> Result<Prepared, Failure> {
     let spec = &loaded.query.spec;
@@ -66,14 +82,11 @@ async fn prepare_checked(
         Failure::BadInput(message.to_owned())
     })?;
     let sink = sink_of(loaded)?;
-    let manifest = InputManifest::list(&spec.tables, &loaded.base)
-        .await
-        .map_err(bad_source)?;
     if let Some(sink) = &sink {
         check(sink, &manifest.roots).map_err(bad_sink)?;
     }
     let runtime = RuntimeEnvBuilder::new()
-        .with_object_store_registry(object_stores(&manifest.roots))
+        .with_object_store_registry(manifest.stores())
         .build_arc()
         .map_err(anyhow::Error::from)?;
     let partitions = spec.shuffle.partitions.unwrap_or(slots).clamp(1, MAX_PARTITIONS);

@@ -76,10 +76,12 @@ impl SplitScans {
         if config.file_compression_type.is_compressed() || !source.supports_repartitioning() {
             return Cuts::Nowhere;
         }
-        if source.file_type() != "parquet" {
-            return Cuts::AnyByte;
+        match source.file_type() {
+            "parquet" => self.row_groups(file).map_or(Cuts::AnyByte, Cuts::RowGroups),
+            // It has no footer that would tell where batches begin; the source does not say so of itself.
+            "arrow_stream" => Cuts::Nowhere,
+            _ => Cuts::AnyByte,
         }
-        self.row_groups(file).map_or(Cuts::AnyByte, Cuts::RowGroups)
     }
 
     /// Where the row groups of a Parquet file begin, if planning has read its footer. DataFusion gives a row

@@ -17,7 +17,7 @@ use sluice_core::plan::{FileRange, Split};
 
 use super::error::PlanError;
 use crate::source::tpch::TpchScanExec;
-use crate::source::{input_file, object_meta};
+use crate::source::{CheckedScan, Decoder, input_file, object_meta};
 
 /// Scans a table: the slot in a fragment that a split fills. The source inside it reads nothing until then.
 #[derive(Debug)]
@@ -71,10 +71,12 @@ impl ScanExec {
                     .iter()
                     .map(partitioned_file)
                     .collect::<Result<Vec<_>, _>>()?;
+                let decoder = Decoder::of(config);
                 let config = FileScanConfigBuilder::from(config.clone())
                     .with_file_groups(vec![FileGroup::new(files)])
                     .build();
-                Ok(DataSourceExec::from_data_source(config))
+                let scan = DataSourceExec::from_data_source(config);
+                Ok(Arc::new(CheckedScan::new(scan, decoder, ranges)))
             }
             Split::Tpch { part, parts } => {
                 let scan = self.source.downcast_ref::<TpchScanExec>().ok_or_else(|| {

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::commit::{Environment, Step, commit};
 use super::{COMMIT_RECORD, Committed, Sink, SinkError, SinkWriter, Written};
-use crate::source::{InputManifest, object_stores, register_tables};
+use crate::source::{InputManifest, register_tables};
 
 mod columns;
 
@@ -121,7 +121,7 @@ async fn rows(location: &Path, format: &str) -> Vec<RecordBatch> {
     let manifest = InputManifest::list(&tables, location).await.unwrap();
     let context = SessionContext::new();
     let runtime = datafusion::execution::runtime_env::RuntimeEnvBuilder::new()
-        .with_object_store_registry(object_stores(&manifest.roots))
+        .with_object_store_registry(manifest.stores())
         .build_arc()
         .unwrap();
     let context = SessionContext::new_with_config_rt(context.copied_config(), runtime);

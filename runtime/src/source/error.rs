@@ -9,6 +9,7 @@ use sluice_crds::ErrorReason;
 use thiserror::Error;
 
 use super::manifest::shown;
+use super::store::BeyondFile;
 
 /// Files that a message names at most.
 const NAMED_FILES: usize = 3;
@@ -164,6 +165,17 @@ fn classify_store(error: &object_store::Error) -> Option<AttemptFailure> {
                 shown(path)
             ),
         )),
+        object_store::Error::Precondition { path, source } => Some(bad(
+            BadInputKind::InputChanged,
+            format!(
+                "{} {source} after the query had listed it: run the query again",
+                shown(path)
+            ),
+        )),
+        object_store::Error::Generic { source, .. } => {
+            let beyond = source.downcast_ref::<BeyondFile>()?;
+            Some(undecodable(&shown(&beyond.path), &beyond.to_string()))
+        }
         object_store::Error::PermissionDenied { path, source } => Some(bad(
             BadInputKind::ForbiddenPath,
             format!("{} cannot be read: {source}", shown(path)),
@@ -181,13 +193,44 @@ fn is_bad_value(message: &str) -> bool {
 }
 
 fn corrupt(message: &str, ranges: &[FileRange]) -> AttemptFailure {
-    let place = place(ranges);
+    undecodable(&place(ranges), message)
+}
+
+fn undecodable(place: &str, message: &str) -> AttemptFailure {
     bad(
         BadInputKind::InputCorrupt,
         format!(
             "{place} cannot be decoded: {message}: mend the file, or declare columns in the table's schema that fit it"
         ),
     )
+}
+
+/// What a panic says.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
+
+/// What is said of a decoder that panicked: the bytes, not the worker, are at fault.
+pub(super) fn gave_up(panic: &(dyn std::any::Any + Send)) -> String {
+    format!("the decoder gave up ({})", panic_text(panic))
+}
+
+/// The failure of an attempt whose decoder panicked as it read these ranges.
+pub(super) fn decoder_panicked(panic: &(dyn std::any::Any + Send), ranges: &[FileRange]) -> AttemptFailure {
+    corrupt(&gave_up(panic), ranges)
+}
+
+/// What a scan of Arrow files failed with. Their decoder says the same of wrong bytes as kernels say of wrong arguments;
+/// in a scan it is the bytes.
+pub(super) fn decoder_failed(error: DataFusionError, ranges: &[FileRange]) -> DataFusionError {
+    match (classify_error(&error, ranges), error.find_root()) {
+        (AttemptFailure::Failed { .. }, DataFusionError::ArrowError(cause, _)) => {
+            DataFusionError::External(Box::new(corrupt(&cause.to_string(), ranges)))
+        }
+        _ => error,
+    }
 }
 
 /// Names what an attempt was reading. Lines are counted from the start of a range.

@@ -17,6 +17,7 @@ use sluice_core::plan::InputFile;
 use sluice_crds::ErrorReason;
 use sluice_crds::shuffle_query::FileFormat;
 
+use super::check::{arrow_schema, parquet_footer};
 use super::error::{SourceError, classify_error};
 use super::manifest::{object_meta, shown};
 use super::schema::Merge;
@@ -60,11 +61,10 @@ impl Files<'_> {
         let files: Vec<_> = files.iter().take(looked_at).collect();
         let schemas = stream::iter(files).map(|file| async move {
             let meta = self.meta(file)?;
-            let objects = [meta];
-            let schema = self.reader.infer_schema(self.session, self.store, &objects);
-            let schema = guard(schema)
+            let schema = guard(self.infer(&meta))
                 .await
                 .map_err(|error| self.unreadable(file, &error))?;
+            let objects = [meta];
             if let Some(headless) = self.headless {
                 let all = headless.infer_schema(self.session, self.store, &objects);
                 let all = guard(all).await.map_err(|error| self.unreadable(file, &error))?;
@@ -76,6 +76,18 @@ impl Files<'_> {
             Ok((file, schema))
         });
         schemas.buffered(CONCURRENT_FILES).try_collect().await
+    }
+
+    /// What a file says about its columns, after a look at the lengths that it names.
+    async fn infer(&self, meta: &ObjectMeta) -> Result<SchemaRef, DataFusionError> {
+        match self.format {
+            // DataFusion takes what does not open in one of the two formats for the other one, and believes its lengths.
+            FileFormat::Arrow => return Ok(Arc::new(arrow_schema(self.store, &meta.location).await?)),
+            FileFormat::Parquet => parquet_footer(self.store, &meta.location).await?,
+            FileFormat::Csv | FileFormat::Json => {}
+        }
+        let objects = std::slice::from_ref(meta);
+        self.reader.infer_schema(self.session, self.store, objects).await
     }
 
     /// One schema for all files.
@@ -97,7 +109,11 @@ impl Files<'_> {
         }
         let schema = merge.finish();
         if schema.fields().is_empty() {
-            let message = "its files have no columns: declare a schema, or remove the table";
+            let named = match files {
+                [file] => format!("{} has", shown(&file.path)),
+                _ => "its files have".to_owned(),
+            };
+            let message = format!("{named} no columns: declare a schema, or remove the table");
             return Err(SourceError::new(ErrorReason::InputCorrupt, self.table, message));
         }
         Ok(schema)
@@ -146,17 +162,20 @@ impl Files<'_> {
     }
 
     fn unreadable(&self, file: &InputFile, error: &DataFusionError) -> SourceError {
-        let (reason, cause) = match classify_error(error, &[]) {
-            AttemptFailure::BadInput {
-                kind: BadInputKind::InputChanged,
-                message,
-            } => (ErrorReason::InputChanged, message),
-            AttemptFailure::BadInput {
-                kind: BadInputKind::ForbiddenPath,
-                message,
-            } => (ErrorReason::ForbiddenPath, message),
-            _ => (ErrorReason::InputCorrupt, innermost(error)),
-        };
+        // These say what to do; the format is not to blame.
+        if let AttemptFailure::BadInput { kind, message } = classify_error(error, &[]) {
+            let reason = match kind {
+                BadInputKind::InputChanged => Some(ErrorReason::InputChanged),
+                BadInputKind::ForbiddenPath => Some(ErrorReason::ForbiddenPath),
+                BadInputKind::InputCorrupt | BadInputKind::InvalidValue | BadInputKind::UnsupportedPlan => {
+                    None
+                }
+            };
+            if let Some(reason) = reason {
+                return SourceError::new(reason, self.table, message);
+            }
+        }
+        let cause = innermost(error);
         let wanted = match self.format {
             FileFormat::Parquet => "a Parquet file",
             FileFormat::Csv => "a CSV file with the same number of values in every line",
@@ -167,7 +186,7 @@ impl Files<'_> {
             "{} cannot be read as {wanted}: {cause}: correct the file, the location or the table's format",
             shown(&file.path)
         );
-        SourceError::new(reason, self.table, message)
+        SourceError::new(ErrorReason::InputCorrupt, self.table, message)
     }
 }
 

@@ -1,10 +1,13 @@
 //! What a query reads: files of the user's tables, pinned when the query is planned, and generated TPC-H rows.
 //!
 //! The way of a query: [`InputManifest::list`] lists every declared location once; [`object_stores`] gives the
-//! session (of the coordinator and of every worker) a store that serves the declared locations and nothing else;
-//! [`register_tables`] makes tables that scan exactly the files of the manifest; [`verify`] tells a worker before a
-//! scan whether the files are still those of the manifest; [`classify_error`] tells what an engine's error means.
+//! session (of the coordinator and of every worker) a store that serves the files of the manifest as they were listed,
+//! and nothing else; [`register_tables`] makes tables that scan exactly these files; [`CheckedScan`] looks at the
+//! lengths in them before it decodes them; [`verify`] tells a worker after a scan whether they are still the same;
+//! [`classify_error`] tells what an engine's error means.
 
+mod check;
+mod checked;
 mod error;
 mod files;
 pub mod generate;
@@ -18,7 +21,9 @@ mod store;
 mod tests;
 pub mod tpch;
 
-pub use error::{SourceError, classify_error};
+pub use check::Decoder;
+pub use checked::CheckedScan;
+pub use error::{SourceError, classify_error, panic_text};
 pub use files::{FileTable, register_tables};
 pub use location::{LocationProblem, resolve_location};
 pub use manifest::{InputManifest, input_file, object_meta, shown, verify};

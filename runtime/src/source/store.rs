@@ -1,7 +1,10 @@
-//! The only way from a query to files: a read-only store that serves the declared locations.
+//! The only way from a query to files: a read-only store that serves the files of the manifest, as they were listed.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
+use std::os::unix::fs::FileExt;
 use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
@@ -14,17 +17,36 @@ use futures::stream::{self, BoxStream, StreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use sluice_core::plan::InputFile;
 use url::Url;
 
-/// The stores of a session that reads the files below `roots` and nothing else. DataFusion's own registry would
-/// serve every file of the machine under `file://`.
-pub fn object_stores(roots: &[PathBuf]) -> Arc<dyn ObjectStoreRegistry> {
+/// The most bytes of a range that are read at once.
+const CHUNK: u64 = 256 << 10;
+
+/// The stores of a session that reads these files, which lie below `roots`, and nothing else. DataFusion's own
+/// registry would serve every file of the machine under `file://`. Each read fails if its file is not, or is no longer,
+/// what the manifest says: rows of two states of a file never meet in one result.
+pub fn object_stores<'a>(
+    roots: &[PathBuf],
+    files: impl IntoIterator<Item = &'a InputFile>,
+) -> Arc<dyn ObjectStoreRegistry> {
     Arc::new(RootedStores {
-        files: Arc::new(RootedStore::new(roots)),
+        files: Arc::new(RootedStore::new(roots, files)),
     })
+}
+
+/// A range that a file does not have: what told of it, a footer most often, is corrupt.
+#[derive(Debug, thiserror::Error)]
+#[error("bytes {start}..{end} are named in it, which has {size}")]
+pub(super) struct BeyondFile {
+    /// The file, as the manifest names it.
+    pub(super) path: String,
+    start: u64,
+    end: u64,
+    size: u64,
 }
 
 #[derive(Debug)]
@@ -47,25 +69,36 @@ impl ObjectStoreRegistry for RootedStores {
     }
 }
 
-/// Reads of files that lie, links resolved, in one of the roots.
+/// Reads of files that lie, links resolved, in one of the roots, and are as the manifest has them.
 #[derive(Debug)]
 struct RootedStore {
     roots: Arc<[PathBuf]>,
+    pinned: BTreeMap<Path, InputFile>,
     files: LocalFileSystem,
 }
 
 impl RootedStore {
-    fn new(roots: &[PathBuf]) -> Self {
+    fn new<'a>(roots: &[PathBuf], files: impl IntoIterator<Item = &'a InputFile>) -> Self {
         let resolve = |root: &PathBuf| root.canonicalize().unwrap_or_else(|_| root.clone());
+        let pinned = |file: &InputFile| Some((Path::parse(&file.path).ok()?, file.clone()));
         Self {
             roots: roots.iter().map(resolve).collect(),
+            pinned: files.into_iter().filter_map(pinned).collect(),
             files: LocalFileSystem::new(),
         }
     }
 
+    /// A file that may be read: its location with links resolved, and what the manifest says about it.
+    async fn admit(&self, location: &Path) -> Result<(Path, &InputFile)> {
+        let resolved = self.resolve(location).await?;
+        let pinned = self.pinned.get(location);
+        let pinned = pinned.ok_or_else(|| denied(location, "the query had not listed it"))?;
+        Ok((resolved, pinned))
+    }
+
     /// The location with its links resolved, if that may be read. Resolving per read and not only when the files were
     /// listed refuses a file that was replaced by a link since.
-    async fn admit(&self, location: &Path) -> Result<Path> {
+    async fn resolve(&self, location: &Path) -> Result<Path> {
         let path = self.files.path_to_filesystem(location)?;
         let roots = Arc::clone(&self.roots);
         let resolved = tokio::task::spawn_blocking(move || match path.canonicalize() {
@@ -94,6 +127,69 @@ fn is_below(roots: &[PathBuf], path: &FsPath) -> bool {
     roots.iter().any(|root| path.starts_with(root))
 }
 
+/// Whether a file is still the one of the manifest.
+fn check_unchanged(pinned: &InputFile, now: &ObjectMeta) -> Result<()> {
+    let other_tag = matches!((&now.e_tag, &pinned.etag), (Some(now), Some(then)) if now != then);
+    let what = if now.size != pinned.size {
+        format!("changed its size from {} to {} bytes", pinned.size, now.size)
+    } else if now.last_modified.timestamp_nanos_opt() != Some(pinned.modified_nanos) || other_tag {
+        "was written".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::Precondition {
+        path: pinned.path.clone(),
+        source: what.into(),
+    })
+}
+
+/// Whether a file has these bytes. A buffer is made for a range before it is read.
+fn check_within(pinned: &InputFile, range: &Range<u64>) -> Result<()> {
+    if range.start <= range.end && range.end <= pinned.size {
+        return Ok(());
+    }
+    Err(Error::Generic {
+        store: "file",
+        source: Box::new(BeyondFile {
+            path: pinned.path.clone(),
+            start: range.start,
+            end: range.end,
+            size: pinned.size,
+        }),
+    })
+}
+
+/// Reads a range of an open file piece by piece. A file that was cut meanwhile is an error; readers of a bare file wait
+/// for ever for the rest.
+fn chunks(file: File, range: Range<u64>, pinned: &InputFile) -> BoxStream<'static, Result<Bytes>> {
+    let state = (Arc::new(file), range, pinned.path.clone());
+    stream::try_unfold(state, |(file, range, path)| async move {
+        if range.is_empty() {
+            return Ok(None);
+        }
+        let next = range.end.min(range.start.saturating_add(CHUNK));
+        let reading = Arc::clone(&file);
+        let read = tokio::task::spawn_blocking(move || {
+            let mut buffer = vec![0; usize::try_from(next - range.start).unwrap_or(0)];
+            reading
+                .read_exact_at(&mut buffer, range.start)
+                .map(|()| Bytes::from(buffer))
+        });
+        match read.await? {
+            Ok(read) => Ok(Some((read, (file, next..range.end, path)))),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Err(Error::Precondition {
+                path,
+                source: "was cut".into(),
+            }),
+            Err(error) => Err(Error::Generic {
+                store: "file",
+                source: Box::new(error),
+            }),
+        }
+    })
+    .boxed()
+}
+
 fn denied(location: &Path, why: &'static str) -> Error {
     Error::PermissionDenied {
         path: location.to_string(),
@@ -111,14 +207,29 @@ impl fmt::Display for RootedStore {
 
 #[async_trait]
 impl ObjectStore for RootedStore {
+    // Whole files are read through the open file itself: who reads them asks again at the end (`verify`).
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        let location = self.admit(location).await?;
-        self.files.get_opts(&location, options).await
+        let (resolved, pinned) = self.admit(location).await?;
+        let is_part = options.range.is_some();
+        if let Some(GetRange::Bounded(range)) = &options.range {
+            // What of a range lies behind the end is left out, as the interface has it.
+            check_within(pinned, &(range.start..range.end.min(pinned.size)))?;
+        }
+        let mut got = self.files.get_opts(&resolved, options).await?;
+        check_unchanged(pinned, &got.meta)?;
+        if is_part && let GetResultPayload::File(file, _) = got.payload {
+            got.payload = GetResultPayload::Stream(chunks(file, got.range.clone(), pinned));
+        }
+        Ok(got)
     }
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        let location = self.admit(location).await?;
-        self.files.get_ranges(&location, ranges).await
+        let (resolved, pinned) = self.admit(location).await?;
+        ranges.iter().try_for_each(|range| check_within(pinned, range))?;
+        let read = self.files.get_ranges(&resolved, ranges).await;
+        // Asked after the bytes were read: a change before or meanwhile is seen.
+        check_unchanged(pinned, &self.files.head(&resolved).await?)?;
+        read
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -11,7 +11,7 @@ use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
 use sluice_core::metrics::AttemptMetrics;
-use sluice_core::plan::{FileRange, Split};
+use sluice_core::plan::{FileRange, InputFile, Split};
 use sluice_proto::LeafSplit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use super::stage::StageTemplate;
 use super::{Shared, WorkerOptions};
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
 use crate::shuffle::read::ReadFailed;
-use crate::source::{classify_error, object_stores, verify};
+use crate::source::{classify_error, object_stores, panic_text, verify};
 use crate::transport::Peers;
 
 /// Everything that an attempt needs.
@@ -59,8 +59,8 @@ impl AttemptEnd {
     }
 }
 
-/// Runs an attempt to its end. A panic in a decoder or an operator ends the attempt, not the worker. Whatever an
-/// attempt that did not succeed has published is dropped.
+/// Runs an attempt to its end. A panic of an operator ends the attempt, not the worker; one of a decoder of files is
+/// caught in the scan, which knows them. Whatever an attempt that did not succeed has published is dropped.
 pub(super) async fn run(job: Job) -> AttemptEnd {
     let (store, query, attempt) = (
         job.shared.store.clone(),
@@ -93,11 +93,15 @@ async fn execute(job: Job) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure
         "datafusion.execution.sort_spill_reservation_bytes".into(),
         reservation,
     );
-    let context = task_context(&options, &job.assignment.attempt.to_string(), runtime(&job)?)
-        .map_err(|error| undecodable(&error))?;
     let mut files: Vec<_> = ranges.iter().map(|range| range.file.clone()).collect();
     files.dedup();
-    verify(&context.runtime_env(), &files).await?;
+    let runtime = runtime(&job, &files)?;
+    let context = task_context(
+        &options,
+        &job.assignment.attempt.to_string(),
+        Arc::clone(&runtime),
+    )
+    .map_err(|error| undecodable(&error))?;
     let splits = TaskSplits {
         splits: job
             .splits
@@ -120,7 +124,32 @@ async fn execute(job: Job) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure
         None => classify_error(&error, &ranges),
     };
     let rows = plan.execute(0, context).map_err(classify)?;
-    publish.run(rows, classify).await
+    let published = publish.run(rows, classify).await;
+    unless_changed(published, &runtime, &files).await
+}
+
+/// How the attempt ended, unless its files are no longer those that were planned with. The store checks a file whenever
+/// a read begins; a change while it is read shows here, as rows or as whatever the decoder made of it.
+async fn unless_changed<T>(
+    ended: Result<T, AttemptFailure>,
+    runtime: &RuntimeEnv,
+    files: &[InputFile],
+) -> Result<T, AttemptFailure> {
+    match &ended {
+        Ok(_)
+        | Err(
+            AttemptFailure::BadInput {
+                kind: BadInputKind::InputCorrupt | BadInputKind::InvalidValue,
+                ..
+            }
+            | AttemptFailure::Failed { .. },
+        ) => match verify(runtime, files).await {
+            Err(changed @ AttemptFailure::BadInput { .. }) => Err(changed),
+            Err(unknown) => ended.and(Err(unknown)),
+            Ok(()) => ended,
+        },
+        Err(_) => ended,
+    }
 }
 
 /// What a sort keeps back to merge what it has spilled, bytes: DataFusion's 10 MiB, less where an attempt's even part of
@@ -132,12 +161,12 @@ fn sort_reservation(options: &WorkerOptions) -> u64 {
     (options.memory_bytes / u64::from(options.slots.max(1)) / SHARE).clamp(LEAST, MOST)
 }
 
-/// What the engine runs in: the query's memory, the worker's disk space, and the query's files only.
-fn runtime(job: &Job) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
+/// What the engine runs in: the query's memory, the worker's disk space, and the task's files only.
+fn runtime(job: &Job, files: &[InputFile]) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
     let roots: Vec<PathBuf> = job.input_roots.iter().map(PathBuf::from).collect();
     let mut environment = RuntimeEnvBuilder::new()
         .with_memory_pool(job.shared.memory.query_pool(&job.query))
-        .with_object_store_registry(object_stores(&roots));
+        .with_object_store_registry(object_stores(&roots, files));
     environment.disk_manager = Some(job.shared.store.operators());
     environment
         .build_arc()
@@ -160,11 +189,7 @@ fn undecodable(error: &PlanError) -> AttemptFailure {
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send)) -> AttemptFailure {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
     AttemptFailure::Failed {
-        message: format!("the engine panicked: {text}"),
+        message: format!("the engine panicked: {}", panic_text(panic)),
     }
 }

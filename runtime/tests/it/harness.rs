@@ -14,7 +14,7 @@ use sluice::local::load::Loaded;
 use sluice::local::prepare::prepare;
 use sluice::local::workers::{WorkerShape, Workers};
 use sluice::planner::explain;
-use sluice::source::{InputManifest, object_stores, register_tables};
+use sluice::source::{InputManifest, register_tables};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::snapshot::QuerySnapshot;
@@ -244,7 +244,7 @@ async fn plain_session(tables: &Tables) -> Result<SessionContext, String> {
         .await
         .map_err(|error| text(&error))?;
     let runtime = RuntimeEnvBuilder::new()
-        .with_object_store_registry(object_stores(&manifest.roots))
+        .with_object_store_registry(manifest.stores())
         .build_arc()
         .map_err(|error| text(&error))?;
     let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(2), runtime);

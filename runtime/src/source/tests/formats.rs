@@ -196,7 +196,7 @@ async fn ragged_and_doubled_csv_is_told_with_its_line() {
             .contains("b.csv has several columns of one name")
     );
     let path = write(&folder, "c.csv", "\n\n");
-    assert!(refusal(&files("csv", &path)).await.contains("have no columns"));
+    assert!(refusal(&files("csv", &path)).await.contains("has no columns"));
 }
 
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! Tests over real files.
 
 mod attempts;
+mod corrupt;
 mod formats;
 mod generate;
 mod listing;
 mod samples;
+mod store;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -20,7 +22,7 @@ use serde_json::json;
 use sluice_crds::shuffle_query::TableSpec;
 use tempfile::TempDir;
 
-use super::{InputManifest, SourceError, object_stores, register_tables};
+use super::{InputManifest, SourceError, register_tables};
 
 /// A table as its YAML would declare it.
 fn table(spec: serde_json::Value) -> TableSpec {
@@ -33,7 +35,7 @@ fn files(format: &str, location: &Path) -> TableSpec {
 
 fn session(manifest: &InputManifest) -> SessionContext {
     let runtime = RuntimeEnvBuilder::new()
-        .with_object_store_registry(object_stores(&manifest.roots))
+        .with_object_store_registry(manifest.stores())
         .build_arc()
         .unwrap();
     SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(3), runtime)

@@ -410,6 +410,17 @@ impl Worker {
         files_below(self.spill.path())
     }
 
+    /// The most memory that it ever had, in bytes.
+    pub(super) fn peak_bytes(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("the worker is there");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = peak.and_then(|peak| peak.trim().strip_suffix(" kB"));
+        1024 * kilobytes
+            .and_then(|number| number.parse::<u64>().ok())
+            .expect("a number of kB")
+    }
+
     /// Asserts that it still runs and has not panicked.
     pub(super) fn assert_well(&mut self) {
         let ended = self.child.try_wait().expect("the worker is ours");

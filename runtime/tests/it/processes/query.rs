@@ -6,7 +6,7 @@ use arrow::array::RecordBatch;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use sluice::local::load::load;
-use sluice::source::{InputManifest, object_stores, register_tables};
+use sluice::source::{InputManifest, register_tables};
 
 /// A query over these tables (YAML list items), with more lines of its spec.
 pub(super) fn query(sql: &str, tables: &[&str], more: &[&str]) -> String {
@@ -55,7 +55,7 @@ pub(super) async fn plain(file: &Path) -> Vec<RecordBatch> {
         .await
         .expect("the tables are there");
     let runtime = RuntimeEnvBuilder::new()
-        .with_object_store_registry(object_stores(&manifest.roots))
+        .with_object_store_registry(manifest.stores())
         .build_arc()
         .expect("a runtime can be made");
     let context = SessionContext::new_with_config_rt(SessionConfig::new().with_target_partitions(2), runtime);

@@ -3,9 +3,13 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_ipc::CompressionType;
+use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
 use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_crds::ErrorReason;
@@ -234,6 +238,49 @@ fn no_flipped_byte_of_a_parquet_file_ends_a_worker() {
     assert_eq!(ended.stdout, "n,s\n20000,row 9999 of many\n");
 }
 
+/// Lengths that only the scan meets, since planning reads no pages and no blocks.
+#[test]
+fn lengths_in_a_file_that_cannot_be_true_cost_a_worker_nothing() {
+    let folder = Folder::new();
+    let mut worker = Worker::start();
+    let texts: ArrayRef = Arc::new(StringArray::from(vec!["one text, again and again"; 1_000]));
+    let rows = RecordBatch::try_from_iter([("s", texts)]).expect("one column");
+    let lz4 = IpcWriteOptions::default()
+        .try_with_compression(Some(CompressionType::LZ4_FRAME))
+        .expect("it is built in");
+    let mut writer =
+        FileWriter::try_new_with_options(Vec::new(), &rows.schema(), lz4).expect("a file can be begun");
+    writer.write(&rows).expect("rows can be written");
+    let mut arrow = writer.into_inner().expect("a file can be closed");
+    // The texts, and how long they were before they were compressed.
+    let said = 25_000_i64.to_le_bytes();
+    let place = arrow
+        .windows(8)
+        .position(|bytes| bytes == said)
+        .expect("they are compressed");
+    arrow[place..place + 8].copy_from_slice(&(1_i64 << 44).to_le_bytes());
+    let snappy = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .build();
+    let mut writer =
+        ArrowWriter::try_new(Vec::new(), rows.schema(), Some(snappy)).expect("a file can be begun");
+    writer.write(&rows).expect("rows can be written");
+    let mut parquet = writer.into_inner().expect("a file can be closed");
+    // The first page's header: its type, then how long it was before it was compressed; now one long number.
+    assert_eq!((parquet[4], parquet[6]), (0x15, 0x15));
+    parquet[7..12].copy_from_slice(&[0xfe, 0xff, 0xff, 0xff, 0x0f]);
+    for (name, format, bytes) in [
+        ("rows.arrow", "arrow", arrow),
+        ("rows.parquet", "parquet", parquet),
+    ] {
+        folder.write(name, bytes);
+        let ended = survives(&folder, &mut worker, &over(name, format));
+        ended.expect(2, &["InputCorrupt", name]);
+    }
+    let peak = worker.peak_bytes();
+    assert!(peak < 1 << 30, "{peak} bytes");
+}
+
 /// Rewrites a file so that size and time differ from what was listed.
 fn change(path: &Path) {
     std::fs::write(path, "s\nanother text than before\n").expect("it can be written");
@@ -261,6 +308,73 @@ async fn a_file_changed_between_planning_and_scanning_fails_by_name() {
         assert!(message.contains(&*file.to_string_lossy()), "{message}");
         let [mut worker] = workers;
         worker.assert_well();
+    }
+}
+
+/// Rewrites the file while the worker, which has read some of it and has it open, stands still.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_rewritten_while_it_is_scanned_fails_by_name() {
+    let sql = "select max(encode(sha512(sha512(sha512(s))), 'hex')) as s from t";
+    let yaml = query(
+        sql,
+        &["{name: t, location: rows.csv, format: csv}"],
+        &["shuffle: {partitions: 1}"],
+    );
+    let mut missed = 0;
+    loop {
+        let folder = Folder::new();
+        let text = format!("s\n{}", "as planned\n".repeat(400_000));
+        let file = folder.write("rows.csv", &text);
+        let workers = [Worker::start()];
+        let mut query = Watched::start(&folder, &yaml, &workers).await;
+        let seen = query
+            .until_or_end("rows that are read", |seen| {
+                seen.stages.iter().any(|stage| stage.metrics.rows_read > 0)
+            })
+            .await;
+        workers[0].freeze();
+        if seen.outcome.is_none() {
+            std::fs::write(&file, text.replace("as planned", "as written")).expect("it can be written");
+        }
+        workers[0].thaw();
+        match query.end().await.outcome {
+            Outcome::Failed(QueryFailure { reason, message, .. }) => {
+                assert_eq!(reason, ErrorReason::InputChanged, "{message}");
+                assert!(message.contains(&*file.to_string_lossy()), "{message}");
+                return;
+            }
+            // The scan had ended before the worker stood still.
+            Outcome::Succeeded => missed += 1,
+            Outcome::Cancelled => panic!("nobody cancels it"),
+        }
+        assert!(missed < 5, "no scan was met at work");
+    }
+}
+
+/// Workers start between the listing and the coordinator, which must not list again.
+#[test]
+fn processes_run_on_the_files_that_were_listed_first() {
+    let mut missed = 0;
+    loop {
+        let folder = Folder::new();
+        let file = folder.write("rows.csv", "s\nas planned\n");
+        let arguments = ["--processes", "--local-workers", "2", "--output", "csv"];
+        let run = Program::start(folder.run_command(&over("rows.csv", "csv"), &arguments));
+        // Its tables are listed before its spill folder is made.
+        super::program::wait_until("a planned query", || folder.at("spill").exists());
+        change(&file);
+        let ended = run.end();
+        if ended.code == Some(0) {
+            assert_eq!(
+                ended.stdout, "n,s\n1,as planned\n",
+                "rows of a file that was not listed"
+            );
+            missed += 1;
+            assert!(missed < 5, "no run was met between its two processes");
+            continue;
+        }
+        ended.expect(2, &["rows.csv changed its size", "run the query again"]);
+        return;
     }
 }
 
