@@ -98,6 +98,7 @@ async fn execute(job: Job) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure
     let mut files: Vec<_> = ranges.iter().map(|range| range.file.clone()).collect();
     files.dedup();
     verify(&context.runtime_env(), &files).await?;
+    job.shared.footers.keep_only(&files);
     let splits = TaskSplits {
         splits: job
             .splits
@@ -132,11 +133,12 @@ fn sort_reservation(options: &WorkerOptions) -> u64 {
     (options.memory_bytes / u64::from(options.slots.max(1)) / SHARE).clamp(LEAST, MOST)
 }
 
-/// What the engine runs in: the query's memory, the worker's disk space, and the query's files only.
+/// What the engine runs in: the query's memory, the worker's disk space and footers, and the query's files only.
 fn runtime(job: &Job) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
     let roots: Vec<PathBuf> = job.input_roots.iter().map(PathBuf::from).collect();
     let mut environment = RuntimeEnvBuilder::new()
         .with_memory_pool(job.shared.memory.query_pool(&job.query))
+        .with_cache_manager(job.shared.footers.caches())
         .with_object_store_registry(object_stores(&roots));
     environment.disk_manager = Some(job.shared.store.operators());
     environment
