@@ -10,15 +10,16 @@ use arrow::datatypes::{Schema, SchemaRef};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::termination::Termination;
+use sluice_crds::ByteSize;
 use sluice_proto::auth::Token;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::worker::{announce, guard, watch_stdin};
-use crate::cli::{CommandResult, QueryFile, parse_workers};
+use crate::cli::{CommandResult, QueryFile, parse_size, parse_workers};
 use crate::coordinator::{Left, RunningQuery, serve};
 use crate::local::exit::{Failure, Signals, signals};
 use crate::local::load::load;
-use crate::local::prepare::{prepare, sink_of};
+use crate::local::prepare::{Capacity, prepare, sink_of};
 
 /// How long a coordinator with last words to say serves the last state to somebody who has not seen it.
 const LINGER: Duration = Duration::from_secs(10);
@@ -51,6 +52,9 @@ pub(super) struct CoordinatorArgs {
     /// The workers' slots in all, for the number of partitions where the file does not say; default: one a worker.
     #[arg(long)]
     total_slots: Option<u32>,
+    /// The workers' memory for each of their slots, which bounds what joins send to every task; default: not known.
+    #[arg(long, value_parser = parse_size)]
+    slot_memory: Option<ByteSize>,
     /// Who takes the rows of a query without a sink: a client that reads them, or nobody, so that only the preview
     /// in status remains.
     #[arg(long, value_enum, default_value = "preview")]
@@ -124,7 +128,11 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
         }
     }
     let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
-    let prepared = prepare(&loaded, &id, args.total_slots.unwrap_or(workers)).await?;
+    let capacity = Capacity {
+        slots: args.total_slots.unwrap_or(workers),
+        slot_memory_bytes: args.slot_memory.map(|memory| memory.bytes()),
+    };
+    let prepared = prepare(&loaded, &id, capacity).await?;
     let schema = prepared.planned.schema.clone();
     let mut options = prepared.into_options(CoordinatorEpoch(args.epoch), args.workers.clone())?;
     options.token = token;

@@ -17,7 +17,7 @@ use crate::local::exit::{Failure, interrupts};
 use crate::local::load::{Loaded, load};
 use crate::local::memory::machine_memory;
 use crate::local::output::OutputFormat;
-use crate::local::prepare::{Prepared, prepare};
+use crate::local::prepare::{Capacity, Prepared, prepare};
 use crate::local::progress::Progress;
 use crate::local::status::StatusFile;
 use crate::local::workers::{EndedEarly, WorkerShape, Workers, own_program, start_attached};
@@ -66,11 +66,16 @@ pub(super) async fn run(args: RunArgs) -> CommandResult {
         Ok(given @ 1..) => given.saturating_mul(shape.slots),
         Ok(0) | Err(_) => shape.count.saturating_mul(shape.slots),
     };
+    let started_here = args.workers.is_empty();
+    let capacity = Capacity {
+        slots,
+        slot_memory_bytes: started_here.then(|| shape.memory_bytes / u64::from(shape.slots.max(1))),
+    };
     // A terminal that is still read from must stay interruptible, so not before the file is loaded.
     let interrupted = interrupts();
     let id = new_query_id();
     let prepared = tokio::select! {
-        prepared = prepare(&loaded, &id, slots) => prepared?,
+        prepared = prepare(&loaded, &id, capacity) => prepared?,
         () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
     };
     let folder = spill_folder(args.spill_dir.as_deref())?;
@@ -84,7 +89,7 @@ pub(super) async fn run(args: RunArgs) -> CommandResult {
     let ended = if interrupted.is_cancelled() {
         Err(Failure::Query(Outcome::Cancelled))
     } else if args.processes {
-        through_process(&args, &prepared, slots, &workers.addresses, &interrupted).await
+        through_process(&args, &prepared, capacity, &workers.addresses, &interrupted).await
     } else {
         through_task(&args, prepared, workers.addresses.clone(), &interrupted).await
     };
@@ -166,7 +171,7 @@ async fn through_task(
 async fn through_process(
     args: &RunArgs,
     prepared: &Prepared,
-    slots: u32,
+    capacity: Capacity,
     workers: &[String],
     interrupted: &CancellationToken,
 ) -> CommandResult {
@@ -190,7 +195,10 @@ async fn through_process(
         .arg("--query-id")
         .arg(id.as_str())
         .arg("--total-slots")
-        .arg(slots.to_string());
+        .arg(capacity.slots.to_string());
+    if let Some(memory) = capacity.slot_memory_bytes {
+        command.arg("--slot-memory").arg(memory.to_string());
+    }
     command
         .arg("--workers")
         .arg(workers.join(","))

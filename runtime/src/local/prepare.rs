@@ -17,7 +17,9 @@ use sluice_proto::auth::Guard;
 use super::exit::Failure;
 use super::load::Loaded;
 use crate::coordinator::{CoordinatorOptions, StageOrders, SystemResolver};
-use crate::planner::{PlannedQuery, PlannedStage, plan, session_options, session_state};
+use crate::planner::{
+    BroadcastLimit, PlannedQuery, PlannedStage, plan, session_options, session_state,
+};
 use crate::sink::{Sink, SinkError};
 use crate::source::{InputManifest, SourceError, object_stores, register_tables};
 use crate::worker::StageTemplate;
@@ -36,12 +38,34 @@ pub struct Prepared {
     compression: Compression,
 }
 
-/// Prepares a query for workers with `slots` slots in all, which is the number of partitions where the query does
-/// not say.
+/// What the workers of a query have, as far as it is known when the query is planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Slots of all workers, the number of partitions where the query does not say.
+    pub slots: u32,
+    /// Memory for each slot, bytes.
+    pub slot_memory_bytes: Option<u64>,
+}
+
+impl From<u32> for Capacity {
+    fn from(slots: u32) -> Self {
+        Self {
+            slots,
+            slot_memory_bytes: None,
+        }
+    }
+}
+
+/// Prepares a query for workers of this capacity.
 ///
 /// # Errors
 /// A table cannot be read, the SQL is no single query over the tables, or the sink exists.
-pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Prepared, Failure> {
+pub async fn prepare(
+    loaded: &Loaded,
+    query: &QueryId,
+    capacity: impl Into<Capacity>,
+) -> Result<Prepared, Failure> {
+    let capacity = capacity.into();
     let spec = &loaded.query.spec;
     let sql = spec.sql.as_deref().ok_or_else(|| {
         let message = "spec.sqlFrom needs a cluster, which alone has ConfigMaps: write the text to spec.sql";
@@ -58,8 +82,10 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
         .with_object_store_registry(object_stores(&manifest.roots))
         .build_arc()
         .map_err(anyhow::Error::from)?;
-    let partitions = spec.shuffle.partitions.unwrap_or(slots).max(1);
-    let options = session_options(usize::try_from(partitions).unwrap_or(1));
+    let partitions = spec.shuffle.partitions.unwrap_or(capacity.slots).max(1);
+    let broadcast = BroadcastLimit::of_slots(capacity.slot_memory_bytes);
+    let options =
+        session_options(usize::try_from(partitions).unwrap_or(1)).with_extension(Arc::new(broadcast));
     let context = SessionContext::new_with_state(session_state(options, runtime));
     register_tables(&context, &spec.tables, &manifest)
         .await

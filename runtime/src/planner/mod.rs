@@ -8,6 +8,7 @@
 //! ```
 
 mod adapt;
+mod broadcast;
 mod codec;
 mod cut;
 mod determinism;
@@ -38,6 +39,7 @@ use datafusion::sql::parser::Statement;
 use sluice_core::locality::DataPlaces;
 use sluice_core::plan::StageGraph;
 
+pub use broadcast::BroadcastLimit;
 pub use cut::cut;
 pub use error::PlanError;
 pub use explain::explain;
@@ -73,7 +75,7 @@ pub struct PlannedStage {
     pub output: OutputSpec,
     /// For each task what its scan leaves read.
     pub tasks: Vec<TaskSplits>,
-    /// The tables that its scans read.
+    /// The tables of which each of its tasks reads a part. A small one that every task reads whole is not among them.
     pub tables: BTreeSet<String>,
     /// The fragment's plan, for [`explain`].
     plan: Arc<dyn ExecutionPlan>,
