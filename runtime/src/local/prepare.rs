@@ -18,7 +18,7 @@ use super::exit::Failure;
 use super::load::Loaded;
 use crate::coordinator::{CoordinatorOptions, StageOrders, SystemResolver};
 use crate::planner::{
-    BroadcastLimit, PlannedQuery, PlannedStage, plan, session_options, session_state,
+    BroadcastLimit, PlanError, PlannedQuery, PlannedStage, plan, session_options, session_state, tables_read,
 };
 use crate::sink::{Sink, SinkError};
 use crate::source::{InputManifest, SourceError, object_stores, register_tables};
@@ -87,12 +87,17 @@ pub async fn prepare(
     let options =
         session_options(usize::try_from(partitions).unwrap_or(1)).with_extension(Arc::new(broadcast));
     let context = SessionContext::new_with_state(session_state(options, runtime));
-    register_tables(&context, &spec.tables, &manifest)
+    let unplanned = |error: PlanError| Failure::unplanned(error.reason(), error);
+    let read = tables_read(&context.state(), sql).await.map_err(unplanned)?;
+    let declared = spec.tables.iter();
+    let tables: Vec<_> = declared
+        .filter(|table| read.contains(&table.name))
+        .cloned()
+        .collect();
+    register_tables(&context, &tables, &manifest)
         .await
         .map_err(bad_source)?;
-    let mut planned = plan(&context.state(), sql)
-        .await
-        .map_err(|error| Failure::unplanned(error.reason(), error))?;
+    let mut planned = plan(&context.state(), sql).await.map_err(unplanned)?;
     planned.locate(&places(spec));
     if let Some(sink) = &sink {
         sink.check_columns(&planned.schema).map_err(bad_sink)?;
