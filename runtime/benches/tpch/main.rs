@@ -49,6 +49,9 @@ struct Args {
     /// Memory of each worker, as `sluice worker --memory` takes it; default: the worker's own.
     #[arg(long)]
     memory: Option<String>,
+    /// Compression of shuffle data, as a query's `shuffle.compression`; default: the query's own.
+    #[arg(long)]
+    compression: Option<String>,
     /// Seconds after which a run counts as failed.
     #[arg(long, default_value_t = 900)]
     limit: u64,
@@ -134,7 +137,7 @@ fn query(args: &Args, sql: &Path, data: &Path) -> anyhow::Result<Comparison> {
     let pool = Pool::start(args.workers, args.memory.as_deref(), scratch.path())?;
     let file = scratch.path().join("query.yaml");
     let status = scratch.path().join("status.json");
-    std::fs::write(&file, query_file(sql, data, args.workers)?)?;
+    std::fs::write(&file, query_file(args, sql, data)?)?;
     let (mut plain, mut ours) = (Side::default(), Side::default());
     let mut totals = None;
     for run in 0..=args.runs {
@@ -190,15 +193,19 @@ fn sluice_command(pool: &Pool, file: &Path, status: &Path) -> Command {
 }
 
 /// A query over the eight tables, as JSON, which is YAML too.
-fn query_file(sql: &Path, data: &Path, partitions: u32) -> anyhow::Result<String> {
+fn query_file(args: &Args, sql: &Path, data: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(sql).with_context(|| sql.display().to_string())?;
     let tables = TABLES
         .map(|name| serde_json::json!({"name": name, "location": data.join(name), "format": "parquet"}));
+    let mut shuffle = serde_json::json!({"partitions": args.workers});
+    if let Some(compression) = &args.compression {
+        shuffle["compression"] = compression.as_str().into();
+    }
     let object = serde_json::json!({
         "apiVersion": "sluice.dev/v1alpha1",
         "kind": "ShuffleQuery",
         "metadata": {"name": "tpch"},
-        "spec": {"sql": text, "tables": tables, "shuffle": {"partitions": partitions}},
+        "spec": {"sql": text, "tables": tables, "shuffle": shuffle},
     });
     Ok(serde_json::to_string_pretty(&object)?)
 }

@@ -10,15 +10,16 @@ use arrow::datatypes::{Schema, SchemaRef};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::termination::Termination;
+use sluice_crds::ByteSize;
 use sluice_proto::auth::Token;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::worker::{announce, guard, watch_stdin};
-use crate::cli::{CommandResult, QueryFile, parse_workers};
+use crate::cli::{CommandResult, QueryFile, parse_size, parse_workers};
 use crate::coordinator::{Left, RunningQuery, serve};
 use crate::local::exit::{Failure, say};
 use crate::local::load::load;
-use crate::local::prepare::{prepare, prepare_listed, sink_of};
+use crate::local::prepare::{Capacity, prepare, prepare_listed, sink_of};
 use crate::local::signals::{Signals, signals};
 use crate::source::InputManifest;
 
@@ -57,6 +58,9 @@ pub(super) struct CoordinatorArgs {
     /// coordinators; default: they are listed now.
     #[arg(long, value_name = "FILE", hide = true)]
     manifest: Option<PathBuf>,
+    /// The workers' memory for each of their slots, which bounds what joins send to every task; default: not known.
+    #[arg(long, value_parser = parse_size)]
+    slot_memory: Option<ByteSize>,
     /// Who takes the rows of a query without a sink: a client that reads them, or nobody, so that only the preview
     /// in status remains.
     #[arg(long, value_enum, default_value = "preview")]
@@ -139,10 +143,13 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
         }
     }
     let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
-    let slots = args.total_slots.unwrap_or(workers);
+    let capacity = Capacity {
+        slots: args.total_slots.unwrap_or(workers),
+        slot_memory_bytes: args.slot_memory.map(|memory| memory.bytes()),
+    };
     let prepared = match args.manifest.as_deref() {
-        None => prepare(&loaded, &id, slots).await?,
-        Some(path) => prepare_listed(&loaded, &id, slots, manifest(path)?).await?,
+        None => prepare(&loaded, &id, capacity).await?,
+        Some(path) => prepare_listed(&loaded, &id, capacity, manifest(path)?).await?,
     };
     let schema = prepared.planned.schema.clone();
     let mut options = prepared.into_options(CoordinatorEpoch(args.epoch), args.workers.clone())?;

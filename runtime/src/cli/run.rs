@@ -18,7 +18,7 @@ use crate::local::follow::{View, follow};
 use crate::local::load::{Loaded, load};
 use crate::local::memory::machine_memory;
 use crate::local::output::OutputFormat;
-use crate::local::prepare::{Prepared, prepare};
+use crate::local::prepare::{Capacity, Prepared, prepare};
 use crate::local::signals::{LastActs, interrupts};
 use crate::local::status::StatusFile;
 use crate::local::workers::{EndedEarly, WorkerShape, Workers, own_program, spawn_attached, stop_attached};
@@ -87,12 +87,17 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
         Ok(given @ 1..) => given.saturating_mul(shape.slots),
         Ok(0) | Err(_) => shape.count.saturating_mul(shape.slots),
     };
+    let started_here = args.workers.is_empty();
+    let capacity = Capacity {
+        slots,
+        slot_memory_bytes: started_here.then(|| shape.memory_bytes / u64::from(shape.slots.max(1))),
+    };
     let last_acts = LastActs::default();
     // A terminal that is still read from must stay interruptible, so not before the file is loaded.
     let interrupted = interrupts(&last_acts);
     let id = new_query_id();
     let prepared = tokio::select! {
-        prepared = prepare(&loaded, &id, slots) => prepared?,
+        prepared = prepare(&loaded, &id, capacity) => prepared?,
         () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
     };
     let folder = spill_folder(args.spill_dir.as_deref())?;
@@ -113,7 +118,7 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
     let ended = match started {
         Err(failure) => Err(failure),
         Ok(()) if args.processes => {
-            let crowd = (slots, workers.addresses.as_slice());
+            let crowd = (capacity, workers.addresses.as_slice());
             through_process(args, &prepared, crowd, folder.path(), view, &interrupted).await
         }
         Ok(()) => {
@@ -260,7 +265,7 @@ async fn through_task(
 async fn through_process(
     args: &RunArgs,
     prepared: &Prepared,
-    (slots, workers): (u32, &[String]),
+    (capacity, workers): (Capacity, &[String]),
     folder: &Path,
     view: View<'_>,
     interrupted: &CancellationToken,
@@ -282,7 +287,10 @@ async fn through_process(
         .arg("--query-id")
         .arg(id.as_str())
         .arg("--total-slots")
-        .arg(slots.to_string());
+        .arg(capacity.slots.to_string());
+    if let Some(memory) = capacity.slot_memory_bytes {
+        command.arg("--slot-memory").arg(memory.to_string());
+    }
     command
         .arg("--workers")
         .arg(workers.join(","))

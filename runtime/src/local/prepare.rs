@@ -18,7 +18,9 @@ use sluice_proto::auth::Guard;
 use super::exit::Failure;
 use super::load::Loaded;
 use crate::coordinator::{CoordinatorOptions, StageOrders, SystemResolver};
-use crate::planner::{PlannedQuery, PlannedStage, plan, session_options, session_state};
+use crate::planner::{
+    BroadcastLimit, PlanError, PlannedQuery, PlannedStage, plan, session_options, session_state, tables_read,
+};
 use crate::sink::{Sink, SinkError};
 use crate::source::{InputManifest, SourceError, register_tables};
 use crate::worker::StageTemplate;
@@ -37,14 +39,35 @@ pub struct Prepared {
     compression: Compression,
 }
 
-/// Prepares a query for workers with `slots` slots in all, which is the number of partitions where the query does
-/// not say.
+/// What the workers of a query have, as far as it is known when the query is planned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Slots of all workers, the number of partitions where the query does not say.
+    pub slots: u32,
+    /// Memory for each slot, bytes.
+    pub slot_memory_bytes: Option<u64>,
+}
+
+impl From<u32> for Capacity {
+    fn from(slots: u32) -> Self {
+        Self {
+            slots,
+            slot_memory_bytes: None,
+        }
+    }
+}
+
+/// Prepares a query for workers of this capacity.
 ///
 /// # Errors
 /// A table cannot be read, the SQL is no single query over the tables, or the sink exists.
-pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Prepared, Failure> {
+pub async fn prepare(
+    loaded: &Loaded,
+    query: &QueryId,
+    capacity: impl Into<Capacity>,
+) -> Result<Prepared, Failure> {
     let listed = InputManifest::list(&loaded.query.spec.tables, &loaded.base).await;
-    prepare_listed(loaded, query, slots, listed.map_err(bad_source)?).await
+    prepare_listed(loaded, query, capacity, listed.map_err(bad_source)?).await
 }
 
 /// The same of a query of which somebody has listed the files already.
@@ -54,28 +77,40 @@ pub async fn prepare(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Pre
 pub async fn prepare_listed(
     loaded: &Loaded,
     query: &QueryId,
-    slots: u32,
+    capacity: impl Into<Capacity>,
     manifest: InputManifest,
 ) -> Result<Prepared, Failure> {
-    prepare_checked(loaded, query, slots, manifest, Sink::check).await
+    prepare_checked(loaded, query, capacity, manifest, Sink::check).await
 }
 
 /// Prepares a query as [`prepare`] does, to look at and not to run: nothing is written, and the sink may exist.
 ///
 /// # Errors
 /// A table cannot be read, or the SQL is no single query over the tables.
-pub async fn plan_only(loaded: &Loaded, query: &QueryId, slots: u32) -> Result<Prepared, Failure> {
+pub async fn plan_only(
+    loaded: &Loaded,
+    query: &QueryId,
+    capacity: impl Into<Capacity>,
+) -> Result<Prepared, Failure> {
     let listed = InputManifest::list(&loaded.query.spec.tables, &loaded.base).await;
-    prepare_checked(loaded, query, slots, listed.map_err(bad_source)?, |_, _| Ok(())).await
+    prepare_checked(
+        loaded,
+        query,
+        capacity,
+        listed.map_err(bad_source)?,
+        |_, _| Ok(()),
+    )
+    .await
 }
 
 async fn prepare_checked(
     loaded: &Loaded,
     query: &QueryId,
-    slots: u32,
+    capacity: impl Into<Capacity>,
     manifest: InputManifest,
     check: impl Fn(&Sink, &[PathBuf]) -> Result<(), SinkError>,
 ) -> Result<Prepared, Failure> {
+    let capacity = capacity.into();
     let spec = &loaded.query.spec;
     let sql = spec.sql.as_deref().ok_or_else(|| {
         let message = "spec.sqlFrom needs a cluster, which alone has ConfigMaps: write the text to spec.sql";
@@ -89,15 +124,26 @@ async fn prepare_checked(
         .with_object_store_registry(manifest.stores())
         .build_arc()
         .map_err(anyhow::Error::from)?;
-    let partitions = spec.shuffle.partitions.unwrap_or(slots).clamp(1, MAX_PARTITIONS);
-    let options = session_options(usize::try_from(partitions).unwrap_or(1));
+    let partitions = spec
+        .shuffle
+        .partitions
+        .unwrap_or(capacity.slots)
+        .clamp(1, MAX_PARTITIONS);
+    let broadcast = BroadcastLimit::of_slots(capacity.slot_memory_bytes);
+    let options =
+        session_options(usize::try_from(partitions).unwrap_or(1)).with_extension(Arc::new(broadcast));
     let context = SessionContext::new_with_state(session_state(options, runtime));
-    register_tables(&context, &spec.tables, &manifest)
+    let unplanned = |error: PlanError| Failure::unplanned(error.reason(), error);
+    let read = tables_read(&context.state(), sql).await.map_err(unplanned)?;
+    let declared = spec.tables.iter();
+    let tables: Vec<_> = declared
+        .filter(|table| read.contains(&table.name))
+        .cloned()
+        .collect();
+    register_tables(&context, &tables, &manifest)
         .await
         .map_err(bad_source)?;
-    let mut planned = plan(&context.state(), sql)
-        .await
-        .map_err(|error| Failure::unplanned(error.reason(), error))?;
+    let mut planned = plan(&context.state(), sql).await.map_err(unplanned)?;
     planned.locate(&places(spec));
     if let Some(sink) = &sink {
         sink.check_columns(&planned.schema).map_err(bad_sink)?;

@@ -94,7 +94,8 @@ fn depends_on_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
         || matches!(plan.name(), "BoundedWindowAggExec" | "WindowAggExec")
 }
 
-fn has_volatile(plan: &Arc<dyn ExecutionPlan>) -> bool {
+/// Whether an expression of the operator gives another value each time.
+pub(crate) fn has_volatile(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let mut found = false;
     let walked = plan.apply_expressions(&mut |expression| {
         found |= is_volatile(expression);

@@ -26,10 +26,11 @@ pub(crate) fn label(plan: &Arc<dyn ExecutionPlan>) -> String {
     format!("{short}…")
 }
 
-/// The names of the tables that a fragment scans.
-pub(crate) fn tables(plan: &Arc<dyn ExecutionPlan>) -> BTreeSet<String> {
-    let mut names: BTreeSet<String> = plan.children().into_iter().flat_map(tables).collect();
-    let scan = plan.downcast_ref::<ScanExec>();
+/// The names of the tables that a fragment scans with the leaves that `counts` answers for.
+pub(crate) fn tables(plan: &Arc<dyn ExecutionPlan>, counts: &impl Fn(u32) -> bool) -> BTreeSet<String> {
+    let children = plan.children().into_iter();
+    let mut names: BTreeSet<String> = children.flat_map(|child| tables(child, counts)).collect();
+    let scan = plan.downcast_ref::<ScanExec>().filter(|scan| counts(scan.leaf()));
     names.extend(scan.and_then(ScanExec::table).map(str::to_owned));
     names
 }

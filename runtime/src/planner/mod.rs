@@ -8,6 +8,7 @@
 //! ```
 
 mod adapt;
+mod broadcast;
 mod codec;
 mod cut;
 mod determinism;
@@ -38,6 +39,7 @@ use datafusion::sql::parser::Statement;
 use sluice_core::locality::DataPlaces;
 use sluice_core::plan::StageGraph;
 
+pub use broadcast::BroadcastLimit;
 pub use cut::cut;
 pub use error::PlanError;
 pub use explain::explain;
@@ -73,7 +75,7 @@ pub struct PlannedStage {
     pub output: OutputSpec,
     /// For each task what its scan leaves read.
     pub tasks: Vec<TaskSplits>,
-    /// The tables that its scans read.
+    /// The tables of which each of its tasks reads a part. A small one that every task reads whole is not among them.
     pub tables: BTreeSet<String>,
     /// The fragment's plan, for [`explain`].
     plan: Arc<dyn ExecutionPlan>,
@@ -108,17 +110,44 @@ pub async fn plan(state: &SessionState, sql: &str) -> Result<PlannedQuery, PlanE
     let sql = sql.to_owned();
     let runtime = tokio::runtime::Handle::try_current()
         .map_err(|error| PlanError::internal("planning thread", error))?;
-    let (done, planned) = tokio::sync::oneshot::channel();
+    on_a_deep_stack(move || runtime.block_on(plan_here(&state, &sql))).await
+}
+
+/// The names of the tables that `sql` reads, as far as its text tells: of those that are declared no other one is
+/// needed to [`plan`] it. `state` need not know any table.
+///
+/// # Errors
+/// As [`plan`], for a text that is no single query.
+pub async fn tables_read(state: &SessionState, sql: &str) -> Result<BTreeSet<String>, PlanError> {
+    let state = state.clone();
+    let sql = sql.to_owned();
+    on_a_deep_stack(move || {
+        let statement = statement::parse(&sql, state.config_options().sql_parser.dialect)?;
+        let references = state
+            .resolve_table_references(&statement)
+            .map_err(PlanError::Query)?;
+        Ok(references
+            .iter()
+            .map(|reference| reference.table().to_owned())
+            .collect())
+    })
+    .await
+}
+
+/// Runs a planner's work on a thread whose stack is deep enough for every query.
+async fn on_a_deep_stack<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PlanError> + Send + 'static,
+) -> Result<T, PlanError> {
+    let (done, result) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("sluice-plan".into())
         .stack_size(PLANNING_STACK)
         .spawn(move || {
-            let planned = runtime.block_on(plan_here(&state, &sql));
             // Nobody waits any more: the caller was cancelled.
-            let _cancelled = done.send(planned).is_err();
+            let _cancelled = done.send(work()).is_err();
         })
         .map_err(|error| PlanError::internal("planning thread", error))?;
-    planned
+    result
         .await
         .map_err(|_| PlanError::internal("planning thread", "it ended without a plan"))?
 }

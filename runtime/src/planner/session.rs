@@ -7,9 +7,11 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
+use super::broadcast::{BroadcastLimit, BroadcastSmallBuilds};
 use super::error::PlanError;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
 use super::split::SplitTarget;
@@ -65,7 +67,7 @@ pub(crate) const RECURSION_LIMIT: usize = 50;
 
 /// The session configuration for a query whose exchanges have `partitions` partitions (at least 1). Values set
 /// on it afterwards travel to the tasks with each fragment. An extension of type [`SplitTarget`] replaces the sizes
-/// by which scans are divided.
+/// by which scans are divided, one of type [`BroadcastLimit`] the bound of build sides that every task gets.
 pub fn session_options(partitions: usize) -> SessionConfig {
     let mut options = ConfigOptions::new();
     for (key, value) in FIXED {
@@ -89,7 +91,14 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         .iter()
         .position(|rule| rule.name() == "join_selection")
         .map_or(1, |at| at + 1);
-    rules.insert(after_join_selection, Arc::new(PartitionUnsafeJoins));
+    let limit = config
+        .get_extension::<BroadcastLimit>()
+        .map_or_else(|| BroadcastLimit::of_slots(None), |limit| *limit);
+    let joins: [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 2] = [
+        Arc::new(PartitionUnsafeJoins),
+        Arc::new(BroadcastSmallBuilds::new(limit)),
+    ];
+    rules.splice(after_join_selection..after_join_selection, joins);
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)

@@ -25,10 +25,13 @@ impl SplitTarget {
         }
     }
 
-    /// The number of tasks for a table of `total` bytes, at least 1.
+    /// The number of tasks for a table of `total` bytes, at least 1. More than `tasks` are a multiple of it: they run
+    /// in so many waves, and a last wave of few tasks would leave slots idle.
     pub fn tasks_for(&self, total: u64) -> usize {
+        let tasks = self.tasks.max(1) as u64;
         let worth = total.div_ceil(self.min_bytes.max(1));
-        let wanted = (self.tasks as u64).max(total.div_ceil(self.max_bytes.max(1)));
+        let wanted = total.div_ceil(self.max_bytes.max(1)).max(1);
+        let wanted = wanted.checked_next_multiple_of(tasks).unwrap_or(wanted);
         usize::try_from(worth.min(wanted).clamp(1, MAX_TASKS)).unwrap_or(1)
     }
 }

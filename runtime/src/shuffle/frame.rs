@@ -7,10 +7,11 @@
 //! |---|---|
 //! | length of what follows the header, in bytes | u32 |
 //! | rows | u32 |
-//! | CRC-32C of the other header fields, as they stand here, and of what follows | u32 |
-//! | chain: XXH3-64 of what follows, seeded with the chain of the frame before (0 at a stream's start) | u64 |
+//! | checksum: CRC-32C of the other header fields, as they stand here, and of the digest | u32 |
+//! | chain: XXH3-64 of the digest, seeded with the chain of the frame before (0 at a stream's start) | u64 |
 //!
-//! The checksum finds damaged bytes, the chain finds frames that are whole and do not belong here.
+//! The digest is the XXH3-64 of what follows the header; the bytes are hashed once. The checksum finds damaged bytes,
+//! the chain finds frames that are whole and do not belong here.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,7 +28,7 @@ use arrow_ipc::{CompressionType, MessageHeader, MetadataVersion};
 use bytes::{BufMut, Bytes, BytesMut};
 use sluice_crds::shuffle_query::Compression;
 use thiserror::Error;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::compact::{batch_bytes, compact, gather_views};
 
@@ -283,11 +284,12 @@ impl FrameEncoder {
         let length = length.ok_or_else(too_long)?;
         let rows = u32::try_from(batch.num_rows()).map_err(|_| too_long())?;
         let (head, payload) = frame.split_at_mut(HEADER_BYTES);
-        let chain = xxh3_64_with_seed(payload, self.chain);
+        let digest = xxh3_64(payload);
+        let chain = chained(digest, self.chain);
         let header = Header {
             length,
             rows,
-            checksum: checksum(length, rows, chain, payload),
+            checksum: checksum(length, rows, chain, digest),
             chain,
         };
         head.copy_from_slice(&header.to_bytes());
@@ -296,11 +298,16 @@ impl FrameEncoder {
     }
 }
 
-fn checksum(length: u32, rows: u32, chain: u64, payload: &[u8]) -> u32 {
+/// The chain of a frame whose payload has this digest, after the frame with the chain `before`.
+fn chained(digest: u64, before: u64) -> u64 {
+    xxh3_64_with_seed(&digest.to_le_bytes(), before)
+}
+
+fn checksum(length: u32, rows: u32, chain: u64, digest: u64) -> u32 {
     let mut sum = crc32c::crc32c(&length.to_le_bytes());
     sum = crc32c::crc32c_append(sum, &rows.to_le_bytes());
     sum = crc32c::crc32c_append(sum, &chain.to_le_bytes());
-    crc32c::crc32c_append(sum, payload)
+    crc32c::crc32c_append(sum, &digest.to_le_bytes())
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -394,10 +401,11 @@ impl FrameDecoder {
         let offset = self.offset;
         let payload = Buffer::from(std::mem::replace(&mut self.payload, MutableBuffer::new(0)));
         self.head.clear();
-        if checksum(header.length, header.rows, header.chain, &payload) != header.checksum {
+        let digest = xxh3_64(&payload);
+        if checksum(header.length, header.rows, header.chain, digest) != header.checksum {
             return Err(FrameError::ChecksumMismatch { offset });
         }
-        if xxh3_64_with_seed(&payload, self.chain) != header.chain {
+        if chained(digest, self.chain) != header.chain {
             return Err(FrameError::ChainMismatch { offset });
         }
         let batch = self.format.batch(&payload);

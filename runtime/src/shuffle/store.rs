@@ -102,6 +102,24 @@ pub struct StoreHandle {
     operators: Arc<DiskManager>,
 }
 
+/// A frame on its way into the store.
+#[derive(Debug)]
+#[must_use = "the store's answer tells when the next frame may follow"]
+pub struct Appending {
+    answer: oneshot::Receiver<Result<(), StoreError>>,
+}
+
+impl Appending {
+    /// Waits until the frame is stored and the store's memory within its bound.
+    ///
+    /// # Errors
+    ///
+    /// As [`StoreHandle::append`].
+    pub async fn done(self) -> Result<(), StoreError> {
+        self.answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
 impl StoreHandle {
     /// Starts the store on the current tokio runtime.
     ///
@@ -172,14 +190,33 @@ impl StoreHandle {
         frame: Bytes,
         rows: u64,
     ) -> Result<(), StoreError> {
-        let appended = |reply| Command::Append {
+        self.begin_append(query, stream, frame, rows).await?.done().await
+    }
+
+    /// Gives a frame to the store, and leaves for later to wait for what [`Self::append`] waits for. Whoever does not
+    /// wait for one answer before the next frame takes more memory than the store has.
+    ///
+    /// # Errors
+    ///
+    /// If the store is closed.
+    pub async fn begin_append(
+        &self,
+        query: QueryId,
+        stream: StreamId,
+        frame: Bytes,
+        rows: u64,
+    ) -> Result<Appending, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let append = Command::Append {
             query,
             stream,
             frame,
             rows,
             reply,
         };
-        self.ask(appended).await.unwrap_or(Err(StoreError::Closed))
+        let sent = self.commands.send(append).await;
+        sent.map_err(|_| StoreError::Closed)?;
+        Ok(Appending { answer })
     }
 
     /// No more frames will come. Returns an entry for each partition that holds bytes.
@@ -284,28 +321,36 @@ impl StoreHandle {
     }
 }
 
-/// The bytes of the pieces, in order.
+/// The bytes of the pieces, in order. Only files are worth a thread of their own.
 async fn assemble(mut pieces: Vec<Piece>) -> std::io::Result<Bytes> {
     match pieces.as_mut_slice() {
         [] => return Ok(Bytes::new()),
         [Piece::Memory(bytes)] => return Ok(std::mem::take(bytes)),
         _ => {}
     }
-    let read = move || {
-        let mut out = Vec::new();
-        for piece in pieces {
-            match piece {
-                Piece::Memory(bytes) => out.extend_from_slice(&bytes),
-                Piece::Disk {
-                    path,
-                    position,
-                    length,
-                } => segment::read(&path, position, length, &mut out)?,
-            }
-        }
-        Ok(Bytes::from(out))
-    };
-    tokio::task::spawn_blocking(read)
+    if pieces.iter().all(|piece| matches!(piece, Piece::Memory(_))) {
+        return joined(pieces);
+    }
+    tokio::task::spawn_blocking(move || joined(pieces))
         .await
         .map_err(std::io::Error::other)?
+}
+
+fn joined(pieces: Vec<Piece>) -> std::io::Result<Bytes> {
+    let length = |piece: &Piece| match piece {
+        Piece::Memory(bytes) => bytes.len(),
+        Piece::Disk { length, .. } => *length,
+    };
+    let mut out = Vec::with_capacity(pieces.iter().map(length).sum());
+    for piece in pieces {
+        match piece {
+            Piece::Memory(bytes) => out.extend_from_slice(&bytes),
+            Piece::Disk {
+                path,
+                position,
+                length,
+            } => segment::read(&path, position, length, &mut out)?,
+        }
+    }
+    Ok(Bytes::from(out))
 }

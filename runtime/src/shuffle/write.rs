@@ -16,7 +16,7 @@ use sluice_crds::shuffle_query::Compression;
 use super::compact::{batch_bytes, compact};
 use super::frame::{FrameEncoder, FrameError, FrameFormat};
 use super::partition::{Partitioner, Partitioning};
-use super::store::StoreHandle;
+use super::store::{Appending, StoreHandle};
 
 #[cfg(test)]
 mod tests;
@@ -78,6 +78,8 @@ pub struct ShuffleWriter {
     buffer_bytes: usize,
     reservation: MemoryReservation,
     context: IpcWriteContext,
+    /// The frame that the store has not answered yet: the next one is encoded meanwhile.
+    appending: Option<Appending>,
     counts: WriteCounts,
 }
 
@@ -107,11 +109,12 @@ impl ShuffleWriter {
             buffer_bytes: spec.buffer_bytes,
             reservation: MemoryConsumer::new("shuffle write").register(pool),
             context: IpcWriteContext::default(),
+            appending: None,
             counts: WriteCounts::default(),
         })
     }
 
-    /// What is in the store so far.
+    /// What was given to the store so far.
     pub fn counts(&self) -> WriteCounts {
         self.counts
     }
@@ -162,6 +165,7 @@ impl ShuffleWriter {
     /// As `write`.
     pub async fn finish(mut self) -> Result<(Vec<MapOutputPartitionMeta>, WriteCounts)> {
         self.flush_all().await?;
+        self.settle().await?;
         let outputs = self.store.finalize(self.query.clone(), self.attempt).await?;
         Ok((outputs, self.counts))
     }
@@ -172,6 +176,14 @@ impl ShuffleWriter {
             self.flush(partition).await?;
         }
         Ok(())
+    }
+
+    /// Waits for the answer to the last frame.
+    async fn settle(&mut self) -> Result<()> {
+        match self.appending.take() {
+            Some(last) => Ok(last.done().await?),
+            None => Ok(()),
+        }
     }
 
     async fn flush(&mut self, partition: u32) -> Result<()> {
@@ -190,7 +202,11 @@ impl ShuffleWriter {
             let rows = batch.num_rows() as u64;
             self.counts.rows += rows;
             self.counts.bytes += frame.len() as u64;
-            self.store.append(self.query.clone(), stream, frame, rows).await?;
+            if let Some(before) = self.appending.take() {
+                before.done().await?;
+            }
+            let query = self.query.clone();
+            self.appending = Some(self.store.begin_append(query, stream, frame, rows).await?);
         }
         self.gathered_bytes = self.gathered_bytes.saturating_sub(bytes);
         self.reservation.shrink(bytes);

@@ -30,7 +30,9 @@ use super::manifest::{InputManifest, object_meta, shown};
 use super::tpch::{MIN_SCALE_FACTOR, TpchTable};
 use super::{nulls, schema};
 
-/// Footers that are read at once.
+/// Tables whose files are looked at at once.
+const CONCURRENT_TABLES: usize = 4;
+/// Footers of a table that are read at once.
 const CONCURRENT_FOOTERS: usize = 8;
 
 /// A table that scans exactly the files of the manifest.
@@ -86,7 +88,7 @@ impl TableProvider for FileTable {
     }
 }
 
-/// Makes every table of a query known to the session: files as the manifest lists them, generated TPC-H rows as they
+/// Makes these tables of a query known to the session: files as the manifest lists them, generated TPC-H rows as they
 /// are. The session's runtime must have the stores of [`super::object_stores`] for the manifest's roots. Footers and
 /// first rows of files are read; errors of a file name it.
 ///
@@ -99,33 +101,51 @@ pub async fn register_tables(
     tables: &[TableSpec],
     manifest: &InputManifest,
 ) -> Result<(), SourceError> {
-    for spec in tables {
-        let error = |reason, message: String| SourceError::new(reason, &spec.name, message);
-        let provider: Arc<dyn TableProvider> = match spec.source() {
-            Some(TableSource::Tpch { scale_factor, table }) => {
-                let table = TpchTable::new(table, scale_factor).ok_or_else(|| {
-                    let message =
-                        format!("tpch.scaleFactor is {scale_factor}: write at least {MIN_SCALE_FACTOR}");
-                    error(ErrorReason::InvalidSpec, message)
-                })?;
-                Arc::new(table)
-            }
-            Some(source @ TableSource::Files { .. }) => {
-                let files = manifest.tables.get(&spec.name).ok_or_else(|| {
-                    error(ErrorReason::Internal, "the manifest does not list it".to_owned())
-                })?;
-                file_table(context, &spec.name, &source, files).await?
-            }
-            None => {
-                let message = "set exactly one of location, locations and tpch, and the format of files";
-                return Err(error(ErrorReason::InvalidSpec, message.to_owned()));
-            }
-        };
+    // Made before the stream: a closure over references would keep the future from being `Send`.
+    let providers: Vec<_> = tables
+        .iter()
+        .map(|spec| provider(context, spec, manifest))
+        .collect();
+    let providers: Vec<_> = stream::iter(providers)
+        .buffered(CONCURRENT_TABLES)
+        .try_collect()
+        .await?;
+    for (spec, provider) in tables.iter().zip(providers) {
         context
             .register_table(TableReference::bare(spec.name.as_str()), provider)
-            .map_err(|cause| error(ErrorReason::InvalidSpec, cause.strip_backtrace()))?;
+            .map_err(|cause| {
+                SourceError::new(ErrorReason::InvalidSpec, &spec.name, cause.strip_backtrace())
+            })?;
     }
     Ok(())
+}
+
+async fn provider(
+    context: &SessionContext,
+    spec: &TableSpec,
+    manifest: &InputManifest,
+) -> Result<Arc<dyn TableProvider>, SourceError> {
+    let error = |reason, message: String| SourceError::new(reason, &spec.name, message);
+    match spec.source() {
+        Some(TableSource::Tpch { scale_factor, table }) => {
+            let table = TpchTable::new(table, scale_factor).ok_or_else(|| {
+                let message =
+                    format!("tpch.scaleFactor is {scale_factor}: write at least {MIN_SCALE_FACTOR}");
+                error(ErrorReason::InvalidSpec, message)
+            })?;
+            Ok(Arc::new(table))
+        }
+        Some(source @ TableSource::Files { .. }) => {
+            let files = manifest.tables.get(&spec.name);
+            let files = files
+                .ok_or_else(|| error(ErrorReason::Internal, "the manifest does not list it".to_owned()))?;
+            file_table(context, &spec.name, &source, files).await
+        }
+        None => {
+            let message = "set exactly one of location, locations and tpch, and the format of files";
+            Err(error(ErrorReason::InvalidSpec, message.to_owned()))
+        }
+    }
 }
 
 async fn file_table(

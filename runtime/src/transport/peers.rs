@@ -22,6 +22,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a peer may stay silent in the middle of a response.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The longest HTTP/2 frame: about a chunk, which would else come in 64 pieces.
+const MAX_FRAME_BYTES: u32 = 1 << 20;
+
 /// Addresses of workers and one lazily made connection to each, for a query with its token. Cheap to clone; clones share
 /// the connections.
 ///
@@ -86,6 +89,7 @@ pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Erro
         .tcp_nodelay(true)
         .initial_stream_window_size(4 * 1024 * 1024)
         .initial_connection_window_size(16 * 1024 * 1024)
+        .max_frame_size(MAX_FRAME_BYTES)
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true))

@@ -95,6 +95,7 @@ async fn execute(job: Job) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure
     );
     let mut files: Vec<_> = ranges.iter().map(|range| range.file.clone()).collect();
     files.dedup();
+    job.shared.footers.keep_only(&files);
     let runtime = runtime(&job, &files)?;
     let context = task_context(
         &options,
@@ -161,11 +162,12 @@ fn sort_reservation(options: &WorkerOptions) -> u64 {
     (options.memory_bytes / u64::from(options.slots.max(1)) / SHARE).clamp(LEAST, MOST)
 }
 
-/// What the engine runs in: the query's memory, the worker's disk space, and the task's files only.
+/// What the engine runs in: the query's memory, the worker's disk space and footers, and the task's files only.
 fn runtime(job: &Job, files: &[InputFile]) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
     let roots: Vec<PathBuf> = job.input_roots.iter().map(PathBuf::from).collect();
     let mut environment = RuntimeEnvBuilder::new()
         .with_memory_pool(job.shared.memory.query_pool(&job.query))
+        .with_cache_manager(job.shared.footers.caches())
         .with_object_store_registry(object_stores(&roots, files));
     environment.disk_manager = Some(job.shared.store.operators());
     environment

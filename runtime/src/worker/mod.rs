@@ -3,6 +3,7 @@
 
 mod attempt;
 mod counters;
+mod footers;
 mod inputs;
 mod publish;
 mod queries;
@@ -69,6 +70,7 @@ struct Shared {
     options: WorkerOptions,
     memory: Arc<WorkerMemory>,
     store: StoreHandle,
+    footers: footers::Footers,
     peers: Peers,
     slots: slots::Slots,
     queries: queries::Queries,
@@ -153,6 +155,7 @@ impl RunningWorker {
             id: id.clone(),
             memory,
             store: store.clone(),
+            footers: footers::Footers::new(options.memory_bytes),
             peers: Peers::default(),
             slots: slots::Slots::start(options.slots),
             queries: queries::Queries::default(),

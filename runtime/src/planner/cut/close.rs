@@ -1,6 +1,6 @@
 //! Closing: branches become stages that write an exchange.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
@@ -100,12 +100,16 @@ impl Cutter<'_> {
         let fragment = fragment::encode(&plan, self.context.session_config())?;
         self.check_decodes(&fragment)?;
         let mut tasks = vec![TaskSplits::default(); branch.tasks];
+        let mut copied = BTreeSet::new();
         for (leaf, splits) in branch.scans {
             if splits.len() != branch.tasks {
                 return Err(PlanError::internal(
                     "splits",
                     format!("scan {leaf} has {} splits", splits.len()),
                 ));
+            }
+            if branch.tasks > 1 && splits.windows(2).all(|pair| pair.first() == pair.last()) {
+                copied.insert(leaf);
             }
             for (task, split) in tasks.iter_mut().zip(splits) {
                 task.splits.insert(leaf, split);
@@ -124,7 +128,7 @@ impl Cutter<'_> {
             fragment,
             output,
             tasks,
-            tables: tables(&plan),
+            tables: tables(&plan, &|leaf| !copied.contains(&leaf)),
             plan,
         });
         Ok(id)

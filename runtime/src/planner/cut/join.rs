@@ -6,13 +6,17 @@ use datafusion::common::JoinType;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
-use sluice_core::plan::ExchangeKind;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use sluice_core::plan::{ExchangeKind, Split};
 
+use super::super::broadcast::JoinSizes;
+use super::super::determinism;
 use super::super::error::PlanError;
 use super::super::leaf::ReadMode;
 use super::super::rules::build_side_may_be_broadcast;
+use super::super::scan::ScanExec;
 use super::gather::schema_of;
-use super::{Branch, Cutter, total_tasks, with_children};
+use super::{Branch, Cutter, operator, total_tasks, with_children};
 
 impl Cutter<'_> {
     pub(super) fn hash_join(
@@ -46,7 +50,8 @@ impl Cutter<'_> {
         Ok(vec![self.join_in_one_task(plan, &reason)?])
     }
 
-    /// Every task of the probe side reads all rows of the build side.
+    /// Every task of the probe side reads all rows of the build side: from an exchange, or those of a small table from
+    /// the table itself.
     pub(super) fn broadcast_join(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Branch>, PlanError> {
         let [build, probe] = sides(plan)?;
         // The coalesce above the build side is what the broadcast replaces.
@@ -56,13 +61,19 @@ impl Cutter<'_> {
         };
         let build = self.visit(build)?;
         let probes = self.visit(probe)?;
+        if let Some(build) = read_by_each_task(&build) {
+            return probes
+                .into_iter()
+                .map(|probe| joined(plan, copied(build, probe.tasks), probe))
+                .collect();
+        }
         if let ([probe], 1) = (probes.as_slice(), total_tasks(&probes)) {
             let build = self.gather(build, None, "the build side of a join meets in one task")?;
             return Ok(vec![joined(plan, build, probe.clone())?]);
         }
         let schema = schema_of(&build)?;
-        let why = "every task of the join needs the whole build side";
-        let exchange = self.close_all(build, ExchangeKind::Broadcast, 1, &[], why)?;
+        let why = why_broadcast(plan);
+        let exchange = self.close_all(build, ExchangeKind::Broadcast, 1, &[], &why)?;
         probes
             .into_iter()
             .map(|probe| {
@@ -100,6 +111,90 @@ impl Cutter<'_> {
         }
         let probe = self.gather(probe, None, "the join runs in one task")?;
         joined(plan, build, probe)
+    }
+}
+
+/// Why the build side of a join is broadcast, with the sizes that this was decided by.
+fn why_broadcast(plan: &Arc<dyn ExecutionPlan>) -> String {
+    let why = "every task of the join needs the whole build side";
+    let sizes = plan.downcast_ref::<HashJoinExec>().and_then(JoinSizes::of);
+    match sizes {
+        Some(sizes) => format!("{why} (by estimate {})", sizes.text()),
+        None => why.to_owned(),
+    }
+}
+
+/// The largest build side, in bytes of its tables, that each task of a join reads for itself. A stage costs a round
+/// trip of every task, and all that read it wait for it.
+const LARGEST_COPY: u64 = 4 << 20;
+
+/// What a task may read and do once more than another without any difference in its rows, and at little cost.
+const REPEATABLE: &[&str] = &[
+    "ScanExec",
+    "FilterExec",
+    "ProjectionExec",
+    "HashJoinExec",
+    "CoalesceBatchesExec",
+    "CoalescePartitionsExec",
+    "CooperativeExec",
+];
+
+/// The build side, if it is so small a part of the plan that every task can do it for itself: one task that scans small
+/// tables, filters them and joins them with each other.
+fn read_by_each_task(build: &[Branch]) -> Option<&Branch> {
+    match build {
+        [branch] if branch.tasks == 1 => {
+            let bytes = repeated_bytes(&branch.plan, &branch.scans)?;
+            (bytes <= LARGEST_COPY).then_some(branch)
+        }
+        _ => None,
+    }
+}
+
+/// The bytes that one more run of a plan reads; `None` if they are not known, or it should not run more than once.
+fn repeated_bytes(plan: &Arc<dyn ExecutionPlan>, scans: &[(u32, Vec<Split>)]) -> Option<u64> {
+    // Volatile expressions would give each task other rows.
+    let repeatable = REPEATABLE.contains(&operator(plan)) && plan.fetch().is_none();
+    if !repeatable || determinism::has_volatile(plan) {
+        return None;
+    }
+    if let Some(scan) = plan.downcast_ref::<ScanExec>() {
+        let (_, splits) = scans.iter().find(|(leaf, _)| *leaf == scan.leaf())?;
+        return scanned_bytes(scan, splits);
+    }
+    let children = plan.children().into_iter();
+    children
+        .map(|child| repeated_bytes(child, scans))
+        .try_fold(0, |sum: u64, bytes| Some(sum.saturating_add(bytes?)))
+}
+
+fn scanned_bytes(scan: &ScanExec, splits: &[Split]) -> Option<u64> {
+    if scan.source().fetch().is_some() {
+        return None;
+    }
+    match splits {
+        [Split::Files(ranges)] => Some(ranges.iter().map(|range| range.end - range.start).sum()),
+        [Split::Tpch { .. }] => {
+            let statistics = StatisticsContext::new()
+                .compute(scan.source().as_ref(), &StatisticsArgs::new())
+                .ok()?;
+            u64::try_from(*statistics.total_byte_size.get_value()?).ok()
+        }
+        _ => None,
+    }
+}
+
+/// The same branch of one task in `tasks` tasks that all read the same.
+fn copied(branch: &Branch, tasks: usize) -> Branch {
+    let copies = |splits: &[Split]| splits.iter().cycle().take(tasks).cloned().collect();
+    Branch {
+        plan: Arc::clone(&branch.plan),
+        tasks,
+        scans: branch
+            .scans
+            .iter()
+            .map(|(leaf, splits)| (*leaf, copies(splits)))
+            .collect(),
     }
 }
 

@@ -46,6 +46,18 @@ impl Bench {
         session_over(self.dir.path(), partitions, options).await
     }
 
+    /// A session over the tables with this configuration.
+    pub(super) async fn session_of(&self, config: SessionConfig) -> SessionContext {
+        let session = SessionContext::new_with_state(session_state(config, Arc::new(RuntimeEnv::default())));
+        register(&session, self.dir.path()).await;
+        session
+    }
+
+    /// Plain DataFusion over the tables.
+    pub(super) fn plain(&self) -> &SessionContext {
+        &self.plain
+    }
+
     /// The folder of a table.
     pub(super) fn table(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)

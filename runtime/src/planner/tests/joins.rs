@@ -2,7 +2,7 @@
 
 use super::harness::{Bench, Options};
 
-/// Join selection that collects, that partitions, that sorts and merges, and that keeps the sides as written.
+/// Join selection that collects, that partitions, that weighs both sides, that sorts and merges, and that keeps the sides as written.
 const WAYS: &[Options<'static>] = &[
     &[
         (
@@ -19,6 +19,14 @@ const WAYS: &[Options<'static>] = &[
         (
             "datafusion.optimizer.hash_join_single_partition_threshold_rows",
             "0",
+        ),
+    ],
+    // Ours broadcasts what DataFusion would not.
+    &[
+        ("datafusion.optimizer.hash_join_single_partition_threshold", "1"),
+        (
+            "datafusion.optimizer.hash_join_single_partition_threshold_rows",
+            "1",
         ),
     ],
     &[("datafusion.optimizer.prefer_hash_join", "false")],

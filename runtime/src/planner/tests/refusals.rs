@@ -1,6 +1,6 @@
 //! What is refused, with the place and the fix.
 
-use super::super::{PlanError, TASK_STACK_BYTES, plan};
+use super::super::{PlanError, TASK_STACK_BYTES, plan, tables_read};
 use super::harness::Bench;
 
 async fn error_of(bench: &Bench, sql: &str) -> PlanError {
@@ -147,4 +147,33 @@ fn long_queries_run() {
             .same(&format!("SELECT count(*) FROM ({union})"), 2, &[])
             .await;
     });
+}
+
+#[tokio::test]
+async fn a_text_tells_which_tables_it_reads_before_any_is_known() {
+    let bench = Bench::new().await;
+    let session = bench.session(2, &[]).await;
+    for (sql, expected) in [
+        ("SELECT 1", &[][..]),
+        (
+            "SELECT * FROM Big b JOIN \"Odd Name\" USING (k), public.mid",
+            &["Odd Name", "big", "mid"],
+        ),
+        (
+            "WITH big AS (SELECT * FROM big), x AS (SELECT 1) SELECT * FROM big, x",
+            &["big"],
+        ),
+        (
+            "SELECT (SELECT max(k) FROM a) FROM b WHERE EXISTS (SELECT 1 FROM c UNION SELECT 1 FROM d) AND k IN \
+             (SELECT k FROM e ORDER BY (SELECT min(k) FROM f))",
+            &["a", "b", "c", "d", "e", "f"],
+        ),
+    ] {
+        let read = tables_read(&session.state(), sql).await.unwrap();
+        assert_eq!(read.iter().collect::<Vec<_>>(), expected, "{sql}");
+    }
+    let long = format!("SELECT k FROM big WHERE k = {}", vec!["1"; 30_000].join("+"));
+    let error = tables_read(&session.state(), &long).await.unwrap_err();
+    assert!(matches!(error, PlanError::TooDeep { .. }), "{error}");
+    assert!(tables_read(&session.state(), "DROP TABLE big").await.is_err());
 }

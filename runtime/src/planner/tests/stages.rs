@@ -78,7 +78,8 @@ async fn a_broadcast_may_have_several_reading_stages() {
     let bench = Bench::new().await;
     let query = planned(
         &bench,
-        "SELECT u.id, t.s FROM (SELECT id, k FROM big UNION ALL SELECT id, k FROM mid) u JOIN tiny t ON u.k = t.k",
+        "SELECT u.id, t.s FROM (SELECT id, k FROM big UNION ALL SELECT id, k FROM mid) u \
+         JOIN (SELECT k, min(s) AS s FROM tiny GROUP BY k) t ON u.k = t.k",
     )
     .await;
     let broadcast: Vec<_> = query

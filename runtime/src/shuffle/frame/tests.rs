@@ -183,8 +183,9 @@ fn bytes_that_arrow_refuses_are_an_error_and_no_panic() {
     let frame = encode(std::slice::from_ref(&batch), Compression::Lz4);
     let seal = |payload: &[u8]| {
         let length = payload.len() as u32;
-        let chain = xxh3_64_with_seed(payload, 0);
-        let checksum = checksum(length, 50, chain, payload);
+        let digest = xxh3_64(payload);
+        let chain = chained(digest, 0);
+        let checksum = checksum(length, 50, chain, digest);
         let header = Header {
             length,
             rows: 50,

@@ -209,6 +209,30 @@ fn a_ragged_line_is_named_even_where_a_declared_schema_hides_it_from_planning() 
     ended.expect(2, &["InputCorrupt", "rows.csv", "500"]);
 }
 
+#[test]
+fn a_damaged_table_fails_the_queries_that_read_it_alone() {
+    let folder = Folder::new();
+    let mut worker = Worker::start();
+    folder.write("rows.csv", "n\n1\n2\n");
+    folder.write(
+        "damaged.parquet",
+        "no parquet at all, but long enough to hold a footer",
+    );
+    let tables = [
+        "{name: t, location: rows.csv, format: csv}",
+        "{name: damaged, location: damaged.parquet, format: parquet}",
+    ];
+    let ended = survives(
+        &folder,
+        &mut worker,
+        &query("select sum(n) as sum from t", &tables, &[]),
+    );
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let sql = "with t as (select n from t) select n from t where n in (select n from damaged)";
+    let ended = survives(&folder, &mut worker, &query(sql, &tables, &[]));
+    ended.expect(2, &["table damaged", "damaged.parquet"]);
+}
+
 /// Byte flips all over a good file: an error or rows, never a lost worker or a hang.
 #[test]
 fn no_flipped_byte_of_a_parquet_file_ends_a_worker() {
