@@ -32,12 +32,21 @@ pub fn join() -> Vec<Vec<String>> {
 
 /// A query called `long` for `pool`, which takes long enough to be met in the middle.
 pub fn long_query(pool: &str) -> Value {
+    longer_query(pool, 1)
+}
+
+/// The same over `times` as many lines, for what takes longer than it to be done.
+pub fn longer_query(pool: &str, times: usize) -> Value {
     let generated = |name: &str| json!({"name": name, "tpch": {"scaleFactor": 2}});
+    let lines = vec!["SELECT * FROM lineitem"; times].join(" UNION ALL ");
+    let sql = format!(
+        "SELECT o_orderpriority, count(*) AS lines, count(DISTINCT l_suppkey) AS suppliers, \
+         sum(l_extendedprice * (1 - l_discount)) AS revenue \
+         FROM orders JOIN ({lines}) AS lineitem ON l_orderkey = o_orderkey \
+         GROUP BY o_orderpriority ORDER BY o_orderpriority"
+    );
     let spec = json!({
-        "sql": "SELECT o_orderpriority, count(*) AS lines, count(DISTINCT l_suppkey) AS suppliers, \
-                sum(l_extendedprice * (1 - l_discount)) AS revenue \
-                FROM orders JOIN lineitem ON l_orderkey = o_orderkey \
-                GROUP BY o_orderpriority ORDER BY o_orderpriority",
+        "sql": sql,
         "tables": [generated("orders"), generated("lineitem")],
         "shuffle": {"partitions": 8},
         "workerPoolRef": {"name": pool},
@@ -54,6 +63,26 @@ pub fn long_rows() -> Vec<Vec<String>> {
         "4-NOT SPECIFIED|2400912|20000|87173547826.4252",
         "5-LOW|2400427|20000|87250021851.7350",
     ])
+}
+
+/// The rows of [`longer_query`]: `times` as many lines and as much revenue, of the same suppliers.
+pub fn longer_rows(times: u64) -> Vec<Vec<String>> {
+    let multiplied = |number: &str| {
+        let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+        let digits: u64 = format!("{whole}{part}").parse().expect("a number");
+        let mut product = (digits * times).to_string();
+        if !part.is_empty() {
+            product.insert(product.len() - part.len(), '.');
+        }
+        product
+    };
+    let mut rows = long_rows();
+    for row in &mut rows {
+        for value in [1, 3] {
+            row[value] = multiplied(&row[value]);
+        }
+    }
+    rows
 }
 
 /// Rows of text, their values separated by bars.

@@ -26,12 +26,12 @@ use anyhow::{Context, Result, anyhow, bail};
 
 pub use columns::columns;
 use config::{ClusterConfig, Target};
-pub use crds::{apply_crds, install_crds};
+pub use crds::apply_crds;
 pub use deploy::{install_operator, kill_operator, operator_node};
 pub use diagnostics::keep;
-pub use helm::{Release, definitions, output};
+pub use helm::{Release, definitions, output, restoring_definitions};
 pub use pool::Pool;
-pub use query::{Query, in_order, query, rows, sample, samples};
+pub use query::{Query, in_order, query, rows, sample, sample_in_pool, samples};
 pub use space::Space;
 pub use wait::until;
 
