@@ -196,6 +196,16 @@ pub fn measured(space: &Space, what: &str) {
     }
 }
 
+/// Says that a test which needs no cluster is skipped, and why.
+///
+/// # Panics
+///
+/// The tests are required.
+pub fn skip(test: &str, why: &str) {
+    assert!(!config::required(), "{test}: {why}, and the tests are required");
+    report_skip(test, why);
+}
+
 /// Written to the stream itself: what goes through the macros is shown for failed tests alone.
 fn report_skip(test: &str, why: &str) {
     // A closed standard error leaves nobody to tell.
