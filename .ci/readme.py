@@ -1,5 +1,5 @@
 """Makes the README's commands part of the checks. A block that starts with ```sh is run as it is; one of ```console takes
-too long for that here, and .ci/run has a command that does the same (see SHORTER).
+too long for that here, or needs what is not here, and something else does the same (see SHORTER). Other blocks are refused.
 
     python3 .ci/readme.py tests     prints the command that runs the tests
     python3 .ci/readme.py examples  runs every other block, in order, in one shell at the root of the repository
@@ -16,10 +16,22 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-# What .ci/run does for a command of a ```console block: the same program with the same options.
+FENCE = re.compile(r"^[ \t]*(?:```|~~~).*$", re.MULTILINE)
+# For a command of a ```console block, the file that has one which does the same, and that one: the same program with the
+# same options. What docs/quickstart.md has is run by the tests of e2e/.
 SHORTER = {
-    "e2e/run --keep": "e2e/run",
-    "cargo bench --bench tpch -- --scale 1": "cargo bench --locked --profile dev --bench tpch -- --scale 0.01",
+    "e2e/run --keep": (".ci/run", "e2e/run"),
+    "cargo bench --bench tpch -- --scale 1": (
+        ".ci/run",
+        "cargo bench --locked --profile dev --bench tpch -- --scale 0.01",
+    ),
+    "docker build -f e2e/image/Dockerfile -t localhost/sluice:dev .": ("docs/quickstart.md", None),
+    "docker save localhost/sluice:dev -o target/sluice-image.tar": ("docs/quickstart.md", None),
+    "cargo build --release --workspace --bins": ("e2e/run", "cargo build --locked --workspace --bins"),
+    "e2e/image/build target/release/sluice target/release/sluice-operator -o target/sluice-image.tar": (
+        "e2e/run",
+        '"$here/image/build" "$target/debug/sluice" "$target/debug/sluice-operator" \\\n    -o "$target/e2e/image.tar"',
+    ),
 }
 # Longer than any example takes on two cores, the first build included.
 LIMIT_SECONDS = 35 * 60
@@ -35,21 +47,45 @@ def is_tests(block):
 
 
 def tests():
+    check_fences()
+    check_console()
     found = [block for _, block in blocks() if is_tests(block)]
     if len(found) != 1 or len(found[0].strip().splitlines()) != 1:
         sys.exit(f"README.md: {len(found)} sh blocks run the tests; give one, of one line")
     return found[0].strip()
 
 
+def unknown_fences(text):
+    """What opens a block that nothing here looks at; a block that is not closed too."""
+    fences = FENCE.findall(text)
+    unknown = [fence for fence in fences[0::2] if fence not in ("```sh", "```console")]
+    return unknown + [fence for fence in fences[1::2] if fence != "```"] + (["no end"] if len(fences) % 2 else [])
+
+
+def check_fences():
+    for text, unknown in [
+        ("```sh\na\n```\n\n```console\nb\n```\n", []),
+        ("```bash\na\n```\n", ["```bash"]),
+        ("  ```sh\na\n```\n", ["  ```sh"]),
+        ("~~~sh\na\n~~~\n", ["~~~sh", "~~~"]),
+        ("```sh cluster\na\n```\n", ["```sh cluster"]),
+        ("```sh\na\n", ["no end"]),
+    ]:
+        assert unknown_fences(text) == unknown, text
+    if unknown := unknown_fences((ROOT / "README.md").read_text()):
+        sys.exit(f"README.md: nothing runs blocks with {unknown}: ```sh or ```console starts one, at the margin")
+
+
 def check_console():
-    run = (ROOT / ".ci/run").read_text()
     for block in CONSOLE.findall((ROOT / "README.md").read_text()):
         for command in block.strip().splitlines():
-            if SHORTER.get(command) is None or SHORTER[command] not in run:
-                sys.exit(f"README.md: nothing in .ci/run does what `{command}` does: make it a ```sh block")
+            file, same = SHORTER.get(command, (None, None))
+            if file is None or (same or f"{command}\n") not in (ROOT / file).read_text():
+                sys.exit(f"README.md: nothing does what `{command}` does: make it a ```sh block, or see SHORTER")
 
 
 def examples():
+    check_fences()
     check_console()
     shown = [(line, block) for line, block in blocks() if not is_tests(block)]
     if not shown:

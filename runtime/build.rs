@@ -1,29 +1,42 @@
 //! Stamps the build, so that a coordinator and workers of different builds refuse each other.
 
+use std::env;
+use std::path::Path;
 use std::process::Command;
+
+#[path = "build/stamp.rs"]
+mod stamp;
 
 fn main() {
     println!("cargo::rerun-if-env-changed=SLUICE_BUILD");
-    let given = std::env::var("SLUICE_BUILD")
-        .ok()
-        .filter(|stamp| !stamp.is_empty());
-    // A debug build would be made anew at every commit for the sake of a number that nobody deploys.
-    let debug = std::env::var("PROFILE").is_ok_and(|profile| profile == "debug");
-    let stamp = given.or_else(|| debug.then(|| "debug".into())).or_else(revision);
-    println!(
-        "cargo::rustc-env=SLUICE_BUILD={}",
-        stamp.unwrap_or_else(|| "unknown".into())
-    );
+    match identity() {
+        Ok(stamp) => println!("cargo::rustc-env=SLUICE_BUILD={stamp}"),
+        Err(problem) => println!("cargo::error={problem}"),
+    }
 }
 
-/// The commit that is built, where there is one.
-fn revision() -> Option<String> {
-    println!("cargo::rerun-if-changed=../.git/HEAD");
-    println!("cargo::rerun-if-changed=../.git/refs/heads");
-    let output = Command::new("git")
-        .args(["rev-parse", "--short=12", "HEAD"])
-        .output()
-        .ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    output.status.success().then(|| text.trim().to_owned())
+/// What the builder says, or else what is built: the same sources of the same compiler are the same build, in a
+/// repository, in an archive and in a container alike.
+fn identity() -> Result<String, String> {
+    if let Some(given) = stamp::given(env::var("SLUICE_BUILD").ok().as_deref())? {
+        return Ok(given);
+    }
+    let variable = |name: &str| env::var(name).unwrap_or_default();
+    let package = variable("CARGO_MANIFEST_DIR");
+    let package = Path::new(&package);
+    let files = stamp::sources(package)?;
+    // File by file: Cargo would look at snapshots of tests too, if it were told the folders. No file comes or goes
+    // without a change of another one, which names it.
+    for file in &files {
+        println!("cargo::rerun-if-changed={}", file.display());
+    }
+    let compiler = Command::new(variable("RUSTC")).arg("-vV").output();
+    let compiler = compiler.map_err(|problem| format!("{}: {problem}", variable("RUSTC")))?;
+    // Hash functions are chosen by what the processor can do.
+    let made_by = [
+        String::from_utf8_lossy(&compiler.stdout).into_owned(),
+        variable("TARGET"),
+        variable("CARGO_CFG_TARGET_FEATURE"),
+    ];
+    stamp::stamp(package, &files, &made_by)
 }

@@ -220,7 +220,7 @@ fn the_jobs_arguments_are_commands() {
                 Command::InstallCrds => {}
                 Command::ApplyPool(args) => assert_eq!(
                     (args.namespace.as_str(), args.owner.as_str()),
-                    (NAMESPACE, "sluice-pool")
+                    (NAMESPACE, "sluice-pool-default")
                 ),
                 Command::TryQuery(args) => {
                     assert_eq!(

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
 
+use sluice_crds::{Resource, parse_documents, validate_pool};
+
 use crate::helm::{chart, everything, merged, nested, run};
 
 fn defaults() -> Value {
@@ -113,6 +115,138 @@ fn every_value_does_something() {
             let after = helm.render(&merged(base, &nested(path, changed.clone())));
             assert!(before != after, "{path}: {changed} renders what the default does");
         }
+    });
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+/// What differs is where it should be.
+#[test]
+fn values_are_where_kubernetes_looks_for_them() {
+    run("values_are_where_kubernetes_looks_for_them", |helm| {
+        let changed = |path: &str| changes().remove(path).unwrap().1;
+        let objects = |path: &str| helm.objects(&merged(everything(), &nested(path, changed(path))));
+
+        for path in ["affinity", "topologySpreadConstraints", "priorityClassName"] {
+            let objects = objects(path);
+            let pod = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"];
+            assert_eq!(pod[path], changed(path), "{path} of the operator");
+            for job in of_kind(&objects, "Job") {
+                assert!(job["spec"]["template"]["spec"][path].is_null(), "{path} of a job");
+            }
+        }
+        for path in ["nodeSelector", "tolerations", "imagePullSecrets"] {
+            let objects = objects(path);
+            let pods = [of_kind(&objects, "Deployment"), of_kind(&objects, "Job")].concat();
+            assert_eq!(pods.len(), 4);
+            for pod in pods {
+                assert_eq!(pod["spec"]["template"]["spec"][path], changed(path), "{path}");
+            }
+        }
+
+        let objects_of = objects("image.digest");
+        let image = format!("localhost/sluice@{}", changed("image.digest").as_str().unwrap());
+        let pods = [of_kind(&objects_of, "Deployment"), of_kind(&objects_of, "Job")].concat();
+        for pod in &pods {
+            assert_eq!(pod["spec"]["template"]["spec"]["containers"][0]["image"], image);
+        }
+        let args = pods[0]["spec"]["template"]["spec"]["containers"][0]["args"].as_array();
+        let given = json!(format!("--image={image}"));
+        assert!(
+            args.unwrap().contains(&given),
+            "workers get the same one: {args:?}"
+        );
+
+        let objects_of = objects("networkPolicy.metricsFrom");
+        let ingress = &of_kind(&objects_of, "NetworkPolicy")[0]["spec"]["ingress"];
+        assert_eq!(ingress[0]["from"], changed("networkPolicy.metricsFrom"));
+        assert_eq!(ingress.as_array().unwrap().len(), 1, "nobody else: {ingress}");
+
+        let objects_of = objects("podDisruptionBudget.maxUnavailable");
+        let budget = &of_kind(&objects_of, "PodDisruptionBudget")[0]["spec"];
+        assert_eq!(budget["maxUnavailable"], "50%");
+
+        let objects_of = objects("metrics.serviceMonitor.labels");
+        let monitor = of_kind(&objects_of, "ServiceMonitor")[0];
+        assert_eq!(monitor["metadata"]["labels"]["a"], "b");
+        let service = of_kind(&objects_of, "Service")[0];
+        let selected = monitor["spec"]["selector"]["matchLabels"].as_object().unwrap();
+        for (label, value) in selected {
+            assert_eq!(
+                &service["metadata"]["labels"][label], value,
+                "it finds the Service"
+            );
+        }
+    });
+}
+
+/// What is left are the rights of the chart's own jobs.
+#[test]
+fn without_rbac_the_operator_gets_no_rights() {
+    run("without_rbac_the_operator_gets_no_rights", |helm| {
+        for scope in ["Cluster", "Namespaced"] {
+            let values = json!({"scope": scope, "rbac": {"create": false}});
+            let objects = helm.objects(&merged(everything(), &values));
+            let mut left: Vec<_> = objects
+                .iter()
+                .filter(|object| object["kind"].as_str().unwrap().contains("Role"))
+                .map(|object| object["metadata"]["name"].as_str().unwrap())
+                .collect();
+            left.sort_unstable();
+            left.dedup();
+            let jobs = ["sluice-pool", "sluice-system:sluice-install-crds", "sluice-test"];
+            assert_eq!(left, jobs, "{scope}");
+            let account = objects.iter().find(|object| {
+                object["kind"] == "ServiceAccount" && object["metadata"]["name"] == "sluice-operator"
+            });
+            assert!(account.is_some(), "somebody else gives it rights");
+        }
+    });
+}
+
+/// The pool goes with the ConfigMap that owns it, so a pool of another name must have another owner.
+#[test]
+fn a_pool_of_another_name_has_another_owner() {
+    run("a_pool_of_another_name_has_another_owner", |helm| {
+        let owner = |name: &str| {
+            let values = merged(everything(), &json!({"workerPool": {"name": name}}));
+            let objects = helm.objects(&values);
+            let owner = of_kind(&objects, "ConfigMap")[0]["metadata"]["name"].clone();
+            let jobs = of_kind(&objects, "Job").into_iter();
+            let args = jobs.map(|job| job["spec"]["template"]["spec"]["containers"][0]["args"].to_string());
+            let given = format!("--owner={}", owner.as_str().unwrap());
+            assert_eq!(args.filter(|args| args.contains(&given)).count(), 1, "{given}");
+            let roles = of_kind(&objects, "Role").into_iter();
+            let mut rules = roles.flat_map(|role| role["rules"].as_array().unwrap());
+            assert!(
+                rules.any(|rule| rule["resourceNames"] == json!([owner])),
+                "{owner}"
+            );
+            owner
+        };
+        let longest = "p".repeat(50);
+        assert_ne!(owner("one"), owner("two"));
+        assert!(owner(&longest).as_str().unwrap().ends_with(&longest));
+    });
+}
+
+/// The number is then of whoever scales the pool.
+#[test]
+fn a_pool_may_come_without_replicas() {
+    run("a_pool_may_come_without_replicas", |helm| {
+        let values = json!({"workerPool": {"spec": {"replicas": null}}});
+        let objects = helm.objects(&merged(everything(), &values));
+        let text = of_kind(&objects, "ConfigMap")[0]["data"]["pool.yaml"]
+            .as_str()
+            .unwrap();
+        assert!(!text.contains("replicas"), "{text}");
+        let resources = parse_documents(text).unwrap();
+        let [Resource::Pool(pool)] = resources.as_slice() else {
+            panic!("{resources:?}")
+        };
+        assert_eq!(validate_pool(pool), []);
     });
 }
 

@@ -1,10 +1,9 @@
 //! A query that is deleted in the midst of its work stops, and its workers give back what it had.
 
 use kube::ResourceExt;
-use serde_json::json;
 
 use crate::answers;
-use crate::harness::{self, Pool, Query, rows, sample};
+use crate::harness::{self, Pool, Query, rows, sample_in_pool};
 
 #[test]
 fn a_deleted_query_gives_its_workers_back() {
@@ -21,8 +20,7 @@ fn a_deleted_query_gives_its_workers_back() {
         pool.until_free().await?;
 
         // The same workers serve the next one.
-        let mut next = sample("tpch-pricing-summary.yaml")?;
-        next["spec"]["workerPoolRef"] = json!({"name": "p"});
+        let next = sample_in_pool("tpch-pricing-summary.yaml", "p")?;
         let next = Query::submit(&space, next).await?;
         assert_eq!(rows(&next.succeeded().await?)?, answers::pricing_summary());
         let after: Vec<_> = pool.pods().await?.iter().map(ResourceExt::uid).collect();

@@ -19,6 +19,9 @@ fn objects_events_and_logs_of_a_failed_test_are_kept() {
             "workerPoolRef": {"name": "p"},
         });
         Query::submit(&space, query("bad", &spec)).await?.ended().await?;
+        let other = space.beside(&format!("{}-b", space.namespace)).await?;
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "elsewhere"}});
+        other.apply(map).await?;
         harness::keep(&space).await?;
         let kept = |name: &str| {
             let path = space.evidence.join(name);
@@ -33,6 +36,14 @@ fn objects_events_and_logs_of_a_failed_test_are_kept() {
         ] {
             ensure!(kept(file)?.contains(text), "{file} says nothing of {text}");
         }
+        let elsewhere = format!("{}/configmaps.yaml", other.namespace);
+        ensure!(kept(&elsewhere)?.contains("name: elsewhere"), "{elsewhere}");
+        // Kept before it is removed, it is not kept again.
+        other
+            .apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}}))
+            .await?;
+        harness::keep(&space).await?;
+        ensure!(!kept(&elsewhere)?.contains("name: later"), "{elsewhere}");
         let files: Vec<_> = fs::read_dir(&space.evidence)?
             .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
             .collect::<Result<_>>()?;

@@ -3,23 +3,52 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::json;
 
 use crate::answers;
 use crate::harness::{self, Query, Space, output, rows, sample};
 
 const IMAGE: &str = "image.repository=localhost/sluice --set image.tag=dev";
+/// The namespace that the page names.
+const NAMESPACE: &str = "sluice-system";
 /// The image of manifests/install.yaml.
 const PLAIN_IMAGE: &str = "localhost/sluice:dev";
 
+fn page() -> Result<String> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/quickstart.md");
+    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
 /// The blocks of commands of one kind: the word after `sh`.
 fn blocks(kind: &str) -> Result<Vec<String>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/quickstart.md");
-    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    let text = page()?;
     let opens = format!("```sh {kind}\n");
     let blocks = text.split(&opens).skip(1);
     let blocks = blocks.filter_map(|rest| rest.split("\n```").next());
     Ok(blocks.map(str::to_owned).collect())
+}
+
+/// Every block of the page is run by a test, or by `.ci/readme.py` as the README has it too. Needs no cluster.
+#[test]
+fn no_block_is_left_out() -> Result<()> {
+    let page = page()?;
+    let is_fence = |line: &&str| {
+        ["```", "~~~"]
+            .iter()
+            .any(|fence| line.trim_start().starts_with(fence))
+    };
+    let opened: Vec<_> = page.lines().filter(is_fence).step_by(2).collect();
+    for fence in &opened {
+        let known = ["sh", "console", "sh cluster", "sh end", "sh manifests"];
+        let info = fence.strip_prefix("```");
+        ensure!(
+            info.is_some_and(|info| known.contains(&info)),
+            "nothing runs a block that starts with {fence}"
+        );
+    }
+    // The one for kind, of which `kind.rs` takes the first.
+    let shown = opened.iter().filter(|fence| **fence == "```console").count();
+    ensure!(shown == 1, "{shown} blocks of `console`");
+    Ok(())
 }
 
 async fn shell(commands: &str) -> Result<String> {
@@ -41,6 +70,7 @@ fn the_quick_start_does_what_it_says() {
     harness::run_alone("helm-quickstart", |space| async move {
         let (repository, tag) = space.image.rsplit_once(':').context("an image with a tag")?;
         let ours = format!("image.repository={repository} --set image.tag={tag}");
+        space.uses(NAMESPACE);
         clear().await?;
         let blocks = blocks("cluster")?;
         ensure!(blocks.len() == 5, "{} blocks", blocks.len());
@@ -54,6 +84,7 @@ fn the_quick_start_does_what_it_says() {
             let done = shell(&block.replace(IMAGE, &ours)).await;
             if done.is_err() {
                 // The first problem is the one to tell.
+                drop(harness::keep(&space).await);
                 drop(clear().await);
             }
             said.push(done?);
@@ -87,6 +118,7 @@ async fn take_the_definitions_away(space: &Space) -> Result<()> {
 #[test]
 fn the_manifests_do_without_helm() {
     harness::run_alone("manifests-install", |space| async move {
+        space.uses(NAMESPACE);
         clear().await?;
         let blocks = blocks("manifests")?;
         let [install, remove] = blocks.as_slice() else {
@@ -104,6 +136,9 @@ fn the_manifests_do_without_helm() {
             Ok(_) => anywhere(&space).await,
             Err(problem) => Err(problem),
         };
+        if outcome.is_err() {
+            drop(harness::keep(&space).await);
+        }
         let removed = shell(remove).await;
         outcome?;
         removed?;
@@ -113,9 +148,7 @@ fn the_manifests_do_without_helm() {
 
 /// The operator serves every namespace, that of the test too.
 async fn anywhere(space: &Space) -> Result<()> {
-    let mut query = sample("tpch-pricing-summary.yaml")?;
-    query["spec"]["workers"] = json!({"replicas": 1, "memory": "512MiB", "spill": {"limit": "1GiB"}});
-    let query = Query::submit(space, query).await?;
+    let query = Query::submit(space, sample("tpch-pricing-summary.yaml")?).await?;
     assert_eq!(rows(&query.succeeded().await?)?, answers::pricing_summary());
     Ok(())
 }

@@ -1,11 +1,13 @@
-//! `helm rollback` with a query running: the operator is as before the upgrade, the query goes on.
+//! `helm rollback` with a query running: the operator is as before the upgrade, the query goes on, and definitions that
+//! a newer release has brought stay.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 
 use crate::answers;
-use crate::harness::{self, Pool, Query, Release, Space, rows};
+use crate::harness::{self, Pool, Query, Release, Space, restoring_definitions, rows};
+use crate::helm_upgrade::{TIMES, crds_of, found, pretend};
 
 /// The arguments of the operator.
 async fn arguments(space: &Space) -> Result<Vec<String>> {
@@ -32,11 +34,21 @@ fn a_rollback_brings_the_operator_back_and_stops_no_query() {
         }
         assert!(arguments(&space).await?.contains(&"--concurrency=3".to_owned()));
         Pool::ready(&space, "p").await?;
-        let query = Query::submit(&space, answers::long_query("p")).await?;
+        let query = Query::submit(&space, answers::longer_query("p", TIMES)).await?;
         query.until_under_way().await?;
-        release
-            .helm(&["rollback", "r", "1", "--wait", "--timeout", "180s"])
-            .await?;
+        restoring_definitions(&space, async {
+            // As if the upgrade had been one to a newer release.
+            let crds = crds_of(&space);
+            pretend(&crds, "99.0.0").await?;
+            let newer = found(&crds).await?;
+            release
+                .helm(&["rollback", "r", "1", "--wait", "--timeout", "180s"])
+                .await?;
+            ensure!(found(&crds).await? == newer, "definitions do not go back");
+            Ok(())
+        })
+        .await?;
+        query.is_under_way().await?;
         assert_eq!(arguments(&space).await?, first);
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());

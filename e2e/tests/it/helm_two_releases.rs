@@ -1,20 +1,12 @@
 //! Two releases that serve two namespaces live side by side; two cannot serve one.
 
-use serde_json::json;
-
 use crate::harness::{self, Release};
 
 #[test]
 fn two_releases_in_two_namespaces_do_not_meet() {
     harness::run("helm-two-releases", |space| async move {
         let other = format!("{}-b", space.namespace);
-        space
-            .apply(json!({
-                "apiVersion": "v1",
-                "kind": "Namespace",
-                "metadata": {"name": other, "labels": {"pod-security.kubernetes.io/enforce": "restricted"}},
-            }))
-            .await?;
+        space.beside(&other).await?;
         let first = Release::new(&space, "r");
         let second = first.in_namespace(&other);
         first.install(&[]).await?;

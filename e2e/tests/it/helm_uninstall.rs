@@ -17,7 +17,7 @@ use serde_json::json;
 use sluice_crds::WorkerPool;
 
 use crate::answers;
-use crate::harness::{self, Pool, Query, Release, Space, rows, sample, until};
+use crate::harness::{self, Pool, Query, Release, Space, rows, sample_in_pool, until};
 use crate::helm_install::SMALL_POOL;
 
 /// What a release labels.
@@ -71,9 +71,8 @@ async fn everything_of_the_release(space: &Space) -> Result<Vec<String>> {
 }
 
 fn pricing_summary(name: &str) -> Result<serde_json::Value> {
-    let mut query = sample("tpch-pricing-summary.yaml")?;
+    let mut query = sample_in_pool("tpch-pricing-summary.yaml", "mine")?;
     query["metadata"]["name"] = json!(name);
-    query["spec"]["workerPoolRef"] = json!({"name": "mine"});
     Ok(query)
 }
 

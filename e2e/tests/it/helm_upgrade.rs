@@ -1,49 +1,86 @@
 //! `helm upgrade` with a query running: it goes on, older definitions are brought up, newer ones stay, the key stays.
+//!
+//! The image that is upgraded to is the same bits by another tag: that pods are replaced shows, what a new build does to
+//! the sessions of an old one does not (that is refused, as tests of the runtime show).
 
-use anyhow::{Context, Result};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::Api;
-use kube::api::{Patch, PatchParams};
-use serde_json::json;
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::{Value, json};
 use sluice_crds::yaml::VERSION_ANNOTATION;
+use sluice_crds::{ShuffleQuery, WorkerPool};
 
 use crate::answers;
-use crate::harness::{self, Pool, Query, Release, Space, rows};
+use crate::harness::{self, Pool, Query, Release, Space, query, restoring_definitions, rows, until};
+use crate::helm_install::SMALL_POOL;
 
 const DEFINITION: &str = "shufflequeries.sluice.dev";
+/// An optional field of CSV tables, which queries of other tests do without.
+const FIELD: &str = "newlinesInValues";
+const ITS_PLACE: &str = "/versions/0/schema/openAPIV3Schema/properties/spec/properties/tables/items/properties/options/properties";
+/// As many times a long query outlasts an upgrade, and a rollback: 100 s of work for a processor, in a debug build.
+pub const TIMES: u32 = 3;
 
-/// Makes the definition one of another release, whose only column is `column`. Fields stay: other tests use them.
-async fn pretend(crds: &Api<CustomResourceDefinition>, release: &str, column: &str) -> Result<()> {
-    let mut spec = crds.get(DEFINITION).await?.spec;
-    let version = spec.versions.first_mut().context("no version")?;
-    let columns = version.additional_printer_columns.get_or_insert_default();
+/// The definitions of the cluster.
+pub fn crds_of(space: &Space) -> Api<CustomResourceDefinition> {
+    Api::all(space.client.clone())
+}
+
+/// Makes the definition one of another release, which lacks a field and all columns but one.
+pub async fn pretend(crds: &Api<CustomResourceDefinition>, release: &str) -> Result<()> {
+    let mut spec = serde_json::to_value(crds.get(DEFINITION).await?.spec)?;
+    let fields = spec.pointer_mut(ITS_PLACE).and_then(Value::as_object_mut);
+    let fields = fields.context("no fields")?;
+    fields.remove(FIELD).with_context(|| format!("no {FIELD}"))?;
+    let columns = spec.pointer_mut("/versions/0/additionalPrinterColumns");
+    let columns = columns.and_then(Value::as_array_mut).context("no columns")?;
     columns.truncate(1);
-    columns.first_mut().context("no column")?.name = column.to_owned();
     let change = json!({
         "metadata": {"annotations": {VERSION_ANNOTATION: release}},
-        "spec": {"versions": spec.versions},
+        "spec": {"versions": spec["versions"]},
     });
     crds.patch(DEFINITION, &PatchParams::default(), &Patch::Merge(&change))
         .await?;
     Ok(())
 }
 
-/// The release that a definition is of, and the names of its columns.
-async fn found(crds: &Api<CustomResourceDefinition>) -> Result<(String, Vec<String>)> {
+/// The release that the definition is of, and all that it says.
+pub async fn found(crds: &Api<CustomResourceDefinition>) -> Result<(String, Value)> {
     let crd = crds.get(DEFINITION).await?;
-    let release = crd
-        .metadata
-        .annotations
-        .unwrap_or_default()
-        .remove(VERSION_ANNOTATION);
-    let columns = crd
-        .spec
-        .versions
-        .into_iter()
-        .flat_map(|version| version.additional_printer_columns);
-    let names = columns.flatten().map(|column| column.name).collect();
-    Ok((release.context("no release")?, names))
+    let release = crd.annotations().get(VERSION_ANNOTATION).cloned();
+    Ok((release.context("no release")?, serde_json::to_value(crd.spec)?))
+}
+
+/// Waits until the API server takes a query with the field, or refuses it. A changed definition reaches those who judge
+/// objects a moment after it was taken.
+async fn until_taken(space: &Space, wanted: bool) -> Result<()> {
+    let table = json!({"name": "t", "location": "/t", "format": "csv", "options": {FIELD: true}});
+    let spec = json!({"sql": "SELECT 1 FROM t", "tables": [table], "workerPoolRef": {"name": "p"}});
+    let object = query("new-field", &spec);
+    let kind = ApiResource::erase::<ShuffleQuery>(&());
+    let queries = Api::<DynamicObject>::namespaced_with(space.client.clone(), &space.namespace, &kind);
+    let how = PatchParams::apply("sluice-e2e").validation_strict().dry_run();
+    let what = format!(
+        "a query with {FIELD} is {}",
+        if wanted { "taken" } else { "refused" }
+    );
+    until(&what, Duration::from_secs(30), || async {
+        let said = match queries.patch("new-field", &how, &Patch::Apply(&object)).await {
+            Ok(_) => None,
+            Err(kube::Error::Api(status)) if status.message.contains(FIELD) => Some(status.message),
+            Err(other) => return Err(other.into()),
+        };
+        Ok(if said.is_none() == wanted {
+            Ok(())
+        } else {
+            Err(format!("{said:?}"))
+        })
+    })
+    .await
 }
 
 async fn key(space: &Space) -> Result<Vec<u8>> {
@@ -60,25 +97,20 @@ fn an_upgrade_stops_no_query_and_brings_definitions_up() {
         release.install(&[]).await?;
         let first_key = key(&space).await?;
         Pool::ready(&space, "p").await?;
-        let query = Query::submit(&space, answers::long_query("p")).await?;
-        query.until_under_way().await?;
-
-        let crds = Api::<CustomResourceDefinition>::all(space.client.clone());
-        let mine = harness::definitions().await;
-        let ours = found(&crds).await?;
-        pretend(&crds, "0.0.1", "Old").await?;
-        release.upgrade(&["--set", "logFilter=debug"]).await?;
-        assert_eq!(found(&crds).await?, ours, "an older definition is brought up");
-        pretend(&crds, "99.0.0", "New").await?;
-        release.upgrade(&["--set", "logFilter=info"]).await?;
-        let newer = found(&crds).await?;
-        harness::apply_crds(&space.client).await?;
-        drop(mine);
-        assert_eq!(
-            newer,
-            ("99.0.0".to_owned(), vec!["New".to_owned()]),
-            "a newer one stays"
-        );
+        let query = restoring_definitions(&space, async {
+            let crds = crds_of(&space);
+            let ours = found(&crds).await?;
+            pretend(&crds, "0.0.1").await?;
+            until_taken(&space, false).await?;
+            let query = Query::submit(&space, answers::longer_query("p", TIMES)).await?;
+            query.until_under_way().await?;
+            release.upgrade(&["--set", "logFilter=debug"]).await?;
+            query.is_under_way().await?;
+            ensure!(found(&crds).await? == ours, "an older definition is brought up");
+            until_taken(&space, true).await?;
+            Ok(query)
+        })
+        .await?;
 
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
@@ -88,6 +120,49 @@ fn an_upgrade_stops_no_query_and_brings_definitions_up() {
             first_key,
             "workers trust the key of the installation"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn an_upgrade_leaves_newer_definitions_alone() {
+    harness::run("helm-upgrade-older", |space| async move {
+        let release = Release::new(&space, "r");
+        release.install(&[]).await?;
+        restoring_definitions(&space, async {
+            let crds = crds_of(&space);
+            pretend(&crds, "99.0.0").await?;
+            let newer = found(&crds).await?;
+            release.upgrade(&["--set", "logFilter=debug"]).await?;
+            ensure!(found(&crds).await? == newer, "a newer one stays");
+            Ok(())
+        })
+        .await
+    });
+}
+
+/// The first one goes, with its workers.
+#[test]
+fn a_pool_of_another_name_takes_the_place_of_the_first() {
+    harness::run("helm-upgrade-pool", |space| async move {
+        let release = Release::new(&space, "r");
+        release.install(&SMALL_POOL).await?;
+        let first = Pool::existing(&space, "default");
+        first.until_ready(2).await?;
+        {
+            let _mine = harness::definitions().await;
+            release.upgrade(&["--set", "workerPool.name=other"]).await?;
+        }
+        Pool::existing(&space, "other").until_ready(2).await?;
+        first.until_pods(0).await?;
+        let pools = Api::<WorkerPool>::namespaced(space.client.clone(), &space.namespace);
+        let names: Vec<_> = pools
+            .list(&ListParams::default())
+            .await?
+            .iter()
+            .map(ResourceExt::name_any)
+            .collect();
+        assert_eq!(names, ["other"]);
         Ok(())
     });
 }
@@ -105,7 +180,7 @@ fn a_new_image_reaches_the_operator_and_a_pool_when_it_is_told() {
             Ok(uids)
         };
         let before = uids().await?;
-        let query = Query::submit(&space, answers::long_query("p")).await?;
+        let query = Query::submit(&space, answers::longer_query("p", TIMES)).await?;
         query.until_under_way().await?;
         let (repository, tag) = image.rsplit_once(':').context("an image with a tag")?;
         let (repository, tag) = (
@@ -116,6 +191,7 @@ fn a_new_image_reaches_the_operator_and_a_pool_when_it_is_told() {
             let _mine = harness::definitions().await;
             release.upgrade(&["--set", &repository, "--set", &tag]).await?;
         }
+        query.is_under_way().await?;
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
         assert_eq!(status.coordinator_epoch, 1, "its coordinator was left alone");

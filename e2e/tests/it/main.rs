@@ -15,6 +15,7 @@ mod helm_rollback;
 mod helm_two_releases;
 mod helm_uninstall;
 mod helm_upgrade;
+mod image;
 mod kind;
 mod latency;
 mod node_drained;

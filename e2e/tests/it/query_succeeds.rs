@@ -1,20 +1,18 @@
 //! The samples of `manifests/` run to their end: right rows, and a status that is filled.
 
 use anyhow::{Context, Result};
-use serde_json::json;
 use sluice_crds::shuffle_query::status::{ShuffleQueryStatus, StageState};
 use sluice_crds::{ConditionStatus, ErrorReason, ProgressReason, QueryConditionType};
 
 use crate::answers;
-use crate::harness::{self, Pool, Query, in_order, rows, sample};
+use crate::harness::{self, Pool, Query, in_order, rows, sample, sample_in_pool};
 
 #[test]
 fn a_sample_runs_in_a_pool() {
     harness::run("query-in-a-pool", |space| async move {
         harness::install_operator(&space).await?;
         Pool::ready(&space, "p").await?;
-        let mut query = sample("tpch-pricing-summary.yaml")?;
-        query["spec"]["workerPoolRef"] = json!({"name": "p"});
+        let query = sample_in_pool("tpch-pricing-summary.yaml", "p")?;
         let query = Query::submit(&space, query).await?;
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::pricing_summary());
@@ -27,9 +25,7 @@ fn a_sample_runs_in_a_pool() {
 fn a_sample_with_workers_of_its_own_runs_and_takes_them_along() {
     harness::run("query-with-workers", |space| async move {
         harness::install_operator(&space).await?;
-        let mut query = sample("tpch-join.yaml")?;
-        query["spec"]["workers"] = json!({"replicas": 2, "memory": "512MiB", "spill": {"limit": "1GiB"}});
-        let query = Query::submit(&space, query).await?;
+        let query = Query::submit(&space, sample("tpch-join.yaml")?).await?;
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::join());
         is_filled(&status)

@@ -1,5 +1,7 @@
-//! The samples of `manifests/` as they are, on a cluster: right rows, and everything that they bring along.
+//! The samples of `manifests/` on a cluster: right rows, and everything that they bring along. They run as they are, but
+//! for two that are of files: what those say to change on a cluster is changed.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -7,38 +9,59 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::answers::table;
+use crate::answers::{self, table};
 use crate::harness::{self, Pool, Query, Space, columns, query, rows, sample, samples};
+
+/// Those that need claims; the first two of them, as they are, no cluster.
+const OF_FILES: [&str; 3] = ["csv", "sink", "cluster/volumes"];
+
+/// The rows of those that bring all that they need.
+fn complete() -> Vec<(&'static str, Vec<Vec<String>>)> {
+    let workers = ["IRAQ|633", "IRAN|630", "EGYPT|623", "JAPAN|622", "CANADA|621"];
+    let pool = [
+        "1-URGENT|30111",
+        "2-HIGH|30172",
+        "3-MEDIUM|29563",
+        "4-NOT SPECIFIED|29910",
+        "5-LOW|30244",
+    ];
+    let regions = ["AFRICA|5", "AMERICA|5", "ASIA|5", "EUROPE|5", "MIDDLE EAST|5"];
+    vec![
+        ("workers", table(&workers)),
+        ("worker-pool", table(&pool)),
+        ("spill", table(&["600572|180949710"])),
+        ("lifecycle", table(&regions)),
+        ("placement", table(&["18|53", "7|50", "8|47"])),
+        ("tpch-pricing-summary", answers::pricing_summary()),
+        ("tpch-join", answers::join()),
+        ("cluster/sql-from", table(&["0|5", "1|5", "2|5", "3|5", "4|5"])),
+    ]
+}
+
+/// Needs no cluster.
+#[test]
+fn no_sample_is_left_out() -> Result<()> {
+    let mut found = BTreeSet::new();
+    for folder in ["", "cluster/"] {
+        for entry in fs::read_dir(manifests().join(folder))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            found.extend(name.strip_suffix(".yaml").map(|name| format!("{folder}{name}")));
+        }
+    }
+    let complete = complete();
+    let tried = complete.iter().map(|(name, _)| *name).chain(OF_FILES);
+    let tried: BTreeSet<_> = tried.map(str::to_owned).collect();
+    assert_eq!(found, tried, "the folder on the left, this file on the right");
+    Ok(())
+}
 
 #[test]
 fn samples_that_bring_their_workers() {
     harness::run("samples", |space| async move {
         harness::install_operator(&space).await?;
-        for (name, expected) in [
-            (
-                "workers",
-                &["IRAQ|633", "IRAN|630", "EGYPT|623", "JAPAN|622", "CANADA|621"][..],
-            ),
-            (
-                "worker-pool",
-                &[
-                    "1-URGENT|30111",
-                    "2-HIGH|30172",
-                    "3-MEDIUM|29563",
-                    "4-NOT SPECIFIED|29910",
-                    "5-LOW|30244",
-                ],
-            ),
-            ("spill", &["600572|180949710"]),
-            (
-                "lifecycle",
-                &["AFRICA|5", "AMERICA|5", "ASIA|5", "EUROPE|5", "MIDDLE EAST|5"],
-            ),
-            ("placement", &["18|53", "7|50", "8|47"]),
-            ("cluster/sql-from", &["0|5", "1|5", "2|5", "3|5", "4|5"]),
-        ] {
+        for (name, expected) in complete() {
             let status = apply(&space, name).await?.succeeded().await?;
-            assert_eq!(rows(&status)?, table(expected), "{name}");
+            assert_eq!(rows(&status)?, expected, "{name}");
             if name == "spill" {
                 assert!(status.totals.bytes_spilled > 0, "{:?}", status.totals);
             }
@@ -62,6 +85,8 @@ async fn apply(space: &Space, name: &str) -> Result<Query> {
 
 /// What `kubectl get` prints of a query and of a pool.
 async fn is_printed(space: &Space) -> Result<()> {
+    // Another test changes the columns.
+    let _mine = harness::definitions().await;
     let line = columns::<sluice_crds::ShuffleQuery>(space, "worker-pool").await?;
     assert_eq!(line["Phase"], json!("Succeeded"), "{line:?}");
     for whole in ["Stages", "Tasks"] {
@@ -72,9 +97,18 @@ async fn is_printed(space: &Space) -> Result<()> {
         assert!(done, "{whole} in {line:?}");
     }
     assert!(line["TTFR"].as_u64().is_some(), "{line:?}");
+    assert_eq!(line["Spill"].as_u64().unwrap_or_default(), 0, "{line:?}");
+    assert!(line["Local"].is_null(), "nothing should run near data: {line:?}");
+    let line = columns::<sluice_crds::ShuffleQuery>(space, "spill").await?;
+    assert!(line["Spill"].as_u64().is_some_and(|bytes| bytes > 0), "{line:?}");
+    let line = columns::<sluice_crds::ShuffleQuery>(space, "placement").await?;
+    // One of its workers is in the zone of the data, where nodes have zones.
+    let near = line["Local"].as_str().and_then(|text| text.strip_suffix('%'));
+    assert!(near.is_some_and(|share| share.parse::<u8>().is_ok()), "{line:?}");
     let line = columns::<sluice_crds::WorkerPool>(space, "placed").await?;
     assert_eq!(line["Ready"], json!("3/3"), "{line:?}");
     assert_eq!(line["Slots"], json!(6), "{line:?}");
+    assert!(line["Spill"].as_u64().is_some(), "{line:?}");
     Ok(())
 }
 
@@ -97,7 +131,7 @@ async fn over_files(space: &Space, folder: &Path) -> Result<()> {
         // Pods run as a user that this machine does not know.
         fs::set_permissions(made, Permissions::from_mode(0o777))?;
     }
-    copy(&data(), &tables.join("data"))?;
+    copy(&manifests().join("data"), &tables.join("data"))?;
     space.claim("tables", "ReadOnlyMany", &tables).await?;
     space.claim("results", "ReadWriteMany", &results).await?;
     // Through another claim of the same folder: the samples only read it.
@@ -145,8 +179,8 @@ async fn over_files(space: &Space, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn data() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples/data")
+fn manifests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples")
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {

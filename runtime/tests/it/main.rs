@@ -1,5 +1,6 @@
 //! Queries end to end: through the real coordinator and real workers, compared with plain DataFusion.
 
+mod builds;
 mod compare;
 mod differential;
 mod harness;

@@ -57,15 +57,20 @@ pub fn target() -> Target {
             next_image: env::var(NEXT_IMAGE).ok(),
             programs: env::var_os(CLUSTER).map(PathBuf::from),
             shared: env::var_os(SHARED).map(PathBuf::from),
-            required: is_on(REQUIRED),
+            required: required(),
         });
     }
     let why = format!("{KUBECONFIG} names no cluster to test on (see e2e/README.md)");
-    if is_on(REQUIRED) {
+    if required() {
         Target::Refuse(format!("{why}, and {REQUIRED} forbids to skip"))
     } else {
         Target::Skip(why)
     }
+}
+
+/// Whether a test that cannot run here fails instead of being skipped.
+pub fn required() -> bool {
+    is_on(REQUIRED)
 }
 
 fn is_on(variable: &str) -> bool {

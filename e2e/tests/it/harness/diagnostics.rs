@@ -1,12 +1,13 @@
-//! What is kept of a failed test: its objects, their events, the logs of its pods.
+//! What is kept of a failed test: its objects, their events, the logs of its pods, in every namespace that it used.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{ContainerStatus, Event, Node, Pod};
 use kube::api::{DynamicObject, ListParams, LogParams, TypeMeta};
 use kube::discovery::{ApiCapabilities, ApiResource, Discovery, Scope, verbs};
-use kube::{Api, ResourceExt};
+use kube::{Api, Client, ResourceExt};
 use serde::Serialize;
 
 use super::space::Space;
@@ -14,21 +15,47 @@ use super::space::Space;
 /// Longest log that is kept of one container.
 const LOG_LINES: i64 = 20_000;
 
-/// Writes everything to the folder of the test. What cannot be had is noted there, in `problems.txt`, and the rest
-/// is written all the same.
+/// What is kept of one namespace, and where.
+struct Place<'a> {
+    client: &'a Client,
+    namespace: &'a str,
+    folder: &'a Path,
+}
+
+/// Writes everything to the folder of the test, and what is in further namespaces to folders of their names in it. What
+/// cannot be had is noted there, in `problems.txt`, and the rest is written all the same. A further namespace that was
+/// kept before, as the test removes it, stays as it was kept.
 ///
 /// # Errors
 ///
-/// If the folder cannot be written.
+/// If a folder cannot be written.
 pub async fn keep(space: &Space) -> Result<()> {
-    let folder = &space.evidence;
+    let own = (space.namespace.clone(), space.evidence.clone());
+    let further = space.further().into_iter().map(|name| {
+        let folder = space.evidence.join(&name);
+        (name, folder)
+    });
+    let further = further.filter(|(_, folder)| !folder.exists());
+    for (namespace, folder) in std::iter::once(own).chain(further.collect::<Vec<_>>()) {
+        keep_namespace(&Place {
+            client: &space.client,
+            namespace: &namespace,
+            folder: &folder,
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn keep_namespace(place: &Place<'_>) -> Result<()> {
+    let folder = place.folder;
     fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let mut problems = Vec::new();
     for (what, outcome) in [
-        ("objects", objects(space).await),
-        ("events", events(space).await),
-        ("nodes", nodes(space).await),
-        ("logs", logs(space, &mut problems).await),
+        ("objects", objects(place).await),
+        ("events", events(place).await),
+        ("nodes", nodes(place).await),
+        ("logs", logs(place, &mut problems).await),
     ] {
         if let Err(problem) = outcome {
             problems.push(format!("{what}: {problem:#}"));
@@ -40,17 +67,17 @@ pub async fn keep(space: &Space) -> Result<()> {
     Ok(())
 }
 
-async fn objects(space: &Space) -> Result<()> {
-    let kinds = Discovery::new(space.client.clone()).run_aggregated().await?;
+async fn objects(place: &Place<'_>) -> Result<()> {
+    let kinds = Discovery::new(place.client.clone()).run_aggregated().await?;
     for (resource, capabilities) in kinds.groups().flat_map(|group| group.recommended_resources()) {
         if is_kept(&resource, &capabilities) {
             let api: Api<DynamicObject> =
-                Api::namespaced_with(space.client.clone(), &space.namespace, &resource);
+                Api::namespaced_with(place.client.clone(), place.namespace, &resource);
             let found = api
                 .list(&ListParams::default())
                 .await
                 .with_context(|| resource.plural.clone())?;
-            write_objects(space, &resource, found.items)?;
+            write_objects(place, &resource, found.items)?;
         }
     }
     Ok(())
@@ -63,7 +90,7 @@ fn is_kept(resource: &ApiResource, capabilities: &ApiCapabilities) -> bool {
         && !matches!(resource.plural.as_str(), "secrets" | "events")
 }
 
-fn write_objects(space: &Space, resource: &ApiResource, mut found: Vec<DynamicObject>) -> Result<()> {
+fn write_objects(place: &Place<'_>, resource: &ApiResource, mut found: Vec<DynamicObject>) -> Result<()> {
     if found.is_empty() {
         return Ok(());
     }
@@ -75,29 +102,29 @@ fn write_objects(space: &Space, resource: &ApiResource, mut found: Vec<DynamicOb
             kind: resource.kind.clone(),
         });
     }
-    write_documents(space, &resource.plural, &found)
+    write_documents(place, &resource.plural, &found)
 }
 
-fn write_documents<T: Serialize>(space: &Space, name: &str, objects: &[T]) -> Result<()> {
+fn write_documents<T: Serialize>(place: &Place<'_>, name: &str, objects: &[T]) -> Result<()> {
     let documents = objects
         .iter()
         .map(serde_yaml::to_string)
         .collect::<Result<Vec<_>, _>>()?;
-    let path = space.evidence.join(format!("{name}.yaml"));
+    let path = place.folder.join(format!("{name}.yaml"));
     Ok(fs::write(path, documents.join("---\n"))?)
 }
 
-async fn nodes(space: &Space) -> Result<()> {
-    let api = Api::<Node>::all(space.client.clone());
+async fn nodes(place: &Place<'_>) -> Result<()> {
+    let api = Api::<Node>::all(place.client.clone());
     let mut found = api.list(&ListParams::default()).await?.items;
     for node in &mut found {
         node.metadata.managed_fields = None;
     }
-    write_documents(space, "nodes", &found)
+    write_documents(place, "nodes", &found)
 }
 
-async fn events(space: &Space) -> Result<()> {
-    let api = Api::<Event>::namespaced(space.client.clone(), &space.namespace);
+async fn events(place: &Place<'_>) -> Result<()> {
+    let api = Api::<Event>::namespaced(place.client.clone(), place.namespace);
     let mut found = api.list(&ListParams::default()).await?.items;
     found.sort_by_key(|event| event.metadata.creation_timestamp.as_ref().map(|time| time.0));
     let lines = found.iter().map(|event| {
@@ -119,13 +146,13 @@ async fn events(space: &Space) -> Result<()> {
         )
     });
     Ok(fs::write(
-        space.evidence.join("events.txt"),
+        place.folder.join("events.txt"),
         lines.collect::<String>(),
     )?)
 }
 
-async fn logs(space: &Space, problems: &mut Vec<String>) -> Result<()> {
-    let api = Api::<Pod>::namespaced(space.client.clone(), &space.namespace);
+async fn logs(place: &Place<'_>, problems: &mut Vec<String>) -> Result<()> {
+    let api = Api::<Pod>::namespaced(place.client.clone(), place.namespace);
     for pod in api.list(&ListParams::default()).await?.items {
         let name = pod.name_any();
         for (container, previous) in containers(&pod) {
@@ -140,7 +167,7 @@ async fn logs(space: &Space, problems: &mut Vec<String>) -> Result<()> {
                 if previous { ".previous" } else { "" }
             );
             match api.logs(&name, &how).await {
-                Ok(text) => fs::write(space.evidence.join(file), text)?,
+                Ok(text) => fs::write(place.folder.join(file), text)?,
                 Err(problem) => problems.push(format!("{file}: {problem}")),
             }
         }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use tokio::process::Command;
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::crds::apply_crds;
 use super::space::Space;
 
 /// Where the commands run, so that they can name files of the repository.
@@ -59,13 +60,14 @@ impl Release {
         self.chart("install", values).await
     }
 
-    /// Upgrades it, the values of before included. The caller holds the definitions.
+    /// Upgrades it as docs/operations.md says: the values given before are kept, all others are the new chart's. The
+    /// caller holds the definitions.
     ///
     /// # Errors
     ///
     /// Helm's.
     pub async fn upgrade(&self, values: &[&str]) -> Result<String> {
-        self.chart("upgrade", &[&["--reuse-values"], values].concat())
+        self.chart("upgrade", &[&["--reset-then-reuse-values"], values].concat())
             .await
     }
 
@@ -111,6 +113,21 @@ impl Release {
         self.helm(&["uninstall", &self.name, "--wait", "--timeout", TIMEOUT])
             .await
     }
+}
+
+/// Runs `body`, which may change the definitions, and makes them those of the repository again however it ends. It tells
+/// problems by errors: a panic would leave them as they are.
+///
+/// # Errors
+///
+/// Those of `body`; or the definitions cannot be restored.
+pub async fn restoring_definitions<T>(space: &Space, body: impl Future<Output = Result<T>>) -> Result<T> {
+    let _mine = definitions().await;
+    let outcome = body.await;
+    let restored = apply_crds(&space.client).await;
+    let outcome = outcome?;
+    restored.context("the definitions are not restored")?;
+    Ok(outcome)
 }
 
 /// Runs a program at the root of the repository; what it printed.

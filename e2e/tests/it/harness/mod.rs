@@ -26,12 +26,12 @@ use anyhow::{Context, Result, anyhow, bail};
 
 pub use columns::columns;
 use config::{ClusterConfig, Target};
-pub use crds::{apply_crds, install_crds};
+pub use crds::apply_crds;
 pub use deploy::{install_operator, kill_operator, operator_node};
 pub use diagnostics::keep;
-pub use helm::{Release, definitions, output};
+pub use helm::{Release, definitions, output, restoring_definitions};
 pub use pool::Pool;
-pub use query::{Query, in_order, query, rows, sample, samples};
+pub use query::{Query, in_order, query, rows, sample, sample_in_pool, samples};
 pub use space::Space;
 pub use wait::until;
 
@@ -194,6 +194,16 @@ pub fn measured(space: &Space, what: &str) {
     if let Err(problem) = noted.and_then(|mut file| writeln!(file, "measured  {what}")) {
         eprintln!("{}: {problem}", record.display());
     }
+}
+
+/// Says that a test which needs no cluster is skipped, and why.
+///
+/// # Panics
+///
+/// The tests are required.
+pub fn skip(test: &str, why: &str) {
+    assert!(!config::required(), "{test}: {why}, and the tests are required");
+    report_skip(test, why);
 }
 
 /// Written to the stream itself: what goes through the macros is shown for failed tests alone.

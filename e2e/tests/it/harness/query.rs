@@ -66,6 +66,19 @@ pub fn sample(file: &str) -> Result<Value> {
     }
 }
 
+/// The one query of a file of `manifests/samples`, in this pool instead of with workers of its own.
+///
+/// # Errors
+///
+/// It cannot be read.
+pub fn sample_in_pool(file: &str, pool: &str) -> Result<Value> {
+    let mut query = sample(file)?;
+    let spec = query["spec"].as_object_mut().context("no spec")?;
+    spec.remove("workers");
+    spec.insert("workerPoolRef".to_owned(), json!({"name": pool}));
+    Ok(query)
+}
+
 /// A query of this name and spec.
 pub fn query(name: &str, spec: &Value) -> Value {
     json!({
@@ -215,6 +228,21 @@ impl Query {
             Ok(running.next().map_or(Ok(()), Err))
         })
         .await
+    }
+
+    /// It is in the middle of its work still: what has been done since [`Self::until_under_way`] was done to a query that
+    /// ran, by its first coordinator.
+    ///
+    /// # Errors
+    ///
+    /// It is not.
+    pub async fn is_under_way(&self) -> Result<()> {
+        let status = self.status().await?.context("the query is gone")?;
+        let first = status.coordinator_epoch == 1;
+        if status.phase != QueryPhase::Running || !first {
+            bail!("query {} should be running still: {}", self.name, stands(&status));
+        }
+        Ok(())
     }
 
     /// Waits until the query has ended.

@@ -1,6 +1,8 @@
 //! A namespace of one test.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +40,7 @@ pub struct Space {
     pub image: String,
     /// What the test took from the cluster.
     pub nodes: Nodes,
+    further: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Space {
@@ -66,6 +69,38 @@ impl Space {
             evidence,
             image: config.image.clone(),
             nodes: Nodes::new(config.programs.clone(), config.client_without_retry().await?),
+            further: Arc::default(),
+        })
+    }
+
+    /// Names a further namespace that the test uses: what is in it is kept too if the test fails. Who makes it removes it.
+    pub fn uses(&self, namespace: &str) {
+        let mut further = self.further.lock().unwrap_or_else(PoisonError::into_inner);
+        further.insert(namespace.to_owned());
+    }
+
+    /// The further namespaces that the test has named.
+    pub fn further(&self) -> BTreeSet<String> {
+        let further = self.further.lock().unwrap_or_else(PoisonError::into_inner);
+        further.clone()
+    }
+
+    /// A further namespace, which goes with the test's own.
+    ///
+    /// # Errors
+    ///
+    /// The API server refuses it.
+    pub async fn beside(&self, name: &str) -> Result<Self> {
+        self.uses(name);
+        self.apply(json!({
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {"name": name, "labels": {POD_SECURITY: "restricted"}},
+        }))
+        .await?;
+        Ok(Self {
+            namespace: name.to_owned(),
+            ..self.clone()
         })
     }
 
