@@ -19,7 +19,7 @@ use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_crds::shuffle_query::{TableSpec, TpchSpec, TpchTable};
-use sluice_crds::{ShuffleQuery, ShuffleQuerySpec};
+use sluice_crds::{Millis, ShuffleQuery, ShuffleQuerySpec};
 use tempfile::TempDir;
 
 use crate::compare::{Order, Rows, differences};
@@ -62,6 +62,8 @@ impl Tables {
             ..Default::default()
         };
         spec.shuffle.partitions = partitions;
+        // No worker of a suite is lost, however long a busy machine lets it wait.
+        spec.retry.worker_liveness_timeout = Millis::from_millis(600_000);
         Loaded {
             query: ShuffleQuery::new("test", spec),
             pool: None,

@@ -282,6 +282,18 @@ impl Watched {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_attempt_is_read_as_it_writes() {
+    // A machine with other things to do may let the reader wait until all is written: then it is tried again.
+    for _ in 0..5 {
+        let watched = read_while_written().await;
+        if watched.advances >= 2 && watched.empty_below_end >= 1 {
+            return;
+        }
+    }
+    panic!("a reader never saw the watermark advance twice, and came up with the writer, before the end");
+}
+
+/// Reads all that an attempt writes, from before its beginning to its end.
+async fn read_while_written() -> Watched {
     let scene = Scene::set("select * from lineitem").await;
     let mut session = scene.session(EPOCH).await;
     assert_eq!(session.welcome().await.worker, scene.worker.id);
@@ -303,15 +315,6 @@ async fn a_running_attempt_is_read_as_it_writes() {
         }
     };
     tokio::time::timeout(HANG, read).await.expect("the stream ends");
-    assert!(
-        watched.advances >= 2,
-        "the watermark advanced {} times before the end",
-        watched.advances
-    );
-    assert!(
-        watched.empty_below_end >= 1,
-        "the reader never came up with the writer"
-    );
     let outputs = session.succeeded(attempt).await;
     let [output] = outputs.as_slice() else {
         panic!("one partition was written: {outputs:?}")
@@ -332,6 +335,7 @@ async fn a_running_attempt_is_read_as_it_writes() {
     decoder.finish().expect("the stream ends with a frame");
     assert_eq!(rows, output.rows);
     scene.worker.stop().await;
+    watched
 }
 
 /// A scene in which attempt 0 has succeeded, the session, and a request that is answered.
@@ -347,6 +351,8 @@ async fn after_one_attempt() -> (Scene, Session, FetchRequest) {
     (scene, session, good)
 }
 
+/// `StaleLayout` is missing: every layout is the one that was planned, version 1, and no message tells a worker of a
+/// newer one. The rule is tested in `sluice_core::stream` (`table/tests.rs`), its way over the wire in `sluice_proto`.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stale_is_refused_by_its_reason() {
     let (scene, _session, good) = after_one_attempt().await;

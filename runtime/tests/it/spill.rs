@@ -17,7 +17,7 @@ const MEMORY: u64 = 16 << 20;
 /// may here.
 const COPIES: u32 = 5;
 /// What a worker process may use above its memory limit: the program itself, its threads, decoders, file and network
-/// buffers, and what the allocator keeps. Bytes.
+/// buffers, and what the allocator keeps. docs/operations.md tells it under Sizing. Bytes.
 const MARGIN: u64 = 112 << 20;
 
 /// `copies` times the rows of lineitem, all of which cross an exchange and are sorted; with a result of one row.

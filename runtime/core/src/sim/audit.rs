@@ -2,12 +2,15 @@
 //! readers took. It shares no code with the machines that it judges.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::model::Row;
-use crate::coordinator::{Action, Event, MAX_ATTEMPTS_PER_TASK};
+use crate::coordinator::{Action, Event, MAX_ATTEMPTS_PER_TASK, Outcome, Policy, QueryFailure};
 use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, StageEpoch, StageId, StreamId, TaskId};
 use crate::message::{InputState, InputUpdate};
+use crate::time::Instant;
+use sluice_crds::ErrorReason;
 
 /// A broken rule.
 pub type Violation = String;
@@ -17,6 +20,8 @@ pub struct Audit {
     /// Slots that the coordinator may still use, by worker name.
     granted: BTreeMap<String, u32>,
     connected: BTreeSet<String>,
+    /// Workers that take no new attempts in this session.
+    draining: BTreeSet<String>,
     /// Where each attempt was assigned.
     assigned: BTreeMap<AttemptId, String>,
     /// Assigned, and neither ended, cancelled nor lost.
@@ -26,6 +31,8 @@ pub struct Audit {
     succeeded: BTreeSet<AttemptId>,
     /// The attempt that counts, as far as anybody was told.
     winners: BTreeMap<TaskId, AttemptId>,
+    /// Attempts whose rows count no more.
+    superseded: BTreeSet<AttemptId>,
     ended: bool,
     /// What each stream of a finished attempt holds.
     pub published: BTreeMap<StreamId, Vec<Row>>,
@@ -60,8 +67,10 @@ impl Audit {
                 }
             }
             Event::ResultFetchFailed { map_attempt, .. } => self.unwin(*map_attempt),
+            Event::WorkerDrained { worker } => {
+                self.draining.insert(worker.name.clone());
+            }
             Event::WorkerHeard { .. }
-            | Event::WorkerDrained { .. }
             | Event::AttemptProgressed { .. }
             | Event::FirstRowDelivered
             | Event::ResultDelivered
@@ -72,8 +81,16 @@ impl Audit {
         }
     }
 
+    /// Whether a worker could take attempts.
+    pub fn is_staffed(&self) -> bool {
+        self.connected
+            .iter()
+            .any(|worker| !self.draining.contains(worker))
+    }
+
     fn lose(&mut self, worker: &str) {
         self.connected.remove(worker);
+        self.draining.remove(worker);
         self.granted.remove(worker);
         let assigned = &self.assigned;
         let there = |attempt: &AttemptId| assigned.get(attempt).is_some_and(|name| name == worker);
@@ -166,7 +183,12 @@ impl Audit {
     fn on_update(&mut self, update: &InputUpdate) -> Result<(), Violation> {
         match update.state {
             InputState::Won => self.on_won(update.map_attempt),
-            InputState::Lost | InputState::Superseded => {
+            InputState::Superseded => {
+                self.superseded.insert(update.map_attempt);
+                self.unwin(update.map_attempt);
+                Ok(())
+            }
+            InputState::Lost => {
                 self.unwin(update.map_attempt);
                 Ok(())
             }
@@ -221,6 +243,33 @@ impl Audit {
         }
     }
 
+    /// Judges an end for the sake of rows that had left: they were of that very attempt, and not all of it, unless it
+    /// counted no more. `left` are rows by attempt, `whole` the attempts that were read to their ends.
+    pub fn on_outcome(
+        &self,
+        outcome: &Outcome,
+        left: &BTreeMap<AttemptId, Vec<Row>>,
+        whole: &BTreeMap<TaskId, AttemptId>,
+    ) -> Result<(), Violation> {
+        let Outcome::Failed(QueryFailure {
+            reason: ErrorReason::RowsLeft,
+            attempt,
+            ..
+        }) = outcome
+        else {
+            return Ok(());
+        };
+        let attempt = attempt.ok_or("rows had left, but of no attempt")?;
+        if left.get(&attempt).is_none_or(Vec::is_empty) {
+            return Err(format!("no row of {attempt} had left"));
+        }
+        let was_read = whole.get(&attempt.task_id()) == Some(&attempt);
+        if was_read && !self.superseded.contains(&attempt) {
+            return Err(format!("all rows of {attempt} had left, and they count"));
+        }
+        Ok(())
+    }
+
     /// Judges the rows that left the query.
     pub fn on_result(&self, mut rows: Vec<Row>, reference: &[Row]) -> Result<(), Violation> {
         rows.sort_unstable();
@@ -236,4 +285,43 @@ impl Audit {
             reference.len()
         ))
     }
+}
+
+/// Judges what a coordinator still wants once the query has ended.
+pub fn judge_silence(wake: Option<Instant>, later: &[Action]) -> Result<(), Violation> {
+    if let Some(at) = wake {
+        return Err(format!(
+            "the query has ended and still wants to be woken at {} ms",
+            at.0
+        ));
+    }
+    match later {
+        [] => Ok(()),
+        some => Err(format!("after the query's end: {some:?}")),
+    }
+}
+
+/// Judges an end for want of time or of workers: the query had all of what the policy gives it. `staffed_at` is when a
+/// worker last could take attempts.
+pub fn judge_patience(
+    outcome: &Outcome,
+    now: u64,
+    staffed_at: u64,
+    policy: &Policy,
+) -> Result<(), Violation> {
+    let Outcome::Failed(failure) = outcome else {
+        return Ok(());
+    };
+    let had_time = |deadline: Duration| u128::from(now) >= deadline.as_millis();
+    if failure.reason == ErrorReason::DeadlineExceeded && !policy.deadline.is_some_and(had_time) {
+        return Err(format!("the deadline counted as exceeded after {now} ms"));
+    }
+    let waited = now - staffed_at;
+    if failure.reason == ErrorReason::WorkersLost && u128::from(waited) < policy.no_workers_grace.as_millis()
+    {
+        return Err(format!(
+            "the query gave up {waited} ms after a worker could take work"
+        ));
+    }
+    Ok(())
 }

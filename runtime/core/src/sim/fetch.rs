@@ -9,10 +9,9 @@ use super::audit::Violation;
 use super::model::Row;
 use super::plan::Sabotage;
 use super::world::{Happening, World};
-use crate::coordinator::Event;
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, StreamId, TaskId, WorkerId};
-use crate::message::{AssignedInput, ChunkHead, FetchRequest, InputState, Writer};
+use crate::message::{AssignedInput, ChunkHead, FetchRequest, Writer};
 use crate::reader::{self, Config, Delivery, FetchId, Reader};
 use crate::stream;
 use crate::time::Instant;
@@ -100,7 +99,9 @@ impl World {
                     .filter(|_| same)
                     .map(|job| &mut job.reading)
             }
-            ReaderId::Client(generation) if *generation == self.client_generation => self.client.as_mut(),
+            ReaderId::Client(generation) if *generation == self.client.generation => {
+                self.client.reading.as_mut()
+            }
             ReaderId::Client(_) => None,
         }
     }
@@ -136,16 +137,7 @@ impl World {
                 Ok(())
             }
             ReaderId::Client(_) if is_done => {
-                self.client = None;
-                let (name, event) = ("client".to_owned(), Event::ResultDelivered);
-                self.after(
-                    1,
-                    Happening::ToCoordinator {
-                        name,
-                        session: 0,
-                        event,
-                    },
-                );
+                self.finish_client();
                 Ok(())
             }
             ReaderId::Attempt { .. } | ReaderId::Client(_) => Ok(()),
@@ -194,17 +186,8 @@ impl World {
                 end_offset,
             } => {
                 let lose = self.plan.sabotage == Sabotage::LoseChunk && !rows.is_empty();
-                let delay = self.rng.random_range(0..20);
                 let bytes = end_offset - start_offset;
-                self.after(
-                    delay,
-                    Happening::Consumed {
-                        reader: id.clone(),
-                        input,
-                        stream,
-                        bytes,
-                    },
-                );
+                self.consume(id, input, stream, bytes, rows);
                 if let Some(reading) = self.reading(id).filter(|_| !lose) {
                     reading.taken[input as usize]
                         .entry(stream)
@@ -216,7 +199,10 @@ impl World {
                 if let Some(reading) = self.reading(id) {
                     reading.taken[input as usize].entry(stream).or_default();
                 }
-                self.end_stream_of_result(id, stream);
+                match id {
+                    ReaderId::Client(_) => self.end_for_client(stream),
+                    ReaderId::Attempt { .. } => {}
+                }
             }
             reader::Action::EndInput { input } => {
                 let Some(reading) = self.reading(id) else {
@@ -247,20 +233,23 @@ impl World {
         }
     }
 
-    /// The client hands the rows of a root task out once it has all of them, and only once.
-    fn end_stream_of_result(&mut self, id: &ReaderId, stream: StreamId) {
-        let handed = self
-            .handed_out
-            .keys()
-            .any(|attempt| attempt.task_id() == stream.attempt.task_id());
+    /// Whoever reads takes what was delivered a little later.
+    fn consume(&mut self, id: &ReaderId, input: u32, stream: StreamId, bytes: u64, rows: &[Row]) {
         match id {
-            ReaderId::Client(_) if !handed => {
-                let taken = self
-                    .reading(id)
-                    .and_then(|reading| reading.taken[0].get(&stream).cloned());
-                self.handed_out.insert(stream.attempt, taken.unwrap_or_default());
+            ReaderId::Client(_) => self.queue_for_client(stream, bytes, rows),
+            ReaderId::Attempt { .. } => {
+                let delay = self.rng.random_range(0..20);
+                let reader = id.clone();
+                self.after(
+                    delay,
+                    Happening::Consumed {
+                        reader,
+                        input,
+                        stream,
+                        bytes,
+                    },
+                );
             }
-            ReaderId::Client(_) | ReaderId::Attempt { .. } => {}
         }
     }
 
@@ -270,50 +259,8 @@ impl World {
                 let failure = AttemptFailure::FetchFailed { map_attempt, error };
                 self.end_attempt(name, *attempt, failure);
             }
-            ReaderId::Client(_) => {
-                // A new reader reads everything again; what was handed out already is dropped. It hears what the
-                // last one knew, except of the attempt that it could not read.
-                let failed = self.client_told.get_mut(&map_attempt.task_id());
-                if let Some(told) = failed.filter(|told| told.map_attempt == map_attempt) {
-                    told.state = InputState::Lost;
-                }
-                self.open_client();
-                let event = Event::ResultFetchFailed {
-                    map_attempt,
-                    error,
-                    rows_left: false,
-                };
-                let delay = self.delay();
-                self.after(
-                    delay,
-                    Happening::ToCoordinator {
-                        name: "client".to_owned(),
-                        session: 0,
-                        event,
-                    },
-                );
-            }
+            ReaderId::Client(_) => self.on_client_failed(map_attempt, error),
         }
-    }
-
-    pub fn open_client(&mut self) {
-        let result = &self.plan.graph.exchanges[self.plan.graph.result.0 as usize];
-        let writer = |stage: &crate::ids::StageId| Writer {
-            stage: *stage,
-            tasks: self.plan.graph.stages[stage.0 as usize].tasks,
-        };
-        let input = AssignedInput {
-            writers: result.writers.iter().map(writer).collect(),
-            assigned_reduce_partitions: vec![0],
-        };
-        self.client_generation += 1;
-        self.client = Some(Reading::new(&[input], Delivery::InOrder));
-        let reader = ReaderId::Client(self.client_generation);
-        for task in self.client_told.keys().copied().collect::<Vec<_>>() {
-            let reader = reader.clone();
-            self.after(0, Happening::ToldAgain { reader, task });
-        }
-        self.after(0, Happening::ReaderTick { reader });
     }
 
     /// A fetch arrives at a worker, whose stream table answers.

@@ -6,6 +6,8 @@
 //! each other, and so do fetches.
 
 mod audit;
+mod client;
+mod faults;
 mod fetch;
 mod model;
 mod node;

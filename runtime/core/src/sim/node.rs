@@ -1,4 +1,4 @@
-//! A worker: its stream table, its slots, its attempts, and the ways in which it goes away.
+//! A worker: its stream table, its slots and its attempts.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -7,7 +7,7 @@ use rand::Rng;
 use super::audit::Violation;
 use super::fetch::{ReaderId, Reading};
 use super::model::{Row, compute, route};
-use super::plan::{Fault, Sabotage};
+use super::plan::Sabotage;
 use super::session::ToWorker;
 use super::world::{Happening, World};
 use crate::coordinator::Event;
@@ -40,13 +40,15 @@ pub struct Node {
     pub id: WorkerId,
     pub alive: bool,
     pub frozen: bool,
-    draining: bool,
+    /// Whether it stays as it is, dead or frozen, whatever else was going to happen to it.
+    pub gone: bool,
+    pub draining: bool,
     /// What came while it stood still.
     pub parked: Vec<Happening>,
     pub table: StreamTable,
     leases: SlotLeases,
-    slots: u32,
-    session: Option<u64>,
+    pub slots: u32,
+    pub session: Option<u64>,
     pub running: BTreeMap<AttemptId, Job>,
     finished: BTreeSet<AttemptId>,
     store: BTreeMap<StreamId, Vec<Frame>>,
@@ -61,6 +63,7 @@ impl Node {
             },
             alive: true,
             frozen: false,
+            gone: false,
             draining: false,
             parked: Vec::new(),
             table: StreamTable::new(incarnation),
@@ -204,7 +207,13 @@ impl World {
             return;
         };
         let worker = node.id.clone();
+        let claimed = if self.plan.sabotage == Sabotage::GrantTwice {
+            2
+        } else {
+            1
+        };
         for (session, slots) in node.leases.grant() {
+            let slots = slots * claimed;
             self.report(
                 name,
                 session.0,
@@ -299,7 +308,7 @@ impl World {
 
     /// One step of an attempt that writes: a frame, or the end.
     pub fn work(&mut self, name: &str, incarnation: u64, attempt: AttemptId) -> Result<(), Violation> {
-        if self.chance(self.plan.failure) {
+        if self.chance(self.plan.failure) || self.plan.sabotage == Sabotage::FailAttempts {
             let message = "put in by the simulator".to_owned();
             if self.node(name, incarnation).is_some() {
                 self.end_attempt(name, attempt, AttemptFailure::Failed { message });
@@ -429,70 +438,6 @@ impl World {
                 self.report(&name, session, Event::WorkerHeard { worker });
             }
             self.after(600, Happening::Beat { name, incarnation });
-        }
-        Ok(())
-    }
-
-    pub fn strike(&mut self, name: String, fault: Fault) -> Result<(), Violation> {
-        let Some(node) = self.nodes.get_mut(&name).filter(|node| node.alive) else {
-            return Ok(());
-        };
-        match fault {
-            Fault::Crash { back_after } => {
-                node.alive = false;
-                node.frozen = false;
-                node.parked.clear();
-                if let Some(session) = node.session {
-                    self.break_session(&name, session);
-                }
-                self.after(back_after, Happening::Restart { name });
-            }
-            Fault::Freeze { span } => {
-                if !node.frozen {
-                    node.frozen = true;
-                    self.after(span, Happening::Thaw { name });
-                }
-            }
-            Fault::Disconnect => {
-                if let Some(session) = node.session {
-                    self.break_session(&name, session);
-                }
-            }
-            Fault::Drain => {
-                node.draining = true;
-                let (worker, session) = (node.id.clone(), node.session);
-                if let Some(session) = session {
-                    self.report(&name, session, Event::WorkerDrained { worker });
-                }
-                // A drained worker is replaced some time later.
-                self.after(
-                    2_000,
-                    Happening::Fault {
-                        name,
-                        fault: Fault::Crash { back_after: 100 },
-                    },
-                );
-            }
-        }
-        Ok(())
-    }
-
-    pub fn restart(&mut self, name: String) -> Result<(), Violation> {
-        if let Some(node) = self.nodes.get_mut(&name).filter(|node| !node.alive) {
-            let incarnation = node.id.incarnation.0 + 1;
-            *node = Node::new(&name, Incarnation(incarnation), node.slots);
-            self.after(100, Happening::Beat { name, incarnation });
-        }
-        Ok(())
-    }
-
-    /// Everything that came meanwhile happens now, in its order.
-    pub fn thaw(&mut self, name: &str) -> Result<(), Violation> {
-        if let Some(node) = self.nodes.get_mut(name) {
-            node.frozen = false;
-            for parked in std::mem::take(&mut node.parked) {
-                self.after(0, parked);
-            }
         }
         Ok(())
     }

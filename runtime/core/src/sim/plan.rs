@@ -11,6 +11,14 @@ use crate::plan::StageGraph;
 
 /// When things stop going wrong, in milliseconds.
 pub const FAULTS_END: u64 = 6_000;
+/// A query that has not ended by then never will, in milliseconds.
+const TIME_LIMIT: u64 = 120_000;
+/// The longest that a message is on its way, in milliseconds.
+pub const SLOWEST: u64 = 1_500;
+/// How much later a repeated report comes at most, in milliseconds.
+pub const LATEST_REPEAT: u64 = 4_000;
+/// How long a sink takes to commit, in milliseconds.
+pub const SINK_ANSWER: u64 = 20;
 
 /// Something that goes wrong with one worker.
 #[derive(Debug, Clone, Copy)]
@@ -23,6 +31,35 @@ pub enum Fault {
     Disconnect,
     /// The worker takes no new attempts until it is started again.
     Drain,
+    /// The worker is gone for good: dead, or standing still with its connections open.
+    Vanish { frozen: bool },
+}
+
+/// What kind of trouble a seed is drawn for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// Any that the query should survive.
+    Any,
+    /// As any, with a deadline that many queries miss.
+    Deadline,
+    /// As any, until every worker vanishes.
+    Abandoned,
+    /// A slow client that reads many root tasks, of workers that freeze and crash meanwhile.
+    Client,
+}
+
+impl Scenario {
+    pub const ALL: [Self; 4] = [Self::Deadline, Self::Abandoned, Self::Client, Self::Any];
+
+    /// What stands before the number of its seeds.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::Any => "",
+            Self::Deadline => "deadline-",
+            Self::Abandoned => "abandoned-",
+            Self::Client => "client-",
+        }
+    }
 }
 
 /// A defect put in on purpose, to show that the checks notice.
@@ -37,6 +74,22 @@ pub enum Sabotage {
     LoseChunk,
     /// The coordinator is not told that a second run of a stage makes other rows.
     HideIndeterminacy,
+    /// Every attempt fails, whatever the plan says.
+    FailAttempts,
+    /// The sink cannot commit, and what it made visible stays.
+    KeepFiles,
+    /// A worker says that it has granted twice as many slots as it has.
+    GrantTwice,
+    /// The query is taken for ended though the coordinator has not ended it.
+    EndUnasked,
+    /// The coordinator has a hundred times the time that it was given, and the patience with missing workers.
+    EndlessPatience,
+    /// Half of both.
+    HalfPatience,
+    /// The client gives up when any row has left, whatever attempt cannot be read.
+    GiveUpForAnyRow,
+    /// The client hands out again what a reader reads again.
+    HandOutAgain,
 }
 
 #[derive(Debug)]
@@ -58,11 +111,138 @@ pub struct Plan {
     pub repeat: f64,
     pub cancel_at: Option<u64>,
     pub sink_fails: bool,
+    /// The longest that the client takes for one chunk, in milliseconds.
+    pub client_pause: u64,
+    /// When the last worker has vanished.
+    pub abandoned_at: Option<u64>,
     pub sabotage: Sabotage,
 }
 
 impl Plan {
-    pub fn new(seed: u64) -> (Self, SmallRng) {
+    pub fn new(seed: u64, scenario: Scenario) -> (Self, SmallRng) {
+        let (mut plan, mut rng) = Self::any(seed);
+        match scenario {
+            Scenario::Any => {}
+            Scenario::Deadline => {
+                plan.policy.deadline = Some(Duration::from_millis(rng.random_range(50..5_000)));
+            }
+            Scenario::Abandoned => plan.abandon(&mut rng),
+            Scenario::Client => plan.slow_the_client(&mut rng),
+        }
+        (plan, rng)
+    }
+
+    /// Lets every worker vanish, and takes out what could be the first cause of the query's end instead.
+    fn abandon(&mut self, rng: &mut SmallRng) {
+        let from = rng.random_range(0..500);
+        for worker in 0..self.slots.len() {
+            let (at, frozen) = (from + rng.random_range(0..100), rng.random_bool(0.4));
+            self.faults.push((at, worker, Fault::Vanish { frozen }));
+            self.abandoned_at = self.abandoned_at.max(Some(at));
+        }
+        self.policy.no_workers_grace = Duration::from_millis(rng.random_range(500..4_000));
+        self.policy.blacklist_after_failures = u32::MAX;
+        self.failure = 0.0;
+        self.sink_fails = false;
+        self.cancel_at = None;
+    }
+
+    fn slow_the_client(&mut self, rng: &mut SmallRng) {
+        self.policy.sink = false;
+        self.cancel_at = None;
+        self.client_pause = rng.random_range(50..800);
+        // Root tasks win one after the other, and the client gives a worker up before the coordinator does.
+        self.slots.fill(1);
+        self.policy.worker_liveness_timeout = Duration::from_millis(4_000);
+        let tasks = rng.random_range(4..=8);
+        let root = self.graph.stages.last_mut();
+        let own = root.and_then(|root| {
+            root.tasks = tasks;
+            root.inputs.last().map(|input| input.exchange)
+        });
+        let own = own.and_then(|own| self.graph.exchanges.get_mut(own.0 as usize));
+        if let Some(exchange) = own {
+            exchange.partitions = tasks;
+        }
+        for _ in 0..3 {
+            let worker = rng.random_range(0..self.slots.len());
+            let fault = if rng.random_bool(0.7) {
+                Fault::Freeze {
+                    span: rng.random_range(2_000..6_000),
+                }
+            } else {
+                Fault::Crash {
+                    back_after: rng.random_range(50..4_000),
+                }
+            };
+            self.faults.push((rng.random_range(300..3_000), worker, fault));
+        }
+    }
+
+    /// Puts a defect in, and what brings it to light.
+    pub fn put_in(&mut self, sabotage: Sabotage) {
+        self.sabotage = sabotage;
+        match sabotage {
+            Sabotage::KeepFiles => {
+                self.policy.sink = true;
+                self.sink_fails = true;
+            }
+            Sabotage::EndUnasked => self.cancel_at = Some(0),
+            Sabotage::None
+            | Sabotage::MuteSuccess
+            | Sabotage::RepeatRow
+            | Sabotage::LoseChunk
+            | Sabotage::HideIndeterminacy
+            | Sabotage::FailAttempts
+            | Sabotage::GrantTwice
+            | Sabotage::EndlessPatience
+            | Sabotage::HalfPatience
+            | Sabotage::GiveUpForAnyRow
+            | Sabotage::HandOutAgain => {}
+        }
+    }
+
+    /// What the coordinator is told that it may do.
+    pub fn told_policy(&self) -> Policy {
+        let stretched = |span: Duration| match self.sabotage {
+            Sabotage::EndlessPatience => span * 100,
+            Sabotage::HalfPatience => span / 2,
+            Sabotage::None
+            | Sabotage::MuteSuccess
+            | Sabotage::RepeatRow
+            | Sabotage::LoseChunk
+            | Sabotage::HideIndeterminacy
+            | Sabotage::FailAttempts
+            | Sabotage::KeepFiles
+            | Sabotage::GrantTwice
+            | Sabotage::EndUnasked
+            | Sabotage::GiveUpForAnyRow
+            | Sabotage::HandOutAgain => span,
+        };
+        Policy {
+            deadline: self.policy.deadline.map(stretched),
+            no_workers_grace: stretched(self.policy.no_workers_grace),
+            ..self.policy.clone()
+        }
+    }
+
+    /// When the query must have ended at the latest, in milliseconds.
+    pub fn ends_by(&self) -> u64 {
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(TIME_LIMIT);
+        // A sink that was asked to commit before the deadline decides how the query ends.
+        let deadline = self.policy.deadline.map(|span| millis(span) + SINK_ANSWER);
+        // The last that is heard of a vanished worker is a report that was repeated late.
+        let heard_last = self.abandoned_at.map(|at| at + SLOWEST + LATEST_REPEAT);
+        let given_up = heard_last.map(|at| {
+            at + millis(self.policy.worker_liveness_timeout) + millis(self.policy.no_workers_grace)
+        });
+        [deadline, given_up]
+            .into_iter()
+            .flatten()
+            .fold(TIME_LIMIT, u64::min)
+    }
+
+    fn any(seed: u64) -> (Self, SmallRng) {
         let mut rng = SmallRng::seed_from_u64(seed);
         let graph = random_graph(&mut rng);
         let workers = rng.random_range(1..=4_usize);
@@ -100,6 +280,8 @@ impl Plan {
             repeat,
             cancel_at: rng.random_bool(0.05).then(|| rng.random_range(0..1_500)),
             sink_fails: !calm && rng.random_bool(0.03),
+            client_pause: 40,
+            abandoned_at: None,
             sabotage: Sabotage::None,
         };
         (plan, rng)
@@ -108,7 +290,8 @@ impl Plan {
     /// Whether nothing goes wrong: such a query must succeed.
     pub fn is_calm(&self) -> bool {
         let chances = self.session_loss + self.fetch_loss + self.failure;
-        self.faults.is_empty() && chances == 0.0 && !self.sink_fails && self.cancel_at.is_none()
+        let ends_early = self.sink_fails || self.cancel_at.is_some() || self.policy.deadline.is_some();
+        self.faults.is_empty() && chances == 0.0 && !ends_early
     }
 }
 

@@ -3,6 +3,7 @@
 use rand::Rng;
 
 use super::audit::Violation;
+use super::plan::LATEST_REPEAT;
 use super::world::{Happening, World};
 use crate::coordinator::Event;
 use crate::ids::{AttemptId, Incarnation, WorkerId};
@@ -106,7 +107,7 @@ impl World {
         );
         if is_end && repeated {
             // Session 0: a word from nowhere, which the coordinator hears whatever became of the session.
-            let late = self.rng.random_range(1..4_000);
+            let late = self.rng.random_range(1..LATEST_REPEAT);
             let (name, event) = (name.to_owned(), event.clone());
             self.at(
                 at + late,

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::audit::Audit;
-use super::plan::{Plan, Sabotage};
+use super::audit::{Audit, judge_silence};
+use super::plan::{Plan, Sabotage, Scenario};
 use super::world::{Run, World};
-use crate::coordinator::{Action, Event, MAX_ATTEMPTS_PER_TASK, Outcome};
+use crate::coordinator::{Action, Event, MAX_ATTEMPTS_PER_TASK, Outcome, QueryFailure};
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{
     AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, StreamId, WorkerId,
@@ -17,10 +17,12 @@ use sluice_crds::ErrorReason;
 
 /// Seeds that every test run tries.
 const SEEDS: u64 = 600;
+/// Seeds of each scenario that has an end of its own.
+const SEEDS_OF_ENDS: u64 = 200;
 
-fn run(seed: u64, sabotage: Sabotage, trace: bool) -> Result<Run, String> {
-    let (mut plan, rng) = Plan::new(seed);
-    plan.sabotage = sabotage;
+fn run(scenario: Scenario, seed: u64, sabotage: Sabotage, trace: bool) -> Result<Run, String> {
+    let (mut plan, rng) = Plan::new(seed, scenario);
+    plan.put_in(sabotage);
     if trace {
         println!("{plan:#?}");
     }
@@ -28,31 +30,30 @@ fn run(seed: u64, sabotage: Sabotage, trace: bool) -> Result<Run, String> {
 }
 
 /// What an honest run may end with when things went wrong.
-fn is_plausible(outcome: &Outcome) -> bool {
-    match outcome {
-        Outcome::Succeeded | Outcome::Cancelled => true,
-        Outcome::Failed(failure) => matches!(
-            failure.reason,
-            ErrorReason::RowsLeft
-                | ErrorReason::FetchFailed
-                | ErrorReason::TaskFailed
-                | ErrorReason::SinkFailed
-        ),
+fn is_plausible(scenario: Scenario, outcome: &Outcome) -> bool {
+    let Outcome::Failed(failure) = outcome else {
+        return true;
+    };
+    match failure.reason {
+        ErrorReason::RowsLeft => true,
+        ErrorReason::FetchFailed | ErrorReason::TaskFailed | ErrorReason::SinkFailed => {
+            scenario != Scenario::Abandoned
+        }
+        ErrorReason::DeadlineExceeded => scenario == Scenario::Deadline,
+        ErrorReason::WorkersLost => scenario == Scenario::Abandoned,
+        _ => false,
     }
 }
 
-#[test]
-fn sim_seeds() {
+/// How the first seeds of a scenario end; the rules must hold in all of them.
+fn honest_runs(scenario: Scenario, seeds: u64) -> Vec<Run> {
     let mut broken = Vec::new();
-    let (mut succeeded, mut recovered) = (0_u64, 0_u64);
-    for seed in 0..SEEDS {
-        match run(seed, Sabotage::None, false) {
-            Ok(run) if is_plausible(&run.outcome) => {
-                succeeded += u64::from(run.outcome == Outcome::Succeeded);
-                recovered += u64::from(run.outcome == Outcome::Succeeded && run.lost_attempts > 0);
-            }
-            Ok(run) => broken.push(format!("{}: {:?}", replay(seed), run.outcome)),
-            Err(violation) => broken.push(format!("{}: {violation}", replay(seed))),
+    let mut runs = Vec::new();
+    for seed in 0..seeds {
+        match run(scenario, seed, Sabotage::None, false) {
+            Ok(run) if is_plausible(scenario, &run.outcome) => runs.push(run),
+            Ok(run) => broken.push(format!("{}: {:?}", replay(scenario, seed), run.outcome)),
+            Err(violation) => broken.push(format!("{}: {violation}", replay(scenario, seed))),
         }
     }
     assert!(
@@ -61,57 +62,166 @@ fn sim_seeds() {
         broken.len(),
         broken.join("\n")
     );
+    runs
+}
+
+/// Asserts that at least so many in a hundred runs were of a kind, or the seeds do not try what they are for.
+fn assert_often(runs: &[Run], percent: usize, what: &str, is_so: impl Fn(&Run) -> bool) {
+    let count = runs.iter().filter(|run| is_so(run)).count();
+    println!("{count} of {} {what}", runs.len());
     assert!(
-        succeeded * 100 >= SEEDS * 80,
-        "only {succeeded} of {SEEDS} queries succeeded"
-    );
-    assert!(
-        recovered * 100 >= SEEDS * 20,
-        "only {recovered} of {SEEDS} queries lost work and succeeded"
+        count * 100 >= runs.len() * percent,
+        "only {count} of {} queries {what}",
+        runs.len()
     );
 }
 
-fn replay(seed: u64) -> String {
-    format!("SLUICE_SIM_SEED={seed} cargo test -p sluice-core sim_replay -- --nocapture")
+fn failed_for(run: &Run, reason: ErrorReason) -> bool {
+    matches!(&run.outcome, Outcome::Failed(failure) if failure.reason == reason)
+}
+
+#[test]
+fn sim_seeds() {
+    let runs = honest_runs(Scenario::Any, SEEDS);
+    let succeeded = |run: &Run| run.outcome == Outcome::Succeeded;
+    assert_often(&runs, 80, "succeeded", succeeded);
+    assert_often(&runs, 20, "lost work and succeeded", |run| {
+        succeeded(run) && run.lost_attempts > 0
+    });
+}
+
+#[test]
+fn sim_seeds_with_a_slow_client() {
+    let runs = honest_runs(Scenario::Client, SEEDS_OF_ENDS);
+    assert_often(&runs, 70, "succeeded", |run| run.outcome == Outcome::Succeeded);
+    assert_often(&runs, 2, "succeeded with a second reader", |run| {
+        run.outcome == Outcome::Succeeded && run.client_went_on > 0
+    });
+    assert_often(&runs, 2, "lost an attempt of which rows had left", |run| {
+        failed_for(run, ErrorReason::RowsLeft)
+    });
+}
+
+#[test]
+fn sim_seeds_with_a_deadline() {
+    let runs = honest_runs(Scenario::Deadline, SEEDS_OF_ENDS);
+    assert_often(&runs, 20, "missed their deadlines", |run| {
+        failed_for(run, ErrorReason::DeadlineExceeded)
+    });
+    assert_often(&runs, 20, "kept them", |run| run.outcome == Outcome::Succeeded);
+}
+
+#[test]
+fn sim_seeds_whose_workers_all_vanish() {
+    let runs = honest_runs(Scenario::Abandoned, SEEDS_OF_ENDS);
+    assert_often(&runs, 50, "were given up", |run| {
+        failed_for(run, ErrorReason::WorkersLost)
+    });
+}
+
+fn replay(scenario: Scenario, seed: u64) -> String {
+    let prefix = scenario.prefix();
+    format!("SLUICE_SIM_SEED={prefix}{seed} cargo test -p sluice-core sim_replay -- --nocapture")
 }
 
 /// Replays one seed with everything that happens in it; without a seed, the first one.
 #[test]
 fn sim_replay() {
-    let seed = std::env::var("SLUICE_SIM_SEED").ok();
-    let trace = seed.is_some();
-    let seed = seed.map_or(0, |seed| seed.parse().expect("SLUICE_SIM_SEED is a number"));
-    let run = run(seed, Sabotage::None, trace).expect("the rules hold");
+    let wanted = std::env::var("SLUICE_SIM_SEED").ok();
+    let trace = wanted.is_some();
+    let wanted = wanted.unwrap_or_else(|| "0".to_owned());
+    let numbered = |scenario: Scenario| {
+        let number = wanted.strip_prefix(scenario.prefix())?;
+        Some((scenario, number.parse().ok()?))
+    };
+    let (scenario, seed) = Scenario::ALL
+        .into_iter()
+        .find_map(numbered)
+        .expect("SLUICE_SIM_SEED is a number, perhaps behind the name of a scenario");
+    let run = run(scenario, seed, Sabotage::None, trace).expect("the rules hold");
     println!("{:?} after {} steps", run.outcome, run.steps);
-    assert!(is_plausible(&run.outcome), "{:?}", run.outcome);
+    assert!(is_plausible(scenario, &run.outcome), "{:?}", run.outcome);
 }
 
-/// The first complaint of a sabotaged run.
-fn complaint(sabotage: Sabotage) -> String {
-    let complaints = (0..20).filter_map(|seed| run(seed, sabotage, false).err());
-    complaints.min_by_key(String::len).expect("the checks notice")
+/// Asserts that some sabotaged run is complained of in these words.
+fn assert_noticed(scenario: Scenario, sabotage: Sabotage, words: &str) {
+    let mut complaints = (0..SEEDS).filter_map(|seed| run(scenario, seed, sabotage, false).err());
+    let mut others = BTreeSet::new();
+    let noticed = complaints.any(|complaint| {
+        let so = complaint.contains(words);
+        others.insert(complaint);
+        so
+    });
+    assert!(noticed, "nobody says `{words}`: {others:#?}");
 }
 
 #[test]
 fn a_query_that_never_ends_is_noticed() {
-    assert!(complaint(Sabotage::MuteSuccess).contains("has not ended"));
+    assert_noticed(Scenario::Any, Sabotage::MuteSuccess, "has not ended");
 }
 
 #[test]
 fn a_repeated_row_is_noticed() {
-    assert!(complaint(Sabotage::RepeatRow).contains("twice"));
+    assert_noticed(Scenario::Any, Sabotage::RepeatRow, "twice");
 }
 
 #[test]
 fn lost_rows_are_noticed() {
-    assert!(complaint(Sabotage::LoseChunk).contains("other rows"));
+    assert_noticed(Scenario::Any, Sabotage::LoseChunk, "other rows");
 }
 
 #[test]
 fn rows_of_two_runs_of_a_stage_are_noticed() {
-    let complaints = (0..SEEDS).filter_map(|seed| run(seed, Sabotage::HideIndeterminacy, false).err());
-    let mixed = complaints.filter(|complaint| complaint.contains("the result has"));
-    assert!(mixed.count() > 0, "no run noticed");
+    assert_noticed(Scenario::Any, Sabotage::HideIndeterminacy, "the result has");
+}
+
+#[test]
+fn a_client_that_hands_rows_out_twice_is_noticed() {
+    assert_noticed(Scenario::Client, Sabotage::HandOutAgain, "twice");
+}
+
+#[test]
+fn a_client_that_gives_up_for_rows_of_another_attempt_is_noticed() {
+    assert_noticed(Scenario::Client, Sabotage::GiveUpForAnyRow, "had left");
+}
+
+#[test]
+fn a_calm_query_that_fails_is_noticed() {
+    assert_noticed(Scenario::Any, Sabotage::FailAttempts, "nothing went wrong, but");
+}
+
+#[test]
+fn a_sink_that_shows_files_of_a_failed_query_is_noticed() {
+    assert_noticed(Scenario::Any, Sabotage::KeepFiles, "the sink shows files");
+}
+
+#[test]
+fn an_attempt_that_a_worker_has_no_slot_for_is_noticed() {
+    assert_noticed(Scenario::Any, Sabotage::GrantTwice, "where the query has no slot");
+}
+
+#[test]
+fn a_wish_to_be_woken_after_the_end_is_noticed() {
+    assert_noticed(Scenario::Any, Sabotage::EndUnasked, "still wants to be woken");
+}
+
+#[test]
+fn words_after_the_end_are_noticed() {
+    assert_eq!(judge_silence(None, &[]), Ok(()));
+    let complaint = judge_silence(None, &[Action::AbortSink]).expect_err("an action");
+    assert!(complaint.contains("after the query's end"), "{complaint}");
+}
+
+#[test]
+fn deadlines_that_do_not_end_a_query_in_time_are_noticed() {
+    assert_noticed(Scenario::Deadline, Sabotage::EndlessPatience, "has not ended");
+    assert_noticed(Scenario::Deadline, Sabotage::HalfPatience, "counted as exceeded");
+}
+
+#[test]
+fn workers_that_are_waited_for_too_long_or_too_shortly_are_noticed() {
+    assert_noticed(Scenario::Abandoned, Sabotage::EndlessPatience, "has not ended");
+    assert_noticed(Scenario::Abandoned, Sabotage::HalfPatience, "gave up");
 }
 
 fn attempt(epoch: u32, number: u32) -> AttemptId {
@@ -259,6 +369,17 @@ fn a_winner_of_an_old_run_is_noticed() {
 }
 
 #[test]
+fn an_open_input_is_noticed() {
+    let mut audit = audit_after(&[]);
+    assert_eq!(audit.on_action(&assign(attempt(0, 0))), Ok(()));
+    complains(
+        &mut audit,
+        &update(attempt(0, 0), InputState::Open),
+        "is open to readers behind a barrier",
+    );
+}
+
+#[test]
 fn attempts_out_of_bounds_are_noticed() {
     let mut audit = audit_after(&[attempt(0, 0)]);
     complains(&mut audit, &assign(attempt(0, 0)), "used before");
@@ -320,6 +441,28 @@ fn readers_that_mix_lose_or_invent_rows_are_noticed() {
     assert!(judge(&[(stream(0, 0), vec![1])]).contains("other rows"));
     assert!(judge(&[(stream(2, 0), vec![1])]).contains("not won"));
     assert!(judge(&[]).contains("without the rows"));
+}
+
+#[test]
+fn an_end_for_rows_that_had_not_left_or_still_count_is_noticed() {
+    let lost = attempt(0, 0);
+    let outcome = Outcome::Failed(QueryFailure {
+        reason: ErrorReason::RowsLeft,
+        message: String::new(),
+        attempt: Some(lost),
+    });
+    let mut audit = audit_after(&[lost]);
+    let (part, none) = (BTreeMap::from([(lost, vec![1])]), BTreeMap::new());
+    assert_eq!(audit.on_outcome(&outcome, &part, &none), Ok(()));
+    for left in [BTreeMap::new(), BTreeMap::from([(lost, Vec::new())])] {
+        let complaint = audit.on_outcome(&outcome, &left, &none).expect_err("no row");
+        assert!(complaint.contains("no row of"), "{complaint}");
+    }
+    let whole = BTreeMap::from([(lost.task_id(), lost)]);
+    let complaint = audit.on_outcome(&outcome, &part, &whole).expect_err("all rows");
+    assert!(complaint.contains("they count"), "{complaint}");
+    assert_eq!(audit.on_action(&update(lost, InputState::Superseded)), Ok(()));
+    assert_eq!(audit.on_outcome(&outcome, &part, &whole), Ok(()));
 }
 
 #[test]

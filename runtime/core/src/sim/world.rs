@@ -5,21 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use super::audit::{Audit, Violation};
-use super::fetch::{Answer, ReaderId, Reading};
+use super::audit::{Audit, Violation, judge_patience, judge_silence};
+use super::client::Client;
+use super::fetch::{Answer, ReaderId};
 use super::model::{Row, reference};
 use super::node::Node;
-use super::plan::{FAULTS_END, Fault, Plan, Sabotage};
+use super::plan::{FAULTS_END, Fault, Plan, SINK_ANSWER, SLOWEST, Sabotage};
 use super::session::{Link, ToWorker};
 use crate::coordinator::{Action, Coordinator, Event, Outcome};
 use crate::ids::{AttemptId, Incarnation, QueryId, StreamId, WorkerId};
-use crate::message::{FetchRequest, InputState, InputUpdate};
+use crate::message::FetchRequest;
 use crate::plan::Determinism;
 use crate::reader;
 use crate::time::Instant;
 
-/// A query that has not ended by then never will, in milliseconds.
-const TIME_LIMIT: u64 = 120_000;
 const STEP_LIMIT: u64 = 400_000;
 
 /// Something that is going to happen.
@@ -84,6 +83,10 @@ pub enum Happening {
         stream: StreamId,
         bytes: u64,
     },
+    /// It takes the oldest chunk that its reader has delivered.
+    ClientTakes {
+        generation: u32,
+    },
     Fault {
         name: String,
         fault: Fault,
@@ -110,16 +113,13 @@ pub struct World {
     pub broken: BTreeSet<u64>,
     pub next_session: u64,
     pub nodes: BTreeMap<String, Node>,
-    pub client: Option<Reading>,
-    pub client_generation: u32,
-    /// What the client was last told, by map task.
-    pub client_told: BTreeMap<crate::ids::TaskId, InputUpdate>,
-    /// Rows that left the query, by root attempt.
-    pub handed_out: BTreeMap<AttemptId, Vec<Row>>,
+    pub client: Client,
     /// Files of root attempts at the sink.
     pub staged: BTreeMap<AttemptId, Vec<Row>>,
     visible: Option<Vec<AttemptId>>,
     pub audit: Audit,
+    /// When a worker last could take attempts.
+    staffed_at: u64,
     reference: Vec<Row>,
     outcome: Option<Outcome>,
     trace: bool,
@@ -131,6 +131,8 @@ pub struct Run {
     pub outcome: Outcome,
     pub steps: u64,
     pub lost_attempts: u32,
+    /// Times that the client read on after rows had left.
+    pub client_went_on: u32,
 }
 
 impl World {
@@ -142,7 +144,7 @@ impl World {
                 .iter_mut()
                 .for_each(|stage| stage.determinism = Determinism::Unordered);
         }
-        let coordinator = Coordinator::new(graph, plan.policy.clone(), Instant(0));
+        let coordinator = Coordinator::new(graph, plan.told_policy(), Instant(0));
         let mut world = Self {
             coordinator: coordinator.map_err(|error| error.to_string())?,
             reference: reference(&plan.graph),
@@ -155,13 +157,11 @@ impl World {
             broken: BTreeSet::new(),
             next_session: 0,
             nodes: BTreeMap::new(),
-            client: None,
-            client_generation: 0,
-            client_told: BTreeMap::new(),
-            handed_out: BTreeMap::new(),
+            client: Client::default(),
             staged: BTreeMap::new(),
             visible: None,
             audit: Audit::default(),
+            staffed_at: 0,
             outcome: None,
             trace,
             plan,
@@ -213,20 +213,20 @@ impl World {
     /// The way of one message.
     pub fn delay(&mut self) -> u64 {
         if self.chance(self.plan.slow) {
-            return self.rng.random_range(50..1_500);
+            return self.rng.random_range(50..SLOWEST);
         }
         self.rng.random_range(1..15)
     }
 
     /// Runs until the query has ended and judges the end.
     pub fn run(mut self) -> Result<Run, Violation> {
-        let mut steps = 0;
+        let (mut steps, limit) = (0, self.plan.ends_by());
         while self.outcome.is_none() {
             let Some(((at, _), what)) = self.queue.pop_first() else {
                 return Err("nothing is left to happen, but the query has not ended".to_owned());
             };
             steps += 1;
-            if at > TIME_LIMIT || steps > STEP_LIMIT {
+            if at > limit || steps > STEP_LIMIT {
                 return Err(format!("the query has not ended after {at} ms and {steps} steps"));
             }
             self.now = at;
@@ -244,16 +244,18 @@ impl World {
             outcome,
             steps,
             lost_attempts,
+            client_went_on: self.client.went_on,
         })
     }
 
     fn judge_end(&mut self) -> Result<(), Violation> {
-        if self.coordinator.next_deadline().is_some() {
-            return Err("the query has ended and still wants to be woken".to_owned());
-        }
+        let wake = self.coordinator.next_deadline();
         let later = self.coordinator.handle(Instant(self.now + 1), Event::Ticked);
-        if !later.is_empty() {
-            return Err(format!("after the query's end: {later:?}"));
+        judge_silence(wake, &later)?;
+        if let Some(outcome) = &self.outcome {
+            judge_patience(outcome, self.now, self.staffed_at, &self.plan.policy)?;
+            self.audit
+                .on_outcome(outcome, &self.client.left, &self.client.whole)?;
         }
         match self.outcome {
             Some(Outcome::Succeeded) => {
@@ -264,7 +266,7 @@ impl World {
                         .flatten()
                         .copied()
                         .collect(),
-                    None => self.handed_out.values().flatten().copied().collect(),
+                    None => self.client.left.values().flatten().copied().collect(),
                 };
                 self.audit.on_result(rows, &self.reference)
             }
@@ -316,7 +318,7 @@ impl World {
             Happening::Answered { to, fetch, answer } => self.on_answer(&to, fetch, answer),
             Happening::ReaderTick { reader } => self.tick_reader(&reader),
             // The last word at this time, not at the time when the reader was opened: newer words may have come.
-            Happening::ToldAgain { reader, task } => match self.client_told.get(&task).cloned() {
+            Happening::ToldAgain { reader, task } => match self.client.told.get(&task).cloned() {
                 Some(update) => self.tell_reader(&reader, reader::Event::InputUpdated(update), &[]),
                 None => Ok(()),
             },
@@ -330,10 +332,15 @@ impl World {
                 reader::Event::BytesConsumed { input, stream, bytes },
                 &[],
             ),
+            Happening::ClientTakes { generation } => self.client_takes(generation),
             Happening::Fault { name, fault } => self.strike(name, fault),
             Happening::Restart { name } => self.restart(name),
             Happening::Thaw { name } => self.thaw(&name),
             Happening::SinkAnswered => self.answer_for_sink(),
+            Happening::CancelRequested if self.plan.sabotage == Sabotage::EndUnasked => {
+                self.outcome = Some(Outcome::Cancelled);
+                Ok(())
+            }
             Happening::CancelRequested => self.tell(Event::CancelRequested),
         }
     }
@@ -348,6 +355,9 @@ impl World {
             }
             self.audit.on_action(&action)?;
             self.perform(action)?;
+        }
+        if self.audit.is_staffed() {
+            self.staffed_at = self.now;
         }
         if let Some(deadline) = self.coordinator.next_deadline() {
             let at = deadline.0.max(self.now);
@@ -383,8 +393,9 @@ impl World {
             }
             Action::CommitSink { winners } => {
                 self.visible = Some(winners);
-                self.after(20, Happening::SinkAnswered);
+                self.after(SINK_ANSWER, Happening::SinkAnswered);
             }
+            Action::AbortSink if self.plan.sabotage == Sabotage::KeepFiles => {}
             Action::AbortSink => {
                 self.staged.clear();
                 self.visible = None;
@@ -396,30 +407,13 @@ impl World {
 
     fn answer_for_sink(&mut self) -> Result<(), Violation> {
         if self.plan.sink_fails {
-            self.visible = None;
+            if self.plan.sabotage != Sabotage::KeepFiles {
+                self.visible = None;
+            }
             let message = "no space".to_owned();
             return self.tell(Event::SinkFailed { message });
         }
         self.tell(Event::SinkCommitted)
-    }
-
-    /// The client hears of root attempts. Rows that it has handed out cannot be taken back.
-    fn update_client(&mut self, update: InputUpdate) -> Result<(), Violation> {
-        let attempt = update.map_attempt;
-        self.client_told.insert(attempt.task_id(), update.clone());
-        if update.state == InputState::Superseded && self.handed_out.contains_key(&attempt) {
-            let error = crate::failure::FetchError::StaleAttempt;
-            let event = Event::ResultFetchFailed {
-                map_attempt: attempt,
-                error,
-                rows_left: true,
-            };
-            let (name, session) = ("client".to_owned(), 0);
-            self.after(1, Happening::ToCoordinator { name, session, event });
-            return Ok(());
-        }
-        let reader = ReaderId::Client(self.client_generation);
-        self.tell_reader(&reader, reader::Event::InputUpdated(update), &[])
     }
 }
 
@@ -444,6 +438,7 @@ impl Happening {
             | Self::ConnectTimedOut { .. }
             | Self::ToCoordinator { .. }
             | Self::BrokenAtCoordinator { .. }
+            | Self::ClientTakes { .. }
             | Self::Fault { .. }
             | Self::Restart { .. }
             | Self::Thaw { .. }

@@ -1,106 +1,64 @@
 //! Workers that die, freeze, come back and are shared, in the middle of a query.
 
-use std::time::Duration;
-
 use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::snapshot::{QuerySnapshot, StageState};
 use sluice_crds::ErrorReason;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 
+use super::losses::{alone_in, frozen_in, seen_in};
 use super::program::{Folder, Program, Worker, list};
-use super::query::{by_part, csv, plain, plain_csv};
+use super::query::{PATIENT, by_part, csv, plain, plain_csv};
 use super::watched::{Watched, first, second};
-use super::wire_noise::holds;
 
 /// Large enough that a query lasts some seconds where workers are killed in it.
 const SCALE: f64 = 0.2;
 
-/// The state once nothing moves any more, because every worker is frozen.
-async fn settled(query: &Watched) -> QuerySnapshot {
-    let mut before = query.now();
-    loop {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let now = query.now();
-        if now.stages == before.stages {
-            return now;
-        }
-        before = now;
-    }
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_after_its_first_won_map_costs_exactly_what_it_had() {
+    let mut workers = Worker::three();
+    let maps_only = |seen: &QuerySnapshot| first(seen).done >= 1 && second(seen).attempts == 0;
+    let yaml = by_part(SCALE, &[PATIENT]);
+    let (folder, query, held) = alone_in(&workers, &yaml, "its first won map", maps_only).await;
+    assert!(held[0].won >= 1, "{held:#?}");
+    workers[0].kill();
+    workers[1..].iter().for_each(Worker::thaw);
+    let over = query.end().await;
+    over.assert_ran_again(&held);
+    assert_eq!(csv(&over.rows), csv(&plain(&folder.at("query.yaml")).await));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_killed_after_its_first_won_map_costs_exactly_what_it_had() {
-    let folder = Folder::new();
+async fn a_worker_killed_among_its_reduces_costs_exactly_the_maps_and_reduces_that_it_had() {
     let mut workers = Worker::three();
-    let yaml = by_part(SCALE, &[]);
-    // Alone at first: the first map that is won is its own.
-    workers[1].freeze();
-    workers[2].freeze();
-    let mut query = Watched::start(&folder, &yaml, &workers).await;
-    query
-        .until("its first won map", |seen| first(seen).done >= 1)
-        .await;
-    workers[0].freeze();
-    let held = settled(&query).await;
-    assert_eq!(
-        held.workers, 1,
-        "the frozen ones have not answered yet: {held:#?}"
-    );
-    let lost = first(&held).done + first(&held).running;
+    let among_reduces = |seen: &QuerySnapshot| {
+        let reduces = second(seen);
+        reduces.done >= 1 && reduces.done < reduces.tasks
+    };
+    let yaml = by_part(SCALE, &[PATIENT]);
+    let (folder, query, held) = alone_in(&workers, &yaml, "some reduces won", among_reduces).await;
+    assert_eq!(held[0].won, first(&query.now()).tasks, "a barrier: {held:#?}");
+    assert!(held[1].won >= 1, "{held:#?}");
     workers[0].kill();
-    workers[1].thaw();
-    workers[2].thaw();
+    workers[1..].iter().for_each(Worker::thaw);
     let over = query.end().await;
-    over.assert_only_losses_ran_again();
-    assert!(lost >= 1);
-    assert_eq!(first(&over.last).lost_attempts, lost, "{:#?}", over.last);
-    for stage in &over.last.stages[1..] {
-        assert_eq!(
-            stage.attempts, stage.tasks,
-            "no attempt of it had begun: {stage:#?}"
-        );
-    }
+    over.assert_ran_again(&held);
     assert_eq!(csv(&over.rows), csv(&plain(&folder.at("query.yaml")).await));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_in_the_middle_of_a_fetch_costs_exactly_its_outputs_and_the_readers_of_them() {
-    let folder = Folder::new();
     let mut workers = Worker::three();
     let fetching = |seen: &QuerySnapshot| {
         let reader = second(seen);
         reader.running > 0 && reader.done < reader.tasks && reader.metrics.shuffle_bytes_in > 0
     };
-    // Readers take two tenths of a second, and a snapshot comes each tenth: the moment may be missed.
-    let mut missed = 0;
-    let query = loop {
-        let mut query = Watched::start(&folder, &by_part(SCALE, &[]), &workers).await;
-        if fetching(&query.until_or_end("a reader that fetches", fetching).await) {
-            break query;
-        }
-        assert_eq!(query.end().await.outcome, Outcome::Succeeded);
-        missed += 1;
-        assert!(missed < 5, "no reader was seen that fetches");
-    };
-    workers[0].freeze();
-    let maps = first(&query.now()).tasks;
-    // All of a frozen worker's outputs are those that its peers do not hold.
-    let mut held_elsewhere = 0;
-    for worker in &workers[1..] {
-        for task in 0..maps {
-            held_elsewhere += u32::from(holds(&worker.address, &query.id, task).await);
-        }
-    }
+    let yaml = |_: &Folder| by_part(SCALE, &[PATIENT]);
+    let (folder, query, held) = frozen_in(&workers, yaml, "a reader that fetches", fetching).await;
+    assert!(held[0].won >= 1, "every worker wins a map: {held:#?}");
+    assert_eq!(held[0].running, 0, "a barrier: {held:#?}");
     workers[0].kill();
     let over = query.end().await;
-    over.assert_only_losses_ran_again();
-    assert!(held_elsewhere < maps, "the killed worker had won no map");
-    let stages = &over.last.stages;
-    assert_eq!(stages[0].lost_attempts, maps - held_elsewhere, "{stages:#?}");
-    assert_eq!(stages[0].cancelled_attempts, 0, "{stages:#?}");
-    // Its own reader is lost; those of the others may wait for the new maps, or give their slots up to them.
-    let readers = stages[1].lost_attempts + stages[1].cancelled_attempts;
-    assert!((1..=stages[1].tasks).contains(&readers), "{stages:#?}");
+    over.assert_ran_again(&held);
     assert_eq!(csv(&over.rows), csv(&plain(&folder.at("query.yaml")).await));
 }
 
@@ -158,19 +116,18 @@ fn a_query_that_never_finds_a_worker_fails_within_the_grace_time() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_frozen_past_the_liveness_timeout_and_thawed_changes_no_row() {
-    let folder = Folder::new();
     let mut workers = Worker::three();
-    let yaml = by_part(SCALE, &["retry: {workerLivenessTimeout: 2s}"]);
-    let mut query = Watched::start(&folder, &yaml, &workers).await;
+    // Long enough for workers that share a busy core to be heard.
+    let yaml = |_: &Folder| by_part(0.5, &["retry: {workerLivenessTimeout: 5s}"]);
     let all_work = |seen: &QuerySnapshot| first(seen).running == 3 && first(seen).metrics.rows_out > 0;
-    query.until("three workers at work", all_work).await;
+    let (folder, mut query) = seen_in(&workers, yaml, "three workers at work", all_work).await;
     workers[0].freeze();
     query
         .until("the frozen worker counts as lost", |seen| seen.workers < 3)
         .await;
     workers[0].thaw();
     let over = query.end().await;
-    over.assert_only_losses_ran_again();
+    over.assert_no_failures();
     // What ran there is lost; an output that it held counts again, and the attempt in its place is cancelled.
     let again = first(&over.last).lost_attempts + first(&over.last).cancelled_attempts;
     assert!(again >= 1, "{:#?}", over.last);
@@ -180,7 +137,6 @@ async fn a_worker_frozen_past_the_liveness_timeout_and_thawed_changes_no_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_restarted_on_its_port_in_mid_query_works_again() {
-    let folder = Folder::new();
     let first_port = Worker::start();
     let address = first_port.address.clone();
     drop(first_port);
@@ -189,10 +145,9 @@ async fn a_worker_restarted_on_its_port_in_mid_query_works_again() {
         Worker::start(),
         Worker::start(),
     ];
-    let mut query = Watched::start(&folder, &by_part(SCALE, &[]), &workers).await;
-    query
-        .until("three workers at work", |seen| first(seen).running == 3)
-        .await;
+    let yaml = |_: &Folder| by_part(0.5, &[PATIENT]);
+    let all_work = |seen: &QuerySnapshot| first(seen).running == 3;
+    let (folder, mut query) = seen_in(&workers, yaml, "three workers at work", all_work).await;
     workers[1].freeze();
     workers[2].freeze();
     workers[0].kill();
@@ -207,7 +162,8 @@ async fn a_worker_restarted_on_its_port_in_mid_query_works_again() {
     workers[1].thaw();
     workers[2].thaw();
     let over = query.end().await;
-    over.assert_only_losses_ran_again();
+    over.assert_no_failures();
+    assert!(first(&over.last).lost_attempts >= 1, "{:#?}", over.last);
     assert_eq!(csv(&over.rows), csv(&plain(&folder.at("query.yaml")).await));
     workers.iter_mut().for_each(Worker::assert_well);
 }
@@ -243,11 +199,11 @@ async fn a_cancelled_query_frees_its_workers() {
         "{:#?}",
         over.last
     );
-    let next = Watched::start(&folder, &by_part(0.01, &[]), &workers)
+    let next = Watched::start(&folder, &by_part(0.01, &[PATIENT]), &workers)
         .await
         .end()
         .await;
-    next.assert_only_losses_ran_again();
+    next.assert_nothing_ran_again();
     assert!(
         next.last
             .stages

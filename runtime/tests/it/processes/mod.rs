@@ -6,6 +6,7 @@ mod cli;
 mod discovery;
 mod drain;
 mod locality;
+mod losses;
 mod program;
 mod query;
 mod result;

@@ -41,6 +41,9 @@ from (select l_partkey, count(*) as lines, sum(l_quantity) as quantity, max(l_co
       from lineitem group by l_partkey) as parts
 group by lines order by lines";
 
+/// No worker counts as lost because a busy machine, or the test, lets it wait.
+pub(super) const PATIENT: &str = "retry: {workerLivenessTimeout: 10m}";
+
 /// [`BY_PART`] over generated rows, in six partitions, with more lines of its spec.
 pub(super) fn by_part(scale_factor: f64, more: &[&str]) -> String {
     let more = [&["shuffle: {partitions: 6}"], more].concat();

@@ -75,12 +75,12 @@ async fn talk(
     }
 }
 
-fn fetch(query: &str, task: u32, incarnation: u64) -> wire::FetchRequest {
+fn fetch(query: &str, incarnation: u64) -> wire::FetchRequest {
     wire::FetchRequest {
         query: query.into(),
         stage: 0,
         stage_epoch: 0,
-        map_task: task,
+        map_task: 0,
         attempt: 0,
         reduce_partition: 0,
         start_offset: 0,
@@ -92,7 +92,7 @@ fn fetch(query: &str, task: u32, incarnation: u64) -> wire::FetchRequest {
     }
 }
 
-async fn incarnation(address: &str) -> u64 {
+pub(super) async fn incarnation(address: &str) -> u64 {
     let welcomed = |answer: &FromWorker| matches!(answer, FromWorker::Welcome(_));
     let query = uuid::Uuid::new_v4().to_string();
     let (heard, _) = talk(
@@ -109,30 +109,54 @@ async fn incarnation(address: &str) -> u64 {
     }
 }
 
-/// What a worker answers to a fetch: nothing, if it serves a chunk.
-async fn refusal(address: &str, request: wire::FetchRequest) -> Option<Status> {
+/// The first chunk that a worker serves, or why it serves none.
+async fn answer(address: &str, request: wire::FetchRequest) -> Result<wire::FetchChunk, Status> {
     let mut client = client(address).await;
-    let chunks = match timeout(PATIENCE, client.fetch(request))
+    let chunks = timeout(PATIENCE, client.fetch(request))
         .await
-        .expect("the worker answers")
-    {
-        Ok(chunks) => chunks,
-        Err(status) => return Some(status),
-    };
-    timeout(PATIENCE, chunks.into_inner().message())
+        .expect("the worker answers")?;
+    let first = timeout(PATIENCE, chunks.into_inner().message())
         .await
-        .expect("the worker answers")
-        .err()
+        .expect("the worker answers")?;
+    Ok(first.expect("a response has a chunk"))
 }
 
-/// Whether a worker holds the finished output of a map task's first attempt in stage 0.
-pub(super) async fn holds(address: &str, query: &QueryId, task: u32) -> bool {
-    let request = fetch(query.as_str(), task, incarnation(address).await);
-    match refusal(address, request).await {
-        None => true,
-        Some(status) => {
-            assert_eq!(fetch_error_of(&status), FetchError::UnknownStream, "{status:?}");
-            false
+async fn refusal(address: &str, request: wire::FetchRequest) -> Option<Status> {
+    answer(address, request).await.err()
+}
+
+/// What a worker has of an attempt's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Output {
+    None,
+    Begun,
+    Finished,
+}
+
+/// Asks the worker that was started as `incarnation` for an attempt's output.
+pub(super) async fn output_at(
+    address: &str,
+    incarnation: u64,
+    query: &QueryId,
+    attempt: wire::AttemptRef,
+) -> Output {
+    let request = wire::FetchRequest {
+        stage: attempt.stage,
+        stage_epoch: attempt.stage_epoch,
+        map_task: attempt.task,
+        attempt: attempt.attempt,
+        ..fetch(query.as_str(), incarnation)
+    };
+    match answer(address, request).await {
+        Ok(chunk) if chunk.finalized => Output::Finished,
+        Ok(_) => Output::Begun,
+        Err(status) => {
+            let error = fetch_error_of(&status);
+            assert!(
+                matches!(error, FetchError::UnknownStream | FetchError::StaleAttempt),
+                "{status:?}"
+            );
+            Output::None
         }
     }
 }
@@ -331,16 +355,16 @@ async fn a_session_with_impossible_times_is_served_or_refused_but_kills_nobody()
 async fn fetches_of_what_is_not_there_are_refused_with_the_reason() {
     let mut worker = Worker::start();
     let own = incarnation(&worker.address).await;
-    let unknown = refusal(&worker.address, fetch("nobody", 0, own))
+    let unknown = refusal(&worker.address, fetch("nobody", own))
         .await
         .expect("a refusal");
     assert_eq!(fetch_error_of(&unknown), FetchError::UnknownStream);
-    let restarted = refusal(&worker.address, fetch("nobody", 0, own + 1))
+    let restarted = refusal(&worker.address, fetch("nobody", own + 1))
         .await
         .expect("a refusal");
     assert_eq!(fetch_error_of(&restarted), FetchError::WrongIncarnation);
     for query in ["", "../../etc/passwd", "UPPER"] {
-        let bad = refusal(&worker.address, fetch(query, 0, own))
+        let bad = refusal(&worker.address, fetch(query, own))
             .await
             .expect("a refusal");
         assert_eq!(bad.code(), tonic::Code::InvalidArgument, "{query}: {bad:?}");
@@ -352,7 +376,7 @@ async fn fetches_of_what_is_not_there_are_refused_with_the_reason() {
         start_offset: u64::MAX,
         max_bytes: u64::MAX,
         min_stream_epoch: u64::MAX,
-        ..fetch("nobody", 0, own)
+        ..fetch("nobody", own)
     };
     let largest = refusal(&worker.address, largest).await.expect("a refusal");
     assert_eq!(fetch_error_of(&largest), FetchError::UnknownStream);
