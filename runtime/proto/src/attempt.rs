@@ -222,6 +222,7 @@ impl From<AttemptFailure> for wire::attempt_failed::Failure {
                 })
             }
             AttemptFailure::ResourcesExhausted { message } => Self::ResourcesExhausted(message),
+            AttemptFailure::SinkFailed { message } => Self::SinkFailed(message),
             AttemptFailure::Refused { message } => Self::Refused(message),
             AttemptFailure::Cancelled => Self::Cancelled(wire::Cancelled {}),
             AttemptFailure::Failed { message } => Self::Failed(message),
@@ -256,6 +257,7 @@ impl TryFrom<wire::attempt_failed::Failure> for AttemptFailure {
                 }
             }
             Wire::ResourcesExhausted(message) => Self::ResourcesExhausted { message },
+            Wire::SinkFailed(message) => Self::SinkFailed { message },
             Wire::Refused(message) => Self::Refused { message },
             Wire::Cancelled(_) => Self::Cancelled,
             Wire::Failed(message) => Self::Failed { message },

@@ -75,6 +75,9 @@ fn failures_survive() {
         AttemptFailure::ResourcesExhausted {
             message: "memory".into(),
         },
+        AttemptFailure::SinkFailed {
+            message: "no space".into(),
+        },
         AttemptFailure::Refused {
             message: "draining".into(),
         },

@@ -141,6 +141,11 @@ impl Coordinator {
             AttemptFailure::Failed { message } => {
                 self.count_failure(worker, id, ErrorReason::TaskFailed, message);
             }
+            AttemptFailure::SinkFailed { message } => {
+                // Where the rows go to is the same place for every worker: not this one's fault.
+                let cause = query_failure(ErrorReason::SinkFailed, id, worker, message);
+                self.count_for_task(worker, id, cause);
+            }
             AttemptFailure::Refused { message: _ } => {
                 // The worker's fault, not the task's: another worker may take it.
                 let cause = query_failure(ErrorReason::TaskFailed, id, worker, &failure.to_string());
@@ -161,6 +166,11 @@ impl Coordinator {
     fn count_failure(&mut self, worker: &WorkerId, id: AttemptId, reason: ErrorReason, message: &str) {
         let cause = query_failure(reason, id, worker, message);
         self.blame(worker, &cause);
+        self.count_for_task(worker, id, cause);
+    }
+
+    /// Counts a failure for the task alone: it runs again after its backoff, or the query ends.
+    fn count_for_task(&mut self, worker: &WorkerId, id: AttemptId, cause: QueryFailure) {
         let limit = self.policy.max_task_attempts.max(1);
         let (now, base) = (self.now, self.policy.retry_backoff_base);
         let stage = self.stage_mut(id.stage);
