@@ -122,7 +122,9 @@ impl Publish {
         mut rows: SendableRecordBatchStream,
         classify: &impl Fn(DataFusionError) -> AttemptFailure,
     ) -> Result<(), AttemptFailure> {
-        let mut writer = sink.open(&self.query, self.coordinator_epoch, self.attempt, &rows.schema())?;
+        let pool = self.shared.memory.query_pool(&self.query);
+        let (epoch, schema) = (self.coordinator_epoch, rows.schema());
+        let mut writer = sink.open(&self.query, epoch, self.attempt, &schema, &pool)?;
         let mut written = 0;
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(classify)?;
