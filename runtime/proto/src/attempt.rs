@@ -122,6 +122,10 @@ impl From<AttemptMetrics> for wire::AttemptMetrics {
             rows_out,
             bytes_out,
             bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+            first_chunk_ms,
+            first_reduce_row_ms,
         } = metrics;
         Self {
             rows_read,
@@ -131,6 +135,10 @@ impl From<AttemptMetrics> for wire::AttemptMetrics {
             rows_out,
             bytes_out,
             bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+            first_chunk_ms,
+            first_reduce_row_ms,
         }
     }
 }
@@ -145,6 +153,10 @@ impl From<wire::AttemptMetrics> for AttemptMetrics {
             rows_out,
             bytes_out,
             bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+            first_chunk_ms,
+            first_reduce_row_ms,
         } = wire;
         Self {
             rows_read,
@@ -154,6 +166,10 @@ impl From<wire::AttemptMetrics> for AttemptMetrics {
             rows_out,
             bytes_out,
             bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+            first_chunk_ms,
+            first_reduce_row_ms,
         }
     }
 }

@@ -3,6 +3,7 @@
 use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError};
 use sluice_core::ids::{AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, WorkerId};
 use sluice_core::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
+use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{FileRange, InputFile, Split};
 
 use crate::{LeafSplit, WireError, fetch_error_of, refuse_fetch, wire};
@@ -127,6 +128,27 @@ fn assignments_survive() {
     assert_eq!(
         <(Assignment, Vec<LeafSplit>)>::try_from(wire),
         Ok((assignment, splits))
+    );
+}
+
+#[test]
+fn counters_survive() {
+    let metrics = AttemptMetrics {
+        rows_read: 1,
+        bytes_read: 2,
+        shuffle_rows_in: 3,
+        shuffle_bytes_in: 4,
+        rows_out: 5,
+        bytes_out: 6,
+        bytes_spilled: 7,
+        shuffle_bytes_spilled: 8,
+        backpressure_events: 9,
+        first_chunk_ms: Some(0),
+        first_reduce_row_ms: None,
+    };
+    assert_eq!(
+        AttemptMetrics::from(wire::AttemptMetrics::from(metrics)),
+        metrics
     );
 }
 

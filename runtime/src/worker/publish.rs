@@ -105,14 +105,14 @@ impl Publish {
         let mut writer =
             ShuffleWriter::new(&spec, store, &memory.query_pool(&self.query)).map_err(classify)?;
         while let Some(batch) = rows.next().await {
-            writer.write(batch.map_err(classify)?).await.map_err(classify)?;
+            let batch = batch.map_err(classify)?;
+            self.counters.put_out(batch.num_rows());
+            writer.write(batch).await.map_err(classify)?;
             let counts = writer.counts();
             self.counters.wrote(counts.rows, counts.bytes);
         }
         let (outputs, counts) = writer.finish().await.map_err(classify)?;
         self.counters.wrote(counts.rows, counts.bytes);
-        let spilled = self.shared.store.take_spilled_bytes(self.query.clone()).await;
-        self.counters.spilled(spilled);
         Ok(outputs)
     }
 
@@ -128,6 +128,7 @@ impl Publish {
         let mut written = 0;
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(classify)?;
+            self.counters.put_out(batch.num_rows());
             writer.write(&batch)?;
             written += u64::try_from(batch.num_rows()).unwrap_or(0);
             self.counters.wrote(written, 0);

@@ -41,6 +41,7 @@ pub(super) struct RunningAttempt {
     pub(super) stream_epoch: StreamEpoch,
     /// The how-manieth start of the query this was.
     pub(super) start: u64,
+    pub(super) assigned: Instant,
     pub(super) metrics: AttemptMetrics,
 }
 

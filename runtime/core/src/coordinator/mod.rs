@@ -129,9 +129,9 @@ impl Coordinator {
             Event::AttemptSucceeded {
                 worker,
                 attempt,
-                outputs: _,
+                outputs,
                 metrics,
-            } => self.on_succeeded(&worker, attempt, metrics),
+            } => self.on_succeeded(&worker, attempt, &outputs, metrics),
             Event::AttemptFailed {
                 worker,
                 attempt,

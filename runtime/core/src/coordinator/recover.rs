@@ -129,6 +129,7 @@ impl Coordinator {
         let stage = self.stage_mut(id);
         stage.epoch.0 += 1;
         stage.begun = false;
+        stage.partition_bytes.clear();
         let tasks: Vec<u32> = (0..).zip(&stage.tasks).map(|(task, _)| task).collect();
         for number in tasks {
             let task = TaskId {
