@@ -23,7 +23,7 @@ pub(super) enum TaskState {
     },
     /// An attempt is at work.
     Running(RunningAttempt),
-    /// An attempt has won, and a live worker holds its output.
+    /// An attempt has won, and a live worker holds its output, or the sink its file.
     Won(Winner),
 }
 

@@ -34,6 +34,10 @@ impl Coordinator {
         }
         let held_there = |task: &TaskRun| task.winner().is_some_and(|winner| winner.worker == *worker);
         for task in self.tasks_where(held_there) {
+            // Its file is complete in the sink's folder, which all workers share: it does not go with the worker.
+            if self.policy.sink && self.topology.roots.contains(&task.stage) {
+                continue;
+            }
             if let Some(winner) = self.lose_winner(task) {
                 self.stage_mut(task.stage).tasks[task.task as usize].lost_winner = Some(winner);
             }
