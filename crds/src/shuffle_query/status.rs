@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::status_bounds::{
-    HISTOGRAM_CLASSES, MAX_CONDITIONS, MAX_LABEL, MAX_SHORT_MESSAGE, MAX_STAGES, PREVIEW_MAX_COLUMNS, PREVIEW_MAX_ROWS,
-    PREVIEW_MAX_TEXT,
+    HISTOGRAM_CLASSES, MAX_CONDITIONS, MAX_LABEL, MAX_SHORT_MESSAGE, MAX_STAGES, PREVIEW_MAX_COLUMNS,
+    PREVIEW_MAX_ROWS, PREVIEW_MAX_TEXT,
 };
 use crate::conditions::{Condition, ConditionReason, ErrorReason, MAX_MESSAGE, QueryConditionType};
 

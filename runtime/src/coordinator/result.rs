@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::link::FromLink;
+use super::panics::report_panic;
 use super::{CoordinatorOptions, EventSender};
 use crate::shuffle::read::{ReadFailed, ReadInput, ReadSpec, ShuffleReads};
 use crate::transport::Peers;
@@ -113,7 +114,9 @@ impl ResultReader {
         }
         if let Some(start) = self.start.take() {
             let read = read(start, self.peers.clone(), events.clone());
-            self.task = Some(AbortOnDropHandle::new(tokio::spawn(read)));
+            let task = tokio::spawn(read);
+            let report = report_panic("the reader of the result", task, events.clone());
+            self.task = Some(AbortOnDropHandle::new(tokio::spawn(report)));
         }
     }
 }

@@ -433,7 +433,9 @@ fn what_waits_in_memory_is_charged_and_row_groups_end_where_there_is_no_more() {
     let sink = sink(&folder, "q1", "parquet", "Fail");
     let groups = |task: u32, limit: usize| {
         let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(limit));
-        let mut writer = sink.open_within(attempt(task, 0), noise(0).schema(), &pool).unwrap();
+        let mut writer = sink
+            .open_within(attempt(task, 0), noise(0).schema(), &pool)
+            .unwrap();
         let mut most = 0;
         for number in 0..100 {
             writer.write(&noise(number)).unwrap();

@@ -267,7 +267,8 @@ impl Session {
         let (layout_version, layout_fingerprint) = running.layout;
         let message = match end {
             AttemptEnd::Succeeded { outputs, mut metrics } => {
-                self.told.insert(attempt, add_counts(&mut metrics, counts.get(&attempt)));
+                self.told
+                    .insert(attempt, add_counts(&mut metrics, counts.get(&attempt)));
                 ToCoordinator::AttemptSucceeded(wire::AttemptSucceeded {
                     attempt: Some(attempt.into()),
                     outputs: outputs.into_iter().map(Into::into).collect(),
@@ -310,7 +311,8 @@ impl Session {
                 continue;
             }
             let mut metrics = AttemptMetrics::default();
-            self.told.insert(*attempt, add_counts(&mut metrics, Some(counted)));
+            self.told
+                .insert(*attempt, add_counts(&mut metrics, Some(counted)));
             self.report(*attempt, metrics);
         }
     }

@@ -67,6 +67,7 @@ impl Audit {
             | Event::ResultDelivered
             | Event::SinkCommitted
             | Event::SinkFailed { .. }
+            | Event::TaskPanicked { .. }
             | Event::CancelRequested
             | Event::Ticked => {}
         }

@@ -107,7 +107,12 @@ fn a_snapshot_of_an_older_coordinator_can_be_read() {
     let old = json["stages"][0].as_object_mut().expect("a stage");
     old.remove("reduce");
     let metrics = old["metrics"].as_object_mut().expect("counters");
-    for name in ["shuffle_bytes_spilled", "backpressure_events", "first_chunk_ms", "first_reduce_row_ms"] {
+    for name in [
+        "shuffle_bytes_spilled",
+        "backpressure_events",
+        "first_chunk_ms",
+        "first_reduce_row_ms",
+    ] {
         metrics.remove(name).expect("a new field");
     }
     let read: QuerySnapshot = serde_json::from_value(json).expect("it reads without them");

@@ -163,7 +163,10 @@ async fn what_does_not_fit_memory_is_read_from_disk() {
     let counts = store.attempt_counts(query("q")).await;
     let spilled: u64 = counts.values().map(|counts| counts.spilled_bytes).sum();
     assert_eq!(spilled, store.stats().await.spilled_bytes);
-    assert!(counts.values().all(|counts| counts.spilled_bytes > 0), "{counts:?}");
+    assert!(
+        counts.values().all(|counts| counts.spilled_bytes > 0),
+        "{counts:?}"
+    );
     for (index, whole) in expected.iter().enumerate() {
         let id = stream(index as u32 / 3, index as u32 % 3);
         for start in [0, 1, 29, 31, 400, whole.len() - 1] {

@@ -87,9 +87,16 @@ fn a_file_of_the_sink_outlives_its_worker() {
     for returns in [false, true] {
         let mut query = half_written(Determinism::Unordered);
         let lost = query.lose("a");
-        assert_eq!(told(&lost, attempt(1, 1, 0)), [(attempt(0, 0, 0), InputState::Lost)]);
+        assert_eq!(
+            told(&lost, attempt(1, 1, 0)),
+            [(attempt(0, 0, 0), InputState::Lost)]
+        );
         assert_eq!(query.machine.snapshot(Instant(0)).stages[1].done, 1);
-        assert_eq!(assigned(&query.join("c", 1)), [on("c", attempt(0, 0, 1))], "and nothing else");
+        assert_eq!(
+            assigned(&query.join("c", 1)),
+            [on("c", attempt(0, 0, 1))],
+            "and nothing else"
+        );
         if returns {
             // With the output of the root task, or without: its file counts, and the output is not dropped for it.
             let back = query.join_holding(&worker("a"), 1, &[attempt(1, 0, 0)]);

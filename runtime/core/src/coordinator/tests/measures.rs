@@ -38,7 +38,11 @@ fn progressed(name: &str, id: AttemptId, metrics: AttemptMetrics) -> Event {
 }
 
 fn stage(query: &Query, number: usize) -> StageSnapshot {
-    query.machine.snapshot(Instant(query.now)).stages.swap_remove(number)
+    query
+        .machine
+        .snapshot(Instant(query.now))
+        .stages
+        .swap_remove(number)
 }
 
 fn reduce(query: &Query, number: usize) -> ReduceSnapshot {
@@ -51,7 +55,11 @@ fn partitions_are_summed_over_map_tasks_each_once() {
     query.join("a", 1);
     query.join("b", 1);
     assert_eq!(stage(&query, 0).reduce, None, "it reads no exchange");
-    assert_eq!(reduce(&query, 1).partition_bytes_histogram, [0; 0], "not known yet");
+    assert_eq!(
+        reduce(&query, 1).partition_bytes_histogram,
+        [0; 0],
+        "not known yet"
+    );
     query.run(wrote("a", attempt(0, 0, 0), &[40 * KIB, 10, 0]));
     query.run(wrote("b", attempt(0, 1, 0), &[40 * KIB, 300 * KIB, 5, 9_999]));
     let seen = reduce(&query, 1);
@@ -79,9 +87,12 @@ fn a_stage_that_starts_over_writes_its_partitions_anew() {
         &[(1, crate::plan::ReadKind::OwnPartition)],
         2,
     ));
-    graph
-        .exchanges
-        .push(super::kit::exchange(2, crate::plan::ExchangeKind::Forward, 1, &[2]));
+    graph.exchanges.push(super::kit::exchange(
+        2,
+        crate::plan::ExchangeKind::Forward,
+        1,
+        &[2],
+    ));
     graph.result = crate::ids::ExchangeId(2);
     let mut query = Query::new(graph, policy());
     query.join("a", 1);
@@ -112,13 +123,19 @@ fn the_first_chunk_and_row_of_any_attempt_are_the_stages() {
     query.run(progressed("a", attempt(1, 1, 0), firsts(30, Some(35))));
     query.run(progressed("a", attempt(1, 0, 0), firsts(40, Some(45))));
     let seen = reduce(&query, 1);
-    assert_eq!((seen.first_chunk_ms, seen.first_reduce_row_ms), (Some(30), Some(35)));
+    assert_eq!(
+        (seen.first_chunk_ms, seen.first_reduce_row_ms),
+        (Some(30), Some(35))
+    );
     // What has happened stays, whatever becomes of the attempt, and nothing is later than now.
     query.lose("a");
     query.now = 1_000;
     query.join("b", 2);
     let seen = reduce(&query, 1);
-    assert_eq!((seen.first_chunk_ms, seen.first_reduce_row_ms), (Some(30), Some(35)));
+    assert_eq!(
+        (seen.first_chunk_ms, seen.first_reduce_row_ms),
+        (Some(30), Some(35))
+    );
     let mut query = Query::new(map_reduce(1, 1), policy());
     query.join("a", 1);
     query.run(wrote("a", attempt(0, 0, 0), &[KIB]));
@@ -150,7 +167,11 @@ fn an_output_that_goes_to_disk_after_its_attempts_end_still_counts() {
     };
     query.run(progressed("a", attempt(0, 0, 0), later));
     let seen = stage(&query, 0).metrics;
-    assert_eq!((seen.bytes_spilled, seen.rows_out), (190, 5), "100 of operators, 90 of the store");
+    assert_eq!(
+        (seen.bytes_spilled, seen.rows_out),
+        (190, 5),
+        "100 of operators, 90 of the store"
+    );
     // Of others nothing is taken over.
     query.run(progressed("b", attempt(0, 0, 0), spilled(1_000, 1_000)));
     query.run(progressed("a", attempt(0, 0, 7), spilled(1_000, 1_000)));
@@ -165,6 +186,12 @@ fn the_window_is_the_one_that_attempts_are_told() {
     };
     let query = Query::new(chain(2), wide);
     let seen = reduce(&query, 1);
-    assert_eq!((seen.planned_reduce_tasks, seen.reduce_fetch_window_partitions), (1, 9));
-    assert_eq!(seen.partition_bytes_histogram, [0; 0], "one task reads all partitions");
+    assert_eq!(
+        (seen.planned_reduce_tasks, seen.reduce_fetch_window_partitions),
+        (1, 9)
+    );
+    assert_eq!(
+        seen.partition_bytes_histogram, [0; 0],
+        "one task reads all partitions"
+    );
 }
