@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use wire::coordinator_message::Message as ToWorker;
 
 use super::link::{self, FromLink, NotConnected};
@@ -364,6 +365,7 @@ impl Drive {
             };
             let _ = told.send(FromLink::Event(event));
         });
+        let commit = AbortOnDropHandle::new(commit);
         tokio::spawn(report_panic("the commit of the sink", commit, events));
     }
 

@@ -2,7 +2,6 @@
 
 use sluice_core::coordinator::Event;
 use sluice_proto::shortened;
-use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::EventSender;
@@ -10,8 +9,8 @@ use super::link::FromLink;
 
 /// Waits for the end of a task that answers by events of its own; tells the machine if it ended by a panic instead.
 /// Dropping this ends the task.
-pub(super) async fn report_panic(what: &'static str, task: JoinHandle<()>, events: EventSender) {
-    if let Err(error) = AbortOnDropHandle::new(task).await {
+pub(super) async fn report_panic(what: &'static str, task: AbortOnDropHandle<()>, events: EventSender) {
+    if let Err(error) = task.await {
         tracing::error!(%error, "{what} did not end well");
         let message = shortened(format!("{what}: {error}"));
         // Nobody listens after the query's end.
@@ -28,13 +27,10 @@ mod tests {
     #[tokio::test]
     async fn a_panic_becomes_an_event_and_a_good_end_does_not() {
         let (events, mut inbox) = mpsc::unbounded_channel();
-        report_panic("the reader", tokio::spawn(async {}), events.clone()).await;
-        report_panic(
-            "the commit",
-            tokio::task::spawn_blocking(|| panic!("no such row")),
-            events,
-        )
-        .await;
+        let well = AbortOnDropHandle::new(tokio::spawn(async {}));
+        report_panic("the reader", well, events.clone()).await;
+        let ill = tokio::task::spawn_blocking(|| panic!("no such row"));
+        report_panic("the commit", AbortOnDropHandle::new(ill), events).await;
         let Some(FromLink::Event(Event::TaskPanicked { message })) = inbox.recv().await else {
             panic!("no event of a panic");
         };
@@ -51,7 +47,11 @@ mod tests {
             let _held = held;
             std::future::pending().await
         });
-        let report = AbortOnDropHandle::new(tokio::spawn(report_panic("the reader", task, events)));
+        let report = AbortOnDropHandle::new(tokio::spawn(report_panic(
+            "the reader",
+            AbortOnDropHandle::new(task),
+            events,
+        )));
         drop(report);
         assert_eq!(given_up.recv().await, None);
     }

@@ -114,7 +114,7 @@ impl ResultReader {
         }
         if let Some(start) = self.start.take() {
             let read = read(start, self.peers.clone(), events.clone());
-            let task = tokio::spawn(read);
+            let task = AbortOnDropHandle::new(tokio::spawn(read));
             let report = report_panic("the reader of the result", task, events.clone());
             self.task = Some(AbortOnDropHandle::new(tokio::spawn(report)));
         }
