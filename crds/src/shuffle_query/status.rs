@@ -5,8 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::status_bounds::{
-    MAX_CONDITIONS, MAX_LABEL, MAX_SHORT_MESSAGE, MAX_STAGES, PREVIEW_MAX_COLUMNS, PREVIEW_MAX_ROWS,
-    PREVIEW_MAX_TEXT,
+    HISTOGRAM_CLASSES, MAX_CONDITIONS, MAX_LABEL, MAX_SHORT_MESSAGE, MAX_STAGES, PREVIEW_MAX_COLUMNS,
+    PREVIEW_MAX_ROWS, PREVIEW_MAX_TEXT,
 };
 use crate::conditions::{Condition, ConditionReason, ErrorReason, MAX_MESSAGE, QueryConditionType};
 
@@ -239,12 +239,33 @@ pub struct StageStatus {
     /// Bytes written to the exchange, or to the result.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes_out: u64,
-    /// Bytes that went to disk for lack of memory.
+    /// Bytes that went to disk for lack of memory: of the stage's operators, and of what it wrote to its exchange.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub bytes_spilled: u64,
+    /// How often rows for the exchange waited until a worker had room for them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub backpressure_events: u64,
     /// Time since the first assignment of the stage, in milliseconds; it stops when the stage is done.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub elapsed_millis: u64,
+    /// Tasks that were planned to read the stage's inputs; absent if it reads tables only, as are the fields below.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub planned_reduce_tasks: u32,
+    /// Partitions that each attempt fetches at the same time.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub reduce_fetch_window_partitions: u32,
+    /// The partitions that the tasks divide among them, by their bytes over all inputs: how many have less than 64 KiB,
+    /// how many of the others less than 256 KiB, and so on in steps of four; the tenth number counts those of 4 GiB and
+    /// more. Zeros at the end are left out. One number far behind the others is a hot key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = HISTOGRAM_CLASSES))]
+    pub partition_bytes_histogram: Vec<u32>,
+    /// Time from the first assignment to the first bytes that came in through an exchange, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_chunk_ms: Option<u64>,
+    /// Time from the first assignment to the first row that a task put out, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_reduce_row_ms: Option<u64>,
     /// Where attempts ran, if the query says where the data is that the stage scans.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<StageLocality>,

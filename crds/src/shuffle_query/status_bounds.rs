@@ -18,6 +18,8 @@ pub(super) const PREVIEW_MAX_TEXT: usize = 256;
 const PREVIEW_MIN_TEXT: usize = 16;
 /// Most stages in the list.
 pub const MAX_STAGES: usize = 128;
+/// Classes of the histogram of a stage's partitions.
+pub const HISTOGRAM_CLASSES: usize = 10;
 /// Most conditions.
 pub(super) const MAX_CONDITIONS: usize = 8;
 /// Most characters of the message beside the phase.
@@ -108,6 +110,7 @@ fn shorten_texts(status: &mut ShuffleQueryStatus) {
     }
     for stage in &mut status.stages {
         cut(&mut stage.label, MAX_LABEL);
+        stage.partition_bytes_histogram.truncate(HISTOGRAM_CLASSES);
     }
     for summary in [&mut status.stages_done, &mut status.tasks_done]
         .into_iter()

@@ -22,7 +22,7 @@ const DEFINITION: &str = "shufflequeries.sluice.dev";
 /// An optional field of CSV tables, which queries of other tests do without.
 const FIELD: &str = "newlinesInValues";
 const ITS_PLACE: &str = "/versions/0/schema/openAPIV3Schema/properties/spec/properties/tables/items/properties/options/properties";
-/// As many times a long query outlasts an upgrade, and a rollback: 100 s of work for a processor, in a debug build.
+/// As many times the lines of a long query outlast an upgrade, and a rollback.
 pub const TIMES: u32 = 3;
 
 /// The definitions of the cluster.

@@ -222,6 +222,7 @@ fn worker(pool: &WorkerPool) -> Pod {
         spec_hash: "00ff",
         with_key: true,
         claims: &[],
+        together: false,
     };
     worker.build()
 }
@@ -234,6 +235,7 @@ fn coordinator(query: &ShuffleQuery, name: &str, pool: &WorkerPool) -> Pod {
         pool_spec: &pool.spec,
         image: image(&pool.spec, "sluice:1"),
         memory_factor: 2,
+        with_workers: false,
     })
 }
 

@@ -121,6 +121,7 @@ pub fn snapshot(tasks: u32, done: u32, outcome: Option<Outcome>) -> QuerySnapsho
         cancelled_attempts: 0,
         attempts: tasks,
         locality: LocalityCounts::default(),
+        reduce: None,
         metrics: AttemptMetrics {
             rows_read: 100 * u64::from(done),
             rows_out: 10 * u64::from(done),

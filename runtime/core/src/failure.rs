@@ -79,6 +79,12 @@ pub enum AttemptFailure {
         /// What ran out and which knob helps.
         message: String,
     },
+    /// The sink's files could not be written: the fault of the place that they go to, not of the worker.
+    #[error("{message}")]
+    SinkFailed {
+        /// Which file, and what the system said.
+        message: String,
+    },
     /// The worker refused the assignment (draining, no such slot, fragment unknown).
     #[error("the worker refused the attempt: {message}")]
     Refused {

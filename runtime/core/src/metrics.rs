@@ -3,6 +3,7 @@
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
+use sluice_crds::shuffle_query::HISTOGRAM_CLASSES;
 
 /// Counters of one attempt, or their sum over attempts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,18 +20,126 @@ pub struct AttemptMetrics {
     pub rows_out: u64,
     /// Bytes written to the exchange (encoded frames) or the sink (file bytes).
     pub bytes_out: u64,
-    /// Bytes that operators and the shuffle store wrote to disk for want of memory.
+    /// Bytes that the attempt's operators wrote to disk for want of memory, and the shuffle store of its streams.
     pub bytes_spilled: u64,
+    /// Of those, the bytes of its streams. They may still go to disk after the attempt has ended.
+    #[serde(default)]
+    pub shuffle_bytes_spilled: u64,
+    /// Frames that waited until the shuffle store had room for them.
+    #[serde(default)]
+    pub backpressure_events: u64,
+    /// Time from the attempt's begin to the first bytes of an exchange, in milliseconds. A sum has none.
+    #[serde(default)]
+    pub first_chunk_ms: Option<u64>,
+    /// Time from the attempt's begin to the first row that came out of its operators, in milliseconds. A sum has none.
+    #[serde(default)]
+    pub first_reduce_row_ms: Option<u64>,
+}
+
+impl AttemptMetrics {
+    /// Takes over what the store says of the attempt's streams: the bytes of them that it has moved to disk so far.
+    pub fn stored(&mut self, shuffle_bytes_spilled: u64) {
+        let more = shuffle_bytes_spilled.saturating_sub(self.shuffle_bytes_spilled);
+        self.shuffle_bytes_spilled = self.shuffle_bytes_spilled.saturating_add(more);
+        self.bytes_spilled = self.bytes_spilled.saturating_add(more);
+    }
 }
 
 impl AddAssign for AttemptMetrics {
     fn add_assign(&mut self, other: Self) {
-        self.rows_read += other.rows_read;
-        self.bytes_read += other.bytes_read;
-        self.shuffle_rows_in += other.shuffle_rows_in;
-        self.shuffle_bytes_in += other.shuffle_bytes_in;
-        self.rows_out += other.rows_out;
-        self.bytes_out += other.bytes_out;
-        self.bytes_spilled += other.bytes_spilled;
+        let Self {
+            rows_read,
+            bytes_read,
+            shuffle_rows_in,
+            shuffle_bytes_in,
+            rows_out,
+            bytes_out,
+            bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+            first_chunk_ms: _,
+            first_reduce_row_ms: _,
+        } = other;
+        // Workers say what they like: a number that is too large must not end the coordinator.
+        for (sum, more) in [
+            (&mut self.rows_read, rows_read),
+            (&mut self.bytes_read, bytes_read),
+            (&mut self.shuffle_rows_in, shuffle_rows_in),
+            (&mut self.shuffle_bytes_in, shuffle_bytes_in),
+            (&mut self.rows_out, rows_out),
+            (&mut self.bytes_out, bytes_out),
+            (&mut self.bytes_spilled, bytes_spilled),
+            (&mut self.shuffle_bytes_spilled, shuffle_bytes_spilled),
+            (&mut self.backpressure_events, backpressure_events),
+        ] {
+            *sum = sum.saturating_add(more);
+        }
+    }
+}
+
+/// Partitions by their bytes: how many have less than 64 KiB, how many of the others less than 256 KiB, and so on in
+/// steps of four; the last class has no upper end. Zeros at the end are left out.
+pub fn partition_bytes_histogram(partitions: impl IntoIterator<Item = u64>) -> Vec<u32> {
+    const FIRST_CLASS_BITS: u32 = 16;
+    let mut classes = vec![0_u32; HISTOGRAM_CLASSES];
+    let last = HISTOGRAM_CLASSES - 1;
+    for bytes in partitions {
+        let bits = u64::BITS - bytes.leading_zeros();
+        let class = bits.saturating_sub(FIRST_CLASS_BITS).div_ceil(2) as usize;
+        classes[class.min(last)] += 1;
+    }
+    let used = classes.iter().rposition(|count| *count > 0);
+    classes.truncate(used.map_or(0, |last| last + 1));
+    classes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_end_at_the_largest_number() {
+        let mut sum = AttemptMetrics {
+            rows_out: u64::MAX,
+            bytes_spilled: 7,
+            first_chunk_ms: Some(3),
+            ..AttemptMetrics::default()
+        };
+        let most = AttemptMetrics {
+            rows_out: 1,
+            bytes_spilled: u64::MAX,
+            shuffle_bytes_spilled: 2,
+            ..AttemptMetrics::default()
+        };
+        sum += most;
+        assert_eq!((sum.rows_out, sum.bytes_spilled), (u64::MAX, u64::MAX));
+        assert_eq!(sum.first_chunk_ms, Some(3), "no sum of moments");
+    }
+
+    #[test]
+    fn the_stores_part_replaces_what_it_said_before() {
+        let mut metrics = AttemptMetrics {
+            bytes_spilled: 100,
+            ..AttemptMetrics::default()
+        };
+        for (said, spilled) in [(10, 110), (30, 130), (20, 130)] {
+            metrics.stored(said);
+            assert_eq!(metrics.bytes_spilled, spilled);
+        }
+        assert_eq!(metrics.shuffle_bytes_spilled, 30);
+    }
+
+    #[test]
+    fn partitions_are_counted_by_size() {
+        assert_eq!(partition_bytes_histogram([]), [0; 0]);
+        let kib = 1 << 10;
+        let small = [0, 1, 64 * kib - 1];
+        assert_eq!(partition_bytes_histogram(small), [3]);
+        let edges = [64 * kib, 256 * kib - 1, 256 * kib, kib * kib];
+        assert_eq!(partition_bytes_histogram(edges), [0, 2, 1, 1]);
+        let gib = kib * kib * kib;
+        let large = partition_bytes_histogram([4 * gib - 1, 4 * gib, u64::MAX]);
+        assert_eq!(large, [0, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(large.len(), HISTOGRAM_CLASSES);
     }
 }

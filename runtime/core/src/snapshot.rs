@@ -75,12 +75,31 @@ pub struct StageSnapshot {
     /// Where attempts ran, if the query says where the stage's data is.
     #[serde(default)]
     pub locality: LocalityCounts,
+    /// How it reads exchanges, if it reads any.
+    #[serde(default)]
+    pub reduce: Option<ReduceSnapshot>,
     /// Counters of the winning and the running attempts.
     pub metrics: AttemptMetrics,
     /// When the first attempt was assigned.
     pub started: Option<Instant>,
     /// When the last task was won.
     pub ended: Option<Instant>,
+}
+
+/// How a stage reads exchanges, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReduceSnapshot {
+    /// Tasks that were planned to read.
+    pub planned_reduce_tasks: u32,
+    /// Streams that each attempt fetches at once.
+    pub reduce_fetch_window_partitions: u32,
+    /// The partitions that tasks divide among them, by their bytes: see [`crate::metrics::partition_bytes_histogram`].
+    pub partition_bytes_histogram: Vec<u32>,
+    /// From the stage's first assignment to the first bytes that an attempt got of an exchange, in milliseconds.
+    pub first_chunk_ms: Option<u64>,
+    /// From the stage's first assignment to the first row that an attempt put out, in milliseconds.
+    pub first_reduce_row_ms: Option<u64>,
 }
 
 /// Where a stage stands.

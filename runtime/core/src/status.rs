@@ -167,19 +167,28 @@ fn totals(snapshot: &QuerySnapshot, context: &StatusContext) -> QueryTotals {
             rows_out,
             bytes_out,
             bytes_spilled,
+            shuffle_bytes_spilled: _,
+            backpressure_events: _,
+            first_chunk_ms: _,
+            first_reduce_row_ms: _,
         } = stage.metrics;
-        totals.rows_read += rows_read;
-        totals.bytes_read += bytes_read;
-        totals.bytes_spilled += bytes_spilled;
+        add(&mut totals.rows_read, rows_read);
+        add(&mut totals.bytes_read, bytes_read);
+        add(&mut totals.bytes_spilled, bytes_spilled);
         if context.result_stages.contains(&stage.id) {
-            totals.rows_written += rows_out;
-            totals.bytes_written += bytes_out;
+            add(&mut totals.rows_written, rows_out);
+            add(&mut totals.bytes_written, bytes_out);
         } else {
-            totals.rows_shuffled += rows_out;
-            totals.bytes_shuffled += bytes_out;
+            add(&mut totals.rows_shuffled, rows_out);
+            add(&mut totals.bytes_shuffled, bytes_out);
         }
     }
     totals
+}
+
+/// Workers say what they like: a sum ends at the largest number.
+fn add(sum: &mut u64, more: u64) {
+    *sum = sum.saturating_add(more);
 }
 
 fn phase(snapshot: &QuerySnapshot) -> QueryPhase {
@@ -306,6 +315,7 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
     let elapsed = stage
         .started
         .map_or(0, |started| until.0.saturating_sub(started.0));
+    let reduce = stage.reduce.clone().unwrap_or_default();
     StageStatus {
         id: stage.id.0,
         label: stage.label.clone(),
@@ -329,7 +339,13 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
         rows_out: stage.metrics.rows_out,
         bytes_out: stage.metrics.bytes_out,
         bytes_spilled: stage.metrics.bytes_spilled,
+        backpressure_events: stage.metrics.backpressure_events,
         elapsed_millis: elapsed,
+        planned_reduce_tasks: reduce.planned_reduce_tasks,
+        reduce_fetch_window_partitions: reduce.reduce_fetch_window_partitions,
+        partition_bytes_histogram: reduce.partition_bytes_histogram,
+        first_chunk_ms: reduce.first_chunk_ms,
+        first_reduce_row_ms: reduce.first_reduce_row_ms,
         locality: locality(stage.locality),
     }
 }

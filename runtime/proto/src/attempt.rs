@@ -1,5 +1,6 @@
 //! Assignments and what becomes of them.
 
+use sluice_core::coordinator::MAX_TASKS;
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{LayoutVersion, StageId, StreamEpoch};
 use sluice_core::message::{
@@ -8,7 +9,7 @@ use sluice_core::message::{
 use sluice_core::metrics::AttemptMetrics;
 
 use crate::stream::{fetch_error_code, fetch_error_from};
-use crate::{LeafSplit, WireError, need, wire};
+use crate::{LeafSplit, WireError, need, shortened, wire};
 
 impl wire::AssignAttempt {
     /// The message for an assignment and its task's splits.
@@ -41,6 +42,12 @@ impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
     type Error = WireError;
 
     fn try_from(wire: wire::AssignAttempt) -> Result<Self, WireError> {
+        // A reader has an entry for each of them.
+        let writers = wire.inputs.iter().flat_map(|input| &input.writers);
+        let map_tasks: u64 = writers.map(|writer| u64::from(writer.tasks)).sum();
+        if map_tasks > MAX_TASKS {
+            return Err(WireError::impossible("inputs.writers.tasks", map_tasks));
+        }
         let inputs = wire.inputs.into_iter().map(|input| AssignedInput {
             writers: input
                 .writers
@@ -122,6 +129,10 @@ impl From<AttemptMetrics> for wire::AttemptMetrics {
             rows_out,
             bytes_out,
             bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+            first_chunk_ms,
+            first_reduce_row_ms,
         } = metrics;
         Self {
             rows_read,
@@ -131,6 +142,10 @@ impl From<AttemptMetrics> for wire::AttemptMetrics {
             rows_out,
             bytes_out,
             bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+            first_chunk_ms,
+            first_reduce_row_ms,
         }
     }
 }
@@ -145,6 +160,10 @@ impl From<wire::AttemptMetrics> for AttemptMetrics {
             rows_out,
             bytes_out,
             bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+            first_chunk_ms,
+            first_reduce_row_ms,
         } = wire;
         Self {
             rows_read,
@@ -154,6 +173,10 @@ impl From<wire::AttemptMetrics> for AttemptMetrics {
             rows_out,
             bytes_out,
             bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+            first_chunk_ms,
+            first_reduce_row_ms,
         }
     }
 }
@@ -218,13 +241,14 @@ impl From<AttemptFailure> for wire::attempt_failed::Failure {
                 };
                 Self::BadInput(wire::BadInput {
                     kind: kind.into(),
-                    message,
+                    message: shortened(message),
                 })
             }
-            AttemptFailure::ResourcesExhausted { message } => Self::ResourcesExhausted(message),
-            AttemptFailure::Refused { message } => Self::Refused(message),
+            AttemptFailure::ResourcesExhausted { message } => Self::ResourcesExhausted(shortened(message)),
+            AttemptFailure::SinkFailed { message } => Self::SinkFailed(shortened(message)),
+            AttemptFailure::Refused { message } => Self::Refused(shortened(message)),
             AttemptFailure::Cancelled => Self::Cancelled(wire::Cancelled {}),
-            AttemptFailure::Failed { message } => Self::Failed(message),
+            AttemptFailure::Failed { message } => Self::Failed(shortened(message)),
         }
     }
 }
@@ -252,13 +276,22 @@ impl TryFrom<wire::attempt_failed::Failure> for AttemptFailure {
                 };
                 Self::BadInput {
                     kind,
-                    message: bad.message,
+                    message: shortened(bad.message),
                 }
             }
-            Wire::ResourcesExhausted(message) => Self::ResourcesExhausted { message },
-            Wire::Refused(message) => Self::Refused { message },
+            Wire::ResourcesExhausted(message) => Self::ResourcesExhausted {
+                message: shortened(message),
+            },
+            Wire::SinkFailed(message) => Self::SinkFailed {
+                message: shortened(message),
+            },
+            Wire::Refused(message) => Self::Refused {
+                message: shortened(message),
+            },
             Wire::Cancelled(_) => Self::Cancelled,
-            Wire::Failed(message) => Self::Failed { message },
+            Wire::Failed(message) => Self::Failed {
+                message: shortened(message),
+            },
         })
     }
 }

@@ -34,6 +34,19 @@ pub mod wire {
 /// The largest message of a session, bytes: fragments of wide plans and file lists outgrow tonic's 4 MiB.
 pub const MAX_SESSION_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
+/// Most bytes of a message for people. Coordinators keep some of each task.
+pub const MAX_TEXT_BYTES: usize = 4096;
+
+/// The text, cut to [`MAX_TEXT_BYTES`] with an ellipsis at its end: what a failed engine says can be of any length.
+pub fn shortened(mut text: String) -> String {
+    if text.len() > MAX_TEXT_BYTES {
+        text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES - '…'.len_utf8()));
+        text.push('…');
+        text.shrink_to_fit();
+    }
+    text
+}
+
 /// The health service's name under which a worker or coordinator says only that its process lives, for liveness probes.
 /// The empty name says whether it is ready: a worker that drains is not.
 pub const LIVENESS_SERVICE: &str = "liveness";

@@ -1,11 +1,13 @@
 //! Every domain value survives the wire, and impossible messages are refused.
 
+use sluice_core::coordinator::MAX_TASKS;
 use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError};
 use sluice_core::ids::{AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, WorkerId};
 use sluice_core::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
+use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{FileRange, InputFile, Split};
 
-use crate::{LeafSplit, WireError, fetch_error_of, refuse_fetch, wire};
+use crate::{LeafSplit, MAX_TEXT_BYTES, WireError, fetch_error_of, refuse_fetch, shortened, wire};
 
 const FETCH_ERRORS: [FetchError; 9] = [
     FetchError::UnknownStream,
@@ -75,6 +77,9 @@ fn failures_survive() {
         AttemptFailure::ResourcesExhausted {
             message: "memory".into(),
         },
+        AttemptFailure::SinkFailed {
+            message: "no space".into(),
+        },
         AttemptFailure::Refused {
             message: "draining".into(),
         },
@@ -86,6 +91,67 @@ fn failures_survive() {
     for failure in failures {
         let wire = wire::attempt_failed::Failure::from(failure.clone());
         assert_eq!(AttemptFailure::try_from(wire), Ok(failure));
+    }
+}
+
+#[test]
+fn texts_of_failures_have_an_end() {
+    let long = "é".repeat(10 << 20);
+    let failures = |message: String| {
+        [
+            AttemptFailure::BadInput {
+                kind: BadInputKind::InvalidValue,
+                message: message.clone(),
+            },
+            AttemptFailure::ResourcesExhausted {
+                message: message.clone(),
+            },
+            AttemptFailure::SinkFailed {
+                message: message.clone(),
+            },
+            AttemptFailure::Refused {
+                message: message.clone(),
+            },
+            AttemptFailure::Failed { message },
+        ]
+    };
+    let short = failures(format!("{}…", "é".repeat(2046)));
+    for (failure, short) in failures(long.clone()).into_iter().zip(short) {
+        let sent = wire::attempt_failed::Failure::from(failure);
+        assert!(sent.encoded_len() < MAX_TEXT_BYTES + 100);
+        assert_eq!(AttemptFailure::try_from(sent), Ok(short));
+    }
+    // Whoever sends it whole is no worker of ours.
+    let sent = wire::attempt_failed::Failure::Failed(long);
+    let AttemptFailure::Failed { message } = AttemptFailure::try_from(sent).unwrap() else {
+        panic!("another failure");
+    };
+    assert!(message.len() <= MAX_TEXT_BYTES);
+    assert_eq!(shortened("x".repeat(MAX_TEXT_BYTES)), "x".repeat(MAX_TEXT_BYTES));
+}
+
+#[test]
+fn an_assignment_of_more_map_tasks_than_a_graph_has_is_refused() {
+    let tasks = u32::try_from(MAX_TASKS).unwrap();
+    let reading = |tasks: &[u32]| {
+        let writers = tasks.iter().map(|tasks| wire::Writer {
+            stage: 0,
+            tasks: *tasks,
+        });
+        let assign = wire::AssignAttempt {
+            attempt: Some(attempt().into()),
+            inputs: vec![wire::AssignedInput {
+                writers: writers.collect(),
+                assigned_reduce_partitions: vec![0],
+            }],
+            ..Default::default()
+        };
+        <(Assignment, Vec<LeafSplit>)>::try_from(assign)
+    };
+    assert!(reading(&[tasks]).is_ok());
+    for tasks in [&[tasks, 1][..], &[u32::MAX], &[u32::MAX, u32::MAX]] {
+        let refused = reading(tasks).unwrap_err();
+        assert!(refused.to_string().contains("writers.tasks"), "{refused}");
     }
 }
 
@@ -125,6 +191,24 @@ fn assignments_survive() {
         <(Assignment, Vec<LeafSplit>)>::try_from(wire),
         Ok((assignment, splits))
     );
+}
+
+#[test]
+fn counters_survive() {
+    let metrics = AttemptMetrics {
+        rows_read: 1,
+        bytes_read: 2,
+        shuffle_rows_in: 3,
+        shuffle_bytes_in: 4,
+        rows_out: 5,
+        bytes_out: 6,
+        bytes_spilled: 7,
+        shuffle_bytes_spilled: 8,
+        backpressure_events: 9,
+        first_chunk_ms: Some(0),
+        first_reduce_row_ms: None,
+    };
+    assert_eq!(AttemptMetrics::from(wire::AttemptMetrics::from(metrics)), metrics);
 }
 
 #[test]

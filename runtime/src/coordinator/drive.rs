@@ -17,9 +17,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use wire::coordinator_message::Message as ToWorker;
 
 use super::link::{self, FromLink, NotConnected};
+use super::panics::report_panic;
 use super::resolve;
 use super::result::ResultReader;
 use super::{CoordinatorOptions, EventSender, Left};
@@ -349,7 +351,8 @@ impl Drive {
             self.events.clone(),
             self.committed.clone(),
         );
-        tokio::task::spawn_blocking(move || {
+        let told = events.clone();
+        let commit = tokio::task::spawn_blocking(move || {
             let Some(sink) = &options.sink else { return };
             let event = match sink.commit(&options.query, options.epoch, &winners) {
                 Ok(shown) => {
@@ -360,8 +363,10 @@ impl Drive {
                     message: error.to_string(),
                 },
             };
-            let _ = events.send(FromLink::Event(event));
+            let _ = told.send(FromLink::Event(event));
         });
+        let commit = AbortOnDropHandle::new(commit);
+        tokio::spawn(report_panic("the commit of the sink", commit, events));
     }
 
     fn publish(&mut self) {

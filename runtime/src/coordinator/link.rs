@@ -6,7 +6,7 @@ use std::time::Duration;
 use sluice_core::coordinator::Event;
 use sluice_core::ids::WorkerId;
 use sluice_proto::auth::{Bearer, Token};
-use sluice_proto::{Hello, MAX_SESSION_MESSAGE_BYTES, RefusedReason, Welcome, wire};
+use sluice_proto::{Hello, MAX_SESSION_MESSAGE_BYTES, RefusedReason, Welcome, shortened, wire};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -123,12 +123,13 @@ async fn open(address: &str, hello: &Hello, token: Option<Token>) -> Result<Sess
 
 fn refusal(refused: &wire::Refused) -> NotConnected {
     let reason = RefusedReason::try_from(refused.reason()).ok();
+    let told = shortened(refused.message.clone());
     let message = match reason {
         Some(RefusedReason::BuildMismatch) => {
-            format!("it runs another build of sluice: {}", refused.message)
+            format!("it runs another build of sluice: {told}")
         }
         Some(RefusedReason::StaleCoordinator | RefusedReason::Draining | RefusedReason::BadHello) | None => {
-            refused.message.clone()
+            told
         }
     };
     NotConnected {

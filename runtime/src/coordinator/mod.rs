@@ -2,6 +2,7 @@
 
 mod drive;
 mod link;
+mod panics;
 mod resolve;
 mod result;
 mod service;

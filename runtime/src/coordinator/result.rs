@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::link::FromLink;
+use super::panics::report_panic;
 use super::{CoordinatorOptions, EventSender};
 use crate::shuffle::read::{Part, ReadFailed, ReadInput, ReadSpec, ShuffleReads};
 use crate::transport::Peers;
@@ -114,7 +115,9 @@ impl ResultReader {
         }
         if let Some(start) = self.start.take() {
             let read = read(start, self.peers.clone(), events.clone());
-            self.task = Some(AbortOnDropHandle::new(tokio::spawn(read)));
+            let task = AbortOnDropHandle::new(tokio::spawn(read));
+            let report = report_panic("the reader of the result", task, events.clone());
+            self.task = Some(AbortOnDropHandle::new(tokio::spawn(report)));
         }
     }
 }

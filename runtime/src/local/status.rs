@@ -143,6 +143,7 @@ mod tests {
             attempts: 2,
             locality: Default::default(),
             metrics: Default::default(),
+            reduce: None,
             started: Some(QueryTime(10)),
             ended: None,
         };

@@ -4,8 +4,9 @@
 //! Delivered bytes wait as they came; they are decoded when the operators ask for rows, on the operators' thread.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
@@ -131,6 +132,7 @@ pub struct ReadSpec {
 pub struct ReadCounters {
     rows: AtomicU64,
     bytes: AtomicU64,
+    first_chunk: OnceLock<Instant>,
 }
 
 impl ReadCounters {
@@ -142,6 +144,18 @@ impl ReadCounters {
     /// Bytes fetched, as they were on the wire.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// When the first of them came.
+    pub fn first_chunk(&self) -> Option<Instant> {
+        self.first_chunk.get().copied()
+    }
+
+    fn chunk_came(&self, bytes: usize) {
+        if bytes > 0 {
+            self.first_chunk.get_or_init(Instant::now);
+        }
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 

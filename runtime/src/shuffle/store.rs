@@ -3,6 +3,7 @@
 //! One task owns all state. It asks the `StreamTable` of `sluice-core` what to answer and what to spill, and keeps the
 //! bytes; reads and writes of files run on threads for blocking work.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -77,6 +78,15 @@ impl From<StoreError> for DataFusionError {
             StoreError::Retired(_) | StoreError::Lost(_) | StoreError::Closed => Self::External(error.into()),
         }
     }
+}
+
+/// What the store has counted of one attempt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AttemptCounts {
+    /// Bytes of its streams that were moved to disk.
+    pub spilled_bytes: u64,
+    /// Frames that waited for room.
+    pub backpressure_events: u64,
 }
 
 /// What the store holds now, and has spilled so far.
@@ -270,11 +280,11 @@ impl StoreHandle {
             .unwrap_or_default()
     }
 
-    /// Bytes of the query that went to disk, or are on their way, since this was asked last. Most are of attempts that
-    /// have ended: their output goes first.
-    pub async fn take_spilled_bytes(&self, query: QueryId) -> u64 {
-        let spilled = |reply| Command::TakeSpilled { query, reply };
-        self.ask(spilled).await.unwrap_or_default()
+    /// What was counted of the query's attempts whose output is here, ended ones too; those without any counts are left
+    /// out. Most of what goes to disk is of attempts that have ended: their output goes first.
+    pub async fn attempt_counts(&self, query: QueryId) -> BTreeMap<AttemptId, AttemptCounts> {
+        let counts = self.ask(|reply| Command::Counts { query, reply });
+        counts.await.unwrap_or_default()
     }
 
     /// One chunk of a stream: what is there now from `start_offset` on, or an empty chunk.

@@ -22,6 +22,8 @@ use super::error::SinkError;
 
 /// Bytes of a Parquet row group, encoded, at which it is written out: what an attempt holds in memory.
 const ROW_GROUP_BYTES: usize = 64 << 20;
+/// Bytes in memory below which a row group is not ended for want of memory: many small ones make a poor file.
+pub(super) const LEAST_ROW_GROUP_BYTES: usize = 1 << 20;
 
 /// How names of files of a format end, without the dot.
 pub fn extension(format: FileFormat) -> &'static str {
@@ -111,6 +113,19 @@ impl Encoder {
         match &self.file {
             Format::Parquet(writer) => writer.memory_size(),
             Format::Arrow(_) | Format::Csv { .. } | Format::Json(_) => 0,
+        }
+    }
+
+    /// Writes out what is held in memory, unless it is little.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be written.
+    pub fn relieve(&mut self) -> Result<(), ArrowError> {
+        let much = self.buffered_bytes() >= LEAST_ROW_GROUP_BYTES;
+        match &mut self.file {
+            Format::Parquet(writer) if much => Ok(writer.flush()?),
+            Format::Parquet(_) | Format::Arrow(_) | Format::Csv { .. } | Format::Json(_) => Ok(()),
         }
     }
 

@@ -98,10 +98,10 @@ impl SinkError {
     }
 }
 
-/// An attempt that cannot write may be able to elsewhere, or later.
+/// An attempt that cannot write may be able to elsewhere, or later. The worker is not to blame.
 impl From<SinkError> for AttemptFailure {
     fn from(error: SinkError) -> Self {
-        Self::Failed {
+        Self::SinkFailed {
             message: error.to_string(),
         }
     }

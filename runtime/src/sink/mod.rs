@@ -16,8 +16,10 @@ mod writer;
 use std::fs::{self, Metadata};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
+use datafusion::execution::memory_pool::MemoryPool;
 use serde::{Deserialize, Serialize};
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId};
 use sluice_crds::shuffle_query::{FileFormat, IfExists, SinkSpec};
@@ -129,7 +131,8 @@ impl Sink {
         encode::check_columns(self.format, schema)
     }
 
-    /// Opens the file of one attempt of a root task. What an attempt of the same number left is overwritten.
+    /// Opens the file of one attempt of a root task. What an attempt of the same number left is overwritten. Rows that
+    /// wait in memory are charged to `pool`.
     ///
     /// # Errors
     ///
@@ -140,8 +143,9 @@ impl Sink {
         epoch: CoordinatorEpoch,
         attempt: AttemptId,
         schema: &SchemaRef,
+        pool: &Arc<dyn MemoryPool>,
     ) -> Result<SinkWriter, SinkError> {
-        SinkWriter::open(&self.place(query, epoch), attempt, schema)
+        SinkWriter::open(&self.place(query, epoch), attempt, schema, pool)
     }
 
     /// Publishes the files of the winning attempts, one of each root task, by one rename. A second call, also by a

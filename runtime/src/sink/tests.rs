@@ -10,14 +10,16 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool, UnboundedMemoryPool};
 use datafusion::prelude::SessionContext;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::json;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, StageEpoch, StageId};
 use sluice_crds::ErrorReason;
 use tempfile::TempDir;
 
 use super::commit::{Environment, Step, commit};
-use super::{COMMIT_RECORD, Committed, Sink, SinkError, SinkWriter, Written};
+use super::{COMMIT_RECORD, Committed, Sink, SinkError, SinkWriter, Written, writer};
 use crate::source::{InputManifest, register_tables};
 
 mod columns;
@@ -52,7 +54,18 @@ impl Bound {
     }
 
     fn open(&self, attempt: AttemptId, schema: impl Borrow<SchemaRef>) -> Result<SinkWriter, SinkError> {
-        self.sink.open(&self.query, self.epoch, attempt, schema.borrow())
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        self.open_within(attempt, schema, &pool)
+    }
+
+    fn open_within(
+        &self,
+        attempt: AttemptId,
+        schema: impl Borrow<SchemaRef>,
+        pool: &Arc<dyn MemoryPool>,
+    ) -> Result<SinkWriter, SinkError> {
+        self.sink
+            .open(&self.query, self.epoch, attempt, schema.borrow(), pool)
     }
 
     fn commit(&self, winners: &[AttemptId]) -> Result<Committed, SinkError> {
@@ -404,6 +417,46 @@ async fn a_successor_removes_what_its_predecessors_wrote_and_nothing_else() {
         .sink
         .supersede(&QueryId::new("q2").unwrap(), CoordinatorEpoch(3))
         .unwrap();
+}
+
+/// Numbers that no encoding makes small.
+fn noise(batch_number: i64) -> RecordBatch {
+    let values: Vec<i64> = (0..8192)
+        .map(|row| (batch_number * 8192 + row).wrapping_mul(0x9e37_79b9_7f4a_7c15_u64 as i64))
+        .collect();
+    batch(&values)
+}
+
+#[test]
+fn what_waits_in_memory_is_charged_and_row_groups_end_where_there_is_no_more() {
+    let folder = TempDir::new().unwrap();
+    let sink = sink(&folder, "q1", "parquet", "Fail");
+    let groups = |task: u32, limit: usize| {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(limit));
+        let mut writer = sink
+            .open_within(attempt(task, 0), noise(0).schema(), &pool)
+            .unwrap();
+        let mut most = 0;
+        for number in 0..100 {
+            writer.write(&noise(number)).unwrap();
+            most = most.max(pool.reserved());
+        }
+        let path = writer::attempt_file(&sink.sink.place(&sink.query, sink.epoch), attempt(task, 0));
+        assert_eq!(writer.finish().unwrap().rows, 100 * 8192);
+        assert_eq!(pool.reserved(), 0, "all is given back");
+        let file = SerializedFileReader::new(fs::File::open(path).unwrap()).unwrap();
+        (file.metadata().num_row_groups(), most)
+    };
+    let (one, all) = groups(0, usize::MAX);
+    assert_eq!(one, 1);
+    // 6.25 MiB of numbers wait, once.
+    assert!(all > 6 << 20, "{all} bytes");
+    let (several, most) = groups(1, 3 << 20);
+    assert!(several >= 3, "{several} row groups");
+    assert!(most <= 3 << 20, "{most} bytes");
+    // Where nothing at all may be charged, groups are small, but not tiny.
+    let (many, _) = groups(2, 0);
+    assert!((2..=8).contains(&many), "{many} row groups");
 }
 
 #[tokio::test]

@@ -3,9 +3,12 @@
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use serde::{Deserialize, Serialize};
 use sluice_core::ids::AttemptId;
 
@@ -35,12 +38,19 @@ pub struct SinkWriter {
     folder: PathBuf,
     file: PathBuf,
     encoder: Option<Encoder>,
+    /// What the encoder holds in memory.
+    reservation: MemoryReservation,
     rows: u64,
     finished: bool,
 }
 
 impl SinkWriter {
-    pub(super) fn open(place: &Place, attempt: AttemptId, schema: &SchemaRef) -> Result<Self, SinkError> {
+    pub(super) fn open(
+        place: &Place,
+        attempt: AttemptId,
+        schema: &SchemaRef,
+        pool: &Arc<dyn MemoryPool>,
+    ) -> Result<Self, SinkError> {
         check_columns(place.format, schema)?;
         let folder = place.attempt_folder(attempt);
         remove_folder(&folder)?;
@@ -50,6 +60,7 @@ impl SinkWriter {
             folder,
             file: path,
             encoder: None,
+            reservation: MemoryConsumer::new("sink").register(pool),
             rows: 0,
             finished: false,
         };
@@ -65,17 +76,13 @@ impl SinkWriter {
     /// If the columns are others than those of [`super::Sink::open`] or the file cannot be written.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), SinkError> {
         if let Some(encoder) = &mut self.encoder {
-            encoder
+            let written = encoder
                 .write(batch)
-                .map_err(|error| SinkError::encode(&self.file, &error))?;
+                .and_then(|()| charge(encoder, &self.reservation));
+            written.map_err(|error| SinkError::encode(&self.file, &error))?;
         }
         self.rows += u64::try_from(batch.num_rows()).unwrap_or(0);
         Ok(())
-    }
-
-    /// Bytes held in memory, for the attempt's memory reservation.
-    pub fn buffered_bytes(&self) -> usize {
-        self.encoder.as_ref().map_or(0, Encoder::buffered_bytes)
     }
 
     /// Completes the file and makes it durable.
@@ -117,6 +124,16 @@ impl Drop for SinkWriter {
             }
         }
     }
+}
+
+/// Charges what the encoder holds. Where the pool has no more it is written out; the little that stays is charged all
+/// the same, since it is there.
+fn charge(encoder: &mut Encoder, reservation: &MemoryReservation) -> Result<(), ArrowError> {
+    if reservation.try_resize(encoder.buffered_bytes()).is_err() {
+        encoder.relieve()?;
+        reservation.resize(encoder.buffered_bytes());
+    }
+    Ok(())
 }
 
 fn create(folder: &Path, path: &Path) -> Result<File, SinkError> {

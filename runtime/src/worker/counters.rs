@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::MetricValue;
@@ -11,16 +12,29 @@ use crate::planner::ShuffleReadExec;
 use crate::shuffle::read::ReadCounters;
 
 /// The counters of one attempt; read by its session while the attempt runs.
-#[derive(Default)]
 pub(super) struct Counters {
+    begun: Instant,
     plan: OnceLock<Arc<dyn ExecutionPlan>>,
     inputs: OnceLock<Arc<ReadCounters>>,
     rows_out: AtomicU64,
     bytes_out: AtomicU64,
-    bytes_spilled: AtomicU64,
+    /// When the operators put out their first row.
+    first_row: OnceLock<Instant>,
 }
 
 impl Counters {
+    /// The counters of an attempt that begins now.
+    pub(super) fn begin() -> Self {
+        Self {
+            begun: Instant::now(),
+            plan: OnceLock::new(),
+            inputs: OnceLock::new(),
+            rows_out: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            first_row: OnceLock::new(),
+        }
+    }
+
     /// The plan whose metrics count scans and spills.
     pub(super) fn follow_plan(&self, plan: Arc<dyn ExecutionPlan>) {
         // One attempt has one plan: a second call would be a bug that only costs numbers.
@@ -38,22 +52,30 @@ impl Counters {
         self.bytes_out.store(bytes, Ordering::Relaxed);
     }
 
-    /// What the shuffle store moved to disk of the query's data while the attempt ran.
-    pub(super) fn spilled(&self, bytes: u64) {
-        self.bytes_spilled.store(bytes, Ordering::Relaxed);
+    /// Notes that rows came out of the operators.
+    pub(super) fn put_out(&self, rows: usize) {
+        if rows > 0 {
+            self.first_row.get_or_init(Instant::now);
+        }
     }
 
-    /// All counters so far.
+    fn millis_until(&self, at: Instant) -> u64 {
+        let span = at.saturating_duration_since(self.begun);
+        u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// All counters so far, but for those of the shuffle store.
     pub(super) fn read(&self) -> AttemptMetrics {
         let mut metrics = AttemptMetrics {
             rows_out: self.rows_out.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
-            bytes_spilled: self.bytes_spilled.load(Ordering::Relaxed),
+            first_reduce_row_ms: self.first_row.get().map(|at| self.millis_until(*at)),
             ..AttemptMetrics::default()
         };
         if let Some(inputs) = self.inputs.get() {
             metrics.shuffle_rows_in = inputs.rows();
             metrics.shuffle_bytes_in = inputs.bytes();
+            metrics.first_chunk_ms = inputs.first_chunk().map(|at| self.millis_until(at));
         }
         if let Some(plan) = self.plan.get() {
             add_plan(plan, &mut metrics);

@@ -17,7 +17,7 @@ use super::counters::Counters;
 use crate::planner::{OutputSpec, decode_schema};
 use crate::shuffle::partition::Partitioning;
 use crate::shuffle::write::{ShuffleWriter, WriteSpec};
-use crate::sink::{Sink, SinkError};
+use crate::sink::Sink;
 
 /// The part of the shuffle store's memory that the rows of one attempt may take while they wait for their frame to fill.
 const WRITE_BUFFER_SHARE: usize = 8;
@@ -105,14 +105,14 @@ impl Publish {
         let mut writer =
             ShuffleWriter::new(&spec, store, &memory.query_pool(&self.query)).map_err(classify)?;
         while let Some(batch) = rows.next().await {
-            writer.write(batch.map_err(classify)?).await.map_err(classify)?;
+            let batch = batch.map_err(classify)?;
+            self.counters.put_out(batch.num_rows());
+            writer.write(batch).await.map_err(classify)?;
             let counts = writer.counts();
             self.counters.wrote(counts.rows, counts.bytes);
         }
         let (outputs, counts) = writer.finish().await.map_err(classify)?;
         self.counters.wrote(counts.rows, counts.bytes);
-        let spilled = self.shared.store.take_spilled_bytes(self.query.clone()).await;
-        self.counters.spilled(spilled);
         Ok(outputs)
     }
 
@@ -122,16 +122,18 @@ impl Publish {
         mut rows: SendableRecordBatchStream,
         classify: &impl Fn(DataFusionError) -> AttemptFailure,
     ) -> Result<(), AttemptFailure> {
-        let opened = sink.open(&self.query, self.coordinator_epoch, self.attempt, &rows.schema());
-        let mut writer = opened.map_err(|error| sink_failed(&error))?;
+        let pool = self.shared.memory.query_pool(&self.query);
+        let (epoch, schema) = (self.coordinator_epoch, rows.schema());
+        let mut writer = sink.open(&self.query, epoch, self.attempt, &schema, &pool)?;
         let mut written = 0;
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(classify)?;
-            writer.write(&batch).map_err(|error| sink_failed(&error))?;
+            self.counters.put_out(batch.num_rows());
+            writer.write(&batch)?;
             written += u64::try_from(batch.num_rows()).unwrap_or(0);
             self.counters.wrote(written, 0);
         }
-        let done = writer.finish().map_err(|error| sink_failed(&error))?;
+        let done = writer.finish()?;
         self.counters.wrote(done.rows, done.bytes);
         Ok(())
     }
@@ -151,11 +153,5 @@ fn shuffle_partitioning(
             tasks: partitions,
         },
         _ => Partitioning::Single,
-    }
-}
-
-fn sink_failed(error: &SinkError) -> AttemptFailure {
-    AttemptFailure::Failed {
-        message: error.to_string(),
     }
 }

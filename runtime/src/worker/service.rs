@@ -1,6 +1,7 @@
 //! The worker's gRPC face.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -9,7 +10,7 @@ use sluice_core::message::FetchRequest;
 use sluice_proto::auth::{AuthError, Claims, Subject, Token};
 use sluice_proto::{Hello, RefusedReason, Welcome, refuse_fetch, wire};
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
@@ -18,6 +19,9 @@ use wire::worker_message::Message as ToCoordinator;
 
 use super::session::{Session, SessionEnd};
 use super::{Shared, build_id};
+
+/// How long a session may be silent before its hello: as long as a coordinator waits for the answer.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Service {
     shared: Arc<Shared>,
@@ -153,14 +157,15 @@ async fn greet(
     }
 }
 
-/// The coordinator's first message. Whoever sends another one is told.
+/// The coordinator's first message. Whoever sends another one, or none, is told.
 async fn hello(inbound: &mut Streaming<wire::CoordinatorMessage>, outbound: &Outbound) -> Option<Hello> {
-    let hello = match inbound.message().await {
-        Ok(Some(wire::CoordinatorMessage {
+    let hello = match timeout(HELLO_TIMEOUT, inbound.message()).await {
+        Err(_) => Err(format!("no hello came within {HELLO_TIMEOUT:?}")),
+        Ok(Ok(Some(wire::CoordinatorMessage {
             message: Some(FromCoordinator::Hello(hello)),
-        })) => Hello::try_from(hello).map_err(|error| error.to_string()),
-        Ok(_) => Err("the first message must be a hello".into()),
-        Err(_) => return None,
+        }))) => Hello::try_from(hello).map_err(|error| error.to_string()),
+        Ok(Ok(_)) => Err("the first message must be a hello".into()),
+        Ok(Err(_)) => return None,
     };
     hello
         .map_err(|message| refuse(outbound, RefusedReason::BadHello, message))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sluice_core::ids::{AttemptId, StageId};
 use sluice_core::message::{Assignment, InputUpdate};
+use sluice_core::metrics::AttemptMetrics;
 use sluice_proto::{Hello, LeafSplit, WireError, wire};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -19,6 +20,7 @@ use super::attempt::{self, AttemptEnd, Job};
 use super::counters::Counters;
 use super::slots::SessionSlots;
 use super::stage::StageTemplate;
+use crate::shuffle::store::AttemptCounts;
 use crate::transport::Peers;
 
 /// How often running attempts report their counters.
@@ -45,6 +47,8 @@ pub(super) struct Session {
     pub(super) replaced: CancellationToken,
     stages: BTreeMap<StageId, Arc<StageTemplate>>,
     running: BTreeMap<AttemptId, Running>,
+    /// Spilled bytes of attempts that have ended, as they were last told.
+    told: BTreeMap<AttemptId, u64>,
 }
 
 struct Running {
@@ -74,6 +78,7 @@ impl Session {
             replaced,
             stages: BTreeMap::new(),
             running: BTreeMap::new(),
+            told: BTreeMap::new(),
         }
     }
 
@@ -102,12 +107,12 @@ impl Session {
                     }
                     Ok(None) | Err(_) => break SessionEnd::Broken,
                 },
-                Some((attempt, end)) = ends.recv() => self.report_end(attempt, end),
+                Some((attempt, end)) = ends.recv() => self.report_end(attempt, end).await,
                 slots = self.slots.granted() => {
                     self.send(ToCoordinator::SlotsGranted(wire::SlotsGranted { slots }));
                 }
                 _ = beat.tick() => self.send(ToCoordinator::Heartbeat(wire::Heartbeat {})),
-                _ = progress.tick() => self.report_progress(),
+                _ = progress.tick() => self.report_progress().await,
                 () = draining.cancelled(), if !drain_told => {
                     drain_told = true;
                     self.send(ToCoordinator::Draining(wire::Draining {}));
@@ -239,7 +244,7 @@ impl Session {
     fn track(&mut self, attempt: AttemptId, layout: (u32, u64)) -> Tracked {
         let (inputs, receiver) = mpsc::unbounded_channel();
         let cancel = CancellationToken::new();
-        let counters = Arc::new(Counters::default());
+        let counters = Arc::new(Counters::begin());
         let running = Running {
             cancel: cancel.clone(),
             inputs,
@@ -254,13 +259,16 @@ impl Session {
         }
     }
 
-    fn report_end(&mut self, attempt: AttemptId, end: AttemptEnd) {
+    async fn report_end(&mut self, attempt: AttemptId, end: AttemptEnd) {
+        let counts = self.attempt_counts().await;
         let Some(running) = self.running.remove(&attempt) else {
             return;
         };
         let (layout_version, layout_fingerprint) = running.layout;
         let message = match end {
-            AttemptEnd::Succeeded { outputs, metrics } => {
+            AttemptEnd::Succeeded { outputs, mut metrics } => {
+                self.told
+                    .insert(attempt, add_counts(&mut metrics, counts.get(&attempt)));
                 ToCoordinator::AttemptSucceeded(wire::AttemptSucceeded {
                     attempt: Some(attempt.into()),
                     outputs: outputs.into_iter().map(Into::into).collect(),
@@ -276,22 +284,58 @@ impl Session {
                 failure: Some(failure.into()),
             }),
         };
+        // A success may end the query: what is known of other attempts goes before it.
+        self.report_spills(&counts);
         self.send(message);
     }
 
-    fn report_progress(&self) {
+    async fn attempt_counts(&self) -> BTreeMap<AttemptId, AttemptCounts> {
+        self.shared.store.attempt_counts(self.hello.query.clone()).await
+    }
+
+    async fn report_progress(&mut self) {
+        let counts = self.attempt_counts().await;
         for (attempt, running) in &self.running {
-            self.send(ToCoordinator::AttemptProgressed(wire::AttemptProgressed {
-                attempt: Some((*attempt).into()),
-                metrics: Some(running.counters.read().into()),
-            }));
+            let mut metrics = running.counters.read();
+            add_counts(&mut metrics, counts.get(attempt));
+            self.report(*attempt, metrics);
         }
+        self.report_spills(&counts);
+    }
+
+    /// The output of attempts that have ended goes to disk first: tells what did since it was last told.
+    fn report_spills(&mut self, counts: &BTreeMap<AttemptId, AttemptCounts>) {
+        for (attempt, counted) in counts {
+            let told = self.told.get(attempt).copied().unwrap_or(0);
+            if self.running.contains_key(attempt) || told == counted.spilled_bytes {
+                continue;
+            }
+            let mut metrics = AttemptMetrics::default();
+            self.told
+                .insert(*attempt, add_counts(&mut metrics, Some(counted)));
+            self.report(*attempt, metrics);
+        }
+    }
+
+    fn report(&self, attempt: AttemptId, metrics: AttemptMetrics) {
+        self.send(ToCoordinator::AttemptProgressed(wire::AttemptProgressed {
+            attempt: Some(attempt.into()),
+            metrics: Some(metrics.into()),
+        }));
     }
 
     fn send(&self, message: ToCoordinator) {
         // A closed channel shows as the end of the inbound stream.
         let _ = self.outbound.send(Ok(wire::WorkerMessage::of(message)));
     }
+}
+
+/// Adds what the store has counted; answers the bytes that it has spilled.
+fn add_counts(metrics: &mut AttemptMetrics, counts: Option<&AttemptCounts>) -> u64 {
+    let counts = counts.copied().unwrap_or_default();
+    metrics.stored(counts.spilled_bytes);
+    metrics.backpressure_events = counts.backpressure_events;
+    counts.spilled_bytes
 }
 
 struct Tracked {

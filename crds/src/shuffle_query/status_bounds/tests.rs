@@ -14,6 +14,8 @@ use crate::shuffle_query::status::{
 use crate::validate::schema::{QUERY, check};
 
 fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
+    // Of the stages of a query, half scan at most, as a join has two inputs; the others read exchanges.
+    let scans = id.is_multiple_of(2);
     StageStatus {
         id,
         label: label.to_owned(),
@@ -27,9 +29,14 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
         rows_out: 123_456_789,
         bytes_out: 1_234_567_890_123,
         bytes_spilled: 1_234_567_890,
+        backpressure_events: 1_234,
         elapsed_millis: 1_000 + u64::from(id),
-        // Of the stages of a query, half scan at most: a join has two inputs.
-        locality: id.is_multiple_of(2).then_some(StageLocality {
+        planned_reduce_tasks: if scans { 0 } else { 40 },
+        reduce_fetch_window_partitions: if scans { 0 } else { 4 },
+        partition_bytes_histogram: if scans { Vec::new() } else { vec![0, 0, 3, 36, 1] },
+        first_chunk_ms: (!scans).then_some(1_234),
+        first_reduce_row_ms: (!scans).then_some(12_345),
+        locality: scans.then_some(StageLocality {
             asked: 1_234,
             node: 1_000,
             zone: 200,

@@ -93,6 +93,7 @@ impl Coordinator {
             worker: leased.id.clone(),
             stream_epoch,
             start,
+            assigned: now,
             metrics: AttemptMetrics::default(),
         };
         stage.begun = true;

@@ -23,7 +23,7 @@ pub(super) enum TaskState {
     },
     /// An attempt is at work.
     Running(RunningAttempt),
-    /// An attempt has won, and a live worker holds its output.
+    /// An attempt has won, and a live worker holds its output, or the sink its file.
     Won(Winner),
 }
 
@@ -41,6 +41,7 @@ pub(super) struct RunningAttempt {
     pub(super) stream_epoch: StreamEpoch,
     /// The how-manieth start of the query this was.
     pub(super) start: u64,
+    pub(super) assigned: Instant,
     pub(super) metrics: AttemptMetrics,
 }
 

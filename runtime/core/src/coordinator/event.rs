@@ -96,6 +96,12 @@ pub enum Event {
         /// Why.
         message: String,
     },
+    /// A task of the coordinator itself that owed an answer panicked: the commit of the sink, or the reader of the
+    /// result.
+    TaskPanicked {
+        /// Which, and what it said.
+        message: String,
+    },
     /// Somebody asked for the query's end.
     CancelRequested,
     /// Time has passed; sent at the latest at `next_deadline()`.
@@ -119,6 +125,7 @@ impl Event {
             | Self::ResultFetchFailed { .. }
             | Self::SinkCommitted
             | Self::SinkFailed { .. }
+            | Self::TaskPanicked { .. }
             | Self::CancelRequested
             | Self::Ticked => None,
         }

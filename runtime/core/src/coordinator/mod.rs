@@ -21,11 +21,12 @@ use std::mem;
 
 pub use event::{Action, Event, Outcome, QueryFailure};
 pub use policy::Policy;
-pub use topology::GraphError;
+pub use topology::{GraphError, MAX_TASKS};
 
 use crate::plan::StageGraph;
 use crate::time::Instant;
 use outcome::QueryState;
+use sluice_crds::ErrorReason;
 use stages::StageRun;
 use topology::Topology;
 use workers::Worker;
@@ -129,9 +130,9 @@ impl Coordinator {
             Event::AttemptSucceeded {
                 worker,
                 attempt,
-                outputs: _,
+                outputs,
                 metrics,
-            } => self.on_succeeded(&worker, attempt, metrics),
+            } => self.on_succeeded(&worker, attempt, &outputs, metrics),
             Event::AttemptFailed {
                 worker,
                 attempt,
@@ -147,7 +148,8 @@ impl Coordinator {
                 rows_left,
             } => self.on_result_fetch_failed(map_attempt, error, rows_left),
             Event::SinkCommitted => self.on_sink_committed(),
-            Event::SinkFailed { message } => self.on_sink_failed(message),
+            Event::SinkFailed { message } => self.give_up(ErrorReason::SinkFailed, message),
+            Event::TaskPanicked { message } => self.give_up(ErrorReason::Internal, message),
             Event::CancelRequested => self.end_or_remember(Outcome::Cancelled),
             Event::Ticked => {}
         }

@@ -9,8 +9,9 @@ use super::outcome::QueryState;
 use super::slots::{DEADLOCK_PATIENCE, SPREAD_PATIENCE};
 use super::stages::StageRun;
 use crate::ids::StageId;
-use crate::metrics::AttemptMetrics;
-use crate::snapshot::{QuerySnapshot, StageSnapshot, StageState};
+use crate::metrics::{AttemptMetrics, partition_bytes_histogram};
+use crate::plan::{ReadKind, Stage, StageInput};
+use crate::snapshot::{QuerySnapshot, ReduceSnapshot, StageSnapshot, StageState};
 use crate::time::Instant;
 
 impl Coordinator {
@@ -101,9 +102,43 @@ impl Coordinator {
             cancelled_attempts: stage.cancelled_attempts,
             attempts: stage.attempts,
             locality: stage.locality,
+            reduce: self.observe_reduce(id, stage),
             metrics,
             started: stage.started,
             ended: stage.ended,
         }
+    }
+
+    /// How the stage reads exchanges; `None` if it reads none.
+    fn observe_reduce(&self, id: StageId, stage: &StageRun) -> Option<ReduceSnapshot> {
+        let planned = &self.graph.stages[id.0 as usize];
+        if planned.inputs.is_empty() {
+            return None;
+        }
+        let begun = stage.started.unwrap_or_default();
+        let after = |at: Option<Instant>| at.map(|at| at.0.saturating_sub(begun.0));
+        Some(ReduceSnapshot {
+            planned_reduce_tasks: planned.tasks,
+            reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
+            partition_bytes_histogram: self.partition_bytes_histogram(planned),
+            first_chunk_ms: after(stage.first_chunk),
+            first_reduce_row_ms: after(stage.first_reduce_row),
+        })
+    }
+
+    /// The sizes of the partitions that the stage's tasks divide among them, those of all inputs together; empty before
+    /// anything of them is known.
+    fn partition_bytes_histogram(&self, stage: &Stage) -> Vec<u32> {
+        let own = |input: &&StageInput| input.read == ReadKind::OwnPartition;
+        let exchanges = stage.inputs.iter().filter(own);
+        let writers = exchanges.flat_map(|input| &self.graph.exchanges[input.exchange.0 as usize].writers);
+        let mut sizes: Vec<u64> = Vec::new();
+        for written in writers.map(|writer| &self.stage(*writer).partition_bytes) {
+            sizes.resize(sizes.len().max(written.len()), 0);
+            for (sum, bytes) in sizes.iter_mut().zip(written) {
+                *sum = sum.saturating_add(*bytes);
+            }
+        }
+        partition_bytes_histogram(sizes)
     }
 }

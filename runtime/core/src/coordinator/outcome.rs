@@ -146,9 +146,10 @@ impl Coordinator {
         winners.any(|winner| winner.metrics.rows_out > 0)
     }
 
-    pub(super) fn on_sink_failed(&mut self, message: String) {
+    /// Ends the query because the sink, or the reader of the result, will not end it: with what ended it first.
+    pub(super) fn give_up(&mut self, reason: ErrorReason, message: String) {
         let failed = Outcome::Failed(QueryFailure {
-            reason: ErrorReason::SinkFailed,
+            reason,
             message,
             attempt: None,
         });

@@ -34,6 +34,10 @@ impl Coordinator {
         }
         let held_there = |task: &TaskRun| task.winner().is_some_and(|winner| winner.worker == *worker);
         for task in self.tasks_where(held_there) {
+            // Its file is complete in the sink's folder, which all workers share: it does not go with the worker.
+            if self.policy.sink && self.topology.roots.contains(&task.stage) {
+                continue;
+            }
             if let Some(winner) = self.lose_winner(task) {
                 self.stage_mut(task.stage).tasks[task.task as usize].lost_winner = Some(winner);
             }
@@ -129,6 +133,7 @@ impl Coordinator {
         let stage = self.stage_mut(id);
         stage.epoch.0 += 1;
         stage.begun = false;
+        stage.partition_bytes.clear();
         let tasks: Vec<u32> = (0..).zip(&stage.tasks).map(|(task, _)| task).collect();
         for number in tasks {
             let task = TaskId {

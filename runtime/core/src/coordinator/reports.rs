@@ -6,9 +6,10 @@ use super::Coordinator;
 use super::attempts::{RunningAttempt, TaskState, Winner};
 use super::event::{Action, Outcome, QueryFailure};
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
-use crate::ids::{AttemptId, TaskId, WorkerId};
-use crate::message::{InputState, InputUpdate};
+use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
+use crate::message::{InputState, InputUpdate, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
+use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
 /// Doublings of the backoff: at most 64 times the base.
@@ -16,13 +17,39 @@ const MAX_BACKOFF_DOUBLINGS: u32 = 6;
 
 impl Coordinator {
     pub(super) fn on_progressed(&mut self, worker: &WorkerId, id: AttemptId, metrics: AttemptMetrics) {
-        if self.heard(worker).is_none() || self.running(worker, id).is_none() {
+        if self.heard(worker).is_none() {
             return;
         }
-        let task = self.task_mut(id.task_id()).map(|task| &mut task.state);
-        if let Some(TaskState::Running(attempt)) = task {
-            attempt.metrics = metrics;
+        let running = self.running(worker, id);
+        if let Some(assigned) = running.map(|attempt| attempt.assigned) {
+            self.note_firsts(id.stage, assigned, &metrics);
         }
+        match self.task_mut(id.task_id()).map(|task| &mut task.state) {
+            Some(TaskState::Running(attempt)) if attempt.id == id && attempt.worker == *worker => {
+                attempt.metrics = metrics;
+            }
+            // Of what has ended only the place of its bytes can change.
+            Some(TaskState::Won(winner)) if winner.id == id && winner.worker == *worker => {
+                winner.metrics.stored(metrics.shuffle_bytes_spilled);
+            }
+            Some(TaskState::Running(_) | TaskState::Won(_) | TaskState::Waiting { .. }) | None => {}
+        }
+    }
+
+    /// Notes when a stage that reads exchanges got its first bytes and put out its first row. Workers say how long after
+    /// an attempt's begin that was: clocks of two machines are not compared.
+    fn note_firsts(&mut self, stage: StageId, assigned: Instant, metrics: &AttemptMetrics) {
+        if self.graph.stages[stage.0 as usize].inputs.is_empty() {
+            return;
+        }
+        let now = self.now;
+        let first = |known: Option<Instant>, after: Option<u64>| {
+            let at = after.map(|millis| (assigned + Duration::from_millis(millis)).min(now));
+            known.into_iter().chain(at).min()
+        };
+        let stage = self.stage_mut(stage);
+        stage.first_chunk = first(stage.first_chunk, metrics.first_chunk_ms);
+        stage.first_reduce_row = first(stage.first_reduce_row, metrics.first_reduce_row_ms);
     }
 
     /// The attempt, if it is the one at work on its task there.
@@ -43,13 +70,22 @@ impl Coordinator {
         true
     }
 
-    pub(super) fn on_succeeded(&mut self, worker: &WorkerId, id: AttemptId, metrics: AttemptMetrics) {
+    pub(super) fn on_succeeded(
+        &mut self,
+        worker: &WorkerId,
+        id: AttemptId,
+        outputs: &[MapOutputPartitionMeta],
+        metrics: AttemptMetrics,
+    ) {
         if !self.ended_at(worker, id) {
             return;
         }
         if let Some(attempt) = self.running(worker, id) {
+            let assigned = attempt.assigned;
             let mut winner = Winner::from(attempt.clone());
             winner.metrics = metrics;
+            self.note_firsts(id.stage, assigned, &metrics);
+            self.observe_outputs(id.task_id(), outputs);
             self.win(winner);
             return;
         }
@@ -60,6 +96,16 @@ impl Coordinator {
         {
             // It was cancelled or given up while it finished.
             self.retire(worker, id);
+        }
+    }
+
+    /// Counts the bytes of a task's partitions, the first time that it wins.
+    fn observe_outputs(&mut self, task: TaskId, outputs: &[MapOutputPartitionMeta]) {
+        let exchange = self.graph.stages[task.stage.0 as usize].output;
+        let partitions = self.graph.exchanges[exchange.0 as usize].partitions;
+        let stage = self.stage_mut(task.stage);
+        if stage.tasks[task.task as usize].past_winners.is_empty() {
+            stage.count_partitions(partitions, outputs);
         }
     }
 
@@ -141,6 +187,11 @@ impl Coordinator {
             AttemptFailure::Failed { message } => {
                 self.count_failure(worker, id, ErrorReason::TaskFailed, message);
             }
+            AttemptFailure::SinkFailed { message } => {
+                // Where the rows go to is the same place for every worker: not this one's fault.
+                let cause = query_failure(ErrorReason::SinkFailed, id, worker, message);
+                self.count_for_task(worker, id, cause);
+            }
             AttemptFailure::Refused { message: _ } => {
                 // The worker's fault, not the task's: another worker may take it.
                 let cause = query_failure(ErrorReason::TaskFailed, id, worker, &failure.to_string());
@@ -161,6 +212,11 @@ impl Coordinator {
     fn count_failure(&mut self, worker: &WorkerId, id: AttemptId, reason: ErrorReason, message: &str) {
         let cause = query_failure(reason, id, worker, message);
         self.blame(worker, &cause);
+        self.count_for_task(worker, id, cause);
+    }
+
+    /// Counts a failure for the task alone: it runs again after its backoff, or the query ends.
+    fn count_for_task(&mut self, worker: &WorkerId, id: AttemptId, cause: QueryFailure) {
         let limit = self.policy.max_task_attempts.max(1);
         let (now, base) = (self.now, self.policy.retry_backoff_base);
         let stage = self.stage_mut(id.stage);

@@ -7,6 +7,7 @@ use super::Coordinator;
 use super::attempts::{TaskRun, TaskState};
 use crate::ids::{StageEpoch, StageId, TaskId};
 use crate::locality::LocalityCounts;
+use crate::message::MapOutputPartitionMeta;
 use crate::time::Instant;
 
 /// The tasks of one stage. Every change of a task's state goes through [`StageRun::set`].
@@ -25,6 +26,13 @@ pub(super) struct StageRun {
     pub(super) lost_attempts: u32,
     pub(super) cancelled_attempts: u32,
     pub(super) locality: LocalityCounts,
+    /// Bytes of each partition of its exchange, as the first winner of each task in this epoch wrote them. A task that
+    /// runs again writes the same rows, or its readers start over.
+    pub(super) partition_bytes: Vec<u64>,
+    /// When an attempt first read bytes of an exchange.
+    pub(super) first_chunk: Option<Instant>,
+    /// When an attempt that reads exchanges first put out a row.
+    pub(super) first_reduce_row: Option<Instant>,
     pub(super) started: Option<Instant>,
     pub(super) ended: Option<Instant>,
 }
@@ -43,6 +51,9 @@ impl StageRun {
             lost_attempts: 0,
             cancelled_attempts: 0,
             locality: LocalityCounts::default(),
+            partition_bytes: Vec::new(),
+            first_chunk: None,
+            first_reduce_row: None,
             started: None,
             ended: None,
         }
@@ -85,6 +96,16 @@ impl StageRun {
             None
         };
         left
+    }
+
+    /// Notes what the first winner of a task wrote to the exchange's partitions.
+    pub(super) fn count_partitions(&mut self, partitions: u32, outputs: &[MapOutputPartitionMeta]) {
+        self.partition_bytes.resize(partitions as usize, 0);
+        for output in outputs {
+            if let Some(bytes) = self.partition_bytes.get_mut(output.partition as usize) {
+                *bytes = bytes.saturating_add(output.bytes);
+            }
+        }
     }
 
     /// Moves a task back to waiting, runnable from `not_before` on.

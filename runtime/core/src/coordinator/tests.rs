@@ -4,5 +4,6 @@ mod ending;
 mod graphs;
 mod kit;
 mod losses;
+mod measures;
 mod retries;
 mod scheduling;

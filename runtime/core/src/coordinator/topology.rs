@@ -7,7 +7,8 @@ use thiserror::Error;
 use crate::ids::{ExchangeId, StageId};
 use crate::plan::{Exchange, ReadKind, Stage, StageGraph};
 
-/// Tasks that one graph may have. Above it the tables of the coordinator would no longer be small.
+/// Tasks that one graph may have, and map tasks that one attempt may read. Above it the tables of the coordinator and
+/// of readers would no longer be small.
 pub const MAX_TASKS: u64 = 1 << 20;
 
 /// Why a stage graph cannot be executed.
@@ -28,6 +29,16 @@ pub enum GraphError {
     /// More tasks than [`MAX_TASKS`].
     #[error("the graph has {0} tasks, more than {MAX_TASKS}: lower the number of partitions")]
     TooManyTasks(u64),
+    /// The stage's inputs have more map tasks than [`MAX_TASKS`], an exchange that is read twice counted twice.
+    #[error(
+        "each task of stage {stage} reads {tasks} tasks, more than {MAX_TASKS}: lower the number of partitions"
+    )]
+    TooManyMapTasks {
+        /// The reading stage.
+        stage: StageId,
+        /// The map tasks.
+        tasks: u64,
+    },
     /// The exchange has no partition.
     #[error("exchange {0} has no partition")]
     NoPartitions(ExchangeId),
@@ -223,6 +234,23 @@ fn check_stage(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
             }
             ReadKind::OwnPartition | ReadKind::AllPartitions => {}
         }
+    }
+    check_map_tasks(graph, stage)
+}
+
+/// What each task of the stage reads must be small enough for a worker to take it.
+fn check_map_tasks(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
+    let mut tasks = 0;
+    for input in &stage.inputs {
+        let writers = &exchange_of(graph, input.exchange)?.writers;
+        let known = writers.iter().filter_map(|id| graph.stages.get(id.0 as usize));
+        tasks += known.map(|writer| u64::from(writer.tasks)).sum::<u64>();
+    }
+    if tasks > MAX_TASKS {
+        return Err(GraphError::TooManyMapTasks {
+            stage: stage.id,
+            tasks,
+        });
     }
     Ok(())
 }

@@ -76,6 +76,7 @@ impl Audit {
             | Event::ResultDelivered
             | Event::SinkCommitted
             | Event::SinkFailed { .. }
+            | Event::TaskPanicked { .. }
             | Event::CancelRequested
             | Event::Ticked => {}
         }

@@ -4,6 +4,7 @@ use super::*;
 use crate::coordinator::QueryFailure;
 use crate::ids::{AttemptId, StageEpoch, StageId};
 use crate::locality::LocalityCounts;
+use crate::snapshot::ReduceSnapshot;
 
 const STARTED: Instant = Instant(1_000);
 
@@ -31,6 +32,13 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
             no_worker_near: 0,
             near_workers_busy: u32::from(begun) * 2,
         },
+        reduce: (id > 0).then(|| ReduceSnapshot {
+            planned_reduce_tasks: 4,
+            reduce_fetch_window_partitions: 8,
+            partition_bytes_histogram: vec![3, 0, 1],
+            first_chunk_ms: Some(20),
+            first_reduce_row_ms: Some(30),
+        }),
         metrics: AttemptMetrics {
             rows_read: 100,
             bytes_read: 1_000,
@@ -39,6 +47,10 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
             rows_out: 50,
             bytes_out: 500,
             bytes_spilled: 5,
+            shuffle_bytes_spilled: 3,
+            backpressure_events: 6,
+            first_chunk_ms: None,
+            first_reduce_row_ms: None,
         },
         started: begun.then_some(Instant(1_200)),
         ended: (state == StageState::Done).then_some(Instant(2_200)),
@@ -75,6 +87,36 @@ fn json_of(snapshot: &QuerySnapshot) -> serde_json::Value {
 fn a_running_query_shows_its_progress() {
     let snapshot = snapshot(vec![stage(0, StageState::Done), stage(1, StageState::Running)]);
     insta::assert_yaml_snapshot!("running", json_of(&snapshot));
+}
+
+#[test]
+fn totals_of_impossible_numbers_end_at_the_largest() {
+    let mut stages = vec![stage(0, StageState::Running), stage(1, StageState::Running)];
+    for stage in &mut stages {
+        stage.metrics.rows_read = u64::MAX;
+        stage.metrics.bytes_spilled = u64::MAX;
+    }
+    let totals = status(&snapshot(stages), &context(), None).totals;
+    assert_eq!((totals.rows_read, totals.bytes_spilled), (u64::MAX, u64::MAX));
+}
+
+#[test]
+fn a_snapshot_of_an_older_coordinator_can_be_read() {
+    let running = snapshot(vec![stage(1, StageState::Running)]);
+    let mut json = serde_json::to_value(&running).expect("a snapshot is JSON");
+    let old = json["stages"][0].as_object_mut().expect("a stage");
+    old.remove("reduce");
+    let metrics = old["metrics"].as_object_mut().expect("counters");
+    for name in [
+        "shuffle_bytes_spilled",
+        "backpressure_events",
+        "first_chunk_ms",
+        "first_reduce_row_ms",
+    ] {
+        metrics.remove(name).expect("a new field");
+    }
+    let read: QuerySnapshot = serde_json::from_value(json).expect("it reads without them");
+    assert_eq!(read.stages[0].metrics.bytes_spilled, 5);
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{self, Duration};
 
 use bytes::Bytes;
@@ -147,9 +146,7 @@ impl Driver {
     /// A chunk whose head and bytes do not agree is corrupt.
     fn checked(&self, fetch: FetchId, head: ChunkHead, bytes: &Bytes) -> Event {
         if head.end_offset.checked_sub(head.start_offset) == Some(bytes.len() as u64) {
-            self.counters
-                .bytes
-                .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            self.counters.chunk_came(bytes.len());
             return Event::ChunkArrived { fetch, head };
         }
         let error = Some(FetchError::Corrupt);

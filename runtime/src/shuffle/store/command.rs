@@ -1,5 +1,7 @@
 //! What the task that owns the store can be asked. Each command has one answer; an asker who has gone away needs none.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, StreamEpoch, StreamId};
@@ -7,7 +9,7 @@ use sluice_core::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
 use tokio::sync::oneshot;
 
 use super::log::Piece;
-use super::{StoreError, StoreStats};
+use super::{AttemptCounts, StoreError, StoreStats};
 
 /// What a handle asks.
 #[derive(Debug)]
@@ -54,9 +56,9 @@ pub enum Command {
         stream: StreamId,
         reply: oneshot::Sender<()>,
     },
-    TakeSpilled {
+    Counts {
         query: QueryId,
-        reply: oneshot::Sender<u64>,
+        reply: oneshot::Sender<BTreeMap<AttemptId, AttemptCounts>>,
     },
     Held {
         query: QueryId,

@@ -18,7 +18,7 @@ use super::command::{Command, answer};
 use super::disk::Disk;
 use super::log::{Piece, StreamLog};
 use super::spill::{Wish, Written};
-use super::{StoreConfig, StoreError, StoreStats};
+use super::{AttemptCounts, StoreConfig, StoreError, StoreStats};
 
 mod spilling;
 
@@ -30,6 +30,7 @@ struct AttemptLog {
     /// Places of the file that are written or about to be.
     file_bytes: u64,
     streams: BTreeMap<u32, StreamLog>,
+    counts: AttemptCounts,
 }
 
 #[derive(Debug)]
@@ -44,8 +45,6 @@ pub struct StoreTask {
     wishes: Vec<Wish>,
     /// Files and directories that are not wanted any more.
     removals: Vec<Arc<Path>>,
-    /// Bytes per query that went to disk, or are on their way, and that nobody has asked for yet.
-    unreported_spills: BTreeMap<QueryId, u64>,
     /// Bytes in memory that are chosen to go.
     leaving_bytes: u64,
     writing: bool,
@@ -71,7 +70,6 @@ impl StoreTask {
             reservation: MemoryConsumer::new("shuffle store").register(&config.pool),
             wishes: Vec::new(),
             removals: Vec::new(),
-            unreported_spills: BTreeMap::new(),
             leaving_bytes: 0,
             writing: false,
             spill_failure: None,
@@ -188,9 +186,7 @@ impl StoreTask {
                 self.tell(Event::StorageFailed { query, stream });
                 answer(reply, ());
             }
-            Command::TakeSpilled { query, reply } => {
-                answer(reply, self.unreported_spills.remove(&query).unwrap_or_default());
-            }
+            Command::Counts { query, reply } => answer(reply, self.counts(&query)),
             Command::Held { query, reply } => answer(reply, self.table.held_attempts(&query)),
             Command::Stats { reply } => answer(reply, self.stats()),
             Command::Close { reply } => self.closing = Some(reply),
@@ -226,8 +222,18 @@ impl StoreTask {
             path: None,
             file_bytes: 0,
             streams: BTreeMap::new(),
+            counts: AttemptCounts::default(),
         });
         Ok(())
+    }
+
+    fn counts(&self, query: &QueryId) -> BTreeMap<AttemptId, AttemptCounts> {
+        let logs = self.logs.range((query.clone(), AttemptId::default())..);
+        let of_query = logs.take_while(|((of, _), _)| of == query);
+        let counts = of_query.map(|((_, attempt), log)| (*attempt, log.counts));
+        counts
+            .filter(|(_, counts)| *counts != AttemptCounts::default())
+            .collect()
     }
 
     fn append(
@@ -239,7 +245,8 @@ impl StoreTask {
         reply: oneshot::Sender<Result<(), StoreError>>,
     ) {
         let bytes = frame.len() as u64;
-        let Some(log) = self.logs.get_mut(&(query.clone(), stream.attempt)) else {
+        let key = (query.clone(), stream.attempt);
+        let Some(log) = self.logs.get_mut(&key) else {
             return answer(reply, Err(StoreError::Retired(stream.attempt)));
         };
         log.streams.entry(stream.partition).or_default().append(frame);
@@ -260,6 +267,11 @@ impl StoreTask {
         }
         self.waiting.push(reply);
         self.answer_waiting();
+        if !self.waiting.is_empty()
+            && let Some(log) = self.logs.get_mut(&key)
+        {
+            log.counts.backpressure_events += 1;
+        }
     }
 
     /// Writers go on once memory is within its bound. If it is not and nothing is on its way to disk, they fail.
@@ -340,7 +352,6 @@ impl StoreTask {
         for attempt in attempts {
             self.drop_attempt(query, attempt);
         }
-        self.unreported_spills.remove(query);
         let dirs = self.disk.dirs.query_dirs(query);
         self.removals.extend(dirs.map(Arc::from));
         self.write_next();

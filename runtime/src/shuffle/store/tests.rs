@@ -160,8 +160,13 @@ async fn what_does_not_fit_memory_is_read_from_disk() {
     for task in 0..2 {
         store.finalize(query("q"), attempt(task)).await.unwrap();
     }
-    assert!(store.take_spilled_bytes(query("q")).await >= stats.spilled_bytes);
-    assert_eq!(store.take_spilled_bytes(query("q")).await, 0);
+    let counts = store.attempt_counts(query("q")).await;
+    let spilled: u64 = counts.values().map(|counts| counts.spilled_bytes).sum();
+    assert_eq!(spilled, store.stats().await.spilled_bytes);
+    assert!(
+        counts.values().all(|counts| counts.spilled_bytes > 0),
+        "{counts:?}"
+    );
     for (index, whole) in expected.iter().enumerate() {
         let id = stream(index as u32 / 3, index as u32 % 3);
         for start in [0, 1, 29, 31, 400, whole.len() - 1] {
@@ -175,6 +180,26 @@ async fn what_does_not_fit_memory_is_read_from_disk() {
     }
     let segments = ["i7.lock", "i7/q/s2.e0.t0.a0.segment", "i7/q/s2.e0.t1.a0.segment"];
     assert_eq!(files(dir.path()), segments);
+}
+
+#[tokio::test]
+async fn what_goes_to_disk_counts_for_the_attempt_that_wrote_it_also_after_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = start(config(dir.path())).await;
+    let (early, late) = (stream(0, 0), stream(1, 0));
+    append(&store, early, frame(early, 0, 700)).await.unwrap();
+    store.finalize(query("q"), attempt(0)).await.unwrap();
+    assert_eq!(store.attempt_counts(query("q")).await, BTreeMap::new());
+    store.open_query(query("other"), CoordinatorEpoch(1)).await;
+    // More than the memory holds: the early attempt's bytes go, and this frame waits for it.
+    append(&store, late, frame(late, 0, 400)).await.unwrap();
+    settled(&store, |stats| stats.spilled_bytes > 0).await;
+    let counts = store.attempt_counts(query("q")).await;
+    let of = |task: u32| counts.get(&attempt(task)).copied().unwrap_or_default();
+    assert_eq!(of(0).spilled_bytes, 700, "{counts:?}");
+    assert_eq!(of(0).backpressure_events, 0, "{counts:?}");
+    assert_eq!(of(1).backpressure_events, 1, "{counts:?}");
+    assert_eq!(store.attempt_counts(query("other")).await, BTreeMap::new());
 }
 
 #[tokio::test]

@@ -24,7 +24,11 @@ pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// The program, without the settings of whoever runs the tests.
 pub(super) fn sluice() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sluice"));
+    without_settings(Command::new(env!("CARGO_BIN_EXE_sluice")))
+}
+
+/// The command, without the settings of whoever runs the tests.
+pub(super) fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SLUICE_") {
             command.env_remove(name);
@@ -322,8 +326,12 @@ impl Worker {
 
     /// Starts a worker of one slot with these arguments too.
     pub(super) fn start_with(listen: &str, memory: &str, arguments: &[&str]) -> Self {
+        Self::start_as(sluice(), listen, memory, arguments)
+    }
+
+    /// Starts a worker with this command, which takes the arguments of the program.
+    pub(super) fn start_as(mut command: Command, listen: &str, memory: &str, arguments: &[&str]) -> Self {
         let spill = tempfile::tempdir().expect("a folder can be made");
-        let mut command = sluice();
         command.args([
             "worker",
             "--attached",

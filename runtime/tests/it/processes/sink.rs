@@ -1,13 +1,14 @@
 //! Sinks from end to end: all files of a query or none, each row once.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use sluice_core::coordinator::Outcome;
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 
 use super::losses::frozen_in;
-use super::program::{Folder, Worker};
+use super::program::{Folder, Worker, without_settings};
 use super::query::{PATIENT, csv, plain, plain_csv, query, sorted_rows, tpch};
 
 const ORDERS: &str = "select o_orderkey, o_totalprice, o_comment, count(*) as lines \
@@ -169,6 +170,34 @@ fn an_empty_result_still_has_a_folder() {
         sorted_rows(&rows_of(&folder, "out", "parquet")),
         Vec::<&str>::new()
     );
+}
+
+/// A worker whose files cannot grow beyond some kilobytes: a disk that is full in mid-write. The signal that would end
+/// the process must be ignored from its start on, so that writes fail instead.
+fn cramped_worker() -> Worker {
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\""]);
+    command.arg(env!("CARGO_BIN_EXE_sluice"));
+    Worker::start_as(without_settings(command), "127.0.0.1:0", "512MiB", &[])
+}
+
+#[test]
+fn a_sink_that_fails_in_mid_write_is_named_and_leaves_nothing() {
+    let folder = Folder::new();
+    let mut worker = cramped_worker();
+    for format in ["csv", "parquet"] {
+        let yaml = orders(0.01, &format!("sink: {{location: out, format: {format}}}"));
+        let ended = folder.run(&yaml, &["--workers", &worker.address]);
+        ended.expect(3, &["SinkFailed", "part.", "File too large"]);
+        assert_eq!(folder.files_below("out"), Vec::<PathBuf>::new(), "{format}");
+        worker.assert_well();
+    }
+    let hidden = |name: &String| name.starts_with('.');
+    assert!(!folder.names().iter().any(hidden), "{:?}", folder.names());
+    // The worker is as good as before.
+    let yaml = query("select 1 as n", &[], &[]);
+    let ended = folder.run(&yaml, &["--workers", &worker.address, "--output", "csv"]);
+    assert_eq!(ended.expect(0, &[]).stdout, "n\n1\n");
 }
 
 fn writing(seen: &QuerySnapshot) -> bool {

@@ -352,6 +352,48 @@ async fn a_session_with_impossible_times_is_served_or_refused_but_kills_nobody()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_without_a_hello_is_refused_and_closed() {
+    let mut worker = Worker::start();
+    let (heard, status) = talk(&worker.address, Vec::new(), |_| false).await;
+    let [FromWorker::Refused(refused)] = heard.as_slice() else {
+        panic!("{heard:?}");
+    };
+    assert_eq!(
+        RefusedReason::try_from(refused.reason()),
+        Ok(RefusedReason::BadHello)
+    );
+    assert!(refused.message.contains("no hello"), "{refused:?}");
+    assert!(status.is_none(), "closed, not broken: {status:?}");
+    assert_serves(&mut worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_reads_more_tasks_than_a_graph_has_is_refused() {
+    let mut worker = Worker::start();
+    let writer = wire::Writer {
+        stage: 0,
+        tasks: u32::MAX,
+    };
+    let input = wire::AssignedInput {
+        writers: vec![writer; 4],
+        assigned_reduce_partitions: vec![0],
+    };
+    let assign = wire::AssignAttempt {
+        attempt: Some(wire::AttemptRef::default()),
+        inputs: vec![input],
+        ..wire::AssignAttempt::default()
+    };
+    let messages = vec![
+        message(Some(ToWorker::Hello(hello("vast")))),
+        message(Some(ToWorker::AssignAttempt(assign))),
+    ];
+    let (_, status) = talk(&worker.address, messages, |_| false).await;
+    let status = status.expect("a refusal");
+    assert!(status.message().contains("writers.tasks"), "{status:?}");
+    assert_serves(&mut worker).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fetches_of_what_is_not_there_are_refused_with_the_reason() {
     let mut worker = Worker::start();
     let own = incarnation(&worker.address).await;

@@ -77,6 +77,31 @@ fn a_failed_commit_fails_the_query() {
 }
 
 #[test]
+fn a_commit_or_a_reader_that_panics_ends_the_query() {
+    let panicked = || Event::TaskPanicked {
+        message: "the commit of the sink: panicked".to_owned(),
+    };
+    let mut query = committing();
+    let end = query.run(panicked());
+    assert_eq!(end[0], Action::AbortSink);
+    assert_eq!(failure(&end).reason, ErrorReason::Internal);
+
+    let mut query = committing();
+    query.run(Event::CancelRequested);
+    assert_eq!(
+        outcome(&query.run(panicked())),
+        Outcome::Cancelled,
+        "the first cause"
+    );
+
+    let mut query = Query::new(chain(1), policy());
+    query.join("a", 1);
+    query.succeed("a", attempt(0, 0, 0));
+    let failure = failure(&query.run(panicked()));
+    assert_eq!(failure.message, "the commit of the sink: panicked");
+}
+
+#[test]
 fn losing_a_worker_during_the_commit_does_not_matter() {
     let mut query = committing();
     assert_eq!(query.lose("a"), []);

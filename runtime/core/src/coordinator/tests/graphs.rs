@@ -40,6 +40,17 @@ fn bad_graphs_are_refused_by_name() {
         error(many),
         Some(GraphError::TooManyTasks(u64::from(u32::MAX) + 3))
     );
+    let often = |graph: &mut StageGraph| {
+        graph.stages[0].tasks = 1 << 19;
+        graph.stages[1].inputs = vec![graph.stages[1].inputs[0]; 3];
+    };
+    assert_eq!(
+        error(often),
+        Some(GraphError::TooManyMapTasks {
+            stage: s1,
+            tasks: 3 << 19
+        })
+    );
     assert_eq!(
         error(|graph| graph.exchanges[0].partitions = 0),
         Some(GraphError::NoPartitions(x0))

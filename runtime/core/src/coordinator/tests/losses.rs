@@ -2,7 +2,7 @@
 
 use super::kit::{
     Query, assigned, attempt, cancelled, chain, failed, failure, in_epoch, map_reduce, policy, retired,
-    succeeded, told, told_client, worker,
+    sink_policy, succeeded, told, told_client, worker,
 };
 use crate::coordinator::{Action, Event, Outcome};
 use crate::failure::{AttemptFailure, FetchError};
@@ -67,6 +67,59 @@ fn a_lost_output_runs_again_and_its_readers_hear_of_it() {
     let won = query.succeed("c", attempt(0, 0, 1));
     assert_eq!(told(&won, reader), [(attempt(0, 0, 1), InputState::Won)]);
     assert_eq!(assigned(&won), []);
+}
+
+/// A query with a sink: one of two root tasks has won on `a`, together with the only map task; the other runs on `b`.
+fn half_written(determinism: Determinism) -> Query {
+    let mut graph = map_reduce(1, 2);
+    graph.stages[0].determinism = determinism;
+    let mut query = Query::new(graph, sink_policy());
+    query.join("a", 1);
+    let root = query.succeed("a", attempt(0, 0, 0));
+    assert_eq!(assigned(&root), [on("a", attempt(1, 0, 0))]);
+    assert_eq!(assigned(&query.join("b", 1)), [on("b", attempt(1, 1, 0))]);
+    query.succeed("a", attempt(1, 0, 0));
+    query
+}
+
+#[test]
+fn a_file_of_the_sink_outlives_its_worker() {
+    for returns in [false, true] {
+        let mut query = half_written(Determinism::Unordered);
+        let lost = query.lose("a");
+        assert_eq!(
+            told(&lost, attempt(1, 1, 0)),
+            [(attempt(0, 0, 0), InputState::Lost)]
+        );
+        assert_eq!(query.machine.snapshot(Instant(0)).stages[1].done, 1);
+        assert_eq!(
+            assigned(&query.join("c", 1)),
+            [on("c", attempt(0, 0, 1))],
+            "and nothing else"
+        );
+        if returns {
+            // With the output of the root task, or without: its file counts, and the output is not dropped for it.
+            let back = query.join_holding(&worker("a"), 1, &[attempt(1, 0, 0)]);
+            assert_eq!(retired(&back), []);
+        }
+        query.succeed("c", attempt(0, 0, 1));
+        let commit = query.succeed("b", attempt(1, 1, 0));
+        let winners = vec![attempt(1, 0, 0), attempt(1, 1, 0)];
+        assert!(commit.contains(&Action::CommitSink { winners }), "{commit:?}");
+        assert_eq!(query.machine.snapshot(Instant(0)).stages[1].attempts, 2);
+    }
+}
+
+#[test]
+fn a_file_of_other_rows_does_not() {
+    let mut query = half_written(Determinism::Indeterminate);
+    query.lose("a");
+    query.join("c", 1);
+    assert_eq!(
+        query.machine.snapshot(Instant(0)).stages[1].done,
+        0,
+        "the map task makes other rows: all that read it start over"
+    );
 }
 
 #[test]

@@ -110,6 +110,27 @@ fn a_worker_that_fails_too_often_gets_no_more_attempts() {
 }
 
 #[test]
+fn a_failing_sink_counts_for_the_task_and_not_against_the_worker() {
+    let mut query = Query::new(map_reduce(4, 1), policy());
+    query.join("a", 4);
+    let full = || AttemptFailure::SinkFailed {
+        message: "cannot write part.csv: no space left".to_owned(),
+    };
+    for task in 0..4 {
+        query.fail("a", attempt(0, task, 0), full());
+    }
+    // More than the three failures that a worker may have.
+    let again = assigned(&query.tick_at(250));
+    assert_eq!(again.len(), 4, "the worker still gets attempts: {again:?}");
+    query.fail("a", attempt(0, 0, 1), full());
+    assert_eq!(assigned(&query.tick_at(750)).len(), 1);
+    let failure = failure(&query.fail("a", attempt(0, 0, 2), full()));
+    assert_eq!(failure.reason, ErrorReason::SinkFailed);
+    assert!(failure.message.contains("no space left"), "{}", failure.message);
+    assert_eq!(failure.attempt, Some(attempt(0, 0, 0)));
+}
+
+#[test]
 fn when_all_workers_are_blacklisted_the_first_cause_is_named() {
     let mut query = Query::new(map_reduce(8, 1), policy());
     query.join("a", 3);

@@ -68,7 +68,6 @@ impl StoreTask {
         }
         let position = log.file_bytes;
         log.file_bytes += bytes;
-        *self.unreported_spills.entry(key.0.clone()).or_default() += bytes;
         let dirs = &mut self.disk.dirs;
         let path = log
             .path
@@ -144,6 +143,7 @@ impl StoreTask {
             return;
         };
         let (bytes, upto_offset) = bytes.moved(moved.frames, moved.position);
+        log.counts.spilled_bytes += bytes;
         self.stats.spilled_bytes += bytes;
         self.spill_failure = None;
         self.release(bytes);
