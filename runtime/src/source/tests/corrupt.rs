@@ -15,7 +15,7 @@ use datafusion::physical_plan::common::collect;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Compression;
 use parquet::file::metadata::{ParquetMetaDataReader, ParquetMetaDataWriter};
-use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use sluice_core::plan::{FileRange, Split};
 
 /// A scan reads no shuffle.
@@ -293,19 +293,75 @@ async fn a_list_that_is_longer_than_a_parquet_footer_is_not_believed() {
     assert!(error.contains("a length in it goes beyond its end"), "{error}");
 }
 
+/// The file with another uncompressed length, of five bytes, in the header of its first page.
+fn with_length(good: &[u8], length: [u8; 5]) -> Vec<u8> {
+    let start = parquet_footer_start(good);
+    let footer = ParquetMetaDataReader::decode_metadata(&good[start..good.len() - 8]).unwrap();
+    // The header: field 1, the type; field 2, the length.
+    assert_eq!((good[4], good[6]), (0x15, 0x15));
+    let end = 8 + good[7..].iter().position(|byte| byte & 0x80 == 0).unwrap();
+    let mut bytes = [&good[..7], &length, &good[end..start]].concat();
+    let more = i64::try_from(bytes.len() - start).unwrap();
+    let mut changed = footer.into_builder();
+    let mut groups = changed.take_row_groups();
+    let [column] = groups[0].columns() else {
+        panic!("one column, or the others move");
+    };
+    let column = column.clone();
+    let larger = column.compressed_size() + more;
+    let column = column
+        .into_builder()
+        .set_total_compressed_size(larger)
+        .build()
+        .unwrap();
+    groups[0] = groups[0]
+        .clone()
+        .into_builder()
+        .set_column_metadata(vec![column])
+        .build()
+        .unwrap();
+    let changed = changed.set_row_groups(groups).build();
+    ParquetMetaDataWriter::new(&mut bytes, &changed).finish().unwrap();
+    bytes
+}
+
 #[tokio::test]
 async fn a_page_that_cannot_be_as_large_as_it_says_is_not_believed() {
-    let bad = Bad::new("parquet");
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("bad.parquet");
     for compression in [Compression::SNAPPY, Compression::LZ4_RAW] {
-        let good = parquet_bytes(compression, WriterVersion::PARQUET_1_0);
-        // The first page's header: its type, then its length uncompressed.
-        assert_eq!((good[4], good[6]), (0x15, 0x15));
-        let mut bytes = good.clone();
-        // Everything up to the fifth byte becomes one number.
-        bytes[7..11].copy_from_slice(&[0xfe, 0xff, 0xff, 0xff]);
-        bytes[11] = 0x0f;
-        let error = bad.refused(&bytes).await;
-        assert!(error.contains("InputCorrupt"), "{error}");
+        let properties = WriterProperties::builder()
+            .set_compression(compression)
+            .set_dictionary_enabled(false)
+            .set_offset_index_disabled(true)
+            .set_statistics_enabled(EnabledStatistics::None)
+            .build();
+        let rows = batch(0, 500).project(&[0]).unwrap();
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).unwrap();
+        writer.write(&rows).unwrap();
+        let good = writer.into_inner().unwrap();
+        let read = async |bytes: Vec<u8>| {
+            fs::write(&path, bytes).unwrap();
+            scan(&files("parquet", &path), "select id from t").await
+        };
+        let page = 500 * 8;
+        let said = [
+            0x80 | (page * 2 % 128) as u8,
+            0x80 | (page * 2 / 128) as u8,
+            0x80,
+            0x80,
+            0,
+        ];
+        let whole = read(with_length(&good, said)).await;
+        assert_eq!(whole.unwrap()[0].num_rows(), 500, "nothing else was changed");
+        let error = read(with_length(&good, [0xfe, 0xff, 0xff, 0xff, 0x0f]))
+            .await
+            .unwrap_err();
+        assert!(
+            error.contains("bad.parquet cannot be decoded")
+                && error.contains("is said to have been 2147483647"),
+            "{error}"
+        );
     }
 }
 
@@ -334,6 +390,7 @@ async fn a_block_that_is_larger_than_its_arrow_file_is_not_believed() {
         let (at, metadata) = (block.offset(), block.metaDataLength());
         for wrong in [
             Block::new(at, metadata, 1 << 40),
+            Block::new(at, metadata, 1 << 60),
             Block::new(at, metadata, i64::MAX),
             Block::new(at, metadata, -8),
             Block::new(at, i32::MAX, block.bodyLength()),
@@ -379,7 +436,7 @@ async fn a_compressed_buffer_that_cannot_have_been_as_large_is_not_believed() {
         // What the 100 integers were.
         let said = 800_i64.to_le_bytes();
         let place = good.windows(8).position(|bytes| bytes == said).unwrap();
-        for wrong in [1_i64 << 40, i64::MAX, -2] {
+        for wrong in [1_i64 << 40, 1 << 60, i64::MAX, -2] {
             let mut bytes = good.clone();
             bytes[place..place + 8].copy_from_slice(&wrong.to_le_bytes());
             let error = bad.refused(&bytes).await;

@@ -10,7 +10,8 @@ use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
-use parquet::file::properties::WriterProperties;
+use parquet::file::metadata::{ParquetMetaDataReader, ParquetMetaDataWriter};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_crds::ErrorReason;
 
@@ -262,6 +263,42 @@ fn no_flipped_byte_of_a_parquet_file_ends_a_worker() {
     assert_eq!(ended.stdout, "n,s\n20000,row 9999 of many\n");
 }
 
+/// A Parquet file whose page says that it had 2 GiB before it was compressed.
+fn with_huge_page(rows: &RecordBatch) -> Vec<u8> {
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_dictionary_enabled(false)
+        .set_offset_index_disabled(true)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .build();
+    let mut writer =
+        ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties)).expect("a file can be begun");
+    writer.write(rows).expect("rows can be written");
+    let good = writer.into_inner().expect("a file can be closed");
+    let tail = good.len() - 8;
+    let length = u32::from_le_bytes(std::array::from_fn(|byte| good[tail + byte]));
+    let start = tail - usize::try_from(length).expect("a small footer");
+    let footer = ParquetMetaDataReader::decode_metadata(&good[start..tail]).expect("a footer");
+    // The page's header: field 1, its type; field 2, the length, which now takes five bytes.
+    assert_eq!((good[4], good[6]), (0x15, 0x15));
+    let rest = good[7..].iter().position(|byte| byte & 0x80 == 0);
+    let rest = rest.expect("a number ends") + 8;
+    let mut bytes = [&good[..7], &[0xfe, 0xff, 0xff, 0xff, 0x0f], &good[rest..start]].concat();
+    let mut changed = footer.into_builder();
+    let mut groups = changed.take_row_groups();
+    let column = groups[0].column(0).clone();
+    let longer = column.compressed_size() + i64::try_from(bytes.len() - start).expect("a few bytes");
+    let column = column.into_builder().set_total_compressed_size(longer).build();
+    let group = groups[0].clone().into_builder();
+    let group = group.set_column_metadata(vec![column.expect("a column chunk")]);
+    groups[0] = group.build().expect("a row group");
+    let changed = changed.set_row_groups(groups).build();
+    ParquetMetaDataWriter::new(&mut bytes, &changed)
+        .finish()
+        .expect("a footer can be written");
+    bytes
+}
+
 /// Lengths that only the scan meets, since planning reads no pages and no blocks.
 #[test]
 fn lengths_in_a_file_that_cannot_be_true_cost_a_worker_nothing() {
@@ -280,19 +317,10 @@ fn lengths_in_a_file_that_cannot_be_true_cost_a_worker_nothing() {
     let said = 25_000_i64.to_le_bytes();
     let place = arrow
         .windows(8)
-        .position(|bytes| bytes == said)
+        .rposition(|bytes| bytes == said)
         .expect("they are compressed");
-    arrow[place..place + 8].copy_from_slice(&(1_i64 << 44).to_le_bytes());
-    let snappy = WriterProperties::builder()
-        .set_compression(Compression::SNAPPY)
-        .build();
-    let mut writer =
-        ArrowWriter::try_new(Vec::new(), rows.schema(), Some(snappy)).expect("a file can be begun");
-    writer.write(&rows).expect("rows can be written");
-    let mut parquet = writer.into_inner().expect("a file can be closed");
-    // The first page's header: its type, then how long it was before it was compressed; now one long number.
-    assert_eq!((parquet[4], parquet[6]), (0x15, 0x15));
-    parquet[7..12].copy_from_slice(&[0xfe, 0xff, 0xff, 0xff, 0x0f]);
+    arrow[place..place + 8].copy_from_slice(&(1_i64 << 60).to_le_bytes());
+    let parquet = with_huge_page(&rows);
     for (name, format, bytes) in [
         ("rows.arrow", "arrow", arrow),
         ("rows.parquet", "parquet", parquet),
