@@ -1,7 +1,7 @@
 //! Groups, distinct values, grouping sets, and what comes first.
 
-use super::check;
 use super::tables::shared;
+use super::{GROUPS, SORTS, check};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn groups() {
@@ -30,6 +30,9 @@ async fn groups() {
         ("groups filtered away", "select g, count(*) from big where id < 0 group by g"),
         ("groups of groups", "select c, count(*) from (select k, count(*) as c from big group by k) q group by c"),
         ("having without rows", "select g, count(*) from big group by g having count(*) < 0"),
+    ], GROUPS, &[
+        ("one task ends a group of all rows", &["no group", "nothing in"]),
+        ("a table without rows is read by one task", &["groups of nothing"]),
     ]).await;
 }
 
@@ -79,6 +82,14 @@ async fn distinct_and_grouping_sets() {
                 "select g, yes, count(*) from none group by rollup (g, yes)",
             ),
         ],
+        GROUPS,
+        &[
+            (
+                "one task ends a group of all rows",
+                &["count distinct", "count distinct of nothing"],
+            ),
+            ("a table without rows is read by one task", &["rollup of nothing"]),
+        ],
     )
     .await;
 }
@@ -93,10 +104,13 @@ async fn order_and_limit() {
                 "select id, k, s from big where id % 20 = 1 order by k desc nulls last, id",
             ),
             ("order by all", "select id, note from mid order by note"),
-            ("order by hard floats", "select f, id from small order by f, id"),
+            (
+                "order by hard floats",
+                "select f, id from mid where id % 70 = 0 order by f, id",
+            ),
             (
                 "order by hard floats, downwards",
-                "select f, id from small order by f desc nulls first, id",
+                "select f, id from mid where id % 70 = 0 order by f desc nulls first, id",
             ),
             ("top", "select id, x, note from big order by x desc, id limit 17"),
             (
@@ -113,9 +127,12 @@ async fn order_and_limit() {
             ),
             (
                 "offset behind the end",
-                "select id from small order by id limit 10 offset 5000",
+                "select id from mid where id % 70 = 0 order by id limit 10 offset 5000",
             ),
-            ("offset alone", "select id from small order by id offset 1990"),
+            (
+                "offset alone",
+                "select id from mid where id % 70 = 0 order by id offset 1990",
+            ),
             ("limit 0", "select id from big order by id limit 0"),
             (
                 "limit without order",
@@ -131,7 +148,7 @@ async fn order_and_limit() {
             ),
             (
                 "limit in a join",
-                "select count(*) from big b join (select k from small order by id limit 100) s on b.k = s.k",
+                "select count(*) from big b join (select k from mid order by id limit 100) s on b.k = s.k",
             ),
             (
                 "order by a computed key",
@@ -145,6 +162,22 @@ async fn order_and_limit() {
             (
                 "order within a subquery",
                 "select sum(id) from (select id from big order by x, id limit 500) q",
+            ),
+        ],
+        SORTS,
+        &[
+            (
+                "nothing is sorted without an order",
+                &[
+                    "limit without order",
+                    "limit above the rows",
+                    "limit and offset without order",
+                ],
+            ),
+            ("nothing is read", &["limit 0"]),
+            (
+                "a table without rows is read by one task",
+                &["order by of nothing"],
             ),
         ],
     )

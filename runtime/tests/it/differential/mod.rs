@@ -12,24 +12,72 @@ mod subqueries;
 mod tables;
 mod windows;
 
+use std::collections::BTreeSet;
+use std::fmt::Write;
+
 use crate::harness::{AMPLE_MEMORY, Case, Fleet, Ran, Tables, compare};
 
 const PARTITIONS: [Option<u32>; 2] = [Some(1), Some(5)];
 
-/// Compares each (name, SQL) with plain DataFusion.
-async fn check(tables: &Tables, cases: &[(&str, &str)]) -> Vec<Ran> {
+/// What joins.
+const JOINS: &[&str] = &[
+    "HashJoinExec",
+    "SortMergeJoinExec",
+    "NestedLoopJoinExec",
+    "CrossJoinExec",
+];
+/// What makes groups whole.
+const GROUPS: &[&str] = &["AggregateExec: mode=Final", "AggregateExec: mode=Single"];
+/// What computes windows.
+const WINDOWS: &[&str] = &["WindowAggExec", "BoundedWindowAggExec"];
+/// What sorts.
+const SORTS: &[&str] = &["SortExec"];
+/// What reads a table.
+const SCANS: &[&str] = &["ScanExec"];
+/// Whatever reads an exchange.
+const READERS: &[&str] = &[];
+
+/// Cases whose operators run in one task, by the reason.
+type Alone<'a> = &'a [(&'a str, &'a [&'a str])];
+
+/// Compares each (name, SQL) with plain DataFusion. With several partitions, an operator of these must run in several
+/// tasks, but for the cases of `alone`: a case whose rows never meet those of other tasks shows little.
+async fn check(tables: &Tables, cases: &[(&str, &str)], operators: &[&str], alone: Alone<'_>) {
     let fleet = Fleet::start(3, 2, AMPLE_MEMORY).await;
     let ran = compare(&fleet, tables, &Case::all(cases), &PARTITIONS).await;
     fleet.stop().await;
-    ran
+    let alone: BTreeSet<&str> = alone.iter().flat_map(|(_, names)| *names).copied().collect();
+    let names: BTreeSet<&str> = cases.iter().map(|(name, _)| *name).collect();
+    assert!(alone.is_subset(&names), "no such cases: {:?}", &alone - &names);
+    let several = ran.iter().skip(1).step_by(PARTITIONS.len());
+    let mut wrong = String::new();
+    for ((name, _), ran) in cases.iter().zip(several) {
+        let tasks = most_tasks(ran, operators);
+        if tasks < 2 && !alone.contains(name) {
+            let _infallible = writeln!(wrong, "{name}: {tasks} tasks\n{}", ran.explained);
+        }
+    }
+    assert!(wrong.is_empty(), "not spread as the cases say:\n{wrong}");
 }
 
-/// The number of tasks of the stage with the most.
-fn most_tasks(ran: &Ran) -> u32 {
-    ran.snapshot
-        .stages
-        .iter()
-        .map(|stage| stage.tasks)
-        .max()
-        .unwrap_or(0)
+/// The number of tasks that have run of the stage with the most among those with one of these operators, or among those
+/// that read an exchange.
+fn most_tasks(ran: &Ran, operators: &[&str]) -> u32 {
+    let mut stages = ran.snapshot.stages.iter();
+    let (mut tasks, mut most) = (0, 0);
+    for line in ran.explained.lines() {
+        if line.starts_with("stage ") {
+            tasks = stages.next().map_or(0, |stage| stage.done);
+        }
+        let does = match line.strip_prefix("  | ") {
+            Some(operator) => operators
+                .iter()
+                .any(|known| operator.trim_start().starts_with(known)),
+            None => operators.is_empty() && line.starts_with("  input "),
+        };
+        if does {
+            most = most.max(tasks);
+        }
+    }
+    most
 }

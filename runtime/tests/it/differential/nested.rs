@@ -10,8 +10,8 @@ use arrow::datatypes::{DataType, Field};
 use sluice_crds::shuffle_query::FileFormat;
 use tempfile::TempDir;
 
-use super::check;
 use super::tables::{batch_of, below, of_files, scatter, write_parquet};
+use super::{READERS, check};
 use crate::harness::Tables;
 
 const ROWS: u64 = 30_000;
@@ -137,5 +137,8 @@ async fn nested_types() {
         ("made", "select g, array_agg(named_struct('i', id, 'n', p['x']) order by id) as a from few group by g"),
         ("constructed", "select id, [g, id] as a, struct(g, note) as s, map(['k'], [g]) as m from few"),
         ("union of nested", "select id, p, l from few union all select id, p, l from n where id < 50"),
+    ], READERS, &[
+        ("one task merges what others have sorted", &["sorted"]),
+        ("they read no exchange", &["list functions", "map functions", "unnest rows", "unnest a struct", "unnest twice", "unnest in from", "constructed", "union of nested"]),
     ]).await;
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use sluice_crds::shuffle_query::FileFormat;
 
-use super::check;
 use super::tables::{batch_of, below, of_files, scatter, write_parquet};
+use super::{READERS, check};
 use crate::harness::Tables;
 
 const COLUMNS: u64 = 1_000;
@@ -50,6 +50,11 @@ async fn a_thousand_columns() {
             ),
             ("in order", "select * from w order by c500, id limit 20"),
         ],
+        READERS,
+        &[
+            ("it reads no exchange", &["all columns"]),
+            ("one task merges what others have sorted", &["in order"]),
+        ],
     )
     .await;
 }
@@ -91,6 +96,11 @@ async fn huge_values() {
             ("grouped by", "select t, count(*), min(id) from h group by t"),
             ("in order", "select id, t from h order by t desc"),
             ("the largest", "select g, max(t) from h group by g"),
+        ],
+        READERS,
+        &[
+            ("it reads no exchange", &["shown"]),
+            ("one task merges what others have sorted", &["in order"]),
         ],
     )
     .await;

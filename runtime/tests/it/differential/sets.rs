@@ -1,7 +1,7 @@
 //! Unions, intersections, differences, rows without tables, and recursion.
 
-use super::check;
 use super::tables::shared;
+use super::{READERS, check};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn set_operations() {
@@ -30,6 +30,11 @@ async fn set_operations() {
         ("intersect of nothing", "select k from big intersect select k from none"),
         ("except nothing", "select g from big except select g from none"),
         ("mixed", "(select g from big union select 99) except (select g from tiny intersect select 1)"),
+    ], READERS, &[
+        ("they read no exchange", &["union all, rows", "union all, other names and types", "union all of one table"]),
+        ("one task merges what others have sorted", &["union, ordered", "union, limited"]),
+        ("one task ends a group of all rows", &["nested unions"]),
+        ("small tables are read by one task", &["cross join of unions", "except all"]),
     ]).await;
 }
 
@@ -54,5 +59,8 @@ async fn rows_without_tables() {
         ("recursive, joined", "with recursive n(v) as (select 0 union all select v + 1 from n where v < 4) select n.v, count(*) from n join big b on b.g = n.v group by n.v"),
         ("recursive union", "with recursive n(v) as (select 1 union select (v * 2) % 11 from n) select v from n"),
         ("common table used twice", "with c as (select g, sum(x) as x from big group by g) select a.g, b.x from c a join c b on a.g = b.g where a.x > 0"),
+    ], READERS, &[
+        ("there is nothing to exchange", &["one row", "values", "values alone", "generate_series", "range", "false", "constant group", "case and cast", "coalesce and nullif"]),
+        ("each round of a recursive query needs all rows of the round before", &["recursive numbers", "recursive over a table", "recursive union"]),
     ]).await;
 }

@@ -2,8 +2,8 @@
 
 use sluice_core::coordinator::Outcome;
 
-use super::check;
 use super::tables::shared;
+use super::{READERS, check};
 use crate::harness::{AMPLE_MEMORY, Fleet, NoRows, plain, run};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,6 +39,9 @@ async fn subqueries() {
         ("from", "select q.g, max(q.c) from (select g, k, count(*) as c from big group by g, k) q group by q.g"),
         ("any", "select count(*) from small where k = any (select k from big where g = 2)"),
         ("lateral", "select ti.id, l.c from tiny ti cross join lateral (select count(*) as c from big b where b.k = ti.k) l"),
+    ], READERS, &[
+        ("a small table outside is read by one task", &["scalar shown", "scalar within a scalar", "correlated sum without rows", "any"]),
+        ("it has one row", &["two scalars"]),
     ]).await;
 }
 
