@@ -95,7 +95,7 @@ async fn distinct_and_grouping_sets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn order_and_limit() {
+async fn order() {
     check(
         &shared(),
         &[
@@ -121,6 +121,34 @@ async fn order_and_limit() {
                 "top of groups",
                 "select k, count(*) as c, sum(x) from big group by k order by c desc, k limit 12",
             ),
+            (
+                "order by a computed key",
+                "select id, x + k as y from big order by x + k, id limit 30",
+            ),
+            (
+                "order by what is not shown",
+                "select id from big order by note desc limit 25",
+            ),
+            ("order by of nothing", "select id, s from none order by s limit 5"),
+            (
+                "order within a subquery",
+                "select sum(id) from (select id from big order by x, id limit 500) q",
+            ),
+        ],
+        SORTS,
+        &[(
+            "a table without rows is read by one task",
+            &["order by of nothing"],
+        )],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limit_and_offset() {
+    check(
+        &shared(),
+        &[
             (
                 "offset",
                 "select id, note from big order by note limit 10 offset 1000",
@@ -150,19 +178,6 @@ async fn order_and_limit() {
                 "limit in a join",
                 "select count(*) from big b join (select k from mid order by id limit 100) s on b.k = s.k",
             ),
-            (
-                "order by a computed key",
-                "select id, x + k as y from big order by x + k, id limit 30",
-            ),
-            (
-                "order by what is not shown",
-                "select id from big order by note desc limit 25",
-            ),
-            ("order by of nothing", "select id, s from none order by s limit 5"),
-            (
-                "order within a subquery",
-                "select sum(id) from (select id from big order by x, id limit 500) q",
-            ),
         ],
         SORTS,
         &[
@@ -175,10 +190,6 @@ async fn order_and_limit() {
                 ],
             ),
             ("nothing is read", &["limit 0"]),
-            (
-                "a table without rows is read by one task",
-                &["order by of nothing"],
-            ),
         ],
     )
     .await;
