@@ -270,15 +270,9 @@ fn a_run_with_a_worker_process_killed_ends_well() {
     let arguments = ["--processes", "--local-workers", "3", "--output", "csv"];
     let mut program = Program::start(folder.run_command(&by_part(0.2, &[]), &arguments));
     program.wait_for("stage 0");
-    let is_worker = |id: &i32| {
-        let command = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&command)
-            .split('\0')
-            .any(|word| word == "worker")
-    };
-    let victim = children(program.pid()).into_iter().find(is_worker);
-    let victim = victim.expect("workers were started");
-    send(victim, Signal::KILL);
+    let started = children(program.pid());
+    let victim = started.iter().find(|id| runs(**id, "worker"));
+    send(*victim.expect("workers were started"), Signal::KILL);
     let ended = program.end().expect(0, &[]);
     assert_eq!(ended.stdout, super::query::plain_csv(&folder.at("query.yaml")));
 }
