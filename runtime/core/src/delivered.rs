@@ -163,6 +163,25 @@ mod tests {
     }
 
     #[test]
+    fn an_attempt_that_was_read_to_its_end_is_not_needed_by_a_second_reader_either() {
+        let mut delivered = Delivered::default();
+        assert_eq!(delivered.take(attempt(0, 0), 10), Ok(0));
+        assert_eq!(delivered.end(attempt(0, 0)), Ok(()));
+        delivered.restart();
+        assert_eq!(delivered.take(attempt(0, 0), 4), Ok(4));
+        // The second reader has read a part of it only and fails.
+        assert!(!delivered.has_part_of(attempt(0, 0)));
+        delivered.restart();
+        assert_eq!(
+            delivered.take(attempt(0, 1), 10),
+            Ok(10),
+            "the next reader may read its successor instead"
+        );
+        assert!(!delivered.has_part_of(attempt(0, 1)));
+        assert_eq!(delivered.end(attempt(0, 1)), Ok(()));
+    }
+
+    #[test]
     fn rows_of_two_attempts_do_not_mix() {
         let mut delivered = Delivered::default();
         assert_eq!(delivered.take(attempt(0, 0), 10), Ok(0));

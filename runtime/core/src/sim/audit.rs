@@ -245,12 +245,12 @@ impl Audit {
     }
 
     /// Judges an end for the sake of rows that had left: they were of that very attempt, and not all of it, unless it
-    /// counted no more. `left` are rows by attempt, `whole` the attempts that were read to their ends.
+    /// counted no more. `left` are rows by attempt, `ended` the attempts that were read to their ends.
     pub fn on_outcome(
         &self,
         outcome: &Outcome,
         left: &BTreeMap<AttemptId, Vec<Row>>,
-        whole: &BTreeMap<TaskId, AttemptId>,
+        ended: &BTreeSet<AttemptId>,
     ) -> Result<(), Violation> {
         let Outcome::Failed(QueryFailure {
             reason: ErrorReason::RowsLeft,
@@ -264,11 +264,19 @@ impl Audit {
         if left.get(&attempt).is_none_or(Vec::is_empty) {
             return Err(format!("no row of {attempt} had left"));
         }
-        let was_read = whole.get(&attempt.task_id()) == Some(&attempt);
-        if was_read && !self.superseded.contains(&attempt) {
+        if ended.contains(&attempt) && !self.superseded.contains(&attempt) {
             return Err(format!("all rows of {attempt} had left, and they count"));
         }
         Ok(())
+    }
+
+    /// Judges the rows that left a query which did not succeed: some of its rows, each once.
+    pub fn on_part(&self, rows: &[Row], reference: &[Row]) -> Result<(), Violation> {
+        let mut missing: BTreeSet<&Row> = reference.iter().collect();
+        match rows.iter().find(|row| !missing.remove(row)) {
+            Some(row) => Err(format!("row {row} left twice, or is none of the result")),
+            None => Ok(()),
+        }
     }
 
     /// Judges the rows that left the query.

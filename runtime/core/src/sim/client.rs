@@ -1,8 +1,8 @@
 //! The client that reads the result, as the shell of the coordinator does it: rows leave the query as they come, from
-//! whatever root attempt. A reader that cannot read on is followed by another one, which drops what has left already.
-//! Only rows that have left and must not be followed by the rest of their attempt, or count no more, end the query.
+//! whatever root attempt, and a reader that cannot read on is followed by another one. Which rows leave, and when a
+//! failure ends the query, `Delivered` decides; what the client notes beside it is what `audit` judges it by.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use rand::Rng;
 
@@ -12,6 +12,7 @@ use super::model::Row;
 use super::plan::Sabotage;
 use super::world::{Happening, World};
 use crate::coordinator::Event;
+use crate::delivered::{Delivered, RowsLeft};
 use crate::failure::FetchError;
 use crate::ids::{AttemptId, StreamId, TaskId};
 use crate::message::{AssignedInput, InputState, InputUpdate, Writer};
@@ -19,7 +20,7 @@ use crate::reader::{self, Delivery};
 
 /// What the reader has delivered and nobody has taken.
 #[derive(Debug)]
-enum Delivered {
+enum Queued {
     Chunk {
         stream: StreamId,
         bytes: u64,
@@ -39,50 +40,36 @@ pub struct Client {
     /// What it was last told, by root task.
     pub told: BTreeMap<TaskId, InputUpdate>,
     /// In the order of their arrival.
-    queue: VecDeque<Delivered>,
-    /// Rows that were taken from this reader.
-    seen: BTreeMap<StreamId, usize>,
+    queue: VecDeque<Queued>,
+    /// The machine that decides which rows leave.
+    delivered: Delivered,
     /// Rows that left the query, by root attempt.
     pub left: BTreeMap<AttemptId, Vec<Row>>,
-    /// The attempt of which all rows have left, by root task.
-    pub whole: BTreeMap<TaskId, AttemptId>,
+    /// Root attempts that a reader has read to their ends.
+    pub ended: BTreeSet<AttemptId>,
     /// Readers that failed after rows of other attempts had left.
     pub went_on: u32,
 }
 
 impl Client {
-    fn has_rows_of(&self, attempt: AttemptId) -> bool {
-        self.left.get(&attempt).is_some_and(|rows| !rows.is_empty())
+    /// Takes rows of a stream, and lets those leave that have not left before.
+    fn hand_out(&mut self, stream: StreamId, rows: &[Row], again: bool) -> Result<(), RowsLeft> {
+        let before = self.delivered.take(stream.attempt, rows.len() as u64)?;
+        let before = if again { 0 } else { before as usize };
+        let left = self.left.entry(stream.attempt).or_default();
+        left.extend(rows.get(before..).unwrap_or_default());
+        Ok(())
     }
 
-    /// The attempt of which rows have left, but perhaps not all: the client needs the rest of that one.
-    fn begun(&self, task: TaskId) -> Option<AttemptId> {
-        let mut attempts = self.left.keys().filter(|attempt| attempt.task_id() == task);
-        let begun = attempts.find(|attempt| self.has_rows_of(**attempt));
-        begun.copied().filter(|_| !self.whole.contains_key(&task))
-    }
-
-    /// Lets rows of a stream leave, those of them that have not left before.
-    fn hand_out(&mut self, stream: StreamId, rows: &[Row], again: bool) {
-        let (attempt, seen) = (stream.attempt, self.seen.entry(stream).or_default());
-        let before = *seen;
-        *seen += rows.len();
-        let whole = self.whole.contains_key(&attempt.task_id());
-        let left = self.left.entry(attempt).or_default();
-        let known = left.len().saturating_sub(before);
-        let new = if again { Some(rows) } else { rows.get(known..) };
-        if again || !whole {
-            left.extend(new.unwrap_or_default());
-        }
-    }
-
-    /// Notes the ends of streams whose rows have all left.
-    fn settle(&mut self) {
-        while let Some(Delivered::End { stream }) = self.queue.front() {
+    /// Takes the ends of streams whose rows were all taken.
+    fn settle(&mut self) -> Result<(), RowsLeft> {
+        while let Some(Queued::End { stream }) = self.queue.front() {
             let attempt = stream.attempt;
-            self.whole.entry(attempt.task_id()).or_insert(attempt);
             self.queue.pop_front();
+            self.ended.insert(attempt);
+            self.delivered.end(attempt)?;
         }
+        Ok(())
     }
 }
 
@@ -101,7 +88,7 @@ impl World {
         client.generation += 1;
         client.reading = Some(Reading::new(&[input], Delivery::Arrival));
         client.queue.clear();
-        client.seen.clear();
+        client.delivered.restart();
         let reader = ReaderId::Client(client.generation);
         for task in client.told.keys().copied().collect::<Vec<_>>() {
             let reader = reader.clone();
@@ -116,8 +103,7 @@ impl World {
         self.client.told.insert(attempt.task_id(), update.clone());
         match update.state {
             InputState::Superseded => {
-                // No row of it counts, even if all have left.
-                let rows_left = self.client.has_rows_of(attempt);
+                let rows_left = self.client.delivered.supersede(attempt).is_err();
                 self.fail_client(attempt, FetchError::StaleAttempt, rows_left);
                 Ok(())
             }
@@ -131,9 +117,7 @@ impl World {
     /// The reader has delivered a chunk.
     pub fn queue_for_client(&mut self, stream: StreamId, bytes: u64, rows: &[Row]) {
         let rows = rows.to_vec();
-        self.client
-            .queue
-            .push_back(Delivered::Chunk { stream, bytes, rows });
+        self.client.queue.push_back(Queued::Chunk { stream, bytes, rows });
         let delay = self.rng.random_range(0..self.plan.client_pause);
         let generation = self.client.generation;
         self.after(delay, Happening::ClientTakes { generation });
@@ -141,8 +125,10 @@ impl World {
 
     /// The reader has delivered the last chunk of a stream.
     pub fn end_for_client(&mut self, stream: StreamId) {
-        self.client.queue.push_back(Delivered::End { stream });
-        self.client.settle();
+        self.client.queue.push_back(Queued::End { stream });
+        if let Err(RowsLeft(attempt)) = self.client.settle() {
+            self.fail_client(attempt, FetchError::StaleAttempt, true);
+        }
     }
 
     /// Rows of the oldest chunk leave the query.
@@ -151,16 +137,15 @@ impl World {
         if generation != client.generation || client.reading.is_none() {
             return Ok(());
         }
-        let Some(Delivered::Chunk { stream, bytes, rows }) = client.queue.pop_front() else {
+        let Some(Queued::Chunk { stream, bytes, rows }) = client.queue.pop_front() else {
             return Err("the client takes a chunk that was not delivered".to_owned());
         };
-        let begun = client.begun(stream.attempt.task_id());
-        if let Some(begun) = begun.filter(|begun| *begun != stream.attempt) {
-            self.fail_client(begun, FetchError::StaleAttempt, true);
+        let again = self.plan.sabotage == Sabotage::HandOutAgain;
+        let taken = client.hand_out(stream, &rows, again);
+        if let Err(RowsLeft(attempt)) = taken.and_then(|()| client.settle()) {
+            self.fail_client(attempt, FetchError::StaleAttempt, true);
             return Ok(());
         }
-        client.hand_out(stream, &rows, self.plan.sabotage == Sabotage::HandOutAgain);
-        client.settle();
         let input = 0;
         let consumed = reader::Event::BytesConsumed { input, stream, bytes };
         self.tell_reader(&ReaderId::Client(generation), consumed, &[])
@@ -176,11 +161,11 @@ impl World {
 
     /// The reader cannot read an attempt.
     pub fn on_client_failed(&mut self, attempt: AttemptId, error: FetchError) {
-        let rows_left = self.client.begun(attempt.task_id()) == Some(attempt);
+        let rows_left = self.client.delivered.has_part_of(attempt);
         self.fail_client(attempt, error, rows_left);
     }
 
-    /// Another reader goes on, unless rows have left that the attempt's other rows should follow.
+    /// Another reader goes on, unless rows of the attempt have left that the query cannot call back.
     fn fail_client(&mut self, map_attempt: AttemptId, error: FetchError, rows_left: bool) {
         let client = &mut self.client;
         if client.reading.take().is_none() {
@@ -193,9 +178,6 @@ impl World {
             // The next reader waits for what the coordinator has to say of it.
             let told = client.told.get_mut(&map_attempt.task_id());
             if let Some(told) = told.filter(|told| told.map_attempt == map_attempt) {
-                if told.state == InputState::Superseded {
-                    client.whole.remove(&map_attempt.task_id());
-                }
                 told.state = InputState::Lost;
             }
             self.open_client();

@@ -452,17 +452,17 @@ fn an_end_for_rows_that_had_not_left_or_still_count_is_noticed() {
         attempt: Some(lost),
     });
     let mut audit = audit_after(&[lost]);
-    let (part, none) = (BTreeMap::from([(lost, vec![1])]), BTreeMap::new());
+    let (part, none) = (BTreeMap::from([(lost, vec![1])]), BTreeSet::new());
     assert_eq!(audit.on_outcome(&outcome, &part, &none), Ok(()));
     for left in [BTreeMap::new(), BTreeMap::from([(lost, Vec::new())])] {
         let complaint = audit.on_outcome(&outcome, &left, &none).expect_err("no row");
         assert!(complaint.contains("no row of"), "{complaint}");
     }
-    let whole = BTreeMap::from([(lost.task_id(), lost)]);
-    let complaint = audit.on_outcome(&outcome, &part, &whole).expect_err("all rows");
+    let ended = BTreeSet::from([lost]);
+    let complaint = audit.on_outcome(&outcome, &part, &ended).expect_err("all rows");
     assert!(complaint.contains("they count"), "{complaint}");
     assert_eq!(audit.on_action(&update(lost, InputState::Superseded)), Ok(()));
-    assert_eq!(audit.on_outcome(&outcome, &part, &whole), Ok(()));
+    assert_eq!(audit.on_outcome(&outcome, &part, &ended), Ok(()));
 }
 
 #[test]
@@ -471,4 +471,14 @@ fn a_result_with_other_rows_is_noticed() {
     assert_eq!(audit.on_result(vec![2, 1], &[1, 2]), Ok(()));
     let complaint = audit.on_result(vec![1, 1], &[1, 2]).expect_err("other rows");
     assert!(complaint.contains("1 twice, 1 missing"), "{complaint}");
+}
+
+#[test]
+fn rows_of_a_failed_query_that_left_twice_or_are_none_of_it_are_noticed() {
+    let audit = Audit::default();
+    assert_eq!(audit.on_part(&[2], &[1, 2]), Ok(()));
+    for rows in [[2, 2], [2, 3]] {
+        let complaint = audit.on_part(&rows, &[1, 2]).expect_err("a wrong row");
+        assert!(complaint.contains("left twice, or is none"), "{complaint}");
+    }
 }

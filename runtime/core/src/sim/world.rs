@@ -255,8 +255,9 @@ impl World {
         if let Some(outcome) = &self.outcome {
             judge_patience(outcome, self.now, self.staffed_at, &self.plan.policy)?;
             self.audit
-                .on_outcome(outcome, &self.client.left, &self.client.whole)?;
+                .on_outcome(outcome, &self.client.left, &self.client.ended)?;
         }
+        let left: Vec<Row> = self.client.left.values().flatten().copied().collect();
         match self.outcome {
             Some(Outcome::Succeeded) => {
                 let rows = match &self.visible {
@@ -266,7 +267,7 @@ impl World {
                         .flatten()
                         .copied()
                         .collect(),
-                    None => self.client.left.values().flatten().copied().collect(),
+                    None => left,
                 };
                 self.audit.on_result(rows, &self.reference)
             }
@@ -276,7 +277,9 @@ impl World {
             Some(Outcome::Failed(_) | Outcome::Cancelled) | None if self.visible.is_some() => {
                 Err("the sink shows files of a query that did not succeed".to_owned())
             }
-            Some(Outcome::Failed(_) | Outcome::Cancelled) | None => Ok(()),
+            Some(Outcome::Failed(_) | Outcome::Cancelled) | None => {
+                self.audit.on_part(&left, &self.reference)
+            }
         }
     }
 
