@@ -73,7 +73,7 @@ fn every_format_arrives_whole_and_the_status_counts_it() {
         }
         let status = std::fs::read_to_string(status).expect("it was written");
         let status: ShuffleQueryStatus = serde_json::from_str(&status).expect("it is a status");
-        let sink = status.sink.expect("the sink has committed");
+        let sink = status.sink.as_ref().expect("the sink has committed");
         let files = data_files(&folder, &format!("out/{format}"));
         assert_eq!(sink.files as usize, files.len(), "{format}: {files:?}");
         assert_eq!(sink.rows, 15_000, "{format}: one row an order");
@@ -100,7 +100,7 @@ fn every_format_arrives_whole_and_the_status_counts_it() {
 
 /// The status has when rows were first seen, of the query and of its last stage, and how that stage read.
 fn assert_measured(status: &ShuffleQueryStatus, format: &str) {
-    let (first, end) = (status.first_row_time, status.end_time);
+    let (first, end) = (&status.first_row_time, &status.end_time);
     assert!(
         first.is_some() && first <= end,
         "{format}: the rows are there at once"
