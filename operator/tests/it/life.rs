@@ -369,9 +369,12 @@ impl Listing {
         let api = Api::<K>::namespaced(place.client.clone(), &place.namespace);
         let found = api.list(&ListParams::default().labels(selector)).await.unwrap();
         for object in found {
-            let name = format!("{} {}", K::kind(&()), alike(&object.name_any()));
             let mut controllers = object.owner_references().iter();
             let controller = controllers.find(|owner| owner.controller == Some(true));
+            // A token's name has the beginning of its query's uid.
+            let drawn = controller.and_then(|owner| owner.uid.get(..8)).unwrap_or("?");
+            let name = object.name_any().replace(drawn, "uid");
+            let name = format!("{} {}", K::kind(&()), alike(&name));
             self.uids.extend(object.uid());
             self.owners
                 .push((name.clone(), controller.map(|owner| owner.uid.clone())));

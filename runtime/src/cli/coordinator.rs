@@ -55,7 +55,7 @@ pub(super) struct CoordinatorArgs {
     #[arg(long)]
     total_slots: Option<u32>,
     /// A file with the query's files as they were listed already (JSON), for programs that list them and start
-    /// coordinators; default: they are listed now.
+    /// coordinators; it is removed once it is read. Default: they are listed now.
     #[arg(long, value_name = "FILE", hide = true)]
     manifest: Option<PathBuf>,
     /// The workers' memory for each of their slots, which bounds what joins send to every task; default: not known.
@@ -162,8 +162,10 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
     Ok(Ready { id, schema, running })
 }
 
+/// Takes the list that was left for this coordinator alone.
 fn manifest(path: &Path) -> Result<InputManifest, Failure> {
-    let text = std::fs::read(path).map_err(anyhow::Error::from);
+    let text = std::fs::read(path).and_then(|text| std::fs::remove_file(path).map(|()| text));
+    let text = text.map_err(anyhow::Error::from);
     let manifest = text.and_then(|text| Ok(serde_json::from_slice(&text)?));
     manifest.map_err(|error| Failure::Other(anyhow!("--manifest {}: {error}", path.display())))
 }

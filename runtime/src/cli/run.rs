@@ -119,7 +119,7 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
         Err(failure) => Err(failure),
         Ok(()) if args.processes => {
             let crowd = (capacity, workers.addresses.as_slice());
-            through_process(args, &prepared, crowd, folder.path(), view, &interrupted).await
+            through_process(args, &prepared, crowd, view, &interrupted).await
         }
         Ok(()) => {
             if let Some(sink) = sink.clone() {
@@ -266,7 +266,6 @@ async fn through_process(
     args: &RunArgs,
     prepared: &Prepared,
     (capacity, workers): (Capacity, &[String]),
-    folder: &Path,
     view: View<'_>,
     interrupted: &CancellationToken,
 ) -> CommandResult {
@@ -276,12 +275,12 @@ async fn through_process(
         ));
     }
     let id = &prepared.query;
-    // The files were listed once, for both.
-    let manifest = folder.join("inputs.json");
-    let text = serde_json::to_vec(&prepared.manifest).map_err(anyhow::Error::from)?;
-    std::fs::write(&manifest, text).map_err(anyhow::Error::from)?;
+    // The files were listed once, for both. Nobody who is killed leaves the list behind: the coordinator removes it.
+    let manifest = tempfile::Builder::new().prefix("sluice-inputs-").tempfile();
+    let manifest = manifest.map_err(anyhow::Error::from)?;
+    serde_json::to_writer(manifest.as_file(), &prepared.manifest).map_err(anyhow::Error::from)?;
     let mut command = own_program()?;
-    command.arg("coordinator").arg("--manifest").arg(manifest);
+    command.arg("coordinator").arg("--manifest").arg(manifest.path());
     command.args(["--attached", "--results", "client", "--listen", "127.0.0.1:0"]);
     command
         .arg("--query-id")

@@ -45,7 +45,7 @@ mod tests {
         let (held, mut given_up) = mpsc::channel::<()>(1);
         let task = tokio::spawn(async move {
             let _held = held;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         });
         let report = AbortOnDropHandle::new(tokio::spawn(report_panic(
             "the reader",

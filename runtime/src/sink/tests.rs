@@ -454,9 +454,9 @@ fn what_waits_in_memory_is_charged_and_row_groups_end_where_there_is_no_more() {
     let (several, most) = groups(1, 3 << 20);
     assert!(several >= 3, "{several} row groups");
     assert!(most <= 3 << 20, "{most} bytes");
-    // Where nothing at all may be charged, groups are small, but not tiny.
+    // Where nothing at all may be charged, groups are small, but not one a batch.
     let (many, _) = groups(2, 0);
-    assert!((2..=8).contains(&many), "{many} row groups");
+    assert!((2..50).contains(&many), "{many} row groups of 100 batches");
 }
 
 #[tokio::test]

@@ -151,7 +151,7 @@ async fn few_rows_and_many_files() {
             ("many files, in order", "select id, s, note from many order by id"),
             (
                 "many files joined",
-                "select m.id, c.s from many m join c on c.id = m.id",
+                "select m.id, c.s from many m full join c on c.id = m.id",
             ),
             ("a file without rows", "select g, count(*) from gap group by g"),
             (

@@ -118,7 +118,7 @@ fn lists_of_structs(ends: &[usize], items: Vec<i32>) -> arrow::array::ListArray 
 #[tokio::test(flavor = "multi_thread")]
 async fn nested_types() {
     check(&tables(), &[
-        ("through a shuffle", "select a.id, a.p, a.l, a.ll, a.ps, a.m from n a join few b on a.id = b.id"),
+        ("through a shuffle", "select a.id, a.p, a.l, a.ll, a.ps, a.m from n a full join few b on a.id = b.id"),
         ("carried along", "select a.id, b.p, b.l, b.ll, b.ps, b.m from n a left join few b on a.id = b.id + 150 where a.id < 400"),
         ("sorted", "select id, p, l, m from n where id % 100 = 3 order by note"),
         ("struct fields", "select p['x'] as x, count(*), min(p['y']['z']) from n group by x"),

@@ -73,7 +73,7 @@ fn every_format_arrives_whole_and_the_status_counts_it() {
         }
         let status = std::fs::read_to_string(status).expect("it was written");
         let status: ShuffleQueryStatus = serde_json::from_str(&status).expect("it is a status");
-        let sink = status.sink.expect("the sink has committed");
+        let sink = status.sink.as_ref().expect("the sink has committed");
         let files = data_files(&folder, &format!("out/{format}"));
         assert_eq!(sink.files as usize, files.len(), "{format}: {files:?}");
         assert_eq!(sink.rows, 15_000, "{format}: one row an order");
@@ -88,12 +88,7 @@ fn every_format_arrives_whole_and_the_status_counts_it() {
             sink.location
         );
         assert!(status.preview.is_none(), "{format}");
-        let (first, end) = (status.first_row_time, status.end_time);
-        assert!(
-            first.is_some() && first <= end,
-            "{format}: the rows are there at once"
-        );
-        assert!(status.time_to_first_row_millis > Some(0), "{format}");
+        assert_measured(&status, format);
     }
     let mut left: Vec<_> = std::fs::read_dir(folder.at("out"))
         .expect("it is there")
@@ -101,6 +96,24 @@ fn every_format_arrives_whole_and_the_status_counts_it() {
         .collect();
     left.retain(|entry| entry.file_name().to_string_lossy().starts_with('.'));
     assert!(left.is_empty(), "staging is left: {left:?}");
+}
+
+/// The status has when rows were first seen, of the query and of its last stage, and how that stage read.
+fn assert_measured(status: &ShuffleQueryStatus, format: &str) {
+    let (first, end) = (&status.first_row_time, &status.end_time);
+    assert!(
+        first.is_some() && first <= end,
+        "{format}: the rows are there at once"
+    );
+    assert!(status.time_to_first_row_millis > Some(0), "{format}");
+    let root = status.stages.last().expect("a query has stages");
+    assert_eq!(root.planned_reduce_tasks, root.tasks_planned, "{root:?}");
+    assert_eq!(root.reduce_fetch_window_partitions, 4, "{root:?}");
+    let partitions: u32 = root.partition_bytes_histogram.iter().sum();
+    assert_eq!(partitions, root.tasks_planned, "{root:?}");
+    assert!(root.first_chunk_ms.is_some(), "{root:?}");
+    assert!(root.first_chunk_ms <= root.first_reduce_row_ms, "{root:?}");
+    assert!(root.first_reduce_row_ms <= Some(root.elapsed_millis), "{root:?}");
 }
 
 #[test]

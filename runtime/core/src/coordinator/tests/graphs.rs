@@ -40,17 +40,6 @@ fn bad_graphs_are_refused_by_name() {
         error(many),
         Some(GraphError::TooManyTasks(u64::from(u32::MAX) + 3))
     );
-    let often = |graph: &mut StageGraph| {
-        graph.stages[0].tasks = 1 << 19;
-        graph.stages[1].inputs = vec![graph.stages[1].inputs[0]; 3];
-    };
-    assert_eq!(
-        error(often),
-        Some(GraphError::TooManyMapTasks {
-            stage: s1,
-            tasks: 3 << 19
-        })
-    );
     assert_eq!(
         error(|graph| graph.exchanges[0].partitions = 0),
         Some(GraphError::NoPartitions(x0))
@@ -94,4 +83,17 @@ fn bad_graphs_are_refused_by_name() {
         writer: s1,
     });
     assert_eq!(error(circle), later);
+}
+
+#[test]
+fn a_stage_that_reads_more_tasks_than_a_worker_takes_is_refused() {
+    let often = |graph: &mut StageGraph| {
+        graph.stages[0].tasks = 1 << 19;
+        graph.stages[1].inputs = vec![graph.stages[1].inputs[0]; 3];
+    };
+    let refused = Some(GraphError::TooManyMapTasks {
+        stage: StageId(1),
+        tasks: 3 << 19,
+    });
+    assert_eq!(error(often), refused);
 }

@@ -70,7 +70,6 @@ fn partitions_are_summed_over_map_tasks_each_once() {
     );
     // The task runs again: the same rows.
     query.lose("a");
-    query.run(wrote("b", attempt(1, 0, 0), &[]));
     query.join("c", 1);
     query.run(wrote("c", attempt(0, 0, 1), &[40 * KIB, 10, 0]));
     assert_eq!(stage(&query, 0).done, 2);
