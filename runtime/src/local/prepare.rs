@@ -1,6 +1,7 @@
 //! From a valid query to one that a coordinator can run: tables listed and pinned, SQL planned and cut, sink checked.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,7 @@ pub struct Prepared {
     /// Where its rows land.
     pub sink: Option<Sink>,
     policy: Policy,
-    compression: Compression,
+    compression: Option<Compression>,
 }
 
 /// What the workers of a query have, as far as it is known when the query is planned.
@@ -223,6 +224,7 @@ impl Prepared {
         epoch: CoordinatorEpoch,
         workers: Vec<String>,
     ) -> anyhow::Result<CoordinatorOptions> {
+        let compression = self.compression.unwrap_or_else(|| compression_to(&workers));
         let graph = &self.planned.graph;
         let result = usize::try_from(graph.result.0)
             .ok()
@@ -236,7 +238,7 @@ impl Prepared {
             .zip(&self.planned.stages)
             .map(|(stage, planned)| {
                 let sink = self.sink.clone().filter(|_| roots.contains(&stage.id));
-                orders(planned, self.compression, sink)
+                orders(planned, compression, sink)
             });
         Ok(CoordinatorOptions {
             query: self.query,
@@ -257,6 +259,22 @@ impl Prepared {
                 .map(|root| root.display().to_string())
                 .collect(),
         })
+    }
+}
+
+/// How shuffle data of a query that does not say is compressed: bytes that never leave the machine are not worth the time.
+fn compression_to(workers: &[String]) -> Compression {
+    let is_here = |worker: &String| {
+        let host = worker
+            .rsplit_once(':')
+            .map(|(host, _)| host.trim_matches(['[', ']']));
+        let address = host.and_then(|host| host.parse::<IpAddr>().ok());
+        host == Some("localhost") || address.is_some_and(|address| address.is_loopback())
+    };
+    if !workers.is_empty() && workers.iter().all(is_here) {
+        Compression::None
+    } else {
+        Compression::Lz4
     }
 }
 
@@ -284,4 +302,24 @@ fn orders(
         template: template.encode()?,
         splits: splits.collect(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_compressed_only_if_they_may_leave_the_machine() {
+        for (workers, expected) in [
+            (&["127.0.0.1:7400", "127.0.0.1:7401"][..], Compression::None),
+            (&["localhost:1", "[::1]:2", "127.3.4.5:3"], Compression::None),
+            (&["127.0.0.1:7400", "10.0.0.1:7400"], Compression::Lz4),
+            (&["pool.namespace.svc:7400"], Compression::Lz4),
+            (&["localhost.example:7400"], Compression::Lz4),
+            (&[], Compression::Lz4),
+        ] {
+            let workers: Vec<String> = workers.iter().map(|worker| (*worker).to_owned()).collect();
+            assert_eq!(compression_to(&workers), expected, "{workers:?}");
+        }
+    }
 }

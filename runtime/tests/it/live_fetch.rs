@@ -16,6 +16,7 @@ use sluice_core::ids::{
     StreamId,
 };
 use sluice_core::message::{Assignment, ChunkHead, FetchRequest, MapOutputPartitionMeta};
+use sluice_crds::shuffle_query::Compression;
 use sluice_proto::{Hello, RefusedReason, Welcome, fetch_error_of, wire};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -325,7 +326,7 @@ async fn read_while_written() -> Watched {
         (watched.offset, watched.offset)
     );
     let format =
-        FrameFormat::new(scene.options.schema.clone(), Default::default()).expect("the schema has a form");
+        FrameFormat::new(scene.options.schema.clone(), Compression::None).expect("the schema has a form");
     let mut decoder = FrameDecoder::new(Arc::new(format));
     let mut rows = 0;
     for data in &watched.data {
