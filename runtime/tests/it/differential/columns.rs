@@ -263,7 +263,7 @@ async fn as_sort_keys() {
 async fn all_at_once() {
     check(&tables(), &[
         ("from Parquet", "select p.* from p full join few on p.id = few.id * 70"),
-        ("from Arrow", "select a.* from a join few on a.id = few.id * 70"),
+        ("from Arrow", "select a.* from a full join few on a.id = few.id * 70"),
         ("from Arrow alone", "select * from a where id % 80 = 3"),
         ("few values of a dictionary", "select word, word16, note from a where id < 5 order by note"),
         ("both", "select count(*) from p join a on p.id = a.id and (p.u16 is not distinct from a.u16) and (p.bytes is not distinct from a.bytes)"),

@@ -156,7 +156,7 @@ async fn few_rows_and_many_files() {
             ("a file without rows", "select g, count(*) from gap group by g"),
             (
                 "a file without rows, joined",
-                "select count(*), sum(gap.id) from gap join c on gap.id = c.id",
+                "select count(*), sum(gap.id) from gap full join c on gap.id = c.id",
             ),
             ("one row", "select * from one"),
             ("one row, grouped", "select s, count(*) from one group by s"),
