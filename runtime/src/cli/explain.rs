@@ -18,9 +18,10 @@ pub(super) struct ExplainArgs {
 
 pub(super) async fn run(args: ExplainArgs) -> CommandResult {
     let loaded = load::load(&args.query.file)?;
-    let slots = args
-        .partitions
-        .unwrap_or_else(|| super::run::default_slots(&loaded));
-    let prepared = prepare::plan_only(&loaded, &super::run::new_query_id(), slots).await?;
+    let mut capacity = super::run::default_capacity(&loaded);
+    if let Some(partitions) = args.partitions {
+        capacity.slots = partitions;
+    }
+    let prepared = prepare::plan_only(&loaded, &super::run::new_query_id(), capacity).await?;
     print_out(&crate::planner::explain(&prepared.planned))
 }

@@ -184,17 +184,14 @@ fn shape(args: &RunArgs, loaded: &Loaded) -> WorkerShape {
     const SPILL_LIMIT: u64 = 64 * 1024 * 1024 * 1024;
     let pool = loaded.pool.as_ref();
     let count = args.local_workers.unwrap_or_else(|| default_count(pool));
-    let memory = args
-        .memory
-        .or(pool.and_then(|pool| pool.memory))
-        .map(|memory| memory.bytes());
+    let memory = args.memory.map(|memory| memory.bytes());
     let spill = pool
         .and_then(|pool| pool.spill.as_ref())
         .map(|spill| spill.limit.bytes());
     WorkerShape {
         count,
         slots: args.slots.unwrap_or_else(|| default_slots_each(pool)),
-        memory_bytes: memory.unwrap_or_else(|| machine_memory() / 2 / u64::from(count)),
+        memory_bytes: memory.unwrap_or_else(|| default_memory_each(pool, count)),
         spill_limit_bytes: spill.unwrap_or(SPILL_LIMIT),
     }
 }
@@ -211,10 +208,20 @@ fn default_slots_each(pool: Option<&WorkerPoolSpec>) -> u32 {
     })
 }
 
-/// The slots in all of the workers that a run of the file starts where its command line does not say.
-pub(super) fn default_slots(loaded: &Loaded) -> u32 {
+/// Memory of each of `count` workers where the command line does not say, bytes.
+fn default_memory_each(pool: Option<&WorkerPoolSpec>, count: u32) -> u64 {
+    let said = pool.and_then(|pool| pool.memory).map(|memory| memory.bytes());
+    said.unwrap_or_else(|| machine_memory() / 2 / u64::from(count))
+}
+
+/// What the workers have that a run of the file starts where its command line does not say.
+pub(super) fn default_capacity(loaded: &Loaded) -> Capacity {
     let pool = loaded.pool.as_ref();
-    default_count(pool).saturating_mul(default_slots_each(pool))
+    let (count, each) = (default_count(pool), default_slots_each(pool));
+    Capacity {
+        slots: count.saturating_mul(each),
+        slot_memory_bytes: Some(default_memory_each(pool, count) / u64::from(each.max(1))),
+    }
 }
 
 fn spill_folder(parent: Option<&Path>) -> Result<TempDir, Failure> {
