@@ -26,7 +26,7 @@ use tokio_util::time::{DelayQueue, delay_queue};
 use tracing::Instrument;
 
 use crate::metrics::Metrics;
-use line::Line;
+use line::{Lane, Line};
 
 /// Longest time of one reconcile.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -80,10 +80,16 @@ pub trait Reconciler: Send + Sync + 'static {
 
     /// Brings the cluster closer to what `object` wants, and its status closer to the truth.
     fn reconcile(self: Arc<Self>, object: Arc<Self::Object>) -> Reconciling;
+
+    /// Whether `object` goes before those of which this is false, for three turns of four.
+    fn is_pressing(object: &Self::Object) -> bool {
+        let _ = object;
+        false
+    }
 }
 
 /// Runs `reconciler` on everything that `controller` yields, until `stop`, at most `concurrency` objects at a time and who
-/// waits longest first; reconciles under way end before this does.
+/// waits longest first, the pressing ones before others; reconciles under way end before this does.
 ///
 /// The controller of kube says only what changed: it takes what waits from a set, in no order, so that under a load that
 /// does not end an object may wait without end.
@@ -181,19 +187,31 @@ where
             }
             tokio::select! {
                 object = told.next() => match object {
-                    Some(object) => self.line.push(object),
+                    Some(object) => self.push(object),
                     None => break,
                 },
                 Some(ended) = self.running.join_next() => self.end(ended),
                 Some(due) = self.later.next() => {
                     let object = due.into_inner();
                     self.timers.remove(&object);
-                    self.line.push(object);
+                    self.push(object);
                 }
             }
         }
         while let Some(ended) = self.running.join_next().await {
             self.end(ended);
+        }
+    }
+
+    fn push(&mut self, reference: ObjectRef<R::Object>) {
+        let lane = self.lane(&reference);
+        self.line.push(reference, lane);
+    }
+
+    fn lane(&self, reference: &ObjectRef<R::Object>) -> Lane {
+        match self.objects.get(reference) {
+            Some(object) if R::is_pressing(&object) => Lane::Pressing,
+            Some(_) | None => Lane::Ordinary,
         }
     }
 
@@ -204,7 +222,7 @@ where
         // As it is now, not as it was when it came into the line.
         let Some(object) = self.objects.get(&reference) else {
             self.around.forget(&reference);
-            self.line.done(&reference);
+            self.line.done(&reference, Lane::Ordinary);
             return;
         };
         let span = tracing::info_span!("reconciling object", object.ref = %reference);
@@ -222,7 +240,7 @@ where
                 Err(_) => return,
             },
         };
-        self.line.done(&object);
+        self.line.done(&object, self.lane(&object));
         let timer = self.later.insert(object.clone(), again);
         if let Some(before) = self.timers.insert(object, timer) {
             self.later.remove(&before);

@@ -47,16 +47,6 @@ impl Urgency {
         Self::Progress
     }
 
-    /// How long it gives way, while there are no more turns than more urgent statuses need; `None` is for as long as that lasts.
-    pub const fn patience(self) -> Option<Duration> {
-        match self {
-            // Counters are worth nothing to those who wait for a transition.
-            Self::Same | Self::Progress | Self::Stage => None,
-            Self::Step => Some(Duration::from_secs(10)),
-            Self::Transition => Some(Duration::ZERO),
-        }
-    }
-
     /// The least time between two writes of a query's status, the second of which is of this urgency.
     pub const fn period(self) -> Duration {
         match self {

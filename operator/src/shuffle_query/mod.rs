@@ -2,7 +2,6 @@
 
 mod act;
 pub mod admission;
-mod deferred;
 mod ending;
 mod event;
 pub mod lifecycle;
@@ -38,7 +37,6 @@ use crate::objects::labels::{self, Component};
 use crate::progress::{CoordinatorRpc, GrpcCoordinators, Progress};
 use crate::{reconcile as around, watch};
 
-use deferred::Deferred;
 use written::Written;
 
 pub use status::compose;
@@ -68,8 +66,6 @@ pub struct Queries {
     freed: Mutex<HashSet<String>>,
     /// What was written of a query last.
     written: Mutex<HashMap<String, Written>>,
-    /// Since when statuses give way to more urgent ones.
-    deferred: Deferred,
 }
 
 impl Queries {
@@ -156,7 +152,6 @@ impl Queries {
         self.granted().remove(uid);
         self.freed().remove(uid);
         self.written().remove(uid);
-        self.deferred.forget(uid);
     }
 }
 
@@ -196,7 +191,6 @@ pub async fn run_with(
         granted: Mutex::default(),
         freed: Mutex::default(),
         written: Mutex::default(),
-        deferred: Deferred::default(),
         operator: operator.clone(),
     });
     let (watched, by_pool) = (reconciler.clone(), reconciler.clone());

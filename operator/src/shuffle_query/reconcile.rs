@@ -7,7 +7,6 @@ use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
-use tokio::time::Instant;
 
 use super::lifecycle::Lifecycle;
 use super::observed::{Observed, Step};
@@ -28,6 +27,12 @@ impl Reconciler for Queries {
 
     fn reconcile(self: Arc<Self>, query: Arc<ShuffleQuery>) -> Reconciling {
         Box::pin(async move { self.bring_closer(query).await })
+    }
+
+    /// Of what holds a place, somebody waits to see it run and end; others wait for a place anyway, or have ended.
+    fn is_pressing(query: &ShuffleQuery) -> bool {
+        let life = Lifecycle::of(query);
+        life.admitted.is_some() && !life.phase.is_terminal()
     }
 }
 
@@ -134,7 +139,6 @@ impl Queries {
         match urgency {
             Urgency::Transition => writes.turn().await,
             _ if writes.spare() => {}
-            _ if self.deferred.is_over(&uid, urgency, Instant::now()) => writes.turn().await,
             // Of many queries at once the steps and counters give way, and no reconcile waits for them.
             _ => return Ok(again.min(NO_SPARE)),
         }
@@ -192,7 +196,6 @@ impl Queries {
         self.operator.metrics.status_writes.inc();
         let uid = query.uid().unwrap_or_default();
         let mut all = self.written();
-        self.deferred.forget(&uid);
         let known = all.remove(&uid);
         all.insert(uid, Written::new(known, query, &written));
         drop(all);
