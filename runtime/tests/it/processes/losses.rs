@@ -13,6 +13,9 @@ use super::wire_noise::{Output, incarnation, output_at};
 /// How often a moment may be missed: snapshots come each tenth of a second, and a worker may be frozen too late.
 const MISSES: u32 = 8;
 
+/// The time between two snapshots, at most, on a busy machine.
+const SNAPSHOTS: Duration = Duration::from_millis(300);
+
 /// What a worker has of one stage.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Held {
@@ -78,6 +81,8 @@ async fn held_by_frozen(query: &Watched, others: &[Worker]) -> Option<Vec<Held>>
         }
         // Each worker has one slot; an attempt that has not opened its output yet is seen nowhere.
         let running: u32 = held.iter().map(|held| held.running).sum();
+        // If the query went on while the others were asked, the next snapshot shows it.
+        tokio::time::sleep(SNAPSHOTS).await;
         if running <= 1 && query.now().stages == before.stages {
             return Some(held);
         }
@@ -114,7 +119,10 @@ pub(super) async fn frozen_in(
         let (folder, query) = seen_in(workers, &yaml, what, &is_so).await;
         workers[0].freeze();
         match held_by_frozen(&query, &workers[1..]).await {
-            Some(held) if is_so(&query.now()) => return (folder, query, held),
+            // The attempt that stands still holds the query up, however long the caller takes.
+            Some(held) if is_so(&query.now()) && held.iter().any(|held| held.running > 0) => {
+                return (folder, query, held);
+            }
             Some(_) | None => workers[0].thaw(),
         }
         assert_eq!(query.end().await.outcome, Outcome::Succeeded);
