@@ -86,7 +86,8 @@ pub struct ShuffleQuerySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub tables: Vec<TableSpec>,
-    /// Where the rows go. Without it the status carries a bounded preview of the result.
+    /// Where the rows go; if the query orders them, the files follow each other by name. Without it the status carries a bounded
+    /// preview of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink: Option<SinkSpec>,
     /// How rows move between stages.

@@ -16,6 +16,7 @@ pub mod locality;
 pub mod message;
 pub mod metrics;
 pub mod plan;
+pub mod ranges;
 pub mod reader;
 #[cfg(test)]
 mod sim;

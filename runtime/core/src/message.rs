@@ -7,6 +7,7 @@ use crate::ids::{
     AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageId, StreamEpoch, StreamId,
     WorkerId,
 };
+use crate::ranges::{ByteRange, KeyRange};
 
 /// An order to run one attempt. It consumes a granted slot. Inputs carry no locations: those follow as
 /// [`InputUpdate`]s.
@@ -35,6 +36,8 @@ pub struct AssignedInput {
     pub writers: Vec<Writer>,
     /// The partitions to read of each map task (`assigned_reduce_partitions`).
     pub assigned_reduce_partitions: Vec<u32>,
+    /// The rows to take of sorted runs; all, if there is none.
+    pub range: Option<KeyRange>,
 }
 
 /// A stage that writes an exchange.
@@ -58,6 +61,8 @@ pub struct InputUpdate {
     pub worker: WorkerId,
     /// What it is worth.
     pub state: InputState,
+    /// The frames of it that hold the reader's range of a sorted run; all, if there is none.
+    pub range: Option<ByteRange>,
 }
 
 /// What a map attempt's output is worth to its readers.

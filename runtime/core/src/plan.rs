@@ -15,6 +15,9 @@ pub struct StageGraph {
     pub exchanges: Vec<Exchange>,
     /// The exchange that holds the query's rows (partition 0 of each writing task), or the sink's receipts.
     pub result: ExchangeId,
+    /// Whether the rows have an order: that of each root task, one task after the other.
+    #[serde(default)]
+    pub ordered: bool,
 }
 
 /// The work between exchanges.
@@ -49,8 +52,10 @@ pub struct StageInput {
 /// Which partitions of an exchange task `i` of a stage reads, from all of its map tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadKind {
-    /// Partition `i` (hash, range and round-robin exchanges).
+    /// Partition `i` (hash and round-robin exchanges).
     OwnPartition,
+    /// Of each sorted run the rows within the bounds of task `i` (range exchanges). A stage reads one exchange so.
+    OwnRange,
     /// All partitions (forward exchanges into one task, and broadcast).
     AllPartitions,
 }
@@ -75,7 +80,7 @@ pub enum ExchangeKind {
     Forward,
     /// By the hash of key expressions.
     Hash,
-    /// By sampled bounds of sort keys.
+    /// Each map task writes one sorted run, and readers share them by bounds of sampled keys.
     Range,
     /// Rows in turn.
     RoundRobin,

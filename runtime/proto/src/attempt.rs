@@ -24,6 +24,7 @@ impl wire::AssignAttempt {
                 })
                 .collect(),
             assigned_reduce_partitions: input.assigned_reduce_partitions,
+            range: input.range.map(Into::into),
         });
         Self {
             attempt: Some(assignment.attempt.into()),
@@ -48,22 +49,12 @@ impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
         if map_tasks > MAX_TASKS {
             return Err(WireError::impossible("inputs.writers.tasks", map_tasks));
         }
-        let inputs = wire.inputs.into_iter().map(|input| AssignedInput {
-            writers: input
-                .writers
-                .iter()
-                .map(|writer| Writer {
-                    stage: StageId(writer.stage),
-                    tasks: writer.tasks,
-                })
-                .collect(),
-            assigned_reduce_partitions: input.assigned_reduce_partitions,
-        });
+        let inputs = wire.inputs.into_iter().map(AssignedInput::try_from);
         let assignment = Assignment {
             attempt: need(wire.attempt, "assign_attempt.attempt")?.into(),
             stream_epoch: StreamEpoch(wire.stream_epoch),
             output_partitions: wire.output_partitions,
-            inputs: inputs.collect(),
+            inputs: inputs.collect::<Result<_, _>>()?,
             layout_version: LayoutVersion(wire.layout_version),
             layout_fingerprint: wire.layout_fingerprint,
             recommended_reduce_fetch_window_partitions: wire.recommended_reduce_fetch_window_partitions,
@@ -74,6 +65,22 @@ impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
             .map(LeafSplit::try_from)
             .collect::<Result<_, _>>()?;
         Ok((assignment, splits))
+    }
+}
+
+impl TryFrom<wire::AssignedInput> for AssignedInput {
+    type Error = WireError;
+
+    fn try_from(wire: wire::AssignedInput) -> Result<Self, WireError> {
+        let writers = wire.writers.iter().map(|writer| Writer {
+            stage: StageId(writer.stage),
+            tasks: writer.tasks,
+        });
+        Ok(Self {
+            writers: writers.collect(),
+            assigned_reduce_partitions: wire.assigned_reduce_partitions,
+            range: wire.range.map(TryInto::try_into).transpose()?,
+        })
     }
 }
 
@@ -92,6 +99,7 @@ impl wire::InputUpdate {
             worker: Some(update.worker.into()),
             address,
             state: state.into(),
+            range: update.range.map(Into::into),
         }
     }
 }
@@ -114,6 +122,7 @@ impl TryFrom<wire::InputUpdate> for (InputUpdate, String) {
             stream_epoch: StreamEpoch(wire.stream_epoch),
             worker: need(wire.worker, "updates.worker")?.into(),
             state,
+            range: wire.range.map(TryInto::try_into).transpose()?,
         };
         Ok((update, wire.address))
     }

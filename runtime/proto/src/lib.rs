@@ -6,6 +6,7 @@
 mod attempt;
 pub mod auth;
 mod ids;
+mod ranges;
 mod report;
 mod session;
 mod split;

@@ -166,6 +166,7 @@ impl wire::WorkerMessage {
                 worker,
                 attempt: need(success.attempt, "attempt_succeeded.attempt")?.into(),
                 outputs: success.outputs.into_iter().map(Into::into).collect(),
+                run: success.run.map(TryInto::try_into).transpose()?,
                 metrics: success.metrics.unwrap_or_default().into(),
             },
             Message::AttemptFailed(failed) => Event::AttemptFailed {

@@ -6,6 +6,7 @@ use sluice_core::ids::{AttemptId, Incarnation, LayoutVersion, StageEpoch, StageI
 use sluice_core::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{FileRange, InputFile, Split};
+use sluice_core::ranges::{Bound, ByteRange, KeyRange, MAX_KEY_BYTES, MAX_SAMPLES, RunSample, SortedRun};
 
 use crate::{LeafSplit, MAX_TEXT_BYTES, WireError, fetch_error_of, refuse_fetch, shortened, wire};
 
@@ -143,6 +144,7 @@ fn an_assignment_of_more_map_tasks_than_a_graph_has_is_refused() {
             inputs: vec![wire::AssignedInput {
                 writers: writers.collect(),
                 assigned_reduce_partitions: vec![0],
+                range: None,
             }],
             ..Default::default()
         };
@@ -153,6 +155,50 @@ fn an_assignment_of_more_map_tasks_than_a_graph_has_is_refused() {
         let refused = reading(tasks).unwrap_err();
         assert!(refused.to_string().contains("writers.tasks"), "{refused}");
     }
+}
+
+fn key_range() -> KeyRange {
+    let upper = Some(Bound {
+        key: vec![1, 0, 255],
+        map_task: 3,
+    });
+    KeyRange { lower: None, upper }
+}
+
+fn sorted_run() -> SortedRun {
+    let sample = |key: u8, offset| RunSample {
+        key: vec![key],
+        offset,
+    };
+    SortedRun {
+        samples: vec![sample(1, 0), sample(1, 40), sample(2, 90)],
+        end: 100,
+    }
+}
+
+#[test]
+fn sorted_runs_survive_and_wrong_ones_are_refused() {
+    for run in [sorted_run(), SortedRun::default()] {
+        assert_eq!(SortedRun::try_from(wire::SortedRun::from(run.clone())), Ok(run));
+    }
+    let spoil = |spoilt: fn(&mut SortedRun)| {
+        let mut run = sorted_run();
+        spoilt(&mut run);
+        let refused = SortedRun::try_from(wire::SortedRun::from(run));
+        assert!(
+            matches!(refused, Err(WireError::Impossible { .. })),
+            "{refused:?}"
+        );
+    };
+    spoil(|run| run.end = 90);
+    spoil(|run| run.samples[0].offset = 1);
+    spoil(|run| run.samples[1].offset = 0);
+    spoil(|run| run.samples[2].key = vec![0]);
+    spoil(|run| run.samples[0].key = vec![0; MAX_KEY_BYTES + 1]);
+    spoil(|run| run.samples = vec![run.samples[0].clone(); MAX_SAMPLES + 1]);
+    spoil(|run| run.samples.clear());
+    let backwards = wire::ByteRange { start: 4, end: 3 };
+    assert!(ByteRange::try_from(backwards).is_err());
 }
 
 #[test]
@@ -167,6 +213,7 @@ fn assignments_survive() {
                 tasks: 5,
             }],
             assigned_reduce_partitions: vec![0, 3],
+            range: Some(key_range()),
         }],
         layout_version: LayoutVersion(1),
         layout_fingerprint: u64::MAX,
@@ -228,6 +275,7 @@ fn input_updates_survive() {
             stream_epoch: StreamEpoch(2),
             worker,
             state,
+            range: (state == InputState::Won).then_some(ByteRange { start: 3, end: 9 }),
         };
         let wire = wire::InputUpdate::new(update.clone(), "h:1".into());
         assert_eq!(

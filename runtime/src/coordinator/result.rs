@@ -74,6 +74,13 @@ impl ResultReader {
         let input = AssignedInput {
             writers: writers.collect(),
             assigned_reduce_partitions: vec![0],
+            range: None,
+        };
+        // Ranges follow each other; otherwise rows go out as they come.
+        let delivery = if graph.ordered {
+            Delivery::InOrder
+        } else {
+            Delivery::Arrival
         };
         let schema = Arc::clone(&options.schema);
         let spec = ReadSpec {
@@ -82,7 +89,7 @@ impl ResultReader {
             layout_version: LayoutVersion(1),
             inputs: vec![ReadInput {
                 assigned: input,
-                delivery: Delivery::Arrival,
+                delivery,
                 schema,
             }],
             config: read_config(FETCH_WINDOW, FETCH_AHEAD_BYTES),

@@ -199,6 +199,9 @@ fn bad_source(error: SourceError) -> Failure {
     Failure::unplanned(error.reason, error)
 }
 
+/// Encoded bytes of sorted rows that are worth a task of their own to merge them.
+const MIN_RANGE_BYTES: u64 = 4 << 20;
+
 fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
     Policy {
         max_task_attempts: spec.retry.max_task_attempts,
@@ -210,6 +213,7 @@ fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
             .deadline_seconds
             .map(|seconds| Duration::from_secs(seconds.into())),
         reduce_fetch_window_partitions: spec.shuffle.reduce_fetch_window_partitions,
+        min_range_bytes: MIN_RANGE_BYTES,
         sink,
     }
 }

@@ -92,7 +92,7 @@ fn mebibytes(bytes: u64) -> String {
 }
 
 /// Rows times the width of their columns. Byte sizes of DataFusion are unknown above most joins.
-fn estimated_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
+pub(super) fn estimated_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
     let statistics = StatisticsContext::new()
         .compute(plan.as_ref(), &StatisticsArgs::new())
         .ok()?;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use datafusion::physical_plan::displayable;
-use sluice_core::plan::{Determinism, Exchange, FileRange, ReadKind, Split, Stage};
+use sluice_core::plan::{Determinism, Exchange, ExchangeKind, FileRange, ReadKind, Split, Stage};
 
 use super::{PlannedQuery, PlannedStage};
 
@@ -15,7 +15,7 @@ pub fn explain(query: &PlannedQuery) -> String {
         // Writing to a String cannot fail.
         let _infallible = stage_text(&mut text, query, stage, planned);
     }
-    let order = if query.ordered {
+    let order = if query.graph.ordered {
         "in the order of the query"
     } else {
         "in any order"
@@ -49,6 +49,7 @@ fn stage_text(
         let what = match input.read {
             ReadKind::OwnPartition => "partition i in task i",
             ReadKind::AllPartitions => "all of it in each task",
+            ReadKind::OwnRange => "range i of all runs in task i",
         };
         writeln!(text, "  input {number}: exchange {}, {what}", input.exchange)?;
     }
@@ -74,10 +75,10 @@ fn stage_text(
 }
 
 fn exchange_text(exchange: &Exchange) -> String {
-    let partitions = if exchange.partitions == 1 {
-        "1 partition".to_owned()
-    } else {
-        format!("{} partitions", exchange.partitions)
+    let partitions = match (exchange.kind, exchange.partitions) {
+        (ExchangeKind::Range, _) => "a sorted run of each task".to_owned(),
+        (_, 1) => "1 partition".to_owned(),
+        (_, partitions) => format!("{partitions} partitions"),
     };
     format!(
         "exchange {} ({}, {partitions})",

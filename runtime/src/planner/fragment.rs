@@ -8,9 +8,11 @@ use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
-use datafusion::physical_expr::{Partitioning, PhysicalExpr};
+use datafusion::physical_expr::{LexOrdering, Partitioning, PhysicalExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
+use datafusion_proto::physical_plan::from_proto::parse_physical_sort_exprs;
+use datafusion_proto::physical_plan::to_proto::serialize_physical_sort_exprs;
 use datafusion_proto::physical_plan::{
     DeduplicatingProtoConverter, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
 };
@@ -48,7 +50,8 @@ pub struct Fragment {
 pub struct OutputSpec {
     /// The kind of exchange.
     pub kind: ExchangeKind,
-    /// The key expressions over the task's output columns, each encoded; empty unless the kind is hash.
+    /// Over the task's output columns, each encoded: the key expressions of a hash exchange, the sort keys of a range
+    /// exchange; otherwise none.
     pub keys: Vec<Vec<u8>>,
     /// How many partitions each task writes, at least 1.
     pub partitions: u32,
@@ -132,7 +135,43 @@ pub(crate) fn encode_keys(keys: &[Arc<dyn PhysicalExpr>]) -> Result<Vec<Vec<u8>>
         .collect()
 }
 
+/// Encodes the keys of an order.
+pub(crate) fn encode_sort_keys(ordering: &LexOrdering) -> Result<Vec<Vec<u8>>, PlanError> {
+    let keys = ordering.iter().cloned();
+    let messages = serialize_physical_sort_exprs(keys, &FragmentCodec, &DeduplicatingProtoConverter {})
+        .map_err(|error| unsupported(&error))?;
+    Ok(messages.iter().map(Message::encode_to_vec).collect())
+}
+
 impl OutputSpec {
+    /// The order in which a task of a range exchange writes the rows of `schema`; `None` for other kinds.
+    ///
+    /// # Errors
+    /// [`PlanError::Fragment`] for keys that do not decode.
+    pub fn sorted_by(
+        &self,
+        schema: &Schema,
+        context: &TaskContext,
+    ) -> Result<Option<LexOrdering>, PlanError> {
+        match self.kind {
+            ExchangeKind::Range => {}
+            ExchangeKind::Forward
+            | ExchangeKind::Broadcast
+            | ExchangeKind::RoundRobin
+            | ExchangeKind::Hash => return Ok(None),
+        }
+        let malformed = |error: &dyn std::fmt::Display| PlanError::fragment("sort key", error);
+        let keys = self.keys.iter().map(|key| {
+            protobuf::PhysicalSortExprNode::decode(key.as_slice()).map_err(|error| malformed(&error))
+        });
+        let keys = keys.collect::<Result<Vec<_>, _>>()?;
+        let decode = PhysicalPlanDecodeContext::new(context, &FragmentCodec);
+        let sort = parse_physical_sort_exprs(&keys, &decode, schema, &DeduplicatingProtoConverter {})
+            .map_err(|error| malformed(&error))?;
+        let ordering = LexOrdering::new(sort).ok_or_else(|| malformed(&"there is none"))?;
+        Ok(Some(ordering))
+    }
+
     /// The partitioning that puts the rows of `schema` into partitions, for DataFusion's batch partitioner.
     ///
     /// # Errors
@@ -140,9 +179,10 @@ impl OutputSpec {
     pub fn partitioning(&self, schema: &Schema, context: &TaskContext) -> Result<Partitioning, PlanError> {
         let partitions = self.partitions.max(1) as usize;
         match self.kind {
-            ExchangeKind::Forward | ExchangeKind::Broadcast => Ok(Partitioning::UnknownPartitioning(1)),
+            ExchangeKind::Forward | ExchangeKind::Broadcast | ExchangeKind::Range => {
+                Ok(Partitioning::UnknownPartitioning(1))
+            }
             ExchangeKind::RoundRobin => Ok(Partitioning::RoundRobinBatch(partitions)),
-            ExchangeKind::Range => Err(PlanError::fragment("output", "range keys are not decoded here")),
             ExchangeKind::Hash => {
                 let decode = PhysicalPlanDecodeContext::new(context, &FragmentCodec);
                 let keys = self

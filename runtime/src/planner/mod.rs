@@ -58,8 +58,6 @@ pub struct PlannedQuery {
     pub stages: Vec<PlannedStage>,
     /// The columns of the result.
     pub schema: SchemaRef,
-    /// Whether the query orders its result; the result then comes from one task, in that order.
-    pub ordered: bool,
     /// The parts that run in a single task for the sake of right rows, and why.
     pub notes: Vec<PlanNote>,
     /// For each exchange of the graph, in order, why the plan is cut there.
@@ -160,7 +158,9 @@ async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, Plan
         .await
         .map_err(PlanError::Query)?;
     let mut planned = cut(&physical, state.task_ctx().as_ref())?;
-    planned.ordered = orders_rows(&logical) && planned.root_tasks() == 1;
+    // DataFusion's plan may not know the order any more: a column that it is by need not be selected.
+    planned.graph.ordered |= planned.root_tasks() == 1;
+    planned.graph.ordered &= orders_rows(&logical);
     Ok(planned)
 }
 

@@ -67,7 +67,8 @@ pub(crate) const RECURSION_LIMIT: usize = 50;
 
 /// The session configuration for a query whose exchanges have `partitions` partitions (at least 1). Values set
 /// on it afterwards travel to the tasks with each fragment. An extension of type [`SplitTarget`] replaces the sizes
-/// by which scans are divided, one of type [`BroadcastLimit`] the bound of build sides that every task gets.
+/// by which scans are divided, one of type [`BroadcastLimit`] the bound of build sides that every task gets, one of type
+/// [`SharedMerge`](super::cut::order::SharedMerge) the bound from which on tasks share the merge of ordered rows.
 pub fn session_options(partitions: usize) -> SessionConfig {
     let mut options = ConfigOptions::new();
     for (key, value) in FIXED {

@@ -344,7 +344,8 @@ impl Header {
 #[derive(Debug)]
 pub struct FrameDecoder {
     format: Arc<FrameFormat>,
-    chain: u64,
+    /// Of the frame before; not known where reading began behind it.
+    chain: Option<u64>,
     /// Where the frame that is being read starts.
     offset: u64,
     head: Vec<u8>,
@@ -354,10 +355,15 @@ pub struct FrameDecoder {
 impl FrameDecoder {
     /// At the start of a stream.
     pub fn new(format: Arc<FrameFormat>) -> Self {
+        Self::starting_at(format, 0)
+    }
+
+    /// At the start of a frame. One that is not the first of its stream is not held against the frame before it.
+    pub fn starting_at(format: Arc<FrameFormat>, offset: u64) -> Self {
         Self {
             format,
-            chain: 0,
-            offset: 0,
+            chain: (offset == 0).then_some(0),
+            offset,
             head: Vec::with_capacity(HEADER_BYTES),
             payload: MutableBuffer::new(0),
         }
@@ -405,7 +411,10 @@ impl FrameDecoder {
         if checksum(header.length, header.rows, header.chain, digest) != header.checksum {
             return Err(FrameError::ChecksumMismatch { offset });
         }
-        if chained(digest, self.chain) != header.chain {
+        if self
+            .chain
+            .is_some_and(|before| chained(digest, before) != header.chain)
+        {
             return Err(FrameError::ChainMismatch { offset });
         }
         let batch = self.format.batch(&payload);
@@ -414,7 +423,7 @@ impl FrameDecoder {
             let message = format!("{} rows where {} were said", batch.num_rows(), header.rows);
             return Err(FrameError::Undecodable { offset, message });
         }
-        self.chain = header.chain;
+        self.chain = Some(header.chain);
         self.offset += (HEADER_BYTES + payload.len()) as u64;
         Ok(batch)
     }

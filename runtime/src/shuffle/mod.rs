@@ -8,6 +8,7 @@ pub mod frame;
 pub mod partition;
 pub mod read;
 mod segment;
+pub mod sorted;
 pub mod store;
 pub mod write;
 

@@ -146,6 +146,7 @@ impl Bench {
             },
             compression,
             buffer_bytes: 300_000,
+            sorted_by: None,
         };
         let opened = self
             .store
@@ -172,6 +173,7 @@ impl Bench {
                         tasks: TASKS,
                     }],
                     assigned_reduce_partitions: vec![partition],
+                    range: None,
                 },
                 delivery: Delivery::Arrival,
                 schema,
@@ -192,6 +194,7 @@ impl Bench {
                 stream_epoch: StreamEpoch(1),
                 worker: worker(),
                 state: InputState::Won,
+                range: None,
             };
             updates.send(won).unwrap();
         }

@@ -11,11 +11,13 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use sluice_core::ids::{AttemptId, QueryId, StreamId};
 use sluice_core::message::MapOutputPartitionMeta;
+use sluice_core::ranges::SortedRun;
 use sluice_crds::shuffle_query::Compression;
 
 use super::compact::{batch_bytes, compact};
 use super::frame::{FrameEncoder, FrameError, FrameFormat};
 use super::partition::{Partitioner, Partitioning};
+use super::sorted::{RunSampler, SortKeys};
 use super::store::{Appending, StoreHandle};
 
 #[cfg(test)]
@@ -54,6 +56,8 @@ pub struct WriteSpec {
     pub compression: Compression,
     /// The most bytes of rows that wait for their frame to fill, over all partitions.
     pub buffer_bytes: usize,
+    /// The order of the rows, if they make a run of a range exchange; there is one partition then.
+    pub sorted_by: Option<SortKeys>,
 }
 
 /// What was written so far.
@@ -63,6 +67,17 @@ pub struct WriteCounts {
     pub rows: u64,
     /// Bytes of encoded frames.
     pub bytes: u64,
+}
+
+/// What an attempt wrote in all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// An entry for each partition that holds bytes.
+    pub outputs: Vec<MapOutputPartitionMeta>,
+    /// Where the keys are, if it is a sorted run.
+    pub run: Option<SortedRun>,
+    /// How much it is.
+    pub counts: WriteCounts,
 }
 
 /// Splits rows by partition, gathers them to frames and gives these to the store. Rows keep their order within a
@@ -81,6 +96,7 @@ pub struct ShuffleWriter {
     /// The frame that the store has not answered yet: the next one is encoded meanwhile.
     appending: Option<Appending>,
     counts: WriteCounts,
+    sampler: Option<RunSampler>,
 }
 
 /// Rows of one partition that wait for their frame to fill.
@@ -111,6 +127,7 @@ impl ShuffleWriter {
             context: IpcWriteContext::default(),
             appending: None,
             counts: WriteCounts::default(),
+            sampler: spec.sorted_by.clone().map(RunSampler::new),
         })
     }
 
@@ -158,16 +175,21 @@ impl ShuffleWriter {
         Ok(())
     }
 
-    /// Writes what waits and finalizes the attempt. Returns an entry for each partition that holds bytes.
+    /// Writes what waits and finalizes the attempt.
     ///
     /// # Errors
     ///
     /// As `write`.
-    pub async fn finish(mut self) -> Result<(Vec<MapOutputPartitionMeta>, WriteCounts)> {
+    pub async fn finish(mut self) -> Result<Written> {
         self.flush_all().await?;
         self.settle().await?;
         let outputs = self.store.finalize(self.query.clone(), self.attempt).await?;
-        Ok((outputs, self.counts))
+        let end = self.counts.bytes;
+        Ok(Written {
+            outputs,
+            run: self.sampler.map(|sampler| sampler.finish(end)),
+            counts: self.counts,
+        })
     }
 
     async fn flush_all(&mut self) -> Result<()> {
@@ -200,6 +222,9 @@ impl ShuffleWriter {
         for batch in frames_of(self.format.schema(), parts) {
             let frame = gathering.encoder.encode(&batch, &mut self.context)?;
             let rows = batch.num_rows() as u64;
+            if let Some(sampler) = &mut self.sampler {
+                sampler.frame(&batch, self.counts.bytes)?;
+            }
             self.counts.rows += rows;
             self.counts.bytes += frame.len() as u64;
             if let Some(before) = self.appending.take() {

@@ -12,13 +12,14 @@ use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{FileRange, InputFile, Split};
+use sluice_core::ranges::SortedRun;
 use sluice_proto::LeafSplit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::counters::Counters;
 use super::inputs::Inputs;
-use super::publish::Publish;
+use super::publish::{Publish, Published};
 use super::stage::StageTemplate;
 use super::{Shared, WorkerOptions};
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
@@ -46,6 +47,7 @@ pub(super) struct Job {
 pub(super) enum AttemptEnd {
     Succeeded {
         outputs: Vec<MapOutputPartitionMeta>,
+        run: Option<SortedRun>,
         metrics: AttemptMetrics,
     },
     Failed(AttemptFailure),
@@ -74,8 +76,9 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
         () = cancel.cancelled() => Err(AttemptFailure::Cancelled),
     };
     match ended {
-        Ok(outputs) => AttemptEnd::Succeeded {
+        Ok(Published { outputs, run }) => AttemptEnd::Succeeded {
             outputs,
+            run,
             metrics: counters.read(),
         },
         Err(failure) => {
@@ -85,7 +88,7 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
     }
 }
 
-async fn execute(job: Job) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure> {
+async fn execute(job: Job) -> Result<Published, AttemptFailure> {
     let ranges = file_ranges(&job.splits);
     let mut options = job.stage.fragment.options.clone();
     let reservation = sort_reservation(&job.shared.options).to_string();

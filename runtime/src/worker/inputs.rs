@@ -2,19 +2,23 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::datatypes::Schema;
 use bytes::Bytes;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::stream::BoxStream;
 use sluice_core::failure::{AttemptFailure, FetchError};
 use sluice_core::ids::WorkerId;
-use sluice_core::message::{ChunkHead, FetchRequest};
+use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest};
+use sluice_core::ranges::KeyRange;
 use sluice_core::reader::Delivery;
 
 use super::attempt::Job;
 use crate::planner::{InputProvider, InputStream, ReadMode, ShuffleReadExec, decode_schema};
 use crate::shuffle::read::{FetchTransport, ReadInput, ReadSpec, ShuffleReads};
+use crate::shuffle::sorted::{SortKeys, within};
 use crate::shuffle::store::StoreHandle;
 use crate::source::classify_error;
 use crate::transport::{Peers, read_config};
@@ -28,31 +32,29 @@ pub(super) struct Inputs {
 impl Inputs {
     /// Starts to fetch what the plan's leaves will open. Takes the job's updates.
     pub(super) fn start(&self, plan: &Arc<dyn ExecutionPlan>, job: Job) -> Result<(), AttemptFailure> {
-        let mut deliveries = vec![Delivery::Arrival; job.assignment.inputs.len()];
-        find_deliveries(plan, &mut deliveries);
-        let mut inputs = Vec::with_capacity(deliveries.len());
-        for ((assigned, delivery), schema) in job
+        let mut taken = vec![Taken::default(); job.assignment.inputs.len()];
+        how_taken(plan, &mut taken);
+        let mut inputs = Vec::with_capacity(taken.len());
+        let mut ranges = Vec::with_capacity(taken.len());
+        for ((assigned, taken), schema) in job
             .assignment
             .inputs
             .iter()
-            .zip(deliveries)
+            .zip(taken)
             .zip(&job.stage.fragment.inputs)
         {
-            let schema = decode_schema(schema).map_err(|error| AttemptFailure::Refused {
-                message: error.to_string(),
-            })?;
+            let schema = decode_schema(schema).map_err(|error| refused(&error))?;
+            ranges.push(range_of(assigned, &taken, &schema)?);
             inputs.push(ReadInput {
                 assigned: assigned.clone(),
-                delivery,
+                delivery: taken.delivery,
                 schema,
             });
         }
         if inputs.len() != job.assignment.inputs.len() {
-            let message = "the assignment's inputs are not those of the fragment".to_owned();
-            return Err(AttemptFailure::Refused { message });
+            return Err(refused(&"the assignment's inputs are not those of the fragment"));
         }
         let window = job.assignment.recommended_reduce_fetch_window_partitions;
-        let count = inputs.len();
         let spec = ReadSpec {
             query: job.query.clone(),
             coordinator_epoch: job.coordinator_epoch,
@@ -71,8 +73,13 @@ impl Inputs {
             ShuffleReads::start(spec, transport, job.inputs, &pool, &job.shared.control).map_err(failed)?;
         job.counters.follow_inputs(Arc::clone(reads.counters()));
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        for input in 0..count {
-            streams.push(reads.take(input).map_err(failed)?.into_iter().map(Some).collect());
+        for (input, range) in ranges.into_iter().enumerate() {
+            let of_input = (0..).zip(reads.take(input).map_err(failed)?);
+            let of_input = of_input.map(|(map_task, stream)| match &range {
+                Some((keys, range)) => within(stream, keys.clone(), range.clone(), map_task),
+                None => stream,
+            });
+            streams.push(of_input.map(Some).collect());
         }
         Ok(())
     }
@@ -83,15 +90,56 @@ fn ahead_bytes(memory_bytes: u64) -> u64 {
     (memory_bytes / 32).clamp(256 << 10, 16 << 20)
 }
 
-fn find_deliveries(plan: &Arc<dyn ExecutionPlan>, deliveries: &mut [Delivery]) {
+/// How a plan's leaf takes an input.
+#[derive(Clone)]
+struct Taken {
+    delivery: Delivery,
+    /// The order of the rows of each map task.
+    ordering: Option<LexOrdering>,
+}
+
+impl Default for Taken {
+    fn default() -> Self {
+        Self {
+            delivery: Delivery::Arrival,
+            ordering: None,
+        }
+    }
+}
+
+fn how_taken(plan: &Arc<dyn ExecutionPlan>, taken: &mut [Taken]) {
     if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
         let slot = usize::try_from(read.slot()).unwrap_or(usize::MAX);
-        if let (Some(delivery), ReadMode::PerMapTask(_)) = (deliveries.get_mut(slot), read.mode()) {
-            *delivery = Delivery::PerStream;
+        if let (Some(taken), ReadMode::PerMapTask(_)) = (taken.get_mut(slot), read.mode()) {
+            taken.delivery = Delivery::PerStream;
+            taken.ordering = read.orderings().first().cloned();
         }
     }
     for child in plan.children() {
-        find_deliveries(child, deliveries);
+        how_taken(child, taken);
+    }
+}
+
+/// The rows that the attempt takes of an input's sorted runs, if not all.
+fn range_of(
+    assigned: &AssignedInput,
+    taken: &Taken,
+    schema: &Schema,
+) -> Result<Option<(SortKeys, KeyRange)>, AttemptFailure> {
+    let Some(range) = &assigned.range else {
+        return Ok(None);
+    };
+    let ordering = taken
+        .ordering
+        .clone()
+        .ok_or_else(|| refused(&"a range of runs without an order"))?;
+    let keys = SortKeys::new(ordering, schema).map_err(|error| refused(&error))?;
+    Ok(Some((keys, range.clone())))
+}
+
+fn refused(error: &dyn std::fmt::Display) -> AttemptFailure {
+    AttemptFailure::Refused {
+        message: error.to_string(),
     }
 }
 

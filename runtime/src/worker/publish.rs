@@ -9,6 +9,7 @@ use futures::StreamExt;
 use sluice_core::failure::AttemptFailure;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, StreamEpoch};
 use sluice_core::message::MapOutputPartitionMeta;
+use sluice_core::ranges::SortedRun;
 use sluice_crds::shuffle_query::Compression;
 
 use super::Shared;
@@ -16,6 +17,7 @@ use super::attempt::Job;
 use super::counters::Counters;
 use crate::planner::{OutputSpec, decode_schema};
 use crate::shuffle::partition::Partitioning;
+use crate::shuffle::sorted::SortKeys;
 use crate::shuffle::write::{ShuffleWriter, WriteSpec};
 use crate::sink::Sink;
 
@@ -31,9 +33,18 @@ pub(super) struct Publish {
     stream_epoch: StreamEpoch,
     partitions: u32,
     partitioning: Partitioning,
+    sorted_by: Option<SortKeys>,
     compression: Compression,
     sink: Option<Sink>,
     counters: Arc<Counters>,
+}
+
+/// What an attempt's exchange holds.
+pub(super) struct Published {
+    /// One entry a partition that holds bytes.
+    pub(super) outputs: Vec<MapOutputPartitionMeta>,
+    /// Where the keys are, if it is a sorted run.
+    pub(super) run: Option<SortedRun>,
 }
 
 impl Publish {
@@ -43,6 +54,12 @@ impl Publish {
         let partitioning = job.stage.output.partitioning(&schema, context);
         let partitioning = partitioning.map_err(|error| refused(error.to_string()))?;
         let partitioning = shuffle_partitioning(partitioning, &job.stage.output, job.assignment.attempt.task);
+        let sorted_by = job.stage.output.sorted_by(&schema, context);
+        let sorted_by = sorted_by.map_err(|error| refused(error.to_string()))?;
+        let keys = sorted_by
+            .map(|ordering| SortKeys::new(ordering, &schema))
+            .transpose();
+        let sorted_by = keys.map_err(|error| refused(error.to_string()))?;
         if partitioning.partitions() > job.assignment.output_partitions {
             return Err(refused(
                 "the assignment has fewer partitions than the fragment".into(),
@@ -56,18 +73,19 @@ impl Publish {
             stream_epoch: job.assignment.stream_epoch,
             partitions: job.assignment.output_partitions,
             partitioning,
+            sorted_by,
             compression: job.stage.compression,
             sink: job.stage.sink.clone(),
             counters: Arc::clone(&job.counters),
         })
     }
 
-    /// Takes all rows; answers what the exchange holds.
+    /// Takes all rows.
     pub(super) async fn run(
         self,
         rows: SendableRecordBatchStream,
         classify: impl Fn(DataFusionError) -> AttemptFailure,
-    ) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure> {
+    ) -> Result<Published, AttemptFailure> {
         let store = &self.shared.store;
         let opened = store
             .open_attempt(
@@ -81,7 +99,8 @@ impl Publish {
         if let Some(sink) = &self.sink {
             self.write_files(sink, rows, &classify).await?;
             let finalized = store.finalize(self.query.clone(), self.attempt).await;
-            return finalized.map_err(|error| classify(error.into()));
+            let outputs = finalized.map_err(|error| classify(error.into()))?;
+            return Ok(Published { outputs, run: None });
         }
         self.write_exchange(rows, &classify).await
     }
@@ -90,7 +109,7 @@ impl Publish {
         &self,
         mut rows: SendableRecordBatchStream,
         classify: &impl Fn(DataFusionError) -> AttemptFailure,
-    ) -> Result<Vec<MapOutputPartitionMeta>, AttemptFailure> {
+    ) -> Result<Published, AttemptFailure> {
         let memory = &self.shared.memory;
         let buffer = memory.store_bytes() / WRITE_BUFFER_SHARE;
         let spec = WriteSpec {
@@ -100,6 +119,7 @@ impl Publish {
             partitioning: self.partitioning.clone(),
             compression: self.compression,
             buffer_bytes: buffer,
+            sorted_by: self.sorted_by.clone(),
         };
         let store = self.shared.store.clone();
         let mut writer =
@@ -111,9 +131,10 @@ impl Publish {
             let counts = writer.counts();
             self.counters.wrote(counts.rows, counts.bytes);
         }
-        let (outputs, counts) = writer.finish().await.map_err(classify)?;
-        self.counters.wrote(counts.rows, counts.bytes);
-        Ok(outputs)
+        let written = writer.finish().await.map_err(classify)?;
+        self.counters.wrote(written.counts.rows, written.counts.bytes);
+        let (outputs, run) = (written.outputs, written.run);
+        Ok(Published { outputs, run })
     }
 
     async fn write_files(

@@ -266,12 +266,17 @@ impl Session {
         };
         let (layout_version, layout_fingerprint) = running.layout;
         let message = match end {
-            AttemptEnd::Succeeded { outputs, mut metrics } => {
+            AttemptEnd::Succeeded {
+                outputs,
+                run,
+                mut metrics,
+            } => {
                 self.told
                     .insert(attempt, add_counts(&mut metrics, counts.get(&attempt)));
                 ToCoordinator::AttemptSucceeded(wire::AttemptSucceeded {
                     attempt: Some(attempt.into()),
                     outputs: outputs.into_iter().map(Into::into).collect(),
+                    run: run.map(Into::into),
                     metrics: Some(metrics.into()),
                     layout_version,
                     layout_fingerprint,

@@ -178,7 +178,7 @@ pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
     let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
     let prepared = prepare(query, &id, fleet.slots).await;
     let prepared = prepared.map_err(|failure| NoRows::Refused(format!("{failure:?}")))?;
-    let (schema, ordered) = (prepared.planned.schema.clone(), prepared.planned.ordered);
+    let (schema, ordered) = (prepared.planned.schema.clone(), prepared.planned.graph.ordered);
     let explained = explain(&prepared.planned);
     let options = prepared.into_options(CoordinatorEpoch(1), fleet.workers.addresses.clone());
     let options = options.expect("planned stages can be encoded");

@@ -5,6 +5,7 @@ mod compare;
 mod differential;
 mod harness;
 mod live_fetch;
+mod order;
 mod processes;
 mod spill;
 mod tpch;

@@ -78,6 +78,7 @@ impl Coordinator {
         if !run.past_winners.is_empty() {
             self.restart_consumers_of_other_rows(task.stage);
         }
+        self.lay_out_ranges(task.stage);
         let now = self.now;
         let nearness = self.locality_of(task.stage, worker);
         let Some(leased) = self.workers.get_mut(worker) else {
@@ -143,7 +144,7 @@ impl Coordinator {
             output_partitions: self.graph.exchanges[stage.output.0 as usize].partitions,
             inputs: self.assigned_inputs(stage, attempt.id.task),
             layout_version: IDENTITY_LAYOUT,
-            layout_fingerprint: self.identity_fingerprint(stage),
+            layout_fingerprint: self.layout_fingerprint(stage),
             recommended_reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
         }
     }
@@ -159,26 +160,40 @@ impl Coordinator {
                 writers: exchange.writers.iter().map(writer).collect(),
                 assigned_reduce_partitions: match input.read {
                     ReadKind::OwnPartition => vec![task],
-                    ReadKind::AllPartitions => (0..exchange.partitions).collect(),
+                    ReadKind::AllPartitions | ReadKind::OwnRange => (0..exchange.partitions).collect(),
+                },
+                range: match input.read {
+                    ReadKind::OwnRange => self.range_of(stage.id, task).cloned(),
+                    ReadKind::OwnPartition | ReadKind::AllPartitions => None,
                 },
             }
         };
         stage.inputs.iter().map(input).collect()
     }
 
-    /// A hash of everything that the identity layout of a stage depends on (FNV-1a, 64 bits).
-    fn identity_fingerprint(&self, stage: &Stage) -> u64 {
+    /// A hash of everything that the layout of a stage depends on (FNV-1a, 64 bits).
+    fn layout_fingerprint(&self, stage: &Stage) -> u64 {
         const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
         const PRIME: u64 = 0x0100_0000_01b3;
         let inputs = stage.inputs.iter().flat_map(|input| {
-            let own = u32::from(input.read == ReadKind::OwnPartition);
+            let own = match input.read {
+                ReadKind::AllPartitions => 0,
+                ReadKind::OwnPartition => 1,
+                ReadKind::OwnRange => 2,
+            };
             let partitions = self.graph.exchanges[input.exchange.0 as usize].partitions;
             [input.exchange.0, own, partitions]
         });
         let words = [IDENTITY_LAYOUT.0, stage.id.0, stage.tasks]
             .into_iter()
             .chain(inputs);
-        words.flat_map(u32::to_le_bytes).fold(OFFSET_BASIS, |hash, byte| {
+        let ranges = self.stage(stage.id).ranges.iter();
+        let bounds = ranges.filter_map(|range| range.upper.as_ref()).flat_map(|bound| {
+            let key = bound.key.iter().copied();
+            key.chain(bound.map_task.to_le_bytes())
+        });
+        let bytes = words.flat_map(u32::to_le_bytes).chain(bounds);
+        bytes.fold(OFFSET_BASIS, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(PRIME)
         })
     }
@@ -188,7 +203,8 @@ impl Coordinator {
         let inputs = self.topology.inputs[attempt.id.stage.0 as usize].iter();
         let tasks = inputs.flat_map(|stage| self.stage(*stage).tasks.iter());
         let winners = tasks.filter_map(TaskRun::winner);
-        let updates: Vec<InputUpdate> = winners.map(|winner| winner.update(InputState::Won)).collect();
+        let update = |winner| self.update_for(attempt.id, winner, InputState::Won);
+        let updates: Vec<InputUpdate> = winners.map(update).collect();
         if !updates.is_empty() {
             self.out.push(Action::UpdateInputs {
                 worker: attempt.worker.clone(),

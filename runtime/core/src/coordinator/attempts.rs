@@ -1,9 +1,12 @@
 //! One task: its attempts, its winner, and what is remembered of those that ended.
 
+use std::sync::Arc;
+
 use super::event::QueryFailure;
 use crate::ids::{AttemptId, StageEpoch, StreamEpoch, TaskId, WorkerId};
 use crate::message::{InputState, InputUpdate};
 use crate::metrics::AttemptMetrics;
+use crate::ranges::SortedRun;
 use crate::time::Instant;
 
 /// Where a task stands.
@@ -52,16 +55,19 @@ pub(super) struct Winner {
     pub(super) worker: WorkerId,
     pub(super) stream_epoch: StreamEpoch,
     pub(super) metrics: AttemptMetrics,
+    /// Where its keys are, if it wrote a sorted run.
+    pub(super) run: Option<Arc<SortedRun>>,
 }
 
 impl Winner {
-    /// What readers are told of it.
+    /// What readers of all of it are told.
     pub(super) fn update(&self, state: InputState) -> InputUpdate {
         InputUpdate {
             map_attempt: self.id,
             stream_epoch: self.stream_epoch,
             worker: self.worker.clone(),
             state,
+            range: None,
         }
     }
 }
@@ -73,6 +79,7 @@ impl From<RunningAttempt> for Winner {
             worker: attempt.worker,
             stream_epoch: attempt.stream_epoch,
             metrics: attempt.metrics,
+            run: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::ids::{AttemptId, WorkerId};
 use crate::locality::Place;
 use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
+use crate::ranges::SortedRun;
 
 /// Something that happened. Events about a worker that has since been lost, or an attempt that has since ended,
 /// are stale and change nothing.
@@ -64,6 +65,8 @@ pub enum Event {
         attempt: AttemptId,
         /// One entry a partition that holds bytes.
         outputs: Vec<MapOutputPartitionMeta>,
+        /// Of an attempt that writes a range exchange, where its keys are.
+        run: Option<SortedRun>,
         /// Its final counters.
         metrics: AttemptMetrics,
     },

@@ -7,6 +7,7 @@ mod event;
 mod observe;
 mod outcome;
 mod policy;
+mod ranges;
 mod recover;
 mod reports;
 mod slots;
@@ -131,8 +132,9 @@ impl Coordinator {
                 worker,
                 attempt,
                 outputs,
+                run,
                 metrics,
-            } => self.on_succeeded(&worker, attempt, &outputs, metrics),
+            } => self.on_succeeded(&worker, attempt, &outputs, run, metrics),
             Event::AttemptFailed {
                 worker,
                 attempt,

@@ -129,6 +129,10 @@ impl Coordinator {
     /// The sizes of the partitions that the stage's tasks divide among them, those of all inputs together; empty before
     /// anything of them is known.
     fn partition_bytes_histogram(&self, stage: &Stage) -> Vec<u32> {
+        let ranges = &self.stage(stage.id).range_bytes;
+        if !ranges.is_empty() {
+            return partition_bytes_histogram(ranges.clone());
+        }
         let own = |input: &&StageInput| input.read == ReadKind::OwnPartition;
         let exchanges = stage.inputs.iter().filter(own);
         let writers = exchanges.flat_map(|input| &self.graph.exchanges[input.exchange.0 as usize].writers);

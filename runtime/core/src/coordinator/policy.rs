@@ -21,6 +21,8 @@ pub struct Policy {
     pub deadline: Option<Duration>,
     /// Streams that a reduce attempt fetches at once.
     pub reduce_fetch_window_partitions: u32,
+    /// Sorted runs are divided into ranges of at least so many bytes, at least 1; tasks beyond these have nothing to do.
+    pub min_range_bytes: u64,
     /// Whether the result goes to a sink (committed at the end) or to a client (read as it is won).
     pub sink: bool,
 }

@@ -55,7 +55,7 @@ impl Coordinator {
         stage.lost_attempts += 1;
         stage.tasks[task.task as usize].last_loss =
             Some(format!("its output was lost on {}", winner.worker.name));
-        self.tell_readers(task, &winner.update(InputState::Lost));
+        self.tell_readers(&winner, InputState::Lost);
         Some(winner)
     }
 
@@ -134,6 +134,8 @@ impl Coordinator {
         stage.epoch.0 += 1;
         stage.begun = false;
         stage.partition_bytes.clear();
+        stage.ranges.clear();
+        stage.range_bytes.clear();
         let tasks: Vec<u32> = (0..).zip(&stage.tasks).map(|(task, _)| task).collect();
         for number in tasks {
             let task = TaskId {

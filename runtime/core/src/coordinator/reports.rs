@@ -1,5 +1,6 @@
 //! What workers report of attempts: progress, success, failure.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Coordinator;
@@ -7,8 +8,9 @@ use super::attempts::{RunningAttempt, TaskState, Winner};
 use super::event::{Action, Outcome, QueryFailure};
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
-use crate::message::{InputState, InputUpdate, MapOutputPartitionMeta};
+use crate::message::{InputState, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
+use crate::ranges::SortedRun;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
@@ -75,6 +77,7 @@ impl Coordinator {
         worker: &WorkerId,
         id: AttemptId,
         outputs: &[MapOutputPartitionMeta],
+        run: Option<SortedRun>,
         metrics: AttemptMetrics,
     ) {
         if !self.ended_at(worker, id) {
@@ -84,6 +87,7 @@ impl Coordinator {
             let assigned = attempt.assigned;
             let mut winner = Winner::from(attempt.clone());
             winner.metrics = metrics;
+            winner.run = run.map(Arc::new);
             self.note_firsts(id.stage, assigned, &metrics);
             self.observe_outputs(id.task_id(), outputs);
             self.win(winner);
@@ -113,7 +117,7 @@ impl Coordinator {
     pub(super) fn win(&mut self, winner: Winner) {
         let now = self.now;
         let task = winner.id.task_id();
-        let update = winner.update(InputState::Won);
+        let told = winner.clone();
         let stage = self.stage_mut(task.stage);
         let run = &mut stage.tasks[task.task as usize];
         if run.past_winners.iter().all(|past| past.id != winner.id) {
@@ -122,7 +126,7 @@ impl Coordinator {
         run.lost_winner = None;
         run.failed_on = None;
         stage.set(task.task, TaskState::Won(winner), now);
-        self.tell_readers(task, &update);
+        self.tell_readers(&told, InputState::Won);
     }
 
     /// Drops the output of an attempt that does not count.
@@ -135,11 +139,12 @@ impl Coordinator {
         }
     }
 
-    /// Tells everybody who reads the task now: running attempts, and the client.
-    pub(super) fn tell_readers(&mut self, task: TaskId, update: &InputUpdate) {
+    /// Tells everybody who reads the attempt's task now: running attempts, and the client.
+    pub(super) fn tell_readers(&mut self, winner: &Winner, state: InputState) {
+        let task = winner.id.task_id();
         if self.topology.roots.contains(&task.stage) && !self.policy.sink {
             self.out.push(Action::UpdateResult {
-                updates: vec![update.clone()],
+                updates: vec![winner.update(state)],
             });
         }
         let consumers = self.topology.consumers[task.stage.0 as usize].iter();
@@ -153,7 +158,7 @@ impl Coordinator {
         let readers: Vec<_> = tasks.map(|reader| (reader.worker.clone(), reader.id)).collect();
         for (worker, attempt) in readers {
             if self.is_connected(&worker) {
-                let updates = vec![update.clone()];
+                let updates = vec![self.update_for(attempt, winner, state)];
                 self.out.push(Action::UpdateInputs {
                     worker,
                     attempt,

@@ -8,6 +8,7 @@ use super::attempts::{TaskRun, TaskState};
 use crate::ids::{StageEpoch, StageId, TaskId};
 use crate::locality::LocalityCounts;
 use crate::message::MapOutputPartitionMeta;
+use crate::ranges::KeyRange;
 use crate::time::Instant;
 
 /// The tasks of one stage. Every change of a task's state goes through [`StageRun::set`].
@@ -29,6 +30,11 @@ pub(super) struct StageRun {
     /// Bytes of each partition of its exchange, as the first winner of each task in this epoch wrote them. A task that
     /// runs again writes the same rows, or its readers start over.
     pub(super) partition_bytes: Vec<u64>,
+    /// Which rows each task takes of the range exchange that the stage reads; decided before the first assignment of an
+    /// epoch, and kept when runs are written again. Empty if it reads none.
+    pub(super) ranges: Vec<KeyRange>,
+    /// The bytes of runs that each of them takes.
+    pub(super) range_bytes: Vec<u64>,
     /// When an attempt first read bytes of an exchange.
     pub(super) first_chunk: Option<Instant>,
     /// When an attempt that reads exchanges first put out a row.
@@ -52,6 +58,8 @@ impl StageRun {
             cancelled_attempts: 0,
             locality: LocalityCounts::default(),
             partition_bytes: Vec::new(),
+            ranges: Vec::new(),
+            range_bytes: Vec::new(),
             first_chunk: None,
             first_reduce_row: None,
             started: None,

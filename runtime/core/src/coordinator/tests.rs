@@ -5,5 +5,6 @@ mod graphs;
 mod kit;
 mod losses;
 mod measures;
+mod ranges;
 mod retries;
 mod scheduling;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use thiserror::Error;
 
 use crate::ids::{ExchangeId, StageId};
-use crate::plan::{Exchange, ReadKind, Stage, StageGraph};
+use crate::plan::{Exchange, ExchangeKind, ReadKind, Stage, StageGraph};
 
 /// Tasks that one graph may have, and map tasks that one attempt may read. Above it the tables of the coordinator and
 /// of readers would no longer be small.
@@ -82,6 +82,17 @@ pub enum GraphError {
         /// Partitions of the exchange.
         partitions: u32,
     },
+    /// Only runs of a range exchange, which have one partition, are read by ranges.
+    #[error("stage {stage} reads ranges of exchange {exchange}, which does not consist of sorted runs")]
+    NotSorted {
+        /// The reading stage.
+        stage: StageId,
+        /// The exchange.
+        exchange: ExchangeId,
+    },
+    /// The stage reads ranges of more than one exchange: its tasks have one set of bounds.
+    #[error("stage {0} reads ranges of more than one exchange")]
+    ManyRanges(StageId),
     /// Nobody reads the exchange, and it is not the result.
     #[error("exchange {0} is read by no stage and is not the result")]
     Unread(ExchangeId),
@@ -232,8 +243,21 @@ fn check_stage(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
                     partitions: exchange.partitions,
                 });
             }
-            ReadKind::OwnPartition | ReadKind::AllPartitions => {}
+            ReadKind::OwnRange if exchange.kind != ExchangeKind::Range || exchange.partitions != 1 => {
+                return Err(GraphError::NotSorted {
+                    stage: stage.id,
+                    exchange: exchange.id,
+                });
+            }
+            ReadKind::OwnPartition | ReadKind::AllPartitions | ReadKind::OwnRange => {}
         }
+    }
+    let ranges = stage
+        .inputs
+        .iter()
+        .filter(|input| input.read == ReadKind::OwnRange);
+    if ranges.count() > 1 {
+        return Err(GraphError::ManyRanges(stage.id));
     }
     check_map_tasks(graph, stage)
 }

@@ -6,6 +6,7 @@ use super::event::FetchId;
 use super::machine::{Config, MIN_FETCH_BYTES};
 use crate::ids::{AttemptId, StreamEpoch, StreamId, TaskId, WorkerId};
 use crate::message::AssignedInput;
+use crate::ranges::ByteRange;
 use crate::time::Instant;
 
 /// In what order the operators take an input's rows. The bound on held bytes must never stop the stream that they
@@ -26,6 +27,8 @@ pub(super) struct Source {
     pub attempt: AttemptId,
     pub stream_epoch: StreamEpoch,
     pub worker: WorkerId,
+    /// The bytes to read of each stream; all, if there is none.
+    pub range: Option<ByteRange>,
 }
 
 #[derive(Debug, Default)]
@@ -38,13 +41,34 @@ pub(super) struct MapTask {
 
 #[derive(Debug)]
 pub(super) struct Stream {
+    /// The first byte to fetch.
+    pub start: u64,
     /// The next byte to fetch.
     pub cursor: u64,
+    /// One past the last byte to fetch, if that is not where the stream ends.
+    pub end: Option<u64>,
     /// Bytes delivered and not consumed.
     pub held: u64,
     pub phase: Phase,
     /// Failures since the last byte came.
     pub trouble: Option<Trouble>,
+}
+
+impl Stream {
+    /// Whether no byte of it has come.
+    fn is_fresh(&self) -> bool {
+        self.cursor == self.start
+    }
+
+    /// Whether all bytes that are wanted have come.
+    pub fn is_complete(&self) -> bool {
+        self.end.is_some_and(|end| self.cursor >= end)
+    }
+
+    /// Whether more bytes are wanted than have come, however long the stream is.
+    pub fn is_cut_short(&self) -> bool {
+        self.end.is_some_and(|end| self.cursor < end)
+    }
 }
 
 /// What a stream waits for.
@@ -127,9 +151,13 @@ impl Input {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
+        let range = source.range;
         entry.source = Some(source);
+        let start = range.map_or(0, |range| range.start);
         let fresh = || Stream {
-            cursor: 0,
+            start,
+            cursor: start,
+            end: range.map(|range| range.end),
             held: 0,
             phase: Phase::Ready,
             trouble: None,
@@ -157,7 +185,7 @@ impl Input {
         if stream.phase != Phase::Ready {
             return;
         }
-        let slot = (if stream.cursor == 0 { fresh } else { begun }, task, partition);
+        let slot = (if stream.is_fresh() { fresh } else { begun }, task, partition);
         if stream.held == 0 {
             self.hungry.insert(slot);
         } else {
@@ -181,7 +209,14 @@ impl Input {
             }
         };
         let grant = free.min(config.fetch_bytes).max(MIN_FETCH_BYTES);
-        slot.map(|&(_, task, partition)| (task, partition, grant))
+        slot.map(|&(_, task, partition)| {
+            let stream = self
+                .tasks
+                .get(&task)
+                .and_then(|entry| entry.streams.get(&partition));
+            let left = stream.and_then(|stream| Some(stream.end?.saturating_sub(stream.cursor)));
+            (task, partition, left.map_or(grant, |left| left.min(grant)))
+        })
     }
 
     /// Whether all streams before this one have been read.
@@ -197,7 +232,7 @@ impl Input {
     /// Whether rows of the map task were handed over: another attempt of it must not be read then.
     pub fn is_partly_read(&self, task: TaskId) -> bool {
         let streams = self.tasks.get(&task).map(|entry| entry.streams.values());
-        let read = |stream: &Stream| stream.cursor > 0 || stream.phase == Phase::Ended;
+        let read = |stream: &Stream| !stream.is_fresh() || stream.phase == Phase::Ended;
         streams.is_some_and(|mut streams| streams.any(read))
     }
 
@@ -224,6 +259,19 @@ impl Input {
         if self.tasks.get(&task).is_some_and(ended) {
             self.tasks.remove(&task);
         }
+    }
+
+    /// Ends the streams of a map task of which nothing is wanted; tells which.
+    pub fn end_complete(&mut self, task: TaskId) -> Vec<StreamId> {
+        let streams = self.tasks.get(&task).into_iter().flat_map(|entry| &entry.streams);
+        let complete = streams.filter(|(_, stream)| stream.is_complete());
+        let ids: Vec<StreamId> = complete
+            .filter_map(|(&partition, _)| self.stream_id(task, partition))
+            .collect();
+        for id in &ids {
+            self.end_stream(task, id.partition);
+        }
+        ids
     }
 
     pub fn map_attempt(&self, task: TaskId) -> Option<AttemptId> {

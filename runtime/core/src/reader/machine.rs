@@ -142,6 +142,7 @@ impl Reader {
             attempt: update.map_attempt,
             stream_epoch: update.stream_epoch,
             worker: update.worker.clone(),
+            range: update.range,
         };
         let source = entry.source.as_ref();
         let same = source.is_some_and(|source| source.attempt == update.map_attempt);
@@ -171,6 +172,12 @@ impl Reader {
                 }
                 if let Some(input) = self.inputs.get_mut(index).filter(|_| !self.failed) {
                     input.point(task, update_source);
+                    for stream in input.end_complete(task) {
+                        actions.push(Action::EndStream {
+                            input: number(index),
+                            stream,
+                        });
+                    }
                 }
             }
         }
@@ -266,8 +273,6 @@ impl Reader {
             stream.trouble = None;
             fetch.reserved -= bytes;
             fetch.brought = true;
-            input.reserved = input.reserved.saturating_sub(bytes);
-            input.held = input.held.saturating_add(bytes);
             actions.push(Action::Deliver {
                 input: number(index),
                 stream: stream_id,
@@ -275,7 +280,15 @@ impl Reader {
                 end_offset: head.end_offset,
             });
         }
-        if head.finalized && head.end_offset == head.watermark_offset {
+        let at_end = head.finalized && head.end_offset == head.watermark_offset;
+        let (complete, cut_short) = (stream.is_complete(), stream.is_cut_short());
+        input.reserved = input.reserved.saturating_sub(bytes);
+        input.held = input.held.saturating_add(bytes);
+        if at_end && cut_short {
+            // It is not the stream of which the range was taken.
+            return self.fail(stream_id, FetchError::Corrupt, actions);
+        }
+        if at_end || complete {
             input.end_stream(task, partition);
             self.close_fetch(id);
             actions.push(Action::EndStream {

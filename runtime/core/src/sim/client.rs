@@ -83,10 +83,16 @@ impl World {
         let input = AssignedInput {
             writers: result.writers.iter().map(writer).collect(),
             assigned_reduce_partitions: vec![0],
+            range: None,
+        };
+        let delivery = if self.plan.graph.ordered {
+            Delivery::InOrder
+        } else {
+            Delivery::Arrival
         };
         let client = &mut self.client;
         client.generation += 1;
-        client.reading = Some(Reading::new(&[input], Delivery::Arrival));
+        client.reading = Some(Reading::new(&[input], delivery));
         client.queue.clear();
         client.delivered.restart();
         let reader = ReaderId::Client(client.generation);

@@ -6,12 +6,14 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::audit::Violation;
-use super::model::Row;
+use super::model::{Row, sort_key};
 use super::plan::Sabotage;
 use super::world::{Happening, World};
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, StreamId, TaskId, WorkerId};
 use crate::message::{AssignedInput, ChunkHead, FetchRequest, Writer};
+use crate::plan::StageGraph;
+use crate::ranges::KeyRange;
 use crate::reader::{self, Config, Delivery, FetchId, Reader};
 use crate::stream;
 use crate::time::Instant;
@@ -38,8 +40,10 @@ pub enum Answer {
 /// A reader and what it took.
 pub struct Reading {
     reader: Reader,
-    /// By input, the map tasks that it must read.
-    tasks: Vec<BTreeSet<TaskId>>,
+    /// By input, the map tasks that it must read, in order.
+    tasks: Vec<Vec<TaskId>>,
+    /// By input, the rows to keep.
+    ranges: Vec<Option<KeyRange>>,
     /// By input and stream.
     pub taken: Vec<BTreeMap<StreamId, Vec<Row>>>,
     tick_at: Option<u64>,
@@ -66,6 +70,7 @@ impl Reading {
                 .iter()
                 .map(|input| input.writers.iter().flat_map(tasks_of).collect())
                 .collect(),
+            ranges: inputs.iter().map(|input| input.range.clone()).collect(),
             taken: vec![BTreeMap::new(); inputs.len()],
             tick_at: None,
         }
@@ -75,12 +80,30 @@ impl Reading {
         self.reader.is_done()
     }
 
-    /// The rows of each input.
-    pub fn rows(&self) -> Vec<Vec<Row>> {
-        self.taken
-            .iter()
-            .map(|streams| streams.values().flatten().copied().collect())
+    /// The rows of each input that lie in the reader's range.
+    pub fn rows(&self, graph: &StageGraph) -> Vec<Vec<Row>> {
+        (0..)
+            .zip(&self.taken)
+            .map(|(input, streams)| {
+                let own = |(stream, rows): (&StreamId, &Vec<Row>)| self.within(graph, input, *stream, rows);
+                streams.iter().flat_map(own).collect()
+            })
             .collect()
+    }
+
+    /// Those of the rows of a stream that lie in the reader's range.
+    fn within(&self, graph: &StageGraph, input: usize, stream: StreamId, rows: &[Row]) -> Vec<Row> {
+        let Some(range) = &self.ranges[input] else {
+            return rows.to_vec();
+        };
+        let attempt = stream.attempt;
+        let stage = &graph.stages[attempt.stage.0 as usize];
+        let place = (0_u32..)
+            .zip(&self.tasks[input])
+            .find(|(_, task)| **task == attempt.task_id());
+        let map_task = place.map_or(u32::MAX, |(place, _)| place);
+        let own = |row: &Row| range.place(&sort_key(stage, attempt, *row), map_task).is_eq();
+        rows.iter().copied().filter(own).collect()
     }
 }
 
@@ -208,11 +231,35 @@ impl World {
                 let Some(reading) = self.reading(id) else {
                     return Ok(());
                 };
-                let tasks = reading.tasks[input as usize].clone();
-                let taken = reading.taken[input as usize].clone();
-                self.audit.on_input_read(&tasks, &taken)?;
+                let input = input as usize;
+                let tasks: BTreeSet<TaskId> = reading.tasks[input].iter().copied().collect();
+                let (taken, ranges) = (reading.taken[input].clone(), reading.ranges[input].is_some());
+                self.audit.on_input_read(&tasks, &taken, ranges)?;
+                self.check_range(id, input, &taken)?;
             }
             reader::Action::Fail { map_attempt, error } => self.fail_reader(id, map_attempt, error),
+        }
+        Ok(())
+    }
+
+    /// Of each sorted run a reader must have taken all rows of its range.
+    fn check_range(
+        &mut self,
+        id: &ReaderId,
+        input: usize,
+        taken: &BTreeMap<StreamId, Vec<Row>>,
+    ) -> Result<(), Violation> {
+        let graph = self.plan.graph.clone();
+        let published = self.audit.published.clone();
+        let Some(reading) = self.reading(id) else {
+            return Ok(());
+        };
+        for (stream, rows) in taken {
+            let all = published.get(stream).map(Vec::as_slice).unwrap_or_default();
+            let wanted = reading.within(&graph, input, *stream, all);
+            if reading.within(&graph, input, *stream, rows) != wanted {
+                return Err(format!("a reader did not take its range of {stream}"));
+            }
         }
         Ok(())
     }

@@ -30,7 +30,7 @@ pub fn compute(stage: &Stage, task: u32, inputs: &[Vec<Row>]) -> Vec<Row> {
     for (number, (input, read)) in (0_u64..).zip(stage.inputs.iter().zip(inputs)) {
         let salt = match input.read {
             // Whatever partition a row came in, it becomes the same row: the result does not depend on routing.
-            ReadKind::OwnPartition => place + number,
+            ReadKind::OwnPartition | ReadKind::OwnRange => place + number,
             ReadKind::AllPartitions => mix(place + number, u64::from(task) + 1),
         };
         rows.extend(read.iter().map(|row| mix(*row, salt)));
@@ -40,11 +40,20 @@ pub fn compute(stage: &Stage, task: u32, inputs: &[Vec<Row>]) -> Vec<Row> {
 
 /// The partition of a row. An indeterminate stage routes differently in each attempt.
 pub fn route(stage: &Stage, attempt: AttemptId, row: Row, partitions: u32) -> u32 {
-    let salt = match stage.determinism {
+    u32::try_from(mix(row, salt(stage, attempt)) % u64::from(partitions)).unwrap_or(0)
+}
+
+/// The key by which a task of a range exchange sorts a row; many rows share one. Those of an indeterminate stage differ
+/// from attempt to attempt.
+pub fn sort_key(stage: &Stage, attempt: AttemptId, row: Row) -> Vec<u8> {
+    vec![u8::try_from(mix(row, salt(stage, attempt)) % 13).unwrap_or(0)]
+}
+
+fn salt(stage: &Stage, attempt: AttemptId) -> u64 {
+    match stage.determinism {
         Determinism::Determinate | Determinism::Unordered => 0,
         Determinism::Indeterminate => u64::from(attempt.attempt) + 1,
-    };
-    u32::try_from(mix(row, salt) % u64::from(partitions)).unwrap_or(0)
+    }
 }
 
 /// All rows of the result, sorted, computed without stages running anywhere.
@@ -62,6 +71,9 @@ pub fn reference(graph: &StageGraph) -> Vec<Row> {
                 match input.read {
                     ReadKind::OwnPartition => exchange[task as usize].clone(),
                     ReadKind::AllPartitions => exchange.concat(),
+                    // Whichever task takes a row, the same becomes of it.
+                    ReadKind::OwnRange if task == 0 => exchange.concat(),
+                    ReadKind::OwnRange => Vec::new(),
                 }
             };
             let inputs: Vec<Vec<Row>> = stage.inputs.iter().map(read).collect();
@@ -94,6 +106,30 @@ fn random_places(rng: &mut SmallRng) -> DataPlaces {
             .collect(),
         zones: [format!("zone-{}", worker % 2)].into(),
     }
+}
+
+/// Lets the last stage read its own exchange by ranges.
+fn merge_ranges(stages: &mut [Stage], exchanges: &mut [Exchange]) {
+    let inputs = stages.last_mut().into_iter().flat_map(|root| &mut root.inputs);
+    for own in inputs.filter(|input| input.read == ReadKind::OwnPartition) {
+        own.read = ReadKind::OwnRange;
+        let exchange = &mut exchanges[own.exchange.0 as usize];
+        exchange.kind = ExchangeKind::Range;
+        exchange.partitions = 1;
+    }
+}
+
+/// Merges ranges at the end, or not, and makes a stage indeterminate, or not. Says whether there are ranges.
+fn vary(stages: &mut [Stage], exchanges: &mut [Exchange], rng: &mut SmallRng) -> bool {
+    let ordered = rng.random_bool(0.4);
+    if ordered {
+        merge_ranges(stages, exchanges);
+    }
+    if rng.random_bool(0.3) {
+        let stage = rng.random_range(0..stages.len());
+        stages[stage].determinism = Determinism::Indeterminate;
+    }
+    ordered
 }
 
 /// A small plan: scans, then one to three reading stages over one or two of what comes before.
@@ -158,13 +194,11 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
         exchanges.push(hash(output, partitions, vec![writer]));
         last = ExchangeId(output);
     }
-    if rng.random_bool(0.3) {
-        let stage = rng.random_range(0..stages.len());
-        stages[stage].determinism = Determinism::Indeterminate;
-    }
+    let ordered = vary(&mut stages, &mut exchanges, rng);
     StageGraph {
         stages,
         exchanges,
         result: last,
+        ordered,
     }
 }

@@ -6,7 +6,7 @@ use rand::Rng;
 
 use super::audit::Violation;
 use super::fetch::{ReaderId, Reading};
-use super::model::{Row, compute, route};
+use super::model::{Row, compute, mix, route, sort_key};
 use super::plan::Sabotage;
 use super::session::ToWorker;
 use super::world::{Happening, World};
@@ -17,6 +17,8 @@ use crate::leases::{SessionId, SlotLeases};
 use crate::locality::Place;
 use crate::message::{Assignment, ChunkHead};
 use crate::metrics::AttemptMetrics;
+use crate::plan::{ExchangeKind, Stage};
+use crate::ranges::{RunSample, SortedRun};
 use crate::reader::{self, Delivery};
 use crate::stream::{self, StreamTable};
 use crate::time::Instant;
@@ -81,6 +83,21 @@ impl Node {
         let frames = self.store.get(&stream).into_iter().flatten();
         let whole = frames.filter(|frame| head.start_offset < frame.end && frame.end <= head.end_offset);
         whole.flat_map(|frame| frame.rows.iter().copied()).collect()
+    }
+
+    /// Where the keys of a stream are, as its writer says.
+    fn sorted_run(&self, stage: &Stage, stream: StreamId) -> SortedRun {
+        let mut run = SortedRun::default();
+        for frame in self.store.get(&stream).into_iter().flatten() {
+            if let Some(row) = frame.rows.first() {
+                run.samples.push(RunSample {
+                    key: sort_key(stage, stream.attempt, *row),
+                    offset: run.end,
+                });
+            }
+            run.end = frame.end;
+        }
+        run
     }
 
     fn table(&mut self, now: u64, event: stream::Event) -> Vec<stream::Action> {
@@ -278,9 +295,24 @@ impl World {
         if job.frames.is_some() {
             return;
         }
-        let mut rows = compute(&stage, attempt.task, &job.reading.rows());
+        let graph = &self.plan.graph;
+        let mut inputs = job.reading.rows(graph);
+        if self.plan.sabotage == Sabotage::KeepStrangers {
+            inputs = job
+                .reading
+                .taken
+                .iter()
+                .map(|streams| streams.values().flatten().copied().collect())
+                .collect();
+        }
+        let mut rows = compute(&stage, attempt.task, &inputs);
         if repeat_row {
             rows.extend(rows.first().copied());
+        }
+        if graph.exchanges[stage.output.0 as usize].kind == ExchangeKind::Range {
+            // Rows of one key lie in any order, another one in each attempt.
+            let number = u64::from(attempt.attempt);
+            rows.sort_by_key(|row| (sort_key(&stage, attempt, *row), mix(*row, number)));
         }
         let mut partitions: BTreeMap<u32, Vec<Row>> = BTreeMap::new();
         for row in rows {
@@ -350,7 +382,9 @@ impl World {
 
     fn finish(&mut self, name: &str, attempt: AttemptId) -> Result<(), Violation> {
         let now = self.now;
-        let is_root = self.plan.graph.stages[attempt.stage.0 as usize].output == self.plan.graph.result;
+        let stage = &self.plan.graph.stages[attempt.stage.0 as usize];
+        let is_root = stage.output == self.plan.graph.result;
+        let sorts = self.plan.graph.exchanges[stage.output.0 as usize].kind == ExchangeKind::Range;
         let mute = self.plan.sabotage == Sabotage::MuteSuccess;
         let Some(node) = self.nodes.get_mut(name) else {
             return Ok(());
@@ -386,6 +420,11 @@ impl World {
             }
             self.audit.published.insert(*stream, rows);
         }
+        let whole = StreamId {
+            attempt,
+            partition: 0,
+        };
+        let run = sorts.then(|| node.sorted_run(stage, whole));
         let worker = node.id.clone();
         let metrics = AttemptMetrics {
             rows_out,
@@ -399,6 +438,7 @@ impl World {
                     worker,
                     attempt,
                     outputs,
+                    run,
                     metrics,
                 },
             );

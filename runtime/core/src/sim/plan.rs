@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::model::random_graph;
 use crate::coordinator::Policy;
-use crate::plan::StageGraph;
+use crate::plan::{ExchangeKind, StageGraph};
 
 /// When things stop going wrong, in milliseconds.
 pub const FAULTS_END: u64 = 6_000;
@@ -90,6 +90,8 @@ pub enum Sabotage {
     GiveUpForAnyRow,
     /// The client hands out again what a reader reads again.
     HandOutAgain,
+    /// A reader keeps rows of its frames that lie in other ranges.
+    KeepStrangers,
 }
 
 #[derive(Debug)]
@@ -161,7 +163,7 @@ impl Plan {
             root.inputs.last().map(|input| input.exchange)
         });
         let own = own.and_then(|own| self.graph.exchanges.get_mut(own.0 as usize));
-        if let Some(exchange) = own {
+        if let Some(exchange) = own.filter(|exchange| exchange.kind != ExchangeKind::Range) {
             exchange.partitions = tasks;
         }
         for _ in 0..3 {
@@ -198,7 +200,8 @@ impl Plan {
             | Sabotage::EndlessPatience
             | Sabotage::HalfPatience
             | Sabotage::GiveUpForAnyRow
-            | Sabotage::HandOutAgain => {}
+            | Sabotage::HandOutAgain
+            | Sabotage::KeepStrangers => {}
         }
     }
 
@@ -217,7 +220,8 @@ impl Plan {
             | Sabotage::GrantTwice
             | Sabotage::EndUnasked
             | Sabotage::GiveUpForAnyRow
-            | Sabotage::HandOutAgain => span,
+            | Sabotage::HandOutAgain
+            | Sabotage::KeepStrangers => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),
@@ -269,6 +273,7 @@ impl Plan {
                 no_workers_grace: Duration::from_millis(12_000),
                 deadline: None,
                 reduce_fetch_window_partitions: 4,
+                min_range_bytes: rng.random_range(1..100_000),
                 sink: rng.random_bool(0.4),
             },
             slots,

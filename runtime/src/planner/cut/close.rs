@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_optimizer::sanity_checker::SanityCheckPlan;
@@ -33,14 +33,39 @@ impl Cutter<'_> {
         keys: &[Arc<dyn PhysicalExpr>],
         why: &str,
     ) -> Result<ExchangeId, PlanError> {
-        let id = ExchangeId(number(self.written.len())?);
-        let map_tasks = total_tasks(&branches);
-        let partitions = number(partitions)?.max(1);
         let output = OutputSpec {
             kind,
             keys: fragment::encode_keys(keys)?,
-            partitions,
+            partitions: number(partitions)?.max(1),
         };
+        self.close_into(branches, &output, keys, why)
+    }
+
+    /// Makes a stage of each branch, whose tasks write sorted runs of one new exchange.
+    pub(super) fn close_runs(
+        &mut self,
+        branches: Vec<Branch>,
+        ordering: &LexOrdering,
+        why: &str,
+    ) -> Result<ExchangeId, PlanError> {
+        let output = OutputSpec {
+            kind: ExchangeKind::Range,
+            keys: fragment::encode_sort_keys(ordering)?,
+            partitions: 1,
+        };
+        let keys: Vec<_> = ordering.iter().map(|key| Arc::clone(&key.expr)).collect();
+        self.close_into(branches, &output, &keys, why)
+    }
+
+    fn close_into(
+        &mut self,
+        branches: Vec<Branch>,
+        output: &OutputSpec,
+        keys: &[Arc<dyn PhysicalExpr>],
+        why: &str,
+    ) -> Result<ExchangeId, PlanError> {
+        let id = ExchangeId(number(self.written.len())?);
+        let map_tasks = total_tasks(&branches);
         let mut writers = Vec::new();
         let mut determinism = Determinism::Determinate;
         for branch in branches {
@@ -54,8 +79,8 @@ impl Cutter<'_> {
         }
         let exchange = Exchange {
             id,
-            kind,
-            partitions,
+            kind: output.kind,
+            partitions: output.partitions,
             writers,
         };
         self.written.push(Written {
@@ -140,7 +165,8 @@ impl Cutter<'_> {
             .get(exchange as usize)
             .ok_or_else(|| PlanError::internal("inputs", format!("exchange {exchange} is not written")))?;
         let read = match written.exchange.kind {
-            ExchangeKind::Hash | ExchangeKind::Range | ExchangeKind::RoundRobin => ReadKind::OwnPartition,
+            ExchangeKind::Hash | ExchangeKind::RoundRobin => ReadKind::OwnPartition,
+            ExchangeKind::Range => ReadKind::OwnRange,
             ExchangeKind::Forward | ExchangeKind::Broadcast => ReadKind::AllPartitions,
         };
         Ok(StageInput {

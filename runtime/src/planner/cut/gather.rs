@@ -53,6 +53,16 @@ impl Cutter<'_> {
         merge: &SortPreservingMergeExec,
     ) -> Result<Branch, PlanError> {
         let branches = self.visit(merge.input())?;
+        self.merge_branches(plan, merge, branches)
+    }
+
+    /// The rows of sorted branches in one task.
+    pub(super) fn merge_branches(
+        &mut self,
+        plan: &Arc<dyn ExecutionPlan>,
+        merge: &SortPreservingMergeExec,
+        branches: Vec<Branch>,
+    ) -> Result<Branch, PlanError> {
         let mut branches: Vec<Branch> = branches
             .into_iter()
             .map(|branch| limited(branch, merge.fetch()))

@@ -11,6 +11,7 @@ mod close;
 mod gather;
 mod join;
 mod local;
+pub(super) mod order;
 mod scan;
 
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use datafusion::physical_plan::{
 };
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, Split, Stage, StageGraph};
 
+use self::order::SharedMerge;
 use super::adapt::SchemaExec;
 use super::error::PlanError;
 use super::{PlanNote, PlannedQuery, PlannedStage};
@@ -67,6 +69,9 @@ pub(crate) struct Cutter<'a> {
     written: Vec<Written>,
     notes: Vec<PlanNote>,
     next_leaf: u32,
+    /// How many tasks share what is divided, at least 1.
+    partitions: usize,
+    shared_merge: SharedMerge,
 }
 
 /// Cuts `plan`, a physical plan made in a session of [`super::session_state`], into stages. `context` is that
@@ -76,6 +81,7 @@ pub(crate) struct Cutter<'a> {
 /// [`PlanError::Unsupported`] for an operator that does not travel; [`PlanError::TooDeep`] for a stage that is
 /// nested deeper than its encoding allows.
 pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext) -> Result<PlannedQuery, PlanError> {
+    let config = context.session_config();
     let mut cutter = Cutter {
         context,
         stages: Vec::new(),
@@ -83,9 +89,16 @@ pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext) -> Result<Plann
         written: Vec::new(),
         notes: Vec::new(),
         next_leaf: 0,
+        partitions: config.target_partitions().max(1),
+        shared_merge: config
+            .get_extension::<SharedMerge>()
+            .map_or_else(SharedMerge::default, |given| *given),
     };
-    let branches = cutter.visit(plan)?;
-    let ordered = plan.output_ordering().is_some() && total_tasks(&branches) == 1;
+    let (branches, ranges) = match cutter.ordered_root(plan)? {
+        Some(branches) => (branches, true),
+        None => (cutter.visit(plan)?, false),
+    };
+    let ordered = ranges || (plan.output_ordering().is_some() && total_tasks(&branches) == 1);
     let result = cutter.close_all(branches, ExchangeKind::Forward, 1, &[], "the query's result")?;
     let exchanges: Vec<Exchange> = cutter
         .written
@@ -98,10 +111,10 @@ pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext) -> Result<Plann
             stages: cutter.stages,
             exchanges,
             result,
+            ordered,
         },
         stages: cutter.planned,
         schema: plan.schema(),
-        ordered,
         notes: cutter.notes,
         reasons,
     })

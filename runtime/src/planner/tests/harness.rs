@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -15,14 +16,17 @@ use datafusion::physical_plan::repartition::BatchPartitioner;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use prost::Message;
-use sluice_core::plan::{ExchangeKind, ReadKind};
+use sluice_core::plan::{ExchangeKind, ReadKind, Stage};
+use sluice_core::ranges::{SortedRun, divide};
 use tempfile::TempDir;
 
+use super::super::cut::order::SharedMerge;
 use super::super::{
     Fragment, InputProvider, InputStream, PlanError, PlannedQuery, SplitTarget, decode_schema, decode_task,
     explain, plan, session_options, session_state, task_context,
 };
 use super::data;
+use crate::shuffle::sorted::{RunSampler, SortKeys};
 
 /// The test tables, a plain session over them, and sessions of ours.
 pub(super) struct Bench {
@@ -58,6 +62,11 @@ impl Bench {
         &self.plain
     }
 
+    /// The folder of all tables.
+    pub(super) fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The folder of a table.
     pub(super) fn table(&self, name: &str) -> std::path::PathBuf {
         self.dir.path().join(name)
@@ -76,7 +85,7 @@ impl Bench {
         let mut differences = Vec::new();
         for options in options {
             for partitions in partitions {
-                let ours = self.session(*partitions, options).await;
+                let ours = session_sharing(self.dir.path(), *partitions, options, 0).await;
                 for sql in queries {
                     if let Err(difference) = same_rows(&self.plain, &ours, sql).await {
                         differences.push(format!("{partitions} partitions, {options:?}: {difference}"));
@@ -102,12 +111,24 @@ impl Bench {
 
 /// A session of ours over the tables in the folders of `dir`, splitting even the smallest file.
 pub(super) async fn session_over(dir: &Path, partitions: usize, options: Options<'_>) -> SessionContext {
+    session_sharing(dir, partitions, options, SharedMerge::default().min_bytes).await
+}
+
+/// As [`session_over`]; tasks share the merge of ordered rows from so many bytes on.
+pub(super) async fn session_sharing(
+    dir: &Path,
+    partitions: usize,
+    options: Options<'_>,
+    min_bytes: u64,
+) -> SessionContext {
     let target = SplitTarget {
         tasks: partitions,
         min_bytes: 1,
         max_bytes: 1 << 40,
     };
-    let mut config = session_options(partitions).with_extension(Arc::new(target));
+    let mut config = session_options(partitions)
+        .with_extension(Arc::new(target))
+        .with_extension(Arc::new(SharedMerge { min_bytes }));
     for (key, value) in options {
         config.options_mut().set(key, value).unwrap();
     }
@@ -147,7 +168,7 @@ pub(super) async fn same_rows(
     let got = run(&planned, &ours.runtime_env()).await;
     let got = got.map_err(|error| format!("{}\n{}", failed("run", &error), explain(&planned)))?;
     let (mut expected, mut got) = (texts(&expected), texts(&got));
-    if !planned.ordered {
+    if !planned.graph.ordered {
         expected.sort();
         got.sort();
     }
@@ -208,6 +229,12 @@ pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Re
                 let partition = match input.read {
                     ReadKind::OwnPartition => task,
                     ReadKind::AllPartitions => 0,
+                    ReadKind::OwnRange => {
+                        let runs: Vec<&Vec<RecordBatch>> = written.iter().map(|parts| &parts[0]).collect();
+                        let range = range_of(&runs, planned, stage, task, &context)?;
+                        streams.push(range);
+                        continue;
+                    }
                 };
                 streams.push(
                     written
@@ -230,6 +257,51 @@ pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Re
         .remove(&planned.graph.result.0)
         .expect("the result is written");
     Ok(result.into_iter().flatten().flatten().collect())
+}
+
+/// The part of each sorted run that lies in the range of one task, with the decisions of the coordinator and the reading of
+/// the worker.
+fn range_of(
+    runs: &[&Vec<RecordBatch>],
+    planned: &PlannedQuery,
+    stage: &Stage,
+    task: usize,
+    context: &TaskContext,
+) -> Result<Vec<Vec<RecordBatch>>> {
+    let writers = &planned.graph.exchanges[stage.inputs[0].exchange.0 as usize].writers;
+    let writer = &planned.stages[writers[0].0 as usize];
+    let schema = decode_schema(&writer.fragment.output).map_err(typed)?;
+    let ordering = writer
+        .output
+        .sorted_by(&schema, context)
+        .map_err(typed)?
+        .expect("a sorted run");
+    let keys = SortKeys::new(ordering, &schema)?;
+    let mut sampled = Vec::new();
+    for run in runs {
+        // A row counts as a byte.
+        let (mut sampler, mut offset) = (RunSampler::new(keys.clone()), 0);
+        for batch in *run {
+            for start in (0..batch.num_rows()).step_by(7) {
+                let frame = batch.slice(start, 7.min(batch.num_rows() - start));
+                sampler.frame(&frame, offset)?;
+                offset += frame.num_rows() as u64;
+            }
+        }
+        sampled.push(sampler.finish(offset));
+    }
+    let all: Vec<&SortedRun> = sampled.iter().collect();
+    let range = divide(&all, stage.tasks, 1).swap_remove(task);
+    (0..)
+        .zip(runs.iter().zip(&sampled))
+        .map(|(map_task, (batches, run))| {
+            let bytes = range.bytes_of(run, map_task);
+            let rows = concat_batches(&schema, *batches)?;
+            let start = usize::try_from(bytes.start).unwrap();
+            let part = rows.slice(start, usize::try_from(bytes.end).unwrap() - start);
+            Ok(vec![keys.within(&part, &range, map_task)?])
+        })
+        .collect()
 }
 
 fn typed(error: PlanError) -> DataFusionError {

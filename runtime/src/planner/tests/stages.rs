@@ -10,7 +10,7 @@ use sluice_core::plan::{Determinism, ExchangeKind, Split};
 use super::super::{
     InputProvider, InputStream, PlanError, PlannedQuery, TaskSplits, decode_task, explain, plan, task_context,
 };
-use super::harness::Bench;
+use super::harness::{Bench, session_sharing};
 
 async fn planned(bench: &Bench, sql: &str) -> PlannedQuery {
     let session = bench.session(4, &[]).await;
@@ -37,7 +37,7 @@ async fn an_aggregate_is_cut_at_its_keys() {
     assert_eq!(tasks(&query), [4, 4]);
     assert_eq!(kinds(&query), [ExchangeKind::Hash, ExchangeKind::Forward]);
     assert_eq!(query.graph.exchanges[0].partitions, 4);
-    assert!(query.notes.is_empty() && !query.ordered);
+    assert!(query.notes.is_empty() && !query.graph.ordered);
     assert_eq!(query.graph.stages[0].label, "scan big, aggregate");
 }
 
@@ -206,22 +206,78 @@ async fn limits_stand_on_both_sides_of_a_cut() {
 #[tokio::test]
 async fn a_query_is_ordered_by_its_own_order_alone() {
     let bench = Bench::new().await;
-    assert!(planned(&bench, "SELECT s FROM big ORDER BY id").await.ordered);
+    assert!(
+        planned(&bench, "SELECT s FROM big ORDER BY id")
+            .await
+            .graph
+            .ordered
+    );
     assert!(
         planned(&bench, "SELECT s FROM big ORDER BY id LIMIT 3 OFFSET 2")
             .await
+            .graph
             .ordered
     );
     assert!(
         !planned(&bench, "SELECT s FROM (SELECT s FROM big ORDER BY id) t")
             .await
+            .graph
             .ordered
     );
     assert!(
         !planned(&bench, "SELECT g, count(*) FROM big GROUP BY g")
             .await
+            .graph
             .ordered
     );
+}
+
+#[tokio::test]
+async fn many_ordered_rows_are_merged_by_ranges() {
+    let bench = Bench::new().await;
+    let session = session_sharing(bench.folder(), 4, &[], 0).await;
+    let kinds = async |sql: &str| {
+        let planned = plan(&session.state(), sql).await.unwrap();
+        let kinds: Vec<_> = planned
+            .graph
+            .exchanges
+            .iter()
+            .map(|exchange| exchange.kind)
+            .collect();
+        (
+            kinds,
+            planned.graph.stages.last().unwrap().tasks,
+            planned.graph.ordered,
+        )
+    };
+    let (range, forward) = (ExchangeKind::Range, ExchangeKind::Forward);
+    // What is selected need not be what it is ordered by.
+    for sql in [
+        "SELECT s, id FROM big ORDER BY id DESC, s",
+        "SELECT s || 'x' FROM big ORDER BY id",
+        "SELECT s FROM big UNION ALL SELECT s FROM mid ORDER BY s",
+    ] {
+        assert_eq!(kinds(sql).await, (vec![range, forward], 4, true), "{sql}");
+    }
+    // A limit leaves little to merge; the order of a subquery is none of the query's; one run needs no merge.
+    for (sql, tasks) in [
+        ("SELECT s FROM big ORDER BY id LIMIT 10", 1),
+        ("SELECT s FROM big ORDER BY id OFFSET 10", 1),
+    ] {
+        assert_eq!(kinds(sql).await, (vec![forward, forward], tasks, true), "{sql}");
+    }
+    let shared = plan(&session.state(), "SELECT s FROM big ORDER BY s")
+        .await
+        .unwrap();
+    let text = explain(&shared);
+    assert!(
+        text.contains("range, a sorted run of each task), because rows are divided by ranges of"),
+        "{text}"
+    );
+    assert!(text.contains("range i of all runs in task i"), "{text}");
+    // By default, one task merges what is as little as here.
+    let planned = planned(&bench, "SELECT s FROM big ORDER BY s").await;
+    assert_eq!(planned.graph.stages.last().unwrap().tasks, 1);
 }
 
 struct NoInputs;

@@ -176,6 +176,31 @@ fn frames_of_another_place_are_refused() {
     assert!(matches!(error, FrameError::ChainMismatch { offset: 0 }));
 }
 
+#[test]
+fn reading_may_begin_at_any_frame() {
+    let batch = mixed(10);
+    let batches = [batch.clone(), batch.slice(0, 5), batch.slice(5, 5)];
+    let first = encode(&batches[..1], Compression::Lz4).len();
+    let second = encode(&batches[..2], Compression::Lz4).len();
+    let bytes = encode(&batches, Compression::Lz4);
+    let offset = first as u64;
+    let mut decoder = FrameDecoder::starting_at(format(&batch, Compression::None), offset);
+    assert_eq!(decoder.push(&bytes[first..]).unwrap(), batches[1..]);
+    // From there on frames must follow each other.
+    let mut decoder = FrameDecoder::starting_at(format(&batch, Compression::None), offset);
+    decoder.push(&bytes[first..second]).unwrap();
+    let error = decoder.push(&bytes[first..]).unwrap_err();
+    assert!(matches!(error, FrameError::ChainMismatch { offset } if offset == second as u64));
+    // Not within a frame.
+    let mut decoder = FrameDecoder::starting_at(format(&batch, Compression::None), offset + 1);
+    assert!(
+        decoder
+            .push(&bytes[first + 1..])
+            .and_then(|_| decoder.finish())
+            .is_err()
+    );
+}
+
 /// Bytes whose checksum is right though a writer of this schema did not make them: another build, or an attack.
 #[test]
 fn bytes_that_arrow_refuses_are_an_error_and_no_panic() {

@@ -178,10 +178,19 @@ impl Driver {
             Action::CancelFetch { fetch } => {
                 calls.open.remove(&fetch);
             }
-            Action::Deliver { input, stream, .. } => {
+            Action::Deliver {
+                input,
+                stream,
+                start_offset: offset,
+                end_offset: _,
+            } => {
                 if let Some(bytes) = bytes.cloned() {
-                    self.queues
-                        .send(input, stream, Delivered::Bytes { stream, bytes });
+                    let delivered = Delivered::Bytes {
+                        stream,
+                        offset,
+                        bytes,
+                    };
+                    self.queues.send(input, stream, delivered);
                 }
             }
             Action::EndStream { input, stream } => self.queues.end_stream(input, stream),

@@ -24,8 +24,12 @@ use crate::shuffle::frame::{FrameDecoder, FrameFormat};
 /// What the driver hands over.
 #[derive(Debug)]
 pub enum Delivered {
-    /// The next bytes of a stream.
-    Bytes { stream: StreamId, bytes: Bytes },
+    /// The next bytes of a stream, and where in it they are.
+    Bytes {
+        stream: StreamId,
+        offset: u64,
+        bytes: Bytes,
+    },
     /// The stream was read to its end.
     StreamEnded { stream: StreamId },
     /// The queue's input, or stream if it has one of its own, is complete.
@@ -91,7 +95,11 @@ impl Queue {
                 return Ok(Some(Part::Rows { stream, batch }));
             }
             match self.receiver.recv().await {
-                Some(Delivered::Bytes { stream, bytes }) => self.decode(stream, &bytes, format)?,
+                Some(Delivered::Bytes {
+                    stream,
+                    offset,
+                    bytes,
+                }) => self.decode(stream, offset, &bytes, format)?,
                 Some(Delivered::StreamEnded { stream }) => {
                     if let Some(decoder) = self.decoders.remove(&stream) {
                         self.reservation.shrink(decoder.pending_bytes());
@@ -114,11 +122,12 @@ impl Queue {
     fn decode(
         &mut self,
         stream: StreamId,
+        offset: u64,
         bytes: &Bytes,
         format: &Arc<FrameFormat>,
     ) -> Result<(), DataFusionError> {
         let decoder = self.decoders.entry(stream);
-        let decoder = decoder.or_insert_with(|| FrameDecoder::new(Arc::clone(format)));
+        let decoder = decoder.or_insert_with(|| FrameDecoder::starting_at(Arc::clone(format), offset));
         let before = decoder.pending_bytes() + bytes.len();
         let batches = decoder.push(bytes);
         // Of what waited, the beginning of a frame stays.

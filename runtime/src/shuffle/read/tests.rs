@@ -95,6 +95,7 @@ impl Cluster {
             partitioning: Partitioning::Single,
             compression: Compression::None,
             buffer_bytes: 8 << 20,
+            sorted_by: None,
         };
         let mut writer = ShuffleWriter::new(&spec, store.clone(), &self.pool).unwrap();
         writer.write(numbers(rows)).await.unwrap();
@@ -111,6 +112,7 @@ impl Cluster {
             stream_epoch: StreamEpoch(u64::from(map.attempt)),
             worker: self.home(map),
             state,
+            range: None,
         };
         self.updates.send(update).unwrap();
     }
@@ -153,6 +155,7 @@ fn input(stage: u32, tasks: u32, delivery: Delivery) -> ReadInput {
                 tasks,
             }],
             assigned_reduce_partitions: vec![0],
+            range: None,
         },
         delivery,
         schema: numbers(0..0).schema(),

@@ -7,6 +7,7 @@ mod discovery;
 mod drain;
 mod locality;
 mod losses;
+mod order;
 mod program;
 mod query;
 mod result;

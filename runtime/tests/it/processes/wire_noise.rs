@@ -377,6 +377,7 @@ async fn an_attempt_that_reads_more_tasks_than_a_graph_has_is_refused() {
     let input = wire::AssignedInput {
         writers: vec![writer; 4],
         assigned_reduce_partitions: vec![0],
+        range: None,
     };
     let assign = wire::AssignAttempt {
         attempt: Some(wire::AttemptRef::default()),

@@ -51,6 +51,7 @@ fn the_first_row_of_a_sink_is_there_once_it_is_committed() {
         worker: worker("a"),
         attempt: attempt(0, 0, 0),
         outputs: Vec::new(),
+        run: None,
         metrics: AttemptMetrics::default(),
     });
     assert_eq!(outcome(&query.run(Event::SinkCommitted)), Outcome::Succeeded);

@@ -3,7 +3,7 @@
 use super::kit::{chain, map_reduce, policy, sink_policy};
 use crate::coordinator::{Coordinator, GraphError};
 use crate::ids::{ExchangeId, StageId};
-use crate::plan::{ReadKind, StageGraph};
+use crate::plan::{ExchangeKind, ReadKind, StageGraph};
 use crate::time::Instant;
 
 fn error(change: impl FnOnce(&mut StageGraph)) -> Option<GraphError> {
@@ -83,6 +83,28 @@ fn bad_graphs_are_refused_by_name() {
         writer: s1,
     });
     assert_eq!(error(circle), later);
+}
+
+#[test]
+fn ranges_are_read_of_sorted_runs_and_of_one_exchange() {
+    let (s1, x0) = (StageId(1), ExchangeId(0));
+    let ranges = |graph: &mut StageGraph| graph.stages[1].inputs[0].read = ReadKind::OwnRange;
+    let unsorted = Some(GraphError::NotSorted {
+        stage: s1,
+        exchange: x0,
+    });
+    assert_eq!(error(ranges), unsorted);
+    let sorted = |graph: &mut StageGraph| {
+        ranges(graph);
+        graph.exchanges[0].kind = ExchangeKind::Range;
+        graph.exchanges[0].partitions = 1;
+    };
+    assert_eq!(error(sorted), None);
+    let twice = |graph: &mut StageGraph| {
+        sorted(graph);
+        graph.stages[1].inputs = vec![graph.stages[1].inputs[0]; 2];
+    };
+    assert_eq!(error(twice), Some(GraphError::ManyRanges(s1)));
 }
 
 #[test]

@@ -20,6 +20,7 @@ pub fn policy() -> Policy {
         no_workers_grace: Duration::from_secs(30),
         deadline: None,
         reduce_fetch_window_partitions: 4,
+        min_range_bytes: 100,
         sink: false,
     }
 }
@@ -68,6 +69,7 @@ pub fn map_reduce(maps: u32, reduces: u32) -> StageGraph {
             exchange(1, ExchangeKind::Forward, 1, &[1]),
         ],
         result: ExchangeId(1),
+        ordered: false,
     }
 }
 
@@ -82,6 +84,7 @@ pub fn chain(stages: u32) -> StageGraph {
             .map(|id| exchange(id, ExchangeKind::Forward, 1, &[id]))
             .collect(),
         result: ExchangeId(stages - 1),
+        ordered: false,
     }
 }
 
@@ -208,6 +211,7 @@ pub fn succeeded(name: &str, id: AttemptId) -> Event {
         worker: worker(name),
         attempt: id,
         outputs: Vec::new(),
+        run: None,
         metrics: AttemptMetrics {
             rows_out: 10,
             ..AttemptMetrics::default()

@@ -25,6 +25,7 @@ fn wrote(name: &str, id: AttemptId, bytes: &[u64]) -> Event {
         worker: worker(name),
         attempt: id,
         outputs: (0..).zip(bytes).map(output).collect(),
+        run: None,
         metrics: AttemptMetrics::default(),
     }
 }
@@ -157,6 +158,7 @@ fn an_output_that_goes_to_disk_after_its_attempts_end_still_counts() {
         worker: worker("a"),
         attempt: attempt(0, 0, 0),
         outputs: Vec::new(),
+        run: None,
         metrics: spilled(130, 30),
     });
     let later = AttemptMetrics {

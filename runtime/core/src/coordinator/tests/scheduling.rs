@@ -58,6 +58,7 @@ fn an_assignment_says_what_to_read_and_write() {
             exchange(2, ExchangeKind::Forward, 1, &[2]),
         ],
         result: ExchangeId(2),
+        ordered: false,
     };
     let mut query = Query::new(graph, policy());
     let maps = assignments(&query.join("a", 8));
@@ -98,6 +99,7 @@ fn the_longest_way_to_the_result_goes_first() {
             .map(|id| exchange(id, ExchangeKind::Forward, 1, &[id]))
             .collect(),
         result: ExchangeId(3),
+        ordered: false,
     };
     let mut query = Query::new(graph, policy());
     let first = query.join("a", 1);

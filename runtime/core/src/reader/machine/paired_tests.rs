@@ -44,6 +44,7 @@ impl World {
                 tasks: TASKS,
             }],
             assigned_reduce_partitions: PARTITIONS.to_vec(),
+            range: None,
         };
         let config = Config {
             fetch_window: random.random_range(1..5),
@@ -101,6 +102,7 @@ impl World {
                 incarnation: Incarnation(worker),
             },
             state,
+            range: None,
         };
         self.tell(Event::InputUpdated(update));
     }
