@@ -248,6 +248,12 @@ fn claim_template(volume: &EphemeralVolume) -> PersistentVolumeClaimTemplate {
     }
 }
 
+/// Query memory of each slot of a worker, if it is known before the worker runs.
+pub fn slot_memory(spec: &WorkerPoolSpec) -> Option<ByteSize> {
+    let slots = u64::from(spec.slots().max(1));
+    query_memory(spec).map(|memory| ByteSize::from_bytes(memory.bytes() / slots))
+}
+
 /// Query memory of one worker: what the spec says, or its share of the memory limit.
 fn query_memory(spec: &WorkerPoolSpec) -> Option<ByteSize> {
     let share = || {

@@ -58,7 +58,8 @@ pub(super) struct CoordinatorArgs {
     /// coordinators; it is removed once it is read. Default: they are listed now.
     #[arg(long, value_name = "FILE", hide = true)]
     manifest: Option<PathBuf>,
-    /// The workers' memory for each of their slots, which bounds what joins send to every task; default: not known.
+    /// The workers' memory for each of their slots, which bounds what joins send to every task, and from which build sides on
+    /// they sort instead of hashing; default: not known.
     #[arg(long, value_parser = parse_size)]
     slot_memory: Option<ByteSize>,
     /// Who takes the rows of a query without a sink: a client that reads them, or nobody, so that only the preview

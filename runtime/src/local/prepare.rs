@@ -20,7 +20,8 @@ use super::exit::Failure;
 use super::load::Loaded;
 use crate::coordinator::{CoordinatorOptions, StageOrders, SystemResolver};
 use crate::planner::{
-    BroadcastLimit, PlanError, PlannedQuery, PlannedStage, plan, session_options, session_state, tables_read,
+    BroadcastLimit, HashJoinLimit, PlanError, PlannedQuery, PlannedStage, plan, session_options,
+    session_state, tables_read,
 };
 use crate::sink::{Sink, SinkError};
 use crate::source::{InputManifest, SourceError, register_tables};
@@ -49,24 +50,11 @@ pub struct Capacity {
     pub slot_memory_bytes: Option<u64>,
 }
 
-impl From<u32> for Capacity {
-    fn from(slots: u32) -> Self {
-        Self {
-            slots,
-            slot_memory_bytes: None,
-        }
-    }
-}
-
 /// Prepares a query for workers of this capacity.
 ///
 /// # Errors
 /// A table cannot be read, the SQL is no single query over the tables, or the sink exists.
-pub async fn prepare(
-    loaded: &Loaded,
-    query: &QueryId,
-    capacity: impl Into<Capacity>,
-) -> Result<Prepared, Failure> {
+pub async fn prepare(loaded: &Loaded, query: &QueryId, capacity: Capacity) -> Result<Prepared, Failure> {
     let listed = InputManifest::list(&loaded.query.spec.tables, &loaded.base).await;
     prepare_listed(loaded, query, capacity, listed.map_err(bad_source)?).await
 }
@@ -78,7 +66,7 @@ pub async fn prepare(
 pub async fn prepare_listed(
     loaded: &Loaded,
     query: &QueryId,
-    capacity: impl Into<Capacity>,
+    capacity: Capacity,
     manifest: InputManifest,
 ) -> Result<Prepared, Failure> {
     prepare_checked(loaded, query, capacity, manifest, Sink::check).await
@@ -88,11 +76,7 @@ pub async fn prepare_listed(
 ///
 /// # Errors
 /// A table cannot be read, or the SQL is no single query over the tables.
-pub async fn plan_only(
-    loaded: &Loaded,
-    query: &QueryId,
-    capacity: impl Into<Capacity>,
-) -> Result<Prepared, Failure> {
+pub async fn plan_only(loaded: &Loaded, query: &QueryId, capacity: Capacity) -> Result<Prepared, Failure> {
     let listed = InputManifest::list(&loaded.query.spec.tables, &loaded.base).await;
     prepare_checked(
         loaded,
@@ -107,11 +91,10 @@ pub async fn plan_only(
 async fn prepare_checked(
     loaded: &Loaded,
     query: &QueryId,
-    capacity: impl Into<Capacity>,
+    capacity: Capacity,
     manifest: InputManifest,
     check: impl Fn(&Sink, &[PathBuf]) -> Result<(), SinkError>,
 ) -> Result<Prepared, Failure> {
-    let capacity = capacity.into();
     let spec = &loaded.query.spec;
     let sql = spec.sql.as_deref().ok_or_else(|| {
         let message = "spec.sqlFrom needs a cluster, which alone has ConfigMaps: write the text to spec.sql";
@@ -130,9 +113,10 @@ async fn prepare_checked(
         .partitions
         .unwrap_or(capacity.slots)
         .clamp(1, MAX_PARTITIONS);
-    let broadcast = BroadcastLimit::of_slots(capacity.slot_memory_bytes);
-    let options =
-        session_options(usize::try_from(partitions).unwrap_or(1)).with_extension(Arc::new(broadcast));
+    let memory = capacity.slot_memory_bytes;
+    let options = session_options(usize::try_from(partitions).unwrap_or(1))
+        .with_extension(Arc::new(BroadcastLimit::of_slots(memory)))
+        .with_extension(Arc::new(HashJoinLimit::of_slots(memory)));
     let context = SessionContext::new_with_state(session_state(options, runtime));
     let unplanned = |error: PlanError| Failure::unplanned(error.reason(), error);
     let read = tables_read(&context.state(), sql).await.map_err(unplanned)?;

@@ -14,13 +14,18 @@ use tokio::sync::Notify;
 #[cfg(test)]
 mod tests;
 
+/// What a consumer may have in any case, bytes: some operators charge what they hold already, beyond the limit if need be,
+/// and others, which hold next to nothing, must not fail for it.
+const SMALL: usize = 64 << 10;
+
 /// All memory that a worker gives to queries.
 ///
 /// Within it, consumers that can spill share fairly (DataFusion's `FairSpillPool`: an even part for each of what the
 /// others leave). A query may take more than its even part of the worker as long as a quarter of the worker's memory
 /// stays free. The shuffle store's bytes are charged as they are, and it keeps them below its part by going to disk;
-/// in the last twentieth of the memory it is asked to free all it can, so that what operators take there is paid back
-/// at once.
+/// in the last fifth of the memory it is asked to free all it can, so that what operators take there is paid back at once.
+/// That fifth is for consumers that cannot spill, and for those that begin: a sort that holds much goes to disk instead, or
+/// the merge that it needs then, and another sort beside it, would have no memory to begin with.
 #[derive(Debug)]
 pub struct WorkerMemory {
     limit: usize,
@@ -80,10 +85,17 @@ impl WorkerMemory {
         self.shared.reserved()
     }
 
+    /// Whether a consumer that can spill may have `more`: from the last fifth it gets what it needs to begin with.
+    fn may_keep(&self, reservation: &MemoryReservation, more: usize) -> bool {
+        let wanted = self.shared.reserved().saturating_add(more);
+        let begins = reservation.size() == 0;
+        !reservation.consumer().can_spill() || begins || wanted <= self.limit - self.limit / 5
+    }
+
     /// Whether a query that holds `used` bytes may have `more`.
     fn may_take(&self, used: usize, more: usize) -> bool {
         let wanted = self.shared.reserved().saturating_add(more);
-        if wanted > self.limit - self.limit / 20 {
+        if wanted > self.limit - self.limit / 5 {
             self.pressure.notify_one();
         }
         let even = self.limit / self.active_queries.load(Ordering::Relaxed).max(1);
@@ -152,9 +164,12 @@ impl MemoryPool for QueryMemory {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        let may = self
-            .worker
-            .may_take(self.used.load(Ordering::Relaxed), additional);
+        if reservation.size().saturating_add(additional) <= SMALL {
+            self.grow(reservation, additional);
+            return Ok(());
+        }
+        let used = self.used.load(Ordering::Relaxed);
+        let may = self.worker.may_take(used, additional) && self.worker.may_keep(reservation, additional);
         if !may || self.worker.shared.try_grow(reservation, additional).is_err() {
             return Err(self.refuse(reservation, additional));
         }

@@ -22,6 +22,7 @@ mod rules;
 mod scalar;
 mod scan;
 mod session;
+mod sort_merge;
 mod split;
 mod statement;
 
@@ -47,6 +48,7 @@ pub use fragment::{Fragment, OutputSpec, TaskSplits, decode_schema, decode_task,
 pub use leaf::{InputProvider, InputStream, ReadMode, ShuffleReadExec};
 pub use scan::ScanExec;
 pub use session::{session_options, session_state, task_context};
+pub use sort_merge::HashJoinLimit;
 pub use split::{Cuts, FilePart, SplitTarget, SplittableFile, split_files};
 
 /// A query cut into stages.

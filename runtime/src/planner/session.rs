@@ -14,6 +14,7 @@ use datafusion::prelude::SessionConfig;
 use super::broadcast::{BroadcastLimit, BroadcastSmallBuilds};
 use super::error::PlanError;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
+use super::sort_merge::{HashJoinLimit, SortMergeLargeBuilds};
 use super::split::SplitTarget;
 
 /// What must hold in every session, on the planning side and in tasks. An optimisation that shares state
@@ -68,7 +69,7 @@ pub(crate) const RECURSION_LIMIT: usize = 50;
 /// The session configuration for a query whose exchanges have `partitions` partitions (at least 1). Values set
 /// on it afterwards travel to the tasks with each fragment. An extension of type [`SplitTarget`] replaces the sizes
 /// by which scans are divided, one of type [`BroadcastLimit`] the bound of build sides that every task gets, one of type
-/// [`SharedMerge`](super::cut::order::SharedMerge) the bound from which on tasks share the merge of ordered rows.
+/// [`HashJoinLimit`] the bound of build sides from which on joins sort, one of type [`SharedMerge`](super::cut::order::SharedMerge) the bound from which on tasks share the merge of ordered rows.
 pub fn session_options(partitions: usize) -> SessionConfig {
     let mut options = ConfigOptions::new();
     for (key, value) in FIXED {
@@ -95,9 +96,13 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
     let limit = config
         .get_extension::<BroadcastLimit>()
         .map_or_else(|| BroadcastLimit::of_slots(None), |limit| *limit);
-    let joins: [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 2] = [
+    let builds = config
+        .get_extension::<HashJoinLimit>()
+        .map_or_else(|| HashJoinLimit::of_slots(None), |limit| *limit);
+    let joins: [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 3] = [
         Arc::new(PartitionUnsafeJoins),
         Arc::new(BroadcastSmallBuilds::new(limit)),
+        Arc::new(SortMergeLargeBuilds::new(builds)),
     ];
     rules.splice(after_join_selection..after_join_selection, joins);
     SessionStateBuilder::new()

@@ -161,7 +161,7 @@ async fn unless_changed<T>(
 fn sort_reservation(options: &WorkerOptions) -> u64 {
     const MOST: u64 = 10 << 20;
     const LEAST: u64 = 64 << 10;
-    const SHARE: u64 = 8;
+    const SHARE: u64 = 16;
     (options.memory_bytes / u64::from(options.slots.max(1)) / SHARE).clamp(LEAST, MOST)
 }
 

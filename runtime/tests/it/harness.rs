@@ -11,7 +11,7 @@ use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use sluice::coordinator::RunningQuery;
 use sluice::local::load::Loaded;
-use sluice::local::prepare::prepare;
+use sluice::local::prepare::{Capacity, prepare};
 use sluice::local::workers::{WorkerShape, Workers};
 use sluice::planner::explain;
 use sluice::source::{InputManifest, register_tables};
@@ -75,7 +75,7 @@ impl Tables {
 /// Workers, and where they may spill.
 pub struct Fleet {
     workers: Workers,
-    slots: u32,
+    capacity: Capacity,
     _folder: Option<TempDir>,
 }
 
@@ -94,7 +94,10 @@ impl Fleet {
             .expect("workers start on loopback");
         Self {
             workers,
-            slots: count * slots,
+            capacity: Capacity {
+                slots: count * slots,
+                slot_memory_bytes: Some(memory_bytes / u64::from(slots)),
+            },
             _folder: Some(folder),
         }
     }
@@ -103,7 +106,10 @@ impl Fleet {
     pub fn of_others(addresses: Vec<String>, slots: u32) -> Self {
         Self {
             workers: Workers::of_others(addresses),
-            slots,
+            capacity: Capacity {
+                slots,
+                slot_memory_bytes: None,
+            },
             _folder: None,
         }
     }
@@ -176,7 +182,7 @@ impl fmt::Display for NoRows {
 /// Runs a query on a fleet, as `sluice run` does.
 pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
     let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
-    let prepared = prepare(query, &id, fleet.slots).await;
+    let prepared = prepare(query, &id, fleet.capacity).await;
     let prepared = prepared.map_err(|failure| NoRows::Refused(format!("{failure:?}")))?;
     let (schema, ordered) = (prepared.planned.schema.clone(), prepared.planned.graph.ordered);
     let explained = explain(&prepared.planned);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use sluice::coordinator::CoordinatorOptions;
-use sluice::local::prepare::prepare;
+use sluice::local::prepare::{Capacity, prepare};
 use sluice::shuffle::frame::{FrameDecoder, FrameFormat};
 use sluice::worker::{RunningWorker, WorkerOptions, build_id};
 use sluice_core::failure::FetchError;
@@ -45,7 +45,11 @@ impl Scene {
     async fn set(sql: &str) -> Self {
         let query = Tables::generated_tpch(0.1).query(sql, Some(1));
         let id = QueryId::new("live-fetch").expect("a legal id");
-        let prepared = prepare(&query, &id, 1)
+        let capacity = Capacity {
+            slots: 1,
+            slot_memory_bytes: None,
+        };
+        let prepared = prepare(&query, &id, capacity)
             .await
             .unwrap_or_else(|failure| panic!("{failure:?}"));
         let options = prepared

@@ -152,3 +152,26 @@ async fn spill_space_that_runs_out_fails_the_query_and_names_the_knob() {
     let again = run(&fleet, &tables.query("select count(*) from nation", None)).await;
     assert!(again.is_ok());
 }
+
+/// Both sides of a join, far larger than the memory of its tasks.
+const LARGE_JOIN: &str = "select count(*) as pairs, sum(a.l_quantity + b.l_tax) as total, max(a.l_comment || b.l_comment || b.l_shipinstruct || b.l_shipmode || a.l_shipinstruct || a.l_shipmode) as text \
+                          from lineitem a join lineitem b on a.l_orderkey = b.l_orderkey and a.l_linenumber = b.l_linenumber";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_whose_build_side_does_not_fit_sorts_and_completes() {
+    let tables = tpch::tables().await;
+    let expected = plain(&tables, LARGE_JOIN)
+        .await
+        .expect("plain DataFusion has rows");
+    let fleet = Fleet::start(2, 1, 2 * MEMORY).await;
+    let ran = run(&fleet, &tables.query(LARGE_JOIN, Some(2)))
+        .await
+        .unwrap_or_else(|no_rows| panic!("{no_rows}"));
+    assert!(ran.explained.contains("SortMergeJoin"), "{}", ran.explained);
+    assert_eq!(
+        differences(&expected.rows, &expected.order, &ran.rows, ran.ordered),
+        None
+    );
+    assert!(ran.bytes_spilled() > 0, "nothing was spilled");
+    fleet.stop().await;
+}

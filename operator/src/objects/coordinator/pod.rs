@@ -12,6 +12,7 @@ use sluice_crds::{ShuffleQuery, WorkerPoolSpec};
 use super::{
     COORDINATOR_PORT, INPUT_FILE, MEMORY_FACTOR, TOKEN_FILE, WORKER_PORT, metadata, resources, table_locality,
 };
+use crate::objects::worker::slot_memory;
 use crate::objects::{affinity, labels, names, pod};
 
 /// The container of a coordinator's pod.
@@ -131,8 +132,10 @@ fn arguments(plan: &CoordinatorPlan<'_>) -> Vec<String> {
         ("--results", "preview".to_owned()),
         ("--total-slots", slots.to_string()),
     ];
+    let slot_memory = slot_memory(spec).map(|memory| ("--slot-memory", memory.bytes().to_string()));
     let options = options
         .into_iter()
+        .chain(slot_memory)
         .flat_map(|(flag, value)| [flag.to_owned(), value]);
     [format!("{INPUT_FOLDER}/{INPUT_FILE}")]
         .into_iter()

@@ -1,6 +1,9 @@
 //! Every join type, with the build side on either hand, several tasks, and each way to join.
 
-use super::harness::{Bench, Options};
+use std::sync::Arc;
+
+use super::super::{HashJoinLimit, explain};
+use super::harness::{Bench, Options, same_rows};
 
 /// Join selection that collects, that partitions, that weighs both sides, that sorts and merges, and that keeps the sides as written.
 const WAYS: &[Options<'static>] = &[
@@ -42,6 +45,18 @@ const WAYS: &[Options<'static>] = &[
 async fn check(queries: &[String]) {
     let bench = Bench::new().await;
     bench.same_all(queries, &[1, 3], WAYS).await;
+    // No build side fits: what is not small enough to collect is sorted and merged.
+    let config = bench.session(3, WAYS[1]).await.copied_config();
+    let config = config.with_extension(Arc::new(HashJoinLimit { bytes: 0 }));
+    let ours = bench.session_of(config).await;
+    for sql in queries {
+        let planned = same_rows(bench.plain(), &ours, sql)
+            .await
+            .unwrap_or_else(|told| panic!("{told}"));
+        let text = explain(&planned);
+        let hashed = text.contains("mode=Partitioned");
+        assert!(!hashed || text.contains("none"), "{text}");
+    }
 }
 
 /// Tables to join: large and small on either hand, and without rows.

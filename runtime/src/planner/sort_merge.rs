@@ -1,0 +1,108 @@
+//! Which hash joins become sort-merge joins: those whose build side will not fit into memory. A hash join cannot spill,
+//! sorts can.
+
+use std::sync::Arc;
+
+use datafusion::arrow::compute::SortOptions;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::error::Result;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode, SortMergeJoinExec};
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+
+use super::broadcast::estimated_bytes;
+use datafusion::physical_expr::expressions::Column;
+
+/// The part of a slot's memory that the build side of one task may have by estimate: its hash table is as large again, and
+/// shuffle data, other operators and joins of the same task need their part.
+const SHARE_OF_SLOT: u64 = 4;
+
+/// The bound of build sides. An extension of the session's configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashJoinLimit {
+    /// Estimated bytes that the build side of one task may have.
+    pub bytes: u64,
+}
+
+impl HashJoinLimit {
+    /// The bound for workers with so much memory for each of their slots; there is none where that is not known.
+    pub fn of_slots(memory_bytes: Option<u64>) -> Self {
+        Self {
+            bytes: memory_bytes.map_or(u64::MAX, |bytes| bytes / SHARE_OF_SLOT),
+        }
+    }
+}
+
+/// Partitioned hash joins whose build side is estimated too large sort both sides and merge them. Runs after the rules that
+/// choose among hash joins, and before anything is repartitioned and sorted.
+#[derive(Debug)]
+pub(crate) struct SortMergeLargeBuilds {
+    limit: HashJoinLimit,
+}
+
+impl SortMergeLargeBuilds {
+    pub(crate) fn new(limit: HashJoinLimit) -> Self {
+        Self { limit }
+    }
+
+    fn is_too_large(&self, join: &HashJoinExec, partitions: usize) -> bool {
+        let tasks = u64::try_from(partitions.max(1)).unwrap_or(u64::MAX);
+        estimated_bytes(join.left()).is_some_and(|build| build / tasks > self.limit.bytes)
+    }
+
+    fn rewrite(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        partitions: usize,
+    ) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+        let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
+            return Ok(Transformed::no(plan));
+        };
+        // A null-aware join looks at the whole probe side; a sort-merge join does not know what that means.
+        let partitioned = *join.partition_mode() == PartitionMode::Partitioned && !join.null_aware;
+        if !partitioned || !self.is_too_large(join, partitions) {
+            return Ok(Transformed::no(plan));
+        }
+        let merged = SortMergeJoinExec::try_new(
+            Arc::clone(join.left()),
+            Arc::clone(join.right()),
+            join.on().to_vec(),
+            join.filter().cloned(),
+            *join.join_type(),
+            vec![SortOptions::default(); join.on().len()],
+            join.null_equality(),
+        )?;
+        let merged: Arc<dyn ExecutionPlan> = Arc::new(merged);
+        let Some(columns) = join.projection.as_ref() else {
+            return Ok(Transformed::yes(merged));
+        };
+        let schema = merged.schema();
+        let kept = columns.iter().map(|index| {
+            let name = schema.field(*index).name();
+            ProjectionExpr::new(Arc::new(Column::new(name, *index)), name.clone())
+        });
+        let kept: Vec<ProjectionExpr> = kept.collect();
+        Ok(Transformed::yes(Arc::new(ProjectionExec::try_new(kept, merged)?)))
+    }
+}
+
+impl PhysicalOptimizerRule for SortMergeLargeBuilds {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let partitions = config.execution.target_partitions;
+        plan.transform_up(|plan| self.rewrite(plan, partitions)).data()
+    }
+
+    fn name(&self) -> &str {
+        "sort_merge_large_builds"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
