@@ -15,9 +15,8 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use super::broadcast::estimated_bytes;
 use datafusion::physical_expr::expressions::Column;
 
-/// The part of a slot's memory that the build side of one task may have by estimate: its hash table is as large again, and
-/// shuffle data, other operators and joins of the same task need their part.
-const SHARE_OF_SLOT: u64 = 4;
+/// The part of a slot's memory that the build side of one task may have by estimate: its hash table is as large again.
+const SHARE_OF_SLOT: u64 = 2;
 
 /// The bound of build sides. An extension of the session's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

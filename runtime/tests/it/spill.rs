@@ -163,7 +163,7 @@ async fn a_join_whose_build_side_does_not_fit_sorts_and_completes() {
     let expected = plain(&tables, LARGE_JOIN)
         .await
         .expect("plain DataFusion has rows");
-    let fleet = Fleet::start(2, 1, 2 * MEMORY).await;
+    let fleet = Fleet::start(2, 1, 3 * MEMORY).await;
     let ran = run(&fleet, &tables.query(LARGE_JOIN, Some(2)))
         .await
         .unwrap_or_else(|no_rows| panic!("{no_rows}"));
