@@ -137,16 +137,17 @@ pub fn divide(runs: &[&SortedRun], tasks: u32, min_bytes: u64) -> Vec<KeyRange> 
 
 /// The bounds between ranges, ascending.
 fn bounds(runs: &[&SortedRun], tasks: u32, min_bytes: u64) -> Vec<Bound> {
-    let total: u64 = runs.iter().map(|run| run.end).sum();
-    let ranges = (total / min_bytes.max(1)).clamp(1, u64::from(tasks.max(1)));
+    // What a worker says its run has may be any number.
+    let total: u128 = runs.iter().map(|run| u128::from(run.end)).sum();
+    let ranges = (total / u128::from(min_bytes.max(1))).clamp(1, u128::from(tasks.max(1)));
     // The rows of a frame lie somewhere between its first key and that of the next one: half of their bytes count at
     // either. Twice the bytes, so that halves are whole.
-    let mut places: Vec<(Bound, u64)> = Vec::new();
+    let mut places: Vec<(Bound, u128)> = Vec::new();
     for (map_task, run) in (0_u32..).zip(runs) {
         let mut before = 0;
         for (index, sample) in run.samples.iter().enumerate() {
             let next = run.samples.get(index + 1).map_or(run.end, |next| next.offset);
-            let bytes = next.saturating_sub(sample.offset);
+            let bytes = u128::from(next.saturating_sub(sample.offset));
             let shares = sample.key.len() < MAX_KEY_BYTES;
             let bound = Bound {
                 key: sample.key.clone(),
@@ -159,14 +160,15 @@ fn bounds(runs: &[&SortedRun], tasks: u32, min_bytes: u64) -> Vec<Bound> {
     }
     places.sort_unstable();
     let mut bounds: Vec<Bound> = Vec::new();
-    let mut passed: u64 = 0;
+    let mut passed: u128 = 0;
     for (place, bytes) in places {
-        let due = (bounds.len() as u64 + 1) * 2 * total / ranges;
+        let next = bounds.len() as u128 + 1;
+        let due = next * 2 * total / ranges;
         let is_new = bounds.last().is_none_or(|last| *last < place);
-        if bounds.len() as u64 + 1 < ranges && passed + bytes / 2 >= due && is_new {
+        if next < ranges && passed + bytes / 2 >= due && is_new {
             bounds.push(place);
         }
-        passed = passed.saturating_add(bytes);
+        passed += bytes;
     }
     bounds
 }

@@ -53,7 +53,8 @@ impl Coordinator {
             let parts = (0..)
                 .zip(&runs)
                 .map(|(map_task, run)| range.bytes_of(run, map_task));
-            parts.map(|part| part.end - part.start).sum()
+            let sizes = parts.map(|part| part.end - part.start);
+            sizes.fold(0, u64::saturating_add)
         };
         let sizes = ranges.iter().map(bytes).collect();
         let stage = self.stage_mut(stage);

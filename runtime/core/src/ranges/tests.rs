@@ -81,6 +81,19 @@ fn little_is_not_divided_and_nothing_has_ranges_too() {
 }
 
 #[test]
+fn runs_of_any_length_are_divided() {
+    let end = u64::MAX;
+    let sample = |key: u8, offset| RunSample {
+        key: vec![key],
+        offset,
+    };
+    let samples = vec![sample(1, 0), sample(2, end / 2), sample(3, end - 1)];
+    let run = SortedRun { samples, end };
+    let ranges = divide(&[&run, &run, &run], u32::from(u16::MAX), 1);
+    assert_eq!(ranges.len(), usize::from(u16::MAX));
+}
+
+#[test]
 fn rows_of_one_key_are_shared_run_by_run() {
     let same = vec![vec![7_u8]; 100];
     let runs = vec![run(&same, 10, MIB); 4];
