@@ -26,7 +26,8 @@ use tokio_util::time::{DelayQueue, delay_queue};
 use tracing::Instrument;
 
 use crate::metrics::Metrics;
-use line::{Lane, Line};
+pub use line::Lane;
+use line::Line;
 
 /// Longest time of one reconcile.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
@@ -81,10 +82,10 @@ pub trait Reconciler: Send + Sync + 'static {
     /// Brings the cluster closer to what `object` wants, and its status closer to the truth.
     fn reconcile(self: Arc<Self>, object: Arc<Self::Object>) -> Reconciling;
 
-    /// Whether `object` goes before those of which this is false, for three turns of four.
-    fn is_pressing(object: &Self::Object) -> bool {
+    /// Where `object` waits.
+    fn lane(object: &Self::Object) -> Lane {
         let _ = object;
-        false
+        Lane::Ordinary
     }
 }
 
@@ -108,7 +109,7 @@ pub async fn run<R: Reconciler>(
         metrics,
     });
     let objects = controller.store();
-    let serving = Serving::new(around, objects.clone());
+    let serving = Serving::new(around, objects.clone(), concurrency.into());
     let (tell, told) = mpsc::unbounded();
     let stopped_before_it_began = async {
         stop.cancelled().await;
@@ -133,7 +134,7 @@ pub async fn run<R: Reconciler>(
             () = stopped_before_it_began => {}
         }
     };
-    futures::join!(telling, serving.run(told, concurrency.into()));
+    futures::join!(telling, serving.run(told));
 }
 
 async fn pass_on<K: Keyed + Resource<DynamicType: Default>>(
@@ -166,11 +167,11 @@ impl<R: Reconciler> Serving<R>
 where
     R::Object: Keyed,
 {
-    fn new(around: Arc<Around<R>>, objects: Store<R::Object>) -> Self {
+    fn new(around: Arc<Around<R>>, objects: Store<R::Object>, concurrency: usize) -> Self {
         Self {
             around,
             objects,
-            line: Line::default(),
+            line: Line::new(concurrency),
             running: JoinSet::new(),
             later: DelayQueue::new(),
             timers: HashMap::new(),
@@ -178,11 +179,9 @@ where
     }
 
     /// Reconciles what is `told` of until nobody tells any more.
-    async fn run(mut self, mut told: UnboundedReceiver<ObjectRef<R::Object>>, concurrency: usize) {
+    async fn run(mut self, mut told: UnboundedReceiver<ObjectRef<R::Object>>) {
         loop {
-            while self.running.len() < concurrency
-                && let Some(object) = self.line.take()
-            {
+            while let Some(object) = self.line.take() {
                 self.begin(object);
             }
             tokio::select! {
@@ -209,10 +208,8 @@ where
     }
 
     fn lane(&self, reference: &ObjectRef<R::Object>) -> Lane {
-        match self.objects.get(reference) {
-            Some(object) if R::is_pressing(&object) => Lane::Pressing,
-            Some(_) | None => Lane::Ordinary,
-        }
+        let object = self.objects.get(reference);
+        object.map_or(Lane::Ordinary, |object| R::lane(&object))
     }
 
     fn begin(&mut self, reference: ObjectRef<R::Object>) {
@@ -400,7 +397,7 @@ mod tests {
         for name in &names {
             tell.unbounded_send(told_of(name)).unwrap();
         }
-        let serving = tokio::spawn(Serving::new(around, objects).run(told, 1));
+        let serving = tokio::spawn(Serving::new(around, objects, 1).run(told));
         let mut firsts = Vec::new();
         while firsts.len() < names.len() {
             let name = order.next().await.unwrap();

@@ -39,7 +39,7 @@ fn small_queries_of_a_warm_pool() {
         measured(
             &space,
             &format!(
-                "apply to first row on a warm pool, as its status shows it: p50 {p50:.2} s, p90 {p90:.2} s of {QUERIES} queries"
+                "apply to first row on a warm pool, {QUERIES} queries in turn: p50 {p50:.2} s, p90 {p90:.2} s (p50 2 s)"
             ),
         );
         Ok(())

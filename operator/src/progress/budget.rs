@@ -5,30 +5,49 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-/// Turns at a limited rate: first come, first served. A few may come at once after a pause, and are counted in.
+use crate::reconcile::Lane;
+
+/// Turns at a limited rate. A few may come at once after a pause, and are counted in.
+///
+/// First come, first served, and of the ordinary lane only the first is among those that are served:
+///
+/// ```text
+/// ordinary: 3 2 --> 1 --.
+///                       v
+/// pressing: ----------> d c 1 b a --> a turn
+/// ```
+///
+/// So a pressing one waits for those that were pressing before it and for one ordinary one, and while both wait without end
+/// an ordinary one has its turn whenever all that were pressing before it have had theirs.
 pub struct Budget {
     /// Between two turns.
     period: Duration,
-    /// Turns that may come at once.
-    burst: u32,
-    /// When the next turn would come if all came evenly. Whoever waits holds the lock, which is fair.
+    /// The first of the ordinary lane holds it. As all locks here, whoever asks first gets it first.
+    ordinary: Mutex<()>,
+    /// When the next turn would come if all came evenly. Whoever's turn is next holds the lock.
     next: Mutex<Option<Instant>>,
 }
 
+/// Turns that may come at once: what is due while the operator waits for a processor is not lost.
+const BURST: u32 = 3;
+
 impl Budget {
-    /// At most `turns` in any second, at least 10: a tenth of them at once, the rest evenly.
+    /// At most `turns` in any second, at least 10: three of them at once, the rest evenly.
     pub fn per_second(turns: u32) -> Self {
-        let turns = turns.max(10);
-        let burst = turns / 10;
+        let evenly = turns.max(10) - BURST;
         Self {
-            period: Duration::from_secs(1) / (turns - burst),
-            burst,
-            next: Mutex::new(None),
+            period: Duration::from_secs(1) / evenly,
+            ordinary: Mutex::default(),
+            next: Mutex::default(),
         }
     }
 
     /// Waits for a turn.
-    pub async fn turn(&self) {
+    pub async fn turn(&self, lane: Lane) {
+        let _first = match lane {
+            Lane::Pressing => None,
+            Lane::Ordinary => Some(self.ordinary.lock().await),
+        };
         let mut next = self.next.lock().await;
         let (at, following) = self.schedule(*next, Instant::now());
         sleep_until(at).await;
@@ -55,7 +74,7 @@ impl Budget {
     fn schedule(&self, next: Option<Instant>, now: Instant) -> (Instant, Instant) {
         let due = next.map_or(now, |due| due.max(now));
         // The last of a burst is due `burst - 1` periods from now and may come now.
-        let early = self.period.saturating_mul(self.burst.saturating_sub(1));
+        let early = self.period.saturating_mul(BURST - 1);
         let at = due.checked_sub(early).map_or(now, |at| at.max(now));
         (at, due + self.period)
     }
@@ -63,6 +82,8 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use futures::future::join_all;
+
     use super::*;
 
     #[test]
@@ -84,9 +105,33 @@ mod tests {
             let count = taken.iter().filter(|at| second.contains(at)).count();
             assert!(count <= 50, "{count} turns in the second from {from:?}");
         }
-        // Nor are they held back for nothing: 45 a second, and twice what may come at once.
+        // Nor are they held back for nothing: 47 a second, and twice what may come at once.
         let waited = now - start - Duration::from_secs(30);
-        assert!(waited < Duration::from_millis(8_900), "{waited:?}");
+        assert!(waited < Duration::from_millis(8_500), "{waited:?}");
+    }
+
+    #[tokio::test]
+    async fn a_pressing_one_waits_for_one_ordinary_one_and_no_lane_is_passed_over() {
+        let budget = Budget::per_second(50);
+        // All that may come at once has come.
+        for _ in 0..BURST {
+            budget.turn(Lane::Pressing).await;
+        }
+        for (asked, served) in [
+            ("o1 o2 o3 p1 p2 p3", "o1 p1 p2 p3 o2 o3"),
+            ("p1 p2 o1 p3 o2 p4", "p1 p2 o1 p3 p4 o2"),
+            ("o1 o2 o3", "o1 o2 o3"),
+        ] {
+            let order = std::sync::Mutex::new(Vec::new());
+            let all = asked.split(' ').map(async |name| {
+                let pressing = name.starts_with('p');
+                let lane = if pressing { Lane::Pressing } else { Lane::Ordinary };
+                budget.turn(lane).await;
+                order.lock().unwrap().push(name);
+            });
+            join_all(all).await;
+            assert_eq!(order.into_inner().unwrap().join(" "), served, "{asked}");
+        }
     }
 
     #[tokio::test]

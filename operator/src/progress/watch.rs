@@ -11,6 +11,8 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::reconcile::Lane;
+
 use super::{Budget, CoordinatorRpc, Reports, RpcError, Target, Urgency};
 
 /// First and longest wait before a stream is opened again.
@@ -133,7 +135,7 @@ impl Watching {
         let turns = self.turns.clone();
         Box::pin(async move {
             sleep_until(at).await;
-            turns.turn().await;
+            turns.turn(Lane::Pressing).await;
         })
     }
 

@@ -164,7 +164,11 @@ impl Queries {
             memory_factor,
             with_workers: self.is_of_one_node(&pool).await?,
         });
-        self.create(&pod).await
+        let refused = self.create(&pod).await?;
+        if refused.is_none() {
+            self.posted().insert(query.uid().unwrap_or_default(), epoch);
+        }
+        Ok(refused)
     }
 
     /// Whether the pods of `pool` mount a claim that is attached to one node at a time.

@@ -66,6 +66,8 @@ pub struct Queries {
     freed: Mutex<HashSet<String>>,
     /// What was written of a query last.
     written: Mutex<HashMap<String, Written>>,
+    /// Coordinators, by the unique id of their query, whose pods were posted and which the cache may not show yet.
+    posted: Mutex<HashMap<String, u64>>,
 }
 
 impl Queries {
@@ -79,6 +81,10 @@ impl Queries {
 
     fn freed(&self) -> MutexGuard<'_, HashSet<String>> {
         self.freed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn posted(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.posted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at a query that a watch has told of, once the cache has it: whether it is gone, or has made room.
@@ -152,6 +158,7 @@ impl Queries {
         self.granted().remove(uid);
         self.freed().remove(uid);
         self.written().remove(uid);
+        self.posted().remove(uid);
     }
 }
 
@@ -191,6 +198,7 @@ pub async fn run_with(
         granted: Mutex::default(),
         freed: Mutex::default(),
         written: Mutex::default(),
+        posted: Mutex::default(),
         operator: operator.clone(),
     });
     let (watched, by_pool) = (reconciler.clone(), reconciler.clone());

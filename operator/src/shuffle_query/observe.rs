@@ -150,8 +150,14 @@ impl Queries {
             .iter()
             .filter_map(|pod| CoordinatorPod::read(pod, now))
             .collect();
-        let posted = life.admitted.is_some() && !matches!(life.coordinator, Coordinator::Wanted { .. });
-        if posted && !life.phase.is_terminal() && pods.iter().all(|pod| pod.epoch != life.epoch) {
+        let uid = query.uid().unwrap_or_default();
+        let arrived = pods.iter().any(|pod| pod.epoch == life.epoch);
+        let just_posted = self.posted().get(&uid) == Some(&life.epoch);
+        if just_posted && arrived {
+            self.posted().remove(&uid);
+        }
+        let posted = just_posted || !matches!(life.coordinator, Coordinator::Wanted { .. });
+        if posted && life.admitted.is_some() && !life.phase.is_terminal() && !arrived {
             let name = names::coordinator(&query.name_any(), life.epoch);
             let client = self.operator.client.clone();
             let api = Api::<Pod>::namespaced(client, &query.namespace().unwrap_or_default());

@@ -15,7 +15,7 @@ use super::written::Written;
 use super::{Queries, event, step};
 use crate::kube_api;
 use crate::progress::Urgency;
-use crate::reconcile::{Error, Reconciler, Reconciling};
+use crate::reconcile::{Error, Lane, Reconciler, Reconciling};
 
 /// Most decisions in one reconcile: a query that is resumed, admitted and started takes four.
 const MOST_STEPS: usize = 8;
@@ -30,9 +30,13 @@ impl Reconciler for Queries {
     }
 
     /// Of what holds a place, somebody waits to see it run and end; others wait for a place anyway, or have ended.
-    fn is_pressing(query: &ShuffleQuery) -> bool {
+    fn lane(query: &ShuffleQuery) -> Lane {
         let life = Lifecycle::of(query);
-        life.admitted.is_some() && !life.phase.is_terminal()
+        if life.admitted.is_some() && !life.phase.is_terminal() {
+            Lane::Pressing
+        } else {
+            Lane::Ordinary
+        }
     }
 }
 
@@ -87,7 +91,7 @@ impl Queries {
         let report = seen.report.as_deref();
         let old = seen.query.status.clone().unwrap_or_default();
         let new = compose(&seen.query, life, report, now);
-        self.operator.status_writes.turn().await;
+        self.operator.status_writes.turn(Self::lane(&seen.query)).await;
         let written = self.write(&seen.query, &old, &new).await;
         if !takes_place || written.is_err() {
             self.granted().remove(&uid);
@@ -137,7 +141,7 @@ impl Queries {
         }
         let writes = &self.operator.status_writes;
         match urgency {
-            Urgency::Transition => writes.turn().await,
+            Urgency::Transition => writes.turn(Self::lane(query)).await,
             _ if writes.spare() => {}
             // Of many queries at once the steps and counters give way, and no reconcile waits for them.
             _ => return Ok(again.min(NO_SPARE)),
@@ -166,7 +170,7 @@ impl Queries {
         };
         let old = found.status.clone().unwrap_or_default();
         let new = acknowledged(old.clone(), found.metadata.generation);
-        self.operator.status_writes.turn().await;
+        self.operator.status_writes.turn(Lane::Ordinary).await;
         self.write(&found, &old, &new).await?;
         Ok(())
     }

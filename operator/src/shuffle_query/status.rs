@@ -24,12 +24,15 @@ pub fn compose(
     let created = query.creation_timestamp();
     let submitted = created.as_ref().map_or(now, |time| time.0);
     let first_row = body.first_row_time.clone();
+    // Once it is told, the milliseconds of the first row are known to the coordinator alone.
+    let told = first_row.is_some() && first_row.as_ref().map(whole_second) == old.first_row_time;
     let waited = first_row
         .as_ref()
         .map(|time| time.0.duration_since(submitted).as_millis());
+    let waited = waited.and_then(|millis| u64::try_from(millis).ok());
     let error = body.error.clone().filter(|_| ended);
     let conditions = conditions(query, &old, life, report, now);
-    bound(ShuffleQueryStatus {
+    in_seconds(bound(ShuffleQueryStatus {
         observed_generation: query.metadata.generation,
         phase: life.phase,
         reason: Some(life.reason),
@@ -48,12 +51,33 @@ pub fn compose(
         admitted_time: life.admitted.map(Time),
         suspended_time: life.suspended.map(Time),
         suspended_millis: life.suspended_millis,
-        time_to_first_row_millis: waited.and_then(|millis| u64::try_from(millis).ok()),
+        time_to_first_row_millis: old.time_to_first_row_millis.filter(|_| told).or(waited),
         first_row_time: first_row,
         end_time: ended.then(|| body.end_time.clone().unwrap_or(Time(now))),
         error,
         ..body
-    })
+    }))
+}
+
+/// As it will be read: Kubernetes keeps whole seconds. Else it would differ for ever from what was written of it.
+fn in_seconds(mut status: ShuffleQueryStatus) -> ShuffleQueryStatus {
+    let times = [
+        &mut status.start_time,
+        &mut status.admitted_time,
+        &mut status.suspended_time,
+        &mut status.first_row_time,
+        &mut status.end_time,
+    ];
+    let times = times.into_iter().flatten();
+    let conditions = status.conditions.iter_mut();
+    for time in times.chain(conditions.map(|condition| &mut condition.last_transition_time)) {
+        *time = whole_second(time);
+    }
+    status
+}
+
+fn whole_second(time: &Time) -> Time {
+    Time(Timestamp::from_second(time.0.as_second()).unwrap_or(time.0))
 }
 
 /// The part that a coordinator reports. A new coordinator starts over, and so does its report.

@@ -44,7 +44,7 @@ use crate::config::Scope;
 use crate::kube_api::{self, FIELD_MANAGER};
 use crate::objects::worker::PORT;
 use crate::objects::{labels, names};
-use crate::reconcile::{self, Error, REQUEUE, Reconciler, Reconciling};
+use crate::reconcile::{self, Error, Lane, REQUEUE, Reconciler, Reconciling};
 
 /// How long a mark is remembered that the watch has not shown yet.
 const REMEMBER: SignedDuration = SignedDuration::from_secs(60);
@@ -130,7 +130,7 @@ impl<R: WorkerRpc> Pools<R> {
             .poll(&uid, ObjectRef::from_obj(&*seen.pool), targets(&seen.workers));
         let status = status::status(&seen, &wanted, &applied.refused);
         if seen.pool.status.as_ref() != Some(&status) {
-            self.operator.status_writes.turn().await;
+            self.operator.status_writes.turn(Lane::Ordinary).await;
             let written = kube_api::apply_status(&self.operator.client, &*seen.pool, &status).await;
             written.map_err(Error::api("writing the status"))?;
             self.operator.metrics.status_writes.inc();

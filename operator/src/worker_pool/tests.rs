@@ -1,13 +1,13 @@
-//! Tables of what a pool does in a situation, and of what its status then says.
+//! A table of what a pool does in a situation.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 use serde_json::{Value, json};
-use sluice_crds::{ProgressReason, WorkerPool, WorkerPoolStatus};
+use sluice_crds::{WorkerPool, WorkerPoolStatus};
 
 use super::claims;
 use super::desired::{Desired, desired};
@@ -15,8 +15,10 @@ use super::observe::{Observed, Settings};
 use super::revision::Revision;
 use super::rpc::WorkerReport;
 use super::status::status;
-use super::why::{self, Trouble};
 use super::worker::{Answer, Worker};
+
+mod mounts;
+mod status;
 
 const NOW: &str = "2030-01-01T01:00:00Z";
 
@@ -143,6 +145,19 @@ fn done(wanted: &Desired) -> String {
             .map(|gone| format!("-{} {:?}", gone.pod.name_any(), gone.why)),
     );
     parts.join(", ")
+}
+
+/// What its first condition says, in a line.
+fn verdict(status: &WorkerPoolStatus) -> String {
+    let condition = serde_json::to_value(&status.conditions[0]).unwrap();
+    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
+    format!(
+        "{} {} {}: {}",
+        status.ready.clone().unwrap(),
+        text("status"),
+        text("reason"),
+        text("message")
+    )
 }
 
 /// Wanted workers, those that are there, and what is done about it, in any order.
@@ -316,261 +331,4 @@ fn pods_learn_their_zone_and_keep_their_marks() {
     assert!(marks[0].annotations().is_empty());
     assert_eq!(marks[1].annotations()["sluice.dev/draining"], ago(10).to_string());
     assert_eq!(marks[1].labels()["topology.kubernetes.io/zone"], "b");
-}
-
-fn verdict(status: &WorkerPoolStatus) -> String {
-    let condition = serde_json::to_value(&status.conditions[0]).unwrap();
-    let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
-    format!(
-        "{} {} {}: {}",
-        status.ready.clone().unwrap(),
-        text("status"),
-        text("reason"),
-        text("message")
-    )
-}
-
-fn status_of(seen: &Observed, refused: &[Trouble]) -> WorkerPoolStatus {
-    status(seen, &desired(seen), refused)
-}
-
-#[test]
-fn what_a_status_says() {
-    for (replicas, workers, expected) in [
-        (0, &[][..], "0/0 True WorkersReady: "),
-        (2, &[], "0/2 False WorkersStarting: 0 of 2 workers are ready"),
-        (
-            2,
-            &["ready", "starting"],
-            "1/2 False WorkersStarting: 1 of 2 workers are ready",
-        ),
-        (2, &["ready", "ready"], "2/2 True WorkersReady: "),
-        (
-            2,
-            &["ready", "ready", "draining"],
-            "2/2 True WorkersLeaving: 1 worker leaves",
-        ),
-        (
-            2,
-            &["ready old", "ready old"],
-            "2/2 False WorkersStarting: 0 of 2 workers are ready; 2 workers leave",
-        ),
-        (
-            2,
-            &["ready", "lost"],
-            "1/2 False WorkersStarting: 1 of 2 workers are ready",
-        ),
-        (
-            2,
-            &["ready", "unplaced"],
-            "1/2 False Unschedulable: pod p-1: 0/1 nodes are available: 1 Insufficient cpu.",
-        ),
-    ] {
-        let seen = observed(&json!({"replicas": replicas}), workers);
-        assert_eq!(
-            verdict(&status_of(&seen, &[])),
-            expected,
-            "{replicas} of {workers:?}"
-        );
-    }
-}
-
-/// A coordinator uses workers of its own build only, and gets the image in the status.
-#[test]
-fn a_query_can_use_workers_of_the_image_in_the_status() {
-    for (workers, ready, usable) in [
-        (&["ready", "ready"][..], 2, 2),
-        (&["ready old", "ready old", "starting"], 2, 0),
-        (&["ready old", "ready old", "ready"], 3, 1),
-        // Another change of the pool than that of its image.
-        (&["ready old image=sluice:1", "ready"], 2, 2),
-        (&["ready old image=sluice:1", "unready"], 1, 1),
-        (&["draining old", "ready"], 1, 1),
-    ] {
-        let status = status_of(&observed(&json!({"replicas": 2}), workers), &[]);
-        assert_eq!(
-            (
-                status.image.as_deref(),
-                status.ready_replicas,
-                status.usable_replicas
-            ),
-            (Some("sluice:1"), ready, usable),
-            "{workers:?}"
-        );
-    }
-}
-
-#[test]
-fn a_whole_status() {
-    let workers = [
-        "ready busy zone=b",
-        "ready zone=a",
-        "draining holds=5",
-        "terminating",
-        "lost zone=c",
-    ];
-    let seen = observed(&json!({"replicas": 3, "slotsPerWorker": 4}), &workers);
-    let refused = [Trouble::new(
-        ProgressReason::QuotaExceeded,
-        "creating pod p-5: exceeded quota",
-    )];
-    insta::assert_yaml_snapshot!("whole_status", status_of(&seen, &refused));
-}
-
-#[test]
-fn a_condition_keeps_its_time_until_it_changes() {
-    let mut seen = observed(&json!({"replicas": 1}), &["ready"]);
-    let first = status_of(&seen, &[]);
-    let mut pool = (*seen.pool).clone();
-    pool.status = Some(first.clone());
-    seen.pool = Arc::new(pool);
-    seen.now = now() + SignedDuration::from_secs(60);
-    assert_eq!(status_of(&seen, &[]), first);
-    let refused = [Trouble::new(ProgressReason::NameTaken, "x".repeat(5000))];
-    let condition = status_of(&seen, &refused).conditions.remove(0);
-    assert_eq!(condition.last_transition_time.0, seen.now);
-    assert_eq!(condition.message.chars().count(), 1024);
-}
-
-#[test]
-fn an_invalid_pool_gets_no_pods() {
-    let seen = observed(&json!({"replicas": 2, "memory": "1KiB"}), &["ready old"]);
-    assert_eq!(done(&desired(&seen)), "");
-    let verdict = verdict(&status_of(&seen, &[]));
-    assert!(
-        verdict.starts_with("1/2 False InvalidSpec: spec.memory is 1KiB"),
-        "{verdict}"
-    );
-}
-
-/// Claims by phase, modes and the node affinity of their volume, and whether `replicas` workers can mount them.
-#[test]
-fn claims_that_not_all_pods_can_mount() {
-    let on_node = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}]}]);
-    let in_zone = json!([{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["z"]}]}]);
-    for (list, mode, affinity, replicas, mountable) in [
-        ("dataVolumes", Some("ReadWriteMany"), None, 3, true),
-        ("sinkVolumes", Some("ReadWriteMany"), None, 3, true),
-        ("dataVolumes", Some("ReadOnlyMany"), None, 3, true),
-        ("sinkVolumes", Some("ReadOnlyMany"), None, 3, false),
-        ("dataVolumes", Some("ReadWriteOnce"), None, 3, false),
-        ("dataVolumes", Some("ReadWriteOnce"), None, 1, true),
-        ("dataVolumes", Some("ReadWriteOnce"), Some(&on_node), 3, true),
-        ("dataVolumes", Some("ReadWriteOnce"), Some(&in_zone), 3, false),
-        ("dataVolumes", Some("ReadWriteOncePod"), Some(&on_node), 1, false),
-        ("dataVolumes", None, None, 1, false),
-    ] {
-        let mut seen = observed(
-            &json!({"replicas": replicas, list: [{"name": "v", "claimName": "c", "mountPath": "/v"}]}),
-            &[],
-        );
-        let claim = mode.map(|mode| json!({"spec": {"accessModes": [mode], "volumeName": "pv"}}));
-        let claim = claim.map(|claim| Arc::new(serde_json::from_value(claim).unwrap()));
-        let volume = affinity
-            .map(|terms| json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}}));
-        let volume = volume.map(|volume| Arc::new(serde_json::from_value(volume).unwrap()));
-        seen.claims = claims::mounted(&seen.pool.spec, |_| claim.clone(), |_| volume.clone());
-        let wanted = desired(&seen);
-        let case = format!("{list} {mode:?} {affinity:?} {replicas}");
-        assert_eq!(wanted.blocked.is_none(), mountable, "{case}");
-        assert_eq!(wanted.create.is_empty(), !mountable, "{case}");
-        let said = verdict(&status(&seen, &wanted, &[]));
-        assert_eq!(
-            said.contains("VolumesUnmountable: spec."),
-            !mountable,
-            "{case}: {said}"
-        );
-    }
-}
-
-/// The pods of a pool share the node that a ReadWriteOnce claim is attached to, where they can.
-#[test]
-fn pods_go_where_their_claim_is_attached() {
-    let volume = |name: &str| json!([{"name": "v", "claimName": "c", "mountPath": format!("/{name}")}]);
-    for (list, modes, workers, together) in [
-        ("dataVolumes", json!(["ReadWriteOnce"]), &["ready old"][..], true),
-        ("sinkVolumes", json!(["ReadWriteOnce"]), &[], true),
-        (
-            "dataVolumes",
-            json!(["ReadWriteOnce", "ReadOnlyMany"]),
-            &[],
-            false,
-        ),
-        ("sinkVolumes", json!(["ReadWriteOnce", "ReadOnlyMany"]), &[], true),
-        (
-            "sinkVolumes",
-            json!(["ReadWriteOnce", "ReadWriteMany"]),
-            &[],
-            false,
-        ),
-        // Nobody shares a node that does not answer.
-        ("dataVolumes", json!(["ReadWriteOnce"]), &["lost"], false),
-    ] {
-        let mut seen = observed(&json!({"replicas": 1, list: volume(list)}), workers);
-        let claim = json!({"spec": {"accessModes": modes}});
-        let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
-        let claim = Arc::new(claim);
-        seen.claims = claims::mounted(&seen.pool.spec, |_| Some(claim.clone()), |_| None);
-        let created = desired(&seen).create;
-        assert_eq!(created.len(), 1, "{list} {modes} {workers:?}");
-        let pod = serde_json::to_value(&created[0]).unwrap();
-        let required = pod.pointer(
-            "/spec/affinity/podAffinity/requiredDuringSchedulingIgnoredDuringExecution/0/topologyKey",
-        );
-        let expected = together.then(|| json!("kubernetes.io/hostname"));
-        assert_eq!(required, expected.as_ref(), "{list} {modes} {workers:?}");
-    }
-}
-
-#[test]
-fn pods_tell_why_they_do_not_run() {
-    let scheduling = |message: &str| json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": message}]});
-    let waiting = |reason: &str| {
-        json!({"containerStatuses": [{"name": "worker", "image": "", "imageID": "", "ready": false, "restartCount": 1,
-            "state": {"waiting": {"reason": reason, "message": "m"}},
-            "lastState": {"terminated": {"exitCode": 2, "reason": "Error", "message": "no key\n"}}}]})
-    };
-    for (status, expected) in [
-        (json!({}), None),
-        (waiting("ContainerCreating"), None),
-        (
-            scheduling("0/3 nodes are available: 3 node(s) had untolerated taint {b: }."),
-            Some((
-                ProgressReason::Tainted,
-                Some("pod p-0: 0/3 nodes are available: 3 node(s) had untolerated taint {b: }."),
-            )),
-        ),
-        (
-            json!({"conditions": [
-                {"type": "PodScheduled", "status": "True", "lastTransitionTime": ago(60).to_string()},
-                {"type": "PodReadyToStartContainers", "status": "False"}]}),
-            Some((ProgressReason::VolumeUnavailable, None)),
-        ),
-        (
-            waiting("ImagePullBackOff"),
-            Some((
-                ProgressReason::ImagePullFailed,
-                Some("pod p-0: ImagePullBackOff: m"),
-            )),
-        ),
-        (
-            waiting("CrashLoopBackOff"),
-            Some((
-                ProgressReason::ContainerFailed,
-                Some("pod p-0: CrashLoopBackOff: m; last Error, exit code 2: no key"),
-            )),
-        ),
-    ] {
-        let pod: Pod =
-            serde_json::from_value(json!({"metadata": {"name": "p-0"}, "status": status})).unwrap();
-        let trouble = why::of_pod(&pod, now());
-        assert_eq!(
-            trouble.as_ref().map(|trouble| trouble.reason),
-            expected.map(|(reason, _)| reason),
-            "{status}"
-        );
-        if let Some((_, Some(message))) = expected {
-            assert_eq!(trouble.unwrap().message, message);
-        }
-    }
 }

@@ -248,9 +248,9 @@ async fn load(place: &Place) {
     })
     .await;
     let took = begin.elapsed().as_secs_f64();
-    let rate = format!("{:.1}/s", f64::from(u32::try_from(ACTIVE).unwrap()) / took);
+    let rate = f64::from(u32::try_from(ACTIVE).unwrap()) / took;
+    let rate = format!("{rate:.1}/s, submitted in {:.1} s", submitted.as_secs_f64());
     row("custom resources, from apply to pods created", &rate, "20/s");
-    println!("(submitted in {:.1} s)", submitted.as_secs_f64());
     wait("every query runs", async || {
         let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
         active
@@ -267,7 +267,11 @@ async fn load(place: &Place) {
     );
     let (median, p99) = lags(&cast, &shown, QueryPhase::Running, &active);
     let lag = format!("{median:.2} s, p99 {p99:.2} s");
-    row("change to status while 1,000 start at once, median", &lag, "");
+    row(
+        "change to status while 1,000 start at once, median",
+        &lag,
+        "p99 2 s",
+    );
 
     for name in &active[..ENDED] {
         cast.end(name);

@@ -41,6 +41,29 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     assert_eq!((next.stages, next.time_to_first_row_millis), (Vec::new(), None));
 }
 
+/// Else it would be written again and again: Kubernetes keeps whole seconds.
+#[test]
+fn a_status_that_was_read_back_says_the_same() {
+    let mut query = query();
+    let now: Timestamp = "2026-01-01T00:01:00.7Z".parse().unwrap();
+    let mut life = Lifecycle::of(&query);
+    (life.epoch, life.admitted, life.phase) = (1, Some(now), QueryPhase::Running);
+    let report = ShuffleQueryStatus {
+        phase: QueryPhase::Running,
+        first_row_time: Some(Time("2026-01-01T00:00:02.5Z".parse().unwrap())),
+        ..ShuffleQueryStatus::default()
+    };
+    let written = compose(&query, &life, Some(&report), now);
+    let read: ShuffleQueryStatus = serde_json::from_value(serde_json::to_value(&written).unwrap()).unwrap();
+    assert_eq!(read, written);
+    query.status = Some(read);
+    let later = now + jiff::SignedDuration::from_secs(9);
+    let life = Lifecycle::of(&query);
+    assert_eq!(compose(&query, &life, Some(&report), later), written);
+    // The operator was started again and has no report yet.
+    assert_eq!(compose(&query, &life, None, later), written);
+}
+
 #[test]
 fn a_condition_keeps_its_time_until_its_status_changes() {
     let mut query = query();

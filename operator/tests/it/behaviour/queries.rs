@@ -1,5 +1,9 @@
 //! The life of a query: it rests, ends, is deleted, outlives operators, and takes with it what it owns.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::Method;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
@@ -11,7 +15,8 @@ use sluice_operator::objects::names;
 
 use super::play::{Cues, Play, direct_queries, scripted_queries};
 use super::scene::{Scene, direct};
-use crate::coordinators::programs;
+use crate::coordinators::{programs, succeeds};
+use crate::faults::{Faults, Watches};
 use crate::harness::{eventually, within};
 use crate::kubelet::Kubelet;
 
@@ -41,6 +46,31 @@ fn a_query_that_is_suspended_rests_and_starts_over_when_it_is_resumed() {
             assert!(status.suspended_millis > 0);
         },
     );
+}
+
+/// Its pod is not in the cache at once.
+#[test]
+fn a_coordinator_is_created_once() {
+    direct("a_coordinator_is_created_once", async |scene| {
+        let tokens = Arc::new(AtomicUsize::new(0));
+        let created = tokens.clone();
+        let faults = Faults::scripted(0, Watches::default(), move |call| {
+            let is_token = call.method == Method::POST && call.path.ends_with("/secrets");
+            created.fetch_add(usize::from(is_token), Ordering::Relaxed);
+            None
+        });
+        let _kubelet = Kubelet::start(scene.place, programs(succeeds)).await;
+        let _operator = scene.place.start("operator", faults);
+        scene.pool("p", json!({"replicas": 1})).await;
+        let names: Vec<_> = (0..20).map(|number| format!("q{number}")).collect();
+        for name in &names {
+            scene.query(name, json!({})).await;
+        }
+        for name in &names {
+            scene.reaches(name, QueryPhase::Succeeded).await;
+        }
+        assert_eq!(tokens.load(Ordering::Relaxed), names.len());
+    });
 }
 
 #[test]
