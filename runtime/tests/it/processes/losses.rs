@@ -55,6 +55,7 @@ async fn held_by_frozen(query: &Watched, others: &[Worker]) -> Option<Vec<Held>>
             return None;
         }
         let mut held = Vec::new();
+        let mut at_others = 0;
         for (stage, seen) in (0..).zip(&before.stages) {
             let (mut won, mut running) = (0, 0);
             for task in 0..seen.tasks {
@@ -74,6 +75,7 @@ async fn held_by_frozen(query: &Watched, others: &[Worker]) -> Option<Vec<Held>>
                     }
                 }
             }
+            at_others += won + running;
             held.push(Held {
                 won: seen.done.saturating_sub(won),
                 running: seen.running.saturating_sub(running),
@@ -82,6 +84,10 @@ async fn held_by_frozen(query: &Watched, others: &[Worker]) -> Option<Vec<Held>>
         }
         // Each worker has one slot; an attempt that has not opened its output yet is seen nowhere.
         let running: u32 = held.iter().map(|held| held.running).sum();
+        if at_others == 0 {
+            // The query has ended and they have dropped it; its last snapshot waits for the frozen worker's goodbye.
+            return None;
+        }
         // If the query went on while the others were asked, the next snapshot shows it.
         tokio::time::sleep(SNAPSHOTS).await;
         if running <= 1 && query.now().stages == before.stages {
