@@ -175,7 +175,7 @@ impl OutputSpec {
     /// The partitioning that puts the rows of `schema` into partitions, for DataFusion's batch partitioner.
     ///
     /// # Errors
-    /// [`PlanError::Fragment`] for keys that do not decode, or a kind that the planner does not cut.
+    /// [`PlanError::Fragment`] for keys that do not decode.
     pub fn partitioning(&self, schema: &Schema, context: &TaskContext) -> Result<Partitioning, PlanError> {
         let partitions = self.partitions.max(1) as usize;
         match self.kind {

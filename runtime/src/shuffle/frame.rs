@@ -353,12 +353,7 @@ pub struct FrameDecoder {
 }
 
 impl FrameDecoder {
-    /// At the start of a stream.
-    pub fn new(format: Arc<FrameFormat>) -> Self {
-        Self::starting_at(format, 0)
-    }
-
-    /// At the start of a frame. One that is not the first of its stream is not held against the frame before it.
+    /// At the start of the frame at `offset` of its stream. One that is not the first of its stream is not held against the frame before it.
     pub fn starting_at(format: Arc<FrameFormat>, offset: u64) -> Self {
         Self {
             format,

@@ -331,7 +331,7 @@ async fn read_while_written() -> Watched {
     );
     let format =
         FrameFormat::new(scene.options.schema.clone(), Compression::None).expect("the schema has a form");
-    let mut decoder = FrameDecoder::new(Arc::new(format));
+    let mut decoder = FrameDecoder::starting_at(Arc::new(format), 0);
     let mut rows = 0;
     for data in &watched.data {
         let batches = decoder.push(data).expect("the frames are whole");

@@ -65,7 +65,8 @@ fn spec(schema: SchemaRef, partitioning: Partitioning) -> WriteSpec {
 
 /// The batches of one stream, as a reader sees them.
 async fn read(store: &StoreHandle, schema: SchemaRef, task: u32, partition: u32) -> Vec<RecordBatch> {
-    let mut decoder = FrameDecoder::new(Arc::new(FrameFormat::new(schema, Compression::None).unwrap()));
+    let mut decoder =
+        FrameDecoder::starting_at(Arc::new(FrameFormat::new(schema, Compression::None).unwrap()), 0);
     let (mut batches, mut start_offset) = (Vec::new(), 0);
     loop {
         let request = FetchRequest {

@@ -6,6 +6,7 @@ mod cli;
 mod discovery;
 mod drain;
 mod locality;
+mod look;
 mod losses;
 mod order;
 mod program;

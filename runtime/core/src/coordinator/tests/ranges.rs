@@ -143,6 +143,7 @@ fn bounds_stay_when_a_run_is_written_again() {
         ]
     );
     let again = ranges(&actions);
+    assert_eq!(again.len(), 1);
     assert!(again.iter().all(|range| before.contains(range)), "{again:?}");
 }
 
@@ -155,10 +156,14 @@ fn a_stage_that_starts_over_is_divided_anew() {
     query.join("b", 2);
     query.run(sorted("a", attempt(0, 0, 0), &[1, 3, 5, 7]));
     let before = ranges(&query.run(sorted("b", attempt(0, 1, 0), &[2, 4, 6, 8])));
-    query.lose("a");
-    query.join("c", 2);
-    let actions = query.run(sorted("c", attempt(0, 0, 1), &[11, 13, 15, 17]));
+    let lost = query.lose("a");
+    let again = assignments(&lost)
+        .into_iter()
+        .map(|(worker, assignment)| (worker, assignment.attempt));
+    assert_eq!(again.collect::<Vec<_>>(), [("b".to_owned(), attempt(0, 0, 1))]);
+    let actions = query.run(sorted("b", attempt(0, 0, 1), &[11, 13, 15, 17]));
     let after = assignments(&actions);
+    assert!(!after.is_empty());
     assert!(
         after
             .iter()
