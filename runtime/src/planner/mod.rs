@@ -42,6 +42,7 @@ use sluice_core::plan::StageGraph;
 
 pub use broadcast::BroadcastLimit;
 pub use cut::cut;
+pub use cut::order::SharedMerge;
 pub use error::PlanError;
 pub use explain::explain;
 pub use fragment::{Fragment, OutputSpec, TaskSplits, decode_schema, decode_task, encode_schema};

@@ -9,9 +9,9 @@ use arrow::array::RecordBatch;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use sluice::coordinator::RunningQuery;
+use sluice::coordinator::{CoordinatorOptions, RunningQuery};
 use sluice::local::load::Loaded;
-use sluice::local::prepare::{Capacity, prepare};
+use sluice::local::prepare::{Capacity, Prepared, prepare};
 use sluice::local::workers::{WorkerShape, Workers};
 use sluice::planner::explain;
 use sluice::source::{InputManifest, register_tables};
@@ -184,10 +184,21 @@ pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
     let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
     let prepared = prepare(query, &id, fleet.capacity).await;
     let prepared = prepared.map_err(|failure| NoRows::Refused(format!("{failure:?}")))?;
+    run_prepared(fleet, prepared, HANG, |_| ()).await
+}
+
+/// Runs a query that is planned, with other options for its coordinator. One that takes longer than `hang` hangs.
+pub async fn run_prepared(
+    fleet: &Fleet,
+    prepared: Prepared,
+    hang: Duration,
+    change: impl FnOnce(&mut CoordinatorOptions),
+) -> Result<Ran, NoRows> {
     let (schema, ordered) = (prepared.planned.schema.clone(), prepared.planned.graph.ordered);
     let explained = explain(&prepared.planned);
     let options = prepared.into_options(CoordinatorEpoch(1), fleet.workers.addresses.clone());
-    let options = options.expect("planned stages can be encoded");
+    let mut options = options.expect("planned stages can be encoded");
+    change(&mut options);
     let mut running = RunningQuery::start(options).expect("the planner's graph holds together");
     let snapshots = running.snapshots.clone();
     let mut rows = running.rows.take().expect("a query without a sink has rows");
@@ -198,7 +209,7 @@ pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
         }
         (batches, running.outcome().await)
     };
-    let ended = tokio::time::timeout(HANG, taken).await;
+    let ended = tokio::time::timeout(hang, taken).await;
     let snapshot = snapshots.borrow().clone();
     match ended {
         Ok((batches, Outcome::Succeeded)) => Ok(Ran {
@@ -227,7 +238,14 @@ pub struct Plain {
 /// # Errors
 /// DataFusion's message.
 pub async fn plain(tables: &Tables, sql: &str) -> Result<Plain, String> {
-    let context = plain_session(tables).await?;
+    plain_in(&plain_session(tables).await?, sql).await
+}
+
+/// Runs a query on plain DataFusion in a session of [`plain_session`].
+///
+/// # Errors
+/// DataFusion's message.
+pub async fn plain_in(context: &SessionContext, sql: &str) -> Result<Plain, String> {
     let frame = context.sql(sql).await.map_err(|error| error.strip_backtrace())?;
     let order = Order::of(frame.logical_plan());
     let task = Arc::new(frame.task_ctx());
@@ -246,7 +264,11 @@ pub async fn plain(tables: &Tables, sql: &str) -> Result<Plain, String> {
     })
 }
 
-async fn plain_session(tables: &Tables) -> Result<SessionContext, String> {
+/// A session of plain DataFusion over the tables.
+///
+/// # Errors
+/// Why they cannot be read.
+pub async fn plain_session(tables: &Tables) -> Result<SessionContext, String> {
     let text = |error: &dyn fmt::Display| error.to_string();
     let manifest = InputManifest::list(&tables.specs, &tables.base)
         .await

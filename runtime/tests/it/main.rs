@@ -3,6 +3,7 @@
 mod builds;
 mod compare;
 mod differential;
+mod generator;
 mod harness;
 mod live_fetch;
 mod order;

@@ -9,7 +9,7 @@ mod nested;
 mod rows;
 mod sets;
 mod subqueries;
-mod tables;
+pub mod tables;
 mod windows;
 
 use std::collections::BTreeSet;

@@ -1,0 +1,267 @@
+//! Sluice as it is asked: the real planner, coordinator and workers, in several shapes that must not change an answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::SessionContext;
+use sluice::local::load::Loaded;
+use sluice::local::prepare::{Capacity, prepare_listed};
+use sluice::planner::{
+    BroadcastLimit, HashJoinLimit, SharedMerge, SplitTarget, plan, session_options, session_state,
+};
+use sluice::source::{InputManifest, register_tables};
+use sluice_core::coordinator::Outcome;
+use sluice_core::ids::QueryId;
+use tempfile::TempDir;
+
+use super::ast::Query;
+use super::judge::{self, Row};
+use super::render::{self, Dialect};
+use super::tables::Database;
+use crate::compare::{Rows, differences};
+use crate::harness::{AMPLE_MEMORY, Fleet, NoRows, Plain, Tables, plain_in, plain_session, run_prepared};
+
+/// No query over these tables takes longer.
+const HANG: Duration = Duration::from_secs(20);
+
+/// Memory of each worker with little of it, bytes.
+const LITTLE_MEMORY: u64 = 6 << 20;
+
+/// A shape in which queries run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    pub name: &'static str,
+    partitions: usize,
+    /// The largest build side that is broadcast, bytes.
+    broadcast: u64,
+    /// The largest build side of a hash join, bytes.
+    hash_join: u64,
+    /// From so many bytes on, sorted rows are merged in many tasks.
+    shared_merge: u64,
+    /// Rows of a batch.
+    batch: usize,
+    little_memory: bool,
+}
+
+pub const SHAPES: [Shape; 4] = [
+    Shape {
+        name: "1 partition",
+        partitions: 1,
+        broadcast: 32 << 20,
+        hash_join: u64::MAX,
+        shared_merge: 16 << 20,
+        batch: 8192,
+        little_memory: false,
+    },
+    Shape {
+        name: "3 partitions, hashed joins, 3 rows a batch",
+        partitions: 3,
+        broadcast: 0,
+        hash_join: u64::MAX,
+        shared_merge: 16 << 20,
+        batch: 3,
+        little_memory: false,
+    },
+    Shape {
+        name: "13 partitions, merged by ranges",
+        partitions: 13,
+        broadcast: 32 << 20,
+        hash_join: u64::MAX,
+        shared_merge: 0,
+        batch: 8192,
+        little_memory: false,
+    },
+    Shape {
+        name: "3 partitions, sorted joins, little memory",
+        partitions: 3,
+        broadcast: 0,
+        hash_join: 0,
+        shared_merge: 0,
+        batch: 8192,
+        little_memory: true,
+    },
+];
+
+/// The workers of all queries.
+pub struct Fleets {
+    ample: Fleet,
+    little: Fleet,
+}
+
+impl Fleets {
+    pub async fn start() -> Self {
+        Self {
+            ample: Fleet::start(2, 3, AMPLE_MEMORY).await,
+            little: Fleet::start(2, 2, LITTLE_MEMORY).await,
+        }
+    }
+
+    pub async fn stop(self) {
+        self.ample.stop().await;
+        self.little.stop().await;
+    }
+}
+
+/// The tables of some queries in every engine but DuckDB.
+pub struct Bench {
+    pub tables: Tables,
+    manifest: InputManifest,
+    plain: SessionContext,
+    sessions: Vec<Option<SessionContext>>,
+    /// A query that any tables can answer: what is planned for it is exchanged.
+    stand_in: Loaded,
+    _folder: TempDir,
+}
+
+/// What a shape gave.
+pub enum Answer {
+    Rows(Box<RanRows>),
+    /// No plan.
+    Refused(String),
+    /// It was planned, and ended with an error.
+    Failed(String),
+    /// A panic or a query that never ends.
+    Broken(String),
+}
+
+/// The rows of a shape.
+pub struct RanRows {
+    pub raw: Rows,
+    pub ordered: bool,
+    pub explained: String,
+}
+
+impl Bench {
+    pub async fn of(database: &Database, shapes: &[usize]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let tables = database.write(folder.path());
+        let manifest = InputManifest::list(&tables.specs, &tables.base)
+            .await
+            .expect("the tables can be read");
+        let plain = plain_session(&tables).await.expect("the tables can be read");
+        let mut sessions = Vec::new();
+        for (place, shape) in SHAPES.iter().enumerate() {
+            sessions.push(match shapes.contains(&place) {
+                true => Some(session(shape, &tables, &manifest).await),
+                false => None,
+            });
+        }
+        let stand_in = tables.query("SELECT 1", Some(1));
+        Self {
+            tables,
+            manifest,
+            plain,
+            sessions,
+            stand_in,
+            _folder: folder,
+        }
+    }
+
+    /// The answer of plain DataFusion.
+    pub async fn plain(&self, query: &Query) -> Result<Plain, String> {
+        let sql = render::sql(query, Dialect::DataFusion);
+        let context = self.plain.clone();
+        let ran = tokio::spawn(async move { plain_in(&context, &sql).await });
+        ran.await.unwrap_or_else(|panic| Err(format!("panic: {panic}")))
+    }
+
+    /// The answer of Sluice in a shape.
+    pub async fn ours(&self, fleets: &Fleets, query: &Query, shape: usize) -> Answer {
+        let sql = render::sql(query, Dialect::DataFusion);
+        let (Some(Some(session)), Some(shape)) = (self.sessions.get(shape), SHAPES.get(shape)) else {
+            return Answer::Broken("no such shape".to_owned());
+        };
+        let state = session.state();
+        let planned = tokio::spawn(async move { plan(&state, &sql).await }).await;
+        let planned = match planned {
+            Err(panic) => return Answer::Broken(format!("planning: {panic}")),
+            Ok(Err(error)) => return Answer::Refused(error.to_string()),
+            Ok(Ok(planned)) => planned,
+        };
+        let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
+        let capacity = Capacity {
+            slots: 1,
+            slot_memory_bytes: None,
+        };
+        let prepared = prepare_listed(&self.stand_in, &id, capacity, self.manifest.clone()).await;
+        let mut prepared = prepared.expect("the stand-in is planned");
+        prepared.planned = planned;
+        let fleet = if shape.little_memory {
+            &fleets.little
+        } else {
+            &fleets.ample
+        };
+        let shared = shape.shared_merge == 0;
+        let ran = run_prepared(fleet, prepared, HANG, |options| {
+            if shared {
+                options.policy.min_range_bytes = 1;
+            }
+        });
+        match ran.await {
+            Ok(ran) => Answer::Rows(Box::new(RanRows {
+                raw: ran.rows,
+                ordered: ran.ordered,
+                explained: ran.explained,
+            })),
+            Err(NoRows::Refused(message)) => Answer::Refused(message),
+            Err(NoRows::Ended {
+                outcome: Outcome::Failed(failure),
+                ..
+            }) if failure.message.contains("panic") => Answer::Broken(failure.message),
+            Err(NoRows::Ended {
+                outcome: Outcome::Failed(failure),
+                ..
+            }) => Answer::Failed(failure.message),
+            Err(NoRows::Ended { outcome, .. }) => Answer::Broken(format!("{outcome:?}")),
+            Err(NoRows::Hung { explained, .. }) => Answer::Broken(format!("hangs\n{explained}")),
+        }
+    }
+}
+
+/// Tells how rows of Sluice differ from those of plain DataFusion, types included.
+pub fn against_plain(plain: &Plain, ours: &RanRows) -> Option<String> {
+    differences(&plain.rows, &plain.order, &ours.raw, ours.ordered)
+}
+
+pub fn plain_rows(plain: &Plain) -> Vec<Row> {
+    judge::rows(&plain.rows.batches)
+}
+
+/// Whether batches hold more rows than are worth comparing.
+pub fn many(batches: &[RecordBatch]) -> bool {
+    batches.iter().map(RecordBatch::num_rows).sum::<usize>() > 3_000
+}
+
+async fn session(shape: &Shape, tables: &Tables, manifest: &InputManifest) -> SessionContext {
+    let target = SplitTarget {
+        tasks: shape.partitions,
+        min_bytes: 1,
+        max_bytes: 1 << 40,
+    };
+    let mut config = session_options(shape.partitions)
+        .with_extension(Arc::new(target))
+        .with_extension(Arc::new(BroadcastLimit {
+            bytes: shape.broadcast,
+        }))
+        .with_extension(Arc::new(HashJoinLimit {
+            bytes: shape.hash_join,
+        }))
+        .with_extension(Arc::new(SharedMerge {
+            min_bytes: shape.shared_merge,
+        }));
+    config = config.with_batch_size(shape.batch);
+    let options = config.options_mut();
+    if shape.broadcast == 0 {
+        options.optimizer.hash_join_single_partition_threshold = 0;
+        options.optimizer.hash_join_single_partition_threshold_rows = 0;
+    }
+    let runtime = RuntimeEnvBuilder::new().with_object_store_registry(manifest.stores());
+    let runtime = runtime.build_arc().expect("a runtime can be made");
+    let session = SessionContext::new_with_state(session_state(config, runtime));
+    register_tables(&session, &tables.specs, manifest)
+        .await
+        .expect("the tables can be read");
+    session
+}
