@@ -208,12 +208,15 @@ impl Bench {
             Err(NoRows::Refused(message)) => Answer::Refused(message),
             Err(NoRows::Ended {
                 outcome: Outcome::Failed(failure),
-                ..
-            }) if failure.message.contains("panic") => Answer::Broken(failure.message),
-            Err(NoRows::Ended {
-                outcome: Outcome::Failed(failure),
-                ..
-            }) => Answer::Failed(failure.message),
+                explained,
+            }) => {
+                let told = format!("{}\n{explained}", failure.message);
+                if failure.message.contains("panic") {
+                    Answer::Broken(told)
+                } else {
+                    Answer::Failed(told)
+                }
+            }
             Err(NoRows::Ended { outcome, .. }) => Answer::Broken(format!("{outcome:?}")),
             Err(NoRows::Hung { explained, .. }) => Answer::Broken(format!("hangs\n{explained}")),
         }

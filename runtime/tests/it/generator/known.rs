@@ -20,6 +20,14 @@ const KNOWN: &[(&str, Is)] = &[
         "a constant of the side of an outer join that may be missing counts as one after it",
         constant_of_outer_join,
     ),
+    (
+        "a window function loses FILTER or IGNORE NULLS on its way to a task",
+        window_clause_is_lost,
+    ),
+    (
+        "a false filter is pushed below a grouping that has the empty set",
+        filter_below_the_empty_set,
+    ),
     ("GROUPING SETS (()) gives no row", only_the_empty_set),
     (
         "INTERSECT ALL and EXCEPT ALL do not count rows",
@@ -41,13 +49,36 @@ fn merge_is_lost(_: &Query, found: &Finding) -> bool {
 
 fn merge_join_filter(_: &Query, found: &Finding) -> bool {
     let in_join = |line: &str| line.contains("SortMergeJoinExec") && line.contains("filter=");
-    found.told.lines().any(in_join) || found.told.contains("column types must match schema types")
+    found.told.lines().any(in_join)
 }
 
 fn constant_of_outer_join(_: &Query, found: &Finding) -> bool {
     let outer = ["Left", "Right", "Full"].map(|kind| format!("join_type={kind},"));
     let joins = outer.iter().any(|kind| found.told.contains(kind));
     found.told.contains("in another order") && joins && !found.told.contains("SortExec")
+}
+
+fn window_clause_is_lost(query: &Query, found: &Finding) -> bool {
+    let has_clause = |part: Part<'_>| match part {
+        Part::Expr(Expr::Window(window)) => {
+            let sql = &window.function.sql;
+            sql.contains("FILTER") || sql.contains("IGNORE NULLS")
+        }
+        Part::Query(_) | Part::Select(_) | Part::From(_) | Part::Expr(_) => false,
+    };
+    found.kind.starts_with("wrong") && any(Part::Query(query), &has_clause)
+}
+
+fn filter_below_the_empty_set(query: &Query, found: &Finding) -> bool {
+    let has_sets = |part: Part<'_>| match part {
+        Part::Select(select) => {
+            let group = select.group.as_ref();
+            group.is_some_and(|group| group.kind != GroupKind::Plain)
+        }
+        Part::Query(_) | Part::From(_) | Part::Expr(_) => false,
+    };
+    let empty = found.told.contains("EmptyExec");
+    found.kind.starts_with("inherited") && empty && any(Part::Query(query), &has_sets)
 }
 
 fn only_the_empty_set(query: &Query, _: &Finding) -> bool {

@@ -1,11 +1,11 @@
 //! Random queries over random small tables, in several shapes of a run, compared with plain DataFusion and with DuckDB.
 //!
-//! Every query has a seed, and so have the tables of [`QUERIES_OF_TABLES`] queries in a row. Without further ado the seeds
-//! from 0 on are tried for some time, so that a run can be repeated. These variables change it:
+//! Every query has a seed, and so have the tables of [`QUERIES_OF_TABLES`] queries in a row. Without further ado the same
+//! [`COUNT`] seeds are tried each time, as far as time allows. These variables change it:
 //!
 //! - `SLUICE_GENERATOR_SEED`: the first seed.
-//! - `SLUICE_GENERATOR_COUNT`: how many seeds; without it there is no bound but time.
-//! - `SLUICE_GENERATOR_SECONDS`: how long.
+//! - `SLUICE_GENERATOR_COUNT`: how many seeds.
+//! - `SLUICE_GENERATOR_SECONDS`: how long at most.
 //!
 //! A query that fails is shrunk with its tables, and printed with the command that repeats it.
 
@@ -38,7 +38,10 @@ use crate::compare::Rows;
 /// Queries over the same tables.
 const QUERIES_OF_TABLES: u64 = 25;
 
-/// How long a run takes where nobody says, seconds.
+/// How many seeds are tried where nobody says: a minute's.
+const COUNT: u64 = 400;
+
+/// How long a run takes at most where nobody says, seconds.
 const SECONDS: u64 = 60;
 
 /// Of a hundred queries, so many have the same rows in every engine and shape: a run of errors alone tests nothing.
@@ -148,9 +151,15 @@ impl Tally {
 #[tokio::test(flavor = "multi_thread")]
 async fn random_queries() {
     let first = setting("SLUICE_GENERATOR_SEED").unwrap_or(0);
-    let count = setting("SLUICE_GENERATOR_COUNT").unwrap_or(u64::MAX);
-    let seconds = setting("SLUICE_GENERATOR_SECONDS").unwrap_or(SECONDS);
-    let end = Instant::now() + Duration::from_secs(seconds);
+    let asked = (
+        setting("SLUICE_GENERATOR_COUNT"),
+        setting("SLUICE_GENERATOR_SECONDS"),
+    );
+    let (count, seconds) = match asked {
+        (None, None) => (COUNT, SECONDS),
+        (count, seconds) => (count.unwrap_or(u64::MAX), seconds.unwrap_or(u64::MAX)),
+    };
+    let started = Instant::now();
     let mut suite = Suite {
         fleets: Fleets::start().await,
         duckdb: duckdb(),
@@ -183,7 +192,7 @@ async fn random_queries() {
                 }
             }
         }
-        if Instant::now() > end || tally.findings.len() >= MOST_FINDINGS {
+        if started.elapsed() > Duration::from_secs(seconds) || tally.findings.len() >= MOST_FINDINGS {
             break;
         }
     }

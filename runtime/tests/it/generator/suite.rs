@@ -249,10 +249,11 @@ impl Expected {
     }
 }
 
-/// Errors where other shapes or plain DataFusion have rows, by what they say, that are no fault: what cannot spill may
-/// find too little memory.
+/// Errors where plain DataFusion has rows, by what they say, that are no fault: what cannot spill may find too little
+/// memory, and a window that DataFusion refuses when it meets its first rows may meet some in one engine alone.
 fn is_allowed(message: &str) -> bool {
-    message.contains("Resources exhausted") || message.contains("memory")
+    let said = message.lines().next().unwrap_or_default();
+    said.contains("Resources exhausted") || said.contains("sliding accumulator")
 }
 
 fn is_overflow(message: &str) -> bool {
