@@ -1,5 +1,6 @@
 //! Probes and metrics over HTTP.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +11,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::serve::Listener;
+use sluice_proto::serve::{BoundedListener, Connection};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -37,11 +40,28 @@ pub async fn serve(
         .with_context(|| format!("--listen {address}"))?;
     let router = router(health, metrics);
     Ok(tokio::spawn(async move {
+        let listener = Bounded(BoundedListener::new(listener));
         let served = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned());
         if let Err(error) = served.await {
             tracing::error!(%error, "probes and metrics are not served any more");
         }
     }))
+}
+
+/// A bounded listener as axum takes it.
+struct Bounded(BoundedListener);
+
+impl Listener for Bounded {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        self.0.accept().await
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
 }
 
 fn router(health: Health, metrics: Arc<Metrics>) -> Router {

@@ -9,6 +9,7 @@ use sluice_operator::config::CommandLine;
 async fn main() -> ExitCode {
     let line = CommandLine::parse();
     sluice_operator::log::start();
+    sluice_proto::serve::raise_open_files();
     let ended = match (line.command, line.config) {
         (Some(command), _) => sluice_operator::execute(command).await,
         (None, Some(config)) => sluice_operator::run(config).await,

@@ -4,6 +4,7 @@ pub mod cli;
 pub mod coordinator;
 pub mod local;
 pub mod memory;
+mod owned_dir;
 pub mod planner;
 pub mod shuffle;
 pub mod sink;

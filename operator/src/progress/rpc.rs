@@ -10,7 +10,7 @@ use futures::{FutureExt, StreamExt};
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use sluice_proto::auth::{Bearer, Claims, TokenSigner};
 use sluice_proto::wire::coordinator_client::CoordinatorClient;
-use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, QueryReport, wire};
+use sluice_proto::{MAX_REPORT_BYTES, QueryReport, wire};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
@@ -77,7 +77,7 @@ impl GrpcCoordinators {
                 .await
                 .map_err(|error| refused(&error))?;
             let client = CoordinatorClient::with_interceptor(channel, Bearer(Some(token)));
-            Ok(client.max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES))
+            Ok(client.max_decoding_message_size(MAX_REPORT_BYTES))
         }
     }
 }

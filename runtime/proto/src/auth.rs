@@ -6,6 +6,8 @@
 //! mode.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -286,6 +288,19 @@ impl TokenSigner {
     pub fn from_file(file: &Path) -> Result<Self, AuthError> {
         let text = std::fs::read_to_string(file).map_err(|error| AuthError::bad_file(file, error))?;
         Self::from_pem(&text).map_err(|error| AuthError::bad_file(file, error))
+    }
+
+    /// A new key of the machine's randomness, for a run that trusts nobody else.
+    ///
+    /// # Errors
+    /// The machine gives no random bytes.
+    pub fn generate() -> Result<Self, AuthError> {
+        let source = Path::new("/dev/urandom");
+        let mut secret = [0; 32];
+        File::open(source)
+            .and_then(|mut file| file.read_exact(&mut secret))
+            .map_err(|error| AuthError::bad_file(source, error))?;
+        Ok(Self(SigningKey::from_bytes(&secret)))
     }
 
     /// The public half, as PEM: what workers and coordinators verify with.

@@ -8,17 +8,20 @@ pub mod auth;
 mod ids;
 mod ranges;
 mod report;
+pub mod serve;
 mod session;
 mod split;
 mod stream;
 #[cfg(test)]
 mod tests;
+pub mod text;
 
 pub use report::QueryReport;
 pub use session::{Hello, Welcome};
 pub use sluice_core::failure::RefusedReason;
 pub use split::LeafSplit;
 pub use stream::{fetch_error_of, refuse_fetch};
+pub use text::{MAX_TEXT_BYTES, shortened, shortened_display};
 
 /// Generated from `proto/sluice.proto`.
 #[allow(
@@ -35,18 +38,8 @@ pub mod wire {
 /// The largest message of a session, bytes: fragments of wide plans and file lists outgrow tonic's 4 MiB.
 pub const MAX_SESSION_MESSAGE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Most bytes of a message for people. Coordinators keep some of each task.
-pub const MAX_TEXT_BYTES: usize = 4096;
-
-/// The text, cut to [`MAX_TEXT_BYTES`] with an ellipsis at its end: what a failed engine says can be of any length.
-pub fn shortened(mut text: String) -> String {
-    if text.len() > MAX_TEXT_BYTES {
-        text.truncate(text.floor_char_boundary(MAX_TEXT_BYTES - '…'.len_utf8()));
-        text.push('…');
-        text.shrink_to_fit();
-    }
-    text
-}
+/// The largest report of a coordinator to the operator, bytes: stages and a preview have some kilobytes.
+pub const MAX_REPORT_BYTES: usize = 256 * 1024;
 
 /// The health service's name under which a worker or coordinator says only that its process lives, for liveness probes.
 /// The empty name says whether it is ready: a worker that drains is not.

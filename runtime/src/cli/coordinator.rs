@@ -17,10 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::worker::{announce, guard, watch_stdin};
 use crate::cli::{CommandResult, QueryFile, parse_size, parse_workers};
 use crate::coordinator::{Left, RunningQuery, serve};
+use crate::local::deadline::Deadline;
 use crate::local::exit::{Failure, say};
-use crate::local::load::load;
-use crate::local::prepare::{Capacity, prepare, prepare_listed, sink_of};
+use crate::local::load::{Loaded, load};
+use crate::local::prepare::{Capacity, Prepared, prepare, prepare_listed, sink_of};
 use crate::local::signals::{Signals, signals};
+use crate::sink::{Committed, Sink};
 use crate::source::InputManifest;
 
 /// How long a coordinator with last words to say serves the last state to somebody who has not seen it.
@@ -131,10 +133,17 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
             Failure::BadInput(format!("--query-id {text}: use at most 64 of a-z, 0-9 and -"))
         })?,
     };
-    if let Some(sink) = sink_of(&loaded)? {
-        let committed = sink.committed(&id);
-        let committed = committed.map_err(|error| Failure::unplanned(error.reason(), error))?;
-        if let Some(committed) = committed {
+    let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
+    let capacity = Capacity {
+        slots: args.total_slots.unwrap_or(workers),
+        slot_memory_bytes: args.slot_memory.map(|memory| memory.bytes()),
+    };
+    let deadline = Deadline::of(&loaded.query.spec);
+    let (listed, query) = (args.manifest.clone(), id.clone());
+    let look = move || async move { look_and_plan(&loaded, &query, capacity, listed.as_deref()).await };
+    let mut prepared = match deadline.limit(look).await? {
+        Found::Planned(prepared) => *prepared,
+        Found::Committed(committed, sink) => {
             tracing::info!(query = %id, "a predecessor has committed the result");
             return Ok(Ready {
                 id,
@@ -142,16 +151,8 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
                 running: RunningQuery::committed_before(committed, &sink, guard),
             });
         }
-    }
-    let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
-    let capacity = Capacity {
-        slots: args.total_slots.unwrap_or(workers),
-        slot_memory_bytes: args.slot_memory.map(|memory| memory.bytes()),
     };
-    let prepared = match args.manifest.as_deref() {
-        None => prepare(&loaded, &id, capacity).await?,
-        Some(path) => prepare_listed(&loaded, &id, capacity, manifest(path)?).await?,
-    };
+    prepared.began = deadline.began;
     let schema = prepared.planned.schema.clone();
     let mut options = prepared.into_options(CoordinatorEpoch(args.epoch), args.workers.clone())?;
     options.token = token;
@@ -161,6 +162,35 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
         running.discard_rows();
     }
     Ok(Ready { id, schema, running })
+}
+
+/// What a coordinator finds when it begins.
+enum Found {
+    /// A predecessor has committed the result.
+    Committed(Committed, Sink),
+    /// The query is to be run.
+    Planned(Box<Prepared>),
+}
+
+/// Looks for a result, and plans the query where there is none.
+async fn look_and_plan(
+    loaded: &Loaded,
+    query: &QueryId,
+    capacity: Capacity,
+    listed: Option<&Path>,
+) -> Result<Found, Failure> {
+    if let Some(sink) = sink_of(loaded)? {
+        let committed = sink.committed(query);
+        let committed = committed.map_err(|error| Failure::unplanned(error.reason(), error))?;
+        if let Some(committed) = committed {
+            return Ok(Found::Committed(committed, sink));
+        }
+    }
+    let prepared = match listed {
+        None => prepare(loaded, query, capacity).await?,
+        Some(path) => prepare_listed(loaded, query, capacity, manifest(path)?).await?,
+    };
+    Ok(Found::Planned(Box::new(prepared)))
 }
 
 /// Takes the list that was left for this coordinator alone.

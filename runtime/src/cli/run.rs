@@ -7,14 +7,15 @@ use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_crds::worker_pool::DEFAULT_SLOTS_PER_WORKER;
 use sluice_crds::{ByteSize, ErrorReason, WorkerPoolSpec};
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CommandResult, QueryFile, cores, parse_size, parse_workers};
 use crate::coordinator::{RunningQuery, serve};
 use crate::local::client::Client;
+use crate::local::deadline::Deadline;
 use crate::local::exit::Failure;
 use crate::local::follow::{View, follow};
+use crate::local::key::{KeyFiles, RunKey};
 use crate::local::load::{Loaded, load};
 use crate::local::memory::machine_memory;
 use crate::local::output::OutputFormat;
@@ -22,14 +23,17 @@ use crate::local::prepare::{Capacity, Prepared, prepare};
 use crate::local::signals::{LastActs, interrupts};
 use crate::local::status::StatusFile;
 use crate::local::workers::{EndedEarly, WorkerShape, Workers, own_program, spawn_attached, stop_attached};
+use crate::owned_dir::OwnedDir;
 use crate::sink::Sink;
 
 /// The only term that the coordinator of a local run has.
 const EPOCH: CoordinatorEpoch = CoordinatorEpoch(1);
 /// How long the service of a query that has ended waits for its clients.
 const SERVICE_PATIENCE: Duration = Duration::from_secs(10);
-/// How often a folder is removed while those who were told to stop may still add to it.
-const REMOVE_TRIES: usize = 8;
+/// How long removing what a lost coordinator wrote may take; its file system may not answer.
+const ABANDON_PATIENCE: Duration = Duration::from_secs(10);
+/// How the folder of a run is called, before its query's id.
+const FOLDER: &str = "sluice-run-";
 
 /// Runs a query on this machine: a coordinator and workers that shuffle over gRPC, as in a cluster.
 ///
@@ -96,19 +100,22 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
     // A terminal that is still read from must stay interruptible, so not before the file is loaded.
     let interrupted = interrupts(&last_acts);
     let id = new_query_id();
+    let key = RunKey::new(&id, EPOCH)?;
     let prepared = tokio::select! {
-        prepared = prepare(&loaded, &id, capacity) => prepared?,
+        prepared = prepare_in_time(&loaded, &id, capacity) => prepared?,
         () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
     };
-    let folder = spill_folder(args.spill_dir.as_deref())?;
-    last_acts.add(removal(folder.path()));
+    let folder = spill_folder(args.spill_dir.as_deref(), &id)?;
+    last_acts.add(folder.removal());
+    let files = key.write(folder.path());
+    let files = files.map_err(|error| Failure::BadInput(format!("--spill-dir: {error}")))?;
     let mut workers = Workers::of_others(args.workers.clone());
     let started = tokio::select! {
-        started = start(args, shape, folder.path(), &mut workers) => started,
+        started = start(args, shape, folder.path(), (&key, &files), &mut workers) => started,
         () = interrupted.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
     };
     last_acts.add(workers.killer());
-    last_acts.add(removal(folder.path()));
+    last_acts.add(folder.removal());
     let sink = prepared.sink.clone();
     let view = View {
         rows: sink.is_none().then_some(args.output),
@@ -119,14 +126,15 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
         Err(failure) => Err(failure),
         Ok(()) if args.processes => {
             let crowd = (capacity, workers.addresses.as_slice());
-            through_process(args, &prepared, crowd, view, &interrupted).await
+            through_process(args, &prepared, crowd, (&key, &files), view, &interrupted).await
         }
         Ok(()) => {
             if let Some(sink) = sink.clone() {
                 let id = id.clone();
                 last_acts.add(move || abandon(&sink, &id));
             }
-            through_task(prepared, workers.addresses.clone(), view, &interrupted).await
+            let addresses = workers.addresses.clone();
+            through_task(prepared, addresses, (&key, started_here), view, &interrupted).await
         }
     };
     workers.stop().await;
@@ -134,7 +142,8 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
         && is_lost(failure)
     {
         // Nobody else is left to do it.
-        let _ = tokio::task::spawn_blocking(move || abandon(&sink, &id)).await;
+        let abandoned = tokio::task::spawn_blocking(move || abandon(&sink, &id));
+        let _ = tokio::time::timeout(ABANDON_PATIENCE, abandoned).await;
     }
     ended
 }
@@ -144,28 +153,26 @@ async fn start(
     args: &RunArgs,
     shape: WorkerShape,
     folder: &Path,
+    (key, files): (&RunKey, &KeyFiles),
     workers: &mut Workers,
 ) -> Result<(), Failure> {
     if !args.workers.is_empty() {
         return Ok(());
     }
     if args.processes {
-        return Ok(workers.start_processes(shape, folder).await?);
+        return Ok(workers.start_processes(shape, folder, &files.public).await?);
     }
-    *workers = Workers::start_here(shape, folder).await?;
+    *workers = Workers::start_here(shape, folder, &key.guard).await?;
     Ok(())
 }
 
-/// Removes a folder of a process that ends in the middle of its work.
-fn removal(folder: &Path) -> impl FnOnce() + Send + 'static {
-    let folder = folder.to_owned();
-    move || {
-        for _ in 0..REMOVE_TRIES {
-            if std::fs::remove_dir_all(&folder).is_ok() || !folder.exists() {
-                break;
-            }
-        }
-    }
+/// Prepares the query, by its deadline.
+async fn prepare_in_time(loaded: &Loaded, id: &QueryId, capacity: Capacity) -> Result<Prepared, Failure> {
+    let (deadline, loaded, id) = (Deadline::of(&loaded.query.spec), loaded.clone(), id.clone());
+    let work = move || async move { prepare(&loaded, &id, capacity).await };
+    let mut prepared = deadline.limit(work).await?;
+    prepared.began = deadline.began;
+    Ok(prepared)
 }
 
 /// Removes what a query whose coordinator has gone wrote beside its sink.
@@ -224,13 +231,11 @@ pub(super) fn default_capacity(loaded: &Loaded) -> Capacity {
     }
 }
 
-fn spill_folder(parent: Option<&Path>) -> Result<TempDir, Failure> {
-    let mut builder = tempfile::Builder::new();
-    let named = builder.prefix("sluice-run-");
-    let made = match parent {
-        Some(parent) => std::fs::create_dir_all(parent).and_then(|()| named.tempdir_in(parent)),
-        None => named.tempdir(),
-    };
+/// The folder of this run alone. Those of runs that were killed go.
+fn spill_folder(parent: Option<&Path>, id: &QueryId) -> Result<OwnedDir, Failure> {
+    let default = std::env::temp_dir();
+    let name = format!("{FOLDER}{id}");
+    let made = OwnedDir::create(parent.unwrap_or(&default), &name, |name| name.starts_with(FOLDER));
     made.map_err(|error| Failure::BadInput(format!("--spill-dir: {error}")))
 }
 
@@ -243,17 +248,21 @@ pub(super) fn new_query_id() -> QueryId {
 async fn through_task(
     prepared: Prepared,
     workers: Vec<String>,
+    (key, started_here): (&RunKey, bool),
     view: View<'_>,
     interrupted: &CancellationToken,
 ) -> CommandResult {
     let id = prepared.query.clone();
     let schema = prepared.planned.schema.clone();
-    let options = prepared.into_options(EPOCH, workers)?;
+    let mut options = prepared.into_options(EPOCH, workers)?;
+    options.guard = key.guard.clone();
+    // Workers of others could ask this coordinator with it.
+    options.token = started_here.then(|| key.token.clone());
     let mut running = RunningQuery::start(options)?;
     let stop = CancellationToken::new();
     let listen = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
     let served = serve(id.clone(), schema, &mut running, listen, stop.clone()).await?;
-    let ended = through(&served.address.to_string(), id, view, interrupted).await;
+    let ended = through(&served.address.to_string(), (id, key), view, interrupted).await;
     if ended.is_err() {
         // Nobody follows it any more.
         running.cancel_token().cancel();
@@ -273,6 +282,7 @@ async fn through_process(
     args: &RunArgs,
     prepared: &Prepared,
     (capacity, workers): (Capacity, &[String]),
+    (key, files): (&RunKey, &KeyFiles),
     view: View<'_>,
     interrupted: &CancellationToken,
 ) -> CommandResult {
@@ -289,6 +299,8 @@ async fn through_process(
     let mut command = own_program()?;
     command.arg("coordinator").arg("--manifest").arg(manifest.path());
     command.args(["--attached", "--results", "client", "--listen", "127.0.0.1:0"]);
+    command.arg("--verify-key-file").arg(&files.public);
+    command.arg("--token-file").arg(&files.token);
     command
         .arg("--query-id")
         .arg(id.as_str())
@@ -307,7 +319,7 @@ async fn through_process(
         () = interrupted.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
     };
     let ended = match address {
-        Ok(address) => through(&address, id.clone(), view, interrupted).await,
+        Ok(address) => through(&address, (id.clone(), key), view, interrupted).await,
         Err(failure) => Err(failure),
     };
     stop_attached(child).await;
@@ -331,10 +343,10 @@ fn not_started(error: anyhow::Error) -> Failure {
 /// Follows the query of the coordinator at this address to its end.
 async fn through(
     address: &str,
-    id: QueryId,
+    (id, key): (QueryId, &RunKey),
     mut view: View<'_>,
     interrupted: &CancellationToken,
 ) -> CommandResult {
-    let client = Client::connect(address, id).await?;
+    let client = Client::connect(address, id, key.token.clone()).await?;
     follow(&client, &mut view, interrupted).await
 }

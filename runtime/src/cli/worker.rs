@@ -14,6 +14,7 @@ use crate::cli::{CommandResult, cores, parse_size};
 use crate::local::exit::{Failure, say};
 use crate::local::memory::machine_memory;
 use crate::local::signals::{Signals, signals};
+use crate::owned_dir;
 use crate::worker::{RunningWorker, WorkerOptions};
 
 /// Runs a worker until it is told to stop. Coordinators find it by its address; several can share it.
@@ -32,7 +33,7 @@ pub(super) struct WorkerArgs {
     #[arg(long, env = "SLUICE_MEMORY", value_parser = parse_size)]
     memory: Option<ByteSize>,
     /// The folders for what does not fit in memory, separated by commas; several for several volumes. Default: one
-    /// below the system's temporary folder.
+    /// of this user below the system's temporary folder.
     #[arg(long, env = "SLUICE_SPILL_DIRS", value_delimiter = ',', value_name = "DIR")]
     spill_dir: Vec<PathBuf>,
     /// The most bytes to write there.
@@ -59,7 +60,11 @@ pub(super) struct WorkerArgs {
 
 impl WorkerArgs {
     fn options(&self) -> Result<WorkerOptions, Failure> {
-        let default_dir = || vec![std::env::temp_dir().join("sluice")];
+        let mut spill_dirs = self.spill_dir.clone();
+        if spill_dirs.is_empty() {
+            let default = owned_dir::of_user(&std::env::temp_dir(), "sluice");
+            spill_dirs.push(default.map_err(|error| Failure::BadInput(format!("--spill-dir: {error}")))?);
+        }
         Ok(WorkerOptions {
             name: self
                 .name
@@ -70,9 +75,7 @@ impl WorkerArgs {
             memory_bytes: self
                 .memory
                 .map_or_else(|| machine_memory() / 2, |memory| memory.bytes()),
-            spill_dirs: Some(self.spill_dir.clone())
-                .filter(|dirs| !dirs.is_empty())
-                .unwrap_or_else(default_dir),
+            spill_dirs,
             spill_limit_bytes: self.spill_limit.bytes(),
             guard: guard(self.verify_key_file.as_deref())?,
             node: self.node.clone().filter(|node| !node.is_empty()),

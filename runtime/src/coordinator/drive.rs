@@ -15,7 +15,7 @@ use sluice_core::time::Instant;
 use sluice_proto::{RefusedReason, Welcome, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use wire::coordinator_message::Message as ToWorker;
@@ -31,6 +31,8 @@ use crate::sink::Committed;
 const SNAPSHOT_PERIOD: Duration = Duration::from_millis(100);
 /// How long the end of a query waits for workers to stop its attempts.
 const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long clearing beside the sink may take, before the query and after it: its file system may not answer.
+const CLEARING_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct Drive {
     options: Arc<CoordinatorOptions>,
@@ -65,7 +67,7 @@ impl Drive {
         committed: watch::Sender<Option<Committed>>,
         (cancel, stop): (CancellationToken, CancellationToken),
     ) -> anyhow::Result<(Self, watch::Receiver<QuerySnapshot>)> {
-        let clock = tokio::time::Instant::now();
+        let clock = options.began;
         let machine = Coordinator::new(options.graph.clone(), options.policy.clone(), Instant(0))?;
         let discovery = Discovery::new(&options.workers);
         let (snapshots, seen) = watch::channel(machine.snapshot(Instant(0)));
@@ -79,7 +81,7 @@ impl Drive {
             result,
             committed,
             snapshots,
-            last_snapshot: clock,
+            last_snapshot: tokio::time::Instant::now(),
             events,
             inbox,
             cancel,
@@ -138,8 +140,12 @@ impl Drive {
             Some(sink) => sink.supersede(&options.query, options.epoch),
             None => Ok(()),
         });
-        if let Ok(Err(error)) = superseded.await {
-            tracing::warn!(%error, "what a predecessor wrote beside the sink could not be removed");
+        match timeout(CLEARING_TIMEOUT, superseded).await {
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(%error, "what a predecessor wrote beside the sink could not be removed");
+            }
+            Ok(_) => {}
+            Err(_) => tracing::warn!("the sink's file system does not answer"),
         }
     }
 
@@ -415,12 +421,16 @@ impl Drive {
             }
             sink.committed(&options.query).ok().flatten()
         });
-        match aborted.await {
-            Ok(Some(committed)) => {
+        match timeout(CLEARING_TIMEOUT, aborted).await {
+            Ok(Ok(Some(committed))) => {
                 self.committed.send_replace(Some(committed));
                 Outcome::Succeeded
             }
-            Ok(None) | Err(_) => outcome,
+            Ok(Ok(None) | Err(_)) => outcome,
+            Err(_) => {
+                tracing::warn!("the sink's file system does not answer: its staging folder may stay behind");
+                outcome
+            }
         }
     }
 

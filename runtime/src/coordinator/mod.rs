@@ -20,6 +20,7 @@ use sluice_crds::shuffle_query::status::ResultPreview;
 use sluice_proto::auth::{Guard, Token};
 use sluice_proto::{Hello, LeafSplit, QueryReport};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::sink::{Committed, Sink};
@@ -35,6 +36,8 @@ const LEASE: Duration = Duration::from_secs(60);
 pub struct CoordinatorOptions {
     /// The query's unique id.
     pub query: QueryId,
+    /// When it began to be planned, from which its time counts.
+    pub began: Instant,
     /// The term of this coordinator, from 1.
     pub epoch: CoordinatorEpoch,
     /// Where workers are, host:port. A host may stand for any number of workers, which come and go.
@@ -146,7 +149,8 @@ impl RunningQuery {
         let (cancel, stop) = (CancellationToken::new(), CancellationToken::new());
         let (committed, seen) = watch::channel(None);
         let (shown, preview) = watch::channel(None);
-        let context = StatusContext::new(&options.graph, jiff::Timestamp::now());
+        let planning = jiff::SignedDuration::try_from(options.began.elapsed()).unwrap_or_default();
+        let context = StatusContext::new(&options.graph, jiff::Timestamp::now() - planning);
         let location = options.sink.as_ref().map(shown_location);
         let guard = options.guard.clone();
         let (rows, batches) = ResultReader::channel(&options, shown);

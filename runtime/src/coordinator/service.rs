@@ -2,23 +2,27 @@
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::Context;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow_ipc::writer::StreamWriter;
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use prost::Message;
 use sluice_core::ids::QueryId;
+use sluice_core::snapshot::QuerySnapshot;
 use sluice_proto::auth::Guard;
-use sluice_proto::{LIVENESS_SERVICE, MAX_SESSION_MESSAGE_BYTES, QueryReport, wire};
+use sluice_proto::serve::{BoundedListener, MAX_SMALL_REQUEST_BYTES, grpc_server};
+use sluice_proto::{LIVENESS_SERVICE, MAX_REPORT_BYTES, MAX_SESSION_MESSAGE_BYTES, QueryReport, wire};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status, async_trait};
 use tonic_health::ServingStatus;
 use tonic_health::server::health_reporter;
@@ -76,14 +80,13 @@ pub async fn serve(
     for service in [CoordinatorServer::<CoordinatorService>::NAME, LIVENESS_SERVICE] {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
-    let server = CoordinatorServer::new(service).max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
-    let serve = tonic::transport::Server::builder()
-        .add_service(health_service)
+    let server = CoordinatorServer::new(service)
+        .max_decoding_message_size(MAX_SMALL_REQUEST_BYTES)
+        .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
+    let serve = grpc_server()
+        .add_service(health_service.max_decoding_message_size(MAX_SMALL_REQUEST_BYTES))
         .add_service(server)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stop.cancelled_owned(),
-        );
+        .serve_with_incoming_shutdown(BoundedListener::new(listener).incoming(), stop.cancelled_owned());
     let task = tokio::spawn(async move {
         if let Err(error) = serve.await {
             tracing::error!(%error, "the coordinator's service stopped");
@@ -107,13 +110,39 @@ impl CoordinatorService {
     }
 }
 
-/// A report as it travels; notes that the end was told.
+/// A report as it travels, within its bound: the first rows are left out before anything else is. Notes that the end was
+/// told.
 fn tell(report: &QueryReport, taken: &CancellationToken) -> Result<wire::QueryStatus, Status> {
-    let told = wire::QueryStatus::try_from(report).map_err(|error| Status::internal(error.to_string()))?;
+    let mut told =
+        wire::QueryStatus::try_from(report).map_err(|error| Status::internal(error.to_string()))?;
+    if told.encoded_len() > MAX_REPORT_BYTES {
+        told.preview_json = None;
+    }
+    if told.encoded_len() > MAX_REPORT_BYTES {
+        let message = format!("the report is larger than {MAX_REPORT_BYTES} bytes");
+        return Err(Status::resource_exhausted(message));
+    }
     if report.snapshot.outcome.is_some() {
         taken.cancel();
     }
     Ok(told)
+}
+
+/// The least time between two reports to the operator, which follows very many queries.
+const REPORT_PERIOD: Duration = Duration::from_secs(1);
+
+/// The states of a query, `period` apart but for the last one, which comes at once.
+fn states(seen: watch::Receiver<QuerySnapshot>, period: Duration) -> impl Stream<Item = QuerySnapshot> {
+    futures::stream::unfold((seen, None), move |(mut seen, last)| async move {
+        if let Some(last) = last {
+            seen.changed().await.ok()?;
+            // An error says that no other state will come.
+            let ended = seen.wait_for(|snapshot| snapshot.outcome.is_some());
+            let _ = timeout_at(last + period, ended).await;
+        }
+        let snapshot = seen.borrow_and_update().clone();
+        Some((snapshot, (seen, Some(Instant::now()))))
+    })
 }
 
 #[async_trait]
@@ -135,8 +164,14 @@ impl Coordinator for CoordinatorService {
     ) -> Result<Response<Self::WatchQueryStatusStream>, Status> {
         self.check(&request)?;
         let (reporter, taken) = (self.reporter.clone(), self.taken.clone());
-        let snapshots = WatchStream::new(reporter.snapshots.clone());
-        let states = snapshots.map(move |snapshot| tell(&reporter.at(snapshot), &taken));
+        let is_operator = self.guard.admit_operator(request.metadata()).is_ok();
+        let period = if is_operator {
+            REPORT_PERIOD
+        } else {
+            Duration::ZERO
+        };
+        let states = states(reporter.snapshots.clone(), period)
+            .map(move |snapshot| tell(&reporter.at(snapshot), &taken));
         Ok(Response::new(states.boxed()))
     }
 
@@ -208,4 +243,73 @@ async fn send_cut(bytes: Vec<u8>, rows: u64, chunks: &Chunks) -> Result<(), Opti
         sent.map_err(|_| None)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use sluice_core::coordinator::Outcome;
+    use sluice_core::status::StatusContext;
+    use sluice_crds::shuffle_query::status::ResultPreview;
+
+    use super::*;
+
+    fn snapshot(workers: u32) -> QuerySnapshot {
+        QuerySnapshot {
+            workers,
+            outcome: None,
+            ..QuerySnapshot::committed_before()
+        }
+    }
+
+    #[tokio::test]
+    async fn reports_wait_for_their_time_and_the_last_one_does_not() {
+        const HOUR: Duration = Duration::from_secs(3600);
+        let (send, seen) = watch::channel(snapshot(0));
+        let hasty = states(seen.clone(), Duration::ZERO);
+        let states = states(seen, HOUR);
+        tokio::pin!(states, hasty);
+        assert_eq!(states.next().await.expect("the first").workers, 0);
+        assert_eq!(hasty.next().await.expect("the first").workers, 0);
+        for workers in 1..=50 {
+            send.send_replace(snapshot(workers));
+        }
+        assert_eq!(hasty.next().await.expect("the newest").workers, 50);
+        assert!(states.next().now_or_never().is_none(), "an hour has not passed");
+        send.send_replace(QuerySnapshot {
+            outcome: Some(Outcome::Succeeded),
+            ..snapshot(51)
+        });
+        assert_eq!(states.next().await.expect("the last").workers, 51);
+        drop(send);
+        assert!(states.next().await.is_none());
+    }
+
+    #[test]
+    fn a_report_that_is_too_large_loses_its_preview() {
+        let cell = "x".repeat(MAX_REPORT_BYTES);
+        let mut report = QueryReport {
+            snapshot: QuerySnapshot::committed_before(),
+            context: StatusContext {
+                start_time: jiff::Timestamp::UNIX_EPOCH,
+                observed_generation: None,
+                result_stages: Vec::new(),
+                sink: None,
+            },
+            preview: Some(ResultPreview {
+                columns: vec!["c".to_owned()],
+                rows: vec![vec![cell]],
+                truncated: false,
+            }),
+            sink: None,
+        };
+        let taken = CancellationToken::new();
+        let told = tell(&report, &taken).expect("it fits without");
+        assert_eq!(told.preview_json, None);
+        assert!(told.encoded_len() < MAX_REPORT_BYTES && taken.is_cancelled());
+        if let Some(preview) = &mut report.preview {
+            preview.rows.clear();
+        }
+        assert!(tell(&report, &taken).expect("it fits").preview_json.is_some());
+    }
 }

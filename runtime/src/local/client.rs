@@ -7,7 +7,9 @@ use arrow_ipc::reader::StreamDecoder;
 use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::ids::QueryId;
 use sluice_crds::ErrorReason;
+use sluice_proto::auth::{Bearer, Token};
 use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, QueryReport, wire};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use wire::coordinator_client::CoordinatorClient;
 
@@ -60,19 +62,20 @@ impl From<Lost> for Failure {
 /// counts as lost.
 #[derive(Clone)]
 pub struct Client {
-    inner: CoordinatorClient<Channel>,
+    inner: CoordinatorClient<InterceptedService<Channel, Bearer>>,
     query: QueryId,
 }
 
 impl Client {
-    /// Connects to a coordinator at host:port.
+    /// Connects to a coordinator at host:port, with the token that opens it.
     ///
     /// # Errors
     /// Nobody answers there.
-    pub async fn connect(address: &str, query: QueryId) -> Result<Self, Lost> {
+    pub async fn connect(address: &str, query: QueryId, token: Token) -> Result<Self, Lost> {
         let endpoint = endpoint(address).map_err(|error| Lost::to_say(&error))?;
         let channel = endpoint.connect().await.map_err(|error| Lost::to_say(&error))?;
-        let inner = CoordinatorClient::new(channel).max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES);
+        let inner = CoordinatorClient::with_interceptor(channel, Bearer(Some(token)));
+        let inner = inner.max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES);
         Ok(Self { inner, query })
     }
 

@@ -7,6 +7,7 @@ use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::termination::Termination;
 use sluice_crds::ErrorReason;
 use sluice_crds::shuffle_query::status::QueryPhase;
+use sluice_proto::text::escaped_lines;
 
 use crate::coordinator::Left;
 
@@ -158,7 +159,9 @@ fn outcome_code(outcome: &Outcome) -> u8 {
     }
 }
 
-/// Says a line on standard error. One that is closed must not end what the process is doing.
+/// Says a line on standard error. One that is closed must not end what the process is doing, and what a file or a peer
+/// holds must not steer a terminal.
 pub fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    let line = line.to_string();
+    let _ = writeln!(std::io::stderr(), "{}", escaped_lines(&line));
 }

@@ -2,8 +2,10 @@
 //! progress and rows.
 
 pub mod client;
+pub mod deadline;
 pub mod exit;
 pub mod follow;
+pub mod key;
 pub mod load;
 pub mod memory;
 pub mod output;

@@ -15,6 +15,7 @@ use sluice_crds::ShuffleQuerySpec;
 use sluice_crds::shuffle_query::{Compression, MAX_PARTITIONS, TableSpec};
 use sluice_proto::LeafSplit;
 use sluice_proto::auth::Guard;
+use tokio::time::Instant;
 
 use super::exit::Failure;
 use super::load::Loaded;
@@ -37,6 +38,8 @@ pub struct Prepared {
     pub manifest: InputManifest,
     /// Where its rows land.
     pub sink: Option<Sink>,
+    /// When the query began, from which its deadline counts.
+    pub began: Instant,
     policy: Policy,
     compression: Option<Compression>,
 }
@@ -95,6 +98,7 @@ async fn prepare_checked(
     manifest: InputManifest,
     check: impl Fn(&Sink, &[PathBuf]) -> Result<(), SinkError>,
 ) -> Result<Prepared, Failure> {
+    let began = Instant::now();
     let spec = &loaded.query.spec;
     let sql = spec.sql.as_deref().ok_or_else(|| {
         let message = "spec.sqlFrom needs a cluster, which alone has ConfigMaps: write the text to spec.sql";
@@ -140,6 +144,7 @@ async fn prepare_checked(
         planned,
         manifest,
         sink,
+        began,
         policy,
         compression,
     })
@@ -230,6 +235,7 @@ impl Prepared {
             });
         Ok(CoordinatorOptions {
             query: self.query,
+            began: self.began,
             epoch,
             workers,
             resolver: Arc::new(SystemResolver),

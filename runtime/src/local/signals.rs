@@ -1,4 +1,4 @@
-//! Ctrl-C and termination signals.
+//! Ctrl-C, termination signals, and a terminal that goes away.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -20,7 +20,7 @@ const INTERRUPTED: i32 = 130;
 /// What the process was asked for, each cancelled once it was.
 #[derive(Debug, Clone, Default)]
 pub struct Signals {
-    /// Ctrl-C.
+    /// Ctrl-C, or the terminal has gone (SIGHUP), unless that is ignored, as below nohup.
     pub interrupt: CancellationToken,
     /// A termination signal.
     pub terminate: CancellationToken,
@@ -53,8 +53,8 @@ pub fn signals() -> Signals {
     listen(Listener::default())
 }
 
-/// A token that is cancelled once the process is asked to stop, by Ctrl-C or a termination signal. A second such signal
-/// ends the process at once, after these acts.
+/// A token that is cancelled once the process is asked to stop, by Ctrl-C or a termination signal, or the end of its terminal. A
+/// second such signal ends the process at once, after these acts.
 pub fn interrupts(last_acts: &LastActs) -> CancellationToken {
     let asked = CancellationToken::new();
     listen(Listener {
@@ -91,9 +91,10 @@ fn listen(mut listener: Listener) -> Signals {
         };
         runtime.block_on(async {
             let received = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+            let hangup = (!is_hangup_ignored()).then(|| signal(SignalKind::hangup()).ok());
             if let (Ok(interrupt), Ok(terminate)) = received {
                 let _ = ready.send(());
-                listener.run(interrupt, terminate).await;
+                listener.run(interrupt, terminate, hangup.flatten()).await;
             }
         });
     });
@@ -105,11 +106,12 @@ fn listen(mut listener: Listener) -> Signals {
 }
 
 impl Listener {
-    async fn run(&mut self, mut interrupt: Signal, mut terminate: Signal) {
+    async fn run(&mut self, mut interrupt: Signal, mut terminate: Signal, mut hangup: Option<Signal>) {
         loop {
             tokio::select! {
                 _ = interrupt.recv() => self.on_interrupt(),
                 _ = terminate.recv() => self.on_terminate(),
+                () = received(&mut hangup) => self.on_interrupt(),
             }
         }
     }
@@ -152,6 +154,21 @@ impl Listener {
         // It is a hint: the stop itself goes on without it.
         let _ = thread::Builder::new().spawn(line);
     }
+}
+
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether whoever started the process wants it to outlive the terminal.
+fn is_hangup_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & 1 == 1)
 }
 
 fn end_at_once(last_acts: &LastActs) -> ! {

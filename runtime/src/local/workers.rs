@@ -49,11 +49,11 @@ impl Workers {
         }
     }
 
-    /// Starts workers in this process.
+    /// Starts workers in this process, for those whom `guard` lets in.
     ///
     /// # Errors
     /// No port or no spill folder is to be had.
-    pub async fn start_here(shape: WorkerShape, spill_dir: &Path) -> anyhow::Result<Self> {
+    pub async fn start_here(shape: WorkerShape, spill_dir: &Path, guard: &Guard) -> anyhow::Result<Self> {
         let mut workers = Self::of_others(Vec::new());
         for number in 0..shape.count {
             let worker = RunningWorker::start(WorkerOptions {
@@ -63,7 +63,7 @@ impl Workers {
                 memory_bytes: shape.memory_bytes,
                 spill_dirs: vec![spill_dir.join(format!("worker-{number}"))],
                 spill_limit_bytes: shape.spill_limit_bytes,
-                guard: Guard::default(),
+                guard: guard.clone(),
                 node: None,
                 zone_file: None,
             })
@@ -74,17 +74,23 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Starts workers as processes of this program, below a folder. Where that fails or is given up,
-    /// [`Self::stop`] stops those that were started.
+    /// Starts workers as processes of this program, below a folder, for those with a token of this key. Where that fails
+    /// or is given up, [`Self::stop`] stops those that were started.
     ///
     /// # Errors
     /// A process cannot be started or does not come up.
-    pub async fn start_processes(&mut self, shape: WorkerShape, spill_dir: &Path) -> anyhow::Result<()> {
+    pub async fn start_processes(
+        &mut self,
+        shape: WorkerShape,
+        spill_dir: &Path,
+        verify_key_file: &Path,
+    ) -> anyhow::Result<()> {
         let mut announcements = Vec::new();
         for number in 0..shape.count {
             let mut command = own_program()?;
             command.args(["worker", "--attached", "--listen", "127.0.0.1:0"]);
             command.arg("--name").arg(format!("worker-{number}"));
+            command.arg("--verify-key-file").arg(verify_key_file);
             command.arg("--slots").arg(shape.slots.to_string());
             command.arg("--memory").arg(shape.memory_bytes.to_string());
             command

@@ -8,7 +8,7 @@
 //!
 //! A segment holds ranges of all partitions of one attempt, in the order in which they left memory.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -17,17 +17,14 @@ use bytes::Bytes;
 use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder, DiskManagerMode};
 use sluice_core::ids::{AttemptId, Incarnation, QueryId};
 
+use crate::owned_dir::{OwnedDir, private};
+
 /// Where operators spill, beside the queries: no query's id has an underscore.
 const OPERATORS: &str = "_operators";
 
 /// The spill directory of one start of a worker, deleted when it is dropped.
 #[derive(Debug)]
-pub struct SpillDir {
-    path: PathBuf,
-    lock_path: PathBuf,
-    /// Held open: its lock says that the process lives.
-    _lock: File,
-}
+pub struct SpillDir(OwnedDir);
 
 impl SpillDir {
     /// Takes the directory of this incarnation below `root`, and deletes those of processes that are gone. Only
@@ -37,39 +34,25 @@ impl SpillDir {
     ///
     /// If the directory cannot be made, or another living process has it.
     pub fn open(root: &Path, incarnation: Incarnation) -> io::Result<Self> {
-        fs::create_dir_all(root)?;
-        let path = root.join(incarnation.to_string());
-        let lock_path = lock_path(&path);
-        // Locked before the directory exists: whoever cleans up goes by directories, and so never takes a lock
-        // file in this moment for that of a dead process.
-        let lock = open_lock(&lock_path)?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => io::Error::new(
-                ErrorKind::ResourceBusy,
-                format!("{} belongs to a running worker", path.display()),
-            ),
-            TryLockError::Error(error) => error,
-        })?;
-        if path.exists() {
-            fs::remove_dir_all(&path)?;
-        }
-        fs::create_dir(&path)?;
-        remove_stale(root, &path);
-        Ok(Self {
-            path,
-            lock_path,
-            _lock: lock,
-        })
+        let is_incarnation = |name: &str| {
+            let number = name.strip_prefix('i').map(str::parse::<u64>);
+            matches!(number, Some(Ok(_)))
+        };
+        OwnedDir::create(root, &incarnation.to_string(), is_incarnation).map(Self)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
     }
 
     /// Where the files of a query lie.
     pub fn query_dir(&self, query: &QueryId) -> PathBuf {
-        self.path.join(query.as_str())
+        self.path().join(query.as_str())
     }
 
     /// How much of the volume is free, in hundredths; 0 where the system does not tell.
     fn free_percent(&self) -> u64 {
-        let Ok(volume) = rustix::fs::statvfs(&self.path) else {
+        let Ok(volume) = rustix::fs::statvfs(self.path()) else {
             return 0;
         };
         let share = u128::from(volume.f_bavail) * 100 / u128::from(volume.f_blocks.max(1));
@@ -79,18 +62,6 @@ impl SpillDir {
     /// Where the bytes of an attempt lie.
     pub fn segment(&self, query: &QueryId, attempt: AttemptId) -> PathBuf {
         self.query_dir(query).join(format!("{attempt}.segment"))
-    }
-}
-
-impl Drop for SpillDir {
-    fn drop(&mut self) {
-        // Without its lock file nobody would delete the directory later: it goes last, or stays.
-        let removed = fs::remove_dir_all(&self.path).and_then(|()| fs::remove_file(&self.lock_path));
-        if let Err(error) = removed
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.path.display(), %error, "spill files stay behind");
-        }
     }
 }
 
@@ -129,7 +100,7 @@ impl SpillDirs {
     ///
     /// If a directory cannot be made.
     pub fn for_operators(&self, limit: Option<u64>) -> io::Result<DiskManager> {
-        let folders = self.dirs.iter().map(|dir| dir.path.join(OPERATORS)).collect();
+        let folders = self.dirs.iter().map(|dir| dir.path().join(OPERATORS)).collect();
         let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(folders));
         let disk = disk
             .with_max_temp_directory_size(limit.unwrap_or(u64::MAX))
@@ -158,46 +129,10 @@ impl SpillDirs {
     }
 }
 
-fn lock_path(dir: &Path) -> PathBuf {
-    dir.with_extension("lock")
-}
-
-fn open_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(false)
-        .open(path)
-}
-
-/// Leaves what it cannot remove: the next start tries again.
-fn remove_stale(root: &Path, own: &Path) {
-    let Ok(entries) = fs::read_dir(root) else {
-        return;
-    };
-    for dir in entries.flatten().map(|entry| entry.path()) {
-        let lock_path = lock_path(&dir);
-        let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let number = name
-            .strip_prefix('i')
-            .and_then(|digits| digits.parse::<u64>().ok());
-        if dir == own || number.is_none() || !dir.is_dir() || !lock_path.exists() {
-            continue;
-        }
-        let Ok(lock) = open_lock(&lock_path) else {
-            continue;
-        };
-        if lock.try_lock().is_ok() {
-            let removed = fs::remove_dir_all(&dir).and_then(|()| fs::remove_file(&lock_path));
-            tracing::info!(dir = %dir.display(), ok = removed.is_ok(), "spill files of a dead worker");
-        }
-    }
-}
-
 /// Writes each piece at its position, creating the file and the query's directory. It does not create the
 /// incarnation's: once that is deleted, the worker has ended.
 pub fn write(path: &Path, pieces: &[(u64, Bytes)]) -> io::Result<()> {
-    match path.parent().map(fs::create_dir) {
+    match path.parent().map(|parent| private().create(parent)) {
         Some(Err(error)) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
         Some(_) | None => {}
     }

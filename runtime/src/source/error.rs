@@ -6,6 +6,7 @@ use parquet::errors::ParquetError;
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::plan::FileRange;
 use sluice_crds::ErrorReason;
+use sluice_proto::text::{shortened_display, shortened_to};
 use thiserror::Error;
 
 use super::manifest::shown;
@@ -13,6 +14,8 @@ use super::store::BeyondFile;
 
 /// Files that a message names at most.
 const NAMED_FILES: usize = 3;
+/// The most of a decoder's message that is quoted, bytes; it may hold a cell.
+const MAX_QUOTED_BYTES: usize = 2048;
 
 /// Why a table cannot be read. The message names the location or file, the problem and the fix.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -36,7 +39,7 @@ impl SourceError {
     }
 }
 
-/// What an engine's error means for the attempt that met it. `ranges` are the file ranges that the attempt reads; a
+/// What an engine's error means for the attempt that met it, in a message of bounded length: it may quote a cell. `ranges` are the file ranges that the attempt reads; a
 /// message about bad bytes names them, since decoders know a line at best.
 pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptFailure {
     match error {
@@ -48,7 +51,7 @@ pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptF
             None => failed(error),
         },
         DataFusionError::ResourcesExhausted(message) => AttemptFailure::ResourcesExhausted {
-            message: message.clone(),
+            message: shortened_display(message),
         },
         DataFusionError::ArrowError(inner, _) => {
             classify_arrow(inner, ranges).unwrap_or_else(|| failed(error))
@@ -61,9 +64,11 @@ pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptF
             classify_external(inner.as_ref(), ranges).unwrap_or_else(|| failed(error))
         }
         DataFusionError::IoError(inner) => classify_io(inner, ranges).unwrap_or_else(|| failed(error)),
-        DataFusionError::NotImplemented(message) => bad(BadInputKind::UnsupportedPlan, message.clone()),
+        DataFusionError::NotImplemented(message) => {
+            bad(BadInputKind::UnsupportedPlan, shortened_display(message))
+        }
         DataFusionError::Execution(message) if is_bad_value(message) => {
-            bad(BadInputKind::InvalidValue, message.clone())
+            bad(BadInputKind::InvalidValue, shortened_display(message))
         }
         _ => failed(error),
     }
@@ -71,7 +76,7 @@ pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptF
 
 fn failed(error: &DataFusionError) -> AttemptFailure {
     AttemptFailure::Failed {
-        message: error.strip_backtrace(),
+        message: shortened_display(error),
     }
 }
 
@@ -136,9 +141,9 @@ fn classify_arrow(error: &ArrowError, ranges: &[FileRange]) -> Option<AttemptFai
         | ArrowError::CastError(_)
         | ArrowError::DivideByZero
         | ArrowError::ArithmeticOverflow(_)
-        | ArrowError::ComputeError(_) => Some(bad(BadInputKind::InvalidValue, error.to_string())),
+        | ArrowError::ComputeError(_) => Some(bad(BadInputKind::InvalidValue, shortened_display(error))),
         ArrowError::MemoryError(message) => Some(AttemptFailure::ResourcesExhausted {
-            message: message.clone(),
+            message: shortened_display(message),
         }),
         _ => None,
     }
@@ -151,7 +156,7 @@ fn classify_parquet(error: &ParquetError, ranges: &[FileRange]) -> Option<Attemp
         | ParquetError::EOF(_)
         | ParquetError::NYI(_)
         | ParquetError::IndexOutOfBound(_, _)
-        | ParquetError::ArrowError(_) => Some(corrupt(&error.to_string(), ranges)),
+        | ParquetError::ArrowError(_) => Some(corrupt(&shortened_display(error), ranges)),
         _ => None,
     }
 }
@@ -193,7 +198,8 @@ fn is_bad_value(message: &str) -> bool {
 }
 
 fn corrupt(message: &str, ranges: &[FileRange]) -> AttemptFailure {
-    undecodable(&place(ranges), message)
+    // The advice behind it is read too.
+    undecodable(&place(ranges), &shortened_to(&message, MAX_QUOTED_BYTES))
 }
 
 fn undecodable(place: &str, message: &str) -> AttemptFailure {

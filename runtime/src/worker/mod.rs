@@ -21,13 +21,13 @@ use std::time::Duration;
 use anyhow::Context;
 use sluice_core::ids::{Incarnation, WorkerId};
 use sluice_proto::auth::Guard;
+use sluice_proto::serve::{BoundedListener, MAX_SMALL_REQUEST_BYTES, grpc_server};
 use sluice_proto::{LIVENESS_SERVICE, MAX_SESSION_MESSAGE_BYTES, wire::worker_server::WorkerServer};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::{Health, HealthServer};
 use tonic_health::server::{HealthReporter, health_reporter};
@@ -228,14 +228,11 @@ async fn serve(
     let service = WorkerServer::new(service::Service::new(shared))
         .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
-    tonic::transport::Server::builder()
-        .initial_stream_window_size(4 * 1024 * 1024)
-        .initial_connection_window_size(16 * 1024 * 1024)
-        .http2_keepalive_interval(Some(Duration::from_secs(5)))
-        .add_service(health)
+    grpc_server()
+        .add_service(health.max_decoding_message_size(MAX_SMALL_REQUEST_BYTES))
         .add_service(service)
         .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            BoundedListener::new(listener).incoming(),
             stopping.cancelled_owned(),
         )
         .await

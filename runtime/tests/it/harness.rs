@@ -20,6 +20,7 @@ use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_crds::shuffle_query::{TableSpec, TpchSpec, TpchTable};
 use sluice_crds::{Millis, ShuffleQuery, ShuffleQuerySpec};
+use sluice_proto::auth::Guard;
 use tempfile::TempDir;
 
 use crate::compare::{Order, Rows, differences};
@@ -89,7 +90,7 @@ impl Fleet {
             memory_bytes,
             spill_limit_bytes: 16 << 30,
         };
-        let workers = Workers::start_here(shape, folder.path())
+        let workers = Workers::start_here(shape, folder.path(), &Guard::default())
             .await
             .expect("workers start on loopback");
         Self {

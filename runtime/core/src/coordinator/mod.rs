@@ -104,6 +104,7 @@ impl Coordinator {
         self.drop_silent_workers();
         self.check_deadline();
         self.check_roots();
+        self.check_commit();
         self.schedule();
         self.check_staffing();
         mem::take(&mut self.out)

@@ -36,6 +36,7 @@ impl Coordinator {
             .chain(retries)
             .chain(patience)
             .chain(deadline)
+            .chain(self.commit_deadline())
             .chain(grace);
         // What has passed was acted upon.
         all.filter(|at| *at > self.now).min()

@@ -1,5 +1,7 @@
 //! How a query ends: with its first cause, once.
 
+use std::time::Duration;
+
 use super::event::{Action, Outcome, QueryFailure};
 use super::workers::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
@@ -11,6 +13,10 @@ use sluice_crds::ErrorReason;
 
 /// Workers that a message names at most.
 const MAX_WORKERS_NAMED: usize = 8;
+/// How long the sink's answer is waited for beyond the query's deadline.
+const COMMIT_GRACE: Duration = Duration::from_secs(30);
+/// How long the sink's answer is waited for at all. Its steps are renames and links, so that minutes are many.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Where the query stands.
 ///
@@ -25,6 +31,8 @@ pub(super) enum QueryState {
     Running,
     /// The sink is making the files visible: the query is over, but its outcome is the sink's answer.
     Committing {
+        /// When it began to.
+        since: Instant,
         /// What the query ends with if the sink could not commit: something ended it before the answer came.
         otherwise: Option<Outcome>,
     },
@@ -71,7 +79,7 @@ impl Coordinator {
     pub(super) fn end_or_remember(&mut self, outcome: Outcome) {
         match &mut self.state {
             QueryState::Running => self.end(outcome),
-            QueryState::Committing { otherwise } => {
+            QueryState::Committing { otherwise, .. } => {
                 otherwise.get_or_insert(outcome);
             }
             QueryState::Ended { .. } => {}
@@ -121,7 +129,10 @@ impl Coordinator {
             .map(|winner| winner.id)
             .collect();
         self.out.push(Action::CommitSink { winners });
-        self.state = QueryState::Committing { otherwise: None };
+        self.state = QueryState::Committing {
+            since: self.now,
+            otherwise: None,
+        };
     }
 
     pub(super) fn on_sink_committed(&mut self) {
@@ -155,7 +166,7 @@ impl Coordinator {
         });
         match &mut self.state {
             QueryState::Running => self.end(failed),
-            QueryState::Committing { otherwise } => {
+            QueryState::Committing { otherwise, .. } => {
                 let outcome = otherwise.take().unwrap_or(failed);
                 self.end(outcome);
             }
@@ -206,6 +217,30 @@ impl Coordinator {
                 deadline.as_secs()
             );
             self.fail(ErrorReason::DeadlineExceeded, message);
+        }
+    }
+
+    /// Until when the sink's answer is waited for: some time beyond the query's deadline, since most commits that have
+    /// begun are about to end, and their answer is the truth.
+    pub(super) fn commit_deadline(&self) -> Option<Instant> {
+        let QueryState::Committing { since, .. } = &self.state else {
+            return None;
+        };
+        let grace = self
+            .policy
+            .deadline
+            .map(|span| self.started + span + COMMIT_GRACE);
+        let patience = *since + COMMIT_PATIENCE;
+        // A commit that began close to the deadline has its grace too.
+        Some(grace.map_or(patience, |grace| grace.max(*since + COMMIT_GRACE).min(patience)))
+    }
+
+    /// Ends a query whose sink does not answer: a file system can stand still for ever.
+    pub(super) fn check_commit(&mut self) {
+        if self.commit_deadline().is_some_and(|at| at <= self.now) {
+            let message = "the sink did not answer whether it has made the rows visible: see whether its file \
+                           system works, and look for the rows before you run the query again";
+            self.give_up(ErrorReason::SinkFailed, message.to_owned());
         }
     }
 

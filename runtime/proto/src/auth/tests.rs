@@ -172,3 +172,20 @@ fn a_guard_lets_in_who_may() {
     let stale = stale.expect_err("superseded");
     assert_eq!(crate::fetch_error_of(&stale), FetchError::StaleCoordinator);
 }
+
+#[test]
+fn a_generated_key_signs_for_itself_alone() {
+    let [one, other] = [(); 2].map(|()| TokenSigner::generate().expect("the machine has randomness"));
+    assert_ne!(one.public_pem(), other.public_pem());
+    let query = QueryId::new("q").expect("a legal id");
+    let claims = Claims::query(query, CoordinatorEpoch(1), Duration::from_secs(60));
+    let token = one.sign(&claims).expect("it signs");
+    let verify = |signer: &TokenSigner| {
+        let verifier = TokenVerifier::from_pem(&signer.public_pem()).expect("a key");
+        verifier
+            .verify(&token, SystemTime::now())
+            .map(|claims| claims.subject)
+    };
+    assert_eq!(verify(&one), Ok(claims.subject));
+    assert_eq!(verify(&other), Err(AuthError::BadSignature));
+}

@@ -5,6 +5,7 @@ mod chaos;
 mod cli;
 mod discovery;
 mod drain;
+mod limits;
 mod locality;
 mod look;
 mod losses;

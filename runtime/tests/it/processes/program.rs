@@ -376,6 +376,11 @@ impl Worker {
         std::array::from_fn(|_| Self::start())
     }
 
+    /// What it has said on standard error so far.
+    pub(super) fn said(&self) -> String {
+        self.log.text()
+    }
+
     /// Sends it a signal.
     pub(super) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("the worker is there");

@@ -1,5 +1,6 @@
 //! Ctrl-C and sudden ends of `sluice run`: what must be gone afterwards.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -108,6 +109,74 @@ fn a_termination_signal_is_as_good_as_ctrl_c() {
 }
 
 #[test]
+fn the_end_of_its_terminal_is_as_good_as_ctrl_c() {
+    let folder = Folder::new();
+    let program = Program::start(long_command(&folder, &[]));
+    wait_until("bytes on disk", || folder.has_bytes("spill"));
+    program.signal(Signal::HUP);
+    program.end().expect(130, &["cancelled"]);
+    assert_clean(&folder);
+}
+
+#[test]
+fn a_run_that_is_to_outlive_its_terminal_does() {
+    let folder = Folder::new();
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]);
+    let run = long_command(&folder, &[]);
+    command.arg(run.get_program()).args(run.get_args());
+    let program = Program::start(command);
+    wait_until("bytes on disk", || folder.has_bytes("spill"));
+    let status = format!("/proc/{}/status", program.pid().as_raw_nonzero());
+    let status = std::fs::read_to_string(status).expect("it runs");
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = u64::from_str_radix(ignored.expect("a mask").trim(), 16).expect("a number");
+    assert_eq!(ignored & 1, 1, "SIGHUP is still ignored");
+    program.signal(Signal::INT);
+    program.end().expect(130, &["cancelled"]);
+}
+
+#[test]
+fn the_next_run_removes_what_a_killed_one_left_and_nothing_of_one_that_runs() {
+    let folder = Folder::new();
+    let living = Program::start(long_command(&folder, &[]));
+    wait_until("bytes on disk", || folder.has_bytes("spill"));
+    let held = folder.files_below("spill");
+    let killed = Program::start(long_command(&folder, &[]));
+    let left = || {
+        let mut files = folder.files_below("spill");
+        files.retain(|file| !held.iter().any(|held| held.parent() == file.parent()));
+        files
+    };
+    let has_bytes = |file: &PathBuf| file.metadata().is_ok_and(|metadata| metadata.len() > 1024);
+    let runs = || {
+        let entries = std::fs::read_dir(folder.at("spill"))
+            .expect("it is there")
+            .flatten();
+        entries
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| entry.path())
+    };
+    wait_until("bytes of the second run", || {
+        runs().count() == 2 && left().iter().any(has_bytes)
+    });
+    for run in runs() {
+        let mode = std::fs::metadata(run).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+    killed.signal(Signal::KILL);
+    assert_eq!(killed.end().code, None);
+    assert_eq!(runs().count(), 2, "what was killed is left");
+    folder
+        .run(&by_part(0.01, &[]), &["--local-workers", "1"])
+        .expect(0, &[]);
+    assert_eq!(runs().count(), 1, "what runs has its folder");
+    living.signal(Signal::INT);
+    living.end().expect(130, &["cancelled"]);
+    assert_eq!(folder.files_below("spill"), Vec::<PathBuf>::new());
+}
+
+#[test]
 fn ctrl_c_ends_the_processes_of_a_run_too() {
     let folder = Folder::new();
     let program = Program::start(long_command(&folder, &["--processes"]));
@@ -134,6 +203,15 @@ fn the_processes_of_a_killed_run_end_by_themselves() {
     wait_until("the ends of its processes", || {
         started.iter().all(|id| is_gone(*id))
     });
+    let rows: Vec<_> = folder.files_below("spill");
+    let rows = rows
+        .iter()
+        .filter(|file| file.extension().is_some_and(|kind| kind == "segment"));
+    assert_eq!(rows.count(), 0, "its workers have cleaned up");
+    // Its own folder waits for the next run.
+    folder
+        .run(&by_part(0.01, &[]), &["--local-workers", "1"])
+        .expect(0, &[]);
     assert_clean(&folder);
 }
 

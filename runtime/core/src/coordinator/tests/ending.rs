@@ -130,6 +130,44 @@ fn a_cancel_during_the_commit_waits_for_the_answer() {
 }
 
 #[test]
+fn a_sink_that_never_answers_ends_the_query_some_time_after_its_deadline() {
+    let hurried = Policy {
+        deadline: Some(Duration::from_secs(5)),
+        ..sink_policy()
+    };
+    let mut query = Query::new(chain(1), hurried);
+    query.join("a", 1);
+    query.succeed("a", attempt(0, 0, 0));
+    query.lose("a");
+    assert_eq!(query.machine.next_deadline(), Some(Instant(5000)));
+    assert_eq!(
+        query.tick_at(5000),
+        [],
+        "the answer is the truth while it may come"
+    );
+    assert_eq!(query.machine.next_deadline(), Some(Instant(35_000)));
+    assert_eq!(query.tick_at(34_999), []);
+    let end = query.tick_at(35_000);
+    assert_eq!(end[0], Action::AbortSink);
+    assert_eq!(
+        failure(&end).reason,
+        ErrorReason::DeadlineExceeded,
+        "the first cause"
+    );
+}
+
+#[test]
+fn a_sink_that_never_answers_ends_a_query_without_deadline_too() {
+    let mut query = committing();
+    query.lose("a");
+    assert_eq!(query.machine.next_deadline(), Some(Instant(600_000)));
+    assert_eq!(query.tick_at(599_999), []);
+    let failure = failure(&query.tick_at(600_000));
+    assert_eq!(failure.reason, ErrorReason::SinkFailed);
+    assert!(failure.message.contains("did not answer"), "{}", failure.message);
+}
+
+#[test]
 fn a_cancel_stops_everything() {
     let mut query = Query::new(map_reduce(3, 1), sink_policy());
     query.tell(Event::WorkerJoined {

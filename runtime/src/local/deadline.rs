@@ -1,0 +1,104 @@
+//! The deadline of a query before it runs: what lists, plans and checks may block its thread for ever, on a file system
+//! that does not answer or in a function of DataFusion.
+
+use std::time::Duration;
+
+use sluice_core::coordinator::{Outcome, QueryFailure};
+use sluice_crds::{ErrorReason, ShuffleQuerySpec};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout_at};
+
+use super::exit::Failure;
+
+/// The time that a query may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadline {
+    /// When it began.
+    pub began: Instant,
+    seconds: Option<u32>,
+}
+
+impl Deadline {
+    /// Of a query that begins now.
+    pub fn of(spec: &ShuffleQuerySpec) -> Self {
+        Self {
+            began: Instant::now(),
+            seconds: spec.deadline_seconds,
+        }
+    }
+
+    /// Does work that may block, on a thread of its own, and waits for it until the deadline. Work that is not waited
+    /// for any more goes on to the end of the process: it must only look and not change anything.
+    ///
+    /// # Errors
+    /// The work's, or that the deadline came first.
+    pub async fn limit<T, W>(self, work: impl FnOnce() -> W + Send + 'static) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        W: Future<Output = Result<T, Failure>>,
+    {
+        let runtime = Handle::current();
+        let done = tokio::task::spawn_blocking(move || runtime.block_on(work()));
+        let joined = match self.seconds {
+            None => done.await,
+            Some(seconds) => {
+                let end = self.began + Duration::from_secs(seconds.into());
+                timeout_at(end, done).await.map_err(|_| exceeded(seconds))?
+            }
+        };
+        joined.unwrap_or_else(|error| Err(Failure::Other(error.into())))
+    }
+}
+
+fn exceeded(seconds: u32) -> Failure {
+    Failure::Query(Outcome::Failed(QueryFailure {
+        reason: ErrorReason::DeadlineExceeded,
+        message: format!(
+            "listing, planning and checking took longer than the query's deadline of {seconds} s; raise \
+             deadlineSeconds, or see whether the tables' and the sink's file systems answer"
+        ),
+        attempt: None,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn spec(deadline: &str) -> ShuffleQuerySpec {
+        serde_json::from_str(&format!(
+            r#"{{"sql": "SELECT 1", "tables": [], "deadlineSeconds": {deadline}}}"#
+        ))
+        .expect("a spec")
+    }
+
+    #[tokio::test]
+    async fn work_that_blocks_its_thread_ends_at_the_deadline() {
+        let (release, held) = mpsc::channel::<()>();
+        let deadline = Deadline::of(&spec("1"));
+        let ended = deadline.limit(move || async move {
+            let _ = held.recv();
+            Ok(())
+        });
+        match ended.await {
+            Err(Failure::Query(Outcome::Failed(failure))) => {
+                assert_eq!(failure.reason, ErrorReason::DeadlineExceeded);
+                assert!(failure.message.contains("deadline of 1 s"), "{}", failure.message);
+            }
+            other => panic!("it went on: {other:?}"),
+        }
+        drop(release);
+    }
+
+    #[tokio::test]
+    async fn work_within_its_time_answers_as_it_does_alone() {
+        for deadline in ["null", "600"] {
+            let deadline = Deadline::of(&spec(deadline));
+            assert_eq!(deadline.limit(|| async { Ok(7) }).await.expect("it works"), 7);
+            let failed = deadline.limit(|| async { Err::<(), _>(Failure::Unread) }).await;
+            assert!(matches!(failed, Err(Failure::Unread)), "{failed:?}");
+        }
+    }
+}
