@@ -262,9 +262,11 @@ impl Folder {
         files_below(&self.at(name))
     }
 
-    /// Whether a file below a folder of this one has bytes; lock files have none.
+    /// Whether a file of rows below a folder of this one has bytes; lock files have none, and the key of a run is no rows.
     pub(super) fn has_bytes(&self, name: &str) -> bool {
-        self.files_below(name).iter().any(|file| has_bytes(file))
+        let is_key = |file: &Path| file.ends_with("key.pem") || file.ends_with("token");
+        let mut files = self.files_below(name).into_iter().filter(|file| !is_key(file));
+        files.any(|file| has_bytes(&file))
     }
 
     /// The names in the folder itself.

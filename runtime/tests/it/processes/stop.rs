@@ -41,7 +41,7 @@ fn long(folder: &Folder) -> String {
         "sink: {{location: {}, format: parquet}}",
         folder.at("out/rows").display()
     );
-    std::fs::create_dir(folder.at("out")).expect("a folder can be made");
+    std::fs::create_dir_all(folder.at("out")).expect("a folder can be made");
     let sql = "select l_partkey, l_comment, row_number() over (partition by l_partkey order by l_comment) as place \
                from lineitem";
     query(
@@ -148,7 +148,7 @@ fn the_next_run_removes_what_a_killed_one_left_and_nothing_of_one_that_runs() {
         files.retain(|file| !held.iter().any(|held| held.parent() == file.parent()));
         files
     };
-    let has_bytes = |file: &PathBuf| file.metadata().is_ok_and(|metadata| metadata.len() > 1024);
+    let has_bytes = |file: &PathBuf| file.metadata().is_ok_and(|metadata| metadata.len() > 4096);
     let runs = || {
         let entries = std::fs::read_dir(folder.at("spill"))
             .expect("it is there")
