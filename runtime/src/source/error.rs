@@ -137,7 +137,9 @@ fn classify_arrow(error: &ArrowError, ranges: &[FileRange]) -> Option<AttemptFai
         {
             Some(corrupt(message, ranges))
         }
-        ArrowError::ParseError(_)
+        // Kernels say it of a decimal that does not fit, for one: another try has the same values.
+        ArrowError::InvalidArgumentError(_)
+        | ArrowError::ParseError(_)
         | ArrowError::CastError(_)
         | ArrowError::DivideByZero
         | ArrowError::ArithmeticOverflow(_)
@@ -231,12 +233,19 @@ pub(super) fn decoder_panicked(panic: &(dyn std::any::Any + Send), ranges: &[Fil
 /// What a scan of Arrow files failed with. Their decoder says the same of wrong bytes as kernels say of wrong arguments;
 /// in a scan it is the bytes.
 pub(super) fn decoder_failed(error: DataFusionError, ranges: &[FileRange]) -> DataFusionError {
-    match (classify_error(&error, ranges), error.find_root()) {
-        (AttemptFailure::Failed { .. }, DataFusionError::ArrowError(cause, _)) => {
-            DataFusionError::External(Box::new(corrupt(&cause.to_string(), ranges)))
-        }
-        _ => error,
+    let DataFusionError::ArrowError(cause, _) = error.find_root() else {
+        return error;
+    };
+    let is_argument = matches!(cause.as_ref(), ArrowError::InvalidArgumentError(_));
+    match classify_error(&error, ranges) {
+        AttemptFailure::Failed { .. } => {}
+        AttemptFailure::BadInput {
+            kind: BadInputKind::InvalidValue,
+            ..
+        } if is_argument => {}
+        _ => return error,
     }
+    DataFusionError::External(Box::new(corrupt(&shortened_display(cause), ranges)))
 }
 
 /// Names what an attempt was reading. Lines are counted from the start of a range.
@@ -258,6 +267,47 @@ fn place(ranges: &[FileRange]) -> String {
                 names.push(format!("{} more", ranges.len() - NAMED_FILES));
             }
             format!("one of {}", names.join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluice_proto::MAX_TEXT_BYTES;
+
+    use super::*;
+
+    #[test]
+    fn values_that_do_not_fit_are_not_tried_again() {
+        for error in [
+            ArrowError::InvalidArgumentError(
+                "1e9 is too large to store in a Decimal128 of precision 5".to_owned(),
+            ),
+            ArrowError::CastError("Cannot cast string 'x' to value of Int32 type".to_owned()),
+            ArrowError::DivideByZero,
+            ArrowError::ArithmeticOverflow("Overflow happened on: 1 + 2".to_owned()),
+        ] {
+            let failure = classify_error(&DataFusionError::from(error), &[]);
+            let AttemptFailure::BadInput { kind, .. } = failure else {
+                panic!("it is tried again: {failure:?}");
+            };
+            assert_eq!(kind, BadInputKind::InvalidValue);
+        }
+    }
+
+    #[test]
+    fn a_cell_in_a_message_is_cut_where_the_message_is_made() {
+        let cell = "x".repeat(10 << 20);
+        for error in [
+            DataFusionError::Execution(cell.clone()),
+            DataFusionError::Execution(format!("cannot parse {cell}")),
+            DataFusionError::NotImplemented(cell.clone()),
+            DataFusionError::ResourcesExhausted(cell.clone()),
+            DataFusionError::from(ArrowError::CastError(cell.clone())),
+            DataFusionError::from(ArrowError::CsvError(cell)),
+        ] {
+            let message = classify_error(&error, &[]).to_string();
+            assert!(message.len() <= MAX_TEXT_BYTES, "{} bytes", message.len());
         }
     }
 }
