@@ -3,9 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// What a [`ColumnType`] looks like. Only that the scale is at most the precision is left to the
-/// parser.
-pub const COLUMN_TYPE_PATTERN: &str = "^(Boolean|U?Int(8|16|32|64)|Float(32|64)|Utf8|Binary|Date32|Decimal128\\( *([1-9]|[12][0-9]|3[0-8]) *, *([0-9]|[12][0-9]|3[0-8]) *\\)|Timestamp\\( *(Second|Millisecond|Microsecond|Nanosecond) *(, *[A-Za-z0-9_+:/-]{1,40} *)?\\))$";
+/// Most characters of a column type.
+pub const MAX_COLUMN_TYPE: usize = 1024;
+/// Most lists and structs around a type.
+pub const MAX_COLUMN_TYPE_DEPTH: usize = 16;
+
+/// What a [`ColumnType`] looks like. That the scale is at most the precision, and what stands within a list or a struct, is
+/// left to the parser.
+pub const COLUMN_TYPE_PATTERN: &str = "^(Boolean|U?Int(8|16|32|64)|Float(32|64)|Utf8|Binary|Date32|Decimal128\\( *([1-9]|[12][0-9]|3[0-8]) *, *([0-9]|[12][0-9]|3[0-8]) *\\)|Timestamp\\( *(Second|Millisecond|Microsecond|Nanosecond) *(, *[A-Za-z0-9_+:/-]{1,40} *)?\\)|(List|Struct)\\([^()].*\\))$";
 
 /// Type of a declared column. Names are those of Arrow.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,6 +57,10 @@ pub enum ColumnType {
         /// Zone name or offset such as `+01:00`; `None` is a local time without zone.
         zone: Option<String>,
     },
+    /// Values of one type.
+    List(Box<ColumnType>),
+    /// Named values.
+    Struct(Vec<(String, ColumnType)>),
 }
 
 /// Resolution of a timestamp.
@@ -82,36 +91,86 @@ pub enum ColumnTypeError {
     /// Malformed zone.
     #[error("the zone of a Timestamp is a name such as UTC or Europe/Berlin, or an offset such as +01:00")]
     Zone,
+    /// Malformed list.
+    #[error("List takes one type, as in List(Int64)")]
+    List,
+    /// Malformed struct.
+    #[error(
+        "Struct takes fields of different names, as in Struct(a: Int64, b: Utf8); names hold letters, digits, `_`, `-`, `.` and `$`"
+    )]
+    Struct,
+    /// Too deep.
+    #[error("at most {MAX_COLUMN_TYPE_DEPTH} lists and structs may stand in each other")]
+    Depth,
 }
 
 impl FromStr for ColumnType {
     type Err = ColumnTypeError;
 
     fn from_str(text: &str) -> Result<Self, ColumnTypeError> {
-        if let Some(arguments) = arguments_of(text, "Decimal128") {
-            return parse_decimal(arguments);
-        }
-        if let Some(arguments) = arguments_of(text, "Timestamp") {
-            return parse_timestamp(arguments);
-        }
-        Ok(match text {
-            "Boolean" => Self::Boolean,
-            "Int8" => Self::Int8,
-            "Int16" => Self::Int16,
-            "Int32" => Self::Int32,
-            "Int64" => Self::Int64,
-            "UInt8" => Self::UInt8,
-            "UInt16" => Self::UInt16,
-            "UInt32" => Self::UInt32,
-            "UInt64" => Self::UInt64,
-            "Float32" => Self::Float32,
-            "Float64" => Self::Float64,
-            "Utf8" => Self::Utf8,
-            "Binary" => Self::Binary,
-            "Date32" => Self::Date32,
-            _ => return Err(ColumnTypeError::Unknown),
-        })
+        parse(text, MAX_COLUMN_TYPE_DEPTH)
     }
+}
+
+fn parse(text: &str, depth: usize) -> Result<ColumnType, ColumnTypeError> {
+    if let Some(item) = arguments_of(text, "List") {
+        let depth = depth.checked_sub(1).ok_or(ColumnTypeError::Depth)?;
+        return match item.trim_matches(' ') {
+            "" => Err(ColumnTypeError::List),
+            item => Ok(ColumnType::List(Box::new(parse(item, depth)?))),
+        };
+    }
+    if let Some(fields) = arguments_of(text, "Struct") {
+        let depth = depth.checked_sub(1).ok_or(ColumnTypeError::Depth)?;
+        return parse_struct(fields, depth);
+    }
+    if let Some(arguments) = arguments_of(text, "Decimal128") {
+        return parse_decimal(arguments);
+    }
+    if let Some(arguments) = arguments_of(text, "Timestamp") {
+        return parse_timestamp(arguments);
+    }
+    Ok(match text {
+        "Boolean" => ColumnType::Boolean,
+        "Int8" => ColumnType::Int8,
+        "Int16" => ColumnType::Int16,
+        "Int32" => ColumnType::Int32,
+        "Int64" => ColumnType::Int64,
+        "UInt8" => ColumnType::UInt8,
+        "UInt16" => ColumnType::UInt16,
+        "UInt32" => ColumnType::UInt32,
+        "UInt64" => ColumnType::UInt64,
+        "Float32" => ColumnType::Float32,
+        "Float64" => ColumnType::Float64,
+        "Utf8" => ColumnType::Utf8,
+        "Binary" => ColumnType::Binary,
+        "Date32" => ColumnType::Date32,
+        _ => return Err(ColumnTypeError::Unknown),
+    })
+}
+
+/// Fields between commas that stand in no parentheses.
+fn parse_struct(fields: &str, depth: usize) -> Result<ColumnType, ColumnTypeError> {
+    let mut open = 0_usize;
+    let outer = |character: char| {
+        match character {
+            '(' => open += 1,
+            ')' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        character == ',' && open == 0
+    };
+    let mut parsed: Vec<(String, ColumnType)> = Vec::new();
+    for field in fields.split(outer) {
+        let (name, column_type) = field.split_once(':').ok_or(ColumnTypeError::Struct)?;
+        let name = name.trim_matches(' ');
+        let plain = |character: char| character.is_alphanumeric() || "_-.$".contains(character);
+        if name.is_empty() || !name.chars().all(plain) || parsed.iter().any(|(other, _)| other == name) {
+            return Err(ColumnTypeError::Struct);
+        }
+        parsed.push((name.to_owned(), parse(column_type.trim_matches(' '), depth)?));
+    }
+    Ok(ColumnType::Struct(parsed))
 }
 
 /// `Name(arguments)` without the name and the parentheses.
@@ -173,6 +232,11 @@ impl fmt::Display for ColumnType {
                 unit,
                 zone: Some(zone),
             } => write!(f, "Timestamp({unit:?}, {zone})"),
+            Self::List(item) => write!(f, "List({item})"),
+            Self::Struct(fields) => {
+                let fields = fields.iter().map(|(name, of)| format!("{name}: {of}"));
+                write!(f, "Struct({})", fields.collect::<Vec<_>>().join(", "))
+            }
             Self::Boolean
             | Self::Int8
             | Self::Int16

@@ -6,6 +6,16 @@ use crate::validate::excerpt;
 /// Most bytes of one location.
 pub const MAX_LOCATION_BYTES: usize = 1024;
 
+/// Folders of the system and of Sluice itself. No table and no sink is in them.
+pub const SYSTEM_FOLDERS: [&str; 6] = [
+    "/etc/sluice",
+    "/proc",
+    "/sys",
+    "/dev",
+    "/var/run/secrets",
+    "/run/secrets",
+];
+
 /// A location has no control characters.
 pub const LOCATION_PATTERN: &str = "^[^\\x00-\\x1f\\x7f-\\x9f]*$";
 
@@ -58,6 +68,9 @@ pub enum LocationError {
     /// `file:` without an absolute path.
     #[error("is a file URL without an absolute path")]
     FileUrl,
+    /// In one of [`SYSTEM_FOLDERS`].
+    #[error("is in {0}, which is no place for tables or results")]
+    System(&'static str),
 }
 
 impl LocationError {
@@ -74,6 +87,7 @@ impl LocationError {
             Self::Scheme(_) => {
                 "use a path or a file:/// URL; a path with a colon in its first part starts with ./"
             }
+            Self::System(_) => "name a folder of data",
             Self::FileUrl => "write file:/// and the absolute path, or the path alone",
         }
     }
@@ -115,7 +129,49 @@ pub fn check_location(location: &str) -> Result<(), LocationError> {
     }) {
         return Err(LocationError::Encoded);
     }
-    Ok(())
+    let folder = match location.strip_prefix("file://") {
+        Some(path) => system_folder(&decoded(path)),
+        None => system_folder(location),
+    };
+    match folder {
+        Some(folder) => Err(LocationError::System(folder)),
+        None => Ok(()),
+    }
+}
+
+/// Which of [`SYSTEM_FOLDERS`] holds an absolute path, or is it.
+pub fn system_folder(path: &str) -> Option<&'static str> {
+    fn parts(path: &str) -> impl Iterator<Item = &str> {
+        path.split('/').filter(|part| !matches!(*part, "" | "."))
+    }
+    let holds = |folder: &&str| {
+        let mut of_path = parts(path);
+        parts(folder).all(|part| of_path.next() == Some(part))
+    };
+    SYSTEM_FOLDERS
+        .into_iter()
+        .find(|folder| path.starts_with('/') && holds(folder))
+}
+
+/// The path of a file URL without its escapes; what is no text is left as it is.
+fn decoded(path: &str) -> String {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, others @ ..] = rest {
+        let code = others.get(..2).and_then(|code| std::str::from_utf8(code).ok());
+        let code = code.filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
+            Some(byte) if *first == b'%' => {
+                bytes.push(byte);
+                rest = others.get(2..).unwrap_or_default();
+            }
+            _ => {
+                bytes.push(*first);
+                rest = others;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

@@ -10,8 +10,12 @@ pub mod status;
 mod status_bounds;
 mod table;
 
-pub use column_type::{COLUMN_TYPE_PATTERN, ColumnType, ColumnTypeError, TimeUnit};
-pub use location::{LOCATION_PATTERN, LocationError, MAX_LOCATION_BYTES, check_location};
+pub use column_type::{
+    COLUMN_TYPE_PATTERN, ColumnType, ColumnTypeError, MAX_COLUMN_TYPE, MAX_COLUMN_TYPE_DEPTH, TimeUnit,
+};
+pub use location::{
+    LOCATION_PATTERN, LocationError, MAX_LOCATION_BYTES, SYSTEM_FOLDERS, check_location, system_folder,
+};
 pub use retry::{
     MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_WORKER_LIVENESS_TIMEOUT, MIN_WORKER_LIVENESS_TIMEOUT,
     RetrySpec,

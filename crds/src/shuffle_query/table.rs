@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::column_type::COLUMN_TYPE_PATTERN;
+use super::column_type::{COLUMN_TYPE_PATTERN, MAX_COLUMN_TYPE};
 use super::location::{
     ENCODED_MESSAGE, ENCODED_RULE, LOCATION_PATTERN, MAX_LOCATION_BYTES, PARENT_MESSAGE, PARENT_RULE,
     SCHEME_MESSAGE, SCHEME_RULE, every,
@@ -174,8 +174,9 @@ pub struct CsvOptions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1), regex(pattern = CSV_CHARACTER_PATTERN))]
     pub escape: Option<String>,
-    /// Whether quoted values may contain line breaks. Such a file is read by one task.
-    #[serde(default)]
+    /// Whether quoted values may contain line breaks. Then each file is read by one task; with false large files are
+    /// divided among tasks, and a line break within quotes is an error.
+    #[serde(default = "default_newlines_in_values")]
     pub newlines_in_values: bool,
     /// Values that match this regular expression are NULL. Without it, empty values are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,6 +185,10 @@ pub struct CsvOptions {
 }
 
 fn default_header() -> bool {
+    true
+}
+
+fn default_newlines_in_values() -> bool {
     true
 }
 
@@ -202,7 +207,7 @@ impl Default for CsvOptions {
             delimiter: default_delimiter(),
             quote: default_quote(),
             escape: None,
-            newlines_in_values: false,
+            newlines_in_values: default_newlines_in_values(),
             null_regex: None,
         }
     }
@@ -217,9 +222,10 @@ pub struct ColumnSpec {
     pub name: String,
     /// Type of the column: Boolean, Int8, Int16, Int32, Int64, UInt8, UInt16, UInt32, UInt64, Float32, Float64, Utf8,
     /// Binary, Date32, Decimal128(precision, scale), Timestamp(unit) or Timestamp(unit, zone) with the unit Second,
-    /// Millisecond, Microsecond or Nanosecond.
+    /// Millisecond, Microsecond or Nanosecond; List(type), and Struct(name: type, ...), whose fields are found by name: one
+    /// that a file does not have is NULL.
     #[serde(rename = "type")]
-    #[schemars(length(min = 1, max = 64), regex(pattern = COLUMN_TYPE_PATTERN))]
+    #[schemars(length(min = 1, max = MAX_COLUMN_TYPE), regex(pattern = COLUMN_TYPE_PATTERN))]
     pub type_: String,
     /// Whether the column may hold NULL.
     #[serde(default = "default_nullable")]

@@ -44,7 +44,7 @@ pub(super) const SHAPES: [Shape; 13] = [
     },
     Shape {
         pattern: COLUMN_TYPE_PATTERN,
-        fix: "write a type such as Int64, Float64, Utf8, Boolean, Date32, Decimal128(15, 2) or Timestamp(Microsecond, UTC)",
+        fix: "write a type such as Int64, Float64, Utf8, Boolean, Date32, Decimal128(15, 2), Timestamp(Microsecond, UTC), List(Int64) or Struct(a: Int64, b: Utf8)",
         check: |text| {
             text.parse::<ColumnType>()
                 .map(drop)

@@ -82,11 +82,26 @@ impl StatusFile {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
+        check_replaceable(&self.path).with_context(place)?;
         let mut file = tempfile::NamedTempFile::new_in(folder).with_context(place)?;
         serde_json::to_writer_pretty(&mut file, status).with_context(place)?;
         writeln!(file).with_context(place)?;
         file.persist(&self.path).with_context(place)?;
         Ok(())
+    }
+}
+
+/// Whether a file of this name may be replaced: a device, a pipe or a link is not what a status is kept in.
+fn check_replaceable(path: &Path) -> anyhow::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => {
+            anyhow::bail!("it is a link: name the file itself")
+        }
+        Ok(metadata) if !metadata.is_file() => {
+            anyhow::bail!("it is no file, and would be replaced by one: name a file")
+        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -184,6 +199,29 @@ mod tests {
         assert_eq!(status.reason, Some(ErrorReason::InvalidSql.into()));
         assert_eq!(status.error.expect("it failed").message, "no SQL");
         assert!(status.end_time.is_some());
+    }
+
+    #[test]
+    fn only_a_file_is_replaced() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let pipe = folder.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR,
+            0,
+        )
+        .expect("a pipe can be made");
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(folder.path().join("target"), &link).expect("a link can be made");
+        for (path, problem) in [(&pipe, "it is no file"), (&link, "it is a link")] {
+            let error = StatusFile::create(path).err().expect("it is refused");
+            assert!(format!("{error:#}").contains(problem), "{error:#}");
+            assert!(!std::fs::symlink_metadata(path).expect("it is there").is_file());
+        }
+        let names = std::fs::read_dir(folder.path()).expect("a folder").count();
+        assert_eq!(names, 2, "nothing was written");
     }
 
     #[test]

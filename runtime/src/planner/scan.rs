@@ -67,11 +67,11 @@ impl ScanExec {
                 let config = file_config(&self.source).ok_or_else(|| {
                     PlanError::fragment("split", format!("scan {} reads no files", self.leaf))
                 })?;
+                let decoder = Decoder::of(config);
                 let files = ranges
                     .iter()
-                    .map(partitioned_file)
+                    .map(|range| partitioned_file(range, &decoder))
                     .collect::<Result<Vec<_>, _>>()?;
-                let decoder = Decoder::of(config);
                 let config = FileScanConfigBuilder::from(config.clone())
                     .with_file_groups(vec![FileGroup::new(files)])
                     .build();
@@ -139,7 +139,7 @@ fn file_range(file: &PartitionedFile) -> Result<FileRange, PlanError> {
     Ok(FileRange { file, start, end })
 }
 
-fn partitioned_file(range: &FileRange) -> Result<PartitionedFile, PlanError> {
+fn partitioned_file(range: &FileRange, decoder: &Decoder) -> Result<PartitionedFile, PlanError> {
     let file = &range.file;
     let invalid = |message: &str| PlanError::fragment("split", format!("file {}: {message}", file.path));
     if range.start > range.end || range.end > file.size {
@@ -149,8 +149,9 @@ fn partitioned_file(range: &FileRange) -> Result<PartitionedFile, PlanError> {
         )));
     }
     let whole = PartitionedFile::from(object_meta(file).ok_or_else(|| invalid("it has no valid path"))?);
-    // A whole file has no range: readers of compressed files accept none.
-    if range.start == 0 && range.end == file.size {
+    // Text has a range in any case: without one it would be read to its end, which may never come while somebody
+    // appends to it.
+    if range.start == 0 && range.end == file.size && !matches!(decoder, Decoder::Text(_)) {
         return Ok(whole);
     }
     let start = i64::try_from(range.start).map_err(|error| invalid(&error.to_string()))?;

@@ -144,6 +144,7 @@ fn publish(place: &Place, environment: &mut Environment<'_>) -> Result<Option<Co
         if place.if_exists == IfExists::Fail {
             return Err(SinkError::exists(location));
         }
+        check_replaceable(location)?;
         let moved = if environment.exchange {
             rename(&result, location, Taken::Exchange)?
         } else {
@@ -199,8 +200,45 @@ pub fn abort(place: &Place) -> Result<(), SinkError> {
     place.clean_up()
 }
 
+/// Whether a folder holds nothing but what a commit put there, or nothing at all. What Sluice has not written is not
+/// Sluice's to remove.
+///
+/// # Errors
+///
+/// What else it holds.
+pub fn check_replaceable(location: &Path) -> Result<(), SinkError> {
+    let entries = match fs::read_dir(location) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => at(location, "list", entries)?,
+    };
+    let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
+    let names = at(location, "list", names.collect::<std::io::Result<Vec<String>>>())?;
+    let is_part = |name: &str| {
+        let number = name.strip_prefix("part-").and_then(|rest| rest.split_once('.'));
+        number.is_some_and(|(number, _)| number.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let is_ours = any_record(location)?.is_some();
+    let other = names
+        .iter()
+        .find(|name| !(is_ours && (is_part(name) || *name == COMMIT_RECORD)));
+    match other {
+        Some(name) => {
+            let problem = format!(
+                "holds {name}, which no query has written there, and ifExists: Replace removes results of queries only: empty the folder, or name another"
+            );
+            Err(SinkError::forbidden(location, &problem))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The record at the location, if it is one of the query.
 pub fn read_record(location: &Path, query: &QueryId) -> Result<Option<Committed>, SinkError> {
+    Ok(any_record(location)?.filter(|record| record.query == *query))
+}
+
+/// The record at the location, of whichever query.
+fn any_record(location: &Path) -> Result<Option<Committed>, SinkError> {
     let path = location.join(COMMIT_RECORD);
     let text = match fs::read(&path) {
         Ok(text) => text,
@@ -210,6 +248,5 @@ pub fn read_record(location: &Path, query: &QueryId) -> Result<Option<Committed>
         Err(error) => return Err(SinkError::io(&path, "read", &error)),
     };
     // What is no record is not ours, whatever its name.
-    let record = serde_json::from_slice::<Committed>(&text).ok();
-    Ok(record.filter(|record| record.query == *query))
+    Ok(serde_json::from_slice::<Committed>(&text).ok())
 }

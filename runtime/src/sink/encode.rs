@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::sync::Arc;
 
-use arrow::array::{RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::cast;
 use arrow::csv;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -223,25 +223,28 @@ fn probe(format: FileFormat, column: Field) -> Result<(), ArrowError> {
 }
 
 /// The columns as a file of the format holds them. An Arrow file cannot change a dictionary from batch to batch, and
-/// would hold the whole buffers behind string views: both become plain values.
+/// would hold the whole buffers behind string views: both become plain values. Every column may be NULL: tasks of one
+/// result may know different columns to have none, and its files are to have one schema.
 fn stored_schema(format: FileFormat, schema: &SchemaRef) -> SchemaRef {
-    let fields = schema.fields().iter().map(|field| {
-        let data_type = match format {
-            FileFormat::Arrow => plain(field.data_type()),
-            FileFormat::Parquet | FileFormat::Csv | FileFormat::Json => field.data_type().clone(),
-        };
-        Field::new(field.name(), data_type, field.is_nullable())
-    });
+    let is_plain = format == FileFormat::Arrow;
+    let fields = schema.fields().iter().map(|field| nullable(field, is_plain));
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-fn plain(data_type: &DataType) -> DataType {
-    let inner =
-        |field: &Arc<Field>| Arc::new(field.as_ref().clone().with_data_type(plain(field.data_type())));
+fn nullable(field: &Arc<Field>, is_plain: bool) -> Arc<Field> {
+    Arc::new(Field::new(
+        field.name(),
+        stored_type(field.data_type(), is_plain),
+        true,
+    ))
+}
+
+fn stored_type(data_type: &DataType, is_plain: bool) -> DataType {
+    let inner = |field: &Arc<Field>| nullable(field, is_plain);
     match data_type {
-        DataType::Dictionary(_, values) => plain(values),
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
+        DataType::Dictionary(_, values) if is_plain => stored_type(values, is_plain),
+        DataType::Utf8View if is_plain => DataType::Utf8,
+        DataType::BinaryView if is_plain => DataType::Binary,
         DataType::List(item) => DataType::List(inner(item)),
         DataType::LargeList(item) => DataType::LargeList(inner(item)),
         DataType::FixedSizeList(item, size) => DataType::FixedSizeList(inner(item), *size),
@@ -251,6 +254,19 @@ fn plain(data_type: &DataType) -> DataType {
 }
 
 fn stored(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let fits = |(column, field): (&ArrayRef, &Arc<Field>)| {
+        [true, false]
+            .iter()
+            .any(|is_plain| stored_type(column.data_type(), *is_plain) == *field.data_type())
+    };
+    let fields = schema.fields();
+    // A cast would make NULL of what it cannot read.
+    if batch.num_columns() != fields.len() || !batch.columns().iter().zip(fields).all(fits) {
+        return Err(ArrowError::SchemaError(format!(
+            "a batch of the columns {} is written to a file of {schema}",
+            batch.schema_ref()
+        )));
+    }
     let columns = batch
         .columns()
         .iter()

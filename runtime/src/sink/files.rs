@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
@@ -37,6 +37,24 @@ pub fn exists(path: &Path) -> Result<bool, SinkError> {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
         Err(error) => Err(SinkError::io(path, "look at", &error)),
+    }
+}
+
+/// A path whose folders, as far as they exist, are no links.
+pub fn resolved(path: &Path) -> Result<PathBuf, SinkError> {
+    let mut existing = path;
+    loop {
+        match existing.canonicalize() {
+            Ok(resolved) => {
+                let rest = path.strip_prefix(existing).unwrap_or(Path::new(""));
+                return Ok(resolved.join(rest));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => match existing.parent() {
+                Some(parent) => existing = parent,
+                None => return Err(SinkError::io(path, "resolve", &error)),
+            },
+            Err(error) => return Err(SinkError::io(path, "resolve", &error)),
+        }
     }
 }
 

@@ -22,7 +22,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::execution::memory_pool::MemoryPool;
 use serde::{Deserialize, Serialize};
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId};
-use sluice_crds::shuffle_query::{FileFormat, IfExists, SinkSpec};
+use sluice_crds::shuffle_query::{FileFormat, IfExists, SinkSpec, system_folder};
 
 use crate::source::resolve_location;
 use commit::Environment;
@@ -84,16 +84,17 @@ impl Sink {
 
     /// Checks, before a query runs, what its commit would otherwise find out after it: that the location is free or
     /// may be replaced, that it can be written, and that no input (`inputs`: the declared locations with links
-    /// resolved) would go with what is replaced. Folders above the location are made. A coordinator that follows
+    /// resolved) is above or below it. Folders above the location are made. A coordinator that follows
     /// another asks [`Self::committed`] first.
     ///
     /// # Errors
     ///
     /// What stands in the way.
     pub fn check(&self, inputs: &[PathBuf]) -> Result<(), SinkError> {
+        self.check_surroundings(inputs)?;
         match fs::symlink_metadata(&self.location) {
             Ok(_) if self.if_exists == IfExists::Fail => return Err(SinkError::exists(&self.location)),
-            Ok(metadata) => self.check_replaced(&metadata, inputs)?,
+            Ok(metadata) => self.check_replaced(&metadata)?,
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(SinkError::io(&self.location, "look at", &error)),
         }
@@ -102,7 +103,32 @@ impl Sink {
         files::remove_folder(&probe)
     }
 
-    fn check_replaced(&self, metadata: &Metadata, inputs: &[PathBuf]) -> Result<(), SinkError> {
+    /// Checks where the location leads, its links resolved as far as it exists: to no folder of the system, into no
+    /// table, and to none that has one.
+    fn check_surroundings(&self, inputs: &[PathBuf]) -> Result<(), SinkError> {
+        let forbidden = |problem: String| Err(SinkError::forbidden(&self.location, &problem));
+        let resolved = files::resolved(&self.location)?;
+        if let Some(folder) = resolved.to_str().and_then(system_folder) {
+            return forbidden(format!(
+                "leads into {folder}, which is no place for results: name another folder"
+            ));
+        }
+        if let Some(input) = inputs.iter().find(|input| input.starts_with(&resolved)) {
+            return forbidden(format!(
+                "holds the input {}, which would be lost when it is replaced: name another folder",
+                input.display()
+            ));
+        }
+        match inputs.iter().find(|input| resolved.starts_with(input)) {
+            Some(input) => forbidden(format!(
+                "is within the input {}, of which its files would become rows: name a folder beside it",
+                input.display()
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn check_replaced(&self, metadata: &Metadata) -> Result<(), SinkError> {
         let forbidden = |problem: &str| Err(SinkError::forbidden(&self.location, problem));
         if metadata.is_symlink() {
             return forbidden(
@@ -112,14 +138,7 @@ impl Sink {
         if !metadata.is_dir() {
             return forbidden("is a file: name a folder");
         }
-        let resolved = files::at(&self.location, "resolve", self.location.canonicalize())?;
-        match inputs.iter().find(|input| input.starts_with(&resolved)) {
-            Some(input) => forbidden(&format!(
-                "holds the input {}, which would be lost when it is replaced: name another folder",
-                input.display()
-            )),
-            None => Ok(()),
-        }
+        commit::check_replaceable(&self.location)
     }
 
     /// Checks, once the columns of the result are known, that the format can hold them.

@@ -115,6 +115,14 @@ async fn write(sink: &Bound, attempt: AttemptId, values: &[i64]) -> Written {
     writer.finish().unwrap()
 }
 
+/// What an earlier query has left at a location.
+fn place_result(location: &Path) {
+    fs::create_dir_all(location).unwrap();
+    fs::write(location.join("part-00009.csv"), "v\n9\n").unwrap();
+    let record = json!({"query": "before", "files": 1, "rows": 1, "bytes": 4});
+    fs::write(location.join(COMMIT_RECORD), record.to_string()).unwrap();
+}
+
 /// Names in a folder, hidden ones too.
 fn names(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else {
@@ -231,8 +239,7 @@ async fn a_crash_after_any_step_shows_all_or_nothing_and_the_next_call_ends_it()
                 let sink = sink(&folder, "q1", "csv", if_exists);
                 let replaced = if_exists == "Replace";
                 if replaced {
-                    fs::create_dir_all(sink.location()).unwrap();
-                    fs::write(sink.location().join("old.csv"), "v\n9\n").unwrap();
+                    place_result(sink.location());
                 }
                 write(&sink, attempt(0, 0), &[1, 2]).await;
                 write(&sink, attempt(1, 0), &[3]).await;
@@ -247,7 +254,11 @@ async fn a_crash_after_any_step_shows_all_or_nothing_and_the_next_call_ends_it()
                 } else if set_aside {
                     assert!(!sink.location().exists(), "{what}");
                 } else {
-                    let old: &[&str] = if replaced { &["old.csv"] } else { &[] };
+                    let old: &[&str] = if replaced {
+                        &[COMMIT_RECORD, "part-00009.csv"]
+                    } else {
+                        &[]
+                    };
                     assert_eq!(names(sink.location()), old, "{what}");
                 }
                 let second = sink.commit(&winners).unwrap();
@@ -267,8 +278,7 @@ async fn an_abort_after_a_crash_leaves_what_was_there() {
         for stop in STEPS {
             let folder = TempDir::new().unwrap();
             let sink = sink(&folder, "q1", "csv", "Replace");
-            fs::create_dir_all(sink.location()).unwrap();
-            fs::write(sink.location().join("old.csv"), "v\n9\n").unwrap();
+            place_result(sink.location());
             write(&sink, attempt(0, 0), &[1]).await;
             let committed = commit_until(&sink, &[attempt(0, 0)], Some(stop), exchange).is_ok();
             sink.abort().unwrap();
@@ -322,7 +332,18 @@ async fn what_cannot_be_replaced_is_refused() {
         assert!(error.to_string().contains(words), "{error}");
     };
     forbidden(replacing.check(&[input]).unwrap_err(), "holds the input");
-    replacing.check(&[PathBuf::from("/elsewhere")]).unwrap();
+    forbidden(
+        replacing.check(&[PathBuf::from("/elsewhere")]).unwrap_err(),
+        "holds in, which no query has written there",
+    );
+    let above = folder.path().canonicalize().unwrap();
+    forbidden(replacing.check(&[above]).unwrap_err(), "is within the input");
+    symlink("/proc", folder.path().join("link")).unwrap();
+    let spec = serde_json::from_value(json!({"location": "link/self/out", "format": "csv"})).unwrap();
+    let system = Sink::new(&spec, folder.path()).unwrap();
+    forbidden(system.check(&[]).unwrap_err(), "leads into /proc");
+    fs::remove_dir(replacing.location().join("in")).unwrap();
+    replacing.check(&[]).unwrap();
     fs::remove_dir_all(replacing.location()).unwrap();
     fs::write(replacing.location(), "x").unwrap();
     forbidden(replacing.check(&[]).unwrap_err(), "is a file");
@@ -475,4 +496,27 @@ async fn another_schema_or_an_unwritable_place_is_an_error() {
     let blocked = Sink::new(&spec, folder.path()).unwrap();
     let error = blocked.check(&[]).unwrap_err();
     assert_eq!(error.reason(), ErrorReason::SinkFailed, "{error}");
+}
+
+#[tokio::test]
+async fn only_what_queries_have_written_is_replaced() {
+    let folder = TempDir::new().unwrap();
+    let replacing = sink(&folder, "q1", "csv", "Replace");
+    place_result(replacing.location());
+    replacing.check(&[]).unwrap();
+    write(&replacing, attempt(0, 0), &[1]).await;
+    // It came between the check and the commit.
+    fs::write(replacing.location().join("notes.txt"), "mine").unwrap();
+    let error = replacing.commit(&[attempt(0, 0)]).unwrap_err();
+    assert_eq!(error.reason(), ErrorReason::ForbiddenPath);
+    assert!(error.to_string().contains("holds notes.txt"), "{error}");
+    assert_eq!(replacing.check(&[]).unwrap_err(), error);
+    assert!(replacing.location().join("notes.txt").exists());
+    fs::remove_file(replacing.location().join("notes.txt")).unwrap();
+    replacing.commit(&[attempt(0, 0)]).unwrap();
+    assert_eq!(values(replacing.location(), "csv").await, [1]);
+    // Without the record a file of such a name is somebody's.
+    fs::remove_file(replacing.location().join(COMMIT_RECORD)).unwrap();
+    let error = replacing.check(&[]).unwrap_err();
+    assert!(error.to_string().contains("holds part-00000.csv"), "{error}");
 }

@@ -10,6 +10,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
@@ -21,11 +22,18 @@ use object_store::path::Path;
 use sluice_core::failure::AttemptFailure;
 use sluice_core::plan::FileRange;
 
-use super::check::Decoder;
-use super::error::{classify_error, decoder_failed, decoder_panicked};
+use super::check::{Decoder, Held};
+use super::error::{classify_error, decoder_failed, decoder_panicked, place};
 
 /// Files of which the lengths are checked at once.
 const CONCURRENT_CHECKS: usize = 4;
+
+/// Bytes that the decoders of a scan hold without a charge: those of files that are written well.
+const FREE_BYTES: u64 = 64 << 20;
+/// Bytes of rows of text that a batch has at most, unless it is one row.
+const TEXT_BATCH_BYTES: u64 = 16 << 20;
+/// How many bytes a byte of text may become while it is decoded.
+const TEXT_GROWTH: u64 = 12;
 
 /// A scan of file ranges that checks them before it decodes them, see [`Decoder::check`], and turns a panic of the
 /// decoder into an error that names the files.
@@ -95,8 +103,14 @@ impl ExecutionPlan for CheckedScan {
             Arc::clone(&self.ranges),
         );
         let rows = stream::once(async move {
-            check(&store, &decoder, &ranges).await?;
-            scan.execute(partition, context)
+            let held = check(&store, &decoder, &ranges).await?;
+            let (batch_size, bytes) = decoding(held, context.session_config().batch_size());
+            let reservation = charge(&context, bytes, &ranges)?;
+            let rows = scan.execute(partition, of_batches(&context, batch_size))?;
+            // The charge ends with the rows.
+            Ok::<_, DataFusionError>(rows.inspect(move |_| {
+                let _ = &reservation;
+            }))
         });
         let rows = RecordBatchStreamAdapter::new(self.schema(), rows.try_flatten());
         Ok(Box::pin(Guarded {
@@ -108,7 +122,51 @@ impl ExecutionPlan for CheckedScan {
     }
 }
 
-async fn check(store: &Arc<dyn ObjectStore>, decoder: &Decoder, ranges: &[FileRange]) -> Result<()> {
+/// Rows of a batch, and the bytes that decoding it holds.
+fn decoding(held: Held, batch_size: usize) -> (usize, u64) {
+    if held.row == 0 {
+        return (batch_size, held.pages);
+    }
+    let rows = usize::try_from(TEXT_BATCH_BYTES / held.row).unwrap_or(batch_size);
+    let rows = rows.clamp(1, batch_size.max(1));
+    // Lines that are all as long as the longest one are rare where it is short; where it is long they are few.
+    let text = held.row.saturating_mul(u64::try_from(rows).unwrap_or(u64::MAX));
+    let bytes = if rows == batch_size { held.row } else { text };
+    (rows, bytes.saturating_mul(TEXT_GROWTH))
+}
+
+/// Charges what decoding holds beyond what is usual.
+fn charge(context: &TaskContext, bytes: u64, ranges: &[FileRange]) -> Result<MemoryReservation> {
+    let reservation = MemoryConsumer::new("scan").register(context.memory_pool());
+    let excess = usize::try_from(bytes.saturating_sub(FREE_BYTES)).unwrap_or(usize::MAX);
+    match reservation.try_grow(excess) {
+        Ok(()) => Ok(reservation),
+        Err(_) => Err(DataFusionError::ResourcesExhausted(format!(
+            "decoding {} takes {} MiB at once, more than the worker has left: raise workers.memory, or write the file with smaller rows and pages",
+            place(ranges),
+            bytes >> 20
+        ))),
+    }
+}
+
+/// The same context with batches of so many rows.
+fn of_batches(context: &Arc<TaskContext>, batch_size: usize) -> Arc<TaskContext> {
+    if context.session_config().batch_size() == batch_size {
+        return Arc::clone(context);
+    }
+    Arc::new(TaskContext::new(
+        context.task_id(),
+        context.session_id(),
+        context.session_config().clone().with_batch_size(batch_size),
+        context.scalar_functions().clone(),
+        context.higher_order_functions().clone(),
+        context.aggregate_functions().clone(),
+        context.window_functions().clone(),
+        context.runtime_env(),
+    ))
+}
+
+async fn check(store: &Arc<dyn ObjectStore>, decoder: &Decoder, ranges: &[FileRange]) -> Result<Held> {
     // Made before the stream: a closure over references would keep the future from being `Send`.
     let checks: Vec<_> = ranges
         .iter()
@@ -116,11 +174,16 @@ async fn check(store: &Arc<dyn ObjectStore>, decoder: &Decoder, ranges: &[FileRa
         .collect();
     stream::iter(checks)
         .buffered(CONCURRENT_CHECKS)
-        .try_collect()
+        .try_fold(Held::default(), |most, held| async move {
+            Ok(Held {
+                row: most.row.max(held.row),
+                pages: most.pages.max(held.pages),
+            })
+        })
         .await
 }
 
-async fn check_range(store: &Arc<dyn ObjectStore>, decoder: &Decoder, range: &FileRange) -> Result<()> {
+async fn check_range(store: &Arc<dyn ObjectStore>, decoder: &Decoder, range: &FileRange) -> Result<Held> {
     let location = Path::parse(&range.file.path)
         .map_err(|error| DataFusionError::ObjectStore(Box::new(error.into())))?;
     let checked = decoder.check(store, &location, range.start..range.end).await;

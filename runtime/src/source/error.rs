@@ -9,6 +9,7 @@ use sluice_crds::ErrorReason;
 use sluice_proto::text::{shortened_display, shortened_to};
 use thiserror::Error;
 
+use super::check::BadText;
 use super::manifest::shown;
 use super::store::BeyondFile;
 
@@ -91,6 +92,11 @@ fn classify_external(
 ) -> Option<AttemptFailure> {
     if let Some(failure) = error.downcast_ref::<AttemptFailure>() {
         return Some(failure.clone());
+    }
+    if let Some(error) = error.downcast_ref::<BadText>() {
+        // It knows the line of the file, and what to do.
+        let message = format!("{}: {error}", place(ranges));
+        return Some(bad(BadInputKind::InputCorrupt, message));
     }
     if let Some(error) = error.downcast_ref::<DataFusionError>() {
         return Some(classify_error(error, ranges));
@@ -200,6 +206,8 @@ fn is_bad_value(message: &str) -> bool {
 }
 
 fn corrupt(message: &str, ranges: &[FileRange]) -> AttemptFailure {
+    // The whole row is quoted behind the value that is wrong in it.
+    let message = message.split(". Row data: ").next().unwrap_or(message);
     // The advice behind it is read too.
     undecodable(&place(ranges), &shortened_to(&message, MAX_QUOTED_BYTES))
 }
@@ -249,7 +257,7 @@ pub(super) fn decoder_failed(error: DataFusionError, ranges: &[FileRange]) -> Da
 }
 
 /// Names what an attempt was reading. Lines are counted from the start of a range.
-fn place(ranges: &[FileRange]) -> String {
+pub(super) fn place(ranges: &[FileRange]) -> String {
     let name = |range: &FileRange| {
         let path = shown(&range.file.path);
         if range.start == 0 {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::csv::reader::Format;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -24,6 +25,7 @@ use sluice_core::plan::InputFile;
 use sluice_crds::ErrorReason;
 use sluice_crds::shuffle_query::{CsvOptions, FileFormat, TableSource, TableSpec};
 
+use super::check::Quoting;
 use super::error::SourceError;
 use super::inference::Files;
 use super::manifest::{InputManifest, object_meta, shown};
@@ -171,22 +173,24 @@ async fn file_table(
         .object_store(ObjectStoreUrl::local_filesystem())
         .map_err(|error| SourceError::new(ErrorReason::Internal, table, error.strip_backtrace()))?;
     let header = options.is_none_or(|options| options.header);
-    let headless = match *format {
-        FileFormat::Csv if header => Some(headless(*options).map_err(invalid)?),
-        _ => None,
+    let csv = match *format {
+        FileFormat::Csv => Some(sampling(*options).map_err(invalid)?),
+        FileFormat::Parquet | FileFormat::Json | FileFormat::Arrow => None,
     };
     let reading = Files {
         table,
         format: *format,
         reader: &reader,
-        headless: headless.as_ref(),
+        csv,
         session: &session,
         store: &store,
     };
     let schema = match columns {
         Some(columns) => {
             let declared = schema::declared(columns).map_err(invalid)?;
-            for (file, found) in reading.schemas(files).await? {
+            // A JSON value is read as what is declared, or not at all: only reading tells.
+            let described = if *format == FileFormat::Json { &[] } else { files };
+            for (file, found) in reading.schemas(described).await? {
                 if file.size > 0 {
                     schema::check_file(*format, header, &declared, &found)
                         .map_err(|problem| reading.mismatch(file, &problem))?;
@@ -238,17 +242,35 @@ async fn pinned(
 
 fn reader(format: FileFormat, options: Option<&CsvOptions>) -> Result<Arc<dyn FormatReader>, String> {
     Ok(match format {
-        FileFormat::Parquet => Arc::new(ParquetFormat::default()),
+        // Nanoseconds, the other reading of INT96, end in 2262.
+        FileFormat::Parquet => Arc::new(ParquetFormat::default().with_coerce_int96(Some("us".to_owned()))),
         FileFormat::Json => Arc::new(JsonFormat::default()),
         FileFormat::Arrow => Arc::new(ArrowFormat),
         FileFormat::Csv => Arc::new(csv(&options.cloned().unwrap_or_default())?),
     })
 }
 
-/// The reader of CSV files that takes a header for a row.
-fn headless(options: Option<&CsvOptions>) -> Result<Arc<dyn FormatReader>, String> {
+/// How CSV files are sampled.
+fn sampling(options: Option<&CsvOptions>) -> Result<(Quoting, Format), String> {
     let options = options.cloned().unwrap_or_default();
-    Ok(Arc::new(csv(&options)?.with_has_header(false)))
+    let reader = csv(&options)?;
+    let mut format = Format::default()
+        .with_header(options.header)
+        .with_delimiter(reader.delimiter())
+        .with_quote(reader.quote());
+    if let Some(escape) = reader.options().escape {
+        format = format.with_escape(escape);
+    }
+    if let Some(null_regex) = &options.null_regex {
+        format = format.with_null_regex(nulls::check(null_regex)?);
+    }
+    let quoting = Quoting {
+        delimiter: reader.delimiter(),
+        quote: reader.quote(),
+        escape: reader.options().escape,
+        line_breaks: options.newlines_in_values,
+    };
+    Ok((quoting, format))
 }
 
 fn csv(options: &CsvOptions) -> Result<CsvFormat, String> {

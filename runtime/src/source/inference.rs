@@ -1,8 +1,10 @@
 //! What files say about themselves: schemas and statistics.
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use arrow::csv::reader::Format;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::Session;
 use datafusion::common::stats::Precision;
@@ -17,13 +19,13 @@ use sluice_core::plan::InputFile;
 use sluice_crds::ErrorReason;
 use sluice_crds::shuffle_query::FileFormat;
 
-use super::check::{arrow_schema, parquet_footer};
+use super::check::{Quoting, arrow_schema, csv_schema, json_schema, parquet_footer};
 use super::error::{SourceError, classify_error};
 use super::manifest::{object_meta, shown};
 use super::schema::Merge;
 
-/// Text files of a table whose first rows are looked at.
-const SAMPLED_TEXT_FILES: usize = 64;
+/// Most bytes of JSON files of which every row is looked at for its columns.
+const MAX_INFERRED_JSON_BYTES: u64 = 1 << 30;
 /// Files that are looked at at once.
 const CONCURRENT_FILES: usize = 8;
 
@@ -35,8 +37,8 @@ pub struct Files<'a> {
     pub format: FileFormat,
     /// Reads that format.
     pub reader: &'a Arc<dyn FormatReader>,
-    /// Reads it as if its first line were no header; for CSV files with a header.
-    pub headless: Option<&'a Arc<dyn FormatReader>>,
+    /// How CSV files are written.
+    pub csv: Option<(Quoting, Format)>,
     /// The session, whose caches keep what is read of Parquet files.
     pub session: &'a dyn Session,
     /// Where the files are.
@@ -44,8 +46,7 @@ pub struct Files<'a> {
 }
 
 impl Files<'_> {
-    /// The schema that a file itself has, or its first rows suggest, of each file that is looked at: all files of a
-    /// format that describes itself, else a sample.
+    /// The schema that a file itself has, or its rows suggest: the first ones of a CSV file, all of a JSON file.
     ///
     /// # Errors
     ///
@@ -54,24 +55,18 @@ impl Files<'_> {
         &self,
         files: &'f [InputFile],
     ) -> Result<Vec<(&'f InputFile, SchemaRef)>, SourceError> {
-        let looked_at = match self.format {
-            FileFormat::Parquet | FileFormat::Arrow => files.len(),
-            FileFormat::Csv | FileFormat::Json => SAMPLED_TEXT_FILES,
-        };
-        let files: Vec<_> = files.iter().take(looked_at).collect();
+        let files: Vec<_> = files.iter().collect();
         let schemas = stream::iter(files).map(|file| async move {
             let meta = self.meta(file)?;
             let schema = guard(self.infer(&meta))
                 .await
                 .map_err(|error| self.unreadable(file, &error))?;
-            let objects = [meta];
-            if let Some(headless) = self.headless {
-                let all = headless.infer_schema(self.session, self.store, &objects);
-                let all = guard(all).await.map_err(|error| self.unreadable(file, &error))?;
-                // Inference folds columns of one name into one; the scan would then find too many values.
-                if all.fields().len() != schema.fields().len() {
-                    return Err(self.mismatch(file, "has several columns of one name: rename them"));
-                }
+            let mut names = BTreeSet::new();
+            // The scan would find one column where the file has two.
+            if self.format == FileFormat::Csv
+                && !schema.fields().iter().all(|field| names.insert(field.name()))
+            {
+                return Err(self.mismatch(file, "has several columns of one name: rename them"));
             }
             Ok((file, schema))
         });
@@ -84,7 +79,13 @@ impl Files<'_> {
             // DataFusion takes what does not open in one of the two formats for the other one, and believes its lengths.
             FileFormat::Arrow => return Ok(Arc::new(arrow_schema(self.store, &meta.location).await?)),
             FileFormat::Parquet => parquet_footer(self.store, &meta.location).await?,
-            FileFormat::Csv | FileFormat::Json => {}
+            FileFormat::Json => return Ok(Arc::new(json_schema(self.store, &meta.location).await?)),
+            FileFormat::Csv => {
+                if let Some((quoting, format)) = self.csv.clone() {
+                    let schema = csv_schema(self.store, &meta.location, quoting, format).await?;
+                    return Ok(Arc::new(schema));
+                }
+            }
         }
         let objects = std::slice::from_ref(meta);
         self.reader.infer_schema(self.session, self.store, objects).await
@@ -96,6 +97,13 @@ impl Files<'_> {
     ///
     /// If a file cannot be decoded, files disagree, or no column was found.
     pub async fn schema(&self, files: &[InputFile]) -> Result<Schema, SourceError> {
+        let bytes = files.iter().map(|file| file.size).fold(0, u64::saturating_add);
+        if self.format == FileFormat::Json && bytes > MAX_INFERRED_JSON_BYTES {
+            let message = format!(
+                "its JSON files have {bytes} bytes, and columns are looked for in all rows of at most {MAX_INFERRED_JSON_BYTES}: declare a schema"
+            );
+            return Err(SourceError::new(ErrorReason::InvalidSpec, self.table, message));
+        }
         let mut merge = Merge::new(self.format);
         for (file, schema) in self.schemas(files).await? {
             let path = shown(&file.path);
@@ -196,6 +204,7 @@ fn innermost(error: &DataFusionError) -> String {
         DataFusionError::ArrowError(inner, _) => inner.to_string(),
         DataFusionError::ParquetError(inner) => inner.to_string(),
         DataFusionError::ObjectStore(inner) => inner.to_string(),
+        DataFusionError::External(inner) => inner.to_string(),
         other => other.strip_backtrace(),
     }
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::plan::InputFile;
 use sluice_crds::ErrorReason;
-use sluice_crds::shuffle_query::{FileFormat, TableSource, TableSpec};
+use sluice_crds::shuffle_query::{FileFormat, TableSource, TableSpec, system_folder};
 
 use super::error::SourceError;
 use super::location::resolve_location;
@@ -42,8 +42,8 @@ pub struct InputManifest {
 
 impl InputManifest {
     /// Lists every location of the tables once. A location is a file, or a folder whose files of the table's format
-    /// are taken, also from folders below it. Files and folders whose names start with `.` or `_` are skipped.
-    /// Relative locations lie below `base`.
+    /// are taken, also from folders below it. Files and folders whose names start with `.` or `_` are skipped; any other
+    /// file in it, and a folder named `column=value`, is refused, since rows would be missing without a word. Relative locations lie below `base`.
     ///
     /// # Errors
     ///
@@ -100,7 +100,6 @@ fn list_table(spec: &TableSpec, base: &Path, files_left: usize) -> Result<Listed
         files_left,
         files: BTreeSet::new(),
         folders: BTreeSet::new(),
-        others: 0,
     };
     let mut roots = Vec::new();
     for location in &locations {
@@ -111,18 +110,20 @@ fn list_table(spec: &TableSpec, base: &Path, files_left: usize) -> Result<Listed
             let message = format!("location {} cannot be opened: {cause}: {fix}", path.display());
             error(ErrorReason::TableNotFound, message)
         })?;
+        if let Some(folder) = root.to_str().and_then(system_folder) {
+            let message = format!(
+                "location {location} leads into {folder}, which is no place for tables: name a folder of data"
+            );
+            return Err(error(ErrorReason::ForbiddenPath, message));
+        }
         listing.location(&root)?;
         roots.push(root);
     }
     if listing.files.is_empty() && schema.is_none() {
         let message = format!(
-            "no file ends in {} in {}{}: add files, or declare a schema for a table without rows",
+            "no file ends in {} in {}: add files, or declare a schema for a table without rows",
             listing.extensions.join(" or "),
             locations.join(", "),
-            match listing.others {
-                0 => String::new(),
-                others => format!(" ({others} other files)"),
-            },
         );
         return Err(error(ErrorReason::TableNotFound, message));
     }
@@ -146,7 +147,6 @@ struct Listing<'a> {
     files: BTreeSet<PathBuf>,
     /// Folders seen, links resolved: a link to a folder above it would never end.
     folders: BTreeSet<PathBuf>,
-    others: usize,
 }
 
 impl Listing<'_> {
@@ -201,15 +201,31 @@ impl Listing<'_> {
                 return Err(self.error(ErrorReason::ForbiddenPath, &path, &problem));
             }
             let metadata = fs::metadata(&resolved).map_err(|cause| self.unreadable(&path, &cause))?;
+            if metadata.is_dir() && name.contains('=') {
+                let problem = "is named as the value of a column, which is not read from names of folders yet: name it as a location of a table of its own";
+                return Err(self.error(ErrorReason::InvalidSpec, &path, problem));
+            }
             if metadata.is_dir() {
                 self.folder(root, &resolved, depth + 1)?;
-            } else if metadata.is_file() && self.extensions.iter().any(|end| name.ends_with(end)) {
+            } else if metadata.is_file() && self.is_of_format(&name) {
                 self.take(resolved)?;
+            } else if metadata.is_file() {
+                let problem = format!(
+                    "does not end in {}, as files of the table's format do: move it elsewhere, start its name with `_` to have it skipped, or name each file as a location",
+                    self.extensions.join(" or ")
+                );
+                return Err(self.error(ErrorReason::InvalidSpec, &path, &problem));
             } else {
-                self.others += 1;
+                let problem = "is neither a file nor a folder: remove it";
+                return Err(self.error(ErrorReason::InvalidSpec, &path, problem));
             }
         }
         Ok(())
+    }
+
+    fn is_of_format(&self, name: &str) -> bool {
+        let name = name.to_ascii_lowercase();
+        self.extensions.iter().any(|end| name.ends_with(end))
     }
 
     fn take(&mut self, file: PathBuf) -> Result<(), SourceError> {

@@ -18,10 +18,8 @@ use super::files::FileTable;
 /// # Errors
 ///
 /// What is wrong with it.
-pub fn check(null_regex: &str) -> std::result::Result<(), String> {
-    Regex::new(null_regex)
-        .map(drop)
-        .map_err(|error| format!("options.nullRegex is not a regular expression: {error}"))
+pub fn check(null_regex: &str) -> std::result::Result<Regex, String> {
+    Regex::new(null_regex).map_err(|error| format!("options.nullRegex is not a regular expression: {error}"))
 }
 
 /// The columns as the scan below the view reads them.
@@ -37,10 +35,10 @@ pub fn view(table: &str, texts: FileTable, schema: &Schema, null_regex: &str) ->
     let columns = schema.fields().iter().map(|field| -> Result<Expr> {
         let column = Expr::Column(Column::new(Some(name.clone()), field.name()));
         let text = coalesce(vec![column, lit("")]);
-        let null = lit(ScalarValue::try_from(field.data_type())?);
         let is_null = regexp_like(text.clone(), lit(null_regex), None);
-        let value = when(is_null, null).otherwise(cast(text, field.data_type().clone()))?;
-        Ok(value.alias(field.name()))
+        // The cast is outside: the optimizer makes a CASE of Booleans one of AND and OR, which casts every value.
+        let value = when(is_null, lit(ScalarValue::Utf8(None))).otherwise(text)?;
+        Ok(cast(value, field.data_type().clone()).alias(field.name()))
     });
     let columns = columns.collect::<Result<Vec<_>>>()?;
     let plan = LogicalPlanBuilder::scan(name.clone(), provider_as_source(Arc::new(texts)), None)?

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::timezone::Tz;
 use arrow::compute::can_cast_types;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit as ArrowUnit};
+use datafusion::common::nested_struct::{requires_nested_struct_cast, validate_data_type_compatibility};
 use sluice_crds::shuffle_query::{ColumnSpec, ColumnType, FileFormat, TimeUnit};
 
 /// The Arrow schema of declared columns.
@@ -64,6 +65,13 @@ fn data_type(column_type: &ColumnType) -> Result<DataType, String> {
             };
             DataType::Timestamp(unit, zone.as_deref().map(Arc::from))
         }
+        ColumnType::List(item) => DataType::new_list(data_type(item)?, true),
+        ColumnType::Struct(fields) => {
+            let field = |(name, column_type): &(String, ColumnType)| {
+                data_type(column_type).map(|data_type| Field::new(name, data_type, true))
+            };
+            DataType::Struct(fields.iter().map(field).collect::<Result<_, _>>()?)
+        }
     })
 }
 
@@ -75,7 +83,6 @@ fn data_type(column_type: &ColumnType) -> Result<DataType, String> {
 pub fn check_file(format: FileFormat, header: bool, declared: &Schema, file: &Schema) -> Result<(), String> {
     match format {
         FileFormat::Csv => check_csv(header, declared, file),
-        // A JSON value is read as what is declared, or not at all: only reading tells.
         FileFormat::Json => Ok(()),
         FileFormat::Parquet | FileFormat::Arrow => check_columns(declared, file),
     }
@@ -112,7 +119,7 @@ fn check_columns(declared: &Schema, file: &Schema) -> Result<(), String> {
                     "has no column `{name}`: remove it from the schema, or declare it nullable"
                 ));
             }
-            Ok(found) if can_cast_types(found.data_type(), wanted.data_type()) => {}
+            Ok(found) if can_read(name, found.data_type(), wanted.data_type()) => {}
             Ok(found) => {
                 return Err(format!(
                     "has column `{name}` of type {}, which cannot be read as {}: declare another type",
@@ -123,6 +130,15 @@ fn check_columns(declared: &Schema, file: &Schema) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Whether values of a file's type are read as the declared one: fields of structs by their names, absent ones as NULL.
+fn can_read(name: &str, found: &DataType, wanted: &DataType) -> bool {
+    if requires_nested_struct_cast(found, wanted) {
+        validate_data_type_compatibility(name, found, wanted).is_ok()
+    } else {
+        can_cast_types(found, wanted)
+    }
 }
 
 /// One schema for files whose schemas were taken from the files themselves.

@@ -21,6 +21,7 @@ use object_store::{
     ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use sluice_core::plan::InputFile;
+use sluice_crds::shuffle_query::system_folder;
 use url::Url;
 
 /// The most bytes of a range that are read at once.
@@ -102,7 +103,10 @@ impl RootedStore {
         let path = self.files.path_to_filesystem(location)?;
         let roots = Arc::clone(&self.roots);
         let resolved = tokio::task::spawn_blocking(move || match path.canonicalize() {
-            Ok(resolved) => Ok(is_below(&roots, &resolved).then_some(resolved)),
+            Ok(resolved) if !is_below(&roots, &resolved) => Ok(None),
+            // The opening of a pipe waits for whoever writes to it.
+            Ok(resolved) if !resolved.is_file() => Err((path, std::io::ErrorKind::NotFound.into())),
+            Ok(resolved) => Ok(Some(resolved)),
             // What is absent below a root is absent; what is absent elsewhere is none of the query's business.
             Err(_) if !is_below(&roots, &path) => Ok(None),
             Err(error) => Err((path, error)),
@@ -123,8 +127,9 @@ impl RootedStore {
     }
 }
 
+/// Whether a path is in a root; nothing of the system's folders is, whatever the roots are.
 fn is_below(roots: &[PathBuf], path: &FsPath) -> bool {
-    roots.iter().any(|root| path.starts_with(root))
+    path.to_str().and_then(system_folder).is_none() && roots.iter().any(|root| path.starts_with(root))
 }
 
 /// Whether a file is still the one of the manifest.

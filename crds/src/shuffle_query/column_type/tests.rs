@@ -26,6 +26,10 @@ fn types_are_read_and_written() {
         "Timestamp(Microsecond, UTC)",
         "Timestamp(Nanosecond, +01:00)",
         "Timestamp(Nanosecond, America/Port-au-Prince)",
+        "List(Int64)",
+        "List(List(Decimal128(15, 2)))",
+        "Struct(a: Int64)",
+        "Struct(größe: List(Struct(x-1: Timestamp(Second, UTC), y.z: Utf8)), $b: Decimal128(3, 1))",
     ] {
         assert_eq!(text.parse::<ColumnType>().unwrap().to_string(), text);
     }
@@ -65,7 +69,22 @@ fn everything_else_says_what_is_wrong() {
         ("Timestamp(Second, )", ColumnTypeError::Zone),
         ("Timestamp(Second, a b)", ColumnTypeError::Zone),
         ("Timestamp(Second, é)", ColumnTypeError::Zone),
+        ("List()", ColumnTypeError::List),
+        ("List", ColumnTypeError::Unknown),
+        ("List(Int64", ColumnTypeError::Unknown),
+        ("List(int)", ColumnTypeError::Unknown),
+        ("List(Int64, Int64)", ColumnTypeError::Unknown),
+        ("Struct()", ColumnTypeError::Struct),
+        ("Struct(Int64)", ColumnTypeError::Struct),
+        ("Struct(a: Int64,)", ColumnTypeError::Struct),
+        ("Struct(a: Int64, a: Utf8)", ColumnTypeError::Struct),
+        ("Struct(a b: Int64)", ColumnTypeError::Struct),
+        ("Struct(a: Struct(b))", ColumnTypeError::Struct),
     ] {
         assert_eq!(text.parse::<ColumnType>(), Err(error), "{text}");
     }
+    let deep = |depth: usize| format!("{}Int8{}", "List(".repeat(depth), ")".repeat(depth));
+    assert_eq!(deep(16).parse::<ColumnType>().unwrap().to_string(), deep(16));
+    assert_eq!(deep(17).parse::<ColumnType>(), Err(ColumnTypeError::Depth));
+    assert_eq!(deep(100_000).parse::<ColumnType>(), Err(ColumnTypeError::Depth));
 }

@@ -21,6 +21,12 @@ fn locations_are_judged_by_their_text() {
         "%é",
         "é/ü",
         "%252e",
+        "proc/x",
+        "./dev",
+        "/devices",
+        "/etc/sluice2",
+        "/%70roc",
+        "/data/proc",
     ] {
         assert_eq!(check_location(good), Ok(()), "{good}");
     }
@@ -33,6 +39,15 @@ fn locations_are_judged_by_their_text() {
         ("file:///a/%2E%2e/b", LocationError::Encoded),
         ("a/.%2e/b", LocationError::Encoded),
         ("a%00", LocationError::Encoded),
+        ("/proc/self/environ", LocationError::System("/proc")),
+        ("//proc", LocationError::System("/proc")),
+        ("/./sys/./kernel", LocationError::System("/sys")),
+        ("file:///dev/fd/0", LocationError::System("/dev")),
+        ("file:////dev", LocationError::System("/dev")),
+        ("file:///%70roc/1", LocationError::System("/proc")),
+        ("/etc/sluice/", LocationError::System("/etc/sluice")),
+        ("/run/secrets/a", LocationError::System("/run/secrets")),
+        ("/var/run//secrets/x", LocationError::System("/var/run/secrets")),
         ("s3://b/k", LocationError::Scheme("s3".to_owned())),
         ("file:a", LocationError::FileUrl),
         ("file://host/a", LocationError::FileUrl),

@@ -93,3 +93,51 @@ async fn every_type_that_a_query_yields_comes_back() {
         assert_eq!(keys, [None, Some("x"), Some("y"), Some("z")], "{format}");
     }
 }
+
+#[tokio::test]
+async fn the_files_of_a_result_have_one_schema() {
+    for format in ["parquet", "arrow"] {
+        let folder = TempDir::new().unwrap();
+        let sink = sink(&folder, "q1", format, "Fail");
+        for (task, nullable) in [(0, true), (1, false)] {
+            let item = Arc::new(Field::new("item", DataType::Int64, nullable));
+            let lists = ListArray::new(
+                item,
+                arrow::buffer::OffsetBuffer::from_lengths([1]),
+                Arc::new(Int64Array::from(vec![7])),
+                None,
+            );
+            let columns: [(&str, ArrayRef, bool); 2] = [
+                ("v", Arc::new(Int64Array::from(vec![1])), nullable),
+                ("l", Arc::new(lists), nullable),
+            ];
+            let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+            let mut writer = sink.open(attempt(task, 0), batch.schema()).unwrap();
+            writer.write(&batch).unwrap();
+            writer.finish().unwrap();
+        }
+        sink.commit(&[attempt(0, 0), attempt(1, 0)]).unwrap();
+        let schemas = [0, 1].map(|number| {
+            let path = sink.location().join(format!("part-{number:05}.{format}"));
+            let file = fs::File::open(path).unwrap();
+            let schema = if format == "parquet" {
+                let reader = parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file);
+                Arc::clone(reader.unwrap().schema())
+            } else {
+                arrow_ipc::reader::FileReader::try_new(file, None)
+                    .unwrap()
+                    .schema()
+            };
+            schema.fields().clone()
+        });
+        assert_eq!(schemas[0], schemas[1], "{format}");
+        assert_eq!(
+            rows(sink.location(), format)
+                .await
+                .iter()
+                .map(RecordBatch::num_rows)
+                .sum::<usize>(),
+            2
+        );
+    }
+}

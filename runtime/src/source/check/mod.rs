@@ -3,6 +3,7 @@
 
 mod arrow;
 mod parquet;
+mod text;
 mod thrift;
 
 use std::collections::BTreeSet;
@@ -12,21 +13,25 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use ::arrow::csv::reader::Format;
 use ::arrow::datatypes::Schema;
 use ::arrow::error::ArrowError;
 use ::parquet::errors::ParquetError;
-use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig};
 use datafusion::error::{DataFusionError, Result};
 use object_store::path::Path;
 use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
 
 use super::error::gave_up;
+pub use text::{Quoting, Rows};
 
 /// What of a file a scan decodes, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoder {
-    /// Text, whose lines name no lengths.
-    Text,
+    /// Text of lines.
+    Text(Rows),
+    /// What names no lengths.
+    Other,
     /// The file format of Arrow IPC, with a footer.
     ArrowFile,
     /// The stream format of Arrow IPC.
@@ -47,6 +52,7 @@ impl Decoder {
         match source.file_type() {
             "arrow" => Self::ArrowFile,
             "arrow_stream" => Self::ArrowStream,
+            "json" => Self::Text(Rows::Json),
             "parquet" => {
                 let schema = source.table_schema().table_schema();
                 let name = |column: usize| schema.fields().get(column).map(|field| field.name().clone());
@@ -57,11 +63,19 @@ impl Decoder {
                     skips_pages: source.filter().is_some(),
                 }
             }
-            _ => Self::Text,
+            _ => match source.downcast_ref::<CsvSource>() {
+                Some(csv) => Self::Text(Rows::Csv(Quoting {
+                    delimiter: csv.delimiter(),
+                    quote: csv.quote(),
+                    escape: csv.escape(),
+                    line_breaks: csv.newlines_in_values(),
+                })),
+                None => Self::Other,
+            },
         }
     }
 
-    /// Checks what a scan of these bytes of a file will decode.
+    /// Checks what a scan of these bytes of a file will decode, and answers what it will hold at once.
     ///
     /// # Errors
     /// Those of the store, and lengths beyond the file or beyond sense.
@@ -70,25 +84,64 @@ impl Decoder {
         store: &Arc<dyn ObjectStore>,
         location: &Path,
         bytes: Range<u64>,
-    ) -> Result<()> {
-        if *self == Self::Text {
-            return Ok(());
+    ) -> Result<Held> {
+        if *self == Self::Other {
+            return Ok(Held::default());
         }
         let decoder = self.clone();
         let flaw = match self {
             Self::Parquet { .. } => Flaw::of_parquet,
-            Self::ArrowFile | Self::ArrowStream | Self::Text => Flaw::Arrow,
+            Self::Text(_) => Flaw::Text,
+            Self::ArrowFile | Self::ArrowStream | Self::Other => Flaw::Arrow,
         };
         look(store, location, flaw, move |file| match &decoder {
-            Self::Text => Ok(()),
-            Self::ArrowFile => arrow::check_blocks(file, &bytes),
-            Self::ArrowStream => arrow::check_stream(file),
-            Self::Parquet { columns, skips_pages } => {
-                parquet::check_pages(file, &bytes, columns.as_ref(), *skips_pages)
-            }
+            Self::Other => Ok(Held::default()),
+            Self::Text(rows) => Ok(Held {
+                row: text::check_rows(file, &bytes, *rows)?,
+                pages: 0,
+            }),
+            Self::ArrowFile => arrow::check_blocks(file, &bytes).map(|()| Held::default()),
+            Self::ArrowStream => arrow::check_stream(file).map(|()| Held::default()),
+            Self::Parquet { columns, skips_pages } => Ok(Held {
+                row: 0,
+                pages: parquet::check_pages(file, &bytes, columns.as_ref(), *skips_pages)?,
+            }),
         })
         .await
     }
+}
+
+/// What a decoder holds at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Bytes of the longest row of text.
+    pub row: u64,
+    /// Bytes of pages of Parquet, decompressed, and of the values that they stand for.
+    pub pages: u64,
+}
+
+/// The columns of a CSV file as its first rows suggest them.
+///
+/// # Errors
+/// Those of the store, and rows that are none.
+pub async fn csv_schema(
+    store: &Arc<dyn ObjectStore>,
+    location: &Path,
+    quoting: Quoting,
+    format: Format,
+) -> Result<Schema> {
+    look(store, location, Flaw::Text, move |file| {
+        text::csv_schema(file, quoting, &format)
+    })
+    .await
+}
+
+/// The columns of all rows of a JSON file.
+///
+/// # Errors
+/// Those of the store, and lines that are no objects.
+pub async fn json_schema(store: &Arc<dyn ObjectStore>, location: &Path) -> Result<Schema> {
+    look(store, location, Flaw::Text, text::json_schema).await
 }
 
 /// The schema of an Arrow file of either format, of which footer and schema were checked.
@@ -135,9 +188,15 @@ async fn look<T: Send + 'static>(
     }
 }
 
+/// What is wrong with the text of a file, with its line and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct BadText(pub(super) String);
+
 /// Why a file is not decoded.
 enum Flaw {
     Arrow(String),
+    Text(String),
     Parquet(ParquetError),
     Io(io::Error),
 }
@@ -158,6 +217,7 @@ impl From<Flaw> for DataFusionError {
     fn from(flaw: Flaw) -> Self {
         match flaw {
             Flaw::Arrow(problem) => ArrowError::IpcError(problem).into(),
+            Flaw::Text(problem) => DataFusionError::External(Box::new(BadText(problem))),
             Flaw::Parquet(error) => error.into(),
             Flaw::Io(error) => error.into(),
         }

@@ -101,14 +101,16 @@ fn chunk(column: &ColumnChunkMetaData) -> Option<Range<u64>> {
     Some(start..start.checked_add(length)?)
 }
 
-/// Checks the headers of the pages that a scan of `bytes` reads, and the page indices if it uses them.
+/// Checks the headers of the pages that a scan of `bytes` reads, and the page indices if it uses them. Answers the most
+/// bytes that its decoders hold at once: of each column a dictionary, a page, and the values of a batch.
 pub(super) fn check_pages(
     file: &Opened,
     bytes: &Range<u64>,
     columns: Option<&BTreeSet<String>>,
     skips_pages: bool,
-) -> Result<(), Flaw> {
+) -> Result<u64, Flaw> {
     let footer = footer(file)?;
+    let mut most = 0;
     for group in footer.row_groups() {
         if skips_pages {
             group
@@ -121,14 +123,16 @@ pub(super) fn check_pages(
         if !first.is_some_and(|first| bytes.contains(&first.start)) {
             continue;
         }
+        let mut held = 0_u64;
         for column in group.columns() {
             let root = column.column_path().parts().first();
             if columns.is_none_or(|columns| root.is_some_and(|root| columns.contains(root))) {
-                check_chunk(file, column)?;
+                held = held.saturating_add(check_chunk(file, column)?);
             }
         }
+        most = most.max(held);
     }
-    Ok(())
+    Ok(most)
 }
 
 /// The decoder makes room for as many pages as an offset index says it has.
@@ -165,13 +169,22 @@ struct Page {
     entries: i64,
 }
 
-fn check_chunk(file: &Opened, column: &ColumnChunkMetaData) -> Result<(), Flaw> {
+/// Rows of a batch that a scan decodes at most.
+const BATCH_ROWS: i64 = 8192;
+/// Bytes of a value, with its levels, that is no text. Texts stay in their pages.
+const VALUE_BYTES: i64 = 16;
+
+/// Checks a column chunk; answers the most bytes that its decoder holds at once.
+fn check_chunk(file: &Opened, column: &ColumnChunkMetaData) -> Result<u64, Flaw> {
     let name = column.column_path().string();
     let mut bytes = match chunk(column) {
         Some(bytes) => bytes,
         None => return flaw(format!("column {name} has no bytes")),
     };
     let mut values = 0_i64;
+    let (mut dictionary, mut largest) = (0_i64, 0_i64);
+    // A row of a list may have all values of a page, which a run stands for.
+    let flat = column.column_descr().max_rep_level() == 0;
     // What follows the last value is not read.
     while !bytes.is_empty() && values < column.num_values() {
         let (page, header) = page(file, &bytes, &name)?;
@@ -182,9 +195,22 @@ fn check_chunk(file: &Opened, column: &ColumnChunkMetaData) -> Result<(), Flaw> 
             ))
         })?;
         values = values.saturating_add(page.values);
+        let batch = if flat {
+            page.values.min(BATCH_ROWS)
+        } else {
+            page.values
+        };
+        let decoded = page
+            .uncompressed
+            .saturating_add(batch.saturating_mul(VALUE_BYTES));
+        if page.entries > 0 {
+            dictionary = dictionary.max(page.uncompressed);
+        } else {
+            largest = largest.max(decoded);
+        }
         bytes.start += header + u64::try_from(page.compressed).unwrap_or(0);
     }
-    Ok(())
+    Ok(u64::try_from(dictionary.saturating_add(largest)).unwrap_or(0))
 }
 
 /// The page at the beginning of `bytes`, and the length of its header.
@@ -261,17 +287,15 @@ fn check_page(page: &Page, column: &ColumnChunkMetaData, there: u64) -> Result<(
     Ok(())
 }
 
-/// How many bytes a compressed byte can stand for, where the decoder makes room before it decompresses. The others make
-/// it as they go.
+/// How many bytes a compressed byte can stand for, where that is bounded by little. Whatever a page claims is charged
+/// before it is decoded.
 fn growth(compression: Compression) -> Option<i64> {
     match compression {
         // Copies of 64 bytes in three.
         Compression::SNAPPY => Some(64),
         Compression::LZ4 | Compression::LZ4_RAW => Some(255),
-        Compression::UNCOMPRESSED
-        | Compression::GZIP(_)
-        | Compression::LZO
-        | Compression::BROTLI(_)
-        | Compression::ZSTD(_) => None,
+        // A match of 258 bytes in two bits.
+        Compression::GZIP(_) => Some(1032),
+        Compression::UNCOMPRESSED | Compression::LZO | Compression::BROTLI(_) | Compression::ZSTD(_) => None,
     }
 }

@@ -5,6 +5,7 @@ mod corrupt;
 mod formats;
 mod generate;
 mod listing;
+mod rows;
 mod samples;
 mod store;
 

@@ -127,12 +127,16 @@ fn a_sink_that_exists_is_refused_before_the_query_runs_or_replaced_as_a_whole() 
     assert!(!ended.stderr.contains("stage 0"), "{}", ended.stderr);
     assert_eq!(folder.files_below("out"), [folder.at("out/old.parquet")]);
     let replace = orders(0.01, "sink: {location: out, format: parquet, ifExists: Replace}");
+    folder
+        .run(&replace, &["--local-workers", "1"])
+        .expect(2, &["out", "holds old.parquet, which no query has written there"]);
+    assert_eq!(folder.files_below("out"), [folder.at("out/old.parquet")]);
+    std::fs::remove_file(folder.at("out/old.parquet")).expect("it was there");
     for arguments in [
         &["--local-workers", "2"][..],
         &["--local-workers", "2", "--processes"],
     ] {
         folder.run(&replace, arguments).expect(0, &[]);
-        assert!(!folder.at("out/old.parquet").exists());
         let expected = plain_csv(&folder.at("query.yaml"));
         assert_eq!(
             sorted_rows(&rows_of(&folder, "out", "parquet")),
@@ -145,7 +149,12 @@ fn a_sink_that_exists_is_refused_before_the_query_runs_or_replaced_as_a_whole() 
 #[test]
 fn a_failed_query_leaves_neither_files_nor_the_old_ones_replaced() {
     let folder = Folder::new();
-    folder.write("out/old.csv", "n\n1\n");
+    folder.write("out/part-00000.csv", "n\n1\n");
+    folder.write(
+        "out/_sluice_commit.json",
+        "{\"query\": \"before\", \"files\": 1, \"rows\": 1, \"bytes\": 4}",
+    );
+    let before = folder.files_below("out");
     let sql = "select l_orderkey, 1 / (l_linenumber - 7) from lineitem";
     let sink = "sink: {location: out, format: csv, ifExists: Replace}";
     let yaml = query(sql, &[&tpch("lineitem", 0.1)], &[sink]);
@@ -153,7 +162,7 @@ fn a_failed_query_leaves_neither_files_nor_the_old_ones_replaced() {
         .run(&yaml, &["--local-workers", "2"])
         .expect(3, &["ivide by zero"]);
     assert_eq!(folder.names(), ["out", "query.yaml", "spill"]);
-    assert_eq!(folder.files_below("out"), [folder.at("out/old.csv")]);
+    assert_eq!(folder.files_below("out"), before);
 }
 
 #[test]
