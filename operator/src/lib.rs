@@ -19,6 +19,7 @@ pub mod pod_wait;
 pub mod progress;
 pub mod reconcile;
 pub mod shuffle_query;
+pub mod signing;
 pub mod try_query;
 pub mod watch;
 pub mod worker_pool;
@@ -37,7 +38,7 @@ use config::{Command, Config};
 use http::Health;
 use metrics::Metrics;
 use progress::Budget;
-use sluice_proto::auth::TokenSigner;
+use signing::SigningKeys;
 use worker_pool::grpc::GrpcWorkers;
 
 /// What every part of the operator uses.
@@ -84,8 +85,8 @@ pub async fn execute(command: Command) -> anyhow::Result<()> {
 /// to end then: parts of it may not have noticed yet.
 pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -> anyhow::Result<()> {
     let key_file = &config.signing_key_file;
-    let signer = TokenSigner::from_file(key_file)
-        .with_context(|| format!("--signing-key-file {}", key_file.display()))?;
+    let signer =
+        SigningKeys::open(key_file).with_context(|| format!("--signing-key-file {}", key_file.display()))?;
     let signer = Arc::new(signer);
     let metrics = Arc::new(Metrics::default());
     let health = Health::default();
@@ -114,19 +115,19 @@ pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -
 /// What only the leader does: it ends soon after `stop`.
 async fn controllers(
     operator: Arc<Operator>,
-    signer: Arc<TokenSigner>,
+    signer: Arc<SigningKeys>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut running = JoinSet::new();
     for scope in operator.config.scopes() {
         let workers = GrpcWorkers::new(signer.clone());
-        let key = Some(signer.public_pem());
+        let keys = Some(signer.clone());
         let (operator, stop) = (operator.clone(), stop.clone());
         running.spawn(worker_pool::run(
             operator.clone(),
             scope.clone(),
             workers,
-            key,
+            keys,
             stop.clone(),
         ));
         running.spawn(shuffle_query::run(operator, signer.clone(), scope, stop));

@@ -2,6 +2,7 @@
 
 pub mod affinity;
 pub mod coordinator;
+pub mod folders;
 pub mod labels;
 pub mod names;
 pub mod pod;

@@ -10,7 +10,9 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
-use sluice_crds::worker_pool::{DEFAULT_SPILL_SIZE, EmptyDirVolume, EphemeralVolume, SpillVolume};
+use sluice_crds::worker_pool::{
+    ClaimVolume, DEFAULT_SPILL_SIZE, EmptyDirVolume, EphemeralVolume, SpillVolume,
+};
 use sluice_crds::{ByteSize, WorkerPool, WorkerPoolSpec};
 
 use super::affinity::{self, Reach};
@@ -137,6 +139,14 @@ impl WorkerPod<'_> {
         let mut env = vec![
             pod::env("SLUICE_LISTEN", format!("0.0.0.0:{PORT}")),
             pod::env_field("SLUICE_WORKER_NAME", "metadata.name"),
+            pod::env_field("SLUICE_POD_UID", "metadata.uid"),
+            pod::env("SLUICE_POOL", self.pool.name_any()),
+            pod::env("SLUICE_NAMESPACE", self.pool.namespace().unwrap_or_default()),
+            pod::env(
+                "SLUICE_DATA_DIRS",
+                mounts(spec.data_volumes.iter().chain(&spec.sink_volumes)),
+            ),
+            pod::env("SLUICE_SINK_DIRS", mounts(&spec.sink_volumes)),
             pod::env_field("SLUICE_NODE", "spec.nodeName"),
             pod::env("SLUICE_ZONE_FILE", format!("{POD_FOLDER}/zone")),
             pod::env("SLUICE_SLOTS", spec.slots().to_string()),
@@ -162,6 +172,15 @@ impl WorkerPod<'_> {
         }
         all
     }
+}
+
+/// Where the volumes are, as one variable.
+fn mounts<'a>(volumes: impl IntoIterator<Item = &'a ClaimVolume>) -> String {
+    let mounts: Vec<_> = volumes
+        .into_iter()
+        .map(|volume| volume.mount_path.as_str())
+        .collect();
+    mounts.join(",")
 }
 
 /// The pod's zone as a file: its label appears after the pod was scheduled, too late for an environment variable.

@@ -17,6 +17,7 @@ use futures::channel::mpsc;
 use kube::runtime::reflector::ObjectRef;
 use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
+use sluice_proto::auth::PoolId;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub use budget::Budget;
@@ -32,6 +33,8 @@ pub struct Target {
     pub uid: String,
     /// Number of the coordinator.
     pub epoch: u64,
+    /// The pool of its workers.
+    pub pool: PoolId,
     /// IP address of its pod.
     pub address: String,
 }
@@ -86,7 +89,9 @@ impl Progress {
             target: target.clone(),
             latest: Arc::clone(&latest),
         };
+        let renewing = watch::renew(self.rpc.clone(), target.clone(), watch::RENEWAL_PERIOD);
         tokio::spawn(stop.clone().run_until_cancelled_owned(watching.run()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(renewing));
         let known = Followed {
             target: target.clone(),
             latest,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
+use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
-use sluice_proto::auth::{Bearer, Claims, TokenSigner};
+use sluice_proto::auth::{Audience, AuthError, Bearer, Claims, Verb};
 use sluice_proto::wire::coordinator_client::CoordinatorClient;
 use sluice_proto::{MAX_REPORT_BYTES, QueryReport, wire};
 use tonic::service::interceptor::InterceptedService;
@@ -16,13 +17,15 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::Target;
 use crate::objects::coordinator::COORDINATOR_PORT;
+use crate::signing::SigningKeys;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long a cancellation may take.
-const CANCEL: Duration = Duration::from_secs(5);
-/// How long the token of a call is good for; a stream is opened with it and outlives it.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
+/// How long a cancellation or a renewal may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long the token of a call is good for: it is made for one call to the coordinator of one query. A stream is opened with
+/// it and outlives it.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Why a coordinator did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -42,25 +45,35 @@ pub type Reports = BoxStream<'static, Result<ShuffleQueryStatus, RpcError>>;
 pub trait CoordinatorRpc: Send + Sync + 'static {
     /// Its reports, whenever something changed, until its query ends.
     fn watch(&self, target: &Target) -> BoxFuture<'static, Result<Reports, RpcError>>;
+    /// Prolongs the token of its query.
+    fn renew(&self, target: &Target) -> BoxFuture<'static, Result<(), RpcError>>;
     /// Ends its query as cancelled.
     fn cancel(&self, target: &Target) -> BoxFuture<'static, Result<(), RpcError>>;
 }
 
 /// Coordinators in pods.
 pub struct GrpcCoordinators {
-    signer: Arc<TokenSigner>,
+    signer: Arc<SigningKeys>,
 }
 
 type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
 
 impl GrpcCoordinators {
     /// Calls them with tokens of this signer.
-    pub fn new(signer: Arc<TokenSigner>) -> Self {
+    pub fn new(signer: Arc<SigningKeys>) -> Self {
         Self { signer }
     }
 
-    fn connect(&self, target: &Target) -> impl Future<Output = Result<Client, RpcError>> + Send + use<> {
-        let token = self.signer.sign(&Claims::operator(TOKEN_LIFETIME));
+    fn connect(
+        &self,
+        target: &Target,
+        verb: Verb,
+    ) -> impl Future<Output = Result<Client, RpcError>> + Send + use<> {
+        let token = query_id(target).and_then(|query| {
+            let audience = Audience::Coordinator(query);
+            let claims = Claims::operator(audience, verb, target.pool.clone(), TOKEN_LIFETIME);
+            self.signer.sign(&claims)
+        });
         let address = host(&target.address);
         async move {
             let refused = |error: &dyn std::error::Error| RpcError::Refused(error.to_string());
@@ -90,6 +103,10 @@ fn host(address: &str) -> String {
     address.to_owned()
 }
 
+fn query_id(target: &Target) -> Result<QueryId, AuthError> {
+    QueryId::new(target.uid.clone()).ok_or(AuthError::Malformed)
+}
+
 fn reference(target: &Target) -> wire::QueryRef {
     wire::QueryRef {
         query: target.uid.clone(),
@@ -103,7 +120,7 @@ fn refused(status: tonic::Status) -> RpcError {
 
 impl CoordinatorRpc for GrpcCoordinators {
     fn watch(&self, target: &Target) -> BoxFuture<'static, Result<Reports, RpcError>> {
-        let (client, reference) = (self.connect(target), reference(target));
+        let (client, reference) = (self.connect(target, Verb::ReadStatus), reference(target));
         async move {
             let states = client
                 .await?
@@ -120,16 +137,37 @@ impl CoordinatorRpc for GrpcCoordinators {
         .boxed()
     }
 
+    fn renew(&self, target: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+        let client = self.connect(target, Verb::Renew);
+        let renewal = query_id(target).and_then(|query| {
+            let epoch = CoordinatorEpoch(target.epoch);
+            let claims = Claims::renewal(query, epoch, target.pool.clone());
+            self.signer.sign(&claims)
+        });
+        let query = target.uid.clone();
+        let renew = async move {
+            let renewal = renewal.map_err(|error| RpcError::Refused(error.to_string()))?;
+            let renewal = wire::TokenRenewal {
+                query,
+                renewal: renewal.as_text().to_owned(),
+            };
+            client.await?.renew_token(renewal).await.map_err(refused)?;
+            Ok(())
+        };
+        answered(renew).boxed()
+    }
+
     fn cancel(&self, target: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
-        let (client, reference) = (self.connect(target), reference(target));
+        let (client, reference) = (self.connect(target, Verb::Cancel), reference(target));
         let cancel = async move {
             client.await?.cancel_query(reference).await.map_err(refused)?;
             Ok(())
         };
-        async move {
-            let ended = tokio::time::timeout(CANCEL, cancel).await;
-            ended.unwrap_or_else(|_| Err(RpcError::Refused("no answer".to_owned())))
-        }
-        .boxed()
+        answered(cancel).boxed()
     }
+}
+
+async fn answered(call: impl Future<Output = Result<(), RpcError>>) -> Result<(), RpcError> {
+    let ended = tokio::time::timeout(ANSWER, call).await;
+    ended.unwrap_or_else(|_| Err(RpcError::Refused("no answer".to_owned())))
 }

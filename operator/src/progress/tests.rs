@@ -11,6 +11,7 @@ use super::*;
 struct Scripted {
     streams: AtomicU32,
     cancelled: AtomicU32,
+    renewed: tokio::sync::watch::Sender<u32>,
 }
 
 impl CoordinatorRpc for Scripted {
@@ -30,6 +31,18 @@ impl CoordinatorRpc for Scripted {
         async move { Ok(stream::iter(reports).boxed()) }.boxed()
     }
 
+    fn renew(&self, _: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+        self.renewed.send_modify(|told| *told += 1);
+        let told = *self.renewed.borrow();
+        async move {
+            match told {
+                1 => Err(RpcError::Refused("it starts".to_owned())),
+                _ => Ok(()),
+            }
+        }
+        .boxed()
+    }
+
     fn cancel(&self, _: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
         self.cancelled.fetch_add(1, Ordering::Relaxed);
         async { Ok(()) }.boxed()
@@ -41,6 +54,7 @@ fn target(epoch: u64) -> Target {
         query: ObjectRef::new("q").within("n"),
         uid: "u".to_owned(),
         epoch,
+        pool: PoolId::default(),
         address: "10.0.0.1".to_owned(),
     }
 }
@@ -95,4 +109,20 @@ async fn a_coordinator_is_told_to_cancel_once() {
         tokio::task::yield_now().await;
     }
     assert_eq!(scripted.cancelled.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn the_token_of_a_coordinator_is_renewed_long_before_it_ends_and_a_refusal_is_tried_again() {
+    let (wake, _woken) = mpsc::unbounded();
+    let scripted = Arc::new(Scripted::default());
+    let mut renewed = scripted.renewed.subscribe();
+    let progress = Progress::new(scripted.clone(), wake);
+    progress.follow(target(1));
+    renewed.wait_for(|told| *told == 2).await.unwrap();
+    // While it is followed, period after period.
+    let renewing = watch::renew(scripted.clone(), target(1), Duration::ZERO);
+    let renewing = tokio::spawn(renewing);
+    renewed.wait_for(|told| *told >= 5).await.unwrap();
+    renewing.abort();
+    assert!(watch::RENEWAL_PERIOD * 6 <= sluice_proto::auth::QUERY_TOKEN_LIFETIME);
 }

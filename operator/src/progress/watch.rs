@@ -17,6 +17,11 @@ use super::{Budget, CoordinatorRpc, Reports, RpcError, Target, Urgency};
 
 /// First and longest wait before a stream is opened again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often the token of a coordinator is renewed. Each renewal holds for [`QUERY_TOKEN_LIFETIME`], so that a query outlives
+/// an absence of the operator by the difference of the two, at the least.
+///
+/// [`QUERY_TOKEN_LIFETIME`]: sluice_proto::auth::QUERY_TOKEN_LIFETIME
+pub(super) const RENEWAL_PERIOD: Duration = Duration::from_secs(600);
 /// How often a coordinator is told to cancel before it is given up.
 const CANCEL_ATTEMPTS: u32 = 3;
 
@@ -150,6 +155,26 @@ impl Watching {
         drop(latest);
         // Nobody listens any more when the operator stops.
         let _ = self.wake.unbounded_send(self.target.query.clone());
+    }
+}
+
+/// Renews the token of a coordinator once each period, for as long as it is followed.
+pub(super) async fn renew(rpc: Arc<dyn CoordinatorRpc>, target: Target, period: Duration) {
+    let (first, longest) = BACKOFF;
+    let mut delay = first;
+    loop {
+        match rpc.renew(&target).await {
+            Ok(()) => {
+                delay = first;
+                sleep(period).await;
+            }
+            Err(error) => {
+                let Target { query, epoch, .. } = &target;
+                tracing::debug!(%query, epoch, %error, "the token is not renewed");
+                sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
+                delay = delay.saturating_mul(2).min(longest);
+            }
+        }
     }
 }
 

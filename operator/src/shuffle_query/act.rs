@@ -5,12 +5,13 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
-use sluice_proto::auth::Claims;
+use sluice_proto::auth::{Claims, PoolId};
 
+use super::Queries;
 use super::observe::{owned, pool_of, problems_with};
 use super::observed::{Action, Refusal};
-use super::{Queries, TOKEN_LIFETIME};
 use crate::kube_api::{self, Created, Object};
+use crate::objects::folders::folders;
 use crate::objects::{coordinator, names, pod};
 use crate::progress::Target;
 use crate::reconcile::Error;
@@ -49,6 +50,7 @@ impl Queries {
                     query: ObjectRef::from_obj(query),
                     uid,
                     epoch,
+                    pool: pool_id(query),
                     address,
                 });
                 Ok(None)
@@ -121,8 +123,18 @@ impl Queries {
     }
 
     async fn create_token(&self, query: &ShuffleQuery, epoch: u64) -> Result<Option<Refusal>, Error> {
+        let Some(pool) = self.pool(query) else {
+            return Ok(Some(no_pool(query)));
+        };
+        let folders = match folders(query, &pool.name_any(), &pool.spec) {
+            Ok(folders) => folders,
+            Err(message) => {
+                let reason = ProgressReason::PodRefused;
+                return Ok(Some(Refusal { reason, message }));
+            }
+        };
         let id = query.uid().and_then(QueryId::new);
-        let claims = id.map(|id| Claims::query(id, CoordinatorEpoch(epoch), TOKEN_LIFETIME));
+        let claims = id.map(|id| Claims::query(id, CoordinatorEpoch(epoch), pool_id(query), folders));
         let Some(token) = claims.and_then(|claims| self.signer.sign(&claims).ok()) else {
             return Ok(Some(Refusal {
                 reason: ProgressReason::PodRefused,
@@ -147,11 +159,7 @@ impl Queries {
             .pool(query)
             .filter(|pool| pool.metadata.deletion_timestamp.is_none());
         let Some(pool) = pool else {
-            let name = pool_of(query).unwrap_or_default();
-            return Ok(Some(Refusal {
-                reason: ProgressReason::PoolNotFound,
-                message: format!("WorkerPool {name} was deleted"),
-            }));
+            return Ok(Some(no_pool(query)));
         };
         let resolved = pool.status.as_ref().and_then(|status| status.image.as_deref());
         let image = resolved.unwrap_or_else(|| pod::image(&pool.spec, &self.operator.config.image));
@@ -186,6 +194,22 @@ impl Queries {
             }
         }
         Ok(false)
+    }
+}
+
+fn no_pool(query: &ShuffleQuery) -> Refusal {
+    let name = pool_of(query).unwrap_or_default();
+    Refusal {
+        reason: ProgressReason::PoolNotFound,
+        message: format!("WorkerPool {name} was deleted"),
+    }
+}
+
+/// The pool of a query, as tokens name it.
+fn pool_id(query: &ShuffleQuery) -> PoolId {
+    PoolId {
+        namespace: query.namespace().unwrap_or_default(),
+        name: pool_of(query).unwrap_or_default(),
     }
 }
 

@@ -15,7 +15,6 @@ mod written;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures::StreamExt;
 use futures::channel::mpsc;
@@ -24,9 +23,7 @@ use kube::ResourceExt;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, watcher};
-use sluice_crds::shuffle_query::MAX_SECONDS;
 use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
-use sluice_proto::auth::TokenSigner;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +32,7 @@ use crate::config::Scope;
 use crate::kube_api::FIELD_MANAGER;
 use crate::objects::labels::{self, Component};
 use crate::progress::{CoordinatorRpc, GrpcCoordinators, Progress};
+use crate::signing::SigningKeys;
 use crate::{reconcile as around, watch};
 
 use written::Written;
@@ -42,16 +40,10 @@ use written::Written;
 pub use status::compose;
 pub use step::step;
 
-/// How long a query's token is good for: a day longer than the longest deadline. A running coordinator cannot be given
-/// another (the operator may create Secrets, not change them), and a query that outlived its token would lose its workers.
-/// What bounds a token is that it opens one query's data to one of its coordinators, that its successor's epoch shuts it
-/// out, and that its Secret and the data go with the query.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(MAX_SECONDS as u64 + 24 * 3600);
-
 /// The reconciler of the queries of one scope.
 pub struct Queries {
     operator: Arc<Operator>,
-    signer: Arc<TokenSigner>,
+    signer: Arc<SigningKeys>,
     queries: Store<ShuffleQuery>,
     pools: Store<WorkerPool>,
     pods: Store<Pod>,
@@ -163,7 +155,7 @@ impl Queries {
 }
 
 /// Reconciles the queries of `scope` until `stop`.
-pub async fn run(operator: Arc<Operator>, signer: Arc<TokenSigner>, scope: Scope, stop: CancellationToken) {
+pub async fn run(operator: Arc<Operator>, signer: Arc<SigningKeys>, scope: Scope, stop: CancellationToken) {
     let rpc = Arc::new(GrpcCoordinators::new(signer.clone()));
     run_with(operator, signer, scope, stop, rpc).await;
 }
@@ -171,7 +163,7 @@ pub async fn run(operator: Arc<Operator>, signer: Arc<TokenSigner>, scope: Scope
 /// The same with another way to coordinators.
 pub async fn run_with(
     operator: Arc<Operator>,
-    signer: Arc<TokenSigner>,
+    signer: Arc<SigningKeys>,
     scope: Scope,
     stop: CancellationToken,
     rpc: Arc<dyn CoordinatorRpc>,
@@ -223,14 +215,4 @@ fn slim(query: &mut ShuffleQuery) {
     query.spec.sql = None;
     query.spec.tables = Vec::new();
     query.metadata.annotations = None;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_query_with_a_deadline_outlives_its_token() {
-        assert!(TOKEN_LIFETIME > Duration::from_secs(MAX_SECONDS.into()));
-    }
 }

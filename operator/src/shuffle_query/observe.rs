@@ -16,6 +16,7 @@ use super::admission::{Candidate, Place, place};
 use super::lifecycle::{Coordinator, Lifecycle};
 use super::observed::{Observed, PoolSeen, SqlSeen};
 use super::pods::CoordinatorPod;
+use crate::objects::folders::folders;
 use crate::objects::names;
 use crate::reconcile::Error;
 
@@ -55,9 +56,12 @@ impl Queries {
             Some(pool) if life.admitted.is_none() && !life.phase.is_terminal() => self.place(query, pool),
             Some(_) | None => Place::Free,
         };
-        let pool = pool.map_or(PoolSeen::Absent, |pool| seen(query, &pool));
         let waits = life.admitted.is_none() && !life.phase.is_terminal();
         let mut problems = problems(query, &life);
+        if let Some(pool) = pool.as_ref().filter(|_| waits && problems.is_empty()) {
+            problems.extend(folders(query, &pool.name_any(), &pool.spec).err());
+        }
+        let pool = pool.map_or(PoolSeen::Absent, |pool| seen(query, &pool));
         let sql = match pool {
             PoolSeen::Found { .. } if waits && place == Place::Free => match self.sql(query).await? {
                 Ok(text) => {

@@ -1,45 +1,47 @@
 //! Workers asked over gRPC, at the IP of their pod.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluice_proto::auth::{Bearer, Claims, TokenSigner};
+use sluice_proto::auth::{Audience, Bearer, Claims, Verb};
 use sluice_proto::wire::worker_client::WorkerClient;
 use sluice_proto::wire::{DrainRequest, WorkerStatus, WorkerStatusRequest};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::signing::SigningKeys;
+
 use super::rpc::{RpcFailed, WorkerAddress, WorkerReport, WorkerRpc};
 
 /// Longest time of one question, and of the connection before it.
 const TIME_LIMIT: Duration = Duration::from_secs(2);
-/// How long a token of the operator is good for: it is made for one question.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(120);
+/// How long a token of the operator is good for: it is made for one question to one worker.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Asks workers in the operator's name.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GrpcWorkers {
-    signer: Arc<TokenSigner>,
+    signer: Arc<SigningKeys>,
 }
 
 type Client = WorkerClient<InterceptedService<Channel, Bearer>>;
 
 impl GrpcWorkers {
     /// Workers that trust the key of `signer`.
-    pub fn new(signer: Arc<TokenSigner>) -> Self {
+    pub fn new(signer: Arc<SigningKeys>) -> Self {
         Self { signer }
     }
 
     /// A connection for one question: it is cheaper than keeping one to every worker of every pool.
-    async fn connect(&self, socket: SocketAddr) -> Result<Client, RpcFailed> {
+    async fn connect(&self, worker: &WorkerAddress, verb: Verb) -> Result<Client, RpcFailed> {
         let failed = |doing: &str, error: &dyn std::fmt::Display| RpcFailed(format!("{doing}: {error}"));
-        let claims = Claims::operator(TOKEN_LIFETIME);
+        let audience = Audience::Worker(worker.uid.clone());
+        let claims = Claims::operator(audience, verb, worker.pool.clone(), TOKEN_LIFETIME);
         let token = self
             .signer
             .sign(&claims)
             .map_err(|error| failed("signing a token", &error))?;
-        let endpoint = Endpoint::from_shared(format!("http://{socket}"));
+        let endpoint = Endpoint::from_shared(format!("http://{}", worker.socket));
         let endpoint = endpoint.map_err(|error| failed("the worker's address", &error))?;
         let channel = endpoint
             .connect_timeout(TIME_LIMIT)
@@ -53,7 +55,7 @@ impl GrpcWorkers {
 
 impl WorkerRpc for GrpcWorkers {
     async fn get_status(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcFailed> {
-        let mut client = self.connect(worker.socket).await?;
+        let mut client = self.connect(worker, Verb::ReadStatus).await?;
         let status = client.get_worker_status(WorkerStatusRequest {}).await;
         status
             .map(|status| report(&status.into_inner()))
@@ -61,7 +63,7 @@ impl WorkerRpc for GrpcWorkers {
     }
 
     async fn drain(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcFailed> {
-        let mut client = self.connect(worker.socket).await?;
+        let mut client = self.connect(worker, Verb::Drain).await?;
         let status = client.drain(DrainRequest {}).await;
         status
             .map(|status| report(&status.into_inner()))

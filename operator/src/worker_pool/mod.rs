@@ -30,6 +30,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use sluice_crds::{WorkerPool, WorkerPoolStatus};
+use sluice_proto::auth::PoolId;
 use tokio_util::sync::CancellationToken;
 
 use self::apply::Applied;
@@ -45,16 +46,17 @@ use crate::kube_api::{self, FIELD_MANAGER};
 use crate::objects::worker::PORT;
 use crate::objects::{labels, names};
 use crate::reconcile::{self, Error, Lane, REQUEUE, Reconciler, Reconciling};
+use crate::signing::SigningKeys;
 
 /// How long a mark is remembered that the watch has not shown yet.
 const REMEMBER: SignedDuration = SignedDuration::from_secs(60);
 
-/// Reconciles the pools of `scope` until `stop`. `rpc` reaches workers; `public_key` checks tokens, in PEM.
+/// Reconciles the pools of `scope` until `stop`. `rpc` reaches workers; `keys` sign tokens, if tokens are checked.
 pub async fn run<R: WorkerRpc>(
     operator: Arc<Operator>,
     scope: Scope,
     rpc: R,
-    public_key: Option<String>,
+    keys: Option<Arc<SigningKeys>>,
     stop: CancellationToken,
 ) {
     let (stores, controller) = Stores::watch(&operator.client, &scope);
@@ -65,10 +67,7 @@ pub async fn run<R: WorkerRpc>(
         instance: Some(operator.config.identity.clone()),
     };
     let pools = Arc::new(Pools {
-        settings: Settings {
-            default_image: operator.config.image.clone(),
-            public_key,
-        },
+        keys,
         operator: operator.clone(),
         stores,
         polls,
@@ -95,7 +94,7 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// The reconciler of pools.
 struct Pools<R> {
     operator: Arc<Operator>,
-    settings: Settings,
+    keys: Option<Arc<SigningKeys>>,
     stores: Arc<Stores>,
     polls: Arc<Polls<R>>,
     recorder: Recorder,
@@ -126,8 +125,11 @@ impl<R: WorkerRpc> Pools<R> {
         let applied = apply::apply(&self.operator.client, &self.stores, &wanted).await;
         self.remember(&applied, seen.now);
         let uid = seen.pool.uid().unwrap_or_default();
-        self.polls
-            .poll(&uid, ObjectRef::from_obj(&*seen.pool), targets(&seen.workers));
+        self.polls.poll(
+            &uid,
+            ObjectRef::from_obj(&*seen.pool),
+            targets(&seen.pool, &seen.workers),
+        );
         let status = status::status(&seen, &wanted, &applied.refused);
         if seen.pool.status.as_ref() != Some(&status) {
             self.operator.status_writes.turn(Lane::Ordinary).await;
@@ -172,8 +174,12 @@ impl<R: WorkerRpc> Pools<R> {
         pods.sort_by_key(|pod| (pod.name_any().len(), pod.name_any()));
         let taken = pods.iter().map(|pod| pod.name_any()).collect();
         pods.retain(|pod| is_controlled_by(pod, &pool));
+        let settings = Settings {
+            default_image: self.operator.config.image.clone(),
+            public_key: self.keys.as_ref().map(|keys| keys.public_pem()),
+        };
         let answers = self.polls.answers(&pool.uid().unwrap_or_default());
-        let revision = Revision::of(&pool, &pods, &self.settings.default_image);
+        let revision = Revision::of(&pool, &pods, &settings.default_image);
         let workers = pods.into_iter();
         let workers = workers.map(|pod| self.worker(pod, &answers, &revision)).collect();
         let claim = |claim: &str| self.stores.claims.get(&ObjectRef::new(claim).within(&namespace));
@@ -183,7 +189,7 @@ impl<R: WorkerRpc> Pools<R> {
             taken,
             claims: claims::mounted(&pool.spec, claim, volume),
             revision,
-            settings: self.settings.clone(),
+            settings,
             now,
             pool,
         }
@@ -225,12 +231,17 @@ fn is_controlled_by(pod: &Pod, pool: &WorkerPool) -> bool {
 }
 
 /// The workers to ask: those that run where they can be reached.
-fn targets(workers: &[Worker]) -> Vec<Target> {
+fn targets(pool: &WorkerPool, workers: &[Worker]) -> Vec<Target> {
+    let pool = PoolId {
+        namespace: pool.namespace().unwrap_or_default(),
+        name: pool.name_any(),
+    };
     let targets = workers.iter().filter_map(|worker| {
         let address = worker.address()?;
         Some(Target {
             address: WorkerAddress {
                 uid: worker.pod.uid()?,
+                pool: pool.clone(),
                 socket: SocketAddr::new(address, PORT),
             },
             drain: worker.state == WorkerState::Draining,

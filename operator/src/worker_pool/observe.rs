@@ -24,18 +24,18 @@ pub struct Observed {
     pub claims: Vec<MountedClaim>,
     /// What pods of today's spec are made with.
     pub revision: Revision,
-    /// What the operator was told at its start.
+    /// What the operator was told.
     pub settings: Settings,
     /// The time.
     pub now: Timestamp,
 }
 
-/// What of the operator's configuration shapes a pool's objects.
+/// What of the operator's configuration and keys shapes a pool's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Image of workers, where a pool names none.
     pub default_image: String,
-    /// The key that checks tokens, in PEM, if tokens are checked.
+    /// The keys that check tokens, in PEM, if tokens are checked.
     pub public_key: Option<String>,
 }
 

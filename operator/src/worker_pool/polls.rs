@@ -198,7 +198,11 @@ mod tests {
         let socket = "10.0.0.1:7400".parse().unwrap();
         let uid = uid.to_owned();
         Target {
-            address: WorkerAddress { uid, socket },
+            address: WorkerAddress {
+                uid,
+                pool: sluice_proto::auth::PoolId::default(),
+                socket,
+            },
             drain,
         }
     }

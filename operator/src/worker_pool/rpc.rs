@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use futures::Future;
+use sluice_proto::auth::PoolId;
 
 /// What a worker tells of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct WorkerReport {
 pub struct WorkerAddress {
     /// The uid of its pod.
     pub uid: String,
+    /// Its pool.
+    pub pool: PoolId,
     /// Where it serves.
     pub socket: SocketAddr,
 }

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, stream};
 use jiff::Timestamp;
 use sluice_core::coordinator::{Outcome, QueryFailure};
-use sluice_core::ids::StageId;
+use sluice_core::ids::{QueryId, StageId};
 use sluice_core::locality::LocalityCounts;
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::snapshot::{QuerySnapshot, StageSnapshot, StageState};
@@ -22,7 +22,7 @@ use sluice_crds::ErrorReason;
 use sluice_operator::objects::coordinator::COORDINATOR_PORT;
 use sluice_operator::objects::labels;
 use sluice_operator::objects::worker::PORT;
-use sluice_proto::auth::{Guard, TokenSigner, TokenVerifier};
+use sluice_proto::auth::{Guard, PoolId, TokenSigner, TokenVerifier, TrustedKeys, Verb};
 use sluice_proto::wire::coordinator_server::CoordinatorServer;
 use sluice_proto::wire::worker_server::WorkerServer;
 use sluice_proto::{QueryReport, wire};
@@ -142,9 +142,29 @@ pub fn snapshot(tasks: u32, done: u32, outcome: Option<Outcome>) -> QuerySnapsho
     }
 }
 
-fn guard() -> Guard {
+fn keys() -> TrustedKeys {
     let signer = TokenSigner::from_file(Path::new(SIGNING_KEY)).unwrap();
-    Guard::new(TokenVerifier::from_pem(&signer.public_pem()).unwrap())
+    TokenVerifier::from_pem(&signer.public_pem()).unwrap().into()
+}
+
+/// The pool of a pod.
+fn pool(container: &Container) -> PoolId {
+    PoolId {
+        namespace: container.pod.metadata.namespace.clone().unwrap_or_default(),
+        name: container.label(labels::POOL).to_owned(),
+    }
+}
+
+/// Of a coordinator's pod, its query; of a worker's, itself.
+fn guard(container: &Container) -> Guard {
+    let metadata = &container.pod.metadata;
+    if container.label(labels::COMPONENT) == "worker" {
+        let uid = metadata.uid.clone().unwrap_or_default();
+        return Guard::of_worker(keys(), pool(container), uid);
+    }
+    let owner = metadata.owner_references.iter().flatten().next();
+    let query = QueryId::new(owner.unwrap().uid.clone()).unwrap();
+    Guard::of_coordinator(keys(), pool(container), query)
 }
 
 async fn listen(container: &Container, port: u16) -> TcpIncoming {
@@ -179,7 +199,7 @@ impl Coordinator {
             reports: reports.subscribe(),
             cancelled: cancelled.clone(),
             taken: taken.clone(),
-            guard: guard(),
+            guard: guard(&container),
         });
         let serving = Server::builder()
             .add_service(service)
@@ -269,7 +289,7 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<wire::QueryRef>,
     ) -> Result<Response<wire::QueryStatus>, Status> {
-        self.guard.admit_operator(request.metadata())?;
+        self.guard.admit(request.metadata(), Verb::ReadStatus)?;
         let report = self.reports.borrow().clone();
         report
             .map(|told| Response::new(told.report))
@@ -280,7 +300,7 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<wire::QueryRef>,
     ) -> Result<Response<Self::WatchQueryStatusStream>, Status> {
-        self.guard.admit_operator(request.metadata())?;
+        self.guard.admit(request.metadata(), Verb::ReadStatus)?;
         let mut reports = self.reports.clone();
         reports.mark_changed();
         let taken = self.taken.clone();
@@ -315,9 +335,17 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<wire::QueryRef>,
     ) -> Result<Response<wire::CancelAck>, Status> {
-        self.guard.admit_operator(request.metadata())?;
+        self.guard.admit(request.metadata(), Verb::Cancel)?;
         self.cancelled.cancel();
         Ok(Response::new(wire::CancelAck {}))
+    }
+
+    async fn renew_token(
+        &self,
+        request: Request<wire::TokenRenewal>,
+    ) -> Result<Response<wire::RenewAck>, Status> {
+        self.guard.admit(request.metadata(), Verb::Renew)?;
+        Ok(Response::new(wire::RenewAck {}))
     }
 }
 
@@ -343,7 +371,7 @@ impl Worker {
         let service = WorkerServer::new(Self {
             state: Arc::new(Mutex::new(state)),
             drains: drains.clone(),
-            guard: guard(),
+            guard: guard(&container),
         });
         let serving = Server::builder()
             .add_service(service)
@@ -381,7 +409,7 @@ impl wire::worker_server::Worker for Worker {
         &self,
         request: Request<wire::WorkerStatusRequest>,
     ) -> Result<Response<wire::WorkerStatus>, Status> {
-        self.guard.admit_operator(request.metadata())?;
+        self.guard.admit(request.metadata(), Verb::ReadStatus)?;
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Response::new(state.clone()))
     }
@@ -390,7 +418,7 @@ impl wire::worker_server::Worker for Worker {
         &self,
         request: Request<wire::DrainRequest>,
     ) -> Result<Response<wire::WorkerStatus>, Status> {
-        self.guard.admit_operator(request.metadata())?;
+        self.guard.admit(request.metadata(), Verb::Drain)?;
         self.drains.cancel();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.draining = true;

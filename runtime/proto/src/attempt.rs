@@ -8,6 +8,7 @@ use sluice_core::message::{
 };
 use sluice_core::metrics::AttemptMetrics;
 
+use crate::auth::{FetchEndpoint, FetchKey};
 use crate::stream::{fetch_error_code, fetch_error_from};
 use crate::{LeafSplit, WireError, need, shortened, wire};
 
@@ -85,8 +86,8 @@ impl TryFrom<wire::AssignedInput> for AssignedInput {
 }
 
 impl wire::InputUpdate {
-    /// The message for an update about an output served at `address` (host:port).
-    pub fn new(update: InputUpdate, address: String) -> Self {
+    /// The message for an update about an output that is served at `endpoint`.
+    pub fn new(update: InputUpdate, endpoint: FetchEndpoint) -> Self {
         let state = match update.state {
             InputState::Open => wire::InputState::Open,
             InputState::Won => wire::InputState::Won,
@@ -97,14 +98,15 @@ impl wire::InputUpdate {
             map_attempt: Some(update.map_attempt.into()),
             stream_epoch: update.stream_epoch.0,
             worker: Some(update.worker.into()),
-            address,
+            address: endpoint.address,
             state: state.into(),
             range: update.range.map(Into::into),
+            fetch_key: FetchKey::to_wire(endpoint.key.as_ref()),
         }
     }
 }
 
-impl TryFrom<wire::InputUpdate> for (InputUpdate, String) {
+impl TryFrom<wire::InputUpdate> for (InputUpdate, FetchEndpoint) {
     type Error = WireError;
 
     fn try_from(wire: wire::InputUpdate) -> Result<Self, WireError> {
@@ -124,7 +126,11 @@ impl TryFrom<wire::InputUpdate> for (InputUpdate, String) {
             state,
             range: wire.range.map(TryInto::try_into).transpose()?,
         };
-        Ok((update, wire.address))
+        let endpoint = FetchEndpoint {
+            address: wire.address,
+            key: FetchKey::from_wire(&wire.fetch_key, "updates.fetch_key")?,
+        };
+        Ok((update, endpoint))
     }
 }
 

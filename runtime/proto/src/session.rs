@@ -6,6 +6,7 @@ use sluice_core::coordinator::Event;
 use sluice_core::failure::RefusedReason;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, WorkerId};
 
+use crate::auth::FetchKey;
 use crate::ids::query_id;
 use crate::{WireError, need, wire};
 
@@ -78,6 +79,8 @@ pub struct Welcome {
     pub node: Option<String>,
     /// The zone of that node, if it knows.
     pub zone: Option<String>,
+    /// Opens the query's data at this worker to fetches.
+    pub fetch_key: FetchKey,
 }
 
 impl From<Welcome> for wire::Welcome {
@@ -90,6 +93,7 @@ impl From<Welcome> for wire::Welcome {
             held: welcome.held.into_iter().map(Into::into).collect(),
             node: welcome.node.unwrap_or_default(),
             zone: welcome.zone.unwrap_or_default(),
+            fetch_key: FetchKey::to_wire(Some(&welcome.fetch_key)),
         }
     }
 }
@@ -106,6 +110,10 @@ impl TryFrom<wire::Welcome> for Welcome {
             held: wire.held.into_iter().map(Into::into).collect(),
             node: Some(wire.node).filter(|node| !node.is_empty()),
             zone: Some(wire.zone).filter(|zone| !zone.is_empty()),
+            fetch_key: need(
+                FetchKey::from_wire(&wire.fetch_key, "welcome.fetch_key")?,
+                "welcome.fetch_key",
+            )?,
         })
     }
 }

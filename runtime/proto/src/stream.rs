@@ -124,24 +124,18 @@ pub(crate) fn fetch_error_from(code: i32) -> Result<FetchError, WireError> {
 
 /// The status that refuses a fetch; the error travels typed in its details.
 pub fn refuse_fetch(error: FetchError) -> Status {
-    refuse_fetch_as(Code::FailedPrecondition, error)
-}
-
-pub(crate) fn refuse_fetch_as(code: Code, error: FetchError) -> Status {
     let details = wire::FetchRefused {
         error: fetch_error_code(error).into(),
     }
     .encode_to_vec();
-    Status::with_details(code, error.to_string(), details.into())
+    Status::with_details(Code::FailedPrecondition, error.to_string(), details.into())
 }
 
 /// The typed error of a fetch that ended with a status: what the peer said, or `Unreachable` when the transport
 /// broke before it could say anything.
 pub fn fetch_error_of(status: &Status) -> FetchError {
-    match status.code() {
-        // The second for readers whose token is of an earlier coordinator.
-        Code::FailedPrecondition | Code::PermissionDenied => {}
-        _ => return FetchError::Unreachable,
+    if status.code() != Code::FailedPrecondition {
+        return FetchError::Unreachable;
     }
     wire::FetchRefused::decode(status.details())
         .ok()

@@ -8,6 +8,7 @@ use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{FileRange, InputFile, Split};
 use sluice_core::ranges::{Bound, ByteRange, KeyRange, MAX_KEY_BYTES, MAX_SAMPLES, RunSample, SortedRun};
 
+use crate::auth::{FetchEndpoint, FetchKey};
 use crate::{LeafSplit, MAX_TEXT_BYTES, WireError, fetch_error_of, refuse_fetch, shortened, wire};
 
 const FETCH_ERRORS: [FetchError; 9] = [
@@ -277,11 +278,17 @@ fn input_updates_survive() {
             state,
             range: (state == InputState::Won).then_some(ByteRange { start: 3, end: 9 }),
         };
-        let wire = wire::InputUpdate::new(update.clone(), "h:1".into());
+        let endpoint = FetchEndpoint {
+            address: "h:1".into(),
+            key: (state == InputState::Won).then(|| FetchKey::new([7; 32])),
+        };
+        let mut wire = wire::InputUpdate::new(update.clone(), endpoint.clone());
         assert_eq!(
-            <(InputUpdate, String)>::try_from(wire),
-            Ok((update, "h:1".to_owned()))
+            <(InputUpdate, FetchEndpoint)>::try_from(wire.clone()),
+            Ok((update, endpoint))
         );
+        wire.fetch_key = vec![7; 31].into();
+        assert!(<(InputUpdate, FetchEndpoint)>::try_from(wire).is_err());
     }
 }
 

@@ -11,10 +11,10 @@ use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::termination::Termination;
 use sluice_crds::ByteSize;
-use sluice_proto::auth::Token;
+use sluice_proto::auth::{Guard, Token};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::worker::{announce, guard, watch_stdin};
+use crate::cli::worker::{PoolArgs, announce, trusted_keys, watch_stdin};
 use crate::cli::{CommandResult, QueryFile, parse_size, parse_workers};
 use crate::coordinator::{Left, RunningQuery, serve};
 use crate::local::deadline::Deadline;
@@ -74,6 +74,8 @@ pub(super) struct CoordinatorArgs {
     /// A PEM file with the public keys (Ed25519) whose tokens may ask this coordinator; default: everybody may.
     #[arg(long, env = "SLUICE_VERIFY_KEY_FILE", value_name = "FILE")]
     verify_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pool: PoolArgs,
     /// A file for the outcome as JSON of at most 3 KiB, written once the query has ended. The last state is then served
     /// for up to ten seconds, until somebody has taken it.
     #[arg(long, env = "SLUICE_TERMINATION_LOG", value_name = "FILE")]
@@ -123,7 +125,7 @@ struct Ready {
 }
 
 async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
-    let guard = guard(args.verify_key_file.as_deref())?;
+    let keys = trusted_keys(args.verify_key_file.as_deref())?;
     let token = args.token_file.as_deref().map(Token::from_file).transpose();
     let token = token.map_err(|error| Failure::Other(anyhow!("--token-file: {error}")))?;
     let loaded = load(&args.query.file)?;
@@ -133,6 +135,8 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
             Failure::BadInput(format!("--query-id {text}: use at most 64 of a-z, 0-9 and -"))
         })?,
     };
+    let guard = keys.map(|keys| Guard::of_coordinator(keys, args.pool.id(), id.clone()));
+    let guard = guard.unwrap_or_default();
     let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
     let capacity = Capacity {
         slots: args.total_slots.unwrap_or(workers),

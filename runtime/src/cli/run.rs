@@ -162,7 +162,7 @@ async fn start(
     if args.processes {
         return Ok(workers.start_processes(shape, folder, &files.public).await?);
     }
-    *workers = Workers::start_here(shape, folder, &key.guard).await?;
+    *workers = Workers::start_here(shape, folder, &key.worker_guard).await?;
     Ok(())
 }
 
@@ -255,7 +255,7 @@ async fn through_task(
     let id = prepared.query.clone();
     let schema = prepared.planned.schema.clone();
     let mut options = prepared.into_options(EPOCH, workers)?;
-    options.guard = key.guard.clone();
+    options.guard = key.coordinator_guard.clone();
     // Workers of others could ask this coordinator with it.
     options.token = started_here.then(|| key.token.clone());
     let mut running = RunningQuery::start(options)?;
@@ -347,6 +347,6 @@ async fn through(
     mut view: View<'_>,
     interrupted: &CancellationToken,
 ) -> CommandResult {
-    let client = Client::connect(address, id, key.token.clone()).await?;
+    let client = Client::connect(address, id, key.client_token.clone()).await?;
     follow(&client, &mut view, interrupted).await
 }

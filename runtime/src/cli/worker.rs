@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use sluice_crds::ByteSize;
-use sluice_proto::auth::{Guard, TokenVerifier};
+use sluice_proto::auth::{Guard, PoolId, TrustedKeys};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CommandResult, cores, parse_size};
@@ -46,6 +46,19 @@ pub(super) struct WorkerArgs {
     /// A PEM file with the public keys (Ed25519) whose tokens may use the worker; default: everybody may.
     #[arg(long, env = "SLUICE_VERIFY_KEY_FILE", value_name = "FILE")]
     verify_key_file: Option<PathBuf>,
+    #[command(flatten)]
+    pool: PoolArgs,
+    /// The worker's unique id, for which the operator's tokens must be: that of its pod. Default: its name.
+    #[arg(long, env = "SLUICE_POD_UID", value_name = "ID")]
+    pod_uid: Option<String>,
+    /// The folders that tables lie in, separated by commas: no query reads a file elsewhere, whatever its coordinator says.
+    /// Empty: no query reads files. Default: coordinators say what is read, within their tokens.
+    #[arg(long, env = "SLUICE_DATA_DIRS", value_name = "DIRS")]
+    data_dirs: Option<String>,
+    /// The folders that sinks lie in, separated by commas: no query writes a result elsewhere. Empty: no query writes one.
+    /// Default: coordinators say what is written, within their tokens.
+    #[arg(long, env = "SLUICE_SINK_DIRS", value_name = "DIRS")]
+    sink_dirs: Option<String>,
     /// The node that the worker runs on, for placement and status.
     #[arg(long, env = "SLUICE_NODE")]
     node: Option<String>,
@@ -65,11 +78,13 @@ impl WorkerArgs {
             let default = owned_dir::of_user(&std::env::temp_dir(), "sluice");
             spill_dirs.push(default.map_err(|error| Failure::BadInput(format!("--spill-dir: {error}")))?);
         }
+        let default_name = || format!("worker-{}", self.listen.port());
+        let name = self.name.clone().unwrap_or_else(default_name);
+        let keys = trusted_keys(self.verify_key_file.as_deref())?;
+        let id = self.pod_uid.clone().unwrap_or_else(|| name.clone());
+        let guard = keys.map(|keys| Guard::of_worker(keys, self.pool.id(), id));
         Ok(WorkerOptions {
-            name: self
-                .name
-                .clone()
-                .unwrap_or_else(|| format!("worker-{}", self.listen.port())),
+            name,
             listen: self.listen,
             slots: self.slots.unwrap_or_else(cores),
             memory_bytes: self
@@ -77,18 +92,53 @@ impl WorkerArgs {
                 .map_or_else(|| machine_memory() / 2, |memory| memory.bytes()),
             spill_dirs,
             spill_limit_bytes: self.spill_limit.bytes(),
-            guard: guard(self.verify_key_file.as_deref())?,
+            guard: guard.unwrap_or_default(),
+            data_dirs: folders("--data-dirs", self.data_dirs.as_deref())?,
+            sink_dirs: folders("--sink-dirs", self.sink_dirs.as_deref())?,
             node: self.node.clone().filter(|node| !node.is_empty()),
             zone_file: self.zone_file.clone(),
         })
     }
 }
 
-/// Checks tokens with the keys of this file, if there is one.
-pub(super) fn guard(verify_key_file: Option<&Path>) -> Result<Guard, Failure> {
-    let verifier = verify_key_file.map(TokenVerifier::from_file).transpose();
-    let verifier = verifier.map_err(|error| Failure::Other(anyhow!("--verify-key-file: {error}")))?;
-    Ok(verifier.map(Guard::new).unwrap_or_default())
+/// The pool that a process belongs to.
+#[derive(clap::Args)]
+pub(super) struct PoolArgs {
+    /// The pool that tokens must be of. Default: tokens must name none.
+    #[arg(long, env = "SLUICE_POOL", default_value = "")]
+    pool: String,
+    /// The namespace of that pool.
+    #[arg(long, env = "SLUICE_NAMESPACE", default_value = "")]
+    namespace: String,
+}
+
+impl PoolArgs {
+    pub(super) fn id(&self) -> PoolId {
+        PoolId {
+            namespace: self.namespace.clone(),
+            name: self.pool.clone(),
+        }
+    }
+}
+
+/// The keys of this file, if there is one.
+pub(super) fn trusted_keys(verify_key_file: Option<&Path>) -> Result<Option<TrustedKeys>, Failure> {
+    let keys = verify_key_file.map(TrustedKeys::open).transpose();
+    keys.map_err(|error| Failure::Other(anyhow!("--verify-key-file: {error}")))
+}
+
+/// The folders of a list, which may be empty.
+fn folders(flag: &str, list: Option<&str>) -> Result<Option<Vec<PathBuf>>, Failure> {
+    let Some(list) = list else { return Ok(None) };
+    let folders = list.split(',').map(str::trim).filter(|folder| !folder.is_empty());
+    let folders: Vec<_> = folders.map(PathBuf::from).collect();
+    match folders.iter().find(|folder| !folder.is_absolute()) {
+        Some(relative) => Err(Failure::BadInput(format!(
+            "{flag}: {} is relative: write the absolute path of the folder",
+            relative.display()
+        ))),
+        None => Ok(Some(folders)),
+    }
 }
 
 pub(super) async fn run(args: WorkerArgs) -> CommandResult {

@@ -12,6 +12,7 @@ use sluice_core::locality::Place;
 use sluice_core::message::{Assignment, InputUpdate};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_core::time::Instant;
+use sluice_proto::auth::{FetchEndpoint, FetchKey, Token};
 use sluice_proto::{RefusedReason, Welcome, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use wire::coordinator_message::Message as ToWorker;
 
-use super::link::{self, FromLink, NotConnected};
+use super::link::{self, FromLink, NotConnected, Pass};
 use super::panics::report_panic;
 use super::resolve;
 use super::result::ResultReader;
@@ -48,6 +49,8 @@ pub(super) struct Drive {
     inbox: mpsc::UnboundedReceiver<FromLink>,
     cancel: CancellationToken,
     stop: CancellationToken,
+    /// The newest renewal of the query's token.
+    renewals: watch::Receiver<Option<Token>>,
     links: JoinSet<()>,
     outcome: Option<Outcome>,
     left: Option<Left>,
@@ -55,6 +58,8 @@ pub(super) struct Drive {
 
 struct Connected {
     address: String,
+    /// Opens the query's data there.
+    fetch_key: FetchKey,
     outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
     /// Stages whose template was sent in this session.
     defined: BTreeSet<StageId>,
@@ -66,6 +71,7 @@ impl Drive {
         result: Option<ResultReader>,
         committed: watch::Sender<Option<Committed>>,
         (cancel, stop): (CancellationToken, CancellationToken),
+        renewals: watch::Receiver<Option<Token>>,
     ) -> anyhow::Result<(Self, watch::Receiver<QuerySnapshot>)> {
         let clock = options.began;
         let machine = Coordinator::new(options.graph.clone(), options.policy.clone(), Instant(0))?;
@@ -86,6 +92,7 @@ impl Drive {
             inbox,
             cancel,
             stop,
+            renewals,
             links: JoinSet::new(),
             outcome: None,
             left: None,
@@ -107,6 +114,7 @@ impl Drive {
         self.discover(discovery::Event::Ticked);
         self.handle(Event::Ticked);
         let mut cancel_seen = false;
+        let mut renewals = self.renewals.clone();
         while self.outcome.is_none() {
             // Sessions break with the links, and workers keep what they hold.
             if let Some(left) = self.left {
@@ -124,6 +132,7 @@ impl Drive {
                     self.handle(Event::CancelRequested);
                 }
                 () = stop.cancelled() => self.left = Some(Left::Stopped),
+                () = next(&mut renewals) => self.renew_token(),
                 () = sleep(SNAPSHOT_PERIOD) => {}
             }
             if self.last_snapshot.elapsed() >= SNAPSHOT_PERIOD {
@@ -216,6 +225,7 @@ impl Drive {
         tracing::info!(%worker, address, slots = welcome.slots, "worker joined");
         let connected = Connected {
             address: address.clone(),
+            fetch_key: welcome.fetch_key,
             outbound,
             defined: BTreeSet::new(),
         };
@@ -239,7 +249,11 @@ impl Drive {
         for discovery::Action::Dial { address } in self.discovery.handle(self.now(), event) {
             // Links that have ended leave nothing but their place in the set.
             while self.links.try_join_next().is_some() {}
-            let greeting = (self.options.hello(), self.options.token.clone());
+            let pass = Pass {
+                token: self.options.token.clone(),
+                renewals: self.renewals.clone(),
+            };
+            let greeting = (self.options.hello(), pass);
             self.links
                 .spawn(link::dial(address, greeting, self.events.clone()));
         }
@@ -332,8 +346,8 @@ impl Drive {
 
     fn update_inputs(&self, worker: &WorkerId, attempt: AttemptId, updates: Vec<InputUpdate>) {
         let updates = updates.into_iter().map(|update| {
-            let (update, address) = self.addressed(update);
-            wire::InputUpdate::new(update, address)
+            let (update, endpoint) = self.addressed(update);
+            wire::InputUpdate::new(update, endpoint)
         });
         let message = wire::UpdateInputs {
             attempt: Some(attempt.into()),
@@ -342,13 +356,23 @@ impl Drive {
         self.send(worker, ToWorker::UpdateInputs(message));
     }
 
-    fn addressed(&self, update: InputUpdate) -> (InputUpdate, String) {
-        let address = self
-            .workers
-            .get(&update.worker)
-            .map(|worker| worker.address.clone())
-            .unwrap_or_default();
-        (update, address)
+    fn addressed(&self, update: InputUpdate) -> (InputUpdate, FetchEndpoint) {
+        let worker = self.workers.get(&update.worker);
+        let endpoint = FetchEndpoint {
+            address: worker.map(|worker| worker.address.clone()).unwrap_or_default(),
+            key: worker.map(|worker| worker.fetch_key.clone()),
+        };
+        (update, endpoint)
+    }
+
+    /// Passes a renewal of the query's token on to the workers that the query has a session with.
+    fn renew_token(&self) {
+        let Some(renewal) = self.renewals.borrow().clone() else {
+            return;
+        };
+        for worker in self.workers.keys() {
+            self.send(worker, ToWorker::RenewToken(renewal.as_text().to_owned()));
+        }
     }
 
     fn commit_sink(&self, winners: Vec<AttemptId>) {
@@ -438,6 +462,13 @@ impl Drive {
         let mut last = self.machine.snapshot(self.now());
         last.outcome = Some(outcome.clone());
         self.snapshots.send_replace(last);
+    }
+}
+
+/// Waits for a renewal; without end where none will come.
+async fn next(renewals: &mut watch::Receiver<Option<Token>>) {
+    if renewals.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -7,7 +7,7 @@ use sluice_core::coordinator::Event;
 use sluice_core::ids::WorkerId;
 use sluice_proto::auth::{Bearer, Token};
 use sluice_proto::{Hello, MAX_SESSION_MESSAGE_BYTES, RefusedReason, Welcome, shortened, wire};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
@@ -62,13 +62,21 @@ impl From<String> for NotConnected {
     }
 }
 
+/// What opens sessions at workers.
+pub(crate) struct Pass {
+    /// The query's token, at workers that check tokens.
+    pub(crate) token: Option<Token>,
+    /// Its newest renewal.
+    pub(crate) renewals: watch::Receiver<Option<Token>>,
+}
+
 /// Dials the worker at `address` once and keeps the session until it ends.
 pub(crate) async fn dial(
     address: String,
-    (hello, token): (Hello, Option<Token>),
+    (hello, pass): (Hello, Pass),
     events: mpsc::UnboundedSender<FromLink>,
 ) {
-    match open(&address, &hello, token).await {
+    match open(&address, &hello, pass).await {
         Ok(session) => pump(session, &address, &hello, &events).await,
         // A coordinator that has ended does not listen.
         Err(failed) => drop(events.send(FromLink::NotConnected { address, failed })),
@@ -81,13 +89,13 @@ struct Session {
     inbound: Streaming<wire::WorkerMessage>,
 }
 
-async fn open(address: &str, hello: &Hello, token: Option<Token>) -> Result<Session, NotConnected> {
+async fn open(address: &str, hello: &Hello, pass: Pass) -> Result<Session, NotConnected> {
     let endpoint = endpoint(address).map_err(|error| format!("{address} is not host:port: {error}"))?;
     let channel = endpoint
         .connect()
         .await
         .map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
-    let mut client = WorkerClient::with_interceptor(channel, Bearer(token))
+    let mut client = WorkerClient::with_interceptor(channel, Bearer(pass.token))
         .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
     let (outbound, messages) = mpsc::unbounded_channel();
@@ -95,7 +103,11 @@ async fn open(address: &str, hello: &Hello, token: Option<Token>) -> Result<Sess
     outbound
         .send(greeting)
         .map_err(|_| "the session closed".to_owned())?;
-    let call = client.session(UnboundedReceiverStream::new(messages));
+    let mut request = tonic::Request::new(UnboundedReceiverStream::new(messages));
+    if let Some(renewal) = &*pass.renewals.borrow() {
+        renewal.attach_renewal(request.metadata_mut());
+    }
+    let call = client.session(request);
     let response = timeout(HANDSHAKE_TIMEOUT, call)
         .await
         .map_err(|_| "no answer to the hello".to_owned())?;

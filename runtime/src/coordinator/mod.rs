@@ -135,6 +135,7 @@ pub struct RunningQuery {
     pub rows: Option<ResultBatches>,
     reporter: Reporter,
     guard: Guard,
+    renewals: watch::Sender<Option<Token>>,
     cancel: CancellationToken,
     stop: CancellationToken,
     done: tokio::task::JoinHandle<Result<Outcome, Left>>,
@@ -155,7 +156,9 @@ impl RunningQuery {
         let guard = options.guard.clone();
         let (rows, batches) = ResultReader::channel(&options, shown);
         let signals = (cancel.clone(), stop.clone());
-        let (drive, snapshots) = drive::Drive::new(Arc::new(options), rows, committed, signals)?;
+        let renewals = watch::Sender::new(None);
+        let renewed = renewals.subscribe();
+        let (drive, snapshots) = drive::Drive::new(Arc::new(options), rows, committed, signals, renewed)?;
         let done = tokio::spawn(drive.run());
         Ok(Self {
             snapshots: snapshots.clone(),
@@ -168,6 +171,7 @@ impl RunningQuery {
                 location,
             },
             guard,
+            renewals,
             cancel,
             stop,
             done,
@@ -196,6 +200,7 @@ impl RunningQuery {
                 location: Some(shown_location(sink)),
             },
             guard,
+            renewals: watch::Sender::new(None),
             cancel: CancellationToken::new(),
             stop: CancellationToken::new(),
             done: tokio::spawn(async { Ok(Outcome::Succeeded) }),

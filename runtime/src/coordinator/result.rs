@@ -25,6 +25,7 @@ use super::{CoordinatorOptions, EventSender};
 use crate::shuffle::read::{Part, ReadFailed, ReadInput, ReadSpec, ShuffleReads};
 use crate::transport::Peers;
 use crate::transport::read_config;
+use sluice_proto::auth::FetchEndpoint;
 
 /// Rows of the result, in order where the query orders them; ends with the last row or the query.
 pub type ResultBatches = mpsc::Receiver<RecordBatch>;
@@ -106,7 +107,7 @@ impl ResultReader {
             Some(Self {
                 start,
                 updates,
-                peers: Peers::default().with_token(options.token.clone()),
+                peers: Peers::default(),
                 task: None,
             }),
             Some(batches),
@@ -114,9 +115,9 @@ impl ResultReader {
     }
 
     /// Tells the reader about root attempts and where they are served.
-    pub(super) fn update(&mut self, updates: Vec<(InputUpdate, String)>, events: &EventSender) {
-        for (update, address) in updates {
-            self.peers.learn(&update.worker, &address);
+    pub(super) fn update(&mut self, updates: Vec<(InputUpdate, FetchEndpoint)>, events: &EventSender) {
+        for (update, endpoint) in updates {
+            self.peers.learn(&update.worker, endpoint);
             // The reading task ends with the query only.
             let _ = self.updates.send(update);
         }

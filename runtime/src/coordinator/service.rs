@@ -14,7 +14,7 @@ use futures::{Stream, StreamExt};
 use prost::Message;
 use sluice_core::ids::QueryId;
 use sluice_core::snapshot::QuerySnapshot;
-use sluice_proto::auth::Guard;
+use sluice_proto::auth::{Guard, Subject, Token, Verb};
 use sluice_proto::serve::{BoundedListener, MAX_SMALL_REQUEST_BYTES, grpc_server};
 use sluice_proto::{LIVENESS_SERVICE, MAX_REPORT_BYTES, MAX_SESSION_MESSAGE_BYTES, QueryReport, wire};
 use tokio::net::TcpListener;
@@ -37,6 +37,7 @@ pub struct CoordinatorService {
     schema: SchemaRef,
     rows: Mutex<Option<ResultBatches>>,
     guard: Guard,
+    renewals: watch::Sender<Option<Token>>,
     cancel: CancellationToken,
     taken: CancellationToken,
 }
@@ -73,6 +74,7 @@ pub async fn serve(
         schema,
         rows: Mutex::new(running.rows.take()),
         guard: running.guard.clone(),
+        renewals: running.renewals.clone(),
         cancel: running.cancel_token(),
         taken: taken.clone(),
     };
@@ -96,10 +98,14 @@ pub async fn serve(
 }
 
 impl CoordinatorService {
-    fn check(&self, request: &Request<wire::QueryRef>) -> Result<(), Status> {
-        self.guard
-            .admit_query_or_operator(request.metadata(), &self.query)?;
-        let asked = &request.get_ref().query;
+    /// Who asks, where that is checked.
+    fn check(&self, request: &Request<wire::QueryRef>, verb: Verb) -> Result<Option<Subject>, Status> {
+        let claims = self.guard.admit(request.metadata(), verb)?;
+        self.check_query(&request.get_ref().query)?;
+        Ok(claims.map(|claims| claims.subject))
+    }
+
+    fn check_query(&self, asked: &str) -> Result<(), Status> {
         if asked == self.query.as_str() {
             return Ok(());
         }
@@ -154,7 +160,7 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<wire::QueryRef>,
     ) -> Result<Response<wire::QueryStatus>, Status> {
-        self.check(&request)?;
+        self.check(&request, Verb::ReadStatus)?;
         Ok(Response::new(tell(&self.reporter.now(), &self.taken)?))
     }
 
@@ -162,13 +168,12 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<wire::QueryRef>,
     ) -> Result<Response<Self::WatchQueryStatusStream>, Status> {
-        self.check(&request)?;
+        let asks = self.check(&request, Verb::ReadStatus)?;
         let (reporter, taken) = (self.reporter.clone(), self.taken.clone());
-        let is_operator = self.guard.admit_operator(request.metadata()).is_ok();
-        let period = if is_operator {
-            REPORT_PERIOD
-        } else {
-            Duration::ZERO
+        // Who is not checked may be the operator.
+        let period = match asks {
+            None | Some(Subject::Operator) => REPORT_PERIOD,
+            Some(Subject::Query(_)) => Duration::ZERO,
         };
         let states = states(reporter.snapshots.clone(), period)
             .map(move |snapshot| tell(&reporter.at(snapshot), &taken));
@@ -179,7 +184,7 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<wire::QueryRef>,
     ) -> Result<Response<Self::ReadResultStream>, Status> {
-        self.check(&request)?;
+        self.check(&request, Verb::ReadResult)?;
         let rows = self.rows.lock().map(|mut rows| rows.take()).unwrap_or_default();
         let Some(rows) = rows else {
             return Err(Status::failed_precondition(
@@ -195,9 +200,22 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<wire::QueryRef>,
     ) -> Result<Response<wire::CancelAck>, Status> {
-        self.check(&request)?;
+        self.check(&request, Verb::Cancel)?;
         self.cancel.cancel();
         Ok(Response::new(wire::CancelAck {}))
+    }
+
+    async fn renew_token(
+        &self,
+        request: Request<wire::TokenRenewal>,
+    ) -> Result<Response<wire::RenewAck>, Status> {
+        self.guard.admit(request.metadata(), Verb::Renew)?;
+        let wire::TokenRenewal { query, renewal } = request.into_inner();
+        self.check_query(&query)?;
+        // Workers check what it says.
+        let renewal = Token::new(&renewal)?;
+        self.renewals.send_replace(Some(renewal));
+        Ok(Response::new(wire::RenewAck {}))
     }
 }
 

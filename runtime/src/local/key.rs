@@ -2,21 +2,27 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
-use sluice_proto::auth::{Claims, Guard, Token, TokenSigner, TokenVerifier};
+use sluice_proto::auth::{
+    Audience, Claims, Folders, Guard, PoolId, Token, TokenSigner, TokenVerifier, TrustedKeys, Verb,
+};
 
 /// The key dies with the run, whatever its token says.
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A fresh key, and the token of the run's query. The signing half is forgotten once the token is made.
+/// A fresh key, and the tokens of the run's query. The signing half is forgotten once they are made.
 #[derive(Debug, Clone)]
 pub struct RunKey {
-    /// Opens the run's coordinator, and sessions and fetches at its workers.
+    /// Opens sessions at the run's workers.
     pub token: Token,
-    /// Lets in who has that token.
-    pub guard: Guard,
+    /// Opens the run's coordinator: its status, its rows and its end.
+    pub client_token: Token,
+    /// Lets the run's coordinator in, at its workers.
+    pub worker_guard: Guard,
+    /// Lets the run in, at its coordinator.
+    pub coordinator_guard: Guard,
     public_pem: String,
 }
 
@@ -25,7 +31,7 @@ pub struct RunKey {
 pub struct KeyFiles {
     /// The public half, for `--verify-key-file`.
     pub public: PathBuf,
-    /// The token, for `--token-file`.
+    /// The token of sessions, for `--token-file`.
     pub token: PathBuf,
 }
 
@@ -37,9 +43,27 @@ impl RunKey {
     pub fn new(query: &QueryId, epoch: CoordinatorEpoch) -> anyhow::Result<Self> {
         let signer = TokenSigner::generate()?;
         let public_pem = signer.public_pem();
+        let keys = TrustedKeys::from(TokenVerifier::from_pem(&public_pem)?);
+        // The workers run as the user whose files they read.
+        let everything = Folders {
+            read: vec!["/".to_owned()],
+            write: vec!["/".to_owned()],
+        };
+        let session = Claims {
+            expires: SystemTime::now() + LIFETIME,
+            ..Claims::query(query.clone(), epoch, PoolId::default(), everything)
+        };
+        let client = Claims {
+            audience: Audience::Coordinator(query.clone()),
+            verbs: [Verb::ReadStatus, Verb::ReadResult, Verb::Cancel].into(),
+            folders: Folders::default(),
+            ..session.clone()
+        };
         Ok(Self {
-            token: signer.sign(&Claims::query(query.clone(), epoch, LIFETIME))?,
-            guard: Guard::new(TokenVerifier::from_pem(&public_pem)?),
+            token: signer.sign(&session)?,
+            client_token: signer.sign(&client)?,
+            worker_guard: Guard::of_worker(keys.clone(), PoolId::default(), query.as_str()),
+            coordinator_guard: Guard::of_coordinator(keys, PoolId::default(), query.clone()),
             public_pem,
         })
     }

@@ -64,6 +64,8 @@ impl Workers {
                 spill_dirs: vec![spill_dir.join(format!("worker-{number}"))],
                 spill_limit_bytes: shape.spill_limit_bytes,
                 guard: guard.clone(),
+                data_dirs: None,
+                sink_dirs: None,
                 node: None,
                 zone_file: None,
             })

@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use sluice_core::failure::FetchError;
 use sluice_core::ids::WorkerId;
 use sluice_core::message::{ChunkHead, FetchRequest};
-use sluice_proto::auth::Token;
+use sluice_proto::auth::FetchEndpoint;
 use sluice_proto::{fetch_error_of, wire};
 use tonic::transport::{Channel, Endpoint};
 use wire::worker_client::WorkerClient;
@@ -25,41 +25,33 @@ const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest HTTP/2 frame: about a chunk, which would else come in 64 pieces.
 const MAX_FRAME_BYTES: u32 = 1 << 20;
 
-/// Addresses of workers and one lazily made connection to each, for a query with its token. Cheap to clone; clones share
-/// the connections.
+/// The workers that one session has told of: their addresses, the keys of the query's data there, and one lazily made
+/// connection to each. Cheap to clone; clones share the connections. Sessions do not: what one says of a worker is true for
+/// its own query alone.
 ///
 /// The lock guards a cache, no decision is read from it.
 #[derive(Clone, Default)]
 pub struct Peers {
     known: Arc<Mutex<BTreeMap<WorkerId, Peer>>>,
-    token: Option<Token>,
 }
 
 struct Peer {
-    address: String,
+    endpoint: FetchEndpoint,
     client: Option<WorkerClient<Channel>>,
 }
 
 impl Peers {
-    /// The same peers, asked with this token.
-    pub fn with_token(&self, token: Option<Token>) -> Self {
-        Self {
-            known: Arc::clone(&self.known),
-            token,
-        }
-    }
-
-    /// Notes where a worker serves fetches (host:port). Older incarnations of it are forgotten.
-    pub fn learn(&self, worker: &WorkerId, address: &str) {
+    /// Notes where a worker serves fetches. Older incarnations of it are forgotten.
+    pub fn learn(&self, worker: &WorkerId, endpoint: FetchEndpoint) {
         let mut known = self.lock();
-        if known.get(worker).is_some_and(|peer| peer.address == address) {
+        if known.get(worker).is_some_and(|peer| peer.endpoint == endpoint) {
             return;
         }
         known.retain(|other, _| other.name != worker.name || other.incarnation > worker.incarnation);
         known.insert(
             worker.clone(),
             Peer {
-                address: address.to_owned(),
+                endpoint,
                 client: None,
             },
         );
@@ -69,16 +61,25 @@ impl Peers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn client(&self, worker: &WorkerId) -> Result<WorkerClient<Channel>, FetchError> {
+    /// A connection to the worker, and the request with the key that opens the query's data there.
+    fn prepare(
+        &self,
+        worker: &WorkerId,
+        request: FetchRequest,
+    ) -> Result<(WorkerClient<Channel>, tonic::Request<wire::FetchRequest>), FetchError> {
         let mut known = self.lock();
         let peer = known.get_mut(worker).ok_or(FetchError::Unreachable)?;
-        if let Some(client) = &peer.client {
-            return Ok(client.clone());
+        let mut request = tonic::Request::new(wire::FetchRequest::from(request));
+        if let Some(key) = &peer.endpoint.key {
+            key.attach(request.metadata_mut());
         }
-        let endpoint = endpoint(&peer.address).map_err(|_| FetchError::Unreachable)?;
+        if let Some(client) = &peer.client {
+            return Ok((client.clone(), request));
+        }
+        let endpoint = endpoint(&peer.endpoint.address).map_err(|_| FetchError::Unreachable)?;
         let client = WorkerClient::new(endpoint.connect_lazy());
         peer.client = Some(client.clone());
-        Ok(client)
+        Ok((client, request))
     }
 }
 
@@ -101,20 +102,15 @@ impl FetchTransport for Peers {
         worker: &WorkerId,
         request: FetchRequest,
     ) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>> {
-        let client = self.client(worker);
-        let mut request = tonic::Request::new(wire::FetchRequest::from(request));
-        if let Some(token) = &self.token {
-            token.attach(request.metadata_mut());
-        }
-        futures::stream::once(open(client, request)).try_flatten().boxed()
+        let call = self.prepare(worker, request);
+        futures::stream::once(open(call)).try_flatten().boxed()
     }
 }
 
 async fn open(
-    client: Result<WorkerClient<Channel>, FetchError>,
-    request: tonic::Request<wire::FetchRequest>,
+    call: Result<(WorkerClient<Channel>, tonic::Request<wire::FetchRequest>), FetchError>,
 ) -> Result<BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>>, FetchError> {
-    let mut client = client?;
+    let (mut client, request) = call?;
     let call = client.fetch(request);
     let response = tokio::time::timeout(CHUNK_TIMEOUT, call)
         .await

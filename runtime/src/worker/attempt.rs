@@ -17,6 +17,7 @@ use sluice_proto::LeafSplit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::bounds::Bounds;
 use super::counters::Counters;
 use super::inputs::Inputs;
 use super::publish::{Publish, Published};
@@ -35,6 +36,7 @@ pub(super) struct Job {
     pub(super) query: QueryId,
     pub(super) coordinator_epoch: CoordinatorEpoch,
     pub(super) input_roots: Vec<String>,
+    pub(super) bounds: Arc<Bounds>,
     pub(super) stage: Arc<StageTemplate>,
     pub(super) assignment: Assignment,
     pub(super) splits: Vec<LeafSplit>,
@@ -99,7 +101,8 @@ async fn execute(job: Job) -> Result<Published, AttemptFailure> {
     let mut files: Vec<_> = ranges.iter().map(|range| range.file.clone()).collect();
     files.dedup();
     job.shared.footers.keep_only(&files);
-    let runtime = runtime(&job, &files)?;
+    let roots = admitted(&job).await?;
+    let runtime = runtime(&job, &roots, &files)?;
     let context = task_context(
         &options,
         &job.assignment.attempt.to_string(),
@@ -165,13 +168,33 @@ fn sort_reservation(options: &WorkerOptions) -> u64 {
     (options.memory_bytes / u64::from(options.slots.max(1)) / SHARE).clamp(LEAST, MOST)
 }
 
+/// The folders that the attempt may read: what its coordinator asks for, as far as the session's bounds allow it.
+///
+/// # Errors
+/// It would write where it may not.
+async fn admitted(job: &Job) -> Result<Vec<PathBuf>, AttemptFailure> {
+    let (bounds, asked) = (Arc::clone(&job.bounds), job.input_roots.clone());
+    let sink = job.stage.sink.clone();
+    let look = move || {
+        if let Some(sink) = &sink {
+            bounds.check_sink(sink.location())?;
+        }
+        Ok(bounds.read_roots(&asked))
+    };
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.unwrap_or_else(|error| {
+        Err(AttemptFailure::Failed {
+            message: error.to_string(),
+        })
+    })
+}
+
 /// What the engine runs in: the query's memory, the worker's disk space and footers, and the task's files only.
-fn runtime(job: &Job, files: &[InputFile]) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
-    let roots: Vec<PathBuf> = job.input_roots.iter().map(PathBuf::from).collect();
+fn runtime(job: &Job, roots: &[PathBuf], files: &[InputFile]) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
     let mut environment = RuntimeEnvBuilder::new()
         .with_memory_pool(job.shared.memory.query_pool(&job.query))
         .with_cache_manager(job.shared.footers.caches())
-        .with_object_store_registry(object_stores(&roots, files));
+        .with_object_store_registry(object_stores(roots, files));
     environment.disk_manager = Some(job.shared.store.operators());
     environment
         .build_arc()

@@ -2,6 +2,7 @@
 //! starve its heartbeats.
 
 mod attempt;
+mod bounds;
 mod counters;
 mod footers;
 mod inputs;
@@ -34,7 +35,6 @@ use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::memory::WorkerMemory;
 use crate::shuffle::store::{StoreConfig, StoreHandle};
-use crate::transport::Peers;
 
 pub use stage::StageTemplate;
 
@@ -58,6 +58,10 @@ pub struct WorkerOptions {
     pub spill_limit_bytes: u64,
     /// Who may call it.
     pub guard: Guard,
+    /// The folders that tables lie in; `None` leaves that to coordinators.
+    pub data_dirs: Option<Vec<PathBuf>>,
+    /// The folders that sinks lie in; `None` leaves that to coordinators.
+    pub sink_dirs: Option<Vec<PathBuf>>,
     /// The node that it runs on, if that is known.
     pub node: Option<String>,
     /// A file that holds the zone of that node, or will: it is read whenever the zone is asked for.
@@ -71,7 +75,6 @@ struct Shared {
     memory: Arc<WorkerMemory>,
     store: StoreHandle,
     footers: footers::Footers,
-    peers: Peers,
     slots: slots::Slots,
     queries: queries::Queries,
     /// Runs attempts.
@@ -156,7 +159,6 @@ impl RunningWorker {
             memory,
             store: store.clone(),
             footers: footers::Footers::new(options.memory_bytes),
-            peers: Peers::default(),
             slots: slots::Slots::start(options.slots),
             queries: queries::Queries::default(),
             cpu: cpu.handle().clone(),

@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use sluice_core::failure::FetchError;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::leases::SessionId;
+use sluice_proto::auth::{AuthError, FetchKey};
+use sluice_proto::refuse_fetch;
 use tokio_util::sync::CancellationToken;
+use tonic::Status;
 
 /// The sessions of this worker by query.
 #[derive(Clone, Default)]
@@ -28,6 +32,8 @@ struct Sessions {
 struct Current {
     session: SessionId,
     epoch: CoordinatorEpoch,
+    /// What opens the query's data here to fetches: of all sessions of one coordinator, since its readers hold it.
+    fetch_key: FetchKey,
     replaced: CancellationToken,
     stopped: CancellationToken,
 }
@@ -37,6 +43,8 @@ struct Current {
 pub(super) struct Entered {
     /// Its number at this worker.
     pub(super) session: SessionId,
+    /// What opens the query's data here to fetches.
+    pub(super) fetch_key: FetchKey,
     /// To be cancelled when the session and those before it have stopped all their attempts.
     pub(super) stopped: CancellationToken,
     /// The same of the session before it, and whether that was of an earlier coordinator.
@@ -59,9 +67,14 @@ impl Queries {
         sessions.last += 1;
         let session = SessionId(sessions.last);
         let stopped = CancellationToken::new();
+        let before = sessions.current.get(query);
+        let fetch_key = before
+            .filter(|before| before.epoch == epoch)
+            .map_or_else(new_fetch_key, |before| before.fetch_key.clone());
         let current = Current {
             session,
             epoch,
+            fetch_key: fetch_key.clone(),
             replaced,
             stopped: stopped.clone(),
         };
@@ -72,6 +85,7 @@ impl Queries {
         });
         Some(Entered {
             session,
+            fetch_key,
             stopped,
             before,
         })
@@ -94,9 +108,28 @@ impl Queries {
         current
     }
 
-    /// The latest coordinator epoch of a query that was here.
-    pub(super) fn latest(&self, query: &QueryId) -> Option<CoordinatorEpoch> {
-        self.lock().latest(query)
+    /// Lets a fetch in that shows the key of the query's session here, if its coordinator is not superseded. Without a key it
+    /// gets in where `open`: at a worker that lets everybody in.
+    ///
+    /// # Errors
+    /// What to answer. Of a query that is not here there is nothing to read, and nothing to protect.
+    pub(super) fn admit_fetch(
+        &self,
+        query: &QueryId,
+        epoch: CoordinatorEpoch,
+        (shown, open): (Option<&FetchKey>, bool),
+    ) -> Result<(), Status> {
+        let sessions = self.lock();
+        if sessions.latest(query).is_some_and(|latest| latest > epoch) {
+            return Err(refuse_fetch(FetchError::StaleCoordinator));
+        }
+        let current = sessions.current.get(query);
+        let current = current.ok_or_else(|| refuse_fetch(FetchError::UnknownStream))?;
+        let opens = current.fetch_key.opens(shown) || (open && shown.is_none());
+        if current.epoch != epoch || !opens {
+            return Err(AuthError::WrongFetchKey.into());
+        }
+        Ok(())
     }
 
     /// Whether the query has a session, or data that waits for one.
@@ -112,6 +145,15 @@ impl Queries {
     fn lock(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A key of 244 random bits.
+fn new_fetch_key() -> FetchKey {
+    let mut bytes = [0; 32];
+    let (first, second) = bytes.split_at_mut(16);
+    first.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    second.copy_from_slice(uuid::Uuid::new_v4().as_bytes());
+    FetchKey::new(bytes)
 }
 
 impl Sessions {
@@ -156,6 +198,43 @@ mod tests {
             late.is_none(),
             "the end of the query does not bring the old term back"
         );
-        assert_eq!(queries.latest(&query), Some(CoordinatorEpoch(2)));
+        assert_eq!(queries.lock().latest(&query), Some(CoordinatorEpoch(2)));
+    }
+
+    #[test]
+    fn a_fetch_shows_the_key_of_the_querys_session_at_this_worker() {
+        let (here, elsewhere) = (Queries::default(), Queries::default());
+        let enter = |queries: &Queries, id: &str, epoch| {
+            let query = QueryId::new(id).expect("a legal id");
+            let entered = queries.enter(&query, CoordinatorEpoch(epoch), CancellationToken::new());
+            entered.expect("it enters").fetch_key
+        };
+        let admit = |id: &str, epoch, key: Option<&FetchKey>| {
+            let query = QueryId::new(id).expect("a legal id");
+            here.admit_fetch(&query, CoordinatorEpoch(epoch), (key, false))
+                .map_err(|status| status.code())
+        };
+        let (own, other) = (enter(&here, "q", 1), enter(&here, "other", 1));
+        let replayed = enter(&elsewhere, "q", 1);
+        assert_eq!(admit("q", 1, Some(&own)), Ok(()));
+        for key in [None, Some(&other), Some(&replayed)] {
+            assert_eq!(admit("q", 1, key), Err(tonic::Code::PermissionDenied));
+        }
+        assert_eq!(
+            admit("q", 2, Some(&own)),
+            Err(tonic::Code::PermissionDenied),
+            "a forged epoch"
+        );
+        let query = QueryId::new("q").expect("a legal id");
+        let open = |key| here.admit_fetch(&query, CoordinatorEpoch(1), (key, true)).ok();
+        assert_eq!((open(None), open(Some(&other))), (Some(()), None));
+        assert_eq!(enter(&here, "q", 1), own, "its readers hold the key");
+        let later = enter(&here, "q", 2);
+        assert_eq!(admit("q", 2, Some(&later)), Ok(()));
+        assert_eq!(admit("q", 2, Some(&own)), Err(tonic::Code::PermissionDenied));
+        let query = QueryId::new("q").expect("a legal id");
+        let stale = here.admit_fetch(&query, CoordinatorEpoch(1), (Some(&own), false));
+        let stale = stale.expect_err("superseded");
+        assert_eq!(sluice_proto::fetch_error_of(&stale), FetchError::StaleCoordinator);
     }
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use sluice_core::failure::FetchError;
 use sluice_core::ids::QueryId;
 use sluice_core::message::FetchRequest;
-use sluice_proto::auth::{AuthError, Claims, Subject, Token};
+use sluice_proto::auth::{Claims, FetchKey, Verb};
 use sluice_proto::{Hello, RefusedReason, Welcome, refuse_fetch, wire};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -17,7 +18,8 @@ use tonic::{Request, Response, Status, Streaming, async_trait};
 use wire::coordinator_message::Message as FromCoordinator;
 use wire::worker_message::Message as ToCoordinator;
 
-use super::session::{Session, SessionEnd};
+use super::bounds::Bounds;
+use super::session::{Permit, Session, SessionEnd};
 use super::{Shared, build_id};
 
 /// How long a session may be silent before its hello: as long as a coordinator waits for the answer.
@@ -46,14 +48,9 @@ impl wire::worker_server::Worker for Service {
         request: Request<Streaming<wire::CoordinatorMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbound, messages) = mpsc::unbounded_channel();
-        let pass = Pass {
-            claims: self.shared.options.guard.authenticate(request.metadata())?,
-            token: Token::of(request.metadata()),
-        };
-        if let Some(Subject::Operator) = pass.claims.as_ref().map(|claims| &claims.subject) {
-            return Err(AuthError::WrongSubject(Subject::Operator).into());
-        }
-        let greeting = greet(Arc::clone(&self.shared), pass, request.into_inner(), outbound);
+        let guard = &self.shared.options.guard;
+        let claims = guard.admit(request.metadata(), Verb::OpenSession)?;
+        let greeting = greet(Arc::clone(&self.shared), claims, request.into_inner(), outbound);
         tokio::spawn(greeting);
         Ok(Response::new(UnboundedReceiverStream::new(messages)))
     }
@@ -65,9 +62,13 @@ impl wire::worker_server::Worker for Service {
         let (metadata, _, request) = request.into_parts();
         let request =
             FetchRequest::try_from(request).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let latest = self.shared.queries.latest(&request.query);
-        let reader = (&request.query, request.coordinator_epoch);
-        self.shared.options.guard.admit_fetch(&metadata, reader, latest)?;
+        if request.worker_incarnation != self.shared.id.incarnation {
+            return Err(refuse_fetch(FetchError::WrongIncarnation));
+        }
+        let key = FetchKey::of(&metadata);
+        let key = (key.as_ref(), self.shared.options.guard.is_open());
+        let queries = &self.shared.queries;
+        queries.admit_fetch(&request.query, request.coordinator_epoch, key)?;
         let chunks = self.shared.store.fetch(request);
         let chunks = chunks.map(|chunk| match chunk {
             Ok((head, data)) => Ok(wire::FetchChunk::new(head, data)),
@@ -80,7 +81,8 @@ impl wire::worker_server::Worker for Service {
         &self,
         request: Request<wire::WorkerStatusRequest>,
     ) -> Result<Response<wire::WorkerStatus>, Status> {
-        self.shared.options.guard.admit_operator(request.metadata())?;
+        let guard = &self.shared.options.guard;
+        guard.admit(request.metadata(), Verb::ReadStatus)?;
         Ok(Response::new(self.shared.status().await))
     }
 
@@ -88,23 +90,17 @@ impl wire::worker_server::Worker for Service {
         &self,
         request: Request<wire::DrainRequest>,
     ) -> Result<Response<wire::WorkerStatus>, Status> {
-        self.shared.options.guard.admit_operator(request.metadata())?;
+        let guard = &self.shared.options.guard;
+        guard.admit(request.metadata(), Verb::Drain)?;
         self.shared.drain().await;
         Ok(Response::new(self.shared.status().await))
     }
 }
 
-/// What a session's call was opened with.
-struct Pass {
-    /// The claims of its token, where tokens are checked.
-    claims: Option<Claims>,
-    /// The token itself, for fetches on the query's behalf.
-    token: Option<Token>,
-}
-
+/// Serves one session to its end; `claims` are those of its token, where tokens are checked.
 async fn greet(
     shared: Arc<Shared>,
-    pass: Pass,
+    claims: Option<Claims>,
     mut inbound: Streaming<wire::CoordinatorMessage>,
     outbound: Outbound,
 ) {
@@ -112,7 +108,7 @@ async fn greet(
         return;
     };
     let (query, epoch, lease) = (hello.query.clone(), hello.coordinator_epoch, hello.lease);
-    let opened = pass.claims.map(|claims| claims.opens_epoch(&query, epoch));
+    let opened = claims.as_ref().map(|claims| claims.opens_epoch(&query, epoch));
     if let Some(Err(error)) = opened {
         tracing::warn!(%query, %error, "refused a session");
         let _ = outbound.send(Err(error.into()));
@@ -136,12 +132,13 @@ async fn greet(
     }
     shared.store.open_query(query.clone(), epoch).await;
     let _ = outbound.send(Ok(wire::WorkerMessage::of(ToCoordinator::Welcome(
-        welcome(&shared, &query).await.into(),
+        welcome(&shared, &query, entered.fetch_key.clone()).await.into(),
     ))));
     tracing::info!(%query, %epoch, "session opened");
     let slots = shared.slots.open(entered.session);
-    let peers = shared.peers.with_token(pass.token);
-    let end = Session::new(Arc::clone(&shared), hello, slots, peers, (outbound, replaced))
+    let bounds = bounds(&shared, claims.as_ref()).await;
+    let permit = Permit { claims, bounds };
+    let end = Session::new(Arc::clone(&shared), hello, slots, permit, (outbound, replaced))
         .serve(inbound)
         .await;
     tracing::info!(%query, %epoch, ?end, "session ended");
@@ -155,6 +152,14 @@ async fn greet(
     if shared.queries.leave(&query, entered.session) {
         shared.store.retire_query(query).await;
     }
+}
+
+async fn bounds(shared: &Arc<Shared>, claims: Option<&Claims>) -> Arc<Bounds> {
+    let (shared, folders) = (Arc::clone(shared), claims.map(|claims| claims.folders.clone()));
+    let bounds = move || Bounds::new(&shared.options, folders.as_ref());
+    // It fails with the process only; what bounds nothing must not come of it.
+    let bounds = tokio::task::spawn_blocking(bounds).await;
+    Arc::new(bounds.unwrap_or_else(|_| Bounds::nothing()))
 }
 
 /// The coordinator's first message. Whoever sends another one, or none, is told.
@@ -184,7 +189,7 @@ fn admit(shared: &Shared, hello: &Hello) -> Result<(), (RefusedReason, String)> 
     Ok(())
 }
 
-async fn welcome(shared: &Shared, query: &QueryId) -> Welcome {
+async fn welcome(shared: &Shared, query: &QueryId, fetch_key: FetchKey) -> Welcome {
     Welcome {
         worker: shared.id.clone(),
         build_id: build_id(),
@@ -193,6 +198,7 @@ async fn welcome(shared: &Shared, query: &QueryId) -> Welcome {
         held: shared.store.held_attempts(query.clone()).await,
         node: shared.options.node.clone(),
         zone: shared.zone().await,
+        fetch_key,
     }
 }
 

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use sluice_core::ids::{AttemptId, StageId};
 use sluice_core::message::{Assignment, InputUpdate};
 use sluice_core::metrics::AttemptMetrics;
+use sluice_proto::auth::{AuthError, Claims, FetchEndpoint, Token};
 use sluice_proto::{Hello, LeafSplit, WireError, wire};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use wire::coordinator_message::Message as FromCoordinator;
@@ -17,6 +18,7 @@ use wire::worker_message::Message as ToCoordinator;
 
 use super::Shared;
 use super::attempt::{self, AttemptEnd, Job};
+use super::bounds::Bounds;
 use super::counters::Counters;
 use super::slots::SessionSlots;
 use super::stage::StageTemplate;
@@ -40,8 +42,9 @@ pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) hello: Hello,
     pub(super) slots: SessionSlots,
-    /// Fetches on behalf of the query.
-    pub(super) peers: Peers,
+    permit: Permit,
+    /// The workers that this session has told of.
+    peers: Peers,
     pub(super) outbound: mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
     /// Set when a later session of the same query takes over, or the worker shuts down.
     pub(super) replaced: CancellationToken,
@@ -49,6 +52,27 @@ pub(super) struct Session {
     running: BTreeMap<AttemptId, Running>,
     /// Spilled bytes of attempts that have ended, as they were last told.
     told: BTreeMap<AttemptId, u64>,
+}
+
+/// What a session's token allows.
+pub(super) struct Permit {
+    /// The claims of the token, where tokens are checked.
+    pub(super) claims: Option<Claims>,
+    /// What its attempts may read and write.
+    pub(super) bounds: Arc<Bounds>,
+}
+
+impl Permit {
+    /// Waits until the token has ended.
+    async fn ended(&self) {
+        let Some(claims) = &self.claims else {
+            return std::future::pending().await;
+        };
+        // In pieces: the clock of the token may be set.
+        while let Ok(left) = claims.deadline().duration_since(SystemTime::now()) {
+            sleep(left.min(Duration::from_secs(10))).await;
+        }
+    }
 }
 
 struct Running {
@@ -63,7 +87,7 @@ impl Session {
         shared: Arc<Shared>,
         hello: Hello,
         slots: SessionSlots,
-        peers: Peers,
+        permit: Permit,
         (outbound, replaced): (
             mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
             CancellationToken,
@@ -73,7 +97,8 @@ impl Session {
             shared,
             hello,
             slots,
-            peers,
+            permit,
+            peers: Peers::default(),
             outbound,
             replaced,
             stages: BTreeMap::new(),
@@ -99,8 +124,8 @@ impl Session {
                         match self.receive(message, &ended).await {
                             Ok(Some(end)) => break end,
                             Ok(None) => {}
-                            Err(error) => {
-                                let _ = self.outbound.send(Err(Status::invalid_argument(error.to_string())));
+                            Err(status) => {
+                                let _ = self.outbound.send(Err(status));
                                 break SessionEnd::Broken;
                             }
                         }
@@ -119,6 +144,10 @@ impl Session {
                 }
                 () = sleep_until(last_heard + self.hello.liveness_timeout) => break SessionEnd::Broken,
                 () = self.replaced.cancelled() => break SessionEnd::Broken,
+                () = self.permit.ended() => {
+                    let _ = self.outbound.send(Err(AuthError::Expired.into()));
+                    break SessionEnd::Broken;
+                }
             }
         };
         self.stop_all(&mut ends).await;
@@ -141,14 +170,19 @@ impl Session {
         &mut self,
         message: wire::CoordinatorMessage,
         ended: &mpsc::UnboundedSender<(AttemptId, AttemptEnd)>,
-    ) -> Result<Option<SessionEnd>, WireError> {
-        match message.message.ok_or(WireError::Missing("message"))? {
+    ) -> Result<Option<SessionEnd>, Status> {
+        match message
+            .message
+            .ok_or(WireError::Missing("message"))
+            .map_err(impossible)?
+        {
             FromCoordinator::Hello(_) => {
-                return Err(WireError::Impossible {
+                return Err(impossible(WireError::Impossible {
                     field: "message",
                     value: "a second hello".into(),
-                });
+                }));
             }
+            FromCoordinator::RenewToken(renewal) => self.renew(&renewal)?,
             FromCoordinator::Heartbeat(_) => {}
             FromCoordinator::WantSlots(want) => self.slots.want(want.slots),
             FromCoordinator::ReleaseSlots(release) => self.slots.release(release.slots),
@@ -162,17 +196,19 @@ impl Session {
                 }
             }
             FromCoordinator::AssignAttempt(assign) => {
-                let (assignment, splits) = assign.try_into()?;
+                let (assignment, splits) = assign.try_into().map_err(impossible)?;
                 self.start(assignment, splits, ended).await;
             }
             FromCoordinator::UpdateInputs(update) => {
                 let attempt = update
                     .attempt
-                    .ok_or(WireError::Missing("update_inputs.attempt"))?
+                    .ok_or(WireError::Missing("update_inputs.attempt"))
+                    .map_err(impossible)?
                     .into();
                 for update in update.updates {
-                    let (update, address): (InputUpdate, String) = update.try_into()?;
-                    self.peers.learn(&update.worker, &address);
+                    let (update, endpoint): (InputUpdate, FetchEndpoint) =
+                        update.try_into().map_err(impossible)?;
+                    self.peers.learn(&update.worker, endpoint);
                     if let Some(running) = self.running.get(&attempt) {
                         let _ = running.inputs.send(update);
                     }
@@ -192,6 +228,16 @@ impl Session {
             FromCoordinator::Goodbye(_) => return Ok(Some(SessionEnd::Goodbye)),
         }
         Ok(None)
+    }
+
+    /// Takes a renewal of the session's token.
+    fn renew(&mut self, renewal: &str) -> Result<(), AuthError> {
+        let Some(claims) = self.permit.claims.clone() else {
+            return Ok(());
+        };
+        let guard = &self.shared.options.guard;
+        self.permit.claims = Some(guard.prolong(claims, &Token::new(renewal)?)?);
+        Ok(())
     }
 
     async fn start(
@@ -226,6 +272,7 @@ impl Session {
             query,
             coordinator_epoch,
             input_roots,
+            bounds: Arc::clone(&self.permit.bounds),
             stage,
             assignment,
             splits,
@@ -333,6 +380,11 @@ impl Session {
         // A closed channel shows as the end of the inbound stream.
         let _ = self.outbound.send(Ok(wire::WorkerMessage::of(message)));
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
+fn impossible(error: WireError) -> Status {
+    Status::invalid_argument(error.to_string())
 }
 
 /// Adds what the store has counted; answers the bytes that it has spilled.

@@ -2,7 +2,7 @@
 //! what is refused why.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use sluice_core::ids::{
 };
 use sluice_core::message::{Assignment, ChunkHead, FetchRequest, MapOutputPartitionMeta};
 use sluice_crds::shuffle_query::Compression;
+use sluice_proto::auth::FetchKey;
 use sluice_proto::{Hello, RefusedReason, Welcome, fetch_error_of, wire};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -38,6 +39,8 @@ const MAX_CHUNK_BYTES: u64 = 1 << 20;
 struct Scene {
     worker: RunningWorker,
     options: CoordinatorOptions,
+    /// What the worker's last welcome said.
+    fetch_key: Arc<Mutex<Option<FetchKey>>>,
     _folder: TempDir,
 }
 
@@ -65,12 +68,15 @@ impl Scene {
             spill_dirs: vec![folder.path().to_owned()],
             spill_limit_bytes: 1 << 30,
             guard: sluice_proto::auth::Guard::default(),
+            data_dirs: None,
+            sink_dirs: None,
             node: None,
             zone_file: None,
         });
         Self {
             worker: worker.await.expect("a worker starts on loopback"),
             options,
+            fetch_key: Arc::default(),
             _folder: folder,
         }
     }
@@ -98,7 +104,11 @@ impl Scene {
 
     /// All chunks of one response.
     async fn fetch(&self, request: FetchRequest) -> Result<Vec<(ChunkHead, Bytes)>, FetchError> {
-        let response = self.client().await.fetch(wire::FetchRequest::from(request)).await;
+        let mut request = tonic::Request::new(wire::FetchRequest::from(request));
+        if let Some(key) = &*self.fetch_key.lock().expect("nobody panicked") {
+            key.attach(request.metadata_mut());
+        }
+        let response = self.client().await.fetch(request).await;
         let mut response = response.map_err(|status| fetch_error_of(&status))?.into_inner();
         let mut chunks = Vec::new();
         loop {
@@ -138,6 +148,7 @@ impl Scene {
         let mut session = Session {
             outbound,
             inbound: None,
+            fetch_key: Arc::clone(&self.fetch_key),
         };
         session.send(ToWorker::Hello(hello.into()));
         let response = self
@@ -180,6 +191,7 @@ impl Scene {
 struct Session {
     outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
     inbound: Option<Streaming<wire::WorkerMessage>>,
+    fetch_key: Arc<Mutex<Option<FetchKey>>>,
 }
 
 impl Session {
@@ -214,7 +226,9 @@ impl Session {
             FromWorker::Welcome(welcome) => Welcome::try_from(welcome).ok(),
             _ => None,
         };
-        self.next(welcome).await
+        let welcome = self.next(welcome).await;
+        *self.fetch_key.lock().expect("nobody panicked") = Some(welcome.fetch_key.clone());
+        welcome
     }
 
     async fn succeeded(&mut self, attempt: AttemptId) -> Vec<MapOutputPartitionMeta> {

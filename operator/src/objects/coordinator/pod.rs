@@ -92,7 +92,7 @@ fn container(plan: &CoordinatorPlan<'_>, mounts: Vec<k8s_openapi::api::core::v1:
         image_pull_policy: policy.map(str::to_owned),
         command: Some(vec![pod::PROGRAM.to_owned(), "coordinator".to_owned()]),
         args: Some(arguments(plan)),
-        env: Some(environment()),
+        env: Some(environment(plan)),
         env_from: pod::credentials(plan.pool_spec),
         ports: Some(vec![ContainerPort {
             name: Some("grpc".to_owned()),
@@ -143,8 +143,10 @@ fn arguments(plan: &CoordinatorPlan<'_>) -> Vec<String> {
         .collect()
 }
 
-fn environment() -> Vec<EnvVar> {
+fn environment(plan: &CoordinatorPlan<'_>) -> Vec<EnvVar> {
     vec![
+        pod::env("SLUICE_POOL", plan.pool),
+        pod::env("SLUICE_NAMESPACE", plan.query.namespace().unwrap_or_default()),
         pod::env("SLUICE_TOKEN_FILE", format!("{TOKEN_FOLDER}/{TOKEN_FILE}")),
         pod::env(
             "SLUICE_VERIFY_KEY_FILE",

@@ -1,13 +1,27 @@
-use ed25519_dalek::pkcs8::EncodePrivateKey;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ed25519_dalek::pkcs8::EncodePrivateKey;
+use ed25519_dalek::pkcs8::spki::der::pem::LineEnding;
+use ed25519_dalek::{Signer, SigningKey};
+use sluice_core::ids::{CoordinatorEpoch, QueryId};
+use tonic::Request;
+use tonic::metadata::MetadataMap;
+use tonic::service::Interceptor;
+
+use super::token::MAX_TOKEN_BYTES;
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-fn signer(seed: u8) -> TokenSigner {
+fn private_pem(seed: u8) -> String {
     let key = SigningKey::from_bytes(&[seed; 32]);
-    let pem = key.to_pkcs8_pem(LineEnding::LF).expect("32 bytes");
-    TokenSigner::from_pem(&pem).expect("a key")
+    key.to_pkcs8_pem(LineEnding::LF).expect("32 bytes").to_string()
+}
+
+fn signer(seed: u8) -> TokenSigner {
+    TokenSigner::from_pem(&private_pem(seed)).expect("a key")
 }
 
 fn verifier(signer: &TokenSigner) -> TokenVerifier {
@@ -18,27 +32,71 @@ fn query(id: &str) -> QueryId {
     QueryId::new(id).expect("a legal id")
 }
 
+fn pool(name: &str) -> PoolId {
+    PoolId {
+        namespace: "n".into(),
+        name: name.into(),
+    }
+}
+
+fn of_query(id: &str, epoch: u64) -> Claims {
+    let folders = Folders {
+        read: vec!["/data/t".into()],
+        write: vec!["/out".into()],
+    };
+    Claims::query(query(id), CoordinatorEpoch(epoch), pool("p"), folders)
+}
+
+fn of_operator(audience: Audience, verb: Verb) -> Claims {
+    Claims::operator(audience, verb, pool("p"), HOUR)
+}
+
 fn metadata(token: &Token) -> MetadataMap {
     let request = Bearer(Some(token.clone())).call(Request::new(()));
     request.expect("nothing fails").metadata().clone()
 }
 
 #[test]
-fn a_token_says_what_was_signed_until_it_expires() {
+fn a_token_says_what_was_signed_until_it_expires_by_a_clock_that_may_be_ahead() {
     let signer = signer(1);
     let claims = Claims {
-        subject: Subject::Query(query("q-1")),
-        epoch: CoordinatorEpoch(7),
         expires: UNIX_EPOCH + Duration::from_secs(1_000),
+        ..of_query("q-1", 7)
     };
     let token = signer.sign(&claims).expect("it signs");
     let at = |seconds| UNIX_EPOCH + Duration::from_secs(seconds);
-    assert_eq!(verifier(&signer).verify(&token, at(999)), Ok(claims));
-    assert_eq!(
-        verifier(&signer).verify(&token, at(1_000)),
-        Err(AuthError::Expired)
-    );
+    let skew = CLOCK_SKEW.as_secs();
+    let verifier = verifier(&signer);
+    assert_eq!(verifier.verify(&token, at(999)), Ok(claims.clone()));
+    assert_eq!(verifier.verify(&token, at(999 + skew)), Ok(claims));
+    assert_eq!(verifier.verify(&token, at(1_000 + skew)), Err(AuthError::Expired));
     assert_eq!(format!("{token:?} {signer:?}"), "Token(..) TokenSigner(..)");
+}
+
+#[test]
+fn every_claim_survives_the_signature() {
+    let signer = signer(1);
+    for audience in [
+        Audience::Workers,
+        Audience::Worker("0a1b".into()),
+        Audience::Coordinator(query("q")),
+    ] {
+        let whole = UNIX_EPOCH + Duration::from_secs(1_000);
+        for claims in [
+            Claims {
+                audience: audience.clone(),
+                expires: whole,
+                ..of_query("q", 1)
+            },
+            Claims {
+                expires: whole,
+                ..of_operator(audience, Verb::Drain)
+            },
+        ] {
+            let token = signer.sign(&claims).expect("it signs");
+            assert_eq!(verifier(&signer).verify(&token, UNIX_EPOCH), Ok(claims));
+        }
+    }
 }
 
 /// The example of RFC 8037, appendix A: other programs that speak JWT agree with ours.
@@ -56,17 +114,15 @@ fn a_published_signature_is_understood() {
     let verifier = TokenVerifier {
         keys: vec![key.verifying_key()],
     };
-    // Its signature is good, its payload is no claims of ours.
+    // Its signature is good, but it names no key of ours.
     let token = Token::new(&format!("{signed}.{signature}")).expect("text");
-    assert_eq!(verifier.verify(&token, UNIX_EPOCH), Err(AuthError::Malformed));
+    assert_eq!(verifier.verify(&token, UNIX_EPOCH), Err(AuthError::BadSignature));
 }
 
 #[test]
 fn whatever_was_changed_is_refused() {
     let signer_ = signer(1);
-    let good = signer_
-        .sign(&Claims::query(query("q-1"), CoordinatorEpoch(1), HOUR))
-        .expect("it signs");
+    let good = signer_.sign(&of_query("q-1", 1)).expect("it signs");
     let verify = |text: &str| {
         let token = Token::new(text)?;
         verifier(&signer_).verify(&token, SystemTime::now())
@@ -76,7 +132,8 @@ fn whatever_was_changed_is_refused() {
     let [header, payload, signature] = parts[..] else {
         panic!("a JWT has three parts");
     };
-    let forged = URL_SAFE_NO_PAD.encode(r#"{"sub":"operator","epoch":1,"exp":99999999999}"#);
+    let forged = r#"{"sub":"operator","aud":"workers","verbs":["drain"],"epoch":1,"exp":99999999999}"#;
+    let forged = URL_SAFE_NO_PAD.encode(forged);
     let none = URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#);
     let hmac = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#);
     for (text, error) in [
@@ -102,19 +159,26 @@ fn whatever_was_changed_is_refused() {
 }
 
 #[test]
-fn several_keys_are_trusted_while_they_change() {
-    let (old, new) = (signer(1), signer(2));
-    let both =
-        TokenVerifier::from_pem(&format!("{}\n{}", old.public_pem(), new.public_pem())).expect("two keys");
-    for signer in [&old, &new] {
-        let token = signer.sign(&Claims::operator(HOUR)).expect("it signs");
-        assert!(both.verify(&token, SystemTime::now()).is_ok());
+fn the_newest_of_several_keys_signs_and_all_are_trusted() {
+    let both = TokenSigner::from_pem(&format!("{}{}", private_pem(1), private_pem(2))).expect("two keys");
+    let trusted = verifier(&both);
+    let claims = of_query("q", 1);
+    let (new, old) = (both.sign(&claims), both.before_newest().sign(&claims));
+    let (new, old) = (new.expect("it signs"), old.expect("it signs"));
+    for token in [&old, &new] {
+        assert!(trusted.verify(token, SystemTime::now()).is_ok());
     }
+    for (seed, good, bad) in [(1, &old, &new), (2, &new, &old)] {
+        let one = verifier(&signer(seed));
+        assert!(one.verify(good, SystemTime::now()).is_ok());
+        assert_eq!(one.verify(bad, SystemTime::now()), Err(AuthError::BadSignature));
+    }
+    assert!(both.has_several() && !signer(1).has_several());
 }
 
 #[test]
 fn a_query_cannot_pass_as_the_operator() {
-    let claims = Claims::query(query("operator"), CoordinatorEpoch(1), HOUR);
+    let claims = of_query("operator", 1);
     assert_eq!(signer(1).sign(&claims).err(), Some(AuthError::ReservedSubject));
 }
 
@@ -127,50 +191,221 @@ fn keys_that_are_none_are_refused_with_a_reason() {
     for text in ["", "  \n", "no key", &public[..60]] {
         assert!(TokenVerifier::from_pem(text).is_err(), "{text}");
     }
-    let error = TokenVerifier::from_file(Path::new("/no/such/key.pem")).expect_err("there is none");
+    let error = TrustedKeys::open(Path::new("/no/such/key.pem")).expect_err("there is none");
     assert!(error.to_string().contains("/no/such/key.pem"), "{error}");
+}
+
+/// The guards of a worker and of a coordinator of pool `p`.
+fn guards(signer: &TokenSigner) -> (Guard, Guard) {
+    let keys = TrustedKeys::from(verifier(signer));
+    (
+        Guard::of_worker(keys.clone(), pool("p"), "w-1"),
+        Guard::of_coordinator(keys, pool("p"), query("q")),
+    )
+}
+
+fn admit(guard: &Guard, claims: &Claims, verb: Verb) -> Result<(), AuthError> {
+    let token = signer(1).sign(claims).expect("it signs");
+    guard.admit(&metadata(&token), verb).map(|_| ())
+}
+
+fn to_worker(id: &str, verb: Verb) -> Claims {
+    of_operator(Audience::Worker(id.into()), verb)
+}
+
+fn to_query(id: &str, verb: Verb) -> Claims {
+    of_operator(Audience::Coordinator(query(id)), verb)
 }
 
 #[test]
 fn a_guard_lets_in_who_may() {
-    let signer = signer(1);
-    let guard = Guard::new(verifier(&signer));
-    let own = metadata(
-        &signer
-            .sign(&Claims::query(query("q"), CoordinatorEpoch(2), HOUR))
-            .expect("it signs"),
+    let (worker, coordinator) = guards(&signer(1));
+    for (guard, claims, verb) in [
+        (&worker, of_query("q", 1), Verb::OpenSession),
+        (&worker, to_worker("w-1", Verb::Drain), Verb::Drain),
+        (&coordinator, to_query("q", Verb::Cancel), Verb::Cancel),
+    ] {
+        assert_eq!(admit(guard, &claims, verb), Ok(()));
+    }
+    let none = MetadataMap::new();
+    assert_eq!(worker.admit(&none, Verb::Drain), Err(AuthError::Missing));
+    assert_eq!(Guard::default().admit(&none, Verb::Drain), Ok(None));
+}
+
+#[test]
+fn a_token_opens_one_kind_of_call_at_one_receiver() {
+    let (worker, coordinator) = guards(&signer(1));
+    let another = Audience::Worker("w-2".into());
+    let (q, other) = (
+        Audience::Coordinator(query("q")),
+        Audience::Coordinator(query("other")),
     );
-    let operator = metadata(&signer.sign(&Claims::operator(HOUR)).expect("it signs"));
-    let (q, other) = (query("q"), query("other"));
-    assert_eq!(guard.admit_operator(&operator), Ok(()));
-    assert_eq!(
-        guard.admit_operator(&own),
-        Err(AuthError::WrongSubject(Subject::Query(q.clone())))
-    );
-    assert_eq!(guard.admit_query_or_operator(&operator, &q), Ok(()));
-    assert_eq!(guard.admit_query_or_operator(&own, &q), Ok(()));
-    assert!(guard.admit_query_or_operator(&own, &other).is_err());
-    let fetch = |metadata: &MetadataMap, query: &QueryId, epoch, latest: u64| {
-        let latest = Some(CoordinatorEpoch(latest));
-        guard
-            .admit_fetch(metadata, (query, CoordinatorEpoch(epoch)), latest)
-            .map_err(|status| status.code())
+    for (guard, claims, verb, error) in [
+        (
+            &worker,
+            to_worker("w-2", Verb::Drain),
+            Verb::Drain,
+            AuthError::WrongAudience(another),
+        ),
+        (
+            &worker,
+            to_query("q", Verb::Drain),
+            Verb::Drain,
+            AuthError::WrongAudience(q),
+        ),
+        (
+            &worker,
+            to_worker("w-1", Verb::ReadStatus),
+            Verb::Drain,
+            AuthError::WrongVerb(Verb::Drain),
+        ),
+        (
+            &worker,
+            of_query("q", 1),
+            Verb::Drain,
+            AuthError::WrongVerb(Verb::Drain),
+        ),
+        (
+            &coordinator,
+            to_query("other", Verb::Cancel),
+            Verb::Cancel,
+            AuthError::WrongAudience(other),
+        ),
+        (
+            &coordinator,
+            to_query("q", Verb::ReadStatus),
+            Verb::ReadResult,
+            AuthError::WrongVerb(Verb::ReadResult),
+        ),
+        (
+            &coordinator,
+            of_query("q", 1),
+            Verb::ReadStatus,
+            AuthError::WrongAudience(Audience::Workers),
+        ),
+    ] {
+        assert_eq!(admit(guard, &claims, verb), Err(error), "{claims:?}");
+    }
+}
+
+#[test]
+fn a_token_of_another_pool_or_namespace_is_refused() {
+    let (worker, _) = guards(&signer(1));
+    let namespace = PoolId {
+        namespace: "m".into(),
+        ..pool("p")
     };
-    assert_eq!(fetch(&own, &q, 2, 2), Ok(()));
-    assert_eq!(fetch(&own, &other, 2, 2), Err(Code::PermissionDenied));
+    for elsewhere in [pool("other"), namespace, PoolId::default()] {
+        let claims = Claims {
+            pool: elsewhere.clone(),
+            ..of_query("q", 1)
+        };
+        let error = AuthError::WrongPool {
+            token: elsewhere,
+            here: pool("p"),
+        };
+        assert_eq!(admit(&worker, &claims, Verb::OpenSession), Err(error));
+    }
+}
+
+#[test]
+fn a_session_is_of_one_query_and_epoch() {
+    let claims = of_query("q", 2);
+    assert_eq!(claims.opens_epoch(&query("q"), CoordinatorEpoch(2)), Ok(()));
     assert_eq!(
-        fetch(&own, &q, 3, 3),
-        Err(Code::PermissionDenied),
-        "a forged epoch"
+        claims.opens_epoch(&query("other"), CoordinatorEpoch(2)),
+        Err(AuthError::WrongSubject(Subject::Query(query("q"))))
     );
-    assert_eq!(fetch(&own, &q, 2, 3), Err(Code::PermissionDenied), "superseded");
-    assert_eq!(fetch(&operator, &q, 2, 2), Err(Code::PermissionDenied));
-    assert_eq!(fetch(&MetadataMap::new(), &q, 2, 2), Err(Code::Unauthenticated));
-    let open = Guard::default();
-    assert_eq!(open.admit_operator(&MetadataMap::new()), Ok(()));
-    let stale = guard.admit_fetch(&own, (&q, CoordinatorEpoch(2)), Some(CoordinatorEpoch(3)));
-    let stale = stale.expect_err("superseded");
-    assert_eq!(crate::fetch_error_of(&stale), FetchError::StaleCoordinator);
+    assert_eq!(
+        claims.opens_epoch(&query("q"), CoordinatorEpoch(3)),
+        Err(AuthError::WrongEpoch { token: 2, call: 3 })
+    );
+}
+
+#[test]
+fn a_renewal_prolongs_its_own_token_and_opens_nothing() {
+    let signer = signer(1);
+    let guard = Guard::of_worker(TrustedKeys::from(verifier(&signer)), pool("p"), "w");
+    let sign = |claims: &Claims| signer.sign(claims).expect("it signs");
+    let over = SystemTime::now() - HOUR;
+    let expired = sign(&Claims {
+        expires: over,
+        ..of_query("q", 1)
+    });
+    let renewal = |id: &str, epoch| Claims::renewal(query(id), CoordinatorEpoch(epoch), pool("p"));
+    let admit = |token: &Token, renewal: Option<&Claims>| {
+        let mut metadata = metadata(token);
+        if let Some(renewal) = renewal {
+            sign(renewal).attach_renewal(&mut metadata);
+        }
+        guard.admit(&metadata, Verb::OpenSession)
+    };
+    assert_eq!(admit(&expired, None), Err(AuthError::Expired));
+    let claims = admit(&expired, Some(&renewal("q", 1)));
+    let claims = claims.expect("it is renewed").expect("it is checked");
+    assert!(claims.expires > SystemTime::now() && claims.folders == of_query("q", 1).folders);
+    for (renewal, error) in [
+        (
+            renewal("other", 1),
+            AuthError::WrongSubject(Subject::Query(query("other"))),
+        ),
+        (renewal("q", 2), AuthError::WrongEpoch { token: 2, call: 1 }),
+        (
+            Claims {
+                expires: over,
+                ..renewal("q", 1)
+            },
+            AuthError::Expired,
+        ),
+        (of_query("q", 1), AuthError::WrongVerb(Verb::Prolong)),
+    ] {
+        assert_eq!(admit(&expired, Some(&renewal)), Err(error));
+    }
+    let alone = sign(&renewal("q", 1));
+    assert_eq!(
+        admit(&alone, Some(&renewal("q", 1))),
+        Err(AuthError::WrongVerb(Verb::OpenSession))
+    );
+}
+
+#[test]
+fn keys_come_and_go_with_the_file_while_the_process_runs() {
+    let folder = std::env::temp_dir().join(format!("sluice-keys-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a temporary folder can be made");
+    let file = folder.join("public.pem");
+    let (old, new) = (signer(1), signer(2));
+    std::fs::write(&file, old.public_pem()).expect("it can be written");
+    let keys = TrustedKeys::open(&file).expect("a key");
+    let verify = |signer: &TokenSigner| {
+        let token = signer.sign(&of_query("q", 1)).expect("it signs");
+        keys.verify_signature(&token).map(|_| ())
+    };
+    assert_eq!(verify(&new), Err(AuthError::BadSignature));
+    std::fs::write(&file, old.public_pem() + &new.public_pem()).expect("it can be written");
+    keys.age();
+    assert_eq!((verify(&new), verify(&old)), (Ok(()), Ok(())));
+    std::fs::write(&file, "half a file").expect("it can be written");
+    keys.age();
+    assert_eq!((verify(&new), verify(&old)), (Ok(()), Ok(())));
+    std::fs::write(&file, new.public_pem()).expect("it can be written");
+    keys.age();
+    assert_eq!(
+        (verify(&new), verify(&old)),
+        (Ok(()), Err(AuthError::BadSignature))
+    );
+    std::fs::remove_dir_all(&folder).expect("it can be removed");
+}
+
+#[test]
+fn a_fetch_key_opens_for_itself_alone_and_travels_unseen() {
+    let (own, other) = (FetchKey::new([1; 32]), FetchKey::new([2; 32]));
+    assert!(own.opens(Some(&own.clone())));
+    assert!(!own.opens(Some(&other)) && !own.opens(None));
+    let mut metadata = MetadataMap::new();
+    assert_eq!(FetchKey::of(&metadata), None);
+    own.attach(&mut metadata);
+    assert_eq!(FetchKey::of(&metadata), Some(own.clone()));
+    assert_eq!(format!("{own:?}"), "FetchKey(..)");
 }
 
 #[test]
@@ -178,7 +413,7 @@ fn a_generated_key_signs_for_itself_alone() {
     let [one, other] = [(); 2].map(|()| TokenSigner::generate().expect("the machine has randomness"));
     assert_ne!(one.public_pem(), other.public_pem());
     let query = QueryId::new("q").expect("a legal id");
-    let claims = Claims::query(query, CoordinatorEpoch(1), Duration::from_secs(60));
+    let claims = Claims::query(query, CoordinatorEpoch(1), PoolId::default(), Folders::default());
     let token = one.sign(&claims).expect("it signs");
     let verify = |signer: &TokenSigner| {
         let verifier = TokenVerifier::from_pem(&signer.public_pem()).expect("a key");
