@@ -12,6 +12,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::AggregateUDF;
 use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_expr::expressions::{Literal, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_plan::work_table::WorkTableExec;
@@ -24,10 +25,11 @@ use datafusion_proto::protobuf;
 use prost::Message;
 
 use super::adapt::SchemaExec;
-use super::leaf::{ReadMode, ShuffleReadExec};
+use super::leaf::{ReadMode, RowFacts, ShuffleReadExec};
 use super::recursion::WorkTableSlot;
 use super::scalar::SINGLE_VALUE;
 use super::scan::{ScanExec, file_config};
+use super::window::{self, WindowMessage, WindowSlot};
 use crate::source::tpch::TpchScanExec;
 
 /// Encodes and decodes Sluice's own nodes and DataFusion's recursive queries.
@@ -37,7 +39,7 @@ pub(crate) struct FragmentCodec;
 /// One node that datafusion-proto does not know.
 #[derive(Clone, PartialEq, Message)]
 struct NodeMessage {
-    #[prost(oneof = "Node", tags = "1, 2, 3, 4, 5, 6")]
+    #[prost(oneof = "Node", tags = "1, 2, 3, 4, 5, 6, 7")]
     node: Option<Node>,
 }
 
@@ -56,6 +58,8 @@ enum Node {
     /// As the scan encodes itself.
     #[prost(bytes, tag = "6")]
     Tpch(Vec<u8>),
+    #[prost(message, tag = "7")]
+    Window(WindowMessage),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -69,6 +73,25 @@ struct ShuffleReadMessage {
     streams: u32,
     #[prost(message, repeated, tag = "4")]
     orderings: Vec<protobuf::PhysicalSortExprNodeCollection>,
+    #[prost(message, repeated, tag = "5")]
+    constants: Vec<ConstantMessage>,
+    #[prost(message, repeated, tag = "6")]
+    equal: Vec<ColumnsMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ConstantMessage {
+    #[prost(uint64, tag = "1")]
+    column: u64,
+    /// A literal; none where the value is not known.
+    #[prost(message, optional, tag = "2")]
+    value: Option<protobuf::PhysicalExprNode>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ColumnsMessage {
+    #[prost(uint64, repeated, tag = "1")]
+    columns: Vec<u64>,
 }
 
 /// A scan, and the options that datafusion-proto 55 leaves out of file scans or cuts to 32 bits.
@@ -141,6 +164,8 @@ impl PhysicalExtensionCodec for FragmentCodec {
                 schema: Some(table.table_schema().as_ref().try_into()?),
                 projection: table.projection().iter().map(|column| *column as u64).collect(),
             })
+        } else if let Some(window) = node.downcast_ref::<WindowSlot>() {
+            Node::Window(window.encode(self, converter)?)
         } else if let Some(scan) = node.downcast_ref::<TpchScanExec>() {
             Node::Tpch(scan.encode()?)
         } else {
@@ -187,13 +212,19 @@ impl PhysicalExtensionCodec for FragmentCodec {
                     query.distinct,
                 )?))
             }
+            Node::Window(window) => {
+                let [input] = inputs else {
+                    return Err(malformed("a window has one input"));
+                };
+                window::decode(&window, input, &decode, converter)
+            }
             Node::Tpch(scan) => Ok(Arc::new(TpchScanExec::decode(&scan)?)),
             Node::WorkTable(table) => {
                 let schema = schema_of(table.schema.as_ref())?;
                 let projection: Vec<usize> = table
                     .projection
                     .iter()
-                    .map(|column| usize::try_from(*column).map_err(|error| malformed(&error.to_string())))
+                    .map(|column| index(*column))
                     .collect::<Result<_>>()?;
                 Ok(Arc::new(WorkTableExec::new(
                     table.name,
@@ -205,8 +236,12 @@ impl PhysicalExtensionCodec for FragmentCodec {
     }
 }
 
-fn malformed(message: &str) -> DataFusionError {
+pub(super) fn malformed(message: &str) -> DataFusionError {
     DataFusionError::Plan(format!("malformed fragment node: {message}"))
+}
+
+pub(super) fn index(number: u64) -> Result<usize> {
+    usize::try_from(number).map_err(|error| malformed(&error.to_string()))
 }
 
 fn schema_of(schema: Option<&protobuf::Schema>) -> Result<SchemaRef> {
@@ -219,8 +254,9 @@ fn encode_read(
     read: &ShuffleReadExec,
     converter: &dyn PhysicalProtoConverterExtension,
 ) -> Result<ShuffleReadMessage> {
-    let orderings = read
-        .orderings()
+    let facts = read.facts();
+    let orderings = facts
+        .orderings
         .iter()
         .map(|ordering| {
             let nodes = serialize_physical_sort_exprs(ordering.iter().cloned(), codec, converter)?;
@@ -229,6 +265,18 @@ fn encode_read(
             })
         })
         .collect::<Result<_>>()?;
+    let constants = facts.constants.iter().map(|(column, value)| {
+        let literal = value.clone().map(lit);
+        let value = literal.map(|literal| converter.physical_expr_to_proto(&literal, codec));
+        Ok(ConstantMessage {
+            column: *column as u64,
+            value: value.transpose()?,
+        })
+    });
+    let constants = constants.collect::<Result<_>>()?;
+    let equal = facts.equal.iter().map(|columns| ColumnsMessage {
+        columns: columns.iter().map(|column| *column as u64).collect(),
+    });
     Ok(ShuffleReadMessage {
         slot: read.slot(),
         schema: Some(read.schema().as_ref().try_into()?),
@@ -237,6 +285,8 @@ fn encode_read(
             ReadMode::PerMapTask(tasks) => tasks,
         },
         orderings,
+        constants,
+        equal: equal.collect(),
     })
 }
 
@@ -256,7 +306,27 @@ fn decode_read(
             parse_physical_sort_exprs(&ordering.physical_sort_expr_nodes, context, &schema, converter)?;
         orderings.extend(LexOrdering::new(sort));
     }
-    Ok(Arc::new(ShuffleReadExec::new(read.slot, schema, mode, orderings)))
+    let constants = read.constants.iter().map(|constant| {
+        let value = constant.value.as_ref().map(|value| {
+            let literal = converter.proto_to_physical_expr(value, &schema, context)?;
+            let literal = literal.downcast_ref::<Literal>();
+            let literal = literal.ok_or_else(|| malformed("a constant is no literal"))?;
+            Ok::<_, DataFusionError>(literal.value().clone())
+        });
+        Ok((index(constant.column)?, value.transpose()?))
+    });
+    let equal = read
+        .equal
+        .iter()
+        .map(|set| set.columns.iter().map(|column| index(*column)).collect());
+    let facts = RowFacts {
+        orderings,
+        constants: constants.collect::<Result<_>>()?,
+        equal: equal.collect::<Result<_>>()?,
+    };
+    Ok(Arc::new(ShuffleReadExec::try_new(
+        read.slot, &schema, mode, facts,
+    )?))
 }
 
 fn encode_scan(
@@ -299,10 +369,7 @@ fn decode_scan(
 
 /// Puts back the options that the encoding lost.
 fn restore(config: &FileScanConfig, scan: &ScanMessage) -> Result<FileScanConfig> {
-    let limit = scan
-        .limit
-        .map(|limit| usize::try_from(limit).map_err(|error| malformed(&error.to_string())))
-        .transpose()?;
+    let limit = scan.limit.map(index).transpose()?;
     let mut builder = FileScanConfigBuilder::from(config.clone()).with_limit(limit);
     if let Some(compression) = &scan.compression {
         builder = builder.with_file_compression_type(FileCompressionType::from_str(compression)?);

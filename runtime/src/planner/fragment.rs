@@ -9,7 +9,7 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::{LexOrdering, Partitioning, PhysicalExpr};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::prelude::SessionConfig;
 use datafusion_proto::physical_plan::from_proto::parse_physical_sort_exprs;
 use datafusion_proto::physical_plan::to_proto::serialize_physical_sort_exprs;
@@ -25,6 +25,7 @@ use super::error::PlanError;
 use super::leaf::{InputProvider, ShuffleReadExec};
 use super::scan::ScanExec;
 use super::session::travelling_options;
+use super::window;
 
 /// A stage's plan as bytes: all that a worker needs to run its tasks, but for their splits and streams. It
 /// encodes and decodes as a protobuf message; another build of Sluice must refuse it, neither plan encoding
@@ -103,8 +104,9 @@ pub(crate) fn encode(plan: &Arc<dyn ExecutionPlan>, config: &SessionConfig) -> R
     if let Some(error) = failed {
         return Err(error);
     }
+    let slots = window::with_slots(plan).map_err(|error| unsupported(&error))?;
     let message = DeduplicatingProtoConverter {}
-        .execution_plan_to_proto(plan, &FragmentCodec)
+        .execution_plan_to_proto(&slots, &FragmentCodec)
         .map_err(|error| unsupported(&error))?;
     Ok(Fragment {
         plan: message.encode_to_vec(),
@@ -233,6 +235,13 @@ pub fn decode_task(
     inputs: &Arc<dyn InputProvider>,
 ) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
     let plan = decode_empty(fragment, context)?;
+    let partitions = plan.output_partitioning().partition_count();
+    if partitions != 1 {
+        return Err(PlanError::fragment(
+            "plan",
+            format!("it has {partitions} partitions, a task runs a plan of one"),
+        ));
+    }
     plan.transform_up(|node| {
         if let Some(scan) = node.downcast_ref::<ScanExec>() {
             let split = splits.splits.get(&scan.leaf()).ok_or_else(|| {

@@ -4,10 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{
+    AcrossPartitions, ConstExpr, EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr,
+};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 
@@ -39,38 +43,81 @@ pub enum ReadMode {
     PerMapTask(u32),
 }
 
+/// What is known of the rows of an exchange beyond their schema. Operators above were planned with it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RowFacts {
+    /// The orders that each partition of the leaf has.
+    pub orderings: Vec<LexOrdering>,
+    /// Columns with one value in each partition of the leaf, and that value where it is known to be the same in all.
+    pub constants: Vec<(usize, Option<ScalarValue>)>,
+    /// Sets of columns that are equal in each row.
+    pub equal: Vec<Vec<usize>>,
+}
+
+impl RowFacts {
+    fn properties(&self, schema: &SchemaRef) -> Result<EquivalenceProperties> {
+        let orderings = self.orderings.iter().cloned();
+        let mut properties = EquivalenceProperties::new_with_orderings(Arc::clone(schema), orderings);
+        for columns in &self.equal {
+            for pair in columns.windows(2) {
+                if let [left, right] = pair {
+                    properties.add_equal_conditions(column(schema, *left)?, column(schema, *right)?)?;
+                }
+            }
+        }
+        for (index, value) in &self.constants {
+            let across = match value {
+                Some(value) => AcrossPartitions::Uniform(Some(value.clone())),
+                None => AcrossPartitions::Heterogeneous,
+            };
+            properties.add_constants([ConstExpr::new(column(schema, *index)?, across)])?;
+        }
+        Ok(properties)
+    }
+}
+
+fn column(schema: &SchemaRef, index: usize) -> Result<Arc<dyn PhysicalExpr>> {
+    let field = schema
+        .fields()
+        .get(index)
+        .ok_or_else(|| DataFusionError::Internal(format!("an exchange has no column {index}")))?;
+    Ok(Arc::new(Column::new(field.name(), index)))
+}
+
 /// Reads an exchange: the slot in a fragment that the assignment fills with streams.
 pub struct ShuffleReadExec {
     /// Which input of the stage; while a stage is being cut, which exchange.
     slot: u32,
     mode: ReadMode,
-    orderings: Vec<LexOrdering>,
+    facts: RowFacts,
     provider: Option<Arc<dyn InputProvider>>,
     properties: Arc<PlanProperties>,
 }
 
 impl ShuffleReadExec {
-    /// A leaf that reads `slot` with rows of `schema`; each partition of it holds all of `orderings`.
-    pub fn new(slot: u32, schema: SchemaRef, mode: ReadMode, orderings: Vec<LexOrdering>) -> Self {
+    /// A leaf that reads `slot` with rows of `schema`, of which `facts` hold.
+    ///
+    /// # Errors
+    /// `facts` name columns that `schema` does not have.
+    pub fn try_new(slot: u32, schema: &SchemaRef, mode: ReadMode, facts: RowFacts) -> Result<Self> {
         let partitions = match mode {
             ReadMode::Merged => 1,
             ReadMode::PerMapTask(tasks) => tasks.max(1) as usize,
         };
-        let equivalence = EquivalenceProperties::new_with_orderings(schema, orderings.iter().cloned());
         let properties = PlanProperties::new(
-            equivalence,
+            facts.properties(schema)?,
             Partitioning::UnknownPartitioning(partitions),
             EmissionType::Incremental,
             Boundedness::Bounded,
         )
         .with_scheduling_type(SchedulingType::Cooperative);
-        Self {
+        Ok(Self {
             slot,
             mode,
-            orderings,
+            facts,
             provider: None,
             properties: Arc::new(properties),
-        }
+        })
     }
 
     /// The input's place in the stage's `inputs`.
@@ -83,14 +130,20 @@ impl ShuffleReadExec {
         self.mode
     }
 
-    /// The orders that each partition's rows have.
-    pub fn orderings(&self) -> &[LexOrdering] {
-        &self.orderings
+    /// What is known of the rows.
+    pub fn facts(&self) -> &RowFacts {
+        &self.facts
     }
 
     /// The same leaf of another slot.
     pub(crate) fn with_slot(&self, slot: u32) -> Self {
-        Self::new(slot, self.schema(), self.mode, self.orderings.clone())
+        Self {
+            slot,
+            mode: self.mode,
+            facts: self.facts.clone(),
+            provider: None,
+            properties: Arc::clone(&self.properties),
+        }
     }
 
     /// The same leaf, filled: it reads from `provider`.
@@ -107,7 +160,7 @@ impl fmt::Debug for ShuffleReadExec {
         f.debug_struct("ShuffleReadExec")
             .field("slot", &self.slot)
             .field("mode", &self.mode)
-            .field("orderings", &self.orderings)
+            .field("facts", &self.facts)
             .field("bound", &self.provider.is_some())
             .finish()
     }

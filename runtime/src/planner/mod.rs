@@ -9,6 +9,7 @@
 
 mod adapt;
 mod broadcast;
+mod carried;
 mod codec;
 mod cut;
 mod determinism;
@@ -25,6 +26,7 @@ mod session;
 mod sort_merge;
 mod split;
 mod statement;
+mod window;
 
 #[cfg(test)]
 mod tests;
@@ -46,7 +48,7 @@ pub use cut::order::SharedMerge;
 pub use error::PlanError;
 pub use explain::explain;
 pub use fragment::{Fragment, OutputSpec, TaskSplits, decode_schema, decode_task, encode_schema};
-pub use leaf::{InputProvider, InputStream, ReadMode, ShuffleReadExec};
+pub use leaf::{InputProvider, InputStream, ReadMode, RowFacts, ShuffleReadExec};
 pub use scan::ScanExec;
 pub use session::{session_options, session_state, task_context};
 pub use sort_merge::HashJoinLimit;
@@ -184,7 +186,9 @@ async fn logical_plan(state: &SessionState, statement: Statement) -> Result<Logi
             what: "this statement".into(),
             position: "the beginning of the text".into(),
         }),
-        query => scalar::guard_scalar_subqueries(query).map_err(PlanError::Query),
+        query => scalar::guard_scalar_subqueries(query)
+            .and_then(window::filters_as_columns)
+            .map_err(PlanError::Query),
     }
 }
 

@@ -4,11 +4,15 @@
 use std::sync::Arc;
 
 use datafusion::arrow::compute::SortOptions;
+use datafusion::arrow::datatypes::Schema;
+use datafusion::common::JoinSide;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode, SortMergeJoinExec};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 
@@ -56,6 +60,22 @@ impl SortMergeLargeBuilds {
         plan: Arc<dyn ExecutionPlan>,
         partitions: usize,
     ) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+        if let Some(join) = plan.downcast_ref::<SortMergeJoinExec>()
+            && join
+                .filter()
+                .as_ref()
+                .is_some_and(|filter| !is_as_evaluated(filter))
+        {
+            return Ok(Transformed::yes(Arc::new(SortMergeJoinExec::try_new(
+                Arc::clone(join.left()),
+                Arc::clone(join.right()),
+                join.on().to_vec(),
+                join.filter().as_ref().map(as_evaluated).transpose()?,
+                join.join_type(),
+                join.sort_options().to_vec(),
+                join.null_equality(),
+            )?)));
+        }
         let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
             return Ok(Transformed::no(plan));
         };
@@ -68,7 +88,7 @@ impl SortMergeLargeBuilds {
             Arc::clone(join.left()),
             Arc::clone(join.right()),
             join.on().to_vec(),
-            join.filter().cloned(),
+            join.filter().map(as_evaluated).transpose()?,
             *join.join_type(),
             vec![SortOptions::default(); join.on().len()],
             join.null_equality(),
@@ -85,6 +105,48 @@ impl SortMergeLargeBuilds {
         let kept: Vec<ProjectionExpr> = kept.collect();
         Ok(Transformed::yes(Arc::new(ProjectionExec::try_new(kept, merged)?)))
     }
+}
+
+/// A sort-merge join hands its filter the columns of the left side, then those of the right, each in the filter's order;
+/// with NULL in those of a side that has no match.
+fn is_as_evaluated(filter: &JoinFilter) -> bool {
+    filter.schema().fields().iter().all(|field| field.is_nullable())
+        && filter
+            .column_indices()
+            .is_sorted_by_key(|column| column.side == JoinSide::Right)
+}
+
+/// The same filter over the columns of the left side, then those of the right. A join whose sides were swapped has them
+/// the other way round.
+fn as_evaluated(filter: &JoinFilter) -> Result<JoinFilter> {
+    let columns = filter.column_indices();
+    let mut order: Vec<usize> = (0..columns.len()).collect();
+    order.sort_by_key(|place| columns.get(*place).map(|column| column.side == JoinSide::Right));
+    let expression = Arc::clone(filter.expression()).transform_up(|expression| {
+        let Some(column) = expression.downcast_ref::<Column>() else {
+            return Ok(Transformed::no(expression));
+        };
+        let moved = order
+            .iter()
+            .position(|place| *place == column.index())
+            .ok_or_else(|| {
+                DataFusionError::Internal(format!("the filter of a join has no column {column}"))
+            })?;
+        let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(column.name(), moved));
+        Ok(Transformed::yes(column))
+    });
+    let schema = filter.schema().project(&order)?;
+    let fields = schema.fields().iter();
+    let fields: Vec<_> = fields
+        .map(|field| field.as_ref().clone().with_nullable(true))
+        .collect();
+    let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
+    let columns = order.iter().filter_map(|place| columns.get(*place).cloned());
+    Ok(JoinFilter::new(
+        expression.data()?,
+        columns.collect(),
+        Arc::new(schema),
+    ))
 }
 
 impl PhysicalOptimizerRule for SortMergeLargeBuilds {

@@ -112,7 +112,7 @@ fn how_taken(plan: &Arc<dyn ExecutionPlan>, taken: &mut [Taken]) {
         let slot = usize::try_from(read.slot()).unwrap_or(usize::MAX);
         if let (Some(taken), ReadMode::PerMapTask(_)) = (taken.get_mut(slot), read.mode()) {
             taken.delivery = Delivery::PerStream;
-            taken.ordering = read.orderings().first().cloned();
+            taken.ordering = read.facts().orderings.first().cloned();
         }
     }
     for child in plan.children() {

@@ -5,16 +5,20 @@ use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
+use datafusion::physical_expr::{Distribution, LexOrdering, OrderingRequirements, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_optimizer::sanity_checker::SanityCheckPlan;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
+};
 use sluice_core::ids::{ExchangeId, StageId};
 use sluice_core::locality::DataPlaces;
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageInput};
 
 use super::super::PlannedStage;
+use super::super::carried;
 use super::super::determinism::{self, Source};
 use super::super::error::PlanError;
 use super::super::fragment::{self, Fragment, OutputSpec, TaskSplits};
@@ -123,7 +127,7 @@ impl Cutter<'_> {
             .map(|exchange| self.input(exchange))
             .collect::<Result<_, _>>()?;
         let fragment = fragment::encode(&plan, self.context.session_config())?;
-        self.check_decodes(&fragment)?;
+        self.check_decodes(&fragment, &plan)?;
         let mut tasks = vec![TaskSplits::default(); branch.tasks];
         let mut copied = BTreeSet::new();
         for (leaf, splits) in branch.scans {
@@ -176,9 +180,10 @@ impl Cutter<'_> {
     }
 
     /// A fragment that workers cannot decode is an error of the query, before anything runs.
-    fn check_decodes(&self, fragment: &Fragment) -> Result<(), PlanError> {
+    /// So is one that workers decode to something else.
+    fn check_decodes(&self, fragment: &Fragment, plan: &Arc<dyn ExecutionPlan>) -> Result<(), PlanError> {
         match fragment::decode_empty(fragment, self.context) {
-            Ok(_) => Ok(()),
+            Ok(decoded) => carried::check(plan, &decoded),
             Err(PlanError::Fragment { message, .. }) if message.contains("recursion limit") => {
                 Err(PlanError::TooDeep {
                     what: "a stage has about a hundred levels of operators and expressions".into(),
@@ -219,20 +224,68 @@ fn check_depth(plan: &Arc<dyn ExecutionPlan>) -> Result<(), PlanError> {
     })
 }
 
-/// The same plan, with sorts put back where an order does not survive the cut.
+/// The same plan, with sorts put back where an order does not survive the cut. Nothing is taken away: an order or a merge
+/// that no operator asks for may be what the reader of the stage relies on.
 fn requirements_hold(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
     let mut options = ConfigOptions::new();
     options.execution.target_partitions = 1;
-    if SanityCheckPlan::new()
-        .optimize(Arc::clone(&plan), &options)
-        .is_ok()
-    {
-        return Ok(plan);
+    let check = |plan: &Arc<dyn ExecutionPlan>| SanityCheckPlan::new().optimize(Arc::clone(plan), &options);
+    let plan = match check(&plan) {
+        Ok(plan) => plan,
+        Err(_) => plan
+            .transform_up(inputs_as_required)
+            .data()
+            .and_then(|plan| check(&plan))
+            .map_err(|error| PlanError::internal("requirements of a stage", error))?,
+    };
+    match plan.output_partitioning().partition_count() {
+        1 => Ok(plan),
+        partitions => Err(PlanError::internal(
+            "partitions of a stage",
+            format!("{} has {partitions}, a task runs a plan of one", plan.name()),
+        )),
     }
-    EnsureRequirements::new()
-        .optimize(plan, &options)
-        .and_then(|plan| SanityCheckPlan::new().optimize(plan, &options))
-        .map_err(|error| PlanError::internal("requirements of a stage", error))
+}
+
+/// A node over inputs in one partition and in the order that it requires.
+fn inputs_as_required(
+    node: Arc<dyn ExecutionPlan>,
+) -> datafusion::error::Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let distributions = node.input_distribution_requirements();
+    let orderings = node.required_input_ordering();
+    let mut changed = false;
+    let mut inputs = Vec::new();
+    for (place, input) in node.children().into_iter().enumerate() {
+        let mut input = Arc::clone(input);
+        let together = match distributions.child_distribution(place) {
+            None | Some(Distribution::UnspecifiedDistribution) => false,
+            Some(_) => true,
+        };
+        if together && input.output_partitioning().partition_count() > 1 {
+            input = Arc::new(CoalescePartitionsExec::new(input));
+            changed = true;
+        }
+        if let Some(required) = orderings
+            .get(place)
+            .cloned()
+            .flatten()
+            .map(OrderingRequirements::into_single)
+            && !input
+                .equivalence_properties()
+                .ordering_satisfy_requirement(required.iter().cloned())?
+        {
+            let apart = input.output_partitioning().partition_count() > 1;
+            let sort = SortExec::new(required.into(), input).with_preserve_partitioning(apart);
+            input = Arc::new(sort);
+            changed = true;
+        }
+        inputs.push(input);
+    }
+    if !changed {
+        return Ok(Transformed::no(node));
+    }
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    Ok(Transformed::yes(node.replace_children(inputs, options)?))
 }
 
 /// Numbers the shuffle reads of a fragment from 0; tells the exchange of each.

@@ -15,7 +15,7 @@ use super::super::error::PlanError;
 use super::super::leaf::ReadMode;
 use super::super::rules::build_side_may_be_broadcast;
 use super::super::scan::ScanExec;
-use super::gather::schema_of;
+use super::gather::{read, schema_of, shared_facts};
 use super::{Branch, Cutter, operator, total_tasks, with_children};
 
 impl Cutter<'_> {
@@ -72,12 +72,13 @@ impl Cutter<'_> {
             return Ok(vec![joined(plan, build, probe.clone())?]);
         }
         let schema = schema_of(&build)?;
+        let facts = shared_facts(&build, ReadMode::Merged, None)?;
         let why = why_broadcast(plan);
         let exchange = self.close_all(build, ExchangeKind::Broadcast, 1, &[], &why)?;
         probes
             .into_iter()
             .map(|probe| {
-                let read = self.read(exchange, Arc::clone(&schema), ReadMode::Merged, Vec::new());
+                let read = read(exchange, &schema, ReadMode::Merged, facts.clone())?;
                 Ok(Branch {
                     plan: with_children(plan, vec![read, probe.plan])?,
                     ..probe
@@ -88,12 +89,12 @@ impl Cutter<'_> {
 
     /// Partition i of one side joins partition i of the other.
     pub(super) fn co_partitioned(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Branch>, PlanError> {
-        let [left, right] = sides(plan)?;
-        let left = self.visit(left)?;
-        let left = self.one_branch(left, plan)?;
-        let right = self.visit(right)?;
-        let right = self.one_branch(right, plan)?;
-        let mut inputs = self.aligned(vec![left, right], plan)?;
+        let mut inputs = Vec::new();
+        for side in sides(plan)? {
+            let branches = self.visit(side)?;
+            inputs.push(self.one_branch(branches, side, plan)?);
+        }
+        let mut inputs = self.aligned(inputs, plan)?;
         match (inputs.pop(), inputs.pop()) {
             (Some(right), Some(left)) => Ok(vec![joined(plan, left, right)?]),
             _ => Err(PlanError::internal("join", "a join has two sides")),
@@ -105,11 +106,11 @@ impl Cutter<'_> {
         let [build, probe] = sides(plan)?;
         let build = self.visit(build)?;
         let build = self.gather(build, None, "the build side of a join meets in one task")?;
-        let probe = self.visit(probe)?;
-        if total_tasks(&probe) > 1 {
+        let probes = self.visit(probe)?;
+        if total_tasks(&probes) > 1 {
             self.note(plan, reason);
         }
-        let probe = self.gather(probe, None, "the join runs in one task")?;
+        let probe = self.gather_in_order(probe, probes, "the join runs in one task")?;
         joined(plan, build, probe)
     }
 }

@@ -94,11 +94,20 @@ pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext) -> Result<Plann
             .get_extension::<SharedMerge>()
             .map_or_else(SharedMerge::default, |given| *given),
     };
-    let (branches, ranges) = match cutter.ordered_root(plan)? {
+    let (branches, ordered) = match cutter.ordered_root(plan)? {
         Some(branches) => (branches, true),
-        None => (cutter.visit(plan)?, false),
+        None => {
+            let branches = cutter.visit(plan)?;
+            match plan.output_ordering() {
+                Some(ordering) if total_tasks(&branches) == 1 => {
+                    let branches = branches.into_iter();
+                    let sorted = branches.map(|branch| gather::sorted(branch, ordering, None));
+                    (sorted.collect::<Result<_, _>>()?, true)
+                }
+                Some(_) | None => (branches, false),
+            }
+        }
     };
-    let ordered = ranges || (plan.output_ordering().is_some() && total_tasks(&branches) == 1);
     let result = cutter.close_all(branches, ExchangeKind::Forward, 1, &[], "the query's result")?;
     let exchanges: Vec<Exchange> = cutter
         .written
@@ -169,7 +178,8 @@ impl Cutter<'_> {
         // The operators above were planned for one partition and would each take a part for the whole.
         if plan.output_partitioning().partition_count() == 1 && total_tasks(&branches) > 1 {
             self.note(plan, "it was planned for one partition");
-            return Ok(vec![self.gather(branches, None, "an operator needs all rows")?]);
+            let branch = self.gather_in_order(plan, branches, "an operator needs all rows")?;
+            return Ok(vec![branch]);
         }
         Ok(branches)
     }
@@ -187,7 +197,7 @@ impl Cutter<'_> {
             return Ok(vec![branch]);
         }
         if let Some(merge) = plan.downcast_ref::<SortPreservingMergeExec>() {
-            return Ok(vec![self.merge_sorted(plan, merge)?]);
+            return Ok(vec![self.merge_sorted(merge)?]);
         }
         if plan.downcast_ref::<UnionExec>().is_some() {
             return self.union(plan);
@@ -235,7 +245,7 @@ impl Cutter<'_> {
         };
         if !apart {
             self.note(plan, "its rows come from several branches of a union");
-            branches = vec![self.gather(branches, None, "an operator needs all rows")?];
+            branches = vec![self.gather_in_order(child, branches, "an operator needs all rows")?];
         }
         branches
             .into_iter()
@@ -264,7 +274,7 @@ impl Cutter<'_> {
         let mut inputs = Vec::new();
         for child in plan.children() {
             let branches = self.visit(child)?;
-            inputs.push(self.one_branch(branches, plan)?);
+            inputs.push(self.one_branch(branches, child, plan)?);
         }
         let inputs = self.aligned(inputs, plan)?;
         let tasks = inputs.first().map_or(1, |branch| branch.tasks);
@@ -316,10 +326,11 @@ impl Cutter<'_> {
         }
     }
 
-    /// The one branch that rows of several come from; gathers them if they are more.
+    /// The one branch that rows of `input` come from; gathers them if they are more.
     fn one_branch(
         &mut self,
         mut branches: Vec<Branch>,
+        input: &Arc<dyn ExecutionPlan>,
         plan: &Arc<dyn ExecutionPlan>,
     ) -> Result<Branch, PlanError> {
         match (branches.pop(), branches.is_empty()) {
@@ -327,7 +338,7 @@ impl Cutter<'_> {
             (last, _) => {
                 branches.extend(last);
                 self.note(plan, "an input has several branches of a union");
-                self.gather(branches, None, "an operator needs all rows")
+                self.gather_in_order(input, branches, "an operator needs all rows")
             }
         }
     }
@@ -345,7 +356,10 @@ impl Cutter<'_> {
         self.note(plan, "its inputs are partitioned differently");
         inputs
             .into_iter()
-            .map(|branch| self.gather(vec![branch], None, "an operator needs all rows"))
+            .map(|branch| {
+                let input = Arc::clone(&branch.plan);
+                self.gather_in_order(&input, vec![branch], "an operator needs all rows")
+            })
             .collect()
     }
 
@@ -356,7 +370,7 @@ impl Cutter<'_> {
         let mut scans = Vec::new();
         for child in plan.children() {
             let branches = self.visit(child)?;
-            let branch = self.gather(branches, None, "an operator runs in one task")?;
+            let branch = self.gather_in_order(child, branches, "an operator runs in one task")?;
             children.push(branch.plan);
             scans.extend(branch.scans);
         }

@@ -12,7 +12,7 @@ use super::super::broadcast::estimated_bytes;
 use super::super::error::PlanError;
 use super::super::leaf::ReadMode;
 use super::close::number;
-use super::gather::schema_of;
+use super::gather::{read, schema_of, shared_facts, sorted};
 use super::{Branch, Cutter, operator, total_tasks, with_children};
 
 /// When tasks share the merge of sorted rows.
@@ -43,7 +43,7 @@ impl Cutter<'_> {
                 && have_row_format(merge.expr(), &plan.schema())
                 && estimated_bytes(merge.input()).is_none_or(|bytes| bytes >= self.shared_merge.min_bytes);
             return if shared {
-                self.merge_ranges(plan, merge).map(|branch| Some(vec![branch]))
+                self.merge_ranges(merge).map(|branch| Some(vec![branch]))
             } else {
                 Ok(None)
             };
@@ -66,12 +66,11 @@ impl Cutter<'_> {
     }
 
     /// Each task merges a range of all sorted runs.
-    fn merge_ranges(
-        &mut self,
-        plan: &Arc<dyn ExecutionPlan>,
-        merge: &SortPreservingMergeExec,
-    ) -> Result<Branch, PlanError> {
-        let mut branches = self.visit(merge.input())?;
+    fn merge_ranges(&mut self, merge: &SortPreservingMergeExec) -> Result<Branch, PlanError> {
+        let ordering = merge.expr();
+        let branches = self.visit(merge.input())?.into_iter();
+        let sorted = branches.map(|branch| sorted(branch, ordering, None));
+        let mut branches = sorted.collect::<Result<Vec<_>, _>>()?;
         if total_tasks(&branches) == 1
             && let Some(branch) = branches.pop()
         {
@@ -79,21 +78,16 @@ impl Cutter<'_> {
         }
         let tasks = self.partitions;
         if tasks == 1 {
-            return self.merge_branches(plan, merge, branches);
+            return self.merge_branches(merge, branches);
         }
-        let ordering = merge.expr();
+        let mode = ReadMode::PerMapTask(number(total_tasks(&branches))?);
+        let facts = shared_facts(&branches, mode, Some(ordering))?;
         let schema = schema_of(&branches)?;
-        let runs = number(total_tasks(&branches))?;
         let why = format!("rows are divided by ranges of {ordering}");
         let exchange = self.close_runs(branches, ordering, &why)?;
-        let read = self.read(
-            exchange,
-            schema,
-            ReadMode::PerMapTask(runs),
-            vec![ordering.clone()],
-        );
+        let read = read(exchange, &schema, mode, facts)?;
         Ok(Branch {
-            plan: with_children(plan, vec![read])?,
+            plan: Arc::new(SortPreservingMergeExec::new(ordering.clone(), read)),
             tasks,
             scans: Vec::new(),
         })

@@ -360,3 +360,12 @@ impl InputProvider for Inputs {
         Ok(Box::pin(MemoryStream::try_new(batches, schema, None)?))
     }
 }
+
+/// The inputs of a task that reads none.
+pub(super) struct Unread;
+
+impl InputProvider for Unread {
+    fn open(&self, stream: InputStream, _: &Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        panic!("input {} is read", stream.input)
+    }
+}

@@ -1,0 +1,75 @@
+//! The order of a query's rows where a part of it is constant, equal to another column, or known in some tasks only.
+
+use std::sync::Arc;
+
+use datafusion::execution::context::SessionContext;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::union::UnionExec;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+
+use super::super::{InputProvider, TaskSplits, decode_task, fragment, task_context};
+use super::harness::{Bench, Unread, same_rows};
+
+const QUERIES: &[&str] = &[
+    "SELECT 1 AS a UNION ALL SELECT 2 ORDER BY a",
+    "SELECT 2 AS a UNION ALL SELECT 1 UNION ALL SELECT 3 ORDER BY a DESC",
+    "SELECT g, id FROM big WHERE g = 3 ORDER BY g, id",
+    "SELECT g, id FROM big WHERE g = 3 ORDER BY id, g",
+    "SELECT id, k, g FROM big WHERE k = g ORDER BY k, g, id",
+    "SELECT k, g, count(*) AS c FROM big WHERE g = 1 GROUP BY k, g ORDER BY k, g, c",
+    "SELECT w, k, count(*) AS c FROM big WHERE w = 'red' GROUP BY k, w ORDER BY w, k, c",
+    "SELECT a.k, b.k AS other, a.id, b.id AS bid FROM big a JOIN mid b ON a.k = b.k ORDER BY a.k, other, a.id, bid",
+    "SELECT a.k, a.id, b.id AS bid FROM big a JOIN mid b ON a.k = b.k WHERE a.k = 5 ORDER BY a.k, b.k, a.id, bid",
+    "SELECT 'b' AS tag, id FROM mid UNION ALL SELECT 'a', id FROM big ORDER BY tag, id",
+    "SELECT 'a' AS tag, id FROM mid UNION ALL SELECT 'a', id + 1000 FROM mid ORDER BY tag, id",
+    "SELECT tag, n FROM (SELECT 'b' AS tag, g, count(*) AS n FROM mid GROUP BY g
+     UNION ALL SELECT 'a', g, count(*) FROM big GROUP BY g) ORDER BY tag, g, n",
+    "SELECT g, id, row_number() OVER (PARTITION BY g ORDER BY id) AS n FROM big WHERE g = 2 ORDER BY g, n",
+    "SELECT g, k, id, sum(id) OVER (PARTITION BY g, k ORDER BY id) AS t FROM big WHERE g = 2 ORDER BY g, k, id",
+    "SELECT f, id FROM (SELECT 1.5 AS f, id FROM big) ORDER BY f, id OFFSET 10",
+    "SELECT g, id FROM big WHERE g = 2 ORDER BY g, id LIMIT 20 OFFSET 10",
+    "SELECT g, count(*) AS n FROM (SELECT g, id FROM big WHERE g = 4 ORDER BY g, id OFFSET 10) GROUP BY g ORDER BY g",
+    "SELECT id FROM (SELECT 7 AS c, id FROM mid UNION ALL SELECT 7, id FROM tiny) WHERE c = 7 ORDER BY c, id DESC, c",
+];
+
+#[tokio::test]
+async fn orders_with_constant_and_equal_parts_keep_every_row() {
+    let bench = Bench::new().await;
+    let queries: Vec<String> = QUERIES.iter().map(|sql| (*sql).to_owned()).collect();
+    // Merged by ranges in several tasks, then by one.
+    bench.same_all(&queries, &[1, 2, 3, 13], &[&[]]).await;
+    for partitions in [1, 3, 13] {
+        let ours = bench.session(partitions, &[]).await;
+        for sql in QUERIES {
+            let planned = same_rows(bench.plain(), &ours, sql)
+                .await
+                .unwrap_or_else(|told| panic!("{told}"));
+            assert!(planned.graph.ordered, "{sql}");
+        }
+    }
+}
+
+/// A task executes partition 0; a plan of two would lose the rows of the other.
+#[tokio::test]
+async fn a_fragment_of_two_partitions_is_refused() {
+    let session = SessionContext::new();
+    let schema = session
+        .sql("SELECT 1 AS a")
+        .await
+        .unwrap()
+        .schema()
+        .inner()
+        .clone();
+    let empty = || Arc::new(EmptyExec::new(Arc::clone(&schema))) as Arc<dyn ExecutionPlan>;
+    let union = UnionExec::try_new(vec![empty(), empty()]).unwrap();
+    let fragment = fragment::encode(&union, session.state().config()).unwrap();
+    let context = task_context(&fragment.options, "test", Arc::new(RuntimeEnv::default())).unwrap();
+    let inputs: Arc<dyn InputProvider> = Arc::new(Unread);
+    let refused = decode_task(&fragment, &TaskSplits::default(), &context, &inputs);
+    let text = refused
+        .map(|plan| displayable(plan.as_ref()).indent(false).to_string())
+        .expect_err("it has two partitions")
+        .to_string();
+    assert!(text.contains("2 partitions"), "{text}");
+}

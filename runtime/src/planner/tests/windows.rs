@@ -1,0 +1,71 @@
+//! Window functions with all of their clauses, run from their fragments.
+
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_proto::physical_plan::{
+    DeduplicatingProtoConverter, DefaultPhysicalExtensionCodec, PhysicalPlanDecodeContext,
+    PhysicalProtoConverterExtension,
+};
+use std::sync::Arc;
+
+use super::super::carried;
+use super::harness::Bench;
+
+#[tokio::test]
+async fn window_functions_keep_their_clauses() {
+    let whole = "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING";
+    let queries = [
+        "SELECT id, count(*) FILTER (WHERE g > 2) OVER () AS n FROM mid".to_owned(),
+        "SELECT id, count(*) FILTER (WHERE g > 2) OVER (), sum(k) FILTER (WHERE d > 5) OVER (PARTITION BY g) FROM mid".into(),
+        "SELECT id, sum(id) FILTER (WHERE k > 9) OVER (PARTITION BY g ORDER BY id ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) FROM mid".into(),
+        "SELECT * FROM (SELECT id, sum(k) FILTER (WHERE w = 'red') OVER (PARTITION BY g) AS x FROM mid) WHERE x > 3".into(),
+        "SELECT g, sum(count(*)) FILTER (WHERE g <> 1) OVER () AS n FROM mid GROUP BY g ORDER BY g".into(),
+        "SELECT id FROM mid WHERE id IN (SELECT count(*) FILTER (WHERE g > 2) OVER (ORDER BY id) FROM mid)".into(),
+        "SELECT id, lag(nullif(g, 3)) IGNORE NULLS OVER (ORDER BY id) FROM mid".into(),
+        "SELECT id, lead(k, 2, -1) IGNORE NULLS OVER (PARTITION BY g ORDER BY id DESC) FROM mid".into(),
+        format!("SELECT id, first_value(k) IGNORE NULLS OVER (PARTITION BY g ORDER BY id), last_value(k) IGNORE NULLS OVER (PARTITION BY g ORDER BY id {whole}), nth_value(k, 2) OVER (PARTITION BY g ORDER BY id) FROM mid"),
+        // Opposite orders: one of each pair is evaluated in reverse.
+        format!("SELECT id, nth_value(k, 3) OVER (ORDER BY id {whole}), nth_value(k, 3) OVER (ORDER BY id DESC {whole}) FROM mid"),
+        "SELECT id, lag(k, 2, -1) OVER (ORDER BY id), lead(k, 3) OVER (ORDER BY id DESC), lag(k) IGNORE NULLS OVER (ORDER BY id DESC) FROM mid".into(),
+        format!("SELECT id, first_value(k) OVER (ORDER BY id {whole}), first_value(k) OVER (ORDER BY id DESC {whole}) FROM mid"),
+        "SELECT id, count(DISTINCT k) OVER (PARTITION BY g), ntile(4) OVER (ORDER BY id), rank() OVER (PARTITION BY g ORDER BY k) FROM mid".into(),
+        "SELECT id, sum(k) OVER (ORDER BY g RANGE BETWEEN 1 PRECEDING AND 1 FOLLOWING), max(k) OVER (ORDER BY g GROUPS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM mid".into(),
+        "SELECT g, array_agg(k ORDER BY id DESC) FILTER (WHERE k > 4), first_value(k ORDER BY id) FROM mid GROUP BY g".into(),
+    ];
+    Bench::new().await.same_all(&queries, &[1, 3], &[&[]]).await;
+}
+
+/// What the encoding loses is seen, here by encoding without our codec.
+#[tokio::test]
+async fn what_a_fragment_loses_is_refused() {
+    let bench = Bench::new().await;
+    let state = bench.plain().state();
+    for (sql, lost) in [
+        (
+            "SELECT lag(x) IGNORE NULLS OVER (ORDER BY x) FROM (VALUES (1), (2)) AS t(x)",
+            Some("IGNORE NULLS"),
+        ),
+        (
+            "SELECT lag(x) OVER (ORDER BY x) FROM (VALUES (1), (2)) AS t(x)",
+            None,
+        ),
+    ] {
+        let logical = state.create_logical_plan(sql).await.unwrap();
+        let plan: Arc<dyn ExecutionPlan> = state.create_physical_plan(&logical).await.unwrap();
+        let codec = DefaultPhysicalExtensionCodec {};
+        let message = DeduplicatingProtoConverter {}
+            .execution_plan_to_proto(&plan, &codec)
+            .unwrap();
+        let context = state.task_ctx();
+        let decode = PhysicalPlanDecodeContext::new(&context, &codec);
+        let decoded = DeduplicatingProtoConverter {}
+            .proto_to_execution_plan(&message, &decode)
+            .unwrap();
+        let told = carried::check(&plan, &decoded)
+            .map_err(|error| error.to_string())
+            .err();
+        match (lost, told) {
+            (Some(lost), Some(told)) => assert!(told.contains(lost), "{told}"),
+            (lost, told) => assert!(lost.is_none() && told.is_none(), "{sql}: {told:?}"),
+        }
+    }
+}
