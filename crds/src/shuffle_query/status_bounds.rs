@@ -11,9 +11,11 @@ pub const PREVIEW_MAX_ROWS: usize = 20;
 /// Most bytes of a result preview, as JSON.
 pub const PREVIEW_MAX_BYTES: usize = 4 << 10;
 /// Most columns of a result preview.
-pub(super) const PREVIEW_MAX_COLUMNS: usize = 64;
+pub const PREVIEW_MAX_COLUMNS: usize = 64;
 /// Most characters of one column name or value of a result preview.
-pub(super) const PREVIEW_MAX_TEXT: usize = 256;
+pub const PREVIEW_MAX_TEXT: usize = 256;
+/// Length to which values are cut before rows are left out, in characters.
+const PREVIEW_SHORT_TEXT: usize = 64;
 /// Shortest text to which values are cut before whole columns are left out.
 const PREVIEW_MIN_TEXT: usize = 16;
 /// Most stages in the list.
@@ -64,6 +66,11 @@ fn json_bytes(value: &impl serde::Serialize) -> usize {
 
 /// One step smaller; false when nothing is left to take.
 fn shrink(status: &mut ShuffleQueryStatus) -> bool {
+    shrink_lists(status) || shrink_longest_text(status)
+}
+
+/// Leaves out a stage, or a part of the preview, whichever of both is larger; false when neither is left.
+pub fn shrink_lists(status: &mut ShuffleQueryStatus) -> bool {
     let stages = if status.stages.is_empty() {
         0
     } else {
@@ -82,7 +89,7 @@ fn shrink(status: &mut ShuffleQueryStatus) -> bool {
         drop_stages(status, keep);
         return true;
     }
-    shrink_longest_text(status)
+    false
 }
 
 /// Halves the longest message or location.
@@ -165,7 +172,9 @@ fn drop_stages(status: &mut ShuffleQueryStatus, keep: usize) {
         .saturating_add(u32::try_from(surplus).unwrap_or(u32::MAX));
 }
 
-fn bound_preview(mut preview: ResultPreview) -> Option<ResultPreview> {
+/// The preview within its bounds: values are cut to 64 characters before rows are left out, and one row stays for as long as
+/// there is room for any. `None` if there is none.
+pub fn bound_preview(mut preview: ResultPreview) -> Option<ResultPreview> {
     if preview.rows.len() > PREVIEW_MAX_ROWS {
         preview.rows.truncate(PREVIEW_MAX_ROWS);
         preview.truncated = true;
@@ -180,15 +189,20 @@ fn bound_preview(mut preview: ResultPreview) -> Option<ResultPreview> {
     Some(preview)
 }
 
-/// One step smaller: a row less, then shorter values, then fewer columns; false when nothing is left to take.
+/// One step smaller: shorter values, then a row less, then still shorter values, then fewer columns; false when nothing is
+/// left to take.
 fn shrink_preview(preview: &mut ResultPreview) -> bool {
+    let texts = preview.columns.iter().chain(preview.rows.iter().flatten());
+    let longest = texts.map(|text| text.chars().count()).max().unwrap_or(0);
+    if longest > PREVIEW_SHORT_TEXT {
+        cut_values(preview, (longest / 2).max(PREVIEW_SHORT_TEXT));
+        return true;
+    }
     if preview.rows.len() > 1 {
         preview.rows.pop();
         preview.truncated = true;
         return true;
     }
-    let texts = preview.columns.iter().chain(preview.rows.iter().flatten());
-    let longest = texts.map(|text| text.chars().count()).max().unwrap_or(0);
     if longest > PREVIEW_MIN_TEXT {
         cut_values(preview, (longest / 2).max(PREVIEW_MIN_TEXT));
         return true;

@@ -1,6 +1,7 @@
 //! The coordinator as the reader of its query's result: rows of winning root attempts, on their way to a client.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -14,7 +15,7 @@ use sluice_core::ids::{AttemptId, LayoutVersion, TaskId};
 use sluice_core::message::{AssignedInput, InputState, InputUpdate, Writer};
 use sluice_core::reader::Delivery;
 use sluice_crds::shuffle_query::status::ResultPreview;
-use sluice_crds::shuffle_query::{PREVIEW_MAX_BYTES, PREVIEW_MAX_ROWS};
+use sluice_crds::shuffle_query::{PREVIEW_MAX_COLUMNS, PREVIEW_MAX_ROWS, PREVIEW_MAX_TEXT, bound_preview};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -253,7 +254,7 @@ impl Forward {
                         return self.failed(failed.unwrap_or_else(|| unreadable(latest)));
                     }
                     None => {
-                        self.preview.send_replace(Some(self.shown.preview.clone()));
+                        self.preview.send_replace(self.shown.shown());
                         return ReadEnd::Delivered;
                     }
                 },
@@ -294,7 +295,7 @@ impl Forward {
             let _ = self.events.send(FromLink::Event(Event::FirstRowDelivered));
         }
         if self.shown.add(&batch) {
-            self.preview.send_replace(Some(self.shown.preview.clone()));
+            self.preview.send_replace(self.shown.shown());
         }
         self.waiting = Some(batch);
     }
@@ -312,57 +313,139 @@ fn unreadable(latest: &BTreeMap<TaskId, InputUpdate>) -> ReadFailed {
     }
 }
 
-/// The first rows, as status shows them.
+/// The first rows, each value cut to what a preview shows of one at most.
 struct Preview {
-    preview: ResultPreview,
-    bytes: usize,
+    rows: ResultPreview,
 }
 
 impl Preview {
     fn new(spec: &ReadSpec) -> Self {
         let fields = spec.inputs.iter().flat_map(|input| input.schema.fields());
-        let columns: Vec<String> = fields.map(|field| field.name().clone()).collect();
-        let bytes = columns.iter().map(String::len).sum();
+        let columns = fields.map(|field| field.name().clone()).collect();
+        Self::of(columns)
+    }
+
+    fn of(columns: Vec<String>) -> Self {
         Self {
-            preview: ResultPreview {
+            rows: ResultPreview {
                 columns,
                 rows: Vec::new(),
                 truncated: false,
             },
-            bytes,
         }
+    }
+
+    /// As status shows them.
+    fn shown(&self) -> Option<ResultPreview> {
+        bound_preview(self.rows.clone())
     }
 
     /// Says whether anything was new.
     fn add(&mut self, batch: &RecordBatch) -> bool {
-        if self.preview.truncated || batch.num_rows() == 0 {
+        let room = PREVIEW_MAX_ROWS.saturating_sub(self.rows.rows.len());
+        if batch.num_rows() == 0 || room == 0 && self.rows.truncated {
             return false;
         }
+        self.rows.truncated |= batch.num_rows() > room;
         let options = FormatOptions::default()
             .with_display_error(true)
             .with_null("NULL");
-        let columns: Result<Vec<_>, _> = batch
-            .columns()
-            .iter()
+        let columns = batch.columns().iter().take(PREVIEW_MAX_COLUMNS);
+        let columns: Result<Vec<_>, _> = columns
             .map(|column| ArrayFormatter::try_new(column, &options))
             .collect();
         let Ok(columns) = columns else {
-            self.preview.truncated = true;
+            self.rows.truncated = true;
             return true;
         };
-        for row in 0..batch.num_rows() {
-            let cells: Vec<String> = columns
-                .iter()
-                .map(|column| column.value(row).to_string())
-                .collect();
-            let bytes: usize = cells.iter().map(String::len).sum();
-            if self.preview.rows.len() >= PREVIEW_MAX_ROWS || self.bytes + bytes > PREVIEW_MAX_BYTES {
-                self.preview.truncated = true;
-                return true;
-            }
-            self.bytes += bytes;
-            self.preview.rows.push(cells);
+        self.rows.truncated |= columns.len() < batch.num_columns();
+        for row in 0..batch.num_rows().min(room) {
+            let cells = columns.iter().map(|column| beginning_of(column.value(row)));
+            self.rows.rows.push(cells.collect());
         }
         true
+    }
+}
+
+/// A text of bounded length.
+#[derive(Default)]
+struct Beginning {
+    text: String,
+    characters: usize,
+}
+
+impl fmt::Write for Beginning {
+    /// Fails once it has enough, which ends the formatting of a long value.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for character in text.chars() {
+            if self.characters > PREVIEW_MAX_TEXT {
+                return Err(fmt::Error);
+            }
+            self.text.push(character);
+            self.characters += 1;
+        }
+        Ok(())
+    }
+}
+
+/// The beginning of a value, a character longer than a preview shows if the value is.
+fn beginning_of(value: impl fmt::Display) -> String {
+    let mut beginning = Beginning::default();
+    // It fails where the value goes on.
+    let _ = fmt::write(&mut beginning, format_args!("{value}"));
+    beginning.text
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int64Array, StringArray};
+
+    use super::*;
+
+    fn batch(columns: Vec<ArrayRef>) -> RecordBatch {
+        let columns = columns.into_iter().enumerate();
+        RecordBatch::try_from_iter(columns.map(|(at, column)| (format!("c{at}"), column))).unwrap()
+    }
+
+    fn shown(batches: &[RecordBatch]) -> ResultPreview {
+        let schema = batches[0].schema();
+        let mut preview = Preview::of(schema.fields().iter().map(|field| field.name().clone()).collect());
+        for batch in batches {
+            preview.add(batch);
+        }
+        preview.shown().unwrap()
+    }
+
+    #[test]
+    fn one_long_value_leaves_the_others() {
+        let doc: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(20_000), "short".to_owned()]));
+        let shown = shown(&[batch(vec![Arc::new(Int64Array::from(vec![1, 2])), doc])]);
+        assert_eq!(shown.rows.len(), 2);
+        assert_eq!(shown.rows[0][0], "1");
+        assert!(shown.rows[0][1].starts_with("xxxx") && shown.rows[0][1].ends_with('…'));
+        assert_eq!(shown.rows[1], ["2", "short"]);
+        assert!(shown.truncated);
+    }
+
+    #[test]
+    fn many_wide_columns_leave_a_row() {
+        let wide: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(1_000); 30]));
+        let shown = shown(&[batch(vec![wide; 82])]);
+        assert_eq!((shown.rows.len(), shown.truncated), (1, true));
+        assert!(shown.columns.len() > 40);
+    }
+
+    #[test]
+    fn twenty_rows_of_any_batches_are_shown_and_one_more_is_told() {
+        let numbers = |count: i64| batch(vec![Arc::new(Int64Array::from_iter_values(0..count))]);
+        let all = shown(&[numbers(15), numbers(5)]);
+        assert_eq!((all.rows.len(), all.truncated), (20, false));
+        let more = shown(&[numbers(15), numbers(5), numbers(1)]);
+        assert_eq!((more.rows.len(), more.truncated), (20, true));
+        let none = shown(&[numbers(0)]);
+        assert_eq!(
+            (none.rows.len(), none.columns.len(), none.truncated),
+            (0, 1, false)
+        );
     }
 }

@@ -219,7 +219,10 @@ fn a_preview_is_bounded_by_rows_and_bytes() {
     assert_eq!(preview(2, 20, "x"), (2, 20, false));
     assert_eq!(preview(2, 21, "x"), (2, 20, true));
     assert_eq!(preview(1, 1, &"x".repeat(10_000)), (1, 1, true));
-    assert_eq!(preview(10, 20, &"x".repeat(200)), (10, 1, true));
+    // Values give way before rows do.
+    assert_eq!(preview(10, 20, &"x".repeat(200)), (10, 5, true));
+    let (columns, rows, truncated) = preview(82, 20, &"é".repeat(20_000));
+    assert!(columns > 40 && rows == 1 && truncated, "{columns} {rows}");
     let (columns, rows, truncated) = preview(1_000, 5, "value");
     assert!(columns > 20 && rows >= 1 && truncated);
     assert_eq!(preview(0, 0, ""), (0, 0, false));
