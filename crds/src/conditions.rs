@@ -97,6 +97,9 @@ pub enum ProgressReason {
     Running,
     /// The query ended and its result is complete.
     Completed,
+    /// The query ended and its result was complete, but its first rows did not reach the status: its coordinator was gone
+    /// before the operator heard of them, and is of a build that does not leave them behind.
+    ResultLost,
     /// The query has a place in its pool.
     Admitted,
     /// The pool that the query names does not exist.

@@ -31,6 +31,7 @@ const fn needs_a_hand(reason: ProgressReason) -> bool {
     match reason {
         ProgressReason::PoolNotFound
         | ProgressReason::SqlNotFound
+        | ProgressReason::ResultLost
         | ProgressReason::CoordinatorRestarting
         | ProgressReason::ImagePullFailed
         | ProgressReason::ContainerFailed

@@ -16,8 +16,8 @@ pub struct Metrics {
     reconciles: Family<Reconcile, Counter>,
     durations: Family<Kind, Histogram, fn() -> Histogram>,
     leading: Gauge<i64>,
-    /// Seconds from a coordinator's report of a transition to the status that shows it. Progress waits on purpose, and
-    /// does not count.
+    /// Seconds from a coordinator's report of a transition to the status that shows it; from the end of the query, where nobody
+    /// heard of that while its coordinator ran. Progress waits on purpose, and does not count.
     pub status_lag: Histogram,
     /// Writes of a status.
     pub status_writes: Counter<u64, AtomicU64>,

@@ -48,6 +48,7 @@ const fn is_asked_about(reason: ProgressReason) -> bool {
         | ProgressReason::WaitingForPool
         | ProgressReason::WaitingForPlace
         | ProgressReason::SqlNotFound
+        | ProgressReason::ResultLost
         | ProgressReason::CoordinatorRestarting
         | ProgressReason::ImagePullFailed
         | ProgressReason::ContainerFailed

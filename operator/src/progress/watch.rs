@@ -15,8 +15,9 @@ use crate::reconcile::Lane;
 
 use super::{Budget, CoordinatorRpc, Reports, RpcError, Target, Urgency};
 
-/// First and longest wait before a stream is opened again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// First and longest wait before a stream is opened again. A coordinator serves once it has planned, and many a query ends
+/// within a second of that: whoever then waited for five would tell of its end as late.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// How often the token of a coordinator is renewed. Each renewal holds for [`QUERY_TOKEN_LIFETIME`], so that a query outlives
 /// an absence of the operator by the difference of the two, at the least.
 ///

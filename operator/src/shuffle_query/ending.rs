@@ -1,8 +1,9 @@
 //! How a coordinator ended, and what that means for its query.
 
+use jiff::Timestamp;
 use sluice_core::termination::Termination;
-use sluice_crds::ErrorReason;
 use sluice_crds::shuffle_query::status::{QueryError, QueryPhase, ShuffleQueryStatus};
+use sluice_crds::{ErrorReason, ProgressReason};
 
 use super::lifecycle::{Coordinator, Lifecycle};
 use super::observed::Observed;
@@ -47,6 +48,38 @@ pub(super) fn success(seen: &Observed) -> Option<ShuffleQueryStatus> {
         }
         PodState::Ended(_) | PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => None,
     })
+}
+
+/// The end of a query that ended well. Where nobody heard its coordinator and that left no rows behind, it says so.
+pub(super) fn succeeded(seen: &Observed, life: Lifecycle, words: ShuffleQueryStatus) -> Lifecycle {
+    let heard = seen
+        .report
+        .as_ref()
+        .is_some_and(|report| report.phase.is_terminal());
+    let lost = !heard && words.preview.is_none() && seen.query.spec.sink.is_none();
+    let mut ended = life.ended(words);
+    if lost {
+        ended.reason = ProgressReason::ResultLost.into();
+        ended.message =
+            "the query succeeded, but its first rows are lost: its coordinator ended before the operator \
+                         heard of them. Submit it again, or give it a sink"
+                .to_owned();
+    }
+    ended
+}
+
+/// When the query ended, as last words alone tell: no report of its end was heard.
+pub(super) fn unheard_end(seen: &Observed, life: &Lifecycle) -> Option<Timestamp> {
+    let end = life.ended.as_ref()?.end_time.as_ref()?;
+    let heard = seen
+        .report
+        .as_ref()
+        .is_some_and(|report| report.phase.is_terminal());
+    let said = seen.pods.iter().any(|pod| match &pod.state {
+        PodState::Ended(PodEnd::Said(words)) => words.end_time.as_ref() == Some(end),
+        PodState::Ended(_) | PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => false,
+    });
+    (said && !heard).then_some(end.0)
 }
 
 /// What became of the newest coordinator. What it said counts more than what became of its pod.
@@ -202,6 +235,13 @@ fn last_words(words: &Termination) -> ShuffleQueryStatus {
         sink: words.sink.clone(),
         first_row_time: words.first_row_time.clone(),
         end_time: words.end_time.clone(),
+        stages_done: words.stages_done.clone(),
+        tasks_done: words.tasks_done.clone(),
+        local_attempts: words.local_attempts.clone(),
+        tasks: words.tasks,
+        stages: words.stages.clone(),
+        stages_omitted: words.stages_omitted,
+        preview: words.preview.clone(),
         ..ShuffleQueryStatus::default()
     }
 }

@@ -109,7 +109,11 @@ impl Queries {
                 let admitted = status.admitted_time.is_some();
                 !status.phase.is_terminal()
                     && match admitted {
-                        true => is(ProgressReason::WaitingForPool) || is(ProgressReason::PoolNotFound),
+                        true => {
+                            is(ProgressReason::WaitingForPool)
+                                || is(ProgressReason::PoolNotFound)
+                                || is(ProgressReason::WaitingForWorkers)
+                        }
                         false => !is(ProgressReason::WaitingForPlace),
                     }
             });

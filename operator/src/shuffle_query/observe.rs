@@ -234,9 +234,12 @@ fn seen(query: &ShuffleQuery, pool: &WorkerPool) -> PoolSeen {
         ready: status.map_or(0, |status| status.ready_replicas),
         usable: status.map_or(0, |status| status.usable_replicas),
         needed: pool.spec.min_ready_workers,
-        why: ready
-            .map(|seen| why(seen.reason, &seen.message))
-            .unwrap_or_default(),
+        why: match pool.spec.replicas {
+            0 => "it is scaled to 0, set replicas".to_owned(),
+            _ => ready
+                .map(|seen| why(seen.reason, &seen.message))
+                .unwrap_or_default(),
+        },
     }
 }
 
@@ -244,5 +247,29 @@ fn why(reason: ConditionReason, message: &str) -> String {
     match reason {
         ConditionReason::Progress(ProgressReason::WorkersReady) => String::new(),
         _ => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pool_that_is_scaled_to_0_says_so() {
+        let query = ShuffleQuery::new("q", ShuffleQuerySpec::default());
+        let why = |replicas: u32| {
+            let ready = json!({"type": "Ready", "status": "True", "reason": "WorkersReady", "message": "",
+                               "lastTransitionTime": "2030-01-01T00:00:00Z"});
+            let pool = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "p"},
+                              "spec": {"replicas": replicas}, "status": {"conditions": [ready]}});
+            match seen(&query, &serde_json::from_value(pool).unwrap()) {
+                PoolSeen::Found { why, .. } => why,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(why(0), "it is scaled to 0, set replicas");
+        assert_eq!(why(2), "");
     }
 }

@@ -12,7 +12,7 @@ use super::lifecycle::Lifecycle;
 use super::observed::{Observed, Step};
 use super::status::compose;
 use super::written::Written;
-use super::{Queries, event, step};
+use super::{Queries, ending, event, step};
 use crate::kube_api;
 use crate::progress::Urgency;
 use crate::reconcile::{Error, Lane, Reconciler, Reconciling};
@@ -97,7 +97,13 @@ impl Queries {
             self.granted().remove(&uid);
         }
         let written = written?;
-        self.note_lag(seen);
+        match ending::unheard_end(seen, life) {
+            Some(end) => {
+                let lag = step::elapsed(end, Timestamp::now());
+                self.operator.metrics.status_lag.observe(lag.as_secs_f64());
+            }
+            None => self.note_lag(seen),
+        }
         Ok(Arc::new(written))
     }
 

@@ -10,6 +10,7 @@ use sluice_crds::{
 };
 
 use super::lifecycle::{Coordinator, Lifecycle};
+use super::step::elapsed;
 
 /// The status of `query` that stands as `life` says, with what its newest coordinator reported last.
 pub fn compose(
@@ -28,8 +29,16 @@ pub fn compose(
     let told = first_row.is_some() && first_row.as_ref().map(whole_second) == old.first_row_time;
     let waited = first_row
         .as_ref()
-        .map(|time| time.0.duration_since(submitted).as_millis());
+        .map(|time| elapsed(submitted, time.0).as_millis());
     let waited = waited.and_then(|millis| u64::try_from(millis).ok());
+    // The coordinator's clock may be ahead of this one, or behind it.
+    let first = life
+        .admitted
+        .map_or(submitted, |admitted| admitted.max(submitted));
+    let end = body
+        .end_time
+        .as_ref()
+        .map_or(now, |time| time.0.max(first).min(now));
     let error = body.error.clone().filter(|_| ended);
     let conditions = conditions(query, &old, life, report, now);
     in_seconds(bound(ShuffleQueryStatus {
@@ -53,7 +62,7 @@ pub fn compose(
         suspended_millis: life.suspended_millis,
         time_to_first_row_millis: old.time_to_first_row_millis.filter(|_| told).or(waited),
         first_row_time: first_row,
-        end_time: ended.then(|| body.end_time.clone().unwrap_or(Time(now))),
+        end_time: ended.then_some(Time(end)),
         error,
         ..body
     }))
@@ -89,23 +98,26 @@ fn body(
     let same = life.epoch == old.coordinator_epoch && life.suspended.is_none();
     let last = report.or(Some(old).filter(|_| same));
     match (&life.ended, last) {
-        // A report that ended the query tells all of it. A coordinator's last words lack stages and preview, and what
-        // was reported before them no longer holds; where the operator ended the query, it is all there is.
+        // A report that ended the query tells all of it, and so do a coordinator's last words; where the operator ended the
+        // query, what was reported before is all there is.
         (Some(words), last) => match last {
-            Some(last) if words.stages.is_empty() && words.totals == Default::default() => {
-                ShuffleQueryStatus {
-                    error: words.error.clone(),
-                    end_time: words.end_time.clone(),
-                    first_row_time: words.first_row_time.clone().or(last.first_row_time.clone()),
-                    sink: words.sink.clone(),
-                    ..last.clone()
-                }
-            }
+            Some(last) if tells_the_end_alone(words) => ShuffleQueryStatus {
+                error: words.error.clone(),
+                end_time: words.end_time.clone(),
+                first_row_time: words.first_row_time.clone().or(last.first_row_time.clone()),
+                sink: words.sink.clone(),
+                ..last.clone()
+            },
             Some(_) | None => ShuffleQueryStatus::clone(words),
         },
         (None, Some(last)) => last.clone(),
         (None, None) => ShuffleQueryStatus::default(),
     }
+}
+
+/// Whether `words` are the operator's own, or those of a coordinator that has nothing to tell but its end.
+fn tells_the_end_alone(words: &ShuffleQueryStatus) -> bool {
+    words.stages.is_empty() && words.preview.is_none() && words.totals == Default::default()
 }
 
 /// Status, reason and message of a condition.

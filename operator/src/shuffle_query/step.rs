@@ -56,13 +56,19 @@ pub fn step(seen: &Observed, now: Timestamp) -> Step {
     }
 }
 
+/// The time from `since` to `now`. None has passed since what lies ahead: another machine's clock, or this one's before it was
+/// set, told of it.
+pub(super) fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
 fn act(actions: Vec<Action>, life: Lifecycle, again: Duration) -> Step {
     Step::Act { actions, life, again }
 }
 
 fn decide(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
     if let Some(words) = ending::success(seen) {
-        return Step::Commit(life.ended(words));
+        return Step::Commit(ending::succeeded(seen, life, words));
     }
     if !seen.problems.is_empty() {
         let message = seen.problems.join("; ");
@@ -98,7 +104,7 @@ fn decide(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
         return suspended(seen, life, now);
     }
     if let Some(since) = life.suspended.take() {
-        let rested = u64::try_from(now.duration_since(since).as_millis()).unwrap_or(0);
+        let rested = u64::try_from(elapsed(since, now).as_millis()).unwrap_or(u64::MAX);
         life.suspended_millis = life.suspended_millis.saturating_add(rested);
         return Step::Commit(life.waiting(ProgressReason::WaitingForPlace, "resumed"));
     }
@@ -165,7 +171,7 @@ fn suspended(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
         .report
         .as_ref()
         .is_some_and(|report| report.phase.is_terminal());
-    let patient = !said && now.duration_since(since).unsigned_abs() < CANCEL_GRACE;
+    let patient = !said && elapsed(since, now) < CANCEL_GRACE;
     let running = seen.pods.iter().filter(|pod| pod.may_run());
     let told = running
         .clone()
@@ -291,7 +297,7 @@ fn launch(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
     if let Coordinator::Wanted { since: Some(since) } = life.coordinator
         && life.reason == ProgressReason::CoordinatorRestarting.into()
     {
-        let waited = now.duration_since(since).unsigned_abs();
+        let waited = elapsed(since, now);
         let delay = backoff(life.pod_retries);
         if waited < delay {
             return act(vec![Action::Unfollow], life, delay.saturating_sub(waited));
@@ -345,7 +351,7 @@ fn running(seen: &Observed, mut life: Lifecycle, pod: &CoordinatorPod, now: Time
         (PodState::Waiting(wait), _) => life.waiting(wait.reason, wait.message.clone()),
         (_, Some(report)) => {
             life.coordinator = Coordinator::Serving;
-            reported(life, report)
+            reported(life, report, &seen.pool)
         }
         (PodState::Serving(_), None) => {
             life.coordinator = Coordinator::Serving;
@@ -356,7 +362,7 @@ fn running(seen: &Observed, mut life: Lifecycle, pod: &CoordinatorPod, now: Time
     act(actions, life, again)
 }
 
-fn reported(mut life: Lifecycle, report: &ShuffleQueryStatus) -> Lifecycle {
+fn reported(mut life: Lifecycle, report: &ShuffleQueryStatus, pool: &PoolSeen) -> Lifecycle {
     life.phase = report.phase;
     life.message = String::new();
     let workers = report
@@ -366,9 +372,29 @@ fn reported(mut life: Lifecycle, report: &ShuffleQueryStatus) -> Lifecycle {
     let waits = workers.is_some_and(|seen| seen.reason == ProgressReason::WaitingForWorkers.into());
     life.reason = match report.phase {
         QueryPhase::Pending if waits => ProgressReason::WaitingForWorkers.into(),
+        QueryPhase::Running if waits => {
+            life.message = no_worker(pool);
+            ProgressReason::WaitingForWorkers.into()
+        }
         _ => report.reason.unwrap_or(ProgressReason::Running.into()),
     };
     life
+}
+
+/// Why a query that runs has no worker, as far as its pool tells. Since when, its condition `WorkersReady` says.
+fn no_worker(pool: &PoolSeen) -> String {
+    match pool {
+        PoolSeen::Found { ready: 0, why, .. } => {
+            let colon = if why.is_empty() { "" } else { ": " };
+            format!("the pool has no ready worker{colon}{why}")
+        }
+        PoolSeen::Found { ready, .. } => format!(
+            "{ready} workers are ready and none has a session with the coordinator: a NetworkPolicy on port 7400, or a \
+             token that they do not trust? The coordinator's log says more"
+        ),
+        PoolSeen::Absent | PoolSeen::Taken => "its pool was deleted".to_owned(),
+        PoolSeen::Leaving => "its pool is being deleted".to_owned(),
+    }
 }
 
 /// Nothing was reported yet: by a coordinator that starts, or to an operator that has just started.
@@ -385,7 +411,7 @@ fn after_the_end(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
     let ended = status
         .and_then(|status| status.end_time.as_ref())
         .map_or(now, |time| time.0);
-    let since = now.duration_since(ended).unsigned_abs();
+    let since = elapsed(ended, now);
     let mut again = IDLE;
     let mut actions = vec![Action::Unfollow];
     if let Some(seconds) = seen.query.spec.ttl_seconds_after_finished {

@@ -6,18 +6,19 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
-use sluice_crds::shuffle_query::bound;
 use sluice_crds::shuffle_query::status::{
-    QueryError, QueryPhase, QueryTotals, ShuffleQueryStatus, SinkStatus,
+    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus, StageStatus,
+    TaskCounts,
 };
+use sluice_crds::shuffle_query::{bound, shrink_lists};
 use sluice_crds::{
     Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
 };
 
-/// The longest text, bytes. The kubelet cuts at 4096 for all containers of a pod together.
-pub const MAX_BYTES: usize = 3 * 1024;
+/// The longest text, bytes: where the kubelet cuts the message of one container.
+pub const MAX_BYTES: usize = 4 * 1024;
 
-/// How a query ended.
+/// How a query ended, with all that the status of a query that has ended shows: whoever reads it late loses nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Termination {
@@ -50,6 +51,27 @@ pub struct Termination {
     /// When the query ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_time: Option<Time>,
+    /// Stages done of stages planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages_done: Option<String>,
+    /// Tasks done of tasks planned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tasks_done: Option<String>,
+    /// Attempts that ran near their data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_attempts: Option<String>,
+    /// Tasks over the whole query.
+    #[serde(default)]
+    pub tasks: TaskCounts,
+    /// Stages, as far as there is room.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageStatus>,
+    /// Stages for which there is none.
+    #[serde(default)]
+    pub stages_omitted: u32,
+    /// First rows of a result without a sink, as far as there is room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preview: Option<ResultPreview>,
 }
 
 impl From<&ShuffleQueryStatus> for Termination {
@@ -66,6 +88,13 @@ impl From<&ShuffleQueryStatus> for Termination {
             start_time: status.start_time.clone(),
             first_row_time: status.first_row_time.clone(),
             end_time: status.end_time.clone(),
+            stages_done: status.stages_done.clone(),
+            tasks_done: status.tasks_done.clone(),
+            local_attempts: status.local_attempts.clone(),
+            tasks: status.tasks,
+            stages: status.stages.clone(),
+            stages_omitted: status.stages_omitted,
+            preview: status.preview.clone(),
         }
     }
 }
@@ -129,11 +158,19 @@ impl Termination {
                 task: self.task,
             }),
             sink: self.sink.clone(),
+            stages_done: self.stages_done.clone(),
+            tasks_done: self.tasks_done.clone(),
+            local_attempts: self.local_attempts.clone(),
+            tasks: self.tasks,
+            stages: self.stages.clone(),
+            stages_omitted: self.stages_omitted,
+            preview: self.preview.clone(),
             ..ShuffleQueryStatus::default()
         })
     }
 
-    /// The text, at most [`MAX_BYTES`] long: the message gives way, then the sink's location.
+    /// The text, at most [`MAX_BYTES`] long: stages and preview give way, the larger of both first, then the message, then
+    /// the sink's location.
     ///
     /// # Errors
     /// None that a value of this type can cause; JSON encoding has them in its signature.
@@ -144,6 +181,9 @@ impl Termination {
             let Some(over) = text.len().checked_sub(MAX_BYTES).filter(|over| *over > 0) else {
                 return Ok(text);
             };
+            if words.shrink_lists() {
+                continue;
+            }
             match (&mut words.message, &mut words.sink) {
                 // A character takes six bytes at most, so each round takes off enough or leaves a short rest to the next.
                 (Some(message), _) if !message.is_empty() => shorten(message, over.div_ceil(6).max(8)),
@@ -151,6 +191,20 @@ impl Termination {
                 _ => return Ok(text),
             }
         }
+    }
+
+    /// Leaves out a stage or a part of the preview; false when neither is left.
+    fn shrink_lists(&mut self) -> bool {
+        let mut lists = ShuffleQueryStatus {
+            stages: std::mem::take(&mut self.stages),
+            stages_omitted: self.stages_omitted,
+            preview: self.preview.take(),
+            ..ShuffleQueryStatus::default()
+        };
+        let smaller = shrink_lists(&mut lists);
+        (self.stages, self.stages_omitted) = (lists.stages, lists.stages_omitted);
+        self.preview = lists.preview;
+        smaller
     }
 
     /// Reads what [`Self::encode`] wrote.
@@ -247,6 +301,60 @@ mod tests {
             ConditionStatus::True,
             "the query itself is good"
         );
+    }
+
+    fn succeeded(rows: usize, value: &str, stages: u32) -> Termination {
+        let stage = |id| {
+            let stage = serde_json::json!({"id": id, "label": "scan lineitem and more of it", "state": "Done",
+                "tasksPlanned": 40, "tasksDone": 40, "rowsRead": 123_456_789, "elapsedMillis": id});
+            serde_json::from_value(stage).expect("a stage")
+        };
+        Termination::from(&ShuffleQueryStatus {
+            phase: QueryPhase::Succeeded,
+            stages: (0..stages).map(stage).collect(),
+            stages_done: Some(format!("{stages}/{stages}")),
+            tasks_done: Some("40/40".to_owned()),
+            preview: Some(ResultPreview {
+                columns: vec!["a".to_owned(), "b".to_owned()],
+                rows: vec![vec![value.to_owned(); 2]; rows],
+                truncated: false,
+            }),
+            ..ShuffleQueryStatus::default()
+        })
+    }
+
+    #[test]
+    fn who_reads_them_late_has_the_rows_and_the_stages() {
+        let words = succeeded(20, "a value", 5);
+        let text = words.encode().expect("it encodes");
+        let read = Termination::decode(&text).expect("it decodes");
+        assert_eq!(read, words);
+        let status = read.status();
+        assert_eq!(
+            (status.preview.as_ref(), status.stages.len()),
+            (words.preview.as_ref(), 5)
+        );
+        assert_eq!(status.tasks_done.as_deref(), Some("40/40"));
+
+        for words in [succeeded(20, &"\u{1}".repeat(256), 128), succeeded(1, "1", 5_000)] {
+            let text = words.encode().expect("it encodes");
+            assert!(text.len() <= MAX_BYTES, "{}", text.len());
+            let read = Termination::decode(&text).expect("it decodes");
+            assert_eq!(
+                read.stages.len() + read.stages_omitted as usize,
+                words.stages.len()
+            );
+            let preview = read.preview.expect("it is only cut");
+            assert!(!preview.rows.is_empty());
+            assert_eq!(preview.truncated, Some(&preview) != words.preview.as_ref());
+        }
+    }
+
+    #[test]
+    fn words_of_an_older_build_have_neither() {
+        let old = r#"{"phase": "Succeeded", "totals": {"rowsWritten": 4}}"#;
+        let words = Termination::decode(old).expect("it decodes");
+        assert_eq!((words.preview, words.stages), (None, Vec::new()));
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub(super) struct CoordinatorArgs {
     verify_key_file: Option<PathBuf>,
     #[command(flatten)]
     pool: PoolArgs,
-    /// A file for the outcome as JSON of at most 3 KiB, written once the query has ended. The last state is then served
+    /// A file for the outcome as JSON of at most 4 KiB, written once the query has ended. The last state is then served
     /// for up to ten seconds, until somebody has taken it.
     #[arg(long, env = "SLUICE_TERMINATION_LOG", value_name = "FILE")]
     termination_log: Option<PathBuf>,

@@ -319,3 +319,32 @@ fn a_coordinator_is_followed_as_soon_as_it_has_an_address() {
     let (actions, life, _) = world.settle();
     assert_eq!((actions, life.coordinator), (vec![follow], Coordinator::Serving));
 }
+
+#[test]
+fn a_query_that_runs_without_workers_says_why() {
+    let mut world = World::running(json!({}));
+    let mut report = ShuffleQueryStatus::clone(world.seen.report.as_ref().unwrap());
+    let waits = json!({"type": "WorkersReady", "status": "False", "reason": "WaitingForWorkers", "message": "",
+                       "lastTransitionTime": at(7).to_string()});
+    report.conditions = vec![serde_json::from_value(waits).unwrap()];
+    world.seen.report = Some(Arc::new(report));
+    let pool = |ready: u32, why: &str| PoolSeen::Found {
+        ready,
+        usable: ready,
+        needed: 1,
+        why: why.to_owned(),
+    };
+    for (pool, message) in [
+        (pool(0, "it is scaled to 0, set replicas"), "it is scaled to 0"),
+        (pool(2, ""), "2 workers are ready and none has a session"),
+        (PoolSeen::Absent, "was deleted"),
+    ] {
+        world.seen.pool = pool;
+        let (_, life, _) = world.settle();
+        assert_eq!(
+            (life.phase, life.reason),
+            (QueryPhase::Running, ProgressReason::WaitingForWorkers.into())
+        );
+        assert!(life.message.contains(message), "{}", life.message);
+    }
+}

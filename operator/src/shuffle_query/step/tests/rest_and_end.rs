@@ -1,5 +1,7 @@
 //! Suspension, deadlines, and what is left to do once a query has ended or goes.
 
+use sluice_crds::shuffle_query::status::ResultPreview;
+
 use super::*;
 
 #[test]
@@ -136,6 +138,7 @@ fn a_ttl_deletes_the_query_in_its_time() {
     let mut world = World::running(json!({"ttlSecondsAfterFinished": 60}));
     world.seen.report = None;
     world.pod(1, said(QueryPhase::Succeeded, None));
+    world.now = at(5);
     world.settle();
     // It ended at second 5.
     (world.seen.pods, world.now) = (Vec::new(), at(64));
@@ -149,6 +152,84 @@ fn a_ttl_deletes_the_query_in_its_time() {
     );
     world.now = at(65);
     assert_eq!(world.settle().0, [Action::Unfollow, Action::DeleteQuery]);
+}
+
+/// The coordinator's clock is 300 s ahead.
+#[test]
+fn an_end_ahead_of_the_clock_is_no_age() {
+    let mut world = World::running(json!({"ttlSecondsAfterFinished": 60}));
+    world.report(QueryPhase::Succeeded, None);
+    let mut report = ShuffleQueryStatus::clone(world.seen.report.as_ref().unwrap());
+    report.end_time = Some(Time(at(301)));
+    world.seen.report = Some(Arc::new(report));
+    let (actions, _, again) = world.settle();
+    assert_eq!((actions, again), (vec![Action::Unfollow], END_GRACE));
+    let ended = world.seen.query.status.as_ref().unwrap().end_time.clone();
+    assert_eq!(ended, Some(Time(at(1))), "as this operator has seen it");
+
+    // One that was stored so, or this operator's clock was set back.
+    let mut query = ShuffleQuery::clone(&world.seen.query);
+    query.status.as_mut().unwrap().end_time = Some(Time(at(301)));
+    world.seen.query = Arc::new(query);
+    assert_eq!(world.settle().0, [Action::Unfollow], "it is not deleted");
+    world.now = at(361);
+    assert_eq!(world.settle().0, [Action::Unfollow, Action::DeleteQuery]);
+}
+
+#[test]
+fn a_rest_that_began_ahead_of_the_clock_still_waits_for_the_coordinators_answer() {
+    let mut world = World::running(json!({}));
+    world.edit(json!({"suspend": true}));
+    world.now = at(301);
+    world.settle();
+    world.now = at(2);
+    assert!(world.settle().0.contains(&Action::Cancel));
+    world.edit(json!({}));
+    let (_, life, _) = world.settle();
+    assert_eq!((life.suspended, life.suspended_millis), (None, 0));
+}
+
+/// What nobody heard while the coordinator ran is in its last words.
+#[test]
+fn who_hears_of_the_end_late_has_the_rows_or_says_that_they_are_lost() {
+    let preview = ResultPreview {
+        columns: vec!["a".to_owned()],
+        rows: vec![vec!["1".to_owned()]],
+        truncated: false,
+    };
+    let stage = json!({"id": 0, "label": "scan t", "state": "Done", "tasksPlanned": 2, "tasksDone": 2});
+    let ended = |spec: Value, preview: Option<ResultPreview>| {
+        let mut world = World::running(spec);
+        let mut words = said(QueryPhase::Succeeded, None);
+        let PodState::Ended(PodEnd::Said(said)) = &mut words else {
+            panic!("no words");
+        };
+        said.preview = preview;
+        said.stages = vec![serde_json::from_value(stage.clone()).unwrap()];
+        world.pod(1, words);
+        world.now = at(9);
+        let Step::Commit(life) = step(&world.seen, world.now) else {
+            panic!("it acts first");
+        };
+        let unheard = ending::unheard_end(&world.seen, &life);
+        assert_eq!(unheard, Some(at(5)), "the lag is counted from the end");
+        world.settle();
+        ShuffleQueryStatus::clone(world.seen.query.status.as_ref().unwrap())
+    };
+    let completed = Some(ProgressReason::Completed.into());
+    let status = ended(json!({}), Some(preview.clone()));
+    assert_eq!((status.phase, status.reason), (QueryPhase::Succeeded, completed));
+    assert_eq!((status.preview, status.stages.len()), (Some(preview), 1));
+
+    let status = ended(json!({}), None);
+    assert_eq!(
+        (status.phase, status.reason),
+        (QueryPhase::Succeeded, Some(ProgressReason::ResultLost.into()))
+    );
+    assert!(status.message.unwrap().contains("rows are lost"));
+
+    let status = ended(json!({"sink": {"location": "/out/q"}}), None);
+    assert_eq!(status.reason, completed, "its rows are in the sink");
 }
 
 #[test]
