@@ -23,13 +23,29 @@ pub fn between(old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) -> Option<Eve
         QueryPhase::Suspended => "Suspend",
         QueryPhase::Succeeded | QueryPhase::Failed | QueryPhase::Cancelled => "End",
     };
-    event(reason, action, new.message.clone().unwrap_or_default())
+    let words = new.message.clone().or_else(|| done(new));
+    event(reason, action, words.unwrap_or_default())
+}
+
+/// What a query that ended well has done, in a few words.
+fn done(new: &ShuffleQueryStatus) -> Option<String> {
+    if new.phase != QueryPhase::Succeeded {
+        return None;
+    }
+    let rows = new
+        .sink
+        .as_ref()
+        .map_or(new.totals.rows_written, |sink| sink.rows);
+    let (start, end) = (new.start_time.as_ref()?, new.end_time.as_ref()?);
+    let seconds = end.0.duration_since(start.0).as_secs().max(0);
+    Some(format!("{rows} rows, {seconds} s, {} tasks", new.tasks.planned))
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
     use kube::runtime::events::EventType;
-    use sluice_crds::{ConditionReason, ErrorReason};
+    use sluice_crds::{ConditionReason, ErrorReason, Time};
 
     use super::*;
 
@@ -40,6 +56,21 @@ mod tests {
             message: Some("why".to_owned()),
             ..ShuffleQueryStatus::default()
         }
+    }
+
+    #[test]
+    fn the_event_of_an_end_says_what_was_done() {
+        let running = status(QueryPhase::Running, ProgressReason::Running.into());
+        let time = |second| Some(Time(Timestamp::from_second(second).unwrap()));
+        let mut ended = ShuffleQueryStatus {
+            message: None,
+            start_time: time(100),
+            end_time: time(110),
+            ..status(QueryPhase::Succeeded, ProgressReason::Completed.into())
+        };
+        (ended.totals.rows_written, ended.tasks.planned) = (4, 19);
+        let event = between(&running, &ended).unwrap();
+        assert_eq!(event.note.as_deref(), Some("4 rows, 10 s, 19 tasks"));
     }
 
     #[test]
