@@ -1,18 +1,23 @@
 //! What others on the machine or the network can do to a run: nothing with its ports, nothing to its log, and no wait
 //! without an end.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
 
 use rustix::process::Pid;
 use sluice_proto::wire;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Code;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use wire::coordinator_client::CoordinatorClient;
 use wire::coordinator_message::Message as ToWorker;
 use wire::worker_client::WorkerClient;
 
-use super::program::{Folder, Program, Worker, wait_until};
-use super::query::{PATIENT, query, tpch};
+use super::program::{Folder, PATIENCE as PATIENCE_OF_TESTS, Program, Worker, wait_until, without_settings};
+use super::query::{PATIENT, by_part, plain_csv, query, tpch};
 
 /// The ports on which a process listens.
 fn ports(of: Pid) -> Vec<u16> {
@@ -122,6 +127,46 @@ async fn the_ports_of_a_run_open_to_nobody_else() {
         program.signal(rustix::process::Signal::INT);
         program.end().expect(130, &["cancelled"]);
     }
+}
+
+#[test]
+fn a_worker_with_thousands_of_idle_connections_answers_and_runs_a_query() {
+    let files = sluice_proto::serve::raise_open_files();
+    let count = files.saturating_sub(500).min(10_000);
+    // Fewer files than there are callers, whatever the machine allows.
+    let mut command = Command::new("sh");
+    command.args([
+        "-c",
+        "ulimit -n 400 && exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_sluice"),
+    ]);
+    let mut worker = Worker::start_as(without_settings(command), "127.0.0.1:0", "512MiB", &[]);
+    let idle: Vec<TcpStream> = (0..count)
+        .map(|number| TcpStream::connect(&worker.address).unwrap_or_else(|error| panic!("{number}: {error}")))
+        .collect();
+    assert!(idle.len() > 400, "{files} files are too few to try it");
+    let health = async {
+        let endpoint = Channel::from_shared(format!("http://{}", worker.address)).expect("an address");
+        let mut client = HealthClient::new(endpoint.connect().await.expect("it listens"));
+        let request = HealthCheckRequest {
+            service: String::new(),
+        };
+        client
+            .check(request)
+            .await
+            .expect("it answers")
+            .into_inner()
+            .status()
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let health = async { tokio::time::timeout(PATIENCE_OF_TESTS, health).await };
+    assert_eq!(runtime.block_on(health), Ok(ServingStatus::Serving));
+    let folder = Folder::new();
+    let arguments = ["--workers", &worker.address, "--output", "csv"];
+    let ended = folder.run(&by_part(0.01, &[]), &arguments).expect(0, &[]);
+    assert_eq!(ended.stdout, plain_csv(&folder.at("query.yaml")));
+    worker.assert_well();
+    drop(idle);
 }
 
 #[test]
