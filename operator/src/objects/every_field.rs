@@ -61,7 +61,7 @@ spec:
   - name: readings
     location: /lake/readings
     format: csv
-    options: {header: false, delimiter: ";", quote: "'", escape: "\\", newlinesInValues: true, nullRegex: "^n/a$"}
+    options: {header: false, delimiter: ";", quote: "'", escape: "\\", newlinesInValues: false, nullRegex: "^n/a$"}
     schema: [{name: at, type: Int64, nullable: false}]
     locality: [{zone: z1}, {node: n7}]
   - {name: stations, locations: [/lake/north, /lake/south], format: parquet}

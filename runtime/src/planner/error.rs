@@ -36,6 +36,16 @@ pub enum PlanError {
         /// Where it begins, as `line 1, column 1`.
         position: String,
     },
+    /// A clause that is not planned, and not dropped either.
+    #[error("{what}{place} is not supported: {fix}")]
+    Clause {
+        /// The clause, as `FOR UPDATE`.
+        what: String,
+        /// Where it is, as ` at line 1, column 1`; empty where that is not known.
+        place: String,
+        /// What to write instead.
+        fix: String,
+    },
     /// The query is longer or nested deeper than the engine follows.
     #[error("the query is nested too deeply ({what}): flatten the nested expressions or split the query")]
     TooDeep {
@@ -79,6 +89,7 @@ impl PlanError {
             | Self::Empty
             | Self::SeveralStatements { .. }
             | Self::NotAQuery { .. }
+            | Self::Clause { .. }
             | Self::TooDeep { .. }
             | Self::Query(_) => ErrorReason::InvalidSql,
             Self::Unsupported { .. } | Self::Fragment { .. } => ErrorReason::UnsupportedPlan,

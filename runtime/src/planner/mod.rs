@@ -22,6 +22,7 @@ mod recursion;
 mod rules;
 mod scalar;
 mod scan;
+mod semantics;
 mod session;
 mod sort_merge;
 mod split;
@@ -125,7 +126,7 @@ pub async fn tables_read(state: &SessionState, sql: &str) -> Result<BTreeSet<Str
     let state = state.clone();
     let sql = sql.to_owned();
     on_a_deep_stack(move || {
-        let statement = statement::parse(&sql, state.config_options().sql_parser.dialect)?;
+        let statement = parse(&state, &sql)?;
         let references = state
             .resolve_table_references(&statement)
             .map_err(PlanError::Query)?;
@@ -135,6 +136,11 @@ pub async fn tables_read(state: &SessionState, sql: &str) -> Result<BTreeSet<Str
             .collect())
     })
     .await
+}
+
+fn parse(state: &SessionState, sql: &str) -> Result<Statement, PlanError> {
+    let scalars = state.scalar_functions().keys().map(String::as_str).collect();
+    statement::parse(sql, &scalars)
 }
 
 /// Runs a planner's work on a thread whose stack is deep enough for every query.
@@ -156,7 +162,7 @@ async fn on_a_deep_stack<T: Send + 'static>(
 }
 
 async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, PlanError> {
-    let statement = statement::parse(sql, state.config_options().sql_parser.dialect)?;
+    let statement = parse(state, sql)?;
     let logical = logical_plan(state, statement).await?;
     let physical = state
         .create_physical_plan(&logical)
@@ -186,7 +192,8 @@ async fn logical_plan(state: &SessionState, statement: Statement) -> Result<Logi
             what: "this statement".into(),
             position: "the beginning of the text".into(),
         }),
-        query => scalar::guard_scalar_subqueries(query)
+        query => semantics::rewrite_predicates(query)
+            .and_then(scalar::guard_scalar_subqueries)
             .and_then(window::filters_as_columns)
             .map_err(PlanError::Query),
     }

@@ -1,24 +1,31 @@
 //! One statement, and only a query.
 
+mod clauses;
+mod dialect;
+mod expressions;
+mod rewrite;
+mod using;
+
+use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
-use datafusion::config::Dialect as DialectName;
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{self, Visit, Visitor};
-use datafusion::sql::sqlparser::dialect::{Dialect, dialect_from_str};
+use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::error::PlanError;
 use super::session::RECURSION_LIMIT;
+use dialect::SluiceDialect;
 
 /// Parses `sql`, which must be one query (`SELECT`, `WITH`, `VALUES`, set operations of them).
-pub(crate) fn parse(sql: &str, dialect: DialectName) -> Result<Statement, PlanError> {
-    let dialect =
-        dialect_from_str(dialect).ok_or_else(|| PlanError::internal("parser", "unknown dialect"))?;
+/// `scalars` are the names of functions that give a value for each row.
+pub(crate) fn parse(sql: &str, scalars: &BTreeSet<&str>) -> Result<Statement, PlanError> {
+    let dialect = SluiceDialect;
     let statements = DFParserBuilder::new(sql)
-        .with_dialect(dialect.as_ref())
+        .with_dialect(&dialect)
         .with_recursion_limit(RECURSION_LIMIT)
         .build()
         .and_then(|mut parser| parser.parse_statements())
@@ -30,17 +37,22 @@ pub(crate) fn parse(sql: &str, dialect: DialectName) -> Result<Statement, PlanEr
     if count > 1 {
         return Err(PlanError::SeveralStatements {
             count,
-            position: position(sql, dialect.as_ref(), 1),
+            position: position(sql, &dialect, 1),
         });
     }
     check_depth(&statement)?;
-    match refused(&statement) {
-        None => Ok(statement),
-        Some(what) => Err(PlanError::NotAQuery {
+    if let Some(what) = refused(&statement) {
+        return Err(PlanError::NotAQuery {
             what,
-            position: position(sql, dialect.as_ref(), 0),
-        }),
+            position: position(sql, &dialect, 0),
+        });
     }
+    let mut statement = statement;
+    if let Statement::Statement(inner) = &mut statement {
+        rewrite::rewrite(inner)?;
+        clauses::check(inner, scalars)?;
+    }
+    Ok(statement)
 }
 
 /// The longest chain of operators (`a + b + c`, `x OR y OR z`) and nesting of expressions that is planned. The

@@ -6,6 +6,7 @@ mod harness;
 mod joins;
 mod order;
 mod refusals;
+mod semantics;
 mod shapes;
 mod splits;
 mod stages;

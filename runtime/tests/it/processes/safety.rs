@@ -483,5 +483,5 @@ fn a_device_or_pipe_is_no_table() {
         .expect(2, &["pipe.csv", "neither a file nor a folder"]);
     folder
         .run(&over("/dev/zero", "csv"), &["--local-workers", "1"])
-        .expect(2, &["/dev/zero"]);
+        .expect(2, &["spec.tables[0].location is in /dev"]);
 }

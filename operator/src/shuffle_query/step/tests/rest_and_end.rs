@@ -228,7 +228,7 @@ fn who_hears_of_the_end_late_has_the_rows_or_says_that_they_are_lost() {
     );
     assert!(status.message.unwrap().contains("rows are lost"));
 
-    let status = ended(json!({"sink": {"location": "/out/q"}}), None);
+    let status = ended(json!({"sink": {"location": "/out/q", "format": "parquet"}}), None);
     assert_eq!(status.reason, completed, "its rows are in the sink");
 }
 

@@ -14,10 +14,11 @@ fn endings() -> Vec<Ending> {
         (end, QueryPhase::Pending, reason, (2, 1, counted))
     };
     let cancelled = said(QueryPhase::Cancelled, Some(ErrorReason::Cancelled));
-    let (done, stopped) = (ProgressReason::Completed.into(), ErrorReason::Cancelled.into());
+    // Without a sink, a coordinator that ended without a preview has lost its rows.
+    let (lost, stopped) = (ProgressReason::ResultLost.into(), ErrorReason::Cancelled.into());
     let (evicted, crashed) = ("Evicted".to_owned(), "exit code 101".to_owned());
     vec![
-        stays(said(QueryPhase::Succeeded, None), QueryPhase::Succeeded, done),
+        stays(said(QueryPhase::Succeeded, None), QueryPhase::Succeeded, lost),
         stays(cancelled, QueryPhase::Cancelled, stopped),
         stays(PodState::Ended(PodEnd::Cancelled), QueryPhase::Cancelled, stopped),
         fails(failed(ErrorReason::TaskFailed), ErrorReason::TaskFailed),

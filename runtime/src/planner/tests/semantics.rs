@@ -1,0 +1,73 @@
+//! Where DataFusion gives other rows than SQL asks for, the rows of SQL; and clauses that are refused, not dropped.
+
+use super::super::{PlanError, plan};
+use super::harness::Bench;
+
+/// A query and its rows: cells joined by `|`, rows in the order of the query.
+const ROWS: &[(&str, &[&str])] = &[
+    (
+        "SELECT k FROM (VALUES (1), (2)) a(k) FULL JOIN (VALUES (2), (3)) b(k) USING (k) ORDER BY k",
+        &["1", "2", "3"],
+    ),
+    (
+        "SELECT k, x, y FROM (VALUES (1, 10), (2, 20)) a(k, x) RIGHT JOIN (VALUES (2, 200), (3, 300)) b(k, y) USING (k)
+         ORDER BY k",
+        &["2|20|200", "3|null|300"],
+    ),
+    (
+        "SELECT k, count(*) FROM (VALUES (1), (2)) a(k) FULL JOIN (VALUES (2), (3)) b(k) USING (k) WHERE k > 1
+         GROUP BY k ORDER BY k",
+        &["2|1", "3|1"],
+    ),
+    (
+        "SELECT k FROM (VALUES (1), (2)) t(k)
+         WHERE k = 1 OR k NOT IN (SELECT x FROM (VALUES (5), (CAST(NULL AS INT))) s(x)) ORDER BY k",
+        &["1"],
+    ),
+    (
+        "SELECT k, (k IN (SELECT x FROM (VALUES (1), (CAST(NULL AS INT))) s(x))) IS NULL FROM (VALUES (1), (2)) t(k)
+         ORDER BY k",
+        &["1|false", "2|true"],
+    ),
+    (
+        "SELECT k FROM (VALUES (1), (2)) a(k)
+         WHERE EXISTS (SELECT count(*) FROM (VALUES (2)) b(j) WHERE b.j = a.k) ORDER BY k",
+        &["1", "2"],
+    ),
+    ("SELECT 1 IS DISTINCT FROM 2 AND false", &["false"]),
+    ("SELECT 1 IS NOT DISTINCT FROM 1 AND false OR true", &["true"]),
+    (
+        "SELECT g, count(*) FROM (VALUES (1), (1), (2)) t(g) GROUP BY g WITH ROLLUP ORDER BY g NULLS LAST",
+        &["1|2", "2|1", "null|3"],
+    ),
+    ("SELECT k FROM (VALUES (3), (1), (2)) t(k) ORDER BY k FETCH FIRST 2 ROWS ONLY", &["1", "2"]),
+];
+
+#[tokio::test]
+async fn rows_are_those_of_sql_in_any_number_of_partitions() {
+    let bench = Bench::new().await;
+    for partitions in [1, 3, 13] {
+        for (sql, expected) in ROWS {
+            let rows = bench.rows(sql, partitions).await;
+            let rows: Vec<String> = rows.iter().map(|row| row.join("|")).collect();
+            assert_eq!(&rows, expected, "{partitions} partitions: {sql}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn clauses_that_are_not_planned_are_refused_by_name() {
+    let bench = Bench::new().await;
+    let session = bench.session(2, &[]).await;
+    for (sql, clause) in [
+        ("SELECT id FROM big TABLESAMPLE BERNOULLI (10)", "TABLESAMPLE"),
+        ("SELECT id FROM big FOR UPDATE", "FOR UPDATE"),
+        ("SELECT id FROM big FETCH FIRST 3 ROWS WITH TIES", "FETCH"),
+        ("SELECT upper(s) OVER () FROM big", "OVER"),
+    ] {
+        let error = plan(&session.state(), sql).await.err();
+        let error = error.unwrap_or_else(|| panic!("accepted: {sql}"));
+        assert!(matches!(error, PlanError::Clause { .. }), "{sql}: {error:?}");
+        assert!(error.to_string().contains(clause), "{sql}: {error}");
+    }
+}
