@@ -1,7 +1,7 @@
 //! Faults that are known and not yet mended, by the narrowest shape of a finding that shows them. Such a finding is
 //! counted and not reported.
 
-use super::ast::{Body, Expr, GroupKind, Part, Query, any};
+use super::ast::{Body, GroupKind, Part, Query, any};
 use super::suite::Finding;
 
 type Is = fn(&Query, &Finding) -> bool;
@@ -9,20 +9,8 @@ type Is = fn(&Query, &Finding) -> bool;
 /// Each with the reason.
 const KNOWN: &[(&str, Is)] = &[
     (
-        "a merge by a constant key is lost where the plan is cut",
-        merge_is_lost,
-    ),
-    (
-        "a sort-merge join binds its filter to the wrong sides",
-        merge_join_filter,
-    ),
-    (
         "a constant of the side of an outer join that may be missing counts as one after it",
         constant_of_outer_join,
-    ),
-    (
-        "a window function loses FILTER or IGNORE NULLS on its way to a task",
-        window_clause_is_lost,
     ),
     (
         "a false filter is pushed below a grouping that has the empty set",
@@ -33,7 +21,6 @@ const KNOWN: &[(&str, Is)] = &[
         "INTERSECT ALL and EXCEPT ALL do not count rows",
         set_operation_counts,
     ),
-    ("IN of a subquery with NULLs is not NULL", in_with_nulls),
 ];
 
 /// Which known fault a finding shows.
@@ -42,31 +29,10 @@ pub fn reason(query: &Query, found: &Finding) -> Option<&'static str> {
     known.map(|(why, _)| *why)
 }
 
-fn merge_is_lost(_: &Query, found: &Finding) -> bool {
-    let merged = found.told.matches("because rows merge by").count();
-    merged > found.told.matches("SortPreservingMergeExec").count()
-}
-
-fn merge_join_filter(_: &Query, found: &Finding) -> bool {
-    let in_join = |line: &str| line.contains("SortMergeJoinExec") && line.contains("filter=");
-    found.told.lines().any(in_join)
-}
-
 fn constant_of_outer_join(_: &Query, found: &Finding) -> bool {
     let outer = ["Left", "Right", "Full"].map(|kind| format!("join_type={kind},"));
     let joins = outer.iter().any(|kind| found.told.contains(kind));
     found.told.contains("in another order") && joins && !found.told.contains("SortExec")
-}
-
-fn window_clause_is_lost(query: &Query, found: &Finding) -> bool {
-    let has_clause = |part: Part<'_>| match part {
-        Part::Expr(Expr::Window(window)) => {
-            let sql = &window.function.sql;
-            sql.contains("FILTER") || sql.contains("IGNORE NULLS")
-        }
-        Part::Query(_) | Part::Select(_) | Part::From(_) | Part::Expr(_) => false,
-    };
-    found.kind.starts_with("wrong") && any(Part::Query(query), &has_clause)
 }
 
 fn filter_below_the_empty_set(query: &Query, found: &Finding) -> bool {
@@ -98,9 +64,4 @@ fn set_operation_counts(query: &Query, found: &Finding) -> bool {
         Part::Select(_) | Part::From(_) | Part::Expr(_) => false,
     };
     found.kind.starts_with("inherited") && any(Part::Query(query), &counts)
-}
-
-fn in_with_nulls(query: &Query, found: &Finding) -> bool {
-    let is_in = |part: Part<'_>| matches!(part, Part::Expr(Expr::In { .. }));
-    found.kind.starts_with("inherited") && any(Part::Query(query), &is_in)
 }
