@@ -172,8 +172,9 @@ fn guard(container: &Container) -> Guard {
         let uid = metadata.uid.clone().unwrap_or_default();
         return Guard::of_worker(keys(), pool(container), uid);
     }
+    // A test takes the owner away.
     let owner = metadata.owner_references.iter().flatten().next();
-    let query = QueryId::new(owner.unwrap().uid.clone()).unwrap();
+    let query = QueryId::new(owner.map_or("nobody", |owner| owner.uid.as_str())).unwrap();
     Guard::of_coordinator(keys(), pool(container), query)
 }
 

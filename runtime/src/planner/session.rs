@@ -14,7 +14,7 @@ use datafusion::prelude::SessionConfig;
 use super::broadcast::{BroadcastLimit, BroadcastSmallBuilds};
 use super::error::PlanError;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
-use super::sort_merge::{HashJoinLimit, SortMergeLargeBuilds};
+use super::sort_merge::{HashJoinLimit, PushProjections, SortMergeLargeBuilds};
 use super::split::SplitTarget;
 
 /// What must hold in every session, on the planning side and in tasks. An optimisation that shares state
@@ -105,6 +105,11 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         Arc::new(SortMergeLargeBuilds::new(builds)),
     ];
     rules.splice(after_join_selection..after_join_selection, joins);
+    for rule in &mut rules {
+        if rule.name() == PushProjections.name() {
+            *rule = Arc::new(PushProjections);
+        }
+    }
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)

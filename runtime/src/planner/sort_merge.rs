@@ -11,10 +11,11 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::projection_pushdown::ProjectionPushdown;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode, SortMergeJoinExec};
-use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr, remove_unnecessary_projections};
 
 use super::broadcast::estimated_bytes;
 use datafusion::physical_expr::expressions::Column;
@@ -166,4 +167,46 @@ impl PhysicalOptimizerRule for SortMergeLargeBuilds {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// DataFusion's rule of the same name, but for projections above a sort-merge join with a filter. DataFusion 55 pushes them
+/// below the join and leaves its filter as it was: with the places of columns that are not there any more.
+#[derive(Debug)]
+pub(crate) struct PushProjections;
+
+impl PhysicalOptimizerRule for PushProjections {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if !plan.exists(|node| Ok(is_filtered_merge(node)))? {
+            return ProjectionPushdown::new().optimize(plan, config);
+        }
+        plan.transform_down(|node| {
+            // Projections above one another are unified and pushed in one go.
+            let mut below = &node;
+            while let Some(projection) = below.downcast_ref::<ProjectionExec>() {
+                below = projection.input();
+            }
+            if is_filtered_merge(below) {
+                return Ok(Transformed::no(node));
+            }
+            remove_unnecessary_projections(node)
+        })
+        .data()
+    }
+
+    fn name(&self) -> &str {
+        "ProjectionPushdown"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn is_filtered_merge(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.downcast_ref::<SortMergeJoinExec>()
+        .is_some_and(|join| join.filter().is_some())
 }

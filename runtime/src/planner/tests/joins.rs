@@ -171,6 +171,10 @@ async fn filters_of_joins_keep_their_sides() {
                     "SELECT a.id, b.id FROM {left} a {kind} {right} b ON a.k = b.k AND {filter}"
                 ));
             }
+            // The columns of the filter are not among those of the query.
+            queries.push(format!(
+                "SELECT a.k, b.k AS other FROM {left} a JOIN {right} b ON a.k = b.k AND {filter}"
+            ));
             for kind in ["LEFT SEMI JOIN", "LEFT ANTI JOIN"] {
                 queries.push(format!(
                     "SELECT a.id FROM {left} a {kind} {right} b ON a.k = b.k AND {filter}"
