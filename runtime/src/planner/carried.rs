@@ -259,7 +259,10 @@ fn windows(plan: &Arc<dyn ExecutionPlan>, form: &mut Form) -> Result<()> {
         form.option("reversed", &beside.is_reversed);
         form.option("has a FILTER", &beside.filter.is_some());
         form.expressions.extend(beside.filter);
-        form.option("window", &(function.name(), function.get_window_frame()));
+        // Whether a frame is causal follows from its bounds; before their types are known it may count as not.
+        let frame = function.get_window_frame();
+        let frame = (frame.units, &frame.start_bound, &frame.end_bound);
+        form.option("window", &(function.name(), frame));
         form.expressions.extend(function.partition_by().iter().cloned());
         for key in function.order_by() {
             form.option("order", &key.options);

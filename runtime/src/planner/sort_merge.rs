@@ -12,10 +12,10 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::projection_pushdown::ProjectionPushdown;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode, SortMergeJoinExec};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr, remove_unnecessary_projections};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::broadcast::estimated_bytes;
 use datafusion::physical_expr::expressions::Column;
@@ -82,7 +82,7 @@ impl SortMergeLargeBuilds {
         };
         // A null-aware join looks at the whole probe side; a sort-merge join does not know what that means.
         let partitioned = *join.partition_mode() == PartitionMode::Partitioned && !join.null_aware;
-        if !partitioned || !self.is_too_large(join, partitions) {
+        if !partitioned || !can_merge(join) || !self.is_too_large(join, partitions) {
             return Ok(Transformed::no(plan));
         }
         let merged = SortMergeJoinExec::try_new(
@@ -106,6 +106,20 @@ impl SortMergeLargeBuilds {
         let kept: Vec<ProjectionExpr> = kept.collect();
         Ok(Transformed::yes(Arc::new(ProjectionExec::try_new(kept, merged)?)))
     }
+}
+
+/// DataFusion's sort-merge join loses rows where a filter has no column (`NULL`, say), and its plans fail the last check where
+/// a key is constant: such a side needs no sort, and has none to name.
+fn can_merge(join: &HashJoinExec) -> bool {
+    let has_columns = |filter: &JoinFilter| !filter.column_indices().is_empty();
+    let (left, right) = (
+        join.left().equivalence_properties(),
+        join.right().equivalence_properties(),
+    );
+    let is_constant = |(left_key, right_key): &(_, _)| {
+        left.is_expr_constant(left_key).is_some() || right.is_expr_constant(right_key).is_some()
+    };
+    join.filter().is_none_or(has_columns) && !join.on().iter().any(is_constant)
 }
 
 /// A sort-merge join hands its filter the columns of the left side, then those of the right, each in the filter's order;

@@ -187,3 +187,27 @@ async fn filters_of_joins_keep_their_sides() {
     }
     check(&queries).await;
 }
+
+/// A filter without a column, and a key that is constant: sort-merge joins know neither.
+#[tokio::test]
+async fn joins_that_cannot_merge_stay_hash_joins() {
+    let bench = Bench::new().await;
+    let config = bench.session(3, WAYS[1]).await.copied_config();
+    let config = config.with_extension(Arc::new(HashJoinLimit { bytes: 0 }));
+    let ours = bench.session_of(config).await;
+    for kind in ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"] {
+        for sql in [
+            format!(
+                "SELECT a.id, b.id FROM mid a {kind} mid b ON a.id = b.id AND a.d > CAST(NULL AS DECIMAL(12, 2))"
+            ),
+            format!(
+                "SELECT a.id, b.id, rank() OVER (ORDER BY a.id) FROM (SELECT 1 AS one, id FROM tiny) a
+                 {kind} (SELECT 1 AS one, id FROM tiny) b ON a.one = b.one"
+            ),
+        ] {
+            if let Err(told) = same_rows(bench.plain(), &ours, &sql).await {
+                panic!("{told}");
+            }
+        }
+    }
+}

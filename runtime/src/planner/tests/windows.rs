@@ -27,6 +27,8 @@ async fn window_functions_keep_their_clauses() {
         format!("SELECT id, nth_value(k, 3) OVER (ORDER BY id {whole}), nth_value(k, 3) OVER (ORDER BY id DESC {whole}) FROM mid"),
         "SELECT id, lag(k, 2, -1) OVER (ORDER BY id), lead(k, 3) OVER (ORDER BY id DESC), lag(k) IGNORE NULLS OVER (ORDER BY id DESC) FROM mid".into(),
         format!("SELECT id, first_value(k) OVER (ORDER BY id {whole}), first_value(k) OVER (ORDER BY id DESC {whole}) FROM mid"),
+        // Ends before the current row: causal by its bounds.
+        "SELECT id, count(k) OVER (ORDER BY id RANGE BETWEEN 3 PRECEDING AND 1 PRECEDING) FROM mid".into(),
         "SELECT id, count(DISTINCT k) OVER (PARTITION BY g), ntile(4) OVER (ORDER BY id), rank() OVER (PARTITION BY g ORDER BY k) FROM mid".into(),
         "SELECT id, sum(k) OVER (ORDER BY g RANGE BETWEEN 1 PRECEDING AND 1 FOLLOWING), max(k) OVER (ORDER BY g GROUPS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM mid".into(),
         "SELECT g, array_agg(k ORDER BY id DESC) FILTER (WHERE k > 4), first_value(k ORDER BY id) FROM mid GROUP BY g".into(),
