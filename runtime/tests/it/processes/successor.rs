@@ -101,7 +101,8 @@ async fn a_successor_starts_over_on_the_same_workers_and_the_old_one_is_refused(
     let folder = Folder::new();
     folder.write(
         "query.yaml",
-        by_part(0.3, &["sink: {location: out/rows, format: parquet}"]),
+        // Long beside the second between two reports.
+        by_part(3.0, &["sink: {location: out/rows, format: parquet}"]),
     );
     let mut workers = Worker::three();
     let addresses = list(&workers);
