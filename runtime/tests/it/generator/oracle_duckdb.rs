@@ -1,5 +1,6 @@
 //! DuckDB as a second opinion: the Python package, in a virtual environment below the target folder.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -104,11 +105,16 @@ fn cell(cell: &Json) -> Cell {
     }
 }
 
-/// The Python that has DuckDB.
+/// The Python that has DuckDB. Tests beside each other, also those of other processes, install it one after the other:
+/// each would clear what another has begun.
 fn installed() -> Result<PathBuf, String> {
-    let folder = kept_folder("duckdb").join(VERSION);
+    let kept = kept_folder("duckdb");
+    let folder = kept.join(VERSION);
     let python = folder.join("bin/python");
     let ready = folder.join("ready");
+    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+    let turn = File::create(kept.join("installing")).map_err(failed)?;
+    turn.lock().map_err(failed)?;
     if ready.exists() {
         return Ok(python);
     }
@@ -119,7 +125,7 @@ fn installed() -> Result<PathBuf, String> {
     )?;
     let package = format!("duckdb=={VERSION}");
     command(Command::new(&python).args(["-m", "pip", "install", "--quiet", &package]))?;
-    std::fs::write(&ready, "").map_err(|error| format!("{}: {error}", ready.display()))?;
+    std::fs::write(&ready, "").map_err(failed)?;
     Ok(python)
 }
 
