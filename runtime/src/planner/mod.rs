@@ -16,6 +16,7 @@ mod determinism;
 mod error;
 mod explain;
 mod fragment;
+mod grouping;
 mod label;
 mod leaf;
 mod recursion;
@@ -192,7 +193,8 @@ async fn logical_plan(state: &SessionState, statement: Statement) -> Result<Logi
             what: "this statement".into(),
             position: "the beginning of the text".into(),
         }),
-        query => semantics::rewrite_predicates(query)
+        query => grouping::plan_empty_sets(query)
+            .and_then(semantics::rewrite_predicates)
             .and_then(scalar::guard_scalar_subqueries)
             .and_then(window::filters_as_columns)
             .map_err(PlanError::Query),

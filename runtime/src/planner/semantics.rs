@@ -10,9 +10,10 @@ use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Aggregate, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Projection, Subquery, lit, not,
-    when,
+    Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Projection, Subquery, lit, not, when,
 };
+
+use super::grouping::has_row_for_nothing;
 
 /// Rewrites every subquery of a query that stands in a predicate, those in subqueries too.
 pub(super) fn rewrite_predicates(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -93,10 +94,16 @@ fn exists_of(subquery: &Subquery, context: Context) -> Result<Option<Expr>> {
             LogicalPlan::Projection(Projection { input, .. }) => plan = input,
             LogicalPlan::SubqueryAlias(alias) => plan = &alias.input,
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => plan = &sort.input,
-            LogicalPlan::Aggregate(Aggregate { group_expr, .. }) if group_expr.is_empty() => {
+            LogicalPlan::Aggregate(aggregate) if has_row_for_nothing(aggregate) => {
                 return Ok(Some(lit(true)));
             }
-            LogicalPlan::Filter(Filter { predicate, input, .. }) if counts_nothing(input) => {
+            // Copies of rows, see `grouping`.
+            LogicalPlan::Join(join)
+                if join.on.is_empty() && join.filter.is_none() && has_rows(&join.right) =>
+            {
+                plan = &join.left;
+            }
+            LogicalPlan::Filter(Filter { predicate, input, .. }) if one_row(input) => {
                 // HAVING: the row is there where its condition is true.
                 let kept = LogicalPlanBuilder::from(input.as_ref().clone())
                     .project(vec![predicate.clone().alias("__kept")])?
@@ -109,6 +116,16 @@ fn exists_of(subquery: &Subquery, context: Context) -> Result<Option<Expr>> {
     match context {
         Context::Filter => Ok(None),
         Context::Value => Ok(Some(any_row(subquery.subquery.as_ref().clone(), subquery)?)),
+    }
+}
+
+/// Whether a plan has rows of its own.
+fn has_rows(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Projection(projection) => has_rows(&projection.input),
+        LogicalPlan::SubqueryAlias(alias) => has_rows(&alias.input),
+        LogicalPlan::Values(values) => !values.values.is_empty(),
+        _ => false,
     }
 }
 

@@ -53,7 +53,11 @@ pub fn queries() -> Vec<Case> {
         let file = folder.join(format!("{name}.sql"));
         let sql = std::fs::read_to_string(&file);
         let sql = sql.unwrap_or_else(|error| panic!("{}: {error}", file.display()));
-        Case { name, sql }
+        Case {
+            name,
+            sql,
+            plain: None,
+        }
     };
     (1..=22).map(read).collect()
 }

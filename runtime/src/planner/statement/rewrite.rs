@@ -47,6 +47,7 @@ impl VisitorMut for Rewrite {
     fn pre_visit_select(&mut self, select: &mut ast::Select) -> ControlFlow<Refusal> {
         if let GroupByExpr::Expressions(keys, modifiers) = &mut select.group_by {
             group_with_modifier(keys, modifiers);
+            keys.iter_mut().for_each(name_empty_set);
         }
         ControlFlow::Continue(())
     }
@@ -83,6 +84,13 @@ fn group_with_modifier(keys: &mut Vec<Expr>, modifiers: &mut Vec<GroupByWithModi
     modifiers.clear();
     let sets = keys.drain(..).map(|key| vec![key]).collect();
     keys.push(make(sets));
+}
+
+/// `GROUP BY ()` is `GROUP BY GROUPING SETS (())`.
+fn name_empty_set(key: &mut Expr) {
+    if tuple(key).is_some_and(<[_]>::is_empty) {
+        *key = Expr::GroupingSets(vec![Vec::new()]);
+    }
 }
 
 /// Comparisons of rows field by field, as SQL defines them for NULL: DataFusion compares structs, of which a field may

@@ -103,9 +103,14 @@ impl Bench {
 
     /// The rows of `sql`, cut into stages.
     pub(super) async fn rows(&self, sql: &str, partitions: usize) -> Vec<Vec<String>> {
+        self.try_rows(sql, partitions).await.unwrap()
+    }
+
+    /// The rows of `sql`, cut into stages, or why there are none.
+    pub(super) async fn try_rows(&self, sql: &str, partitions: usize) -> Result<Vec<Vec<String>>> {
         let ours = self.session(partitions, &[]).await;
-        let planned = plan(&ours.state(), sql).await.unwrap();
-        texts(&run(&planned, &ours.runtime_env()).await.unwrap())
+        let planned = plan(&ours.state(), sql).await.map_err(typed)?;
+        Ok(texts(&run(&planned, &ours.runtime_env()).await?))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Groups, distinct values, grouping sets, and what comes first.
 
 use super::tables::shared;
-use super::{GROUPS, SORTS, check};
+use super::{GROUPS, SORTS, check, check_cases};
+use crate::harness::Case;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn groups() {
@@ -89,6 +90,36 @@ async fn distinct_and_grouping_sets() {
                 &["count distinct", "count distinct of nothing"],
             ),
             ("a table without rows is read by one task", &["rollup of nothing"]),
+        ],
+    )
+    .await;
+}
+
+/// DataFusion has no row for sets that are all empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_of_all_rows() {
+    check_cases(
+        &shared(),
+        &Case::rewritten(&[
+            (
+                "an empty set",
+                "select count(*), sum(x) from big group by grouping sets (())",
+                "select count(*), sum(x) from big",
+            ),
+            (
+                "two empty sets",
+                "select count(*) as c, sum(x) as s from big group by grouping sets ((), ())",
+                "select c, s from (select count(*) as c, sum(x) as s from big) a cross join (values (1), (2)) b",
+            ),
+            (
+                "empty sets of nothing",
+                "select count(*) as column1 from none group by grouping sets ((), ())",
+                "values (0), (0)",
+            ),
+        ]),
+        GROUPS,
+        &[
+            ("one task ends a group of all rows", &["an empty set", "two empty sets", "empty sets of nothing"]),
         ],
     )
     .await;

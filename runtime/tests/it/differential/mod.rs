@@ -43,18 +43,22 @@ type Alone<'a> = &'a [(&'a str, &'a [&'a str])];
 /// Compares each (name, SQL) with plain DataFusion. With several partitions, an operator of these must run in several
 /// tasks, but for the cases of `alone`: a case whose rows never meet those of other tasks shows little.
 async fn check(tables: &Tables, cases: &[(&str, &str)], operators: &[&str], alone: Alone<'_>) {
+    check_cases(tables, &Case::all(cases), operators, alone).await;
+}
+
+async fn check_cases(tables: &Tables, cases: &[Case], operators: &[&str], alone: Alone<'_>) {
     let fleet = Fleet::start(3, 2, AMPLE_MEMORY).await;
-    let ran = compare(&fleet, tables, &Case::all(cases), &PARTITIONS).await;
+    let ran = compare(&fleet, tables, cases, &PARTITIONS).await;
     fleet.stop().await;
     let alone: BTreeSet<&str> = alone.iter().flat_map(|(_, names)| *names).copied().collect();
-    let names: BTreeSet<&str> = cases.iter().map(|(name, _)| *name).collect();
+    let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     assert!(alone.is_subset(&names), "no such cases: {:?}", &alone - &names);
     let several = ran.iter().skip(1).step_by(PARTITIONS.len());
     let mut wrong = String::new();
-    for ((name, _), ran) in cases.iter().zip(several) {
+    for (case, ran) in cases.iter().zip(several) {
         let tasks = most_tasks(ran, operators);
-        if tasks < 2 && !alone.contains(name) {
-            let _infallible = writeln!(wrong, "{name}: {tasks} tasks\n{}", ran.explained);
+        if tasks < 2 && !alone.contains(case.name.as_str()) {
+            let _infallible = writeln!(wrong, "{}: {tasks} tasks\n{}", case.name, ran.explained);
         }
     }
     assert!(wrong.is_empty(), "not spread as the cases say:\n{wrong}");
