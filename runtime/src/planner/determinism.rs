@@ -1,10 +1,13 @@
 //! What a second run of a task may change.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::window::WindowExpr;
 use datafusion::physical_expr_common::physical_expr::is_volatile;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
@@ -12,6 +15,7 @@ use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use sluice_core::plan::Determinism;
 
 use super::leaf::ShuffleReadExec;
+use super::window;
 
 /// What the determinism of a stage depends on at one of its inputs.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +95,19 @@ fn depends_on_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.fetch().is_some()
         || plan.downcast_ref::<LocalLimitExec>().is_some()
         || plan.downcast_ref::<GlobalLimitExec>().is_some()
-        || matches!(plan.name(), "BoundedWindowAggExec" | "WindowAggExec")
+        || window::functions_of(plan).is_some_and(|(functions, _)| {
+            let input = plan.children().first().map(|input| input.schema());
+            !input.is_some_and(|input| functions.iter().all(|function| has_equal_rows(function, &input)))
+        })
+}
+
+/// Whether each partition of a window holds equal rows: their order is not to be seen.
+fn has_equal_rows(function: &Arc<dyn WindowExpr>, input: &Schema) -> bool {
+    let keys = function.partition_by().iter();
+    let columns: BTreeSet<usize> = keys
+        .filter_map(|key| key.downcast_ref::<Column>().map(Column::index))
+        .collect();
+    (0..input.fields().len()).all(|column| columns.contains(&column))
 }
 
 /// Whether an expression of the operator gives another value each time.

@@ -25,6 +25,7 @@ mod scalar;
 mod scan;
 mod semantics;
 mod session;
+mod set_operations;
 mod sort_merge;
 mod split;
 mod statement;
@@ -194,6 +195,7 @@ async fn logical_plan(state: &SessionState, statement: Statement) -> Result<Logi
             position: "the beginning of the text".into(),
         }),
         query => grouping::plan_empty_sets(query)
+            .and_then(set_operations::count_rows)
             .and_then(semantics::rewrite_predicates)
             .and_then(scalar::guard_scalar_subqueries)
             .and_then(window::filters_as_columns)

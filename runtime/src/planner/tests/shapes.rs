@@ -51,8 +51,6 @@ async fn unions_intersections_and_differences() {
         "SELECT k FROM big UNION SELECT k FROM mid",
         "SELECT k, g FROM big INTERSECT SELECT k, g FROM mid",
         "SELECT k, g FROM big EXCEPT SELECT k, g FROM mid",
-        "SELECT k FROM big INTERSECT ALL SELECT k FROM tiny",
-        "SELECT k FROM mid EXCEPT ALL SELECT k FROM tiny",
         "SELECT k, count(*) FROM (SELECT k FROM big UNION ALL SELECT k FROM mid UNION ALL SELECT k FROM none) GROUP BY k",
         "SELECT t.k, b.s FROM (SELECT k, 1 AS one FROM big UNION ALL SELECT k, NULL FROM mid) t JOIN tiny b ON t.k = b.k",
         "SELECT t.id, u.id FROM (SELECT id, k FROM mid UNION ALL SELECT id, k FROM tiny) t \
