@@ -15,6 +15,7 @@ mod cut;
 mod determinism;
 mod error;
 mod explain;
+mod filters;
 mod fragment;
 mod grouping;
 mod label;

@@ -7,12 +7,14 @@ use datafusion::config::ConfigOptions;
 use datafusion::execution::TaskContext;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::optimizer::{Optimizer, OptimizerRule};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use super::broadcast::{BroadcastLimit, BroadcastSmallBuilds};
 use super::error::PlanError;
+use super::filters::PushFilters;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
 use super::sort_merge::{HashJoinLimit, PushProjections, SortMergeLargeBuilds};
 use super::split::SplitTarget;
@@ -114,8 +116,21 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
+        .with_optimizer_rules(logical_rules())
         .with_physical_optimizer_rules(rules)
         .build()
+}
+
+/// DataFusion's rules for logical plans, with ours in the places of those that give other rows.
+fn logical_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
+    let mut rules = Optimizer::new().rules;
+    let push_filters = PushFilters::default();
+    for rule in &mut rules {
+        if rule.name() == push_filters.name() {
+            *rule = Arc::new(PushFilters::default());
+        }
+    }
+    rules
 }
 
 /// The options that travel with a fragment: those that differ from DataFusion's defaults, by key.

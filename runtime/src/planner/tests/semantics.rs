@@ -115,6 +115,16 @@ const ROWS: &[(&str, &[&str])] = &[
         &["1"],
     ),
     ("SELECT DISTINCT x FROM (VALUES (1), (1)) a(x) INTERSECT ALL SELECT x FROM (VALUES (1), (1)) b(x)", &["1"]),
+    // A filter that is false of its own stays above the group of all rows.
+    ("SELECT count(*) FROM big HAVING 1 = 2", &[]),
+    ("SELECT count(*) FROM big HAVING random() > 2", &[]),
+    ("SELECT c FROM (SELECT g, count(*) AS c FROM big GROUP BY ROLLUP (g)) WHERE random() > 2", &[]),
+    ("SELECT c FROM (SELECT g, count(*) AS c FROM big GROUP BY CUBE (g)) WHERE c = 1 AND c = 2", &[]),
+    ("SELECT g, c FROM (SELECT g, count(*) AS c FROM big GROUP BY ROLLUP (g)) WHERE g = 1 AND g = 2", &[]),
+    ("SELECT c FROM (SELECT 1 AS one, count(*) AS c FROM big GROUP BY ROLLUP (g)) WHERE one > 1", &[]),
+    ("SELECT c FROM (SELECT count(*) AS c, 2 AS two FROM big) WHERE two < 1 OR NULL", &[]),
+    ("SELECT c FROM (SELECT count(*) AS c FROM big WHERE id < 3) WHERE random() >= 0", &["3"]),
+    ("SELECT count(*) FROM (SELECT g, count(*) AS c FROM big GROUP BY g) WHERE random() >= 0 AND c > 0", &["5"]),
 ];
 
 #[tokio::test]

@@ -95,7 +95,7 @@ async fn distinct_and_grouping_sets() {
     .await;
 }
 
-/// DataFusion has no row for sets that are all empty.
+/// DataFusion has no row for sets that are all empty, and pushes conditions without columns below the group of all rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn groups_of_all_rows() {
     check_cases(
@@ -116,10 +116,16 @@ async fn groups_of_all_rows() {
                 "select count(*) as column1 from none group by grouping sets ((), ())",
                 "values (0), (0)",
             ),
+            (
+                "a false filter above",
+                "select c from (select g, count(*) as c from big group by rollup (g)) q where g = 1 and g = 2",
+                "select c from (select count(*) as c from big) q where c < 0",
+            ),
         ]),
         GROUPS,
         &[
             ("one task ends a group of all rows", &["an empty set", "two empty sets", "empty sets of nothing"]),
+            ("nothing is read", &["a false filter above"]),
         ],
     )
     .await;
