@@ -26,6 +26,7 @@ use prost::Message;
 
 use super::adapt::SchemaExec;
 use super::leaf::{ReadMode, RowFacts, ShuffleReadExec};
+use super::opaque::OpaqueExec;
 use super::recursion::WorkTableSlot;
 use super::scalar::SINGLE_VALUE;
 use super::scan::{ScanExec, file_config};
@@ -39,7 +40,7 @@ pub(crate) struct FragmentCodec;
 /// One node that datafusion-proto does not know.
 #[derive(Clone, PartialEq, Message)]
 struct NodeMessage {
-    #[prost(oneof = "Node", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Node", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     node: Option<Node>,
 }
 
@@ -60,6 +61,8 @@ enum Node {
     Tpch(Vec<u8>),
     #[prost(message, tag = "7")]
     Window(WindowMessage),
+    #[prost(message, tag = "8")]
+    Opaque(()),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -166,6 +169,8 @@ impl PhysicalExtensionCodec for FragmentCodec {
             })
         } else if let Some(window) = node.downcast_ref::<WindowSlot>() {
             Node::Window(window.encode(self, converter)?)
+        } else if node.downcast_ref::<OpaqueExec>().is_some() {
+            Node::Opaque(())
         } else if let Some(scan) = node.downcast_ref::<TpchScanExec>() {
             Node::Tpch(scan.encode()?)
         } else {
@@ -217,6 +222,12 @@ impl PhysicalExtensionCodec for FragmentCodec {
                     return Err(malformed("a window has one input"));
                 };
                 window::decode(&window, input, &decode, converter)
+            }
+            Node::Opaque(()) => {
+                let [input] = inputs else {
+                    return Err(malformed("an opaque node has one input"));
+                };
+                Ok(Arc::new(OpaqueExec::new(Arc::clone(input))))
             }
             Node::Tpch(scan) => Ok(Arc::new(TpchScanExec::decode(&scan)?)),
             Node::WorkTable(table) => {

@@ -48,6 +48,7 @@ const KEEP_ORDER: &[&str] = &[
     "CooperativeExec",
     "CoalesceBatchesExec",
     "SchemaExec",
+    "OpaqueExec",
     "HashJoinExec",
     "CrossJoinExec",
     "BoundedWindowAggExec",

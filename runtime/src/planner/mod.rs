@@ -20,6 +20,7 @@ mod fragment;
 mod grouping;
 mod label;
 mod leaf;
+mod opaque;
 mod recursion;
 mod rules;
 mod scalar;

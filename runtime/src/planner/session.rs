@@ -15,6 +15,7 @@ use datafusion::prelude::SessionConfig;
 use super::broadcast::{BroadcastLimit, BroadcastSmallBuilds};
 use super::error::PlanError;
 use super::filters::PushFilters;
+use super::opaque::EnsureKnownRequirements;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
 use super::sort_merge::{HashJoinLimit, PushProjections, SortMergeLargeBuilds};
 use super::split::SplitTarget;
@@ -110,6 +111,8 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
     for rule in &mut rules {
         if rule.name() == PushProjections.name() {
             *rule = Arc::new(PushProjections);
+        } else if rule.name() == EnsureKnownRequirements.name() {
+            *rule = Arc::new(EnsureKnownRequirements);
         }
     }
     SessionStateBuilder::new()

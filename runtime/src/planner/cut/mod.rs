@@ -168,6 +168,7 @@ const PARTITION_WISE: &[&str] = &[
     "CoalesceBatchesExec",
     "AsyncFuncExec",
     "BufferExec",
+    "OpaqueExec",
 ];
 
 impl Cutter<'_> {

@@ -108,7 +108,17 @@ impl Bench {
 
     /// The rows of `sql`, cut into stages, or why there are none.
     pub(super) async fn try_rows(&self, sql: &str, partitions: usize) -> Result<Vec<Vec<String>>> {
-        let ours = self.session(partitions, &[]).await;
+        self.rows_with(sql, partitions, &[]).await
+    }
+
+    /// As [`Self::try_rows`], under these options.
+    pub(super) async fn rows_with(
+        &self,
+        sql: &str,
+        partitions: usize,
+        options: Options<'_>,
+    ) -> Result<Vec<Vec<String>>> {
+        let ours = self.session(partitions, options).await;
         let planned = plan(&ours.state(), sql).await.map_err(typed)?;
         Ok(texts(&run(&planned, &ours.runtime_env()).await?))
     }

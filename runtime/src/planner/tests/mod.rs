@@ -2,6 +2,7 @@
 
 mod broadcast;
 mod data;
+mod facts;
 mod harness;
 mod joins;
 mod order;

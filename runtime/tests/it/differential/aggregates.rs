@@ -117,6 +117,21 @@ async fn groups_of_all_rows() {
                 "values (0), (0)",
             ),
             (
+                "keys with one value",
+                "select g, count(*) as c from big where g = 1 group by rollup (g)",
+                "select g, count(*) as c from big where g = 1 group by g union all select null, count(*) from big where g = 1",
+            ),
+            (
+                "keys that are equal",
+                "select a.g as g, b.g as h, count(*) as c from big a join small b on a.g = b.g group by grouping sets ((a.g, b.g), (b.g), ())",
+                "with q as (select a.g as g, b.g as h from big a join small b on a.g = b.g) select g, h, count(*) as c from q group by g, h union all select null, h, count(*) from q group by h union all select null, null, count(*) from q",
+            ),
+            (
+                "keys in order",
+                "select k, g, count(*) as c from (select k, g from big order by k, g limit 1000000) q group by grouping sets ((k, g), (g))",
+                "select k, g, count(*) as c from big group by k, g union all select null, g, count(*) from big group by g",
+            ),
+            (
                 "a false filter above",
                 "select c from (select g, count(*) as c from big group by rollup (g)) q where g = 1 and g = 2",
                 "select c from (select count(*) as c from big) q where c < 0",

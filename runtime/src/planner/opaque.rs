@@ -1,0 +1,302 @@
+//! Where DataFusion 55 takes for known what holds no more: sorts would be dropped, and groups be given before they are
+//! whole.
+//!
+//! - The side of an outer join that may be missing keeps its constants, although its columns are NULL in some rows.
+//! - Keys of grouping sets keep constants, equalities and orders, although they are NULL in some sets.
+//! - A join counts rows as ordered by the order of its other side within that of the side whose order it keeps: true only
+//!   if no two rows of that side are equal in their order.
+//!
+//! An [`OpaqueExec`] below such an operator hides what is known.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::{JoinType, Statistics};
+use datafusion::config::ConfigOptions;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
+use datafusion::physical_plan::aggregates::{AggregateExec, PhysicalGroupBy};
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
+use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_plan::statistics::StatisticsArgs;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
+    PlanProperties, ReplaceChildrenOptions,
+};
+
+/// The rows of its input, of which nothing is known but how they are partitioned.
+#[derive(Debug)]
+pub(crate) struct OpaqueExec {
+    input: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+}
+
+impl OpaqueExec {
+    pub(crate) fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(input.schema()),
+            input.output_partitioning().clone(),
+            input.pipeline_behavior(),
+            input.boundedness(),
+        );
+        Self {
+            input,
+            properties: Arc::new(properties),
+        }
+    }
+}
+
+impl DisplayAs for OpaqueExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OpaqueExec")
+    }
+}
+
+impl ExecutionPlan for OpaqueExec {
+    fn name(&self) -> &str {
+        "OpaqueExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        mut children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        match children.pop() {
+            Some(input) => Ok(Arc::new(Self::new(input))),
+            None => Err(DataFusionError::Internal("OpaqueExec has one input".into())),
+        }
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        self.input.execute(partition, context)
+    }
+
+    fn statistics_from_inputs(
+        &self,
+        inputs: &[Arc<Statistics>],
+        _: &StatisticsArgs,
+    ) -> Result<Arc<Statistics>> {
+        let input = inputs.first().cloned();
+        Ok(input.unwrap_or_else(|| Arc::new(Statistics::new_unknown(&self.schema()))))
+    }
+}
+
+/// DataFusion's rule that puts in sorts and repartitions, over plans that know only what holds.
+#[derive(Debug, Default)]
+pub(crate) struct EnsureKnownRequirements;
+
+impl PhysicalOptimizerRule for EnsureKnownRequirements {
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let plan = plan.transform_up(hide_what_breaks).data()?;
+        let ensured = EnsureRequirements::new().optimize(Arc::clone(&plan), config)?;
+        // Sorts that were put in have given the sides of joins their orders.
+        if !ensured.exists(|node| Ok(orders_by_both_sides(node)))? {
+            return Ok(ensured);
+        }
+        let plan = plan.transform_up(hide_second_order).data()?;
+        EnsureRequirements::new().optimize(plan, config)
+    }
+
+    fn name(&self) -> &str {
+        "EnsureRequirements"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+}
+
+fn replace_inputs(
+    node: Arc<dyn ExecutionPlan>,
+    hidden: &dyn Fn(usize, &Arc<dyn ExecutionPlan>) -> bool,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let mut changed = false;
+    let inputs = node.children().into_iter().enumerate().map(|(place, input)| {
+        if input.downcast_ref::<OpaqueExec>().is_none() && hidden(place, input) {
+            changed = true;
+            return Arc::new(OpaqueExec::new(Arc::clone(input))) as Arc<dyn ExecutionPlan>;
+        }
+        Arc::clone(input)
+    });
+    let inputs: Vec<_> = inputs.collect();
+    if !changed {
+        return Ok(Transformed::no(node));
+    }
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    Ok(Transformed::yes(node.replace_children(inputs, options)?))
+}
+
+fn hide_what_breaks(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
+        if !aggregate.group_expr().has_grouping_set() {
+            return Ok(Transformed::no(node));
+        }
+        let hidden = replace_inputs(Arc::clone(&node), &|_, input| is_anything_known(input))?;
+        return hidden.transform_data(keys_as_columns);
+    }
+    let Some(join_type) = join_type(&node) else {
+        return Ok(Transformed::no(node));
+    };
+    let (left_missing, right_missing) = match join_type {
+        JoinType::Left => (false, true),
+        JoinType::Right => (true, false),
+        JoinType::Full => (true, true),
+        JoinType::Inner
+        | JoinType::LeftSemi
+        | JoinType::RightSemi
+        | JoinType::LeftAnti
+        | JoinType::RightAnti
+        | JoinType::LeftMark
+        | JoinType::RightMark => (false, false),
+    };
+    let hidden = replace_inputs(node, &|place, input| {
+        let missing = if place == 0 { left_missing } else { right_missing };
+        missing && !holds_for_nulls(input)
+    })?;
+    if keys_go_missing(&hidden.data) {
+        return Ok(Transformed::yes(Arc::new(OpaqueExec::new(hidden.data))));
+    }
+    Ok(hidden)
+}
+
+/// Whether a sort-merge join has NULL for the keys of its other side in some of the rows that are equal in the order it
+/// keeps, but not in all: those that its filter leaves without a match.
+fn keys_go_missing(node: &Arc<dyn ExecutionPlan>) -> bool {
+    node.downcast_ref::<SortMergeJoinExec>().is_some_and(|join| {
+        matches!(join.join_type(), JoinType::Left | JoinType::Right) && join.filter().is_some()
+    })
+}
+
+/// The same aggregate where its keys are columns of their own, of which nothing is known, if one of them is a constant or
+/// rows are to be sorted for a function: by the order that its keys have before some of them are NULL.
+fn keys_as_columns(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let Some(aggregate) = node.downcast_ref::<AggregateExec>() else {
+        return Ok(Transformed::no(node));
+    };
+    let groups = aggregate.group_expr();
+    let is_constant = |key: &Arc<dyn PhysicalExpr>| collect_columns(key).is_empty();
+    let mut functions = aggregate.aggr_expr().iter();
+    let is_sorted = functions.any(|function| !function.order_bys().is_empty());
+    if !is_sorted && !groups.expr().iter().any(|(key, _)| is_constant(key)) {
+        return Ok(Transformed::no(node));
+    }
+    let input = aggregate.input();
+    let schema = input.schema();
+    let columns = schema.fields().iter().enumerate().map(|(index, field)| {
+        ProjectionExpr::new(Arc::new(Column::new(field.name(), index)), field.name().clone())
+    });
+    let mut columns: Vec<ProjectionExpr> = columns.collect();
+    let keys = groups.expr().iter().map(|(key, name)| {
+        let column = format!("__group_key_{}", columns.len());
+        let moved = Arc::new(Column::new(&column, columns.len()));
+        columns.push(ProjectionExpr::new(Arc::clone(key), column));
+        (moved as Arc<dyn PhysicalExpr>, name.clone())
+    });
+    let keys: Vec<_> = keys.collect();
+    let groups = PhysicalGroupBy::new(
+        keys,
+        groups.null_expr().to_vec(),
+        groups.groups().to_vec(),
+        groups.has_grouping_set(),
+    );
+    let input: Arc<dyn ExecutionPlan> = Arc::new(ProjectionExec::try_new(columns, Arc::clone(input))?);
+    let input: Arc<dyn ExecutionPlan> = Arc::new(OpaqueExec::new(input));
+    let schema = input.schema();
+    let aggregate = AggregateExec::try_new(
+        *aggregate.mode(),
+        groups,
+        aggregate.aggr_expr().to_vec(),
+        aggregate.filter_expr().to_vec(),
+        input,
+        schema,
+    )?
+    .with_limit_options(aggregate.limit_options());
+    Ok(Transformed::yes(Arc::new(aggregate)))
+}
+
+fn join_type(node: &Arc<dyn ExecutionPlan>) -> Option<JoinType> {
+    if let Some(join) = node.downcast_ref::<HashJoinExec>() {
+        return Some(*join.join_type());
+    }
+    if let Some(join) = node.downcast_ref::<SortMergeJoinExec>() {
+        return Some(join.join_type());
+    }
+    let join = node.downcast_ref::<NestedLoopJoinExec>()?;
+    Some(*join.join_type())
+}
+
+fn is_anything_known(input: &Arc<dyn ExecutionPlan>) -> bool {
+    let known = input.equivalence_properties();
+    known.eq_group().iter().next().is_some() || !known.oeq_class().is_empty()
+}
+
+/// Whether what is known of rows is true of a row of NULLs among them too: that columns are equal.
+fn holds_for_nulls(input: &Arc<dyn ExecutionPlan>) -> bool {
+    let known = input.equivalence_properties();
+    known.constants().is_empty()
+        && known
+            .eq_group()
+            .iter()
+            .all(|class| class.iter().all(|part| part.is::<Column>()))
+}
+
+/// Whether a join counts its rows as ordered by both of its sides.
+fn orders_by_both_sides(node: &Arc<dyn ExecutionPlan>) -> bool {
+    let Some(second) = second_side(node) else {
+        return false;
+    };
+    let inputs = node.children();
+    let (Some(first), Some(second)) = (inputs.get(1 - second), inputs.get(second)) else {
+        return false;
+    };
+    // The keys of a merge are equal on both sides.
+    let merged = node.downcast_ref::<SortMergeJoinExec>();
+    let keys = merged.map_or(0, |join| join.on().len());
+    let mut orders = second.equivalence_properties().oeq_class().iter();
+    first.output_ordering().is_some() && orders.any(|order| order.len() > keys)
+}
+
+fn hide_second_order(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    match second_side(&node) {
+        Some(second) => replace_inputs(node, &|place, _| place == second),
+        None => Ok(Transformed::no(node)),
+    }
+}
+
+/// The side of a join whose order it counts within that of the other one.
+fn second_side(node: &Arc<dyn ExecutionPlan>) -> Option<usize> {
+    let join_type = join_type(node)?;
+    if node.downcast_ref::<HashJoinExec>().is_some() {
+        return matches!(join_type, JoinType::Inner | JoinType::Right).then_some(0);
+    }
+    match (node.downcast_ref::<SortMergeJoinExec>(), join_type) {
+        (Some(_), JoinType::Inner | JoinType::Left) => Some(1),
+        (Some(_), JoinType::Right) => Some(0),
+        _ => None,
+    }
+}
