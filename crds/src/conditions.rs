@@ -169,6 +169,8 @@ pub enum ErrorReason {
     ResourcesExhausted,
     /// A task failed on every attempt that it was allowed.
     TaskFailed,
+    /// A task was lost together with its worker twice: it would take the other workers along.
+    PoisonTask,
     /// Shuffle data could not be fetched, though its worker answers.
     FetchFailed,
     /// No worker was left for longer than the grace time.

@@ -181,6 +181,7 @@ const fn worth_another(reason: ErrorReason) -> bool {
         | ErrorReason::SinkExists
         | ErrorReason::ResourcesExhausted
         | ErrorReason::TaskFailed
+        | ErrorReason::PoisonTask
         | ErrorReason::FetchFailed
         | ErrorReason::OutOfMemory
         | ErrorReason::CoordinatorLost

@@ -230,6 +230,7 @@ fn is_refusal(reason: ErrorReason) -> bool {
         | ErrorReason::SinkFailed
         | ErrorReason::ResourcesExhausted
         | ErrorReason::TaskFailed
+        | ErrorReason::PoisonTask
         | ErrorReason::FetchFailed
         | ErrorReason::WorkersLost
         | ErrorReason::OutOfMemory

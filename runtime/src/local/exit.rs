@@ -148,6 +148,7 @@ fn outcome_code(outcome: &Outcome) -> u8 {
             ErrorReason::SinkFailed
             | ErrorReason::ResourcesExhausted
             | ErrorReason::TaskFailed
+            | ErrorReason::PoisonTask
             | ErrorReason::FetchFailed
             | ErrorReason::OutOfMemory
             | ErrorReason::CoordinatorLost

@@ -1,10 +1,12 @@
 //! Which waiting task runs next, and where.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use super::attempts::{RunningAttempt, TaskRun, TaskState};
 use super::event::Action;
 use super::outcome::QueryState;
+use super::poison::Start;
 use super::workers::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
 use crate::ids::{LayoutVersion, StageId, StreamEpoch, TaskId};
@@ -24,10 +26,7 @@ impl Coordinator {
             QueryState::Committing { .. } | QueryState::Ended { .. } => return,
         }
         let mut assigned = false;
-        while let Some(task) = self.next_task() {
-            let Some(worker) = self.best_worker(task) else {
-                break;
-            };
+        while let Some((task, worker)) = self.next_start() {
             self.start(task, &worker);
             if self.has_ended() {
                 return;
@@ -37,23 +36,42 @@ impl Coordinator {
         self.lease_slots(assigned);
     }
 
-    /// The most urgent task that may run now.
-    fn next_task(&self) -> Option<TaskId> {
-        self.schedulable().find_map(|stage| {
-            let (not_before, task) = self.stage(stage).waiting.first()?;
-            (*not_before <= self.now).then_some(TaskId { stage, task: *task })
-        })
+    /// The most urgent task that may run now, and the worker for it.
+    fn next_start(&self) -> Option<(TaskId, String)> {
+        let mut may_start = self.may_start();
+        for stage in self.schedulable() {
+            for task in self.due(stage) {
+                match may_start(task) {
+                    Start::Anywhere => return Some((task, self.best_worker(task, &BTreeSet::new())?)),
+                    Start::AwayFrom(hosts) => {
+                        if let Some(worker) = self.best_worker(task, &hosts) {
+                            return Some((task, worker));
+                        }
+                    }
+                    Start::No => {}
+                }
+            }
+        }
+        None
+    }
+
+    /// The stage's tasks whose backoff is over.
+    pub(super) fn due(&self, stage: StageId) -> impl Iterator<Item = TaskId> {
+        let runs_now = (self.now, u32::MAX);
+        let waiting = self.stage(stage).waiting.range(..=runs_now);
+        waiting.map(move |(_, task)| TaskId { stage, task: *task })
     }
 
     /// The nearest worker to the task's data, then the one with the most granted slots; rather not the one where the
-    /// task has just failed.
-    fn best_worker(&self, task: TaskId) -> Option<String> {
+    /// task has just failed, and none of `not_there`.
+    fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
         let data = &self.graph.stages[task.stage.0 as usize].data;
         let failed_on = self.task(task).and_then(|task| task.failed_on.as_ref());
         let offers = self
             .workers
             .values()
             .filter(|worker| worker.granted > 0 && self.is_usable(worker));
+        let offers = offers.filter(|worker| !not_there.contains(&worker.id.name));
         let best = offers.min_by_key(|worker| {
             let failed_here = failed_on == Some(&worker.id);
             (

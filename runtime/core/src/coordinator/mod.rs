@@ -6,6 +6,7 @@ mod attempts;
 mod event;
 mod observe;
 mod outcome;
+mod poison;
 mod policy;
 mod ranges;
 mod recover;
@@ -21,12 +22,14 @@ use std::collections::BTreeMap;
 use std::mem;
 
 pub use event::{Action, Event, Outcome, QueryFailure};
+pub use poison::MAX_WORKERS_LOST_WITH_TASK;
 pub use policy::Policy;
 pub use topology::{GraphError, MAX_TASKS};
 
 use crate::plan::StageGraph;
 use crate::time::Instant;
 use outcome::QueryState;
+use poison::Suspects;
 use sluice_crds::ErrorReason;
 use stages::StageRun;
 use topology::Topology;
@@ -50,6 +53,8 @@ pub struct Coordinator {
     stages: Vec<StageRun>,
     /// Every worker that was ever heard of, by name.
     workers: BTreeMap<String, Worker>,
+    /// Tasks that were lost together with their workers.
+    suspects: Suspects,
     /// The first failure that counted: the cause to name when the query runs out of workers to try.
     first_failure: Option<QueryFailure>,
     first_row: Option<Instant>,
@@ -85,6 +90,7 @@ impl Coordinator {
             state: QueryState::Running,
             stages,
             workers: BTreeMap::new(),
+            suspects: Suspects::default(),
             first_failure: None,
             first_row: None,
             starts: 0,
@@ -105,6 +111,7 @@ impl Coordinator {
         self.check_deadline();
         self.check_roots();
         self.check_commit();
+        self.convict();
         self.schedule();
         self.check_staffing();
         mem::take(&mut self.out)

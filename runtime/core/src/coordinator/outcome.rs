@@ -319,7 +319,7 @@ impl Coordinator {
 }
 
 /// At most 200 characters of an error that a message quotes.
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     const LONGEST: usize = 200;
     match text.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -118,6 +118,7 @@ impl Coordinator {
         let now = self.now;
         let task = winner.id.task_id();
         let told = winner.clone();
+        self.suspects.absolve(task);
         let stage = self.stage_mut(task.stage);
         let run = &mut stage.tasks[task.task as usize];
         if run.past_winners.iter().all(|past| past.id != winner.id) {

@@ -1,10 +1,11 @@
 //! Leases: which slots to ask for, which to give back, and what to do when none comes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Coordinator;
 use super::event::Action;
+use super::poison::Start;
 use super::workers::Worker;
 use crate::ids::StageId;
 
@@ -15,6 +16,29 @@ pub(super) const SPREAD_PATIENCE: Duration = Duration::from_millis(100);
 /// How long tasks wait for a slot before the query takes one back from a reader that waits for them. Long enough
 /// for a free slot to be granted.
 pub(super) const DEADLOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A task that could start now.
+pub(super) struct Runnable {
+    stage: StageId,
+    /// Of a task that was lost with a worker: where it may not run.
+    away_from: Option<BTreeSet<String>>,
+}
+
+impl Runnable {
+    fn may_run_at(&self, worker: &Worker) -> bool {
+        let away_from = self.away_from.as_ref();
+        away_from.is_none_or(|hosts| !hosts.contains(&worker.id.name))
+    }
+}
+
+/// How many of the tasks the worker could take: of those that were lost with a worker, one.
+fn at_most(tasks: &[Runnable], worker: &Worker) -> u32 {
+    let anywhere = tasks.iter().filter(|task| task.away_from.is_none()).count();
+    let mut suspects = tasks.iter().filter(|task| task.away_from.is_some());
+    let suspect = suspects.any(|task| task.may_run_at(worker));
+    let tasks = u32::try_from(anywhere + usize::from(suspect)).unwrap_or(u32::MAX);
+    tasks.min(worker.spare())
+}
 
 impl Coordinator {
     /// Settles the leases after everything that could start has started.
@@ -47,25 +71,30 @@ impl Coordinator {
         }
     }
 
-    /// The stages of the tasks that could start now, given slots, a stage as often as it has such tasks; at most as
-    /// many as slots could still come.
-    fn runnable(&self) -> Vec<StageId> {
+    /// The tasks that could start now, given slots; at most as many as slots could still come.
+    fn runnable(&self) -> Vec<Runnable> {
         let usable = || self.workers.values().filter(|worker| self.is_usable(worker));
         if usable().next().is_none() {
             return Vec::new();
         }
         // At least 1: that tasks starve must show even when all slots are taken.
         let capacity = usable().map(Worker::spare).fold(0, u32::saturating_add).max(1);
-        let runs_now = (self.now, u32::MAX);
-        let tasks = self.schedulable().flat_map(|stage| {
-            let waiting = self.stage(stage).waiting.range(..=runs_now);
-            waiting.map(move |_| stage)
+        let mut may_start = self.may_start();
+        let due = self.schedulable().flat_map(|stage| self.due(stage));
+        let tasks = due.filter_map(|task| {
+            let away_from = match may_start(task) {
+                Start::Anywhere => None,
+                Start::AwayFrom(hosts) => Some(hosts),
+                Start::No => return None,
+            };
+            let stage = task.stage;
+            Some(Runnable { stage, away_from })
         });
         tasks.take(capacity as usize).collect()
     }
 
     /// Tells each worker the number of slots that it should lease to the query, where it changed.
-    fn send_wishes(&mut self, runnable: &[StageId]) {
+    fn send_wishes(&mut self, runnable: &[Runnable]) {
         let patient = self
             .starved_since
             .is_none_or(|since| self.now < since + SPREAD_PATIENCE);
@@ -73,9 +102,8 @@ impl Coordinator {
             self.spread(runnable)
         } else {
             let usable = self.workers.values().filter(|worker| self.is_usable(worker));
-            let tasks = u32::try_from(runnable.len()).unwrap_or(u32::MAX);
             usable
-                .map(|worker| (worker.id.name.clone(), tasks.min(worker.spare())))
+                .map(|worker| (worker.id.name.clone(), at_most(runnable, worker)))
                 .collect()
         };
         for (name, worker) in &mut self.workers {
@@ -90,23 +118,30 @@ impl Coordinator {
         }
     }
 
-    /// Deals tasks, of these stages, to workers one by one, each to the nearest to its data that could have a slot for
-    /// it; among equals to the one that has the fewest of this query, then to the one that failed least.
-    fn spread(&self, tasks: &[StageId]) -> BTreeMap<String, u32> {
+    /// Deals tasks to workers one by one, each to the nearest to its data that could have a slot for it; among equals to
+    /// the one that has the fewest of this query, then to the one that failed least.
+    fn spread(&self, tasks: &[Runnable]) -> BTreeMap<String, u32> {
         let mut shares = BTreeMap::new();
-        for stage in tasks {
-            let data = &self.graph.stages[stage.0 as usize].data;
+        let mut with_suspect: BTreeSet<&str> = BTreeSet::new();
+        for task in tasks {
+            let data = &self.graph.stages[task.stage.0 as usize].data;
             let load = |name: &String| shares.get(name).copied().unwrap_or(0);
             let usable = self.workers.iter().filter(|(_, worker)| self.is_usable(worker));
-            let free = usable.filter(|(name, worker)| load(name) < worker.spare());
+            let free = usable.filter(|(name, worker)| {
+                let apart = task.away_from.is_none() || !with_suspect.contains(name.as_str());
+                load(name) < worker.spare() && apart && task.may_run_at(worker)
+            });
             let least = free.min_by_key(|(name, worker)| {
                 let running = worker.occupied.len().saturating_add(load(name) as usize);
                 let nearness = data.nearness(&worker.place);
                 (nearness, running, worker.failures, *name)
             });
             let Some((name, _)) = least else {
-                break;
+                continue;
             };
+            if task.away_from.is_some() {
+                with_suspect.insert(name);
+            }
             *shares.entry(name.clone()).or_insert(0) += 1;
         }
         shares

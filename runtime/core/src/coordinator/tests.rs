@@ -5,6 +5,7 @@ mod graphs;
 mod kit;
 mod losses;
 mod measures;
+mod poison;
 mod ranges;
 mod retries;
 mod scheduling;

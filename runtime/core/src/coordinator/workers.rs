@@ -121,6 +121,7 @@ impl Coordinator {
             last_heard: self.now,
         };
         self.workers.insert(id.name.clone(), worker);
+        self.suspects.on_joined(id);
         self.resynchronise(id, held);
     }
 
@@ -181,14 +182,24 @@ impl Coordinator {
         let Some(worker) = self.workers.get_mut(name) else {
             return;
         };
+        // A worker that drains has said that it goes.
+        let unannounced = match worker.session {
+            Session::Live => true,
+            Session::Draining | Session::Lost => false,
+        };
         worker.session = Session::Lost;
         worker.granted = 0;
         worker.wished = 0;
-        worker.occupied.clear();
+        let occupied = std::mem::take(&mut worker.occupied);
         worker.last_error = Some(message.to_owned());
         let id = worker.id.clone();
         match self.state {
-            QueryState::Running => self.lose_work(&id, message),
+            QueryState::Running => {
+                if unannounced {
+                    self.suspect(&id, &occupied, message);
+                }
+                self.lose_work(&id, message);
+            }
             // The winners' files are with the sink: workers no longer matter.
             QueryState::Committing { .. } | QueryState::Ended { .. } => {}
         }

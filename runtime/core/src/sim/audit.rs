@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::model::Row;
-use crate::coordinator::{Action, Event, MAX_ATTEMPTS_PER_TASK, Outcome, Policy, QueryFailure};
+use crate::coordinator::{
+    Action, Event, MAX_ATTEMPTS_PER_TASK, MAX_WORKERS_LOST_WITH_TASK, Outcome, Policy, QueryFailure,
+};
 use crate::failure::AttemptFailure;
-use crate::ids::{AttemptId, StageEpoch, StageId, StreamId, TaskId};
+use crate::ids::{AttemptId, StageEpoch, StageId, StreamId, TaskId, WorkerId};
 use crate::message::{InputState, InputUpdate};
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
@@ -24,6 +26,10 @@ pub struct Audit {
     draining: BTreeSet<String>,
     /// Where each attempt was assigned.
     assigned: BTreeMap<AttemptId, String>,
+    /// Who has a session under each name, and the attempts there whose end was not heard.
+    at_work: BTreeMap<String, (WorkerId, BTreeSet<AttemptId>)>,
+    /// Starts of workers that were lost without a word in the middle of the task, and did not come back.
+    lost_with: BTreeMap<TaskId, BTreeSet<WorkerId>>,
     /// Assigned, and neither ended, cancelled nor lost.
     live: BTreeMap<TaskId, AttemptId>,
     next_attempt: BTreeMap<TaskId, u32>,
@@ -45,12 +51,18 @@ impl Audit {
             Event::WorkerJoined { worker, .. } => {
                 self.lose(&worker.name);
                 self.connected.insert(worker.name.clone());
+                let at_work = (worker.clone(), BTreeSet::new());
+                self.at_work.insert(worker.name.clone(), at_work);
+                self.lost_with.values_mut().for_each(|lost| {
+                    lost.remove(worker);
+                });
             }
             Event::WorkerLost { worker, .. } => self.lose(&worker.name),
             Event::SlotsGranted { worker, slots } => {
                 *self.granted.entry(worker.name.clone()).or_insert(0) += slots;
             }
             Event::AttemptSucceeded { attempt, .. } => {
+                self.end_work(*attempt);
                 // What was cancelled or lost does not count, even if it finished.
                 if self.live.get(&attempt.task_id()) == Some(attempt) {
                     self.succeeded.insert(*attempt);
@@ -58,6 +70,7 @@ impl Audit {
                 }
             }
             Event::AttemptFailed { attempt, failure, .. } => {
+                self.end_work(*attempt);
                 let is_live = self.live.get(&attempt.task_id()) == Some(attempt);
                 if is_live {
                     self.live.remove(&attempt.task_id());
@@ -89,7 +102,21 @@ impl Audit {
             .any(|worker| !self.draining.contains(worker))
     }
 
+    fn end_work(&mut self, attempt: AttemptId) {
+        for (_, attempts) in self.at_work.values_mut() {
+            attempts.remove(&attempt);
+        }
+    }
+
     fn lose(&mut self, worker: &str) {
+        let at_work = self.at_work.remove(worker);
+        let silent = at_work.filter(|_| !self.draining.contains(worker));
+        if let Some((start, attempts)) = silent {
+            for attempt in attempts {
+                let lost = self.lost_with.entry(attempt.task_id()).or_default();
+                lost.insert(start.clone());
+            }
+        }
         self.connected.remove(worker);
         self.draining.remove(worker);
         self.granted.remove(worker);
@@ -177,6 +204,9 @@ impl Audit {
             *epoch = attempt.stage_epoch;
             self.winners.retain(|of, _| of.stage != task.stage);
         }
+        if let Some((_, attempts)) = self.at_work.get_mut(worker) {
+            attempts.insert(attempt);
+        }
         self.assigned.insert(attempt, worker.to_owned());
         Ok(())
     }
@@ -211,6 +241,7 @@ impl Audit {
         {
             return Err(format!("{attempt} is stale and has won"));
         }
+        self.lost_with.remove(&attempt.task_id());
         match self.winners.insert(attempt.task_id(), attempt) {
             Some(other) if other != attempt => Err(format!("{attempt} and {other} have both won")),
             Some(_) | None => Ok(()),
@@ -269,6 +300,24 @@ impl Audit {
         }
         if ended.contains(&attempt) && !self.superseded.contains(&attempt) {
             return Err(format!("all rows of {attempt} had left, and they count"));
+        }
+        Ok(())
+    }
+
+    /// Judges an end for a task that kills workers: two starts were lost in the middle of it, and neither came back.
+    pub fn on_poison(&self, outcome: &Outcome) -> Result<(), Violation> {
+        let Outcome::Failed(QueryFailure {
+            reason: ErrorReason::PoisonTask,
+            attempt,
+            ..
+        }) = outcome
+        else {
+            return Ok(());
+        };
+        let task = attempt.ok_or("a task is poison, and none is named")?.task_id();
+        let lost = self.lost_with.get(&task).map_or(0, BTreeSet::len);
+        if lost < MAX_WORKERS_LOST_WITH_TASK {
+            return Err(format!("{task} counts as poison after {lost} lost workers"));
         }
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! The ways in which a worker goes away and comes back.
 
+use rand::Rng;
+
 use super::audit::Violation;
 use super::node::Node;
 use super::plan::Fault;
 use super::world::{Happening, World};
-use crate::coordinator::Event;
+use crate::coordinator::{Event, MAX_WORKERS_LOST_WITH_TASK};
 use crate::ids::Incarnation;
 
 impl World {
@@ -45,6 +47,29 @@ impl World {
                     },
                 );
             }
+        }
+        Ok(())
+    }
+
+    /// The poisoned task runs.
+    pub fn poisoned(&mut self, name: &str) -> Result<(), Violation> {
+        let Some(node) = self.nodes.get(name) else {
+            return Ok(());
+        };
+        // One that drains goes anyway.
+        if !node.draining {
+            self.killed.push(node.id.clone());
+        }
+        self.crash(name);
+        let back_after = self.rng.random_range(50..4_000);
+        self.after(
+            back_after,
+            Happening::Restart {
+                name: name.to_owned(),
+            },
+        );
+        if self.killed.len() > MAX_WORKERS_LOST_WITH_TASK {
+            return Err(format!("one task has killed {:?}", self.killed));
         }
         Ok(())
     }

@@ -124,6 +124,11 @@ impl World {
             .filter(|node| node.alive && node.id.incarnation.0 == incarnation)
     }
 
+    fn runs(&mut self, name: &str, incarnation: u64, attempt: AttemptId) -> bool {
+        self.node(name, incarnation)
+            .is_some_and(|node| node.running.contains_key(&attempt))
+    }
+
     pub fn on_worker_message(
         &mut self,
         name: &str,
@@ -340,6 +345,9 @@ impl World {
 
     /// One step of an attempt that writes: a frame, or the end.
     pub fn work(&mut self, name: &str, incarnation: u64, attempt: AttemptId) -> Result<(), Violation> {
+        if self.plan.poison == Some(attempt.task_id()) && self.runs(name, incarnation, attempt) {
+            return self.poisoned(name);
+        }
         if self.chance(self.plan.failure) || self.plan.sabotage == Sabotage::FailAttempts {
             let message = "put in by the simulator".to_owned();
             if self.node(name, incarnation).is_some() {

@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::model::random_graph;
 use crate::coordinator::Policy;
+use crate::ids::TaskId;
 use crate::plan::{ExchangeKind, StageGraph};
 
 /// When things stop going wrong, in milliseconds.
@@ -46,10 +47,18 @@ pub enum Scenario {
     Abandoned,
     /// A slow client that reads many root tasks, of workers that freeze and crash meanwhile.
     Client,
+    /// As any, with a task that kills its worker whenever it runs.
+    Poison,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 4] = [Self::Deadline, Self::Abandoned, Self::Client, Self::Any];
+    pub const ALL: [Self; 5] = [
+        Self::Deadline,
+        Self::Abandoned,
+        Self::Client,
+        Self::Poison,
+        Self::Any,
+    ];
 
     /// What stands before the number of its seeds.
     pub fn prefix(self) -> &'static str {
@@ -58,6 +67,7 @@ impl Scenario {
             Self::Deadline => "deadline-",
             Self::Abandoned => "abandoned-",
             Self::Client => "client-",
+            Self::Poison => "poison-",
         }
     }
 }
@@ -92,6 +102,8 @@ pub enum Sabotage {
     HandOutAgain,
     /// A reader keeps rows of its frames that lie in other ranges.
     KeepStrangers,
+    /// Every worker that is lost had said that it goes.
+    SayAllDrain,
 }
 
 #[derive(Debug)]
@@ -111,6 +123,8 @@ pub struct Plan {
     pub failure: f64,
     /// Probability that a report is repeated, even into the next session.
     pub repeat: f64,
+    /// A task that kills its worker.
+    pub poison: Option<TaskId>,
     pub cancel_at: Option<u64>,
     pub sink_fails: bool,
     /// The longest that the client takes for one chunk, in milliseconds.
@@ -130,6 +144,7 @@ impl Plan {
             }
             Scenario::Abandoned => plan.abandon(&mut rng),
             Scenario::Client => plan.slow_the_client(&mut rng),
+            Scenario::Poison => plan.poison(&mut rng),
         }
         (plan, rng)
     }
@@ -146,6 +161,18 @@ impl Plan {
         self.policy.blacklist_after_failures = u32::MAX;
         self.failure = 0.0;
         self.sink_fails = false;
+        self.cancel_at = None;
+    }
+
+    /// Makes a task poison, and takes out what could end the query before.
+    fn poison(&mut self, rng: &mut SmallRng) {
+        let stage = &self.graph.stages[rng.random_range(0..self.graph.stages.len())];
+        self.poison = Some(TaskId {
+            stage: stage.id,
+            task: rng.random_range(0..stage.tasks),
+        });
+        self.policy.blacklist_after_failures = u32::MAX;
+        self.failure = 0.0;
         self.cancel_at = None;
     }
 
@@ -201,7 +228,8 @@ impl Plan {
             | Sabotage::HalfPatience
             | Sabotage::GiveUpForAnyRow
             | Sabotage::HandOutAgain
-            | Sabotage::KeepStrangers => {}
+            | Sabotage::KeepStrangers
+            | Sabotage::SayAllDrain => {}
         }
     }
 
@@ -221,7 +249,8 @@ impl Plan {
             | Sabotage::EndUnasked
             | Sabotage::GiveUpForAnyRow
             | Sabotage::HandOutAgain
-            | Sabotage::KeepStrangers => span,
+            | Sabotage::KeepStrangers
+            | Sabotage::SayAllDrain => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),
@@ -283,6 +312,7 @@ impl Plan {
             slow,
             failure,
             repeat,
+            poison: None,
             cancel_at: rng.random_bool(0.05).then(|| rng.random_range(0..1_500)),
             sink_fails: !calm && rng.random_bool(0.03),
             client_pause: 40,
@@ -295,7 +325,10 @@ impl Plan {
     /// Whether nothing goes wrong: such a query must succeed.
     pub fn is_calm(&self) -> bool {
         let chances = self.session_loss + self.fetch_loss + self.failure;
-        let ends_early = self.sink_fails || self.cancel_at.is_some() || self.policy.deadline.is_some();
+        let ends_early = self.sink_fails
+            || self.cancel_at.is_some()
+            || self.policy.deadline.is_some()
+            || self.poison.is_some();
         self.faults.is_empty() && chances == 0.0 && !ends_early
     }
 }

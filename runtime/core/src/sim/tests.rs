@@ -35,7 +35,7 @@ fn is_plausible(scenario: Scenario, outcome: &Outcome) -> bool {
         return true;
     };
     match failure.reason {
-        ErrorReason::RowsLeft => true,
+        ErrorReason::RowsLeft | ErrorReason::PoisonTask => true,
         ErrorReason::FetchFailed | ErrorReason::TaskFailed | ErrorReason::SinkFailed => {
             scenario != Scenario::Abandoned
         }
@@ -88,6 +88,10 @@ fn sim_seeds() {
     assert_often(&runs, 20, "lost work and succeeded", |run| {
         succeeded(run) && run.lost_attempts > 0
     });
+    // Two workers that go for other reasons may have run the same task.
+    assert_often(&runs, 98, "did not end for a task that is innocent", |run| {
+        !failed_for(run, ErrorReason::PoisonTask)
+    });
 }
 
 #[test]
@@ -117,6 +121,15 @@ fn sim_seeds_whose_workers_all_vanish() {
     assert_often(&runs, 50, "were given up", |run| {
         failed_for(run, ErrorReason::WorkersLost)
     });
+}
+
+#[test]
+fn sim_seeds_with_a_task_that_kills_its_workers() {
+    let runs = honest_runs(Scenario::Poison, SEEDS);
+    assert_often(&runs, 80, "were ended for it", |run| {
+        failed_for(run, ErrorReason::PoisonTask)
+    });
+    assert_often(&runs, 80, "lost two workers to it", |run| run.killed == 2);
 }
 
 fn replay(scenario: Scenario, seed: u64) -> String {
@@ -158,6 +171,46 @@ fn assert_noticed(scenario: Scenario, sabotage: Sabotage, words: &str) {
 #[test]
 fn a_query_that_never_ends_is_noticed() {
     assert_noticed(Scenario::Any, Sabotage::MuteSuccess, "has not ended");
+}
+
+#[test]
+fn a_task_that_goes_on_killing_workers_is_noticed() {
+    assert_noticed(Scenario::Poison, Sabotage::SayAllDrain, "one task has killed");
+}
+
+#[test]
+fn a_query_that_ends_for_a_task_which_killed_nobody_is_noticed() {
+    let outcome = Outcome::Failed(QueryFailure {
+        reason: ErrorReason::PoisonTask,
+        message: String::new(),
+        attempt: Some(attempt(0, 1)),
+    });
+    let start = |incarnation| WorkerId {
+        incarnation: Incarnation(incarnation),
+        ..worker()
+    };
+    let mut audit = Audit::default();
+    for (number, incarnation) in [(0, 1), (1, 2)] {
+        let complaint = audit.on_poison(&outcome).expect_err("too few were lost");
+        assert!(
+            complaint.contains(&format!("after {number} lost workers")),
+            "{complaint}"
+        );
+        audit.on_event(&joined_as(start(incarnation)));
+        let slots = Event::SlotsGranted {
+            worker: start(incarnation),
+            slots: 1,
+        };
+        audit.on_event(&slots);
+        assert_eq!(audit.on_action(&assign(attempt(0, number))), Ok(()));
+        audit.on_event(&Event::WorkerLost {
+            worker: start(incarnation),
+            message: String::new(),
+        });
+    }
+    assert_eq!(audit.on_poison(&outcome), Ok(()));
+    audit.on_event(&joined_as(start(2)));
+    assert!(audit.on_poison(&outcome).is_err(), "it came back as it was");
 }
 
 #[test]
@@ -246,8 +299,12 @@ fn worker() -> WorkerId {
 }
 
 fn joined() -> Event {
+    joined_as(worker())
+}
+
+fn joined_as(worker: WorkerId) -> Event {
     Event::WorkerJoined {
-        worker: worker(),
+        worker,
         slots: 9,
         place: Place::default(),
         held: Vec::new(),

@@ -117,6 +117,8 @@ pub struct World {
     /// Files of root attempts at the sink.
     pub staged: BTreeMap<AttemptId, Vec<Row>>,
     visible: Option<Vec<AttemptId>>,
+    /// Starts of workers that the poisoned task has killed.
+    pub killed: Vec<WorkerId>,
     pub audit: Audit,
     /// When a worker last could take attempts.
     staffed_at: u64,
@@ -133,6 +135,8 @@ pub struct Run {
     pub lost_attempts: u32,
     /// Times that the client read on after rows had left.
     pub client_went_on: u32,
+    /// Workers that the poisoned task has killed.
+    pub killed: usize,
 }
 
 impl World {
@@ -160,6 +164,7 @@ impl World {
             client: Client::default(),
             staged: BTreeMap::new(),
             visible: None,
+            killed: Vec::new(),
             audit: Audit::default(),
             staffed_at: 0,
             outcome: None,
@@ -245,6 +250,7 @@ impl World {
             steps,
             lost_attempts,
             client_went_on: self.client.went_on,
+            killed: self.killed.len(),
         })
     }
 
@@ -254,6 +260,7 @@ impl World {
         judge_silence(wake, &later)?;
         if let Some(outcome) = &self.outcome {
             judge_patience(outcome, self.now, self.staffed_at, &self.plan.policy)?;
+            self.audit.on_poison(outcome)?;
             self.audit
                 .on_outcome(outcome, &self.client.left, &self.client.ended)?;
         }
@@ -350,6 +357,12 @@ impl World {
 
     /// Tells the coordinator and does what it wants.
     pub fn tell(&mut self, event: Event) -> Result<(), Violation> {
+        if let (Event::WorkerLost { worker, .. }, Sabotage::SayAllDrain) = (&event, self.plan.sabotage) {
+            let drained = Event::WorkerDrained {
+                worker: worker.clone(),
+            };
+            self.coordinator.handle(Instant(self.now), drained);
+        }
         self.audit.on_event(&event);
         let actions = self.coordinator.handle(Instant(self.now), event);
         for action in actions {

@@ -168,6 +168,39 @@ async fn a_worker_restarted_on_its_port_in_mid_query_works_again() {
     workers.iter_mut().for_each(Worker::assert_well);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_with_which_two_workers_died_ends_its_query_and_harms_no_third() {
+    let port = Worker::start();
+    let address = port.address.clone();
+    drop(port);
+    let mut worker = [Worker::start_on(&address, "512MiB")];
+    let folder = Folder::new();
+    let mut query = Watched::start(&folder, &by_part(5.0, &[PATIENT]), &worker).await;
+    for lost in 0..2 {
+        query
+            .until("its first task at work", |seen| {
+                first(seen).running == 1 && first(seen).lost_attempts == lost
+            })
+            .await;
+        worker[0].kill();
+        query.until("the loss", |seen| seen.workers == 0).await;
+        worker = [Worker::start_on(&address, "512MiB")];
+    }
+    let over = query.end().await;
+    let Outcome::Failed(QueryFailure { reason, message, .. }) = over.outcome else {
+        panic!("{:?}", over.outcome);
+    };
+    assert_eq!(reason, ErrorReason::PoisonTask, "{message}");
+    assert!(
+        message.contains("task s0.t0 (") && message.contains("2 times"),
+        "{message}"
+    );
+    assert_eq!(first(&over.last).attempts, 2, "{:#?}", over.last);
+    let next = Watched::start(&folder, &by_part(0.01, &[PATIENT]), &worker).await;
+    next.end().await.assert_nothing_ran_again();
+    worker[0].assert_well();
+}
+
 #[test]
 fn two_runs_at_once_share_three_workers_and_both_finish() {
     let (one, two) = (Folder::new(), Folder::new());

@@ -1,0 +1,225 @@
+//! Tasks that were lost together with their worker, and what becomes of them. docs/decisions/0006-poison-tasks.md tells
+//! the rule and its reasons.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Coordinator;
+use super::event::{Outcome, QueryFailure};
+use super::outcome::{QueryState, shorten};
+use crate::ids::{AttemptId, TaskId, WorkerId};
+use crate::time::Instant;
+use sluice_crds::ErrorReason;
+
+/// Starts of workers that may be lost while they run attempts of one task. The last of them ends the query.
+pub const MAX_WORKERS_LOST_WITH_TASK: usize = 2;
+
+/// A worker that was lost without a word while it ran an attempt of a task.
+#[derive(Debug, Clone)]
+struct Loss {
+    worker: WorkerId,
+    attempt: AttemptId,
+    at: Instant,
+    /// Whether a later start of the worker was met: this one has ended.
+    died: bool,
+    message: String,
+}
+
+/// The losses of each task that has not won since.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    losses: BTreeMap<TaskId, Vec<Loss>>,
+}
+
+/// How a task may run.
+///
+/// ```text
+/// Clear -> Watched -> Held -> (the query fails)
+///   ^_________|_________|        (it won, or the worker came back as it was)
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// As any other.
+    Clear,
+    /// It was lost with a worker: it runs beside no other such task.
+    Watched,
+    /// It was lost with as many workers as it may. It does not run; at this time the query fails.
+    Held {
+        /// When no worker is waited for any more.
+        verdict: Instant,
+    },
+}
+
+/// Where a task may start.
+pub(super) enum Start {
+    /// At any worker.
+    Anywhere,
+    /// At any but these: other tasks that were lost with a worker run there.
+    AwayFrom(BTreeSet<String>),
+    /// Nowhere yet.
+    No,
+}
+
+impl Suspects {
+    /// Tasks that are watched or held.
+    fn tasks(&self) -> impl Iterator<Item = TaskId> {
+        self.losses.keys().copied()
+    }
+
+    pub(super) fn contains(&self, task: TaskId) -> bool {
+        self.losses.contains_key(&task)
+    }
+
+    /// How many starts of workers were lost with tasks that have not won since.
+    fn lost_workers(&self) -> usize {
+        let workers = self.losses.values().flatten().map(|loss| &loss.worker);
+        workers.collect::<BTreeSet<_>>().len()
+    }
+
+    /// The task has won: its losses had other reasons.
+    pub(super) fn absolve(&mut self, task: TaskId) {
+        self.losses.remove(&task);
+    }
+
+    /// A worker is there. If it is the start that was lost, nothing had killed it; if it is a later one, that start died.
+    pub(super) fn on_joined(&mut self, worker: &WorkerId) {
+        for losses in self.losses.values_mut() {
+            losses.retain(|loss| loss.worker != *worker);
+            for loss in losses.iter_mut().filter(|loss| loss.worker.name == worker.name) {
+                loss.died = true;
+            }
+        }
+        self.losses.retain(|_, losses| !losses.is_empty());
+    }
+}
+
+impl Coordinator {
+    /// Notes the attempts whose ends a lost worker has not reported, cancelled ones too.
+    pub(super) fn suspect(&mut self, worker: &WorkerId, attempts: &BTreeSet<AttemptId>, message: &str) {
+        for attempt in attempts {
+            let losses = self.suspects.losses.entry(attempt.task_id()).or_default();
+            if losses.iter().all(|loss| loss.worker != *worker) {
+                losses.push(Loss {
+                    worker: worker.clone(),
+                    attempt: *attempt,
+                    at: self.now,
+                    died: false,
+                    message: message.to_owned(),
+                });
+            }
+        }
+    }
+
+    pub(super) fn standing(&self, task: TaskId) -> Standing {
+        let Some(losses) = self.suspects.losses.get(&task) else {
+            return Standing::Clear;
+        };
+        if losses.len() < MAX_WORKERS_LOST_WITH_TASK {
+            return Standing::Watched;
+        }
+        let died = losses.iter().filter(|loss| loss.died).count();
+        let last = losses.iter().map(|loss| loss.at).max().unwrap_or_default();
+        let verdict = if died >= MAX_WORKERS_LOST_WITH_TASK {
+            last
+        } else {
+            // A session may break without its worker, which is then back within this time.
+            last + self.policy.worker_liveness_timeout
+        };
+        Standing::Held { verdict }
+    }
+
+    /// When held tasks come to their verdicts.
+    pub(super) fn verdicts(&self) -> impl Iterator<Item = Instant> {
+        let standings = self.suspects.tasks().map(|task| self.standing(task));
+        standings.filter_map(|standing| match standing {
+            Standing::Held { verdict } => Some(verdict),
+            Standing::Clear | Standing::Watched => None,
+        })
+    }
+
+    /// Where each task that is asked for in turn may start.
+    pub(super) fn may_start(&self) -> impl FnMut(TaskId) -> Start {
+        let hosts = self.hosts_of_suspects();
+        let mut room = if self.suspects.lost_workers() >= MAX_WORKERS_LOST_WITH_TASK {
+            usize::from(hosts.is_empty())
+        } else {
+            let usable = self.workers.values().filter(|worker| self.is_usable(worker));
+            usable.filter(|worker| !hosts.contains(&worker.id.name)).count()
+        };
+        move |task| match self.standing(task) {
+            Standing::Clear => Start::Anywhere,
+            Standing::Watched if room > 0 => {
+                room -= 1;
+                Start::AwayFrom(hosts.clone())
+            }
+            Standing::Watched | Standing::Held { .. } => Start::No,
+        }
+    }
+
+    /// The workers that run attempts of watched tasks.
+    fn hosts_of_suspects(&self) -> BTreeSet<String> {
+        if self.suspects.losses.is_empty() {
+            return BTreeSet::new();
+        }
+        // An attempt that waits for a lost input does nothing, and the input may be what the other task makes.
+        let is_suspect = |attempt: &AttemptId| {
+            self.suspects.contains(attempt.task_id()) && self.inputs_done(attempt.stage)
+        };
+        let workers = self.workers.values();
+        let hosts = workers.filter(|worker| worker.occupied.iter().any(is_suspect));
+        hosts.map(|worker| worker.id.name.clone()).collect()
+    }
+
+    /// Ends the query for a task that must run and may not.
+    pub(super) fn convict(&mut self) {
+        if self.state != QueryState::Running || self.verdicts().all(|verdict| verdict > self.now) {
+            return;
+        }
+        let schedulable: BTreeSet<_> = self.schedulable().collect();
+        let is_due = |task: &TaskId| {
+            let waits = self
+                .task(*task)
+                .is_some_and(|run| run.running().is_none() && run.winner().is_none());
+            match self.standing(*task) {
+                Standing::Held { verdict } => {
+                    verdict <= self.now && waits && schedulable.contains(&task.stage)
+                }
+                Standing::Clear | Standing::Watched => false,
+            }
+        };
+        let Some(task) = self.suspects.tasks().find(is_due) else {
+            return;
+        };
+        let failure = self.poisoned(task);
+        self.end(Outcome::Failed(failure));
+    }
+
+    fn poisoned(&self, task: TaskId) -> QueryFailure {
+        let losses = self
+            .suspects
+            .losses
+            .get(&task)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        let told = losses
+            .iter()
+            .map(|loss| format!("{} ({})", loss.worker, shorten(&loss.message)));
+        let label = self
+            .graph
+            .stages
+            .get(task.stage.0 as usize)
+            .map(|stage| stage.label.as_str());
+        QueryFailure {
+            reason: ErrorReason::PoisonTask,
+            message: format!(
+                "task {task} ({}) was lost together with its worker {} times, so the query ends before it takes more \
+                 of them along: {}. See how those workers ended (kubectl describe pod, or their logs). Out of memory: \
+                 raise the memory limit above workers.memory, give workers fewer slots, or make the values that the \
+                 query builds smaller. Stopped on purpose: run the query again",
+                shorten(label.unwrap_or_default()),
+                losses.len(),
+                told.collect::<Vec<_>>().join(", "),
+            ),
+            attempt: losses.last().map(|loss| loss.attempt),
+        }
+    }
+}
