@@ -45,6 +45,8 @@ pub enum QueryConditionType {
     WorkersReady,
     /// The query ended well. Unknown while it can still end either way.
     Succeeded,
+    /// The query ended, well or not: the reason says how. It is what to wait for, as every query comes to it.
+    Complete,
 }
 
 /// What a condition of a WorkerPool observes.

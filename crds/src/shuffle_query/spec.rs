@@ -47,12 +47,12 @@ pub const POOL_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Stages","type":"string","jsonPath":".status.stagesDone","description":"Stages done of stages planned."}"#,
     printcolumn = r#"{"name":"Tasks","type":"string","jsonPath":".status.tasksDone","description":"Tasks done of tasks planned."}"#,
-    printcolumn = r#"{"name":"TTFR","type":"integer","jsonPath":".status.timeToFirstRowMillis","description":"Milliseconds to the first result row."}"#,
-    printcolumn = r#"{"name":"Spill","type":"integer","jsonPath":".status.totals.bytesSpilled","description":"Bytes that went to disk for lack of memory."}"#,
+    printcolumn = r#"{"name":"TTFR(ms)","type":"integer","jsonPath":".status.timeToFirstRowMillis","description":"Milliseconds to the first result row."}"#,
+    printcolumn = r#"{"name":"Spill(bytes)","type":"integer","jsonPath":".status.totals.bytesSpilled","description":"Bytes that went to disk for lack of memory."}"#,
     printcolumn = r#"{"name":"Local","type":"string","jsonPath":".status.localAttempts","description":"Attempts near their data of those that should be."}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","priority":1}"#,
-    printcolumn = r#"{"name":"Shuffled","type":"integer","jsonPath":".status.totals.bytesShuffled","priority":1}"#,
+    printcolumn = r#"{"name":"Shuffled(bytes)","type":"integer","jsonPath":".status.totals.bytesShuffled","priority":1}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#
 )]
 #[x_kube(

@@ -61,8 +61,8 @@ pub const IMAGE_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9_.:/@-]*$";
         .message("the name of a pool has at most 50 lower-case letters, digits and '-', and starts with a letter"),
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.ready","description":"Ready workers of those wanted."}"#,
     printcolumn = r#"{"name":"Slots","type":"integer","jsonPath":".status.slots","description":"Slots of the ready workers."}"#,
-    printcolumn = r#"{"name":"Spill","type":"integer","jsonPath":".status.spillUsedBytes","description":"Bytes that the workers have on disk."}"#,
-    printcolumn = r#"{"name":"Zones","type":"string","jsonPath":".status.zones","description":"Zones with workers."}"#,
+    printcolumn = r#"{"name":"Spill(bytes)","type":"integer","jsonPath":".status.spillUsedBytes","description":"Bytes that the workers have on disk."}"#,
+    printcolumn = r#"{"name":"Zones","type":"string","jsonPath":".status.zoneList","description":"Zones with workers."}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].reason","priority":1}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].message","priority":1}"#

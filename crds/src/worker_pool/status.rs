@@ -8,6 +8,8 @@ use crate::conditions::{Condition, PoolConditionType};
 
 /// Most zones in the status of a pool.
 pub const MAX_ZONES: usize = 16;
+/// Most characters of all of them in one text: names of 63 and a comma each.
+const MAX_ZONE_LIST: usize = MAX_ZONES * 64;
 
 /// What is known of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -53,6 +55,10 @@ pub struct WorkerPoolStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_ZONES), inner(length(max = 63)))]
     pub zones: Vec<String>,
+    /// The same zones, separated by commas: columns of kubectl show no lists.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = MAX_ZONE_LIST))]
+    pub zone_list: Option<String>,
     /// Image that new pods get, coordinators included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_IMAGE))]

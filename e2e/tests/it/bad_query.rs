@@ -1,11 +1,14 @@
 //! A query whose SQL is wrong fails at once, and says what is wrong.
 
-use anyhow::Context;
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::core::v1::Event;
+use kube::Api;
+use kube::api::ListParams;
 use serde_json::json;
 use sluice_crds::ErrorReason;
 use sluice_crds::shuffle_query::status::QueryPhase;
 
-use crate::harness::{self, Pool, Query, query};
+use crate::harness::{self, Pool, Query, Space, query};
 
 #[test]
 fn wrong_sql_fails_with_its_reason() {
@@ -29,6 +32,19 @@ fn wrong_sql_fails_with_its_reason() {
             status.coordinator_epoch, 1,
             "another coordinator would say the same"
         );
-        Ok(())
+        no_probe_warned(&space).await
     });
+}
+
+/// A coordinator that ends soon is no unhealthy one.
+async fn no_probe_warned(space: &Space) -> Result<()> {
+    let events = Api::<Event>::namespaced(space.client.clone(), &space.namespace);
+    let events = events.list(&ListParams::default()).await?.items;
+    let mut warnings = events.iter().filter(|event| {
+        let of = event.involved_object.name.as_deref().unwrap_or_default();
+        event.reason.as_deref() == Some("Unhealthy") && of.starts_with("bad-c")
+    });
+    let warned = warnings.next();
+    ensure!(warned.is_none(), "{warned:?}");
+    Ok(())
 }

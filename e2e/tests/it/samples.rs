@@ -96,11 +96,14 @@ async fn is_printed(space: &Space) -> Result<()> {
             .is_some_and(|(done, of)| done == of && done != "0");
         assert!(done, "{whole} in {line:?}");
     }
-    assert!(line["TTFR"].as_u64().is_some(), "{line:?}");
-    assert_eq!(line["Spill"].as_u64().unwrap_or_default(), 0, "{line:?}");
+    assert!(line["TTFR(ms)"].as_u64().is_some(), "{line:?}");
+    assert_eq!(line["Spill(bytes)"].as_u64().unwrap_or_default(), 0, "{line:?}");
     assert!(line["Local"].is_null(), "nothing should run near data: {line:?}");
     let line = columns::<sluice_crds::ShuffleQuery>(space, "spill").await?;
-    assert!(line["Spill"].as_u64().is_some_and(|bytes| bytes > 0), "{line:?}");
+    assert!(
+        line["Spill(bytes)"].as_u64().is_some_and(|bytes| bytes > 0),
+        "{line:?}"
+    );
     let line = columns::<sluice_crds::ShuffleQuery>(space, "placement").await?;
     // One of its workers is in the zone of the data, where nodes have zones.
     let near = line["Local"].as_str().and_then(|text| text.strip_suffix('%'));
@@ -108,7 +111,9 @@ async fn is_printed(space: &Space) -> Result<()> {
     let line = columns::<sluice_crds::WorkerPool>(space, "placed").await?;
     assert_eq!(line["Ready"], json!("3/3"), "{line:?}");
     assert_eq!(line["Slots"], json!(6), "{line:?}");
-    assert!(line["Spill"].as_u64().is_some(), "{line:?}");
+    let zones = line["Zones"].as_str().unwrap_or_default();
+    assert!(!zones.contains(['[', '"']), "{line:?}");
+    assert!(line["Spill(bytes)"].as_u64().is_some(), "{line:?}");
     Ok(())
 }
 

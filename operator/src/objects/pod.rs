@@ -216,7 +216,6 @@ pub fn probes(port: u16) -> Probes {
         ..Probe::default()
     };
     Probes {
-        // A coordinator serves once it has listed its input and planned, which may take minutes.
         startup: probe(None, 1, 300),
         readiness: probe(None, 5, 2),
         // A minute without an answer: an overloaded node must not make matters worse by restarts. A worker that drains

@@ -46,7 +46,7 @@ pub(super) fn success(seen: &Observed) -> Option<ShuffleQueryStatus> {
         PodState::Ended(PodEnd::Said(words)) if words.phase == QueryPhase::Succeeded => {
             Some(last_words(words))
         }
-        PodState::Ended(_) | PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => None,
+        PodState::Ended(_) | PodState::Waiting(_) | PodState::Running(_) => None,
     })
 }
 
@@ -77,7 +77,7 @@ pub(super) fn unheard_end(seen: &Observed, life: &Lifecycle) -> Option<Timestamp
         .is_some_and(|report| report.phase.is_terminal());
     let said = seen.pods.iter().any(|pod| match &pod.state {
         PodState::Ended(PodEnd::Said(words)) => words.end_time.as_ref() == Some(end),
-        PodState::Ended(_) | PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => false,
+        PodState::Ended(_) | PodState::Waiting(_) | PodState::Running(_) => false,
     });
     (said && !heard).then_some(end.0)
 }
@@ -104,7 +104,7 @@ pub(super) fn fate<'a>(seen: &'a Observed, life: &Lifecycle) -> Fate<'a> {
         PodState::Ended(end) => ended(seen, life, end),
         // Its node may be out of reach: nobody waits for it to vanish.
         _ if pod.leaving => lost("the coordinator's pod was told to go"),
-        PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => Fate::Runs(pod),
+        PodState::Waiting(_) | PodState::Running(_) => Fate::Runs(pod),
     }
 }
 
@@ -201,9 +201,7 @@ fn may_retry(seen: &Observed, life: &Lifecycle) -> bool {
 pub(super) fn memory_factor(seen: &Observed, life: &Lifecycle) -> u32 {
     let factors = seen.pods.iter().map(|pod| match pod.state {
         PodState::Ended(PodEnd::OutOfMemory) => pod.memory_factor.saturating_mul(2),
-        PodState::Ended(_) | PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => {
-            pod.memory_factor
-        }
+        PodState::Ended(_) | PodState::Waiting(_) | PodState::Running(_) => pod.memory_factor,
     });
     factors.chain([life.memory_factor]).max().unwrap_or(1)
 }

@@ -13,7 +13,7 @@ use crate::pod_wait;
 const STOPPED: i32 = 143;
 /// Why a process was stopped whose pod nobody had told to go.
 const STOPPED_BY_PROBE: &str =
-    "stopped by its kubelet: it took too long to start, or did not answer for a minute";
+    "stopped by its kubelet: it took too long to start, or did not answer for over a minute";
 /// Most characters of what a container has said last.
 const MAX_LAST_WORDS: usize = 512;
 
@@ -35,18 +35,15 @@ pub struct CoordinatorPod {
 /// Where a coordinator's pod stands.
 ///
 /// ```text
-/// Waiting --> Starting --> Serving --> Ended
-///    |           |                       ^
-///    `-----------`-----------------------'
+/// Waiting --> Running --> Ended
+///    `----------------------^
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub enum PodState {
     /// Its container does not run yet.
     Waiting(Wait),
-    /// Its container runs at this address; the kubelet has not found it ready.
-    Starting(String),
-    /// It is ready, at this address.
-    Serving(String),
+    /// Its container runs, at this address. Whether it serves, it tells itself.
+    Running(String),
     /// Its container will not run again.
     Ended(PodEnd),
 }
@@ -98,7 +95,7 @@ impl CoordinatorPod {
     /// Whether its process runs or may still come to run.
     pub fn may_run(&self) -> bool {
         match self.state {
-            PodState::Waiting(_) | PodState::Starting(_) | PodState::Serving(_) => true,
+            PodState::Waiting(_) | PodState::Running(_) => true,
             PodState::Ended(_) => false,
         }
     }
@@ -106,7 +103,7 @@ impl CoordinatorPod {
     /// Where its coordinator can be asked, if it can.
     pub fn address(&self) -> Option<&str> {
         match &self.state {
-            PodState::Starting(address) | PodState::Serving(address) => Some(address),
+            PodState::Running(address) => Some(address),
             PodState::Waiting(_) | PodState::Ended(_) => None,
         }
     }
@@ -119,8 +116,7 @@ fn state(status: &PodStatus, leaving: bool, name: &str, now: Timestamp) -> PodSt
     let address = status.pod_ip.as_ref().filter(|ip| !ip.is_empty());
     let running = container(status).is_some_and(|state| state.running.is_some());
     match address {
-        Some(ip) if running && is_true(status, "Ready") => PodState::Serving(ip.clone()),
-        Some(ip) if running => PodState::Starting(ip.clone()),
+        Some(ip) if running => PodState::Running(ip.clone()),
         Some(_) | None => PodState::Waiting(wait(status, name, now)),
     }
 }

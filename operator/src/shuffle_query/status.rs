@@ -96,7 +96,14 @@ fn body(
     report: Option<&ShuffleQueryStatus>,
 ) -> ShuffleQueryStatus {
     let same = life.epoch == old.coordinator_epoch && life.suspended.is_none();
-    let last = report.or(Some(old).filter(|_| same));
+    let successor = life.epoch > old.coordinator_epoch && old.coordinator_epoch > 0;
+    let told = match successor {
+        // The last that was seen of the query, until its next coordinator has something to tell.
+        true => Some(columns(old)),
+        false => Some(old.clone()).filter(|_| same),
+    };
+    let last = report.cloned().or(told);
+    let last = last.as_ref();
     match (&life.ended, last) {
         // A report that ended the query tells all of it, and so do a coordinator's last words; where the operator ended the
         // query, what was reported before is all there is.
@@ -112,6 +119,18 @@ fn body(
         },
         (None, Some(last)) => last.clone(),
         (None, None) => ShuffleQueryStatus::default(),
+    }
+}
+
+/// What `kubectl get` shows of a query's progress.
+fn columns(old: &ShuffleQueryStatus) -> ShuffleQueryStatus {
+    ShuffleQueryStatus {
+        stages_done: old.stages_done.clone(),
+        tasks_done: old.tasks_done.clone(),
+        local_attempts: old.local_attempts.clone(),
+        totals: old.totals,
+        first_row_time: old.first_row_time.clone(),
+        ..ShuffleQueryStatus::default()
     }
 }
 
@@ -140,7 +159,7 @@ fn conditions(
         .any(|seen| seen.reason == ProgressReason::Planned.into());
     let was_planned = before(QueryConditionType::Accepted)
         .is_some_and(|seen| seen.reason == ProgressReason::Planned.into());
-    let all: [(_, Option<Observation>); 5] = [
+    let all: [(_, Option<Observation>); 6] = [
         (
             QueryConditionType::Accepted,
             Some(accepted(life, planned || was_planned)),
@@ -152,6 +171,7 @@ fn conditions(
             workers.map(|seen| (seen.status, seen.reason, seen.message.clone())),
         ),
         (QueryConditionType::Succeeded, Some(succeeded(life))),
+        (QueryConditionType::Complete, Some(complete(life))),
     ];
     let conditions = all.into_iter().filter_map(|(type_, observation)| {
         let before = before(type_);
@@ -243,6 +263,16 @@ fn succeeded(life: &Lifecycle) -> Observation {
         QueryPhase::Succeeded => (ConditionStatus::True, life.reason, String::new()),
         QueryPhase::Failed | QueryPhase::Cancelled => (ConditionStatus::False, life.reason, String::new()),
     }
+}
+
+/// True once the query has ended, well or not.
+fn complete(life: &Lifecycle) -> Observation {
+    let (succeeded, reason, message) = succeeded(life);
+    let status = match succeeded {
+        ConditionStatus::Unknown => ConditionStatus::False,
+        ConditionStatus::True | ConditionStatus::False => ConditionStatus::True,
+    };
+    (status, reason, message)
 }
 
 #[cfg(test)]

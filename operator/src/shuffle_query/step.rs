@@ -343,21 +343,19 @@ fn running(seen: &Observed, mut life: Lifecycle, pod: &CoordinatorPod, now: Time
     let idle = match pod.state {
         // No watch tells that it has waited for long.
         PodState::Waiting(_) => POLL,
-        PodState::Starting(_) | PodState::Serving(_) | PodState::Ended(_) => IDLE,
+        PodState::Running(_) | PodState::Ended(_) => IDLE,
     };
     let again = left(seen, &life, now).map_or(idle, |left| left.min(idle));
-    life.coordinator = Coordinator::Starting;
+    if !matches!(life.coordinator, Coordinator::Serving) {
+        life.coordinator = Coordinator::Starting;
+    }
     life = match (&pod.state, &seen.report) {
         (PodState::Waiting(wait), _) => life.waiting(wait.reason, wait.message.clone()),
         (_, Some(report)) => {
             life.coordinator = Coordinator::Serving;
             reported(life, report, &seen.pool)
         }
-        (PodState::Serving(_), None) => {
-            life.coordinator = Coordinator::Serving;
-            unreported(life)
-        }
-        (PodState::Starting(_) | PodState::Ended(_), None) => unreported(life),
+        (PodState::Running(_) | PodState::Ended(_), None) => unreported(life),
     };
     act(actions, life, again)
 }

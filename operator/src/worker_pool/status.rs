@@ -28,6 +28,7 @@ pub fn status(seen: &Observed, wanted: &Desired, refused: &[Trouble]) -> WorkerP
             .filter_map(|worker| worker.report.as_ref())
     };
     let ready = count(&Worker::is_ready);
+    let zones = zones(seen);
     WorkerPoolStatus {
         observed_generation: seen.pool.metadata.generation,
         replicas: count(&Worker::is_active),
@@ -40,7 +41,8 @@ pub fn status(seen: &Observed, wanted: &Desired, refused: &[Trouble]) -> WorkerP
         slots_in_use: reports().fold(0, |sum: u32, report| sum.saturating_add(report.slots_in_use)),
         spill_used_bytes: reports().fold(0, |sum: u64, report| sum.saturating_add(report.spill_used_bytes)),
         held_bytes: reports().fold(0, |sum: u64, report| sum.saturating_add(report.held_bytes)),
-        zones: zones(seen),
+        zone_list: Some(zones.join(",")).filter(|list| !list.is_empty()),
+        zones,
         image: Some(seen.image().to_owned()),
         conditions: vec![ready_condition(seen, wanted, refused)],
     }

@@ -240,7 +240,9 @@ fn conditions(snapshot: &QuerySnapshot, context: &StatusContext) -> Vec<Conditio
         String::new(),
         snapshot.started,
     );
-    let all = [accepted, workers_ready(snapshot), succeeded(snapshot)];
+    let succeeded = succeeded(snapshot);
+    let complete = complete(&succeeded);
+    let all = [accepted, workers_ready(snapshot), succeeded, complete];
     let condition = |(type_, status, reason, message, since): Observation| Condition {
         type_,
         status,
@@ -288,6 +290,16 @@ fn succeeded(snapshot: &QuerySnapshot) -> Observation {
         Some(Outcome::Cancelled) => (ConditionStatus::False, ErrorReason::Cancelled.into()),
     };
     (QueryConditionType::Succeeded, status, reason, String::new(), at)
+}
+
+/// An end of either kind, for those who wait for it.
+fn complete(succeeded: &Observation) -> Observation {
+    let (_, status, reason, message, at) = succeeded.clone();
+    let status = match status {
+        ConditionStatus::Unknown => ConditionStatus::False,
+        ConditionStatus::True | ConditionStatus::False => ConditionStatus::True,
+    };
+    (QueryConditionType::Complete, status, reason, message, at)
 }
 
 /// How many of the attempts that should run near their data did; `None` if none should.

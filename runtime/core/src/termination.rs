@@ -146,6 +146,7 @@ impl Termination {
             conditions: vec![
                 condition(QueryConditionType::Accepted, accepted.0, accepted.1, accepted.2),
                 condition(QueryConditionType::Succeeded, succeeded, reason, ""),
+                condition(QueryConditionType::Complete, ConditionStatus::True, reason, ""),
             ],
             start_time: self.start_time.clone(),
             first_row_time: self.first_row_time.clone(),
@@ -292,7 +293,11 @@ mod tests {
         let accepted = (QueryConditionType::Accepted, ConditionStatus::False);
         assert_eq!(
             seen,
-            [accepted, (QueryConditionType::Succeeded, ConditionStatus::False)]
+            [
+                accepted,
+                (QueryConditionType::Succeeded, ConditionStatus::False),
+                (QueryConditionType::Complete, ConditionStatus::True)
+            ]
         );
 
         let message = "it was lost".to_owned();

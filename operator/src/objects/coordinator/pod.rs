@@ -25,6 +25,8 @@ const UNREACHABLE_SECONDS: i64 = 30;
 const GRACE_SECONDS: i64 = 10;
 /// How long a coordinator may take until it serves, in seconds: it lists all files of its tables and plans first.
 const STARTUP_SECONDS: i32 = 600;
+/// Seconds between two looks whether it still answers.
+const LIVENESS_SECONDS: i32 = 30;
 /// Weight of being in a zone with workers, among the scheduler's preferences.
 const NEAR_WORKERS: i32 = 50;
 
@@ -101,13 +103,14 @@ fn container(plan: &CoordinatorPlan<'_>, mounts: Vec<k8s_openapi::api::core::v1:
         }]),
         resources: Some(resources::resources(plan.pool_spec, plan.memory_factor)),
         security_context: Some(pod::container_security()),
-        startup_probe: Some(Probe {
-            failure_threshold: Some(STARTUP_SECONDS),
-            period_seconds: Some(1),
-            ..probes.startup
+        // No probe asks whether it has started: it serves once it has planned, which the operator sees by itself, and ends soon
+        // after a short query. A probe before and after that would warn of nothing.
+        liveness_probe: Some(Probe {
+            initial_delay_seconds: Some(STARTUP_SECONDS),
+            period_seconds: Some(LIVENESS_SECONDS),
+            failure_threshold: Some(3),
+            ..probes.liveness
         }),
-        readiness_probe: Some(probes.readiness),
-        liveness_probe: Some(probes.liveness),
         volume_mounts: Some(mounts),
         // The end of the log, where a coordinator could not say itself how it ended.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),

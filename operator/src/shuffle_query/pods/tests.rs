@@ -72,18 +72,12 @@ fn a_pod_waits_for_what_kubernetes_says() {
 }
 
 #[test]
-fn a_pod_serves_when_it_is_ready() {
-    let running = |ready: &str| {
-        json!({"phase": "Running", "podIP": "10.0.0.1", "conditions": [{"type": "Ready", "status": ready}],
-               "containerStatuses": container(json!({"running": {}}))})
-    };
-    let pod = read(running("False"));
+fn a_pod_is_asked_once_its_container_runs() {
+    let running = json!({"phase": "Running", "podIP": "10.0.0.1",
+                         "containerStatuses": container(json!({"running": {}}))});
+    let pod = read(running);
     assert_eq!((pod.epoch, pod.memory_factor, pod.leaving), (3, 4, false));
-    assert_eq!(pod.state, PodState::Starting("10.0.0.1".to_owned()));
-    assert_eq!(
-        read(running("True")).state,
-        PodState::Serving("10.0.0.1".to_owned())
-    );
+    assert_eq!(pod.state, PodState::Running("10.0.0.1".to_owned()));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use serde_json::json;
+use sluice_crds::shuffle_query::status::QueryTotals;
 
 use super::*;
 
@@ -21,6 +22,13 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let report = ShuffleQueryStatus {
         phase: QueryPhase::Running,
         first_row_time: Some(Time("2026-01-01T00:00:02.5Z".parse().unwrap())),
+        stages_done: Some("1/2".to_owned()),
+        tasks_done: Some("13/40".to_owned()),
+        local_attempts: Some("87%".to_owned()),
+        totals: QueryTotals {
+            bytes_spilled: 9,
+            ..QueryTotals::default()
+        },
         stages: vec![
             serde_json::from_value(json!({"id": 0, "label": "scan", "state": "Running", "elapsedMillis": 7}))
                 .unwrap(),
@@ -37,8 +45,78 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let same = compose(&query, &life, None, now);
     assert_eq!(same.stages, status.stages);
     life.epoch = 2;
+    life.reason = ProgressReason::CoordinatorRestarting.into();
     let next = compose(&query, &life, None, now);
-    assert_eq!((next.stages, next.time_to_first_row_millis), (Vec::new(), None));
+    assert_eq!(next.stages, []);
+    let columns = |status: &ShuffleQueryStatus| {
+        (
+            status.stages_done.clone(),
+            status.tasks_done.clone(),
+            status.local_attempts.clone(),
+            status.totals,
+            status.time_to_first_row_millis,
+        )
+    };
+    assert_eq!(
+        columns(&next),
+        columns(&status),
+        "until the next one has something to tell"
+    );
+    query.status = Some(next);
+    assert_eq!(columns(&compose(&query, &life, None, now)), columns(&status));
+    // It may end before it has.
+    let failed = life.clone().failed(ErrorReason::DeadlineExceeded, "late", now);
+    assert_eq!(columns(&compose(&query, &failed, None, now)), columns(&status));
+    let started = ShuffleQueryStatus {
+        tasks_done: Some("0/4".to_owned()),
+        ..ShuffleQueryStatus::default()
+    };
+    let next = compose(&query, &life, Some(&started), now);
+    assert_eq!(
+        columns(&next),
+        (None, Some("0/4".to_owned()), None, Default::default(), None)
+    );
+}
+
+#[test]
+fn every_end_completes_a_query_and_says_how() {
+    use ConditionStatus::{False, True, Unknown};
+    let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+    let completed: ConditionReason = ProgressReason::Completed.into();
+    for (phase, reason, succeeded, complete) in [
+        (
+            QueryPhase::Pending,
+            ProgressReason::Pending.into(),
+            Unknown,
+            False,
+        ),
+        (
+            QueryPhase::Running,
+            ProgressReason::Running.into(),
+            Unknown,
+            False,
+        ),
+        (
+            QueryPhase::Suspended,
+            ProgressReason::Suspended.into(),
+            Unknown,
+            False,
+        ),
+        (QueryPhase::Succeeded, completed, True, True),
+        (QueryPhase::Failed, ErrorReason::TaskFailed.into(), False, True),
+        (QueryPhase::Cancelled, ErrorReason::Cancelled.into(), False, True),
+    ] {
+        let mut life = Lifecycle::of(&query());
+        (life.phase, life.reason) = (phase, reason);
+        let status = compose(&query(), &life, None, now);
+        let seen = |type_| {
+            let mut all = status.conditions.iter();
+            let seen = all.find(|seen| seen.type_ == type_).unwrap();
+            (seen.status, seen.reason)
+        };
+        assert_eq!(seen(QueryConditionType::Succeeded), (succeeded, reason));
+        assert_eq!(seen(QueryConditionType::Complete), (complete, reason));
+    }
 }
 
 /// Else it would be written again and again: Kubernetes keeps whole seconds.

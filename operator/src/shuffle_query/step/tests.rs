@@ -130,7 +130,7 @@ impl World {
     fn running(spec: Value) -> Self {
         let mut world = Self::new(spec);
         world.settle();
-        world.pod(1, PodState::Serving("10.0.0.1".to_owned()));
+        world.pod(1, PodState::Running("10.0.0.1".to_owned()));
         world.report(QueryPhase::Running, None);
         let (_, life, _) = world.settle();
         assert_eq!(life.phase, QueryPhase::Running);
@@ -309,13 +309,20 @@ fn a_coordinator_is_followed_as_soon_as_it_has_an_address() {
         epoch: 1,
         address: "10.0.0.1".to_owned(),
     };
-    world.pod(1, PodState::Starting("10.0.0.1".to_owned()));
+    world.pod(1, PodState::Running("10.0.0.1".to_owned()));
     let (actions, life, _) = world.settle();
     assert_eq!(
         (actions, life.coordinator),
         (vec![follow.clone()], Coordinator::Starting)
     );
-    world.pod(1, PodState::Serving("10.0.0.1".to_owned()));
+    // It serves when it has something to tell; an operator that has just started has not heard of it.
+    world.report(QueryPhase::Pending, None);
+    let (actions, life, _) = world.settle();
+    assert_eq!(
+        (actions, life.coordinator),
+        (vec![follow.clone()], Coordinator::Serving)
+    );
+    world.seen.report = None;
     let (actions, life, _) = world.settle();
     assert_eq!((actions, life.coordinator), (vec![follow], Coordinator::Serving));
 }

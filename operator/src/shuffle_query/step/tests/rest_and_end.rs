@@ -244,13 +244,13 @@ fn a_query_that_is_being_deleted_is_only_cancelled() {
 #[test]
 fn an_epoch_is_above_every_pod_even_without_a_status() {
     let mut world = World::new(json!({}));
-    world.pod(7, PodState::Serving("10.0.0.7".to_owned()));
+    world.pod(7, PodState::Running("10.0.0.7".to_owned()));
     let Step::Commit(life) = step(&world.seen, world.now) else {
         panic!("it acts first");
     };
     assert_eq!(life.epoch, 8);
     assert_eq!(world.settle().0, launches(8, 1));
-    world.pod(8, PodState::Serving("10.0.0.8".to_owned()));
+    world.pod(8, PodState::Running("10.0.0.8".to_owned()));
     let follow = Action::Follow {
         epoch: 8,
         address: "10.0.0.8".to_owned(),

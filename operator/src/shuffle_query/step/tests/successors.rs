@@ -70,7 +70,7 @@ fn a_pod_that_is_gone_or_must_go_is_not_waited_for() {
         assert_eq!((actions, again), (vec![Action::Unfollow], Duration::from_secs(1)));
         world.now = at(2);
         assert_eq!(world.settle().0, launches(2, 1), "after the wait");
-        world.pod(2, PodState::Serving("10.0.0.2".to_owned()));
+        world.pod(2, PodState::Running("10.0.0.2".to_owned()));
         let follow = Action::Follow {
             epoch: 2,
             address: "10.0.0.2".to_owned(),
