@@ -21,8 +21,8 @@ use super::exit::Failure;
 use super::load::Loaded;
 use crate::coordinator::{CoordinatorOptions, StageOrders, SystemResolver};
 use crate::planner::{
-    BroadcastLimit, HashJoinLimit, PlanError, PlannedQuery, PlannedStage, plan, session_options,
-    session_state, tables_read,
+    BroadcastLimit, DeclaredTables, HashJoinLimit, PlanError, PlannedQuery, PlannedStage, plan,
+    session_options, session_state, tables_read,
 };
 use crate::sink::{Sink, SinkError};
 use crate::source::{InputManifest, SourceError, register_tables};
@@ -120,7 +120,10 @@ async fn prepare_checked(
     let memory = capacity.slot_memory_bytes;
     let options = session_options(usize::try_from(partitions).unwrap_or(1))
         .with_extension(Arc::new(BroadcastLimit::of_slots(memory)))
-        .with_extension(Arc::new(HashJoinLimit::of_slots(memory)));
+        .with_extension(Arc::new(HashJoinLimit::of_slots(memory)))
+        .with_extension(Arc::new(DeclaredTables(
+            spec.tables.iter().map(|table| table.name.clone()).collect(),
+        )));
     let context = SessionContext::new_with_state(session_state(options, runtime));
     let unplanned = |error: PlanError| Failure::unplanned(error.reason(), error);
     let read = tables_read(&context.state(), sql).await.map_err(unplanned)?;

@@ -1,15 +1,25 @@
 //! Why a query cannot be planned.
 
-use datafusion::error::DataFusionError;
+mod forms;
+mod messages;
+mod names;
+mod query_text;
+mod sentence;
+mod syntax;
+
 use sluice_crds::ErrorReason;
+
+pub(in crate::planner) use messages::plain;
+pub(in crate::planner) use query_text::{Names, QueryText};
+pub(in crate::planner) use sentence::describe;
 
 /// Why a query cannot be planned, or a fragment cannot be decoded. Every text names the place and the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// The text is no SQL.
-    #[error("the SQL text cannot be parsed: {message}")]
+    #[error("{message}")]
     Syntax {
-        /// The parser's message, with line and column where it has them.
+        /// What is wrong, its line and column, and the fix.
         message: String,
     },
     /// The text holds no statement.
@@ -52,9 +62,12 @@ pub enum PlanError {
         /// Where the limit was met.
         what: String,
     },
-    /// DataFusion refuses the query: an unknown table or column, types that do not fit.
-    #[error("the query cannot be planned: {0}")]
-    Query(#[source] DataFusionError),
+    /// The query is refused: an unknown table or column, types that do not fit.
+    #[error("{message}")]
+    Query {
+        /// What is wrong, its line and column where they are known, and the fix.
+        message: String,
+    },
     /// The plan holds something that Sluice cannot run.
     #[error("the plan needs {what}, which cannot run in stages: {fix}")]
     Unsupported {
@@ -91,7 +104,7 @@ impl PlanError {
             | Self::NotAQuery { .. }
             | Self::Clause { .. }
             | Self::TooDeep { .. }
-            | Self::Query(_) => ErrorReason::InvalidSql,
+            | Self::Query { .. } => ErrorReason::InvalidSql,
             Self::Unsupported { .. } | Self::Fragment { .. } => ErrorReason::UnsupportedPlan,
             Self::Internal { .. } => ErrorReason::Internal,
         }

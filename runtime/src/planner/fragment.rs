@@ -21,7 +21,7 @@ use prost::Message;
 use sluice_core::plan::{ExchangeKind, Split};
 
 use super::codec::FragmentCodec;
-use super::error::PlanError;
+use super::error::{PlanError, plain};
 use super::leaf::{InputProvider, ShuffleReadExec};
 use super::scan::ScanExec;
 use super::session::travelling_options;
@@ -117,10 +117,10 @@ pub(crate) fn encode(plan: &Arc<dyn ExecutionPlan>, config: &SessionConfig) -> R
 }
 
 fn unsupported(error: &DataFusionError) -> PlanError {
-    let message = error.strip_backtrace();
-    let first = message.split(". Plan:").next().unwrap_or_default().to_owned();
+    let message = error.find_root().strip_backtrace();
+    let first = message.split(". Plan:").next().unwrap_or_default();
     PlanError::Unsupported {
-        what: format!("an operator or expression ({first})"),
+        what: format!("an operator or expression ({})", plain(first)),
         fix: "write it another way".into(),
     }
 }

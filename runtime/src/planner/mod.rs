@@ -40,6 +40,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
@@ -50,12 +51,14 @@ use sluice_core::plan::StageGraph;
 pub use broadcast::BroadcastLimit;
 pub use cut::cut;
 pub use cut::order::SharedMerge;
+use error::{Names, QueryText};
+
 pub use error::PlanError;
 pub use explain::explain;
 pub use fragment::{Fragment, OutputSpec, TaskSplits, decode_schema, decode_task, encode_schema};
 pub use leaf::{InputProvider, InputStream, ReadMode, RowFacts, ShuffleReadExec};
 pub use scan::ScanExec;
-pub use session::{session_options, session_state, task_context};
+pub use session::{DeclaredTables, session_options, session_state, task_context};
 pub use sort_merge::HashJoinLimit;
 pub use split::{Cuts, FilePart, SplitTarget, SplittableFile, split_files};
 
@@ -133,7 +136,7 @@ pub async fn tables_read(state: &SessionState, sql: &str) -> Result<BTreeSet<Str
         let statement = parse(&state, &sql)?;
         let references = state
             .resolve_table_references(&statement)
-            .map_err(PlanError::Query)?;
+            .map_err(|error| error::describe(error, &query_text(&state, &sql)))?;
         Ok(references
             .iter()
             .map(|reference| reference.table().to_owned())
@@ -166,12 +169,11 @@ async fn on_a_deep_stack<T: Send + 'static>(
 }
 
 async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, PlanError> {
+    let refused = |error| error::describe(error, &query_text(state, sql));
     let statement = parse(state, sql)?;
-    let logical = logical_plan(state, statement).await?;
-    let physical = state
-        .create_physical_plan(&logical)
-        .await
-        .map_err(PlanError::Query)?;
+    let planned = state.statement_to_plan(statement).await.map_err(refused)?;
+    let logical = query_plan(planned)?.map_err(refused)?;
+    let physical = state.create_physical_plan(&logical).await.map_err(refused)?;
     let mut planned = cut(&physical, state.task_ctx().as_ref())?;
     // DataFusion's plan may not know the order any more: a column that it is by need not be selected.
     planned.graph.ordered |= planned.root_tasks() == 1;
@@ -179,12 +181,9 @@ async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, Plan
     Ok(planned)
 }
 
-async fn logical_plan(state: &SessionState, statement: Statement) -> Result<LogicalPlan, PlanError> {
-    let logical = state
-        .statement_to_plan(statement)
-        .await
-        .map_err(PlanError::Query)?;
-    match logical {
+/// The plan of a query with our rewrites: one that DataFusion refuses is the inner error.
+fn query_plan(planned: LogicalPlan) -> Result<Result<LogicalPlan, DataFusionError>, PlanError> {
+    match planned {
         // The statement was a query; what it became must be one too.
         LogicalPlan::Dml(_)
         | LogicalPlan::Ddl(_)
@@ -196,13 +195,39 @@ async fn logical_plan(state: &SessionState, statement: Statement) -> Result<Logi
             what: "this statement".into(),
             position: "the beginning of the text".into(),
         }),
-        query => grouping::plan_empty_sets(query)
+        query => Ok(grouping::plan_empty_sets(query)
             .and_then(set_operations::count_rows)
             .and_then(semantics::rewrite_predicates)
             .and_then(scalar::guard_scalar_subqueries)
-            .and_then(window::filters_as_columns)
-            .map_err(PlanError::Query),
+            .and_then(window::filters_as_columns)),
     }
+}
+
+/// The text and the names that a query of this session may use.
+fn query_text(state: &SessionState, sql: &str) -> QueryText {
+    let declared = state.config().get_extension::<DeclaredTables>();
+    let registered = || {
+        let schema = state.schema_for_ref("any").ok();
+        schema.map_or_else(Vec::new, |schema| schema.table_names())
+    };
+    // Their maps know no order.
+    let sorted = |mut names: Vec<String>| {
+        names.sort();
+        names
+    };
+    let of_rows = state.scalar_functions().keys();
+    let names = Names {
+        tables: sorted(declared.map_or_else(registered, |declared| declared.0.clone())),
+        functions: sorted(
+            of_rows
+                .chain(state.aggregate_functions().keys())
+                .cloned()
+                .collect(),
+        ),
+        window_functions: sorted(state.window_functions().keys().cloned().collect()),
+        table_functions: sorted(state.table_functions().keys().cloned().collect()),
+    };
+    QueryText::new(statement::tokens(sql), names)
 }
 
 impl PlannedQuery {

@@ -64,7 +64,14 @@ const FIXED: &[(&str, &str)] = &[
     ("datafusion.optimizer.skip_failed_rules", "false"),
     // Sources come from the query's tables alone.
     ("datafusion.catalog.information_schema", "false"),
+    // Where a name stands in the text, for messages.
+    ("datafusion.sql_parser.collect_spans", "true"),
 ];
+
+/// The names of the tables that a query declares, for messages: an extension of the session's configuration. Those that
+/// the SQL does not read need not be registered.
+#[derive(Debug)]
+pub struct DeclaredTables(pub Vec<String>);
 
 /// The deepest nesting of parentheses, operators and subqueries that the SQL parser follows.
 pub(crate) const RECURSION_LIMIT: usize = 50;

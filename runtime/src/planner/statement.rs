@@ -12,11 +12,10 @@ use std::ops::ControlFlow;
 use datafusion::error::DataFusionError;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::ast::{self, Visit, Visitor};
-use datafusion::sql::sqlparser::dialect::Dialect;
 use datafusion::sql::sqlparser::parser::ParserError;
-use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
-use super::error::PlanError;
+use super::error::{Names, PlanError, QueryText, describe};
 use super::session::RECURSION_LIMIT;
 use dialect::SluiceDialect;
 
@@ -29,7 +28,7 @@ pub(crate) fn parse(sql: &str, scalars: &BTreeSet<&str>) -> Result<Statement, Pl
         .with_recursion_limit(RECURSION_LIMIT)
         .build()
         .and_then(|mut parser| parser.parse_statements())
-        .map_err(|error| syntax(&error))?;
+        .map_err(|error| syntax(error, sql))?;
     let count = statements.len();
     let Some(statement) = statements.into_iter().next() else {
         return Err(PlanError::Empty);
@@ -37,14 +36,14 @@ pub(crate) fn parse(sql: &str, scalars: &BTreeSet<&str>) -> Result<Statement, Pl
     if count > 1 {
         return Err(PlanError::SeveralStatements {
             count,
-            position: position(sql, &dialect, 1),
+            position: position(sql, 1),
         });
     }
     check_depth(&statement)?;
     if let Some(what) = refused(&statement) {
         return Err(PlanError::NotAQuery {
             what,
-            position: position(sql, &dialect, 0),
+            position: position(sql, 0),
         });
     }
     let mut statement = statement;
@@ -115,7 +114,7 @@ impl Visitor for Depth {
     }
 }
 
-fn syntax(error: &DataFusionError) -> PlanError {
+fn syntax(error: DataFusionError, sql: &str) -> PlanError {
     if let DataFusionError::SQL(parser, _) = error.find_root()
         && matches!(parser.as_ref(), ParserError::RecursionLimitExceeded)
     {
@@ -123,9 +122,15 @@ fn syntax(error: &DataFusionError) -> PlanError {
             what: format!("more than {RECURSION_LIMIT} levels of parentheses, operators or subqueries"),
         };
     }
-    PlanError::Syntax {
-        message: error.strip_backtrace(),
-    }
+    describe(error, &QueryText::new(tokens(sql), Names::default()))
+}
+
+/// The tokens of a text with their places; those before the first one that cannot be read.
+pub(crate) fn tokens(sql: &str) -> Vec<TokenWithSpan> {
+    let mut tokens = Vec::new();
+    // What is wrong with the rest is the parser's to say.
+    let _ = Tokenizer::new(&SluiceDialect, sql).tokenize_with_location_into_buf(&mut tokens);
+    tokens
 }
 
 /// What a statement is, if it is no query.
@@ -180,10 +185,8 @@ fn first_words(text: &str) -> String {
 }
 
 /// Where statement `index` (from 0) begins: the first token after that many semicolons.
-fn position(sql: &str, dialect: &dyn Dialect, index: usize) -> String {
-    let tokens = Tokenizer::new(dialect, sql)
-        .tokenize_with_location()
-        .unwrap_or_default();
+fn position(sql: &str, index: usize) -> String {
+    let tokens = tokens(sql);
     let mut after_semicolon = true;
     let mut begun = 0;
     for token in &tokens {

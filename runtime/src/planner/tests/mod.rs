@@ -2,6 +2,7 @@
 
 mod broadcast;
 mod data;
+mod error_words;
 mod facts;
 mod harness;
 mod joins;

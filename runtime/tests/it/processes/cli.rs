@@ -77,7 +77,7 @@ fn bad_sql() -> Vec<Case> {
         (
             "no SQL",
             over_t("selct n from t"),
-            &["the SQL text cannot be parsed"],
+            &["line 1, column 1", "write SELECT"],
         ),
         (
             "two statements",
@@ -109,8 +109,22 @@ fn bad_sql() -> Vec<Case> {
             over_t("explain select 1"),
             &["EXPLAIN", "is not allowed"],
         ),
-        ("an unknown table", over_t("select * from u"), &["u", "not found"]),
-        ("an unknown column", over_t("select m from t"), &["m", "t.n"]),
+    ]
+}
+
+fn bad_names() -> Vec<Case> {
+    let over_t = |sql| query(sql, &["{name: t, location: rows.csv, format: csv}"], &[]);
+    vec![
+        (
+            "an unknown table",
+            over_t("select *\n      from u"),
+            &["table u at line 2, column", "is not declared: write t"],
+        ),
+        (
+            "an unknown column",
+            over_t("select m from t"),
+            &["column m", "write n"],
+        ),
         (
             "a missing file",
             query(
@@ -132,7 +146,7 @@ fn bad_sql() -> Vec<Case> {
 fn bad_input_ends_with_2_and_names_the_place_and_the_fix() {
     let folder = Folder::new();
     folder.write("rows.csv", "n\n1\n");
-    for (case, yaml, said) in bad_yaml().into_iter().chain(bad_sql()) {
+    for (case, yaml, said) in bad_yaml().into_iter().chain(bad_sql()).chain(bad_names()) {
         eprintln!("{case}");
         let ended = folder.run(&yaml, &["--local-workers", "1"]).expect(2, said);
         assert_eq!(ended.stdout, "", "{case}");

@@ -41,7 +41,7 @@ fn a_query_that_was_refused_has_failed() {
         (
             query("selct 1", &[], &[]),
             ErrorReason::InvalidSql,
-            "cannot be parsed",
+            "write SELECT",
         ),
         (
             query("select * from t", &missing, &[]),
