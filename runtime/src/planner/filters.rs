@@ -12,8 +12,9 @@ use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::grouping::has_row_for_nothing;
 
-/// [`PushDownFilter`], which in DataFusion 55 pushes a condition that names no column below every grouping. The group of
-/// all rows outlives a false one there, and a volatile one chooses among rows in place of groups.
+/// [`PushDownFilter`], which in DataFusion 55 pushes a condition that names no column below every grouping, also one that
+/// it has found to be false of its own. The group of all rows outlives a false one there, and a volatile one chooses
+/// among rows in place of groups.
 #[derive(Debug, Default)]
 pub(super) struct PushFilters(PushDownFilter);
 
@@ -44,10 +45,7 @@ fn must_stay(filter: &Filter) -> bool {
     }
     let is_volatile = conditions.iter().any(|condition| condition.is_volatile());
     match input.as_ref() {
-        LogicalPlan::Aggregate(aggregate) => {
-            let free = |condition: &&_| datafusion::logical_expr::Expr::column_refs(condition).is_empty();
-            is_volatile || (has_row_for_nothing(aggregate) && conditions.iter().any(free))
-        }
+        LogicalPlan::Aggregate(aggregate) => is_volatile || has_row_for_nothing(aggregate),
         LogicalPlan::Window(_) | LogicalPlan::Distinct(_) | LogicalPlan::Unnest(_) => is_volatile,
         _ => false,
     }

@@ -118,6 +118,7 @@ const ROWS: &[(&str, &[&str])] = &[
     // A filter that is false of its own stays above the group of all rows.
     ("SELECT count(*) FROM big HAVING 1 = 2", &[]),
     ("SELECT count(*) FROM big HAVING random() > 2", &[]),
+    ("SELECT 1 AS one FROM none HAVING count(*) = 0 AND count(*) = 1", &[]),
     ("SELECT c FROM (SELECT g, count(*) AS c FROM big GROUP BY ROLLUP (g)) WHERE random() > 2", &[]),
     ("SELECT c FROM (SELECT g, count(*) AS c FROM big GROUP BY CUBE (g)) WHERE c = 1 AND c = 2", &[]),
     ("SELECT g, c FROM (SELECT g, count(*) AS c FROM big GROUP BY ROLLUP (g)) WHERE g = 1 AND g = 2", &[]),
