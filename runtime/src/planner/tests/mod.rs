@@ -12,6 +12,7 @@ mod semantics;
 mod shapes;
 mod splits;
 mod stages;
+mod survey;
 mod text;
 mod tpch;
 mod windows;
