@@ -12,6 +12,7 @@ pub mod discovery;
 pub mod failure;
 pub mod ids;
 pub mod leases;
+pub mod limits;
 pub mod locality;
 pub mod message;
 pub mod metrics;

@@ -1,8 +1,8 @@
 //! Assignments and what becomes of them.
 
-use sluice_core::coordinator::MAX_TASKS;
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{LayoutVersion, StageId, StreamEpoch};
+use sluice_core::limits::{TooLarge, check_partitions, check_streams};
 use sluice_core::message::{
     AssignedInput, Assignment, InputState, InputUpdate, MapOutputPartitionMeta, Writer,
 };
@@ -44,12 +44,7 @@ impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
     type Error = WireError;
 
     fn try_from(wire: wire::AssignAttempt) -> Result<Self, WireError> {
-        // A reader has an entry for each of them.
-        let writers = wire.inputs.iter().flat_map(|input| &input.writers);
-        let map_tasks: u64 = writers.map(|writer| u64::from(writer.tasks)).sum();
-        if map_tasks > MAX_TASKS {
-            return Err(WireError::impossible("inputs.writers.tasks", map_tasks));
-        }
+        check_size(&wire)?;
         let inputs = wire.inputs.into_iter().map(AssignedInput::try_from);
         let assignment = Assignment {
             attempt: need(wire.attempt, "assign_attempt.attempt")?.into(),
@@ -67,6 +62,18 @@ impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
             .collect::<Result<_, _>>()?;
         Ok((assignment, splits))
     }
+}
+
+/// Whether a worker has the memory to keep what the attempt reads and writes.
+fn check_size(wire: &wire::AssignAttempt) -> Result<(), TooLarge> {
+    check_partitions(wire.output_partitions)?;
+    for input in &wire.inputs {
+        check_partitions(u32::try_from(input.assigned_reduce_partitions.len()).unwrap_or(u32::MAX))?;
+    }
+    check_streams(wire.inputs.iter().map(|input| {
+        let tasks = input.writers.iter().map(|writer| u64::from(writer.tasks)).sum();
+        (tasks, input.assigned_reduce_partitions.len() as u64)
+    }))
 }
 
 impl TryFrom<wire::AssignedInput> for AssignedInput {

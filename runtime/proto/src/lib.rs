@@ -19,6 +19,7 @@ pub mod text;
 pub use report::QueryReport;
 pub use session::{Hello, Welcome};
 pub use sluice_core::failure::RefusedReason;
+use sluice_core::limits::TooLarge;
 pub use split::LeafSplit;
 pub use stream::{fetch_error_of, refuse_fetch};
 pub use text::{MAX_TEXT_BYTES, shortened, shortened_display};
@@ -59,6 +60,9 @@ pub enum WireError {
         /// The value, shortened.
         value: String,
     },
+    /// It is one of a query that is larger than any may be.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
 }
 
 impl WireError {

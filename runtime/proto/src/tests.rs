@@ -1,8 +1,8 @@
 //! Every domain value survives the wire, and impossible messages are refused.
 
-use sluice_core::coordinator::MAX_TASKS;
 use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError};
 use sluice_core::ids::{AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, WorkerId};
+use sluice_core::limits::{MAX_PARTITIONS, MAX_STREAMS_PER_ATTEMPT};
 use sluice_core::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{FileRange, InputFile, Split};
@@ -133,9 +133,9 @@ fn texts_of_failures_have_an_end() {
 }
 
 #[test]
-fn an_assignment_of_more_map_tasks_than_a_graph_has_is_refused() {
-    let tasks = u32::try_from(MAX_TASKS).unwrap();
-    let reading = |tasks: &[u32]| {
+fn an_assignment_of_more_streams_or_partitions_than_a_worker_keeps_is_refused() {
+    let most = u32::try_from(MAX_STREAMS_PER_ATTEMPT).unwrap();
+    let reading = |tasks: &[u32], partitions: u32, output_partitions| {
         let writers = tasks.iter().map(|tasks| wire::Writer {
             stage: 0,
             tasks: *tasks,
@@ -144,17 +144,28 @@ fn an_assignment_of_more_map_tasks_than_a_graph_has_is_refused() {
             attempt: Some(attempt().into()),
             inputs: vec![wire::AssignedInput {
                 writers: writers.collect(),
-                assigned_reduce_partitions: vec![0],
+                assigned_reduce_partitions: (0..partitions).collect(),
                 range: None,
             }],
+            output_partitions,
             ..Default::default()
         };
         <(Assignment, Vec<LeafSplit>)>::try_from(assign)
     };
-    assert!(reading(&[tasks]).is_ok());
-    for tasks in [&[tasks, 1][..], &[u32::MAX], &[u32::MAX, u32::MAX]] {
-        let refused = reading(tasks).unwrap_err();
-        assert!(refused.to_string().contains("writers.tasks"), "{refused}");
+    assert!(reading(&[most], 1, MAX_PARTITIONS).is_ok());
+    assert!(reading(&[most / 2], 2, 1).is_ok());
+    let cases: &[(&[u32], u32, u32)] = &[
+        (&[most, 1], 1, 1),
+        (&[u32::MAX], 1, 1),
+        (&[u32::MAX, u32::MAX], 1, 1),
+        (&[most / 2 + 1], 2, 1),
+        (&[1], MAX_PARTITIONS + 1, 1),
+        (&[1], 1, MAX_PARTITIONS + 1),
+        (&[1], 1, u32::MAX),
+    ];
+    for (tasks, partitions, output_partitions) in cases {
+        let refused = reading(tasks, *partitions, *output_partitions).unwrap_err();
+        assert!(matches!(refused, WireError::TooLarge(_)), "{refused}");
     }
 }
 

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::SessionContext;
-use sluice_core::coordinator::Policy;
+use sluice_core::coordinator::{GraphError, Policy, check_graph};
 use sluice_core::ids::{CoordinatorEpoch, QueryId, StageId};
+use sluice_core::limits::check_fragment_bytes;
 use sluice_core::locality::DataPlaces;
-use sluice_crds::ShuffleQuerySpec;
 use sluice_crds::shuffle_query::{Compression, MAX_PARTITIONS, TableSpec};
+use sluice_crds::{ErrorReason, ShuffleQuerySpec};
 use sluice_proto::LeafSplit;
 use sluice_proto::auth::Guard;
 use tokio::time::Instant;
@@ -136,6 +137,7 @@ async fn prepare_checked(
         .await
         .map_err(bad_source)?;
     let mut planned = plan(&context.state(), sql).await.map_err(unplanned)?;
+    check_graph(&planned.graph).map_err(|error| Failure::unplanned(graph_reason(&error), error))?;
     planned.locate(&places(spec));
     if let Some(sink) = &sink {
         sink.check_columns(&planned.schema).map_err(bad_sink)?;
@@ -151,6 +153,14 @@ async fn prepare_checked(
         policy,
         compression,
     })
+}
+
+/// The reason of a graph that no coordinator takes.
+fn graph_reason(error: &GraphError) -> ErrorReason {
+    match error {
+        GraphError::TooLarge(_) => ErrorReason::UnsupportedPlan,
+        _ => ErrorReason::Internal,
+    }
 }
 
 /// Where the rows of each table are, as far as the query says.
@@ -214,12 +224,12 @@ impl Prepared {
     /// Everything that a coordinator needs to run the query on workers at these addresses.
     ///
     /// # Errors
-    /// A stage that cannot be encoded.
+    /// A stage that cannot be encoded, or stages that are too large together.
     pub fn into_options(
         self,
         epoch: CoordinatorEpoch,
         workers: Vec<String>,
-    ) -> anyhow::Result<CoordinatorOptions> {
+    ) -> Result<CoordinatorOptions, Failure> {
         let compression = self.compression.unwrap_or_else(|| compression_to(&workers));
         let graph = &self.planned.graph;
         let result = usize::try_from(graph.result.0)
@@ -236,6 +246,10 @@ impl Prepared {
                 let sink = self.sink.clone().filter(|_| roots.contains(&stage.id));
                 orders(planned, compression, sink)
             });
+        let stages = stages.collect::<anyhow::Result<Vec<_>>>()?;
+        let encoded = stages.iter().map(|orders| orders.template.len() as u64).sum();
+        check_fragment_bytes(encoded)
+            .map_err(|error| Failure::unplanned(ErrorReason::UnsupportedPlan, error))?;
         Ok(CoordinatorOptions {
             query: self.query,
             began: self.began,
@@ -244,7 +258,7 @@ impl Prepared {
             resolver: Arc::new(SystemResolver),
             token: None,
             guard: Guard::default(),
-            stages: stages.collect::<anyhow::Result<_>>()?,
+            stages,
             graph: self.planned.graph.clone(),
             schema: self.planned.schema.clone(),
             policy: self.policy,

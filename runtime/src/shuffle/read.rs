@@ -12,7 +12,7 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use sluice_core::failure::FetchError;
@@ -179,7 +179,7 @@ impl ShuffleReads {
     ///
     /// # Errors
     ///
-    /// If a schema cannot be read.
+    /// If a schema cannot be read, or there is no memory for very many streams.
     pub fn start(
         spec: ReadSpec,
         transport: Arc<dyn FetchTransport>,
@@ -188,6 +188,7 @@ impl ShuffleReads {
         runtime: &Handle,
     ) -> Result<Self, DataFusionError> {
         let counters = Arc::new(ReadCounters::default());
+        let tables = charge_tables(&spec.inputs, pool)?;
         let reservation = Arc::new(MemoryConsumer::new("shuffle read").register(pool));
         let (returns, returned) = mpsc::unbounded_channel();
         let mut senders = Vec::new();
@@ -217,6 +218,7 @@ impl ShuffleReads {
             transport,
             queues: Queues::new(senders, reservation),
             counters: Arc::clone(&counters),
+            _tables: tables,
         };
         let driver = AbortOnDropHandle::new(runtime.spawn(driver.run(updates, returned)));
         let driver = Arc::new(driver);
@@ -284,6 +286,33 @@ impl ShuffleReads {
             DataFusionError::Internal(message)
         })
     }
+}
+
+/// Streams of which the tables are not worth charging.
+const UNCHARGED_STREAMS: usize = 1 << 14;
+/// What a reader keeps of each other one, bytes.
+const STREAM_BYTES: usize = 512;
+/// The same where each stream has a queue of its own.
+const QUEUED_STREAM_BYTES: usize = 2048;
+
+/// Charges what is kept of very many streams before any of it is there.
+fn charge_tables(
+    inputs: &[ReadInput],
+    pool: &Arc<dyn MemoryPool>,
+) -> Result<MemoryReservation, DataFusionError> {
+    let of_input = |input: &ReadInput| {
+        let tasks = input.assigned.writers.iter().map(|writer| writer.tasks as usize);
+        let tasks = tasks.fold(0, usize::saturating_add);
+        let streams = tasks.saturating_mul(input.assigned.assigned_reduce_partitions.len());
+        let each = match input.delivery {
+            Delivery::Arrival => STREAM_BYTES,
+            Delivery::PerStream | Delivery::InOrder => QUEUED_STREAM_BYTES,
+        };
+        streams.saturating_sub(UNCHARGED_STREAMS).saturating_mul(each)
+    };
+    let tables = MemoryConsumer::new("shuffle read").register(pool);
+    tables.try_grow(inputs.iter().map(of_input).fold(0, usize::saturating_add))?;
+    Ok(tables)
 }
 
 /// A map task's partition, within one input.

@@ -55,14 +55,6 @@ pub(super) enum AttemptEnd {
     Failed(AttemptFailure),
 }
 
-impl AttemptEnd {
-    pub(super) fn refused(message: &str) -> Self {
-        Self::Failed(AttemptFailure::Refused {
-            message: message.to_owned(),
-        })
-    }
-}
-
 /// Runs an attempt to its end. A panic of an operator ends the attempt, not the worker; one of a decoder of files is
 /// caught in the scan, which knows them. Whatever an attempt that did not succeed has published is dropped.
 pub(super) async fn run(job: Job) -> AttemptEnd {

@@ -12,6 +12,7 @@ mod service;
 mod session;
 mod slots;
 mod stage;
+mod stages;
 mod status;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use sluice_core::ids::{Incarnation, WorkerId};
+use sluice_core::limits::worker_fragment_bytes;
 use sluice_proto::auth::Guard;
 use sluice_proto::serve::{BoundedListener, MAX_SMALL_REQUEST_BYTES, grpc_server};
 use sluice_proto::{LIVENESS_SERVICE, MAX_SESSION_MESSAGE_BYTES, wire::worker_server::WorkerServer};
@@ -77,6 +79,7 @@ struct Shared {
     footers: footers::Footers,
     slots: slots::Slots,
     queries: queries::Queries,
+    fragments: stages::FragmentBudget,
     /// Runs attempts.
     cpu: tokio::runtime::Handle,
     /// Runs everything else.
@@ -161,6 +164,7 @@ impl RunningWorker {
             footers: footers::Footers::new(options.memory_bytes),
             slots: slots::Slots::start(options.slots),
             queries: queries::Queries::default(),
+            fragments: stages::FragmentBudget::new(worker_fragment_bytes(options.memory_bytes)),
             cpu: cpu.handle().clone(),
             control: tokio::runtime::Handle::current(),
             health,

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{AttemptId, StageId};
+use sluice_core::limits::MAX_ATTEMPTS_PER_SESSION;
 use sluice_core::message::{Assignment, InputUpdate};
 use sluice_core::metrics::AttemptMetrics;
 use sluice_proto::auth::{AuthError, Claims, FetchEndpoint, Token};
@@ -21,7 +23,7 @@ use super::attempt::{self, AttemptEnd, Job};
 use super::bounds::Bounds;
 use super::counters::Counters;
 use super::slots::SessionSlots;
-use super::stage::StageTemplate;
+use super::stages::Stages;
 use crate::shuffle::store::AttemptCounts;
 use crate::transport::Peers;
 
@@ -48,7 +50,9 @@ pub(super) struct Session {
     pub(super) outbound: mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
     /// Set when a later session of the same query takes over, or the worker shuts down.
     pub(super) replaced: CancellationToken,
-    stages: BTreeMap<StageId, Arc<StageTemplate>>,
+    stages: Stages,
+    /// Attempts that messages have named so far.
+    named: u64,
     running: BTreeMap<AttemptId, Running>,
     /// Spilled bytes of attempts that have ended, as they were last told.
     told: BTreeMap<AttemptId, u64>,
@@ -94,6 +98,8 @@ impl Session {
         ),
     ) -> Self {
         Self {
+            stages: Stages::new(&shared.fragments),
+            named: 0,
             shared,
             hello,
             slots,
@@ -101,7 +107,6 @@ impl Session {
             peers: Peers::default(),
             outbound,
             replaced,
-            stages: BTreeMap::new(),
             running: BTreeMap::new(),
             told: BTreeMap::new(),
         }
@@ -187,17 +192,25 @@ impl Session {
             FromCoordinator::WantSlots(want) => self.slots.want(want.slots),
             FromCoordinator::ReleaseSlots(release) => self.slots.release(release.slots),
             FromCoordinator::DefineStage(stage) => {
-                let template = StageTemplate::decode(&stage.fragment);
-                match template {
-                    Ok(template) => {
-                        self.stages.insert(StageId(stage.stage), Arc::new(template));
-                    }
-                    Err(error) => tracing::warn!(stage = stage.stage, %error, "refused a stage"),
+                let query = &self.hello.query;
+                if let Err(failure) = self.stages.define(StageId(stage.stage), &stage.fragment) {
+                    tracing::warn!(%query, stage = stage.stage, %failure, "refused a stage");
                 }
             }
             FromCoordinator::AssignAttempt(assign) => {
-                let (assignment, splits) = assign.try_into().map_err(impossible)?;
-                self.start(assignment, splits, ended).await;
+                self.count_attempt()?;
+                let (attempt, layout) = (assign.attempt, (assign.layout_version, assign.layout_fingerprint));
+                match (assign.try_into(), attempt) {
+                    (Ok((assignment, splits)), _) => self.start(assignment, splits, ended).await,
+                    (Err(WireError::TooLarge(large)), Some(attempt)) => {
+                        let failure = AttemptFailure::BadInput {
+                            kind: BadInputKind::UnsupportedPlan,
+                            message: large.to_string(),
+                        };
+                        self.refuse(attempt.into(), layout, failure, ended);
+                    }
+                    (Err(error), _) => return Err(impossible(error)),
+                }
             }
             FromCoordinator::UpdateInputs(update) => {
                 let attempt = update
@@ -220,6 +233,7 @@ impl Session {
                 }
             }
             FromCoordinator::RetireAttempt(attempt) => {
+                self.count_attempt()?;
                 self.shared
                     .store
                     .retire(self.hello.query.clone(), attempt.into())
@@ -248,19 +262,15 @@ impl Session {
     ) {
         let attempt = assignment.attempt;
         let layout = (assignment.layout_version.0, assignment.layout_fingerprint);
-        let refuse = |message: &str| AttemptEnd::refused(message);
-        let Some(stage) = self.stages.get(&attempt.stage).cloned() else {
-            let _ = ended.send((
-                attempt,
-                refuse("the stage's fragment is unknown or cannot be decoded by this build"),
-            ));
-            self.track(attempt, layout).cancel.cancel();
-            return;
+        let stage = match self.stages.get(attempt.stage) {
+            Ok(stage) => stage,
+            Err(failure) => return self.refuse(attempt, layout, failure, ended),
         };
         let Some(slot) = self.slots.consume().await else {
-            let _ = ended.send((attempt, refuse("no slot was granted for it")));
-            self.track(attempt, layout).cancel.cancel();
-            return;
+            let failure = AttemptFailure::Refused {
+                message: "no slot was granted for it".to_owned(),
+            };
+            return self.refuse(attempt, layout, failure, ended);
         };
         let shared = Arc::clone(&self.shared);
         let (query, coordinator_epoch) = (self.hello.query.clone(), self.hello.coordinator_epoch);
@@ -286,6 +296,29 @@ impl Session {
             drop(slot);
             let _ = ended.send((attempt, end));
         });
+    }
+
+    /// Ends an attempt that does not start.
+    fn refuse(
+        &mut self,
+        attempt: AttemptId,
+        layout: (u32, u64),
+        failure: AttemptFailure,
+        ended: &mpsc::UnboundedSender<(AttemptId, AttemptEnd)>,
+    ) {
+        let _ = ended.send((attempt, AttemptEnd::Failed(failure)));
+        self.track(attempt, layout).cancel.cancel();
+    }
+
+    /// What was said of attempts is remembered: without bound only in a session that no coordinator has.
+    fn count_attempt(&mut self) -> Result<(), Status> {
+        self.named += 1;
+        if self.named > MAX_ATTEMPTS_PER_SESSION {
+            return Err(Status::resource_exhausted(format!(
+                "the session has named more than {MAX_ATTEMPTS_PER_SESSION} attempts"
+            )));
+        }
+        Ok(())
     }
 
     fn track(&mut self, attempt: AttemptId, layout: (u32, u64)) -> Tracked {

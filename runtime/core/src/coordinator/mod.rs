@@ -24,7 +24,7 @@ use std::mem;
 pub use event::{Action, Event, Outcome, QueryFailure};
 pub use poison::MAX_WORKERS_LOST_WITH_TASK;
 pub use policy::Policy;
-pub use topology::{GraphError, MAX_TASKS};
+pub use topology::{GraphError, check_graph};
 
 use crate::plan::StageGraph;
 use crate::time::Instant;

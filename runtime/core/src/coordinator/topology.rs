@@ -5,11 +5,8 @@ use std::collections::BTreeSet;
 use thiserror::Error;
 
 use crate::ids::{ExchangeId, StageId};
+use crate::limits::{TooLarge, check_partitions, check_stages, check_streams, check_tasks};
 use crate::plan::{Exchange, ExchangeKind, ReadKind, Stage, StageGraph};
-
-/// Tasks that one graph may have, and map tasks that one attempt may read. Above it the tables of the coordinator and
-/// of readers would no longer be small.
-pub const MAX_TASKS: u64 = 1 << 20;
 
 /// Why a stage graph cannot be executed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -26,19 +23,9 @@ pub enum GraphError {
     /// The stage has no task.
     #[error("stage {0} has no task")]
     NoTasks(StageId),
-    /// More tasks than [`MAX_TASKS`].
-    #[error("the graph has {0} tasks, more than {MAX_TASKS}: lower the number of partitions")]
-    TooManyTasks(u64),
-    /// The stage's inputs have more map tasks than [`MAX_TASKS`], an exchange that is read twice counted twice.
-    #[error(
-        "each task of stage {stage} reads {tasks} tasks, more than {MAX_TASKS}: lower the number of partitions"
-    )]
-    TooManyMapTasks {
-        /// The reading stage.
-        stage: StageId,
-        /// The map tasks.
-        tasks: u64,
-    },
+    /// The graph is larger than [`crate::limits`] allow.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
     /// The exchange has no partition.
     #[error("exchange {0} has no partition")]
     NoPartitions(ExchangeId),
@@ -99,6 +86,15 @@ pub enum GraphError {
     /// The result is read by a stage, or has more than one partition.
     #[error("the result, exchange {0}, must have one partition and no reading stage")]
     BadResult(ExchangeId),
+}
+
+/// Whether a coordinator takes the graph.
+///
+/// # Errors
+///
+/// It cannot be executed, or is too large.
+pub fn check_graph(graph: &StageGraph) -> Result<(), GraphError> {
+    Topology::new(graph).map(|_| ())
 }
 
 /// Who reads whom.
@@ -186,10 +182,8 @@ fn check_numbers(graph: &StageGraph) -> Result<(), GraphError> {
     if let Some((_, exchange)) = misplaced {
         return Err(GraphError::ExchangeMisplaced(exchange.id));
     }
-    let tasks = graph.stages.iter().map(|stage| u64::from(stage.tasks)).sum();
-    if tasks > MAX_TASKS {
-        return Err(GraphError::TooManyTasks(tasks));
-    }
+    check_stages(graph.stages.len() as u64)?;
+    check_tasks(graph.stages.iter().map(|stage| u64::from(stage.tasks)).sum())?;
     Ok(())
 }
 
@@ -197,6 +191,7 @@ fn check_writers(graph: &StageGraph, exchange: &Exchange) -> Result<(), GraphErr
     if exchange.partitions == 0 {
         return Err(GraphError::NoPartitions(exchange.id));
     }
+    check_partitions(exchange.partitions)?;
     if exchange.writers.is_empty() {
         return Err(GraphError::NoWriters(exchange.id));
     }
@@ -259,23 +254,24 @@ fn check_stage(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
     if ranges.count() > 1 {
         return Err(GraphError::ManyRanges(stage.id));
     }
-    check_map_tasks(graph, stage)
+    check_reads(graph, stage)
 }
 
 /// What each task of the stage reads must be small enough for a worker to take it.
-fn check_map_tasks(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
-    let mut tasks = 0;
+fn check_reads(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
+    let mut inputs = Vec::with_capacity(stage.inputs.len());
     for input in &stage.inputs {
-        let writers = &exchange_of(graph, input.exchange)?.writers;
-        let known = writers.iter().filter_map(|id| graph.stages.get(id.0 as usize));
-        tasks += known.map(|writer| u64::from(writer.tasks)).sum::<u64>();
+        let exchange = exchange_of(graph, input.exchange)?;
+        let writers = exchange.writers.iter();
+        let known = writers.filter_map(|id| graph.stages.get(id.0 as usize));
+        let tasks: u64 = known.map(|writer| u64::from(writer.tasks)).sum();
+        let partitions = match input.read {
+            ReadKind::AllPartitions | ReadKind::OwnRange => u64::from(exchange.partitions),
+            ReadKind::OwnPartition => 1,
+        };
+        inputs.push((tasks, partitions));
     }
-    if tasks > MAX_TASKS {
-        return Err(GraphError::TooManyMapTasks {
-            stage: stage.id,
-            tasks,
-        });
-    }
+    check_streams(inputs)?;
     Ok(())
 }
 

@@ -84,6 +84,8 @@ pub struct Driver {
     pub transport: Arc<dyn FetchTransport>,
     pub queues: Queues,
     pub counters: Arc<ReadCounters>,
+    /// What the reader and the queues themselves take.
+    pub _tables: MemoryReservation,
 }
 
 /// The open calls, and which of them are still wanted.

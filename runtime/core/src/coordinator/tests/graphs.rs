@@ -1,10 +1,15 @@
 //! Graphs that are refused, each for its own reason.
 
 use super::kit::{chain, map_reduce, policy, sink_policy};
-use crate::coordinator::{Coordinator, GraphError};
+use crate::coordinator::{Coordinator, GraphError, check_graph};
 use crate::ids::{ExchangeId, StageId};
+use crate::limits::TooLarge;
 use crate::plan::{ExchangeKind, ReadKind, StageGraph};
 use crate::time::Instant;
+
+fn large(why: TooLarge) -> Option<GraphError> {
+    Some(GraphError::TooLarge(why))
+}
 
 fn error(change: impl FnOnce(&mut StageGraph)) -> Option<GraphError> {
     let mut graph = map_reduce(2, 3);
@@ -36,10 +41,15 @@ fn bad_graphs_are_refused_by_name() {
         Some(GraphError::NoTasks(s0))
     );
     let many = |graph: &mut StageGraph| graph.stages[0].tasks = u32::MAX;
-    assert_eq!(
-        error(many),
-        Some(GraphError::TooManyTasks(u64::from(u32::MAX) + 3))
-    );
+    assert_eq!(error(many), large(TooLarge::Tasks(u64::from(u32::MAX) + 3)));
+    let wide = |graph: &mut StageGraph| {
+        graph.exchanges[0].partitions = 1 << 17;
+        graph.stages[1].tasks = 1 << 17;
+    };
+    assert_eq!(error(wide), large(TooLarge::Partitions(1 << 17)));
+    let long = Coordinator::new(chain(1025), policy(), Instant(0)).err();
+    assert_eq!(long, large(TooLarge::Stages(1025)));
+    assert_eq!(check_graph(&chain(1024)), Ok(()));
     assert_eq!(
         error(|graph| graph.exchanges[0].partitions = 0),
         Some(GraphError::NoPartitions(x0))
@@ -113,9 +123,10 @@ fn a_stage_that_reads_more_tasks_than_a_worker_takes_is_refused() {
         graph.stages[0].tasks = 1 << 19;
         graph.stages[1].inputs = vec![graph.stages[1].inputs[0]; 3];
     };
-    let refused = Some(GraphError::TooManyMapTasks {
-        stage: StageId(1),
-        tasks: 3 << 19,
-    });
-    assert_eq!(error(often), refused);
+    assert_eq!(error(often), large(TooLarge::Streams(3 << 19)));
+    let all = |graph: &mut StageGraph| {
+        graph.stages[0].tasks = 1 << 19;
+        graph.stages[1].inputs[0].read = ReadKind::AllPartitions;
+    };
+    assert_eq!(error(all), large(TooLarge::Streams(3 << 19)));
 }
