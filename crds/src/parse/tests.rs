@@ -31,7 +31,7 @@ fn the_message_names_document_field_and_fix() {
     assert_eq!(
         message(&yaml),
         "document 2: spec.deadline is not a field: remove it; fields here are deadlineSeconds, \
-         priority, retry, shuffle, sink, sql, sqlFrom, suspend, tables, ttlSecondsAfterFinished, workerPoolRef, workers"
+         preview, priority, retry, shuffle, sink, sql, sqlFrom, suspend, tables, ttlSecondsAfterFinished, workerPoolRef, workers"
     );
 }
 

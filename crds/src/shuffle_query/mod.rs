@@ -21,7 +21,7 @@ pub use retry::{
     RetrySpec,
 };
 pub use shuffle::{Compression, MAX_FETCH_WINDOW_PARTITIONS, MAX_PARTITIONS, ShuffleSpec};
-pub use sink::{IfExists, SinkSpec};
+pub use sink::{IfExists, PreviewMode, SinkSpec};
 pub use spec::{
     ConfigMapKeyRef, MAX_PRIORITY, MAX_QUERY_NAME, MAX_SECONDS, MAX_SQL_BYTES, MAX_TABLES, POOL_NAME_PATTERN,
     ShuffleQuery, ShuffleQuerySpec, SqlSource, WorkerPoolRef,

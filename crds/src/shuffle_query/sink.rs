@@ -1,4 +1,4 @@
-//! Where a query's rows go.
+//! Where a query's rows go, and what is shown of them.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -27,6 +27,18 @@ pub struct SinkSpec {
     /// What to do when the folder exists: Fail, or Replace it as a whole.
     #[serde(default)]
     pub if_exists: IfExists,
+}
+
+/// What the status shows of the rows of a query without a sink: the FirstRows, or None of them.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum PreviewMode {
+    /// The first rows, within the bounds of `status.preview`.
+    #[default]
+    FirstRows,
+    /// No row. A cluster counts the rows of the result and keeps none; `sluice run` prints them all the same.
+    None,
 }
 
 /// What to do when the sink's folder exists.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::retry::RetrySpec;
 use super::shuffle::ShuffleSpec;
-use super::sink::SinkSpec;
+use super::sink::{PreviewMode, SinkSpec};
 use super::status::ShuffleQueryStatus;
 use super::table::TableSpec;
 use crate::embedded::{CONFIG_KEY_PATTERN, OBJECT_NAME_PATTERN};
@@ -47,6 +47,7 @@ pub const POOL_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
     printcolumn = r#"{"name":"Phase","type":"string","jsonPath":".status.phase"}"#,
     printcolumn = r#"{"name":"Stages","type":"string","jsonPath":".status.stagesDone","description":"Stages done of stages planned."}"#,
     printcolumn = r#"{"name":"Tasks","type":"string","jsonPath":".status.tasksDone","description":"Tasks done of tasks planned."}"#,
+    printcolumn = r#"{"name":"Rows","type":"integer","jsonPath":".status.totals.rowsWritten","description":"Rows of the result."}"#,
     printcolumn = r#"{"name":"TTFR(ms)","type":"integer","jsonPath":".status.timeToFirstRowMillis","description":"Milliseconds to the first result row."}"#,
     printcolumn = r#"{"name":"Spill(bytes)","type":"integer","jsonPath":".status.totals.bytesSpilled","description":"Bytes that went to disk for lack of memory."}"#,
     printcolumn = r#"{"name":"Local","type":"string","jsonPath":".status.localAttempts","description":"Attempts near their data of those that should be."}"#,
@@ -65,6 +66,7 @@ pub const POOL_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
     validation = Rule::new(unchanged("sqlFrom")).message("sqlFrom cannot be changed: create another query"),
     validation = Rule::new(unchanged("tables")).message("tables cannot be changed: create another query"),
     validation = Rule::new(unchanged("sink")).message("sink cannot be changed: create another query"),
+    validation = Rule::new(unchanged("preview")).message("preview cannot be changed: create another query"),
     validation = Rule::new(unchanged("shuffle")).message("shuffle cannot be changed: create another query"),
     validation = Rule::new(unchanged("retry")).message("retry cannot be changed: create another query"),
     validation = Rule::new(unchanged("workerPoolRef")).message("workerPoolRef cannot be changed: create another query"),
@@ -86,10 +88,15 @@ pub struct ShuffleQuerySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub tables: Vec<TableSpec>,
-    /// Where the rows go; if the query orders them, the files follow each other by name. Without it the status carries a bounded
-    /// preview of the result.
+    /// Where the rows go; if the query orders them, the files follow each other by name. Without it the status carries the first
+    /// rows of the result, as preview says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink: Option<SinkSpec>,
+    /// What the status shows of the rows of a query without a sink: the FirstRows, or None of them. With None a cluster
+    /// counts the rows (status.totals.rowsWritten) and keeps none of them: for rows that readers of the status must not
+    /// see, give a sink too. `sluice run` prints all rows either way. Of no effect with a sink, whose rows no status shows.
+    #[serde(default)]
+    pub preview: PreviewMode,
     /// How rows move between stages.
     #[serde(default)]
     pub shuffle: ShuffleSpec,

@@ -104,7 +104,7 @@ pub struct ShuffleQueryStatus {
     /// Why the query failed or was cancelled: the first cause.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<QueryError>,
-    /// First rows of the result of a query without a sink. At most 20 rows and 64 columns, and 4 KiB of JSON. Values are cut to
+    /// First rows of the result of a query without a sink, unless spec.preview is None. At most 20 rows and 64 columns, and 4 KiB of JSON. Values are cut to
     /// 256 characters, and further before rows are left out; one row stays in any case.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preview: Option<ResultPreview>,

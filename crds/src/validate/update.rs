@@ -22,6 +22,7 @@ pub fn validate_query_update(old: &ShuffleQuery, new: &ShuffleQuery) -> Vec<Prob
     fixed("sqlFrom", before.sql_from == after.sql_from);
     fixed("tables", before.tables == after.tables);
     fixed("sink", before.sink == after.sink);
+    fixed("preview", before.preview == after.preview);
     fixed("shuffle", before.shuffle == after.shuffle);
     fixed("retry", before.retry == after.retry);
     fixed("workerPoolRef", before.worker_pool_ref == after.worker_pool_ref);

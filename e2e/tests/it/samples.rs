@@ -96,6 +96,7 @@ async fn is_printed(space: &Space) -> Result<()> {
             .is_some_and(|(done, of)| done == of && done != "0");
         assert!(done, "{whole} in {line:?}");
     }
+    assert!(line["Rows"].as_u64().is_some_and(|rows| rows > 0), "{line:?}");
     assert!(line["TTFR(ms)"].as_u64().is_some(), "{line:?}");
     assert_eq!(line["Spill(bytes)"].as_u64().unwrap_or_default(), 0, "{line:?}");
     assert!(line["Local"].is_null(), "nothing should run near data: {line:?}");

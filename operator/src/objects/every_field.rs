@@ -67,6 +67,7 @@ spec:
   - {name: stations, locations: [/lake/north, /lake/south], format: parquet}
   - {name: lines, tpch: {scaleFactor: 0.5, table: lineitem}}
   sink: {location: /out/daily, format: parquet, ifExists: Replace}
+  preview: None
   shuffle: {partitions: 8, compression: Zstd, reduceFetchWindowPartitions: 7}
   retry:
     maxTaskAttempts: 5

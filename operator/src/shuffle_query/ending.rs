@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use sluice_core::termination::Termination;
+use sluice_crds::shuffle_query::PreviewMode;
 use sluice_crds::shuffle_query::status::{QueryError, QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ErrorReason, ProgressReason};
 
@@ -50,14 +51,25 @@ pub(super) fn success(seen: &Observed) -> Option<ShuffleQueryStatus> {
     })
 }
 
-/// The end of a query that ended well. Where nobody heard its coordinator and that left no rows behind, it says so.
+/// The end of a query that ended well. Where nobody heard its coordinator and that left no rows behind, it says so; also
+/// where nobody was to keep them.
 pub(super) fn succeeded(seen: &Observed, life: Lifecycle, words: ShuffleQueryStatus) -> Lifecycle {
     let heard = seen
         .report
         .as_ref()
         .is_some_and(|report| report.phase.is_terminal());
-    let lost = !heard && words.preview.is_none() && seen.query.spec.sink.is_none();
+    let spec = &seen.query.spec;
+    let shown = match spec.preview {
+        PreviewMode::FirstRows => spec.sink.is_none(),
+        PreviewMode::None => false,
+    };
+    let lost = !heard && words.preview.is_none() && shown;
+    let rows = words.totals.rows_written;
     let mut ended = life.ended(words);
+    if !shown && spec.sink.is_none() {
+        ended.message =
+            format!("rows of the result: {rows}; spec.preview is None and there is no sink, so none is kept");
+    }
     if lost {
         ended.reason = ProgressReason::ResultLost.into();
         ended.message =

@@ -65,7 +65,7 @@ pub(super) struct CoordinatorArgs {
     #[arg(long, value_parser = parse_size)]
     slot_memory: Option<ByteSize>,
     /// Who takes the rows of a query without a sink: a client that reads them, or nobody, so that only the preview
-    /// in status remains.
+    /// in status remains, if the query wants one (spec.preview).
     #[arg(long, value_enum, default_value = "preview")]
     results: Results,
     /// A file with the token that opens sessions and fetches at workers that check tokens.

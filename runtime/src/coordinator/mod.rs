@@ -16,6 +16,7 @@ use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::plan::StageGraph;
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_core::status::{SinkFiles, StatusContext};
+use sluice_crds::shuffle_query::PreviewMode;
 use sluice_crds::shuffle_query::status::ResultPreview;
 use sluice_proto::auth::{Guard, Token};
 use sluice_proto::{Hello, LeafSplit, QueryReport};
@@ -58,6 +59,8 @@ pub struct CoordinatorOptions {
     pub guard: Guard,
     /// Where the rows land; without one a client reads them.
     pub sink: Option<Sink>,
+    /// What the status shows of rows without a sink.
+    pub preview: PreviewMode,
     /// Folders below which scans may read.
     pub input_roots: Vec<String>,
 }

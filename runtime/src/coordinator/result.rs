@@ -15,7 +15,9 @@ use sluice_core::ids::{AttemptId, LayoutVersion, TaskId};
 use sluice_core::message::{AssignedInput, InputState, InputUpdate, Writer};
 use sluice_core::reader::Delivery;
 use sluice_crds::shuffle_query::status::ResultPreview;
-use sluice_crds::shuffle_query::{PREVIEW_MAX_COLUMNS, PREVIEW_MAX_ROWS, PREVIEW_MAX_TEXT, bound_preview};
+use sluice_crds::shuffle_query::{
+    PREVIEW_MAX_COLUMNS, PREVIEW_MAX_ROWS, PREVIEW_MAX_TEXT, PreviewMode, bound_preview,
+};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -50,6 +52,7 @@ struct Start {
     spec: ReadSpec,
     inbox: mpsc::UnboundedReceiver<InputUpdate>,
     rows: mpsc::Sender<RecordBatch>,
+    mode: PreviewMode,
     preview: watch::Sender<Option<ResultPreview>>,
 }
 
@@ -102,6 +105,7 @@ impl ResultReader {
             spec,
             inbox,
             rows,
+            mode: options.preview,
             preview,
         });
         (
@@ -147,7 +151,7 @@ enum ReadEnd {
 /// Reads the result until it is delivered, or the rest of rows that have left the query will not come.
 async fn read(start: Start, peers: Peers, events: EventSender) {
     let mut forward = Forward {
-        shown: Preview::new(&start.spec),
+        shown: Preview::new(start.mode, &start.spec),
         rows: start.rows,
         preview: start.preview,
         events,
@@ -190,7 +194,8 @@ async fn read(start: Start, peers: Peers, events: EventSender) {
 
 /// Where rows go.
 struct Forward {
-    shown: Preview,
+    /// The first rows, where status shows them.
+    shown: Option<Preview>,
     rows: mpsc::Sender<RecordBatch>,
     preview: watch::Sender<Option<ResultPreview>>,
     events: EventSender,
@@ -254,7 +259,9 @@ impl Forward {
                         return self.failed(failed.unwrap_or_else(|| unreadable(latest)));
                     }
                     None => {
-                        self.preview.send_replace(self.shown.shown());
+                        if let Some(shown) = &self.shown {
+                            self.preview.send_replace(shown.shown());
+                        }
                         return ReadEnd::Delivered;
                     }
                 },
@@ -294,8 +301,10 @@ impl Forward {
             self.began = true;
             let _ = self.events.send(FromLink::Event(Event::FirstRowDelivered));
         }
-        if self.shown.add(&batch) {
-            self.preview.send_replace(self.shown.shown());
+        if let Some(shown) = &mut self.shown
+            && shown.add(&batch)
+        {
+            self.preview.send_replace(shown.shown());
         }
         self.waiting = Some(batch);
     }
@@ -319,10 +328,13 @@ struct Preview {
 }
 
 impl Preview {
-    fn new(spec: &ReadSpec) -> Self {
+    fn new(mode: PreviewMode, spec: &ReadSpec) -> Option<Self> {
         let fields = spec.inputs.iter().flat_map(|input| input.schema.fields());
         let columns = fields.map(|field| field.name().clone()).collect();
-        Self::of(columns)
+        match mode {
+            PreviewMode::FirstRows => Some(Self::of(columns)),
+            PreviewMode::None => None,
+        }
     }
 
     fn of(columns: Vec<String>) -> Self {

@@ -12,7 +12,7 @@ use sluice_core::coordinator::{GraphError, Policy, check_graph};
 use sluice_core::ids::{CoordinatorEpoch, QueryId, StageId};
 use sluice_core::limits::check_fragment_bytes;
 use sluice_core::locality::DataPlaces;
-use sluice_crds::shuffle_query::{Compression, MAX_PARTITIONS, TableSpec};
+use sluice_crds::shuffle_query::{Compression, MAX_PARTITIONS, PreviewMode, TableSpec};
 use sluice_crds::{ErrorReason, ShuffleQuerySpec};
 use sluice_proto::LeafSplit;
 use sluice_proto::auth::Guard;
@@ -42,6 +42,7 @@ pub struct Prepared {
     /// When the query began, from which its deadline counts.
     pub began: Instant,
     policy: Policy,
+    preview: PreviewMode,
     compression: Option<Compression>,
 }
 
@@ -151,6 +152,7 @@ async fn prepare_checked(
         sink,
         began,
         policy,
+        preview: spec.preview,
         compression,
     })
 }
@@ -263,6 +265,7 @@ impl Prepared {
             schema: self.planned.schema.clone(),
             policy: self.policy,
             sink: self.sink,
+            preview: self.preview,
             input_roots: self
                 .manifest
                 .roots

@@ -109,3 +109,33 @@ fn a_coordinator_that_refuses_tells_its_parent_why() {
         (QueryPhase::Failed, Some(ErrorReason::InvalidSql))
     );
 }
+
+#[test]
+fn rows_stay_out_of_the_status_where_the_query_says_so() {
+    let folder = Folder::new();
+    let path = folder.at("status.json");
+    let path = path.to_string_lossy();
+    let of = |more: &[&str], extra: &[&str]| {
+        let arguments = [&["--local-workers", "1", "--status", &path], extra].concat();
+        let yaml = query("values ('secret'), ('other')", &[], more);
+        let ended = folder.run(&yaml, &arguments).expect(0, &[]);
+        assert!(
+            ended.stdout.contains("secret"),
+            "the client gets them: {}",
+            ended.stdout
+        );
+        read(&folder)
+    };
+    for extra in [&[][..], &["--processes"]] {
+        let shown = of(&[], extra);
+        assert_eq!(shown.preview.expect("first rows").rows.len(), 2, "{extra:?}");
+        let hidden = of(&["preview: None"], extra);
+        assert_eq!(
+            (hidden.preview, hidden.totals.rows_written),
+            (None, 2),
+            "{extra:?}"
+        );
+        let text = std::fs::read_to_string(folder.at("status.json")).expect("it was written");
+        assert!(!text.contains("secret"), "{extra:?}: {text}");
+    }
+}

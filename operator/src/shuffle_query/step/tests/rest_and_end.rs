@@ -205,6 +205,7 @@ fn who_hears_of_the_end_late_has_the_rows_or_says_that_they_are_lost() {
             panic!("no words");
         };
         said.preview = preview;
+        said.totals.rows_written = 3;
         said.stages = vec![serde_json::from_value(stage.clone()).unwrap()];
         world.pod(1, words);
         world.now = at(9);
@@ -230,6 +231,14 @@ fn who_hears_of_the_end_late_has_the_rows_or_says_that_they_are_lost() {
 
     let status = ended(json!({"sink": {"location": "/out/q", "format": "parquet"}}), None);
     assert_eq!(status.reason, completed, "its rows are in the sink");
+
+    let status = ended(json!({"preview": "None"}), None);
+    assert_eq!(status.reason, completed, "nobody was to see its rows");
+    let message = status.message.unwrap();
+    assert!(
+        message.starts_with("rows of the result: 3;") && message.contains("none is kept"),
+        "{message}"
+    );
 }
 
 #[test]
