@@ -12,4 +12,5 @@ mod notes;
 mod objects;
 mod schema;
 mod snapshots;
+mod user_roles;
 mod values;

@@ -66,6 +66,8 @@ fn changes() -> BTreeMap<&'static str, (Value, Value)> {
         ("serviceAccount.name", (none(), json!("a"))),
         ("serviceAccount.annotations", (none(), json!({"a": "b"}))),
         ("rbac.create", (none(), json!(false))),
+        ("rbac.userRoles.create", (none(), json!(false))),
+        ("rbac.userRoles.aggregate", (none(), json!(false))),
         ("signingKey.existingSecret", (none(), json!("mine"))),
         ("signingKey.secretKey", (none(), json!("other.pem"))),
         ("podDisruptionBudget.enabled", (none(), json!(false))),
