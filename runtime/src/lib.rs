@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod coordinator;
+mod forbidden;
 pub mod local;
 pub mod memory;
 mod owned_dir;

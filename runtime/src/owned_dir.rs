@@ -111,7 +111,8 @@ fn remove(path: &Path) -> io::Result<()> {
     fs::remove_dir_all(path).and_then(|()| fs::remove_file(lock_path(path)))
 }
 
-fn lock_path(dir: &Path) -> PathBuf {
+/// The file beside a folder that its process holds locked.
+pub fn lock_path(dir: &Path) -> PathBuf {
     dir.with_extension("lock")
 }
 

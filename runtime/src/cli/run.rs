@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{CommandResult, QueryFile, cores, parse_size, parse_workers};
 use crate::coordinator::{RunningQuery, serve};
+use crate::forbidden::RUN_PREFIX;
 use crate::local::client::Client;
 use crate::local::deadline::Deadline;
 use crate::local::exit::Failure;
@@ -32,8 +33,6 @@ const EPOCH: CoordinatorEpoch = CoordinatorEpoch(1);
 const SERVICE_PATIENCE: Duration = Duration::from_secs(10);
 /// How long removing what a lost coordinator wrote may take; its file system may not answer.
 const ABANDON_PATIENCE: Duration = Duration::from_secs(10);
-/// How the folder of a run is called, before its query's id.
-const FOLDER: &str = "sluice-run-";
 
 /// Runs a query on this machine: a coordinator and workers that shuffle over gRPC, as in a cluster.
 ///
@@ -234,8 +233,10 @@ pub(super) fn default_capacity(loaded: &Loaded) -> Capacity {
 /// The folder of this run alone. Those of runs that were killed go.
 fn spill_folder(parent: Option<&Path>, id: &QueryId) -> Result<OwnedDir, Failure> {
     let default = std::env::temp_dir();
-    let name = format!("{FOLDER}{id}");
-    let made = OwnedDir::create(parent.unwrap_or(&default), &name, |name| name.starts_with(FOLDER));
+    let name = format!("{RUN_PREFIX}{id}");
+    let made = OwnedDir::create(parent.unwrap_or(&default), &name, |name| {
+        name.starts_with(RUN_PREFIX)
+    });
     made.map_err(|error| Failure::BadInput(format!("--spill-dir: {error}")))
 }
 

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder, DiskManagerMode};
 use sluice_core::ids::{AttemptId, Incarnation, QueryId};
 
+use crate::forbidden::is_incarnation;
 use crate::owned_dir::{OwnedDir, private};
 
 /// Where operators spill, beside the queries: no query's id has an underscore.
@@ -34,10 +35,6 @@ impl SpillDir {
     ///
     /// If the directory cannot be made, or another living process has it.
     pub fn open(root: &Path, incarnation: Incarnation) -> io::Result<Self> {
-        let is_incarnation = |name: &str| {
-            let number = name.strip_prefix('i').map(str::parse::<u64>);
-            matches!(number, Some(Ok(_)))
-        };
         OwnedDir::create(root, &incarnation.to_string(), is_incarnation).map(Self)
     }
 

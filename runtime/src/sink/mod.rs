@@ -22,10 +22,12 @@ use arrow::datatypes::SchemaRef;
 use datafusion::execution::memory_pool::MemoryPool;
 use serde::{Deserialize, Serialize};
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId};
-use sluice_crds::shuffle_query::{FileFormat, IfExists, SinkSpec, system_folder};
+use sluice_crds::shuffle_query::{FileFormat, IfExists, SinkSpec};
 
 use crate::source::resolve_location;
 use commit::Environment;
+
+use crate::forbidden::forbidden_folder;
 
 pub use error::SinkError;
 pub use sluice_core::status::Committed;
@@ -108,7 +110,7 @@ impl Sink {
     fn check_surroundings(&self, inputs: &[PathBuf]) -> Result<(), SinkError> {
         let forbidden = |problem: String| Err(SinkError::forbidden(&self.location, &problem));
         let resolved = files::resolved(&self.location)?;
-        if let Some(folder) = resolved.to_str().and_then(system_folder) {
+        if let Some(folder) = forbidden_folder(&resolved) {
             return forbidden(format!(
                 "leads into {folder}, which is no place for results: name another folder"
             ));

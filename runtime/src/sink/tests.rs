@@ -499,6 +499,22 @@ async fn another_schema_or_an_unwritable_place_is_an_error() {
 }
 
 #[tokio::test]
+async fn no_sink_is_in_a_spill_folder() {
+    let folder = TempDir::new().unwrap();
+    let spill = crate::owned_dir::OwnedDir::create(folder.path(), "i3", |_| false).unwrap();
+    std::os::unix::fs::symlink(spill.path(), folder.path().join("link")).unwrap();
+    for location in ["i3/result", "link/result", "i3"] {
+        let spec = serde_json::from_value(json!({"location": location, "format": "csv"})).unwrap();
+        let error = Sink::new(&spec, folder.path()).unwrap().check(&[]).unwrap_err();
+        assert_eq!(error.reason(), ErrorReason::ForbiddenPath);
+        assert!(
+            error.to_string().contains("leads into the spill folder"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn only_what_queries_have_written_is_replaced() {
     let folder = TempDir::new().unwrap();
     let replacing = sink(&folder, "q1", "csv", "Replace");

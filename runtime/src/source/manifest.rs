@@ -17,11 +17,12 @@ use serde::{Deserialize, Serialize};
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::plan::InputFile;
 use sluice_crds::ErrorReason;
-use sluice_crds::shuffle_query::{FileFormat, TableSource, TableSpec, system_folder};
+use sluice_crds::shuffle_query::{FileFormat, TableSource, TableSpec};
 
 use super::error::SourceError;
 use super::location::resolve_location;
 use super::store::object_stores;
+use crate::forbidden::forbidden_folder;
 
 /// Most files of one query. Each costs memory in the coordinator and a line in the journal.
 const MAX_FILES: usize = 100_000;
@@ -110,7 +111,7 @@ fn list_table(spec: &TableSpec, base: &Path, files_left: usize) -> Result<Listed
             let message = format!("location {} cannot be opened: {cause}: {fix}", path.display());
             error(ErrorReason::TableNotFound, message)
         })?;
-        if let Some(folder) = root.to_str().and_then(system_folder) {
+        if let Some(folder) = forbidden_folder(&root) {
             let message = format!(
                 "location {location} leads into {folder}, which is no place for tables: name a folder of data"
             );
@@ -204,6 +205,12 @@ impl Listing<'_> {
             if metadata.is_dir() && name.contains('=') {
                 let problem = "is named as the value of a column, which is not read from names of folders yet: name it as a location of a table of its own";
                 return Err(self.error(ErrorReason::InvalidSpec, &path, problem));
+            }
+            if metadata.is_dir()
+                && let Some(folder) = forbidden_folder(&resolved)
+            {
+                let problem = format!("is {folder}, which is no place for tables: name a folder beside it");
+                return Err(self.error(ErrorReason::ForbiddenPath, &path, &problem));
             }
             if metadata.is_dir() {
                 self.folder(root, &resolved, depth + 1)?;

@@ -21,8 +21,9 @@ use object_store::{
     ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use sluice_core::plan::InputFile;
-use sluice_crds::shuffle_query::system_folder;
 use url::Url;
+
+use crate::forbidden::forbidden_folder;
 
 /// The most bytes of a range that are read at once.
 const CHUNK: u64 = 256 << 10;
@@ -103,18 +104,19 @@ impl RootedStore {
         let path = self.files.path_to_filesystem(location)?;
         let roots = Arc::clone(&self.roots);
         let resolved = tokio::task::spawn_blocking(move || match path.canonicalize() {
-            Ok(resolved) if !is_below(&roots, &resolved) => Ok(None),
+            Ok(resolved) if forbidden_folder(&resolved).is_some() => Ok(Err(FORBIDDEN)),
+            Ok(resolved) if !is_below(&roots, &resolved) => Ok(Err(OUTSIDE)),
             // The opening of a pipe waits for whoever writes to it.
             Ok(resolved) if !resolved.is_file() => Err((path, std::io::ErrorKind::NotFound.into())),
-            Ok(resolved) => Ok(Some(resolved)),
+            Ok(resolved) => Ok(Ok(resolved)),
             // What is absent below a root is absent; what is absent elsewhere is none of the query's business.
-            Err(_) if !is_below(&roots, &path) => Ok(None),
+            Err(_) if !is_below(&roots, &path) => Ok(Err(OUTSIDE)),
             Err(error) => Err((path, error)),
         })
         .await?;
         match resolved {
-            Ok(Some(path)) => Ok(Path::from_absolute_path(path)?),
-            Ok(None) => Err(denied(location, "it is outside the declared tables")),
+            Ok(Ok(path)) => Ok(Path::from_absolute_path(path)?),
+            Ok(Err(why)) => Err(denied(location, why)),
             Err((path, error)) if error.kind() == std::io::ErrorKind::NotFound => Err(Error::NotFound {
                 path: path.display().to_string(),
                 source: Box::new(error),
@@ -127,9 +129,13 @@ impl RootedStore {
     }
 }
 
-/// Whether a path is in a root; nothing of the system's folders is, whatever the roots are.
+/// Why a file is not served, whatever the roots are.
+const FORBIDDEN: &str = "it is in a folder of the system or a spill folder, which are no place for tables";
+const OUTSIDE: &str = "it is outside the declared tables";
+
+/// Whether a path is in a root.
 fn is_below(roots: &[PathBuf], path: &FsPath) -> bool {
-    path.to_str().and_then(system_folder).is_none() && roots.iter().any(|root| path.starts_with(root))
+    roots.iter().any(|root| path.starts_with(root))
 }
 
 /// Whether a file is still the one of the manifest.

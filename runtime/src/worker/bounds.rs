@@ -9,6 +9,7 @@ use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_proto::auth::Folders;
 
 use super::WorkerOptions;
+use crate::forbidden::forbidden_folder;
 
 /// The folders of a session. Each set bounds by itself; where there is none, nothing is bounded.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +19,8 @@ pub(super) struct Bounds {
     sinks: Option<BTreeSet<PathBuf>>,
     /// Folders that sinks lie in: what is written beside a sink stays in them too.
     sink_dirs: Option<BTreeSet<PathBuf>>,
+    /// The folders that the worker spills to: no table and no sink is there.
+    spill: BTreeSet<PathBuf>,
 }
 
 impl Bounds {
@@ -33,6 +36,7 @@ impl Bounds {
             read: read.into_iter().chain(given(&options.data_dirs)).collect(),
             sinks: folders.map(|folders| claimed(&folders.write)),
             sink_dirs: given(&options.sink_dirs),
+            spill: resolved(options.spill_dirs.iter().map(PathBuf::as_path)),
         }
     }
 
@@ -42,16 +46,25 @@ impl Bounds {
             read: vec![BTreeSet::new()],
             sinks: Some(BTreeSet::new()),
             sink_dirs: None,
+            spill: BTreeSet::new(),
         }
     }
 
     /// What is left of the roots that a coordinator asks for, with links resolved. Blocks.
     pub(super) fn read_roots(&self, asked: &[String]) -> Vec<PathBuf> {
         let mut roots = resolved(asked.iter().map(Path::new));
+        roots.retain(|root| self.forbidden(root).is_none());
         for bound in &self.read {
             roots = common(&roots, bound);
         }
         roots.into_iter().collect()
+    }
+
+    /// The folder that a path with its links resolved is or lies in, if nothing of a query is there, in words.
+    fn forbidden(&self, resolved: &Path) -> Option<String> {
+        let spill = resolved.ancestors().find(|above| self.spill.contains(*above));
+        let spill = spill.map(|folder| format!("the spill folder {}", folder.display()));
+        spill.or_else(|| forbidden_folder(resolved))
     }
 
     /// Whether attempts may write a sink here. Blocks.
@@ -60,6 +73,15 @@ impl Bounds {
     /// They may not.
     pub(super) fn check_sink(&self, location: &Path) -> Result<(), AttemptFailure> {
         let resolved = resolve(location);
+        let refused = |problem: String| AttemptFailure::BadInput {
+            kind: BadInputKind::ForbiddenPath,
+            message: format!("the sink {} {problem}", location.display()),
+        };
+        if let Some(folder) = self.forbidden(&resolved) {
+            return Err(refused(format!(
+                "leads into {folder}, which is no place for results"
+            )));
+        }
         let is_claimed = self.sinks.as_ref().is_none_or(|sinks| lies_in(&resolved, sinks));
         let is_given = self
             .sink_dirs
@@ -68,13 +90,9 @@ impl Bounds {
         if is_claimed && is_given {
             return Ok(());
         }
-        Err(AttemptFailure::BadInput {
-            kind: BadInputKind::ForbiddenPath,
-            message: format!(
-                "the sink {} is outside the folders that the query may write",
-                location.display()
-            ),
-        })
+        Err(refused(
+            "is outside the folders that the query may write".to_owned(),
+        ))
     }
 }
 
@@ -123,6 +141,7 @@ mod tests {
             read: read.iter().copied().map(set).collect(),
             sinks: sinks.map(set),
             sink_dirs: sink_dirs.map(set),
+            spill: BTreeSet::new(),
         }
     }
 
@@ -179,5 +198,42 @@ mod tests {
         let whole = bounds(&[], Some(&[mount.as_path()]), Some(&[mount.as_path()]));
         assert!(whole.check_sink(&mount).is_err());
         assert_eq!(Bounds::default().check_sink(&sink), Ok(()));
+    }
+
+    #[test]
+    fn nothing_of_a_query_is_in_a_spill_folder_or_one_of_the_system() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let top = folder.path().canonicalize().expect("it exists");
+        let spill = top.join("spill/disk");
+        std::fs::create_dir_all(spill.join("rows")).expect("it can be made");
+        std::os::unix::fs::symlink(&spill, top.join("link")).expect("it can be linked");
+        let bounds = Bounds {
+            spill: resolved([spill.as_path()].into_iter()),
+            ..Bounds::default()
+        };
+        let roots = |path: &Path| bounds.read_roots(&[text(path)]);
+        for inside in [
+            spill.clone(),
+            spill.join("rows"),
+            top.join("link/rows"),
+            "/proc/self".into(),
+            "/etc/sluice".into(),
+        ] {
+            assert_eq!(roots(&inside), Vec::<PathBuf>::new(), "{inside:?}");
+            let refused = bounds
+                .check_sink(&inside.join("out"))
+                .expect_err("it is no place for results");
+            let AttemptFailure::BadInput { kind, message } = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(kind, BadInputKind::ForbiddenPath);
+            assert!(message.contains("leads into"), "{message}");
+        }
+        assert_eq!(
+            roots(&top.join("spill")),
+            [top.join("spill")],
+            "what is above may hold tables too"
+        );
+        assert_eq!(bounds.check_sink(&top.join("spill/out")), Ok(()));
     }
 }

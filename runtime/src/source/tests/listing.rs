@@ -64,6 +64,34 @@ async fn no_link_leads_into_a_folder_of_the_system() {
 }
 
 #[tokio::test]
+async fn no_table_is_in_a_spill_folder() {
+    let folder = TempDir::new().unwrap();
+    let spill = crate::owned_dir::OwnedDir::create(folder.path(), "sluice-run-q", |_| false).unwrap();
+    fs::write(spill.path().join("a.csv"), "x\n1\n").unwrap();
+    symlink(spill.path(), folder.path().join("link")).unwrap();
+    for inside in [
+        spill.path().to_owned(),
+        spill.path().join("a.csv"),
+        folder.path().join("link"),
+    ] {
+        let error = refusal(&files("csv", &inside)).await;
+        assert!(
+            error.starts_with("ForbiddenPath") && error.contains("leads into the spill folder"),
+            "{error}"
+        );
+    }
+    // One above it would read it too. The lock file itself is no file of the table's format.
+    let above = folder.path().join("above");
+    let inner = crate::owned_dir::OwnedDir::create(&above, "i7", |_| false).unwrap();
+    let error = refusal(&files("csv", &above)).await;
+    assert!(error.contains("i7"), "either of both is refused: {error}");
+    fs::create_dir(above.join("t")).unwrap();
+    symlink(inner.path(), above.join("t/link")).unwrap();
+    let error = refusal(&files("csv", &above.join("t"))).await;
+    assert!(error.starts_with("ForbiddenPath"), "{error}");
+}
+
+#[tokio::test]
 async fn several_locations_and_a_file_of_any_name() {
     let folder = TempDir::new().unwrap();
     let odd = write(&folder, "one/x#1", "x\n1\n");
