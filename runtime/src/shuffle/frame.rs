@@ -198,10 +198,22 @@ impl FrameFormat {
     }
 }
 
+/// The most bytes that one compressed byte stands for: a run of LZ4 grows by 255 with each byte of its length, a block
+/// of ZSTD, 128 KiB, has four bytes at least.
+fn most_per_byte(codec: CompressionType) -> u64 {
+    match codec {
+        CompressionType::LZ4_FRAME => 255,
+        _ => 32 << 10,
+    }
+}
+
 /// Checks where buffers lie, and how long compressed ones say to be: Arrow allocates that much before it
-/// decompresses.
+/// decompresses. No bytes stand for more than their codec can put into them.
 fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<(), String> {
     let mut total = 0u64;
+    let most = batch
+        .compression()
+        .map(|compression| most_per_byte(compression.codec()));
     for buffer in batch.buffers().into_iter().flatten() {
         let start = usize::try_from(buffer.offset()).ok();
         let length = usize::try_from(buffer.length()).ok();
@@ -210,9 +222,9 @@ fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<()
             body.get(start..end)
         });
         let bytes = range.ok_or("a buffer outside the message")?;
-        if batch.compression().is_none() {
+        let Some(most) = most else {
             continue;
-        }
+        };
         let Some((declared, compressed)) = bytes.split_first_chunk::<8>() else {
             continue;
         };
@@ -222,6 +234,9 @@ fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<()
             -1 => compressed.len() as u64,
             other => u64::try_from(other).map_err(|_| "a negative length")?,
         };
+        if length > most.saturating_mul(compressed.len() as u64) {
+            return Err(format!("{} bytes cannot stand for {length}", compressed.len()));
+        }
         total = total.saturating_add(length);
         if total > MAX_BATCH_BYTES {
             return Err(format!("more than {MAX_BATCH_BYTES} bytes once decompressed"));

@@ -243,3 +243,30 @@ fn bytes_that_arrow_refuses_are_an_error_and_no_panic() {
     assert!(decode(&other, &frame, 4096).is_err());
     assert!(decode(&batch, &seal(&[]), 4096).is_err());
 }
+
+/// A length is allocated before it is decompressed.
+#[test]
+fn no_buffer_says_to_be_longer_than_its_codec_can_make_it() {
+    let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; 1 << 20]));
+    let batch = RecordBatch::try_from_iter([("zeros", zeros)]).unwrap();
+    for compression in [Compression::Lz4, Compression::Zstd] {
+        let bytes = encode(std::slice::from_ref(&batch), compression);
+        assert!(
+            bytes.len() < 100_000,
+            "{compression:?}: it is as small as it gets: {}",
+            bytes.len()
+        );
+        assert_eq!(decode(&batch, &bytes, bytes.len()).unwrap(), [batch.clone()]);
+        // The one length of the frame, made a gigabyte.
+        let format = format(&batch, compression);
+        let length = (8_i64 << 20).to_le_bytes();
+        let at = bytes
+            .windows(8)
+            .position(|window| window == length)
+            .expect("its length");
+        let mut payload = bytes[HEADER_BYTES..].to_vec();
+        payload[at - HEADER_BYTES..][..8].copy_from_slice(&(40_i64 << 30).to_le_bytes());
+        let message = format.batch(&Buffer::from(payload)).unwrap_err();
+        assert!(message.contains("cannot stand for"), "{message}");
+    }
+}
