@@ -28,6 +28,7 @@ use super::adapt::SchemaExec;
 use super::leaf::{ReadMode, RowFacts, ShuffleReadExec};
 use super::opaque::OpaqueExec;
 use super::recursion::WorkTableSlot;
+use super::sample::{Method, Sample};
 use super::scalar::SINGLE_VALUE;
 use super::scan::{ScanExec, file_config};
 use super::window::{self, WindowMessage, WindowSlot};
@@ -110,6 +111,19 @@ struct ScanMessage {
     limit: Option<u64>,
     #[prost(bool, tag = "5")]
     arrow_stream: bool,
+    #[prost(message, optional, tag = "6")]
+    sample: Option<SampleMessage>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SampleMessage {
+    /// Rows that lie in a row are chosen together.
+    #[prost(bool, tag = "1")]
+    together: bool,
+    #[prost(double, tag = "2")]
+    percent: f64,
+    #[prost(fixed64, tag = "3")]
+    seed: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -352,6 +366,11 @@ fn encode_scan(
         compression: None,
         limit: None,
         arrow_stream: false,
+        sample: scan.sample().map(|sample| SampleMessage {
+            together: sample.method == Method::System,
+            percent: sample.percent,
+            seed: sample.seed,
+        }),
     };
     if let Some(config) = file_config(scan.source()) {
         let compression = CompressionTypeVariant::from(config.file_compression_type);
@@ -375,7 +394,16 @@ fn decode_scan(
     if let Some(config) = file_config(&source) {
         source = DataSourceExec::from_data_source(restore(config, scan)?);
     }
-    Ok(Arc::new(ScanExec::new(scan.leaf, source)))
+    let sample = scan.sample.as_ref().map(|sample| Sample {
+        method: if sample.together {
+            Method::System
+        } else {
+            Method::Bernoulli
+        },
+        percent: sample.percent,
+        seed: sample.seed,
+    });
+    Ok(Arc::new(ScanExec::new(scan.leaf, source).sampled(sample)))
 }
 
 /// Puts back the options that the encoding lost.

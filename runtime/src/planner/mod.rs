@@ -23,6 +23,7 @@ mod leaf;
 mod opaque;
 mod recursion;
 mod rules;
+mod sample;
 mod scalar;
 mod scan;
 mod semantics;
@@ -61,6 +62,7 @@ pub use scan::ScanExec;
 pub use session::{DeclaredTables, session_options, session_state, task_context};
 pub use sort_merge::HashJoinLimit;
 pub use split::{Cuts, FilePart, SplitTarget, SplittableFile, split_files};
+use statement::Sampled;
 
 /// A query cut into stages.
 #[derive(Debug)]
@@ -133,7 +135,7 @@ pub async fn tables_read(state: &SessionState, sql: &str) -> Result<BTreeSet<Str
     let state = state.clone();
     let sql = sql.to_owned();
     on_a_deep_stack(move || {
-        let statement = parse(&state, &sql)?;
+        let (statement, _) = parse(&state, &sql)?;
         let references = state
             .resolve_table_references(&statement)
             .map_err(|error| error::describe(error, &query_text(&state, &sql)))?;
@@ -145,7 +147,7 @@ pub async fn tables_read(state: &SessionState, sql: &str) -> Result<BTreeSet<Str
     .await
 }
 
-fn parse(state: &SessionState, sql: &str) -> Result<Statement, PlanError> {
+fn parse(state: &SessionState, sql: &str) -> Result<(Statement, Vec<Sampled>), PlanError> {
     let scalars = state.scalar_functions().keys().map(String::as_str).collect();
     statement::parse(sql, &scalars)
 }
@@ -170,9 +172,9 @@ async fn on_a_deep_stack<T: Send + 'static>(
 
 async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, PlanError> {
     let refused = |error| error::describe(error, &query_text(state, sql));
-    let statement = parse(state, sql)?;
+    let (statement, samples) = parse(state, sql)?;
     let planned = state.statement_to_plan(statement).await.map_err(refused)?;
-    let logical = query_plan(planned)?.map_err(refused)?;
+    let logical = query_plan(planned, &samples)?.map_err(refused)?;
     let physical = state.create_physical_plan(&logical).await.map_err(refused)?;
     let mut planned = cut(&physical, state.task_ctx().as_ref())?;
     // DataFusion's plan may not know the order any more: a column that it is by need not be selected.
@@ -182,7 +184,10 @@ async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, Plan
 }
 
 /// The plan of a query with our rewrites: one that DataFusion refuses is the inner error.
-fn query_plan(planned: LogicalPlan) -> Result<Result<LogicalPlan, DataFusionError>, PlanError> {
+fn query_plan(
+    planned: LogicalPlan,
+    samples: &[Sampled],
+) -> Result<Result<LogicalPlan, DataFusionError>, PlanError> {
     match planned {
         // The statement was a query; what it became must be one too.
         LogicalPlan::Dml(_)
@@ -195,7 +200,7 @@ fn query_plan(planned: LogicalPlan) -> Result<Result<LogicalPlan, DataFusionErro
             what: "this statement".into(),
             position: "the beginning of the text".into(),
         }),
-        query => Ok(grouping::plan_empty_sets(query)
+        query => Ok(grouping::plan_empty_sets(sample::sample_tables(query, samples)?)
             .and_then(set_operations::count_rows)
             .and_then(semantics::rewrite_predicates)
             .and_then(scalar::guard_scalar_subqueries)

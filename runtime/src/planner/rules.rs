@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::common::{JoinType, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::metadata::CachedParquetMetaData;
@@ -12,10 +12,11 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, PartitionMode};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
+use super::sample::SampleExec;
 use super::scan::file_config;
 use super::split::{Cuts, SplitTarget, SplittableFile, split_files};
 
@@ -32,7 +33,7 @@ impl SplitScans {
         Self { target, runtime }
     }
 
-    fn split(&self, config: &FileScanConfig) -> FileScanConfig {
+    fn split(&self, config: &FileScanConfig, is_sampled: bool) -> FileScanConfig {
         let files: Vec<&PartitionedFile> = config
             .file_groups
             .iter()
@@ -47,12 +48,18 @@ impl SplitScans {
         if divided || files.is_empty() {
             return builder.build();
         }
+        let source = config.file_source().file_type();
         let total = files.iter().map(|file| file.object_meta.size).sum();
         let splittable: Vec<SplittableFile> = files
             .iter()
             .map(|file| SplittableFile {
                 size: file.object_meta.size,
-                cuts: self.cuts(config, file),
+                // A row's place counts from the beginning of its row group, or of its file.
+                cuts: match source {
+                    "parquet" => self.cuts(config, file),
+                    _ if is_sampled => Cuts::Nowhere,
+                    _ => self.cuts(config, file),
+                },
             })
             .collect();
         let groups = split_files(&splittable, self.target.tasks_for(total))
@@ -112,12 +119,19 @@ impl SplitScans {
 
 impl PhysicalOptimizerRule for SplitScans {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|plan| {
-            let Some(config) = file_config(&plan) else {
+        plan.transform_down(|plan| {
+            if let Some(config) = file_config(&plan) {
+                let scan = DataSourceExec::from_data_source(self.split(config, false));
+                return Ok(Transformed::yes(scan as Arc<dyn ExecutionPlan>));
+            }
+            let sampled = plan.downcast_ref::<SampleExec>();
+            let Some(config) = sampled.and_then(|sampled| file_config(sampled.scan())) else {
                 return Ok(Transformed::no(plan));
             };
-            let scan = DataSourceExec::from_data_source(self.split(config));
-            Ok(Transformed::yes(scan as Arc<dyn ExecutionPlan>))
+            let scan = DataSourceExec::from_data_source(self.split(config, true));
+            let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+            let sampled = plan.replace_children(vec![scan], options)?;
+            Ok(Transformed::new(sampled, true, TreeNodeRecursion::Jump))
         })
         .data()
     }

@@ -16,6 +16,7 @@ use datafusion::physical_plan::{
 use sluice_core::plan::{FileRange, Split};
 
 use super::error::PlanError;
+use super::sample::{Sample, SampledScan};
 use crate::source::tpch::TpchScanExec;
 use crate::source::{CheckedScan, Decoder, input_file, object_meta};
 
@@ -26,6 +27,8 @@ pub struct ScanExec {
     /// For people; it does not travel.
     table: Option<String>,
     source: Arc<dyn ExecutionPlan>,
+    /// Which of the rows are read, if not all.
+    sample: Option<Sample>,
 }
 
 impl ScanExec {
@@ -35,7 +38,23 @@ impl ScanExec {
             leaf,
             table: None,
             source,
+            sample: None,
         }
+    }
+
+    /// The same scan of some of the rows.
+    pub(crate) fn sampled(&self, sample: Option<Sample>) -> Self {
+        Self {
+            leaf: self.leaf,
+            table: self.table.clone(),
+            source: Arc::clone(&self.source),
+            sample,
+        }
+    }
+
+    /// Which of the rows are read, if not all.
+    pub(crate) fn sample(&self) -> Option<Sample> {
+        self.sample
     }
 
     /// The same scan of a table with a name.
@@ -67,28 +86,51 @@ impl ScanExec {
                 let config = file_config(&self.source).ok_or_else(|| {
                     PlanError::fragment("split", format!("scan {} reads no files", self.leaf))
                 })?;
-                let decoder = Decoder::of(config);
-                let files = ranges
-                    .iter()
-                    .map(|range| partitioned_file(range, &decoder))
-                    .collect::<Result<Vec<_>, _>>()?;
-                let config = FileScanConfigBuilder::from(config.clone())
-                    .with_file_groups(vec![FileGroup::new(files)])
-                    .build();
-                let scan = DataSourceExec::from_data_source(config);
-                Ok(Arc::new(CheckedScan::new(scan, decoder, ranges)))
+                match self.sample {
+                    None => scan_of_ranges(config, ranges),
+                    Some(sample) => Ok(Arc::new(SampledScan::of_files(config, ranges, sample))),
+                }
             }
-            Split::Tpch { part, parts } => {
+            Split::Tpch {
+                part: split_part,
+                parts,
+            } => {
                 let scan = self.source.downcast_ref::<TpchScanExec>().ok_or_else(|| {
                     PlanError::fragment("split", format!("scan {} generates no rows", self.leaf))
                 })?;
                 let part = scan
-                    .with_part(*part, *parts)
+                    .with_part(*split_part, *parts)
                     .map_err(|error| PlanError::fragment("split", error))?;
-                Ok(Arc::new(part))
+                let Some(sample) = self.sample else {
+                    return Ok(Arc::new(part));
+                };
+                let name = format!("tpch {} {} {parts}", scan.table().name(), scan.scale_factor());
+                Ok(Arc::new(SampledScan::of_part(
+                    Arc::new(part),
+                    name,
+                    (*split_part).into(),
+                    sample,
+                )))
             }
         }
     }
+}
+
+/// A scan that reads these ranges.
+pub(crate) fn scan_of_ranges(
+    config: &FileScanConfig,
+    ranges: &[FileRange],
+) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
+    let decoder = Decoder::of(config);
+    let files = ranges
+        .iter()
+        .map(|range| partitioned_file(range, &decoder))
+        .collect::<Result<Vec<_>, _>>()?;
+    let config = FileScanConfigBuilder::from(config.clone())
+        .with_file_groups(vec![FileGroup::new(files)])
+        .build();
+    let scan = DataSourceExec::from_data_source(config);
+    Ok(Arc::new(CheckedScan::new(scan, decoder, ranges)))
 }
 
 /// The file scan that `plan` is, if it is one.
@@ -162,6 +204,9 @@ fn partitioned_file(range: &FileRange, decoder: &Decoder) -> Result<PartitionedF
 impl DisplayAs for ScanExec {
     fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ScanExec: leaf={}, ", self.leaf)?;
+        if let Some(sample) = self.sample {
+            write!(f, "{:?} {} %, ", sample.method, sample.percent)?;
+        }
         self.source.fmt_as(format, f)
     }
 }

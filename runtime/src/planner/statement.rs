@@ -4,6 +4,7 @@ mod clauses;
 mod dialect;
 mod expressions;
 mod rewrite;
+mod sample;
 mod using;
 
 use std::collections::BTreeSet;
@@ -18,10 +19,12 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use super::error::{Names, PlanError, QueryText, describe};
 use super::session::RECURSION_LIMIT;
 use dialect::SluiceDialect;
+pub(crate) use sample::Sampled;
 
 /// Parses `sql`, which must be one query (`SELECT`, `WITH`, `VALUES`, set operations of them).
-/// `scalars` are the names of functions that give a value for each row.
-pub(crate) fn parse(sql: &str, scalars: &BTreeSet<&str>) -> Result<Statement, PlanError> {
+/// `scalars` are the names of functions that give a value for each row. Beside the statement: what samples it asks for, see
+/// [`Sampled`].
+pub(crate) fn parse(sql: &str, scalars: &BTreeSet<&str>) -> Result<(Statement, Vec<Sampled>), PlanError> {
     let dialect = SluiceDialect;
     let statements = DFParserBuilder::new(sql)
         .with_dialect(&dialect)
@@ -47,11 +50,13 @@ pub(crate) fn parse(sql: &str, scalars: &BTreeSet<&str>) -> Result<Statement, Pl
         });
     }
     let mut statement = statement;
+    let mut samples = Vec::new();
     if let Statement::Statement(inner) = &mut statement {
         rewrite::rewrite(inner)?;
+        samples = sample::take(inner.as_mut())?;
         clauses::check(inner, scalars)?;
     }
-    Ok(statement)
+    Ok((statement, samples))
 }
 
 /// The longest chain of operators (`a + b + c`, `x OR y OR z`) and nesting of expressions that is planned. The

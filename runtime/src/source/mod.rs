@@ -21,7 +21,7 @@ mod store;
 mod tests;
 pub mod tpch;
 
-pub use check::Decoder;
+pub use check::{Decoder, parquet_group_starts};
 pub use checked::CheckedScan;
 pub use error::{SourceError, classify_error, panic_text};
 pub use files::{FileTable, register_tables};

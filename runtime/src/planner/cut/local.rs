@@ -14,6 +14,7 @@ use sluice_core::plan::Split;
 
 use super::super::error::PlanError;
 use super::super::recursion::WorkTableSlot;
+use super::super::sample::SampleExec;
 use super::{Branch, Cutter, check_limits, with_children};
 
 /// What is known inside a recursive query.
@@ -53,6 +54,11 @@ impl Cutter<'_> {
         }
         if plan.children().is_empty() {
             let branch = self.leaf_in_one_task(plan)?;
+            inside.scans.extend(branch.scans);
+            return Ok(branch.plan);
+        }
+        if let Some(sampled) = plan.downcast_ref::<SampleExec>() {
+            let branch = self.sampled_in_one_task(sampled)?;
             inside.scans.extend(branch.scans);
             return Ok(branch.plan);
         }

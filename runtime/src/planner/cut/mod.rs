@@ -36,6 +36,7 @@ use sluice_core::plan::{Determinism, Exchange, ExchangeKind, Split, Stage, Stage
 use self::order::SharedMerge;
 use super::adapt::SchemaExec;
 use super::error::PlanError;
+use super::sample::SampleExec;
 use super::{PlanNote, PlannedQuery, PlannedStage};
 
 /// Part of a plan that becomes one stage, as far as it is known: a one-partition instance of the operators,
@@ -188,6 +189,9 @@ impl Cutter<'_> {
     fn visit_node(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<Branch>, PlanError> {
         if plan.downcast_ref::<DataSourceExec>().is_some() || plan.children().is_empty() {
             return Ok(vec![self.leaf(plan)?]);
+        }
+        if let Some(sampled) = plan.downcast_ref::<SampleExec>() {
+            return Ok(vec![self.sampled(sampled)?]);
         }
         if let Some(repartition) = plan.downcast_ref::<RepartitionExec>() {
             return self.repartition(plan, repartition);

@@ -11,6 +11,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use sluice_core::plan::Split;
 
 use super::super::error::PlanError;
+use super::super::sample::{Sample, SampleExec};
 use super::super::scan::{ScanExec, file_config, ranges, table_name};
 use super::{Branch, Cutter};
 use crate::source::tpch::TpchScanExec;
@@ -30,6 +31,26 @@ impl Cutter<'_> {
             return self.generated(scan, scan.parts());
         }
         whole(plan)
+    }
+
+    /// A sampled scan in as many tasks as it has partitions.
+    pub(super) fn sampled(&mut self, sampled: &SampleExec) -> Result<Branch, PlanError> {
+        let all = self.leaf(sampled.scan())?;
+        with_sample(all, sampled.sample())
+    }
+
+    /// The same in one task. Parts of a generated table are places of rows: it has one only if that is all of it.
+    pub(super) fn sampled_in_one_task(&mut self, sampled: &SampleExec) -> Result<Branch, PlanError> {
+        if sampled.scan().output_partitioning().partition_count() > 1
+            && sampled.scan().downcast_ref::<TpchScanExec>().is_some()
+        {
+            return Err(PlanError::Unsupported {
+                what: "TABLESAMPLE of a generated table in several parts within a recursive query".into(),
+                fix: "sample it in a query of its own".into(),
+            });
+        }
+        let all = self.leaf_in_one_task(sampled.scan())?;
+        with_sample(all, sampled.sample())
     }
 
     /// The same in one task, whatever its partitions.
@@ -83,6 +104,16 @@ impl Cutter<'_> {
             scans: vec![(leaf, splits)],
         })
     }
+}
+
+fn with_sample(all: Branch, sample: Sample) -> Result<Branch, PlanError> {
+    let scan = all.plan.downcast_ref::<ScanExec>();
+    let scan =
+        scan.ok_or_else(|| PlanError::internal("sample", format!("{} is no scan", all.plan.name())))?;
+    Ok(Branch {
+        plan: Arc::new(scan.sampled(Some(sample))),
+        ..all
+    })
 }
 
 fn one_task(plan: Arc<dyn ExecutionPlan>) -> Branch {

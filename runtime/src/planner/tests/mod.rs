@@ -8,6 +8,7 @@ mod harness;
 mod joins;
 mod order;
 mod refusals;
+mod samples;
 mod semantics;
 mod shapes;
 mod splits;

@@ -177,7 +177,6 @@ async fn clauses_that_are_not_planned_are_refused_by_name() {
     let bench = Bench::new().await;
     let session = bench.session(2, &[]).await;
     for (sql, clause) in [
-        ("SELECT id FROM big TABLESAMPLE BERNOULLI (10)", "TABLESAMPLE"),
         ("SELECT id FROM big FOR UPDATE", "FOR UPDATE"),
         ("SELECT id FROM big FETCH FIRST 3 ROWS WITH TIES", "FETCH"),
         ("SELECT upper(s) OVER () FROM big", "OVER"),

@@ -189,6 +189,8 @@ const QUERIES: &[&str] = &[
     "SELECT id FROM of_csv WHERE id > 3 LIMIT 2",
     "SELECT id FROM of_json WHERE id > 3 LIMIT 2",
     "SELECT id FROM of_arrow WHERE id > 3 LIMIT 2",
+    "SELECT id FROM big TABLESAMPLE BERNOULLI (30) REPEATABLE (4)",
+    "SELECT id FROM of_csv TABLESAMPLE SYSTEM (30) REPEATABLE (4)",
     "SELECT l_orderkey, count(*) FROM lineitem WHERE l_quantity > 3 GROUP BY l_orderkey",
 ];
 
@@ -215,24 +217,7 @@ async fn sessions(bench: &Bench, folder: &str) -> Vec<SessionContext> {
         ),
     ] {
         let session = bench.session(partitions, options).await;
-        let csv = format!("{folder}/rows.csv");
-        std::fs::write(&csv, "id,s\n1,a\n2,b\n4,\n5,d\n6,e\n").unwrap();
-        session
-            .register_csv("of_csv", &csv, CsvReadOptions::new())
-            .await
-            .unwrap();
-        let json = format!("{folder}/rows.json");
-        std::fs::write(&json, "{\"id\": 1}\n{\"id\": 4}\n{\"id\": 7}\n").unwrap();
-        session
-            .register_json("of_json", &json, JsonReadOptions::default())
-            .await
-            .unwrap();
-        let arrow = format!("{folder}/rows.arrow");
-        write_arrow(&session, &arrow).await;
-        session
-            .register_arrow("of_arrow", &arrow, ArrowReadOptions::default())
-            .await
-            .unwrap();
+        register_formats(&session, folder).await;
         let lineitem = TpchTable::new(sluice_crds::shuffle_query::TpchTable::Lineitem, 0.01).unwrap();
         session.register_table("lineitem", Arc::new(lineitem)).unwrap();
         sessions.push(session);
@@ -240,8 +225,35 @@ async fn sessions(bench: &Bench, folder: &str) -> Vec<SessionContext> {
     sessions
 }
 
+/// Tables `of_csv`, `of_json` and `of_arrow` of files in `folder`.
+pub(super) async fn register_formats(session: &SessionContext, folder: &str) {
+    let csv = format!("{folder}/rows.csv");
+    std::fs::write(&csv, text_rows(|id| format!("{id},{}\n", id % 7), "id,s\n")).unwrap();
+    session
+        .register_csv("of_csv", &csv, CsvReadOptions::new())
+        .await
+        .unwrap();
+    let json = format!("{folder}/rows.json");
+    std::fs::write(&json, text_rows(|id| format!("{{\"id\": {id}}}\n"), "")).unwrap();
+    session
+        .register_json("of_json", &json, JsonReadOptions::default())
+        .await
+        .unwrap();
+    let arrow = format!("{folder}/rows.arrow");
+    write_arrow(session, &arrow).await;
+    session
+        .register_arrow("of_arrow", &arrow, ArrowReadOptions::default())
+        .await
+        .unwrap();
+}
+
+fn text_rows(line: impl Fn(u32) -> String, header: &str) -> String {
+    let lines = (0..3000).map(line);
+    header.to_owned() + &lines.collect::<String>()
+}
+
 async fn write_arrow(session: &SessionContext, path: &str) {
-    let rows = session.sql("SELECT id, g FROM mid").await.unwrap();
+    let rows = session.sql("SELECT id, g FROM mid ORDER BY id").await.unwrap();
     let batches = rows.collect().await.unwrap();
     let file = std::fs::File::create(path).unwrap();
     let mut writer = FileWriter::try_new(file, &batches[0].schema()).unwrap();

@@ -163,6 +163,17 @@ pub async fn parquet_footer(store: &Arc<dyn ObjectStore>, location: &Path) -> Re
     .await
 }
 
+/// The first byte of each row group of a Parquet file: that by which a range has it.
+///
+/// # Errors
+/// Those of the store, and a file that is none or lies about itself.
+pub async fn parquet_group_starts(store: &Arc<dyn ObjectStore>, location: &Path) -> Result<Vec<u64>> {
+    look(store, location, Flaw::of_parquet, |file| {
+        parquet::footer(file).map(|footer| parquet::group_starts(&footer))
+    })
+    .await
+}
+
 /// Opens a file by the store, which knows whether it is the one of the manifest, and looks into it on a thread that may
 /// wait. A panic is the file's fault, told as `flaw`.
 async fn look<T: Send + 'static>(

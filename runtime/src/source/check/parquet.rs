@@ -101,6 +101,13 @@ fn chunk(column: &ColumnChunkMetaData) -> Option<Range<u64>> {
     Some(start..start.checked_add(length)?)
 }
 
+/// Where row groups begin. One without columns has no place.
+pub(super) fn group_starts(footer: &ParquetMetaData) -> Vec<u64> {
+    let first = |group: &RowGroupMetaData| group.columns().first().and_then(chunk);
+    let starts = footer.row_groups().iter().filter_map(first);
+    starts.map(|first| first.start).collect()
+}
+
 /// Checks the headers of the pages that a scan of `bytes` reads, and the page indices if it uses them. Answers the most
 /// bytes that its decoders hold at once: of each column a dictionary, a page, and the values of a batch.
 pub(super) fn check_pages(

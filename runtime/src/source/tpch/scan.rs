@@ -22,7 +22,7 @@ use futures::stream::{self, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use sluice_crds::shuffle_query::TpchTable;
 
-use super::rows::{Batches, batches, comment_bytes, is_scale_factor, row_count, schema};
+use super::rows::{Batches, batches, comment_bytes, is_scale_factor, plan_parts, row_count, schema};
 
 /// Bytes of the view that a string column holds for each row.
 const VIEW_BYTES: usize = 16;
@@ -117,6 +117,19 @@ impl TpchScanExec {
         Self::from_spec(Spec {
             part: Some(part),
             parts,
+            ..self.spec.clone()
+        })
+    }
+
+    /// The same scan in the parts that the table's size alone gives, whatever the partitions of a query.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::try_new`].
+    pub fn in_natural_parts(&self) -> Result<Self> {
+        Self::from_spec(Spec {
+            parts: plan_parts(self.spec.table, self.scale_factor(), 1),
+            part: None,
             ..self.spec.clone()
         })
     }

@@ -64,6 +64,30 @@ async fn rows_are_counted() {
     ]), READERS, &[]).await;
 }
 
+/// Plain DataFusion leaves samples out.
+#[tokio::test(flavor = "multi_thread")]
+async fn samples() {
+    check_cases(&shared(), &Case::rewritten(&[
+        (
+            "all rows",
+            "select g, count(*) as c from big tablesample bernoulli (100) group by g",
+            "select g, count(*) as c from big group by g",
+        ),
+        (
+            "the same rows twice",
+            "select count(*) as c from big a tablesample (30) repeatable (5) full join big b tablesample (30) repeatable (5) on a.id = b.id where a.id is null or b.id is null",
+            "select count(*) as c from big where id < 0",
+        ),
+        (
+            "about a third",
+            "select count(*) between 0.3 * (select count(*) from big) and 0.36 * (select count(*) from big) as c from big tablesample bernoulli (33) repeatable (1)",
+            "select count(*) >= 0 as c from big",
+        ),
+    ]), READERS, &[
+        ("one task ends a group of all rows", &["about a third"]),
+    ]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_without_tables() {
     check(&shared(), &[
