@@ -3,6 +3,7 @@
 mod builds;
 mod compare;
 mod differential;
+mod fuzz;
 mod generator;
 mod harness;
 mod live_fetch;
