@@ -12,6 +12,7 @@ mod samples;
 mod semantics;
 mod shapes;
 mod splits;
+mod sql_page;
 mod stages;
 mod survey;
 mod text;

@@ -153,7 +153,7 @@ fn unknown_function(seen: &Seen<'_>, name: &str) -> Sentence {
     let all = names.functions.iter().chain(&names.window_functions);
     let near = nearest(name, all.map(String::as_str));
     let fix = if near.is_empty() {
-        "write one of those of the SQL page".to_owned()
+        "write one of those in docs/sql.md".to_owned()
     } else {
         format!("write {}", any_of(&near))
     };

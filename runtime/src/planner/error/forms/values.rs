@@ -74,7 +74,7 @@ pub(super) const FORMS: &[(&str, Form)] = &[
     ("Unsupported SQL type {}", |seen, parts| {
         let name = first(parts);
         let at = seen.at(|text| text.at_name(name));
-        let fix = "write BIGINT, INT, DOUBLE, DECIMAL(p, s), VARCHAR, BOOLEAN, DATE, TIMESTAMP, or one of the SQL page";
+        let fix = "write BIGINT, INT, DOUBLE, DECIMAL(p, s), VARCHAR, BOOLEAN, DATE, TIMESTAMP, or another name of docs/sql.md";
         Some(Sentence::new(format!("type {name}"), at, "does not exist", fix))
     }),
     ("Cannot cast string '{}' to value of {} type", |seen, parts| {
