@@ -256,7 +256,10 @@ fn no_buffer_says_to_be_longer_than_its_codec_can_make_it() {
             "{compression:?}: it is as small as it gets: {}",
             bytes.len()
         );
-        assert_eq!(decode(&batch, &bytes, bytes.len()).unwrap(), std::slice::from_ref(&batch));
+        assert_eq!(
+            decode(&batch, &bytes, bytes.len()).unwrap(),
+            std::slice::from_ref(&batch)
+        );
         // The one length of the frame, made a gigabyte.
         let format = format(&batch, compression);
         let length = (8_i64 << 20).to_le_bytes();
