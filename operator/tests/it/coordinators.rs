@@ -139,6 +139,7 @@ pub fn snapshot(tasks: u32, done: u32, outcome: Option<Outcome>) -> QuerySnapsho
         outcome,
         workers: 1,
         slots: 2,
+        no_workers: None,
         stages: vec![stage],
     }
 }

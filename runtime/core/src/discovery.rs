@@ -271,12 +271,8 @@ impl Discovery {
         actions
     }
 
-    /// Adds to a query's loss of all workers what was last heard of each name and address. If no worker was ever met
-    /// but of other builds, that is the reason.
-    pub fn explain(&self, failure: &mut QueryFailure) {
-        if failure.reason != ErrorReason::WorkersLost {
-            return;
-        }
+    /// What was last heard of each name and address that is of no use, of the first ones.
+    fn troubles(&self) -> Vec<String> {
         let unresolved = self.names.iter().filter_map(|(name, known)| {
             let (_, message) = known.unresolved.as_ref()?;
             Some(format!("{name} does not resolve: {message}"))
@@ -288,13 +284,29 @@ impl Discovery {
             let (_, message) = link.trouble.as_ref()?;
             Some(format!("{address}: {message}"))
         });
-        let all: Vec<String> = unresolved.chain(empty).chain(troubled).collect();
-        for trouble in all.iter().take(MAX_QUOTED) {
-            failure.message.push_str("; ");
-            failure.message.push_str(trouble);
-        }
+        let mut all: Vec<String> = unresolved.chain(empty).chain(troubled).collect();
         if let Some(more) = all.len().checked_sub(MAX_QUOTED).filter(|more| *more > 0) {
-            failure.message.push_str(&format!("; and {more} more"));
+            all.truncate(MAX_QUOTED);
+            all.push(format!("and {more} more"));
+        }
+        all
+    }
+
+    /// Why no worker has a session, as far as names and addresses tell.
+    pub fn words(&self) -> Option<String> {
+        let all = self.troubles();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
+
+    /// Adds to a query's loss of all workers what was last heard of each name and address. If no worker was ever met
+    /// but of other builds, that is the reason.
+    pub fn explain(&self, failure: &mut QueryFailure) {
+        if failure.reason != ErrorReason::WorkersLost {
+            return;
+        }
+        for trouble in self.troubles() {
+            failure.message.push_str("; ");
+            failure.message.push_str(&trouble);
         }
         let other_build = |link: &Link| {
             link.trouble

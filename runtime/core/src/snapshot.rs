@@ -25,6 +25,9 @@ pub struct QuerySnapshot {
     pub workers: u32,
     /// Their slots in all.
     pub slots: u32,
+    /// Why there is no worker, as far as addresses and past sessions tell; `None` while there is one.
+    #[serde(default)]
+    pub no_workers: Option<String>,
     /// The stages, by number.
     pub stages: Vec<StageSnapshot>,
 }
@@ -40,6 +43,7 @@ impl QuerySnapshot {
             outcome: Some(Outcome::Succeeded),
             workers: 0,
             slots: 0,
+            no_workers: None,
             stages: Vec::new(),
         }
     }

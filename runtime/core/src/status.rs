@@ -267,7 +267,7 @@ fn workers_ready(snapshot: &QuerySnapshot) -> Observation {
     };
     let message = match ready {
         true => format!("{} workers, {} slots", snapshot.workers, snapshot.slots),
-        false => String::new(),
+        false => snapshot.no_workers.clone().unwrap_or_default(),
     };
     (
         QueryConditionType::WorkersReady,

@@ -6,6 +6,7 @@
 mod attempt;
 pub mod auth;
 mod ids;
+pub mod log;
 mod ranges;
 mod report;
 pub mod serve;

@@ -8,7 +8,11 @@ use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, WorkerId};
 
 use crate::auth::FetchKey;
 use crate::ids::query_id;
+use crate::text::shortened_to;
 use crate::{WireError, need, wire};
+
+/// Most bytes of a query's name in a log: Kubernetes takes no longer ones.
+const MAX_QUERY_NAME: usize = 253;
 
 /// How a coordinator introduces itself to a worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub struct Hello {
     pub liveness_timeout: Duration,
     /// Folders below which the query's scans may read.
     pub input_roots: Vec<String>,
+    /// The query's name, for the log.
+    pub query_name: String,
 }
 
 impl From<Hello> for wire::Hello {
@@ -36,6 +42,7 @@ impl From<Hello> for wire::Hello {
             lease_millis: millis(hello.lease),
             liveness_timeout_millis: millis(hello.liveness_timeout),
             input_roots: hello.input_roots,
+            query_name: hello.query_name,
         }
     }
 }
@@ -54,6 +61,7 @@ impl TryFrom<wire::Hello> for Hello {
             lease: Duration::from_millis(wire.lease_millis),
             liveness_timeout: Duration::from_millis(wire.liveness_timeout_millis),
             input_roots: wire.input_roots,
+            query_name: shortened_to(&wire.query_name, MAX_QUERY_NAME),
         })
     }
 }

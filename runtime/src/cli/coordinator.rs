@@ -13,6 +13,8 @@ use sluice_core::termination::Termination;
 use sluice_crds::ByteSize;
 use sluice_proto::auth::{Guard, Token};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::cli::worker::{PoolArgs, announce, trusted_keys, watch_stdin};
 use crate::cli::{CommandResult, QueryFile, parse_size, parse_workers};
@@ -92,7 +94,13 @@ enum Results {
     Preview,
 }
 
+/// Every line of the log names the query, as soon as it is known.
 pub(super) async fn run(args: CoordinatorArgs) -> CommandResult {
+    let query = tracing::error_span!("query", query = Empty, uid = args.query_id);
+    coordinate(args).instrument(query).await
+}
+
+async fn coordinate(args: CoordinatorArgs) -> CommandResult {
     let signals = signals();
     let gone = CancellationToken::new();
     if args.attached {
@@ -135,6 +143,9 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
             Failure::BadInput(format!("--query-id {text}: use at most 64 of a-z, 0-9 and -"))
         })?,
     };
+    let span = tracing::Span::current();
+    span.record("query", loaded.query.metadata.name.as_deref());
+    span.record("uid", id.as_str());
     let guard = keys.map(|keys| Guard::of_coordinator(keys, args.pool.id(), id.clone()));
     let guard = guard.unwrap_or_default();
     let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);

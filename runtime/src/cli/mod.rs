@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sluice_crds::ByteSize;
-use sluice_proto::text::LogLines;
+use sluice_proto::log::LogFormat;
 
 use crate::local::exit::{Failure, say};
 
@@ -30,6 +30,15 @@ pub struct Cli {
     /// What to log on standard error: error, warn, info, debug, or a filter such as sluice=debug.
     #[arg(long, global = true, env = "SLUICE_LOG", default_value = "warn")]
     log: String,
+    /// How log lines are written: text or json.
+    #[arg(
+        long,
+        global = true,
+        env = "SLUICE_LOG_FORMAT",
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    log_format: LogFormat,
 }
 
 const EXIT_CODES: &str = "\
@@ -65,12 +74,7 @@ struct QueryFile {
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .log_internal_errors(false)
-        .with_writer(|| LogLines)
-        .init();
+    sluice_proto::log::start(filter, cli.log_format);
     sluice_proto::serve::raise_open_files();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -259,7 +259,9 @@ async fn through_task(
     options.guard = key.coordinator_guard.clone();
     // Workers of others could ask this coordinator with it.
     options.token = started_here.then(|| key.token.clone());
-    let mut running = RunningQuery::start(options)?;
+    // Workers of this process tell of the same query beside the coordinator.
+    let span = tracing::error_span!("query", query = options.query_name, uid = %options.query);
+    let mut running = span.in_scope(|| RunningQuery::start(options))?;
     let stop = CancellationToken::new();
     let listen = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
     let served = serve(id.clone(), schema, &mut running, listen, stop.clone()).await?;

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 use wire::coordinator_message::Message as ToWorker;
 
 use super::link::{self, FromLink, NotConnected, Pass};
@@ -109,7 +110,7 @@ impl Drive {
         for name in self.discovery.to_resolve() {
             let resolver = Arc::clone(&self.options.resolver);
             let follow = resolve::follow(name.to_owned(), resolver, self.events.clone());
-            self.links.spawn(follow);
+            self.links.spawn(follow.in_current_span());
         }
         self.discover(discovery::Event::Ticked);
         self.handle(Event::Ticked);
@@ -254,8 +255,8 @@ impl Drive {
                 renewals: self.renewals.clone(),
             };
             let greeting = (self.options.hello(), pass);
-            self.links
-                .spawn(link::dial(address, greeting, self.events.clone()));
+            let dial = link::dial(address, greeting, self.events.clone());
+            self.links.spawn(dial.in_current_span());
         }
     }
 
@@ -396,12 +397,15 @@ impl Drive {
             let _ = told.send(FromLink::Event(event));
         });
         let commit = AbortOnDropHandle::new(commit);
-        tokio::spawn(report_panic("the commit of the sink", commit, events));
+        tokio::spawn(report_panic("the commit of the sink", commit, events).in_current_span());
     }
 
     fn publish(&mut self) {
         self.last_snapshot = tokio::time::Instant::now();
-        let snapshot = self.machine.snapshot(self.now());
+        let mut snapshot = self.machine.snapshot(self.now());
+        if snapshot.workers == 0 {
+            snapshot.no_workers = self.discovery.words();
+        }
         self.snapshots.send_replace(snapshot);
     }
 

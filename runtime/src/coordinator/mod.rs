@@ -23,6 +23,7 @@ use sluice_proto::{Hello, LeafSplit, QueryReport};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::sink::{Committed, Sink};
 
@@ -37,6 +38,8 @@ const LEASE: Duration = Duration::from_secs(60);
 pub struct CoordinatorOptions {
     /// The query's unique id.
     pub query: QueryId,
+    /// The query's name, for logs.
+    pub query_name: String,
     /// When it began to be planned, from which its time counts.
     pub began: Instant,
     /// The term of this coordinator, from 1.
@@ -82,6 +85,7 @@ impl CoordinatorOptions {
             lease: LEASE,
             liveness_timeout: self.policy.worker_liveness_timeout,
             input_roots: self.input_roots.clone(),
+            query_name: self.query_name.clone(),
         }
     }
 }
@@ -162,7 +166,7 @@ impl RunningQuery {
         let renewals = watch::Sender::new(None);
         let renewed = renewals.subscribe();
         let (drive, snapshots) = drive::Drive::new(Arc::new(options), rows, committed, signals, renewed)?;
-        let done = tokio::spawn(drive.run());
+        let done = tokio::spawn(drive.run().in_current_span());
         Ok(Self {
             snapshots: snapshots.clone(),
             rows: batches,

@@ -21,6 +21,7 @@ use sluice_crds::shuffle_query::{
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument as _;
 
 use super::link::FromLink;
 use super::panics::report_panic;
@@ -128,9 +129,9 @@ impl ResultReader {
         }
         if let Some(start) = self.start.take() {
             let read = read(start, self.peers.clone(), events.clone());
-            let task = AbortOnDropHandle::new(tokio::spawn(read));
+            let task = AbortOnDropHandle::new(tokio::spawn(read.in_current_span()));
             let report = report_panic("the reader of the result", task, events.clone());
-            self.task = Some(AbortOnDropHandle::new(tokio::spawn(report)));
+            self.task = Some(AbortOnDropHandle::new(tokio::spawn(report.in_current_span())));
         }
     }
 }

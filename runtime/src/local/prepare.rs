@@ -33,6 +33,8 @@ use crate::worker::StageTemplate;
 pub struct Prepared {
     /// Its unique id.
     pub query: QueryId,
+    /// Its name.
+    pub name: String,
     /// Its stages.
     pub planned: PlannedQuery,
     /// Its input files, pinned.
@@ -147,6 +149,7 @@ async fn prepare_checked(
     let (query, compression) = (query.clone(), spec.shuffle.compression);
     Ok(Prepared {
         query,
+        name: loaded.query.metadata.name.clone().unwrap_or_default(),
         planned,
         manifest,
         sink,
@@ -254,6 +257,7 @@ impl Prepared {
             .map_err(|error| Failure::unplanned(ErrorReason::UnsupportedPlan, error))?;
         Ok(CoordinatorOptions {
             query: self.query,
+            query_name: self.name,
             began: self.began,
             epoch,
             workers,

@@ -15,6 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, async_trait};
+use tracing::Instrument as _;
 use wire::coordinator_message::Message as FromCoordinator;
 use wire::worker_message::Message as ToCoordinator;
 
@@ -107,10 +108,23 @@ async fn greet(
     let Some(hello) = hello(&mut inbound, &outbound).await else {
         return;
     };
+    let span = tracing::error_span!("query", query = hello.query_name, uid = %hello.query);
+    serve_session(shared, claims, hello, (inbound, outbound))
+        .instrument(span)
+        .await;
+}
+
+/// The same once the coordinator has said whose it is.
+async fn serve_session(
+    shared: Arc<Shared>,
+    claims: Option<Claims>,
+    hello: Hello,
+    (inbound, outbound): (Streaming<wire::CoordinatorMessage>, Outbound),
+) {
     let (query, epoch, lease) = (hello.query.clone(), hello.coordinator_epoch, hello.lease);
     let opened = claims.as_ref().map(|claims| claims.opens_epoch(&query, epoch));
     if let Some(Err(error)) = opened {
-        tracing::warn!(%query, %error, "refused a session");
+        tracing::warn!(%error, "refused a session");
         let _ = outbound.send(Err(error.into()));
         return;
     }
@@ -134,14 +148,14 @@ async fn greet(
     let _ = outbound.send(Ok(wire::WorkerMessage::of(ToCoordinator::Welcome(
         welcome(&shared, &query, entered.fetch_key.clone()).await.into(),
     ))));
-    tracing::info!(%query, %epoch, "session opened");
+    tracing::info!(%epoch, "session opened");
     let slots = shared.slots.open(entered.session);
     let bounds = bounds(&shared, claims.as_ref()).await;
     let permit = Permit { claims, bounds };
     let end = Session::new(Arc::clone(&shared), hello, slots, permit, (outbound, replaced))
         .serve(inbound)
         .await;
-    tracing::info!(%query, %epoch, ?end, "session ended");
+    tracing::info!(%epoch, end = end.word(), "session ended");
     if let Some((before, _)) = &entered.before {
         before.cancelled().await;
     }
@@ -210,7 +224,7 @@ async fn wait_out(lease: std::time::Duration, stopping: &CancellationToken) {
 }
 
 fn refuse(outbound: &Outbound, reason: RefusedReason, message: String) {
-    tracing::warn!(?reason, message, "refused a session");
+    tracing::warn!(message, "refused a session");
     let reason = wire::RefusedReason::from(reason).into();
     let refused = wire::Refused { reason, message };
     let _ = outbound.send(Ok(wire::WorkerMessage::of(ToCoordinator::Refused(refused))));

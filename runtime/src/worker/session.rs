@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
+use tracing::Instrument as _;
 use wire::coordinator_message::Message as FromCoordinator;
 use wire::worker_message::Message as ToCoordinator;
 
@@ -37,6 +38,16 @@ pub(super) enum SessionEnd {
     Goodbye,
     /// It broke: the query's data is kept for its lease.
     Broken,
+}
+
+impl SessionEnd {
+    /// In a log.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Goodbye => "the query is over",
+            Self::Broken => "it broke",
+        }
+    }
 }
 
 /// The state of one session; owned by its task.
@@ -291,11 +302,12 @@ impl Session {
             cancel: tracked.cancel,
         };
         let ended = ended.clone();
-        self.shared.cpu.spawn(async move {
+        let run = async move {
             let end = attempt::run(job).await;
             drop(slot);
             let _ = ended.send((attempt, end));
-        });
+        };
+        self.shared.cpu.spawn(run.in_current_span());
     }
 
     /// Ends an attempt that does not start.

@@ -144,6 +144,7 @@ impl Scene {
             lease: HANG,
             liveness_timeout: HANG,
             input_roots: self.options.input_roots.clone(),
+            query_name: "q".to_owned(),
         };
         let mut session = Session {
             outbound,

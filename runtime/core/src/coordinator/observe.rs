@@ -64,6 +64,7 @@ impl Coordinator {
             slots: connected()
                 .map(|worker| worker.slots)
                 .fold(0, u32::saturating_add),
+            no_workers: None,
             stages: (0..)
                 .map(StageId)
                 .zip(&self.stages)

@@ -175,6 +175,11 @@ fn a_loss_names_what_was_refused_and_only_other_builds_make_it_a_mismatch() {
     discovery.explain(&mut failure);
     assert_eq!(failure.reason, ErrorReason::WorkersLost);
     assert_eq!(failure.message, "nobody; a:1: it refused; b:1: cannot connect");
+    // What a query that has no worker says meanwhile.
+    assert_eq!(
+        discovery.words().as_deref(),
+        Some("a:1: it refused; b:1: cannot connect")
+    );
     tell(&mut discovery, 100, Event::Ticked);
     tell(&mut discovery, 100, refused("b:1", RefusedReason::BuildMismatch));
     let mut failure = lost();

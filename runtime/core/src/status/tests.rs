@@ -66,6 +66,7 @@ fn snapshot(stages: Vec<StageSnapshot>) -> QuerySnapshot {
         outcome: None,
         workers: 2,
         slots: 4,
+        no_workers: None,
         stages,
     }
 }
@@ -188,4 +189,22 @@ fn a_finished_query_of_many_stages_stays_small() {
     assert!(bytes <= TERMINAL_STATUS_BYTES, "{bytes} bytes");
     assert_eq!(shown.stages.len() + shown.stages_omitted as usize, 500);
     assert_eq!(shown.stages_done.as_deref(), Some("500/500"));
+}
+
+#[test]
+fn a_query_without_workers_says_what_its_coordinator_hears_of_them() {
+    let snapshot = QuerySnapshot {
+        outcome: None,
+        ended: None,
+        no_workers: Some("10.0.0.7:7400: the session was refused".to_owned()),
+        ..QuerySnapshot::committed_before()
+    };
+    let mut seen = conditions(&snapshot, &context()).into_iter();
+    let workers = seen
+        .find(|seen| seen.type_ == QueryConditionType::WorkersReady)
+        .unwrap();
+    assert_eq!(
+        (workers.status, workers.message.as_str()),
+        (ConditionStatus::False, "10.0.0.7:7400: the session was refused")
+    );
 }

@@ -147,6 +147,7 @@ async fn session(worker: &Worker, token: Option<Token>, query: &str, epoch: u64)
         lease_millis: 60_000,
         liveness_timeout_millis: 600_000,
         input_roots: Vec::new(),
+        query_name: "q".to_owned(),
     });
     outbound
         .send(wire::CoordinatorMessage::of(hello))

@@ -7,6 +7,7 @@ mod discovery;
 mod drain;
 mod limits;
 mod locality;
+mod logs;
 mod look;
 mod losses;
 mod order;

@@ -39,6 +39,7 @@ fn hello(query: &str) -> wire::Hello {
         lease_millis: 1,
         liveness_timeout_millis: 10_000,
         input_roots: Vec::new(),
+        query_name: "q".to_owned(),
     }
 }
 
