@@ -110,12 +110,16 @@ pub enum ProgressReason {
     WaitingForPool,
     /// The pool runs as many queries as it may.
     WaitingForPlace,
+    /// The namespace runs as many queries, or uses as many slots, as the operator grants it.
+    NamespaceQuotaReached,
     /// The ConfigMap, or its key, that holds the SQL does not exist.
     SqlNotFound,
     /// The coordinator's pod starts.
     CoordinatorStarting,
     /// The coordinator serves.
     CoordinatorServing,
+    /// The coordinator's pod runs, and the operator does not reach it.
+    CoordinatorUnreachable,
     /// The coordinator went, and the next one waits for its turn.
     CoordinatorRestarting,
     /// The user suspended the query.
@@ -126,6 +130,8 @@ pub enum ProgressReason {
     WorkersLeaving,
     /// All workers of the pool are ready.
     WorkersReady,
+    /// The pool is to have no workers.
+    ScaledToZero,
     /// The kubelet cannot pull the image.
     ImagePullFailed,
     /// The container of a pod cannot be made, or ends again and again.

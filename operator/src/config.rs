@@ -3,6 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use sluice_proto::log::LogFormat;
+
+use crate::shuffle_query::admission::Quota;
+
 /// Runs ShuffleQueries and WorkerPools of a Kubernetes cluster; or does one of the chores around an installation.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(
@@ -12,6 +16,15 @@ use std::path::PathBuf;
     subcommand_negates_reqs = true
 )]
 pub struct CommandLine {
+    /// How log lines are written: text or json. Workers and coordinators of pods that this operator makes write them so, too.
+    #[arg(
+        long,
+        global = true,
+        env = "SLUICE_LOG_FORMAT",
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub log_format: LogFormat,
     /// A chore; without one the operator runs.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -63,9 +76,10 @@ pub struct TryQuery {
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "sluice-operator")]
 pub struct Config {
-    /// The image of workers and coordinators, where a pool names none. It holds the program `sluice`.
+    /// The image of workers and coordinators, where a pool names none. It holds the program `sluice`; default: that of the
+    /// operator's own container.
     #[arg(long, env = "SLUICE_IMAGE")]
-    pub image: String,
+    pub image: Option<String>,
     /// The namespaces to serve, separated by commas; all if none is given.
     #[arg(long, env = "SLUICE_NAMESPACES", value_delimiter = ',')]
     pub namespaces: Vec<String>,
@@ -96,6 +110,15 @@ pub struct Config {
     /// Objects of one kind that are reconciled at the same time, in each served namespace.
     #[arg(long, env = "SLUICE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
+    /// Queries that may have a place at the same time in each namespace, whatever its pools allow; default: no limit.
+    #[arg(long, env = "SLUICE_MAX_QUERIES_PER_NAMESPACE", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_queries_per_namespace: Option<u32>,
+    /// Slots, in each namespace, of the pools in which queries run at the same time; default: no limit.
+    #[arg(long, env = "SLUICE_MAX_SLOTS_PER_NAMESPACE", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_slots_per_namespace: Option<u32>,
+    /// As the command line has it.
+    #[arg(skip)]
+    pub log_format: LogFormat,
 }
 
 /// Where an operator looks for objects.
@@ -108,6 +131,14 @@ pub enum Scope {
 }
 
 impl Config {
+    /// What each namespace is granted.
+    pub fn quota(&self) -> Quota {
+        Quota {
+            queries: self.max_queries_per_namespace,
+            slots: self.max_slots_per_namespace,
+        }
+    }
+
     /// The scopes to watch.
     pub fn scopes(&self) -> Vec<Scope> {
         let named = self.namespaces.iter().filter(|name| !name.is_empty());
@@ -138,7 +169,7 @@ mod tests {
     fn flags_without_a_command_run_the_operator() {
         let line = CommandLine::parse_from(["sluice-operator", "--image=sluice:1", "--signing-key-file=k"]);
         assert!(line.command.is_none());
-        assert_eq!(line.config.unwrap().image, "sluice:1");
+        assert_eq!(line.config.unwrap().image.as_deref(), Some("sluice:1"));
         let problem = CommandLine::try_parse_from(["sluice-operator", "--image=sluice:1"]).unwrap_err();
         assert!(problem.to_string().contains("--signing-key-file"), "{problem}");
     }

@@ -33,6 +33,8 @@ const fn needs_a_hand(reason: ProgressReason) -> bool {
         | ProgressReason::SqlNotFound
         | ProgressReason::ResultLost
         | ProgressReason::CoordinatorRestarting
+        | ProgressReason::CoordinatorUnreachable
+        | ProgressReason::NamespaceQuotaReached
         | ProgressReason::ImagePullFailed
         | ProgressReason::ContainerFailed
         | ProgressReason::QuotaExceeded
@@ -57,7 +59,8 @@ const fn needs_a_hand(reason: ProgressReason) -> bool {
         | ProgressReason::Suspended
         | ProgressReason::WorkersStarting
         | ProgressReason::WorkersLeaving
-        | ProgressReason::WorkersReady => false,
+        | ProgressReason::WorkersReady
+        | ProgressReason::ScaledToZero => false,
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Client;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -23,6 +24,14 @@ use crate::metrics::Metrics;
 use election::{Action, Election, Event, Now, Outcome, Timing};
 use lock::Lock;
 
+/// Where the lease is, and what it goes with.
+pub struct Lease {
+    /// The API server.
+    pub client: Client,
+    /// Its owners: when they are gone, Kubernetes removes it.
+    pub owners: Vec<OwnerReference>,
+}
+
 /// Waits until this operator leads, then runs `work` until it ends, which it does soon after `stop`. The lease is
 /// renewed all the while and given up afterwards, so that another need not wait for its end. If the lease is lost,
 /// `work` is dropped where it stands.
@@ -31,7 +40,7 @@ use lock::Lock;
 /// The lease was lost, or `work` failed or ended without being asked to: in each case the process has to end. Or the
 /// election's times in `config` do not fit each other.
 pub async fn lead<W>(
-    client: Client,
+    lease: Lease,
     config: &Config,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
@@ -48,7 +57,7 @@ where
     // A name of its own for every start: what this pod's predecessor wrote is not ours.
     let identity = format!("{}_{:016x}", config.identity, rand::random::<u64>());
     tracing::info!(identity, lease = config.lease_name, "standing for election");
-    let lock = Lock::new(client, &config.lease_namespace, &config.lease_name);
+    let lock = Lock::new(lease, &config.lease_namespace, &config.lease_name);
     let election = Election::new(identity, timing, rand::random());
     let done = CancellationToken::new();
     let (leading, mut led) = watch::channel(false);

@@ -7,6 +7,7 @@
 
 pub mod apply_pool;
 pub mod config;
+pub mod demand;
 mod event;
 pub mod http;
 pub mod install_crds;
@@ -15,12 +16,14 @@ pub mod leader;
 pub mod log;
 pub mod metrics;
 pub mod objects;
+pub mod own_pod;
 pub mod pod_wait;
 pub mod progress;
 pub mod reconcile;
 pub mod shuffle_query;
 pub mod signing;
 pub mod try_query;
+pub mod unreadable;
 pub mod watch;
 pub mod worker_pool;
 
@@ -29,28 +32,56 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context;
-use kube::Client;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Client, Resource};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use config::{Command, Config};
+use config::{Command, Config, Scope};
+use demand::Board;
 use http::Health;
+use kube_api::FIELD_MANAGER;
 use metrics::Metrics;
+use own_pod::OwnPod;
 use progress::Budget;
 use signing::SigningKeys;
+use unreadable::Unreadable;
 use worker_pool::grpc::GrpcWorkers;
 
 /// What every part of the operator uses.
 pub struct Operator {
     /// Flags and environment.
     pub config: Config,
+    /// The image of workers and coordinators, where a pool names none.
+    pub image: String,
     /// The API server.
     pub client: Client,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What queries want of their pools.
+    pub demand: Arc<Board>,
     /// Turns of writing a status, of either kind in all namespaces.
     pub status_writes: Budget,
+}
+
+impl Operator {
+    /// What publishes events in this operator's name.
+    pub fn recorder(&self) -> Recorder {
+        let reporter = Reporter {
+            controller: FIELD_MANAGER.to_owned(),
+            instance: Some(self.config.identity.clone()),
+        };
+        Recorder::new(self.client.clone(), reporter)
+    }
+
+    /// What tells of objects of kind `K` in `scope` that cannot be read.
+    pub fn unreadable<K: Resource<DynamicType = ()>>(&self, scope: &Scope) -> Unreadable {
+        Unreadable::new(
+            self.metrics.unreadable(&K::kind(&()), scope),
+            Some(self.recorder()),
+        )
+    }
 }
 
 /// Most writes of status in a second.
@@ -92,21 +123,31 @@ pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -
     let health = Health::default();
     let serving = stop.child_token();
     let server = http::serve(config.listen, health.clone(), metrics.clone(), serving.clone()).await?;
+    let own = tokio::select! {
+        own = own_pod(&client, &config) => own?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    let image = config.image.clone().or(own.image).with_context(|| {
+        let (namespace, name) = (&config.lease_namespace, &config.identity);
+        format!("--image is missing, and pod {name} of namespace {namespace}, whose image it would be, is not there")
+    })?;
     let operator = Arc::new(Operator {
         config,
+        image,
         client,
         metrics,
+        demand: Arc::default(),
         status_writes: Budget::per_second(STATUS_WRITES),
     });
-    tokio::select! {
-        () = wait_for_api_server(&operator.client) => {}
-        () = stop.cancelled() => return Ok(()),
-    }
     // A standby is as ready as the leader.
     health.ready.store(true, Ordering::Relaxed);
     let work = controllers(operator.clone(), signer, stop.clone());
     let metrics = operator.metrics.clone();
-    let led = leader::lead(operator.client.clone(), &operator.config, metrics, stop, work).await;
+    let lease = leader::Lease {
+        client: operator.client.clone(),
+        owners: own.owners,
+    };
+    let led = leader::lead(lease, &operator.config, metrics, stop, work).await;
     serving.cancel();
     led?;
     server.await.context("the HTTP server")
@@ -147,6 +188,14 @@ async fn client() -> anyhow::Result<Client> {
     config.read_timeout = Some(Duration::from_secs(120));
     config.write_timeout = Some(Duration::from_secs(30));
     Client::try_from(config).context("the client of the API server")
+}
+
+/// What the operator's own pod tells, once the API server answers.
+async fn own_pod(client: &Client, config: &Config) -> anyhow::Result<OwnPod> {
+    wait_for_api_server(client).await;
+    let (namespace, name) = (&config.lease_namespace, &config.identity);
+    let own = OwnPod::read(client, namespace, name).await;
+    own.with_context(|| format!("reading the operator's own pod {name} of namespace {namespace}"))
 }
 
 async fn wait_for_api_server(client: &Client) {

@@ -1,15 +1,10 @@
 //! Where the operator's log lines go.
 
-use sluice_proto::text::LogLines;
+use sluice_proto::log::LogFormat;
 use tracing_subscriber::EnvFilter;
 
 /// Lines on standard error, at `info` unless RUST_LOG says otherwise.
-pub fn start() {
+pub fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(false)
-        .log_internal_errors(false)
-        .with_writer(|| LogLines)
-        .init();
+    sluice_proto::log::start(filter, format);
 }

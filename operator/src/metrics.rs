@@ -10,6 +10,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::config::Scope;
+use crate::demand::Demand;
+
 /// The operator's metrics.
 pub struct Metrics {
     registry: Registry,
@@ -19,6 +22,10 @@ pub struct Metrics {
     /// Seconds from a coordinator's report of a transition to the status that shows it; from the end of the query, where nobody
     /// heard of that while its coordinator ran. Progress waits on purpose, and does not count.
     pub status_lag: Histogram,
+    /// Objects that cannot be read, by kind and served namespace.
+    unreadable: Family<ScopedKind, Gauge>,
+    /// Of each pool: what its queries want, and what it has.
+    pools: PoolGauges,
     /// Writes of a status.
     pub status_writes: Counter<u64, AtomicU64>,
 }
@@ -27,6 +34,41 @@ pub struct Metrics {
 struct Reconcile {
     kind: String,
     result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ScopedKind {
+    kind: String,
+    /// The served namespace; empty for all.
+    scope: String,
+}
+
+/// The pool that a gauge is of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Pool {
+    namespace: String,
+    pool: String,
+}
+
+/// What is told of each pool.
+#[derive(Clone, Default)]
+struct PoolGauges {
+    slots_wanted: Family<Pool, Gauge>,
+    slots: Family<Pool, Gauge>,
+    queries_running: Family<Pool, Gauge>,
+    queries_queued: Family<Pool, Gauge>,
+    workers_wanted: Family<Pool, Gauge>,
+}
+
+/// A pool at one moment: what the gauges show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolState {
+    /// What its queries want.
+    pub demand: Demand,
+    /// Slots of the ready workers.
+    pub slots: u32,
+    /// Workers that it is to have.
+    pub workers: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -43,6 +85,8 @@ impl Default for Metrics {
             durations: Family::new_with_constructor(seconds),
             leading: Gauge::default(),
             status_lag: seconds(),
+            unreadable: Family::default(),
+            pools: PoolGauges::default(),
             status_writes: Counter::default(),
             registry: Registry::default(),
         };
@@ -68,6 +112,12 @@ impl Default for Metrics {
             Unit::Seconds,
             metrics.status_lag.clone(),
         );
+        registry.register(
+            "unreadable_objects",
+            "Custom resources that are left out, as this version cannot read them",
+            metrics.unreadable.clone(),
+        );
+        metrics.pools.register(&mut registry);
         registry.register("status_writes", "Statuses written", metrics.status_writes.clone());
         Self { registry, ..metrics }
     }
@@ -84,6 +134,44 @@ impl Metrics {
         self.reconciles.get_or_create(&Reconcile { kind, result }).inc();
     }
 
+    /// How many objects of `kind` in `scope` cannot be read.
+    pub fn unreadable(&self, kind: &str, scope: &Scope) -> Gauge {
+        let scope = match scope {
+            Scope::All => String::new(),
+            Scope::Namespace(namespace) => namespace.clone(),
+        };
+        let kind = kind.to_owned();
+        self.unreadable.get_or_create(&ScopedKind { kind, scope }).clone()
+    }
+
+    /// Shows how a pool stands; `None` where it is gone.
+    pub fn pool(&self, namespace: &str, pool: &str, state: Option<PoolState>) {
+        let labels = Pool {
+            namespace: namespace.to_owned(),
+            pool: pool.to_owned(),
+        };
+        let gauges = &self.pools;
+        let shown = |state: PoolState| {
+            [
+                (&gauges.slots_wanted, state.demand.slots),
+                (&gauges.slots, state.slots),
+                (&gauges.queries_running, state.demand.running),
+                (&gauges.queries_queued, state.demand.queued),
+                (&gauges.workers_wanted, state.workers),
+            ]
+        };
+        for (family, value) in shown(state.unwrap_or_default()) {
+            match state {
+                Some(_) => {
+                    family.get_or_create(&labels).set(value.into());
+                }
+                None => {
+                    family.remove(&labels);
+                }
+            }
+        }
+    }
+
     /// Whether this operator leads.
     pub fn leads(&self, leading: bool) {
         self.leading.set(i64::from(leading));
@@ -98,9 +186,67 @@ impl Metrics {
     }
 }
 
+impl PoolGauges {
+    fn register(&self, registry: &mut Registry) {
+        for (name, help, family) in [
+            (
+                "pool_slots_wanted",
+                "Slots that the queries of a pool could use now",
+                &self.slots_wanted,
+            ),
+            ("pool_slots", "Slots of the ready workers of a pool", &self.slots),
+            (
+                "pool_queries_running",
+                "Queries that have a place in a pool",
+                &self.queries_running,
+            ),
+            (
+                "pool_queries_queued",
+                "Queries that wait for a pool or for a place in it",
+                &self.queries_queued,
+            ),
+            (
+                "pool_workers_wanted",
+                "Workers that a pool is to have",
+                &self.workers_wanted,
+            ),
+        ] {
+            registry.register(name, help, family.clone());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_shows_what_is_wanted_until_it_is_gone() {
+        let metrics = Metrics::default();
+        let demand = Demand {
+            slots: 9,
+            running: 2,
+            queued: 1,
+        };
+        let state = PoolState {
+            demand,
+            slots: 4,
+            workers: 3,
+        };
+        metrics.pool("n", "p", Some(state));
+        let text = metrics.text();
+        for line in [
+            r#"sluice_operator_pool_slots_wanted{namespace="n",pool="p"} 9"#,
+            r#"sluice_operator_pool_slots{namespace="n",pool="p"} 4"#,
+            r#"sluice_operator_pool_queries_running{namespace="n",pool="p"} 2"#,
+            r#"sluice_operator_pool_queries_queued{namespace="n",pool="p"} 1"#,
+            r#"sluice_operator_pool_workers_wanted{namespace="n",pool="p"} 3"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        metrics.pool("n", "p", None);
+        assert!(!metrics.text().contains(r#"pool="p""#));
+    }
 
     #[test]
     fn reconciles_are_counted_by_kind_and_result() {

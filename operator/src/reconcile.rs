@@ -222,7 +222,7 @@ where
             self.line.done(&reference, Lane::Ordinary);
             return;
         };
-        let span = tracing::info_span!("reconciling object", object.ref = %reference);
+        let span = span(&*object);
         let reconciling = reconcile(object, self.around.clone());
         let reconciling = async move { (reference, reconciling.await) };
         self.running.spawn(reconciling.instrument(span));
@@ -242,6 +242,17 @@ where
         if let Some(before) = self.timers.insert(object, timer) {
             self.later.remove(&before);
         }
+    }
+}
+
+/// What lines of the log are about that a reconcile tells.
+fn span<K: Resource<DynamicType = ()>>(object: &K) -> tracing::Span {
+    let (kind, name, uid) = (K::kind(&()), object.name_any(), object.uid().unwrap_or_default());
+    let namespace = object.namespace().unwrap_or_default();
+    // Of a pool, its own words; of a query, those that its coordinator and its workers have too.
+    match &*kind {
+        "ShuffleQuery" => tracing::error_span!("query", query = name, namespace, uid),
+        _ => tracing::error_span!("object", %kind, name, namespace, uid),
     }
 }
 
@@ -304,11 +315,10 @@ async fn reconcile<R: Reconciler>(object: Arc<R::Object>, around: Arc<Around<R>>
 
 fn after_failure<R: Reconciler>(object: &R::Object, error: &Error, around: &Around<R>) -> Duration {
     let count = around.failed(object);
-    let object = ObjectRef::from_obj(object);
     if error.is_conflict() && count == 1 {
-        tracing::debug!(%object, %error, "a newer version exists");
+        tracing::debug!(%error, "a newer version exists");
     } else {
-        tracing::warn!(%object, %error, count, "reconcile failed");
+        tracing::warn!(%error, count, "reconcile failed");
     }
     delay(count, rand::rng().random_range(0.5..1.0))
 }

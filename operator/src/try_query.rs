@@ -105,8 +105,13 @@ fn judge(status: &ShuffleQueryStatus) -> anyhow::Result<()> {
     let preview = status.preview.as_ref().context("it succeeded and has no rows")?;
     if preview.rows != ROWS {
         bail!(
-            "it succeeded with other rows than it must have: {:?}",
-            preview.rows
+            "it succeeded with other rows than it must have: {}",
+            preview
+                .rows
+                .iter()
+                .map(|row| row.join(" "))
+                .collect::<Vec<_>>()
+                .join("; ")
         );
     }
     for row in &preview.rows {
@@ -117,10 +122,16 @@ fn judge(status: &ShuffleQueryStatus) -> anyhow::Result<()> {
 }
 
 fn stands(status: &ShuffleQueryStatus) -> String {
-    let reason = status.reason.as_ref().map(|reason| format!("{reason:?}"));
+    // As Kubernetes shows them.
+    let word = |value: serde_json::Result<serde_json::Value>| value.ok()?.as_str().map(str::to_owned);
+    let phase = word(serde_json::to_value(status.phase));
+    let reason = status
+        .reason
+        .as_ref()
+        .and_then(|reason| word(serde_json::to_value(reason)));
     format!(
-        "{:?}, {}, {}, tasks {}",
-        status.phase,
+        "{}, {}, {}, tasks {}",
+        phase.unwrap_or_default(),
         reason.as_deref().unwrap_or("no reason"),
         status.message.as_deref().unwrap_or("no message"),
         status.tasks_done.as_deref().unwrap_or("not planned"),
@@ -158,6 +169,19 @@ mod tests {
     fn status(phase: &str, rows: &serde_json::Value) -> ShuffleQueryStatus {
         let preview = json!({"columns": ["r_name", "nations"], "rows": rows});
         serde_json::from_value(json!({"phase": phase, "preview": preview})).unwrap()
+    }
+
+    #[test]
+    fn how_it_stands_is_told_in_the_words_of_the_status() {
+        let status = json!({"phase": "Pending", "reason": "WaitingForPool", "message": "pool p starts"});
+        let status = serde_json::from_value(status).unwrap();
+        assert_eq!(
+            stands(&status),
+            "Pending, WaitingForPool, pool p starts, tasks not planned"
+        );
+        let status = json!({"phase": "Failed", "reason": "TaskFailed", "tasksDone": "1/2"});
+        let status = serde_json::from_value(status).unwrap();
+        assert_eq!(stands(&status), "Failed, TaskFailed, no message, tasks 1/2");
     }
 
     #[test]

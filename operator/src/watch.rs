@@ -19,6 +19,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
 use crate::config::Scope;
+use crate::unreadable::Unreadable;
 
 /// Seconds after which the API server ends a watch, so that one which died in silence does not stay unnoticed.
 const WATCH_SECONDS: u32 = 240;
@@ -53,21 +54,23 @@ impl Scope {
 }
 
 /// Watches our custom resources of one kind. An object that does not parse, such as one that a newer version wrote,
-/// is logged, left out, and stops nothing.
+/// is logged, left out, and stops nothing; `unreadable` tells of it.
 pub fn resources<K>(
     client: &Client,
     scope: &Scope,
+    unreadable: Unreadable,
 ) -> Watched<K, impl Stream<Item = watcher::Result<K>> + use<K> + Send + 'static>
 where
     K: Kind + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
 {
-    resources_slimmed(client, scope, |_| {})
+    resources_slimmed(client, scope, unreadable, |_| {})
 }
 
 /// The same, keeping only what `slim` leaves of each object.
 pub fn resources_slimmed<K>(
     client: &Client,
     scope: &Scope,
+    mut unreadable: Unreadable,
     slim: fn(&mut K),
 ) -> Watched<K, impl Stream<Item = watcher::Result<K>> + use<K> + Send + 'static>
 where
@@ -77,7 +80,7 @@ where
     let (reader, writer) = reflector::store();
     let stream = events(api, watcher::Config::default())
         .backoff(Waits::default())
-        .filter_map(|event| future::ready(typed::<K>(event)))
+        .filter_map(move |event| future::ready(typed::<K>(event, &mut unreadable)))
         .modify(slim)
         .reflect(writer);
     (reader.clone(), changes(stream, reader))
@@ -241,6 +244,7 @@ fn difference<K: Resource>(before: Vec<Arc<K>>, now: Vec<Arc<K>>) -> Vec<Arc<K>>
 /// The event with its object parsed; `None` leaves the object out.
 fn typed<K>(
     event: watcher::Result<watcher::Event<DynamicObject>>,
+    unreadable: &mut Unreadable,
 ) -> Option<watcher::Result<watcher::Event<K>>>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned,
@@ -248,25 +252,40 @@ where
     use watcher::Event;
     Some(Ok(match event {
         Err(error) => return Some(Err(error)),
-        Ok(Event::Init) => Event::Init,
-        Ok(Event::InitDone) => Event::InitDone,
-        Ok(Event::InitApply(object)) => Event::InitApply(parsed(object)?),
-        Ok(Event::Apply(object)) => Event::Apply(parsed(object)?),
-        Ok(Event::Delete(object)) => Event::Delete(parsed(object)?),
+        Ok(Event::Init) => {
+            unreadable.list_begins();
+            Event::Init
+        }
+        Ok(Event::InitDone) => {
+            unreadable.list_ends();
+            Event::InitDone
+        }
+        Ok(Event::InitApply(object)) => Event::InitApply(parsed(object, unreadable)?),
+        Ok(Event::Apply(object)) => Event::Apply(parsed(object, unreadable)?),
+        Ok(Event::Delete(object)) => {
+            unreadable.forget(&object);
+            Event::Delete(object.try_parse().ok()?)
+        }
     }))
 }
 
-fn parsed<K>(mut object: DynamicObject) -> Option<K>
+fn parsed<K>(mut object: DynamicObject, unreadable: &mut Unreadable) -> Option<K>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned,
 {
     object.managed_fields_mut().clear();
-    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    match object.try_parse() {
-        Ok(object) => Some(object),
+    match object.clone().try_parse() {
+        Ok(read) => {
+            unreadable.forget(&object);
+            Some(read)
+        }
         Err(error) => {
             let kind = K::kind(&());
-            tracing::warn!(%kind, namespace, name, %error, "left out: it cannot be read by this version");
+            let reference = object.object_ref(&ApiResource::erase::<K>(&()));
+            if unreadable.note(&object, reference, &error.to_string()) {
+                let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+                tracing::warn!(%kind, namespace, name, %error, "left out: it cannot be read by this version");
+            }
             None
         }
     }
@@ -292,12 +311,13 @@ mod tests {
     #[test]
     fn an_object_that_cannot_be_read_is_left_out() {
         let good = watcher::Event::Apply(object(&json!({"replicas": 3})));
-        let Some(Ok(watcher::Event::Apply(pool))) = typed::<WorkerPool>(Ok(good)) else {
+        let mut unreadable = Unreadable::new(Default::default(), None);
+        let Some(Ok(watcher::Event::Apply(pool))) = typed::<WorkerPool>(Ok(good), &mut unreadable) else {
             panic!("left out");
         };
         assert_eq!(pool.spec.replicas, 3);
         let bad = watcher::Event::Apply(object(&json!({"replicas": "many"})));
-        assert!(typed::<WorkerPool>(Ok(bad)).is_none());
+        assert!(typed::<WorkerPool>(Ok(bad), &mut unreadable).is_none());
     }
 
     fn map(name: &str, uid: &str, version: &str) -> ConfigMap {

@@ -66,6 +66,8 @@ template:
         env:
           - name: RUST_LOG
             value: {{ .root.Values.logFilter | quote }}
+          - name: SLUICE_LOG_FORMAT
+            value: {{ .root.Values.logFormat }}
         resources:
           {{- toYaml .root.Values.jobs.resources | nindent 10 }}
         {{- with .configMap }}
@@ -80,4 +82,32 @@ template:
         configMap:
           name: {{ . }}
     {{- end }}
+{{- end }}
+
+{{/*
+Lets the jobs of a namespace reach the API server where other policies deny that: (dict "root" $ "name" .. "namespace" .. "hook" ..).
+*/}}
+{{- define "sluice.jobPolicy" }}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata:
+  name: {{ .name }}
+  namespace: {{ .namespace }}
+  labels:
+    {{- include "sluice.jobLabels" .root | nindent 4 }}
+  {{- with .hook }}
+  annotations:
+    helm.sh/hook: {{ . }}
+    helm.sh/hook-weight: "-10"
+    helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+  {{- end }}
+spec:
+  podSelector:
+    matchLabels:
+      app.kubernetes.io/name: sluice-jobs
+      app.kubernetes.io/instance: {{ .root.Release.Name }}
+  policyTypes: [Ingress, Egress]
+  egress:
+    - {}
 {{- end }}

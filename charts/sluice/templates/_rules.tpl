@@ -19,10 +19,14 @@
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, create, patch, delete]
-# A pool's parts, a query's input, and the SQL of sqlFrom. They go with their owners: Kubernetes deletes them.
+# A pool's parts. They go with their owners: Kubernetes deletes them.
 - apiGroups: [""]
-  resources: [configmaps, serviceaccounts, services]
+  resources: [serviceaccounts, services]
   verbs: [get, list, watch, create, patch]
+# A pool's key, a query's input, which is deleted when the query has ended, and the SQL of sqlFrom.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
   verbs: [get, list, watch, create, patch]

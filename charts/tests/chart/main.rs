@@ -7,6 +7,7 @@
 )]
 
 mod helm;
+mod kustomize;
 mod manifests;
 mod notes;
 mod objects;

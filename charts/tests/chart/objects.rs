@@ -1,6 +1,5 @@
 //! What is rendered is what Kubernetes and the operator take.
 
-use base64::Engine;
 use clap::Parser;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::batch::v1::Job;
@@ -13,9 +12,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_crds::{Resource, parse_documents, validate_pool};
 use sluice_operator::config::{Command, CommandLine, Scope};
-use sluice_proto::auth::TokenSigner;
 
-use crate::helm::{Helm, NAMESPACE, RELEASE, chart, documents, everything, merged, run};
+use crate::helm::{NAMESPACE, documents, everything, merged, run};
 
 /// Value sets that together render every template.
 fn sets() -> Vec<Value> {
@@ -83,7 +81,7 @@ fn assert_read(written: &Value, read: &Value, path: &str) {
 fn every_object_is_of_its_type() {
     run("every_object_is_of_its_type", |helm| {
         for values in sets() {
-            for mut object in documents(&keyed(helm, &values)) {
+            for mut object in documents(&helm.render(&values)) {
                 let read = as_kubernetes_reads(&object);
                 object
                     .as_object_mut()
@@ -173,6 +171,7 @@ fn the_operator_takes_its_arguments() {
         let values = json!({
             "scope": "Namespaced", "namespaces": ["a", "b"], "workerImage": "w:1", "concurrency": 3,
             "leaderElection": {"leaseSeconds": 20, "renewalSeconds": 11, "retrySeconds": 3}, "metrics": {"port": 9999},
+            "quota": {"queriesPerNamespace": 5, "slotsPerNamespace": 40},
         });
         let objects = helm.objects(&values);
         let deployment = objects
@@ -180,7 +179,7 @@ fn the_operator_takes_its_arguments() {
             .find(|object| object["kind"] == "Deployment")
             .unwrap();
         let config = command_line(&deployment["spec"]["template"]).config.unwrap();
-        assert_eq!(config.image, "w:1");
+        assert_eq!(config.image.as_deref(), Some("w:1"));
         assert_eq!(
             config.scopes(),
             ["a", "b"].map(|name| Scope::Namespace(name.to_owned()))
@@ -197,6 +196,10 @@ fn the_operator_takes_its_arguments() {
             (20, 11, 3)
         );
         assert_eq!(config.concurrency, 3);
+        assert_eq!(
+            (config.max_queries_per_namespace, config.max_slots_per_namespace),
+            (Some(5), Some(40))
+        );
         // The key is where the flag says.
         let spec = &deployment["spec"]["template"]["spec"];
         let mount = spec["containers"][0]["volumeMounts"][0]["mountPath"]
@@ -237,31 +240,23 @@ fn the_jobs_arguments_are_commands() {
     });
 }
 
-/// Rendered as it is, the new key included.
-fn keyed(helm: &Helm, values: &Value) -> String {
-    let chart = chart();
-    let args = [
-        "template",
-        RELEASE,
-        chart.to_str().unwrap(),
-        "--namespace",
-        NAMESPACE,
-    ];
-    helm.output(&args, values).unwrap()
-}
-
+/// Else every rendering would have another key, and workers would trust none but the last.
 #[test]
-fn the_operator_reads_the_key_that_helm_makes() {
-    run("the_operator_reads_the_key_that_helm_makes", |helm| {
-        let objects = documents(&keyed(helm, &json!({})));
-        let secret = objects.iter().find(|object| object["kind"] == "Secret").unwrap();
-        let text = secret["data"]["key.pem"].as_str().unwrap();
-        let pem = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), pem).unwrap();
-        let signer = TokenSigner::from_file(file.path()).unwrap();
-        assert!(signer.public_pem().contains("PUBLIC KEY"));
-    });
+fn without_a_cluster_and_without_a_key_nothing_is_rendered() {
+    run(
+        "without_a_cluster_and_without_a_key_nothing_is_rendered",
+        |helm| {
+            let none = json!({"signingKey": {"existingSecret": ""}});
+            let refused = helm.try_render(&none, &[]).unwrap_err();
+            for words in [
+                "signingKey.existingSecret is missing",
+                "openssl genpkey",
+                "kubectl -n sluice-system create secret generic",
+            ] {
+                assert!(refused.contains(words), "{refused}");
+            }
+        },
+    );
 }
 
 #[test]

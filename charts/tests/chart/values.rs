@@ -49,6 +49,9 @@ fn changes() -> BTreeMap<&'static str, (Value, Value)> {
         ("leaderElection.retrySeconds", (none(), json!(1))),
         ("concurrency", (none(), json!(3))),
         ("logFilter", (none(), json!("debug"))),
+        ("logFormat", (none(), json!("json"))),
+        ("quota.queriesPerNamespace", (none(), json!(5))),
+        ("quota.slotsPerNamespace", (none(), json!(40))),
         ("resources.requests.cpu", (none(), json!("2"))),
         ("resources.requests.memory", (none(), json!("1Gi"))),
         ("resources.limits.memory", (none(), json!("1Gi"))),
@@ -154,15 +157,14 @@ fn values_are_where_kubernetes_looks_for_them() {
         for pod in &pods {
             assert_eq!(pod["spec"]["template"]["spec"]["containers"][0]["image"], image);
         }
-        let args = pods[0]["spec"]["template"]["spec"]["containers"][0]["args"].as_array();
-        let given = json!(format!("--image={image}"));
-        assert!(
-            args.unwrap().contains(&given),
-            "workers get the same one: {args:?}"
-        );
+        // Workers get that of the operator's container, which it reads.
+        let args = pods[0]["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
+        assert!(!args.contains("--image"), "{args}");
 
         let objects_of = objects("networkPolicy.metricsFrom");
-        let ingress = &of_kind(&objects_of, "NetworkPolicy")[0]["spec"]["ingress"];
+        let policies = of_kind(&objects_of, "NetworkPolicy").into_iter();
+        let mut policies = policies.filter(|policy| policy["metadata"]["name"] == "sluice-operator");
+        let ingress = &policies.next().unwrap()["spec"]["ingress"];
         assert_eq!(ingress[0]["from"], changed("networkPolicy.metricsFrom"));
         assert_eq!(ingress.as_array().unwrap().len(), 1, "nobody else: {ingress}");
 

@@ -47,6 +47,8 @@ const fn is_asked_about(reason: ProgressReason) -> bool {
         | ProgressReason::PoolNotFound
         | ProgressReason::WaitingForPool
         | ProgressReason::WaitingForPlace
+        | ProgressReason::NamespaceQuotaReached
+        | ProgressReason::CoordinatorUnreachable
         | ProgressReason::SqlNotFound
         | ProgressReason::ResultLost
         | ProgressReason::CoordinatorRestarting
@@ -71,7 +73,8 @@ const fn is_asked_about(reason: ProgressReason) -> bool {
         | ProgressReason::Suspended
         | ProgressReason::WorkersStarting
         | ProgressReason::WorkersLeaving
-        | ProgressReason::WorkersReady => false,
+        | ProgressReason::WorkersReady
+        | ProgressReason::ScaledToZero => false,
     }
 }
 

@@ -43,6 +43,16 @@ pub(super) fn check_workers(workers: &WorkerPoolSpec, path: &str, problems: &mut
         check_resources(resources, &format!("{path}.coordinator.resources"), problems);
     }
     check_memory(workers, path, problems);
+    if let Some(scaling) = workers.autoscaling.as_ref()
+        && scaling.min_replicas > scaling.max_replicas
+    {
+        let (least, most) = (scaling.min_replicas, scaling.max_replicas);
+        problems.push(Problem::new(
+            format!("{path}.autoscaling"),
+            format!("has at least {least} workers and at most {most}"),
+            "write a minReplicas that is not above maxReplicas",
+        ));
+    }
     if let Some(spill) = &workers.spill {
         check_spill(spill, &format!("{path}.spill"), problems);
     }

@@ -1,14 +1,17 @@
 //! The `WorkerPool` resource: workers that queries share.
 
+mod autoscaling;
 mod placement;
 mod pods;
 mod spec;
 mod status;
 mod volumes;
 
+pub use autoscaling::AutoscalingSpec;
 pub use placement::{AntiAffinity, DataAffinity, LocalityHint, MAX_LOCALITY, PlacementSpec, ZonePolicy};
 pub use pods::{
-    CoordinatorSpec, CredentialsSpec, ImagePullPolicy, ImagePullSecret, PodMetadata, RESERVED_KEY_PREFIXES,
+    CoordinatorSpec, CredentialsSpec, EgressPolicy, ImagePullPolicy, ImagePullSecret, PodMetadata,
+    RESERVED_KEY_PREFIXES,
 };
 pub use spec::{
     DEFAULT_SLOTS_PER_WORKER, IMAGE_PATTERN, MAX_CONCURRENT_QUERIES, MAX_DRAIN_TIMEOUT_SECONDS, MAX_IMAGE,

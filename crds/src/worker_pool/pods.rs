@@ -34,6 +34,18 @@ impl ImagePullPolicy {
     }
 }
 
+/// Where the pods of a pool and the coordinators of its queries may connect to.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum EgressPolicy {
+    /// Anywhere, as the data may be anywhere.
+    #[default]
+    Any,
+    /// Each other and the name service.
+    Internal,
+}
+
 /// Names a Secret that the kubelet pulls images with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -8,13 +8,17 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 use super::WorkerPoolStatus;
+use super::autoscaling::AutoscalingSpec;
 use super::placement::PlacementSpec;
-use super::pods::{CoordinatorSpec, CredentialsSpec, ImagePullPolicy, ImagePullSecret, PodMetadata};
+use super::pods::{
+    CoordinatorSpec, CredentialsSpec, EgressPolicy, ImagePullPolicy, ImagePullSecret, PodMetadata,
+};
 use super::volumes::{
     APART_MESSAGE, APART_RULE, ClaimVolume, DEFAULT_SPILL_SIZE, DEFAULT_SPILL_VOLUME, EmptyDirVolume,
     LISTS_APART_MESSAGE, LISTS_APART_RULE, MAX_CLAIM_VOLUMES, SpillSpec, SpillVolume,
 };
 use crate::embedded::resources;
+use crate::shuffle_query::{MAX_PRIORITY, MAX_SECONDS};
 use crate::units::{ByteSize, NANOS_IN_ONE, nanos, quantity_bytes};
 
 /// Most workers of one pool.
@@ -69,10 +73,13 @@ pub const IMAGE_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9_.:/@-]*$";
 )]
 #[x_kube(validation = Rule::new(LISTS_APART_RULE).message(LISTS_APART_MESSAGE))]
 pub struct WorkerPoolSpec {
-    /// Number of workers. With 0, queries wait until the pool grows.
+    /// Number of workers. With 0, queries wait until the pool grows. Without effect where autoscaling is set.
     #[serde(default = "default_replicas")]
     #[schemars(range(max = MAX_REPLICAS))]
     pub replicas: u32,
+    /// Has the pool choose its number of workers by what its queries want, between two bounds. Of no effect outside a cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<AutoscalingSpec>,
     /// Attempts that one worker runs at the same time. Without it, the CPUs of its limit, or else of its request, rounded up;
     /// 2 if the resources name no CPU, and outside a cluster. Twice the CPUs keep them busy while attempts wait for input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,6 +147,23 @@ pub struct WorkerPoolSpec {
     #[serde(default = "default_max_concurrent_queries")]
     #[schemars(range(min = 1, max = MAX_CONCURRENT_QUERIES))]
     pub max_concurrent_queries: u32,
+    /// Deadline of queries that set no deadlineSeconds themselves, in seconds. Without it they have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_SECONDS))]
+    pub default_deadline_seconds: Option<u32>,
+    /// Seconds after its end that a query is deleted which sets no ttlSecondsAfterFinished itself, while the pool is there.
+    /// Without it, such queries stay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = MAX_SECONDS))]
+    pub default_ttl_seconds_after_finished: Option<u32>,
+    /// Highest priority that counts: a query of a higher one waits as if it had this one. Without it, there is no cap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = -MAX_PRIORITY, max = MAX_PRIORITY))]
+    pub max_query_priority: Option<i32>,
+    /// Where the pods may connect to, in namespaces whose NetworkPolicies deny what none allows: Any (wherever the data is)
+    /// or Internal (each other and the name service; nothing else, in any namespace).
+    #[serde(default)]
+    pub egress: EgressPolicy,
     /// Seconds that a worker which must go may take to finish what it runs and to hand out what it holds.
     #[serde(default = "default_drain_timeout_seconds")]
     #[schemars(range(max = MAX_DRAIN_TIMEOUT_SECONDS))]
@@ -150,6 +174,12 @@ pub struct WorkerPoolSpec {
 }
 
 impl WorkerPoolSpec {
+    /// Most workers that the pool may come to have.
+    pub fn most_replicas(&self) -> u32 {
+        let scaled = self.autoscaling.as_ref().map(|scaling| scaling.max_replicas);
+        scaled.unwrap_or(self.replicas)
+    }
+
     /// Attempts that one worker in a cluster runs at the same time: `slotsPerWorker`, or as many as it has CPUs.
     pub fn slots(&self) -> u32 {
         let resources = self.resources.as_ref();
@@ -235,6 +265,11 @@ impl Default for WorkerPoolSpec {
             pod_metadata: None,
             min_ready_workers: default_min_ready_workers(),
             max_concurrent_queries: default_max_concurrent_queries(),
+            autoscaling: None,
+            default_deadline_seconds: None,
+            default_ttl_seconds_after_finished: None,
+            max_query_priority: None,
+            egress: EgressPolicy::default(),
             drain_timeout_seconds: default_drain_timeout_seconds(),
             coordinator: None,
         }

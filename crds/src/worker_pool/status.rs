@@ -28,6 +28,9 @@ pub struct WorkerPoolStatus {
     /// these are fewer than the ready ones, and queries that start wait for them.
     #[serde(default)]
     pub usable_replicas: u32,
+    /// Workers that the pool chose to have, where autoscaling is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired_replicas: Option<u32>,
     /// Workers that finish what they run and then leave.
     #[serde(default)]
     pub draining_replicas: u32,

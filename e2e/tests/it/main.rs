@@ -2,6 +2,7 @@
 //! with `SLUICE_E2E_REQUIRED=1` it fails instead. `e2e/README.md` tells how to get a cluster.
 
 mod answers;
+mod autoscaling;
 mod bad_query;
 mod cancel;
 mod coordinator_lost;
@@ -18,6 +19,7 @@ mod helm_upgrade;
 mod image;
 mod kind;
 mod latency;
+mod load;
 mod node_drained;
 mod node_lost;
 mod operator_lost;

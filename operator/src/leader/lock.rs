@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::PostParams;
-use kube::{Api, Client, ResourceExt};
+use kube::{Api, ResourceExt};
 
 use crate::kube_api::FIELD_MANAGER;
 
@@ -16,13 +16,15 @@ use super::election::{Event, Record, Stored};
 pub(super) struct Lock {
     api: Api<Lease>,
     name: String,
+    owners: Vec<OwnerReference>,
     last: Option<Lease>,
 }
 
 impl Lock {
-    pub(super) fn new(client: Client, namespace: &str, name: &str) -> Self {
+    pub(super) fn new(lease: super::Lease, namespace: &str, name: &str) -> Self {
         Self {
-            api: Api::namespaced(client, namespace),
+            api: Api::namespaced(lease.client, namespace),
+            owners: lease.owners,
             name: name.to_owned(),
             last: None,
         }
@@ -53,6 +55,10 @@ impl Lock {
         lease.metadata.name = Some(self.name.clone());
         lease.metadata.managed_fields = None;
         lease.metadata.resource_version = over;
+        if !self.owners.is_empty() {
+            // Those of the leader: of an earlier version's, Kubernetes would remove the lease with that.
+            lease.metadata.owner_references = Some(self.owners.clone());
+        }
         lease.spec = Some(spec(record, lease.spec.unwrap_or_default()));
         let params = PostParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),

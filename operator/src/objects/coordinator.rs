@@ -7,6 +7,7 @@ mod resources;
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use sluice_crds::worker_pool::{LocalityHint, MAX_LOCALITY};
@@ -96,12 +97,23 @@ pub fn input(query: &ShuffleQuery, sql: &str) -> Result<ConfigMap, serde_yaml::E
     })
 }
 
-/// The Secret with the token of coordinator `epoch`. It stays until its query goes, which owns it: the operator may create
-/// Secrets and nothing else, and a token of an earlier epoch opens nothing any more.
-pub fn token(query: &ShuffleQuery, epoch: u64, token: &str) -> Secret {
+/// The Secret with the token of coordinator `epoch`. The input of the query, whose unique id is `input_uid`, owns it: the operator
+/// may create Secrets and nothing else, deletes the input when the query has ended, and Kubernetes the Secret with it.
+pub fn token(query: &ShuffleQuery, epoch: u64, token: &str, input_uid: &str) -> Secret {
+    let input = OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "ConfigMap".to_owned(),
+        name: names::input(&query.name_any()),
+        uid: input_uid.to_owned(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    };
     let name = names::token(&query.name_any(), &query.uid().unwrap_or_default(), epoch);
     Secret {
-        metadata: metadata(query, None, Some(epoch), name),
+        metadata: ObjectMeta {
+            owner_references: Some(vec![input]),
+            ..metadata(query, None, Some(epoch), name)
+        },
         string_data: Some([(TOKEN_FILE.to_owned(), token.to_owned())].into()),
         immutable: Some(true),
         type_: Some("Opaque".to_owned()),

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use sluice_crds::yaml::{shuffle_query_crd, worker_pool_crd};
 use sluice_crds::{ShuffleQuery, WorkerPool, validate_pool, validate_query};
+use sluice_proto::log::LogFormat;
 
 use super::coordinator::{CoordinatorPlan, coordinator_pod, inline_pool, input, token};
 use super::pod::image;
@@ -48,6 +49,11 @@ spec:
   minReadyWorkers: 2
   maxConcurrentQueries: 5
   drainTimeoutSeconds: 30
+  autoscaling: {minReplicas: 1, maxReplicas: 6, scaleDownStabilizationSeconds: 90}
+  defaultDeadlineSeconds: 3600
+  defaultTtlSecondsAfterFinished: 600
+  maxQueryPriority: 10
+  egress: Internal
   coordinator: {resources: {requests: {memory: 1Gi}, limits: {cpu: 1}}}
 ";
 
@@ -110,6 +116,11 @@ spec:
     minReadyWorkers: 2
     maxConcurrentQueries: 5
     drainTimeoutSeconds: 30
+    autoscaling: {minReplicas: 1, maxReplicas: 6, scaleDownStabilizationSeconds: 90}
+    defaultDeadlineSeconds: 3600
+    defaultTtlSecondsAfterFinished: 600
+    maxQueryPriority: 10
+    egress: Internal
     coordinator: {resources: {requests: {memory: 1Gi}, limits: {cpu: 1}}}
 ";
 
@@ -125,7 +136,7 @@ const NOT_INLINE: [&str; 8] = [
     "spec.workers.podMetadata",
 ];
 /// What the operator heeds itself: no object tells of it.
-const OF_THE_OPERATOR: [&str; 7] = [
+const OF_THE_OPERATOR: [&str; 13] = [
     "spec.minReadyWorkers",
     "spec.maxConcurrentQueries",
     "spec.drainTimeoutSeconds",
@@ -133,6 +144,12 @@ const OF_THE_OPERATOR: [&str; 7] = [
     "spec.suspend",
     "spec.ttlSecondsAfterFinished",
     "spec.priority",
+    "spec.replicas",
+    "spec.autoscaling.minReplicas",
+    "spec.autoscaling.scaleDownStabilizationSeconds",
+    "spec.defaultDeadlineSeconds",
+    "spec.defaultTtlSecondsAfterFinished",
+    "spec.maxQueryPriority",
 ];
 
 fn document(yaml: &str) -> Value {
@@ -222,6 +239,7 @@ fn worker(pool: &WorkerPool) -> Pod {
         image: image(&pool.spec, "sluice:1"),
         spec_hash: "00ff",
         with_key: true,
+        log_format: LogFormat::Json,
         claims: &[],
         together: false,
     };
@@ -235,6 +253,7 @@ fn coordinator(query: &ShuffleQuery, name: &str, pool: &WorkerPool) -> Pod {
         pool: name,
         pool_spec: &pool.spec,
         image: image(&pool.spec, "sluice:1"),
+        log_format: LogFormat::Json,
         memory_factor: 2,
         with_workers: false,
     })
@@ -267,7 +286,7 @@ fn objects_of_query(query: &ShuffleQuery) -> Vec<Value> {
     let name = reference.map_or("daily-workers", |pool| &*pool.name);
     let mut objects = vec![
         shown(&input(query, sql).unwrap()),
-        shown(&token(query, 3, "a.b.c")),
+        shown(&token(query, 3, "a.b.c", "input")),
         shown(&coordinator(query, name, &pool)),
     ];
     objects.extend(own.iter().flat_map(|pool| [shown(pool), shown(&worker(pool))]));

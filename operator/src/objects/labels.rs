@@ -75,6 +75,13 @@ pub fn workers_of(pool: &str) -> BTreeMap<String, String> {
         .into()
 }
 
+/// Selects the coordinators of the queries of the pool `pool`.
+pub fn coordinators_of(pool: &str) -> BTreeMap<String, String> {
+    [(COMPONENT, Component::Coordinator.name()), (POOL, pool)]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
+}
+
 /// `labels` as a selector in an object.
 pub fn selector(labels: BTreeMap<String, String>) -> LabelSelector {
     LabelSelector {

@@ -11,6 +11,11 @@ pub fn workers(pool: &str) -> String {
     format!("{pool}-workers")
 }
 
+/// The NetworkPolicy of the coordinators of a pool's queries.
+pub fn coordinators(pool: &str) -> String {
+    format!("{pool}-coordinators")
+}
+
 /// The ConfigMap with the public key that a pool's workers and coordinators check tokens with.
 pub fn key(pool: &str) -> String {
     format!("{pool}-workers-key")

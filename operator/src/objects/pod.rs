@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 use sluice_crds::WorkerPoolSpec;
 use sluice_crds::worker_pool::{ClaimVolume, PodMetadata};
 use sluice_proto::LIVENESS_SERVICE;
+use sluice_proto::log::LogFormat;
 
 use super::names;
 use super::quantity::quantity;
@@ -134,6 +135,14 @@ pub fn env(name: &str, value: impl Into<String>) -> EnvVar {
         name: name.to_owned(),
         value: Some(value.into()),
         value_from: None,
+    }
+}
+
+/// What a process is told of its log, where that is not the default: pods that are there stay as they are.
+pub fn log_format(format: LogFormat) -> Vec<EnvVar> {
+    match format {
+        LogFormat::Text => Vec::new(),
+        LogFormat::Json => vec![env("SLUICE_LOG_FORMAT", format.to_string())],
     }
 }
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount, ServicePort, ServiceSpec};
 use k8s_openapi::api::networking::v1::{
-    NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec,
+    NetworkPolicy, NetworkPolicyEgressRule, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
+    NetworkPolicySpec,
 };
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -12,10 +13,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
 use sluice_crds::WorkerPool;
+use sluice_crds::worker_pool::EgressPolicy;
 
+use super::coordinator::COORDINATOR_PORT;
 use super::pod::KEY_FILE;
 use super::worker::PORT;
 use super::{labels, names};
+
+/// Port of the name service.
+const DNS_PORT: u16 = 53;
 
 /// Everything that a pool owns beside its pods.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,8 +32,10 @@ pub struct PoolObjects {
     pub disruption_budget: PodDisruptionBudget,
     /// Whom the workers are, with no token to prove it.
     pub service_account: ServiceAccount,
-    /// Who may talk to the workers.
+    /// Who may talk to the workers, and with whom they may.
     pub network_policy: NetworkPolicy,
+    /// The same of the coordinators of the pool's queries.
+    pub coordinator_policy: NetworkPolicy,
     /// The key that they check tokens with, if tokens are checked.
     pub key: Option<ConfigMap>,
 }
@@ -44,7 +52,18 @@ impl PoolObjects {
                 automount_service_account_token: Some(false),
                 ..ServiceAccount::default()
             },
-            network_policy: network_policy(pool, &name),
+            network_policy: network_policy(
+                metadata(pool, names::workers(&name)),
+                labels::workers_of(&name),
+                ingress(vec![ours(), operator()], PORT),
+                egress(pool.spec.egress),
+            ),
+            coordinator_policy: network_policy(
+                metadata(pool, names::coordinators(&name)),
+                labels::coordinators_of(&name),
+                ingress(vec![operator()], COORDINATOR_PORT),
+                egress(pool.spec.egress),
+            ),
             key: public_key.map(|pem| ConfigMap {
                 metadata: metadata(pool, names::key(&name)),
                 data: Some([(KEY_FILE.to_owned(), pem.to_owned())].into()),
@@ -98,39 +117,74 @@ fn disruption_budget(pool: &WorkerPool, name: &str) -> PodDisruptionBudget {
     }
 }
 
-/// Workers are reached by pods of Sluice alone, those of the operator's namespace included; they themselves reach
-/// everything: the data is wherever the user says.
-fn network_policy(pool: &WorkerPool, name: &str) -> NetworkPolicy {
+/// Pods of Sluice in the same namespace.
+fn ours() -> NetworkPolicyPeer {
     let ours: BTreeMap<_, _> = [(labels::NAME.to_owned(), labels::SLUICE.to_owned())].into();
-    let within = NetworkPolicyPeer {
+    NetworkPolicyPeer {
         pod_selector: Some(labels::selector(ours)),
         ..NetworkPolicyPeer::default()
-    };
-    let operator = NetworkPolicyPeer {
-        pod_selector: Some(labels::selector(
-            [
-                (labels::NAME.to_owned(), labels::SLUICE.to_owned()),
-                (labels::COMPONENT.to_owned(), "operator".to_owned()),
-            ]
-            .into(),
-        )),
+    }
+}
+
+/// Operators, in whatever namespace.
+fn operator() -> NetworkPolicyPeer {
+    let operator = [
+        (labels::NAME.to_owned(), labels::SLUICE.to_owned()),
+        (labels::COMPONENT.to_owned(), "operator".to_owned()),
+    ];
+    NetworkPolicyPeer {
+        pod_selector: Some(labels::selector(operator.into())),
         namespace_selector: Some(LabelSelector::default()),
         ip_block: None,
-    };
+    }
+}
+
+fn port(port: u16, protocol: &str) -> NetworkPolicyPort {
+    NetworkPolicyPort {
+        port: Some(IntOrString::Int(i32::from(port))),
+        protocol: Some(protocol.to_owned()),
+        end_port: None,
+    }
+}
+
+fn ingress(from: Vec<NetworkPolicyPeer>, to: u16) -> Vec<NetworkPolicyIngressRule> {
+    vec![NetworkPolicyIngressRule {
+        from: Some(from),
+        ports: Some(vec![port(to, "TCP")]),
+    }]
+}
+
+/// A rule for every way out: what no policy of a namespace names is denied where another one denies it. The name service may be
+/// anywhere.
+fn egress(policy: EgressPolicy) -> Vec<NetworkPolicyEgressRule> {
+    match policy {
+        EgressPolicy::Any => vec![NetworkPolicyEgressRule::default()],
+        EgressPolicy::Internal => vec![
+            NetworkPolicyEgressRule {
+                to: Some(vec![ours()]),
+                ports: Some(vec![port(PORT, "TCP")]),
+            },
+            NetworkPolicyEgressRule {
+                to: None,
+                ports: Some(vec![port(DNS_PORT, "UDP"), port(DNS_PORT, "TCP")]),
+            },
+        ],
+    }
+}
+
+fn network_policy(
+    metadata: ObjectMeta,
+    pods: BTreeMap<String, String>,
+    ingress: Vec<NetworkPolicyIngressRule>,
+    egress: Vec<NetworkPolicyEgressRule>,
+) -> NetworkPolicy {
     NetworkPolicy {
-        metadata: metadata(pool, names::workers(name)),
+        metadata,
         spec: Some(NetworkPolicySpec {
-            pod_selector: Some(labels::selector(labels::workers_of(name))),
-            policy_types: Some(vec!["Ingress".to_owned()]),
-            ingress: Some(vec![NetworkPolicyIngressRule {
-                from: Some(vec![within, operator]),
-                ports: Some(vec![NetworkPolicyPort {
-                    port: Some(IntOrString::Int(i32::from(PORT))),
-                    protocol: Some("TCP".to_owned()),
-                    end_port: None,
-                }]),
-            }]),
-            egress: None,
+            pod_selector: Some(labels::selector(pods)),
+            policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
+            ingress: Some(ingress),
+            egress: Some(egress),
         }),
     }
 }

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Resource;
 use serde_json::{Value, json};
 use sluice_crds::WorkerPool;
+use sluice_proto::log::LogFormat;
 
 use super::affinity::Reach;
 use super::labels;
@@ -27,6 +28,7 @@ fn pod_near(spec: &str, claims: &[Reach], with_key: bool) -> Pod {
         image: super::pod::image(&pool.spec, "sluice:1"),
         spec_hash: "00ff",
         with_key,
+        log_format: LogFormat::Text,
         claims,
         together: false,
     };
@@ -317,6 +319,7 @@ fn everything_is_owned_and_labelled() {
         objects.disruption_budget.metadata,
         objects.service_account.metadata,
         objects.network_policy.metadata,
+        objects.coordinator_policy.metadata,
         objects.key.unwrap().metadata,
         pod_near("{}", &[], true).meta().clone(),
     ];

@@ -14,6 +14,7 @@ use sluice_crds::worker_pool::{
     ClaimVolume, DEFAULT_SPILL_SIZE, EmptyDirVolume, EphemeralVolume, SpillVolume,
 };
 use sluice_crds::{ByteSize, WorkerPool, WorkerPoolSpec};
+use sluice_proto::log::LogFormat;
 
 use super::affinity::{self, Reach};
 use super::pod::{self, KEY_FILE, KEY_FOLDER, PROGRAM, TMP_BYTES, Volumes};
@@ -52,6 +53,8 @@ pub struct WorkerPod<'a> {
     pub spec_hash: &'a str,
     /// Whether tokens are checked: the pool's key is mounted.
     pub with_key: bool,
+    /// How it writes its log.
+    pub log_format: LogFormat,
     /// Where each mounted claim can be reached, where that is bounded.
     pub claims: &'a [Reach],
     /// Whether it must share the node of the pool's other workers.
@@ -136,7 +139,8 @@ impl WorkerPod<'_> {
     fn env(&self) -> Vec<EnvVar> {
         let spec = &self.pool.spec;
         let folders: Vec<_> = spill_volumes(spec).iter().map(spill_folder).collect();
-        let mut env = vec![
+        let mut env = pod::log_format(self.log_format);
+        env.extend([
             pod::env("SLUICE_LISTEN", format!("0.0.0.0:{PORT}")),
             pod::env_field("SLUICE_WORKER_NAME", "metadata.name"),
             pod::env_field("SLUICE_POD_UID", "metadata.uid"),
@@ -152,7 +156,7 @@ impl WorkerPod<'_> {
             pod::env("SLUICE_SLOTS", spec.slots().to_string()),
             pod::env("SLUICE_SPILL_DIRS", folders.join(",")),
             pod::env("SLUICE_SPILL_LIMIT", spill_limit(spec).bytes().to_string()),
-        ];
+        ]);
         if let Some(memory) = query_memory(spec) {
             env.push(pod::env("SLUICE_MEMORY", memory.bytes().to_string()));
         }

@@ -14,11 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::channel::mpsc;
+use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use sluice_proto::auth::PoolId;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::Instrument as _;
 
 pub use budget::Budget;
 pub use rpc::{CoordinatorRpc, GrpcCoordinators, Reports, RpcError};
@@ -39,12 +41,33 @@ pub struct Target {
     pub address: String,
 }
 
+impl Target {
+    /// What lines of the log are about that tell of it.
+    fn span(&self) -> tracing::Span {
+        let namespace = self.query.namespace.as_deref().unwrap_or_default();
+        tracing::error_span!("query", query = self.query.name, namespace, uid = self.uid)
+    }
+}
+
+/// A coordinator that does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreachable {
+    /// IP address of its pod.
+    pub address: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// What the last call came to.
+    pub error: String,
+}
+
 /// The coordinators that are followed.
 pub struct Progress {
     rpc: Arc<dyn CoordinatorRpc>,
     wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
     /// Progress of different queries takes turns.
     turns: Arc<Budget>,
+    /// How long calls to a coordinator fail before it counts as out of reach.
+    patience: Duration,
     /// By the unique id of the query.
     followed: Mutex<HashMap<String, Followed>>,
 }
@@ -64,6 +87,7 @@ impl Progress {
             wake,
             // Below the limit of status writes: transitions need some of it.
             turns: Arc::new(Budget::per_second(30)),
+            patience: watch::UNREACHABLE_AFTER,
             followed: Mutex::default(),
         }
     }
@@ -88,10 +112,16 @@ impl Progress {
             turns: self.turns.clone(),
             target: target.clone(),
             latest: Arc::clone(&latest),
+            patience: self.patience,
         };
         let renewing = watch::renew(self.rpc.clone(), target.clone(), watch::RENEWAL_PERIOD);
-        tokio::spawn(stop.clone().run_until_cancelled_owned(watching.run()));
-        tokio::spawn(stop.clone().run_until_cancelled_owned(renewing));
+        let (watching, span) = (watching.run(), target.span());
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(watching)
+                .instrument(span.clone()),
+        );
+        tokio::spawn(stop.clone().run_until_cancelled_owned(renewing).instrument(span));
         let known = Followed {
             target: target.clone(),
             latest,
@@ -111,6 +141,20 @@ impl Progress {
             .unwrap_or_else(PoisonError::into_inner)
             .report
             .clone()
+    }
+
+    /// Since when calls to coordinator `epoch` of the query `uid` have failed and what the last one came to, if it counts as out
+    /// of reach.
+    pub fn unreachable(&self, uid: &str, epoch: u64) -> Option<Unreachable> {
+        let followed = self.followed();
+        let known = followed.get(uid).filter(|known| known.target.epoch == epoch)?;
+        let latest = known.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = latest.failing.as_ref().filter(|failing| failing.told)?;
+        Some(Unreachable {
+            address: known.target.address.clone(),
+            since: failing.since.1,
+            error: failing.error.clone(),
+        })
     }
 
     /// A status was written that shows `report`: how long ago the transition was reported that it shows, if it shows one
@@ -141,7 +185,8 @@ impl Progress {
             return;
         };
         known.cancelled = true;
-        tokio::spawn(watch::cancel(self.rpc.clone(), known.target.clone()));
+        let cancel = watch::cancel(self.rpc.clone(), known.target.clone());
+        tokio::spawn(cancel.instrument(known.target.span()));
     }
 
     /// The unique ids and names of the queries that are followed.

@@ -76,7 +76,7 @@ impl GrpcCoordinators {
         });
         let address = host(&target.address);
         async move {
-            let refused = |error: &dyn std::error::Error| RpcError::Refused(error.to_string());
+            let refused = |error: &dyn std::error::Error| RpcError::Refused(with_causes(error));
             let token = token.map_err(|error| refused(&error))?;
             let channel = Endpoint::from_shared(format!("http://{address}:{COORDINATOR_PORT}"))
                 .map_err(|error| refused(&error))?
@@ -93,6 +93,15 @@ impl GrpcCoordinators {
             Ok(client.max_decoding_message_size(MAX_REPORT_BYTES))
         }
     }
+}
+
+/// The error and what has caused it: that of a transport alone says nothing.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut words: Vec<_> = causes.map(ToString::to_string).collect();
+    // Some repeat what they were caused by.
+    words.dedup();
+    words.join(": ")
 }
 
 /// The address as it stands in a URL.
@@ -115,7 +124,7 @@ fn reference(target: &Target) -> wire::QueryRef {
 
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
 fn refused(status: tonic::Status) -> RpcError {
-    RpcError::Refused(format!("{:?}: {}", status.code(), status.message()))
+    RpcError::Refused(format!("{}: {}", status.code().description(), status.message()))
 }
 
 impl CoordinatorRpc for GrpcCoordinators {

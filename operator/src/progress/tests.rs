@@ -126,3 +126,74 @@ async fn the_token_of_a_coordinator_is_renewed_long_before_it_ends_and_a_refusal
     renewing.abort();
     assert!(watch::RENEWAL_PERIOD * 6 <= sluice_proto::auth::QUERY_TOKEN_LIFETIME);
 }
+
+/// A coordinator that nobody reaches until it answers.
+#[derive(Default)]
+struct Away {
+    answers: tokio::sync::watch::Sender<bool>,
+    called: tokio::sync::watch::Sender<u32>,
+}
+
+impl CoordinatorRpc for Away {
+    fn watch(&self, _: &Target) -> BoxFuture<'static, Result<Reports, RpcError>> {
+        let report = ShuffleQueryStatus {
+            phase: QueryPhase::Running,
+            ..ShuffleQueryStatus::default()
+        };
+        let answers = *self.answers.borrow();
+        self.called.send_modify(|calls| *calls += 1);
+        async move {
+            match answers {
+                true => Ok(stream::iter([Ok(report)]).chain(stream::pending()).boxed()),
+                false => Err(RpcError::Refused("connection timed out".to_owned())),
+            }
+        }
+        .boxed()
+    }
+
+    fn renew(&self, _: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn cancel(&self, _: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+        async { Ok(()) }.boxed()
+    }
+}
+
+#[tokio::test]
+async fn a_coordinator_counts_as_out_of_reach_when_calls_have_failed_for_long_and_until_it_reports() {
+    let (wake, mut woken) = mpsc::unbounded();
+    let away = Arc::new(Away::default());
+    let mut progress = Progress::new(away.clone(), wake);
+    // Some calls fail before it has passed.
+    progress.patience = Duration::from_millis(300);
+    progress.follow(target(1));
+    assert_eq!(woken.next().await.unwrap().name, "q", "that is news");
+    let unreachable = progress.unreachable("u", 1).unwrap();
+    assert_eq!(
+        (unreachable.address.as_str(), unreachable.error.as_str()),
+        ("10.0.0.1", "connection timed out")
+    );
+    assert_eq!(progress.unreachable("u", 2), None, "another coordinator");
+    away.answers.send_replace(true);
+    while progress.latest("u", 1).is_none() {
+        woken.next().await.unwrap();
+    }
+    assert_eq!(progress.unreachable("u", 1), None);
+}
+
+#[tokio::test]
+async fn a_coordinator_that_may_plan_is_not_out_of_reach() {
+    let (wake, mut woken) = mpsc::unbounded();
+    let away = Arc::new(Away::default());
+    let mut progress = Progress::new(away.clone(), wake);
+    progress.patience = Duration::from_secs(3_600);
+    progress.follow(target(1));
+    away.called
+        .subscribe()
+        .wait_for(|calls| *calls >= 3)
+        .await
+        .unwrap();
+    assert!(woken.next().now_or_never().is_none());
+    assert_eq!(progress.unreachable("u", 1), None);
+}

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::channel::mpsc;
 use futures::future::BoxFuture;
+use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
@@ -23,6 +24,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 ///
 /// [`QUERY_TOKEN_LIFETIME`]: sluice_proto::auth::QUERY_TOKEN_LIFETIME
 pub(super) const RENEWAL_PERIOD: Duration = Duration::from_secs(600);
+/// How long calls to a coordinator fail before it counts as out of reach: most plan within this time, before which they do not
+/// answer.
+pub(super) const UNREACHABLE_AFTER: Duration = Duration::from_secs(30);
 /// How often a coordinator is told to cancel before it is given up.
 const CANCEL_ATTEMPTS: u32 = 3;
 
@@ -33,6 +37,8 @@ pub(super) struct Watching {
     pub turns: Arc<Budget>,
     pub target: Target,
     pub latest: Arc<Mutex<Latest>>,
+    /// How long calls fail before the coordinator counts as out of reach.
+    pub patience: Duration,
 }
 
 /// What a coordinator reported last.
@@ -41,6 +47,19 @@ pub(super) struct Latest {
     pub report: Option<Arc<ShuffleQueryStatus>>,
     /// Since when a transition has been reported that no status shows.
     pub unwritten: Option<Instant>,
+    /// While calls fail.
+    pub failing: Option<Failing>,
+}
+
+/// Calls that failed, one after the other.
+#[derive(Clone, Debug)]
+pub(super) struct Failing {
+    /// Since when, on both clocks.
+    pub since: (Instant, Timestamp),
+    /// What the last one came to.
+    pub error: String,
+    /// Whether it was told that they have failed for long.
+    pub told: bool,
 }
 
 /// What the reconciler has been woken for, and when.
@@ -71,15 +90,41 @@ impl Watching {
         }
     }
 
-    /// A coordinator that starts does not answer yet: no cause for alarm.
+    /// A coordinator that starts does not answer yet: no cause for alarm. One that does not for long is out of reach.
     fn tell(&self, error: &RpcError) {
-        let Target {
-            query,
-            epoch,
-            address,
-            ..
-        } = &self.target;
-        tracing::debug!(%query, epoch, address, %error, "the coordinator is not followed");
+        let Target { epoch, address, .. } = &self.target;
+        tracing::debug!(epoch, address, %error, "the coordinator is not followed");
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = latest.failing.take();
+        let told = before.as_ref().is_some_and(|failing| failing.told);
+        let since = before.map_or_else(|| (Instant::now(), Timestamp::now()), |failing| failing.since);
+        let long = since.0.elapsed() >= self.patience;
+        latest.failing = Some(Failing {
+            since,
+            error: error.to_string(),
+            told: long,
+        });
+        let lost = long && !told;
+        drop(latest);
+        if lost {
+            tracing::warn!(epoch, address, %error, "the coordinator is out of reach");
+            self.wake();
+        }
+    }
+
+    /// A report came.
+    fn reached(&self) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let back = latest.failing.take().is_some_and(|failing| failing.told);
+        drop(latest);
+        if back {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        // Nobody listens any more when the operator stops.
+        let _ = self.wake.unbounded_send(self.target.query.clone());
     }
 
     /// Whether the query has ended.
@@ -110,6 +155,7 @@ impl Watching {
                 Some(shown) => Urgency::between(&shown.report, &report),
             };
             self.keep(report, urgency);
+            self.reached();
             match (urgency, &*shown) {
                 (Urgency::Transition, _) | (_, None) => {
                     due = None;
@@ -154,8 +200,7 @@ impl Watching {
             });
         }
         drop(latest);
-        // Nobody listens any more when the operator stops.
-        let _ = self.wake.unbounded_send(self.target.query.clone());
+        self.wake();
     }
 }
 
@@ -170,8 +215,7 @@ pub(super) async fn renew(rpc: Arc<dyn CoordinatorRpc>, target: Target, period: 
                 sleep(period).await;
             }
             Err(error) => {
-                let Target { query, epoch, .. } = &target;
-                tracing::debug!(%query, epoch, %error, "the token is not renewed");
+                tracing::debug!(epoch = target.epoch, %error, "the token is not renewed");
                 sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
                 delay = delay.saturating_mul(2).min(longest);
             }
@@ -185,8 +229,7 @@ pub(super) async fn cancel(rpc: Arc<dyn CoordinatorRpc>, target: Target) {
         match rpc.cancel(&target).await {
             Ok(()) => return,
             Err(error) => {
-                let Target { query, epoch, .. } = &target;
-                tracing::debug!(%query, epoch, attempt, %error, "not cancelled");
+                tracing::debug!(epoch = target.epoch, attempt, %error, "not cancelled");
             }
         }
         sleep(Duration::from_secs(1)).await;

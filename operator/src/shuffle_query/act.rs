@@ -1,5 +1,7 @@
 //! Does what was decided.
 
+use std::sync::PoisonError;
+
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
@@ -36,6 +38,12 @@ impl Queries {
                 Ok(None)
             }
             Action::CreateInput => self.create_input(query).await,
+            Action::DeleteInput => {
+                if let Some(input) = self.input(query) {
+                    self.delete(&*input).await?;
+                }
+                Ok(None)
+            }
             Action::CreateToken { epoch } => self.create_token(query, epoch).await,
             Action::CreatePod { epoch, memory_factor } => self.create_pod(query, epoch, memory_factor).await,
             Action::DeletePod { name } => {
@@ -74,13 +82,7 @@ impl Queries {
         let name = wanted.name_any();
         match kube_api::create(&self.operator.client, wanted).await {
             Ok(Created::Ours(_)) => Ok(None),
-            Ok(Created::Taken) => Ok(Some(Refusal {
-                reason: ProgressReason::NameTaken,
-                message: format!(
-                    "{} {name} exists and is not this query's: delete it",
-                    K::kind(&())
-                ),
-            })),
+            Ok(Created::Taken) => Ok(Some(taken(wanted))),
             Err(error) => refusal(error, format!("creating {} {name}", K::kind(&()))).map(Some),
         }
     }
@@ -99,7 +101,8 @@ impl Queries {
             let api = Api::<ConfigMap>::namespaced(client, &query.namespace().unwrap_or_default());
             let input = api.get_opt(&name).await;
             let input = input.map_err(Error::api(format!("reading ConfigMap {name}")))?;
-            if input.is_some_and(|input| owned(&input, query)) {
+            if let Some(input) = input.filter(|input| owned(input, query)) {
+                self.know_input(query, &input);
                 return Ok(None);
             }
         }
@@ -114,12 +117,32 @@ impl Queries {
         let problem = problems_with(query, &sql).into_iter().next();
         let input = coordinator::input(query, &sql).map_err(|error| error.to_string());
         match problem.map_or(input, Err) {
-            Ok(input) => self.create(&input).await,
+            Ok(input) => match kube_api::create(&self.operator.client, &input).await {
+                Ok(Created::Ours(input)) => {
+                    self.know_input(query, &input);
+                    Ok(None)
+                }
+                Ok(Created::Taken) => Ok(Some(taken(&input))),
+                Err(error) => refusal(error, format!("creating ConfigMap {}", input.name_any())).map(Some),
+            },
             Err(message) => Ok(Some(Refusal {
                 reason: ProgressReason::SqlNotFound,
                 message,
             })),
         }
+    }
+
+    fn know_input(&self, query: &ShuffleQuery, input: &ConfigMap) {
+        let uid = query.uid().unwrap_or_default();
+        let mut known = self.input_uids.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(uid, input.uid().unwrap_or_default());
+    }
+
+    /// The unique id of the input, which is made before tokens are.
+    fn known_input(&self, query: &ShuffleQuery) -> String {
+        let known = self.input_uids.lock().unwrap_or_else(PoisonError::into_inner);
+        let input = known.get(&query.uid().unwrap_or_default());
+        input.cloned().unwrap_or_default()
     }
 
     async fn create_token(&self, query: &ShuffleQuery, epoch: u64) -> Result<Option<Refusal>, Error> {
@@ -141,7 +164,7 @@ impl Queries {
                 message: "the UID of the query cannot stand in a token".to_owned(),
             }));
         };
-        let secret = coordinator::token(query, epoch, token.as_text());
+        let secret = coordinator::token(query, epoch, token.as_text(), &self.known_input(query));
         let name = secret.name_any();
         match kube_api::create_blind(&self.operator.client, &secret).await {
             Ok(()) => Ok(None),
@@ -162,7 +185,7 @@ impl Queries {
             return Ok(Some(no_pool(query)));
         };
         let resolved = pool.status.as_ref().and_then(|status| status.image.as_deref());
-        let image = resolved.unwrap_or_else(|| pod::image(&pool.spec, &self.operator.config.image));
+        let image = resolved.unwrap_or_else(|| pod::image(&pool.spec, &self.operator.image));
         let pod = coordinator::coordinator_pod(&coordinator::CoordinatorPlan {
             query,
             epoch,
@@ -170,6 +193,7 @@ impl Queries {
             pool_spec: &pool.spec,
             image,
             memory_factor,
+            log_format: self.operator.config.log_format,
             with_workers: self.is_of_one_node(&pool).await?,
         });
         let refused = self.create(&pod).await?;
@@ -194,6 +218,17 @@ impl Queries {
             }
         }
         Ok(false)
+    }
+}
+
+fn taken<K: Object>(wanted: &K) -> Refusal {
+    Refusal {
+        reason: ProgressReason::NameTaken,
+        message: format!(
+            "{} {} exists and is not this query's: delete it",
+            K::kind(&()),
+            wanted.name_any()
+        ),
     }
 }
 

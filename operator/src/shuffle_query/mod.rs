@@ -18,9 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
 use futures::channel::mpsc;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::ResourceExt;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Recorder;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::{Controller, watcher};
 use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
@@ -29,10 +29,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Operator;
 use crate::config::Scope;
-use crate::kube_api::FIELD_MANAGER;
 use crate::objects::labels::{self, Component};
 use crate::progress::{CoordinatorRpc, GrpcCoordinators, Progress};
 use crate::signing::SigningKeys;
+use crate::unreadable::Unreadable;
 use crate::{reconcile as around, watch};
 
 use written::Written;
@@ -47,6 +47,10 @@ pub struct Queries {
     queries: Store<ShuffleQuery>,
     pools: Store<WorkerPool>,
     pods: Store<Pod>,
+    /// The inputs of coordinators, by name alone.
+    inputs: Store<ConfigMap>,
+    /// The unique ids of those that this operator made or met, by that of their query.
+    input_uids: Mutex<HashMap<String, String>>,
     progress: Progress,
     wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
     recorder: Recorder,
@@ -58,6 +62,8 @@ pub struct Queries {
     freed: Mutex<HashSet<String>>,
     /// What was written of a query last.
     written: Mutex<HashMap<String, Written>>,
+    /// Held while it is decided whether a query may have a place.
+    admitting: Mutex<()>,
     /// Coordinators, by the unique id of their query, whose pods were posted and which the cache may not show yet.
     posted: Mutex<HashMap<String, u64>>,
 }
@@ -141,7 +147,12 @@ impl Queries {
     /// Wakes the queries whose turn it is in the pool of `query`.
     fn wake_next(&self, query: &ShuffleQuery) {
         let pool = self.pool(query);
-        for next in pool.iter().flat_map(|pool| self.next_of(pool)) {
+        let namespace = query.namespace().unwrap_or_default();
+        let of_quota = self.next_of_quota(&namespace);
+        let of_quota = of_quota
+            .iter()
+            .map(|name| ObjectRef::new(name).within(&namespace));
+        for next in pool.iter().flat_map(|pool| self.next_of(pool)).chain(of_quota) {
             // Nobody listens any more when the operator stops.
             let _ = self.wake.unbounded_send(next);
         }
@@ -151,10 +162,13 @@ impl Queries {
     fn forget(&self, uid: &str) {
         self.progress.cancel(uid);
         self.progress.unfollow(uid);
+        self.operator.demand.forget(uid);
         self.granted().remove(uid);
         self.freed().remove(uid);
         self.written().remove(uid);
         self.posted().remove(uid);
+        let mut inputs = self.input_uids.lock().unwrap_or_else(PoisonError::into_inner);
+        inputs.remove(uid);
     }
 }
 
@@ -173,27 +187,31 @@ pub async fn run_with(
     rpc: Arc<dyn CoordinatorRpc>,
 ) {
     let client = &operator.client;
-    let (queries, changed) = watch::resources_slimmed::<ShuffleQuery>(client, &scope, slim);
-    let (pools, pools_changed) = watch::resources::<WorkerPool>(client, &scope);
+    let unreadable = operator.unreadable::<ShuffleQuery>(&scope);
+    let (queries, changed) = watch::resources_slimmed::<ShuffleQuery>(client, &scope, unreadable, slim);
+    // The reconciler of pools tells of those that cannot be read.
+    let (pools, pools_changed) = watch::resources::<WorkerPool>(client, &scope, Unreadable::untold());
     let coordinators = labels::watched(Component::Coordinator);
     let (pods, pods_changed) = watch::labelled::<Pod>(client, &scope, &coordinators);
+    let (inputs, inputs_changed) = watch::stripped::<ConfigMap>(scope.api(client), &coordinators, |input| {
+        input.data = None;
+    });
     let (wake, woken) = mpsc::unbounded();
-    let reporter = Reporter {
-        controller: FIELD_MANAGER.to_owned(),
-        instance: Some(operator.config.identity.clone()),
-    };
     let reconciler = Arc::new(Queries {
         signer,
         queries: queries.clone(),
         pools,
         pods,
+        inputs,
+        input_uids: Mutex::default(),
         progress: Progress::new(rpc, wake.clone()),
         wake,
-        recorder: Recorder::new(client.clone(), reporter),
+        recorder: operator.recorder(),
         synced: OnceCell::new(),
         granted: Mutex::default(),
         freed: Mutex::default(),
         written: Mutex::default(),
+        admitting: Mutex::default(),
         posted: Mutex::default(),
         operator: operator.clone(),
     });
@@ -201,6 +219,7 @@ pub async fn run_with(
     let changed = changed.inspect(move |query| watched.look_at_changed(query));
     let controller = Controller::for_stream(changed, queries)
         .owns_stream(pods_changed)
+        .owns_stream(inputs_changed)
         .watches_stream(pools_changed, move |pool| by_pool.concerned_by(&pool))
         .reconcile_on(woken);
     let (concurrency, metrics) = (operator.config.concurrency, operator.metrics.clone());

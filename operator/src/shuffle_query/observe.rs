@@ -8,17 +8,21 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
 use sluice_crds::shuffle_query::ShuffleQuerySpec;
 use sluice_crds::{
-    ConditionReason, PoolConditionType, ProgressReason, ShuffleQuery, WorkerPool, validate_query,
+    ConditionReason, PoolConditionType, ProgressReason, ShuffleQuery, WorkerPool, WorkerPoolSpec,
+    validate_query,
 };
 
 use super::Queries;
-use super::admission::{Candidate, Place, place};
+use super::admission::{Candidate, Hold, Place, beyond_quota, next_of_quota, place};
 use super::lifecycle::{Coordinator, Lifecycle};
 use super::observed::{Observed, PoolSeen, SqlSeen};
 use super::pods::CoordinatorPod;
 use crate::objects::folders::folders;
 use crate::objects::names;
 use crate::reconcile::Error;
+
+/// How many of the queries that wait for the quota of a namespace look again when something ended there.
+const QUOTA_WAKES: usize = 8;
 
 /// The name of the pool that a query uses; `None` if it names none.
 pub(super) fn pool_of(query: &ShuffleQuery) -> Option<String> {
@@ -30,16 +34,26 @@ pub(super) fn pool_of(query: &ShuffleQuery) -> Option<String> {
 }
 
 /// A query as the others of its pool see it.
-pub(super) fn candidate(query: &ShuffleQuery, granted: bool) -> Candidate {
+pub(super) fn candidate(query: &ShuffleQuery, pool: Option<&WorkerPool>, granted: bool) -> Candidate {
+    let spec = query.spec.workers.as_ref().or(pool.map(|pool| &pool.spec));
+    let cap = spec.and_then(|spec| spec.max_query_priority).unwrap_or(i32::MAX);
     let status = query.status.as_ref();
     let reason = status.and_then(|status| status.reason);
     Candidate {
         uid: query.uid().unwrap_or_default(),
         name: query.name_any(),
-        priority: query.spec.priority,
+        priority: query.spec.priority.min(cap),
         created: query.creation_timestamp().map(|time| time.0).unwrap_or_default(),
         admitted: granted || status.is_some_and(|status| status.admitted_time.is_some()),
         blocked: query.spec.suspend || reason == Some(ProgressReason::SqlNotFound.into()),
+        pool: pool_of(query).unwrap_or_default(),
+        slots: spec.map_or(0, |spec| spec.most_replicas().saturating_mul(spec.slots())),
+        hold: match reason {
+            None => Hold::Nothing,
+            Some(reason) if reason == ProgressReason::Pending.into() => Hold::Nothing,
+            Some(reason) if reason == ProgressReason::NamespaceQuotaReached.into() => Hold::Quota,
+            Some(_) => Hold::Other,
+        },
     }
 }
 
@@ -61,6 +75,20 @@ impl Queries {
         if let Some(pool) = pool.as_ref().filter(|_| waits && problems.is_empty()) {
             problems.extend(folders(query, &pool.name_any(), &pool.spec).err());
         }
+        let spec = query.spec.workers.as_ref();
+        let spec = spec.or(pool.as_ref().map(|pool| &pool.spec));
+        let default = |of: fn(&WorkerPoolSpec) -> Option<u32>| spec.and_then(of);
+        let (deadline_seconds, ttl_seconds) = (
+            query
+                .spec
+                .deadline_seconds
+                .or(default(|spec| spec.default_deadline_seconds)),
+            query
+                .spec
+                .ttl_seconds_after_finished
+                .or(default(|spec| spec.default_ttl_seconds_after_finished)),
+        );
+        let quota = if waits { self.beyond_quota(query) } else { None };
         let pool = pool.map_or(PoolSeen::Absent, |pool| seen(query, &pool));
         let sql = match pool {
             PoolSeen::Found { .. } if waits && place == Place::Free => match self.sql(query).await? {
@@ -81,8 +109,21 @@ impl Queries {
             sql,
             pods: self.pods(query, &life, now).await?,
             report: self.progress.latest(&uid, life.epoch),
+            unreachable: self.progress.unreachable(&uid, life.epoch),
+            input: self.input(query).is_some(),
+            quota,
+            deadline_seconds,
+            ttl_seconds,
             query: query.clone(),
         })
+    }
+
+    /// The input of the query's coordinators, as far as it has arrived in the cache.
+    pub(super) fn input(&self, query: &ShuffleQuery) -> Option<Arc<ConfigMap>> {
+        let name = names::input(&query.name_any());
+        let namespace = query.namespace().unwrap_or_default();
+        let input = self.inputs.get(&ObjectRef::new(&name).within(&namespace))?;
+        owned(&*input, query).then_some(input)
     }
 
     /// The pool that the query uses.
@@ -94,6 +135,11 @@ impl Queries {
 
     /// The queries of a pool that have not ended.
     pub(super) fn candidates(&self, namespace: &str, pool: &str) -> Vec<Candidate> {
+        self.unended(namespace, |query| pool_of(query).as_deref() == Some(pool))
+    }
+
+    /// The queries of a namespace that have not ended, of those that are `chosen`.
+    fn unended(&self, namespace: &str, chosen: impl Fn(&ShuffleQuery) -> bool) -> Vec<Candidate> {
         let granted = self.granted();
         let queries = self.queries.state();
         let ours = queries.iter().filter(|query| {
@@ -104,7 +150,7 @@ impl Queries {
             !ended
                 && query.metadata.deletion_timestamp.is_none()
                 && query.metadata.namespace.as_deref() == Some(namespace)
-                && pool_of(query).as_deref() == Some(pool)
+                && chosen(query)
         });
         ours.map(|query| {
             let granted = query
@@ -112,14 +158,38 @@ impl Queries {
                 .uid
                 .as_ref()
                 .is_some_and(|uid| granted.contains(uid));
-            candidate(query, granted)
+            candidate(query, self.pool(query).as_deref(), granted)
         })
         .collect()
     }
 
+    /// Why the quota of its namespace keeps the query from a place.
+    pub(super) fn beyond_quota(&self, query: &ShuffleQuery) -> Option<String> {
+        let quota = self.operator.config.quota();
+        if !quota.is_set() {
+            return None;
+        }
+        let all = self.unended(&query.namespace().unwrap_or_default(), |_| true);
+        beyond_quota(&candidate(query, self.pool(query).as_deref(), false), &all, quota)
+    }
+
+    /// The queries that wait for the quota of a namespace, first ones first.
+    pub(super) fn next_of_quota(&self, namespace: &str) -> Vec<String> {
+        if !self.operator.config.quota().is_set() {
+            return Vec::new();
+        }
+        let all = self.unended(namespace, |_| true);
+        let next = next_of_quota(&all).into_iter().take(QUOTA_WAKES);
+        next.map(|query| query.name.clone()).collect()
+    }
+
     fn place(&self, query: &ShuffleQuery, pool: &WorkerPool) -> Place {
         let all = self.candidates(&query.namespace().unwrap_or_default(), &pool.name_any());
-        place(&candidate(query, false), &all, pool.spec.max_concurrent_queries)
+        place(
+            &candidate(query, Some(pool), false),
+            &all,
+            pool.spec.max_concurrent_queries,
+        )
     }
 
     /// The SQL text of a query, or what is missing of it.
@@ -234,8 +304,8 @@ fn seen(query: &ShuffleQuery, pool: &WorkerPool) -> PoolSeen {
         ready: status.map_or(0, |status| status.ready_replicas),
         usable: status.map_or(0, |status| status.usable_replicas),
         needed: pool.spec.min_ready_workers,
-        why: match pool.spec.replicas {
-            0 => "it is scaled to 0, set replicas".to_owned(),
+        why: match (pool.spec.replicas, &pool.spec.autoscaling) {
+            (0, None) => "it is scaled to 0, set replicas".to_owned(),
             _ => ready
                 .map(|seen| why(seen.reason, &seen.message))
                 .unwrap_or_default(),

@@ -9,6 +9,7 @@ use sluice_crds::{ProgressReason, ShuffleQuery};
 use super::admission::Place;
 use super::lifecycle::Lifecycle;
 use super::pods::CoordinatorPod;
+use crate::progress::Unreachable;
 
 /// A query and what is around it, at one moment.
 #[derive(Clone, Debug)]
@@ -27,6 +28,16 @@ pub struct Observed {
     pub pods: Vec<CoordinatorPod>,
     /// What the newest coordinator reported last.
     pub report: Option<Arc<ShuffleQueryStatus>>,
+    /// Whether the input of the query's coordinators is there, and with it their tokens.
+    pub input: bool,
+    /// Why the newest coordinator, whose pod runs, tells nothing, where that has been so for long.
+    pub unreachable: Option<Unreachable>,
+    /// Why the namespace may not have one more query in this query's pool, if it has no place yet.
+    pub quota: Option<String>,
+    /// Seconds that the query may take: as it says, or as its pool does.
+    pub deadline_seconds: Option<u32>,
+    /// Seconds after its end that it is deleted: as it says, or as its pool does.
+    pub ttl_seconds: Option<u32>,
 }
 
 /// A query's pool.
@@ -85,6 +96,8 @@ pub enum Action {
     DeletePool,
     /// Create the input of all coordinators.
     CreateInput,
+    /// Delete it, and with it the tokens.
+    DeleteInput,
     /// Create the token of a coordinator.
     CreateToken {
         /// Its number.

@@ -1,18 +1,21 @@
 //! The reconcile of one query.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
 use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
+use tracing::Instrument as _;
 
 use super::lifecycle::Lifecycle;
+use super::observe::pool_of;
 use super::observed::{Observed, Step};
 use super::status::compose;
 use super::written::Written;
 use super::{Queries, ending, event, step};
+use crate::demand::Wish;
 use crate::kube_api;
 use crate::progress::Urgency;
 use crate::reconcile::{Error, Lane, Reconciler, Reconciling};
@@ -85,12 +88,14 @@ impl Queries {
     ) -> Result<Arc<ShuffleQuery>, Error> {
         let uid = seen.query.uid().unwrap_or_default();
         let takes_place = life.admitted.is_some() && !life.phase.is_terminal();
-        if takes_place {
-            self.granted().insert(uid.clone());
+        if takes_place && !self.takes_place(&seen.query, &uid) {
+            // Another query was first: it is looked at again.
+            return Ok(seen.query.clone());
         }
         let report = seen.report.as_deref();
         let old = seen.query.status.clone().unwrap_or_default();
         let new = compose(&seen.query, life, report, now);
+        self.wish(&seen.query, &new);
         self.operator.status_writes.turn(Self::lane(&seen.query)).await;
         let written = self.write(&seen.query, &old, &new).await;
         if !takes_place || written.is_err() {
@@ -105,6 +110,28 @@ impl Queries {
             None => self.note_lag(seen),
         }
         Ok(Arc::new(written))
+    }
+
+    /// Notes that the query takes a place; false if the quota of its namespace, which others may have met since it was looked
+    /// at, leaves none.
+    fn takes_place(&self, query: &ShuffleQuery, uid: &str) -> bool {
+        let _one_at_a_time = self.admitting.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_place = Lifecycle::of(query).admitted.is_some();
+        if !has_place && self.beyond_quota(query).is_some() {
+            return false;
+        }
+        self.granted().insert(uid.to_owned());
+        true
+    }
+
+    /// Tells the query's pool what it wants.
+    fn wish(&self, query: &ShuffleQuery, status: &ShuffleQueryStatus) {
+        let uid = query.uid().unwrap_or_default();
+        let Some(pool) = pool_of(query) else { return };
+        let namespace = query.namespace().unwrap_or_default();
+        self.operator
+            .demand
+            .set(&uid, (&namespace, &pool), Wish::of(status));
     }
 
     /// Writes how the query stands, if that is due; answers when to look again.
@@ -132,6 +159,7 @@ impl Queries {
             self.granted().remove(&uid);
         }
         let new = compose(query, life, seen.report.as_deref(), now);
+        self.wish(query, &new);
         let old = query.status.clone().unwrap_or_default();
         let urgency = match &query.status {
             Some(old) => Urgency::between(old, &new),
@@ -218,21 +246,21 @@ impl Queries {
         let Some(event) = event::between(old, new) else {
             return;
         };
-        let name = query.name_any();
         match new.phase {
             QueryPhase::Pending | QueryPhase::Running | QueryPhase::Suspended => {}
             QueryPhase::Succeeded | QueryPhase::Failed | QueryPhase::Cancelled => {
-                tracing::info!(query = name, phase = ?new.phase, reason = event.reason, "a query ended");
+                tracing::info!(reason = event.reason, "the query has ended");
             }
         }
         let (recorder, reference) = (self.recorder.clone(), query.object_ref(&()));
-        tokio::spawn(async move {
+        let publish = async move {
             let published =
                 tokio::time::timeout(Duration::from_secs(10), recorder.publish(&event, &reference));
             if let Ok(Err(error)) = published.await {
-                tracing::debug!(query = name, %error, "no event");
+                tracing::debug!(%error, "no event");
             }
-        });
+        };
+        tokio::spawn(publish.in_current_span());
     }
 }
 

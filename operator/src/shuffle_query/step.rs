@@ -12,7 +12,9 @@ use super::ending::{self, Fate};
 use super::lifecycle::{Coordinator, Lifecycle};
 use super::observed::{Action, Observed, PoolSeen, SqlSeen, Step};
 use super::pods::{CoordinatorPod, PodState};
+use crate::objects::coordinator::COORDINATOR_PORT;
 use crate::objects::names;
+use crate::progress::Unreachable;
 
 /// Between two looks at a query about which nothing is to be done.
 const IDLE: Duration = Duration::from_secs(240);
@@ -85,7 +87,7 @@ fn decide(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
     if let Some(overdue) = overdue
         && !(may_be_told(seen, &life) && overdue < CANCEL_GRACE)
     {
-        let seconds = seen.query.spec.deadline_seconds.unwrap_or_default();
+        let seconds = seen.deadline_seconds.unwrap_or_default();
         let message = format!("the query ran longer than its deadline of {seconds} s");
         return Step::Commit(life.failed(ErrorReason::DeadlineExceeded, message, now));
     }
@@ -116,7 +118,7 @@ fn decide(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
 
 /// How long the deadline is over, if it is.
 fn overdue(seen: &Observed, life: &Lifecycle, now: Timestamp) -> Option<Duration> {
-    let deadline = SignedDuration::from_secs(seen.query.spec.deadline_seconds?.into());
+    let deadline = SignedDuration::from_secs(seen.deadline_seconds?.into());
     // The deadline does not pass while a query rests.
     let until = life.suspended.unwrap_or(now);
     let rested = SignedDuration::from_millis(i64::try_from(life.suspended_millis).unwrap_or(i64::MAX));
@@ -128,7 +130,7 @@ fn overdue(seen: &Observed, life: &Lifecycle, now: Timestamp) -> Option<Duration
 
 /// How long until the deadline, if there is one.
 fn left(seen: &Observed, life: &Lifecycle, now: Timestamp) -> Option<Duration> {
-    let deadline = SignedDuration::from_secs(seen.query.spec.deadline_seconds?.into());
+    let deadline = SignedDuration::from_secs(seen.deadline_seconds?.into());
     let rested = SignedDuration::from_millis(i64::try_from(life.suspended_millis).unwrap_or(i64::MAX));
     let used = now
         .duration_since(seen.query.creation_timestamp()?.0)
@@ -204,6 +206,10 @@ fn waiting(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
     let again = left(seen, &life, now).map_or(IDLE, |left| left.min(IDLE));
     // A coordinator from before a rest must not be in the way of the next.
     let mut tidy: Vec<Action> = delete(seen.pods.iter()).collect();
+    if let Some(message) = &seen.quota {
+        let waits = life.waiting(ProgressReason::NamespaceQuotaReached, message.as_str());
+        return act(tidy, waits, again.min(POLL));
+    }
     let (reason, message, poll) = match (&seen.pool, seen.place, &seen.sql) {
         (PoolSeen::Absent, ..) if spec.workers.is_some() => {
             tidy.extend(create_pool(seen));
@@ -232,7 +238,11 @@ fn waiting(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
         }
         (PoolSeen::Found { .. }, Place::Waiting { ahead, running }, _) => {
             let message = format!("{running} queries run in pool {name}, and {ahead} wait before this one");
-            (ProgressReason::WaitingForPlace, message, IDLE)
+            (
+                ProgressReason::WaitingForPlace,
+                message,
+                position_stays_true(ahead),
+            )
         }
         (PoolSeen::Found { .. }, Place::Free, SqlSeen::Missing(what)) => {
             (ProgressReason::SqlNotFound, what.clone(), POLL)
@@ -245,6 +255,13 @@ fn waiting(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
         }
     };
     act(tidy, life.waiting(reason, message), again.min(poll))
+}
+
+/// How long a query may say how many are before it: those at the front hear sooner that they have moved, as nothing else
+/// tells them.
+fn position_stays_true(ahead: usize) -> Duration {
+    let hundreds = u32::try_from(ahead / 100).unwrap_or(u32::MAX);
+    POLL.saturating_mul(hundreds.saturating_add(1)).min(IDLE)
 }
 
 /// Says that the pool has fewer workers than the `needed` ones that a coordinator could use. Where enough are ready, they are
@@ -357,7 +374,25 @@ fn running(seen: &Observed, mut life: Lifecycle, pod: &CoordinatorPod, now: Time
         }
         (PodState::Running(_) | PodState::Ended(_), None) => unreported(life),
     };
+    if let (PodState::Running(_), Some(unreachable)) = (&pod.state, &seen.unreachable) {
+        life.coordinator = Coordinator::Starting;
+        life.reason = ProgressReason::CoordinatorUnreachable.into();
+        life.message = out_of_reach(unreachable);
+    }
     act(actions, life, again)
+}
+
+fn out_of_reach(unreachable: &Unreachable) -> String {
+    let Unreachable {
+        address,
+        since,
+        error,
+    } = unreachable;
+    let since = since.strftime("%H:%M:%S UTC");
+    format!(
+        "the operator has not reached the coordinator at {address} port {COORDINATOR_PORT} since {since} ({error}): it plans \
+         for long, or a NetworkPolicy is in between"
+    )
 }
 
 fn reported(mut life: Lifecycle, report: &ShuffleQueryStatus, pool: &PoolSeen) -> Lifecycle {
@@ -369,9 +404,12 @@ fn reported(mut life: Lifecycle, report: &ShuffleQueryStatus, pool: &PoolSeen) -
         .find(|seen| seen.type_ == QueryConditionType::WorkersReady);
     let waits = workers.is_some_and(|seen| seen.reason == ProgressReason::WaitingForWorkers.into());
     life.reason = match report.phase {
-        QueryPhase::Pending if waits => ProgressReason::WaitingForWorkers.into(),
+        QueryPhase::Pending if waits => {
+            life.message = workers.map(|seen| seen.message.clone()).unwrap_or_default();
+            ProgressReason::WaitingForWorkers.into()
+        }
         QueryPhase::Running if waits => {
-            life.message = no_worker(pool);
+            life.message = no_worker(pool, workers.map_or("", |seen| &seen.message));
             ProgressReason::WaitingForWorkers.into()
         }
         _ => report.reason.unwrap_or(ProgressReason::Running.into()),
@@ -379,17 +417,24 @@ fn reported(mut life: Lifecycle, report: &ShuffleQueryStatus, pool: &PoolSeen) -
     life
 }
 
-/// Why a query that runs has no worker, as far as its pool tells. Since when, its condition `WorkersReady` says.
-fn no_worker(pool: &PoolSeen) -> String {
+/// Why a query that runs has no worker, as far as its pool and its coordinator tell. Since when, its condition `WorkersReady` says.
+fn no_worker(pool: &PoolSeen, words: &str) -> String {
+    let told = match words {
+        "" => "".to_owned(),
+        words => format!(". The coordinator: {words}"),
+    };
     match pool {
         PoolSeen::Found { ready: 0, why, .. } => {
             let colon = if why.is_empty() { "" } else { ": " };
-            format!("the pool has no ready worker{colon}{why}")
+            format!("the pool has no ready worker{colon}{why}{told}")
         }
-        PoolSeen::Found { ready, .. } => format!(
+        PoolSeen::Found { ready, .. } if told.is_empty() => format!(
             "{ready} workers are ready and none has a session with the coordinator: a NetworkPolicy on port 7400, or a \
              token that they do not trust? The coordinator's log says more"
         ),
+        PoolSeen::Found { ready, .. } => {
+            format!("{ready} workers are ready and none has a session with the coordinator{told}")
+        }
         PoolSeen::Absent | PoolSeen::Taken => "its pool was deleted".to_owned(),
         PoolSeen::Leaving => "its pool is being deleted".to_owned(),
     }
@@ -412,7 +457,7 @@ fn after_the_end(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
     let since = elapsed(ended, now);
     let mut again = IDLE;
     let mut actions = vec![Action::Unfollow];
-    if let Some(seconds) = seen.query.spec.ttl_seconds_after_finished {
+    if let Some(seconds) = seen.ttl_seconds {
         let ttl = Duration::from_secs(seconds.into());
         if since >= ttl {
             return act(vec![Action::Unfollow, Action::DeleteQuery], life, IDLE);
@@ -428,6 +473,9 @@ fn after_the_end(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
             // The pod of a failed query stays: its log may say more.
             actions.extend(delete([pod].into_iter()));
         }
+    }
+    if seen.input && !seen.pods.iter().any(CoordinatorPod::may_run) {
+        actions.push(Action::DeleteInput);
     }
     actions.extend(delete_pool(seen));
     act(actions, life, again)

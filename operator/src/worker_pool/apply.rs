@@ -76,13 +76,20 @@ pub async fn apply(client: &Client, stores: &Stores, wanted: &Desired) -> Applie
         &mut applied,
     )
     .await;
+    ensure(
+        client,
+        &stores.network_policies,
+        &objects.coordinator_policy,
+        &mut applied,
+    )
+    .await;
     if let Some(key) = &objects.key {
         ensure(client, &stores.config_maps, key, &mut applied).await;
     }
     mark(client, wanted, &mut applied).await;
     for removal in &wanted.delete {
         let name = removal.pod.name_any();
-        tracing::info!(pod = name, why = ?removal.why, "deleting a worker");
+        tracing::info!(pod = name, why = removal.why.words(), "deleting a worker");
         if let Err(error) = kube_api::delete(client, &*removal.pod, None).await {
             applied.note(&format!("deleting pod {name}"), error);
         }
@@ -190,7 +197,7 @@ async fn mark(client: &Client, wanted: &Desired, applied: &mut Applied) {
             }
         }
         if let Some((since, why)) = mark.draining {
-            tracing::info!(pod = name, ?why, "a worker drains");
+            tracing::info!(pod = name, why = why.words(), "a worker drains");
             applied.draining.extend(mark.pod.uid().map(|uid| (uid, since)));
         }
     }

@@ -71,6 +71,20 @@ pub enum Why {
     Marked,
 }
 
+impl Why {
+    /// In a log.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Surplus => "the pool has more than it is to have",
+            Self::Outdated => "the spec of the pool has changed",
+            Self::Ended => "it will not run again",
+            Self::Drained => "it has drained",
+            Self::DrainTimedOut => "it drained for longer than drainTimeoutSeconds",
+            Self::Marked => "it was to drain before",
+        }
+    }
+}
+
 /// Why a pool gets no pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
@@ -108,7 +122,7 @@ fn blocked(seen: &Observed) -> Option<Blocked> {
             message: problems.join("; "),
         });
     }
-    let message = claims::unmountable(&seen.claims, seen.pool.spec.replicas)?;
+    let message = claims::unmountable(&seen.claims, seen.pool.spec.most_replicas())?;
     Some(Blocked {
         reason: ProgressReason::VolumesUnmountable.into(),
         message,
@@ -121,7 +135,7 @@ fn surge(replicas: usize) -> usize {
 }
 
 fn replicas(seen: &Observed) -> usize {
-    usize::try_from(seen.pool.spec.replicas).unwrap_or(usize::MAX)
+    usize::try_from(seen.replicas).unwrap_or(usize::MAX)
 }
 
 fn count(workers: &[Worker], counted: impl Fn(&Worker) -> bool) -> usize {
@@ -158,6 +172,7 @@ fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
                 image: seen.image(),
                 spec_hash: &seen.revision.spec_hash,
                 with_key: seen.settings.public_key.is_some(),
+                log_format: seen.settings.log_format,
                 claims: &claims,
                 together,
             };

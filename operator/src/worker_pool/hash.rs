@@ -5,8 +5,13 @@ use sluice_crds::WorkerPoolSpec;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Fields that change what the operator or the pool does, not what a worker's pod is.
-const NOT_OF_PODS: [&str; 5] = [
+const NOT_OF_PODS: [&str; 10] = [
     "replicas",
+    "autoscaling",
+    "defaultDeadlineSeconds",
+    "defaultTtlSecondsAfterFinished",
+    "maxQueryPriority",
+    "egress",
     "minReadyWorkers",
     "maxConcurrentQueries",
     "drainTimeoutSeconds",
@@ -91,6 +96,11 @@ mod tests {
             "minReadyWorkers: 2",
             "maxConcurrentQueries: 3",
             "drainTimeoutSeconds: 3",
+            "autoscaling: {maxReplicas: 3}",
+            "defaultDeadlineSeconds: 3",
+            "defaultTtlSecondsAfterFinished: 3",
+            "maxQueryPriority: 3",
+            "egress: Internal",
             "coordinator: {resources: {limits: {cpu: 1}}}",
             "slotsPerWorker: 2",
             "placement: {zones: Spread, weight: 100}",

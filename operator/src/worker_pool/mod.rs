@@ -12,6 +12,7 @@ pub mod observe;
 pub mod polls;
 pub mod revision;
 pub mod rpc;
+pub mod scaling;
 pub mod status;
 pub mod stores;
 pub mod why;
@@ -26,23 +27,27 @@ use futures::channel::mpsc::UnboundedReceiver;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::Controller;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use sluice_crds::{WorkerPool, WorkerPoolStatus};
 use sluice_proto::auth::PoolId;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use self::apply::Applied;
 use self::observe::{Observed, Settings};
 use self::polls::{PERIOD, Polls, Target};
 use self::revision::Revision;
 use self::rpc::{WorkerAddress, WorkerRpc};
+use self::scaling::History;
 use self::stores::Stores;
 use self::worker::{Answer, Worker, WorkerState};
 use crate::Operator;
 use crate::config::Scope;
-use crate::kube_api::{self, FIELD_MANAGER};
+use crate::demand::Demand;
+use crate::kube_api;
+use crate::metrics::PoolState;
 use crate::objects::worker::PORT;
 use crate::objects::{labels, names};
 use crate::reconcile::{self, Error, Lane, REQUEUE, Reconciler, Reconciling};
@@ -59,27 +64,33 @@ pub async fn run<R: WorkerRpc>(
     keys: Option<Arc<SigningKeys>>,
     stop: CancellationToken,
 ) {
-    let (stores, controller) = Stores::watch(&operator.client, &scope);
-    let (polls, changes) = Polls::new(rpc);
-    let controller = on_reports(controller, changes);
-    let reporter = Reporter {
-        controller: FIELD_MANAGER.to_owned(),
-        instance: Some(operator.config.identity.clone()),
+    let unreadable = operator.unreadable::<WorkerPool>(&scope);
+    let histories = Arc::<Histories>::default();
+    let (metrics, kept) = (operator.metrics.clone(), histories.clone());
+    let gone = move |pool: &ObjectRef<WorkerPool>| {
+        let namespace = pool.namespace.clone().unwrap_or_default();
+        metrics.pool(&namespace, &pool.name, None);
+        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.remove(&(namespace, pool.name.clone()));
     };
+    let (stores, controller) = Stores::watch(&operator.client, &scope, unreadable, gone);
+    let (polls, changes) = Polls::new(rpc);
+    let controller = on_changes(on_changes(controller, changes), operator.demand.changes());
     let pools = Arc::new(Pools {
         keys,
         operator: operator.clone(),
         stores,
         polls,
-        recorder: Recorder::new(operator.client.clone(), reporter),
+        recorder: operator.recorder(),
+        histories,
         marked: Mutex::default(),
     });
     let concurrency = operator.config.concurrency;
     reconcile::run(controller, pools, concurrency, operator.metrics.clone(), stop).await;
 }
 
-/// Reconciles a pool also when its workers told something new.
-fn on_reports(
+/// Reconciles a pool also when its workers told something new, or its queries want something else.
+fn on_changes(
     controller: Controller<WorkerPool>,
     changes: UnboundedReceiver<ObjectRef<WorkerPool>>,
 ) -> Controller<WorkerPool> {
@@ -91,6 +102,8 @@ const EVENT_LIMIT: Duration = Duration::from_secs(10);
 /// When what was refused is tried again: nothing tells when a quota has room.
 const AGAIN: Duration = Duration::from_secs(10);
 
+type Histories = Mutex<BTreeMap<(String, String), History>>;
+
 /// The reconciler of pools.
 struct Pools<R> {
     operator: Arc<Operator>,
@@ -98,6 +111,8 @@ struct Pools<R> {
     stores: Arc<Stores>,
     polls: Arc<Polls<R>>,
     recorder: Recorder,
+    /// What pools that scale themselves wanted lately, by namespace and name.
+    histories: Arc<Histories>,
     /// Pods, by uid, that were marked to drain, until the watch shows it: else another might be chosen in their place.
     marked: Mutex<BTreeMap<String, Timestamp>>,
 }
@@ -131,6 +146,7 @@ impl<R: WorkerRpc> Pools<R> {
             targets(&seen.pool, &seen.workers),
         );
         let status = status::status(&seen, &wanted, &applied.refused);
+        self.measure(&seen, &status);
         if seen.pool.status.as_ref() != Some(&status) {
             self.operator.status_writes.turn(Lane::Ordinary).await;
             let written = kube_api::apply_status(&self.operator.client, &*seen.pool, &status).await;
@@ -153,13 +169,13 @@ impl<R: WorkerRpc> Pools<R> {
             return;
         };
         let (recorder, reference) = (self.recorder.clone(), pool.object_ref(&()));
-        let name = pool.name_any();
-        tokio::spawn(async move {
+        let publish = async move {
             let published = tokio::time::timeout(EVENT_LIMIT, recorder.publish(&event, &reference));
             if let Ok(Err(error)) = published.await {
-                tracing::debug!(pool = name, %error, "no event");
+                tracing::debug!(%error, "no event");
             }
-        });
+        };
+        tokio::spawn(publish.in_current_span());
     }
 
     fn observe(&self, pool: Arc<WorkerPool>) -> Observed {
@@ -175,9 +191,11 @@ impl<R: WorkerRpc> Pools<R> {
         let taken = pods.iter().map(|pod| pod.name_any()).collect();
         pods.retain(|pod| is_controlled_by(pod, &pool));
         let settings = Settings {
-            default_image: self.operator.config.image.clone(),
+            default_image: self.operator.image.clone(),
             public_key: self.keys.as_ref().map(|keys| keys.public_pem()),
+            log_format: self.operator.config.log_format,
         };
+        let (replicas, demand) = self.replicas(&pool, now);
         let answers = self.polls.answers(&pool.uid().unwrap_or_default());
         let revision = Revision::of(&pool, &pods, &settings.default_image);
         let workers = pods.into_iter();
@@ -190,6 +208,8 @@ impl<R: WorkerRpc> Pools<R> {
             claims: claims::mounted(&pool.spec, claim, volume),
             revision,
             settings,
+            replicas,
+            demand,
             now,
             pool,
         }
@@ -202,6 +222,38 @@ impl<R: WorkerRpc> Pools<R> {
         let marked = self.marked().get(&uid).copied();
         let answer = answers.get(&uid).cloned().unwrap_or_default();
         Worker::observe(pod, node.as_deref(), answer, marked, revision)
+    }
+
+    fn histories(&self) -> MutexGuard<'_, BTreeMap<(String, String), History>> {
+        self.histories.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many workers the pool is to have, and what its queries want.
+    fn replicas(&self, pool: &WorkerPool, now: Timestamp) -> (u32, Demand) {
+        let spec = &pool.spec;
+        let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
+        let places = spec.max_concurrent_queries;
+        let demand = self.operator.demand.of((&namespace, &name), places, spec.slots());
+        let Some(scaling) = &spec.autoscaling else {
+            return (spec.replicas, demand);
+        };
+        let wanted = scaling::wanted(spec, scaling, demand);
+        let status = pool.status.as_ref();
+        let has = status.map(|status| status.desired_replicas.unwrap_or(status.replicas));
+        let mut histories = self.histories();
+        let history = histories.entry((namespace, name)).or_default();
+        (history.settle(now, wanted, has, scaling), demand)
+    }
+
+    /// Shows how the pool stands.
+    fn measure(&self, seen: &Observed, status: &WorkerPoolStatus) {
+        let namespace = seen.pool.namespace().unwrap_or_default();
+        let state = PoolState {
+            demand: seen.demand,
+            slots: status.slots,
+            workers: seen.replicas,
+        };
+        self.operator.metrics.pool(&namespace, &seen.name(), Some(state));
     }
 
     fn marked(&self) -> MutexGuard<'_, BTreeMap<String, Timestamp>> {

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::ResourceExt;
 use sluice_crds::WorkerPool;
+use sluice_proto::log::LogFormat;
 
 use super::claims::MountedClaim;
 use super::revision::Revision;
 use super::worker::Worker;
+use crate::demand::Demand;
 
 /// A pool and all that is known around it.
 #[derive(Clone, Debug)]
@@ -26,6 +28,10 @@ pub struct Observed {
     pub revision: Revision,
     /// What the operator was told.
     pub settings: Settings,
+    /// Workers that it is to have: as its spec says, or as it chose.
+    pub replicas: u32,
+    /// What its queries want.
+    pub demand: Demand,
     /// The time.
     pub now: Timestamp,
 }
@@ -37,6 +43,8 @@ pub struct Settings {
     pub default_image: String,
     /// The keys that check tokens, in PEM, if tokens are checked.
     pub public_key: Option<String>,
+    /// How workers write their logs.
+    pub log_format: LogFormat,
 }
 
 impl Observed {

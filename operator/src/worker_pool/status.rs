@@ -34,8 +34,9 @@ pub fn status(seen: &Observed, wanted: &Desired, refused: &[Trouble]) -> WorkerP
         replicas: count(&Worker::is_active),
         ready_replicas: ready,
         usable_replicas: count(&|worker| worker.is_ready() && worker.usable),
+        desired_replicas: seen.pool.spec.autoscaling.as_ref().map(|_| seen.replicas),
         draining_replicas: count(&|worker| worker.state == WorkerState::Draining),
-        ready: Some(format!("{ready}/{}", seen.pool.spec.replicas)),
+        ready: Some(format!("{ready}/{}", seen.replicas)),
         selector: Some(labels::selector_text(&labels::workers_of(&seen.name()))),
         slots: slots(seen),
         slots_in_use: reports().fold(0, |sum: u32, report| sum.saturating_add(report.slots_in_use)),
@@ -97,7 +98,7 @@ fn verdict(
     if let Some(blocked) = &wanted.blocked {
         return no(blocked.reason, blocked.message.clone());
     }
-    let replicas = usize::try_from(seen.pool.spec.replicas).unwrap_or(usize::MAX);
+    let replicas = usize::try_from(seen.replicas).unwrap_or(usize::MAX);
     let current = || {
         seen.workers
             .iter()
@@ -113,6 +114,7 @@ fn verdict(
     let leaving = leaving.count();
     if ready >= replicas && refused.is_empty() {
         let (reason, message) = match leaving {
+            0 if replicas == 0 => (ProgressReason::ScaledToZero, scaled_to_zero(seen).to_owned()),
             0 => (ProgressReason::WorkersReady, String::new()),
             _ => (ProgressReason::WorkersLeaving, leave_message(leaving)),
         };
@@ -129,6 +131,13 @@ fn verdict(
         message.push_str(&leave_message(leaving));
     }
     no(ProgressReason::WorkersStarting.into(), message)
+}
+
+fn scaled_to_zero(seen: &Observed) -> &'static str {
+    match seen.pool.spec.autoscaling {
+        Some(_) => "scaled to 0: no query wants a worker",
+        None => "scaled to 0: set replicas",
+    }
 }
 
 fn leave_message(count: usize) -> String {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Node, NodeSpec, NodeStatus, PersistentVolume, PersistentVolumeClaim, PersistentVolumeSpec,
     Pod, Service, ServiceAccount,
@@ -17,6 +18,7 @@ use tokio::sync::OnceCell;
 
 use crate::config::Scope;
 use crate::objects::labels::{self, Component};
+use crate::unreadable::Unreadable;
 use crate::watch;
 
 /// Stores of all that a pool's reconcile reads.
@@ -46,9 +48,23 @@ pub struct Stores {
 
 impl Stores {
     /// Stores of `scope`, and a controller that fills them.
-    pub fn watch(client: &Client, scope: &Scope) -> (Arc<Self>, Controller<WorkerPool>) {
+    pub fn watch(
+        client: &Client,
+        scope: &Scope,
+        unreadable: Unreadable,
+        gone: impl Fn(&ObjectRef<WorkerPool>) + Send + 'static,
+    ) -> (Arc<Self>, Controller<WorkerPool>) {
         let ours = labels::watched(Component::Worker);
-        let (pools, pool_events) = watch::resources::<WorkerPool>(client, scope);
+        let (pools, pool_events) = watch::resources::<WorkerPool>(client, scope, unreadable);
+        let known = pools.clone();
+        let pool_events = pool_events.inspect(move |pool| {
+            if let Ok(pool) = pool {
+                let pool = ObjectRef::from_obj(pool);
+                if known.get(&pool).is_none() {
+                    gone(&pool);
+                }
+            }
+        });
         let (pods, pod_events) = watch::labelled(client, scope, &ours);
         let (services, service_events) = watch::labelled(client, scope, &ours);
         let (disruption_budgets, budget_events) = watch::labelled(client, scope, &ours);

@@ -116,6 +116,8 @@ fn observed(spec: &Value, workers: &[&str]) -> Observed {
         .map(|(number, words)| worker(&pool, number, words))
         .collect();
     Observed {
+        replicas: pool.spec.replicas,
+        demand: Default::default(),
         taken: workers.iter().map(|worker| worker.pod.name_any()).collect(),
         workers,
         claims: claims::mounted(&pool.spec, |_| None, |_| None),
@@ -123,6 +125,7 @@ fn observed(spec: &Value, workers: &[&str]) -> Observed {
         settings: Settings {
             default_image: "sluice:1".to_owned(),
             public_key: None,
+            log_format: Default::default(),
         },
         now: now(),
         pool: Arc::new(pool),

@@ -37,6 +37,8 @@ pub use wait::until;
 
 /// A test that takes longer hangs, and fails with its diagnostics instead of holding up the whole run.
 const LONGEST_TEST: Duration = Duration::from_secs(600);
+/// The same of one that measures a thousand queries.
+const LONGEST_MEASURE: Duration = Duration::from_secs(3_600);
 /// Starts the line of a skipped test, for whoever counts them.
 const SKIPPED: &str = "SKIPPED";
 /// Held for writing by a test that no other may run beside.
@@ -196,6 +198,16 @@ pub fn measured(space: &Space, what: &str) {
     }
 }
 
+/// Whether loads are measured that take long and the whole machine.
+pub fn measures() -> bool {
+    std::env::var("SLUICE_MEASURE").is_ok_and(|measure| measure == "1")
+}
+
+/// Says that a load is not measured: nobody requires it who does not ask for it.
+pub fn skip_measure(test: &str) {
+    report_skip(test, "SLUICE_MEASURE=1 is not set");
+}
+
 /// Says that a test which needs no cluster is skipped, and why.
 ///
 /// # Panics
@@ -221,7 +233,8 @@ where
     let space = Space::create(&config, test).await?;
     // In a task of its own, so that a panic ends the test and not the clean-up.
     let mut running = tokio::spawn(body(space.clone()));
-    let outcome = match tokio::time::timeout(LONGEST_TEST, &mut running).await {
+    let longest = if measures() { LONGEST_MEASURE } else { LONGEST_TEST };
+    let outcome = match tokio::time::timeout(longest, &mut running).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(failure)) => Err(match failure.try_into_panic() {
             Ok(panic) => anyhow!("{}", panic_message(panic.as_ref())),
@@ -229,7 +242,7 @@ where
         }),
         Err(_) => {
             running.abort();
-            Err(anyhow!("not done after {} s", LONGEST_TEST.as_secs()))
+            Err(anyhow!("not done after {} s", longest.as_secs()))
         }
     };
     let restored = node::restore(&space).await.context("a node did not come back");

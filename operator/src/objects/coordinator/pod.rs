@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use sluice_crds::worker_pool::{DataAffinity, ImagePullPolicy};
 use sluice_crds::{ShuffleQuery, WorkerPoolSpec};
+use sluice_proto::log::LogFormat;
 
 use super::{
     COORDINATOR_PORT, INPUT_FILE, MEMORY_FACTOR, TOKEN_FILE, WORKER_PORT, metadata, resources, table_locality,
@@ -27,6 +28,12 @@ const GRACE_SECONDS: i64 = 10;
 const STARTUP_SECONDS: i32 = 600;
 /// Seconds between two looks whether it still answers.
 const LIVENESS_SECONDS: i32 = 30;
+/// What keeps autoscalers of nodes from moving a coordinator for the sake of a node less: its query would start over. A pool may
+/// say otherwise.
+const UNDISTURBED: [(&str, &str); 2] = [
+    ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"),
+    ("karpenter.sh/do-not-disrupt", "true"),
+];
 /// Weight of being in a zone with workers, among the scheduler's preferences.
 const NEAR_WORKERS: i32 = 50;
 
@@ -45,6 +52,8 @@ pub struct CoordinatorPlan<'a> {
     pub image: &'a str,
     /// How many times the pool's memory for a coordinator this one gets.
     pub memory_factor: u32,
+    /// How it writes its log.
+    pub log_format: LogFormat,
     /// Whether it must share the node of the pool's workers, as a claim that it mounts is attached to one node at a time.
     pub with_workers: bool,
 }
@@ -56,6 +65,11 @@ pub fn coordinator_pod(plan: &CoordinatorPlan<'_>) -> Pod {
     let name = names::coordinator(&plan.query.name_any(), plan.epoch);
     let ours = metadata(plan.query, Some(plan.pool), Some(plan.epoch), name);
     let mut annotations = user.map(|user| user.annotations.clone()).unwrap_or_default();
+    for (key, value) in UNDISTURBED {
+        annotations
+            .entry(key.to_owned())
+            .or_insert_with(|| value.to_owned());
+    }
     annotations.insert(MEMORY_FACTOR.to_owned(), plan.memory_factor.to_string());
     let volumes = volumes(plan);
     Pod {
@@ -123,7 +137,7 @@ fn arguments(plan: &CoordinatorPlan<'_>) -> Vec<String> {
     let namespace = query.namespace().unwrap_or_default();
     let spec = plan.pool_spec;
     // Of the spec, not of who is ready now: a query is cut into the same partitions in every epoch.
-    let slots = spec.replicas.saturating_mul(spec.slots()).max(1);
+    let slots = spec.most_replicas().saturating_mul(spec.slots()).max(1);
     let options = [
         ("--query-id", query.uid().unwrap_or_default()),
         ("--epoch", plan.epoch.to_string()),
@@ -147,7 +161,8 @@ fn arguments(plan: &CoordinatorPlan<'_>) -> Vec<String> {
 }
 
 fn environment(plan: &CoordinatorPlan<'_>) -> Vec<EnvVar> {
-    vec![
+    let mut all = pod::log_format(plan.log_format);
+    all.extend([
         pod::env("SLUICE_POOL", plan.pool),
         pod::env("SLUICE_NAMESPACE", plan.query.namespace().unwrap_or_default()),
         pod::env("SLUICE_TOKEN_FILE", format!("{TOKEN_FOLDER}/{TOKEN_FILE}")),
@@ -156,7 +171,8 @@ fn environment(plan: &CoordinatorPlan<'_>) -> Vec<EnvVar> {
             format!("{}/{}", pod::KEY_FOLDER, pod::KEY_FILE),
         ),
         pod::env("SLUICE_TERMINATION_LOG", "/dev/termination-log"),
-    ]
+    ]);
+    all
 }
 
 fn volumes(plan: &CoordinatorPlan<'_>) -> pod::Volumes {

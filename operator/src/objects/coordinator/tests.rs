@@ -1,5 +1,7 @@
 //! From YAML to objects, for every field that a query's objects follow from.
 
+use sluice_proto::log::LogFormat;
+
 use super::*;
 
 const QUERY: &str = r"
@@ -31,7 +33,7 @@ fn the_input_has_the_text_in_place_and_nothing_that_may_change() {
 
 #[test]
 fn the_token_is_of_one_epoch() {
-    insta::assert_yaml_snapshot!(token(&query("  workerPoolRef: {name: p}\n"), 3, "a.b.c"));
+    insta::assert_yaml_snapshot!(token(&query("  workerPoolRef: {name: p}\n"), 3, "a.b.c", "input"));
 }
 
 #[test]
@@ -57,6 +59,7 @@ fn placed(pool: &str, epoch: u64, memory_factor: u32, with_workers: bool) -> Pod
         pool_spec: &spec,
         image: "sluice:1",
         memory_factor,
+        log_format: LogFormat::Text,
         with_workers,
     })
 }

@@ -10,6 +10,7 @@ use sluice_crds::{ConditionReason, ShuffleQuery, Time};
 use super::super::pods::{PodEnd, Wait};
 use super::super::status::compose;
 use super::*;
+use crate::progress::Unreachable;
 
 mod rest_and_end;
 mod successors;
@@ -64,9 +65,23 @@ impl World {
                 sql: SqlSeen::There,
                 pods: Vec::new(),
                 report: None,
+                unreachable: None,
+                quota: None,
+                deadline_seconds: None,
+                ttl_seconds: None,
+                input: false,
             },
             now: at(1),
         }
+        .with_times()
+    }
+
+    /// No pool sets other times.
+    fn with_times(mut self) -> Self {
+        let spec = &self.seen.query.spec;
+        self.seen.deadline_seconds = spec.deadline_seconds;
+        self.seen.ttl_seconds = spec.ttl_seconds_after_finished;
+        self
     }
 
     fn edit(&mut self, spec: Value) {
@@ -74,6 +89,7 @@ impl World {
         let mut query = ShuffleQuery::clone(&self.seen.query);
         query.spec = edited;
         self.seen.query = Arc::new(query);
+        *self = self.clone().with_times();
     }
 
     /// Writes what binds until something is to be done; writes that, too, as if nothing was refused.
@@ -328,24 +344,128 @@ fn a_coordinator_is_followed_as_soon_as_it_has_an_address() {
 }
 
 #[test]
+fn a_coordinator_out_of_reach_says_so_in_every_phase() {
+    let unreachable = Unreachable {
+        address: "10.0.0.1".to_owned(),
+        since: at(3),
+        error: "connection timed out".to_owned(),
+    };
+    let mut starting = World::new(json!({}));
+    starting.settle();
+    starting.pod(1, PodState::Running("10.0.0.1".to_owned()));
+    for (mut world, phase) in [
+        (starting, QueryPhase::Pending),
+        (World::running(json!({})), QueryPhase::Running),
+    ] {
+        world.seen.unreachable = Some(unreachable.clone());
+        let (_, life, _) = world.settle();
+        assert_eq!(
+            (life.phase, life.reason, life.coordinator),
+            (
+                phase,
+                ProgressReason::CoordinatorUnreachable.into(),
+                Coordinator::Starting
+            )
+        );
+        let message = "the operator has not reached the coordinator at 10.0.0.1 port 7401 since 13:46:43 UTC (connection timed \
+                       out)";
+        assert!(life.message.starts_with(message), "{}", life.message);
+        world.seen.unreachable = None;
+        world.report(QueryPhase::Running, None);
+        let (_, life, _) = world.settle();
+        assert_eq!(
+            (life.reason, life.coordinator),
+            (ProgressReason::Running.into(), Coordinator::Serving)
+        );
+    }
+}
+
+#[test]
+fn a_query_beyond_the_quota_of_its_namespace_waits_and_starts_no_workers() {
+    for spec in [json!({}), json!({"workers": {"replicas": 1}})] {
+        let mut world = World::new(spec);
+        if world.seen.query.spec.workers.is_some() {
+            world.seen.pool = PoolSeen::Absent;
+        }
+        world.seen.quota = Some("2 queries run in this namespace".to_owned());
+        let (actions, life, again) = world.settle();
+        assert_eq!(actions, []);
+        assert_eq!(
+            (life.phase, life.reason, life.message.as_str()),
+            (
+                QueryPhase::Pending,
+                ProgressReason::NamespaceQuotaReached.into(),
+                "2 queries run in this namespace"
+            )
+        );
+        assert_eq!((life.admitted, again), (None, POLL));
+    }
+}
+
+#[test]
+fn a_place_in_the_queue_is_told_anew_the_sooner_the_nearer_it_is() {
+    let mut before = Duration::ZERO;
+    for ahead in [0, 5, 150, 1_000, 100_000] {
+        let mut world = World::new(json!({}));
+        world.seen.place = Place::Waiting { ahead, running: 1 };
+        let (_, _, again) = world.settle();
+        assert!(
+            again >= before && (POLL..=IDLE).contains(&again),
+            "{ahead}: {again:?}"
+        );
+        before = again;
+    }
+    assert_eq!(before, IDLE);
+}
+
+#[test]
+fn what_a_coordinator_needed_goes_once_none_may_run() {
+    let mut world = World::running(json!({}));
+    world.seen.input = true;
+    world.report(QueryPhase::Succeeded, None);
+    let (actions, life, _) = world.settle();
+    assert_eq!(life.phase, QueryPhase::Succeeded);
+    assert!(
+        !actions.contains(&Action::DeleteInput),
+        "its coordinator may tell its end"
+    );
+    world.pod(1, said(QueryPhase::Succeeded, None));
+    let (actions, ..) = world.settle();
+    assert!(actions.contains(&Action::DeleteInput), "{actions:?}");
+    world.seen.input = false;
+    let (actions, ..) = world.settle();
+    assert!(!actions.contains(&Action::DeleteInput), "{actions:?}");
+}
+
+#[test]
 fn a_query_that_runs_without_workers_says_why() {
     let mut world = World::running(json!({}));
     let mut report = ShuffleQueryStatus::clone(world.seen.report.as_ref().unwrap());
     let waits = json!({"type": "WorkersReady", "status": "False", "reason": "WaitingForWorkers", "message": "",
                        "lastTransitionTime": at(7).to_string()});
     report.conditions = vec![serde_json::from_value(waits).unwrap()];
-    world.seen.report = Some(Arc::new(report));
     let pool = |ready: u32, why: &str| PoolSeen::Found {
         ready,
         usable: ready,
         needed: 1,
         why: why.to_owned(),
     };
-    for (pool, message) in [
-        (pool(0, "it is scaled to 0, set replicas"), "it is scaled to 0"),
-        (pool(2, ""), "2 workers are ready and none has a session"),
-        (PoolSeen::Absent, "was deleted"),
+    for (pool, words, message) in [
+        (
+            pool(0, "it is scaled to 0, set replicas"),
+            "",
+            "it is scaled to 0",
+        ),
+        (pool(2, ""), "", "2 workers are ready and none has a session"),
+        (
+            pool(2, ""),
+            "10.0.0.7:7400: the session was refused: wrong key",
+            "has a session with the coordinator. The coordinator: 10.0.0.7:7400: the session was refused: wrong key",
+        ),
+        (PoolSeen::Absent, "", "was deleted"),
     ] {
+        report.conditions[0].message = words.to_owned();
+        world.seen.report = Some(Arc::new(report.clone()));
         world.seen.pool = pool;
         let (_, life, _) = world.settle();
         assert_eq!(

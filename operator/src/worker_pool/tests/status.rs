@@ -12,7 +12,8 @@ fn status_of(seen: &Observed, refused: &[Trouble]) -> WorkerPoolStatus {
 #[test]
 fn what_a_status_says() {
     for (replicas, workers, expected) in [
-        (0, &[][..], "0/0 True WorkersReady: "),
+        (0, &[][..], "0/0 True ScaledToZero: scaled to 0: set replicas"),
+        (0, &["draining"], "0/0 True WorkersLeaving: 1 worker leaves"),
         (2, &[], "0/2 False WorkersStarting: 0 of 2 workers are ready"),
         (
             2,
@@ -169,4 +170,37 @@ fn pods_tell_why_they_do_not_run() {
             assert_eq!(trouble.unwrap().message, message);
         }
     }
+}
+
+#[test]
+fn a_pool_that_scales_itself_has_the_workers_that_it_chose() {
+    let spec = json!({"replicas": 7, "autoscaling": {"maxReplicas": 3}});
+    let mut seen = observed(&spec, &["ready", "ready"]);
+    for (chosen, expected, created) in [
+        (0, "2/0 True WorkersReady: ", 0),
+        (2, "2/2 True WorkersReady: ", 0),
+        (3, "2/3 False WorkersStarting: 2 of 3 workers are ready", 1),
+    ] {
+        seen.replicas = chosen;
+        let status = status_of(&seen, &[]);
+        assert_eq!(status.desired_replicas, Some(chosen));
+        let wanted = desired(&seen);
+        assert_eq!(wanted.create.len(), created);
+        if chosen > 0 {
+            assert_eq!(verdict(&status), expected);
+        } else {
+            assert_eq!(
+                wanted.mark.iter().filter(|mark| mark.draining.is_some()).count(),
+                2
+            );
+        }
+    }
+    let mut none = observed(&spec, &[]);
+    none.replicas = 0;
+    assert_eq!(
+        verdict(&status_of(&none, &[])),
+        "0/0 True ScaledToZero: scaled to 0: no query wants a worker"
+    );
+    let plain = observed(&json!({"replicas": 1}), &[]);
+    assert_eq!(status_of(&plain, &[]).desired_replicas, None);
 }

@@ -3,6 +3,7 @@
 
 mod admission;
 mod objects;
+mod oncall;
 mod placement;
 mod play;
 mod pools;

@@ -169,12 +169,12 @@ fn everything_that_a_pool_owns_goes_with_it() {
         scene.pool("p", json!({"replicas": 2})).await;
         scene.pool("stays", json!({"replicas": 1})).await;
         eventually("both pools have their objects", async || {
-            owned(scene).await == [3, 2, 2, 2, 2, 2]
+            owned(scene).await == [3, 2, 2, 2, 4, 2]
         })
         .await;
         scene.delete::<WorkerPool>("p").await;
         eventually("only what is the other pool's is left", async || {
-            owned(scene).await == [1, 1, 1, 1, 1, 1]
+            owned(scene).await == [1, 1, 1, 1, 2, 1]
         })
         .await;
         assert_eq!(scene.pods("stays").await.len(), 1);

@@ -203,7 +203,11 @@ impl Scene<'_> {
             names.extend(owned(map.owner_references()).then(|| format!("ConfigMap {}", map.name_any())));
         }
         for secret in self.api::<Secret>().list(&all).await.unwrap() {
-            names.extend(owned(secret.owner_references()).then(|| format!("Secret {}", secret.name_any())));
+            // Through the input, which they go with.
+            let input = sluice_operator::objects::names::input(query);
+            let mut owners = secret.owner_references().iter();
+            let ours = owners.any(|owner| owner.kind == "ConfigMap" && owner.name == input);
+            names.extend(ours.then(|| format!("Secret {}", secret.name_any())));
         }
         for pool in self.api::<sluice_crds::WorkerPool>().list(&all).await.unwrap() {
             names.extend(owned(pool.owner_references()).then(|| format!("WorkerPool {}", pool.name_any())));

@@ -1,0 +1,377 @@
+//! What somebody on call relies on: quotas, defaults of pools, coordinators out of reach, objects that cannot be read, what is
+//! left of finished queries, and pools that scale themselves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::ResourceExt;
+use kube::api::{ListParams, Patch, PatchParams};
+use serde_json::json;
+use sluice_crds::ShuffleQuery;
+use sluice_crds::shuffle_query::status::QueryPhase;
+use sluice_operator::objects::labels;
+use sluice_operator::own_pod::OwnPod;
+
+use super::play::{Cues, direct_queries};
+use super::scene::{Scene, act, direct};
+use crate::coordinators::{programs, succeeds};
+use crate::harness::{eventually, until};
+use crate::kubelet::{Container, Exit, Kubelet, Program};
+
+#[test]
+fn a_namespace_runs_as_many_queries_as_it_is_granted_in_all_its_pools() {
+    direct(
+        "a_namespace_runs_as_many_queries_as_it_is_granted",
+        async |scene| {
+            let cues = Cues::default();
+            let all = cues.clone();
+            let program = programs(move |coordinator| all.clone().follow(coordinator));
+            let _kubelet = Kubelet::start(scene.place, program).await;
+            let operator = scene.start("operator", &["--max-queries-per-namespace=1"]);
+            for pool in ["p", "other"] {
+                scene.pool(pool, json!({"replicas": 1})).await;
+            }
+            scene.query("first", json!({})).await;
+            scene.runs("first", 1).await;
+            scene
+                .query("second", json!({"workerPoolRef": {"name": "other"}}))
+                .await;
+            let message = scene.waits("second", "NamespaceQuotaReached").await;
+            assert!(
+                message.starts_with("1 queries run in this namespace, which may have 1"),
+                "{message}"
+            );
+            // Its workers are not started before.
+            scene
+                .query("third", json!({"workers": {"replicas": 1}, "priority": -1}))
+                .await;
+            scene.waits("third", "NamespaceQuotaReached").await;
+            assert_eq!(scene.owned_by_query("third").await, [""; 0]);
+            for (name, next) in [
+                ("first", Some("second")),
+                ("second", Some("third")),
+                ("third", None),
+            ] {
+                cues.give(name);
+                scene.reaches(name, QueryPhase::Succeeded).await;
+                if let Some(next) = next {
+                    scene.runs(next, 1).await;
+                }
+            }
+            operator.is_content();
+        },
+    );
+}
+
+#[test]
+fn a_pool_says_what_queries_have_that_do_not_say() {
+    direct_queries("a_pool_says_what_queries_have_that_do_not_say", async |play| {
+        let scene = play.scene;
+        let spec = json!({"replicas": 1, "maxConcurrentQueries": 1, "defaultDeadlineSeconds": 8,
+                          "defaultTtlSecondsAfterFinished": 1, "maxQueryPriority": 3});
+        scene.pool("p", spec).await;
+        scene
+            .query("late", json!({"ttlSecondsAfterFinished": 3600}))
+            .await;
+        scene.runs("late", 1).await;
+        // Of two that are above the cap, the older goes first.
+        scene
+            .query("older", json!({"priority": 4, "deadlineSeconds": 600}))
+            .await;
+        scene.waits("older", "WaitingForPlace").await;
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        scene
+            .query("younger", json!({"priority": 9, "deadlineSeconds": 600}))
+            .await;
+        let (reason, message) = scene.fails("late").await;
+        assert_eq!(reason, "DeadlineExceeded");
+        assert!(message.contains("deadline of 8 s"), "{message}");
+        scene.runs("older", 1).await;
+        play.cues.give("older");
+        play.cues.give("younger");
+        eventually("the default time to live deletes both", async || {
+            let queries = scene.api::<ShuffleQuery>();
+            let left = queries.list(&ListParams::default()).await.unwrap();
+            left.iter().map(ResourceExt::name_any).collect::<Vec<_>>() == ["late"]
+        })
+        .await;
+        let mut started: Vec<_> = play.kubelet.started().into_iter().map(|pod| pod.name).collect();
+        started.retain(|name| name != "p-0");
+        assert_eq!(started, ["late-c1", "older-c1", "younger-c1"]);
+    });
+}
+
+#[test]
+fn what_coordinators_needed_goes_with_the_end_of_their_query() {
+    direct_queries(
+        "what_coordinators_needed_goes_with_the_end_of_their_query",
+        async |play| {
+            let scene = play.scene;
+            scene.pool("p", json!({"replicas": 1})).await;
+            let text = json!({"metadata": {"name": "text"}, "data": {"q.sql": "select 1"}});
+            scene.create::<ConfigMap>(text).await;
+            let source = json!({"sqlFrom": {"configMapKeyRef": {"name": "text", "key": "q.sql"}}});
+            scene.query("q", source).await;
+            scene.runs("q", 1).await;
+            let left = async || {
+                let ours = ListParams::default().labels(&format!("{}=q", labels::QUERY));
+                let maps = scene.api::<ConfigMap>().list(&ours).await.unwrap();
+                let secrets = scene.api::<Secret>().list(&ours).await.unwrap();
+                (maps.items.len(), secrets.items.len())
+            };
+            assert_eq!(left().await, (1, 1));
+            play.cues.give("q");
+            scene.reaches("q", QueryPhase::Succeeded).await;
+            eventually("input and token are gone", async || left().await == (0, 0)).await;
+            assert!(scene.api::<ConfigMap>().get_opt("text").await.unwrap().is_some());
+            assert_eq!(scene.query_status("q").await.phase, QueryPhase::Succeeded);
+        },
+    );
+}
+
+/// Workers that are as usual, and coordinators whose port nobody serves.
+fn silent_coordinators() -> Program {
+    let usual = programs(succeeds);
+    Arc::new(move |container: Container| {
+        if container.label(labels::COMPONENT) == "worker" {
+            return usual(container);
+        }
+        async move {
+            container.runs(true).await;
+            container.terminated().await;
+            Exit::stopped()
+        }
+        .boxed()
+    })
+}
+
+#[test]
+fn a_coordinator_that_the_operator_does_not_reach_is_told_of() {
+    act(
+        "a_coordinator_that_the_operator_does_not_reach_is_told_of",
+        async |scene| {
+            let _kubelet = Kubelet::start(scene.place, silent_coordinators()).await;
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("q", json!({})).await;
+            let message = scene.waits("q", "CoordinatorUnreachable").await;
+            assert!(
+                message.contains("port 7401 since") && message.contains("NetworkPolicy"),
+                "{message}"
+            );
+            let told = async || {
+                let events = scene.api::<Event>().list(&ListParams::default()).await.unwrap();
+                let mut events = events.into_iter();
+                events.any(|event| event.reason.as_deref() == Some("CoordinatorUnreachable"))
+            };
+            eventually("an event tells of it", told).await;
+        },
+    );
+}
+
+#[test]
+fn coordinators_of_a_pool_have_a_network_policy_of_their_own() {
+    act(
+        "coordinators_of_a_pool_have_a_network_policy_of_their_own",
+        async |scene| {
+            scene
+                .pool("p", json!({"replicas": 0, "egress": "Internal"}))
+                .await;
+            let policies = scene.api::<NetworkPolicy>();
+            let policy = until("the pool has the policy", async || {
+                let policy = policies.get_opt("p-coordinators").await.unwrap();
+                policy.ok_or_else(|| "none".to_owned())
+            })
+            .await;
+            let spec = policy.spec.unwrap();
+            assert_eq!(spec.egress.unwrap().len(), 2);
+            // What the cluster has of it is as it should be, or the operator would write it again and again.
+            scene.edit("p", json!({"egress": "Any"})).await;
+            eventually("it is opened", async || {
+                let policy = policies.get("p-coordinators").await.unwrap();
+                policy.spec.unwrap().egress.unwrap().len() == 1
+            })
+            .await;
+            let settled = policies.get("p-coordinators").await.unwrap().resource_version();
+            scene.edit("p", json!({"drainTimeoutSeconds": 7})).await;
+            eventually("the pool was looked at again", async || {
+                scene.status("p").await.observed_generation.is_some()
+            })
+            .await;
+            assert_eq!(
+                policies.get("p-coordinators").await.unwrap().resource_version(),
+                settled
+            );
+        },
+    );
+}
+
+#[test]
+fn an_object_that_cannot_be_read_is_told_of_and_stops_nothing() {
+    direct(
+        "an_object_that_cannot_be_read_is_told_of_and_stops_nothing",
+        async |scene| {
+            let _kubelet = Kubelet::start(scene.place, programs(succeeds)).await;
+            scene.pool("p", json!({"replicas": 1})).await;
+            scene.query("odd", json!({"suspend": true})).await;
+            // As a newer operator may have written it.
+            let status = json!({"status": {"phase": "Pending", "reason": "FromTheFuture"}});
+            let odd = async |status| {
+                // Not as a query: this version cannot read it.
+                let path = <ShuffleQuery as kube::Resource>::url_path(&(), Some(&scene.place.namespace));
+                let (params, patch) = (PatchParams::default(), Patch::Merge(status));
+                let request = kube::core::Request::new(path);
+                let request = request
+                    .patch_subresource("status", "odd", &params, &patch)
+                    .unwrap();
+                let client = &scene.place.client;
+                client.request::<serde_json::Value>(request).await.unwrap();
+            };
+            odd(status).await;
+            let operator = scene.start("operator", &[]);
+            let gauge = format!(
+                "sluice_operator_unreadable_objects{{kind=\"ShuffleQuery\",scope=\"{}\"}}",
+                scene.place.namespace
+            );
+            let counts = async |count: u32| {
+                let text = operator.get("/metrics").await.unwrap_or_default();
+                text.contains(&format!("{gauge} {count}\n"))
+            };
+            eventually("one is counted", async || counts(1).await).await;
+            let told = async || {
+                let events = scene.api::<Event>().list(&ListParams::default()).await.unwrap();
+                let mut events = events.into_iter();
+                events.any(|event| {
+                    let regarding = event.regarding.unwrap_or_default();
+                    event.reason.as_deref() == Some("Unreadable") && regarding.name.as_deref() == Some("odd")
+                })
+            };
+            eventually("an event tells of it", told).await;
+            scene.query("q", json!({})).await;
+            scene.reaches("q", QueryPhase::Succeeded).await;
+            odd(json!({"status": null})).await;
+            scene.reaches("odd", QueryPhase::Suspended).await;
+            eventually("none is counted", async || counts(0).await).await;
+            operator.is_content();
+        },
+    );
+}
+
+/// An operator that is told of no image has that of its own container, whoever has set it, and its lease goes with its pod's
+/// owner.
+#[test]
+fn the_operators_own_pod_names_the_image_and_owns_the_lease() {
+    direct(
+        "the_operators_own_pod_names_the_image_and_owns_the_lease",
+        async |scene| {
+            let owner = json!({"metadata": {"name": "installation"}});
+            let owner = scene.create::<ConfigMap>(owner).await;
+            let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "installation",
+                               "uid": owner.metadata.uid.unwrap()});
+            scene
+            .create::<Pod>(json!({
+                "metadata": {"name": "own", "ownerReferences": [reference]},
+                "spec": {"nodeName": "nowhere", "containers": [{"name": "operator", "image": "localhost/sluice:own"}]},
+            }))
+            .await;
+            let config = scene.place.operators_config();
+            let client = kube::Client::try_from(config).unwrap();
+            let own = OwnPod::read(&client, &scene.place.namespace, "own")
+                .await
+                .unwrap();
+            assert_eq!(own.image.as_deref(), Some("localhost/sluice:own"));
+            let none = OwnPod::read(&client, &scene.place.namespace, "other")
+                .await
+                .unwrap();
+            assert_eq!(none, OwnPod::default());
+            let operator = scene.start("own", &[]);
+            let leases = scene.api::<Lease>();
+            eventually("the lease has the owner", async || {
+                let lease = leases.get_opt("sluice-operator").await.unwrap();
+                lease.is_some_and(|lease| lease.owner_references() == own.owners)
+            })
+            .await;
+            operator.stop();
+            operator.end().await;
+            scene.delete::<ConfigMap>("installation").await;
+            eventually("the lease is gone with it", async || {
+                leases.get_opt("sluice-operator").await.unwrap().is_none()
+            })
+            .await;
+            operator.is_content();
+        },
+    );
+}
+
+async fn desired(scene: &Scene<'_>, pool: &str) -> Option<u32> {
+    scene.status(pool).await.desired_replicas
+}
+
+#[test]
+fn a_pool_scales_itself_from_zero_and_back() {
+    direct("a_pool_scales_itself_from_zero_and_back", async |scene| {
+        let cues = Cues::default();
+        let all = cues.clone();
+        let program = programs(move |coordinator| all.clone().follow(coordinator));
+        let _kubelet = Kubelet::start(scene.place, program).await;
+        let operator = scene.start("operator", &[]);
+        let scaling = json!({"maxReplicas": 3, "scaleDownStabilizationSeconds": 2});
+        scene
+            .pool(
+                "p",
+                json!({"replicas": 1, "slotsPerWorker": 2, "autoscaling": scaling}),
+            )
+            .await;
+        eventually("nothing is wanted", async || desired(scene, "p").await == Some(0)).await;
+        let names = ["a", "b", "c", "d", "e"];
+        for name in names {
+            scene.query(name, json!({})).await;
+        }
+        // Five queries that are not planned want two slots each: more than the most.
+        scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+        for name in names {
+            scene.runs(name, 1).await;
+        }
+        let shown = async |line: &str| {
+            let text = operator.get("/metrics").await.unwrap_or_default();
+            let namespace = &scene.place.namespace;
+            let (name, value) = line.split_once(' ').unwrap();
+            text.contains(&format!(
+                "sluice_operator_{name}{{namespace=\"{namespace}\",pool=\"p\"}} {value}\n"
+            ))
+        };
+        // Each has one task that runs.
+        eventually("what is wanted is shown", async || {
+            shown("pool_slots_wanted 5").await
+                && shown("pool_queries_running 5").await
+                && shown("pool_workers_wanted 3").await
+        })
+        .await;
+        for name in &names[..4] {
+            cues.give(name);
+            scene.reaches(name, QueryPhase::Succeeded).await;
+        }
+        eventually("one worker is left for one query", async || {
+            desired(scene, "p").await == Some(1)
+        })
+        .await;
+        cues.give("e");
+        scene.reaches("e", QueryPhase::Succeeded).await;
+        eventually("nothing is wanted again", async || {
+            desired(scene, "p").await == Some(0)
+        })
+        .await;
+        scene.has_pods("p", &[]).await;
+        scene.delete::<sluice_crds::WorkerPool>("p").await;
+        eventually("a pool that is gone is not shown", async || {
+            let text = operator.get("/metrics").await.unwrap_or_default();
+            !text.contains("pool=\"p\"")
+        })
+        .await;
+        operator.is_content();
+    });
+}
