@@ -16,6 +16,7 @@ mod determinism;
 mod error;
 mod explain;
 mod filters;
+mod fixed_node;
 mod fragment;
 mod grouping;
 mod label;

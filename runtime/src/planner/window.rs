@@ -1,16 +1,16 @@
 //! Window operators in fragments. datafusion-proto 55 leaves out the FILTER of an aggregate, and of a window function that
 //! it ignores nulls and that it was reversed.
 
+mod filters;
+
 use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{
-    Expr, LogicalPlan, LogicalPlanBuilder, ReversedUDWF, Window, WindowUDF, ident,
-};
+use datafusion::logical_expr::{ReversedUDWF, WindowUDF};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
 use datafusion::physical_expr::expressions::Column;
@@ -32,6 +32,9 @@ use datafusion_proto::protobuf;
 use prost::Message;
 
 use super::codec::{FragmentCodec, index, malformed};
+use super::fixed_node::fixed_node;
+
+pub(super) use filters::filters_as_columns;
 
 /// Stands for a window operator in a fragment that is being encoded: datafusion-proto encodes those itself.
 #[derive(Debug)]
@@ -175,62 +178,6 @@ fn filter_of(function: &Arc<dyn WindowExpr>, input: &Schema) -> Result<Option<Ar
         }
     }
     Err(unknown(function))
-}
-
-/// The same query where the FILTER of each window function is a column that is computed below the window.
-pub(super) fn filters_as_columns(plan: LogicalPlan) -> Result<LogicalPlan> {
-    plan.transform_up_with_subqueries(|node| match node {
-        LogicalPlan::Window(window)
-            if window
-                .window_expr
-                .iter()
-                .any(|function| filter_in(function).is_some()) =>
-        {
-            Ok(Transformed::yes(filters_below(window)?))
-        }
-        other => Ok(Transformed::no(other)),
-    })
-    .data()
-}
-
-fn filter_in(function: &Expr) -> Option<&Expr> {
-    match function {
-        Expr::WindowFunction(function) => function.params.filter.as_deref(),
-        Expr::Alias(alias) => filter_in(&alias.expr),
-        _ => None,
-    }
-}
-
-fn filters_below(window: Window) -> Result<LogicalPlan> {
-    let input = Arc::unwrap_or_clone(window.input);
-    let kept = input.schema().columns().into_iter().map(Expr::Column);
-    let mut below: Vec<Expr> = kept.clone().collect();
-    let mut above: Vec<Expr> = kept.collect();
-    let mut functions = Vec::new();
-    for function in window.window_expr {
-        let (qualifier, name) = function.qualified_name();
-        let replaced = function.transform_down(|expr| match expr {
-            Expr::WindowFunction(mut function) => {
-                if let Some(filter) = function.params.filter.take() {
-                    let column = format!("__window_filter_{}", below.len());
-                    below.push(filter.alias(&column));
-                    function.params.filter = Some(Box::new(ident(column)));
-                    return Ok(Transformed::yes(Expr::WindowFunction(function)));
-                }
-                Ok(Transformed::no(Expr::WindowFunction(function)))
-            }
-            other => Ok(Transformed::no(other)),
-        });
-        let function = replaced.data()?;
-        let (_, column) = function.qualified_name();
-        above.push(ident(column).alias_qualified(qualifier, name));
-        functions.push(function);
-    }
-    LogicalPlanBuilder::from(input)
-        .project(below)?
-        .window(functions)?
-        .project(above)?
-        .build()
 }
 
 /// # Errors
@@ -385,16 +332,7 @@ impl ExecutionPlan for WindowSlot {
         vec![&self.input]
     }
 
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
+    fixed_node!();
 
     fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         Err(DataFusionError::Internal("a window was never decoded".into()))
