@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ScalarValue};
+use datafusion::common::{Column, DFSchema, ScalarValue, plan_err};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::expr_fn::count;
-use datafusion::logical_expr::expr::{Exists, InSubquery};
+use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuantifier};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Projection, Subquery, lit, not, when,
+    Expr, ExprSchemable, FetchType, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Projection, SkipType,
+    Subquery, lit, not, when,
 };
 
 use super::grouping::has_row_for_nothing;
@@ -51,10 +52,14 @@ fn rewrite_filter(filter: Filter) -> Result<Transformed<LogicalPlan>> {
     let predicates = split_conjunction_owned(filter.predicate)
         .into_iter()
         .map(|predicate| {
+            let compared = predicate.transform_down(quantified_as_in)?;
+            changed |= compared.transformed;
+            let predicate = compared.data;
             // As a conjunct of its own it becomes a semi join, or an anti join that knows NULL.
             if let Expr::InSubquery(within) = &predicate
                 && (within.subquery.outer_ref_columns.is_empty() || !within.negated)
                 && !one_row(&within.subquery.subquery)
+                && having_of(&within.subquery.subquery)?.is_none()
             {
                 return Ok(predicate);
             }
@@ -76,21 +81,129 @@ fn rewrite_value(expr: Expr, schema: &DFSchema, context: Context) -> Result<Tran
             };
             Ok(Transformed::yes(if negated { not(exists) } else { exists }))
         }
+        Expr::SetComparison(_) => {
+            let compared = quantified_as_in(expr)?;
+            match compared.data {
+                Expr::InSubquery(_) => rewrite_value(compared.data, schema, context),
+                other => Ok(Transformed::no(other)),
+            }
+        }
         Expr::InSubquery(within) => {
             let value = in_three_values(&within, schema, context)?;
             // What it is made of must not be rewritten again.
             Ok(Transformed::new(value, true, TreeNodeRecursion::Jump))
         }
+        Expr::ScalarSubquery(subquery) if !subquery.outer_ref_columns.is_empty() => {
+            let Some(having) = having_of(&subquery.subquery)? else {
+                return Ok(Transformed::no(Expr::ScalarSubquery(subquery)));
+            };
+            // Without a row the value is NULL.
+            let kept = scalar(having.condition, &subquery).is_true();
+            let value = when(kept, scalar(having.rows, &subquery)).end()?;
+            Ok(Transformed::yes(value))
+        }
         other => Ok(Transformed::no(other)),
     }
+}
+
+/// `= ANY (subquery)` is IN, `<> ALL (subquery)` is NOT IN.
+fn quantified_as_in(expr: Expr) -> Result<Transformed<Expr>> {
+    match expr {
+        Expr::SetComparison(SetComparison {
+            expr,
+            subquery,
+            op,
+            quantifier,
+        }) => {
+            let negated = match (op, &quantifier) {
+                (Operator::Eq, SetQuantifier::Any) => false,
+                (Operator::NotEq, SetQuantifier::All) => true,
+                _ => {
+                    return Ok(Transformed::no(Expr::SetComparison(SetComparison::new(
+                        expr, subquery, op, quantifier,
+                    ))));
+                }
+            };
+            let within = InSubquery::new(expr, subquery, negated);
+            Ok(Transformed::yes(Expr::InSubquery(within)))
+        }
+        other => Ok(Transformed::no(other)),
+    }
+}
+
+/// An aggregate without groups that has its row under a condition: HAVING.
+struct Having {
+    /// The row, whether the condition is true or not.
+    rows: LogicalPlan,
+    /// Whether it is true, as a row.
+    condition: LogicalPlan,
+}
+
+fn having_of(plan: &LogicalPlan) -> Result<Option<Having>> {
+    match plan {
+        LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) => {
+            let Some(input) = plan.inputs().first().copied() else {
+                return Ok(None);
+            };
+            let Some(having) = having_of(input)? else {
+                return Ok(None);
+            };
+            let rows = plan.with_new_exprs(plan.expressions(), vec![having.rows])?;
+            Ok(Some(Having { rows, ..having }))
+        }
+        LogicalPlan::Filter(Filter { predicate, input, .. }) if one_row(input) => {
+            let rows = input.as_ref().clone();
+            let condition = LogicalPlanBuilder::from(rows.clone())
+                .project(vec![predicate.clone().alias("__kept")])?
+                .build()?;
+            Ok(Some(Having { rows, condition }))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Whether a correlated plan has more than `skip` rows.
+fn rows_beyond(mut plan: &LogicalPlan, skip: usize, like: &Subquery) -> Result<Expr> {
+    // What has a row for each row, in whatever order.
+    loop {
+        plan = match plan {
+            LogicalPlan::Projection(projection) => &projection.input,
+            LogicalPlan::SubqueryAlias(alias) => &alias.input,
+            LogicalPlan::Sort(sort) if sort.fetch.is_none() => &sort.input,
+            _ => break,
+        };
+    }
+    if one_row(plan) || having_of(plan)?.is_some() {
+        return Ok(lit(false));
+    }
+    let skip = i64::try_from(skip).unwrap_or(i64::MAX);
+    Ok(count_rows(plan.clone(), like)?.gt(lit(skip)))
 }
 
 /// `EXISTS` over an aggregate without groups: it has its one row also where its input has none, which a join cannot
 /// know. `None` where a join gives the right answer.
 fn exists_of(subquery: &Subquery, context: Context) -> Result<Option<Expr>> {
     let mut plan = subquery.subquery.as_ref();
+    let is_correlated = !subquery.outer_ref_columns.is_empty();
+    let mut limited = false;
     loop {
         match plan {
+            // A join would take the limit off, or count the rows of all groups together.
+            LogicalPlan::Limit(limit) if is_correlated => {
+                match (limit.get_skip_type()?, limit.get_fetch_type()?) {
+                    (_, FetchType::Literal(Some(0))) => return Ok(Some(lit(false))),
+                    (SkipType::Literal(0), FetchType::Literal(_)) => {
+                        limited = true;
+                        plan = &limit.input;
+                    }
+                    (SkipType::Literal(skip), FetchType::Literal(_)) => {
+                        return rows_beyond(&limit.input, skip, subquery).map(Some);
+                    }
+                    (SkipType::UnsupportedExpr, _) | (_, FetchType::UnsupportedExpr) => {
+                        return plan_err!("LIMIT and OFFSET of a subquery in EXISTS are not numbers");
+                    }
+                }
+            }
             LogicalPlan::Projection(Projection { input, .. }) => plan = input,
             LogicalPlan::SubqueryAlias(alias) => plan = &alias.input,
             LogicalPlan::Sort(sort) if sort.fetch.is_none() => plan = &sort.input,
@@ -103,19 +216,28 @@ fn exists_of(subquery: &Subquery, context: Context) -> Result<Option<Expr>> {
             {
                 plan = &join.left;
             }
-            LogicalPlan::Filter(Filter { predicate, input, .. }) if one_row(input) => {
-                // HAVING: the row is there where its condition is true.
-                let kept = LogicalPlanBuilder::from(input.as_ref().clone())
-                    .project(vec![predicate.clone().alias("__kept")])?
-                    .build()?;
-                return Ok(Some(scalar(kept, subquery).is_true()));
-            }
-            _ => break,
+            _ => match having_of(plan)? {
+                // The row is there where its condition is true.
+                Some(having) => return Ok(Some(scalar(having.condition, subquery).is_true())),
+                None => break,
+            },
         }
     }
+    let rows = if limited {
+        plan.clone()
+    } else {
+        subquery.subquery.as_ref().clone()
+    };
     match context {
+        Context::Filter if limited => Ok(Some(Expr::Exists(Exists {
+            subquery: Subquery {
+                subquery: Arc::new(rows),
+                ..subquery.clone()
+            },
+            negated: false,
+        }))),
         Context::Filter => Ok(None),
-        Context::Value => Ok(Some(any_row(subquery.subquery.as_ref().clone(), subquery)?)),
+        Context::Value => Ok(Some(any_row(rows, subquery)?)),
     }
 }
 
@@ -159,10 +281,14 @@ fn counts_nothing(plan: &LogicalPlan) -> bool {
 
 /// Whether a plan has rows, as the value of a count.
 fn any_row(plan: LogicalPlan, like: &Subquery) -> Result<Expr> {
+    Ok(count_rows(plan, like)?.gt(lit(0_i64)))
+}
+
+fn count_rows(plan: LogicalPlan, like: &Subquery) -> Result<Expr> {
     let counted = LogicalPlanBuilder::from(plan)
         .aggregate(Vec::<Expr>::new(), vec![count(lit(1_i64)).alias("__rows")])?
         .build()?;
-    Ok(scalar(counted, like).gt(lit(0_i64)))
+    Ok(scalar(counted, like))
 }
 
 fn scalar(plan: LogicalPlan, like: &Subquery) -> Expr {
@@ -192,6 +318,12 @@ fn in_three_values(within: &InSubquery, schema: &DFSchema, context: Context) -> 
     if one_row(plan) {
         let equal = expr.as_ref().clone().eq(Expr::ScalarSubquery(subquery.clone()));
         return Ok(if *negated { not(equal) } else { equal });
+    }
+    if let Some(having) = having_of(plan)? {
+        let kept = scalar(having.condition, subquery).is_true();
+        let equal = expr.as_ref().clone().eq(scalar(having.rows, subquery));
+        let value = when(kept, equal).otherwise(lit(false))?;
+        return Ok(if *negated { not(value) } else { value });
     }
     let column = Expr::Column(Column::from((qualifier, field)));
     let some = |condition: Option<Expr>| -> Result<Expr> {

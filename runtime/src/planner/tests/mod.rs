@@ -14,6 +14,7 @@ mod shapes;
 mod splits;
 mod sql_page;
 mod stages;
+mod subqueries;
 mod survey;
 mod text;
 mod tpch;
