@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod coordinator;
 mod forbidden;
+mod functions;
 pub mod local;
 pub mod memory;
 mod owned_dir;

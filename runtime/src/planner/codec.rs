@@ -10,7 +10,7 @@ use datafusion::datasource::physical_plan::{ArrowSource, FileScanConfig, FileSca
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::AggregateUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::physical_expr::LexOrdering;
 use datafusion::physical_expr::expressions::{Literal, lit};
 use datafusion::physical_plan::ExecutionPlan;
@@ -32,6 +32,7 @@ use super::sample::{Method, Sample};
 use super::scalar::SINGLE_VALUE;
 use super::scan::{ScanExec, file_config};
 use super::window::{self, WindowMessage, WindowSlot};
+use crate::functions::{decode_aggregate, decode_scalar, encode_aggregate, encode_scalar};
 use crate::source::tpch::TpchScanExec;
 
 /// Encodes and decodes Sluice's own nodes and DataFusion's recursive queries.
@@ -147,14 +148,29 @@ struct WorkTableMessage {
 }
 
 impl PhysicalExtensionCodec for FragmentCodec {
-    /// Asked for names that are no function of SQL.
-    fn try_decode_udaf(&self, name: &str, _: &[u8]) -> Result<Arc<AggregateUDF>> {
+    /// Asked for names that are no function of SQL, and for functions that are checked.
+    fn try_decode_udaf(&self, name: &str, buf: &[u8]) -> Result<Arc<AggregateUDF>> {
+        if !buf.is_empty() {
+            return decode_aggregate(name, buf);
+        }
         if name == SINGLE_VALUE.name() {
             return Ok(Arc::clone(&SINGLE_VALUE));
         }
         Err(DataFusionError::NotImplemented(format!(
             "this build has no aggregate function {name}"
         )))
+    }
+
+    fn try_encode_udaf(&self, function: &AggregateUDF, buf: &mut Vec<u8>) -> Result<()> {
+        encode_aggregate(function, buf)
+    }
+
+    fn try_decode_udf(&self, name: &str, buf: &[u8]) -> Result<Arc<ScalarUDF>> {
+        decode_scalar(name, buf)
+    }
+
+    fn try_encode_udf(&self, function: &ScalarUDF, buf: &mut Vec<u8>) -> Result<()> {
+        encode_scalar(function, buf)
     }
 
     fn try_encode(

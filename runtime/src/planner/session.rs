@@ -1,7 +1,7 @@
 //! The session in which queries are planned, and the context in which tasks run.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use datafusion::config::ConfigOptions;
 use datafusion::execution::TaskContext;
@@ -19,6 +19,8 @@ use super::opaque::EnsureKnownRequirements;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
 use super::sort_merge::{HashJoinLimit, PushProjections, SortMergeLargeBuilds};
 use super::split::SplitTarget;
+use super::values::CheckValues;
+use crate::functions::FUNCTIONS;
 
 /// What must hold in every session, on the planning side and in tasks. An optimisation that shares state
 /// between operators in one process does not survive a cut; one that adds partitions of its own fights with
@@ -128,6 +130,7 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         .with_default_features()
         .with_optimizer_rules(logical_rules())
         .with_physical_optimizer_rules(rules)
+        .with_analyzer_rule(Arc::new(CheckValues))
         .build()
 }
 
@@ -158,10 +161,6 @@ pub(crate) fn travelling_options(config: &SessionConfig) -> BTreeMap<String, Str
         .filter_map(|entry| Some((entry.key, entry.value?)))
         .collect()
 }
-
-/// All functions a fragment may name, built once per process.
-static FUNCTIONS: LazyLock<SessionState> =
-    LazyLock::new(|| SessionStateBuilder::new().with_default_features().build());
 
 /// The context in which a task of a fragment runs: its session options with one partition, the built-in
 /// functions and the worker's runtime (memory pool, disk, object stores). `task` names it in logs.

@@ -12,6 +12,7 @@ use thiserror::Error;
 use super::check::BadText;
 use super::manifest::shown;
 use super::store::BeyondFile;
+use crate::functions::{reason_of, without_kind};
 
 /// Files that a message names at most.
 const NAMED_FILES: usize = 3;
@@ -68,9 +69,10 @@ pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptF
         DataFusionError::NotImplemented(message) => {
             bad(BadInputKind::UnsupportedPlan, shortened_display(message))
         }
-        DataFusionError::Execution(message) if is_bad_value(message) => {
-            bad(BadInputKind::InvalidValue, shortened_display(message))
-        }
+        DataFusionError::Execution(message) if is_bad_value(message) => bad(
+            BadInputKind::InvalidValue,
+            shortened_display(&without_kind(message)),
+        ),
         _ => failed(error),
     }
 }
@@ -149,7 +151,10 @@ fn classify_arrow(error: &ArrowError, ranges: &[FileRange]) -> Option<AttemptFai
         | ArrowError::CastError(_)
         | ArrowError::DivideByZero
         | ArrowError::ArithmeticOverflow(_)
-        | ArrowError::ComputeError(_) => Some(bad(BadInputKind::InvalidValue, shortened_display(error))),
+        | ArrowError::ComputeError(_) => {
+            let reason = reason_of(error, None).unwrap_or_else(|| error.to_string());
+            Some(bad(BadInputKind::InvalidValue, shortened_display(&reason)))
+        }
         ArrowError::MemoryError(message) => Some(AttemptFailure::ResourcesExhausted {
             message: shortened_display(message),
         }),

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
+use arrow::datatypes::DataType;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::collect;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{SessionConfig, SessionContext, ident, lit};
 use sluice::coordinator::{CoordinatorOptions, RunningQuery};
 use sluice::local::load::Loaded;
 use sluice::local::prepare::{Capacity, Prepared, prepare};
@@ -282,7 +283,29 @@ pub async fn plain_session(tables: &Tables) -> Result<SessionContext, String> {
     register_tables(&context, &tables.specs, &manifest)
         .await
         .map_err(|error| text(&error))?;
+    for table in &tables.specs {
+        let unsigned = zeros_without_sign(&context, &table.name).await;
+        unsigned.map_err(|error| text(&error))?;
+    }
     Ok(context)
+}
+
+/// Plain DataFusion takes -0.0 for another value than 0.0, which is beside the question here.
+async fn zeros_without_sign(context: &SessionContext, table: &str) -> datafusion::error::Result<()> {
+    let rows = context.table(table).await?;
+    let fields = rows.schema().fields().clone();
+    if !fields.iter().any(|field| field.data_type().is_floating()) {
+        return Ok(());
+    }
+    let columns = fields.iter().map(|field| match field.data_type() {
+        DataType::Float64 => (ident(field.name()) + lit(0.0_f64)).alias(field.name()),
+        DataType::Float32 => (ident(field.name()) + lit(0.0_f32)).alias(field.name()),
+        _ => ident(field.name()),
+    });
+    let view = rows.select(columns.collect::<Vec<_>>())?.into_view();
+    context.deregister_table(table)?;
+    context.register_table(table, view)?;
+    Ok(())
 }
 
 /// One query of a suite.

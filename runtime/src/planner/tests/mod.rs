@@ -18,4 +18,5 @@ mod subqueries;
 mod survey;
 mod text;
 mod tpch;
+mod values;
 mod windows;

@@ -1,0 +1,88 @@
+//! Errors of values: they name the expression of the query, quote little, and end the query at once: another try has the
+//! same values.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::error::ArrowError;
+use datafusion::error::{DataFusionError, Result};
+use sluice_core::failure::{AttemptFailure, BadInputKind};
+use sluice_proto::text::shortened_to;
+
+use super::text::sql_type;
+
+/// Most bytes of what a function says, which may quote a cell.
+const REASON_BYTES: usize = 300;
+
+/// The error of an expression that cannot work on its values.
+pub(super) fn invalid(expression: &str, reason: &dyn std::fmt::Display) -> DataFusionError {
+    let reason = shortened_to(reason, REASON_BYTES);
+    DataFusionError::External(Box::new(AttemptFailure::BadInput {
+        kind: BadInputKind::InvalidValue,
+        message: format!("{expression} cannot be computed: {reason}"),
+    }))
+}
+
+/// An engine's error about values, as one of the expression. Errors that are not about values stay as they are.
+fn named(expression: &str, result: &DataType, error: DataFusionError) -> DataFusionError {
+    let reason = match error.find_root() {
+        DataFusionError::ArrowError(inner, _) => reason_of(inner, Some(result)),
+        DataFusionError::Execution(message) | DataFusionError::Internal(message) => {
+            let message = message.split("This issue was likely caused by").next();
+            Some(message.unwrap_or_default().trim_end().to_owned())
+        }
+        _ => None,
+    };
+    reason.map_or(error, |reason| invalid(expression, &without_kind(&reason)))
+}
+
+/// Engines put the kind of an error before what they say, some of them several times.
+pub(crate) fn without_kind(message: &str) -> &str {
+    const KINDS: [&str; 8] = [
+        "Arrow error: ",
+        "Cast error: ",
+        "Compute error: ",
+        "Execution error: ",
+        "External error: ",
+        "Internal error: ",
+        "Invalid argument error: ",
+        "Parser error: ",
+    ];
+    let stripped = KINDS.iter().find_map(|kind| message.strip_prefix(kind));
+    stripped.map_or(message, without_kind)
+}
+
+/// What a kernel says of a value, as a user would; `None` for other errors. `result` is the type that it was to have, if
+/// that is known.
+pub(crate) fn reason_of(error: &ArrowError, result: Option<&DataType>) -> Option<String> {
+    match error {
+        ArrowError::DivideByZero => Some("division by zero".to_owned()),
+        ArrowError::ArithmeticOverflow(message) => {
+            let operation = message.trim_start_matches("Overflow happened on: ");
+            let fit = result.map_or_else(|| "its type".to_owned(), sql_type);
+            Some(format!("overflow: {operation} does not fit {fit}"))
+        }
+        ArrowError::CastError(message)
+        | ArrowError::ParseError(message)
+        | ArrowError::ComputeError(message)
+        | ArrowError::InvalidArgumentError(message)
+        | ArrowError::NotYetImplemented(message) => Some(without_kind(message).to_owned()),
+        _ => None,
+    }
+}
+
+/// Runs an expression over a batch. A panic is an error of the expression: it ends the query, not the process.
+pub(super) fn guarded<T>(expression: &str, result: &DataType, run: impl FnOnce() -> Result<T>) -> Result<T> {
+    // Nothing outlives the unwinding: arrays are immutable, and what was being built is dropped.
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err(named(expression, result, error)),
+        Err(panic) => {
+            let text = crate::source::panic_text(panic.as_ref());
+            Err(invalid(
+                expression,
+                &format!("a value is out of the range that it works on ({text})"),
+            ))
+        }
+    }
+}
