@@ -73,10 +73,17 @@ pub enum AttemptFailure {
         /// What, where and how to mend it.
         message: String,
     },
-    /// Memory or spill space ran out.
+    /// Memory or spill space ran out. Another worker has no more of it: held against none.
     #[error("{message}")]
     ResourcesExhausted {
         /// What ran out and which knob helps.
+        message: String,
+    },
+    /// Memory or spill space ran out while others held a good part of it, other queries or other attempts of this one: worth
+    /// another try later.
+    #[error("{message}")]
+    Crowded {
+        /// What ran out, and what others hold.
         message: String,
     },
     /// The sink's files could not be written: the fault of the place that they go to, not of the worker.

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod plan;
 pub mod ranges;
 pub mod reader;
+pub mod shares;
 #[cfg(test)]
 mod sim;
 pub mod snapshot;

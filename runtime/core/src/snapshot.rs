@@ -68,7 +68,7 @@ pub struct StageSnapshot {
     pub done: u32,
     /// Attempts that failed (not: cancelled, lost with their worker, or made void by a lost input).
     pub failed_attempts: u32,
-    /// Attempts lost with their worker or with an input.
+    /// Attempts lost with their worker or with an input, or that ended for want of what other queries held.
     pub lost_attempts: u32,
     /// Attempts that the coordinator stopped: they waited for a lost input in a slot that was needed, their work was
     /// done elsewhere, or the query ended. Every attempt started has failed, is lost, was cancelled, runs, or has won.

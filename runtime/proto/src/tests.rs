@@ -79,6 +79,9 @@ fn failures_survive() {
         AttemptFailure::ResourcesExhausted {
             message: "memory".into(),
         },
+        AttemptFailure::Crowded {
+            message: "others".into(),
+        },
         AttemptFailure::SinkFailed {
             message: "no space".into(),
         },
@@ -106,6 +109,9 @@ fn texts_of_failures_have_an_end() {
                 message: message.clone(),
             },
             AttemptFailure::ResourcesExhausted {
+                message: message.clone(),
+            },
+            AttemptFailure::Crowded {
                 message: message.clone(),
             },
             AttemptFailure::SinkFailed {

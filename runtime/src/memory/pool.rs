@@ -1,7 +1,7 @@
 //! A worker's memory as a DataFusion `MemoryPool`, divided among queries.
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use datafusion::error::{DataFusionError, Result};
@@ -9,7 +9,10 @@ use datafusion::execution::memory_pool::{
     FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
 use sluice_core::ids::QueryId;
+use sluice_core::shares::Use;
 use tokio::sync::Notify;
+
+use super::advice::advice;
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +20,14 @@ mod tests;
 /// What a consumer may have in any case, bytes: some operators charge what they hold already, beyond the limit if need be,
 /// and others, which hold next to nothing, must not fail for it.
 const SMALL: usize = 64 << 10;
+
+/// What tells a refusal of memory from other failures for want of space: operators pass on its text alone.
+const WANTED: &str = "more bytes of memory";
+
+/// Whether a failure for want of space is one of memory.
+pub fn is_about_memory(message: &str) -> bool {
+    message.contains(WANTED)
+}
 
 /// All memory that a worker gives to queries.
 ///
@@ -75,9 +86,27 @@ impl WorkerMemory {
             worker: Arc::clone(self),
             query: query.clone(),
             used: AtomicUsize::new(0),
+            wants_all: AtomicBool::new(false),
         });
         queries.push((query.clone(), Arc::downgrade(&pool)));
         pool
+    }
+
+    /// Whether an attempt of the query that had no room, and holds nothing any more, may have it later: others hold a part of
+    /// the memory, be they other queries, its own siblings, or shuffle data on its way to disk, and it did not want more
+    /// than there is.
+    pub fn may_have_room(&self, query: &QueryId) -> bool {
+        let queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = queries.iter().find(|(id, _)| id == query);
+        let pool = pool.and_then(|(_, pool)| pool.upgrade());
+        let wants_all = pool.is_some_and(|pool| pool.wants_all.load(Ordering::Relaxed));
+        let held = Use {
+            limit: self.limit as u64,
+            own: 0,
+            all: self.reserved() as u64,
+            queries: 1,
+        };
+        !wants_all && held.is_crowded()
     }
 
     /// Bytes charged now.
@@ -110,19 +139,22 @@ struct QueryMemory {
     worker: Arc<WorkerMemory>,
     query: QueryId,
     used: AtomicUsize,
+    /// Whether a consumer that cannot spill has asked for more than the worker has.
+    wants_all: AtomicBool,
 }
 
 impl QueryMemory {
     fn refuse(&self, reservation: &MemoryReservation, more: usize) -> DataFusionError {
         let worker = &self.worker;
         DataFusionError::ResourcesExhausted(format!(
-            "{} holds {} bytes and needs {more} more; the query uses {} and all queries {} of the {} bytes \
-             that the worker has: raise workers.memory, or the number of partitions",
+            "{} holds {} bytes and needs {more} {WANTED}; the query uses {} and all queries {} of the {} bytes \
+             that the worker has: {}",
             reservation.consumer().name(),
             reservation.size(),
             self.used.load(Ordering::Relaxed),
             worker.reserved(),
             worker.limit,
+            advice(reservation.consumer().name()),
         ))
     }
 }
@@ -171,6 +203,11 @@ impl MemoryPool for QueryMemory {
         let used = self.used.load(Ordering::Relaxed);
         let may = self.worker.may_take(used, additional) && self.worker.may_keep(reservation, additional);
         if !may || self.worker.shared.try_grow(reservation, additional).is_err() {
+            if !reservation.consumer().can_spill()
+                && reservation.size().saturating_add(additional) > self.worker.limit
+            {
+                self.wants_all.store(true, Ordering::Relaxed);
+            }
             return Err(self.refuse(reservation, additional));
         }
         self.used.fetch_add(additional, Ordering::Relaxed);

@@ -91,18 +91,17 @@ impl SpillDirs {
         Ok(Self { dirs, placed: 0 })
     }
 
-    /// What operators spill with: on all volumes, below the same directories, which go as a whole when the worker does.
+    /// Where operators spill: on all volumes, below the same directories, which go as a whole when the worker does.
     ///
     /// # Errors
     ///
     /// If a directory cannot be made.
-    pub fn for_operators(&self, limit: Option<u64>) -> io::Result<DiskManager> {
-        let folders = self.dirs.iter().map(|dir| dir.path().join(OPERATORS)).collect();
-        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(folders));
-        let disk = disk
-            .with_max_temp_directory_size(limit.unwrap_or(u64::MAX))
-            .build();
-        disk.map_err(io::Error::other)
+    pub fn for_operators(&self) -> io::Result<OperatorFolders> {
+        let folders: Vec<_> = self.dirs.iter().map(|dir| dir.path().join(OPERATORS)).collect();
+        for folder in &folders {
+            private().create(folder)?;
+        }
+        Ok(OperatorFolders(folders))
     }
 
     /// Where the files of a query lie, on each volume.
@@ -123,6 +122,23 @@ impl SpillDirs {
         });
         let dir = best.and_then(|index| self.dirs.get(index));
         dir.map(|dir| dir.segment(query, attempt)).unwrap_or_default()
+    }
+}
+
+/// Where operators spill.
+#[derive(Debug)]
+pub struct OperatorFolders(Vec<PathBuf>);
+
+impl OperatorFolders {
+    /// What the operators of one query spill with; nothing until it has a limit.
+    ///
+    /// # Errors
+    ///
+    /// If a folder of its own cannot be made.
+    pub fn disk_manager(&self) -> io::Result<DiskManager> {
+        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(self.0.clone()));
+        let disk = disk.with_max_temp_directory_size(0).build();
+        disk.map_err(io::Error::other)
     }
 }
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::error::DataFusionError;
-use datafusion::execution::disk_manager::DiskManager;
 use datafusion::execution::memory_pool::MemoryPool;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -21,6 +20,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::command::Command;
 use self::disk::Disk;
+pub use self::disk::SpillSpace;
 use self::log::Piece;
 use self::task::StoreTask;
 use super::segment;
@@ -109,7 +109,7 @@ pub struct StoreStats {
 #[derive(Debug, Clone)]
 pub struct StoreHandle {
     commands: mpsc::Sender<Command>,
-    operators: Arc<DiskManager>,
+    space: Arc<SpillSpace>,
 }
 
 /// A frame on its way into the store.
@@ -139,14 +139,14 @@ impl StoreHandle {
     pub fn start(config: StoreConfig) -> std::io::Result<Self> {
         let (commands, receiver) = mpsc::channel(QUEUED_COMMANDS);
         let disk = Disk::open(&config)?;
-        let operators = Arc::clone(&disk.operators);
+        let space = Arc::clone(&disk.space);
         tokio::spawn(StoreTask::new(config, disk).run(receiver));
-        Ok(Self { commands, operators })
+        Ok(Self { commands, space })
     }
 
-    /// What operators spill with: into the same folders, out of the same limit.
-    pub fn operators(&self) -> Arc<DiskManager> {
-        Arc::clone(&self.operators)
+    /// The disk that the store shares with operators: the same folders, the same limit.
+    pub fn space(&self) -> &SpillSpace {
+        &self.space
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Option<T> {

@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 use arrow_ipc::writer::IpcWriteContext;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{AttemptId, QueryId, StreamId};
 use sluice_core::message::MapOutputPartitionMeta;
 use sluice_core::ranges::SortedRun;
@@ -31,7 +32,11 @@ const FRAME_BYTES: usize = 1 << 20;
 impl From<FrameError> for DataFusionError {
     fn from(error: FrameError) -> Self {
         match error {
-            FrameError::TooLong { .. } => Self::ResourcesExhausted(error.to_string()),
+            // Another try meets the same rows.
+            FrameError::TooLong { .. } => Self::External(Box::new(AttemptFailure::BadInput {
+                kind: BadInputKind::InvalidValue,
+                message: error.to_string(),
+            })),
             FrameError::Unencodable(error) => Self::ArrowError(Box::new(error), None),
             FrameError::ChecksumMismatch { .. }
             | FrameError::ChainMismatch { .. }

@@ -23,6 +23,7 @@ use super::inputs::Inputs;
 use super::publish::{Publish, Published};
 use super::stage::StageTemplate;
 use super::{Shared, WorkerOptions};
+use crate::memory::is_about_memory;
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
 use crate::shuffle::read::ReadFailed;
 use crate::source::{classify_error, object_stores, panic_text, verify};
@@ -64,6 +65,9 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
         job.assignment.attempt,
     );
     let (cancel, counters) = (job.cancel.clone(), Arc::clone(&job.counters));
+    let shared = Arc::clone(&job.shared);
+    // What it has learnt of the query is asked at the end.
+    let _memory = shared.memory.query_pool(&query);
     let work = AssertUnwindSafe(execute(job)).catch_unwind();
     let ended = tokio::select! {
         ended = work => ended.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))),
@@ -76,9 +80,35 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
             metrics: counters.read(),
         },
         Err(failure) => {
+            let failure = unless_crowded(failure, &shared, &query);
             store.retire(query, attempt).await;
             AttemptEnd::Failed(failure)
         }
+    }
+}
+
+/// Whether an attempt that had no room may have it later. What it held itself is free by now.
+fn unless_crowded(failure: AttemptFailure, shared: &Shared, query: &QueryId) -> AttemptFailure {
+    let AttemptFailure::ResourcesExhausted { message } = failure else {
+        return failure;
+    };
+    let disk = shared.store.space().usage(query);
+    let later = if is_about_memory(&message) {
+        shared.memory.may_have_room(query)
+    } else {
+        disk.is_crowded()
+    };
+    if !later {
+        return AttemptFailure::ResourcesExhausted { message };
+    }
+    AttemptFailure::Crowded {
+        message: format!(
+            "{message}; other attempts and shuffle data hold {} bytes of memory, and other queries {} of {} bytes of \
+             spill space at this worker",
+            shared.memory.reserved(),
+            disk.all.saturating_sub(disk.own),
+            disk.limit
+        ),
     }
 }
 
@@ -187,7 +217,8 @@ fn runtime(job: &Job, roots: &[PathBuf], files: &[InputFile]) -> Result<Arc<Runt
         .with_memory_pool(job.shared.memory.query_pool(&job.query))
         .with_cache_manager(job.shared.footers.caches())
         .with_object_store_registry(object_stores(roots, files));
-    environment.disk_manager = Some(job.shared.store.operators());
+    let disk = job.shared.store.space().operators(&job.query);
+    environment.disk_manager = Some(disk.map_err(|error| classify_error(&error.into(), &[]))?);
     environment
         .build_arc()
         .map_err(|error| classify_error(&error, &[]))

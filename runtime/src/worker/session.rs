@@ -391,6 +391,7 @@ impl Session {
     }
 
     async fn report_progress(&mut self) {
+        self.shared.store.space().settle();
         let counts = self.attempt_counts().await;
         for (attempt, running) in &self.running {
             let mut metrics = running.counters.read();

@@ -92,6 +92,8 @@ pub(super) struct TaskRun {
     pub(super) attempts: u32,
     /// Failures that count towards the limit.
     pub(super) failures: u32,
+    /// Attempts that ended for want of what other queries held.
+    pub(super) crowded: u32,
     /// The first of them.
     pub(super) first_failure: Option<QueryFailure>,
     /// Where the last failure happened: the next try prefers another worker.
@@ -113,6 +115,7 @@ impl TaskRun {
             },
             attempts: 0,
             failures: 0,
+            crowded: 0,
             first_failure: None,
             failed_on: None,
             last_loss: None,

@@ -16,6 +16,9 @@ use sluice_crds::ErrorReason;
 
 /// Doublings of the backoff: at most 64 times the base.
 const MAX_BACKOFF_DOUBLINGS: u32 = 6;
+/// Attempts of one task that may end for the sake of what other queries hold. With their pauses they take a quarter of an
+/// hour at the default backoff.
+pub(super) const MAX_WAITS_FOR_ROOM: u32 = 60;
 
 impl Coordinator {
     pub(super) fn on_progressed(&mut self, worker: &WorkerId, id: AttemptId, metrics: AttemptMetrics) {
@@ -188,8 +191,11 @@ impl Coordinator {
                 self.end(Outcome::Failed(failure));
             }
             AttemptFailure::ResourcesExhausted { message } => {
-                self.count_failure(worker, id, ErrorReason::ResourcesExhausted, message);
+                // Every worker of a pool has as much.
+                let cause = query_failure(ErrorReason::ResourcesExhausted, id, worker, message);
+                self.count_for_task(worker, id, cause);
             }
+            AttemptFailure::Crowded { message } => self.wait_for_room(worker, id, message),
             AttemptFailure::Failed { message } => {
                 self.count_failure(worker, id, ErrorReason::TaskFailed, message);
             }
@@ -222,6 +228,24 @@ impl Coordinator {
     }
 
     /// Counts a failure for the task alone: it runs again after its backoff, or the query ends.
+    /// The task waits for other queries to free what it needs; without end it does not.
+    fn wait_for_room(&mut self, worker: &WorkerId, id: AttemptId, message: &str) {
+        let base = self.policy.retry_backoff_base;
+        let stage = self.stage_mut(id.stage);
+        let task = &mut stage.tasks[id.task as usize];
+        task.crowded += 1;
+        let waits = task.crowded;
+        if waits > MAX_WAITS_FOR_ROOM {
+            let message = format!("it waited {MAX_WAITS_FOR_ROOM} times for room at workers; {message}");
+            let cause = query_failure(ErrorReason::ResourcesExhausted, id, worker, &message);
+            return self.count_for_task(worker, id, cause);
+        }
+        task.failed_on = Some(worker.clone());
+        stage.lost_attempts += 1;
+        let backoff = base * (1 << (waits - 1).min(MAX_BACKOFF_DOUBLINGS));
+        self.requeue_uncounted(id.task_id(), message.to_owned(), backoff);
+    }
+
     fn count_for_task(&mut self, worker: &WorkerId, id: AttemptId, cause: QueryFailure) {
         let limit = self.policy.max_task_attempts.max(1);
         let (now, base) = (self.now, self.policy.retry_backoff_base);

@@ -7,7 +7,7 @@ use super::Coordinator;
 use super::event::Action;
 use super::poison::Start;
 use super::workers::Worker;
-use crate::ids::StageId;
+use crate::ids::{StageId, WorkerId};
 
 /// How long tasks wait for the slots that would spread them best before the query asks every worker for all it
 /// could use. Longer than a round trip, shorter than anyone notices.
@@ -22,6 +22,8 @@ pub(super) struct Runnable {
     stage: StageId,
     /// Of a task that was lost with a worker: where it may not run.
     away_from: Option<BTreeSet<String>>,
+    /// Where it has just failed.
+    failed_on: Option<WorkerId>,
 }
 
 impl Runnable {
@@ -87,8 +89,11 @@ impl Coordinator {
                 Start::AwayFrom(hosts) => Some(hosts),
                 Start::No => return None,
             };
-            let stage = task.stage;
-            Some(Runnable { stage, away_from })
+            Some(Runnable {
+                stage: task.stage,
+                away_from,
+                failed_on: self.task(task).and_then(|task| task.failed_on.clone()),
+            })
         });
         tasks.take(capacity as usize).collect()
     }
@@ -134,7 +139,8 @@ impl Coordinator {
             let least = free.min_by_key(|(name, worker)| {
                 let running = worker.occupied.len().saturating_add(load(name) as usize);
                 let nearness = data.nearness(&worker.place);
-                (nearness, running, worker.failures, *name)
+                let failed_here = task.failed_on.as_ref() == Some(&worker.id);
+                (failed_here, nearness, running, worker.failures, *name)
             });
             let Some((name, _)) = least else {
                 continue;

@@ -350,8 +350,13 @@ impl World {
         }
         if self.chance(self.plan.failure) || self.plan.sabotage == Sabotage::FailAttempts {
             let message = "put in by the simulator".to_owned();
+            let failure = if self.rng.random_bool(0.5) {
+                AttemptFailure::Failed { message }
+            } else {
+                AttemptFailure::Crowded { message }
+            };
             if self.node(name, incarnation).is_some() {
-                self.end_attempt(name, attempt, AttemptFailure::Failed { message });
+                self.end_attempt(name, attempt, failure);
             }
             return Ok(());
         }

@@ -1,5 +1,7 @@
 //! What happens to a worker's stream table, and what it wants done.
 
+use std::collections::BTreeSet;
+
 use crate::failure::FetchError;
 use crate::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, QueryId, StageId, StreamEpoch, StreamId};
 use crate::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
@@ -88,6 +90,8 @@ pub enum Event {
     MemoryPressed {
         /// The bytes that may stay.
         target_bytes: u64,
+        /// Queries whose bytes cannot leave memory now.
+        kept: BTreeSet<QueryId>,
     },
     /// A reader asks for a range.
     FetchArrived {

@@ -150,7 +150,7 @@ impl StreamTable {
                 }
                 Vec::new()
             }
-            Event::MemoryPressed { target_bytes } => self.choose_spills(target_bytes),
+            Event::MemoryPressed { target_bytes, kept } => self.choose_spills(target_bytes, &kept),
             Event::FetchArrived { fetch, request } => vec![self.answer_fetch(fetch, request)],
             Event::StorageFailed { query, stream } => self.break_stream(&query, stream),
             Event::Ticked => Vec::new(),
@@ -260,7 +260,7 @@ impl StreamTable {
 
     /// Whole streams go, of finalized attempts first, the largest first: few writes free the most, and what is
     /// still written is the likeliest to be read from memory.
-    fn choose_spills(&mut self, target_bytes: u64) -> Vec<Action> {
+    fn choose_spills(&mut self, target_bytes: u64, kept: &BTreeSet<QueryId>) -> Vec<Action> {
         let mut in_memory = 0u64;
         let mut candidates = BTreeSet::new();
         for (query, known) in &self.queries {
@@ -268,7 +268,7 @@ impl StreamTable {
                 for (&partition, stream) in &attempt.streams {
                     let bytes = stream.committed_offset.saturating_sub(stream.spilling_upto);
                     in_memory = in_memory.saturating_add(bytes);
-                    if bytes > 0 && !attempt.broken.contains(&partition) {
+                    if bytes > 0 && !attempt.broken.contains(&partition) && !kept.contains(query) {
                         let stream = StreamId {
                             attempt: id,
                             partition,

@@ -32,11 +32,12 @@ fn a_query_alone_may_have_all_and_then_hears_which_knob_helps() {
     let message = error.to_string();
     for part in [
         "workers.memory",
-        "join holds 90000000 bytes and needs 10100000 more",
+        "join holds 90000000 bytes and needs 10100000 more bytes of memory",
         "of the 100000000 bytes",
     ] {
         assert!(message.contains(part), "{message}");
     }
+    assert!(is_about_memory(&message) && !is_about_memory("spill space is used up"));
     assert_eq!((join.size(), pool.reserved()), (900 * PIECE, 900 * PIECE));
     drop(join);
     assert_eq!((pool.reserved(), memory.reserved()), (0, 0));
@@ -112,4 +113,27 @@ fn who_holds_next_to_nothing_never_fails() {
     small.try_resize(SMALL).unwrap();
     assert!(small.try_grow(1).is_err());
     assert_eq!(pool.reserved(), 11 * PIECE + SMALL);
+}
+
+#[test]
+fn who_had_no_room_may_have_it_once_others_are_gone() {
+    let memory = WorkerMemory::new(1000 * PIECE);
+    let (one, other) = (memory.query_pool(&query("a")), memory.query_pool(&query("b")));
+    let attempt = consumer(&one, false);
+    attempt.try_grow(PIECE).unwrap();
+    // Alone, it has what it can get.
+    assert!(!memory.may_have_room(&query("a")));
+    for held_by in [&one, &other, &memory.store_pool()] {
+        let held = consumer(held_by, false);
+        held.grow(300 * PIECE);
+        assert!(memory.may_have_room(&query("a")), "{held_by}");
+    }
+    let held = consumer(&other, false);
+    held.grow(300 * PIECE);
+    let sort = consumer(&one, true);
+    sort.try_grow(1001 * PIECE).unwrap_err();
+    assert!(memory.may_have_room(&query("a")), "a sort goes to disk instead");
+    attempt.try_grow(1000 * PIECE).unwrap_err();
+    assert!(!memory.may_have_room(&query("a")), "there is no such room");
+    assert!(memory.may_have_room(&query("b")));
 }

@@ -1,21 +1,148 @@
-//! The disk space of a worker, which the store shares with what operators spill.
+//! The disk space of a worker, which the store shares with what operators spill, and queries with each other.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::execution::disk_manager::DiskManager;
+use sluice_core::ids::QueryId;
+use sluice_core::shares::Use;
 
 use super::StoreConfig;
-use crate::shuffle::segment::SpillDirs;
+use crate::shuffle::segment::{OperatorFolders, SpillDirs};
+
+/// What queries have of a worker's disk. The lock guards sums; nothing waits while it is held.
+#[derive(Debug)]
+pub struct SpillSpace {
+    limit: u64,
+    folders: OperatorFolders,
+    shares: Mutex<BTreeMap<QueryId, Share>>,
+}
+
+/// What one query has.
+#[derive(Debug, Default)]
+struct Share {
+    /// Bytes of its shuffle data.
+    stored: u64,
+    /// What its operators spill with, once one wants to.
+    operators: Option<Arc<DiskManager>>,
+}
+
+impl Share {
+    fn spilled(&self) -> u64 {
+        self.operators.as_ref().map_or(0, |disk| disk.used_disk_space())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.stored.saturating_add(self.spilled())
+    }
+}
+
+impl SpillSpace {
+    fn new(limit: Option<u64>, folders: OperatorFolders) -> Self {
+        Self {
+            limit: limit.unwrap_or(u64::MAX),
+            folders,
+            shares: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<QueryId, Share>> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the operators of a query spill with. Its limit is what the query may have at the time.
+    ///
+    /// # Errors
+    ///
+    /// If a folder cannot be made.
+    pub fn operators(&self, query: &QueryId) -> io::Result<Arc<DiskManager>> {
+        let mut shares = self.lock();
+        let known = shares.get(query).and_then(|share| share.operators.clone());
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let made = Arc::new(self.folders.disk_manager()?);
+        shares.entry(query.clone()).or_default().operators = Some(Arc::clone(&made));
+        self.divide(&shares);
+        Ok(made)
+    }
+
+    /// Divides anew what operators may write, who report it to nobody: between two calls they may pass the limit together.
+    pub fn settle(&self) {
+        self.divide(&self.lock());
+    }
+
+    /// How the disk is used, as one query sees it.
+    pub fn usage(&self, query: &QueryId) -> Use {
+        self.seen_by(query, &self.lock())
+    }
+
+    /// Bytes that operators have on disk.
+    pub fn spilled_by_operators(&self) -> u64 {
+        self.lock().values().map(Share::spilled).sum()
+    }
+
+    fn seen_by(&self, query: &QueryId, shares: &BTreeMap<QueryId, Share>) -> Use {
+        let users = shares
+            .iter()
+            .filter(|(id, share)| *id == query || share.bytes() > 0);
+        Use {
+            limit: self.limit,
+            own: shares.get(query).map_or(0, Share::bytes),
+            all: shares.values().map(Share::bytes).fold(0, u64::saturating_add),
+            queries: users.count().max(1) as u64,
+        }
+    }
+
+    fn divide(&self, shares: &BTreeMap<QueryId, Share>) {
+        for (query, share) in shares {
+            let Some(operators) = &share.operators else {
+                continue;
+            };
+            let allowance = self.seen_by(query, shares).allowance();
+            let most = allowance.saturating_sub(share.stored);
+            if let Err(error) = operators.set_max_temp_directory_size(most) {
+                tracing::warn!(%query, %error, "the disk space of operators is not what it should be");
+            }
+        }
+    }
+
+    /// The query's shuffle data is about to take so many bytes.
+    fn reserve(&self, query: &QueryId, bytes: u64) -> Result<(), Use> {
+        let mut shares = self.lock();
+        let used = self.seen_by(query, &shares);
+        if used.own.saturating_add(bytes) > used.allowance() {
+            return Err(used);
+        }
+        shares.entry(query.clone()).or_default().stored += bytes;
+        self.divide(&shares);
+        Ok(())
+    }
+
+    fn free(&self, query: &QueryId, bytes: u64) {
+        let mut shares = self.lock();
+        if let Some(share) = shares.get_mut(query) {
+            share.stored = share.stored.saturating_sub(bytes);
+        }
+        self.divide(&shares);
+    }
+
+    /// The query has ended. What its operators still have open goes with them.
+    fn forget(&self, query: &QueryId) {
+        let mut shares = self.lock();
+        shares.remove(query);
+        self.divide(&shares);
+    }
+}
 
 /// Where a worker writes, and how much of its limit is used.
 #[derive(Debug)]
 pub struct Disk {
     /// Where the store's files lie.
     pub dirs: SpillDirs,
-    /// What operators spill with. Its limit is what the store leaves of the worker's.
-    pub operators: Arc<DiskManager>,
-    limit: Option<u64>,
+    /// What each query has of the disk.
+    pub space: Arc<SpillSpace>,
     used: u64,
 }
 
@@ -27,11 +154,10 @@ impl Disk {
     /// If one cannot be made or has another owner.
     pub fn open(config: &StoreConfig) -> io::Result<Self> {
         let dirs = SpillDirs::open(&config.spill_dirs, config.incarnation)?;
-        let operators = Arc::new(dirs.for_operators(config.spill_limit)?);
+        let space = SpillSpace::new(config.spill_limit, dirs.for_operators()?);
         Ok(Self {
             dirs,
-            operators,
-            limit: config.spill_limit,
+            space: Arc::new(space),
             used: 0,
         })
     }
@@ -41,40 +167,34 @@ impl Disk {
         self.used
     }
 
-    /// Bytes that operators spilled and still need.
-    pub fn used_by_operators(&self) -> u64 {
-        self.operators.used_disk_space()
-    }
-
-    /// The store is about to write so many bytes.
+    /// The store is about to write so many bytes of a query.
     ///
     /// # Errors
     ///
-    /// It may not: the limit, which the error is, would be passed.
-    pub fn reserve(&mut self, bytes: u64) -> Result<(), u64> {
-        let wanted = self.used.saturating_add(bytes);
-        if let Some(limit) = self.limit
-            && wanted.saturating_add(self.used_by_operators()) > limit
-        {
-            return Err(limit);
-        }
-        self.used = wanted;
-        self.leave_rest_to_operators();
+    /// It may not: why, and which knob helps.
+    pub fn reserve(&mut self, query: &QueryId, bytes: u64) -> Result<(), String> {
+        let reserved = self.space.reserve(query, bytes);
+        reserved.map_err(|used| {
+            format!(
+                "spill.limit is {} bytes, of which the query has {} and may have {} beside {} other queries: raise it",
+                used.limit,
+                used.own,
+                used.allowance(),
+                used.queries - 1
+            )
+        })?;
+        self.used = self.used.saturating_add(bytes);
         Ok(())
     }
 
-    /// The store has deleted so many bytes, or is about to.
-    pub fn free(&mut self, bytes: u64) {
+    /// The store has deleted so many bytes of a query, or is about to.
+    pub fn free(&mut self, query: &QueryId, bytes: u64) {
         self.used = self.used.saturating_sub(bytes);
-        self.leave_rest_to_operators();
+        self.space.free(query, bytes);
     }
 
-    /// The two look at each other without a lock: together they may pass the limit by what operators write at the moment.
-    fn leave_rest_to_operators(&self) {
-        let Some(limit) = self.limit else { return };
-        let rest = limit.saturating_sub(self.used);
-        if let Err(error) = self.operators.set_max_temp_directory_size(rest) {
-            tracing::warn!(%error, "the disk space of operators is not what it should be");
-        }
+    /// The query has ended, and nothing of it is left here.
+    pub fn forget(&mut self, query: &QueryId) {
+        self.space.forget(query);
     }
 }

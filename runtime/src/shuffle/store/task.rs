@@ -48,10 +48,12 @@ pub struct StoreTask {
     /// Bytes in memory that are chosen to go.
     leaving_bytes: u64,
     writing: bool,
-    /// Why the last spill failed.
-    spill_failure: Option<String>,
+    /// Why the last write failed.
+    write_failure: Option<String>,
+    /// Queries that have all of the disk that they may have, and what is to be said of it.
+    full: BTreeMap<QueryId, String>,
     /// Writers that wait until memory is within its bound.
-    waiting: Vec<oneshot::Sender<Result<(), StoreError>>>,
+    waiting: Vec<(QueryId, oneshot::Sender<Result<(), StoreError>>)>,
     written_sender: mpsc::UnboundedSender<Vec<Written>>,
     written: mpsc::UnboundedReceiver<Vec<Written>>,
     /// Who asked the store to end.
@@ -72,7 +74,8 @@ impl StoreTask {
             removals: Vec::new(),
             leaving_bytes: 0,
             writing: false,
-            spill_failure: None,
+            write_failure: None,
+            full: BTreeMap::new(),
             waiting: Vec::new(),
             written_sender,
             written,
@@ -197,7 +200,7 @@ impl StoreTask {
         StoreStats {
             attempts: self.logs.len(),
             disk_bytes: self.disk.used(),
-            operator_bytes: self.disk.used_by_operators(),
+            operator_bytes: self.disk.space.spilled_by_operators(),
             ..self.stats
         }
     }
@@ -253,7 +256,7 @@ impl StoreTask {
         self.stats.memory_bytes += bytes;
         self.reservation.grow(frame_memory(bytes));
         let committed = Event::FrameCommitted {
-            query,
+            query: query.clone(),
             stream,
             bytes,
             rows,
@@ -265,7 +268,7 @@ impl StoreTask {
         if staying > self.config.memory_bytes / 5 * 4 {
             self.press(self.config.memory_bytes / 2);
         }
-        self.waiting.push(reply);
+        self.waiting.push((query, reply));
         self.answer_waiting();
         if !self.waiting.is_empty()
             && let Some(log) = self.logs.get_mut(&key)
@@ -274,27 +277,33 @@ impl StoreTask {
         }
     }
 
-    /// Writers go on once memory is within its bound. If it is not and nothing is on its way to disk, they fail.
+    /// Writers go on once memory is within its bound. If it is not and nothing is on its way to disk, those fail whose own
+    /// bytes cannot go there: others have nothing left in memory that could make room.
     fn answer_waiting(&mut self) {
         let over = self.stats.memory_bytes > self.config.memory_bytes;
-        if over && !self.writing && self.spill_failure.is_none() {
-            // More came while files were written than was on its way to them.
+        if over && !self.writing && self.write_failure.is_none() {
+            // More came while files were written than was on its way to them, or space on disk was freed.
+            self.full.clear();
             self.press(self.config.memory_bytes / 2);
+            if !self.writing {
+                // Whose bytes may not go is known now: others' turn.
+                self.press(self.config.memory_bytes / 2);
+            }
         }
-        let result = if self.stats.memory_bytes <= self.config.memory_bytes {
-            Ok(())
-        } else if self.writing {
+        let within = self.stats.memory_bytes <= self.config.memory_bytes;
+        if !within && self.writing {
             return;
-        } else {
-            let why = self.spill_failure.as_deref();
-            Err(StoreError::Exhausted(format!(
-                "shuffle data fills the {} bytes of memory that a worker has for it, and cannot go to disk: {}",
-                self.config.memory_bytes,
-                why.unwrap_or("there is nothing left to move")
-            )))
-        };
-        for reply in self.waiting.drain(..) {
-            answer(reply, result.clone());
+        }
+        for (query, reply) in std::mem::take(&mut self.waiting) {
+            let why = self.write_failure.as_ref().or_else(|| self.full.get(&query));
+            let result = match why {
+                Some(why) if !within => Err(StoreError::Exhausted(format!(
+                    "shuffle data fills the {} bytes of memory that a worker has for it, and cannot go to disk: {why}",
+                    self.config.memory_bytes,
+                ))),
+                Some(_) | None => Ok(()),
+            };
+            answer(reply, result);
         }
     }
 
@@ -339,7 +348,7 @@ impl StoreTask {
         let in_memory: u64 = log.streams.values().map(StreamLog::bytes_in_memory).sum();
         self.release(in_memory);
         if log.file_bytes > 0 {
-            self.disk.free(log.file_bytes);
+            self.disk.free(query, log.file_bytes);
             self.removals.extend(log.path);
         }
         self.write_next();
@@ -354,6 +363,8 @@ impl StoreTask {
         }
         let dirs = self.disk.dirs.query_dirs(query);
         self.removals.extend(dirs.map(Arc::from));
+        self.disk.forget(query);
+        self.full.remove(query);
         self.write_next();
     }
 

@@ -184,6 +184,23 @@ fn planning_ends_at_the_deadline_of_the_query() {
         .expect(3, &["DeadlineExceeded", "planning", "deadline of 1 s"]);
 }
 
+#[test]
+fn a_query_of_more_stages_than_workers_keep_is_refused_before_it_runs() {
+    let folder = Folder::new();
+    let branch =
+        |number| format!("select count(*) + {number} as k from (select distinct n_regionkey from nation)");
+    let branches: Vec<_> = (0..400).map(branch).collect();
+    let yaml = query(
+        &branches.join(" union all "),
+        &[&tpch("nation", 0.01)],
+        &["shuffle: {partitions: 2}"],
+    );
+    folder.run(&yaml, &["--local-workers", "1"]).expect(
+        2,
+        &["the query has 1200 stages, more than 1024", "several queries"],
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_peer_says_stays_within_its_line_of_the_log() {
     let worker = Worker::start();

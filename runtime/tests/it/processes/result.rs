@@ -8,7 +8,7 @@ use sluice_core::coordinator::Outcome;
 use tokio::time::timeout;
 
 use super::program::{Folder, PATIENCE, Worker};
-use super::query::{csv, plain, query, sorted_rows, tpch};
+use super::query::{PATIENT, by_part, csv, plain, query, sorted_rows, tpch};
 use super::watched::{Watched, first};
 
 /// The spilled output of the last of these tasks that has any, and the task.
@@ -47,6 +47,37 @@ async fn an_attempt_that_cannot_be_read_runs_again_if_only_rows_of_others_have_l
     let expected = csv(&plain(&folder.at("query.yaml")).await);
     let got = csv(&over.rows);
     assert!(sorted_rows(&got) == sorted_rows(&expected), "each row once");
+    workers.iter_mut().for_each(Worker::assert_well);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_does_not_read_holds_no_slot_and_its_rows_wait_on_disk() {
+    let folder = Folder::new();
+    let mut workers = [Worker::start_on("127.0.0.1:0", "16MiB")];
+    let sql = "select l_orderkey, l_linenumber, l_comment from lineitem";
+    let more = "shuffle: {partitions: 40, compression: None}";
+    let yaml = query(sql, &[&tpch("lineitem", 0.2)], &[more]);
+    let (mut idle, rows) = Watched::start_untaken(&folder, &yaml, &workers).await;
+    let won = |seen: &sluice_core::snapshot::QuerySnapshot| first(seen).done == first(seen).tasks;
+    idle.until("outputs of all tasks", won).await;
+    let peak = workers[0].peak_bytes();
+    assert!(peak < 700 << 20, "{peak} bytes");
+    assert!(workers[0].has_spilled(), "its rows do not fit into memory");
+    let beside = Folder::new();
+    let next = Watched::start(&beside, &by_part(0.05, &[PATIENT]), &workers).await;
+    let over = next.end().await;
+    over.assert_no_failures();
+    assert_eq!(csv(&over.rows), csv(&plain(&beside.at("query.yaml")).await));
+    idle.take(Vec::new(), rows);
+    let over = idle.end().await;
+    assert_eq!(over.outcome, Outcome::Succeeded, "{:#?}", over.last);
+    let got: usize = over.rows.iter().map(|batch| batch.num_rows()).sum();
+    let expected: usize = plain(&folder.at("query.yaml"))
+        .await
+        .iter()
+        .map(|batch| batch.num_rows())
+        .sum();
+    assert_eq!(got, expected);
     workers.iter_mut().for_each(Worker::assert_well);
 }
 

@@ -1,6 +1,7 @@
 //! Failures of attempts: what counts, for whom, and when it is over.
 
 use super::kit::{Query, assigned, attempt, chain, failed, failure, map_reduce, policy, worker};
+use crate::coordinator::reports::MAX_WAITS_FOR_ROOM;
 use crate::coordinator::{Event, MAX_ATTEMPTS_PER_TASK, Policy};
 use crate::failure::{AttemptFailure, BadInputKind};
 use sluice_crds::ErrorReason;
@@ -128,6 +129,83 @@ fn a_failing_sink_counts_for_the_task_and_not_against_the_worker() {
     assert_eq!(failure.reason, ErrorReason::SinkFailed);
     assert!(failure.message.contains("no space left"), "{}", failure.message);
     assert_eq!(failure.attempt, Some(attempt(0, 0, 0)));
+}
+
+#[test]
+fn want_of_space_counts_for_the_task_and_not_against_the_worker() {
+    let mut query = Query::new(map_reduce(4, 1), policy());
+    query.join("a", 4);
+    let exhausted = || AttemptFailure::ResourcesExhausted {
+        message: "spill space is used up".to_owned(),
+    };
+    for task in 0..4 {
+        query.fail("a", attempt(0, task, 0), exhausted());
+    }
+    // More than the three failures that a worker may have.
+    assert_eq!(assigned(&query.tick_at(250)).len(), 4);
+    query.fail("a", attempt(0, 0, 1), exhausted());
+    assert_eq!(assigned(&query.tick_at(750)).len(), 1);
+    let failure = failure(&query.fail("a", attempt(0, 0, 2), exhausted()));
+    assert_eq!(failure.reason, ErrorReason::ResourcesExhausted);
+    assert!(failure.message.contains("spill space"), "{}", failure.message);
+}
+
+#[test]
+fn a_task_waits_for_what_other_queries_hold_and_not_for_ever() {
+    let mut query = Query::new(chain(1), policy());
+    query.join("a", 1);
+    let crowded = || AttemptFailure::Crowded {
+        message: "others hold the memory".to_owned(),
+    };
+    for number in 0..MAX_WAITS_FOR_ROOM {
+        assert_eq!(assigned(&query.fail("a", attempt(0, 0, number), crowded())), []);
+        let pause = 250 << number.min(6);
+        query.now += pause - 1;
+        query.run(Event::WorkerHeard { worker: worker("a") });
+        let state = query.machine.snapshot(crate::time::Instant(query.now));
+        assert_eq!(state.stages[0].running, 0, "after {number} waits");
+        query.now += 1;
+        let again = query.run(Event::WorkerHeard { worker: worker("a") });
+        assert_eq!(assigned(&again), [("a".to_owned(), attempt(0, 0, number + 1))]);
+    }
+    let state = query.machine.snapshot(crate::time::Instant(query.now));
+    assert_eq!(
+        (state.stages[0].failed_attempts, state.stages[0].lost_attempts),
+        (0, MAX_WAITS_FOR_ROOM)
+    );
+    let mut last = Vec::new();
+    for number in MAX_WAITS_FOR_ROOM..MAX_WAITS_FOR_ROOM + 3 {
+        last = query.fail("a", attempt(0, 0, number), crowded());
+        query.now += 1_000;
+        if number < MAX_WAITS_FOR_ROOM + 2 {
+            assert_eq!(
+                assigned(&query.run(Event::WorkerHeard { worker: worker("a") })).len(),
+                1
+            );
+        }
+    }
+    let failure = failure(&last);
+    assert_eq!(failure.reason, ErrorReason::ResourcesExhausted);
+    assert!(
+        failure.message.contains("others hold the memory"),
+        "{}",
+        failure.message
+    );
+}
+
+#[test]
+fn a_task_that_waits_for_room_rather_runs_elsewhere() {
+    let mut query = Query::new(chain(1), policy());
+    query.join("a", 1);
+    query.join("b", 1);
+    let crowded = AttemptFailure::Crowded {
+        message: "others hold the memory".to_owned(),
+    };
+    query.fail("a", attempt(0, 0, 0), crowded);
+    assert_eq!(
+        assigned(&query.tick_at(250)),
+        [("b".to_owned(), attempt(0, 0, 1))]
+    );
 }
 
 #[test]

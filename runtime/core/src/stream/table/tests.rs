@@ -330,6 +330,42 @@ fn registering_again_raises_the_stream_epoch() {
     assert_eq!(fetch(&mut table, asks).unwrap().stream_epoch, StreamEpoch(8));
 }
 
+fn press(target_bytes: u64, kept: &[&str]) -> Event {
+    let kept = kept.iter().map(|id| query(id)).collect();
+    Event::MemoryPressed { target_bytes, kept }
+}
+
+#[test]
+fn a_query_that_cannot_spill_leaves_it_to_others() {
+    let mut table = table();
+    let opened = |id: &str| Event::QueryOpened {
+        query: query(id),
+        coordinator_epoch: CoordinatorEpoch(3),
+    };
+    table.handle(NOW, opened("other"));
+    let attempt_opened = Event::AttemptOpened {
+        query: query("other"),
+        attempt: attempt(1, 0),
+        stream_epoch: StreamEpoch(5),
+        partitions: 3,
+    };
+    table.handle(NOW, attempt_opened);
+    let committed = Event::FrameCommitted {
+        query: query("other"),
+        stream: stream(1, 0),
+        bytes: 10,
+        rows: 1,
+    };
+    table.handle(NOW, committed);
+    let expected = Action::SpillStream {
+        query: query("other"),
+        stream: stream(1, 0),
+        upto_offset: 10,
+    };
+    assert_eq!(table.handle(NOW, press(0, &["q"])), [expected]);
+    assert!(!table.handle(NOW, press(0, &["other"])).is_empty());
+}
+
 #[test]
 fn spilling_takes_finalized_and_large_streams_first() {
     let mut table = table();
@@ -344,7 +380,7 @@ fn spilling_takes_finalized_and_large_streams_first() {
     }
     finalize(&mut table, attempt(1, 0));
     let mut pressed = |target_bytes| {
-        let actions = table.handle(NOW, Event::MemoryPressed { target_bytes });
+        let actions = table.handle(NOW, press(target_bytes, &[]));
         let spills = actions.into_iter().map(|action| match action {
             Action::SpillStream {
                 stream, upto_offset, ..
@@ -370,7 +406,7 @@ fn spilling_takes_finalized_and_large_streams_first() {
     };
     table.handle(NOW, failed);
     commit(&mut table, stream(0, 2), 1);
-    let again = table.handle(NOW, Event::MemoryPressed { target_bytes: 0 });
+    let again = table.handle(NOW, press(0, &[]));
     let expected =
         [(stream(0, 2), 501), (stream(0, 1), 100)].map(|(stream, upto_offset)| Action::SpillStream {
             query: query("q"),

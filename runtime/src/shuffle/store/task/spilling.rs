@@ -15,7 +15,8 @@ impl StoreTask {
         if self.stats.memory_bytes <= target_bytes {
             return;
         }
-        self.tell(Event::MemoryPressed { target_bytes });
+        let kept = self.full.keys().cloned().collect();
+        self.tell(Event::MemoryPressed { target_bytes, kept });
         self.leaving_bytes = self.stats.memory_bytes.saturating_sub(target_bytes);
         self.write_next();
     }
@@ -60,8 +61,8 @@ impl StoreTask {
         if bytes == 0 {
             return;
         }
-        if let Err(limit) = self.disk.reserve(bytes) {
-            self.spill_failure = Some(format!("spill.limit is {limit} bytes; raise it"));
+        if let Err(why) = self.disk.reserve(&key.0, bytes) {
+            self.full.insert(key.0.clone(), why);
             let (query, stream) = (key.0, wish.stream);
             self.tell(Event::SpillFailed { query, stream });
             return;
@@ -98,7 +99,7 @@ impl StoreTask {
             if let Err(error) = &part.result {
                 let path = part.path.display();
                 tracing::warn!(%path, %error, "shuffle data cannot be spilled");
-                self.spill_failure = Some(format!("cannot write {path}: {error}"));
+                self.write_failure = Some(unwritten(&path, error));
             }
             // The attempt may be gone since, or be another one of the same number, of a later coordinator.
             let same = |path: &Arc<Path>| Arc::ptr_eq(path, &part.path);
@@ -145,7 +146,7 @@ impl StoreTask {
         let (bytes, upto_offset) = bytes.moved(moved.frames, moved.position);
         log.counts.spilled_bytes += bytes;
         self.stats.spilled_bytes += bytes;
-        self.spill_failure = None;
+        self.write_failure = None;
         self.release(bytes);
         self.leaving_bytes = self.leaving_bytes.saturating_sub(bytes);
         self.tell(Event::StreamSpilled {
@@ -153,5 +154,35 @@ impl StoreTask {
             stream,
             upto_offset,
         });
+    }
+}
+
+/// What is said of bytes that could not be written, and what helps.
+fn unwritten(path: &impl std::fmt::Display, error: &std::io::Error) -> String {
+    let help = match error.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            ": give the workers a larger spill volume, or lower spill.limit to what the volume has"
+        }
+        _ => "",
+    };
+    format!("cannot write {path}: {error}{help}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_volume_is_told_from_a_broken_one() {
+        let full = unwritten(
+            &"/spill/q",
+            &std::io::Error::from(std::io::ErrorKind::StorageFull),
+        );
+        assert!(
+            full.contains("/spill/q") && full.contains("larger spill volume"),
+            "{full}"
+        );
+        let broken = unwritten(&"/spill/q", &std::io::Error::other("input/output error"));
+        assert!(!broken.contains("larger"), "{broken}");
     }
 }
