@@ -28,6 +28,9 @@ pub struct AttemptMetrics {
     /// Frames that waited until the shuffle store had room for them.
     #[serde(default)]
     pub backpressure_events: u64,
+    /// Changes while the thread that runs the attempt works, whether or not a row comes of it. A sum has none.
+    #[serde(default, skip_serializing)]
+    pub activity: u64,
     /// Time from the attempt's begin to the first bytes of an exchange, in milliseconds. A sum has none.
     #[serde(default)]
     pub first_chunk_ms: Option<u64>,
@@ -57,6 +60,7 @@ impl AddAssign for AttemptMetrics {
             bytes_spilled,
             shuffle_bytes_spilled,
             backpressure_events,
+            activity: _,
             first_chunk_ms: _,
             first_reduce_row_ms: _,
         } = other;

@@ -171,6 +171,7 @@ fn totals(snapshot: &QuerySnapshot, context: &StatusContext) -> QueryTotals {
             backpressure_events: _,
             first_chunk_ms: _,
             first_reduce_row_ms: _,
+            activity: _,
         } = stage.metrics;
         add(&mut totals.rows_read, rows_read);
         add(&mut totals.bytes_read, bytes_read);

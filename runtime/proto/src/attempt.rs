@@ -153,6 +153,7 @@ impl From<AttemptMetrics> for wire::AttemptMetrics {
             bytes_spilled,
             shuffle_bytes_spilled,
             backpressure_events,
+            activity,
             first_chunk_ms,
             first_reduce_row_ms,
         } = metrics;
@@ -166,6 +167,7 @@ impl From<AttemptMetrics> for wire::AttemptMetrics {
             bytes_spilled,
             shuffle_bytes_spilled,
             backpressure_events,
+            activity,
             first_chunk_ms,
             first_reduce_row_ms,
         }
@@ -184,6 +186,7 @@ impl From<wire::AttemptMetrics> for AttemptMetrics {
             bytes_spilled,
             shuffle_bytes_spilled,
             backpressure_events,
+            activity,
             first_chunk_ms,
             first_reduce_row_ms,
         } = wire;
@@ -197,6 +200,7 @@ impl From<wire::AttemptMetrics> for AttemptMetrics {
             bytes_spilled,
             shuffle_bytes_spilled,
             backpressure_events,
+            activity,
             first_chunk_ms,
             first_reduce_row_ms,
         }

@@ -272,6 +272,7 @@ fn counters_survive() {
         backpressure_events: 9,
         first_chunk_ms: Some(0),
         first_reduce_row_ms: None,
+        activity: 12,
     };
     assert_eq!(AttemptMetrics::from(wire::AttemptMetrics::from(metrics)), metrics);
 }

@@ -209,6 +209,9 @@ fn bad_source(error: SourceError) -> Failure {
 /// Encoded bytes of sorted rows that are worth a task of their own to merge them.
 const MIN_RANGE_BYTES: u64 = 4 << 20;
 
+/// How long nothing may move in a running attempt.
+const ATTEMPT_STALL_TIMEOUT: Duration = Duration::from_secs(600);
+
 fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
     Policy {
         max_task_attempts: spec.retry.max_task_attempts,
@@ -216,6 +219,7 @@ fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
         blacklist_after_failures: spec.retry.blacklist_after_failures,
         worker_liveness_timeout: spec.retry.worker_liveness_timeout.into(),
         no_workers_grace: spec.retry.no_workers_grace.into(),
+        attempt_stall_timeout: ATTEMPT_STALL_TIMEOUT,
         deadline: spec
             .deadline_seconds
             .map(|seconds| Duration::from_secs(seconds.into())),

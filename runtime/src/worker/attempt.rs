@@ -68,7 +68,8 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
     let shared = Arc::clone(&job.shared);
     // What it has learnt of the query is asked at the end.
     let _memory = shared.memory.query_pool(&query);
-    let work = AssertUnwindSafe(execute(job)).catch_unwind();
+    let work = counters.activity.watch(execute(job));
+    let work = AssertUnwindSafe(work).catch_unwind();
     let ended = tokio::select! {
         ended = work => ended.unwrap_or_else(|panic| Err(panicked(panic.as_ref()))),
         () = cancel.cancelled() => Err(AttemptFailure::Cancelled),

@@ -8,6 +8,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::MetricValue;
 use sluice_core::metrics::AttemptMetrics;
 
+use super::activity::Activity;
 use crate::planner::ShuffleReadExec;
 use crate::shuffle::read::ReadCounters;
 
@@ -16,6 +17,8 @@ pub(super) struct Counters {
     begun: Instant,
     plan: OnceLock<Arc<dyn ExecutionPlan>>,
     inputs: OnceLock<Arc<ReadCounters>>,
+    /// What its thread does.
+    pub(super) activity: Activity,
     rows_out: AtomicU64,
     bytes_out: AtomicU64,
     /// When the operators put out their first row.
@@ -29,6 +32,7 @@ impl Counters {
             begun: Instant::now(),
             plan: OnceLock::new(),
             inputs: OnceLock::new(),
+            activity: Activity::default(),
             rows_out: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
             first_row: OnceLock::new(),
@@ -69,6 +73,7 @@ impl Counters {
         let mut metrics = AttemptMetrics {
             rows_out: self.rows_out.load(Ordering::Relaxed),
             bytes_out: self.bytes_out.load(Ordering::Relaxed),
+            activity: self.activity.now(),
             first_reduce_row_ms: self.first_row.get().map(|at| self.millis_until(*at)),
             ..AttemptMetrics::default()
         };

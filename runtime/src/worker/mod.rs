@@ -1,6 +1,7 @@
 //! A worker: answers sessions and fetches on one runtime, runs attempts on another, so that a busy query cannot
 //! starve its heartbeats.
 
+mod activity;
 mod attempt;
 mod bounds;
 mod counters;

@@ -114,6 +114,7 @@ impl Coordinator {
             start,
             assigned: now,
             metrics: AttemptMetrics::default(),
+            active: now,
         };
         stage.begun = true;
         stage.locality += nearness;

@@ -46,6 +46,8 @@ pub(super) struct RunningAttempt {
     pub(super) start: u64,
     pub(super) assigned: Instant,
     pub(super) metrics: AttemptMetrics,
+    /// When its counters last changed.
+    pub(super) active: Instant,
 }
 
 /// The attempt whose output counts.
@@ -139,6 +141,13 @@ impl TaskRun {
     /// The attempt at work, if one is.
     pub(super) fn running(&self) -> Option<&RunningAttempt> {
         match &self.state {
+            TaskState::Running(attempt) => Some(attempt),
+            TaskState::Waiting { .. } | TaskState::Won(_) => None,
+        }
+    }
+
+    pub(super) fn running_mut(&mut self) -> Option<&mut RunningAttempt> {
+        match &mut self.state {
             TaskState::Running(attempt) => Some(attempt),
             TaskState::Waiting { .. } | TaskState::Won(_) => None,
         }

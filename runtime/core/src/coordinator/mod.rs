@@ -13,6 +13,7 @@ mod recover;
 mod reports;
 mod slots;
 mod stages;
+mod stalls;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -64,6 +65,8 @@ pub struct Coordinator {
     starved_since: Option<Instant>,
     /// Since when there is work, nothing runs, and no worker could take any.
     unstaffed_since: Option<Instant>,
+    /// When running attempts were last looked at.
+    stalls_checked: Instant,
     /// Actions of the event at hand.
     out: Vec<Action>,
 }
@@ -96,6 +99,7 @@ impl Coordinator {
             starts: 0,
             starved_since: None,
             unstaffed_since: Some(started),
+            stalls_checked: started,
             out: Vec::new(),
         })
     }
@@ -109,6 +113,7 @@ impl Coordinator {
         self.apply(event);
         self.drop_silent_workers();
         self.check_deadline();
+        self.end_stalled_attempts();
         self.check_roots();
         self.check_commit();
         self.convict();

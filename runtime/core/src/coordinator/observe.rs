@@ -31,15 +31,15 @@ impl Coordinator {
         let patience = starved
             .into_iter()
             .flat_map(|since| [since + SPREAD_PATIENCE, since + DEADLOCK_PATIENCE]);
-        let verdicts: Vec<Instant> = match self.state {
-            QueryState::Running => self.verdicts().collect(),
+        let waits: Vec<Instant> = match self.state {
+            QueryState::Running => self.verdicts().chain(self.next_stall_check()).collect(),
             QueryState::Committing { .. } | QueryState::Ended { .. } => Vec::new(),
         };
         let grace = unstaffed.map(|since| since + self.policy.no_workers_grace);
         let all = silences
             .chain(retries)
             .chain(patience)
-            .chain(verdicts)
+            .chain(waits)
             .chain(deadline)
             .chain(self.commit_deadline())
             .chain(grace);

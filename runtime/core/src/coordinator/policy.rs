@@ -17,6 +17,8 @@ pub struct Policy {
     pub worker_liveness_timeout: Duration,
     /// How long a query may be without any worker.
     pub no_workers_grace: Duration,
+    /// How long nothing may change of a running attempt before it counts as failed.
+    pub attempt_stall_timeout: Duration,
     /// The most time the query may take, from its start.
     pub deadline: Option<Duration>,
     /// Streams that a reduce attempt fetches at once.

@@ -25,12 +25,16 @@ impl Coordinator {
         if self.heard(worker).is_none() {
             return;
         }
+        let now = self.now;
         let running = self.running(worker, id);
         if let Some(assigned) = running.map(|attempt| attempt.assigned) {
             self.note_firsts(id.stage, assigned, &metrics);
         }
         match self.task_mut(id.task_id()).map(|task| &mut task.state) {
             Some(TaskState::Running(attempt)) if attempt.id == id && attempt.worker == *worker => {
+                if attempt.metrics != metrics {
+                    attempt.active = now;
+                }
                 attempt.metrics = metrics;
             }
             // Of what has ended only the place of its bytes can change.
@@ -107,9 +111,13 @@ impl Coordinator {
     }
 
     /// Counts the bytes of a task's partitions, the first time that it wins.
+    fn output_partitions(&self, stage: StageId) -> u32 {
+        let exchange = self.graph.stages[stage.0 as usize].output;
+        self.graph.exchanges[exchange.0 as usize].partitions
+    }
+
     fn observe_outputs(&mut self, task: TaskId, outputs: &[MapOutputPartitionMeta]) {
-        let exchange = self.graph.stages[task.stage.0 as usize].output;
-        let partitions = self.graph.exchanges[exchange.0 as usize].partitions;
+        let partitions = self.output_partitions(task.stage);
         let stage = self.stage_mut(task.stage);
         if stage.tasks[task.task as usize].past_winners.is_empty() {
             stage.count_partitions(partitions, outputs);
@@ -221,7 +229,13 @@ impl Coordinator {
     }
 
     /// A failure that counts for the task and against the worker.
-    fn count_failure(&mut self, worker: &WorkerId, id: AttemptId, reason: ErrorReason, message: &str) {
+    pub(super) fn count_failure(
+        &mut self,
+        worker: &WorkerId,
+        id: AttemptId,
+        reason: ErrorReason,
+        message: &str,
+    ) {
         let cause = query_failure(reason, id, worker, message);
         self.blame(worker, &cause);
         self.count_for_task(worker, id, cause);

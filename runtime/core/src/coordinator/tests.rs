@@ -9,3 +9,4 @@ mod poison;
 mod ranges;
 mod retries;
 mod scheduling;
+mod stalls;

@@ -360,6 +360,10 @@ impl World {
             }
             return Ok(());
         }
+        if self.chance(self.plan.hang) {
+            self.hung += 1;
+            return Ok(());
+        }
         let (now, pause) = (self.now, self.rng.random_range(1..40));
         let Some(node) = self.node(name, incarnation) else {
             return Ok(());

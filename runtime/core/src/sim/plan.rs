@@ -121,6 +121,8 @@ pub struct Plan {
     pub slow: f64,
     /// Probability that an attempt fails.
     pub failure: f64,
+    /// Probability that an attempt stands still from a step on.
+    pub hang: f64,
     /// Probability that a report is repeated, even into the next session.
     pub repeat: f64,
     /// A task that kills its worker.
@@ -160,6 +162,7 @@ impl Plan {
         self.policy.no_workers_grace = Duration::from_millis(rng.random_range(500..4_000));
         self.policy.blacklist_after_failures = u32::MAX;
         self.failure = 0.0;
+        self.hang = 0.0;
         self.sink_fails = false;
         self.cancel_at = None;
     }
@@ -292,6 +295,7 @@ impl Plan {
         let slow = one_of(&[0.0, 0.05]);
         let failure = one_of(&[0.0, 0.0, 0.05]);
         let repeat = one_of(&[0.0, 0.3]);
+        let hang = one_of(&[0.0, 0.0, 0.0, 0.02]);
         let plan = Self {
             graph,
             policy: Policy {
@@ -300,6 +304,8 @@ impl Plan {
                 blacklist_after_failures: 6,
                 worker_liveness_timeout: Duration::from_millis(2_000),
                 no_workers_grace: Duration::from_millis(12_000),
+                // No attempt that works is silent for so long here; workers report no counters.
+                attempt_stall_timeout: Duration::from_millis(20_000),
                 deadline: None,
                 reduce_fetch_window_partitions: 4,
                 min_range_bytes: rng.random_range(1..100_000),
@@ -311,6 +317,7 @@ impl Plan {
             fetch_loss,
             slow,
             failure,
+            hang,
             repeat,
             poison: None,
             cancel_at: rng.random_bool(0.05).then(|| rng.random_range(0..1_500)),
@@ -324,7 +331,7 @@ impl Plan {
 
     /// Whether nothing goes wrong: such a query must succeed.
     pub fn is_calm(&self) -> bool {
-        let chances = self.session_loss + self.fetch_loss + self.failure;
+        let chances = self.session_loss + self.fetch_loss + self.failure + self.hang;
         let ends_early = self.sink_fails
             || self.cancel_at.is_some()
             || self.policy.deadline.is_some()

@@ -88,6 +88,9 @@ fn sim_seeds() {
     assert_often(&runs, 20, "lost work and succeeded", |run| {
         succeeded(run) && run.lost_attempts > 0
     });
+    assert_often(&runs, 3, "had an attempt that stood still and succeeded", |run| {
+        succeeded(run) && run.hung > 0
+    });
     // Two workers that go for other reasons may have run the same task.
     assert_often(&runs, 98, "did not end for a task that is innocent", |run| {
         !failed_for(run, ErrorReason::PoisonTask)

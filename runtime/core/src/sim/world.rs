@@ -119,6 +119,8 @@ pub struct World {
     visible: Option<Vec<AttemptId>>,
     /// Starts of workers that the poisoned task has killed.
     pub killed: Vec<WorkerId>,
+    /// Attempts that stand still.
+    pub hung: u32,
     pub audit: Audit,
     /// When a worker last could take attempts.
     staffed_at: u64,
@@ -137,6 +139,8 @@ pub struct Run {
     pub client_went_on: u32,
     /// Workers that the poisoned task has killed.
     pub killed: usize,
+    /// Attempts that stood still.
+    pub hung: u32,
 }
 
 impl World {
@@ -165,6 +169,7 @@ impl World {
             staged: BTreeMap::new(),
             visible: None,
             killed: Vec::new(),
+            hung: 0,
             audit: Audit::default(),
             staffed_at: 0,
             outcome: None,
@@ -251,6 +256,7 @@ impl World {
             lost_attempts,
             client_went_on: self.client.went_on,
             killed: self.killed.len(),
+            hung: self.hung,
         })
     }
 

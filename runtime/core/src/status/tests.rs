@@ -51,6 +51,7 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
             backpressure_events: 6,
             first_chunk_ms: None,
             first_reduce_row_ms: None,
+            activity: 0,
         },
         started: begun.then_some(Instant(1_200)),
         ended: (state == StageState::Done).then_some(Instant(2_200)),

@@ -18,6 +18,7 @@ pub fn policy() -> Policy {
         blacklist_after_failures: 3,
         worker_liveness_timeout: Duration::from_secs(15),
         no_workers_grace: Duration::from_secs(30),
+        attempt_stall_timeout: Duration::from_secs(600),
         deadline: None,
         reduce_fetch_window_partitions: 4,
         min_range_bytes: 100,

@@ -1,0 +1,68 @@
+//! Attempts that run and get nowhere.
+
+use std::time::Duration;
+
+use super::Coordinator;
+use super::event::Action;
+use super::outcome::QueryState;
+use crate::ids::{AttemptId, StageId, WorkerId};
+use crate::time::Instant;
+use sluice_crds::ErrorReason;
+
+/// How many times within the time that an attempt may stand still the coordinator looks.
+const LOOKS: u32 = 10;
+
+impl Coordinator {
+    fn stall_period(&self) -> Duration {
+        self.policy.attempt_stall_timeout / LOOKS
+    }
+
+    /// When running attempts are looked at again, if any runs.
+    pub(super) fn next_stall_check(&self) -> Option<Instant> {
+        let runs = self.stages.iter().any(|stage| !stage.running.is_empty());
+        runs.then(|| self.stalls_checked + self.stall_period())
+    }
+
+    /// Ends attempts of which nothing has changed for too long: no row, no byte, and no work of their threads. They count
+    /// as failed.
+    pub(super) fn end_stalled_attempts(&mut self) {
+        if self.state != QueryState::Running || self.now < self.stalls_checked + self.stall_period() {
+            return;
+        }
+        self.stalls_checked = self.now;
+        let (now, timeout) = (self.now, self.policy.attempt_stall_timeout);
+        let stages = 0..u32::try_from(self.stages.len()).unwrap_or(u32::MAX);
+        let mut stalled: Vec<(WorkerId, AttemptId)> = Vec::new();
+        for id in stages.map(StageId) {
+            // A reader whose input is made again has nothing to do, however long that takes.
+            let waits = !self.inputs_done(id);
+            let stage = self.stage_mut(id);
+            let running = stage.running.clone();
+            for task in running {
+                let Some(attempt) = stage.tasks[task as usize].running_mut() else {
+                    continue;
+                };
+                if waits {
+                    attempt.active = now;
+                } else if attempt.active + timeout <= now {
+                    stalled.push((attempt.worker.clone(), attempt.id));
+                }
+            }
+        }
+        for (worker, attempt) in stalled {
+            if self.has_ended() {
+                return;
+            }
+            self.out.push(Action::CancelAttempt {
+                worker: worker.clone(),
+                attempt,
+            });
+            let message = format!(
+                "nothing has moved for {} s: no row, no byte, and no work of its thread; look whether the file system that \
+                 it reads or writes answers",
+                timeout.as_secs()
+            );
+            self.count_failure(&worker, attempt, ErrorReason::TaskFailed, &message);
+        }
+    }
+}
