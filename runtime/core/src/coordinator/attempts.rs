@@ -59,6 +59,8 @@ pub(super) struct Winner {
     pub(super) metrics: AttemptMetrics,
     /// Where its keys are, if it wrote a sorted run.
     pub(super) run: Option<Arc<SortedRun>>,
+    /// The partitions that hold bytes, ascending; none where they are too many to be worth keeping.
+    pub(super) filled: Option<Arc<[u32]>>,
 }
 
 impl Winner {
@@ -82,6 +84,7 @@ impl From<RunningAttempt> for Winner {
             stream_epoch: attempt.stream_epoch,
             metrics: attempt.metrics,
             run: None,
+            filled: None,
         }
     }
 }

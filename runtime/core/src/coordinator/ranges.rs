@@ -4,7 +4,7 @@ use super::Coordinator;
 use super::attempts::{TaskRun, Winner};
 use crate::ids::{AttemptId, ExchangeId, StageId, TaskId};
 use crate::message::{InputState, InputUpdate};
-use crate::plan::ReadKind;
+use crate::plan::{ReadKind, StageInput};
 use crate::ranges::{ByteRange, KeyRange, SortedRun, divide};
 
 impl Coordinator {
@@ -75,8 +75,29 @@ impl Coordinator {
         }
     }
 
+    /// Whether the reader's own partition of the output is empty: it need not ask for it. With many partitions nearly all
+    /// of them are, and there are as many as map tasks times reduce tasks.
+    fn reads_nothing(&self, reader: TaskId, winner: &Winner) -> bool {
+        let Some(filled) = &winner.filled else {
+            return false;
+        };
+        let Some(stage) = self.graph.stages.get(reader.stage.0 as usize) else {
+            return false;
+        };
+        let of_winner = |input: &&StageInput| {
+            self.writers(input.exchange)
+                .any(|writer| writer == winner.id.stage)
+        };
+        let mut inputs = stage.inputs.iter().filter(of_winner);
+        inputs.all(|input| input.read == ReadKind::OwnPartition)
+            && filled.binary_search(&reader.task).is_err()
+    }
+
     /// The bytes of a winner's run that hold the rows of a reading task.
     fn bytes_for(&self, reader: TaskId, winner: &Winner) -> Option<ByteRange> {
+        if self.reads_nothing(reader, winner) {
+            return Some(ByteRange { start: 0, end: 0 });
+        }
         let range = self.range_of(reader.stage, reader.task)?;
         let run = winner.run.as_deref()?;
         let exchange = self.range_input(reader.stage)?;

@@ -16,6 +16,8 @@ use sluice_crds::ErrorReason;
 
 /// Doublings of the backoff: at most 64 times the base.
 const MAX_BACKOFF_DOUBLINGS: u32 = 6;
+/// Partitions of one output that are remembered as filled: each has four bytes.
+const MAX_FILLED_KEPT: usize = 1024;
 /// Attempts of one task that may end for the sake of what other queries hold. With their pauses they take a quarter of an
 /// hour at the default backoff.
 pub(super) const MAX_WAITS_FOR_ROOM: u32 = 60;
@@ -95,6 +97,7 @@ impl Coordinator {
             let mut winner = Winner::from(attempt.clone());
             winner.metrics = metrics;
             winner.run = run.map(Arc::new);
+            winner.filled = filled(outputs, self.output_partitions(id.stage));
             self.note_firsts(id.stage, assigned, &metrics);
             self.observe_outputs(id.task_id(), outputs);
             self.win(winner);
@@ -335,6 +338,16 @@ impl Coordinator {
 }
 
 /// The failure of an attempt as the cause of a query's end.
+/// The partitions that hold bytes, if they are few of all.
+fn filled(outputs: &[MapOutputPartitionMeta], partitions: u32) -> Option<Arc<[u32]>> {
+    if outputs.len() > MAX_FILLED_KEPT || outputs.len() > partitions as usize / 2 {
+        return None;
+    }
+    let mut filled: Vec<u32> = outputs.iter().map(|output| output.partition).collect();
+    filled.sort_unstable();
+    Some(filled.into())
+}
+
 pub(super) fn query_failure(
     reason: ErrorReason,
     attempt: AttemptId,

@@ -7,8 +7,10 @@ use super::kit::{
 use crate::coordinator::{Action, Event, Outcome};
 use crate::ids::{ExchangeId, StageId, StreamEpoch};
 use crate::locality::{DataPlaces, LocalityCounts, Place};
-use crate::message::InputState;
+use crate::message::{InputState, MapOutputPartitionMeta};
+use crate::metrics::AttemptMetrics;
 use crate::plan::{ExchangeKind, ReadKind, StageGraph};
+use crate::ranges::ByteRange;
 use crate::time::Instant;
 
 #[test]
@@ -301,4 +303,53 @@ fn slots_are_asked_for_near_the_data_first() {
         ..LocalityCounts::default()
     };
     assert_eq!(counts, expected);
+}
+
+#[test]
+fn a_reader_is_told_that_its_partition_of_an_output_is_empty() {
+    let nothing = Some(ByteRange { start: 0, end: 0 });
+    let output = |partition: u32| MapOutputPartitionMeta {
+        partition,
+        bytes: 10,
+        rows: 1,
+        stream_epoch: StreamEpoch(1),
+        committed_offset: 10,
+        finalized: true,
+    };
+    // The partitions that hold bytes, of four, and what each reader is told to read.
+    let cases: &[(&[u32], [Option<ByteRange>; 4])] = &[
+        (&[], [nothing; 4]),
+        (&[2], [nothing, nothing, None, nothing]),
+        (&[3, 1], [nothing, None, nothing, None]),
+        // So many that it is not worth remembering.
+        (&[0, 1, 2], [None; 4]),
+    ];
+    for (filled, expected) in cases {
+        for reads_all in [false, true] {
+            let mut graph = map_reduce(1, 4);
+            if reads_all {
+                graph.stages[1].inputs[0].read = ReadKind::AllPartitions;
+            }
+            let mut query = Query::new(graph, policy());
+            query.join("a", 4);
+            let won = Event::AttemptSucceeded {
+                worker: worker("a"),
+                attempt: attempt(0, 0, 0),
+                outputs: filled.iter().map(|partition| output(*partition)).collect(),
+                run: None,
+                metrics: AttemptMetrics::default(),
+            };
+            let actions = query.run(won);
+            let told = actions.iter().filter_map(|action| match action {
+                Action::UpdateInputs { attempt, updates, .. } => Some((attempt.task, updates[0].range)),
+                _ => None,
+            });
+            let told: Vec<_> = told.collect();
+            assert_eq!(told.len(), 4, "{filled:?}");
+            for (task, range) in told {
+                let expected = if reads_all { None } else { expected[task as usize] };
+                assert_eq!(range, expected, "{filled:?}, task {task}");
+            }
+        }
+    }
 }
