@@ -113,12 +113,12 @@ impl Coordinator {
         }
     }
 
-    /// Counts the bytes of a task's partitions, the first time that it wins.
     fn output_partitions(&self, stage: StageId) -> u32 {
         let exchange = self.graph.stages[stage.0 as usize].output;
         self.graph.exchanges[exchange.0 as usize].partitions
     }
 
+    /// Counts the bytes of a task's partitions, the first time that it wins.
     fn observe_outputs(&mut self, task: TaskId, outputs: &[MapOutputPartitionMeta]) {
         let partitions = self.output_partitions(task.stage);
         let stage = self.stage_mut(task.stage);
@@ -244,8 +244,7 @@ impl Coordinator {
         self.count_for_task(worker, id, cause);
     }
 
-    /// Counts a failure for the task alone: it runs again after its backoff, or the query ends.
-    /// The task waits for other queries to free what it needs; without end it does not.
+    /// The task waits for others to free what it needs; without end it does not.
     fn wait_for_room(&mut self, worker: &WorkerId, id: AttemptId, message: &str) {
         let base = self.policy.retry_backoff_base;
         let stage = self.stage_mut(id.stage);
@@ -263,6 +262,7 @@ impl Coordinator {
         self.requeue_uncounted(id.task_id(), message.to_owned(), backoff);
     }
 
+    /// Counts a failure for the task alone: it runs again after its backoff, or the query ends.
     fn count_for_task(&mut self, worker: &WorkerId, id: AttemptId, cause: QueryFailure) {
         let limit = self.policy.max_task_attempts.max(1);
         let (now, base) = (self.now, self.policy.retry_backoff_base);
@@ -337,7 +337,6 @@ impl Coordinator {
     }
 }
 
-/// The failure of an attempt as the cause of a query's end.
 /// The partitions that hold bytes, if they are few of all.
 fn filled(outputs: &[MapOutputPartitionMeta], partitions: u32) -> Option<Arc<[u32]>> {
     if outputs.len() > MAX_FILLED_KEPT || outputs.len() > partitions as usize / 2 {
@@ -348,6 +347,7 @@ fn filled(outputs: &[MapOutputPartitionMeta], partitions: u32) -> Option<Arc<[u3
     Some(filled.into())
 }
 
+/// The failure of an attempt as the cause of a query's end.
 pub(super) fn query_failure(
     reason: ErrorReason,
     attempt: AttemptId,
