@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -93,6 +94,17 @@ fn what_people_have_made_outlives_the_release() {
         release.uninstall().await?;
         let left = everything_of_the_release(&space).await?;
         assert_eq!(left, ["Secret r-sluice-signing-key"]);
+        let leases = Api::<Lease>::namespaced(space.client.clone(), &space.namespace);
+        until("the lease is gone", Duration::from_secs(60), || async {
+            let left = leases.list(&ListParams::default()).await?.items;
+            let left: Vec<_> = left.iter().map(ResourceExt::name_any).collect();
+            Ok(if left.is_empty() {
+                Ok(())
+            } else {
+                Err(format!("{left:?}"))
+            })
+        })
+        .await?;
         let pools = Api::<WorkerPool>::namespaced(space.client.clone(), &space.namespace);
         until(
             "the release's pool is gone, and its pods",

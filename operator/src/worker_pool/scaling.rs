@@ -24,6 +24,9 @@ pub fn wanted(spec: &WorkerPoolSpec, scaling: &AutoscalingSpec, demand: Demand) 
     for_slots.max(for_admission).max(scaling.min_replicas).min(most)
 }
 
+/// How long an operator keeps the workers that it finds, at the least.
+const LEAST_AFTER_START: SignedDuration = SignedDuration::from_secs(60);
+
 /// What was wanted lately, newest last: only what is larger than all after it, as the rest can never be the most of them.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -32,7 +35,8 @@ pub struct History {
 
 impl History {
     /// The workers that a pool is to have `now` that wants so many: the most that it has wanted during the window. A pool
-    /// that nothing is known of counts as having wanted what it `has`.
+    /// that nothing is known of counts as having wanted what it `has`, for a minute at least: an operator that has just started
+    /// has not looked at its queries yet.
     pub fn settle(
         &mut self,
         now: Timestamp,
@@ -40,14 +44,17 @@ impl History {
         has: Option<u32>,
         scaling: &AutoscalingSpec,
     ) -> u32 {
+        let window = SignedDuration::from_secs(scaling.scale_down_stabilization_seconds.into());
         if self.wanted.is_empty() {
-            self.wanted.extend(has.map(|has| (now, has)));
+            let until =
+                now.saturating_add(LEAST_AFTER_START.saturating_sub(window).max(SignedDuration::ZERO));
+            self.wanted
+                .extend(has.zip(until.ok()).map(|(has, until)| (until, has)));
         }
         while self.wanted.back().is_some_and(|(_, before)| *before <= wanted) {
             self.wanted.pop_back();
         }
         self.wanted.push_back((now, wanted));
-        let window = SignedDuration::from_secs(scaling.scale_down_stabilization_seconds.into());
         while self.wanted.len() > 1
             && self
                 .wanted
@@ -139,10 +146,16 @@ mod tests {
         assert_eq!(history.settle(at(0), 0, Some(6), &scaling), 6);
         assert_eq!(history.settle(at(59), 0, Some(6), &scaling), 6);
         assert_eq!(history.settle(at(60), 0, Some(6), &scaling), 0);
-        // Without a window it goes at once.
+        // For a minute also without a window: queries are looked at one after the other.
         let (_, scaling) = pool(0, 9, 0);
         let mut history = History::default();
-        assert_eq!(history.settle(at(0), 0, Some(6), &scaling), 0);
+        assert_eq!(history.settle(at(0), 0, Some(6), &scaling), 6);
+        assert_eq!(history.settle(at(1), 8, Some(6), &scaling), 8);
+        assert_eq!(history.settle(at(2), 2, Some(6), &scaling), 2);
+        let mut history = History::default();
+        assert_eq!(history.settle(at(0), 0, Some(6), &scaling), 6);
+        assert_eq!(history.settle(at(59), 0, Some(6), &scaling), 6);
+        assert_eq!(history.settle(at(60), 0, Some(6), &scaling), 0);
     }
 
     #[test]
