@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_crds::shuffle_query::status::QueryPhase;
 use sluice_crds::{ConditionReason, ProgressReason, ShuffleQuery, WorkerPool};
-use sluice_operator::objects::labels;
+use sluice_operator::objects::{labels, names};
 
 use crate::coordinators::{Coordinator, programs, snapshot, succeeds};
 use crate::faults::Faults;
@@ -241,6 +241,16 @@ impl<'a> Liver<'a> {
             pods.list(&coordinators).await.unwrap().items.is_empty()
         })
         .await;
+        let maps = self.api::<ConfigMap>();
+        self.until("inputs are removed", async || {
+            let mut there = 0;
+            for query in ["plain", LOST] {
+                let input = maps.get_opt(&names::input(query)).await.unwrap();
+                there += usize::from(input.is_some());
+            }
+            there == 0
+        })
+        .await;
         let objects = objects(self.place).await;
         let mut orphans = orphans(self.place).await;
         for name in ["plain", LOST] {
@@ -371,10 +381,11 @@ impl Listing {
         for object in found {
             let mut controllers = object.owner_references().iter();
             let controller = controllers.find(|owner| owner.controller == Some(true));
-            // A token's name has the beginning of its query's uid.
-            let drawn = controller.and_then(|owner| owner.uid.get(..8)).unwrap_or("?");
-            let name = object.name_any().replace(drawn, "uid");
-            let name = format!("{} {}", K::kind(&()), alike(&name));
+            if controller.is_some_and(|owner| owner.kind == "ConfigMap") {
+                // A token: it goes with the input of its query, when the garbage collector comes to it.
+                continue;
+            }
+            let name = format!("{} {}", K::kind(&()), alike(&object.name_any()));
             self.uids.extend(object.uid());
             self.owners
                 .push((name.clone(), controller.map(|owner| owner.uid.clone())));

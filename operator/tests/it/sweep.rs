@@ -37,7 +37,8 @@ fn undisturbed(name: &str) -> Option<(Left, usize)> {
             .map(|(name, pods)| (name.as_str(), *pods))
             .collect();
         assert_eq!(pods, [("lost-c1", 1), ("lost-c2", 1), ("plain-c1", 1)]);
-        assert!(lived.objects.len() > 12, "{:?}", lived.objects.keys());
+        // Both queries, the pool, its pod and what else it owns; of ended queries nothing else is left.
+        assert!(lived.objects.len() > 9, "{:?}", lived.objects.keys());
         assert_eq!(lived.orphans, [""; 0], "left behind by the garbage collector");
         *left.lock().unwrap_or_else(PoisonError::into_inner) = Some((lived, faults.writes()));
     });
