@@ -20,6 +20,7 @@ use datafusion::logical_expr::{ColumnarValue, Operator, ScalarFunctionArgs, Scal
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 
+use super::floats::contains_float;
 use super::growth;
 
 /// What a checked expression does.
@@ -220,6 +221,8 @@ pub(crate) fn may_fail(from: &DataType, to: &DataType) -> bool {
     let is_text = |data_type: &DataType| matches!(data_type, Utf8 | LargeUtf8 | Utf8View);
     match (from, to) {
         (from, to) if from == to => false,
+        // The planner folds those of constant lists, and says where they stand.
+        (from, to) if from.is_nested() && to.is_nested() => contains_float(to),
         (Null, _)
         | (Boolean | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64, Float32 | Float64)
         | (Float32, Float64)

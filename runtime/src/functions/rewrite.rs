@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::compute::can_cast_types;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::Result;
@@ -114,10 +115,21 @@ fn check_binary(binary: BinaryExpr) -> Expr {
 
 fn check_cast(cast: Cast, schema: &DFSchema) -> Result<Transformed<Expr>> {
     let from = cast.expr.get_type(schema);
+    // The planner refuses what no value can be cast to.
     let is_plain = cast.field.metadata().is_empty();
     let to = cast.field.data_type().clone();
-    if !is_plain || !from.is_ok_and(|from| may_fail(&from, &to)) {
+    if !is_plain || !from.is_ok_and(|from| may_fail(&from, &to) && can_cast_types(&from, &to)) {
         return Ok(Transformed::no(Expr::Cast(cast)));
+    }
+    // The planner computes it, and says where in the text it stands if it cannot.
+    if matches!(cast.expr.as_ref(), Expr::Literal(_, _)) {
+        let has_floats = contains_float(&to);
+        let cast = Expr::Cast(cast);
+        return Ok(if has_floats {
+            Transformed::yes(canonical(cast))
+        } else {
+            Transformed::no(cast)
+        });
     }
     let text = cast_text(&cast);
     Ok(Transformed::yes(Checked::call(

@@ -141,6 +141,7 @@ const NEVER: &[(&str, &str)] = &[
         "ScalarSubquery",
         "switched off: it hands its value over in memory",
     ),
+    ("Negative expression", "a checked function takes its place"),
     ("AggregateExpr expression", "within an aggregate"),
     ("WindowExpr expression", "within a window"),
     ("Sort expression", "within a sort"),
