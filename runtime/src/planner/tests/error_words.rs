@@ -28,15 +28,17 @@ async fn a_refused_query_is_told_in_one_sentence() {
     let bench = Bench::new().await;
     let session = bench.session(2, &[]).await;
     let state = session.state();
-    let (mut table, mut refused) = (String::new(), 0);
-    for line in include_str!("faulty.sql").lines() {
+    let (mut table, mut refused, mut planned) = (String::new(), 0, Vec::new());
+    let faulty = concat!(env!("CARGO_MANIFEST_DIR"), "/src/planner/tests/faulty.sql");
+    for line in std::fs::read_to_string(faulty).unwrap().lines() {
         if line.starts_with("--") {
             writeln!(table, "{line}").unwrap();
             continue;
         }
         let sql = line.replace("\\n", "\n");
         let Err(error) = plan(&state, &sql).await else {
-            panic!("it is planned: {sql}");
+            planned.push(line.to_owned());
+            continue;
         };
         refused += 1;
         let message = error.to_string();
@@ -52,6 +54,7 @@ async fn a_refused_query_is_told_in_one_sentence() {
         );
         writeln!(table, "{line}\n    {message}").unwrap();
     }
+    assert!(planned.is_empty(), "not faulty:\n{}", planned.join("\n"));
     assert!(refused > 100, "{refused} faulty statements");
     insta::assert_snapshot!(table);
 }
