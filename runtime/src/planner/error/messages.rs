@@ -44,7 +44,9 @@ pub(super) fn arrow(text: &QueryText, message: &str) -> Sentence {
 
 /// What somebody else says.
 pub(super) fn external(text: &QueryText, message: &str) -> Sentence {
-    planning(text, None, message)
+    // The expression that failed is one of the planner's making; the text has the value.
+    let reason = message.split_once(" cannot be computed: ");
+    planning(text, None, reason.map_or(message, |(_, reason)| reason))
 }
 
 /// The parts of a message that stand for the `{}` of a pattern, which holds from the beginning. What follows a pattern
