@@ -362,7 +362,7 @@ fn the_status_file_is_what_the_resource_would_carry() {
     assert_eq!(status.phase, QueryPhase::Failed);
     let error = status.error.expect("a failed query has an error");
     assert!(
-        error.message.to_lowercase().contains("divide by zero"),
+        error.message.to_lowercase().contains("division by zero"),
         "{}",
         error.message
     );
@@ -378,7 +378,7 @@ fn a_query_that_fails_ends_with_3_and_its_first_cause() {
         let arguments = [&["--local-workers", "2", "--output", "csv"], extra].concat();
         let ended = folder
             .run(&yaml, &arguments)
-            .expect(3, &["error: the query failed", "ivide by zero"]);
+            .expect(3, &["error: the query failed", "division by zero"]);
         assert_eq!(ended.stdout, "", "no header of rows that never came");
     }
 }

@@ -177,7 +177,7 @@ fn a_worker_with_thousands_of_idle_connections_answers_and_runs_a_query() {
 fn planning_ends_at_the_deadline_of_the_query() {
     let folder = Folder::new();
     // Folded when the query is planned, by as many steps as there are pairs of characters.
-    let sql = "select levenshtein(repeat('x', 200000), repeat('y', 200000)) as n";
+    let sql = "select levenshtein(repeat('x', 60000), repeat('y', 60000)) as n";
     let yaml = query(sql, &[], &["deadlineSeconds: 1"]);
     folder
         .run(&yaml, &["--local-workers", "1"])

@@ -160,7 +160,7 @@ fn a_failed_query_leaves_neither_files_nor_the_old_ones_replaced() {
     let yaml = query(sql, &[&tpch("lineitem", 0.1)], &[sink]);
     folder
         .run(&yaml, &["--local-workers", "2"])
-        .expect(3, &["ivide by zero"]);
+        .expect(3, &["division by zero"]);
     assert_eq!(folder.names(), ["out", "query.yaml", "spill"]);
     assert_eq!(folder.files_below("out"), before);
 }
