@@ -33,6 +33,7 @@ mod set_operations;
 mod sort_merge;
 mod split;
 mod statement;
+mod stored;
 mod values;
 mod window;
 

@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
 };
 
 use super::grouping::has_row_for_nothing;
+use super::stored::is_stored;
 
 /// Rewrites every subquery of a query that stands in a predicate, those in subqueries too.
 pub(super) fn rewrite_predicates(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -57,7 +58,7 @@ fn rewrite_filter(filter: Filter) -> Result<Transformed<LogicalPlan>> {
             let predicate = compared.data;
             // As a conjunct of its own it becomes a semi join, or an anti join that knows NULL.
             if let Expr::InSubquery(within) = &predicate
-                && (within.subquery.outer_ref_columns.is_empty() || !within.negated)
+                && (!within.negated || is_null_aware(within, &filter.input))
                 && !one_row(&within.subquery.subquery)
                 && having_of(&within.subquery.subquery)?.is_none()
             {
@@ -71,6 +72,15 @@ fn rewrite_filter(filter: Filter) -> Result<Transformed<LogicalPlan>> {
     let predicate = conjunction(predicates).unwrap_or_else(|| lit(true));
     let plan = LogicalPlan::Filter(Filter::try_new(predicate, filter.input)?);
     Ok(Transformed::new_transformed(plan, changed))
+}
+
+/// Whether DataFusion plans a NOT IN as an anti join that knows NULL.
+fn is_null_aware(within: &InSubquery, outer: &LogicalPlan) -> bool {
+    let rows = within.subquery.subquery.as_ref();
+    let column = rows.schema().columns().into_iter().next();
+    within.subquery.outer_ref_columns.is_empty()
+        && is_stored(&within.expr, outer)
+        && column.is_some_and(|column| is_stored(&Expr::Column(column), rows))
 }
 
 fn rewrite_value(expr: Expr, schema: &DFSchema, context: Context) -> Result<Transformed<Expr>> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::common::{Column, DFSchema};
+use datafusion::common::{Column, DFSchema, JoinConstraint};
 use datafusion::error::Result;
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::utils::merge_schema;
@@ -44,6 +44,11 @@ fn check_plan(plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
     .map_data(LogicalPlan::recompute_schema)?
     .transform_data(|plan| match plan {
         LogicalPlan::TableScan(scan) => above_scan(scan),
+        // Names are resolved: no rule needs to know that its keys are columns, and a checked cast is none.
+        LogicalPlan::Join(mut join) if join.join_constraint == JoinConstraint::Using => {
+            join.join_constraint = JoinConstraint::On;
+            Ok(Transformed::yes(LogicalPlan::Join(join)))
+        }
         other => Ok(Transformed::no(other)),
     })
 }

@@ -11,6 +11,12 @@ const ROWS: &[(&str, &[&str])] = &[
         "SELECT k FROM (VALUES (1), (2)) a(k) FULL JOIN (VALUES (2), (3)) b(k) USING (k) ORDER BY k",
         &["1", "2", "3"],
     ),
+    // Keys of two types, and an ANTI JOIN above: rules of DataFusion ask for the columns of USING.
+    (
+        "WITH w AS (SELECT k FROM (SELECT CAST(k AS TEXT) AS k FROM (VALUES (1)) a(k)) x JOIN (VALUES (1)) b(k) USING (k))
+         SELECT count(*) FROM (VALUES (1), (2)) t(n) LEFT ANTI JOIN (SELECT NULL AS c FROM w) AS v ON true",
+        &["0"],
+    ),
     (
         "SELECT k, x, y FROM (VALUES (1, 10), (2, 20)) a(k, x) RIGHT JOIN (VALUES (2, 200), (3, 300)) b(k, y) USING (k)
          ORDER BY k",

@@ -181,6 +181,47 @@ const CASES: &[Case] = &[
         "SELECT k FROM a WHERE k IN (SELECT j FROM b ORDER BY v LIMIT 2) ORDER BY k",
         Some(&["2"]),
     ),
+    // Conditions that fold to NULL before they are a join.
+    (
+        "SELECT k FROM a WHERE 5 NOT IN (SELECT CAST(NULL AS INT) FROM b)",
+        Some(&[]),
+    ),
+    (
+        "SELECT k FROM a WHERE CAST(NULL AS INT) NOT IN (SELECT CAST(NULL AS INT) FROM b)",
+        Some(&[]),
+    ),
+    (
+        "SELECT k FROM a WHERE CAST(NULL AS INT) NOT IN (SELECT j FROM n)",
+        Some(&[]),
+    ),
+    (
+        "SELECT k FROM a WHERE k NOT IN (SELECT x FROM (SELECT CAST(NULL AS INT) AS x FROM b) AS s)",
+        Some(&[]),
+    ),
+    (
+        "SELECT k FROM a WHERE k NOT IN (SELECT nullif(1, 1) FROM b)",
+        Some(&[]),
+    ),
+    (
+        "SELECT x FROM (SELECT k AS y, CAST(NULL AS INT) AS x FROM a) AS s WHERE x NOT IN (SELECT j FROM n)",
+        Some(&[]),
+    ),
+    (
+        "SELECT k FROM a WHERE CAST(NULL AS INT) NOT IN (SELECT j FROM e) ORDER BY k",
+        Some(&["1", "2", "3", "null"]),
+    ),
+    (
+        "SELECT k FROM a WHERE 5 NOT IN (SELECT 6 FROM b) ORDER BY k",
+        Some(&["1", "2", "3", "null"]),
+    ),
+    (
+        "SELECT k FROM a WHERE k NOT IN (SELECT 2 FROM b) ORDER BY k",
+        Some(&["1", "3"]),
+    ),
+    (
+        "SELECT k FROM a WHERE k + 1 NOT IN (SELECT j FROM n) ORDER BY k",
+        Some(&["3"]),
+    ),
     (
         "SELECT k FROM a WHERE k NOT IN (SELECT j FROM b ORDER BY v LIMIT 2) ORDER BY k",
         Some(&["1", "3"]),
