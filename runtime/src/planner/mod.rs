@@ -21,6 +21,7 @@ mod fragment;
 mod grouping;
 mod label;
 mod leaf;
+mod null_safe;
 mod opaque;
 mod recursion;
 mod rules;

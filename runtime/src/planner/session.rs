@@ -15,6 +15,7 @@ use datafusion::prelude::SessionConfig;
 use super::broadcast::{BroadcastLimit, BroadcastSmallBuilds};
 use super::error::PlanError;
 use super::filters::PushFilters;
+use super::null_safe::{ExtractJoinKeys, OrderInnerJoins};
 use super::opaque::EnsureKnownRequirements;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
 use super::sort_merge::{HashJoinLimit, PushProjections, SortMergeLargeBuilds};
@@ -137,10 +138,16 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
 /// DataFusion's rules for logical plans, with ours in the places of those that give other rows.
 fn logical_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = Optimizer::new().rules;
-    let push_filters = PushFilters::default();
-    for rule in &mut rules {
-        if rule.name() == push_filters.name() {
-            *rule = Arc::new(PushFilters::default());
+    let ours: [Arc<dyn OptimizerRule + Send + Sync>; 3] = [
+        Arc::new(PushFilters::default()),
+        Arc::new(OrderInnerJoins::default()),
+        Arc::new(ExtractJoinKeys::default()),
+    ];
+    for rule in ours {
+        let place = rules.iter_mut().find(|theirs| theirs.name() == rule.name());
+        debug_assert!(place.is_some(), "DataFusion has no rule {}", rule.name());
+        if let Some(place) = place {
+            *place = rule;
         }
     }
     rules

@@ -35,17 +35,24 @@ fn is_column_stored(column: &Column, plan: &LogicalPlan) -> bool {
         | LogicalPlan::Limit(_)
         | LogicalPlan::Distinct(_)
         | LogicalPlan::Repartition(_)
+        | LogicalPlan::Window(_)
         | LogicalPlan::Join(_) => {
             let mut inputs = plan.inputs().into_iter();
             inputs
                 .find(|input| input.schema().has_column(column))
                 .is_some_and(|input| is_column_stored(column, input))
         }
-        LogicalPlan::Aggregate(aggregate) => plan
-            .schema()
-            .maybe_index_of_column(column)
-            .and_then(|index| aggregate.group_expr.get(index))
-            .is_some_and(|key| is_stored(key, &aggregate.input)),
+        LogicalPlan::Union(union) => plan.schema().maybe_index_of_column(column).is_some_and(|index| {
+            let mut inputs = union.inputs.iter();
+            inputs.all(|input| is_column_stored(&Column::from(input.schema().qualified_field(index)), input))
+        }),
+        // No rule computes a function of groups; a key that is a constant is taken out of them.
+        LogicalPlan::Aggregate(aggregate) => {
+            plan.schema().maybe_index_of_column(column).is_some_and(|index| {
+                let key = aggregate.group_expr.get(index);
+                key.is_none_or(|key| matches!(key, Expr::GroupingSet(_)) || is_stored(key, &aggregate.input))
+            })
+        }
         _ => false,
     }
 }

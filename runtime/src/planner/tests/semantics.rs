@@ -11,6 +11,22 @@ const ROWS: &[(&str, &[&str])] = &[
         "SELECT k FROM (VALUES (1), (2)) a(k) FULL JOIN (VALUES (2), (3)) b(k) USING (k) ORDER BY k",
         &["1", "2", "3"],
     ),
+    // A join that takes NULL for equal, beside conditions that do not.
+    (
+        "SELECT count(*) FROM (VALUES (1, CAST(NULL AS INT))) a(x, n) JOIN (VALUES (CAST(NULL AS INT))) b(n) ON a.n = b.n
+         JOIN (VALUES (1)) c(x) ON a.x IS NOT DISTINCT FROM c.x",
+        &["0"],
+    ),
+    (
+        "SELECT count(*) FROM (VALUES (1, CAST(NULL AS INT))) a(x, n) JOIN (VALUES (1, CAST(NULL AS INT))) b(x, n)
+         ON a.x IS NOT DISTINCT FROM b.x WHERE a.n = b.n",
+        &["0"],
+    ),
+    (
+        "SELECT count(*) FROM (VALUES (1, CAST(NULL AS INT)), (2, 3)) a(x, n) JOIN (VALUES (1, CAST(NULL AS INT)), (2, 3))
+         b(x, n) ON a.n IS NOT DISTINCT FROM b.n AND a.x = b.x JOIN (VALUES (CAST(NULL AS INT)), (3)) c(n) ON a.n = c.n",
+        &["1"],
+    ),
     // Keys of two types, and an ANTI JOIN above: rules of DataFusion ask for the columns of USING.
     (
         "WITH w AS (SELECT k FROM (SELECT CAST(k AS TEXT) AS k FROM (VALUES (1)) a(k)) x JOIN (VALUES (1)) b(k) USING (k))

@@ -223,6 +223,10 @@ const CASES: &[Case] = &[
         Some(&["3"]),
     ),
     (
+        "SELECT k FROM a WHERE k NOT IN (SELECT j FROM n UNION SELECT v FROM b WHERE v > 30) ORDER BY k",
+        Some(&["1"]),
+    ),
+    (
         "SELECT k FROM a WHERE k NOT IN (SELECT j FROM b ORDER BY v LIMIT 2) ORDER BY k",
         Some(&["1", "3"]),
     ),
