@@ -20,10 +20,6 @@ impl OptimizerRule for OrderInnerJoins {
         self.0.name()
     }
 
-    fn supports_rewrite(&self) -> bool {
-        self.0.supports_rewrite()
-    }
-
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
         let mut found = false;
         plan.apply_with_subqueries(|node| {
@@ -49,10 +45,6 @@ impl OptimizerRule for ExtractJoinKeys {
 
     fn apply_order(&self) -> Option<ApplyOrder> {
         self.0.apply_order()
-    }
-
-    fn supports_rewrite(&self) -> bool {
-        self.0.supports_rewrite()
     }
 
     fn rewrite(&self, plan: LogicalPlan, config: &dyn OptimizerConfig) -> Result<Transformed<LogicalPlan>> {
