@@ -1,5 +1,7 @@
 //! What to do next about a query: a pure function of what is seen.
 
+mod messages;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -7,14 +9,13 @@ use kube::ResourceExt;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ErrorReason, ProgressReason, QueryConditionType};
 
+use self::messages::{few_workers, no_worker, out_of_reach};
 use super::admission::Place;
 use super::ending::{self, Fate};
 use super::lifecycle::{Coordinator, Lifecycle};
 use super::observed::{Action, Observed, PoolSeen, SqlSeen, Step};
 use super::pods::{CoordinatorPod, PodState};
-use crate::objects::coordinator::COORDINATOR_PORT;
 use crate::objects::names;
-use crate::progress::Unreachable;
 
 /// Between two looks at a query about which nothing is to be done.
 const IDLE: Duration = Duration::from_secs(240);
@@ -264,24 +265,6 @@ fn position_stays_true(ahead: usize) -> Duration {
     POLL.saturating_mul(hundreds.saturating_add(1)).min(IDLE)
 }
 
-/// Says that the pool has fewer workers than the `needed` ones that a coordinator could use. Where enough are ready, they are
-/// of another build than it: they would refuse it until they are replaced.
-fn few_workers(pool: &PoolSeen, name: &str, needed: u32) -> String {
-    let PoolSeen::Found {
-        ready, usable, why, ..
-    } = pool
-    else {
-        return String::new();
-    };
-    let colon = if why.is_empty() { "" } else { ": " };
-    if *ready < needed {
-        return format!("{ready} workers are ready of {needed} that a query needs{colon}{why}");
-    }
-    format!(
-        "pool {name} is being rolled: {usable} workers of its image are ready of {needed} that a query needs{colon}{why}"
-    )
-}
-
 /// Above every coordinator that there ever was, even where somebody took the status away.
 fn next_epoch(seen: &Observed, life: &Lifecycle) -> u64 {
     let pods = seen.pods.iter().map(|pod| pod.epoch).max().unwrap_or(0);
@@ -382,19 +365,6 @@ fn running(seen: &Observed, mut life: Lifecycle, pod: &CoordinatorPod, now: Time
     act(actions, life, again)
 }
 
-fn out_of_reach(unreachable: &Unreachable) -> String {
-    let Unreachable {
-        address,
-        since,
-        error,
-    } = unreachable;
-    let since = since.strftime("%H:%M:%S UTC");
-    format!(
-        "the operator has not reached the coordinator at {address} port {COORDINATOR_PORT} since {since} ({error}): it plans \
-         for long, or a NetworkPolicy is in between"
-    )
-}
-
 fn reported(mut life: Lifecycle, report: &ShuffleQueryStatus, pool: &PoolSeen) -> Lifecycle {
     life.phase = report.phase;
     life.message = String::new();
@@ -415,29 +385,6 @@ fn reported(mut life: Lifecycle, report: &ShuffleQueryStatus, pool: &PoolSeen) -
         _ => report.reason.unwrap_or(ProgressReason::Running.into()),
     };
     life
-}
-
-/// Why a query that runs has no worker, as far as its pool and its coordinator tell. Since when, its condition `WorkersReady` says.
-fn no_worker(pool: &PoolSeen, words: &str) -> String {
-    let told = match words {
-        "" => "".to_owned(),
-        words => format!(". The coordinator: {words}"),
-    };
-    match pool {
-        PoolSeen::Found { ready: 0, why, .. } => {
-            let colon = if why.is_empty() { "" } else { ": " };
-            format!("the pool has no ready worker{colon}{why}{told}")
-        }
-        PoolSeen::Found { ready, .. } if told.is_empty() => format!(
-            "{ready} workers are ready and none has a session with the coordinator: a NetworkPolicy on port 7400, or a \
-             token that they do not trust? The coordinator's log says more"
-        ),
-        PoolSeen::Found { ready, .. } => {
-            format!("{ready} workers are ready and none has a session with the coordinator{told}")
-        }
-        PoolSeen::Absent | PoolSeen::Taken => "its pool was deleted".to_owned(),
-        PoolSeen::Leaving => "its pool is being deleted".to_owned(),
-    }
 }
 
 /// Nothing was reported yet: by a coordinator that starts, or to an operator that has just started.

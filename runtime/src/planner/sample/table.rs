@@ -12,7 +12,7 @@ use datafusion::datasource::{provider_as_source, source_as_provider};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan, SubqueryAlias, TableType};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::{
@@ -21,6 +21,7 @@ use datafusion::physical_plan::{
 
 use super::Sample;
 use crate::planner::error::PlanError;
+use crate::planner::fixed_node::one_input;
 use crate::planner::scan::file_config;
 use crate::planner::statement::Sampled;
 use crate::source::tpch::TpchScanExec;
@@ -157,26 +158,7 @@ impl ExecutionPlan for SampleExec {
         &self.properties
     }
 
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.scan]
-    }
-
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        match children.pop() {
-            Some(scan) => Ok(Arc::new(Self::new(scan, self.sample))),
-            None => Err(DataFusionError::Internal("SampleExec has one input".into())),
-        }
-    }
+    one_input!(scan, |node, scan| Ok(Self::new(scan, node.sample)));
 
     fn execute(&self, _: usize, _: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         Err(DataFusionError::Internal("a sample was never cut".into()))

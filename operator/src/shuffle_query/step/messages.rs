@@ -1,0 +1,59 @@
+//! What a query says of workers and of a coordinator that it waits for.
+
+use crate::objects::coordinator::COORDINATOR_PORT;
+use crate::progress::Unreachable;
+use crate::shuffle_query::observed::PoolSeen;
+
+/// Says that the pool has fewer workers than the `needed` ones that a coordinator could use. Where enough are ready, they are
+/// of another build than it: they would refuse it until they are replaced.
+pub(super) fn few_workers(pool: &PoolSeen, name: &str, needed: u32) -> String {
+    let PoolSeen::Found {
+        ready, usable, why, ..
+    } = pool
+    else {
+        return String::new();
+    };
+    let colon = if why.is_empty() { "" } else { ": " };
+    if *ready < needed {
+        return format!("{ready} workers are ready of {needed} that a query needs{colon}{why}");
+    }
+    format!(
+        "pool {name} is being rolled: {usable} workers of its image are ready of {needed} that a query needs{colon}{why}"
+    )
+}
+
+pub(super) fn out_of_reach(unreachable: &Unreachable) -> String {
+    let Unreachable {
+        address,
+        since,
+        error,
+    } = unreachable;
+    let since = since.strftime("%H:%M:%S UTC");
+    format!(
+        "the operator has not reached the coordinator at {address} port {COORDINATOR_PORT} since {since} ({error}): it plans \
+         for long, or a NetworkPolicy is in between"
+    )
+}
+
+/// Why a query that runs has no worker, as far as its pool and its coordinator tell. Since when, its condition `WorkersReady` says.
+pub(super) fn no_worker(pool: &PoolSeen, words: &str) -> String {
+    let told = match words {
+        "" => "".to_owned(),
+        words => format!(". The coordinator: {words}"),
+    };
+    match pool {
+        PoolSeen::Found { ready: 0, why, .. } => {
+            let colon = if why.is_empty() { "" } else { ": " };
+            format!("the pool has no ready worker{colon}{why}{told}")
+        }
+        PoolSeen::Found { ready, .. } if told.is_empty() => format!(
+            "{ready} workers are ready and none has a session with the coordinator: a NetworkPolicy on port 7400, or a \
+             token that they do not trust? The coordinator's log says more"
+        ),
+        PoolSeen::Found { ready, .. } => {
+            format!("{ready} workers are ready and none has a session with the coordinator{told}")
+        }
+        PoolSeen::Absent | PoolSeen::Taken => "its pool was deleted".to_owned(),
+        PoolSeen::Leaving => "its pool is being deleted".to_owned(),
+    }
+}
