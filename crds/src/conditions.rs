@@ -109,7 +109,7 @@ pub enum ProgressReason {
     /// The pool has fewer ready workers of its image than a query needs.
     WaitingForPool,
     /// The pool runs as many queries as it may.
-    WaitingForPlace,
+    Queued,
     /// The namespace runs as many queries, or uses as many slots, as the operator grants it.
     NamespaceQuotaReached,
     /// The ConfigMap, or its key, that holds the SQL does not exist.
@@ -126,8 +126,8 @@ pub enum ProgressReason {
     Suspended,
     /// Workers start.
     WorkersStarting,
-    /// Workers leave: the pool shrinks, or an older image is replaced.
-    WorkersLeaving,
+    /// Workers drain: the pool shrinks, or an older image is replaced.
+    WorkersDraining,
     /// All workers of the pool are ready.
     WorkersReady,
     /// The pool is to have no workers.
@@ -191,8 +191,8 @@ pub enum ErrorReason {
     DeadlineExceeded,
     /// The user cancelled the query.
     Cancelled,
-    /// Work was lost after rows that depend on it had left the query.
-    RowsLeft,
+    /// Work was lost after some of its rows had been read.
+    ResultPartiallyRead,
     /// Coordinator and workers are different builds.
     BuildMismatch,
     /// A defect of Sluice itself.

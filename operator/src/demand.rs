@@ -53,7 +53,7 @@ fn waits_for_workers(reason: Option<ConditionReason>) -> bool {
     let of_pool = [
         ProgressReason::Pending,
         ProgressReason::WaitingForPool,
-        ProgressReason::WaitingForPlace,
+        ProgressReason::Queued,
     ];
     reason.is_none_or(|reason| of_pool.iter().any(|of_pool| reason == (*of_pool).into()))
 }
@@ -195,7 +195,7 @@ mod tests {
         for (status, expected) in [
             (json!({}), queued),
             (json!({"reason": "WaitingForPool"}), queued),
-            (json!({"reason": "WaitingForPlace"}), queued),
+            (json!({"reason": "Queued"}), queued),
             // Workers would not help.
             (json!({"reason": "SqlNotFound"}), None),
             (json!({"reason": "NamespaceQuotaReached"}), None),

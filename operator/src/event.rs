@@ -53,12 +53,12 @@ const fn needs_a_hand(reason: ProgressReason) -> bool {
         | ProgressReason::Completed
         | ProgressReason::Admitted
         | ProgressReason::WaitingForPool
-        | ProgressReason::WaitingForPlace
+        | ProgressReason::Queued
         | ProgressReason::CoordinatorStarting
         | ProgressReason::CoordinatorServing
         | ProgressReason::Suspended
         | ProgressReason::WorkersStarting
-        | ProgressReason::WorkersLeaving
+        | ProgressReason::WorkersDraining
         | ProgressReason::WorkersReady
         | ProgressReason::ScaledToZero => false,
     }

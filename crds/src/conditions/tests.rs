@@ -46,7 +46,7 @@ const fn is_asked_about(reason: ProgressReason) -> bool {
         ProgressReason::WaitingForWorkers
         | ProgressReason::PoolNotFound
         | ProgressReason::WaitingForPool
-        | ProgressReason::WaitingForPlace
+        | ProgressReason::Queued
         | ProgressReason::NamespaceQuotaReached
         | ProgressReason::CoordinatorUnreachable
         | ProgressReason::SqlNotFound
@@ -72,7 +72,7 @@ const fn is_asked_about(reason: ProgressReason) -> bool {
         | ProgressReason::CoordinatorServing
         | ProgressReason::Suspended
         | ProgressReason::WorkersStarting
-        | ProgressReason::WorkersLeaving
+        | ProgressReason::WorkersDraining
         | ProgressReason::WorkersReady
         | ProgressReason::ScaledToZero => false,
     }

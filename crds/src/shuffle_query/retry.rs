@@ -27,9 +27,9 @@ pub struct RetrySpec {
     #[x_kube(validation = Rule::new("duration(self) <= duration('1h')").message("at most 1h"))]
     pub backoff_base: Millis,
     /// Failed attempts after which a worker gets no more tasks of this query.
-    #[serde(default = "default_blacklist_after_failures")]
+    #[serde(default = "default_exclude_worker_after_failures")]
     #[schemars(range(min = 1, max = 1000))]
-    pub blacklist_after_failures: u32,
+    pub exclude_worker_after_failures: u32,
     /// Silence after which a worker counts as lost. 1s to 1h.
     #[serde(default = "default_worker_liveness_timeout")]
     #[x_kube(
@@ -51,7 +51,7 @@ fn default_backoff_base() -> Millis {
     Millis::from_millis(250)
 }
 
-fn default_blacklist_after_failures() -> u32 {
+fn default_exclude_worker_after_failures() -> u32 {
     3
 }
 
@@ -68,7 +68,7 @@ impl Default for RetrySpec {
         Self {
             max_task_attempts: default_max_task_attempts(),
             backoff_base: default_backoff_base(),
-            blacklist_after_failures: default_blacklist_after_failures(),
+            exclude_worker_after_failures: default_exclude_worker_after_failures(),
             worker_liveness_timeout: default_worker_liveness_timeout(),
             no_workers_grace: default_no_workers_grace(),
         }

@@ -44,9 +44,10 @@ pub struct ShuffleQueryStatus {
     /// Coordinators that were started again, for whatever reason.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pod_retries: u32,
-    /// Of those, the ones that a query may have a few of only: out of memory, no workers, a failing sink.
+    /// Coordinators that were started again after a failure of the query itself: out of memory, no workers, a failing sink.
+    /// `retry.maxTaskAttempts` bounds them.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub counted_retries: u32,
+    pub coordinator_failures: u32,
     /// How many times the memory that the pool gives to a coordinator the newest one gets; absent while it is once. It
     /// doubles whenever one ran out of memory.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -27,7 +27,7 @@ pub struct WorkerPoolStatus {
     /// Ready workers that a coordinator started now could use: those of `image`. While the image is being replaced
     /// these are fewer than the ready ones, and queries that start wait for them.
     #[serde(default)]
-    pub usable_replicas: u32,
+    pub compatible_replicas: u32,
     /// Workers that the pool chose to have, where autoscaling is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired_replicas: Option<u32>,

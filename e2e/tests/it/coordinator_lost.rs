@@ -16,7 +16,7 @@ fn a_coordinator_that_is_deleted_has_a_successor() {
             .await?;
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
-        assert_eq!((status.pod_retries, status.counted_retries), (1, 0));
+        assert_eq!((status.pod_retries, status.coordinator_failures), (1, 0));
         assert_eq!(status.coordinator_epoch, 2);
         Ok(())
     });

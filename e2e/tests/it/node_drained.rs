@@ -29,7 +29,7 @@ fn a_node_that_is_drained_costs_no_rows_and_one_worker_at_a_time() {
         assert!(refusals > 0, "all workers of {victim} went at once");
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
-        assert_eq!(status.counted_retries, 0, "a drain is nobody's fault");
+        assert_eq!(status.coordinator_failures, 0, "a drain is nobody's fault");
         pool.until_ready(4).await?;
         let nodes = pool.nodes().await?;
         assert!(nodes.values().all(|node| *node != victim), "{nodes:?}");

@@ -33,7 +33,7 @@ fn a_node_that_dies_with_the_coordinator_costs_no_rows() {
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
         assert_eq!(
-            (status.coordinator_epoch, status.counted_retries),
+            (status.coordinator_epoch, status.coordinator_failures),
             (2, 0),
             "a node that dies is nobody's fault"
         );

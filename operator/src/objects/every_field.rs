@@ -78,7 +78,7 @@ spec:
   retry:
     maxTaskAttempts: 5
     backoffBase: 1s
-    blacklistAfterFailures: 2
+    excludeWorkerAfterFailures: 2
     workerLivenessTimeout: 20s
     noWorkersGrace: 1m
   deadlineSeconds: 60

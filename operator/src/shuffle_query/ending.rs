@@ -199,14 +199,14 @@ const fn worth_another(reason: ErrorReason) -> bool {
         | ErrorReason::CoordinatorLost
         | ErrorReason::DeadlineExceeded
         | ErrorReason::Cancelled
-        | ErrorReason::RowsLeft
+        | ErrorReason::ResultPartiallyRead
         | ErrorReason::Internal => false,
     }
 }
 
 /// As many coordinators as a task has attempts.
 fn may_retry(seen: &Observed, life: &Lifecycle) -> bool {
-    life.counted_retries.saturating_add(1) < seen.query.spec.retry.max_task_attempts
+    life.coordinator_failures.saturating_add(1) < seen.query.spec.retry.max_task_attempts
 }
 
 /// How many times the usual memory the next coordinator needs: twice what one had that ran out of it.

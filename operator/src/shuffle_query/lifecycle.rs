@@ -19,7 +19,7 @@ pub struct Lifecycle {
     /// Coordinators that were started again.
     pub pod_retries: u32,
     /// Of those, the ones of which there may be a few only.
-    pub counted_retries: u32,
+    pub coordinator_failures: u32,
     /// How many times the pool's memory for a coordinator the newest one gets, at least 1. It outlives the pods: one that
     /// ran out of memory may be gone before its successor is posted.
     pub memory_factor: u32,
@@ -70,7 +70,7 @@ impl Lifecycle {
             message: status.message.clone().unwrap_or_default(),
             epoch: status.coordinator_epoch,
             pod_retries: status.pod_retries,
-            counted_retries: status.counted_retries,
+            coordinator_failures: status.coordinator_failures,
             memory_factor: status.coordinator_memory_factor.max(1),
             pool: status.pool_name.clone(),
             admitted: at(&status.admitted_time),
@@ -93,7 +93,7 @@ impl Lifecycle {
                 life.phase.is_terminal(),
                 life.epoch,
                 life.pod_retries,
-                life.counted_retries,
+                life.coordinator_failures,
                 life.memory_factor,
                 life.admitted,
                 life.suspended,

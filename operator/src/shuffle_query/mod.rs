@@ -120,7 +120,7 @@ impl Queries {
                                 || is(ProgressReason::PoolNotFound)
                                 || is(ProgressReason::WaitingForWorkers)
                         }
-                        false => !is(ProgressReason::WaitingForPlace),
+                        false => !is(ProgressReason::Queued),
                     }
             });
             waits

@@ -302,7 +302,7 @@ fn seen(query: &ShuffleQuery, pool: &WorkerPool) -> PoolSeen {
         .find(|seen| seen.type_ == PoolConditionType::Ready);
     PoolSeen::Found {
         ready: status.map_or(0, |status| status.ready_replicas),
-        usable: status.map_or(0, |status| status.usable_replicas),
+        compatible: status.map_or(0, |status| status.compatible_replicas),
         needed: pool.spec.min_ready_workers,
         why: match (pool.spec.replicas, &pool.spec.autoscaling) {
             (0, None) => "it is scaled to 0, set replicas".to_owned(),

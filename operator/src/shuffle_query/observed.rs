@@ -54,7 +54,7 @@ pub enum PoolSeen {
         /// Its ready workers.
         ready: u32,
         /// Those of them that are of the build of a coordinator that starts now.
-        usable: u32,
+        compatible: u32,
         /// How many a query needs.
         needed: u32,
         /// Why no more of them are ready, as the pool says.

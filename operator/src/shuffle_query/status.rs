@@ -50,7 +50,7 @@ pub fn compose(
         pool_name: life.pool.clone(),
         coordinator_epoch: life.epoch,
         pod_retries: life.pod_retries,
-        counted_retries: life.counted_retries,
+        coordinator_failures: life.coordinator_failures,
         coordinator_memory_factor: if life.memory_factor > 1 {
             life.memory_factor
         } else {

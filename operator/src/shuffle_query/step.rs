@@ -109,7 +109,7 @@ fn decide(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
     if let Some(since) = life.suspended.take() {
         let rested = u64::try_from(elapsed(since, now).as_millis()).unwrap_or(u64::MAX);
         life.suspended_millis = life.suspended_millis.saturating_add(rested);
-        return Step::Commit(life.waiting(ProgressReason::WaitingForPlace, "resumed"));
+        return Step::Commit(life.waiting(ProgressReason::Queued, "resumed"));
     }
     if life.admitted.is_some() {
         return admitted(seen, life, now);
@@ -233,17 +233,18 @@ fn waiting(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
             let message = format!("WorkerPool {name} exists and is not this query's: delete it");
             (ProgressReason::NameTaken, message, POLL)
         }
-        (PoolSeen::Found { usable, needed, .. }, ..) if usable < needed => {
+        (
+            PoolSeen::Found {
+                compatible, needed, ..
+            },
+            ..,
+        ) if compatible < needed => {
             let message = few_workers(&seen.pool, &name, *needed);
             (ProgressReason::WaitingForPool, message, IDLE)
         }
         (PoolSeen::Found { .. }, Place::Waiting { ahead, running }, _) => {
             let message = format!("{running} queries run in pool {name}, and {ahead} wait before this one");
-            (
-                ProgressReason::WaitingForPlace,
-                message,
-                position_stays_true(ahead),
-            )
+            (ProgressReason::Queued, message, position_stays_true(ahead))
         }
         (PoolSeen::Found { .. }, Place::Free, SqlSeen::Missing(what)) => {
             (ProgressReason::SqlNotFound, what.clone(), POLL)
@@ -282,7 +283,7 @@ fn admitted(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
             next.memory_factor = memory_factor;
             next.epoch = epoch;
             next.pod_retries = next.pod_retries.saturating_add(1);
-            next.counted_retries = next.counted_retries.saturating_add(counted.into());
+            next.coordinator_failures = next.coordinator_failures.saturating_add(counted.into());
             next.coordinator = Coordinator::Wanted { since: Some(now) };
             Step::Commit(next)
         }
@@ -303,7 +304,7 @@ fn launch(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
             return act(vec![Action::Unfollow], life, delay.saturating_sub(waited));
         }
     }
-    if let PoolSeen::Found { usable: 0, .. } = seen.pool {
+    if let PoolSeen::Found { compatible: 0, .. } = seen.pool {
         // It would wait for workers until it gives up, and old ones would refuse it.
         let message = few_workers(&seen.pool, life.pool.as_deref().unwrap_or_default(), 1);
         let waits = life.waiting(ProgressReason::WaitingForPool, message);

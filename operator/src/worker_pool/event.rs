@@ -54,7 +54,7 @@ mod tests {
         let starts = |message| status(not, ProgressReason::WorkersStarting.into(), message);
         let stuck = status(not, ProgressReason::Unschedulable.into(), "no node");
         let ready = status(ConditionStatus::True, ProgressReason::WorkersReady.into(), "");
-        let leaving = status(ConditionStatus::True, ProgressReason::WorkersLeaving.into(), "1");
+        let leaving = status(ConditionStatus::True, ProgressReason::WorkersDraining.into(), "1");
         let wrong = status(not, ErrorReason::InvalidSpec.into(), "spec.replicas");
         let (one, two) = (starts("0 of 2"), starts("1 of 2"));
         assert!(between(&one, &two).is_none());
@@ -82,7 +82,7 @@ mod tests {
                 &ready,
                 &leaving,
                 EventType::Normal,
-                "WorkersLeaving",
+                "WorkersDraining",
                 "Serve",
                 Some("1"),
             ),

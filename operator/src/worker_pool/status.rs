@@ -33,7 +33,7 @@ pub fn status(seen: &Observed, wanted: &Desired, refused: &[Trouble]) -> WorkerP
         observed_generation: seen.pool.metadata.generation,
         replicas: count(&Worker::is_active),
         ready_replicas: ready,
-        usable_replicas: count(&|worker| worker.is_ready() && worker.usable),
+        compatible_replicas: count(&|worker| worker.is_ready() && worker.compatible),
         desired_replicas: seen.pool.spec.autoscaling.as_ref().map(|_| seen.replicas),
         draining_replicas: count(&|worker| worker.state == WorkerState::Draining),
         ready: Some(format!("{ready}/{}", seen.replicas)),
@@ -116,7 +116,7 @@ fn verdict(
         let (reason, message) = match leaving {
             0 if replicas == 0 => (ProgressReason::ScaledToZero, scaled_to_zero(seen).to_owned()),
             0 => (ProgressReason::WorkersReady, String::new()),
-            _ => (ProgressReason::WorkersLeaving, leave_message(leaving)),
+            _ => (ProgressReason::WorkersDraining, leave_message(leaving)),
         };
         return (ConditionStatus::True, reason.into(), message);
     }

@@ -49,7 +49,7 @@ pub struct Worker {
     /// Whether the pool has changed since the pod was made.
     pub outdated: bool,
     /// Whether it is of the build of coordinators that start now.
-    pub usable: bool,
+    pub compatible: bool,
     /// Whether its container runs: what does not run holds nothing.
     pub running: bool,
     /// Whether its container has served since it runs: one that still starts holds nothing.
@@ -110,7 +110,7 @@ impl Worker {
         Self {
             state,
             outdated: !revision.includes(&pod),
-            usable: revision.includes(&pod) || image(&pod) == Some(&*revision.image),
+            compatible: revision.includes(&pod) || image(&pod) == Some(&*revision.image),
             served: running
                 && container(&pod).is_some_and(|status| status.started == Some(true) || status.ready),
             unasked: unasked && can_be_asked(&pod, state, running, reachable),

@@ -238,7 +238,7 @@ fn is_refusal(reason: ErrorReason) -> bool {
         | ErrorReason::CoordinatorLost
         | ErrorReason::DeadlineExceeded
         | ErrorReason::Cancelled
-        | ErrorReason::RowsLeft
+        | ErrorReason::ResultPartiallyRead
         | ErrorReason::BuildMismatch
         | ErrorReason::Internal => false,
     }

@@ -153,7 +153,7 @@ fn outcome_code(outcome: &Outcome) -> u8 {
             | ErrorReason::OutOfMemory
             | ErrorReason::CoordinatorLost
             | ErrorReason::DeadlineExceeded
-            | ErrorReason::RowsLeft
+            | ErrorReason::ResultPartiallyRead
             | ErrorReason::BuildMismatch
             | ErrorReason::Internal => 3,
         },

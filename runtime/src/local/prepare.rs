@@ -216,7 +216,7 @@ fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
     Policy {
         max_task_attempts: spec.retry.max_task_attempts,
         retry_backoff_base: spec.retry.backoff_base.into(),
-        blacklist_after_failures: spec.retry.blacklist_after_failures,
+        exclude_worker_after_failures: spec.retry.exclude_worker_after_failures,
         worker_liveness_timeout: spec.retry.worker_liveness_timeout.into(),
         no_workers_grace: spec.retry.no_workers_grace.into(),
         attempt_stall_timeout: ATTEMPT_STALL_TIMEOUT,

@@ -74,7 +74,7 @@ fn status(phase: QueryPhase, stages: u32, text: usize) -> ShuffleQueryStatus {
         pool_name: Some("pool".repeat(12)),
         coordinator_epoch: u64::MAX / 4,
         pod_retries: u32::MAX,
-        counted_retries: u32::MAX,
+        coordinator_failures: u32::MAX,
         coordinator_memory_factor: u32::MAX,
         conditions: types.into_iter().map(|type_| condition(type_, &long)).collect(),
         stages: (0..stages).map(|id| stage(id, StageState::Done, &long)).collect(),

@@ -8,7 +8,10 @@ use crate::shuffle_query::observed::PoolSeen;
 /// of another build than it: they would refuse it until they are replaced.
 pub(super) fn few_workers(pool: &PoolSeen, name: &str, needed: u32) -> String {
     let PoolSeen::Found {
-        ready, usable, why, ..
+        ready,
+        compatible,
+        why,
+        ..
     } = pool
     else {
         return String::new();
@@ -18,7 +21,7 @@ pub(super) fn few_workers(pool: &PoolSeen, name: &str, needed: u32) -> String {
         return format!("{ready} workers are ready of {needed} that a query needs{colon}{why}");
     }
     format!(
-        "pool {name} is being rolled: {usable} workers of its image are ready of {needed} that a query needs{colon}{why}"
+        "pool {name} is being rolled: {compatible} workers of its image are ready of {needed} that a query needs{colon}{why}"
     )
 }
 

@@ -49,7 +49,7 @@ struct World {
 
 const READY: PoolSeen = PoolSeen::Found {
     ready: 2,
-    usable: 2,
+    compatible: 2,
     needed: 1,
     why: String::new(),
 };
@@ -188,11 +188,11 @@ fn a_place_is_written_with_the_epoch_before_anything_is_created() {
     assert_eq!(life.coordinator, Coordinator::Starting);
 }
 
-/// A pool of whose workers so many are ready and usable, for queries that need three.
-fn found(ready: u32, usable: u32, why: &str) -> PoolSeen {
+/// A pool of whose workers so many are ready and compatible, for queries that need three.
+fn found(ready: u32, compatible: u32, why: &str) -> PoolSeen {
     PoolSeen::Found {
         ready,
-        usable,
+        compatible,
         needed: 3,
         why: why.to_owned(),
     }
@@ -241,7 +241,7 @@ fn what_a_query_waits_for_is_said() {
             READY,
             waits,
             &there,
-            ProgressReason::WaitingForPlace,
+            ProgressReason::Queued,
             "64 queries run in pool p, and 2 wait before",
         ),
         (
@@ -446,7 +446,7 @@ fn a_query_that_runs_without_workers_says_why() {
     report.conditions = vec![serde_json::from_value(waits).unwrap()];
     let pool = |ready: u32, why: &str| PoolSeen::Found {
         ready,
-        usable: ready,
+        compatible: ready,
         needed: 1,
         why: why.to_owned(),
     };

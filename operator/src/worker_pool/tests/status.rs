@@ -13,7 +13,7 @@ fn status_of(seen: &Observed, refused: &[Trouble]) -> WorkerPoolStatus {
 fn what_a_status_says() {
     for (replicas, workers, expected) in [
         (0, &[][..], "0/0 True ScaledToZero: scaled to 0: set replicas"),
-        (0, &["draining"], "0/0 True WorkersLeaving: 1 worker leaves"),
+        (0, &["draining"], "0/0 True WorkersDraining: 1 worker leaves"),
         (2, &[], "0/2 False WorkersStarting: 0 of 2 workers are ready"),
         (
             2,
@@ -24,7 +24,7 @@ fn what_a_status_says() {
         (
             2,
             &["ready", "ready", "draining"],
-            "2/2 True WorkersLeaving: 1 worker leaves",
+            "2/2 True WorkersDraining: 1 worker leaves",
         ),
         (
             2,
@@ -54,7 +54,7 @@ fn what_a_status_says() {
 /// A coordinator uses workers of its own build only, and gets the image in the status.
 #[test]
 fn a_query_can_use_workers_of_the_image_in_the_status() {
-    for (workers, ready, usable) in [
+    for (workers, ready, compatible) in [
         (&["ready", "ready"][..], 2, 2),
         (&["ready old", "ready old", "starting"], 2, 0),
         (&["ready old", "ready old", "ready"], 3, 1),
@@ -68,9 +68,9 @@ fn a_query_can_use_workers_of_the_image_in_the_status() {
             (
                 status.image.as_deref(),
                 status.ready_replicas,
-                status.usable_replicas
+                status.compatible_replicas
             ),
-            (Some("sluice:1"), ready, usable),
+            (Some("sluice:1"), ready, compatible),
             "{workers:?}"
         );
     }

@@ -18,7 +18,7 @@ fn places_go_by_priority_and_then_by_age() {
         // Times of creation are whole seconds; of the same second, names decide.
         for (query, priority) in [("old", 0), ("raised", 0), ("young", 0), ("high", 5)] {
             scene.query(query, json!({"priority": priority})).await;
-            scene.waits(query, "WaitingForPlace").await;
+            scene.waits(query, "Queued").await;
         }
         scene.edit_query("raised", json!({"priority": 9})).await;
         let mut order = Vec::new();
@@ -57,13 +57,13 @@ fn a_pool_that_takes_more_queries_lets_them_in() {
         scene.query("a", json!({})).await;
         scene.runs("a", 1).await;
         scene.query("b", json!({})).await;
-        scene.waits("b", "WaitingForPlace").await;
+        scene.waits("b", "Queued").await;
         scene.query("c", json!({})).await;
-        let message = scene.waits("c", "WaitingForPlace").await;
+        let message = scene.waits("c", "Queued").await;
         assert_eq!(message, "1 queries run in pool p, and 1 wait before this one");
         scene.edit("p", json!({"maxConcurrentQueries": 2})).await;
         scene.runs("b", 1).await;
-        scene.waits("c", "WaitingForPlace").await;
+        scene.waits("c", "Queued").await;
         assert!(scene.coordinators("c").await.is_empty());
         // A query that goes makes room as one that ends does.
         scene.delete::<sluice_crds::ShuffleQuery>("a").await;

@@ -83,7 +83,7 @@ fn a_pool_says_what_queries_have_that_do_not_say() {
         scene
             .query("older", json!({"priority": 4, "deadlineSeconds": 600}))
             .await;
-        scene.waits("older", "WaitingForPlace").await;
+        scene.waits("older", "Queued").await;
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         scene
             .query("younger", json!({"priority": 9, "deadlineSeconds": 600}))

@@ -38,7 +38,7 @@ fn a_lost_coordinator_is_followed_by_another_without_end() {
             scene.runs("q", 3).await;
             scene.delete::<Pod>("q-c3").await;
             let status = scene.runs("q", 4).await;
-            assert_eq!((status.pod_retries, status.counted_retries), (3, 0));
+            assert_eq!((status.pod_retries, status.coordinator_failures), (3, 0));
             play.cues.give("q");
             let status = scene.reaches("q", QueryPhase::Succeeded).await;
             assert_eq!(status.coordinator_epoch, 4);
@@ -110,7 +110,7 @@ fn a_coordinator_without_memory_is_followed_by_one_with_more() {
                 .await;
             scene.query("q", json!({})).await;
             let status = scene.reaches("q", QueryPhase::Succeeded).await;
-            assert_eq!((status.pod_retries, status.counted_retries), (2, 2));
+            assert_eq!((status.pod_retries, status.coordinator_failures), (2, 2));
             let memory = |pod: &Pod| {
                 let resources = pod.spec.as_ref().unwrap().containers[0]
                     .resources
@@ -221,13 +221,13 @@ fn what_may_be_gone_the_next_time_is_tried_a_few_times() {
                 assert_eq!(scene.fails(query).await.0, expected);
                 let status = scene.query_status(query).await;
                 assert_eq!(
-                    (status.coordinator_epoch, status.counted_retries),
+                    (status.coordinator_epoch, status.coordinator_failures),
                     (2, 1),
                     "{query}"
                 );
             }
             let status = scene.reaches("heals", QueryPhase::Succeeded).await;
-            assert_eq!((status.coordinator_epoch, status.counted_retries), (2, 1));
+            assert_eq!((status.coordinator_epoch, status.coordinator_failures), (2, 1));
         },
     );
 }

@@ -190,7 +190,7 @@ impl Coordinator {
                  run the query again, or give it a sink, which shows all rows or none"
             );
             self.end(Outcome::Failed(QueryFailure {
-                reason: ErrorReason::RowsLeft,
+                reason: ErrorReason::ResultPartiallyRead,
                 message,
                 attempt: Some(attempt),
             }));
@@ -265,19 +265,19 @@ impl Coordinator {
             return;
         }
         let since = *self.unstaffed_since.get_or_insert(self.now);
-        let blacklisted = |worker: &Worker| self.is_blacklisted(worker);
-        let hopeless = idle && !self.workers.is_empty() && self.workers.values().all(blacklisted);
+        let excluded = |worker: &Worker| self.is_excluded(worker);
+        let hopeless = idle && !self.workers.is_empty() && self.workers.values().all(excluded);
         if !hopeless && self.now < since + self.policy.no_workers_grace {
             return;
         }
-        let connected_blacklisted = self
+        let connected_excluded = self
             .workers
             .values()
-            .any(|worker| worker.is_connected() && self.is_blacklisted(worker));
+            .any(|worker| worker.is_connected() && self.is_excluded(worker));
         match self
             .first_failure
             .clone()
-            .filter(|_| hopeless || connected_blacklisted)
+            .filter(|_| hopeless || connected_excluded)
         {
             Some(first) => {
                 let message = format!("every worker failed too often; first: {}", first.message);

@@ -12,7 +12,7 @@ pub struct Policy {
     /// The wait before the second attempt; it doubles with each further failure, up to 64 times.
     pub retry_backoff_base: Duration,
     /// Failures on one worker before it gets no more attempts of this query.
-    pub blacklist_after_failures: u32,
+    pub exclude_worker_after_failures: u32,
     /// Silence after which a worker is lost.
     pub worker_liveness_timeout: Duration,
     /// How long a query may be without any worker.

@@ -89,11 +89,11 @@ impl Coordinator {
             Session::Live => true,
             Session::Draining | Session::Lost => false,
         };
-        takes && worker.slots > 0 && !self.is_blacklisted(worker)
+        takes && worker.slots > 0 && !self.is_excluded(worker)
     }
 
-    pub(super) fn is_blacklisted(&self, worker: &Worker) -> bool {
-        worker.failures >= self.policy.blacklist_after_failures.max(1)
+    pub(super) fn is_excluded(&self, worker: &Worker) -> bool {
+        worker.failures >= self.policy.exclude_worker_after_failures.max(1)
     }
 
     pub(super) fn on_joined(&mut self, id: &WorkerId, slots: u32, place: Place, held: &[AttemptId]) {

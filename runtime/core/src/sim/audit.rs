@@ -287,7 +287,7 @@ impl Audit {
         ended: &BTreeSet<AttemptId>,
     ) -> Result<(), Violation> {
         let Outcome::Failed(QueryFailure {
-            reason: ErrorReason::RowsLeft,
+            reason: ErrorReason::ResultPartiallyRead,
             attempt,
             ..
         }) = outcome

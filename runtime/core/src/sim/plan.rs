@@ -160,7 +160,7 @@ impl Plan {
             self.abandoned_at = self.abandoned_at.max(Some(at));
         }
         self.policy.no_workers_grace = Duration::from_millis(rng.random_range(500..4_000));
-        self.policy.blacklist_after_failures = u32::MAX;
+        self.policy.exclude_worker_after_failures = u32::MAX;
         self.failure = 0.0;
         self.hang = 0.0;
         self.sink_fails = false;
@@ -174,7 +174,7 @@ impl Plan {
             stage: stage.id,
             task: rng.random_range(0..stage.tasks),
         });
-        self.policy.blacklist_after_failures = u32::MAX;
+        self.policy.exclude_worker_after_failures = u32::MAX;
         self.failure = 0.0;
         self.cancel_at = None;
     }
@@ -301,7 +301,7 @@ impl Plan {
             policy: Policy {
                 max_task_attempts: 4,
                 retry_backoff_base: Duration::from_millis(50),
-                blacklist_after_failures: 6,
+                exclude_worker_after_failures: 6,
                 worker_liveness_timeout: Duration::from_millis(2_000),
                 no_workers_grace: Duration::from_millis(12_000),
                 // No attempt that works is silent for so long here; workers report no counters.

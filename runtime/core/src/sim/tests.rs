@@ -35,7 +35,7 @@ fn is_plausible(scenario: Scenario, outcome: &Outcome) -> bool {
         return true;
     };
     match failure.reason {
-        ErrorReason::RowsLeft | ErrorReason::PoisonTask => true,
+        ErrorReason::ResultPartiallyRead | ErrorReason::PoisonTask => true,
         ErrorReason::FetchFailed | ErrorReason::TaskFailed | ErrorReason::SinkFailed => {
             scenario != Scenario::Abandoned
         }
@@ -105,7 +105,7 @@ fn sim_seeds_with_a_slow_client() {
         run.outcome == Outcome::Succeeded && run.client_went_on > 0
     });
     assert_often(&runs, 2, "lost an attempt of which rows had left", |run| {
-        failed_for(run, ErrorReason::RowsLeft)
+        failed_for(run, ErrorReason::ResultPartiallyRead)
     });
 }
 
@@ -514,7 +514,7 @@ fn readers_that_mix_lose_or_invent_rows_are_noticed() {
 fn an_end_for_rows_that_had_not_left_or_still_count_is_noticed() {
     let lost = attempt(0, 0);
     let outcome = Outcome::Failed(QueryFailure {
-        reason: ErrorReason::RowsLeft,
+        reason: ErrorReason::ResultPartiallyRead,
         message: String::new(),
         attempt: Some(lost),
     });

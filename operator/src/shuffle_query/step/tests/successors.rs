@@ -48,7 +48,7 @@ fn how_a_coordinator_ended_decides_what_comes_next() {
         let (_, life, _) = world.settle();
         assert_eq!((life.phase, life.reason), (phase, reason), "{state:?}");
         assert_eq!(
-            (life.epoch, life.pod_retries, life.counted_retries),
+            (life.epoch, life.pod_retries, life.coordinator_failures),
             counts,
             "{state:?}"
         );
@@ -66,7 +66,10 @@ fn a_pod_that_is_gone_or_must_go_is_not_waited_for() {
             false => world.seen.pods.clear(),
         }
         let (actions, life, again) = world.settle();
-        assert_eq!((life.epoch, life.pod_retries, life.counted_retries), (2, 1, 0));
+        assert_eq!(
+            (life.epoch, life.pod_retries, life.coordinator_failures),
+            (2, 1, 0)
+        );
         assert_eq!((actions, again), (vec![Action::Unfollow], Duration::from_secs(1)));
         world.now = at(2);
         assert_eq!(world.settle().0, launches(2, 1), "after the wait");
@@ -86,7 +89,7 @@ fn a_pod_that_is_gone_or_must_go_is_not_waited_for() {
 /// Old workers are ready and would refuse a coordinator of the new image.
 #[test]
 fn the_next_coordinator_waits_while_the_pool_is_rolled() {
-    let rolled = |usable| found(3, usable, "");
+    let rolled = |compatible| found(3, compatible, "");
     let mut world = World::running(json!({}));
     world.seen.pool = rolled(0);
     assert_eq!(world.settle().1.phase, QueryPhase::Running, "what runs goes on");
@@ -98,7 +101,10 @@ fn the_next_coordinator_waits_while_the_pool_is_rolled() {
     for _ in 0..2 {
         let (actions, life, _) = world.settle();
         assert_eq!(actions, [Action::Unfollow]);
-        assert_eq!((life.epoch, life.pod_retries, life.counted_retries), (2, 1, 1));
+        assert_eq!(
+            (life.epoch, life.pod_retries, life.coordinator_failures),
+            (2, 1, 1)
+        );
         assert_eq!(
             (life.phase, life.reason),
             (QueryPhase::Pending, ProgressReason::WaitingForPool.into())
@@ -135,7 +141,7 @@ fn waits_grow_to_a_minute_and_uncounted_losses_have_no_end() {
     for epoch in 1..=12 {
         world.pod(epoch, PodState::Ended(PodEnd::Lost("Evicted".to_owned())));
         let (_, life, again) = world.settle();
-        assert_eq!((life.epoch, life.counted_retries), (epoch + 1, 0));
+        assert_eq!((life.epoch, life.coordinator_failures), (epoch + 1, 0));
         waits.push(again.as_secs());
         world.now += again;
         assert_eq!(world.settle().0, launches(epoch + 1, 1));
@@ -187,7 +193,7 @@ fn more_memory_is_not_forgotten_with_the_pod_that_lacked_it() {
 }
 
 #[test]
-fn counted_retries_end() {
+fn coordinator_failures_end() {
     for (attempts, expected) in [(1, 0), (3, 2)] {
         let mut world = World::running(json!({"retry": {"maxTaskAttempts": attempts}}));
         world.seen.report = None;
@@ -200,6 +206,6 @@ fn counted_retries_end() {
         });
         let ended = ended.expect("it tries for ever");
         assert_eq!(ended.reason, ErrorReason::WorkersLost.into());
-        assert_eq!(ended.counted_retries, expected);
+        assert_eq!(ended.coordinator_failures, expected);
     }
 }

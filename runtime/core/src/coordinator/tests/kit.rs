@@ -15,7 +15,7 @@ pub fn policy() -> Policy {
     Policy {
         max_task_attempts: 3,
         retry_backoff_base: Duration::from_millis(250),
-        blacklist_after_failures: 3,
+        exclude_worker_after_failures: 3,
         worker_liveness_timeout: Duration::from_secs(15),
         no_workers_grace: Duration::from_secs(30),
         attempt_stall_timeout: Duration::from_secs(600),

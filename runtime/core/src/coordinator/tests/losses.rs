@@ -177,7 +177,7 @@ fn a_fetch_failure_on_a_superseded_attempt_only_requeues() {
 }
 
 #[test]
-fn a_worker_whose_outputs_cannot_be_fetched_is_blacklisted() {
+fn a_worker_whose_outputs_cannot_be_fetched_is_excluded() {
     let mut query = Query::new(chain(2), policy());
     query.join("a", 1);
     for number in 0..3 {
@@ -352,7 +352,7 @@ fn rows_that_left_cannot_be_taken_back() {
         error: FetchError::Unreachable,
         rows_left: true,
     });
-    assert_eq!(failure(&actions).reason, ErrorReason::RowsLeft);
+    assert_eq!(failure(&actions).reason, ErrorReason::ResultPartiallyRead);
 }
 
 #[test]

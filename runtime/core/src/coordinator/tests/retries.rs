@@ -30,7 +30,7 @@ fn a_failed_attempt_waits_for_its_backoff() {
 fn the_backoff_is_capped_at_64_times_the_base() {
     let patient = Policy {
         max_task_attempts: 50,
-        blacklist_after_failures: 50,
+        exclude_worker_after_failures: 50,
         ..policy()
     };
     let mut query = Query::new(chain(1), patient);
