@@ -1,59 +1,59 @@
-//! How near a worker is to what a task reads. Nearness is a wish: it chooses among slots, and leaves none idle.
+//! How near a worker is to what a task reads. LocalityLevel is a wish: it chooses among slots, and leaves none idle.
 
 use std::collections::BTreeSet;
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-/// Where a worker runs.
+/// Node and zone of a worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct NodeLocation {
     /// Its node; `None` if unknown.
     pub node: Option<String>,
     /// The zone of the node; `None` if unknown.
     pub zone: Option<String>,
 }
 
-impl Place {
-    /// Whether anything is known of it.
+impl NodeLocation {
+    /// Whether the node or the zone is known.
     pub fn is_known(&self) -> bool {
         self.node.is_some() || self.zone.is_some()
     }
 }
 
-/// Where the rows of a table are, as the query says. Empty: anywhere.
+/// Nodes and zones that hold the rows of a table, as the query declares them. Empty: any worker will do.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DataPlaces {
+pub struct DataLocality {
     /// Nodes that hold them.
     pub nodes: BTreeSet<String>,
     /// Zones that hold them.
     pub zones: BTreeSet<String>,
 }
 
-impl DataPlaces {
+impl DataLocality {
     /// Whether every worker is as good as any other.
     pub fn is_anywhere(&self) -> bool {
         self.nodes.is_empty() && self.zones.is_empty()
     }
 
-    /// How near a worker in `place` is to the data.
-    pub fn nearness(&self, place: &Place) -> Nearness {
+    /// The locality level of a worker at `location`.
+    pub fn level_for(&self, location: &NodeLocation) -> LocalityLevel {
         let among = |names: &BTreeSet<String>, name: &Option<String>| {
             name.as_ref().is_some_and(|name| names.contains(name))
         };
-        if among(&self.nodes, &place.node) {
-            Nearness::Node
-        } else if among(&self.zones, &place.zone) {
-            Nearness::Zone
+        if among(&self.nodes, &location.node) {
+            LocalityLevel::Node
+        } else if among(&self.zones, &location.zone) {
+            LocalityLevel::Zone
         } else {
-            Nearness::Elsewhere
+            LocalityLevel::Elsewhere
         }
     }
 }
 
-/// The nearest first.
+/// How near a worker is to the data; the nearest level comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Nearness {
+pub enum LocalityLevel {
     /// On a node that holds the data.
     Node,
     /// In a zone that holds the data.
@@ -62,7 +62,7 @@ pub enum Nearness {
     Elsewhere,
 }
 
-/// Where attempts of stages with known data ran. All other attempts do not count.
+/// How many attempts ran at each locality level. Only attempts of stages with a declared data locality count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalityCounts {
     /// On a node that holds the data.
@@ -76,12 +76,12 @@ pub struct LocalityCounts {
 }
 
 impl LocalityCounts {
-    /// Attempts for which nearness was asked for.
+    /// All attempts of stages with a declared data locality.
     pub fn asked(&self) -> u32 {
         self.near() + self.no_worker_near + self.near_workers_busy
     }
 
-    /// Of those, the ones that got it.
+    /// Of those, attempts on a node or in a zone that holds the data.
     pub fn near(&self) -> u32 {
         self.node + self.zone
     }
@@ -103,25 +103,25 @@ mod tests {
     #[test]
     fn a_node_is_nearer_than_its_zone() {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let place = |node: &str, zone: &str| Place {
+        let location = |node: &str, zone: &str| NodeLocation {
             node: Some(node.to_owned()).filter(|node| !node.is_empty()),
             zone: Some(zone.to_owned()).filter(|zone| !zone.is_empty()),
         };
         let table = [
-            (&["n1"][..], &["a"][..], place("n1", "b"), Nearness::Node),
-            (&["n1"], &["a"], place("n2", "a"), Nearness::Zone),
-            (&["n1"], &["a"], place("n2", "b"), Nearness::Elsewhere),
-            (&["n1"], &[], place("", "a"), Nearness::Elsewhere),
-            (&[], &["a"], place("", "a"), Nearness::Zone),
-            (&[], &[], place("n1", "a"), Nearness::Elsewhere),
-            (&["n1"], &["a"], Place::default(), Nearness::Elsewhere),
+            (&["n1"][..], &["a"][..], location("n1", "b"), LocalityLevel::Node),
+            (&["n1"], &["a"], location("n2", "a"), LocalityLevel::Zone),
+            (&["n1"], &["a"], location("n2", "b"), LocalityLevel::Elsewhere),
+            (&["n1"], &[], location("", "a"), LocalityLevel::Elsewhere),
+            (&[], &["a"], location("", "a"), LocalityLevel::Zone),
+            (&[], &[], location("n1", "a"), LocalityLevel::Elsewhere),
+            (&["n1"], &["a"], NodeLocation::default(), LocalityLevel::Elsewhere),
         ];
-        for (nodes, zones, place, expected) in table {
-            let data = DataPlaces {
+        for (nodes, zones, location, expected) in table {
+            let data = DataLocality {
                 nodes: names(nodes),
                 zones: names(zones),
             };
-            assert_eq!(data.nearness(&place), expected, "{data:?} from {place:?}");
+            assert_eq!(data.level_for(&location), expected, "{data:?} from {location:?}");
         }
     }
 }

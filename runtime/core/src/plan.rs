@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ExchangeId, StageId};
-use crate::locality::DataPlaces;
+use crate::locality::DataLocality;
 
 /// A query cut at its exchanges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub struct Stage {
     pub determinism: Determinism,
     /// Where the rows are that its scans read, as far as the query says.
     #[serde(default)]
-    pub data: DataPlaces,
+    pub data: DataLocality,
 }
 
 /// How a stage reads one exchange.

@@ -18,7 +18,7 @@ pub const MAX_KEY_BYTES: usize = 64;
 /// The most samples of one run.
 pub const MAX_SAMPLES: usize = 256;
 
-/// A place in a sorted run.
+/// A sampled key of a sorted run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunSample {
     /// The key of the first row from there on, cut to [`MAX_KEY_BYTES`].
@@ -88,7 +88,7 @@ impl KeyRange {
 
     /// Whether the rows of `map_task` with this key, cut as [`cut_key`] does it, come before the range (`Less`), lie in
     /// it, or come after it.
-    pub fn place(&self, key: &[u8], map_task: u32) -> Ordering {
+    pub fn compare(&self, key: &[u8], map_task: u32) -> Ordering {
         if self
             .lower
             .as_ref()
@@ -105,8 +105,8 @@ impl KeyRange {
     /// The frames of the run of `map_task` that hold all of its rows within the range, and perhaps others.
     pub fn bytes_of(&self, run: &SortedRun, map_task: u32) -> ByteRange {
         // Between two samples lie rows of either key and of those between.
-        let before = |sample: &RunSample| self.place(&sample.key, map_task) == Ordering::Less;
-        let reached = |sample: &RunSample| self.place(&sample.key, map_task) != Ordering::Greater;
+        let before = |sample: &RunSample| self.compare(&sample.key, map_task) == Ordering::Less;
+        let reached = |sample: &RunSample| self.compare(&sample.key, map_task) != Ordering::Greater;
         let first = run.samples.partition_point(before).saturating_sub(1);
         let last = run.samples.partition_point(reached);
         let offset = |index: usize| run.samples.get(index).map_or(run.end, |sample| sample.offset);
@@ -142,7 +142,7 @@ fn bounds(runs: &[&SortedRun], tasks: u32, min_bytes: u64) -> Vec<Bound> {
     let ranges = (total / u128::from(min_bytes.max(1))).clamp(1, u128::from(tasks.max(1)));
     // The rows of a frame lie somewhere between its first key and that of the next one: half of their bytes count at
     // either. Twice the bytes, so that halves are whole.
-    let mut places: Vec<(Bound, u128)> = Vec::new();
+    let mut candidates: Vec<(Bound, u128)> = Vec::new();
     for (map_task, run) in (0_u32..).zip(runs) {
         let mut before = 0;
         for (index, sample) in run.samples.iter().enumerate() {
@@ -154,19 +154,19 @@ fn bounds(runs: &[&SortedRun], tasks: u32, min_bytes: u64) -> Vec<Bound> {
                 // What a cut key stands for has an order of its own, which runs must not break.
                 map_task: if shares { map_task } else { 0 },
             };
-            places.push((bound, before + bytes));
+            candidates.push((bound, before + bytes));
             before = bytes;
         }
     }
-    places.sort_unstable();
+    candidates.sort_unstable();
     let mut bounds: Vec<Bound> = Vec::new();
     let mut passed: u128 = 0;
-    for (place, bytes) in places {
+    for (candidate, bytes) in candidates {
         let next = bounds.len() as u128 + 1;
         let due = next * 2 * total / ranges;
-        let is_new = bounds.last().is_none_or(|last| *last < place);
+        let is_new = bounds.last().is_none_or(|last| *last < candidate);
         if next < ranges && passed + bytes / 2 >= due && is_new {
-            bounds.push(place);
+            bounds.push(candidate);
         }
         passed += bytes;
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sluice_core::coordinator::{Action, Coordinator, Event, Outcome};
 use sluice_core::discovery::{self, Discovery};
 use sluice_core::ids::{AttemptId, StageId, WorkerId};
-use sluice_core::locality::Place;
+use sluice_core::locality::NodeLocation;
 use sluice_core::message::{Assignment, InputUpdate};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_core::time::Instant;
@@ -238,7 +238,7 @@ impl Drive {
         self.handle(Event::WorkerJoined {
             worker,
             slots: welcome.slots,
-            place: Place {
+            location: NodeLocation {
                 node: welcome.node,
                 zone: welcome.zone,
             },

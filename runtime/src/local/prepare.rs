@@ -11,7 +11,7 @@ use datafusion::prelude::SessionContext;
 use sluice_core::coordinator::{GraphError, Policy, check_graph};
 use sluice_core::ids::{CoordinatorEpoch, QueryId, StageId};
 use sluice_core::limits::check_fragment_bytes;
-use sluice_core::locality::DataPlaces;
+use sluice_core::locality::DataLocality;
 use sluice_crds::shuffle_query::{Compression, MAX_PARTITIONS, PreviewMode, TableSpec};
 use sluice_crds::{ErrorReason, ShuffleQuerySpec};
 use sluice_proto::LeafSplit;
@@ -141,7 +141,7 @@ async fn prepare_checked(
         .map_err(bad_source)?;
     let mut planned = plan(&context.state(), sql).await.map_err(unplanned)?;
     check_graph(&planned.graph).map_err(|error| Failure::unplanned(graph_reason(&error), error))?;
-    planned.locate(&places(spec));
+    planned.locate(&data_locality(spec));
     if let Some(sink) = &sink {
         sink.check_columns(&planned.schema).map_err(bad_sink)?;
     }
@@ -169,8 +169,8 @@ fn graph_reason(error: &GraphError) -> ErrorReason {
 }
 
 /// Where the rows of each table are, as far as the query says.
-fn places(spec: &ShuffleQuerySpec) -> BTreeMap<String, DataPlaces> {
-    let of_table = |table: &TableSpec| DataPlaces {
+fn data_locality(spec: &ShuffleQuerySpec) -> BTreeMap<String, DataLocality> {
+    let of_table = |table: &TableSpec| DataLocality {
         nodes: table
             .locality
             .iter()

@@ -50,7 +50,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement;
-use sluice_core::locality::DataPlaces;
+use sluice_core::locality::DataLocality;
 use sluice_core::plan::StageGraph;
 
 pub use broadcast::BroadcastLimit;
@@ -241,9 +241,9 @@ fn query_text(state: &SessionState, sql: &str) -> QueryText {
 
 impl PlannedQuery {
     /// Notes where the rows of each table are. Tasks run near those that their stage scans.
-    pub fn locate(&mut self, places: &BTreeMap<String, DataPlaces>) {
+    pub fn locate(&mut self, localities: &BTreeMap<String, DataLocality>) {
         for (stage, planned) in self.graph.stages.iter_mut().zip(&self.stages) {
-            for of_table in planned.tables.iter().filter_map(|table| places.get(table)) {
+            for of_table in planned.tables.iter().filter_map(|table| localities.get(table)) {
                 stage.data.nodes.extend(of_table.nodes.iter().cloned());
                 stage.data.zones.extend(of_table.zones.iter().cloned());
             }

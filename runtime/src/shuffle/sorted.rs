@@ -72,7 +72,7 @@ impl SortKeys {
     ///
     /// If the batch does not have the columns.
     pub fn within(&self, batch: &RecordBatch, range: &KeyRange, map_task: u32) -> Result<RecordBatch> {
-        let place = |row| -> Result<Ordering> { Ok(range.place(&self.key(batch, row)?, map_task)) };
+        let place = |row| -> Result<Ordering> { Ok(range.compare(&self.key(batch, row)?, map_task)) };
         let rows = batch.num_rows();
         if rows == 0 || (place(0)? == Ordering::Equal && place(rows - 1)? == Ordering::Equal) {
             return Ok(batch.clone());

@@ -10,7 +10,7 @@ use super::poison::Start;
 use super::workers::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
 use crate::ids::{LayoutVersion, StageId, StreamEpoch, TaskId};
-use crate::locality::{LocalityCounts, Nearness};
+use crate::locality::{LocalityCounts, LocalityLevel};
 use crate::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, ReadKind, Stage};
@@ -76,7 +76,7 @@ impl Coordinator {
             let failed_here = failed_on == Some(&worker.id);
             (
                 failed_here,
-                data.nearness(&worker.place),
+                data.level_for(&worker.location),
                 Reverse(worker.granted),
                 worker.occupied.len(),
                 &worker.id.name,
@@ -98,7 +98,7 @@ impl Coordinator {
         }
         self.lay_out_ranges(task.stage);
         let now = self.now;
-        let nearness = self.locality_of(task.stage, worker);
+        let locality = self.locality_of(task.stage, worker);
         let Some(leased) = self.workers.get_mut(worker) else {
             return;
         };
@@ -117,7 +117,7 @@ impl Coordinator {
             active: now,
         };
         stage.begun = true;
-        stage.locality += nearness;
+        stage.locality += locality;
         stage.attempts += 1;
         stage.started.get_or_insert(now);
         stage.set(task.task, TaskState::Running(attempt.clone()), now);
@@ -135,15 +135,18 @@ impl Coordinator {
     fn locality_of(&self, stage: StageId, worker: &str) -> LocalityCounts {
         let data = &self.graph.stages[stage.0 as usize].data;
         let mut counts = LocalityCounts::default();
-        let chosen = self.workers.get(worker).filter(|worker| worker.place.is_known());
+        let chosen = self
+            .workers
+            .get(worker)
+            .filter(|worker| worker.location.is_known());
         let Some(chosen) = chosen.filter(|_| !data.is_anywhere()) else {
             return counts;
         };
-        let is_near = |worker: &Worker| data.nearness(&worker.place) < Nearness::Elsewhere;
-        match data.nearness(&chosen.place) {
-            Nearness::Node => counts.node = 1,
-            Nearness::Zone => counts.zone = 1,
-            Nearness::Elsewhere => {
+        let is_near = |worker: &Worker| data.level_for(&worker.location) < LocalityLevel::Elsewhere;
+        match data.level_for(&chosen.location) {
+            LocalityLevel::Node => counts.node = 1,
+            LocalityLevel::Zone => counts.zone = 1,
+            LocalityLevel::Elsewhere => {
                 let mut usable = self.workers.values().filter(|worker| self.is_usable(worker));
                 if usable.any(is_near) {
                     counts.near_workers_busy = 1;

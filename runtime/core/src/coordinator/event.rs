@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, WorkerId};
-use crate::locality::Place;
+use crate::locality::NodeLocation;
 use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::ranges::SortedRun;
@@ -20,7 +20,7 @@ pub enum Event {
         /// Its number of slots in all.
         slots: u32,
         /// Where it runs.
-        place: Place,
+        location: NodeLocation,
         /// Attempts of this query whose finalized output it still holds; all others of this query are gone there.
         held: Vec<AttemptId>,
     },

@@ -127,9 +127,9 @@ impl Coordinator {
             Event::WorkerJoined {
                 worker,
                 slots,
-                place,
+                location,
                 held,
-            } => self.on_joined(&worker, slots, place, &held),
+            } => self.on_joined(&worker, slots, location, &held),
             Event::WorkerHeard { worker } => {
                 self.heard(&worker);
             }

@@ -138,9 +138,9 @@ impl Coordinator {
             });
             let least = free.min_by_key(|(name, worker)| {
                 let running = worker.occupied.len().saturating_add(load(name) as usize);
-                let nearness = data.nearness(&worker.place);
+                let level = data.level_for(&worker.location);
                 let failed_here = task.failed_on.as_ref() == Some(&worker.id);
-                (failed_here, nearness, running, worker.failures, *name)
+                (failed_here, level, running, worker.failures, *name)
             });
             let Some((name, _)) = least else {
                 continue;

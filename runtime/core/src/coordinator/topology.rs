@@ -14,11 +14,11 @@ pub enum GraphError {
     /// There is nothing to run.
     #[error("the graph has no stages")]
     Empty,
-    /// The stage's number is not its place in the list.
-    #[error("stage {0} is not at the place of its number")]
+    /// The stage's number is not its index in the list.
+    #[error("stage {0} is not at the index of its number")]
     StageMisplaced(StageId),
-    /// The exchange's number is not its place in the list.
-    #[error("exchange {0} is not at the place of its number")]
+    /// The exchange's number is not its index in the list.
+    #[error("exchange {0} is not at the index of its number")]
     ExchangeMisplaced(ExchangeId),
     /// The stage has no task.
     #[error("stage {0} has no task")]
@@ -170,7 +170,7 @@ fn check_numbers(graph: &StageGraph) -> Result<(), GraphError> {
         .stages
         .iter()
         .enumerate()
-        .find(|(place, stage)| stage.id.0 as usize != *place);
+        .find(|(index, stage)| stage.id.0 as usize != *index);
     if let Some((_, stage)) = misplaced {
         return Err(GraphError::StageMisplaced(stage.id));
     }
@@ -178,7 +178,7 @@ fn check_numbers(graph: &StageGraph) -> Result<(), GraphError> {
         .exchanges
         .iter()
         .enumerate()
-        .find(|(place, e)| e.id.0 as usize != *place);
+        .find(|(index, e)| e.id.0 as usize != *index);
     if let Some((_, exchange)) = misplaced {
         return Err(GraphError::ExchangeMisplaced(exchange.id));
     }

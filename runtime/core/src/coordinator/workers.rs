@@ -6,7 +6,7 @@ use super::Coordinator;
 use super::event::Action;
 use super::outcome::QueryState;
 use crate::ids::{AttemptId, WorkerId};
-use crate::locality::Place;
+use crate::locality::NodeLocation;
 use crate::time::Instant;
 
 /// A worker, over all its sessions since its last start.
@@ -14,7 +14,7 @@ use crate::time::Instant;
 pub(super) struct Worker {
     pub(super) id: WorkerId,
     pub(super) session: Session,
-    pub(super) place: Place,
+    pub(super) location: NodeLocation,
     /// Its slots in all, shared by all queries.
     pub(super) slots: u32,
     /// Slots granted to this query and not consumed.
@@ -96,7 +96,13 @@ impl Coordinator {
         worker.failures >= self.policy.exclude_worker_after_failures.max(1)
     }
 
-    pub(super) fn on_joined(&mut self, id: &WorkerId, slots: u32, place: Place, held: &[AttemptId]) {
+    pub(super) fn on_joined(
+        &mut self,
+        id: &WorkerId,
+        slots: u32,
+        location: NodeLocation,
+        held: &[AttemptId],
+    ) {
         let known = self.workers.get(&id.name);
         if known.is_some_and(|worker| worker.id.incarnation > id.incarnation) {
             // An older start of the same name: its process is gone or about to go.
@@ -111,7 +117,7 @@ impl Coordinator {
         let worker = Worker {
             id: id.clone(),
             session: Session::Live,
-            place,
+            location,
             slots,
             granted: 0,
             wished: 0,
@@ -135,7 +141,7 @@ impl Coordinator {
                 let worker = Worker {
                     id: id.clone(),
                     session: Session::Lost,
-                    place: Place::default(),
+                    location: NodeLocation::default(),
                     slots: 0,
                     granted: 0,
                     wished: 0,

@@ -36,7 +36,7 @@ fn read(
             let part = range.bytes_of(run, map_task);
             let frame = |offset: u64| usize::try_from(offset / bytes).unwrap() * rows;
             let keys = &keys[frame(part.start).min(keys.len())..frame(part.end).min(keys.len())];
-            let own = |key: &&Vec<u8>| range.place(cut_key(key), map_task) == Ordering::Equal;
+            let own = |key: &&Vec<u8>| range.compare(cut_key(key), map_task) == Ordering::Equal;
             taken.extend(keys.iter().filter(own).cloned());
         }
         taken.sort();
@@ -72,7 +72,7 @@ fn little_is_not_divided_and_nothing_has_ranges_too() {
     assert_eq!(ranges[0], KeyRange::default());
     assert_eq!(ranges[1..], [KeyRange::nothing(), KeyRange::nothing()]);
     assert_eq!(ranges[1].bytes_of(&small, 0), ByteRange { start: 0, end: 0 });
-    assert_eq!(ranges[1].place(&[0, 0, 0, 5], 0), Ordering::Greater);
+    assert_eq!(ranges[1].compare(&[0, 0, 0, 5], 0), Ordering::Greater);
     let none = SortedRun::default();
     let ranges = divide(&[&none, &none], 2, 4 * MIB);
     assert_eq!(ranges.len(), 2);
@@ -102,13 +102,13 @@ fn rows_of_one_key_are_shared_run_by_run() {
     for (map, run) in (0_u32..).zip(&runs) {
         let readers = ranges.iter().filter(|range| {
             let part = range.bytes_of(run, map);
-            part.start < part.end && range.place(&[7], map) == Ordering::Equal
+            part.start < part.end && range.compare(&[7], map) == Ordering::Equal
         });
         assert_eq!(readers.count(), 1, "run {map}");
     }
     let used = ranges.iter().filter(|range| {
         let mut maps = 0..4;
-        maps.any(|map| range.place(&[7], map) == Ordering::Equal)
+        maps.any(|map| range.compare(&[7], map) == Ordering::Equal)
     });
     assert!(used.count() >= 3, "{ranges:?}");
 }

@@ -98,11 +98,11 @@ impl Reading {
         };
         let attempt = stream.attempt;
         let stage = &graph.stages[attempt.stage.0 as usize];
-        let place = (0_u32..)
+        let position = (0_u32..)
             .zip(&self.tasks[input])
             .find(|(_, task)| **task == attempt.task_id());
-        let map_task = place.map_or(u32::MAX, |(place, _)| place);
-        let own = |row: &Row| range.place(&sort_key(stage, attempt, *row), map_task).is_eq();
+        let map_task = position.map_or(u32::MAX, |(position, _)| position);
+        let own = |row: &Row| range.compare(&sort_key(stage, attempt, *row), map_task).is_eq();
         rows.iter().copied().filter(own).collect()
     }
 }

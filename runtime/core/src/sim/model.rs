@@ -4,7 +4,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use crate::ids::{AttemptId, ExchangeId, StageId};
-use crate::locality::DataPlaces;
+use crate::locality::DataLocality;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 
 pub type Row = u64;
@@ -21,17 +21,17 @@ pub fn mix(a: u64, b: u64) -> u64 {
 
 /// What one task makes of its inputs' rows; a scan makes its own.
 pub fn compute(stage: &Stage, task: u32, inputs: &[Vec<Row>]) -> Vec<Row> {
-    let place = u64::from(stage.id.0) << 32;
+    let base = u64::from(stage.id.0) << 32;
     if stage.inputs.is_empty() {
-        let me = mix(place, u64::from(task));
+        let me = mix(base, u64::from(task));
         return (0..3 + me % 9).map(|row| mix(me, row)).collect();
     }
     let mut rows = Vec::new();
     for (number, (input, read)) in (0_u64..).zip(stage.inputs.iter().zip(inputs)) {
         let salt = match input.read {
             // Whatever partition a row came in, it becomes the same row: the result does not depend on routing.
-            ReadKind::OwnPartition | ReadKind::OwnRange => place + number,
-            ReadKind::AllPartitions => mix(place + number, u64::from(task) + 1),
+            ReadKind::OwnPartition | ReadKind::OwnRange => base + number,
+            ReadKind::AllPartitions => mix(base + number, u64::from(task) + 1),
         };
         rows.extend(read.iter().map(|row| mix(*row, salt)));
     }
@@ -96,9 +96,9 @@ pub fn reference(graph: &StageGraph) -> Vec<Row> {
 }
 
 /// The node of one worker, which may be down, or only its zone.
-fn random_places(rng: &mut SmallRng) -> DataPlaces {
+fn random_locality(rng: &mut SmallRng) -> DataLocality {
     let worker = rng.random_range(0..4_u32);
-    DataPlaces {
+    DataLocality {
         nodes: rng
             .random_bool(0.5)
             .then(|| format!("w{worker}"))
@@ -149,7 +149,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
             inputs,
             output: ExchangeId(output),
             determinism: Determinism::Unordered,
-            data: DataPlaces::default(),
+            data: DataLocality::default(),
         });
         id
     };
@@ -164,7 +164,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
             let tasks = rng.random_range(1..=4);
             let id = add(&mut stages, Vec::new(), tasks, if union { 0 } else { scan });
             if rng.random_bool(0.5) {
-                stages[id.0 as usize].data = random_places(rng);
+                stages[id.0 as usize].data = random_locality(rng);
             }
             id
         })

@@ -14,7 +14,7 @@ use crate::coordinator::Event;
 use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, StreamId, WorkerId};
 use crate::leases::{SessionId, SlotLeases};
-use crate::locality::Place;
+use crate::locality::NodeLocation;
 use crate::message::{Assignment, ChunkHead};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{ExchangeKind, Stage};
@@ -190,7 +190,7 @@ impl World {
         let joined = Event::WorkerJoined {
             worker: worker.clone(),
             slots: node.slots,
-            place: Place {
+            location: NodeLocation {
                 node: Some(name.to_owned()),
                 zone: Some(format!("zone-{}", u32::from(name.ends_with(['1', '3'])))),
             },

@@ -10,7 +10,7 @@ use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{
     AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, StreamId, WorkerId,
 };
-use crate::locality::Place;
+use crate::locality::NodeLocation;
 use crate::message::{Assignment, InputState, InputUpdate};
 use crate::metrics::AttemptMetrics;
 use sluice_crds::ErrorReason;
@@ -309,7 +309,7 @@ fn joined_as(worker: WorkerId) -> Event {
     Event::WorkerJoined {
         worker,
         slots: 9,
-        place: Place::default(),
+        location: NodeLocation::default(),
         held: Vec::new(),
     }
 }

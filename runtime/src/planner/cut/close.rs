@@ -14,7 +14,7 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
 };
 use sluice_core::ids::{ExchangeId, StageId};
-use sluice_core::locality::DataPlaces;
+use sluice_core::locality::DataLocality;
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageInput};
 
 use super::super::PlannedStage;
@@ -151,7 +151,7 @@ impl Cutter<'_> {
             inputs,
             output: writes,
             determinism,
-            data: DataPlaces::default(),
+            data: DataLocality::default(),
         });
         self.planned.push(PlannedStage {
             fragment,

@@ -5,7 +5,7 @@ use super::kit::{
     worker,
 };
 use crate::coordinator::{Action, Event, Outcome, Policy};
-use crate::locality::Place;
+use crate::locality::NodeLocation;
 use crate::metrics::AttemptMetrics;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
@@ -173,7 +173,7 @@ fn a_cancel_stops_everything() {
     query.tell(Event::WorkerJoined {
         worker: worker("a"),
         slots: 2,
-        place: Place::default(),
+        location: NodeLocation::default(),
         held: Vec::new(),
     });
     query.tell(Event::SlotsGranted {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::coordinator::{Action, Coordinator, Event, Outcome, Policy, QueryFailure};
 use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, WorkerId};
-use crate::locality::{DataPlaces, Place};
+use crate::locality::{DataLocality, NodeLocation};
 use crate::message::{Assignment, InputState, InputUpdate};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
@@ -45,7 +45,7 @@ pub fn stage(id: u32, tasks: u32, inputs: &[(u32, ReadKind)], output: u32) -> St
         inputs: inputs.iter().map(input).collect(),
         output: ExchangeId(output),
         determinism: Determinism::Unordered,
-        data: DataPlaces::default(),
+        data: DataLocality::default(),
     }
 }
 
@@ -166,7 +166,7 @@ impl Query {
         self.run(Event::WorkerJoined {
             worker: worker(name),
             slots,
-            place: Place {
+            location: NodeLocation {
                 node: Some(name.to_owned()),
                 zone: Some(zone.to_owned()),
             },
@@ -178,7 +178,7 @@ impl Query {
         self.run(Event::WorkerJoined {
             worker: worker.clone(),
             slots,
-            place: Place::default(),
+            location: NodeLocation::default(),
             held: held.to_vec(),
         })
     }

@@ -7,7 +7,7 @@ use super::kit::{
 use crate::coordinator::{Action, Event, Outcome};
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, Incarnation, WorkerId};
-use crate::locality::Place;
+use crate::locality::NodeLocation;
 use crate::message::InputState;
 use crate::plan::Determinism;
 use crate::time::Instant;
@@ -27,7 +27,7 @@ fn reduce_runs() -> Query {
     query.tell(Event::WorkerJoined {
         worker: worker("a"),
         slots: 1,
-        place: Place::default(),
+        location: NodeLocation::default(),
         held: Vec::new(),
     });
     query.join("b", 1);

@@ -6,7 +6,7 @@ use super::kit::{
 };
 use crate::coordinator::{Action, Event, Outcome};
 use crate::ids::{ExchangeId, StageId, StreamEpoch};
-use crate::locality::{DataPlaces, LocalityCounts, Place};
+use crate::locality::{DataLocality, LocalityCounts, NodeLocation};
 use crate::message::{InputState, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{ExchangeKind, ReadKind, StageGraph};
@@ -114,13 +114,13 @@ fn tasks_spread_over_the_workers() {
     query.tell(Event::WorkerJoined {
         worker: worker("a"),
         slots: 4,
-        place: Place::default(),
+        location: NodeLocation::default(),
         held: Vec::new(),
     });
     let wishes = query.tell(Event::WorkerJoined {
         worker: worker("b"),
         slots: 4,
-        place: Place::default(),
+        location: NodeLocation::default(),
         held: Vec::new(),
     });
     let want = |name: &str, slots| Action::WantSlots {
@@ -136,13 +136,13 @@ fn starving_tasks_ask_every_worker_for_all_they_could_use() {
     query.tell(Event::WorkerJoined {
         worker: worker("a"),
         slots: 4,
-        place: Place::default(),
+        location: NodeLocation::default(),
         held: Vec::new(),
     });
     query.tell(Event::WorkerJoined {
         worker: worker("b"),
         slots: 3,
-        place: Place::default(),
+        location: NodeLocation::default(),
         held: Vec::new(),
     });
     assert_eq!(query.machine.next_deadline().map(|at| at.0), Some(100));
@@ -160,7 +160,7 @@ fn slots_without_work_go_back() {
     query.tell(Event::WorkerJoined {
         worker: worker("a"),
         slots: 4,
-        place: Place::default(),
+        location: NodeLocation::default(),
         held: Vec::new(),
     });
     let actions = query.tell(Event::SlotsGranted {
@@ -221,7 +221,7 @@ fn attempts_and_stream_epochs_grow() {
 /// Four scanning tasks whose rows are on node `near` and in zone `z`.
 fn near_scan() -> StageGraph {
     let mut graph = map_reduce(4, 1);
-    graph.stages[0].data = DataPlaces {
+    graph.stages[0].data = DataLocality {
         nodes: ["near".to_owned()].into(),
         zones: ["z".to_owned()].into(),
     };
@@ -261,7 +261,7 @@ fn slots_are_asked_for_near_the_data_first() {
     let join = |name: &str, zone: Option<&str>, slots| Event::WorkerJoined {
         worker: worker(name),
         slots,
-        place: Place {
+        location: NodeLocation {
             node: Some(name.to_owned()),
             zone: zone.map(str::to_owned),
         },
