@@ -193,7 +193,7 @@ pub fn session(bytes: &[u8]) {
             Some(ToWorker::DefineStage(stage)) => stages(&stage.fragment),
             Some(
                 ToWorker::Heartbeat(_)
-                | ToWorker::WantSlots(_)
+                | ToWorker::RequestSlots(_)
                 | ToWorker::ReleaseSlots(_)
                 | ToWorker::CancelAttempt(_)
                 | ToWorker::RetireAttempt(_)

@@ -1,6 +1,6 @@
 //! Which coordinator gets a worker's free slots.
 //!
-//! Coordinators wish for slots, the worker grants them one by one to whoever holds the fewest, the longest-waiting
+//! Coordinators request slots; the worker grants them one by one to whoever holds the fewest, the longest-waiting
 //! first among equals (max-min fairness). A granted slot is consumed by an assignment or released.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,8 @@ pub struct SessionId(pub u64);
 
 #[derive(Debug, Default)]
 struct Lease {
-    /// Slots wished for beyond those granted and unconsumed.
-    wanted: u32,
+    /// Slots requested for beyond those granted and unconsumed.
+    requested: u32,
     /// Granted, not yet consumed.
     granted: u32,
     /// Consumed by running attempts.
@@ -58,9 +58,9 @@ impl SlotLeases {
         self.total.saturating_sub(self.in_use())
     }
 
-    /// A session wishes for this many slots beyond its unconsumed grants; replaces its last wish.
-    pub fn want(&mut self, session: SessionId, slots: u32) {
-        self.sessions.entry(session).or_default().wanted = slots;
+    /// Sets how many slots a session requests beyond its unconsumed grants. Replaces its last request.
+    pub fn request(&mut self, session: SessionId, slots: u32) {
+        self.sessions.entry(session).or_default().requested = slots;
     }
 
     /// A session gives granted slots back.
@@ -92,11 +92,11 @@ impl SlotLeases {
     /// The session ended; slots of attempts that still run stay taken until they finish.
     pub fn close(&mut self, session: SessionId) {
         if let Some(lease) = self.sessions.get_mut(&session) {
-            lease.wanted = 0;
+            lease.requested = 0;
             lease.granted = 0;
         }
         self.sessions
-            .retain(|_, lease| lease.wanted + lease.granted + lease.running > 0);
+            .retain(|_, lease| lease.requested + lease.granted + lease.running > 0);
     }
 
     /// Hands free slots out and says to whom, one entry a session.
@@ -104,7 +104,7 @@ impl SlotLeases {
         let mut granted = BTreeMap::new();
         let free = if self.draining { 0 } else { self.free() };
         for _ in 0..free {
-            let waiting = self.sessions.iter_mut().filter(|(_, lease)| lease.wanted > 0);
+            let waiting = self.sessions.iter_mut().filter(|(_, lease)| lease.requested > 0);
             let Some((session, lease)) =
                 waiting.min_by_key(|(_, lease)| (lease.granted + lease.running, lease.last_grant))
             else {
@@ -112,7 +112,7 @@ impl SlotLeases {
             };
             self.grants += 1;
             lease.last_grant = self.grants;
-            lease.wanted -= 1;
+            lease.requested -= 1;
             lease.granted += 1;
             *granted.entry(*session).or_insert(0) += 1;
         }
@@ -130,8 +130,8 @@ mod tests {
     #[test]
     fn free_slots_are_shared_evenly() {
         let mut leases = SlotLeases::new(4);
-        leases.want(A, 10);
-        leases.want(B, 10);
+        leases.request(A, 10);
+        leases.request(B, 10);
         assert_eq!(leases.grant(), BTreeMap::from([(A, 2), (B, 2)]));
         assert_eq!(leases.free(), 0);
     }
@@ -139,11 +139,11 @@ mod tests {
     #[test]
     fn a_late_coordinator_gets_the_slots_that_come_free() {
         let mut leases = SlotLeases::new(2);
-        leases.want(A, 5);
+        leases.request(A, 5);
         assert_eq!(leases.grant(), BTreeMap::from([(A, 2)]));
         assert!(leases.consume(A) && leases.consume(A));
-        leases.want(A, 3);
-        leases.want(B, 3);
+        leases.request(A, 3);
+        leases.request(B, 3);
         assert!(leases.grant().is_empty());
         leases.finish(A);
         assert_eq!(leases.grant(), BTreeMap::from([(B, 1)]));
@@ -153,7 +153,7 @@ mod tests {
     fn nothing_is_assigned_without_a_grant() {
         let mut leases = SlotLeases::new(1);
         assert!(!leases.consume(A));
-        leases.want(A, 1);
+        leases.request(A, 1);
         leases.grant();
         assert!(leases.consume(A));
         assert!(!leases.consume(A));
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_closed_session_gives_its_grants_back_but_not_what_still_runs() {
         let mut leases = SlotLeases::new(2);
-        leases.want(A, 2);
+        leases.request(A, 2);
         leases.grant();
         leases.consume(A);
         leases.close(A);
@@ -174,9 +174,9 @@ mod tests {
     #[test]
     fn released_grants_go_to_others() {
         let mut leases = SlotLeases::new(1);
-        leases.want(A, 1);
+        leases.request(A, 1);
         leases.grant();
-        leases.want(B, 1);
+        leases.request(B, 1);
         leases.release(A, 1);
         assert_eq!(leases.grant(), BTreeMap::from([(B, 1)]));
     }
@@ -184,8 +184,8 @@ mod tests {
     #[test]
     fn a_draining_worker_grants_nothing_but_keeps_its_word() {
         let mut leases = SlotLeases::new(2);
-        leases.want(A, 2);
-        leases.want(B, 1);
+        leases.request(A, 2);
+        leases.request(B, 1);
         assert_eq!(leases.grant(), BTreeMap::from([(A, 1), (B, 1)]));
         leases.drain();
         assert!(leases.consume(A), "it was granted before");

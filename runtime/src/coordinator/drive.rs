@@ -272,8 +272,8 @@ impl Drive {
 
     fn carry_out(&mut self, action: Action) -> ControlFlow<Outcome> {
         match action {
-            Action::WantSlots { worker, slots } => {
-                self.send(&worker, ToWorker::WantSlots(wire::WantSlots { slots }));
+            Action::RequestSlots { worker, slots } => {
+                self.send(&worker, ToWorker::RequestSlots(wire::RequestSlots { slots }));
             }
             Action::ReleaseSlots { worker, slots } => {
                 self.send(&worker, ToWorker::ReleaseSlots(wire::ReleaseSlots { slots }));

@@ -200,7 +200,7 @@ impl Session {
             }
             FromCoordinator::RenewToken(renewal) => self.renew(&renewal)?,
             FromCoordinator::Heartbeat(_) => {}
-            FromCoordinator::WantSlots(want) => self.slots.want(want.slots),
+            FromCoordinator::RequestSlots(request) => self.slots.request(request.slots),
             FromCoordinator::ReleaseSlots(release) => self.slots.release(release.slots),
             FromCoordinator::DefineStage(stage) => {
                 let query = &self.hello.query;

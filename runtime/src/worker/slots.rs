@@ -1,4 +1,4 @@
-//! The task that owns the worker's slots: sessions tell it what they wish, it tells them what they got.
+//! The task that owns the worker's slots: sessions request and release slots, the task grants them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 enum Command {
     Open(SessionId, mpsc::UnboundedSender<u32>),
-    Want(SessionId, u32),
+    Request(SessionId, u32),
     Release(SessionId, u32),
     Consume(SessionId, oneshot::Sender<bool>),
     Finish(SessionId),
@@ -67,8 +67,8 @@ pub(crate) struct SessionSlots {
 }
 
 impl SessionSlots {
-    pub(crate) fn want(&self, slots: u32) {
-        self.slots.send(Command::Want(self.session, slots));
+    pub(crate) fn request(&self, slots: u32) {
+        self.slots.send(Command::Request(self.session, slots));
     }
 
     pub(crate) fn release(&self, slots: u32) {
@@ -120,7 +120,7 @@ async fn own(mut leases: SlotLeases, mut inbox: mpsc::UnboundedReceiver<Command>
             Command::Open(session, grants) => {
                 sessions.insert(session, grants);
             }
-            Command::Want(session, slots) => leases.want(session, slots),
+            Command::Request(session, slots) => leases.request(session, slots),
             Command::Release(session, slots) => leases.release(session, slots),
             Command::Consume(session, answer) => {
                 let taken = leases.consume(session);

@@ -169,7 +169,7 @@ impl Scene {
             stage: attempt.stage.0,
             fragment,
         }));
-        session.send(ToWorker::WantSlots(wire::WantSlots { slots: 1 }));
+        session.send(ToWorker::RequestSlots(wire::RequestSlots { slots: 1 }));
         session
             .next(|message| matches!(message, FromWorker::SlotsGranted(_)).then_some(()))
             .await;

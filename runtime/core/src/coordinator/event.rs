@@ -139,11 +139,11 @@ impl Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Ask the worker for this many slots beyond those it has granted and that are not yet consumed; replaces the
-    /// last such wish. Each grant reduces the wish by what it grants.
-    WantSlots {
+    /// last such request. Each grant reduces the request by what it grants.
+    RequestSlots {
         /// The worker.
         worker: WorkerId,
-        /// How many; 0 withdraws the wish.
+        /// How many; 0 withdraws the request.
         slots: u32,
     },
     /// Give granted, unconsumed slots back.

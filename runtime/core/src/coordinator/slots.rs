@@ -52,14 +52,14 @@ impl Coordinator {
             Some(since) if !assigned => Some(since),
             Some(_) | None => Some(self.now),
         };
-        self.send_wishes(&runnable);
+        self.update_slot_requests(&runnable);
         self.free_slot_of_waiting_reader();
     }
 
-    /// Takes back every wish and gives back every granted slot.
+    /// Withdraws every request and gives back every granted slot.
     pub(super) fn return_leases(&mut self) {
         self.release_granted();
-        self.send_wishes(&[]);
+        self.update_slot_requests(&[]);
     }
 
     /// What is still granted has no work: nothing can run, or the worker may not run it.
@@ -99,7 +99,7 @@ impl Coordinator {
     }
 
     /// Tells each worker the number of slots that it should lease to the query, where it changed.
-    fn send_wishes(&mut self, runnable: &[Runnable]) {
+    fn update_slot_requests(&mut self, runnable: &[Runnable]) {
         let patient = self
             .starved_since
             .is_none_or(|since| self.now < since + SPREAD_PATIENCE);
@@ -112,12 +112,12 @@ impl Coordinator {
                 .collect()
         };
         for (name, worker) in &mut self.workers {
-            let wish = shares.get(name).copied().unwrap_or(0);
-            if worker.is_connected() && worker.wished != wish {
-                worker.wished = wish;
-                self.out.push(Action::WantSlots {
+            let slots = shares.get(name).copied().unwrap_or(0);
+            if worker.is_connected() && worker.requested != slots {
+                worker.requested = slots;
+                self.out.push(Action::RequestSlots {
                     worker: worker.id.clone(),
-                    slots: wish,
+                    slots,
                 });
             }
         }

@@ -19,8 +19,8 @@ pub(super) struct Worker {
     pub(super) slots: u32,
     /// Slots granted to this query and not consumed.
     pub(super) granted: u32,
-    /// The wish for more slots that the worker knows of.
-    pub(super) wished: u32,
+    /// Slots requested of the worker beyond those granted.
+    pub(super) requested: u32,
     /// Attempts assigned in this session whose end was not reported: each has a slot.
     pub(super) occupied: BTreeSet<AttemptId>,
     /// Failures that count against it; a restart forgets them.
@@ -120,7 +120,7 @@ impl Coordinator {
             location,
             slots,
             granted: 0,
-            wished: 0,
+            requested: 0,
             occupied: BTreeSet::new(),
             failures,
             last_error: None,
@@ -144,7 +144,7 @@ impl Coordinator {
                     location: NodeLocation::default(),
                     slots: 0,
                     granted: 0,
-                    wished: 0,
+                    requested: 0,
                     occupied: BTreeSet::new(),
                     failures: 0,
                     last_error: Some(message),
@@ -164,7 +164,7 @@ impl Coordinator {
     pub(super) fn on_granted(&mut self, id: &WorkerId, slots: u32) {
         if let Some(worker) = self.heard(id) {
             worker.granted = worker.granted.saturating_add(slots);
-            worker.wished = worker.wished.saturating_sub(slots);
+            worker.requested = worker.requested.saturating_sub(slots);
         }
     }
 
@@ -195,7 +195,7 @@ impl Coordinator {
         };
         worker.session = Session::Lost;
         worker.granted = 0;
-        worker.wished = 0;
+        worker.requested = 0;
         let occupied = std::mem::take(&mut worker.occupied);
         worker.last_error = Some(message.to_owned());
         let id = worker.id.clone();

@@ -170,7 +170,7 @@ impl Audit {
                 self.ended = true;
                 Ok(())
             }
-            Action::WantSlots { .. } | Action::AbortSink => Ok(()),
+            Action::RequestSlots { .. } | Action::AbortSink => Ok(()),
         }
     }
 

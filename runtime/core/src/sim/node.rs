@@ -146,11 +146,11 @@ impl World {
         }
         match message {
             ToWorker::Hello => self.begin_session(name, session)?,
-            ToWorker::Want(slots) => {
-                node.leases.want(SessionId(session), slots);
+            ToWorker::RequestSlots(slots) => {
+                node.leases.request(SessionId(session), slots);
                 self.grant(name);
             }
-            ToWorker::Release(slots) => {
+            ToWorker::ReleaseSlots(slots) => {
                 node.leases.release(SessionId(session), slots);
                 self.grant(name);
             }

@@ -13,8 +13,8 @@ use crate::message::{Assignment, InputUpdate};
 #[derive(Debug, Clone)]
 pub enum ToWorker {
     Hello,
-    Want(u32),
-    Release(u32),
+    RequestSlots(u32),
+    ReleaseSlots(u32),
     Assign(Assignment),
     Inputs(AttemptId, Vec<InputUpdate>),
     Cancel(AttemptId),

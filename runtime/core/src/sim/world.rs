@@ -393,8 +393,8 @@ impl World {
 
     fn perform(&mut self, action: Action) -> Result<(), Violation> {
         match action {
-            Action::WantSlots { worker, slots } => self.send(&worker.name, ToWorker::Want(slots)),
-            Action::ReleaseSlots { worker, slots } => self.send(&worker.name, ToWorker::Release(slots)),
+            Action::RequestSlots { worker, slots } => self.send(&worker.name, ToWorker::RequestSlots(slots)),
+            Action::ReleaseSlots { worker, slots } => self.send(&worker.name, ToWorker::ReleaseSlots(slots)),
             Action::AssignAttempt { worker, assignment } => {
                 self.send(&worker.name, ToWorker::Assign(assignment));
             }

@@ -317,7 +317,9 @@ async fn messages_that_no_coordinator_sends_end_their_session_only() {
         }))),
         message(Some(ToWorker::CancelAttempt(attempt))),
         message(Some(ToWorker::RetireAttempt(attempt))),
-        message(Some(ToWorker::WantSlots(wire::WantSlots { slots: u32::MAX }))),
+        message(Some(ToWorker::RequestSlots(wire::RequestSlots {
+            slots: u32::MAX,
+        }))),
         message(Some(ToWorker::ReleaseSlots(wire::ReleaseSlots {
             slots: u32::MAX,
         }))),
@@ -464,7 +466,7 @@ fn assign(stage: u32, output_partitions: u32) -> wire::CoordinatorMessage {
 fn begin(query: &str) -> Vec<wire::CoordinatorMessage> {
     vec![
         message(Some(ToWorker::Hello(hello(query)))),
-        message(Some(ToWorker::WantSlots(wire::WantSlots { slots: 1 }))),
+        message(Some(ToWorker::RequestSlots(wire::RequestSlots { slots: 1 }))),
     ]
 }
 

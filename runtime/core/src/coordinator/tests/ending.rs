@@ -182,7 +182,7 @@ fn a_cancel_stops_everything() {
     });
     let end = query.tell(Event::CancelRequested);
     assert_eq!(cancelled(&end), [attempt(0, 0, 0)]);
-    assert!(end.contains(&Action::WantSlots {
+    assert!(end.contains(&Action::RequestSlots {
         worker: worker("a"),
         slots: 0
     }));

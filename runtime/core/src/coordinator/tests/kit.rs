@@ -119,7 +119,7 @@ pub fn failed(message: &str) -> AttemptFailure {
     }
 }
 
-/// A coordinator, its clock, and workers that grant every wish at once.
+/// A coordinator, its clock, and workers that grant every request at once.
 pub struct Query {
     pub machine: Coordinator,
     pub now: u64,
@@ -136,15 +136,17 @@ impl Query {
         self.machine.handle(Instant(self.now), event)
     }
 
-    /// Hands one event in and grants every wish that follows; answers with all actions but leases.
+    /// Hands one event in and grants every request that follows; answers with all actions but leases.
     pub fn run(&mut self, event: Event) -> Vec<Action> {
         let mut todo = vec![event];
         let mut all = Vec::new();
         while let Some(event) = todo.pop() {
             for action in self.tell(event) {
                 match action {
-                    Action::WantSlots { slots: 0, .. } | Action::ReleaseSlots { .. } => {}
-                    Action::WantSlots { worker, slots } => todo.push(Event::SlotsGranted { worker, slots }),
+                    Action::RequestSlots { slots: 0, .. } | Action::ReleaseSlots { .. } => {}
+                    Action::RequestSlots { worker, slots } => {
+                        todo.push(Event::SlotsGranted { worker, slots })
+                    }
                     other => all.push(other),
                 }
             }

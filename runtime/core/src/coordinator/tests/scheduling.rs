@@ -117,17 +117,17 @@ fn tasks_spread_over_the_workers() {
         location: NodeLocation::default(),
         held: Vec::new(),
     });
-    let wishes = query.tell(Event::WorkerJoined {
+    let requests = query.tell(Event::WorkerJoined {
         worker: worker("b"),
         slots: 4,
         location: NodeLocation::default(),
         held: Vec::new(),
     });
-    let want = |name: &str, slots| Action::WantSlots {
+    let request = |name: &str, slots| Action::RequestSlots {
         worker: worker(name),
         slots,
     };
-    assert_eq!(wishes, [want("a", 2), want("b", 2)]);
+    assert_eq!(requests, [request("a", 2), request("b", 2)]);
 }
 
 #[test]
@@ -147,11 +147,11 @@ fn starving_tasks_ask_every_worker_for_all_they_could_use() {
     });
     assert_eq!(query.machine.next_deadline().map(|at| at.0), Some(100));
     query.now = 100;
-    let want = |name: &str, slots| Action::WantSlots {
+    let request = |name: &str, slots| Action::RequestSlots {
         worker: worker(name),
         slots,
     };
-    assert_eq!(query.tell(Event::Ticked), [want("a", 4), want("b", 3)]);
+    assert_eq!(query.tell(Event::Ticked), [request("a", 4), request("b", 3)]);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn an_ended_attempt_leaves_no_slot_behind() {
     let next = query.tell(succeeded("a", attempt(0, 0, 0)));
     assert_eq!(
         next,
-        [Action::WantSlots {
+        [Action::RequestSlots {
             worker: worker("a"),
             slots: 1
         }]
@@ -270,15 +270,15 @@ fn slots_are_asked_for_near_the_data_first() {
     query.tell(join("a", Some("y"), 4));
     query.tell(join("b", Some("z"), 2));
     query.tell(join("near", None, 1));
-    let wishes = |query: &Query| {
+    let requests = |query: &Query| {
         let workers = query.machine.workers.values();
-        workers.map(|worker| worker.wished).collect::<Vec<_>>()
+        workers.map(|worker| worker.requested).collect::<Vec<_>>()
     };
     // In the order of the names: what is left of four after one on the node and two in the zone.
-    assert_eq!(wishes(&query), [1, 2, 1]);
+    assert_eq!(requests(&query), [1, 2, 1]);
     query.now = 100;
     query.tell(Event::Ticked);
-    assert_eq!(wishes(&query), [4, 2, 1], "starving tasks take any slot");
+    assert_eq!(requests(&query), [4, 2, 1], "starving tasks take any slot");
     let far = query.tell(Event::SlotsGranted {
         worker: worker("a"),
         slots: 1,
