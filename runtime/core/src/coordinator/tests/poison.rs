@@ -52,7 +52,7 @@ fn drop_next(query: &mut Query, goes: Goes, id: AttemptId) -> Vec<Action> {
             let mut all = query.tell(Event::WorkerJoined {
                 worker: start(&name, 2),
                 slots: 0,
-                place: crate::locality::NodeLocation::default(),
+                location: crate::locality::NodeLocation::default(),
                 held: Vec::new(),
             });
             all.extend(query.run(drained));
@@ -63,7 +63,7 @@ fn drop_next(query: &mut Query, goes: Goes, id: AttemptId) -> Vec<Action> {
             query.tell(Event::WorkerJoined {
                 worker: start(&name, 1),
                 slots: 0,
-                place: crate::locality::NodeLocation::default(),
+                location: crate::locality::NodeLocation::default(),
                 held: Vec::new(),
             })
         }
