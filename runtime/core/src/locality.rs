@@ -1,4 +1,5 @@
-//! How near a worker is to what a task reads. LocalityLevel is a wish: it chooses among slots, and leaves none idle.
+//! Data locality of tasks: how near a worker is to the rows that a task reads. Locality is a preference. It chooses among
+//! free slots and never leaves a slot idle.
 
 use std::collections::BTreeSet;
 use std::ops::AddAssign;

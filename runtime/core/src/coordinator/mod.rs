@@ -64,7 +64,7 @@ pub struct Coordinator {
     /// Since when tasks could run but found no slot.
     starved_since: Option<Instant>,
     /// Since when there is work, nothing runs, and no worker could take any.
-    unstaffed_since: Option<Instant>,
+    no_usable_worker_since: Option<Instant>,
     /// When running attempts were last looked at.
     stalls_checked: Instant,
     /// Actions of the event at hand.
@@ -98,7 +98,7 @@ impl Coordinator {
             first_row: None,
             starts: 0,
             starved_since: None,
-            unstaffed_since: Some(started),
+            no_usable_worker_since: Some(started),
             stalls_checked: started,
             out: Vec::new(),
         })
@@ -116,9 +116,9 @@ impl Coordinator {
         self.end_stalled_attempts();
         self.check_roots();
         self.check_commit();
-        self.convict();
+        self.fail_poison_task();
         self.schedule();
-        self.check_staffing();
+        self.check_worker_availability();
         mem::take(&mut self.out)
     }
 

@@ -18,8 +18,8 @@ impl Coordinator {
     /// When `Ticked` must be handed in at the latest; `None` once the query has ended.
     pub fn next_deadline(&self) -> Option<Instant> {
         let deadline = self.policy.deadline.map(|span| self.started + span);
-        let (deadline, starved, unstaffed) = match self.state {
-            QueryState::Running => (deadline, self.starved_since, self.unstaffed_since),
+        let (deadline, starved, no_usable_worker) = match self.state {
+            QueryState::Running => (deadline, self.starved_since, self.no_usable_worker_since),
             QueryState::Committing { .. } => (deadline, None, None),
             QueryState::Ended { .. } => return None,
         };
@@ -32,10 +32,10 @@ impl Coordinator {
             .into_iter()
             .flat_map(|since| [since + SPREAD_PATIENCE, since + DEADLOCK_PATIENCE]);
         let waits: Vec<Instant> = match self.state {
-            QueryState::Running => self.verdicts().chain(self.next_stall_check()).collect(),
+            QueryState::Running => self.poison_deadlines().chain(self.next_stall_check()).collect(),
             QueryState::Committing { .. } | QueryState::Ended { .. } => Vec::new(),
         };
-        let grace = unstaffed.map(|since| since + self.policy.no_workers_grace);
+        let grace = no_usable_worker.map(|since| since + self.policy.no_workers_grace);
         let all = silences
             .chain(retries)
             .chain(patience)

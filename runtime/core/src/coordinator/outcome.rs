@@ -247,7 +247,7 @@ impl Coordinator {
     /// Ends the query when there is work but, for the grace time, nobody to do it; at once when there is nobody
     /// left to wait for. An attempt that misses an input does not count as work being done: it may wait for what
     /// nobody can make.
-    pub(super) fn check_staffing(&mut self) {
+    pub(super) fn check_worker_availability(&mut self) {
         let mut running = (0..)
             .map(StageId)
             .zip(&self.stages)
@@ -261,10 +261,10 @@ impl Coordinator {
             .iter()
             .any(|root| !self.stage(*root).is_done());
         if self.state != QueryState::Running || at_work || usable || !work {
-            self.unstaffed_since = None;
+            self.no_usable_worker_since = None;
             return;
         }
-        let since = *self.unstaffed_since.get_or_insert(self.now);
+        let since = *self.no_usable_worker_since.get_or_insert(self.now);
         let excluded = |worker: &Worker| self.is_excluded(worker);
         let hopeless = idle && !self.workers.is_empty() && self.workers.values().all(excluded);
         if !hopeless && self.now < since + self.policy.no_workers_grace {

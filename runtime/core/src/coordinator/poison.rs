@@ -44,8 +44,8 @@ pub(super) enum Standing {
     Watched,
     /// It was lost with as many workers as it may. It does not run; at this time the query fails.
     Held {
-        /// When no worker is waited for any more.
-        verdict: Instant,
+        /// When the query stops waiting for the lost workers to return.
+        until: Instant,
     },
 }
 
@@ -76,7 +76,7 @@ impl Suspects {
     }
 
     /// The task has won: its losses had other reasons.
-    pub(super) fn absolve(&mut self, task: TaskId) {
+    pub(super) fn clear(&mut self, task: TaskId) {
         self.losses.remove(&task);
     }
 
@@ -118,20 +118,20 @@ impl Coordinator {
         }
         let died = losses.iter().filter(|loss| loss.died).count();
         let last = losses.iter().map(|loss| loss.at).max().unwrap_or_default();
-        let verdict = if died >= MAX_WORKERS_LOST_WITH_TASK {
+        let until = if died >= MAX_WORKERS_LOST_WITH_TASK {
             last
         } else {
             // A session may break without its worker, which is then back within this time.
             last + self.policy.worker_liveness_timeout
         };
-        Standing::Held { verdict }
+        Standing::Held { until }
     }
 
-    /// When held tasks come to their verdicts.
-    pub(super) fn verdicts(&self) -> impl Iterator<Item = Instant> {
+    /// When held tasks come to their poison_deadlines.
+    pub(super) fn poison_deadlines(&self) -> impl Iterator<Item = Instant> {
         let standings = self.suspects.tasks().map(|task| self.standing(task));
         standings.filter_map(|standing| match standing {
-            Standing::Held { verdict } => Some(verdict),
+            Standing::Held { until } => Some(until),
             Standing::Clear | Standing::Watched => None,
         })
     }
@@ -170,8 +170,8 @@ impl Coordinator {
     }
 
     /// Ends the query for a task that must run and may not.
-    pub(super) fn convict(&mut self) {
-        if self.state != QueryState::Running || self.verdicts().all(|verdict| verdict > self.now) {
+    pub(super) fn fail_poison_task(&mut self) {
+        if self.state != QueryState::Running || self.poison_deadlines().all(|until| until > self.now) {
             return;
         }
         let schedulable: BTreeSet<_> = self.schedulable().collect();
@@ -180,9 +180,7 @@ impl Coordinator {
                 .task(*task)
                 .is_some_and(|run| run.running().is_none() && run.winner().is_none());
             match self.standing(*task) {
-                Standing::Held { verdict } => {
-                    verdict <= self.now && waits && schedulable.contains(&task.stage)
-                }
+                Standing::Held { until } => until <= self.now && waits && schedulable.contains(&task.stage),
                 Standing::Clear | Standing::Watched => false,
             }
         };

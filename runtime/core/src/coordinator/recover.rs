@@ -60,7 +60,7 @@ impl Coordinator {
     }
 
     /// A reader says that an attempt's output cannot be read. If the attempt still counts, its task runs again, and
-    /// the worker that could not serve it is blamed, so that a worker that never can does not go on for ever.
+    /// the failure counts against the worker, so that one that never serves its outputs is excluded.
     pub(super) fn on_output_unreadable(&mut self, attempt: AttemptId, error: FetchError) {
         let winner = self.task(attempt.task_id()).and_then(|task| task.winner());
         let Some(worker) = winner
@@ -72,7 +72,7 @@ impl Coordinator {
         self.lose_winner(attempt.task_id());
         let message = format!("its output could not be fetched: {error}");
         let cause = query_failure(ErrorReason::FetchFailed, attempt, &worker, &message);
-        self.blame(&worker, &cause);
+        self.record_worker_failure(&worker, &cause);
         self.retire(&worker, attempt);
     }
 

@@ -132,7 +132,7 @@ impl Coordinator {
         let now = self.now;
         let task = winner.id.task_id();
         let told = winner.clone();
-        self.suspects.absolve(task);
+        self.suspects.clear(task);
         let stage = self.stage_mut(task.stage);
         let run = &mut stage.tasks[task.task as usize];
         if run.past_winners.iter().all(|past| past.id != winner.id) {
@@ -218,7 +218,7 @@ impl Coordinator {
             AttemptFailure::Refused { message: _ } => {
                 // The worker's fault, not the task's: another worker may take it.
                 let cause = query_failure(ErrorReason::TaskFailed, id, worker, &failure.to_string());
-                self.blame(worker, &cause);
+                self.record_worker_failure(worker, &cause);
                 self.stage_mut(id.stage).lost_attempts += 1;
                 self.requeue_uncounted(id.task_id(), failure.to_string(), self.policy.retry_backoff_base);
             }
@@ -240,7 +240,7 @@ impl Coordinator {
         message: &str,
     ) {
         let cause = query_failure(reason, id, worker, message);
-        self.blame(worker, &cause);
+        self.record_worker_failure(worker, &cause);
         self.count_for_task(worker, id, cause);
     }
 
@@ -289,7 +289,7 @@ impl Coordinator {
     }
 
     /// Counts a failure against a worker; too many and it gets no more attempts.
-    pub(super) fn blame(&mut self, worker: &WorkerId, cause: &QueryFailure) {
+    pub(super) fn record_worker_failure(&mut self, worker: &WorkerId, cause: &QueryFailure) {
         self.first_failure.get_or_insert_with(|| cause.clone());
         if let Some(worker) = self
             .workers

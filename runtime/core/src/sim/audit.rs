@@ -96,7 +96,7 @@ impl Audit {
     }
 
     /// Whether a worker could take attempts.
-    pub fn is_staffed(&self) -> bool {
+    pub fn has_usable_worker(&self) -> bool {
         self.connected
             .iter()
             .any(|worker| !self.draining.contains(worker))
@@ -362,12 +362,12 @@ pub fn judge_silence(wake: Option<Instant>, later: &[Action]) -> Result<(), Viol
     }
 }
 
-/// Judges an end for want of time or of workers: the query had all of what the policy gives it. `staffed_at` is when a
+/// Judges an end for want of time or of workers: the query had all of what the policy gives it. `usable_worker_at` is when a
 /// worker last could take attempts.
 pub fn judge_patience(
     outcome: &Outcome,
     now: u64,
-    staffed_at: u64,
+    usable_worker_at: u64,
     policy: &Policy,
 ) -> Result<(), Violation> {
     let Outcome::Failed(failure) = outcome else {
@@ -377,7 +377,7 @@ pub fn judge_patience(
     if failure.reason == ErrorReason::DeadlineExceeded && !policy.deadline.is_some_and(had_time) {
         return Err(format!("the deadline counted as exceeded after {now} ms"));
     }
-    let waited = now - staffed_at;
+    let waited = now - usable_worker_at;
     if failure.reason == ErrorReason::WorkersLost && u128::from(waited) < policy.no_workers_grace.as_millis()
     {
         return Err(format!(

@@ -123,7 +123,7 @@ pub struct World {
     pub hung: u32,
     pub audit: Audit,
     /// When a worker last could take attempts.
-    staffed_at: u64,
+    usable_worker_at: u64,
     reference: Vec<Row>,
     outcome: Option<Outcome>,
     trace: bool,
@@ -171,7 +171,7 @@ impl World {
             killed: Vec::new(),
             hung: 0,
             audit: Audit::default(),
-            staffed_at: 0,
+            usable_worker_at: 0,
             outcome: None,
             trace,
             plan,
@@ -265,7 +265,7 @@ impl World {
         let later = self.coordinator.handle(Instant(self.now + 1), Event::Ticked);
         judge_silence(wake, &later)?;
         if let Some(outcome) = &self.outcome {
-            judge_patience(outcome, self.now, self.staffed_at, &self.plan.policy)?;
+            judge_patience(outcome, self.now, self.usable_worker_at, &self.plan.policy)?;
             self.audit.on_poison(outcome)?;
             self.audit
                 .on_outcome(outcome, &self.client.left, &self.client.ended)?;
@@ -378,8 +378,8 @@ impl World {
             self.audit.on_action(&action)?;
             self.perform(action)?;
         }
-        if self.audit.is_staffed() {
-            self.staffed_at = self.now;
+        if self.audit.has_usable_worker() {
+            self.usable_worker_at = self.now;
         }
         if let Some(deadline) = self.coordinator.next_deadline() {
             let at = deadline.0.max(self.now);
