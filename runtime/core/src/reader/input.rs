@@ -51,12 +51,12 @@ pub(super) struct Stream {
     pub held: u64,
     pub phase: Phase,
     /// Failures since the last byte came.
-    pub trouble: Option<Trouble>,
+    pub retry_state: Option<RetryState>,
 }
 
 impl Stream {
     /// Whether no byte of it has come.
-    fn is_fresh(&self) -> bool {
+    fn is_unread(&self) -> bool {
         self.cursor == self.start
     }
 
@@ -91,14 +91,14 @@ pub(super) enum Phase {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Trouble {
+pub(super) struct RetryState {
     pub since: Instant,
-    pub tries: u32,
+    pub failures: u32,
 }
 
 /// A ready stream, in the order in which ready streams are fetched: those already begun go first, so that cut frames
 /// become whole.
-type Slot = (bool, TaskId, u32);
+type QueueKey = (bool, TaskId, u32);
 
 #[derive(Debug)]
 pub(super) struct Input {
@@ -114,9 +114,9 @@ pub(super) struct Input {
     pub reserved: u64,
     pub in_flight: u32,
     /// Ready streams that hold nothing.
-    hungry: BTreeSet<Slot>,
+    empty_streams: BTreeSet<QueueKey>,
     /// Ready streams that hold bytes.
-    fed: BTreeSet<Slot>,
+    buffered_streams: BTreeSet<QueueKey>,
 }
 
 impl Input {
@@ -137,8 +137,8 @@ impl Input {
             held: 0,
             reserved: 0,
             in_flight: 0,
-            hungry: BTreeSet::new(),
-            fed: BTreeSet::new(),
+            empty_streams: BTreeSet::new(),
+            buffered_streams: BTreeSet::new(),
         }
     }
 
@@ -147,7 +147,7 @@ impl Input {
     }
 
     /// Starts to read a map task from its beginning.
-    pub fn point(&mut self, task: TaskId, source: Source) {
+    pub fn set_source(&mut self, task: TaskId, source: Source) {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
@@ -160,7 +160,7 @@ impl Input {
             end: range.map(|range| range.end),
             held: 0,
             phase: Phase::Ready,
-            trouble: None,
+            retry_state: None,
         };
         entry.streams = self.partitions.iter().map(|&p| (p, fresh())).collect();
         for partition in self.partitions.clone() {
@@ -175,8 +175,8 @@ impl Input {
             Delivery::InOrder => [false, false],
         };
         for fresh in order {
-            self.hungry.remove(&(fresh, task, partition));
-            self.fed.remove(&(fresh, task, partition));
+            self.empty_streams.remove(&(fresh, task, partition));
+            self.buffered_streams.remove(&(fresh, task, partition));
         }
         let [fresh, begun] = order;
         let Some(stream) = self.stream_mut(task, partition) else {
@@ -185,11 +185,11 @@ impl Input {
         if stream.phase != Phase::Ready {
             return;
         }
-        let slot = (if stream.is_fresh() { fresh } else { begun }, task, partition);
+        let key = (if stream.is_unread() { fresh } else { begun }, task, partition);
         if stream.held == 0 {
-            self.hungry.insert(slot);
+            self.empty_streams.insert(key);
         } else {
-            self.fed.insert(slot);
+            self.buffered_streams.insert(key);
         }
     }
 
@@ -198,18 +198,18 @@ impl Input {
         let used = self.held.saturating_add(self.reserved);
         let free = config.input_bytes.saturating_sub(used);
         let room = free >= MIN_FETCH_BYTES || used == 0;
-        let (hungry, fed) = (self.hungry.first(), self.fed.first());
-        let slot = match self.delivery {
-            Delivery::Arrival => room.then_some(hungry.into_iter().chain(fed).min()?),
-            Delivery::PerStream => hungry.or(fed.filter(|_| room)),
+        let (empty_streams, buffered_streams) = (self.empty_streams.first(), self.buffered_streams.first());
+        let key = match self.delivery {
+            Delivery::Arrival => room.then_some(empty_streams.into_iter().chain(buffered_streams).min()?),
+            Delivery::PerStream => empty_streams.or(buffered_streams.filter(|_| room)),
             Delivery::InOrder => {
-                let first = hungry.into_iter().chain(fed).min()?;
-                let awaited = hungry == Some(first) && self.is_first(first.1, first.2);
+                let first = empty_streams.into_iter().chain(buffered_streams).min()?;
+                let awaited = empty_streams == Some(first) && self.is_first(first.1, first.2);
                 (room || awaited).then_some(first)
             }
         };
         let grant = free.min(config.fetch_bytes).max(MIN_FETCH_BYTES);
-        slot.map(|&(_, task, partition)| {
+        key.map(|&(_, task, partition)| {
             let stream = self
                 .tasks
                 .get(&task)
@@ -232,12 +232,12 @@ impl Input {
     /// Whether rows of the map task were handed over: another attempt of it must not be read then.
     pub fn is_partly_read(&self, task: TaskId) -> bool {
         let streams = self.tasks.get(&task).map(|entry| entry.streams.values());
-        let read = |stream: &Stream| !stream.is_fresh() || stream.phase == Phase::Ended;
+        let read = |stream: &Stream| !stream.is_unread() || stream.phase == Phase::Ended;
         streams.is_some_and(|mut streams| streams.any(read))
     }
 
     /// Forgets where a map task was to be read.
-    pub fn unpoint(&mut self, task: TaskId) {
+    pub fn clear_source(&mut self, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
@@ -252,7 +252,7 @@ impl Input {
     pub fn end_stream(&mut self, task: TaskId, partition: u32) {
         if let Some(stream) = self.stream_mut(task, partition) {
             stream.phase = Phase::Ended;
-            stream.trouble = None;
+            stream.retry_state = None;
         }
         self.enqueue(task, partition);
         let ended = |entry: &MapTask| entry.streams.values().all(|s| s.phase == Phase::Ended);

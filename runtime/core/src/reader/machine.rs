@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::event::{Action, Event, FetchId};
-use super::input::{Delivery, Input, Phase, Source, Trouble};
+use super::input::{Delivery, Input, Phase, RetryState, Source};
 use crate::failure::FetchError;
 use crate::ids::{StreamEpoch, StreamId, TaskId};
 use crate::message::{AssignedInput, ChunkHead, InputState, InputUpdate};
@@ -42,7 +42,7 @@ pub struct Config {
 /// A map task's life, per input:
 ///
 /// ```text
-/// unknown <-> pointed (an attempt has won; no byte of it delivered) -> partly read -> read
+/// unknown <-> has a source (an attempt has won; no byte of it delivered) -> partly read -> read
 ///                                                                          \
 ///                                                                           `-> Fail (superseded or lost)
 /// ```
@@ -68,8 +68,8 @@ struct OpenFetch {
     key: Key,
     /// Bytes that it may still bring.
     reserved: u64,
-    brought: bool,
-    heard: Instant,
+    received_bytes: bool,
+    last_chunk: Instant,
 }
 
 impl Reader {
@@ -98,7 +98,10 @@ impl Reader {
             return Some(Instant::default());
         }
         let wait = self.waits.first().map(|(until, _)| *until);
-        let silent = self.fetches.values().map(|f| f.heard + self.config.silence_limit);
+        let silent = self
+            .fetches
+            .values()
+            .map(|f| f.last_chunk + self.config.silence_limit);
         wait.into_iter().chain(silent).min()
     }
 
@@ -151,12 +154,12 @@ impl Reader {
             // Another attempt can only be open again because the one that had won does not count any more.
             InputState::Open => {
                 if source.is_some() && !same && !older {
-                    self.unpoint(index, task, actions);
+                    self.clear_source(index, task, actions);
                 }
             }
             InputState::Superseded | InputState::Lost => {
                 if same && !older {
-                    self.unpoint(index, task, actions);
+                    self.clear_source(index, task, actions);
                 }
             }
             InputState::Won => {
@@ -168,13 +171,13 @@ impl Reader {
                     return;
                 }
                 if source.is_some() {
-                    self.unpoint(index, task, actions);
+                    self.clear_source(index, task, actions);
                 }
                 if let Some(input) = self.inputs.get_mut(index).filter(|_| !self.failed) {
-                    input.point(task, update_source);
+                    input.set_source(task, update_source);
                     for stream in input.end_complete(task) {
                         actions.push(Action::EndStream {
-                            input: number(index),
+                            input: to_u32(index),
                             stream,
                         });
                     }
@@ -196,7 +199,7 @@ impl Reader {
         let partitions: Vec<u32> = entry.streams.keys().copied().collect();
         for partition in partitions {
             if let Some(stream) = input.stream_mut(task, partition) {
-                stream.trouble = None;
+                stream.retry_state = None;
                 if stream.phase != Phase::Ended {
                     stream.phase = Phase::Ready;
                 }
@@ -205,7 +208,7 @@ impl Reader {
         }
     }
 
-    fn unpoint(&mut self, index: usize, task: TaskId, actions: &mut Vec<Action>) {
+    fn clear_source(&mut self, index: usize, task: TaskId, actions: &mut Vec<Action>) {
         let Some(input) = self.inputs.get(index) else {
             return;
         };
@@ -214,7 +217,7 @@ impl Reader {
         }
         self.cancel_task(index, task, actions);
         if let Some(input) = self.inputs.get_mut(index) {
-            input.unpoint(task);
+            input.clear_source(task);
         }
     }
 
@@ -255,12 +258,12 @@ impl Reader {
             attempt: source.attempt,
             partition,
         };
-        fetch.heard = now;
+        fetch.last_chunk = now;
         let bytes = head.end_offset.saturating_sub(head.start_offset);
-        match judge(head, source.stream_epoch, stream.cursor, fetch.reserved) {
+        match check_chunk(head, source.stream_epoch, stream.cursor, fetch.reserved) {
             Verdict::Next => {}
             Verdict::Repeated => return,
-            Verdict::Early => {
+            Verdict::Gap => {
                 self.close_fetch(id);
                 actions.push(Action::CancelFetch { fetch: id });
                 return self.retry(now, key, FetchError::Unreachable, actions);
@@ -270,11 +273,11 @@ impl Reader {
         if bytes > 0 {
             stream.cursor = head.end_offset;
             stream.held = stream.held.saturating_add(bytes);
-            stream.trouble = None;
+            stream.retry_state = None;
             fetch.reserved -= bytes;
-            fetch.brought = true;
+            fetch.received_bytes = true;
             actions.push(Action::Deliver {
-                input: number(index),
+                input: to_u32(index),
                 stream: stream_id,
                 start_offset: head.start_offset,
                 end_offset: head.end_offset,
@@ -292,7 +295,7 @@ impl Reader {
             input.end_stream(task, partition);
             self.close_fetch(id);
             actions.push(Action::EndStream {
-                input: number(index),
+                input: to_u32(index),
                 stream: stream_id,
             });
         }
@@ -310,7 +313,7 @@ impl Reader {
         };
         let (index, task, partition) = fetch.key;
         match error {
-            None if fetch.brought => self.ready(fetch.key),
+            None if fetch.received_bytes => self.ready(fetch.key),
             None => self.retry(now, fetch.key, FetchError::Unreachable, actions),
             Some(error) if error.is_transient() => self.retry(now, fetch.key, error, actions),
             Some(error) => {
@@ -346,14 +349,17 @@ impl Reader {
             return;
         };
         let limit = self.config.retry_limit;
-        let trouble = stream.trouble.get_or_insert(Trouble { since: now, tries: 0 });
-        if now.since(trouble.since) >= limit {
+        let retry = stream.retry_state.get_or_insert(RetryState {
+            since: now,
+            failures: 0,
+        });
+        if now.since(retry.since) >= limit {
             return self.fail(id, error, actions);
         }
-        let wait = self.config.retry_base.saturating_mul(1 << trouble.tries.min(4));
-        trouble.tries += 1;
+        let wait = self.config.retry_base.saturating_mul(1 << retry.failures.min(4));
+        retry.failures += 1;
         // The last try comes at the limit, not long after it; waits are never empty.
-        let until = (now + wait).min(trouble.since + limit).max(Instant(now.0 + 1));
+        let until = (now + wait).min(retry.since + limit).max(Instant(now.0 + 1));
         stream.phase = Phase::Waiting(until);
         self.waits.insert((until, key));
     }
@@ -382,7 +388,7 @@ impl Reader {
         let silent = self
             .fetches
             .iter()
-            .filter(|(_, fetch)| fetch.heard + limit <= now);
+            .filter(|(_, fetch)| fetch.last_chunk + limit <= now);
         let silent: Vec<(FetchId, Key)> = silent.map(|(&id, fetch)| (id, fetch.key)).collect();
         for (id, key) in silent {
             self.close_fetch(id);
@@ -398,7 +404,7 @@ impl Reader {
         for (index, input) in self.inputs.iter_mut().enumerate() {
             if input.tasks.is_empty() && !input.ended {
                 input.ended = true;
-                actions.push(Action::EndInput { input: number(index) });
+                actions.push(Action::EndInput { input: to_u32(index) });
             }
         }
     }
@@ -433,8 +439,8 @@ impl Reader {
             let open = OpenFetch {
                 key: (index, task, partition),
                 reserved: grant,
-                brought: false,
-                heard: now,
+                received_bytes: false,
+                last_chunk: now,
             };
             self.fetches.insert(fetch, open);
             actions.push(Action::Fetch {
@@ -468,12 +474,12 @@ enum Verdict {
     Repeated,
     /// Bytes before it are missing, or it is an empty chunk of a winner that is not finalized, of which the worker
     /// may know better later: worth another try.
-    Early,
+    Gap,
     /// No answer to what was asked.
     Wrong(FetchError),
 }
 
-fn judge(head: &ChunkHead, min_epoch: StreamEpoch, cursor: u64, most: u64) -> Verdict {
+fn check_chunk(head: &ChunkHead, min_epoch: StreamEpoch, cursor: u64, most: u64) -> Verdict {
     if head.stream_epoch < min_epoch {
         return Verdict::Wrong(FetchError::StaleStreamEpoch);
     }
@@ -481,16 +487,16 @@ fn judge(head: &ChunkHead, min_epoch: StreamEpoch, cursor: u64, most: u64) -> Ve
         return Verdict::Repeated;
     }
     if head.start_offset > cursor {
-        return Verdict::Early;
+        return Verdict::Gap;
     }
     match head.end_offset.checked_sub(cursor) {
-        Some(0) if !head.finalized => Verdict::Early,
+        Some(0) if !head.finalized => Verdict::Gap,
         Some(bytes) if bytes <= most && head.end_offset <= head.watermark_offset => Verdict::Next,
         Some(_) | None => Verdict::Wrong(FetchError::Corrupt),
     }
 }
 
 /// An input's number; an assignment's inputs are counted in 32 bits.
-fn number(index: usize) -> u32 {
+fn to_u32(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }

@@ -132,17 +132,17 @@ fn two_workers_that_are_lost_with_a_task_end_the_query() {
                     .count(),
                 0
             );
-            let verdict = query.now + patience;
-            assert_eq!(query.machine.next_deadline(), Some(Instant(verdict)), "{ways:?}");
+            let deadline = query.now + patience;
+            assert_eq!(query.machine.next_deadline(), Some(Instant(deadline)), "{ways:?}");
             assert_eq!(assigned(&query.join("healthy", 1)), [], "{ways:?}: it is held");
-            query.now = verdict - 1;
+            query.now = deadline - 1;
             assert_eq!(
                 query.run(Event::WorkerHeard {
                     worker: worker("healthy")
                 }),
                 []
             );
-            last = query.tick_at(verdict);
+            last = query.tick_at(deadline);
         }
         let failure = failure(&last);
         assert_eq!(failure.reason, ErrorReason::PoisonTask, "{ways:?}");

@@ -252,17 +252,17 @@ fn transient_errors_are_tried_again_until_the_limit() {
     let mut bench = Bench::new(config(), &[(input(1, 1, &[0]), Delivery::Arrival)]);
     bench.tick_at(0);
     bench.won(1, 0);
-    let mut tries = vec![];
+    let mut failures = vec![];
     let mut last = vec![];
     for fetch in 0..20 {
         last = bench.ended(fetch, Some(FetchError::Unreachable));
         let Some(until) = bench.reader.next_deadline() else {
             break;
         };
-        tries.push(until.0);
+        failures.push(until.0);
         assert_eq!(bench.tick_at(until.0).len(), 1);
     }
-    assert_eq!(tries, [100, 300, 700, 1000]);
+    assert_eq!(failures, [100, 300, 700, 1000]);
     assert_eq!(last, ["fail s1.e0.t0.a0: Unreachable"]);
 }
 
@@ -350,7 +350,7 @@ fn a_winner_that_is_not_finalized_and_a_silent_worker_are_tried_again() {
     assert_eq!(bench.tick_at(100), ["fetch 1 s1.e0.t0.a0.p0@0+2097152 of w1"]);
     assert_eq!(bench.reader.next_deadline(), Some(Instant(3100)));
     assert_eq!(bench.tick_at(3099), [""; 0]);
-    // By now the trouble has lasted for longer than the limit.
+    // By now the retry has lasted for longer than the limit.
     assert_eq!(bench.tick_at(3100), ["cancel 1", "fail s1.e0.t0.a0: Unreachable"]);
 }
 
