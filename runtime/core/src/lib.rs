@@ -7,7 +7,6 @@
 //! clock, no randomness and no hashing order in here: the same events give the same actions.
 
 pub mod coordinator;
-pub mod delivered;
 pub mod discovery;
 pub mod failure;
 pub mod ids;
@@ -19,6 +18,7 @@ pub mod metrics;
 pub mod plan;
 pub mod ranges;
 pub mod reader;
+pub mod result_cursor;
 pub mod shares;
 #[cfg(test)]
 mod sim;

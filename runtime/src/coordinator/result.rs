@@ -9,11 +9,11 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
 use futures::StreamExt;
 use sluice_core::coordinator::Event;
-use sluice_core::delivered::{Delivered, RowsLeft};
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{AttemptId, LayoutVersion, TaskId};
 use sluice_core::message::{AssignedInput, InputState, InputUpdate, Writer};
 use sluice_core::reader::Delivery;
+use sluice_core::result_cursor::{PartiallyDelivered, ResultCursor};
 use sluice_crds::shuffle_query::status::ResultPreview;
 use sluice_crds::shuffle_query::{
     PREVIEW_MAX_COLUMNS, PREVIEW_MAX_ROWS, PREVIEW_MAX_TEXT, PreviewMode, bound_preview,
@@ -145,7 +145,7 @@ enum ReadEnd {
         attempt: AttemptId,
         error: FetchError,
         /// Whether the query needs this very attempt.
-        rows_left: bool,
+        partially_delivered: bool,
     },
 }
 
@@ -156,7 +156,7 @@ async fn read(start: Start, peers: Peers, events: EventSender) {
         rows: start.rows,
         preview: start.preview,
         events,
-        delivered: Delivered::default(),
+        cursor: ResultCursor::default(),
         waiting: None,
         began: false,
     };
@@ -171,7 +171,7 @@ async fn read(start: Start, peers: Peers, events: EventSender) {
             ReadEnd::Failed {
                 attempt,
                 error,
-                rows_left,
+                partially_delivered,
             } => {
                 // The next reader waits for what the coordinator has to say of it.
                 let failed = latest.get_mut(&attempt.task_id());
@@ -181,9 +181,9 @@ async fn read(start: Start, peers: Peers, events: EventSender) {
                 let event = Event::ResultFetchFailed {
                     map_attempt: attempt,
                     error,
-                    rows_left,
+                    partially_delivered,
                 };
-                (event, rows_left)
+                (event, partially_delivered)
             }
         };
         let _ = forward.events.send(FromLink::Event(event));
@@ -201,7 +201,7 @@ struct Forward {
     preview: watch::Sender<Option<ResultPreview>>,
     events: EventSender,
     /// What has left the query, or waits to.
-    delivered: Delivered,
+    cursor: ResultCursor,
     /// Rows for which the client has no room yet.
     waiting: Option<RecordBatch>,
     /// Whether a row has left the query.
@@ -217,7 +217,7 @@ impl Forward {
         inbox: &mut mpsc::UnboundedReceiver<InputUpdate>,
         latest: &mut BTreeMap<TaskId, InputUpdate>,
     ) -> ReadEnd {
-        self.delivered.restart();
+        self.cursor.restart();
         let (updates, forwarded) = mpsc::unbounded_channel();
         for update in latest.values() {
             let _ = updates.send(update.clone());
@@ -238,7 +238,7 @@ impl Forward {
                         return ReadEnd::Failed {
                             attempt: update.map_attempt,
                             error: FetchError::StaleAttempt,
-                            rows_left: self.delivered.supersede(update.map_attempt).is_err(),
+                            partially_delivered: self.cursor.supersede(update.map_attempt).is_err(),
                         };
                     }
                     let _ = updates.send(update);
@@ -251,9 +251,9 @@ impl Forward {
                     }
                 }
                 part = parts.next(), if self.waiting.is_none() => match part {
-                    Some(Ok(part)) => if let Err(RowsLeft(attempt)) = self.take(part) {
+                    Some(Ok(part)) => if let Err(PartiallyDelivered(attempt)) = self.take(part) {
                         let error = FetchError::StaleAttempt;
-                        return ReadEnd::Failed { attempt, error, rows_left: true };
+                        return ReadEnd::Failed { attempt, error, partially_delivered: true };
                     },
                     Some(Err(error)) => {
                         let failed = ReadFailed::find(&error);
@@ -274,15 +274,15 @@ impl Forward {
         ReadEnd::Failed {
             attempt: map_attempt,
             error,
-            rows_left: self.delivered.has_part_of(map_attempt),
+            partially_delivered: self.cursor.is_partially_delivered(map_attempt),
         }
     }
 
-    fn take(&mut self, part: Part) -> Result<(), RowsLeft> {
+    fn take(&mut self, part: Part) -> Result<(), PartiallyDelivered> {
         match part {
             Part::Rows { stream, batch } => {
                 let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-                let before = self.delivered.take(stream.attempt, rows)?;
+                let before = self.cursor.take(stream.attempt, rows)?;
                 // Not more than the batch has.
                 let before = usize::try_from(before)
                     .unwrap_or(usize::MAX)
@@ -290,7 +290,7 @@ impl Forward {
                 self.pass_on(batch.slice(before, batch.num_rows() - before));
                 Ok(())
             }
-            Part::End { stream } => self.delivered.end(stream.attempt),
+            Part::End { stream } => self.cursor.end(stream.attempt),
         }
     }
 

@@ -89,8 +89,8 @@ pub enum Event {
         map_attempt: AttemptId,
         /// Why.
         error: FetchError,
-        /// Whether rows of this attempt had already left the query, so that no other attempt can take its place.
-        rows_left: bool,
+        /// Whether some rows of this attempt were delivered, so that no other attempt can replace it.
+        partially_delivered: bool,
     },
     /// The sink shows all files of the query.
     SinkCommitted,
@@ -190,7 +190,7 @@ pub enum Action {
     },
     /// Tell the client's reader about root attempts. `Superseded` means that the rows of the attempt do not count
     /// even where they were read to their end, because its stage started over: if any left the query, the answer is
-    /// `ResultFetchFailed` with `rows_left`.
+    /// `ResultFetchFailed` with `partially_delivered`.
     UpdateResult {
         /// The updates, in order.
         updates: Vec<InputUpdate>,

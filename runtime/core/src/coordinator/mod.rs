@@ -160,8 +160,8 @@ impl Coordinator {
             Event::ResultFetchFailed {
                 map_attempt,
                 error,
-                rows_left,
-            } => self.on_result_fetch_failed(map_attempt, error, rows_left),
+                partially_delivered,
+            } => self.on_result_fetch_failed(map_attempt, error, partially_delivered),
             Event::SinkCommitted => self.on_sink_committed(),
             Event::SinkFailed { message } => self.give_up(ErrorReason::SinkFailed, message),
             Event::TaskPanicked { message } => self.give_up(ErrorReason::Internal, message),

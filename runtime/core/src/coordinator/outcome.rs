@@ -180,11 +180,16 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn on_result_fetch_failed(&mut self, attempt: AttemptId, error: FetchError, rows_left: bool) {
+    pub(super) fn on_result_fetch_failed(
+        &mut self,
+        attempt: AttemptId,
+        error: FetchError,
+        partially_delivered: bool,
+    ) {
         if self.policy.sink {
             return;
         }
-        if rows_left {
+        if partially_delivered {
             let message = format!(
                 "rows of {attempt} had already been handed out when the rest of them was lost ({error}); \
                  run the query again, or give it a sink, which shows all rows or none"

@@ -1,6 +1,6 @@
 //! The client that reads the result, as the shell of the coordinator does it: rows leave the query as they come, from
 //! whatever root attempt, and a reader that cannot read on is followed by another one. Which rows leave, and when a
-//! failure ends the query, `Delivered` decides; what the client notes beside it is what `audit` judges it by.
+//! failure ends the query, `ResultCursor` decides; what the client notes beside it is what `audit` judges it by.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -12,11 +12,11 @@ use super::model::Row;
 use super::plan::Sabotage;
 use super::world::{Happening, World};
 use crate::coordinator::Event;
-use crate::delivered::{Delivered, RowsLeft};
 use crate::failure::FetchError;
 use crate::ids::{AttemptId, StreamId, TaskId};
 use crate::message::{AssignedInput, InputState, InputUpdate, Writer};
 use crate::reader::{self, Delivery};
+use crate::result_cursor::{PartiallyDelivered, ResultCursor};
 
 /// What the reader has delivered and nobody has taken.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub struct Client {
     /// In the order of their arrival.
     queue: VecDeque<Queued>,
     /// The machine that decides which rows leave.
-    delivered: Delivered,
+    cursor: ResultCursor,
     /// Rows that left the query, by root attempt.
     pub left: BTreeMap<AttemptId, Vec<Row>>,
     /// Root attempts that a reader has read to their ends.
@@ -53,8 +53,8 @@ pub struct Client {
 
 impl Client {
     /// Takes rows of a stream, and lets those leave that have not left before.
-    fn hand_out(&mut self, stream: StreamId, rows: &[Row], again: bool) -> Result<(), RowsLeft> {
-        let before = self.delivered.take(stream.attempt, rows.len() as u64)?;
+    fn hand_out(&mut self, stream: StreamId, rows: &[Row], again: bool) -> Result<(), PartiallyDelivered> {
+        let before = self.cursor.take(stream.attempt, rows.len() as u64)?;
         let before = if again { 0 } else { before as usize };
         let left = self.left.entry(stream.attempt).or_default();
         left.extend(rows.get(before..).unwrap_or_default());
@@ -62,12 +62,12 @@ impl Client {
     }
 
     /// Takes the ends of streams whose rows were all taken.
-    fn settle(&mut self) -> Result<(), RowsLeft> {
+    fn settle(&mut self) -> Result<(), PartiallyDelivered> {
         while let Some(Queued::End { stream }) = self.queue.front() {
             let attempt = stream.attempt;
             self.queue.pop_front();
             self.ended.insert(attempt);
-            self.delivered.end(attempt)?;
+            self.cursor.end(attempt)?;
         }
         Ok(())
     }
@@ -94,7 +94,7 @@ impl World {
         client.generation += 1;
         client.reading = Some(Reading::new(&[input], delivery));
         client.queue.clear();
-        client.delivered.restart();
+        client.cursor.restart();
         let reader = ReaderId::Client(client.generation);
         for task in client.told.keys().copied().collect::<Vec<_>>() {
             let reader = reader.clone();
@@ -109,8 +109,8 @@ impl World {
         self.client.told.insert(attempt.task_id(), update.clone());
         match update.state {
             InputState::Superseded => {
-                let rows_left = self.client.delivered.supersede(attempt).is_err();
-                self.fail_client(attempt, FetchError::StaleAttempt, rows_left);
+                let partially_delivered = self.client.cursor.supersede(attempt).is_err();
+                self.fail_client(attempt, FetchError::StaleAttempt, partially_delivered);
                 Ok(())
             }
             InputState::Won | InputState::Lost | InputState::Open => {
@@ -132,7 +132,7 @@ impl World {
     /// The reader has delivered the last chunk of a stream.
     pub fn end_for_client(&mut self, stream: StreamId) {
         self.client.queue.push_back(Queued::End { stream });
-        if let Err(RowsLeft(attempt)) = self.client.settle() {
+        if let Err(PartiallyDelivered(attempt)) = self.client.settle() {
             self.fail_client(attempt, FetchError::StaleAttempt, true);
         }
     }
@@ -148,7 +148,7 @@ impl World {
         };
         let again = self.plan.sabotage == Sabotage::HandOutAgain;
         let taken = client.hand_out(stream, &rows, again);
-        if let Err(RowsLeft(attempt)) = taken.and_then(|()| client.settle()) {
+        if let Err(PartiallyDelivered(attempt)) = taken.and_then(|()| client.settle()) {
             self.fail_client(attempt, FetchError::StaleAttempt, true);
             return Ok(());
         }
@@ -167,19 +167,20 @@ impl World {
 
     /// The reader cannot read an attempt.
     pub fn on_client_failed(&mut self, attempt: AttemptId, error: FetchError) {
-        let rows_left = self.client.delivered.has_part_of(attempt);
-        self.fail_client(attempt, error, rows_left);
+        let partially_delivered = self.client.cursor.is_partially_delivered(attempt);
+        self.fail_client(attempt, error, partially_delivered);
     }
 
     /// Another reader goes on, unless rows of the attempt have left that the query cannot call back.
-    fn fail_client(&mut self, map_attempt: AttemptId, error: FetchError, rows_left: bool) {
+    fn fail_client(&mut self, map_attempt: AttemptId, error: FetchError, partially_delivered: bool) {
         let client = &mut self.client;
         if client.reading.take().is_none() {
             return;
         }
         let any = client.left.values().any(|rows| !rows.is_empty());
-        let rows_left = rows_left || (any && self.plan.sabotage == Sabotage::GiveUpForAnyRow);
-        if !rows_left {
+        let partially_delivered =
+            partially_delivered || (any && self.plan.sabotage == Sabotage::GiveUpForAnyRow);
+        if !partially_delivered {
             client.went_on += u32::from(any);
             // The next reader waits for what the coordinator has to say of it.
             let told = client.told.get_mut(&map_attempt.task_id());
@@ -191,7 +192,7 @@ impl World {
         self.say_as_client(Event::ResultFetchFailed {
             map_attempt,
             error,
-            rows_left,
+            partially_delivered,
         });
     }
 

@@ -269,7 +269,7 @@ fn readers_that_hold_all_slots_give_one_up() {
     query.tell(Event::ResultFetchFailed {
         map_attempt: attempt(0, 0, 0),
         error: FetchError::Corrupt,
-        rows_left: false,
+        partially_delivered: false,
     });
     assert_eq!(cancelled(&query.tick_at(499)), []);
     assert_eq!(cancelled(&query.tick_at(500)), [attempt(1, 1, 0)], "the youngest");
@@ -335,7 +335,7 @@ fn the_client_hears_of_lost_and_restored_rows() {
     let stale = query.run(Event::ResultFetchFailed {
         map_attempt: root,
         error: FetchError::Unreachable,
-        rows_left: false,
+        partially_delivered: false,
     });
     assert_eq!(stale, []);
     let won = query.run(succeeded("b", attempt(0, 0, 1)));
@@ -350,7 +350,7 @@ fn rows_that_left_cannot_be_taken_back() {
     let actions = query.run(Event::ResultFetchFailed {
         map_attempt: attempt(0, 0, 0),
         error: FetchError::Unreachable,
-        rows_left: true,
+        partially_delivered: true,
     });
     assert_eq!(failure(&actions).reason, ErrorReason::ResultPartiallyRead);
 }
@@ -363,7 +363,7 @@ fn unread_result_rows_are_made_again() {
     let actions = query.run(Event::ResultFetchFailed {
         map_attempt: attempt(0, 0, 0),
         error: FetchError::Corrupt,
-        rows_left: false,
+        partially_delivered: false,
     });
     assert_eq!(assigned(&actions), [on("a", attempt(0, 0, 1))]);
     query.succeed("a", attempt(0, 0, 1));
@@ -385,7 +385,7 @@ fn an_unread_attempt_runs_again_though_rows_of_others_have_left() {
     let actions = query.run(Event::ResultFetchFailed {
         map_attempt: attempt(0, 1, 0),
         error: FetchError::Corrupt,
-        rows_left: false,
+        partially_delivered: false,
     });
     assert_eq!(told_client(&actions), [(attempt(0, 1, 0), InputState::Lost)]);
     assert_eq!(assigned(&actions), [on("a", attempt(0, 1, 1))]);

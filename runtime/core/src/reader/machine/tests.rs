@@ -252,17 +252,17 @@ fn transient_errors_are_tried_again_until_the_limit() {
     let mut bench = Bench::new(config(), &[(input(1, 1, &[0]), Delivery::Arrival)]);
     bench.tick_at(0);
     bench.won(1, 0);
-    let mut failures = vec![];
+    let mut retries = vec![];
     let mut last = vec![];
     for fetch in 0..20 {
         last = bench.ended(fetch, Some(FetchError::Unreachable));
         let Some(until) = bench.reader.next_deadline() else {
             break;
         };
-        failures.push(until.0);
+        retries.push(until.0);
         assert_eq!(bench.tick_at(until.0).len(), 1);
     }
-    assert_eq!(failures, [100, 300, 700, 1000]);
+    assert_eq!(retries, [100, 300, 700, 1000]);
     assert_eq!(last, ["fail s1.e0.t0.a0: Unreachable"]);
 }
 
