@@ -197,7 +197,7 @@ pub fn session(bytes: &[u8]) {
                 | ToWorker::ReleaseSlots(_)
                 | ToWorker::CancelAttempt(_)
                 | ToWorker::RetireAttempt(_)
-                | ToWorker::Goodbye(_)
+                | ToWorker::EndQuery(_)
                 | ToWorker::RenewToken(_),
             )
             | None => {}

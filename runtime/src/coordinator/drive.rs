@@ -319,14 +319,14 @@ impl Drive {
 
     fn assign(&mut self, worker: &WorkerId, assignment: Assignment) {
         let (stage, task) = (assignment.attempt.stage, assignment.attempt.task);
-        let orders = usize::try_from(stage.0)
+        let assigned = usize::try_from(stage.0)
             .ok()
             .and_then(|index| self.options.stages.get(index));
-        let (Some(orders), Some(connected)) = (orders, self.workers.get_mut(worker)) else {
+        let (Some(assigned), Some(connected)) = (assigned, self.workers.get_mut(worker)) else {
             return;
         };
         if connected.defined.insert(stage) {
-            let fragment = orders.template.clone();
+            let fragment = assigned.template.clone();
             let define = ToWorker::DefineStage(wire::DefineStage {
                 stage: stage.0,
                 fragment,
@@ -335,7 +335,7 @@ impl Drive {
         }
         let splits = usize::try_from(task)
             .ok()
-            .and_then(|task| orders.splits.get(task))
+            .and_then(|task| assigned.splits.get(task))
             .cloned()
             .unwrap_or_default();
         tracing::debug!(%worker, attempt = %assignment.attempt, "assigned");
@@ -409,12 +409,12 @@ impl Drive {
         self.snapshots.send_replace(snapshot);
     }
 
-    /// Says goodbye, waits until workers have stopped the query's attempts, and clears what a failed query wrote.
+    /// Sends `EndQuery`, waits until workers have stopped the query's attempts, and clears what a failed query wrote.
     async fn finish(mut self) -> Outcome {
         self.result = None;
         let mut leaving: BTreeSet<WorkerId> = self.workers.keys().cloned().collect();
         for worker in &leaving {
-            self.send(worker, ToWorker::Goodbye(wire::Goodbye {}));
+            self.send(worker, ToWorker::EndQuery(wire::EndQuery {}));
         }
         let patience = tokio::time::Instant::now() + GOODBYE_TIMEOUT;
         while !leaving.is_empty() {

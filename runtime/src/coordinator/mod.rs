@@ -51,7 +51,7 @@ pub struct CoordinatorOptions {
     /// The query, cut.
     pub graph: StageGraph,
     /// Per stage, in order, what its tasks share and what each reads.
-    pub stages: Vec<StageOrders>,
+    pub stages: Vec<StageAssignment>,
     /// The schema of the result's rows.
     pub schema: SchemaRef,
     /// Retries, time-outs, windows.
@@ -69,7 +69,7 @@ pub struct CoordinatorOptions {
 }
 
 /// What workers are told of one stage.
-pub struct StageOrders {
+pub struct StageAssignment {
     /// The encoded template that all its tasks share.
     pub template: bytes::Bytes,
     /// Per task, what its scan leaves read.

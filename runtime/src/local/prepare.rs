@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::exit::Failure;
 use super::load::Loaded;
-use crate::coordinator::{CoordinatorOptions, StageOrders, SystemResolver};
+use crate::coordinator::{CoordinatorOptions, StageAssignment, SystemResolver};
 use crate::planner::{
     BroadcastLimit, DeclaredTables, HashJoinLimit, PlanError, PlannedQuery, PlannedStage, plan,
     session_options, session_state, tables_read,
@@ -253,10 +253,10 @@ impl Prepared {
             .zip(&self.planned.stages)
             .map(|(stage, planned)| {
                 let sink = self.sink.clone().filter(|_| roots.contains(&stage.id));
-                orders(planned, compression, sink)
+                stage_assignment(planned, compression, sink)
             });
         let stages = stages.collect::<anyhow::Result<Vec<_>>>()?;
-        let encoded = stages.iter().map(|orders| orders.template.len() as u64).sum();
+        let encoded = stages.iter().map(|stage| stage.template.len() as u64).sum();
         check_fragment_bytes(encoded)
             .map_err(|error| Failure::unplanned(ErrorReason::UnsupportedPlan, error))?;
         Ok(CoordinatorOptions {
@@ -300,11 +300,11 @@ fn compression_to(workers: &[String]) -> Compression {
     }
 }
 
-fn orders(
+fn stage_assignment(
     planned: &PlannedStage,
     compression: Compression,
     sink: Option<Sink>,
-) -> anyhow::Result<StageOrders> {
+) -> anyhow::Result<StageAssignment> {
     let template = StageTemplate {
         fragment: planned.fragment.clone(),
         output: planned.output.clone(),
@@ -320,7 +320,7 @@ fn orders(
             })
             .collect()
     });
-    Ok(StageOrders {
+    Ok(StageAssignment {
         template: template.encode()?,
         splits: splits.collect(),
     })

@@ -34,8 +34,8 @@ const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SessionEnd {
-    /// The coordinator said goodbye: the query is over.
-    Goodbye,
+    /// The coordinator sent `EndQuery`.
+    EndQuery,
     /// It broke: the query's data is kept for its lease.
     Broken,
 }
@@ -44,7 +44,7 @@ impl SessionEnd {
     /// In a log.
     pub(super) const fn word(self) -> &'static str {
         match self {
-            Self::Goodbye => "the query is over",
+            Self::EndQuery => "the query is over",
             Self::Broken => "it broke",
         }
     }
@@ -250,7 +250,7 @@ impl Session {
                     .retire(self.hello.query.clone(), attempt.into())
                     .await;
             }
-            FromCoordinator::Goodbye(_) => return Ok(Some(SessionEnd::Goodbye)),
+            FromCoordinator::EndQuery(_) => return Ok(Some(SessionEnd::EndQuery)),
         }
         Ok(None)
     }

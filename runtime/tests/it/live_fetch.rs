@@ -163,8 +163,8 @@ impl Scene {
 
     /// Gets a slot for an attempt of task 0 and gives the order to run it.
     async fn assign(&self, session: &mut Session, attempt: AttemptId, stream_epoch: u64) {
-        let orders = self.options.stages.first().expect("there is one stage");
-        let fragment = orders.template.clone();
+        let stage = self.options.stages.first().expect("there is one stage");
+        let fragment = stage.template.clone();
         session.send(ToWorker::DefineStage(wire::DefineStage {
             stage: attempt.stage.0,
             fragment,
@@ -182,7 +182,7 @@ impl Scene {
             layout_fingerprint: 7,
             recommended_reduce_fetch_window_partitions: 1,
         };
-        let splits = orders.splits.first().cloned().unwrap_or_default();
+        let splits = stage.splits.first().cloned().unwrap_or_default();
         session.send(ToWorker::AssignAttempt(wire::AssignAttempt::new(
             assignment, splits,
         )));
@@ -479,7 +479,7 @@ async fn a_successor_of_the_coordinator_starts_over_with_the_same_numbers() {
     let reason = scene.session(EPOCH).await.next(refused).await;
     assert_eq!(reason, RefusedReason::StaleCoordinator.into());
 
-    successor.send(ToWorker::Goodbye(wire::Goodbye {}));
+    successor.send(ToWorker::EndQuery(wire::EndQuery {}));
     scene.until_refused(late, FetchError::UnknownStream).await;
     scene.worker.stop().await;
 }

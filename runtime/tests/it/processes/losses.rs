@@ -85,7 +85,7 @@ async fn held_by_frozen(query: &Watched, others: &[Worker]) -> Option<Vec<Held>>
         // Each worker has one slot; an attempt that has not opened its output yet is seen nowhere.
         let running: u32 = held.iter().map(|held| held.running).sum();
         if at_others == 0 {
-            // The query has ended and they have dropped it; its last snapshot waits for the frozen worker's goodbye.
+            // The query has ended and they have dropped it; its last snapshot waits for the frozen worker.
             return None;
         }
         // If the query went on while the others were asked, the next snapshot shows it.

@@ -325,7 +325,7 @@ fn a_second_ctrl_c_leaves_nothing_of_a_run_in_one_process() {
     let arguments = ["--workers", &workers[0].address];
     let mut program = Program::start(long_command(&folder, &arguments));
     program.wait_for("stage 0");
-    // The coordinator waits for its goodbye.
+    // The coordinator waits until it has ended the session.
     workers[0].freeze();
     program.signal(Signal::INT);
     program.wait_for("press Ctrl-C again");
