@@ -295,7 +295,7 @@ impl Coordinator {
     fn no_workers_message(&self) -> String {
         let grace = self.policy.no_workers_grace.as_millis();
         let mut message = format!("no worker took work for {grace} ms");
-        let told = |worker: &Worker| match (&worker.last_error, worker.is_connected()) {
+        let describe = |worker: &Worker| match (&worker.last_error, worker.is_connected()) {
             (_, true) => "it takes no more attempts".to_owned(),
             (Some(error), false) => shorten(error),
             (None, false) => "it was lost".to_owned(),
@@ -304,7 +304,7 @@ impl Coordinator {
             message.push_str("; none was ever reached");
         }
         for worker in self.workers.values().take(MAX_WORKERS_NAMED) {
-            message.push_str(&format!("; {}: {}", worker.id.name, told(worker)));
+            message.push_str(&format!("; {}: {}", worker.id.name, describe(worker)));
         }
         if self.workers.len() > MAX_WORKERS_NAMED {
             message.push_str(&format!("; and {} more", self.workers.len() - MAX_WORKERS_NAMED));

@@ -33,17 +33,17 @@ pub(super) struct Suspects {
 /// How a task may run.
 ///
 /// ```text
-/// Clear -> Watched -> Held -> (the query fails)
+/// Clear -> Isolated -> Blocked -> (the query fails)
 ///   ^_________|_________|        (it won, or the worker came back as it was)
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum PoisonState {
     /// As any other.
     Clear,
     /// It was lost with a worker: it runs beside no other such task.
-    Watched,
+    Isolated,
     /// It was lost with as many workers as it may. It does not run; at this time the query fails.
-    Held {
+    Blocked {
         /// When the query stops waiting for the lost workers to return.
         until: Instant,
     },
@@ -60,7 +60,7 @@ pub(super) enum Start {
 }
 
 impl Suspects {
-    /// Tasks that are watched or held.
+    /// Tasks that are isolated or blocked.
     fn tasks(&self) -> impl Iterator<Item = TaskId> {
         self.losses.keys().copied()
     }
@@ -109,12 +109,12 @@ impl Coordinator {
         }
     }
 
-    pub(super) fn standing(&self, task: TaskId) -> Standing {
+    pub(super) fn poison_state(&self, task: TaskId) -> PoisonState {
         let Some(losses) = self.suspects.losses.get(&task) else {
-            return Standing::Clear;
+            return PoisonState::Clear;
         };
         if losses.len() < MAX_WORKERS_LOST_WITH_TASK {
-            return Standing::Watched;
+            return PoisonState::Isolated;
         }
         let died = losses.iter().filter(|loss| loss.died).count();
         let last = losses.iter().map(|loss| loss.at).max().unwrap_or_default();
@@ -124,15 +124,15 @@ impl Coordinator {
             // A session may break without its worker, which is then back within this time.
             last + self.policy.worker_liveness_timeout
         };
-        Standing::Held { until }
+        PoisonState::Blocked { until }
     }
 
-    /// When held tasks come to their poison_deadlines.
+    /// When blocked tasks come to their poison_deadlines.
     pub(super) fn poison_deadlines(&self) -> impl Iterator<Item = Instant> {
-        let standings = self.suspects.tasks().map(|task| self.standing(task));
-        standings.filter_map(|standing| match standing {
-            Standing::Held { until } => Some(until),
-            Standing::Clear | Standing::Watched => None,
+        let states = self.suspects.tasks().map(|task| self.poison_state(task));
+        states.filter_map(|state| match state {
+            PoisonState::Blocked { until } => Some(until),
+            PoisonState::Clear | PoisonState::Isolated => None,
         })
     }
 
@@ -145,17 +145,17 @@ impl Coordinator {
             let usable = self.workers.values().filter(|worker| self.is_usable(worker));
             usable.filter(|worker| !hosts.contains(&worker.id.name)).count()
         };
-        move |task| match self.standing(task) {
-            Standing::Clear => Start::Anywhere,
-            Standing::Watched if room > 0 => {
+        move |task| match self.poison_state(task) {
+            PoisonState::Clear => Start::Anywhere,
+            PoisonState::Isolated if room > 0 => {
                 room -= 1;
                 Start::AwayFrom(hosts.clone())
             }
-            Standing::Watched | Standing::Held { .. } => Start::No,
+            PoisonState::Isolated | PoisonState::Blocked { .. } => Start::No,
         }
     }
 
-    /// The workers that run attempts of watched tasks.
+    /// The workers that run attempts of isolated tasks.
     fn hosts_of_suspects(&self) -> BTreeSet<String> {
         if self.suspects.losses.is_empty() {
             return BTreeSet::new();
@@ -179,9 +179,11 @@ impl Coordinator {
             let waits = self
                 .task(*task)
                 .is_some_and(|run| run.running().is_none() && run.winner().is_none());
-            match self.standing(*task) {
-                Standing::Held { until } => until <= self.now && waits && schedulable.contains(&task.stage),
-                Standing::Clear | Standing::Watched => false,
+            match self.poison_state(*task) {
+                PoisonState::Blocked { until } => {
+                    until <= self.now && waits && schedulable.contains(&task.stage)
+                }
+                PoisonState::Clear | PoisonState::Isolated => false,
             }
         };
         let Some(task) = self.suspects.tasks().find(is_due) else {
@@ -198,7 +200,7 @@ impl Coordinator {
             .get(&task)
             .map(Vec::as_slice)
             .unwrap_or_default();
-        let told = losses
+        let described = losses
             .iter()
             .map(|loss| format!("{} ({})", loss.worker, shorten(&loss.message)));
         let label = self
@@ -215,7 +217,7 @@ impl Coordinator {
                  query builds smaller. Stopped on purpose: run the query again",
                 shorten(label.unwrap_or_default()),
                 losses.len(),
-                told.collect::<Vec<_>>().join(", "),
+                described.collect::<Vec<_>>().join(", "),
             ),
             attempt: losses.last().map(|loss| loss.attempt),
         }

@@ -55,7 +55,7 @@ impl Coordinator {
         stage.lost_attempts += 1;
         stage.tasks[task.task as usize].last_loss =
             Some(format!("its output was lost on {}", winner.worker.name));
-        self.tell_readers(&winner, InputState::Lost);
+        self.notify_readers(&winner, InputState::Lost);
         Some(winner)
     }
 

@@ -131,7 +131,7 @@ impl Coordinator {
     pub(super) fn win(&mut self, winner: Winner) {
         let now = self.now;
         let task = winner.id.task_id();
-        let told = winner.clone();
+        let announced = winner.clone();
         self.suspects.clear(task);
         let stage = self.stage_mut(task.stage);
         let run = &mut stage.tasks[task.task as usize];
@@ -141,7 +141,7 @@ impl Coordinator {
         run.lost_winner = None;
         run.failed_on = None;
         stage.set(task.task, TaskState::Won(winner), now);
-        self.tell_readers(&told, InputState::Won);
+        self.notify_readers(&announced, InputState::Won);
     }
 
     /// Drops the output of an attempt that does not count.
@@ -154,8 +154,8 @@ impl Coordinator {
         }
     }
 
-    /// Tells everybody who reads the attempt's task now: running attempts, and the client.
-    pub(super) fn tell_readers(&mut self, winner: &Winner, state: InputState) {
+    /// Notifies the current readers of the attempt: running attempts and the client.
+    pub(super) fn notify_readers(&mut self, winner: &Winner, state: InputState) {
         let task = winner.id.task_id();
         if self.topology.roots.contains(&task.stage) && !self.policy.sink {
             self.out.push(Action::UpdateResult {

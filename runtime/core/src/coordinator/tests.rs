@@ -1,8 +1,8 @@
 //! Events in, actions out: one behaviour a test.
 
 mod ending;
+mod fixture;
 mod graphs;
-mod kit;
 mod losses;
 mod measures;
 mod poison;

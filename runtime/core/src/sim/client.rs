@@ -10,7 +10,7 @@ use super::audit::Violation;
 use super::fetch::{ReaderId, Reading};
 use super::model::Row;
 use super::plan::Sabotage;
-use super::world::{Happening, World};
+use super::world::{SimEvent, World};
 use crate::coordinator::Event;
 use crate::failure::FetchError;
 use crate::ids::{AttemptId, StreamId, TaskId};
@@ -37,8 +37,8 @@ pub struct Client {
     pub generation: u32,
     /// Its reader, unless it is done or has given up.
     pub reading: Option<Reading>,
-    /// What it was last told, by root task.
-    pub told: BTreeMap<TaskId, InputUpdate>,
+    /// The last update, by root task.
+    pub last_updates: BTreeMap<TaskId, InputUpdate>,
     /// In the order of their arrival.
     queue: VecDeque<Queued>,
     /// The machine that decides which rows leave.
@@ -96,17 +96,17 @@ impl World {
         client.queue.clear();
         client.cursor.restart();
         let reader = ReaderId::Client(client.generation);
-        for task in client.told.keys().copied().collect::<Vec<_>>() {
+        for task in client.last_updates.keys().copied().collect::<Vec<_>>() {
             let reader = reader.clone();
-            self.after(0, Happening::ToldAgain { reader, task });
+            self.after(0, SimEvent::RepeatUpdate { reader, task });
         }
-        self.after(0, Happening::ReaderTick { reader });
+        self.after(0, SimEvent::ReaderTick { reader });
     }
 
     /// The client hears of root attempts.
     pub fn update_client(&mut self, update: InputUpdate) -> Result<(), Violation> {
         let attempt = update.map_attempt;
-        self.client.told.insert(attempt.task_id(), update.clone());
+        self.client.last_updates.insert(attempt.task_id(), update.clone());
         match update.state {
             InputState::Superseded => {
                 let partially_delivered = self.client.cursor.supersede(attempt).is_err();
@@ -115,7 +115,7 @@ impl World {
             }
             InputState::Won | InputState::Lost | InputState::Open => {
                 let reader = ReaderId::Client(self.client.generation);
-                self.tell_reader(&reader, reader::Event::InputUpdated(update), &[])
+                self.notify_reader(&reader, reader::Event::InputUpdated(update), &[])
             }
         }
     }
@@ -126,7 +126,7 @@ impl World {
         self.client.queue.push_back(Queued::Chunk { stream, bytes, rows });
         let delay = self.rng.random_range(0..self.plan.client_pause);
         let generation = self.client.generation;
-        self.after(delay, Happening::ClientTakes { generation });
+        self.after(delay, SimEvent::ClientTakes { generation });
     }
 
     /// The reader has delivered the last chunk of a stream.
@@ -154,7 +154,7 @@ impl World {
         }
         let input = 0;
         let consumed = reader::Event::BytesConsumed { input, stream, bytes };
-        self.tell_reader(&ReaderId::Client(generation), consumed, &[])
+        self.notify_reader(&ReaderId::Client(generation), consumed, &[])
     }
 
     /// Ends the client once the last row has left.
@@ -183,7 +183,7 @@ impl World {
         if !partially_delivered {
             client.went_on += u32::from(any);
             // The next reader waits for what the coordinator has to say of it.
-            let told = client.told.get_mut(&map_attempt.task_id());
+            let told = client.last_updates.get_mut(&map_attempt.task_id());
             if let Some(told) = told.filter(|told| told.map_attempt == map_attempt) {
                 told.state = InputState::Lost;
             }
@@ -199,6 +199,6 @@ impl World {
     /// The client lives beside the coordinator: what it says is heard at once, after what was said before.
     fn say_as_client(&mut self, event: Event) {
         let (name, session) = ("client".to_owned(), 0);
-        self.after(0, Happening::ToCoordinator { name, session, event });
+        self.after(0, SimEvent::ToCoordinator { name, session, event });
     }
 }

@@ -5,7 +5,7 @@ use rand::Rng;
 use super::audit::Violation;
 use super::node::Node;
 use super::plan::Fault;
-use super::world::{Happening, World};
+use super::world::{SimEvent, World};
 use crate::coordinator::{Event, MAX_WORKERS_LOST_WITH_TASK};
 use crate::ids::Incarnation;
 
@@ -19,12 +19,12 @@ impl World {
             Fault::Crash { .. } | Fault::Freeze { .. } | Fault::Disconnect | Fault::Drain if !node.alive => {}
             Fault::Crash { back_after } => {
                 self.crash(&name);
-                self.after(back_after, Happening::Restart { name });
+                self.after(back_after, SimEvent::Restart { name });
             }
             Fault::Freeze { span } => {
                 if !node.frozen {
                     node.frozen = true;
-                    self.after(span, Happening::Thaw { name });
+                    self.after(span, SimEvent::Thaw { name });
                 }
             }
             Fault::Disconnect => {
@@ -41,7 +41,7 @@ impl World {
                 // A drained worker is replaced some time later.
                 self.after(
                     2_000,
-                    Happening::Fault {
+                    SimEvent::Fault {
                         name,
                         fault: Fault::Crash { back_after: 100 },
                     },
@@ -64,7 +64,7 @@ impl World {
         let back_after = self.rng.random_range(50..4_000);
         self.after(
             back_after,
-            Happening::Restart {
+            SimEvent::Restart {
                 name: name.to_owned(),
             },
         );
@@ -103,7 +103,7 @@ impl World {
         if let Some(node) = self.nodes.get_mut(&name).filter(|node| !node.alive && !node.gone) {
             let incarnation = node.id.incarnation.0 + 1;
             *node = Node::new(&name, Incarnation(incarnation), node.slots);
-            self.after(100, Happening::Beat { name, incarnation });
+            self.after(100, SimEvent::Beat { name, incarnation });
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use rand::Rng;
 use super::audit::Violation;
 use super::model::{Row, sort_key};
 use super::plan::Sabotage;
-use super::world::{Happening, World};
+use super::world::{SimEvent, World};
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, StreamId, TaskId, WorkerId};
 use crate::message::{AssignedInput, ChunkHead, FetchRequest, Writer};
@@ -130,7 +130,7 @@ impl World {
     }
 
     /// Tells a reader, which may be gone, and does what it wants. `rows` are those of a chunk.
-    pub fn tell_reader(
+    pub fn notify_reader(
         &mut self,
         id: &ReaderId,
         event: reader::Event,
@@ -144,7 +144,7 @@ impl World {
         let deadline = reading.reader.next_deadline().map(|at| at.0.max(now + 1));
         if let Some(at) = deadline.filter(|at| reading.tick_at.is_none_or(|planned| planned > *at)) {
             reading.tick_at = Some(at);
-            self.at(at, Happening::ReaderTick { reader: id.clone() });
+            self.at(at, SimEvent::ReaderTick { reader: id.clone() });
         }
         for action in actions {
             self.perform_for_reader(id, action, rows)?;
@@ -171,7 +171,7 @@ impl World {
         if let Some(reading) = self.reading(id) {
             reading.tick_at = None;
         }
-        self.tell_reader(id, reader::Event::Ticked, &[])
+        self.notify_reader(id, reader::Event::Ticked, &[])
     }
 
     fn perform_for_reader(
@@ -270,7 +270,7 @@ impl World {
             let from = id.clone();
             self.after(
                 delay,
-                Happening::Request {
+                SimEvent::Request {
                     from,
                     fetch,
                     worker,
@@ -289,7 +289,7 @@ impl World {
                 let reader = id.clone();
                 self.after(
                     delay,
-                    Happening::Consumed {
+                    SimEvent::Consumed {
                         reader,
                         input,
                         stream,
@@ -328,7 +328,7 @@ impl World {
             };
             self.after(
                 delay,
-                Happening::Answered {
+                SimEvent::Answered {
                     to: from,
                     fetch,
                     answer,
@@ -366,15 +366,15 @@ impl World {
     }
 
     fn sequenced(&mut self, delay: u64, to: ReaderId, fetch: FetchId, answer: Answer) {
-        self.after(delay, Happening::Answered { to, fetch, answer });
+        self.after(delay, SimEvent::Answered { to, fetch, answer });
     }
 
     pub fn on_answer(&mut self, to: &ReaderId, fetch: FetchId, answer: Answer) -> Result<(), Violation> {
         match answer {
             Answer::Chunk { head, rows } => {
-                self.tell_reader(to, reader::Event::ChunkArrived { fetch, head }, &rows)
+                self.notify_reader(to, reader::Event::ChunkArrived { fetch, head }, &rows)
             }
-            Answer::End { error } => self.tell_reader(to, reader::Event::FetchEnded { fetch, error }, &[]),
+            Answer::End { error } => self.notify_reader(to, reader::Event::FetchEnded { fetch, error }, &[]),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::fetch::{ReaderId, Reading};
 use super::model::{Row, compute, mix, route, sort_key};
 use super::plan::Sabotage;
 use super::session::ToWorker;
-use super::world::{Happening, World};
+use super::world::{SimEvent, World};
 use crate::coordinator::Event;
 use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, StreamId, WorkerId};
@@ -46,7 +46,7 @@ pub struct Node {
     pub gone: bool,
     pub draining: bool,
     /// What came while it stood still.
-    pub parked: Vec<Happening>,
+    pub parked: Vec<SimEvent>,
     pub table: StreamTable,
     leases: SlotLeases,
     pub slots: u32,
@@ -163,7 +163,7 @@ impl World {
                     attempt,
                 };
                 for update in updates {
-                    self.tell_reader(&reader, reader::Event::InputUpdated(update), &[])?;
+                    self.notify_reader(&reader, reader::Event::InputUpdated(update), &[])?;
                 }
             }
             ToWorker::Cancel(attempt) => self.end_attempt(name, attempt, AttemptFailure::Cancelled),
@@ -335,7 +335,7 @@ impl World {
         let pause = self.rng.random_range(1..60);
         self.after(
             pause,
-            Happening::Work {
+            SimEvent::Work {
                 name: name.to_owned(),
                 incarnation,
                 attempt,
@@ -388,7 +388,7 @@ impl World {
         node.table(now, committed);
         self.after(
             pause,
-            Happening::Work {
+            SimEvent::Work {
                 name: name.to_owned(),
                 incarnation,
                 attempt,
@@ -494,7 +494,7 @@ impl World {
             if let Some(session) = session {
                 self.report(&name, session, Event::WorkerHeard { worker });
             }
-            self.after(600, Happening::Beat { name, incarnation });
+            self.after(600, SimEvent::Beat { name, incarnation });
         }
         Ok(())
     }

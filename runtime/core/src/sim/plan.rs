@@ -237,7 +237,7 @@ impl Plan {
     }
 
     /// What the coordinator is told that it may do.
-    pub fn told_policy(&self) -> Policy {
+    pub fn coordinator_policy(&self) -> Policy {
         let stretched = |span: Duration| match self.sabotage {
             Sabotage::EndlessPatience => span * 100,
             Sabotage::HalfPatience => span / 2,

@@ -4,7 +4,7 @@ use rand::Rng;
 
 use super::audit::Violation;
 use super::plan::LATEST_REPEAT;
-use super::world::{Happening, World};
+use super::world::{SimEvent, World};
 use crate::coordinator::Event;
 use crate::ids::{AttemptId, Incarnation, WorkerId};
 use crate::message::{Assignment, InputUpdate};
@@ -50,11 +50,11 @@ impl World {
         }
         if !self.nodes.get(&name).is_some_and(|node| node.alive) {
             let delay = self.delay();
-            self.after(delay, Happening::BrokenAtCoordinator { name, session });
+            self.after(delay, SimEvent::BrokenAtCoordinator { name, session });
             return Ok(());
         }
         self.send(&name, ToWorker::Hello);
-        self.after(3_000, Happening::ConnectTimedOut { name, session });
+        self.after(3_000, SimEvent::ConnectTimedOut { name, session });
         Ok(())
     }
 
@@ -77,7 +77,7 @@ impl World {
         }
         self.at(
             at,
-            Happening::ToWorker {
+            SimEvent::ToWorker {
                 name: name.to_owned(),
                 session,
                 message,
@@ -111,7 +111,7 @@ impl World {
             let (name, event) = (name.to_owned(), event.clone());
             self.at(
                 at + late,
-                Happening::ToCoordinator {
+                SimEvent::ToCoordinator {
                     name,
                     session: 0,
                     event,
@@ -120,7 +120,7 @@ impl World {
         }
         self.at(
             at,
-            Happening::ToCoordinator {
+            SimEvent::ToCoordinator {
                 name: name.to_owned(),
                 session,
                 event,
@@ -137,12 +137,12 @@ impl World {
         let (first, second) = (self.delay() * 3, self.delay() * 3);
         self.after(
             first,
-            Happening::BrokenAtCoordinator {
+            SimEvent::BrokenAtCoordinator {
                 name: name.clone(),
                 session,
             },
         );
-        self.after(second, Happening::BrokenAtWorker { name, session });
+        self.after(second, SimEvent::BrokenAtWorker { name, session });
     }
 
     pub fn on_coordinator_message(
@@ -165,7 +165,7 @@ impl World {
                 link.joined = joined;
             }
         }
-        self.tell(event)
+        self.notify_coordinator(event)
     }
 
     /// No answer to a greeting: the worker may stand still.
@@ -194,11 +194,11 @@ impl World {
         let again = self.rng.random_range(50..600);
         self.after(
             again,
-            Happening::Connect {
+            SimEvent::Connect {
                 name: name.to_owned(),
             },
         );
-        self.tell(Event::WorkerLost {
+        self.notify_coordinator(Event::WorkerLost {
             worker,
             message: "connection reset".to_owned(),
         })
@@ -215,7 +215,7 @@ impl World {
         let delay = self.delay();
         self.after(
             delay,
-            Happening::BrokenAtWorker {
+            SimEvent::BrokenAtWorker {
                 name: name.to_owned(),
                 session,
             },
@@ -223,7 +223,7 @@ impl World {
         let again = self.rng.random_range(50..600);
         self.after(
             again,
-            Happening::Connect {
+            SimEvent::Connect {
                 name: name.to_owned(),
             },
         );

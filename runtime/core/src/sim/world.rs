@@ -23,7 +23,7 @@ const STEP_LIMIT: u64 = 400_000;
 
 /// Something that is going to happen.
 #[derive(Debug, Clone)]
-pub enum Happening {
+pub enum SimEvent {
     CoordinatorTick,
     Connect {
         name: String,
@@ -73,7 +73,7 @@ pub enum Happening {
     ReaderTick {
         reader: ReaderId,
     },
-    ToldAgain {
+    RepeatUpdate {
         reader: ReaderId,
         task: crate::ids::TaskId,
     },
@@ -106,7 +106,7 @@ pub struct World {
     pub rng: SmallRng,
     pub now: u64,
     sequence: u64,
-    queue: BTreeMap<(u64, u64), Happening>,
+    queue: BTreeMap<(u64, u64), SimEvent>,
     coordinator: Coordinator,
     coordinator_tick: Option<u64>,
     pub links: BTreeMap<String, Link>,
@@ -152,7 +152,7 @@ impl World {
                 .iter_mut()
                 .for_each(|stage| stage.determinism = Determinism::Unordered);
         }
-        let coordinator = Coordinator::new(graph, plan.told_policy(), Instant(0));
+        let coordinator = Coordinator::new(graph, plan.coordinator_policy(), Instant(0));
         let mut world = Self {
             coordinator: coordinator.map_err(|error| error.to_string())?,
             reference: reference(&plan.graph),
@@ -176,41 +176,41 @@ impl World {
             trace,
             plan,
         };
-        world.set_the_scene();
+        world.schedule_setup();
         Ok(world)
     }
 
-    fn set_the_scene(&mut self) {
+    fn schedule_setup(&mut self) {
         for (number, slots) in self.plan.slots.clone().into_iter().enumerate() {
             let name = format!("w{number}");
             self.nodes
                 .insert(name.clone(), Node::new(&name, Incarnation(1), slots));
             self.links.insert(name.clone(), Link::default());
-            self.after(1, Happening::Connect { name: name.clone() });
-            self.after(100, Happening::Beat { name, incarnation: 1 });
+            self.after(1, SimEvent::Connect { name: name.clone() });
+            self.after(100, SimEvent::Beat { name, incarnation: 1 });
         }
         for (at, worker, fault) in self.plan.faults.clone() {
             let name = format!("w{worker}");
-            self.after(at, Happening::Fault { name, fault });
+            self.after(at, SimEvent::Fault { name, fault });
         }
         if let Some(at) = self.plan.cancel_at {
-            self.after(at, Happening::CancelRequested);
+            self.after(at, SimEvent::CancelRequested);
         }
         if !self.plan.policy.sink {
             self.open_client();
         }
-        self.after(0, Happening::CoordinatorTick);
+        self.after(0, SimEvent::CoordinatorTick);
     }
 
     pub fn query() -> QueryId {
         QueryId::new("sim").expect("a legal id")
     }
 
-    pub fn after(&mut self, delay: u64, what: Happening) {
+    pub fn after(&mut self, delay: u64, what: SimEvent) {
         self.at(self.now + delay, what);
     }
 
-    pub fn at(&mut self, at: u64, what: Happening) {
+    pub fn at(&mut self, at: u64, what: SimEvent) {
         self.sequence += 1;
         self.queue.insert((at, self.sequence), what);
     }
@@ -243,7 +243,7 @@ impl World {
             if self.trace {
                 println!("{at:>7} {what:?}");
             }
-            let step = self.happen(what);
+            let step = self.dispatch(what);
             step.map_err(|violation| format!("at {at} ms: {violation}"))?;
         }
         self.judge_end()?;
@@ -296,73 +296,73 @@ impl World {
         }
     }
 
-    fn happen(&mut self, what: Happening) -> Result<(), Violation> {
+    fn dispatch(&mut self, what: SimEvent) -> Result<(), Violation> {
         let node = what.worker().and_then(|name| self.nodes.get_mut(name));
         if let Some(node) = node.filter(|node| node.frozen) {
             node.parked.push(what);
             return Ok(());
         }
         match what {
-            Happening::CoordinatorTick => {
+            SimEvent::CoordinatorTick => {
                 self.coordinator_tick = None;
-                self.tell(Event::Ticked)
+                self.notify_coordinator(Event::Ticked)
             }
-            Happening::Connect { name } => self.connect(name),
-            Happening::ConnectTimedOut { name, session } => self.on_connect_timed_out(&name, session),
-            Happening::ToWorker {
+            SimEvent::Connect { name } => self.connect(name),
+            SimEvent::ConnectTimedOut { name, session } => self.on_connect_timed_out(&name, session),
+            SimEvent::ToWorker {
                 name,
                 session,
                 message,
             } => self.on_worker_message(&name, session, message),
-            Happening::ToCoordinator { name, session, event } => {
+            SimEvent::ToCoordinator { name, session, event } => {
                 self.on_coordinator_message(&name, session, event)
             }
-            Happening::BrokenAtCoordinator { name, session } => self.on_broken_at_coordinator(&name, session),
-            Happening::BrokenAtWorker { name, session } => self.end_session(&name, session),
-            Happening::Beat { name, incarnation } => self.beat(name, incarnation),
-            Happening::Work {
+            SimEvent::BrokenAtCoordinator { name, session } => self.on_broken_at_coordinator(&name, session),
+            SimEvent::BrokenAtWorker { name, session } => self.end_session(&name, session),
+            SimEvent::Beat { name, incarnation } => self.beat(name, incarnation),
+            SimEvent::Work {
                 name,
                 incarnation,
                 attempt,
             } => self.work(&name, incarnation, attempt),
-            Happening::Request {
+            SimEvent::Request {
                 from,
                 fetch,
                 worker,
                 request,
             } => self.serve(from, fetch, &worker, request),
-            Happening::Answered { to, fetch, answer } => self.on_answer(&to, fetch, answer),
-            Happening::ReaderTick { reader } => self.tick_reader(&reader),
+            SimEvent::Answered { to, fetch, answer } => self.on_answer(&to, fetch, answer),
+            SimEvent::ReaderTick { reader } => self.tick_reader(&reader),
             // The last word at this time, not at the time when the reader was opened: newer words may have come.
-            Happening::ToldAgain { reader, task } => match self.client.told.get(&task).cloned() {
-                Some(update) => self.tell_reader(&reader, reader::Event::InputUpdated(update), &[]),
+            SimEvent::RepeatUpdate { reader, task } => match self.client.last_updates.get(&task).cloned() {
+                Some(update) => self.notify_reader(&reader, reader::Event::InputUpdated(update), &[]),
                 None => Ok(()),
             },
-            Happening::Consumed {
+            SimEvent::Consumed {
                 reader,
                 input,
                 stream,
                 bytes,
-            } => self.tell_reader(
+            } => self.notify_reader(
                 &reader,
                 reader::Event::BytesConsumed { input, stream, bytes },
                 &[],
             ),
-            Happening::ClientTakes { generation } => self.client_takes(generation),
-            Happening::Fault { name, fault } => self.strike(name, fault),
-            Happening::Restart { name } => self.restart(name),
-            Happening::Thaw { name } => self.thaw(&name),
-            Happening::SinkAnswered => self.answer_for_sink(),
-            Happening::CancelRequested if self.plan.sabotage == Sabotage::EndUnasked => {
+            SimEvent::ClientTakes { generation } => self.client_takes(generation),
+            SimEvent::Fault { name, fault } => self.strike(name, fault),
+            SimEvent::Restart { name } => self.restart(name),
+            SimEvent::Thaw { name } => self.thaw(&name),
+            SimEvent::SinkAnswered => self.answer_for_sink(),
+            SimEvent::CancelRequested if self.plan.sabotage == Sabotage::EndUnasked => {
                 self.outcome = Some(Outcome::Cancelled);
                 Ok(())
             }
-            Happening::CancelRequested => self.tell(Event::CancelRequested),
+            SimEvent::CancelRequested => self.notify_coordinator(Event::CancelRequested),
         }
     }
 
-    /// Tells the coordinator and does what it wants.
-    pub fn tell(&mut self, event: Event) -> Result<(), Violation> {
+    /// Hands the coordinator an event and carries out its actions.
+    pub fn notify_coordinator(&mut self, event: Event) -> Result<(), Violation> {
         if let (Event::WorkerLost { worker, .. }, Sabotage::SayAllDrain) = (&event, self.plan.sabotage) {
             let drained = Event::WorkerDrained {
                 worker: worker.clone(),
@@ -385,7 +385,7 @@ impl World {
             let at = deadline.0.max(self.now);
             if self.coordinator_tick.is_none_or(|planned| planned > at) {
                 self.coordinator_tick = Some(at);
-                self.at(at, Happening::CoordinatorTick);
+                self.at(at, SimEvent::CoordinatorTick);
             }
         }
         Ok(())
@@ -415,7 +415,7 @@ impl World {
             }
             Action::CommitSink { winners } => {
                 self.visible = Some(winners);
-                self.after(SINK_ANSWER, Happening::SinkAnswered);
+                self.after(SINK_ANSWER, SimEvent::SinkAnswered);
             }
             Action::AbortSink if self.plan.sabotage == Sabotage::KeepFiles => {}
             Action::AbortSink => {
@@ -433,13 +433,13 @@ impl World {
                 self.visible = None;
             }
             let message = "no space".to_owned();
-            return self.tell(Event::SinkFailed { message });
+            return self.notify_coordinator(Event::SinkFailed { message });
         }
-        self.tell(Event::SinkCommitted)
+        self.notify_coordinator(Event::SinkCommitted)
     }
 }
 
-impl Happening {
+impl SimEvent {
     /// The worker at which it happens: a frozen one does not notice.
     fn worker(&self) -> Option<&String> {
         match self {
@@ -450,7 +450,7 @@ impl Happening {
             Self::Request { worker, .. } => Some(&worker.name),
             Self::Answered { to: reader, .. }
             | Self::ReaderTick { reader }
-            | Self::ToldAgain { reader, .. }
+            | Self::RepeatUpdate { reader, .. }
             | Self::Consumed { reader, .. } => match reader {
                 ReaderId::Attempt { name, .. } => Some(name),
                 ReaderId::Client(_) => None,

@@ -1,6 +1,6 @@
 //! How queries end: once, with the first cause.
 
-use super::kit::{
+use super::fixture::{
     Query, assigned, attempt, cancelled, chain, failed, failure, map_reduce, outcome, policy, sink_policy,
     worker,
 };
@@ -170,17 +170,17 @@ fn a_sink_that_never_answers_ends_a_query_without_deadline_too() {
 #[test]
 fn a_cancel_stops_everything() {
     let mut query = Query::new(map_reduce(3, 1), sink_policy());
-    query.tell(Event::WorkerJoined {
+    query.handle(Event::WorkerJoined {
         worker: worker("a"),
         slots: 2,
         location: NodeLocation::default(),
         held: Vec::new(),
     });
-    query.tell(Event::SlotsGranted {
+    query.handle(Event::SlotsGranted {
         worker: worker("a"),
         slots: 1,
     });
-    let end = query.tell(Event::CancelRequested);
+    let end = query.handle(Event::CancelRequested);
     assert_eq!(cancelled(&end), [attempt(0, 0, 0)]);
     assert!(end.contains(&Action::RequestSlots {
         worker: worker("a"),

@@ -1,6 +1,6 @@
 //! Graphs that are refused, each for its own reason.
 
-use super::kit::{chain, map_reduce, policy, sink_policy};
+use super::fixture::{chain, map_reduce, policy, sink_policy};
 use crate::coordinator::{Coordinator, GraphError, check_graph};
 use crate::ids::{ExchangeId, StageId};
 use crate::limits::TooLarge;

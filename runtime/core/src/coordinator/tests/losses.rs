@@ -1,8 +1,8 @@
 //! Lost workers, lost outputs, and what runs again.
 
-use super::kit::{
-    Query, assigned, attempt, cancelled, chain, failed, failure, in_epoch, map_reduce, policy, retired,
-    sink_policy, succeeded, told, told_client, worker,
+use super::fixture::{
+    Query, assigned, attempt, cancelled, chain, client_updates, failed, failure, in_epoch, map_reduce,
+    policy, retired, sink_policy, succeeded, updates_to, worker,
 };
 use crate::coordinator::{Action, Event, Outcome};
 use crate::failure::{AttemptFailure, FetchError};
@@ -24,7 +24,7 @@ fn fetch_failed(map_attempt: AttemptId, error: FetchError) -> AttemptFailure {
 /// Two maps, one on `a` and one on `b`, both won; the reduce attempt runs on `a`.
 fn reduce_runs() -> Query {
     let mut query = Query::new(map_reduce(2, 1), policy());
-    query.tell(Event::WorkerJoined {
+    query.handle(Event::WorkerJoined {
         worker: worker("a"),
         slots: 1,
         location: NodeLocation::default(),
@@ -61,11 +61,11 @@ fn a_lost_output_runs_again_and_its_readers_hear_of_it() {
     let mut query = reduce_runs();
     let reader = attempt(1, 0, 0);
     let lost = query.lose("b");
-    assert_eq!(told(&lost, reader), [(attempt(0, 0, 0), InputState::Lost)]);
+    assert_eq!(updates_to(&lost, reader), [(attempt(0, 0, 0), InputState::Lost)]);
     let again = query.join("c", 1);
     assert_eq!(assigned(&again), [on("c", attempt(0, 0, 1))], "and nothing else");
     let won = query.succeed("c", attempt(0, 0, 1));
-    assert_eq!(told(&won, reader), [(attempt(0, 0, 1), InputState::Won)]);
+    assert_eq!(updates_to(&won, reader), [(attempt(0, 0, 1), InputState::Won)]);
     assert_eq!(assigned(&won), []);
 }
 
@@ -88,7 +88,7 @@ fn a_file_of_the_sink_outlives_its_worker() {
         let mut query = half_written(Determinism::Unordered);
         let lost = query.lose("a");
         assert_eq!(
-            told(&lost, attempt(1, 1, 0)),
+            updates_to(&lost, attempt(1, 1, 0)),
             [(attempt(0, 0, 0), InputState::Lost)]
         );
         assert_eq!(query.machine.snapshot(Instant(0)).stages[1].done, 1);
@@ -212,7 +212,7 @@ fn a_returning_worker_brings_its_winners_back() {
     let stale = attempt(0, 0, 7);
     let back = query.join_holding(&worker("b"), 1, &[attempt(0, 0, 0), stale]);
     assert_eq!(
-        told(&back, attempt(1, 0, 0)),
+        updates_to(&back, attempt(1, 0, 0)),
         [(attempt(0, 0, 0), InputState::Won)]
     );
     assert_eq!(retired(&back), [stale]);
@@ -239,7 +239,7 @@ fn a_replaced_winner_does_not_come_back() {
     query.succeed("c", attempt(0, 0, 1));
     let back = query.join_holding(&worker("b"), 1, &[attempt(0, 0, 0)]);
     assert_eq!(retired(&back), [attempt(0, 0, 0)]);
-    assert_eq!(told(&back, attempt(1, 0, 0)), []);
+    assert_eq!(updates_to(&back, attempt(1, 0, 0)), []);
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn a_restarted_worker_brings_nothing_back() {
     };
     let back = query.join_holding(&restarted, 1, &[]);
     assert_eq!(
-        told(&back, attempt(1, 0, 0)),
+        updates_to(&back, attempt(1, 0, 0)),
         [(attempt(0, 0, 0), InputState::Lost)]
     );
     assert_eq!(assigned(&back), [on("b", attempt(0, 0, 1))]);
@@ -266,7 +266,7 @@ fn readers_that_hold_all_slots_give_one_up() {
     query.succeed("a", attempt(0, 0, 0));
     let reduce = query.succeed("a", attempt(0, 1, 0));
     assert_eq!(assigned(&reduce).len(), 2);
-    query.tell(Event::ResultFetchFailed {
+    query.handle(Event::ResultFetchFailed {
         map_attempt: attempt(0, 0, 0),
         error: FetchError::Corrupt,
         partially_delivered: false,
@@ -327,10 +327,13 @@ fn the_client_hears_of_lost_and_restored_rows() {
     let mut query = Query::new(chain(1), policy());
     query.join("a", 1);
     let root = attempt(0, 0, 0);
-    assert_eq!(told_client(&query.succeed("a", root)), [(root, InputState::Won)]);
+    assert_eq!(
+        client_updates(&query.succeed("a", root)),
+        [(root, InputState::Won)]
+    );
     query.join("b", 1);
     let lost = query.lose("a");
-    assert_eq!(told_client(&lost), [(root, InputState::Lost)]);
+    assert_eq!(client_updates(&lost), [(root, InputState::Lost)]);
     assert_eq!(assigned(&lost), [on("b", attempt(0, 0, 1))]);
     let stale = query.run(Event::ResultFetchFailed {
         map_attempt: root,
@@ -339,7 +342,7 @@ fn the_client_hears_of_lost_and_restored_rows() {
     });
     assert_eq!(stale, []);
     let won = query.run(succeeded("b", attempt(0, 0, 1)));
-    assert_eq!(told_client(&won), [(attempt(0, 0, 1), InputState::Won)]);
+    assert_eq!(client_updates(&won), [(attempt(0, 0, 1), InputState::Won)]);
 }
 
 #[test]
@@ -368,7 +371,7 @@ fn unread_result_rows_are_made_again() {
     assert_eq!(assigned(&actions), [on("a", attempt(0, 0, 1))]);
     query.succeed("a", attempt(0, 0, 1));
     assert_eq!(
-        super::kit::outcome(&query.run(Event::ResultDelivered)),
+        super::fixture::outcome(&query.run(Event::ResultDelivered)),
         Outcome::Succeeded
     );
 }
@@ -387,12 +390,12 @@ fn an_unread_attempt_runs_again_though_rows_of_others_have_left() {
         error: FetchError::Corrupt,
         partially_delivered: false,
     });
-    assert_eq!(told_client(&actions), [(attempt(0, 1, 0), InputState::Lost)]);
+    assert_eq!(client_updates(&actions), [(attempt(0, 1, 0), InputState::Lost)]);
     assert_eq!(assigned(&actions), [on("a", attempt(0, 1, 1))]);
     let again = query.succeed("a", attempt(0, 1, 1));
-    assert_eq!(told_client(&again), [(attempt(0, 1, 1), InputState::Won)]);
+    assert_eq!(client_updates(&again), [(attempt(0, 1, 1), InputState::Won)]);
     assert_eq!(
-        super::kit::outcome(&query.run(Event::ResultDelivered)),
+        super::fixture::outcome(&query.run(Event::ResultDelivered)),
         Outcome::Succeeded
     );
 }
@@ -418,7 +421,10 @@ fn the_client_hears_of_every_attempt_that_does_not_count_after_a_restart() {
     // Map and root are gone for good: the client may have the root's rows, which the new run will not make again.
     query.lose("a");
     let again = query.join("b", 1);
-    assert_eq!(told_client(&again), [(attempt(1, 0, 0), InputState::Superseded)]);
+    assert_eq!(
+        client_updates(&again),
+        [(attempt(1, 0, 0), InputState::Superseded)]
+    );
     assert_eq!(assigned(&again), [on("b", attempt(0, 0, 1))]);
     let next = query.succeed("b", attempt(0, 0, 1));
     assert_eq!(assigned(&next), [on("b", in_epoch(1, attempt(1, 0, 1)))]);

@@ -1,6 +1,6 @@
 //! What a stage shows of its exchanges: sizes of partitions, first bytes and rows, bytes that went to disk.
 
-use super::kit::{Query, attempt, chain, map_reduce, policy, worker};
+use super::fixture::{Query, attempt, chain, map_reduce, policy, worker};
 use crate::coordinator::{Event, Policy};
 use crate::ids::{AttemptId, StreamEpoch};
 use crate::message::MapOutputPartitionMeta;
@@ -81,13 +81,13 @@ fn partitions_are_summed_over_map_tasks_each_once() {
 fn a_stage_that_starts_over_writes_its_partitions_anew() {
     let mut graph = map_reduce(1, 1);
     graph.stages[0].determinism = Determinism::Indeterminate;
-    graph.stages.push(super::kit::stage(
+    graph.stages.push(super::fixture::stage(
         2,
         1,
         &[(1, crate::plan::ReadKind::OwnPartition)],
         2,
     ));
-    graph.exchanges.push(super::kit::exchange(
+    graph.exchanges.push(super::fixture::exchange(
         2,
         crate::plan::ExchangeKind::Forward,
         1,

@@ -1,6 +1,6 @@
 //! Tasks that take their workers along, and tasks that were only there when a worker went.
 
-use super::kit::{
+use super::fixture::{
     Query, assigned, attempt, chain, failed, failure, lost, map_reduce, policy, succeeded, worker,
 };
 use crate::coordinator::{Action, Event};
@@ -49,7 +49,7 @@ fn drop_next(query: &mut Query, goes: Goes, id: AttemptId) -> Vec<Action> {
                 worker: start(&name, 2),
             };
             // The new start takes no work, so that the next worker has it.
-            let mut all = query.tell(Event::WorkerJoined {
+            let mut all = query.handle(Event::WorkerJoined {
                 worker: start(&name, 2),
                 slots: 0,
                 location: crate::locality::NodeLocation::default(),
@@ -60,7 +60,7 @@ fn drop_next(query: &mut Query, goes: Goes, id: AttemptId) -> Vec<Action> {
         }
         Goes::Returns => {
             query.lose(&name);
-            query.tell(Event::WorkerJoined {
+            query.handle(Event::WorkerJoined {
                 worker: start(&name, 1),
                 slots: 0,
                 location: crate::locality::NodeLocation::default(),

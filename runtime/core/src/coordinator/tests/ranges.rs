@@ -1,6 +1,6 @@
 //! Stages that merge ranges of sorted runs.
 
-use super::kit::{Query, assignments, attempt, exchange, policy, stage, worker};
+use super::fixture::{Query, assignments, attempt, exchange, policy, stage, worker};
 use crate::coordinator::{Action, Event};
 use crate::ids::{AttemptId, ExchangeId, StageEpoch};
 use crate::message::{InputState, InputUpdate};
@@ -55,8 +55,13 @@ fn bytes(actions: &[Action], reader: AttemptId) -> Vec<(AttemptId, Option<ByteRa
         Action::UpdateInputs { attempt, updates, .. } if *attempt == reader => Some(updates.clone()),
         _ => None,
     };
-    let told = |update: InputUpdate| (update.map_attempt, update.range);
-    actions.iter().filter_map(updates).flatten().map(told).collect()
+    let received = |update: InputUpdate| (update.map_attempt, update.range);
+    actions
+        .iter()
+        .filter_map(updates)
+        .flatten()
+        .map(received)
+        .collect()
 }
 
 fn part(start: u64, end: u64) -> Option<ByteRange> {
@@ -179,12 +184,12 @@ fn a_run_without_samples_is_read_whole() {
     query.join("a", 4);
     query.run(sorted("a", attempt(0, 0, 0), &[1, 3, 5, 7]));
     let actions = query.succeed("a", attempt(0, 1, 0));
-    let told = bytes(&actions, attempt(1, 0, 0));
+    let received = bytes(&actions, attempt(1, 0, 0));
     assert_eq!(
-        told[1],
+        received[1],
         (attempt(0, 1, 0), None),
         "its reader leaves out what is not its own"
     );
-    let states = super::kit::told(&actions, attempt(1, 0, 0));
+    let states = super::fixture::updates_to(&actions, attempt(1, 0, 0));
     assert!(states.iter().all(|(_, state)| *state == InputState::Won));
 }

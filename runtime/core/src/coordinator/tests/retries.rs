@@ -1,6 +1,6 @@
 //! Failures of attempts: what counts, for whom, and when it is over.
 
-use super::kit::{Query, assigned, attempt, chain, failed, failure, map_reduce, policy, worker};
+use super::fixture::{Query, assigned, attempt, chain, failed, failure, map_reduce, policy, worker};
 use crate::coordinator::reports::MAX_WAITS_FOR_ROOM;
 use crate::coordinator::{Event, MAX_ATTEMPTS_PER_TASK, Policy};
 use crate::failure::{AttemptFailure, BadInputKind};

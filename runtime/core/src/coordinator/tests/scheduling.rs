@@ -1,8 +1,8 @@
 //! What runs when, and where.
 
-use super::kit::{
-    Query, assigned, assignments, attempt, chain, exchange, failed, map_reduce, outcome, policy, stage,
-    succeeded, told, told_client, worker,
+use super::fixture::{
+    Query, assigned, assignments, attempt, chain, client_updates, exchange, failed, map_reduce, outcome,
+    policy, stage, succeeded, updates_to, worker,
 };
 use crate::coordinator::{Action, Event, Outcome};
 use crate::ids::{ExchangeId, StageId, StreamEpoch};
@@ -29,13 +29,16 @@ fn a_query_runs_from_the_first_stage_to_the_end() {
     let root = attempt(1, 0, 0);
     assert_eq!(assigned(&reduce), [("a".to_owned(), root)]);
     assert_eq!(
-        told(&reduce, root),
+        updates_to(&reduce, root),
         [
             (attempt(0, 0, 0), InputState::Won),
             (attempt(0, 1, 0), InputState::Won)
         ]
     );
-    assert_eq!(told_client(&query.succeed("a", root)), [(root, InputState::Won)]);
+    assert_eq!(
+        client_updates(&query.succeed("a", root)),
+        [(root, InputState::Won)]
+    );
     assert_eq!(outcome(&query.run(Event::ResultDelivered)), Outcome::Succeeded);
     assert_eq!(query.machine.next_deadline(), None);
     assert_eq!(query.run(Event::CancelRequested), [], "nothing follows the end");
@@ -111,13 +114,13 @@ fn the_longest_way_to_the_result_goes_first() {
 #[test]
 fn tasks_spread_over_the_workers() {
     let mut query = Query::new(map_reduce(4, 1), policy());
-    query.tell(Event::WorkerJoined {
+    query.handle(Event::WorkerJoined {
         worker: worker("a"),
         slots: 4,
         location: NodeLocation::default(),
         held: Vec::new(),
     });
-    let requests = query.tell(Event::WorkerJoined {
+    let requests = query.handle(Event::WorkerJoined {
         worker: worker("b"),
         slots: 4,
         location: NodeLocation::default(),
@@ -133,13 +136,13 @@ fn tasks_spread_over_the_workers() {
 #[test]
 fn starving_tasks_ask_every_worker_for_all_they_could_use() {
     let mut query = Query::new(map_reduce(4, 1), policy());
-    query.tell(Event::WorkerJoined {
+    query.handle(Event::WorkerJoined {
         worker: worker("a"),
         slots: 4,
         location: NodeLocation::default(),
         held: Vec::new(),
     });
-    query.tell(Event::WorkerJoined {
+    query.handle(Event::WorkerJoined {
         worker: worker("b"),
         slots: 3,
         location: NodeLocation::default(),
@@ -151,19 +154,19 @@ fn starving_tasks_ask_every_worker_for_all_they_could_use() {
         worker: worker(name),
         slots,
     };
-    assert_eq!(query.tell(Event::Ticked), [request("a", 4), request("b", 3)]);
+    assert_eq!(query.handle(Event::Ticked), [request("a", 4), request("b", 3)]);
 }
 
 #[test]
 fn slots_without_work_go_back() {
     let mut query = Query::new(chain(1), policy());
-    query.tell(Event::WorkerJoined {
+    query.handle(Event::WorkerJoined {
         worker: worker("a"),
         slots: 4,
         location: NodeLocation::default(),
         held: Vec::new(),
     });
-    let actions = query.tell(Event::SlotsGranted {
+    let actions = query.handle(Event::SlotsGranted {
         worker: worker("a"),
         slots: 3,
     });
@@ -178,7 +181,7 @@ fn slots_without_work_go_back() {
 fn an_ended_attempt_leaves_no_slot_behind() {
     let mut query = Query::new(map_reduce(2, 1), policy());
     query.join("a", 1);
-    let next = query.tell(succeeded("a", attempt(0, 0, 0)));
+    let next = query.handle(succeeded("a", attempt(0, 0, 0)));
     assert_eq!(
         next,
         [Action::RequestSlots {
@@ -197,7 +200,7 @@ fn a_draining_worker_gets_no_attempt_and_keeps_its_output() {
     let next = query.succeed("a", attempt(0, 0, 0));
     assert_eq!(assigned(&next), [("b".to_owned(), attempt(1, 0, 0))]);
     assert_eq!(
-        told(&next, attempt(1, 0, 0)),
+        updates_to(&next, attempt(1, 0, 0)),
         [(attempt(0, 0, 0), InputState::Won)]
     );
 }
@@ -267,9 +270,9 @@ fn slots_are_asked_for_near_the_data_first() {
         },
         held: Vec::new(),
     };
-    query.tell(join("a", Some("y"), 4));
-    query.tell(join("b", Some("z"), 2));
-    query.tell(join("near", None, 1));
+    query.handle(join("a", Some("y"), 4));
+    query.handle(join("b", Some("z"), 2));
+    query.handle(join("near", None, 1));
     let requests = |query: &Query| {
         let workers = query.machine.workers.values();
         workers.map(|worker| worker.requested).collect::<Vec<_>>()
@@ -277,22 +280,22 @@ fn slots_are_asked_for_near_the_data_first() {
     // In the order of the names: what is left of four after one on the node and two in the zone.
     assert_eq!(requests(&query), [1, 2, 1]);
     query.now = 100;
-    query.tell(Event::Ticked);
+    query.handle(Event::Ticked);
     assert_eq!(requests(&query), [4, 2, 1], "starving tasks take any slot");
-    let far = query.tell(Event::SlotsGranted {
+    let far = query.handle(Event::SlotsGranted {
         worker: worker("a"),
         slots: 1,
     });
     assert_eq!(assigned(&far), [("a".to_owned(), attempt(0, 0, 0))]);
-    query.tell(Event::WorkerLost {
+    query.handle(Event::WorkerLost {
         worker: worker("b"),
         message: "gone".to_owned(),
     });
-    query.tell(Event::WorkerLost {
+    query.handle(Event::WorkerLost {
         worker: worker("near"),
         message: "gone".to_owned(),
     });
-    query.tell(Event::SlotsGranted {
+    query.handle(Event::SlotsGranted {
         worker: worker("a"),
         slots: 1,
     });
@@ -340,13 +343,13 @@ fn a_reader_is_told_that_its_partition_of_an_output_is_empty() {
                 metrics: AttemptMetrics::default(),
             };
             let actions = query.run(won);
-            let told = actions.iter().filter_map(|action| match action {
+            let received = actions.iter().filter_map(|action| match action {
                 Action::UpdateInputs { attempt, updates, .. } => Some((attempt.task, updates[0].range)),
                 _ => None,
             });
-            let told: Vec<_> = told.collect();
-            assert_eq!(told.len(), 4, "{filled:?}");
-            for (task, range) in told {
+            let told: Vec<_> = received.collect();
+            assert_eq!(received.len(), 4, "{filled:?}");
+            for (task, range) in received {
                 let expected = if reads_all { None } else { expected[task as usize] };
                 assert_eq!(range, expected, "{filled:?}, task {task}");
             }

@@ -1,6 +1,6 @@
 //! Attempts that get nowhere end; those that work or wait for an input do not.
 
-use super::kit::{Query, assigned, attempt, cancelled, chain, failure, map_reduce, policy, worker};
+use super::fixture::{Query, assigned, attempt, cancelled, chain, failure, map_reduce, policy, worker};
 use crate::coordinator::{Action, Event};
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::AttemptId;

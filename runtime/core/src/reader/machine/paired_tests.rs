@@ -104,7 +104,7 @@ impl World {
             state,
             range: None,
         };
-        self.tell(Event::InputUpdated(update));
+        self.handle(Event::InputUpdated(update));
     }
 
     /// Runs an attempt of a map task to its end. Attempts of one task write streams of the same length.
@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    fn tell(&mut self, event: Event) {
+    fn handle(&mut self, event: Event) {
         for action in self.reader.handle(self.now, event) {
             self.act(action);
         }
@@ -245,15 +245,15 @@ impl World {
                 self.open.remove(&fetch);
                 if self.random.random_bool(0.5) {
                     let error = Some(FetchError::Unreachable);
-                    self.tell(Event::FetchEnded { fetch, error });
+                    self.handle(Event::FetchEnded { fetch, error });
                 }
             }
             12..35 if !self.unconsumed.is_empty() => {
                 let index = self.random.random_range(0..self.unconsumed.len());
                 let (input, stream, bytes) = self.unconsumed.swap_remove(index);
-                self.tell(Event::BytesConsumed { input, stream, bytes });
+                self.handle(Event::BytesConsumed { input, stream, bytes });
             }
-            35..45 => self.tell(Event::Ticked),
+            35..45 => self.handle(Event::Ticked),
             _ if !keys.is_empty() => {
                 let fetch = keys[self.random.random_range(0..keys.len())];
                 self.serve(fetch);
@@ -277,19 +277,19 @@ impl World {
                     open.start_offset = head.end_offset;
                     open.max_bytes = open.max_bytes.saturating_sub(bytes);
                 }
-                self.tell(Event::ChunkArrived { fetch, head });
+                self.handle(Event::ChunkArrived { fetch, head });
                 if self.random.random_bool(0.1) {
-                    self.tell(Event::ChunkArrived { fetch, head });
+                    self.handle(Event::ChunkArrived { fetch, head });
                 }
                 if self.open.get(&fetch).is_some_and(|open| open.max_bytes == 0) {
                     self.open.remove(&fetch);
-                    self.tell(Event::FetchEnded { fetch, error: None });
+                    self.handle(Event::FetchEnded { fetch, error: None });
                 }
             }
             stream::Action::RefuseFetch { error, .. } => {
                 self.open.remove(&fetch);
                 let error = Some(error);
-                self.tell(Event::FetchEnded { fetch, error });
+                self.handle(Event::FetchEnded { fetch, error });
             }
             other => panic!("a fetch is served or refused, not {other:?}"),
         }

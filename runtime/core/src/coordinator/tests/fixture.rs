@@ -1,4 +1,4 @@
-//! Small words to tell a query's story in.
+//! Graphs, workers and events for tests of the coordinator, and a query that runs by hand.
 
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ impl Query {
     }
 
     /// Hands one event in.
-    pub fn tell(&mut self, event: Event) -> Vec<Action> {
+    pub fn handle(&mut self, event: Event) -> Vec<Action> {
         self.machine.handle(Instant(self.now), event)
     }
 
@@ -141,7 +141,7 @@ impl Query {
         let mut todo = vec![event];
         let mut all = Vec::new();
         while let Some(event) = todo.pop() {
-            for action in self.tell(event) {
+            for action in self.handle(event) {
                 match action {
                     Action::RequestSlots { slots: 0, .. } | Action::ReleaseSlots { .. } => {}
                     Action::RequestSlots { worker, slots } => {
@@ -239,7 +239,7 @@ pub fn assigned(actions: &[Action]) -> Vec<(String, AttemptId)> {
 }
 
 /// What `reader` was told.
-pub fn told(actions: &[Action], reader: AttemptId) -> Vec<(AttemptId, InputState)> {
+pub fn updates_to(actions: &[Action], reader: AttemptId) -> Vec<(AttemptId, InputState)> {
     let updates = |action: &Action| match action {
         Action::UpdateInputs { attempt, updates, .. } if *attempt == reader => Some(states(updates)),
         _ => None,
@@ -248,7 +248,7 @@ pub fn told(actions: &[Action], reader: AttemptId) -> Vec<(AttemptId, InputState
 }
 
 /// What the client was told.
-pub fn told_client(actions: &[Action]) -> Vec<(AttemptId, InputState)> {
+pub fn client_updates(actions: &[Action]) -> Vec<(AttemptId, InputState)> {
     let updates = |action: &Action| match action {
         Action::UpdateResult { updates } => Some(states(updates)),
         _ => None,
