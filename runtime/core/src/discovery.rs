@@ -15,12 +15,12 @@ use crate::failure::RefusedReason;
 use crate::ids::WorkerId;
 use crate::time::Instant;
 
-/// The first wait before an address is dialled again; it doubles up to [`LONGEST_REDIAL`].
-pub const SHORTEST_REDIAL: Duration = Duration::from_millis(100);
+/// The first wait before an address is dialled again; it doubles up to [`MAX_REDIAL_BACKOFF`].
+pub const MIN_REDIAL_BACKOFF: Duration = Duration::from_millis(100);
 /// The longest wait before an address is dialled again.
-pub const LONGEST_REDIAL: Duration = Duration::from_secs(2);
-/// How long the addresses of a name count while it does not resolve: a name server's hiccup is no farewell.
-pub const LISTING_LIFETIME: Duration = Duration::from_secs(30);
+pub const MAX_REDIAL_BACKOFF: Duration = Duration::from_secs(2);
+/// Tolerate DNS failures this long before dropping a name's addresses.
+pub const DNS_FAILURE_TOLERANCE: Duration = Duration::from_secs(30);
 /// Addresses and names that a message quotes at most.
 const MAX_QUOTED: usize = 8;
 
@@ -101,16 +101,16 @@ struct Link {
     redial: Duration,
     /// It is an address that was given as such: always listed.
     given: bool,
-    /// The worker's reason and the words of the last failure.
-    trouble: Option<(Option<RefusedReason>, String)>,
+    /// The worker's reason and the message of the last failure.
+    last_failure: Option<(Option<RefusedReason>, String)>,
 }
 
 /// Where a link to one address stands.
 ///
 /// ```text
-/// Waiting --> Dialling --> Up --> Waiting
+/// Waiting --> Connecting --> Connected --> Waiting
 ///    ^ ^_________|          |     (forgotten instead of waiting once no name lists it)
-///    |______ Resting <______|     its worker was met at another address
+///    |______ Duplicate <______|     its worker was met at another address
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
@@ -120,14 +120,14 @@ enum State {
         until: Instant,
     },
     /// The driver dials.
-    Dialling,
+    Connecting,
     /// A session is up.
-    Up {
+    Connected {
         /// With whom.
         worker: WorkerId,
     },
     /// The address leads to a worker that has a session through another one (both families of a dual-stack name, say).
-    Resting {
+    Duplicate {
         /// The worker.
         worker: WorkerId,
     },
@@ -169,7 +169,7 @@ impl Discovery {
                 if let Some(known) = self.names.get_mut(&name) {
                     let since = known.unresolved.as_ref().map_or(now, |(since, _)| *since);
                     known.unresolved = Some((since, message));
-                    if since + LISTING_LIFETIME <= now {
+                    if since + DNS_FAILURE_TOLERANCE <= now {
                         known.addresses.clear();
                     }
                 }
@@ -181,7 +181,7 @@ impl Discovery {
                 message,
             } => {
                 if let Some(link) = self.links.get_mut(&address) {
-                    link.trouble = Some((refused, message));
+                    link.last_failure = Some((refused, message));
                     link.wait(now);
                 }
             }
@@ -193,8 +193,8 @@ impl Discovery {
     }
 
     /// What was last heard of an address that has no session.
-    pub fn trouble(&self, address: &str) -> Option<&str> {
-        let (_, message) = self.links.get(address)?.trouble.as_ref()?;
+    pub fn last_failure(&self, address: &str) -> Option<&str> {
+        let (_, message) = self.links.get(address)?.last_failure.as_ref()?;
         Some(message)
     }
 
@@ -202,7 +202,7 @@ impl Discovery {
     pub fn next_deadline(&self) -> Option<Instant> {
         let waits = self.links.values().filter_map(|link| match link.state {
             State::Waiting { until } => Some(until),
-            State::Dialling | State::Up { .. } | State::Resting { .. } => None,
+            State::Connecting | State::Connected { .. } | State::Duplicate { .. } => None,
         });
         waits.min()
     }
@@ -210,18 +210,18 @@ impl Discovery {
     fn on_joined(&mut self, address: &str, worker: WorkerId) {
         self.joined = true;
         for (other, link) in &mut self.links {
-            let same = matches!(&link.state, State::Up { worker: met } if *met == worker);
+            let same = matches!(&link.state, State::Connected { worker: met } if *met == worker);
             if same && other != address {
                 // The worker has given that session up for this one.
-                link.state = State::Resting {
+                link.state = State::Duplicate {
                     worker: worker.clone(),
                 };
             }
         }
         if let Some(link) = self.links.get_mut(address) {
-            link.state = State::Up { worker };
-            link.redial = SHORTEST_REDIAL;
-            link.trouble = None;
+            link.state = State::Connected { worker };
+            link.redial = MIN_REDIAL_BACKOFF;
+            link.last_failure = None;
         }
     }
 
@@ -229,13 +229,13 @@ impl Discovery {
         let Some(link) = self.links.get_mut(address) else {
             return;
         };
-        let State::Up { worker } = link.state.clone() else {
+        let State::Connected { worker } = link.state.clone() else {
             return;
         };
-        link.trouble = Some((None, message));
+        link.last_failure = Some((None, message));
         link.wait(now);
         for link in self.links.values_mut() {
-            if matches!(&link.state, State::Resting { worker: met } if *met == worker) {
+            if matches!(&link.state, State::Duplicate { worker: met } if *met == worker) {
                 link.wait(now);
             }
         }
@@ -245,8 +245,8 @@ impl Discovery {
     fn list(&mut self) {
         let listed: BTreeSet<&String> = self.names.values().flat_map(|name| &name.addresses).collect();
         self.links.retain(|address, link| match link.state {
-            State::Waiting { .. } | State::Resting { .. } => link.given || listed.contains(address),
-            State::Dialling | State::Up { .. } => true,
+            State::Waiting { .. } | State::Duplicate { .. } => link.given || listed.contains(address),
+            State::Connecting | State::Connected { .. } => true,
         });
         for address in listed {
             if !self.links.contains_key(address) {
@@ -260,19 +260,22 @@ impl Discovery {
         for (address, link) in &mut self.links {
             match link.state {
                 State::Waiting { until } if until <= now => {
-                    link.state = State::Dialling;
+                    link.state = State::Connecting;
                     actions.push(Action::Dial {
                         address: address.clone(),
                     });
                 }
-                State::Waiting { .. } | State::Dialling | State::Up { .. } | State::Resting { .. } => {}
+                State::Waiting { .. }
+                | State::Connecting
+                | State::Connected { .. }
+                | State::Duplicate { .. } => {}
             }
         }
         actions
     }
 
     /// What was last heard of each name and address that is of no use, of the first ones.
-    fn troubles(&self) -> Vec<String> {
+    fn failures(&self) -> Vec<String> {
         let unresolved = self.names.iter().filter_map(|(name, known)| {
             let (_, message) = known.unresolved.as_ref()?;
             Some(format!("{name} does not resolve: {message}"))
@@ -280,11 +283,11 @@ impl Discovery {
         let is_empty = |known: &Name| known.unresolved.is_none() && known.addresses.is_empty();
         let empty = self.names.iter().filter(|(_, known)| is_empty(known));
         let empty = empty.map(|(name, _)| format!("{name} stands for no address"));
-        let troubled = self.links.iter().filter_map(|(address, link)| {
-            let (_, message) = link.trouble.as_ref()?;
+        let unreachable = self.links.iter().filter_map(|(address, link)| {
+            let (_, message) = link.last_failure.as_ref()?;
             Some(format!("{address}: {message}"))
         });
-        let mut all: Vec<String> = unresolved.chain(empty).chain(troubled).collect();
+        let mut all: Vec<String> = unresolved.chain(empty).chain(unreachable).collect();
         if let Some(more) = all.len().checked_sub(MAX_QUOTED).filter(|more| *more > 0) {
             all.truncate(MAX_QUOTED);
             all.push(format!("and {more} more"));
@@ -293,8 +296,8 @@ impl Discovery {
     }
 
     /// Why no worker has a session, as far as names and addresses tell.
-    pub fn words(&self) -> Option<String> {
-        let all = self.troubles();
+    pub fn no_workers_reason(&self) -> Option<String> {
+        let all = self.failures();
         (!all.is_empty()).then(|| all.join("; "))
     }
 
@@ -304,12 +307,12 @@ impl Discovery {
         if failure.reason != ErrorReason::WorkersLost {
             return;
         }
-        for trouble in self.troubles() {
+        for last_failure in self.failures() {
             failure.message.push_str("; ");
-            failure.message.push_str(&trouble);
+            failure.message.push_str(&last_failure);
         }
         let other_build = |link: &Link| {
-            link.trouble
+            link.last_failure
                 .as_ref()
                 .is_some_and(|(refused, _)| *refused == Some(RefusedReason::BuildMismatch))
         };
@@ -325,9 +328,9 @@ impl Link {
             state: State::Waiting {
                 until: Instant::default(),
             },
-            redial: SHORTEST_REDIAL,
+            redial: MIN_REDIAL_BACKOFF,
             given,
-            trouble: None,
+            last_failure: None,
         }
     }
 
@@ -335,7 +338,7 @@ impl Link {
         self.state = State::Waiting {
             until: now + self.redial,
         };
-        self.redial = (self.redial * 2).min(LONGEST_REDIAL);
+        self.redial = (self.redial * 2).min(MAX_REDIAL_BACKOFF);
     }
 }
 

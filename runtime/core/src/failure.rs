@@ -82,7 +82,7 @@ pub enum AttemptFailure {
     /// Memory or spill space ran out while others held a good part of it, other queries or other attempts of this one: worth
     /// another try later.
     #[error("{message}")]
-    Crowded {
+    ResourcesContended {
         /// What ran out, and what others hold.
         message: String,
     },

@@ -5,11 +5,11 @@ const KEPT_DIVISOR: u64 = 4;
 /// The part of the disk that a query leaves even while it is the only one: the next one can begin.
 const KEPT_ALONE_DIVISOR: u64 = 8;
 /// Others that hold less than this part of a space are not why it is used up.
-const CROWD_DIVISOR: u64 = 8;
+const CONTENTION_DIVISOR: u64 = 8;
 
 /// The use of a space at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Use {
+pub struct SpaceUsage {
     /// All of it, bytes.
     pub limit: u64,
     /// What the query holds.
@@ -20,7 +20,7 @@ pub struct Use {
     pub queries: u64,
 }
 
-impl Use {
+impl SpaceUsage {
     /// The most that the query may hold: its even share as far as it is free, and more as long as a part stays free.
     pub fn allowance(self) -> u64 {
         let queries = self.queries.max(1);
@@ -39,8 +39,8 @@ impl Use {
     }
 
     /// Whether it is for other queries that the space is used up.
-    pub fn is_crowded(self) -> bool {
-        self.all.saturating_sub(self.own) > self.limit / CROWD_DIVISOR
+    pub fn is_contended(self) -> bool {
+        self.all.saturating_sub(self.own) > self.limit / CONTENTION_DIVISOR
     }
 }
 
@@ -69,7 +69,7 @@ mod tests {
             // What it holds stays its own.
             (700, 800, 2, 700),
         ] {
-            let used = Use {
+            let used = SpaceUsage {
                 limit: 800,
                 own,
                 all,
@@ -84,7 +84,7 @@ mod tests {
         let mut held = [0u64; 3];
         for turn in 0..300 {
             let query = turn % held.len();
-            let used = Use {
+            let used = SpaceUsage {
                 limit: 800,
                 own: held[query],
                 all: held.iter().sum(),
@@ -97,20 +97,20 @@ mod tests {
     }
 
     #[test]
-    fn only_others_make_a_crowd() {
-        let used = |own, all| Use {
+    fn only_use_by_others_is_contention() {
+        let used = |own, all| SpaceUsage {
             limit: 800,
             own,
             all,
             queries: 2,
         };
-        for (own, all, is_crowded) in [
+        for (own, all, is_contended) in [
             (800, 800, false),
             (700, 800, false),
             (699, 800, true),
             (0, 800, true),
         ] {
-            assert_eq!(used(own, all).is_crowded(), is_crowded, "{own} of {all}");
+            assert_eq!(used(own, all).is_contended(), is_contended, "{own} of {all}");
         }
     }
 }

@@ -271,7 +271,7 @@ impl From<AttemptFailure> for wire::attempt_failed::Failure {
                 })
             }
             AttemptFailure::ResourcesExhausted { message } => Self::ResourcesExhausted(shortened(message)),
-            AttemptFailure::Crowded { message } => Self::Crowded(shortened(message)),
+            AttemptFailure::ResourcesContended { message } => Self::ResourcesContended(shortened(message)),
             AttemptFailure::SinkFailed { message } => Self::SinkFailed(shortened(message)),
             AttemptFailure::Refused { message } => Self::Refused(shortened(message)),
             AttemptFailure::Cancelled => Self::Cancelled(wire::Cancelled {}),
@@ -309,7 +309,7 @@ impl TryFrom<wire::attempt_failed::Failure> for AttemptFailure {
             Wire::ResourcesExhausted(message) => Self::ResourcesExhausted {
                 message: shortened(message),
             },
-            Wire::Crowded(message) => Self::Crowded {
+            Wire::ResourcesContended(message) => Self::ResourcesContended {
                 message: shortened(message),
             },
             Wire::SinkFailed(message) => Self::SinkFailed {

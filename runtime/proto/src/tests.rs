@@ -79,7 +79,7 @@ fn failures_survive() {
         AttemptFailure::ResourcesExhausted {
             message: "memory".into(),
         },
-        AttemptFailure::Crowded {
+        AttemptFailure::ResourcesContended {
             message: "others".into(),
         },
         AttemptFailure::SinkFailed {
@@ -111,7 +111,7 @@ fn texts_of_failures_have_an_end() {
             AttemptFailure::ResourcesExhausted {
                 message: message.clone(),
             },
-            AttemptFailure::Crowded {
+            AttemptFailure::ResourcesContended {
                 message: message.clone(),
             },
             AttemptFailure::SinkFailed {

@@ -199,7 +199,7 @@ impl Drive {
                 if refused == Some(RefusedReason::StaleCoordinator) {
                     self.left.get_or_insert(Left::Superseded);
                 }
-                if self.discovery.trouble(&address) != Some(&message) {
+                if self.discovery.last_failure(&address) != Some(&message) {
                     tracing::warn!(address, ?refused, message, "worker not connected");
                 }
                 self.discover(discovery::Event::NotConnected {
@@ -404,7 +404,7 @@ impl Drive {
         self.last_snapshot = tokio::time::Instant::now();
         let mut snapshot = self.machine.snapshot(self.now());
         if snapshot.workers == 0 {
-            snapshot.no_workers = self.discovery.words();
+            snapshot.no_workers = self.discovery.no_workers_reason();
         }
         self.snapshots.send_replace(snapshot);
     }

@@ -9,7 +9,7 @@ use datafusion::execution::memory_pool::{
     FairSpillPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation,
 };
 use sluice_core::ids::QueryId;
-use sluice_core::shares::Use;
+use sluice_core::shares::SpaceUsage;
 use tokio::sync::Notify;
 
 use super::advice::advice;
@@ -100,13 +100,13 @@ impl WorkerMemory {
         let pool = queries.iter().find(|(id, _)| id == query);
         let pool = pool.and_then(|(_, pool)| pool.upgrade());
         let wants_all = pool.is_some_and(|pool| pool.wants_all.load(Ordering::Relaxed));
-        let held = Use {
+        let held = SpaceUsage {
             limit: self.limit as u64,
             own: 0,
             all: self.reserved() as u64,
             queries: 1,
         };
-        !wants_all && held.is_crowded()
+        !wants_all && held.is_contended()
     }
 
     /// Bytes charged now.

@@ -81,7 +81,7 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
             metrics: counters.read(),
         },
         Err(failure) => {
-            let failure = unless_crowded(failure, &shared, &query);
+            let failure = unless_contended(failure, &shared, &query);
             store.retire(query, attempt).await;
             AttemptEnd::Failed(failure)
         }
@@ -89,7 +89,7 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
 }
 
 /// Whether an attempt that had no room may have it later. What it held itself is free by now.
-fn unless_crowded(failure: AttemptFailure, shared: &Shared, query: &QueryId) -> AttemptFailure {
+fn unless_contended(failure: AttemptFailure, shared: &Shared, query: &QueryId) -> AttemptFailure {
     let AttemptFailure::ResourcesExhausted { message } = failure else {
         return failure;
     };
@@ -97,12 +97,12 @@ fn unless_crowded(failure: AttemptFailure, shared: &Shared, query: &QueryId) -> 
     let later = if is_about_memory(&message) {
         shared.memory.may_have_room(query)
     } else {
-        disk.is_crowded()
+        disk.is_contended()
     };
     if !later {
         return AttemptFailure::ResourcesExhausted { message };
     }
-    AttemptFailure::Crowded {
+    AttemptFailure::ResourcesContended {
         message: format!(
             "{message}; other attempts and shuffle data hold {} bytes of memory, and other queries {} of {} bytes of \
              spill space at this worker",

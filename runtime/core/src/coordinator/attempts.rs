@@ -98,7 +98,7 @@ pub(super) struct TaskRun {
     /// Failures that count towards the limit.
     pub(super) failures: u32,
     /// Attempts that ended for want of what other queries held.
-    pub(super) crowded: u32,
+    pub(super) contended: u32,
     /// The first of them.
     pub(super) first_failure: Option<QueryFailure>,
     /// Where the last failure happened: the next try prefers another worker.
@@ -120,7 +120,7 @@ impl TaskRun {
             },
             attempts: 0,
             failures: 0,
-            crowded: 0,
+            contended: 0,
             first_failure: None,
             failed_on: None,
             last_loss: None,

@@ -20,7 +20,7 @@ const MAX_BACKOFF_DOUBLINGS: u32 = 6;
 const MAX_FILLED_KEPT: usize = 1024;
 /// Attempts of one task that may end for the sake of what other queries hold. With their pauses they take a quarter of an
 /// hour at the default backoff.
-pub(super) const MAX_WAITS_FOR_ROOM: u32 = 60;
+pub(super) const MAX_CONTENDED_ATTEMPTS: u32 = 60;
 
 impl Coordinator {
     pub(super) fn on_progressed(&mut self, worker: &WorkerId, id: AttemptId, metrics: AttemptMetrics) {
@@ -206,7 +206,9 @@ impl Coordinator {
                 let cause = query_failure(ErrorReason::ResourcesExhausted, id, worker, message);
                 self.count_for_task(worker, id, cause);
             }
-            AttemptFailure::Crowded { message } => self.wait_for_room(worker, id, message),
+            AttemptFailure::ResourcesContended { message } => {
+                self.retry_when_uncontended(worker, id, message)
+            }
             AttemptFailure::Failed { message } => {
                 self.count_failure(worker, id, ErrorReason::TaskFailed, message);
             }
@@ -245,14 +247,14 @@ impl Coordinator {
     }
 
     /// The task waits for others to free what it needs; without end it does not.
-    fn wait_for_room(&mut self, worker: &WorkerId, id: AttemptId, message: &str) {
+    fn retry_when_uncontended(&mut self, worker: &WorkerId, id: AttemptId, message: &str) {
         let base = self.policy.retry_backoff_base;
         let stage = self.stage_mut(id.stage);
         let task = &mut stage.tasks[id.task as usize];
-        task.crowded += 1;
-        let waits = task.crowded;
-        if waits > MAX_WAITS_FOR_ROOM {
-            let message = format!("it waited {MAX_WAITS_FOR_ROOM} times for room at workers; {message}");
+        task.contended += 1;
+        let waits = task.contended;
+        if waits > MAX_CONTENDED_ATTEMPTS {
+            let message = format!("it waited {MAX_CONTENDED_ATTEMPTS} times for room at workers; {message}");
             let cause = query_failure(ErrorReason::ResourcesExhausted, id, worker, &message);
             return self.count_for_task(worker, id, cause);
         }

@@ -186,7 +186,7 @@ fn a_loss_names_what_was_refused_and_only_other_builds_make_it_a_mismatch() {
     assert_eq!(failure.message, "nobody; a:1: it refused; b:1: cannot connect");
     // What a query that has no worker says meanwhile.
     assert_eq!(
-        discovery.words().as_deref(),
+        discovery.no_workers_reason().as_deref(),
         Some("a:1: it refused; b:1: cannot connect")
     );
     handle(&mut discovery, 100, Event::Ticked);

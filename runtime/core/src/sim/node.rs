@@ -353,7 +353,7 @@ impl World {
             let failure = if self.rng.random_bool(0.5) {
                 AttemptFailure::Failed { message }
             } else {
-                AttemptFailure::Crowded { message }
+                AttemptFailure::ResourcesContended { message }
             };
             if self.node(name, incarnation).is_some() {
                 self.end_attempt(name, attempt, failure);

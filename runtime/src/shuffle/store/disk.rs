@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use datafusion::execution::disk_manager::DiskManager;
 use sluice_core::ids::QueryId;
-use sluice_core::shares::Use;
+use sluice_core::shares::SpaceUsage;
 
 use super::StoreConfig;
 use crate::shuffle::segment::{OperatorFolders, SpillDirs};
@@ -74,7 +74,7 @@ impl SpillSpace {
     }
 
     /// How the disk is used, as one query sees it.
-    pub fn usage(&self, query: &QueryId) -> Use {
+    pub fn usage(&self, query: &QueryId) -> SpaceUsage {
         self.seen_by(query, &self.lock())
     }
 
@@ -83,11 +83,11 @@ impl SpillSpace {
         self.lock().values().map(Share::spilled).sum()
     }
 
-    fn seen_by(&self, query: &QueryId, shares: &BTreeMap<QueryId, Share>) -> Use {
+    fn seen_by(&self, query: &QueryId, shares: &BTreeMap<QueryId, Share>) -> SpaceUsage {
         let users = shares
             .iter()
             .filter(|(id, share)| *id == query || share.bytes() > 0);
-        Use {
+        SpaceUsage {
             limit: self.limit,
             own: shares.get(query).map_or(0, Share::bytes),
             all: shares.values().map(Share::bytes).fold(0, u64::saturating_add),
@@ -109,7 +109,7 @@ impl SpillSpace {
     }
 
     /// The query's shuffle data is about to take so many bytes.
-    fn reserve(&self, query: &QueryId, bytes: u64) -> Result<(), Use> {
+    fn reserve(&self, query: &QueryId, bytes: u64) -> Result<(), SpaceUsage> {
         let mut shares = self.lock();
         let used = self.seen_by(query, &shares);
         if used.own.saturating_add(bytes) > used.allowance() {

@@ -336,7 +336,7 @@ async fn a_query_that_has_all_it_may_have_fails_alone() {
     assert!((5500..=7000).contains(&held), "{held} bytes: an eighth is left");
     fill("other", 9).await.expect("the next query has room on disk");
     let usage = store.space().usage(&query("other"));
-    assert!(usage.is_crowded() && usage.own > 0, "{usage:?}");
+    assert!(usage.is_contended() && usage.own > 0, "{usage:?}");
     let more = fill("other", 200).await;
     assert!(
         matches!(&more, Err(StoreError::Exhausted(message)) if message.contains("beside 1 other")),

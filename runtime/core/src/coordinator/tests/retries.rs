@@ -1,7 +1,7 @@
 //! Failures of attempts: what counts, for whom, and when it is over.
 
 use super::fixture::{Query, assigned, attempt, chain, failed, failure, map_reduce, policy, worker};
-use crate::coordinator::reports::MAX_WAITS_FOR_ROOM;
+use crate::coordinator::reports::MAX_CONTENDED_ATTEMPTS;
 use crate::coordinator::{Event, MAX_ATTEMPTS_PER_TASK, Policy};
 use crate::failure::{AttemptFailure, BadInputKind};
 use sluice_crds::ErrorReason;
@@ -154,11 +154,11 @@ fn want_of_space_counts_for_the_task_and_not_against_the_worker() {
 fn a_task_waits_for_what_other_queries_hold_and_not_for_ever() {
     let mut query = Query::new(chain(1), policy());
     query.join("a", 1);
-    let crowded = || AttemptFailure::Crowded {
+    let contended = || AttemptFailure::ResourcesContended {
         message: "others hold the memory".to_owned(),
     };
-    for number in 0..MAX_WAITS_FOR_ROOM {
-        assert_eq!(assigned(&query.fail("a", attempt(0, 0, number), crowded())), []);
+    for number in 0..MAX_CONTENDED_ATTEMPTS {
+        assert_eq!(assigned(&query.fail("a", attempt(0, 0, number), contended())), []);
         let pause = 250 << number.min(6);
         query.now += pause - 1;
         query.run(Event::WorkerHeard { worker: worker("a") });
@@ -171,13 +171,13 @@ fn a_task_waits_for_what_other_queries_hold_and_not_for_ever() {
     let state = query.machine.snapshot(crate::time::Instant(query.now));
     assert_eq!(
         (state.stages[0].failed_attempts, state.stages[0].lost_attempts),
-        (0, MAX_WAITS_FOR_ROOM)
+        (0, MAX_CONTENDED_ATTEMPTS)
     );
     let mut last = Vec::new();
-    for number in MAX_WAITS_FOR_ROOM..MAX_WAITS_FOR_ROOM + 3 {
-        last = query.fail("a", attempt(0, 0, number), crowded());
+    for number in MAX_CONTENDED_ATTEMPTS..MAX_CONTENDED_ATTEMPTS + 3 {
+        last = query.fail("a", attempt(0, 0, number), contended());
         query.now += 1_000;
-        if number < MAX_WAITS_FOR_ROOM + 2 {
+        if number < MAX_CONTENDED_ATTEMPTS + 2 {
             assert_eq!(
                 assigned(&query.run(Event::WorkerHeard { worker: worker("a") })).len(),
                 1
@@ -198,10 +198,10 @@ fn a_task_that_waits_for_room_rather_runs_elsewhere() {
     let mut query = Query::new(chain(1), policy());
     query.join("a", 1);
     query.join("b", 1);
-    let crowded = AttemptFailure::Crowded {
+    let contended = AttemptFailure::ResourcesContended {
         message: "others hold the memory".to_owned(),
     };
-    query.fail("a", attempt(0, 0, 0), crowded);
+    query.fail("a", attempt(0, 0, 0), contended);
     assert_eq!(
         assigned(&query.tick_at(250)),
         [("b".to_owned(), attempt(0, 0, 1))]

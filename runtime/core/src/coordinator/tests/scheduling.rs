@@ -347,7 +347,7 @@ fn a_reader_is_told_that_its_partition_of_an_output_is_empty() {
                 Action::UpdateInputs { attempt, updates, .. } => Some((attempt.task, updates[0].range)),
                 _ => None,
             });
-            let told: Vec<_> = received.collect();
+            let received: Vec<_> = received.collect();
             assert_eq!(received.len(), 4, "{filled:?}");
             for (task, range) in received {
                 let expected = if reads_all { None } else { expected[task as usize] };
