@@ -17,7 +17,7 @@ use crate::harness::{self, Space};
 fn the_api_server_judges_every_case_as_the_table_says() {
     harness::run("crds-cases", |space| async move {
         // Nobody may change them while the cases are judged.
-        let _mine = harness::definitions().await;
+        let _same = harness::share_definitions().await;
         harness::apply_crds(&space.client).await?;
         let kinds = Kinds::of(&space.client).await?;
         let cases = cases().map_err(|problem| anyhow!(problem))?;

@@ -1,13 +1,13 @@
 //! `helm install` to rows: the release's own pool, `helm test`, a query of a user.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding};
-use kube::api::{DeleteParams, ListParams};
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 
 use crate::answers;
-use crate::harness::{self, Pool, Query, Release, Space, rows, sample, sample_in_pool};
+use crate::harness::{self, Pool, Query, Release, rows, sample_in_pool};
 
 /// The release's pool, small enough for a test.
 pub const SMALL_POOL: [&str; 8] = [
@@ -45,54 +45,6 @@ fn a_release_with_a_pool_runs_queries() {
         assert_eq!(queries.list(&ListParams::default()).await?.items.len(), 1);
         Ok(())
     });
-}
-
-// Alone: its operator serves the namespaces of all other tests too.
-#[test]
-fn a_release_for_the_cluster_serves_every_namespace() {
-    harness::run_alone("helm-cluster", |space| async move {
-        // What releases of failed tests have left outside of their namespaces: the chart would find others of its kind.
-        let roles = Api::<ClusterRole>::all(space.client.clone());
-        for role in roles.list(&ListParams::default()).await? {
-            let name = role.name_any();
-            if name.starts_with("sluice-operator:e2e-") {
-                roles.delete(&name, &DeleteParams::default()).await?;
-            }
-        }
-        let release = Release::new(&space, "r");
-        let outcome = serves_every_namespace(&space, &release).await;
-        if outcome.is_err() {
-            drop(harness::keep(&space).await);
-        }
-        // Its ClusterRole keeps all other releases out.
-        let removed = release.uninstall().await;
-        outcome?;
-        removed?;
-        Ok(())
-    });
-}
-
-async fn serves_every_namespace(space: &Space, release: &Release) -> Result<()> {
-    release.install(&["--set", "scope=Cluster"]).await?;
-    let other = space.beside(&format!("{}-b", space.namespace)).await?;
-    let query = Query::submit(&other, sample("tpch-pricing-summary.yaml")?).await?;
-    ensure!(
-        rows(&query.succeeded().await?)? == answers::pricing_summary(),
-        "other rows"
-    );
-    let beside = Release::new(space, "s").in_namespace(&other.namespace);
-    let refused = beside.install(&[]).await;
-    let problem = refused
-        .err()
-        .map(|problem| format!("{problem:#}"))
-        .unwrap_or_default();
-    ensure!(
-        problem.contains("another Sluice serves"),
-        "two operators of one namespace: {problem}"
-    );
-    // As long as there is an operator that could have to do with its end.
-    query.delete().await?;
-    query.gone().await
 }
 
 /// The right to write definitions is that of a job, and goes with it; the job stays to be looked at.

@@ -29,7 +29,7 @@ fn a_rollback_brings_the_operator_back_and_stops_no_query() {
         release.install(&[]).await?;
         let first = arguments(&space).await?;
         {
-            let _mine = harness::definitions().await;
+            let _same = harness::share_definitions().await;
             release.upgrade(&["--set", "concurrency=3"]).await?;
         }
         assert!(arguments(&space).await?.contains(&"--concurrency=3".to_owned()));

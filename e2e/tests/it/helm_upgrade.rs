@@ -150,7 +150,7 @@ fn a_pool_of_another_name_takes_the_place_of_the_first() {
         let first = Pool::existing(&space, "default");
         first.until_ready(2).await?;
         {
-            let _mine = harness::definitions().await;
+            let _same = harness::share_definitions().await;
             release.upgrade(&["--set", "workerPool.name=other"]).await?;
         }
         Pool::existing(&space, "other").until_ready(2).await?;
@@ -188,7 +188,7 @@ fn a_new_image_reaches_the_operator_and_a_pool_when_it_is_told() {
             format!("image.tag={tag}"),
         );
         {
-            let _mine = harness::definitions().await;
+            let _same = harness::share_definitions().await;
             release.upgrade(&["--set", &repository, "--set", &tag]).await?;
         }
         query.is_under_way().await?;

@@ -86,7 +86,7 @@ async fn apply(space: &Space, name: &str) -> Result<Query> {
 /// What `kubectl get` prints of a query and of a pool.
 async fn is_printed(space: &Space) -> Result<()> {
     // Another test changes the columns.
-    let _mine = harness::definitions().await;
+    let _same = harness::share_definitions().await;
     let line = columns::<sluice_crds::ShuffleQuery>(space, "worker-pool").await?;
     assert_eq!(line["Phase"], json!("Succeeded"), "{line:?}");
     for whole in ["Stages", "Tasks"] {

@@ -8,7 +8,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 
-use super::helm::definitions;
+use super::helm::share_definitions;
 
 /// Another than the operator's: these are not its objects.
 const FIELD_MANAGER: &str = "sluice-e2e";
@@ -20,11 +20,11 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 ///
 /// If a file cannot be read, or the API server refuses it or finds a fault in its schema.
 pub async fn install_crds(client: &Client) -> Result<()> {
-    let _mine = definitions().await;
+    let _same = share_definitions().await;
     apply_crds(client).await
 }
 
-/// As [`install_crds`], for who holds the definitions.
+/// As [`install_crds`], for a caller that shares or locks the definitions.
 ///
 /// # Errors
 ///

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::crds::apply_crds;
 use super::space::Space;
@@ -16,12 +16,18 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 /// A release that is not ready by then will not be.
 const TIMEOUT: &str = "180s";
 
-/// The definitions are of the whole cluster: who changes them keeps out who installs them meanwhile.
-static DEFINITIONS: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
+/// The definitions belong to the whole cluster. A test that changes them excludes all that use them as they are.
+static DEFINITIONS: LazyLock<RwLock<()>> = LazyLock::new(RwLock::default);
 
-/// Nobody else of these tests installs or changes the definitions as long as the guard lives.
-pub async fn definitions() -> MutexGuard<'static, ()> {
-    DEFINITIONS.lock().await
+/// No other test changes the definitions while the guard lives. Others may hold one too, and may apply the definitions of
+/// the repository, which changes nothing. A test that takes a second guard can wait for itself.
+pub async fn share_definitions() -> RwLockReadGuard<'static, ()> {
+    DEFINITIONS.read().await
+}
+
+/// No other test uses, installs or changes the definitions while the guard lives.
+pub async fn lock_definitions() -> RwLockWriteGuard<'static, ()> {
+    DEFINITIONS.write().await
 }
 
 /// A release of the chart that serves its namespace alone.
@@ -56,12 +62,12 @@ impl Release {
     ///
     /// Helm's.
     pub async fn install(&self, values: &[&str]) -> Result<String> {
-        let _mine = definitions().await;
+        let _same = share_definitions().await;
         self.chart("install", values).await
     }
 
     /// Upgrades it as docs/operations.md says: the values given before are kept, all others are the new chart's. The
-    /// caller holds the definitions.
+    /// caller shares or locks the definitions.
     ///
     /// # Errors
     ///
@@ -122,7 +128,7 @@ impl Release {
 ///
 /// Those of `body`; or the definitions cannot be restored.
 pub async fn restoring_definitions<T>(space: &Space, body: impl Future<Output = Result<T>>) -> Result<T> {
-    let _mine = definitions().await;
+    let _mine = lock_definitions().await;
     let outcome = body.await;
     let restored = apply_crds(&space.client).await;
     let outcome = outcome?;

@@ -29,7 +29,7 @@ use config::{ClusterConfig, Target};
 pub use crds::apply_crds;
 pub use deploy::{install_operator, kill_operator, operator_node};
 pub use diagnostics::keep;
-pub use helm::{Release, definitions, output, restoring_definitions};
+pub use helm::{Release, lock_definitions, output, restoring_definitions, share_definitions};
 pub use pool::Pool;
 pub use query::{Query, in_order, query, rows, sample, sample_in_pool, samples};
 pub use space::Space;
@@ -92,7 +92,8 @@ where
     run_with(test, image, body);
 }
 
-/// The same with no other test beside it, as it changes nodes or measures.
+/// The same with no other test beside it, as it changes nodes or measures. Such a test belongs into `alone`, which `e2e/run`
+/// runs one at a time: elsewhere it holds up the tests that run side by side.
 ///
 /// # Panics
 ///

@@ -64,7 +64,7 @@ async fn clear() -> Result<String> {
     .await
 }
 
-// Alone: both use the namespace that the page names, and the second operator serves all of the others too.
+// Both use the namespace that the page names, and the second operator serves all of the others too.
 #[test]
 fn the_quick_start_does_what_it_says() {
     harness::run_alone("helm-quickstart", |space| async move {
@@ -105,7 +105,7 @@ async fn take_the_definitions_away(space: &Space) -> Result<()> {
     let [end] = end.as_slice() else {
         bail!("{} blocks", end.len());
     };
-    let _mine = harness::definitions().await;
+    let _mine = harness::lock_definitions().await;
     let taken = shell(end).await;
     let left = shell("kubectl get crd -o name").await;
     harness::apply_crds(&space.client).await?;
