@@ -59,12 +59,17 @@ def certificates():
     return b"".join(path.read_bytes().rstrip() + b"\n" for path in found)
 
 
-def stripped(path, folder):
-    """A copy without debug information, which is most of a debug build."""
+def stripped(path, folder, symbols):
+    """A copy for the image: without debug information, or without any symbol, which then go to a file in `symbols`."""
+    name = os.path.basename(path)
+    copy = os.path.join(folder, name)
+    if symbols:
+        command = [pathlib.Path(__file__).with_name("split-symbols"), path, copy, os.path.join(symbols, f"{name}.debug")]
+    else:
+        command = ["strip", "--strip-debug", "-o", copy, path]
     if not shutil.which("strip"):
-        fail("--strip needs Debian's package binutils")
-    copy = os.path.join(folder, os.path.basename(path))
-    subprocess.run(["strip", "--strip-debug", "-o", copy, path], check=True)
+        fail("--strip and --symbols need Debian's package binutils")
+    subprocess.run(command, check=True)
     return copy
 
 
@@ -166,7 +171,9 @@ def arguments():
     parser.add_argument("--user", default="65532:65532", help="uid:gid of the processes (default %(default)s)")
     parser.add_argument("--label", type=pair, action="append", default=[], help="key=value")
     parser.add_argument("--certificates", action="store_true", help="add Debian's certificate authorities")
-    parser.add_argument("--strip", action="store_true", help="leave out debug information")
+    symbols = parser.add_mutually_exclusive_group()
+    symbols.add_argument("--strip", action="store_true", help="leave out debug information; names of functions stay")
+    symbols.add_argument("--symbols", metavar="FOLDER", help="leave out all symbols, and write them to files in this folder")
     parsed = parser.parse_args()
     for ref in parsed.ref:
         if not re.fullmatch(r"\S+/\S+:[\w.-]+", ref):
@@ -190,15 +197,20 @@ def main():
         config["Entrypoint"] = [options.entrypoint]
     created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(EPOCH))
     image = {"architecture": machines.pop(), "os": "linux", "created": created, "config": config}
+    if options.symbols:
+        os.makedirs(options.symbols, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
+        strips = options.strip or options.symbols
         programs = {
-            path: (stripped(source, folder) if options.strip else source, 0o755) for path, source in options.file
+            path: (stripped(source, folder, options.symbols) if strips else source, 0o755) for path, source in options.file
         }
         # The programs change with every build, what they stand on hardly ever: a layer each.
         layers = [layer(base_files(sources, options.user, options.certificates)), layer(programs)]
         digest = archive(options.out, options.ref, image, layers)
     size = os.path.getsize(options.out) / 2**20
     print(f"{' '.join(options.ref)} {digest} {size:.1f} MiB: {options.out}")
+    if options.symbols:
+        print(f"symbols: {options.symbols}")
 
 
 if __name__ == "__main__":

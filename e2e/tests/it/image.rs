@@ -35,9 +35,16 @@ for layer in described["Layers"]:
 print(json.dumps({"names": described["RepoTags"], "config": json.loads(read(described["Config"])), "files": files}))
 "#;
 
+/// Prints which file a `.gnu_debuglink` names, and whether its checksum is that of the symbols.
+const LINKS: &str = r#"
+import sys, zlib
+link, symbols = (open(path, "rb").read() for path in sys.argv[1:])
+print(link.split(b"\0")[0].decode(), int.from_bytes(link[-4:], "little") == zlib.crc32(symbols))
+"#;
+
 /// The built programs, and what makes an image of them; or what is missing.
 fn programs() -> Result<[PathBuf; 2], String> {
-    for program in ["python3", "strip", "readelf", "ldd"] {
+    for program in ["python3", "strip", "objcopy", "readelf", "ldd"] {
         let mut asked = Command::new(program);
         asked.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
         if !asked.status().is_ok_and(|status| status.success()) {
@@ -134,17 +141,47 @@ fn an_image_is_the_same_bytes_whoever_makes_it_and_holds_what_it_needs() -> Resu
     assert_eq!(seen["names"], json!(["localhost/sluice:dev"]));
     is_configured(&seen["config"])?;
     holds_little(&seen["files"])?;
-    // Names of functions are for backtraces; what a debugger needs is left out.
-    let sections = output(
-        Command::new("readelf")
-            .args(["--section-headers", "--wide"])
-            .arg(&program),
-    )?;
-    ensure!(
-        sections.contains(" .symtab ") && !sections.contains(" .debug_info "),
-        "{sections}"
-    );
+    for name in PROGRAMS {
+        let [one, two] = ["one", "two"].map(|image| folder.join(format!("{image}.symbols/{name}.debug")));
+        ensure!(fs::read(&one)? == fs::read(&two)?, "{} differs", one.display());
+    }
+    its_symbols_are_beside_it(&program, &folder.join("one.symbols/sluice.debug"))?;
     fs::remove_dir_all(&folder)?;
+    Ok(())
+}
+
+/// The program has no symbols, and leads debuggers and profilers to the file that has them.
+fn its_symbols_are_beside_it(program: &Path, symbols: &Path) -> Result<()> {
+    let read = |what: &str, file: &Path| output(Command::new("readelf").args([what, "--wide"]).arg(file));
+    let (stripped, kept) = (
+        read("--section-headers", program)?,
+        read("--section-headers", symbols)?,
+    );
+    ensure!(
+        !stripped.contains(" .symtab ") && !stripped.contains(" .debug_info "),
+        "{stripped}"
+    );
+    ensure!(
+        kept.contains(" .symtab ") && kept.contains(" .debug_info "),
+        "{kept}"
+    );
+    let id = read("--notes", program)?;
+    let id = id.lines().find(|line| line.contains("Build ID"));
+    let id = id.context("no build id")?;
+    ensure!(
+        read("--notes", symbols)?.contains(id),
+        "{id} is not that of the symbols"
+    );
+    let link = program.with_extension("link");
+    let section = format!(".gnu_debuglink={}", link.display());
+    output(
+        Command::new("objcopy")
+            .args(["--dump-section", &section])
+            .arg(program)
+            .arg(program.with_extension("copy")),
+    )?;
+    let said = output(Command::new("python3").args(["-c", LINKS]).args([&link, symbols]))?;
+    ensure!(said.trim() == "sluice.debug True", "{said}");
     Ok(())
 }
 
