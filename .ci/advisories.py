@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tomllib
 
-# Advisories that do not concern this workspace, each with the reason.
-IGNORED = {}
+# Advisories that do not concern this workspace.
+RULES = tomllib.loads(pathlib.Path(__file__).parent.parent.joinpath("deny.toml").read_text(encoding="utf-8"))
+IGNORED = {ignored["id"] for ignored in RULES["advisories"]["ignore"]}
 
 # Notices about a crate that is not vulnerable: told, not refused.
 NOTICES = ("unmaintained", "notice")
