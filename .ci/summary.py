@@ -1,6 +1,6 @@
-"""Passes the output of `cargo test` through and ends it with one line over all test programs.
+"""Passes the output of `cargo test` through and ends it with one line over all test programs, which it also writes to a file.
 
-    cargo test | python3 .ci/summary.py
+    cargo test | python3 .ci/summary.py FILE
     python3 .ci/summary.py --self-test
 
 Fails when a test failed, or when the output holds no test that passed.
@@ -46,6 +46,8 @@ def main():
         return
     line, passed = verdict(*total(sys.stdin, lambda line: print(line, end="", flush=True)))
     print(line, flush=True)
+    with open(sys.argv[1], "w", encoding="utf-8") as file:
+        print(line, file=file)
     sys.exit(0 if passed else 1)
 
 
