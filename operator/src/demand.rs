@@ -1,4 +1,4 @@
-//! What the queries of a pool want of it: the queries' reconciler says, and the pools' scales by it and shows it.
+//! The demand of each pool: the query reconciler reports it, the pool reconciler scales by it and shows it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,28 +8,28 @@ use kube::runtime::reflector::ObjectRef;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus, StageState};
 use sluice_crds::{ConditionReason, ProgressReason, WorkerPool};
 
-/// What all queries of a pool want together.
+/// The demand of all queries of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Demand {
+pub struct PoolDemand {
     /// Slots that they could use now.
     pub slots: u32,
-    /// Queries with a place.
+    /// Admitted queries.
     pub running: u32,
-    /// Queries that wait for the pool, or for a place in it.
+    /// Queries that wait for the pool or for their admission.
     pub queued: u32,
 }
 
-/// What one query wants.
+/// The demand of one query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wish {
-    /// Whether it has its place.
+pub struct QueryDemand {
+    /// Whether it is admitted.
     pub admitted: bool,
     /// Slots that it could use now; `None` before it is planned.
     pub slots: Option<u32>,
 }
 
-impl Wish {
-    /// What a query wants that stands like this; `None` where no worker would help it.
+impl QueryDemand {
+    /// The demand of a query with this status; `None` where no worker would help it.
     pub fn of(status: &ShuffleQueryStatus) -> Option<Self> {
         match status.phase {
             QueryPhase::Succeeded | QueryPhase::Failed | QueryPhase::Cancelled | QueryPhase::Suspended => {
@@ -48,7 +48,7 @@ impl Wish {
     }
 }
 
-/// Whether a query without a place waits for its pool alone.
+/// Whether a query that is not admitted waits for its pool alone.
 fn waits_for_workers(reason: Option<ConditionReason>) -> bool {
     let of_pool = [
         ProgressReason::Pending,
@@ -58,7 +58,7 @@ fn waits_for_workers(reason: Option<ConditionReason>) -> bool {
     reason.is_none_or(|reason| of_pool.iter().any(|of_pool| reason == (*of_pool).into()))
 }
 
-/// Tasks that run or could run: those that are left of stages that have begun, and of those that only read tables.
+/// Tasks that run or could run: the remaining tasks of stages that run, and of stages that only read tables.
 fn slots(status: &ShuffleQueryStatus) -> Option<u32> {
     if status.stages.is_empty() {
         let left = status.tasks.planned.saturating_sub(status.tasks.done);
@@ -76,55 +76,55 @@ fn slots(status: &ShuffleQueryStatus) -> Option<u32> {
 /// Namespace and name of a pool.
 type Key = (String, String);
 
-/// What every query wants, by pool.
+/// The demand of every query, by pool.
 #[derive(Default)]
-pub struct Board {
-    wishes: Mutex<Wishes>,
+pub struct DemandTracker {
+    demands: Mutex<Demands>,
 }
 
 #[derive(Default)]
-struct Wishes {
+struct Demands {
     /// By the unique id of the query.
-    of_pools: BTreeMap<Key, BTreeMap<String, Wish>>,
+    of_pools: BTreeMap<Key, BTreeMap<String, QueryDemand>>,
     /// The pools of queries.
     pools: HashMap<String, Key>,
     listeners: Vec<UnboundedSender<ObjectRef<WorkerPool>>>,
 }
 
-impl Board {
-    fn lock(&self) -> MutexGuard<'_, Wishes> {
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
+impl DemandTracker {
+    fn lock(&self) -> MutexGuard<'_, Demands> {
+        self.demands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Pools of which other things are wanted than before.
+    /// Yields the pools whose demand changes.
     pub fn changes(&self) -> UnboundedReceiver<ObjectRef<WorkerPool>> {
         let (listener, changes) = mpsc::unbounded();
         self.lock().listeners.push(listener);
         changes
     }
 
-    /// The query `uid` of `pool` (in `namespace`) wants this now.
-    pub fn set(&self, uid: &str, (namespace, pool): (&str, &str), wish: Option<Wish>) {
-        let mut wishes = self.lock();
+    /// Sets the demand of the query `uid` of `pool` (in `namespace`).
+    pub fn set(&self, uid: &str, (namespace, pool): (&str, &str), demand: Option<QueryDemand>) {
+        let mut demands = self.lock();
         let key = (namespace.to_owned(), pool.to_owned());
-        let of_pool = wishes.of_pools.entry(key.clone()).or_default();
-        let before = match wish {
-            Some(wish) => of_pool.insert(uid.to_owned(), wish),
+        let of_pool = demands.of_pools.entry(key.clone()).or_default();
+        let before = match demand {
+            Some(demand) => of_pool.insert(uid.to_owned(), demand),
             None => of_pool.remove(uid),
         };
         if of_pool.is_empty() {
-            wishes.of_pools.remove(&key);
+            demands.of_pools.remove(&key);
         }
-        match wish {
-            Some(_) => wishes.pools.insert(uid.to_owned(), key.clone()),
-            None => wishes.pools.remove(uid),
+        match demand {
+            Some(_) => demands.pools.insert(uid.to_owned(), key.clone()),
+            None => demands.pools.remove(uid),
         };
-        if before != wish {
-            wishes.tell(&key);
+        if before != demand {
+            demands.notify(&key);
         }
     }
 
-    /// The query is gone.
+    /// Removes a query that is gone.
     pub fn forget(&self, uid: &str) {
         let pool = self.lock().pools.get(uid).cloned();
         if let Some((namespace, pool)) = pool {
@@ -132,31 +132,31 @@ impl Board {
         }
     }
 
-    /// What is wanted of a pool with `places` for queries; a query that is not planned counts for `unplanned` slots. Queries
-    /// beyond the places could not use workers.
-    pub fn of(&self, (namespace, pool): (&str, &str), places: u32, unplanned: u32) -> Demand {
-        let wishes = self.lock();
-        let of_pool = wishes.of_pools.get(&(namespace.to_owned(), pool.to_owned()));
-        let mut demand = Demand::default();
+    /// The demand of a pool that runs at most `max_queries`. A query that is not planned counts as `unplanned` slots. Queries
+    /// beyond the limit could not use workers.
+    pub fn of(&self, (namespace, pool): (&str, &str), max_queries: u32, unplanned: u32) -> PoolDemand {
+        let demands = self.lock();
+        let of_pool = demands.of_pools.get(&(namespace.to_owned(), pool.to_owned()));
+        let mut demand = PoolDemand::default();
         let mut all: Vec<_> = of_pool.into_iter().flat_map(BTreeMap::values).collect();
-        all.sort_by_key(|wish| !wish.admitted);
-        for wish in all {
-            let count = if wish.admitted {
+        all.sort_by_key(|demand| !demand.admitted);
+        for query in all {
+            let count = if query.admitted {
                 &mut demand.running
             } else {
                 &mut demand.queued
             };
             *count = count.saturating_add(1);
-            if wish.admitted || demand.running.saturating_add(demand.queued) <= places {
-                demand.slots = demand.slots.saturating_add(wish.slots.unwrap_or(unplanned));
+            if query.admitted || demand.running.saturating_add(demand.queued) <= max_queries {
+                demand.slots = demand.slots.saturating_add(query.slots.unwrap_or(unplanned));
             }
         }
         demand
     }
 }
 
-impl Wishes {
-    fn tell(&mut self, (namespace, pool): &Key) {
+impl Demands {
+    fn notify(&mut self, (namespace, pool): &Key) {
         let pool = ObjectRef::new(pool).within(namespace);
         self.listeners
             .retain(|listener| listener.unbounded_send(pool.clone()).is_ok());
@@ -170,8 +170,8 @@ mod tests {
 
     use super::*;
 
-    fn wish(status: Value) -> Option<Wish> {
-        Wish::of(&serde_json::from_value(status).unwrap())
+    fn demand_of(status: Value) -> Option<QueryDemand> {
+        QueryDemand::of(&serde_json::from_value(status).unwrap())
     }
 
     #[test]
@@ -183,12 +183,12 @@ mod tests {
         };
         let stages = |stages: Value| json!({"phase": "Running", "admittedTime": at, "stages": stages});
         let admitted = |slots| {
-            Some(Wish {
+            Some(QueryDemand {
                 admitted: true,
                 slots,
             })
         };
-        let queued = Some(Wish {
+        let queued = Some(QueryDemand {
             admitted: false,
             slots: None,
         });
@@ -224,38 +224,42 @@ mod tests {
             // Its end is being written.
             (stages(json!([stage(0, "Done", 6, 6, 0)])), admitted(Some(1))),
         ] {
-            assert_eq!(wish(status.clone()), expected, "{status}");
+            assert_eq!(demand_of(status.clone()), expected, "{status}");
         }
     }
 
     #[test]
-    fn a_pool_is_told_what_its_queries_want_together_and_when_that_changes() {
-        let board = Board::default();
-        let mut changes = board.changes();
+    fn the_demand_of_a_pool_is_the_sum_of_its_queries_and_changes_are_reported() {
+        let tracker = DemandTracker::default();
+        let mut changes = tracker.changes();
         let pool = ("n", "p");
-        let wish = |admitted, slots| Some(Wish { admitted, slots });
-        board.set("a", pool, wish(true, Some(5)));
-        board.set("b", pool, wish(false, None));
-        board.set("c", pool, wish(false, None));
-        board.set("d", ("n", "other"), wish(true, Some(9)));
-        let demand = |slots, running, queued| Demand {
+        let query = |admitted, slots| Some(QueryDemand { admitted, slots });
+        tracker.set("a", pool, query(true, Some(5)));
+        tracker.set("b", pool, query(false, None));
+        tracker.set("c", pool, query(false, None));
+        tracker.set("d", ("n", "other"), query(true, Some(9)));
+        let demand = |slots, running, queued| PoolDemand {
             slots,
             running,
             queued,
         };
-        assert_eq!(board.of(pool, 64, 2), demand(9, 1, 2));
-        assert_eq!(board.of(pool, 2, 2), demand(7, 1, 2), "one of them has no place");
-        let told = |changes: &mut UnboundedReceiver<ObjectRef<WorkerPool>>| {
-            let told = std::iter::from_fn(|| changes.next().now_or_never().flatten());
-            told.map(|pool| pool.name).collect::<Vec<_>>()
+        assert_eq!(tracker.of(pool, 64, 2), demand(9, 1, 2));
+        assert_eq!(
+            tracker.of(pool, 2, 2),
+            demand(7, 1, 2),
+            "one of them is beyond the limit"
+        );
+        let changed = |changes: &mut UnboundedReceiver<ObjectRef<WorkerPool>>| {
+            let pools = std::iter::from_fn(|| changes.next().now_or_never().flatten());
+            pools.map(|pool| pool.name).collect::<Vec<_>>()
         };
-        assert_eq!(told(&mut changes), ["p", "p", "p", "other"]);
-        board.set("a", pool, wish(true, Some(5)));
-        assert_eq!(told(&mut changes), [""; 0], "nothing new");
-        board.set("b", pool, None);
-        board.forget("c");
-        board.forget("nobody");
-        assert_eq!(board.of(pool, 64, 2), demand(5, 1, 0));
-        assert_eq!(told(&mut changes), ["p", "p"]);
+        assert_eq!(changed(&mut changes), ["p", "p", "p", "other"]);
+        tracker.set("a", pool, query(true, Some(5)));
+        assert_eq!(changed(&mut changes), [""; 0], "nothing new");
+        tracker.set("b", pool, None);
+        tracker.forget("c");
+        tracker.forget("nobody");
+        assert_eq!(tracker.of(pool, 64, 2), demand(5, 1, 0));
+        assert_eq!(changed(&mut changes), ["p", "p"]);
     }
 }

@@ -3,15 +3,15 @@
 use kube::runtime::events::{Event, EventType};
 use sluice_crds::{ConditionReason, ProgressReason};
 
-/// Most bytes of a note, as the API server takes it.
+/// Most bytes of a note that the API server accepts.
 const MAX_NOTE: usize = 1024;
 
-/// The event of a transition to `reason`: a warning if it is an error, or stays until somebody does something. `note` is
-/// cut to what the API server takes.
+/// The event of a transition to `reason`: a warning if `reason` is an error or requires action by a user. `note` is cut to the
+/// API server's limit.
 pub fn event(reason: ConditionReason, action: &str, mut note: String) -> Option<Event> {
     let type_ = match reason {
         ConditionReason::Error(_) => EventType::Warning,
-        ConditionReason::Progress(reason) if needs_a_hand(reason) => EventType::Warning,
+        ConditionReason::Progress(reason) if requires_user_action(reason) => EventType::Warning,
         ConditionReason::Progress(_) => EventType::Normal,
     };
     while note.len() > MAX_NOTE {
@@ -26,8 +26,8 @@ pub fn event(reason: ConditionReason, action: &str, mut note: String) -> Option<
     })
 }
 
-/// Whether somebody must do something before it goes on.
-const fn needs_a_hand(reason: ProgressReason) -> bool {
+/// Whether a user must act before the object makes progress.
+const fn requires_user_action(reason: ProgressReason) -> bool {
     match reason {
         ProgressReason::PoolNotFound
         | ProgressReason::SqlNotFound

@@ -73,7 +73,7 @@ where
         _ = led.wait_for(|leads| *leads) => {}
     }
     let result = {
-        let _shown = Shown::new(metrics);
+        let _leading_gauge = LeadingGauge::new(metrics);
         tokio::select! {
             biased;
             outcome = &mut elected => return ended(config, outcome?),
@@ -102,9 +102,9 @@ fn ended(config: &Config, outcome: Outcome) -> anyhow::Result<()> {
 }
 
 /// The metric shows that this operator leads for as long as this lives.
-struct Shown(Arc<Metrics>);
+struct LeadingGauge(Arc<Metrics>);
 
-impl Shown {
+impl LeadingGauge {
     fn new(metrics: Arc<Metrics>) -> Self {
         tracing::info!("leading");
         metrics.leads(true);
@@ -112,7 +112,7 @@ impl Shown {
     }
 }
 
-impl Drop for Shown {
+impl Drop for LeadingGauge {
     fn drop(&mut self) {
         tracing::info!("leading no more");
         self.0.leads(false);

@@ -5,6 +5,11 @@
 //! builders of what they create. What both share is the loop ([`reconcile`]), the watches ([`watch`]) and the verbs
 //! that write ([`kube_api`]).
 
+#![allow(
+    missing_docs,
+    reason = "no other crate imports these items: modules, invariants and what a name does not say are documented"
+)]
+
 pub mod apply_pool;
 pub mod config;
 pub mod demand;
@@ -17,7 +22,7 @@ pub mod log;
 pub mod metrics;
 pub mod objects;
 pub mod own_pod;
-pub mod pod_wait;
+pub mod pod_diagnosis;
 pub mod progress;
 pub mod reconcile;
 pub mod shuffle_query;
@@ -39,12 +44,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use config::{Command, Config, Scope};
-use demand::Board;
+use demand::DemandTracker;
 use http::Health;
 use kube_api::FIELD_MANAGER;
 use metrics::Metrics;
 use own_pod::OwnPod;
-use progress::Budget;
+use progress::RateLimiter;
 use signing::SigningKeys;
 use unreadable::Unreadable;
 use worker_pool::grpc::GrpcWorkers;
@@ -60,9 +65,9 @@ pub struct Operator {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What queries want of their pools.
-    pub demand: Arc<Board>,
+    pub demand: Arc<DemandTracker>,
     /// Turns of writing a status, of either kind in all namespaces.
-    pub status_writes: Budget,
+    pub status_writes: RateLimiter,
 }
 
 impl Operator {
@@ -137,7 +142,7 @@ pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -
         client,
         metrics,
         demand: Arc::default(),
-        status_writes: Budget::per_second(STATUS_WRITES),
+        status_writes: RateLimiter::per_second(STATUS_WRITES),
     });
     // A standby is as ready as the leader.
     health.ready.store(true, Ordering::Relaxed);

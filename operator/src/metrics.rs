@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::config::Scope;
-use crate::demand::Demand;
+use crate::demand::PoolDemand;
 
 /// The operator's metrics.
 pub struct Metrics {
@@ -64,7 +64,7 @@ struct PoolGauges {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolState {
     /// What its queries want.
-    pub demand: Demand,
+    pub demand: PoolDemand,
     /// Slots of the ready workers.
     pub slots: u32,
     /// Workers that it is to have.
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn a_pool_shows_what_is_wanted_until_it_is_gone() {
         let metrics = Metrics::default();
-        let demand = Demand {
+        let demand = PoolDemand {
             slots: 9,
             running: 2,
             queued: 1,

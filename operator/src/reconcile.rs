@@ -1,7 +1,7 @@
-//! The loop around both reconcilers: whose turn it is, time limits, back-off per object, and a last requeue for what no event
-//! tells.
+//! The controller of one kind: a work queue, a timeout of each reconcile, back-off per object, and a resync for changes that no
+//! event reports.
 
-mod line;
+mod work_queue;
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -26,29 +26,29 @@ use tokio_util::time::{DelayQueue, delay_queue};
 use tracing::Instrument;
 
 use crate::metrics::Metrics;
-pub use line::Lane;
-use line::Line;
+pub use work_queue::Priority;
+use work_queue::WorkQueue;
 
 /// Longest time of one reconcile.
-const TIME_LIMIT: Duration = Duration::from_secs(30);
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);
 /// First and longest delay after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(60));
 /// Longest time between two reconciles of an object.
-pub const REQUEUE: Duration = Duration::from_secs(240);
+pub const RESYNC_PERIOD: Duration = Duration::from_secs(240);
 
-/// Why a reconcile did not end well. Every kind is tried again.
+/// Why a reconcile failed. Every failure is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The API server refused or was not reached.
+    /// The API server refused a call or was not reached.
     #[error("{doing}: {source}")]
     Api {
-        /// What was tried.
+        /// The call, such as `creating the pod`.
         doing: String,
-        /// What came of it.
+        /// The failure.
         source: Box<kube::Error>,
     },
-    /// It took too long.
-    #[error("no end after {} s", TIME_LIMIT.as_secs())]
+    /// The reconcile took too long.
+    #[error("no end after {} s", RECONCILE_TIMEOUT.as_secs())]
     TimedOut,
 }
 
@@ -62,7 +62,7 @@ impl Error {
         }
     }
 
-    /// Whether a newer version of the object exists, or another writer was first: the next event brings it.
+    /// Whether the write met a newer version of the object. The next event brings that version.
     fn is_conflict(&self) -> bool {
         match self {
             Self::Api { source, .. } => matches!(&**source, kube::Error::Api(status) if status.is_conflict()),
@@ -71,29 +71,28 @@ impl Error {
     }
 }
 
-/// A reconcile under way: when to look again at the latest.
-pub type Reconciling = Pin<Box<dyn Future<Output = Result<Duration, Error>> + Send>>;
+/// A running reconcile. It yields the time until the next one at the latest.
+pub type ReconcileFuture = Pin<Box<dyn Future<Output = Result<Duration, Error>> + Send>>;
 
-/// What reconciles the objects of one kind in one scope.
+/// Reconciles the objects of one kind in one scope.
 pub trait Reconciler: Send + Sync + 'static {
-    /// The kind.
     type Object: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static;
 
     /// Brings the cluster closer to what `object` wants, and its status closer to the truth.
-    fn reconcile(self: Arc<Self>, object: Arc<Self::Object>) -> Reconciling;
+    fn reconcile(self: Arc<Self>, object: Arc<Self::Object>) -> ReconcileFuture;
 
-    /// Where `object` waits.
-    fn lane(object: &Self::Object) -> Lane {
+    /// The priority of `object` in the work queue and at the rate limiter.
+    fn priority(object: &Self::Object) -> Priority {
         let _ = object;
-        Lane::Ordinary
+        Priority::Normal
     }
 }
 
-/// Runs `reconciler` on everything that `controller` yields, until `stop`, at most `concurrency` objects at a time and who
-/// waits longest first, the pressing ones before others; reconciles under way end before this does.
+/// Runs `reconciler` on every object that `controller` yields, until `stop`. At most `concurrency` objects are reconciled at a
+/// time, high priority first, then first in, first out. Running reconciles end before this function returns.
 ///
-/// The controller of kube says only what changed: it takes what waits from a set, in no order, so that under a load that
-/// does not end an object may wait without end.
+/// The controller of kube only reports what changed. Its own queue is a set without order, in which an object can starve under
+/// constant load.
 pub async fn run<R: Reconciler>(
     controller: Controller<R::Object>,
     reconciler: Arc<R>,
@@ -103,14 +102,14 @@ pub async fn run<R: Reconciler>(
 ) where
     R::Object: Keyed,
 {
-    let around = Arc::new(Around {
+    let context = Arc::new(ReconcileContext {
         reconciler,
         failures: Mutex::default(),
         metrics,
     });
     let objects = controller.store();
-    let serving = Serving::new(around, objects.clone(), concurrency.into());
-    let (tell, told) = mpsc::unbounded();
+    let dispatcher = Dispatcher::new(context, objects.clone(), concurrency.into());
+    let (trigger_tx, trigger_rx) = mpsc::unbounded();
     let stopped_before_it_began = async {
         stop.cancelled().await;
         if objects.wait_until_ready().now_or_never().is_none() {
@@ -118,157 +117,157 @@ pub async fn run<R: Reconciler>(
         }
         future::pending::<()>().await;
     };
-    let telling = controller
+    let watch_loop = controller
         .graceful_shutdown_on(stop.clone().cancelled_owned())
         .run(
-            pass_on,
+            enqueue,
             |_, error: &Infallible, _| match *error {},
-            Arc::new(tell),
+            Arc::new(trigger_tx),
         )
         .for_each(|_| async {});
-    // What tells ends first, and with it the objects that are told of.
-    let telling = async move {
+    // The watch loop ends first. It holds the only sender, so the dispatcher ends next.
+    let watch_loop = async move {
         tokio::select! {
-            () = telling => {}
-            // A controller of kube 5 does not end while its objects were never listed, as when their kind is not installed.
+            () = watch_loop => {}
+            // A controller of kube 5 does not stop before its first list has ended, as when the CRD is not installed.
             () = stopped_before_it_began => {}
         }
     };
-    futures::join!(telling, serving.run(told));
+    futures::join!(watch_loop, dispatcher.run(trigger_rx));
 }
 
-async fn pass_on<K: Keyed + Resource<DynamicType: Default>>(
+async fn enqueue<K: Keyed + Resource<DynamicType: Default>>(
     object: Arc<K>,
-    tell: Arc<UnboundedSender<ObjectRef<K>>>,
+    trigger_tx: Arc<UnboundedSender<ObjectRef<K>>>,
 ) -> Result<Action, Infallible> {
     let mut reference = ObjectRef::from_obj(&*object);
-    // Of thousands that rest, nothing is kept but their names.
+    // Idle objects are kept by name alone: there may be thousands.
     reference.extra = Default::default();
-    // Nobody listens any more when the operator stops.
-    let _ = tell.unbounded_send(reference);
+    // The receiver is gone when the operator stops.
+    let _ = trigger_tx.unbounded_send(reference);
     Ok(Action::await_change())
 }
 
-/// Objects in line, those that are reconciled, and those whose time has not come.
-struct Serving<R: Reconciler>
+/// Starts reconciles from the work queue, and queues objects again when their resync or back-off is due.
+struct Dispatcher<R: Reconciler>
 where
     R::Object: Keyed,
 {
-    around: Arc<Around<R>>,
+    context: Arc<ReconcileContext<R>>,
     objects: Store<R::Object>,
-    line: Line<ObjectRef<R::Object>>,
-    running: JoinSet<(ObjectRef<R::Object>, Duration)>,
-    later: DelayQueue<ObjectRef<R::Object>>,
-    /// Of those in `later`.
+    queue: WorkQueue<ObjectRef<R::Object>>,
+    in_flight: JoinSet<(ObjectRef<R::Object>, Duration)>,
+    delayed: DelayQueue<ObjectRef<R::Object>>,
+    /// The keys of `delayed`.
     timers: HashMap<ObjectRef<R::Object>, delay_queue::Key>,
 }
 
-impl<R: Reconciler> Serving<R>
+impl<R: Reconciler> Dispatcher<R>
 where
     R::Object: Keyed,
 {
-    fn new(around: Arc<Around<R>>, objects: Store<R::Object>, concurrency: usize) -> Self {
+    fn new(context: Arc<ReconcileContext<R>>, objects: Store<R::Object>, concurrency: usize) -> Self {
         Self {
-            around,
+            context,
             objects,
-            line: Line::new(concurrency),
-            running: JoinSet::new(),
-            later: DelayQueue::new(),
+            queue: WorkQueue::new(concurrency),
+            in_flight: JoinSet::new(),
+            delayed: DelayQueue::new(),
             timers: HashMap::new(),
         }
     }
 
-    /// Reconciles what is `told` of until nobody tells any more.
-    async fn run(mut self, mut told: UnboundedReceiver<ObjectRef<R::Object>>) {
+    /// Reconciles the objects that `trigger_rx` yields, until it is closed and all running reconciles have ended.
+    async fn run(mut self, mut trigger_rx: UnboundedReceiver<ObjectRef<R::Object>>) {
         loop {
-            while let Some(object) = self.line.take() {
-                self.begin(object);
+            while let Some(object) = self.queue.take() {
+                self.start(object);
             }
             tokio::select! {
-                object = told.next() => match object {
-                    Some(object) => self.push(object),
+                object = trigger_rx.next() => match object {
+                    Some(object) => self.add(object),
                     None => break,
                 },
-                Some(ended) = self.running.join_next() => self.end(ended),
-                Some(due) = self.later.next() => {
+                Some(ended) = self.in_flight.join_next() => self.finish(ended),
+                Some(due) = self.delayed.next() => {
                     let object = due.into_inner();
                     self.timers.remove(&object);
-                    self.push(object);
+                    self.add(object);
                 }
             }
         }
-        while let Some(ended) = self.running.join_next().await {
-            self.end(ended);
+        while let Some(ended) = self.in_flight.join_next().await {
+            self.finish(ended);
         }
     }
 
-    fn push(&mut self, reference: ObjectRef<R::Object>) {
-        let lane = self.lane(&reference);
-        self.line.push(reference, lane);
+    fn add(&mut self, reference: ObjectRef<R::Object>) {
+        let priority = self.priority(&reference);
+        self.queue.add(reference, priority);
     }
 
-    fn lane(&self, reference: &ObjectRef<R::Object>) -> Lane {
+    fn priority(&self, reference: &ObjectRef<R::Object>) -> Priority {
         let object = self.objects.get(reference);
-        object.map_or(Lane::Ordinary, |object| R::lane(&object))
+        object.map_or(Priority::Normal, |object| R::priority(&object))
     }
 
-    fn begin(&mut self, reference: ObjectRef<R::Object>) {
+    fn start(&mut self, reference: ObjectRef<R::Object>) {
         if let Some(timer) = self.timers.remove(&reference) {
-            self.later.remove(&timer);
+            self.delayed.remove(&timer);
         }
-        // As it is now, not as it was when it came into the line.
+        // The current version, not the one of the event.
         let Some(object) = self.objects.get(&reference) else {
-            self.around.forget(&reference);
-            self.line.done(&reference, Lane::Ordinary);
+            self.context.forget(&reference);
+            self.queue.done(&reference, Priority::Normal);
             return;
         };
         let span = span(&*object);
-        let reconciling = reconcile(object, self.around.clone());
+        let reconciling = reconcile(object, self.context.clone());
         let reconciling = async move { (reference, reconciling.await) };
-        self.running.spawn(reconciling.instrument(span));
+        self.in_flight.spawn(reconciling.instrument(span));
     }
 
-    fn end(&mut self, ended: Result<(ObjectRef<R::Object>, Duration), JoinError>) {
+    fn finish(&mut self, ended: Result<(ObjectRef<R::Object>, Duration), JoinError>) {
         let (object, again) = match ended {
             Ok(ended) => ended,
-            // Nobody aborts a reconcile: it has panicked, and so does the operator.
+            // No reconcile is aborted: it panicked, and the operator panics too.
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
                 Err(_) => return,
             },
         };
-        self.line.done(&object, self.lane(&object));
-        let timer = self.later.insert(object.clone(), again);
+        self.queue.done(&object, self.priority(&object));
+        let timer = self.delayed.insert(object.clone(), again);
         if let Some(before) = self.timers.insert(object, timer) {
-            self.later.remove(&before);
+            self.delayed.remove(&before);
         }
     }
 }
 
-/// What lines of the log are about that a reconcile tells.
+/// The span of a reconcile's log lines.
 fn span<K: Resource<DynamicType = ()>>(object: &K) -> tracing::Span {
     let (kind, name, uid) = (K::kind(&()), object.name_any(), object.uid().unwrap_or_default());
     let namespace = object.namespace().unwrap_or_default();
-    // Of a pool, its own words; of a query, those that its coordinator and its workers have too.
+    // A query's span has the fields that its coordinator and workers use too.
     match &*kind {
         "ShuffleQuery" => tracing::error_span!("query", query = name, namespace, uid),
         _ => tracing::error_span!("object", %kind, name, namespace, uid),
     }
 }
 
-/// What the controller's stores need of a kind.
+/// A kind that kube's stores can hold.
 pub trait Keyed: Resource<DynamicType: Eq + Hash + Clone + Debug> {}
 
 impl<K: Resource<DynamicType: Eq + Hash + Clone + Debug>> Keyed for K {}
 
-struct Around<R: Reconciler> {
+struct ReconcileContext<R: Reconciler> {
     reconciler: Arc<R>,
-    /// Failures in a row, per object.
+    /// Consecutive failures, by namespace and name.
     failures: Mutex<BTreeMap<(String, String), u32>>,
     metrics: Arc<Metrics>,
 }
 
-impl<R: Reconciler> Around<R> {
+impl<R: Reconciler> ReconcileContext<R> {
     fn failures(&self) -> MutexGuard<'_, BTreeMap<(String, String), u32>> {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -295,26 +294,32 @@ fn key<K: Resource>(object: &K) -> (String, String) {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-/// Reconciles `object` once; when to look again at the latest.
-async fn reconcile<R: Reconciler>(object: Arc<R::Object>, around: Arc<Around<R>>) -> Duration {
+/// Reconciles `object` once, and returns the time until the next reconcile at the latest.
+async fn reconcile<R: Reconciler>(object: Arc<R::Object>, context: Arc<ReconcileContext<R>>) -> Duration {
     let kind = R::Object::kind(&());
     let started = tokio::time::Instant::now();
-    let reconciling = around.reconciler.clone().reconcile(object.clone());
-    let ended = tokio::time::timeout(TIME_LIMIT, reconciling)
+    let reconciling = context.reconciler.clone().reconcile(object.clone());
+    let ended = tokio::time::timeout(RECONCILE_TIMEOUT, reconciling)
         .await
         .unwrap_or(Err(Error::TimedOut));
-    around.metrics.reconciled(&kind, started.elapsed(), ended.is_ok());
+    context
+        .metrics
+        .reconciled(&kind, started.elapsed(), ended.is_ok());
     match ended {
         Ok(again) => {
-            around.succeeded(&object);
-            again.min(REQUEUE)
+            context.succeeded(&object);
+            again.min(RESYNC_PERIOD)
         }
-        Err(error) => after_failure::<R>(&object, &error, &around),
+        Err(error) => after_failure::<R>(&object, &error, &context),
     }
 }
 
-fn after_failure<R: Reconciler>(object: &R::Object, error: &Error, around: &Around<R>) -> Duration {
-    let count = around.failed(object);
+fn after_failure<R: Reconciler>(
+    object: &R::Object,
+    error: &Error,
+    context: &ReconcileContext<R>,
+) -> Duration {
+    let count = context.failed(object);
     if error.is_conflict() && count == 1 {
         tracing::debug!(%error, "a newer version exists");
     } else {
@@ -323,7 +328,7 @@ fn after_failure<R: Reconciler>(object: &R::Object, error: &Error, around: &Arou
     delay(count, rand::rng().random_range(0.5..1.0))
 }
 
-/// The delay after `failures` in a row: doubled each time, up to a minute, times `jitter` (0 to 1).
+/// The delay after this many consecutive failures: doubled each time, up to a minute, times `jitter` (0 to 1).
 fn delay(failures: u32, jitter: f64) -> Duration {
     let (first, longest) = BACKOFF;
     let doublings = failures.saturating_sub(1).min(16);
@@ -343,7 +348,7 @@ mod tests {
     impl Reconciler for Nothing {
         type Object = WorkerPool;
 
-        fn reconcile(self: Arc<Self>, _: Arc<WorkerPool>) -> Reconciling {
+        fn reconcile(self: Arc<Self>, _: Arc<WorkerPool>) -> ReconcileFuture {
             unreachable!("there is no object")
         }
     }
@@ -367,22 +372,22 @@ mod tests {
         ended.expect("it ends").expect("without a panic");
     }
 
-    /// Tells the order of reconciles. What is named `busy` wants the next one at once.
+    /// Sends the name of each reconciled object. Objects named `busy` ask for the next reconcile at once.
     struct Ordered(mpsc::UnboundedSender<String>);
 
     impl Reconciler for Ordered {
         type Object = WorkerPool;
 
-        fn reconcile(self: Arc<Self>, pool: Arc<WorkerPool>) -> Reconciling {
+        fn reconcile(self: Arc<Self>, pool: Arc<WorkerPool>) -> ReconcileFuture {
             let name = pool.name_any();
             let busy = name.starts_with("busy");
             self.0.unbounded_send(name).unwrap();
-            async move { Ok(if busy { Duration::ZERO } else { REQUEUE }) }.boxed()
+            async move { Ok(if busy { Duration::ZERO } else { RESYNC_PERIOD }) }.boxed()
         }
     }
 
     #[tokio::test]
-    async fn who_waits_longest_is_reconciled_first() {
+    async fn objects_are_reconciled_first_in_first_out() {
         let (objects, mut writer) = reflector::store();
         let names = (0..50).map(|number| match number % 2 {
             0 => format!("busy-{number}"),
@@ -395,19 +400,19 @@ mod tests {
             writer.apply_watcher_event(&watcher::Event::Apply(pool));
         }
         let (done, mut order) = mpsc::unbounded();
-        let around = Arc::new(Around {
+        let context = Arc::new(ReconcileContext {
             reconciler: Arc::new(Ordered(done)),
             failures: Mutex::default(),
             metrics: Arc::default(),
         });
-        let (tell, told) = mpsc::unbounded();
-        let told_of = |name: &String| ObjectRef::new(name).within("n");
-        // One that is gone is in nobody's way.
-        tell.unbounded_send(told_of(&"gone".to_owned())).unwrap();
+        let (trigger_tx, trigger_rx) = mpsc::unbounded();
+        let reference = |name: &String| ObjectRef::new(name).within("n");
+        // An object that is gone blocks no other.
+        trigger_tx.unbounded_send(reference(&"gone".to_owned())).unwrap();
         for name in &names {
-            tell.unbounded_send(told_of(name)).unwrap();
+            trigger_tx.unbounded_send(reference(name)).unwrap();
         }
-        let serving = tokio::spawn(Serving::new(around, objects, 1).run(told));
+        let dispatcher = tokio::spawn(Dispatcher::new(context, objects, 1).run(trigger_rx));
         let mut firsts = Vec::new();
         while firsts.len() < names.len() {
             let name = order.next().await.unwrap();
@@ -415,15 +420,15 @@ mod tests {
                 firsts.push(name);
             }
         }
-        assert_eq!(firsts, names, "in the order in which they were told of");
-        // Again, as it wishes.
+        assert_eq!(firsts, names, "in the order of their events");
+        // A busy object is reconciled again.
         while order.next().await.unwrap() != "busy-0" {}
-        drop(tell);
-        serving.await.unwrap();
+        drop(trigger_tx);
+        dispatcher.await.unwrap();
     }
 
     #[test]
-    fn failures_are_spaced_out_and_bounded() {
+    fn backoff_doubles_up_to_a_limit() {
         let delays: Vec<_> = [1, 2, 5, 9, 100, u32::MAX]
             .into_iter()
             .map(|failures| delay(failures, 1.0).as_millis())

@@ -37,14 +37,14 @@ pub async fn run(client: &Client, args: &TryQuery) -> anyhow::Result<()> {
     tracing::info!(name, namespace = args.namespace, "submitted");
     let within = Duration::from_secs(args.within_seconds.into());
     let outcome = match tokio::time::timeout(within, until_ended(&queries, &name)).await {
-        Ok(Ok(status)) => judge(&status),
+        Ok(Ok(status)) => check_result(&status),
         Ok(Err(problem)) => Err(problem),
         Err(_) => {
             let status = queries.get(&name).await?.status.unwrap_or_default();
             Err(anyhow::anyhow!(
                 "not done after {} s: {}",
                 args.within_seconds,
-                stands(&status)
+                describe(&status)
             ))
         }
     };
@@ -81,26 +81,26 @@ fn query(args: &TryQuery) -> anyhow::Result<ShuffleQuery> {
 }
 
 async fn until_ended(queries: &Api<ShuffleQuery>, name: &str) -> anyhow::Result<ShuffleQueryStatus> {
-    let mut said = String::new();
+    let mut logged = String::new();
     loop {
         let status = queries.get(name).await?.status.unwrap_or_default();
         if status.phase.is_terminal() {
             return Ok(status);
         }
-        let now = stands(&status);
-        if now != said {
+        let now = describe(&status);
+        if now != logged {
             tracing::info!("{now}");
-            said = now;
+            logged = now;
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
 /// Whether it succeeded, with the right rows.
-fn judge(status: &ShuffleQueryStatus) -> anyhow::Result<()> {
+fn check_result(status: &ShuffleQueryStatus) -> anyhow::Result<()> {
     if status.phase != QueryPhase::Succeeded {
         let error = status.error.as_ref().map(|error| error.message.as_str());
-        bail!("{}; {}", stands(status), error.unwrap_or("no error is noted"));
+        bail!("{}; {}", describe(status), error.unwrap_or("no error is noted"));
     }
     let preview = status.preview.as_ref().context("it succeeded and has no rows")?;
     if preview.rows != ROWS {
@@ -121,7 +121,7 @@ fn judge(status: &ShuffleQueryStatus) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn stands(status: &ShuffleQueryStatus) -> String {
+fn describe(status: &ShuffleQueryStatus) -> String {
     // As Kubernetes shows them.
     let word = |value: serde_json::Result<serde_json::Value>| value.ok()?.as_str().map(str::to_owned);
     let phase = word(serde_json::to_value(status.phase));
@@ -172,24 +172,24 @@ mod tests {
     }
 
     #[test]
-    fn how_it_stands_is_told_in_the_words_of_the_status() {
+    fn progress_is_described_as_the_status_shows_it() {
         let status = json!({"phase": "Pending", "reason": "WaitingForPool", "message": "pool p starts"});
         let status = serde_json::from_value(status).unwrap();
         assert_eq!(
-            stands(&status),
+            describe(&status),
             "Pending, WaitingForPool, pool p starts, tasks not planned"
         );
         let status = json!({"phase": "Failed", "reason": "TaskFailed", "tasksDone": "1/2"});
         let status = serde_json::from_value(status).unwrap();
-        assert_eq!(stands(&status), "Failed, TaskFailed, no message, tasks 1/2");
+        assert_eq!(describe(&status), "Failed, TaskFailed, no message, tasks 1/2");
     }
 
     #[test]
     fn only_success_with_the_right_rows_passes() {
-        judge(&status("Succeeded", &json!(ROWS))).unwrap();
-        let problem = judge(&status("Succeeded", &json!([["AFRICA", "4"]]))).unwrap_err();
+        check_result(&status("Succeeded", &json!(ROWS))).unwrap();
+        let problem = check_result(&status("Succeeded", &json!([["AFRICA", "4"]]))).unwrap_err();
         assert!(problem.to_string().contains("other rows"), "{problem}");
-        let problem = judge(&status("Failed", &json!(ROWS))).unwrap_err();
+        let problem = check_result(&status("Failed", &json!(ROWS))).unwrap_err();
         assert!(problem.to_string().starts_with("Failed"), "{problem}");
     }
 }

@@ -11,7 +11,7 @@ use kube::runtime::events::{Event, EventType, Recorder};
 use prometheus_client::metrics::gauge::Gauge;
 
 /// Most bytes of what is wrong with an object in a note.
-const MAX_WHY: usize = 512;
+const MAX_CAUSE: usize = 512;
 /// Longest time of publishing an event.
 const EVENT_LIMIT: Duration = Duration::from_secs(10);
 
@@ -37,7 +37,7 @@ impl Unreadable {
     }
 
     /// Tells nobody: of objects that another watch tells of.
-    pub fn untold() -> Self {
+    pub fn unreported() -> Self {
         Self::new(Gauge::default(), None)
     }
 
@@ -60,7 +60,7 @@ impl Unreadable {
     }
 
     /// The object cannot be read; whether that is news.
-    pub fn note(&mut self, object: &DynamicObject, reference: ObjectReference, why: &str) -> bool {
+    pub fn record(&mut self, object: &DynamicObject, reference: ObjectReference, why: &str) -> bool {
         let version = object.resource_version();
         let before = self.known.insert(key(object), (version.clone(), self.lists));
         self.count();
@@ -91,7 +91,7 @@ fn key(object: &DynamicObject) -> (String, String) {
 }
 
 fn event(why: &str) -> Event {
-    let why: String = why.chars().take(MAX_WHY).collect();
+    let why: String = why.chars().take(MAX_CAUSE).collect();
     Event {
         type_: EventType::Warning,
         reason: "Unreadable".to_owned(),
@@ -120,7 +120,7 @@ mod tests {
         let gauge = Gauge::default();
         let mut unreadable = Unreadable::new(gauge.clone(), None);
         let note = |unreadable: &mut Unreadable, name: &str, version: &str| {
-            unreadable.note(
+            unreadable.record(
                 &object(name, version),
                 ObjectReference::default(),
                 "replicas: many",

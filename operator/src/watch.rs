@@ -282,7 +282,7 @@ where
         Err(error) => {
             let kind = K::kind(&());
             let reference = object.object_ref(&ApiResource::erase::<K>(&()));
-            if unreadable.note(&object, reference, &error.to_string()) {
+            if unreadable.record(&object, reference, &error.to_string()) {
                 let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
                 tracing::warn!(%kind, namespace, name, %error, "left out: it cannot be read by this version");
             }

@@ -11,7 +11,7 @@ use sluice_crds::worker_pool::{AntiAffinity, DataAffinity, LocalityHint, Placeme
 use super::labels;
 
 /// Nodes that reach some data: those that match one of the terms.
-pub type Reach = Vec<NodeSelectorTerm>;
+pub type NodeSelectorTerms = Vec<NodeSelectorTerm>;
 
 /// Most terms of a node affinity: beyond, claims are left to the scheduler, which heeds the affinity of their volumes
 /// by itself.
@@ -24,11 +24,16 @@ const PACK_WEIGHT: i32 = 100;
 const APART_WEIGHT: i32 = 50;
 
 /// The affinity of the workers of `pool`. `claims` holds where each mounted claim can be reached, where that is bounded;
-/// `together` is whether they must share a node.
-pub fn affinity(pool: &str, placement: &PlacementSpec, claims: &[Reach], together: bool) -> Option<Affinity> {
+/// `same_node` is whether they must share a node.
+pub fn affinity(
+    pool: &str,
+    placement: &PlacementSpec,
+    claims: &[NodeSelectorTerms],
+    same_node: bool,
+) -> Option<Affinity> {
     let affinity = Affinity {
         node_affinity: node_affinity(placement, claims),
-        pod_affinity: pod_affinity(pool, placement.zones, together),
+        pod_affinity: pod_affinity(pool, placement.zones, same_node),
         pod_anti_affinity: pod_anti_affinity(pool, placement.anti_affinity),
     };
     (affinity != Affinity::default()).then_some(affinity)
@@ -59,7 +64,7 @@ pub fn spread(pool: &str, zones: ZonePolicy) -> Option<Vec<TopologySpreadConstra
     }])
 }
 
-fn node_affinity(placement: &PlacementSpec, claims: &[Reach]) -> Option<NodeAffinity> {
+fn node_affinity(placement: &PlacementSpec, claims: &[NodeSelectorTerms]) -> Option<NodeAffinity> {
     let hints = hints(&placement.locality);
     match placement.data_affinity {
         DataAffinity::Ignore => None,
@@ -69,7 +74,7 @@ fn node_affinity(placement: &PlacementSpec, claims: &[Reach]) -> Option<NodeAffi
 }
 
 /// A term each: a node scores by every datum that it reaches.
-fn preferred(weight: u32, claims: &[Reach], hints: &Reach) -> Option<NodeAffinity> {
+fn preferred(weight: u32, claims: &[NodeSelectorTerms], hints: &NodeSelectorTerms) -> Option<NodeAffinity> {
     let mut terms: Vec<PreferredSchedulingTerm> = Vec::new();
     for preference in claims.iter().flatten().chain(hints) {
         // Claims of one node ask for the same: its weight counts once for each, which the API server takes.
@@ -108,8 +113,8 @@ fn counterweight(weight: u32) -> Option<PreferredSchedulingTerm> {
 }
 
 /// A node must reach every claim, and be one of those that the hints name.
-fn required(claims: &[Reach], hints: &Reach) -> Option<NodeAffinity> {
-    let mut groups: Vec<&Reach> = Vec::new();
+fn required(claims: &[NodeSelectorTerms], hints: &NodeSelectorTerms) -> Option<NodeAffinity> {
+    let mut groups: Vec<&NodeSelectorTerms> = Vec::new();
     for group in std::iter::once(hints).chain(claims) {
         if !group.is_empty() && !groups.contains(&group) {
             groups.push(group);
@@ -153,7 +158,7 @@ fn both(one: &NodeSelectorTerm, other: &NodeSelectorTerm) -> NodeSelectorTerm {
 }
 
 /// One term for each hint.
-pub fn hints<'a>(locality: impl IntoIterator<Item = &'a LocalityHint>) -> Reach {
+pub fn hints<'a>(locality: impl IntoIterator<Item = &'a LocalityHint>) -> NodeSelectorTerms {
     let is = |key: &str, value: &str| NodeSelectorRequirement {
         key: key.to_owned(),
         operator: "In".to_owned(),
@@ -198,14 +203,14 @@ pub fn with_workers(pool: &str) -> Vec<PodAffinityTerm> {
 }
 
 /// Packing is a wish, not a demand: the pods of a zone that went dark must not keep their successors out of the others.
-fn pod_affinity(pool: &str, zones: ZonePolicy, together: bool) -> Option<PodAffinity> {
+fn pod_affinity(pool: &str, zones: ZonePolicy, same_node: bool) -> Option<PodAffinity> {
     let packed = match zones {
         ZonePolicy::Spread | ZonePolicy::Any => None,
         ZonePolicy::Pack => weighted(PACK_WEIGHT, workers_within(pool, labels::ZONE)),
     };
     let affinity = PodAffinity {
         preferred_during_scheduling_ignored_during_execution: packed,
-        required_during_scheduling_ignored_during_execution: together.then(|| with_workers(pool)),
+        required_during_scheduling_ignored_during_execution: same_node.then(|| with_workers(pool)),
     };
     (affinity != PodAffinity::default()).then_some(affinity)
 }

@@ -241,7 +241,7 @@ fn worker(pool: &WorkerPool) -> Pod {
         with_key: true,
         log_format: LogFormat::Json,
         claims: &[],
-        together: false,
+        same_node: false,
     };
     worker.build()
 }

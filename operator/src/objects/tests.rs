@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sluice_crds::WorkerPool;
 use sluice_proto::log::LogFormat;
 
-use super::affinity::Reach;
+use super::affinity::NodeSelectorTerms;
 use super::labels;
 use super::pool::PoolObjects;
 use super::worker::WorkerPod;
@@ -20,7 +20,7 @@ fn pool(spec: &str) -> WorkerPool {
     serde_json::from_value(pool).unwrap()
 }
 
-fn pod_near(spec: &str, claims: &[Reach], with_key: bool) -> Pod {
+fn pod_near(spec: &str, claims: &[NodeSelectorTerms], with_key: bool) -> Pod {
     let pool = pool(spec);
     let pod = WorkerPod {
         pool: &pool,
@@ -30,7 +30,7 @@ fn pod_near(spec: &str, claims: &[Reach], with_key: bool) -> Pod {
         with_key,
         log_format: LogFormat::Text,
         claims,
-        together: false,
+        same_node: false,
     };
     pod.build()
 }
@@ -40,7 +40,7 @@ fn pod(spec: &str) -> Value {
     serde_json::to_value(pod_near(spec, &[], true)).unwrap()
 }
 
-fn reach(yaml: &str) -> Reach {
+fn reach(yaml: &str) -> NodeSelectorTerms {
     serde_yaml::from_str(yaml).unwrap()
 }
 
@@ -236,7 +236,7 @@ fn pods_go_where_the_data_is() {
     let zonal = reach(
         "[{matchExpressions: [{key: zone, operator: In, values: [z1]}]}, {matchExpressions: [{key: zone, operator: In, values: [z2]}]}]",
     );
-    let affinity = |spec: &str, claims: &[Reach]| {
+    let affinity = |spec: &str, claims: &[NodeSelectorTerms]| {
         let pod = serde_json::to_value(pod_near(spec, claims, true)).unwrap();
         pod.pointer("/spec/affinity/nodeAffinity").cloned()
     };
@@ -277,7 +277,7 @@ fn pods_go_where_the_data_is() {
 
 #[test]
 fn terms_stay_bounded() {
-    let many = |key: &str| -> Reach {
+    let many = |key: &str| -> NodeSelectorTerms {
         let term =
             |n: u32| json!({"matchExpressions": [{"key": key, "operator": "In", "values": [n.to_string()]}]});
         serde_json::from_value((0..10).map(term).collect()).unwrap()

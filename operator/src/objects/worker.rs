@@ -16,7 +16,7 @@ use sluice_crds::worker_pool::{
 use sluice_crds::{ByteSize, WorkerPool, WorkerPoolSpec};
 use sluice_proto::log::LogFormat;
 
-use super::affinity::{self, Reach};
+use super::affinity::{self, NodeSelectorTerms};
 use super::pod::{self, KEY_FILE, KEY_FOLDER, PROGRAM, TMP_BYTES, Volumes};
 use super::quantity::{bytes_of, quantity};
 use super::{labels, names};
@@ -56,9 +56,9 @@ pub struct WorkerPod<'a> {
     /// How it writes its log.
     pub log_format: LogFormat,
     /// Where each mounted claim can be reached, where that is bounded.
-    pub claims: &'a [Reach],
+    pub claims: &'a [NodeSelectorTerms],
     /// Whether it must share the node of the pool's other workers.
-    pub together: bool,
+    pub same_node: bool,
 }
 
 impl WorkerPod<'_> {
@@ -98,7 +98,7 @@ impl WorkerPod<'_> {
             termination_grace_period_seconds: Some(GRACE_SECONDS),
             security_context: Some(pod::pod_security()),
             image_pull_secrets: pod::pull_secrets(spec),
-            affinity: affinity::affinity(pool, placement, self.claims, self.together),
+            affinity: affinity::affinity(pool, placement, self.claims, self.same_node),
             topology_spread_constraints: affinity::spread(pool, placement.zones),
             node_selector: Some(placement.node_selector.clone()).filter(|selector| !selector.is_empty()),
             tolerations: Some(placement.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),

@@ -4,7 +4,7 @@
 //! A transition wakes it at once. Progress does so at most every 5 s per query, and all queries take turns, so that
 //! thousands of them stay below the limit of writes and none is forgotten.
 
-mod budget;
+mod rate_limiter;
 mod rpc;
 mod urgency;
 mod watch;
@@ -22,7 +22,7 @@ use sluice_proto::auth::PoolId;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
-pub use budget::Budget;
+pub use rate_limiter::RateLimiter;
 pub use rpc::{CoordinatorRpc, GrpcCoordinators, Reports, RpcError};
 pub use urgency::Urgency;
 
@@ -64,10 +64,10 @@ pub struct Unreachable {
 pub struct Progress {
     rpc: Arc<dyn CoordinatorRpc>,
     wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
-    /// Progress of different queries takes turns.
-    turns: Arc<Budget>,
+    /// Shared by all queries: their progress takes turns.
+    limiter: Arc<RateLimiter>,
     /// How long calls to a coordinator fail before it counts as out of reach.
-    patience: Duration,
+    unreachable_after: Duration,
     /// By the unique id of the query.
     followed: Mutex<HashMap<String, Followed>>,
 }
@@ -86,8 +86,8 @@ impl Progress {
             rpc,
             wake,
             // Below the limit of status writes: transitions need some of it.
-            turns: Arc::new(Budget::per_second(30)),
-            patience: watch::UNREACHABLE_AFTER,
+            limiter: Arc::new(RateLimiter::per_second(30)),
+            unreachable_after: watch::UNREACHABLE_AFTER,
             followed: Mutex::default(),
         }
     }
@@ -106,22 +106,22 @@ impl Progress {
             return;
         }
         let (stop, latest) = (CancellationToken::new(), Arc::default());
-        let watching = watch::Watching {
+        let watcher = watch::ReportWatcher {
             rpc: self.rpc.clone(),
             wake: self.wake.clone(),
-            turns: self.turns.clone(),
+            limiter: self.limiter.clone(),
             target: target.clone(),
             latest: Arc::clone(&latest),
-            patience: self.patience,
+            unreachable_after: self.unreachable_after,
         };
-        let renewing = watch::renew(self.rpc.clone(), target.clone(), watch::RENEWAL_PERIOD);
-        let (watching, span) = (watching.run(), target.span());
+        let renewer = watch::renew(self.rpc.clone(), target.clone(), watch::RENEWAL_PERIOD);
+        let (watcher, span) = (watcher.run(), target.span());
         tokio::spawn(
             stop.clone()
-                .run_until_cancelled_owned(watching)
+                .run_until_cancelled_owned(watcher)
                 .instrument(span.clone()),
         );
-        tokio::spawn(stop.clone().run_until_cancelled_owned(renewing).instrument(span));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(renewer).instrument(span));
         let known = Followed {
             target: target.clone(),
             latest,
@@ -149,7 +149,7 @@ impl Progress {
         let followed = self.followed();
         let known = followed.get(uid).filter(|known| known.target.epoch == epoch)?;
         let latest = known.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let failing = latest.failing.as_ref().filter(|failing| failing.told)?;
+        let failing = latest.failing.as_ref().filter(|failing| failing.notified)?;
         Some(Unreachable {
             address: known.target.address.clone(),
             since: failing.since.1,
@@ -159,7 +159,7 @@ impl Progress {
 
     /// A status was written that shows `report`: how long ago the transition was reported that it shows, if it shows one
     /// for the first time.
-    pub fn written(&self, uid: &str, report: &Arc<ShuffleQueryStatus>) -> Option<Duration> {
+    pub fn status_written(&self, uid: &str, report: &Arc<ShuffleQueryStatus>) -> Option<Duration> {
         let followed = self.followed();
         let known = followed.get(uid)?;
         let mut latest = known.latest.lock().unwrap_or_else(PoisonError::into_inner);

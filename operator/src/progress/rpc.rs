@@ -98,10 +98,10 @@ impl GrpcCoordinators {
 /// The error and what has caused it: that of a transport alone says nothing.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut words: Vec<_> = causes.map(ToString::to_string).collect();
+    let mut messages: Vec<_> = causes.map(ToString::to_string).collect();
     // Some repeat what they were caused by.
-    words.dedup();
-    words.join(": ")
+    messages.dedup();
+    messages.join(": ")
 }
 
 /// The address as it stands in a URL.

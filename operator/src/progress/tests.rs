@@ -32,10 +32,10 @@ impl CoordinatorRpc for Scripted {
     }
 
     fn renew(&self, _: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
-        self.renewed.send_modify(|told| *told += 1);
-        let told = *self.renewed.borrow();
+        self.renewed.send_modify(|count| *count += 1);
+        let count = *self.renewed.borrow();
         async move {
-            match told {
+            match count {
                 1 => Err(RpcError::Refused("it starts".to_owned())),
                 _ => Ok(()),
             }
@@ -89,11 +89,11 @@ async fn the_lag_of_a_transition_is_told_once_and_by_the_status_that_shows_it() 
     progress.follow(target(1));
     woken.next().await.unwrap();
     let older = Arc::new(ShuffleQueryStatus::default());
-    assert!(progress.written("u", &older).is_none(), "another report");
+    assert!(progress.status_written("u", &older).is_none(), "another report");
     woken.next().await.unwrap();
     let latest = progress.latest("u", 1).unwrap();
-    assert!(progress.written("u", &latest).is_some());
-    assert!(progress.written("u", &latest).is_none(), "it was told");
+    assert!(progress.status_written("u", &latest).is_some());
+    assert!(progress.status_written("u", &latest).is_none(), "it was reported");
 }
 
 #[tokio::test]
@@ -118,11 +118,11 @@ async fn the_token_of_a_coordinator_is_renewed_long_before_it_ends_and_a_refusal
     let mut renewed = scripted.renewed.subscribe();
     let progress = Progress::new(scripted.clone(), wake);
     progress.follow(target(1));
-    renewed.wait_for(|told| *told == 2).await.unwrap();
+    renewed.wait_for(|count| *count == 2).await.unwrap();
     // While it is followed, period after period.
     let renewing = watch::renew(scripted.clone(), target(1), Duration::ZERO);
     let renewing = tokio::spawn(renewing);
-    renewed.wait_for(|told| *told >= 5).await.unwrap();
+    renewed.wait_for(|count| *count >= 5).await.unwrap();
     renewing.abort();
     assert!(watch::RENEWAL_PERIOD * 6 <= sluice_proto::auth::QUERY_TOKEN_LIFETIME);
 }
@@ -166,7 +166,7 @@ async fn a_coordinator_counts_as_out_of_reach_when_calls_have_failed_for_long_an
     let away = Arc::new(Away::default());
     let mut progress = Progress::new(away.clone(), wake);
     // Some calls fail before it has passed.
-    progress.patience = Duration::from_millis(300);
+    progress.unreachable_after = Duration::from_millis(300);
     progress.follow(target(1));
     assert_eq!(woken.next().await.unwrap().name, "q", "that is news");
     let unreachable = progress.unreachable("u", 1).unwrap();
@@ -187,7 +187,7 @@ async fn a_coordinator_that_may_plan_is_not_out_of_reach() {
     let (wake, mut woken) = mpsc::unbounded();
     let away = Arc::new(Away::default());
     let mut progress = Progress::new(away.clone(), wake);
-    progress.patience = Duration::from_secs(3_600);
+    progress.unreachable_after = Duration::from_secs(3_600);
     progress.follow(target(1));
     away.called
         .subscribe()

@@ -12,9 +12,9 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::reconcile::Lane;
+use crate::reconcile::Priority;
 
-use super::{Budget, CoordinatorRpc, Reports, RpcError, Target, Urgency};
+use super::{CoordinatorRpc, RateLimiter, Reports, RpcError, Target, Urgency};
 
 /// First and longest wait before a stream is opened again. A coordinator serves once it has planned, and many a query ends
 /// within a second of that: whoever then waited for five would tell of its end as late.
@@ -27,18 +27,18 @@ pub(super) const RENEWAL_PERIOD: Duration = Duration::from_secs(600);
 /// How long calls to a coordinator fail before it counts as out of reach: most plan within this time, before which they do not
 /// answer.
 pub(super) const UNREACHABLE_AFTER: Duration = Duration::from_secs(30);
-/// How often a coordinator is told to cancel before it is given up.
+/// How often a coordinator is notified to cancel before it is given up.
 const CANCEL_ATTEMPTS: u32 = 3;
 
 /// A coordinator that is followed.
-pub(super) struct Watching {
+pub(super) struct ReportWatcher {
     pub rpc: Arc<dyn CoordinatorRpc>,
     pub wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
-    pub turns: Arc<Budget>,
+    pub limiter: Arc<RateLimiter>,
     pub target: Target,
     pub latest: Arc<Mutex<Latest>>,
     /// How long calls fail before the coordinator counts as out of reach.
-    pub patience: Duration,
+    pub unreachable_after: Duration,
 }
 
 /// What a coordinator reported last.
@@ -58,32 +58,32 @@ pub(super) struct Failing {
     pub since: (Instant, Timestamp),
     /// What the last one came to.
     pub error: String,
-    /// Whether it was told that they have failed for long.
-    pub told: bool,
+    /// Whether it was notified that they have failed for long.
+    pub notified: bool,
 }
 
 /// What the reconciler has been woken for, and when.
-struct Shown {
+struct Notified {
     report: ShuffleQueryStatus,
     at: Instant,
 }
 
-impl Watching {
+impl ReportWatcher {
     /// Follows until the query's end, or until it is dropped.
     pub async fn run(self) {
         let (mut delay, longest) = BACKOFF;
-        let mut shown = None;
+        let mut notified = None;
         loop {
             match self.rpc.watch(&self.target).await {
                 Ok(reports) => {
                     delay = BACKOFF.0;
-                    match self.follow(reports, &mut shown).await {
+                    match self.follow(reports, &mut notified).await {
                         Ok(true) => return,
                         Ok(false) => {}
-                        Err(error) => self.tell(&error),
+                        Err(error) => self.on_error(&error),
                     }
                 }
-                Err(error) => self.tell(&error),
+                Err(error) => self.on_error(&error),
             }
             sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
             delay = delay.saturating_mul(2).min(longest);
@@ -91,20 +91,20 @@ impl Watching {
     }
 
     /// A coordinator that starts does not answer yet: no cause for alarm. One that does not for long is out of reach.
-    fn tell(&self, error: &RpcError) {
+    fn on_error(&self, error: &RpcError) {
         let Target { epoch, address, .. } = &self.target;
         tracing::debug!(epoch, address, %error, "the coordinator is not followed");
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let before = latest.failing.take();
-        let told = before.as_ref().is_some_and(|failing| failing.told);
+        let notified = before.as_ref().is_some_and(|failing| failing.notified);
         let since = before.map_or_else(|| (Instant::now(), Timestamp::now()), |failing| failing.since);
-        let long = since.0.elapsed() >= self.patience;
+        let long = since.0.elapsed() >= self.unreachable_after;
         latest.failing = Some(Failing {
             since,
             error: error.to_string(),
-            told: long,
+            notified: long,
         });
-        let lost = long && !told;
+        let lost = long && !notified;
         drop(latest);
         if lost {
             tracing::warn!(epoch, address, %error, "the coordinator is out of reach");
@@ -113,9 +113,9 @@ impl Watching {
     }
 
     /// A report came.
-    fn reached(&self) {
+    fn on_report(&self) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let back = latest.failing.take().is_some_and(|failing| failing.told);
+        let back = latest.failing.take().is_some_and(|failing| failing.notified);
         drop(latest);
         if back {
             self.wake();
@@ -128,21 +128,21 @@ impl Watching {
     }
 
     /// Whether the query has ended.
-    async fn follow(&self, mut reports: Reports, shown: &mut Option<Shown>) -> Result<bool, RpcError> {
+    async fn follow(&self, mut reports: Reports, notified: &mut Option<Notified>) -> Result<bool, RpcError> {
         // A report that is not urgent waits for its time and its turn; a newer one takes its place in the queue.
         let mut due: Option<(Instant, BoxFuture<'static, ()>)> = None;
         loop {
-            let turn = async {
+            let permit = async {
                 match &mut due {
-                    Some((_, turn)) => turn.await,
+                    Some((_, permit)) => permit.await,
                     None => std::future::pending().await,
                 }
             };
             let report = tokio::select! {
                 report = reports.next() => report,
-                () = turn => {
+                () = permit => {
                     due = None;
-                    self.show(shown);
+                    self.notify(notified);
                     continue;
                 }
             };
@@ -150,22 +150,22 @@ impl Watching {
                 return Ok(false);
             };
             let ended = report.phase.is_terminal();
-            let urgency = match &*shown {
+            let urgency = match &*notified {
                 None => Urgency::Transition,
-                Some(shown) => Urgency::between(&shown.report, &report),
+                Some(notified) => Urgency::between(&notified.report, &report),
             };
-            self.keep(report, urgency);
-            self.reached();
-            match (urgency, &*shown) {
+            self.store_report(report, urgency);
+            self.on_report();
+            match (urgency, &*notified) {
                 (Urgency::Transition, _) | (_, None) => {
                     due = None;
-                    self.show(shown);
+                    self.notify(notified);
                 }
                 (Urgency::Same, Some(_)) => {}
-                (Urgency::Step | Urgency::Stage | Urgency::Progress, Some(shown)) => {
-                    let at = shown.at + urgency.period();
+                (Urgency::Step | Urgency::Stage | Urgency::Progress, Some(notified)) => {
+                    let at = notified.at + urgency.period();
                     if due.as_ref().is_none_or(|(other, _)| at < *other) {
-                        due = Some((at, self.turn(at)));
+                        due = Some((at, self.permit(at)));
                     }
                 }
             }
@@ -175,7 +175,7 @@ impl Watching {
         }
     }
 
-    fn keep(&self, report: ShuffleQueryStatus, urgency: Urgency) {
+    fn store_report(&self, report: ShuffleQueryStatus, urgency: Urgency) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if urgency >= Urgency::Step && latest.unwritten.is_none() {
             latest.unwritten = Some(Instant::now());
@@ -183,18 +183,18 @@ impl Watching {
         latest.report = Some(Arc::new(report));
     }
 
-    fn turn(&self, at: Instant) -> BoxFuture<'static, ()> {
-        let turns = self.turns.clone();
+    fn permit(&self, at: Instant) -> BoxFuture<'static, ()> {
+        let limiter = self.limiter.clone();
         Box::pin(async move {
             sleep_until(at).await;
-            turns.turn(Lane::Pressing).await;
+            limiter.acquire(Priority::High).await;
         })
     }
 
-    fn show(&self, shown: &mut Option<Shown>) {
+    fn notify(&self, notified: &mut Option<Notified>) {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(report) = &latest.report {
-            *shown = Some(Shown {
+            *notified = Some(Notified {
                 report: ShuffleQueryStatus::clone(report),
                 at: Instant::now(),
             });

@@ -1,75 +1,66 @@
-//! Who gets a place in a pool: by priority, then age.
+//! The admission of queries to a pool: by priority, then age.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-/// A query that runs in a pool or waits for it.
+/// A query that is admitted to a pool or waits for admission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
-    /// Its unique id.
     pub uid: String,
-    /// Its name.
     pub name: String,
     /// Higher is first.
     pub priority: i32,
     /// When it was submitted.
     pub created: Timestamp,
-    /// Whether it has its place.
     pub admitted: bool,
-    /// Whether something of its own keeps it from taking one, so that it must not keep others from it.
+    /// Whether it cannot be admitted now for a cause of its own. It then holds back no other query.
     pub blocked: bool,
-    /// Its pool.
     pub pool: String,
-    /// Slots that the pool has at most.
+    /// Most slots of the pool.
     pub slots: u32,
-    /// What it waits for, of what concerns the quota of its namespace.
-    pub hold: Hold,
+    pub waits_for: WaitsFor,
 }
 
-/// Why a query has no place, as far as a quota matters.
+/// What a query waits for, as far as the quota of its namespace is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hold {
-    /// Nothing that is known.
-    Nothing,
-    /// The quota of its namespace.
+pub enum WaitsFor {
+    Unknown,
     Quota,
-    /// Something that the quota's end would not change, such as its pool.
+    /// Something else, such as its pool.
     Other,
 }
 
-/// What an operator grants each namespace.
+/// The limits of each namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// Queries with a place.
+    /// Admitted queries.
     pub queries: Option<u32>,
-    /// Slots of the pools in which these are.
+    /// Slots of the pools of admitted queries.
     pub slots: Option<u32>,
 }
 
 impl Quota {
-    /// Whether there is any.
     pub const fn is_set(self) -> bool {
         self.queries.is_some() || self.slots.is_some()
     }
 }
 
-/// Whether a query may take a place now.
+/// Whether a query may be admitted now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// One is free, and it is this query's turn.
-    Free,
-    /// This many of the waiting ones are before it, and no place is left for it.
-    Waiting {
-        /// Queries that are before it.
+pub enum Admission {
+    Granted,
+    /// The pool is full, or other queries go first.
+    Queued {
+        /// Waiting queries that go first.
         ahead: usize,
-        /// Queries with a place.
+        /// Admitted queries.
         running: usize,
     },
 }
 
-/// The order in which waiting queries get their places. Names are unique in a namespace, which settles ties.
+/// The order of admission. Names are unique in a namespace, which settles ties.
 fn rank(candidate: &Candidate) -> (Reverse<i32>, Timestamp, &str) {
     (
         Reverse(candidate.priority),
@@ -78,29 +69,29 @@ fn rank(candidate: &Candidate) -> (Reverse<i32>, Timestamp, &str) {
     )
 }
 
-/// Whether `query` may take one of the pool's `places`. `all` are the queries of the pool that have not ended; `query`
-/// may be among them.
-pub fn place(query: &Candidate, all: &[Candidate], places: u32) -> Place {
+/// Whether `query` may be admitted to a pool that runs at most `limit` queries. `all` are the queries of the pool that have not
+/// ended; `query` may be among them.
+pub fn admission(query: &Candidate, all: &[Candidate], limit: u32) -> Admission {
     let others = || all.iter().filter(|other| other.uid != query.uid);
     let running = others().filter(|other| other.admitted).count();
     let waiting = others().filter(|other| !other.admitted && !other.blocked);
     let ahead = waiting.filter(|other| rank(other) < rank(query)).count();
-    let places = usize::try_from(places).unwrap_or(usize::MAX);
-    if running.saturating_add(ahead) < places {
-        return Place::Free;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if running.saturating_add(ahead) < limit {
+        return Admission::Granted;
     }
-    Place::Waiting { ahead, running }
+    Admission::Queued { ahead, running }
 }
 
-/// Why `query` may not have a place under the `quota` of its namespace, whose queries `all` are; `None` if it may. A query
-/// that has waited for the quota longer, or is more important, goes first; one that waits for something else is in nobody's
-/// way, nor is one that the quota can never hold.
-pub fn beyond_quota(query: &Candidate, all: &[Candidate], quota: Quota) -> Option<String> {
+/// Why the `quota` of its namespace keeps `query` from admission; `None` if it does not. `all` are the queries of the namespace.
+/// Among those that wait for the quota, priority and then age decide. A query that waits for something else, or that the quota
+/// can never hold, holds back no other.
+pub fn quota_violation(query: &Candidate, all: &[Candidate], quota: Quota) -> Option<String> {
     let most_slots = quota.slots.unwrap_or(u32::MAX);
     let goes_first = |other: &Candidate| {
-        let waits = match other.hold {
-            Hold::Nothing | Hold::Quota => !other.blocked,
-            Hold::Other => false,
+        let waits = match other.waits_for {
+            WaitsFor::Unknown | WaitsFor::Quota => !other.blocked,
+            WaitsFor::Other => false,
         };
         waits && other.slots <= most_slots && rank(other) < rank(query)
     };
@@ -135,18 +126,18 @@ pub fn beyond_quota(query: &Candidate, all: &[Candidate], quota: Quota) -> Optio
     })
 }
 
-/// The queries that wait for the quota of their namespace, first ones first.
-pub fn next_of_quota(all: &[Candidate]) -> Vec<&Candidate> {
-    let waits = |candidate: &&Candidate| !candidate.admitted && candidate.hold == Hold::Quota;
+/// The queries that wait for the quota of their namespace, in order of admission.
+pub fn next_waiting_for_quota(all: &[Candidate]) -> Vec<&Candidate> {
+    let waits = |candidate: &&Candidate| !candidate.admitted && candidate.waits_for == WaitsFor::Quota;
     let mut waiting: Vec<_> = all.iter().filter(waits).collect();
     waiting.sort_by(|one, other| rank(one).cmp(&rank(other)));
     waiting
 }
 
-/// The waiting queries that `places` have room for, first ones first: who should look again when a place became free.
-pub fn next(all: &[Candidate], places: u32) -> Vec<&Candidate> {
+/// The waiting queries that a pool with this `limit` has room for, in order of admission.
+pub fn next(all: &[Candidate], limit: u32) -> Vec<&Candidate> {
     let running = all.iter().filter(|candidate| candidate.admitted).count();
-    let free = usize::try_from(places)
+    let free = usize::try_from(limit)
         .unwrap_or(usize::MAX)
         .saturating_sub(running);
     let mut waiting: Vec<_> = all
@@ -172,12 +163,12 @@ mod tests {
             blocked: false,
             pool: "p".to_owned(),
             slots: 4,
-            hold: Hold::Nothing,
+            waits_for: WaitsFor::Unknown,
         }
     }
 
-    fn with(mut candidate: Candidate, pool: &str, slots: u32, hold: Hold) -> Candidate {
-        (candidate.pool, candidate.slots, candidate.hold) = (pool.to_owned(), slots, hold);
+    fn with(mut candidate: Candidate, pool: &str, slots: u32, waits_for: WaitsFor) -> Candidate {
+        (candidate.pool, candidate.slots, candidate.waits_for) = (pool.to_owned(), slots, waits_for);
         candidate
     }
 
@@ -189,25 +180,28 @@ mod tests {
         };
         let all = [
             candidate("runs", 0, 1, true),
-            with(candidate("first", 5, 9, false), "p", 4, Hold::Quota),
-            with(candidate("second", 0, 2, false), "q", 4, Hold::Nothing),
+            with(candidate("first", 5, 9, false), "p", 4, WaitsFor::Quota),
+            with(candidate("second", 0, 2, false), "q", 4, WaitsFor::Unknown),
             // Its pool is full: the quota is not what it waits for.
-            with(candidate("elsewhere", 9, 1, false), "full", 4, Hold::Other),
+            with(candidate("elsewhere", 9, 1, false), "full", 4, WaitsFor::Other),
         ];
         let admitted = |most| {
             let may = all[1..3].iter();
-            let may = may.filter(|query| beyond_quota(query, &all, quota(most)).is_none());
+            let may = may.filter(|query| quota_violation(query, &all, quota(most)).is_none());
             may.map(|query| query.name.as_str()).collect::<Vec<_>>()
         };
         assert_eq!(admitted(1), [""; 0]);
         assert_eq!(admitted(2), ["first"]);
         assert_eq!(admitted(3), ["first", "second"]);
         assert_eq!(
-            beyond_quota(&all[2], &all, quota(2)).unwrap(),
+            quota_violation(&all[2], &all, quota(2)).unwrap(),
             "1 queries run in this namespace, which may have 2, and 1 wait before this one"
         );
-        assert_eq!(beyond_quota(&all[2], &all, Quota::default()), None);
-        let next: Vec<_> = next_of_quota(&all).iter().map(|query| &query.name).collect();
+        assert_eq!(quota_violation(&all[2], &all, Quota::default()), None);
+        let next: Vec<_> = next_waiting_for_quota(&all)
+            .iter()
+            .map(|query| &query.name)
+            .collect();
         assert_eq!(next, ["first"]);
     }
 
@@ -218,15 +212,15 @@ mod tests {
             slots: Some(10),
         };
         let all = [
-            with(candidate("runs", 0, 1, true), "a", 6, Hold::Nothing),
-            with(candidate("too-large", 9, 1, false), "huge", 11, Hold::Quota),
-            with(candidate("same-pool", 0, 2, false), "a", 6, Hold::Quota),
-            with(candidate("fits", 0, 3, false), "b", 4, Hold::Quota),
-            with(candidate("waits", 0, 4, false), "c", 1, Hold::Quota),
+            with(candidate("runs", 0, 1, true), "a", 6, WaitsFor::Unknown),
+            with(candidate("too-large", 9, 1, false), "huge", 11, WaitsFor::Quota),
+            with(candidate("same-pool", 0, 2, false), "a", 6, WaitsFor::Quota),
+            with(candidate("fits", 0, 3, false), "b", 4, WaitsFor::Quota),
+            with(candidate("waits", 0, 4, false), "c", 1, WaitsFor::Quota),
         ];
         let why = |name: &str| {
             let query = all.iter().find(|query| query.name == name).unwrap();
-            beyond_quota(query, &all, quota)
+            quota_violation(query, &all, quota)
         };
         assert!(why("too-large").unwrap().contains("make the pool smaller"));
         assert_eq!(why("same-pool"), None, "its pool is in use anyway");
@@ -237,15 +231,15 @@ mod tests {
         );
     }
 
-    fn admitted(all: &[Candidate], places: u32) -> Vec<&str> {
+    fn admitted(all: &[Candidate], limit: u32) -> Vec<&str> {
         let free = all
             .iter()
-            .filter(|query| !query.admitted && place(query, all, places) == Place::Free);
+            .filter(|query| !query.admitted && admission(query, all, limit) == Admission::Granted);
         free.map(|query| query.name.as_str()).collect()
     }
 
     #[test]
-    fn priority_counts_then_age_then_the_name() {
+    fn admission_is_by_priority_then_age_then_name() {
         let all = [
             candidate("old", 0, 1, false),
             candidate("young", 0, 9, false),
@@ -253,7 +247,7 @@ mod tests {
             candidate("meek", -1, 0, false),
             candidate("old-too", 0, 1, false),
         ];
-        for (places, expected) in [
+        for (limit, expected) in [
             (0, vec![]),
             (1, vec!["important"]),
             (2, vec!["old", "important"]),
@@ -261,15 +255,15 @@ mod tests {
             (4, vec!["old", "young", "important", "old-too"]),
             (5, vec!["old", "young", "important", "meek", "old-too"]),
         ] {
-            assert_eq!(admitted(&all, places), expected, "{places} places");
-            let mut woken: Vec<_> = next(&all, places)
+            assert_eq!(admitted(&all, limit), expected, "at most {limit}");
+            let mut woken: Vec<_> = next(&all, limit)
                 .iter()
                 .map(|query| query.name.as_str())
                 .collect();
             woken.sort_unstable();
             let mut expected = expected;
             expected.sort_unstable();
-            assert_eq!(woken, expected, "{places} places");
+            assert_eq!(woken, expected, "at most {limit}");
         }
     }
 
@@ -283,8 +277,8 @@ mod tests {
         ];
         all[1].blocked = true;
         assert_eq!(admitted(&all, 2), ["blocked", "waits"]);
-        let last = place(&all[3], &all, 2);
-        assert_eq!(last, Place::Waiting { ahead: 1, running: 1 });
+        let last = admission(&all[3], &all, 2);
+        assert_eq!(last, Admission::Queued { ahead: 1, running: 1 });
         let woken: Vec<_> = next(&all, 2).iter().map(|query| query.name.as_str()).collect();
         assert_eq!(woken, ["waits"]);
     }

@@ -13,7 +13,7 @@ pub fn between(old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) -> Option<Eve
     }
     let reason = new.reason?;
     if old.reason.is_none() && reason == ProgressReason::Admitted.into() {
-        // It did not wait: that it runs is the news, and comes next.
+        // It did not wait. The event that it runs comes next.
         return None;
     }
     let action = match new.phase {
@@ -23,12 +23,12 @@ pub fn between(old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) -> Option<Eve
         QueryPhase::Suspended => "Suspend",
         QueryPhase::Succeeded | QueryPhase::Failed | QueryPhase::Cancelled => "End",
     };
-    let words = new.message.clone().or_else(|| done(new));
-    event(reason, action, words.unwrap_or_default())
+    let note = new.message.clone().or_else(|| summary(new));
+    event(reason, action, note.unwrap_or_default())
 }
 
-/// What a query that ended well has done, in a few words.
-fn done(new: &ShuffleQueryStatus) -> Option<String> {
+/// A summary of a query that succeeded.
+fn summary(new: &ShuffleQueryStatus) -> Option<String> {
     if new.phase != QueryPhase::Succeeded {
         return None;
     }

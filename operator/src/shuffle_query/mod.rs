@@ -1,17 +1,17 @@
 //! ShuffleQueries: observe, validate, decide ([`step`]), act, status.
 
-mod act;
 pub mod admission;
-mod ending;
+mod apply;
+mod controller;
+mod coordinator_outcome;
+pub mod coordinator_pod;
+mod decide;
 mod event;
-pub mod lifecycle;
+mod mutation_cache;
 mod observe;
 pub mod observed;
-pub mod pods;
-mod reconcile;
+pub mod query_record;
 mod status;
-mod step;
-mod written;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,15 +33,15 @@ use crate::objects::labels::{self, Component};
 use crate::progress::{CoordinatorRpc, GrpcCoordinators, Progress};
 use crate::signing::SigningKeys;
 use crate::unreadable::Unreadable;
-use crate::{reconcile as around, watch};
+use crate::{reconcile, watch};
 
-use written::Written;
+use mutation_cache::MutationCache;
 
+pub use decide::decide;
 pub use status::compose;
-pub use step::step;
 
 /// The reconciler of the queries of one scope.
-pub struct Queries {
+pub struct QueryReconciler {
     operator: Arc<Operator>,
     signer: Arc<SigningKeys>,
     queries: Store<ShuffleQuery>,
@@ -57,55 +57,61 @@ pub struct Queries {
     /// Set once pools and pods are in the cache. A store wakes only the last of several that wait for it; this wakes all.
     synced: OnceCell<()>,
     /// Unique ids of queries that were given a place which the cache may not show yet.
-    granted: Mutex<HashSet<String>>,
+    assumed_admissions: Mutex<HashSet<String>>,
     /// Unique ids of queries that give a place or a turn away as soon as the cache shows it.
-    freed: Mutex<HashSet<String>>,
+    released_admissions: Mutex<HashSet<String>>,
     /// What was written of a query last.
-    written: Mutex<HashMap<String, Written>>,
+    mutation_caches: Mutex<HashMap<String, MutationCache>>,
     /// Held while it is decided whether a query may have a place.
     admitting: Mutex<()>,
     /// Coordinators, by the unique id of their query, whose pods were posted and which the cache may not show yet.
-    posted: Mutex<HashMap<String, u64>>,
+    expected_pods: Mutex<HashMap<String, u64>>,
 }
 
-impl Queries {
-    fn granted(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+impl QueryReconciler {
+    fn assumed_admissions(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.assumed_admissions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn written(&self) -> MutexGuard<'_, HashMap<String, Written>> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    fn mutation_caches(&self) -> MutexGuard<'_, HashMap<String, MutationCache>> {
+        self.mutation_caches
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn freed(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.freed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn released_admissions(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.released_admissions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn posted(&self) -> MutexGuard<'_, HashMap<String, u64>> {
-        self.posted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn expected_pods(&self) -> MutexGuard<'_, HashMap<String, u64>> {
+        self.expected_pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at a query that a watch has told of, once the cache has it: whether it is gone, or has made room.
-    fn look_at_changed(&self, query: &Result<ShuffleQuery, watcher::Error>) {
+    fn on_query_event(&self, query: &Result<ShuffleQuery, watcher::Error>) {
         let Ok(query) = query else { return };
         let uid = query.uid().unwrap_or_default();
         let here = self.queries.get(&ObjectRef::from_obj(query));
         if here.is_none_or(|here| here.metadata.uid != query.metadata.uid) {
             self.forget(&uid);
-            self.wake_next(query);
+            self.enqueue_next(query);
             return;
         }
         let status = query.status.as_ref();
-        let has_place =
+        let is_admitted =
             status.is_some_and(|status| !status.phase.is_terminal() && status.admitted_time.is_some());
-        if !has_place && self.freed().remove(&uid) {
-            self.wake_next(query);
+        if !is_admitted && self.released_admissions().remove(&uid) {
+            self.enqueue_next(query);
         }
     }
 
     /// The queries that a change of `pool` may concern: those that wait for it, be it for the next coordinator. Of those that
     /// wait for a place, as many as there are places.
-    fn concerned_by(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
+    fn queries_waiting_for(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
         let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
         let queries = self.queries.state();
         let waits = |query: &&Arc<ShuffleQuery>| {
@@ -131,10 +137,10 @@ impl Queries {
             .iter()
             .filter(waits)
             .map(|query| ObjectRef::from_obj(&**query));
-        waiting.chain(self.next_of(pool)).collect()
+        waiting.chain(self.next_admissible(pool)).collect()
     }
 
-    fn next_of(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
+    fn next_admissible(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
         let namespace = pool.namespace().unwrap_or_default();
         let all = self.candidates(&namespace, &pool.name_any());
         let next = admission::next(&all, pool.spec.max_concurrent_queries);
@@ -145,14 +151,18 @@ impl Queries {
     }
 
     /// Wakes the queries whose turn it is in the pool of `query`.
-    fn wake_next(&self, query: &ShuffleQuery) {
+    fn enqueue_next(&self, query: &ShuffleQuery) {
         let pool = self.pool(query);
         let namespace = query.namespace().unwrap_or_default();
-        let of_quota = self.next_of_quota(&namespace);
+        let of_quota = self.next_waiting_for_quota(&namespace);
         let of_quota = of_quota
             .iter()
             .map(|name| ObjectRef::new(name).within(&namespace));
-        for next in pool.iter().flat_map(|pool| self.next_of(pool)).chain(of_quota) {
+        for next in pool
+            .iter()
+            .flat_map(|pool| self.next_admissible(pool))
+            .chain(of_quota)
+        {
             // Nobody listens any more when the operator stops.
             let _ = self.wake.unbounded_send(next);
         }
@@ -163,10 +173,10 @@ impl Queries {
         self.progress.cancel(uid);
         self.progress.unfollow(uid);
         self.operator.demand.forget(uid);
-        self.granted().remove(uid);
-        self.freed().remove(uid);
-        self.written().remove(uid);
-        self.posted().remove(uid);
+        self.assumed_admissions().remove(uid);
+        self.released_admissions().remove(uid);
+        self.mutation_caches().remove(uid);
+        self.expected_pods().remove(uid);
         let mut inputs = self.input_uids.lock().unwrap_or_else(PoisonError::into_inner);
         inputs.remove(uid);
     }
@@ -188,16 +198,17 @@ pub async fn run_with(
 ) {
     let client = &operator.client;
     let unreadable = operator.unreadable::<ShuffleQuery>(&scope);
-    let (queries, changed) = watch::resources_slimmed::<ShuffleQuery>(client, &scope, unreadable, slim);
+    let (queries, changed) =
+        watch::resources_slimmed::<ShuffleQuery>(client, &scope, unreadable, strip_ended);
     // The reconciler of pools tells of those that cannot be read.
-    let (pools, pools_changed) = watch::resources::<WorkerPool>(client, &scope, Unreadable::untold());
+    let (pools, pools_changed) = watch::resources::<WorkerPool>(client, &scope, Unreadable::unreported());
     let coordinators = labels::watched(Component::Coordinator);
     let (pods, pods_changed) = watch::labelled::<Pod>(client, &scope, &coordinators);
     let (inputs, inputs_changed) = watch::stripped::<ConfigMap>(scope.api(client), &coordinators, |input| {
         input.data = None;
     });
     let (wake, woken) = mpsc::unbounded();
-    let reconciler = Arc::new(Queries {
+    let reconciler = Arc::new(QueryReconciler {
         signer,
         queries: queries.clone(),
         pools,
@@ -208,26 +219,26 @@ pub async fn run_with(
         wake,
         recorder: operator.recorder(),
         synced: OnceCell::new(),
-        granted: Mutex::default(),
-        freed: Mutex::default(),
-        written: Mutex::default(),
+        assumed_admissions: Mutex::default(),
+        released_admissions: Mutex::default(),
+        mutation_caches: Mutex::default(),
         admitting: Mutex::default(),
-        posted: Mutex::default(),
+        expected_pods: Mutex::default(),
         operator: operator.clone(),
     });
     let (watched, by_pool) = (reconciler.clone(), reconciler.clone());
-    let changed = changed.inspect(move |query| watched.look_at_changed(query));
+    let changed = changed.inspect(move |query| watched.on_query_event(query));
     let controller = Controller::for_stream(changed, queries)
         .owns_stream(pods_changed)
         .owns_stream(inputs_changed)
-        .watches_stream(pools_changed, move |pool| by_pool.concerned_by(&pool))
+        .watches_stream(pools_changed, move |pool| by_pool.queries_waiting_for(&pool))
         .reconcile_on(woken);
     let (concurrency, metrics) = (operator.config.concurrency, operator.metrics.clone());
-    around::run(controller, reconciler, concurrency, metrics, stop).await;
+    reconcile::run(controller, reconciler, concurrency, metrics, stop).await;
 }
 
 /// Of a query that has ended, what is still needed: there may be many more of them than of others.
-fn slim(query: &mut ShuffleQuery) {
+fn strip_ended(query: &mut ShuffleQuery) {
     let Some(status) = query.status.as_mut().filter(|status| status.phase.is_terminal()) else {
         return;
     };

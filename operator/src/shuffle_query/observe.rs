@@ -12,11 +12,11 @@ use sluice_crds::{
     validate_query,
 };
 
-use super::Queries;
-use super::admission::{Candidate, Hold, Place, beyond_quota, next_of_quota, place};
-use super::lifecycle::{Coordinator, Lifecycle};
-use super::observed::{Observed, PoolSeen, SqlSeen};
-use super::pods::CoordinatorPod;
+use super::QueryReconciler;
+use super::admission::{Admission, Candidate, WaitsFor, admission, next_waiting_for_quota, quota_violation};
+use super::coordinator_pod::CoordinatorPod;
+use super::observed::{Observed, ObservedPool, ObservedSql};
+use super::query_record::{Coordinator, QueryRecord};
 use crate::objects::folders::folders;
 use crate::objects::names;
 use crate::reconcile::Error;
@@ -48,30 +48,32 @@ pub(super) fn candidate(query: &ShuffleQuery, pool: Option<&WorkerPool>, granted
         blocked: query.spec.suspend || reason == Some(ProgressReason::SqlNotFound.into()),
         pool: pool_of(query).unwrap_or_default(),
         slots: spec.map_or(0, |spec| spec.most_replicas().saturating_mul(spec.slots())),
-        hold: match reason {
-            None => Hold::Nothing,
-            Some(reason) if reason == ProgressReason::Pending.into() => Hold::Nothing,
-            Some(reason) if reason == ProgressReason::NamespaceQuotaReached.into() => Hold::Quota,
-            Some(_) => Hold::Other,
+        waits_for: match reason {
+            None => WaitsFor::Unknown,
+            Some(reason) if reason == ProgressReason::Pending.into() => WaitsFor::Unknown,
+            Some(reason) if reason == ProgressReason::NamespaceQuotaReached.into() => WaitsFor::Quota,
+            Some(_) => WaitsFor::Other,
         },
     }
 }
 
-impl Queries {
+impl QueryReconciler {
     /// Looks at everything around `query`, `now`.
     ///
     /// # Errors
     /// The API server refused or was not reached.
     pub(super) async fn observe(&self, query: &Arc<ShuffleQuery>, now: Timestamp) -> Result<Observed, Error> {
-        let life = Lifecycle::of(query);
+        let record = QueryRecord::of(query);
         let uid = query.uid().unwrap_or_default();
         let pool = self.pool(query);
-        let place = match &pool {
-            Some(pool) if life.admitted.is_none() && !life.phase.is_terminal() => self.place(query, pool),
-            Some(_) | None => Place::Free,
+        let admission = match &pool {
+            Some(pool) if record.admitted.is_none() && !record.phase.is_terminal() => {
+                self.admission(query, pool)
+            }
+            Some(_) | None => Admission::Granted,
         };
-        let waits = life.admitted.is_none() && !life.phase.is_terminal();
-        let mut problems = problems(query, &life);
+        let waits = record.admitted.is_none() && !record.phase.is_terminal();
+        let mut problems = problems(query, &record);
         if let Some(pool) = pool.as_ref().filter(|_| waits && problems.is_empty()) {
             problems.extend(folders(query, &pool.name_any(), &pool.spec).err());
         }
@@ -88,28 +90,30 @@ impl Queries {
                 .ttl_seconds_after_finished
                 .or(default(|spec| spec.default_ttl_seconds_after_finished)),
         );
-        let quota = if waits { self.beyond_quota(query) } else { None };
-        let pool = pool.map_or(PoolSeen::Absent, |pool| seen(query, &pool));
+        let quota = if waits { self.quota_violation(query) } else { None };
+        let pool = pool.map_or(ObservedPool::Absent, |pool| seen(query, &pool));
         let sql = match pool {
-            PoolSeen::Found { .. } if waits && place == Place::Free => match self.sql(query).await? {
-                Ok(text) => {
-                    if query.spec.sql_from.is_some() {
-                        problems.extend(problems_with(query, &text));
+            ObservedPool::Found { .. } if waits && admission == Admission::Granted => {
+                match self.sql(query).await? {
+                    Ok(text) => {
+                        if query.spec.sql_from.is_some() {
+                            problems.extend(problems_with(query, &text));
+                        }
+                        ObservedSql::Available
                     }
-                    SqlSeen::There
+                    Err(missing) => ObservedSql::Missing(missing),
                 }
-                Err(missing) => SqlSeen::Missing(missing),
-            },
-            _ => SqlSeen::There,
+            }
+            _ => ObservedSql::Available,
         };
         Ok(Observed {
             problems,
             pool,
-            place,
+            admission,
             sql,
-            pods: self.pods(query, &life, now).await?,
-            report: self.progress.latest(&uid, life.epoch),
-            unreachable: self.progress.unreachable(&uid, life.epoch),
+            pods: self.pods(query, &record, now).await?,
+            report: self.progress.latest(&uid, record.epoch),
+            unreachable: self.progress.unreachable(&uid, record.epoch),
             input: self.input(query).is_some(),
             quota,
             deadline_seconds,
@@ -140,7 +144,7 @@ impl Queries {
 
     /// The queries of a namespace that have not ended, of those that are `chosen`.
     fn unended(&self, namespace: &str, chosen: impl Fn(&ShuffleQuery) -> bool) -> Vec<Candidate> {
-        let granted = self.granted();
+        let granted = self.assumed_admissions();
         let queries = self.queries.state();
         let ours = queries.iter().filter(|query| {
             let ended = query
@@ -164,28 +168,28 @@ impl Queries {
     }
 
     /// Why the quota of its namespace keeps the query from a place.
-    pub(super) fn beyond_quota(&self, query: &ShuffleQuery) -> Option<String> {
+    pub(super) fn quota_violation(&self, query: &ShuffleQuery) -> Option<String> {
         let quota = self.operator.config.quota();
         if !quota.is_set() {
             return None;
         }
         let all = self.unended(&query.namespace().unwrap_or_default(), |_| true);
-        beyond_quota(&candidate(query, self.pool(query).as_deref(), false), &all, quota)
+        quota_violation(&candidate(query, self.pool(query).as_deref(), false), &all, quota)
     }
 
     /// The queries that wait for the quota of a namespace, first ones first.
-    pub(super) fn next_of_quota(&self, namespace: &str) -> Vec<String> {
+    pub(super) fn next_waiting_for_quota(&self, namespace: &str) -> Vec<String> {
         if !self.operator.config.quota().is_set() {
             return Vec::new();
         }
         let all = self.unended(namespace, |_| true);
-        let next = next_of_quota(&all).into_iter().take(QUOTA_WAKES);
+        let next = next_waiting_for_quota(&all).into_iter().take(QUOTA_WAKES);
         next.map(|query| query.name.clone()).collect()
     }
 
-    fn place(&self, query: &ShuffleQuery, pool: &WorkerPool) -> Place {
+    fn admission(&self, query: &ShuffleQuery, pool: &WorkerPool) -> Admission {
         let all = self.candidates(&query.namespace().unwrap_or_default(), &pool.name_any());
-        place(
+        admission(
             &candidate(query, Some(pool), false),
             &all,
             pool.spec.max_concurrent_queries,
@@ -216,7 +220,7 @@ impl Queries {
     async fn pods(
         &self,
         query: &ShuffleQuery,
-        life: &Lifecycle,
+        record: &QueryRecord,
         now: Timestamp,
     ) -> Result<Vec<CoordinatorPod>, Error> {
         let mut pods: Vec<_> = self
@@ -225,14 +229,14 @@ impl Queries {
             .filter_map(|pod| CoordinatorPod::read(pod, now))
             .collect();
         let uid = query.uid().unwrap_or_default();
-        let arrived = pods.iter().any(|pod| pod.epoch == life.epoch);
-        let just_posted = self.posted().get(&uid) == Some(&life.epoch);
+        let arrived = pods.iter().any(|pod| pod.epoch == record.epoch);
+        let just_posted = self.expected_pods().get(&uid) == Some(&record.epoch);
         if just_posted && arrived {
-            self.posted().remove(&uid);
+            self.expected_pods().remove(&uid);
         }
-        let posted = just_posted || !matches!(life.coordinator, Coordinator::Wanted { .. });
-        if posted && life.admitted.is_some() && !life.phase.is_terminal() && !arrived {
-            let name = names::coordinator(&query.name_any(), life.epoch);
+        let posted = just_posted || !matches!(record.coordinator, Coordinator::Wanted { .. });
+        if posted && record.admitted.is_some() && !record.phase.is_terminal() && !arrived {
+            let name = names::coordinator(&query.name_any(), record.epoch);
             let client = self.operator.client.clone();
             let api = Api::<Pod>::namespaced(client, &query.namespace().unwrap_or_default());
             let pod = api
@@ -261,12 +265,12 @@ pub(super) fn owned<K: ResourceExt>(object: &K, query: &ShuffleQuery) -> bool {
 }
 
 /// What is wrong with the spec. A query that was found good stays so.
-fn problems(query: &ShuffleQuery, life: &Lifecycle) -> Vec<String> {
+fn problems(query: &ShuffleQuery, record: &QueryRecord) -> Vec<String> {
     let seen = query
         .status
         .as_ref()
         .and_then(|status| status.observed_generation);
-    if life.phase.is_terminal() || (seen.is_some() && seen == query.metadata.generation) {
+    if record.phase.is_terminal() || (seen.is_some() && seen == query.metadata.generation) {
         return Vec::new();
     }
     validate_query(query).iter().map(ToString::to_string).collect()
@@ -288,19 +292,19 @@ pub(super) fn problems_with(query: &ShuffleQuery, sql: &str) -> Vec<String> {
         .collect()
 }
 
-fn seen(query: &ShuffleQuery, pool: &WorkerPool) -> PoolSeen {
+fn seen(query: &ShuffleQuery, pool: &WorkerPool) -> ObservedPool {
     if query.spec.workers.is_some() && !owned(pool, query) {
-        return PoolSeen::Taken;
+        return ObservedPool::NameTaken;
     }
     if pool.metadata.deletion_timestamp.is_some() {
-        return PoolSeen::Leaving;
+        return ObservedPool::Deleting;
     }
     let status = pool.status.as_ref();
     let conditions = status.into_iter().flat_map(|status| &status.conditions);
     let ready = conditions
         .clone()
         .find(|seen| seen.type_ == PoolConditionType::Ready);
-    PoolSeen::Found {
+    ObservedPool::Found {
         ready: status.map_or(0, |status| status.ready_replicas),
         compatible: status.map_or(0, |status| status.compatible_replicas),
         needed: pool.spec.min_ready_workers,
@@ -335,7 +339,7 @@ mod tests {
             let pool = json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "p"},
                               "spec": {"replicas": replicas}, "status": {"conditions": [ready]}});
             match seen(&query, &serde_json::from_value(pool).unwrap()) {
-                PoolSeen::Found { why, .. } => why,
+                ObservedPool::Found { why, .. } => why,
                 other => panic!("{other:?}"),
             }
         };

@@ -6,9 +6,9 @@ use std::time::Duration;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use sluice_crds::{ProgressReason, ShuffleQuery};
 
-use super::admission::Place;
-use super::lifecycle::Lifecycle;
-use super::pods::CoordinatorPod;
+use super::admission::Admission;
+use super::coordinator_pod::CoordinatorPod;
+use super::query_record::QueryRecord;
 use crate::progress::Unreachable;
 
 /// A query and what is around it, at one moment.
@@ -19,11 +19,11 @@ pub struct Observed {
     /// What is wrong with its spec.
     pub problems: Vec<String>,
     /// Its pool.
-    pub pool: PoolSeen,
+    pub pool: ObservedPool,
     /// Whether it may have a place in the pool, if it has none.
-    pub place: Place,
+    pub admission: Admission,
     /// Where its SQL text is.
-    pub sql: SqlSeen,
+    pub sql: ObservedSql,
     /// The pods of its coordinators.
     pub pods: Vec<CoordinatorPod>,
     /// What the newest coordinator reported last.
@@ -42,13 +42,13 @@ pub struct Observed {
 
 /// A query's pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PoolSeen {
+pub enum ObservedPool {
     /// It does not exist.
     Absent,
     /// It is being deleted.
-    Leaving,
+    Deleting,
     /// A pool with the name of the query's own belongs to someone else.
-    Taken,
+    NameTaken,
     /// It exists, as its status says.
     Found {
         /// Its ready workers.
@@ -64,24 +64,24 @@ pub enum PoolSeen {
 
 /// Where the SQL text of a query is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SqlSeen {
+pub enum ObservedSql {
     /// It can be read.
-    There,
+    Available,
     /// It cannot; what is missing.
     Missing(String),
 }
 
 /// What to do about a query.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Step {
+pub enum Decision {
     /// Write this first, then look again.
-    Commit(Lifecycle),
+    Persist(QueryRecord),
     /// Do this; where nothing is refused, this is how it stands.
     Act {
         /// In order.
         actions: Vec<Action>,
         /// How it stands afterwards.
-        life: Lifecycle,
+        record: QueryRecord,
         /// When to look again at the latest.
         again: Duration,
     },
@@ -132,7 +132,7 @@ pub enum Action {
 
 /// Why an action was refused for good, for as long as nobody changes something.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct Rejection {
     /// In a word.
     pub reason: ProgressReason,
     /// For people.

@@ -9,19 +9,19 @@ use sluice_crds::{
     ShuffleQuery, Time,
 };
 
-use super::lifecycle::{Coordinator, Lifecycle};
-use super::step::elapsed;
+use super::decide::elapsed;
+use super::query_record::{Coordinator, QueryRecord};
 
-/// The status of `query` that stands as `life` says, with what its newest coordinator reported last.
+/// The status of `query` that stands as `record` says, with what its newest coordinator reported last.
 pub fn compose(
     query: &ShuffleQuery,
-    life: &Lifecycle,
+    record: &QueryRecord,
     report: Option<&ShuffleQueryStatus>,
     now: Timestamp,
 ) -> ShuffleQueryStatus {
     let old = query.status.clone().unwrap_or_default();
-    let ended = life.phase.is_terminal();
-    let body = body(&old, life, report);
+    let ended = record.phase.is_terminal();
+    let body = body(&old, record, report);
     let created = query.creation_timestamp();
     let submitted = created.as_ref().map_or(now, |time| time.0);
     let first_row = body.first_row_time.clone();
@@ -32,7 +32,7 @@ pub fn compose(
         .map(|time| elapsed(submitted, time.0).as_millis());
     let waited = waited.and_then(|millis| u64::try_from(millis).ok());
     // The coordinator's clock may be ahead of this one, or behind it.
-    let first = life
+    let first = record
         .admitted
         .map_or(submitted, |admitted| admitted.max(submitted));
     let end = body
@@ -40,26 +40,26 @@ pub fn compose(
         .as_ref()
         .map_or(now, |time| time.0.max(first).min(now));
     let error = body.error.clone().filter(|_| ended);
-    let conditions = conditions(query, &old, life, report, now);
+    let conditions = conditions(query, &old, record, report, now);
     in_seconds(bound(ShuffleQueryStatus {
         observed_generation: query.metadata.generation,
-        phase: life.phase,
-        reason: Some(life.reason),
-        message: Some(life.message.clone()).filter(|message| !message.is_empty()),
+        phase: record.phase,
+        reason: Some(record.reason),
+        message: Some(record.message.clone()).filter(|message| !message.is_empty()),
         conditions,
-        pool_name: life.pool.clone(),
-        coordinator_epoch: life.epoch,
-        pod_retries: life.pod_retries,
-        coordinator_failures: life.coordinator_failures,
-        coordinator_memory_factor: if life.memory_factor > 1 {
-            life.memory_factor
+        pool_name: record.pool.clone(),
+        coordinator_epoch: record.epoch,
+        pod_retries: record.pod_retries,
+        coordinator_failures: record.coordinator_failures,
+        coordinator_memory_factor: if record.memory_factor > 1 {
+            record.memory_factor
         } else {
             0
         },
         start_time: Some(Time(submitted)),
-        admitted_time: life.admitted.map(Time),
-        suspended_time: life.suspended.map(Time),
-        suspended_millis: life.suspended_millis,
+        admitted_time: record.admitted.map(Time),
+        suspended_time: record.suspended.map(Time),
+        suspended_millis: record.suspended_millis,
         time_to_first_row_millis: old.time_to_first_row_millis.filter(|_| told).or(waited),
         first_row_time: first_row,
         end_time: ended.then_some(Time(end)),
@@ -92,11 +92,11 @@ fn whole_second(time: &Time) -> Time {
 /// The part that a coordinator reports. A new coordinator starts over, and so does its report.
 fn body(
     old: &ShuffleQueryStatus,
-    life: &Lifecycle,
+    record: &QueryRecord,
     report: Option<&ShuffleQueryStatus>,
 ) -> ShuffleQueryStatus {
-    let same = life.epoch == old.coordinator_epoch && life.suspended.is_none();
-    let successor = life.epoch > old.coordinator_epoch && old.coordinator_epoch > 0;
+    let same = record.epoch == old.coordinator_epoch && record.suspended.is_none();
+    let successor = record.epoch > old.coordinator_epoch && old.coordinator_epoch > 0;
     let told = match successor {
         // The last that was seen of the query, until its next coordinator has something to tell.
         true => Some(columns(old)),
@@ -104,18 +104,18 @@ fn body(
     };
     let last = report.cloned().or(told);
     let last = last.as_ref();
-    match (&life.ended, last) {
+    match (&record.ended, last) {
         // A report that ended the query tells all of it, and so do a coordinator's last words; where the operator ended the
         // query, what was reported before is all there is.
-        (Some(words), last) => match last {
-            Some(last) if tells_the_end_alone(words) => ShuffleQueryStatus {
-                error: words.error.clone(),
-                end_time: words.end_time.clone(),
-                first_row_time: words.first_row_time.clone().or(last.first_row_time.clone()),
-                sink: words.sink.clone(),
+        (Some(end), last) => match last {
+            Some(last) if has_only_an_end(end) => ShuffleQueryStatus {
+                error: end.error.clone(),
+                end_time: end.end_time.clone(),
+                first_row_time: end.first_row_time.clone().or(last.first_row_time.clone()),
+                sink: end.sink.clone(),
                 ..last.clone()
             },
-            Some(_) | None => ShuffleQueryStatus::clone(words),
+            Some(_) | None => ShuffleQueryStatus::clone(end),
         },
         (None, Some(last)) => last.clone(),
         (None, None) => ShuffleQueryStatus::default(),
@@ -135,8 +135,8 @@ fn columns(old: &ShuffleQueryStatus) -> ShuffleQueryStatus {
 }
 
 /// Whether `words` are the operator's own, or those of a coordinator that has nothing to tell but its end.
-fn tells_the_end_alone(words: &ShuffleQueryStatus) -> bool {
-    words.stages.is_empty() && words.preview.is_none() && words.totals == Default::default()
+fn has_only_an_end(end: &ShuffleQueryStatus) -> bool {
+    end.stages.is_empty() && end.preview.is_none() && end.totals == Default::default()
 }
 
 /// Status, reason and message of a condition.
@@ -145,7 +145,7 @@ type Observation = (ConditionStatus, ConditionReason, String);
 fn conditions(
     query: &ShuffleQuery,
     old: &ShuffleQueryStatus,
-    life: &Lifecycle,
+    record: &QueryRecord,
     report: Option<&ShuffleQueryStatus>,
     now: Timestamp,
 ) -> Vec<Condition<QueryConditionType>> {
@@ -162,16 +162,16 @@ fn conditions(
     let all: [(_, Option<Observation>); 6] = [
         (
             QueryConditionType::Accepted,
-            Some(accepted(life, planned || was_planned)),
+            Some(accepted(record, planned || was_planned)),
         ),
-        (QueryConditionType::Admitted, Some(admitted(life))),
-        (QueryConditionType::CoordinatorReady, coordinator_ready(life)),
+        (QueryConditionType::Admitted, Some(admitted(record))),
+        (QueryConditionType::CoordinatorReady, coordinator_ready(record)),
         (
             QueryConditionType::WorkersReady,
             workers.map(|seen| (seen.status, seen.reason, seen.message.clone())),
         ),
-        (QueryConditionType::Succeeded, Some(succeeded(life))),
-        (QueryConditionType::Complete, Some(complete(life))),
+        (QueryConditionType::Succeeded, Some(succeeded(record))),
+        (QueryConditionType::Complete, Some(complete(record))),
     ];
     let conditions = all.into_iter().filter_map(|(type_, observation)| {
         let before = before(type_);
@@ -179,11 +179,11 @@ fn conditions(
         let Some((status, reason, message)) = observation else {
             return before
                 .cloned()
-                .filter(|_| life.epoch == old.coordinator_epoch && life.suspended.is_none());
+                .filter(|_| record.epoch == old.coordinator_epoch && record.suspended.is_none());
         };
         let since = before.filter(|seen| seen.status == status);
         let since = since.map(|seen| seen.last_transition_time.clone());
-        let started = match life.coordinator {
+        let started = match record.coordinator {
             Coordinator::Wanted { since } if type_ == QueryConditionType::CoordinatorReady => since,
             Coordinator::Wanted { .. } | Coordinator::Starting | Coordinator::Serving => None,
         };
@@ -199,8 +199,8 @@ fn conditions(
     conditions.collect()
 }
 
-fn accepted(life: &Lifecycle, planned: bool) -> Observation {
-    let refused = match life.reason {
+fn accepted(record: &QueryRecord, planned: bool) -> Observation {
+    let refused = match record.reason {
         ConditionReason::Error(reason) => match reason {
             ErrorReason::InvalidSpec
             | ErrorReason::InvalidSql
@@ -212,7 +212,7 @@ fn accepted(life: &Lifecycle, planned: bool) -> Observation {
         ConditionReason::Progress(_) => None,
     };
     match refused {
-        Some(reason) if !planned => (ConditionStatus::False, reason.into(), life.message.clone()),
+        Some(reason) if !planned => (ConditionStatus::False, reason.into(), record.message.clone()),
         _ if planned => (
             ConditionStatus::True,
             ProgressReason::Planned.into(),
@@ -222,27 +222,27 @@ fn accepted(life: &Lifecycle, planned: bool) -> Observation {
     }
 }
 
-fn admitted(life: &Lifecycle) -> Observation {
-    if life.admitted.is_some() {
+fn admitted(record: &QueryRecord) -> Observation {
+    if record.admitted.is_some() {
         return (
             ConditionStatus::True,
             ProgressReason::Admitted.into(),
             String::new(),
         );
     }
-    (ConditionStatus::False, life.reason, life.message.clone())
+    (ConditionStatus::False, record.reason, record.message.clone())
 }
 
 /// `None` keeps what the last look has found.
-fn coordinator_ready(life: &Lifecycle) -> Option<Observation> {
-    if life.phase.is_terminal() || life.admitted.is_none() {
-        let no_coordinator = life.epoch == 0;
-        return (!no_coordinator).then(|| (ConditionStatus::False, life.reason, String::new()));
+fn coordinator_ready(record: &QueryRecord) -> Option<Observation> {
+    if record.phase.is_terminal() || record.admitted.is_none() {
+        let no_coordinator = record.epoch == 0;
+        return (!no_coordinator).then(|| (ConditionStatus::False, record.reason, String::new()));
     }
-    let message = life.message.clone();
-    Some(match life.coordinator {
-        Coordinator::Wanted { .. } => (ConditionStatus::Unknown, life.reason, message),
-        Coordinator::Starting => (ConditionStatus::False, life.reason, message),
+    let message = record.message.clone();
+    Some(match record.coordinator {
+        Coordinator::Wanted { .. } => (ConditionStatus::Unknown, record.reason, message),
+        Coordinator::Starting => (ConditionStatus::False, record.reason, message),
         Coordinator::Serving => {
             let serving = ProgressReason::CoordinatorServing.into();
             (ConditionStatus::True, serving, String::new())
@@ -250,24 +250,24 @@ fn coordinator_ready(life: &Lifecycle) -> Option<Observation> {
     })
 }
 
-fn succeeded(life: &Lifecycle) -> Observation {
-    match life.phase {
+fn succeeded(record: &QueryRecord) -> Observation {
+    match record.phase {
         QueryPhase::Pending | QueryPhase::Running | QueryPhase::Suspended => {
-            let reason = match life.phase {
+            let reason = match record.phase {
                 QueryPhase::Running => ProgressReason::Running,
                 QueryPhase::Suspended => ProgressReason::Suspended,
                 _ => ProgressReason::Pending,
             };
             (ConditionStatus::Unknown, reason.into(), String::new())
         }
-        QueryPhase::Succeeded => (ConditionStatus::True, life.reason, String::new()),
-        QueryPhase::Failed | QueryPhase::Cancelled => (ConditionStatus::False, life.reason, String::new()),
+        QueryPhase::Succeeded => (ConditionStatus::True, record.reason, String::new()),
+        QueryPhase::Failed | QueryPhase::Cancelled => (ConditionStatus::False, record.reason, String::new()),
     }
 }
 
 /// True once the query has ended, well or not.
-fn complete(life: &Lifecycle) -> Observation {
-    let (succeeded, reason, message) = succeeded(life);
+fn complete(record: &QueryRecord) -> Observation {
+    let (succeeded, reason, message) = succeeded(record);
     let status = match succeeded {
         ConditionStatus::Unknown => ConditionStatus::False,
         ConditionStatus::True | ConditionStatus::False => ConditionStatus::True,

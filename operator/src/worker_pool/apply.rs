@@ -13,9 +13,9 @@ use kube::{Client, ResourceExt};
 use serde_json::Value;
 use sluice_crds::ProgressReason;
 
-use super::desired::{Desired, Mark};
+use super::decide::{Desired, PodPatch};
+use super::pod_problem::{PodProblem, classify_rejection};
 use super::stores::Stores;
-use super::why::{Trouble, of_refusal};
 use crate::kube_api::{self, Created, Object};
 use crate::objects::labels;
 use crate::reconcile::{Error, Keyed};
@@ -27,7 +27,7 @@ const AT_ONCE: usize = 8;
 #[derive(Debug, Default)]
 pub struct Applied {
     /// What the API server did not take, and will not until somebody acts.
-    pub refused: Vec<Trouble>,
+    pub refused: Vec<PodProblem>,
     /// Pods, by uid, that began to drain.
     pub draining: Vec<(String, Timestamp)>,
     /// The first failure that trying again may mend.
@@ -36,10 +36,10 @@ pub struct Applied {
 
 impl Applied {
     fn note(&mut self, doing: &str, error: kube::Error) {
-        if let Some(trouble) = of_refusal(doing, &error) {
+        if let Some(problem) = classify_rejection(doing, &error) {
             // The status says it.
             tracing::debug!(doing, %error, "the API server refuses");
-            self.refused.push(trouble);
+            self.refused.push(problem);
         } else if self.failed.is_none() {
             self.failed = Some(Error::api(doing)(error));
         }
@@ -50,7 +50,8 @@ impl Applied {
     }
 }
 
-/// Does what `wanted` says: marks first, since a drain must be known before it begins; no pods without what they need.
+/// Applies `wanted`. Pods are patched before others are deleted or created: a drain must be stored before it begins. No pod is
+/// created while an object that it needs is missing.
 pub async fn apply(client: &Client, stores: &Stores, wanted: &Desired) -> Applied {
     let mut applied = Applied::default();
     let objects = &wanted.objects;
@@ -86,11 +87,11 @@ pub async fn apply(client: &Client, stores: &Stores, wanted: &Desired) -> Applie
     if let Some(key) = &objects.key {
         ensure(client, &stores.config_maps, key, &mut applied).await;
     }
-    mark(client, wanted, &mut applied).await;
-    for removal in &wanted.delete {
-        let name = removal.pod.name_any();
-        tracing::info!(pod = name, why = removal.why.words(), "deleting a worker");
-        if let Err(error) = kube_api::delete(client, &*removal.pod, None).await {
+    patch_pods(client, wanted, &mut applied).await;
+    for deletion in &wanted.delete {
+        let name = deletion.pod.name_any();
+        tracing::info!(pod = name, why = deletion.why.description(), "deleting a worker");
+        if let Err(error) = kube_api::delete(client, &*deletion.pod, None).await {
             applied.note(&format!("deleting pod {name}"), error);
         }
     }
@@ -144,8 +145,8 @@ where
     }
 }
 
-fn taken(kind: &str, name: &str) -> Trouble {
-    Trouble::new(
+fn taken(kind: &str, name: &str) -> PodProblem {
+    PodProblem::new(
         ProgressReason::NameTaken,
         format!("{kind} {name} exists and belongs to someone else: remove it, or give the pool another name"),
     )
@@ -184,37 +185,37 @@ fn covers(existing: &Value, wanted: &Value) -> bool {
     }
 }
 
-async fn mark(client: &Client, wanted: &Desired, applied: &mut Applied) {
-    for mark in &wanted.mark {
-        let name = mark.pod.name_any();
-        match kube_api::apply(client, &marks(mark), Some(&*mark.pod)).await {
+async fn patch_pods(client: &Client, wanted: &Desired, applied: &mut Applied) {
+    for patch in &wanted.patch {
+        let name = patch.pod.name_any();
+        match kube_api::apply(client, &patch_body(patch), Some(&*patch.pod)).await {
             Ok(_) => {}
             // The pod is gone.
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => continue,
             Err(error) => {
-                applied.note(&format!("marking pod {name}"), error);
+                applied.note(&format!("patching pod {name}"), error);
                 continue;
             }
         }
-        if let Some((since, why)) = mark.draining {
-            tracing::info!(pod = name, why = why.words(), "a worker drains");
-            applied.draining.extend(mark.pod.uid().map(|uid| (uid, since)));
+        if let Some((since, why)) = patch.draining {
+            tracing::info!(pod = name, why = why.description(), "a worker drains");
+            applied.draining.extend(patch.pod.uid().map(|uid| (uid, since)));
         }
     }
 }
 
-/// A pod with nothing but its marks.
-pub fn marks(mark: &Mark) -> Pod {
-    let labels = mark
+/// A pod with nothing but the labels and annotations of the patch.
+pub fn patch_body(patch: &PodPatch) -> Pod {
+    let labels = patch
         .zone
         .iter()
         .map(|zone| (labels::ZONE.to_owned(), zone.clone()));
-    let since = mark.draining.map(|(since, _)| since.to_string());
+    let since = patch.draining.map(|(since, _)| since.to_string());
     let annotations = since.map(|since| (labels::DRAINING.to_owned(), since));
     Pod {
         metadata: ObjectMeta {
-            name: Some(mark.pod.name_any()),
-            namespace: mark.pod.namespace(),
+            name: Some(patch.pod.name_any()),
+            namespace: patch.pod.namespace(),
             labels: Some(labels.collect()),
             annotations: Some(annotations.into_iter().collect()),
             ..ObjectMeta::default()

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{
 };
 use sluice_crds::WorkerPoolSpec;
 
-use crate::objects::affinity::Reach;
+use crate::objects::affinity::NodeSelectorTerms;
 use crate::objects::labels;
 
 /// A claim that the spec names, and what is known of it.
@@ -85,8 +85,11 @@ fn has_shared_mode(claim: &PersistentVolumeClaim, writable: bool) -> bool {
 }
 
 /// Where each claim can be reached, where that is bounded.
-pub fn reach(claims: &[MountedClaim]) -> Vec<Reach> {
-    claims.iter().filter_map(MountedClaim::reach).collect()
+pub fn node_selector_terms(claims: &[MountedClaim]) -> Vec<NodeSelectorTerms> {
+    claims
+        .iter()
+        .filter_map(MountedClaim::node_selector_terms)
+        .collect()
 }
 
 impl MountedClaim {
@@ -120,7 +123,7 @@ impl MountedClaim {
         Some("can only be read: use ReadWriteMany")
     }
 
-    fn reach(&self) -> Option<Reach> {
+    fn node_selector_terms(&self) -> Option<NodeSelectorTerms> {
         let affinity = self.volume.as_ref()?.spec.as_ref()?.node_affinity.as_ref()?;
         let terms = &affinity.required.as_ref()?.node_selector_terms;
         (!terms.is_empty()).then(|| terms.clone())
@@ -128,7 +131,9 @@ impl MountedClaim {
 
     /// Whether the volume can be reached from one node alone: all pods then run there.
     fn on_one_node(&self) -> bool {
-        let Some(reach) = self.reach() else { return false };
+        let Some(reach) = self.node_selector_terms() else {
+            return false;
+        };
         let mut nodes = reach.iter().map(one_node);
         let first = nodes.next().flatten();
         first.is_some() && nodes.all(|node| node == first)

@@ -1,22 +1,22 @@
-//! WorkerPools: observe, validate, [`desired`](desired::desired) (pure), apply, [`status`](status::status) (pure).
+//! WorkerPools: observe, validate, [`desired`](decide::decide) (pure), apply, [`status`](status::status) (pure).
 //!
 //! A pool owns its pods itself: it chooses which one goes, and does not wait for those of nodes that do not answer.
 
 pub mod apply;
 pub mod claims;
-pub mod desired;
+pub mod decide;
 mod event;
 pub mod grpc;
 pub mod hash;
 pub mod observe;
-pub mod polls;
+pub mod pod_problem;
 pub mod revision;
 pub mod rpc;
 pub mod scaling;
 pub mod status;
 pub mod stores;
-pub mod why;
 pub mod worker;
+pub mod worker_poller;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,24 +37,24 @@ use tracing::Instrument as _;
 
 use self::apply::Applied;
 use self::observe::{Observed, Settings};
-use self::polls::{PERIOD, Polls, Target};
 use self::revision::Revision;
 use self::rpc::{WorkerAddress, WorkerRpc};
-use self::scaling::History;
+use self::scaling::DemandHistory;
 use self::stores::Stores;
-use self::worker::{Answer, Worker, WorkerState};
+use self::worker::{PollResult, Worker, WorkerState};
+use self::worker_poller::{PERIOD, Target, WorkerPoller};
 use crate::Operator;
 use crate::config::Scope;
-use crate::demand::Demand;
+use crate::demand::PoolDemand;
 use crate::kube_api;
 use crate::metrics::PoolState;
 use crate::objects::worker::PORT;
 use crate::objects::{labels, names};
-use crate::reconcile::{self, Error, Lane, REQUEUE, Reconciler, Reconciling};
+use crate::reconcile::{self, Error, Priority, RESYNC_PERIOD, ReconcileFuture, Reconciler};
 use crate::signing::SigningKeys;
 
 /// How long a mark is remembered that the watch has not shown yet.
-const REMEMBER: SignedDuration = SignedDuration::from_secs(60);
+const ASSUMED_FOR: SignedDuration = SignedDuration::from_secs(60);
 
 /// Reconciles the pools of `scope` until `stop`. `rpc` reaches workers; `keys` sign tokens, if tokens are checked.
 pub async fn run<R: WorkerRpc>(
@@ -74,16 +74,16 @@ pub async fn run<R: WorkerRpc>(
         kept.remove(&(namespace, pool.name.clone()));
     };
     let (stores, controller) = Stores::watch(&operator.client, &scope, unreadable, gone);
-    let (polls, changes) = Polls::new(rpc);
+    let (poller, changes) = WorkerPoller::new(rpc);
     let controller = on_changes(on_changes(controller, changes), operator.demand.changes());
-    let pools = Arc::new(Pools {
+    let pools = Arc::new(PoolReconciler {
         keys,
         operator: operator.clone(),
         stores,
-        polls,
+        poller,
         recorder: operator.recorder(),
         histories,
-        marked: Mutex::default(),
+        assumed_draining: Mutex::default(),
     });
     let concurrency = operator.config.concurrency;
     reconcile::run(controller, pools, concurrency, operator.metrics.clone(), stop).await;
@@ -102,68 +102,68 @@ const EVENT_LIMIT: Duration = Duration::from_secs(10);
 /// When what was refused is tried again: nothing tells when a quota has room.
 const AGAIN: Duration = Duration::from_secs(10);
 
-type Histories = Mutex<BTreeMap<(String, String), History>>;
+type Histories = Mutex<BTreeMap<(String, String), DemandHistory>>;
 
 /// The reconciler of pools.
-struct Pools<R> {
+struct PoolReconciler<R> {
     operator: Arc<Operator>,
     keys: Option<Arc<SigningKeys>>,
     stores: Arc<Stores>,
-    polls: Arc<Polls<R>>,
+    poller: Arc<WorkerPoller<R>>,
     recorder: Recorder,
     /// What pools that scale themselves wanted lately, by namespace and name.
     histories: Arc<Histories>,
     /// Pods, by uid, that were marked to drain, until the watch shows it: else another might be chosen in their place.
-    marked: Mutex<BTreeMap<String, Timestamp>>,
+    assumed_draining: Mutex<BTreeMap<String, Timestamp>>,
 }
 
-impl<R: WorkerRpc> Reconciler for Pools<R> {
+impl<R: WorkerRpc> Reconciler for PoolReconciler<R> {
     type Object = WorkerPool;
 
-    fn reconcile(self: Arc<Self>, pool: Arc<WorkerPool>) -> Reconciling {
-        Box::pin(async move { self.bring(pool).await })
+    fn reconcile(self: Arc<Self>, pool: Arc<WorkerPool>) -> ReconcileFuture {
+        Box::pin(async move { self.reconcile_pool(pool).await })
     }
 }
 
-impl<R: WorkerRpc> Pools<R> {
-    async fn bring(&self, pool: Arc<WorkerPool>) -> Result<Duration, Error> {
+impl<R: WorkerRpc> PoolReconciler<R> {
+    async fn reconcile_pool(&self, pool: Arc<WorkerPool>) -> Result<Duration, Error> {
         if pool.metadata.deletion_timestamp.is_some() {
             // What it owns goes with it.
-            return Ok(REQUEUE);
+            return Ok(RESYNC_PERIOD);
         }
         if self.stores.wait().await.is_err() {
             // The operator stops.
-            return Ok(REQUEUE);
+            return Ok(RESYNC_PERIOD);
         }
         let seen = self.observe(pool);
-        let wanted = desired::desired(&seen);
+        let wanted = decide::decide(&seen);
         let applied = apply::apply(&self.operator.client, &self.stores, &wanted).await;
-        self.remember(&applied, seen.now);
+        self.assume_draining(&applied, seen.now);
         let uid = seen.pool.uid().unwrap_or_default();
-        self.polls.poll(
+        self.poller.poll(
             &uid,
             ObjectRef::from_obj(&*seen.pool),
             targets(&seen.pool, &seen.workers),
         );
         let status = status::status(&seen, &wanted, &applied.refused);
-        self.measure(&seen, &status);
+        self.update_metrics(&seen, &status);
         if seen.pool.status.as_ref() != Some(&status) {
-            self.operator.status_writes.turn(Lane::Ordinary).await;
+            self.operator.status_writes.acquire(Priority::Normal).await;
             let written = kube_api::apply_status(&self.operator.client, &*seen.pool, &status).await;
             written.map_err(Error::api("writing the status"))?;
             self.operator.metrics.status_writes.inc();
-            self.tell(&seen.pool, &status);
+            self.publish_event(&seen.pool, &status);
         }
         match applied.failed {
             Some(error) => Err(error),
-            None if seen.workers.is_empty() && applied.refused.is_empty() => Ok(REQUEUE),
+            None if seen.workers.is_empty() && applied.refused.is_empty() => Ok(RESYNC_PERIOD),
             None if seen.workers.is_empty() => Ok(AGAIN),
             None => Ok(PERIOD),
         }
     }
 
     /// Publishes an event, on the side: nothing depends on it.
-    fn tell(&self, pool: &WorkerPool, new: &WorkerPoolStatus) {
+    fn publish_event(&self, pool: &WorkerPool, new: &WorkerPoolStatus) {
         let none = WorkerPoolStatus::default();
         let Some(event) = event::between(pool.status.as_ref().unwrap_or(&none), new) else {
             return;
@@ -196,7 +196,7 @@ impl<R: WorkerRpc> Pools<R> {
             log_format: self.operator.config.log_format,
         };
         let (replicas, demand) = self.replicas(&pool, now);
-        let answers = self.polls.answers(&pool.uid().unwrap_or_default());
+        let answers = self.poller.answers(&pool.uid().unwrap_or_default());
         let revision = Revision::of(&pool, &pods, &settings.default_image);
         let workers = pods.into_iter();
         let workers = workers.map(|pod| self.worker(pod, &answers, &revision)).collect();
@@ -215,25 +215,28 @@ impl<R: WorkerRpc> Pools<R> {
         }
     }
 
-    fn worker(&self, pod: Arc<Pod>, answers: &BTreeMap<String, Answer>, revision: &Revision) -> Worker {
+    fn worker(&self, pod: Arc<Pod>, answers: &BTreeMap<String, PollResult>, revision: &Revision) -> Worker {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         let node = node.and_then(|node| self.stores.nodes.get(&ObjectRef::new(node)));
         let uid = pod.uid().unwrap_or_default();
-        let marked = self.marked().get(&uid).copied();
+        let marked = self.assumed_draining().get(&uid).copied();
         let answer = answers.get(&uid).cloned().unwrap_or_default();
         Worker::observe(pod, node.as_deref(), answer, marked, revision)
     }
 
-    fn histories(&self) -> MutexGuard<'_, BTreeMap<(String, String), History>> {
+    fn histories(&self) -> MutexGuard<'_, BTreeMap<(String, String), DemandHistory>> {
         self.histories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many workers the pool is to have, and what its queries want.
-    fn replicas(&self, pool: &WorkerPool, now: Timestamp) -> (u32, Demand) {
+    fn replicas(&self, pool: &WorkerPool, now: Timestamp) -> (u32, PoolDemand) {
         let spec = &pool.spec;
         let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());
-        let places = spec.max_concurrent_queries;
-        let demand = self.operator.demand.of((&namespace, &name), places, spec.slots());
+        let max_queries = spec.max_concurrent_queries;
+        let demand = self
+            .operator
+            .demand
+            .of((&namespace, &name), max_queries, spec.slots());
         let Some(scaling) = &spec.autoscaling else {
             return (spec.replicas, demand);
         };
@@ -246,7 +249,7 @@ impl<R: WorkerRpc> Pools<R> {
     }
 
     /// Shows how the pool stands.
-    fn measure(&self, seen: &Observed, status: &WorkerPoolStatus) {
+    fn update_metrics(&self, seen: &Observed, status: &WorkerPoolStatus) {
         let namespace = seen.pool.namespace().unwrap_or_default();
         let state = PoolState {
             demand: seen.demand,
@@ -256,15 +259,17 @@ impl<R: WorkerRpc> Pools<R> {
         self.operator.metrics.pool(&namespace, &seen.name(), Some(state));
     }
 
-    fn marked(&self) -> MutexGuard<'_, BTreeMap<String, Timestamp>> {
-        self.marked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn assumed_draining(&self) -> MutexGuard<'_, BTreeMap<String, Timestamp>> {
+        self.assumed_draining
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember(&self, applied: &Applied, now: Timestamp) {
-        let mut marked = self.marked();
-        marked.retain(|_, since| now.duration_since(*since) < REMEMBER);
+    fn assume_draining(&self, applied: &Applied, now: Timestamp) {
+        let mut marked = self.assumed_draining();
+        marked.retain(|_, since| now.duration_since(*since) < ASSUMED_FOR);
         for (uid, since) in &applied.draining {
-            if now.duration_since(*since) < REMEMBER {
+            if now.duration_since(*since) < ASSUMED_FOR {
                 marked.insert(uid.clone(), *since);
             }
         }

@@ -11,7 +11,7 @@ use sluice_proto::log::LogFormat;
 use super::claims::MountedClaim;
 use super::revision::Revision;
 use super::worker::Worker;
-use crate::demand::Demand;
+use crate::demand::PoolDemand;
 
 /// A pool and all that is known around it.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub struct Observed {
     /// Workers that it is to have: as its spec says, or as it chose.
     pub replicas: u32,
     /// What its queries want.
-    pub demand: Demand,
+    pub demand: PoolDemand,
     /// The time.
     pub now: Timestamp,
 }

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use sluice_crds::{WorkerPool, WorkerPoolSpec};
 
 use super::hash::spec_hash;
-use super::why;
+use super::pod_problem;
 use crate::objects::labels;
 
 /// What pods of today's spec are made with.
@@ -68,7 +68,7 @@ fn carries(pod: &Pod, hash: &str) -> bool {
 
 /// Whether nothing is known that keeps the pod's container from running.
 fn can_start(pod: &Pod) -> bool {
-    why::unstarted(pod).is_none()
+    pod_problem::unstarted(pod).is_none()
 }
 
 #[cfg(test)]

@@ -7,13 +7,13 @@ use jiff::{SignedDuration, Timestamp};
 use sluice_crds::WorkerPoolSpec;
 use sluice_crds::worker_pool::AutoscalingSpec;
 
-use crate::demand::Demand;
+use crate::demand::PoolDemand;
 
 /// Workers for what is wanted now: enough slots, and as many as a query needs to be admitted.
-pub fn wanted(spec: &WorkerPoolSpec, scaling: &AutoscalingSpec, demand: Demand) -> u32 {
+pub fn wanted(spec: &WorkerPoolSpec, scaling: &AutoscalingSpec, demand: PoolDemand) -> u32 {
     let for_slots = demand.slots.div_ceil(spec.slots().max(1));
     let for_admission = match demand {
-        Demand {
+        PoolDemand {
             running: 0,
             queued: 0,
             ..
@@ -29,11 +29,11 @@ const LEAST_AFTER_START: SignedDuration = SignedDuration::from_secs(60);
 
 /// What was wanted lately, newest last: only what is larger than all after it, as the rest can never be the most of them.
 #[derive(Clone, Debug, Default)]
-pub struct History {
+pub struct DemandHistory {
     wanted: VecDeque<(Timestamp, u32)>,
 }
 
-impl History {
+impl DemandHistory {
     /// The workers that a pool is to have `now` that wants so many: the most that it has wanted during the window. A pool
     /// that nothing is known of counts as having wanted what it `has`, for a minute at least: an operator that has just started
     /// has not looked at its queries yet.
@@ -97,7 +97,7 @@ mod tests {
             ((5, 9), (4, 1, 0), 5),
         ] {
             let (spec, scaling) = pool(min, max, 0);
-            let demand = Demand {
+            let demand = PoolDemand {
                 slots,
                 running,
                 queued,
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_pool_grows_at_once_and_shrinks_when_the_window_is_over() {
         let (_, scaling) = pool(0, 9, 60);
-        let mut history = History::default();
+        let mut history = DemandHistory::default();
         for (second, wanted, expected) in [
             (0, 0, 0),
             (1, 3, 3),
@@ -142,17 +142,17 @@ mod tests {
     #[test]
     fn an_operator_that_has_just_started_keeps_what_is_there_for_a_window() {
         let (_, scaling) = pool(0, 9, 60);
-        let mut history = History::default();
+        let mut history = DemandHistory::default();
         assert_eq!(history.settle(at(0), 0, Some(6), &scaling), 6);
         assert_eq!(history.settle(at(59), 0, Some(6), &scaling), 6);
         assert_eq!(history.settle(at(60), 0, Some(6), &scaling), 0);
         // For a minute also without a window: queries are looked at one after the other.
         let (_, scaling) = pool(0, 9, 0);
-        let mut history = History::default();
+        let mut history = DemandHistory::default();
         assert_eq!(history.settle(at(0), 0, Some(6), &scaling), 6);
         assert_eq!(history.settle(at(1), 8, Some(6), &scaling), 8);
         assert_eq!(history.settle(at(2), 2, Some(6), &scaling), 2);
-        let mut history = History::default();
+        let mut history = DemandHistory::default();
         assert_eq!(history.settle(at(0), 0, Some(6), &scaling), 6);
         assert_eq!(history.settle(at(59), 0, Some(6), &scaling), 6);
         assert_eq!(history.settle(at(60), 0, Some(6), &scaling), 0);
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn bounds_that_were_changed_hold_at_once() {
-        let mut history = History::default();
+        let mut history = DemandHistory::default();
         assert_eq!(history.settle(at(0), 8, None, &pool(0, 9, 60).1), 8);
         assert_eq!(history.settle(at(1), 3, None, &pool(0, 5, 60).1), 5);
         assert_eq!(history.settle(at(2), 0, None, &pool(7, 9, 60).1), 8);
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn a_history_stays_small() {
         let (_, scaling) = pool(0, 1_000, 86_400);
-        let mut history = History::default();
+        let mut history = DemandHistory::default();
         for second in 0..5_000 {
             history.settle(at(second), u32::try_from(second % 3).unwrap(), None, &scaling);
         }

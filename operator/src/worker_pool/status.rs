@@ -9,14 +9,14 @@ use sluice_crds::{
     Condition, ConditionReason, ConditionStatus, PoolConditionType, ProgressReason, Time, WorkerPoolStatus,
 };
 
-use super::desired::Desired;
+use super::decide::Desired;
 use super::observe::Observed;
-use super::why::{self, Trouble};
+use super::pod_problem::{self, PodProblem};
 use super::worker::{Worker, WorkerState};
 use crate::objects::labels;
 
 /// The status. `refused` is what the API server did not take.
-pub fn status(seen: &Observed, wanted: &Desired, refused: &[Trouble]) -> WorkerPoolStatus {
+pub fn status(seen: &Observed, wanted: &Desired, refused: &[PodProblem]) -> WorkerPoolStatus {
     let count = |counted: &dyn Fn(&Worker) -> bool| {
         let workers = seen.workers.iter().filter(|worker| counted(worker));
         u32::try_from(workers.count()).unwrap_or(u32::MAX)
@@ -68,8 +68,12 @@ fn zones(seen: &Observed) -> Vec<String> {
     zones.into_iter().take(MAX_ZONES).collect()
 }
 
-fn ready_condition(seen: &Observed, wanted: &Desired, refused: &[Trouble]) -> Condition<PoolConditionType> {
-    let (status, reason, message) = verdict(seen, wanted, refused);
+fn ready_condition(
+    seen: &Observed,
+    wanted: &Desired,
+    refused: &[PodProblem],
+) -> Condition<PoolConditionType> {
+    let (status, reason, message) = readiness(seen, wanted, refused);
     let before = seen.pool.status.as_ref();
     let before = before.and_then(|status| {
         let mut conditions = status.conditions.iter();
@@ -89,10 +93,10 @@ fn ready_condition(seen: &Observed, wanted: &Desired, refused: &[Trouble]) -> Co
     }
 }
 
-fn verdict(
+fn readiness(
     seen: &Observed,
     wanted: &Desired,
-    refused: &[Trouble],
+    refused: &[PodProblem],
 ) -> (ConditionStatus, ConditionReason, String) {
     let no = |reason: ConditionReason, message: String| (ConditionStatus::False, reason, message);
     if let Some(blocked) = &wanted.blocked {
@@ -121,9 +125,9 @@ fn verdict(
         return (ConditionStatus::True, reason.into(), message);
     }
     let pods = current().filter(|worker| !worker.is_ready());
-    let troubles = pods.filter_map(|worker| why::of_pod(&worker.pod, seen.now));
-    if let Some(trouble) = refused.iter().cloned().chain(troubles).next() {
-        return no(trouble.reason.into(), trouble.message);
+    let problems = pods.filter_map(|worker| pod_problem::of_pod(&worker.pod, seen.now));
+    if let Some(problem) = refused.iter().cloned().chain(problems).next() {
+        return no(problem.reason.into(), problem.message);
     }
     let mut message = format!("{ready} of {replicas} workers are ready");
     if leaving > 0 {

@@ -10,12 +10,12 @@ use serde_json::{Value, json};
 use sluice_crds::{WorkerPool, WorkerPoolStatus};
 
 use super::claims;
-use super::desired::{Desired, desired};
+use super::decide::{Desired, decide};
 use super::observe::{Observed, Settings};
 use super::revision::Revision;
 use super::rpc::WorkerReport;
 use super::status::status;
-use super::worker::{Answer, Worker};
+use super::worker::{PollResult, Worker};
 
 mod mounts;
 mod status;
@@ -50,13 +50,13 @@ fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     let mut hash = revision(pool).spec_hash;
     let mut zone = "a";
     let (mut report, mut since) = (None::<WorkerReport>, 0);
-    let (mut image, mut unasked, mut served) = ("sluice:0", false, true);
+    let (mut image, mut not_polled, mut served) = ("sluice:0", false, true);
     for word in words {
         match word.split_once('=').unwrap_or((word, "")) {
             ("old", _) => hash = "old".to_owned(),
             ("zone", name) => zone = name,
             ("image", name) => image = name,
-            ("asked", "no") => unasked = true,
+            ("asked", "no") => not_polled = true,
             ("starts", _) => served = false,
             ("since", seconds) => since = seconds.parse().unwrap(),
             ("holds", bytes) => report.get_or_insert_default().held_bytes = bytes.parse().unwrap(),
@@ -100,9 +100,9 @@ fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     .unwrap();
     let pod: Pod = serde_json::from_value(pod).unwrap();
     let answer = match report {
-        _ if unasked => Answer::Unasked,
-        None => Answer::Silent,
-        Some(report) => Answer::Told(report),
+        _ if not_polled => PollResult::NotPolled,
+        None => PollResult::Unreachable,
+        Some(report) => PollResult::Reported(report),
     };
     let node = pod.spec.as_ref().unwrap().node_name.is_some().then_some(&node);
     Worker::observe(Arc::new(pod), node, answer, None, &revision(pool))
@@ -136,7 +136,7 @@ fn observed(spec: &Value, workers: &[&str]) -> Observed {
 fn done(wanted: &Desired) -> String {
     let mut parts = Vec::new();
     parts.extend(wanted.create.iter().map(|pod| format!("+{}", pod.name_any())));
-    for mark in &wanted.mark {
+    for mark in &wanted.patch {
         if let Some((_, why)) = mark.draining {
             parts.push(format!("drain {} {why:?}", mark.pod.name_any()));
         }
@@ -151,7 +151,7 @@ fn done(wanted: &Desired) -> String {
 }
 
 /// What its first condition says, in a line.
-fn verdict(status: &WorkerPoolStatus) -> String {
+fn readiness(status: &WorkerPoolStatus) -> String {
     let condition = serde_json::to_value(&status.conditions[0]).unwrap();
     let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
     format!(
@@ -292,7 +292,7 @@ fn what_a_pool_does() {
     for &(replicas, workers, expected) in SITUATIONS {
         let seen = observed(&json!({"replicas": replicas}), workers);
         let mut wanted: Vec<_> = expected.split(", ").collect();
-        let got = done(&desired(&seen));
+        let got = done(&decide(&seen));
         let mut got: Vec<_> = got.split(", ").collect();
         wanted.sort_unstable();
         got.sort_unstable();
@@ -303,33 +303,33 @@ fn what_a_pool_does() {
 #[test]
 fn a_large_pool_changes_by_quarters() {
     let seen = observed(&json!({"replicas": 8}), &["ready old"; 8]);
-    assert_eq!(done(&desired(&seen)), "+p-8, +p-9");
+    assert_eq!(done(&decide(&seen)), "+p-8, +p-9");
 }
 
 #[test]
 fn names_of_strangers_are_not_used() {
     let mut seen = observed(&json!({"replicas": 1}), &[]);
     seen.taken = BTreeSet::from(["p-0".to_owned()]);
-    assert_eq!(done(&desired(&seen)), "+p-1");
+    assert_eq!(done(&decide(&seen)), "+p-1");
 }
 
 #[test]
 fn a_mark_is_heeded_before_the_watch_shows_it() {
     let mut seen = observed(&json!({"replicas": 1}), &["ready holds=1", "ready holds=2"]);
     let pod = seen.workers[0].pod.clone();
-    seen.workers[0] = Worker::observe(pod, None, Answer::Silent, Some(ago(1)), &seen.revision);
-    assert_eq!(done(&desired(&seen)), "");
+    seen.workers[0] = Worker::observe(pod, None, PollResult::Unreachable, Some(ago(1)), &seen.revision);
+    assert_eq!(done(&decide(&seen)), "");
     assert_eq!(seen.workers[0].draining_since, Some(ago(1)));
 }
 
 #[test]
 fn pods_learn_their_zone_and_keep_their_marks() {
     let mut seen = observed(&json!({"replicas": 1}), &["ready", "draining busy since=10"]);
-    assert_eq!(desired(&seen).mark, []);
+    assert_eq!(decide(&seen).patch, []);
     for worker in &mut seen.workers {
         worker.zone = Some("b".to_owned());
     }
-    let marks: Vec<_> = desired(&seen).mark.iter().map(super::apply::marks).collect();
+    let marks: Vec<_> = decide(&seen).patch.iter().map(super::apply::patch_body).collect();
     assert_eq!(marks[0].labels()["topology.kubernetes.io/zone"], "b");
     assert!(marks[0].annotations().is_empty());
     assert_eq!(marks[1].annotations()["sluice.dev/draining"], ago(10).to_string());

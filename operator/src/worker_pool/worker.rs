@@ -7,9 +7,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::ResourceExt;
 
+use super::pod_problem::{condition, container};
 use super::revision::Revision;
 use super::rpc::WorkerReport;
-use super::why::{condition, container};
 use crate::objects::labels;
 use crate::objects::worker::CONTAINER;
 
@@ -65,19 +65,19 @@ pub struct Worker {
     /// What it last told.
     pub report: Option<WorkerReport>,
     /// Whether it is about to be asked for the first time: what it holds is known soon.
-    pub unasked: bool,
+    pub not_polled: bool,
 }
 
 /// What is known from asking a worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Answer {
+pub enum PollResult {
     /// It was not asked since the operator began.
     #[default]
-    Unasked,
+    NotPolled,
     /// It did not answer.
-    Silent,
+    Unreachable,
     /// It told this.
-    Told(WorkerReport),
+    Reported(WorkerReport),
 }
 
 impl Worker {
@@ -86,7 +86,7 @@ impl Worker {
     pub fn observe(
         pod: Arc<Pod>,
         node: Option<&Node>,
-        answer: Answer,
+        answer: PollResult,
         marked: Option<Timestamp>,
         revision: &Revision,
     ) -> Self {
@@ -98,10 +98,10 @@ impl Worker {
         let draining_since = shown.or(marked);
         let reachable = node.is_none_or(answers);
         let state = state(&pod, reachable, draining_since.is_some());
-        let (unasked, report) = match answer {
-            Answer::Unasked => (true, None),
-            Answer::Silent => (false, None),
-            Answer::Told(report) => (false, Some(report)),
+        let (not_polled, report) = match answer {
+            PollResult::NotPolled => (true, None),
+            PollResult::Unreachable => (false, None),
+            PollResult::Reported(report) => (false, Some(report)),
         };
         let running = container(&pod).is_some_and(|status| {
             let state = status.state.as_ref();
@@ -113,7 +113,7 @@ impl Worker {
             compatible: revision.includes(&pod) || image(&pod) == Some(&*revision.image),
             served: running
                 && container(&pod).is_some_and(|status| status.started == Some(true) || status.ready),
-            unasked: unasked && can_be_asked(&pod, state, running, reachable),
+            not_polled: not_polled && can_be_asked(&pod, state, running, reachable),
             running,
             reachable,
             draining_since,

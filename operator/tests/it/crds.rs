@@ -12,7 +12,7 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::cases::{UpdateCase, update_cases};
 use tokio::sync::OnceCell;
 
-use crate::harness::{PATIENCE, Place, run};
+use crate::harness::{TIMEOUT, TestEnv, run};
 
 const FILES: [&str; 2] = [
     include_str!("../../../crds/yaml/shufflequeries.yaml"),
@@ -37,7 +37,7 @@ async fn apply(client: &Client) {
             .await
             .unwrap();
         let established = await_condition(api.clone(), name, conditions::is_crd_established());
-        tokio::time::timeout(PATIENCE, established)
+        tokio::time::timeout(TIMEOUT, established)
             .await
             .expect("the definition is served")
             .unwrap();
@@ -49,10 +49,10 @@ async fn apply(client: &Client) {
 }
 
 /// Writes the query as it was, then as it shall be. The inner error is the API server's refusal of the change.
-async fn change(place: &Place, name: &str, case: &UpdateCase) -> kube::Result<Result<(), String>> {
+async fn change(env: &TestEnv, name: &str, case: &UpdateCase) -> kube::Result<Result<(), String>> {
     let kind = ApiResource::erase::<ShuffleQuery>(&());
     // Objects of no type: what a type does not know would be lost, and with it what the API server thinks of it.
-    let api = Api::<DynamicObject>::namespaced_with(place.client.clone(), &place.namespace, &kind);
+    let api = Api::<DynamicObject>::namespaced_with(env.client.clone(), &env.namespace, &kind);
     let params = PostParams::default();
     let object = |query: &Value, seen: Option<&DynamicObject>| {
         let mut object: DynamicObject = serde_json::from_value(query.clone()).unwrap();
@@ -86,12 +86,12 @@ async fn change(place: &Place, name: &str, case: &UpdateCase) -> kube::Result<Re
 fn the_api_server_judges_every_change_of_a_query_as_the_table_says() {
     run(
         "the_api_server_judges_every_change_of_a_query_as_the_table_says",
-        async |place| {
+        async |env| {
             let cases = update_cases().unwrap();
             assert!(cases.len() > 40, "{} cases", cases.len());
             let mut mismatches = Vec::new();
             for (number, case) in cases.iter().enumerate() {
-                let verdict = change(place, &format!("q{number}"), case).await;
+                let verdict = change(env, &format!("q{number}"), case).await;
                 let verdict = verdict.unwrap_or_else(|error| panic!("{}: {error}", case.title));
                 if verdict.is_ok() != case.server_accepts {
                     mismatches.push((&case.title, case.server_accepts, verdict));

@@ -53,7 +53,7 @@ pub struct Call {
 
 /// How often watch events go wrong, in events of a hundred.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Watches {
+pub struct WatchFaults {
     /// The event never comes.
     pub drop: u32,
     /// The event comes twice.
@@ -82,7 +82,7 @@ pub struct Faults {
 
 struct State {
     script: Script,
-    watches: Watches,
+    watches: WatchFaults,
     random: SmallRng,
     writes: usize,
     requests: usize,
@@ -92,7 +92,7 @@ struct State {
     /// Until when the history of watches is gone.
     forgotten: Option<Instant>,
     forbidden: Vec<String>,
-    spoiled: usize,
+    faulty: usize,
 }
 
 impl State {
@@ -107,13 +107,13 @@ impl State {
 impl Faults {
     /// No faults until told otherwise.
     pub fn none() -> Self {
-        Self::scripted(0, Watches::default(), |_| None)
+        Self::scripted(0, WatchFaults::default(), |_| None)
     }
 
     /// The faults that `script` names request by request, and those of watch events, drawn by `seed`.
     pub fn scripted(
         seed: u64,
-        watches: Watches,
+        watches: WatchFaults,
         script: impl FnMut(&Call) -> Option<Fault> + Send + 'static,
     ) -> Self {
         let state = State {
@@ -126,7 +126,7 @@ impl Faults {
             back: None,
             forgotten: None,
             forbidden: Vec::new(),
-            spoiled: 0,
+            faulty: 0,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -136,7 +136,7 @@ impl Faults {
 
     /// One crash at the `n`th write, before or after it.
     pub fn crash_at(n: usize, fault: Fault) -> Self {
-        Self::scripted(0, Watches::default(), move |call| {
+        Self::scripted(0, WatchFaults::default(), move |call| {
             (call.write == Some(n)).then_some(fault)
         })
     }
@@ -180,13 +180,13 @@ impl Faults {
     }
 
     /// From now on, what befalls the events of watches.
-    pub fn weather(&self, watches: Watches) {
+    pub fn set_watch_faults(&self, watches: WatchFaults) {
         self.lock().watches = watches;
     }
 
     /// How many events of watches met a fault.
-    pub fn spoiled(&self) -> usize {
-        self.lock().spoiled
+    pub fn faulty(&self) -> usize {
+        self.lock().faulty
     }
 
     /// How many writes there were, leases and events aside.
@@ -208,7 +208,7 @@ impl Faults {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn judge(&self, request: &Request<Body>) -> (Call, Option<Fault>, CancellationToken) {
+    fn next_fault(&self, request: &Request<Body>) -> (Call, Option<Fault>, CancellationToken) {
         let mut state = self.lock();
         let path = request.uri().path().to_owned();
         let aside = path.contains("/leases") || path.contains("/events.k8s.io/");
@@ -263,7 +263,7 @@ impl Faults {
         let cut = repeated + watches.cut;
         let expired = cut + watches.expire;
         let stalled = expired + watches.stall;
-        state.spoiled += usize::from(drawn < stalled);
+        state.faulty += usize::from(drawn < stalled);
         let (mut wait, mut lines) = (Duration::ZERO, vec![line]);
         if drawn < dropped {
             lines.clear();
@@ -348,12 +348,12 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let faults = self.faults.clone();
-        let (call, fault, away) = faults.judge(&request);
+        let (call, fault, away) = faults.next_fault(&request);
         // Nothing is sent before this is polled.
         let sending = self.inner.call(request);
         Box::pin(async move {
             tokio::select! {
-                answer = befall(&faults, &call, fault, sending) => {
+                answer = inject(&faults, &call, fault, sending) => {
                     let answer = answer?;
                     faults.note(&call, answer.status());
                     Ok(if call.watches { faults.watch(answer, away) } else { answer })
@@ -364,7 +364,7 @@ where
     }
 }
 
-async fn befall(
+async fn inject(
     faults: &Faults,
     call: &Call,
     fault: Option<Fault>,

@@ -26,9 +26,9 @@ use crate::{crds, kubelet, rbac};
 
 /// How long something may take that does happen: on a busy machine, controllers of Kubernetes (quotas, say) take half a
 /// minute for what takes them no time otherwise.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 /// Between two looks at what is waited for: each is a request.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_PERIOD: Duration = Duration::from_millis(50);
 /// The port of an operator, which has an address of its own.
 const PORT: u16 = 8080;
 /// The key that signs tokens.
@@ -39,8 +39,8 @@ tokio::task_local! {
     static OPERATORS: RefCell<Vec<(String, watch::Receiver<Option<End>>)>>;
 }
 
-/// A test's place in the cluster.
-pub struct Place {
+/// The namespace of a test, and clients for it.
+pub struct TestEnv {
     /// Its namespace; leases and custom resources live in it.
     pub namespace: String,
     /// The tester's client, which may do everything.
@@ -51,7 +51,7 @@ pub struct Place {
 
 /// Runs `test` in a new namespace, with the rules of manifests/rbac.yaml, and removes both. Without a cluster it says
 /// that it does not run.
-pub fn run(name: &str, test: impl AsyncFnOnce(&Place)) {
+pub fn run(name: &str, test: impl AsyncFnOnce(&TestEnv)) {
     if env::var_os("KUBECONFIG").is_none() {
         let required = env::var("SLUICE_E2E_REQUIRED").is_ok_and(|required| required == "1");
         assert!(!required, "{name} needs a cluster: KUBECONFIG is not set");
@@ -73,16 +73,16 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&Place)) {
 }
 
 /// Runs `test` in a new namespace, with the rules of manifests/rbac.yaml, and removes both.
-pub async fn within(test: impl AsyncFnOnce(&Place)) {
-    let place = Place::new().await;
-    let ended = AssertUnwindSafe(test(&place)).catch_unwind().await;
-    place.remove().await;
+pub async fn within(test: impl AsyncFnOnce(&TestEnv)) {
+    let env = TestEnv::new().await;
+    let ended = AssertUnwindSafe(test(&env)).catch_unwind().await;
+    env.remove().await;
     if let Err(panic) = ended {
         resume_unwind(panic);
     }
 }
 
-impl Place {
+impl TestEnv {
     async fn new() -> Self {
         let config = kube::Config::infer().await.unwrap();
         let client = Client::try_from(config.clone()).unwrap();
@@ -253,7 +253,7 @@ impl Running {
     /// Waits for its end.
     pub async fn end(&self) -> End {
         let mut ended = self.ended.clone();
-        let end = tokio::time::timeout(PATIENCE, ended.wait_for(Option::is_some)).await;
+        let end = tokio::time::timeout(TIMEOUT, ended.wait_for(Option::is_some)).await;
         end.expect("the operator does not end").unwrap().clone().unwrap()
     }
 
@@ -293,11 +293,11 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, Strin
     loop {
         match look().await {
             Ok(found) => return found,
-            Err(stands) if begin.elapsed() >= PATIENCE => {
-                let seconds = PATIENCE.as_secs();
+            Err(stands) if begin.elapsed() >= TIMEOUT => {
+                let seconds = TIMEOUT.as_secs();
                 panic!("not within {seconds} s: {what}. {stands}{}", failed_operators())
             }
-            Err(_) => tokio::time::sleep(LOOK).await,
+            Err(_) => tokio::time::sleep(POLL_PERIOD).await,
         }
     }
 }

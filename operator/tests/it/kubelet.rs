@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::harness::Place;
+use crate::harness::TestEnv;
 
 /// How long a program that was told to stop may take; less than kubelets grant, as tests wait for it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -113,12 +113,12 @@ struct Handle {
 
 impl Kubelet {
     /// Registers a node that takes no pods but those of the test's namespace, and runs `program` in each of them.
-    pub async fn start(place: &Place, program: Program) -> Self {
-        let name = node_name(&place.namespace);
-        register(&place.client, &name).await;
+    pub async fn start(env: &TestEnv, program: Program) -> Self {
+        let name = node_name(&env.namespace);
+        register(&env.client, &name).await;
         let node = Arc::new(Local {
-            client: place.client.clone(),
-            namespace: place.namespace.clone(),
+            client: env.client.clone(),
+            namespace: env.namespace.clone(),
             name,
             program,
             silent: watch::Sender::new(false),

@@ -7,18 +7,18 @@
     reason = "a test that meets the unexpected fails; clippy sees no tests outside of test functions"
 )]
 
+mod api;
 mod behaviour;
-mod chores;
+mod commands;
 mod coordinators;
 mod crds;
 mod faults;
 mod harness;
 mod kubelet;
 mod leader;
-mod life;
+mod lifecycle;
 mod pods;
 mod rbac;
 mod scale;
 mod sweep;
-mod verbs;
 mod watches;

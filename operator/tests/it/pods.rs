@@ -13,7 +13,7 @@ pub use sluice_operator::kube_api::Object as Kind;
 
 use crate::coordinators::{programs, succeeds};
 use crate::faults::Faults;
-use crate::harness::{Place, eventually, run};
+use crate::harness::{TestEnv, eventually, run};
 use crate::kubelet::Kubelet;
 
 /// Reads an object.
@@ -22,8 +22,8 @@ pub fn object<K: DeserializeOwned>(value: Value) -> K {
 }
 
 /// The phase of a query.
-pub async fn phase(place: &Place, query: &str) -> QueryPhase {
-    let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+pub async fn phase(env: &TestEnv, query: &str) -> QueryPhase {
+    let queries = Api::<ShuffleQuery>::namespaced(env.client.clone(), &env.namespace);
     let query = queries.get(query).await.unwrap();
     query.status().map_or(QueryPhase::Pending, |status| status.phase)
 }
@@ -48,18 +48,18 @@ pub fn query(name: &str, pool: &str) -> ShuffleQuery {
 fn a_query_runs_to_its_end_and_pods_go_when_their_owners_do() {
     run(
         "a_query_runs_to_its_end_and_pods_go_when_their_owners_do",
-        async |place| {
-            let kubelet = Kubelet::start(place, programs(succeeds)).await;
-            let operator = place.start("operator", Faults::none());
-            let pools = Api::<WorkerPool>::namespaced(place.client.clone(), &place.namespace);
-            let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+        async |env| {
+            let kubelet = Kubelet::start(env, programs(succeeds)).await;
+            let operator = env.start("operator", Faults::none());
+            let pools = Api::<WorkerPool>::namespaced(env.client.clone(), &env.namespace);
+            let queries = Api::<ShuffleQuery>::namespaced(env.client.clone(), &env.namespace);
             pools.create(&PostParams::default(), &pool("p", 2)).await.unwrap();
             queries
                 .create(&PostParams::default(), &query("q", "p"))
                 .await
                 .unwrap();
             eventually("the query succeeds", async || {
-                phase(place, "q").await == QueryPhase::Succeeded
+                phase(env, "q").await == QueryPhase::Succeeded
             })
             .await;
             let status = queries.get("q").await.unwrap().status.unwrap();
@@ -71,7 +71,7 @@ fn a_query_runs_to_its_end_and_pods_go_when_their_owners_do() {
 
             pools.delete("p", &DeleteParams::default()).await.unwrap();
             queries.delete("q", &DeleteParams::default()).await.unwrap();
-            let pods = Api::<Pod>::namespaced(place.client.clone(), &place.namespace);
+            let pods = Api::<Pod>::namespaced(env.client.clone(), &env.namespace);
             eventually("all pods are gone", async || {
                 let left = pods.list(&ListParams::default()).await.unwrap();
                 left.iter().map(ResourceExt::name_any).count() == 0

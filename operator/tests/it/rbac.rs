@@ -160,9 +160,9 @@ fn the_bindings_bind_the_account_to_its_roles() {
 
 #[test]
 fn an_operator_creates_secrets_and_reads_none() {
-    run("an_operator_creates_secrets_and_reads_none", async |place| {
-        let operator = Client::try_from(place.operators_config()).unwrap();
-        let secrets = Api::<Secret>::namespaced(operator, &place.namespace);
+    run("an_operator_creates_secrets_and_reads_none", async |env| {
+        let operator = Client::try_from(env.operators_config()).unwrap();
+        let secrets = Api::<Secret>::namespaced(operator, &env.namespace);
         let mut secret = Secret::default();
         secret.metadata.name = Some("q-token-1".into());
         secrets.create(&PostParams::default(), &secret).await.unwrap();

@@ -22,7 +22,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::coordinators::{Coordinator, programs, snapshot, succeeds};
 use crate::faults::Faults;
-use crate::harness::{Place, SIGNING_KEY, run};
+use crate::harness::{SIGNING_KEY, TestEnv, run};
 use crate::kubelet::{Exit, Kubelet, Program};
 use crate::pods::{object, query};
 
@@ -49,9 +49,9 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(place: &Place) -> Self {
-        let log = std::env::temp_dir().join(format!("{}.log", place.namespace));
-        let namespace = &place.namespace;
+    fn start(env: &TestEnv) -> Self {
+        let log = std::env::temp_dir().join(format!("{}.log", env.namespace));
+        let namespace = &env.namespace;
         let child = Command::new(env!("CARGO_BIN_EXE_sluice-operator"))
             .args(["--image=localhost/sluice:test", "--listen=127.0.0.1:0"])
             .arg(format!("--signing-key-file={SIGNING_KEY}"))
@@ -82,18 +82,18 @@ impl Process {
 
 /// Coordinators that run until their name is called, and when each of them reported what.
 #[derive(Default)]
-struct Cast {
+struct SignalledCoordinators {
     ends: Mutex<HashMap<String, watch::Sender<bool>>>,
     reported: Mutex<HashMap<(String, QueryPhase), Instant>>,
 }
 
-impl Cast {
+impl SignalledCoordinators {
     fn program(self: &Arc<Self>) -> Program {
-        let cast = self.clone();
-        programs(move |coordinator| cast.clone().play(coordinator))
+        let coordinators = self.clone();
+        programs(move |coordinator| coordinators.clone().run(coordinator))
     }
 
-    async fn play(self: Arc<Self>, coordinator: Coordinator) -> Exit {
+    async fn run(self: Arc<Self>, coordinator: Coordinator) -> Exit {
         coordinator.container.runs(true).await;
         let name = coordinator.query().to_owned();
         let mut end = {
@@ -119,11 +119,11 @@ impl Cast {
 }
 
 /// When the API server first showed each query in each phase.
-type Shown = Arc<Mutex<HashMap<(String, QueryPhase), Instant>>>;
+type PhaseTimes = Arc<Mutex<HashMap<(String, QueryPhase), Instant>>>;
 
-fn watch_phases(place: &Place) -> (Shown, AbortOnDropHandle<()>) {
-    let shown = Shown::default();
-    let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+fn watch_phases(env: &TestEnv) -> (PhaseTimes, AbortOnDropHandle<()>) {
+    let shown = PhaseTimes::default();
+    let queries = Api::<ShuffleQuery>::namespaced(env.client.clone(), &env.namespace);
     let events = watcher(queries, watcher::Config::default());
     let all = shown.clone();
     let watching = events.for_each(move |event| {
@@ -140,8 +140,16 @@ fn watch_phases(place: &Place) -> (Shown, AbortOnDropHandle<()>) {
 }
 
 /// Median and 99th percentile of the time from a coordinator's report of `phase` to the status, over `queries`.
-fn lags(cast: &Cast, shown: &Shown, phase: QueryPhase, queries: &[String]) -> (f64, f64) {
-    let reported = cast.reported.lock().unwrap_or_else(PoisonError::into_inner);
+fn lags(
+    coordinators: &SignalledCoordinators,
+    shown: &PhaseTimes,
+    phase: QueryPhase,
+    queries: &[String],
+) -> (f64, f64) {
+    let reported = coordinators
+        .reported
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     let shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
     let mut lags: Vec<_> = queries
         .iter()
@@ -167,8 +175,8 @@ async fn wait(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
-async fn start_pool(place: &Place) {
-    let pools = Api::<WorkerPool>::namespaced(place.client.clone(), &place.namespace);
+async fn start_pool(env: &TestEnv) {
+    let pools = Api::<WorkerPool>::namespaced(env.client.clone(), &env.namespace);
     let pool: WorkerPool = object(json!({
         "apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "p"},
         "spec": {"replicas": 2, "maxConcurrentQueries": 10_000},
@@ -186,8 +194,8 @@ fn names(prefix: &str, count: usize) -> Vec<String> {
 }
 
 /// Creates queries; the time that took.
-async fn submit(place: &Place, names: &[String]) -> Duration {
-    let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+async fn submit(env: &TestEnv, names: &[String]) -> Duration {
+    let queries = Api::<ShuffleQuery>::namespaced(env.client.clone(), &env.namespace);
     let begin = Instant::now();
     stream::iter(names)
         .for_each_concurrent(AT_ONCE, async |name| {
@@ -201,10 +209,10 @@ async fn submit(place: &Place, names: &[String]) -> Duration {
 }
 
 /// Queries that ended before this operator began.
-async fn finished(place: &Place) {
+async fn finished(env: &TestEnv) {
     let all = names("old", FINISHED);
-    submit(place, &all).await;
-    let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
+    submit(env, &all).await;
+    let queries = Api::<ShuffleQuery>::namespaced(env.client.clone(), &env.namespace);
     let stage = json!({"id": 0, "label": "scan t", "state": "Done", "tasksPlanned": 2, "tasksDone": 2});
     let status = json!({"status": {
         "phase": "Succeeded", "reason": "Completed", "observedGeneration": 1, "poolName": "p", "coordinatorEpoch": 1,
@@ -228,21 +236,21 @@ fn row(what: &str, measured: &str, goal: &str) {
 }
 
 /// Rates, memory and lags, with the operator in a process of its own.
-async fn load(place: &Place) {
-    let cast = Arc::new(Cast::default());
-    let kubelet = Kubelet::start(place, cast.program()).await;
-    finished(place).await;
-    let mut operator = Process::start(place);
-    let (shown, _watching) = watch_phases(place);
-    start_pool(place).await;
+async fn load(env: &TestEnv) {
+    let coordinators = Arc::new(SignalledCoordinators::default());
+    let kubelet = Kubelet::start(env, coordinators.program()).await;
+    finished(env).await;
+    let mut operator = Process::start(env);
+    let (shown, _watching) = watch_phases(env);
+    start_pool(env).await;
 
     let active = names("run", ACTIVE);
     let begin = Instant::now();
-    let submitted = submit(place, &active).await;
-    let coordinators = |pod: &crate::kubelet::Started| pod.name.starts_with("run-");
+    let submitted = submit(env, &active).await;
+    let is_coordinator = |pod: &crate::kubelet::Started| pod.name.starts_with("run-");
     let mut created = Vec::new();
     wait("every query has its pod", async || {
-        let count = kubelet.started().iter().filter(|pod| coordinators(pod)).count();
+        let count = kubelet.started().iter().filter(|pod| is_coordinator(pod)).count();
         created.push((begin.elapsed(), count));
         count >= ACTIVE
     })
@@ -265,7 +273,7 @@ async fn load(place: &Place) {
         &memory,
         "150 MB",
     );
-    let (median, p99) = lags(&cast, &shown, QueryPhase::Running, &active);
+    let (median, p99) = lags(&coordinators, &shown, QueryPhase::Running, &active);
     let lag = format!("{median:.2} s, p99 {p99:.2} s");
     row(
         "change to status while 1,000 start at once, median",
@@ -274,7 +282,7 @@ async fn load(place: &Place) {
     );
 
     for name in &active[..ENDED] {
-        cast.end(name);
+        coordinators.end(name);
         tokio::time::sleep(BETWEEN).await;
     }
     wait("those that were called have ended", async || {
@@ -283,23 +291,23 @@ async fn load(place: &Place) {
         called.all(|name| shown.contains_key(&(name.clone(), QueryPhase::Succeeded)))
     })
     .await;
-    let (median, p99) = lags(&cast, &shown, QueryPhase::Succeeded, &active[..ENDED]);
+    let (median, p99) = lags(&coordinators, &shown, QueryPhase::Succeeded, &active[..ENDED]);
     let lag = format!("{median:.2} s, p99 {p99:.2} s");
     row("change to status, ten changes a second, median", &lag, "p99 2 s");
 }
 
 /// Requests, with the operator in this process.
-async fn requests(place: &Place) {
-    let _kubelet = Kubelet::start(place, programs(succeeds)).await;
-    let operator = place.start("operator", Faults::none());
-    start_pool(place).await;
+async fn requests(env: &TestEnv) {
+    let _kubelet = Kubelet::start(env, programs(succeeds)).await;
+    let operator = env.start("operator", Faults::none());
+    start_pool(env).await;
     // Until the pool has rested once.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let before = operator.faults.requests();
     let all = names("counted", COUNTED);
-    submit(place, &all).await;
-    let queries = Api::<ShuffleQuery>::namespaced(place.client.clone(), &place.namespace);
-    let pods = Api::<Pod>::namespaced(place.client.clone(), &place.namespace);
+    submit(env, &all).await;
+    let queries = Api::<ShuffleQuery>::namespaced(env.client.clone(), &env.namespace);
+    let pods = Api::<Pod>::namespaced(env.client.clone(), &env.namespace);
     let coordinators = ListParams::default().labels("app.kubernetes.io/component=coordinator");
     wait("all are done and tidied up", async || {
         let queries = queries.list(&ListParams::default()).await.unwrap();
@@ -311,11 +319,11 @@ async fn requests(place: &Place) {
     })
     .await;
     let spent = operator.faults.requests() - before;
-    let life = format!(
+    let requests = format!(
         "{:.1}",
         f64::from(u32::try_from(spent).unwrap()) / f64::from(u32::try_from(COUNTED).unwrap())
     );
-    row("API requests of a query's life, events included", &life, "");
+    row("API requests of a query, events included", &requests, "");
     tokio::time::sleep(Duration::from_secs(10)).await;
     let before = operator.faults.requests();
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -331,8 +339,8 @@ async fn requests(place: &Place) {
 fn measurements() {
     if std::env::var("SLUICE_MEASURE").is_ok_and(|measure| measure == "1") {
         println!("| what | measured | goal |\n|---|---|---|");
-        run("measurements", async |place| load(place).await);
-        run("measurements", async |place| requests(place).await);
+        run("measurements", async |env| load(env).await);
+        run("measurements", async |env| requests(env).await);
     } else {
         eprintln!("SKIPPED measurements: SLUICE_MEASURE is not 1");
     }

@@ -1,5 +1,5 @@
-//! Whatever befalls the operator, a life ends as it does undisturbed: with the same objects, one pod for each
-//! coordinator, and nothing left behind once all is deleted.
+//! Whatever faults the operator meets, the lifecycle of a pool and its queries ends as it does without faults: with the same
+//! objects, one pod for each coordinator, and nothing left behind after deletion.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,22 +13,22 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use crate::faults::{Call, Fault, Faults, Watches};
-use crate::harness::{Place, eventually, run};
-use crate::life::{Left, live};
+use crate::faults::{Call, Fault, Faults, WatchFaults};
+use crate::harness::{TestEnv, eventually, run};
+use crate::lifecycle::{FinalState, run_lifecycle};
 use crate::pods::object;
 
-/// Between the seeds of two operators of one life.
+/// Between the seeds of two operators of one lifecycle.
 const LATER: u64 = 1_000;
-/// Lives that are led at the same time, each in a namespace of its own.
-const LANES: usize = 4;
+/// Lifecycles that run at the same time, each in its own namespace.
+const PARALLEL: usize = 4;
 
-/// The life without faults, and how often the operator wrote in it; `None` without a cluster.
-fn undisturbed(name: &str) -> Option<(Left, usize)> {
+/// The lifecycle without faults, and the number of writes in it; `None` without a cluster.
+fn without_faults(name: &str) -> Option<(FinalState, usize)> {
     let left = Mutex::new(None);
-    run(name, async |place| {
+    run(name, async |env| {
         let faults = Faults::none();
-        let (lived, deaths) = live(place, &mut |_| faults.clone(), true, async || {}).await;
+        let (lived, deaths) = run_lifecycle(env, &mut |_| faults.clone(), true, async || {}).await;
         assert_eq!(deaths, 0);
         assert_eq!(faults.forbidden(), [""; 0]);
         let pods: Vec<_> = lived
@@ -45,16 +45,16 @@ fn undisturbed(name: &str) -> Option<(Left, usize)> {
     left.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Leads lives, several at a time; `life` answers whether there is another after the one of this number.
-fn in_lanes(name: &str, life: impl AsyncFn(&Place, usize) -> bool + Sync) {
+/// Runs lifecycles, several at a time, until `run_one` returns false. It gets the number of the lifecycle.
+fn in_parallel(name: &str, run_one: impl AsyncFn(&TestEnv, usize) -> bool + Sync) {
     let (next, over) = (AtomicUsize::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
-        for _ in 0..LANES {
+        for _ in 0..PARALLEL {
             scope.spawn(|| {
-                run(name, async |place| {
+                run(name, async |env| {
                     while !over.load(Ordering::Relaxed) {
                         let number = next.fetch_add(1, Ordering::Relaxed);
-                        if !life(place, number).await {
+                        if !run_one(env, number).await {
                             over.store(true, Ordering::Relaxed);
                         }
                     }
@@ -67,17 +67,17 @@ fn in_lanes(name: &str, life: impl AsyncFn(&Place, usize) -> bool + Sync) {
 #[test]
 fn a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end() {
     let name = "a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end";
-    let Some((wanted, writes)) = undisturbed(name) else {
+    let Some((wanted, writes)) = without_faults(name) else {
         return;
     };
     let (crashes, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    in_lanes(name, async |place, number| {
+    in_parallel(name, async |env, number| {
         let fault = [Fault::CrashBefore, Fault::CrashAfter][number % 2];
-        let mut fates = |operator| match operator {
+        let mut faults_of = |operator| match operator {
             0 => Faults::crash_at(number / 2, fault),
             _ => Faults::none(),
         };
-        let (left, deaths) = live(place, &mut fates, false, async || {}).await;
+        let (left, deaths) = run_lifecycle(env, &mut faults_of, false, async || {}).await;
         crashes.fetch_add(usize::try_from(deaths).unwrap(), Ordering::Relaxed);
         let differences = left.differs_from(&wanted);
         if !differences.is_empty() {
@@ -87,21 +87,21 @@ fn a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end(
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(position);
         }
-        // Beyond the last write nobody dies.
+        // Beyond the last write no operator crashes.
         deaths > 0
     });
     let wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let crashes = crashes.into_inner();
-    // Twice as many as writes; but some write more or less than others, as events come together or apart.
+    // Up to two per write. Runs differ in their writes, since events may be merged.
     assert!(crashes >= writes, "only {crashes} crashes at {writes} writes");
 }
 
-/// Events that are lost, late or come twice, watches that break and whose history is gone, refusals, lost answers, deaths and, in
-/// every fourth life, an API server that is away for longer than a lease lasts, once for minutes; drawn by `seed`.
-fn storm(seed: u64) -> Faults {
+/// Random faults, drawn by `seed`: lost, late and repeated events, broken watches, expired history, refusals, lost answers, crashes
+/// and, in every fourth lifecycle, an API server that is away for longer than a lease lasts, once for minutes.
+fn random_faults(seed: u64) -> Faults {
     let mut random = SmallRng::seed_from_u64(seed);
-    // The first operator's only: those that follow it are given time to bring the life to its end.
+    // Only for the first operator. Its successors get the time to finish.
     let away = seed < LATER && seed.is_multiple_of(4);
     let mut away = away.then(|| random.random_range(10..40_usize));
     let script = move |call: &Call| {
@@ -122,46 +122,46 @@ fn storm(seed: u64) -> Faults {
             _ => None,
         }
     };
-    let weather = Watches {
+    let watches = WatchFaults {
         drop: 3,
         repeat: 8,
         cut: 2,
         expire: 2,
         stall: 5,
     };
-    Faults::scripted(seed, weather, script)
+    Faults::scripted(seed, watches, script)
 }
 
 #[test]
-fn a_life_in_a_storm_ends_as_in_calm() {
-    let name = "a_life_in_a_storm_ends_as_in_calm";
-    // Others are drawn by `SLUICE_STORM_SEEDS=100..120`, say.
-    let named = std::env::var("SLUICE_STORM_SEEDS");
+fn operator_survives_faults() {
+    let name = "operator_survives_faults";
+    // SLUICE_FAULT_SEEDS=100..120 draws others.
+    let named = std::env::var("SLUICE_FAULT_SEEDS");
     let seeds = named.map_or(0..8, |seeds| {
-        let (from, to) = seeds.split_once("..").expect("SLUICE_STORM_SEEDS: FROM..TO");
+        let (from, to) = seeds.split_once("..").expect("SLUICE_FAULT_SEEDS: FROM..TO");
         from.parse().unwrap()..to.parse().unwrap()
     });
-    let Some((wanted, _)) = undisturbed(name) else {
+    let Some((wanted, _)) = without_faults(name) else {
         return;
     };
     let (disturbed, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    in_lanes(name, async |place, number| {
+    in_parallel(name, async |env, number| {
         let Some(seed) = seeds.clone().nth(number) else {
             return false;
         };
         let mut all = Vec::new();
-        let mut fates = |operator: u32| {
-            // After a few deaths it gets calm.
+        let mut faults_of = |operator: u32| {
+            // After a few crashes there are no more faults.
             let faults = match operator {
-                0..6 => storm(seed + LATER * u64::from(operator)),
+                0..6 => random_faults(seed + LATER * u64::from(operator)),
                 _ => Faults::none(),
             };
             all.push(faults.clone());
             faults
         };
-        let (left, deaths) = live(place, &mut fates, false, async || {}).await;
-        let spoiled: usize = all.iter().map(Faults::spoiled).sum();
-        disturbed.fetch_add(usize::from(spoiled > 0 || deaths > 0), Ordering::Relaxed);
+        let (left, deaths) = run_lifecycle(env, &mut faults_of, false, async || {}).await;
+        let faulty: usize = all.iter().map(Faults::faulty).sum();
+        disturbed.fetch_add(usize::from(faulty > 0 || deaths > 0), Ordering::Relaxed);
         let differences = left.differs_from(&wanted);
         if !differences.is_empty() {
             let mut wrong = wrong.lock().unwrap_or_else(PoisonError::into_inner);
@@ -171,20 +171,24 @@ fn a_life_in_a_storm_ends_as_in_calm() {
     });
     let wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-    assert_eq!(disturbed.into_inner(), seeds.count(), "all lives are disturbed");
+    assert_eq!(
+        disturbed.into_inner(),
+        seeds.count(),
+        "every lifecycle meets a fault"
+    );
 }
 
 #[test]
 fn a_second_coordinator_and_what_nobody_owns_are_found() {
     let name = "a_second_coordinator_and_what_nobody_owns_are_found";
-    let Some((wanted, _)) = undisturbed(name) else {
+    let Some((wanted, _)) = without_faults(name) else {
         return;
     };
-    run(name, async |place| {
+    run(name, async |env| {
         let labels =
             json!({"app.kubernetes.io/name": "sluice", "app.kubernetes.io/component": "coordinator"});
-        let mischief = async || {
-            let pods = Api::<Pod>::namespaced(place.client.clone(), &place.namespace);
+        let disturbance = async || {
+            let pods = Api::<Pod>::namespaced(env.client.clone(), &env.namespace);
             let container = json!({"name": "coordinator", "image": "localhost/none"});
             let pod: Pod = object(json!({"metadata": {"name": "plain-c2", "labels": labels},
                 "spec": {"containers": [container], "restartPolicy": "Never"}}));
@@ -197,11 +201,11 @@ fn a_second_coordinator_and_what_nobody_owns_are_found() {
             .await;
             let now = kube::api::DeleteParams::default();
             pods.delete("plain-c2", &now).await.unwrap();
-            let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+            let maps = Api::<ConfigMap>::namespaced(env.client.clone(), &env.namespace);
             let map: ConfigMap = object(json!({"metadata": {"name": "stray", "labels": labels}}));
             maps.create(&PostParams::default(), &map).await.unwrap();
         };
-        let (left, _) = live(place, &mut |_| Faults::none(), false, mischief).await;
+        let (left, _) = run_lifecycle(env, &mut |_| Faults::none(), false, disturbance).await;
         let differences = left.differs_from(&wanted);
         for found in ["plain-c2", "ConfigMap stray", "orphans: [\"ConfigMap stray\"]"] {
             assert!(

@@ -12,12 +12,12 @@ use serde_json::json;
 use sluice_operator::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::faults::{Fault, Faults, Watches};
-use crate::harness::{Place, eventually, run};
+use crate::faults::{Fault, Faults, WatchFaults};
+use crate::harness::{TestEnv, eventually, run};
 
 /// Writes or deletes one of five maps.
-async fn change(place: &Place, n: u32) {
-    let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+async fn change(env: &TestEnv, n: u32) {
+    let maps = Api::<ConfigMap>::namespaced(env.client.clone(), &env.namespace);
     let name = format!("m{}", n % 5);
     if n.is_multiple_of(7) {
         let _ = maps.delete(&name, &DeleteParams::default()).await;
@@ -34,10 +34,10 @@ async fn change(place: &Place, n: u32) {
 fn a_watch_whose_events_are_lost_repeated_and_cut_ends_with_the_truth() {
     run(
         "a_watch_whose_events_are_lost_repeated_and_cut_ends_with_the_truth",
-        async |place| {
+        async |env| {
             let faults = Faults::none();
-            let builder = ClientBuilder::try_from(place.config.clone()).unwrap();
-            let api = Api::<ConfigMap>::namespaced(builder.with_layer(&faults).build(), &place.namespace);
+            let builder = ClientBuilder::try_from(env.config.clone()).unwrap();
+            let api = Api::<ConfigMap>::namespaced(builder.with_layer(&faults).build(), &env.namespace);
             let (store, events) = watch::from_api(api, "watched=yes");
             let _watching = AbortOnDropHandle::new(tokio::spawn(events.for_each(|_| async {})));
             store.wait_until_ready().await.unwrap();
@@ -52,7 +52,7 @@ fn a_watch_whose_events_are_lost_repeated_and_cut_ends_with_the_truth() {
                 all
             };
             let truth = async || {
-                let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+                let maps = Api::<ConfigMap>::namespaced(env.client.clone(), &env.namespace);
                 let params = kube::api::ListParams::default().labels("watched=yes");
                 let maps = maps.list(&params).await.unwrap();
                 let mut all: Vec<_> = maps
@@ -62,30 +62,30 @@ fn a_watch_whose_events_are_lost_repeated_and_cut_ends_with_the_truth() {
                 all.sort();
                 all
             };
-            faults.weather(Watches {
+            faults.set_watch_faults(WatchFaults {
                 drop: 15,
                 repeat: 15,
                 cut: 5,
                 stall: 5,
-                ..Watches::default()
+                ..WatchFaults::default()
             });
             for n in 0..60 {
-                change(place, n).await;
+                change(env, n).await;
             }
-            eventually("many events met a fault", async || faults.spoiled() > 10).await;
+            eventually("many events met a fault", async || faults.faulty() > 10).await;
             // What was dropped comes back with the next list, which an expired history asks for.
-            faults.weather(Watches {
+            faults.set_watch_faults(WatchFaults {
                 expire: 100,
-                ..Watches::default()
+                ..WatchFaults::default()
             });
-            let before = faults.spoiled();
-            change(place, 61).await;
+            let before = faults.faulty();
+            change(env, 61).await;
             eventually("the watch was told that its history is gone", async || {
-                faults.spoiled() > before
+                faults.faulty() > before
             })
             .await;
-            faults.weather(Watches::default());
-            change(place, 62).await;
+            faults.set_watch_faults(WatchFaults::default());
+            change(env, 62).await;
             eventually("the store holds the truth", async || cached() == truth().await).await;
         },
     );
@@ -95,18 +95,18 @@ fn a_watch_whose_events_are_lost_repeated_and_cut_ends_with_the_truth() {
 fn a_watch_that_cannot_go_on_from_where_it_was_lists_again() {
     run(
         "a_watch_that_cannot_go_on_from_where_it_was_lists_again",
-        async |place| {
+        async |env| {
             // No watch is started until somebody has listed.
             let refuses = Arc::new(AtomicBool::new(false));
             let refused = refuses.clone();
-            let faults = Faults::scripted(0, Watches::default(), move |call| {
+            let faults = Faults::scripted(0, WatchFaults::default(), move |call| {
                 if !call.watches {
                     refused.store(false, Ordering::Relaxed);
                 }
                 refused.load(Ordering::Relaxed).then_some(Fault::Refuse(410))
             });
-            let builder = ClientBuilder::try_from(place.config.clone()).unwrap();
-            let api = Api::<ConfigMap>::namespaced(builder.with_layer(&faults).build(), &place.namespace);
+            let builder = ClientBuilder::try_from(env.config.clone()).unwrap();
+            let api = Api::<ConfigMap>::namespaced(builder.with_layer(&faults).build(), &env.namespace);
             let (store, events) = watch::from_api(api, "watched=yes");
             let told = Arc::new(Mutex::new(Vec::new()));
             let tell = told.clone();
@@ -117,19 +117,19 @@ fn a_watch_that_cannot_go_on_from_where_it_was_lists_again() {
             })));
             store.wait_until_ready().await.unwrap();
             for n in 1..4 {
-                change(place, n).await;
+                change(env, n).await;
             }
             eventually("the store has three", async || store.len() == 3).await;
-            faults.weather(Watches {
+            faults.set_watch_faults(WatchFaults {
                 drop: 100,
-                ..Watches::default()
+                ..WatchFaults::default()
             });
-            let before = faults.spoiled();
-            change(place, 4).await;
-            let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+            let before = faults.faulty();
+            change(env, 4).await;
+            let maps = Api::<ConfigMap>::namespaced(env.client.clone(), &env.namespace);
             maps.delete("m1", &DeleteParams::default()).await.unwrap();
-            eventually("both are dropped", async || faults.spoiled() >= before + 2).await;
-            faults.weather(Watches::default());
+            eventually("both are dropped", async || faults.faulty() >= before + 2).await;
+            faults.set_watch_faults(WatchFaults::default());
             told.lock().unwrap().clear();
             refuses.store(true, Ordering::Relaxed);
             faults.break_watches();

@@ -7,7 +7,7 @@ use super::*;
 
 /// What the candidates are put through.
 #[derive(Clone, Copy)]
-struct Weather {
+struct FaultProfile {
     /// The slowest and the fastest clock, in seconds shown per second.
     speeds: (f64, f64),
     /// How many of a hundred requests never arrive; as many answers get lost.
@@ -18,7 +18,7 @@ struct Weather {
     gone: u32,
 }
 
-const STORM: Weather = Weather {
+const HEAVY_FAULTS: FaultProfile = FaultProfile {
     // 10 s and 15 s differ by 1.5; these by less.
     speeds: (0.85, 1.2),
     lost: 15,
@@ -56,13 +56,13 @@ impl Candidate {
     }
 
     /// The true time that passes while this candidate's clock shows `time`, rounded up as timers do.
-    fn really(&self, time: Duration) -> u64 {
+    fn global_time(&self, time: Duration) -> u64 {
         (time.as_secs_f64() / self.speed * 1000.0) as u64 + 1
     }
 }
 
-struct World {
-    weather: Weather,
+struct Simulation {
+    faults: FaultProfile,
     random: SmallRng,
     time: u64,
     candidates: BTreeMap<u64, Candidate>,
@@ -78,10 +78,10 @@ struct World {
     two_led: Option<u64>,
 }
 
-impl World {
-    fn new(seed: u64, weather: Weather) -> Self {
-        let mut world = Self {
-            weather,
+impl Simulation {
+    fn new(seed: u64, faults: FaultProfile) -> Self {
+        let mut simulation = Self {
+            faults,
             random: SmallRng::seed_from_u64(seed),
             time: 0,
             candidates: BTreeMap::new(),
@@ -93,14 +93,14 @@ impl World {
             terms: 0,
             two_led: None,
         };
-        world.start();
-        world.start();
-        world
+        simulation.start();
+        simulation.start();
+        simulation
     }
 
     fn start(&mut self) {
         let id = self.order;
-        let (slowest, fastest) = self.weather.speeds;
+        let (slowest, fastest) = self.faults.speeds;
         let speed = if self.random.random() { slowest } else { fastest };
         let candidate = Candidate {
             election: Election::new(format!("candidate-{id}"), Timing::default(), self.random.random()),
@@ -143,12 +143,12 @@ impl World {
                         self.plan(back, id, request, Step::Told(event));
                     }
                 }
-                Step::Told(event) => self.tell(id, request, event),
+                Step::Told(event) => self.schedule_event(id, request, event),
             }
         }
     }
 
-    fn tell(&mut self, id: u64, request: u64, event: Event) {
+    fn schedule_event(&mut self, id: u64, request: u64, event: Event) {
         let Some(candidate) = self
             .candidates
             .get_mut(&id)
@@ -161,7 +161,9 @@ impl World {
         let led = candidate.leads_until.is_some();
         let action = candidate.election.handle(now, event);
         candidate.leads_until = match candidate.election.phase {
-            Phase::Leading { until } => Some(self.time + candidate.really(until.saturating_sub(now.elapsed))),
+            Phase::Leading { until } => {
+                Some(self.time + candidate.global_time(until.saturating_sub(now.elapsed)))
+            }
             Phase::Candidate | Phase::Releasing { .. } | Phase::Ended(_) => None,
         };
         let leads = candidate.leads_until.is_some();
@@ -181,22 +183,22 @@ impl World {
         let request = candidate.request;
         let within = match &action {
             Action::Wait(time) => {
-                let time = candidate.really(*time);
+                let time = candidate.global_time(*time);
                 return self.wait(id, request, time);
             }
-            Action::Read { within } | Action::Write { within, .. } => candidate.really(*within),
+            Action::Read { within } | Action::Write { within, .. } => candidate.global_time(*within),
             Action::End(_) => {
                 self.candidates.remove(&id);
                 return self.start();
             }
         };
         self.plan(within, id, request, Step::Told(Event::Failed));
-        let delay = self.weather.delay;
+        let delay = self.faults.delay;
         let (there, back) = (
             self.random.random_range(0..=delay),
             self.random.random_range(0..=delay),
         );
-        let (arrives, answered) = (!self.chance(self.weather.lost), !self.chance(self.weather.lost));
+        let (arrives, answered) = (!self.chance(self.faults.lost), !self.chance(self.faults.lost));
         if arrives {
             self.plan(
                 there,
@@ -209,12 +211,12 @@ impl World {
 
     fn wait(&mut self, id: u64, request: u64, time: u64) {
         let early = self.random.random_range(0..=time);
-        if self.chance(self.weather.gone) {
+        if self.chance(self.faults.gone) {
             // A crash: it acts until then, and comes back under another name.
             self.candidates.remove(&id);
             return self.start();
         }
-        if self.chance(self.weather.gone)
+        if self.chance(self.faults.gone)
             && !matches!(self.candidates[&id].election.phase, Phase::Releasing { .. })
         {
             return self.plan(early, id, request, Step::Told(Event::StopAsked));
@@ -246,65 +248,71 @@ impl World {
 const HOUR: u64 = 3_600_000;
 
 #[test]
-fn two_never_lead_and_in_good_weather_one_does() {
+fn two_never_lead_and_without_faults_one_does() {
     let mut terms = 0;
     for seed in 0..300 {
         // Quick answers let many tries into one lease, slow ones overtake each other.
         let delay = [50, 500, 4_000][seed as usize % 3];
-        let mut world = World::new(seed, Weather { delay, ..STORM });
-        world.run(HOUR);
-        world.weather = Weather {
+        let mut simulation = Simulation::new(
+            seed,
+            FaultProfile {
+                delay,
+                ..HEAVY_FAULTS
+            },
+        );
+        simulation.run(HOUR);
+        simulation.faults = FaultProfile {
             lost: 0,
             delay: 50,
             gone: 0,
-            ..STORM
+            ..HEAVY_FAULTS
         };
         // A dead holder's 15 s on the slowest clock, and a few tries.
-        world.run(HOUR + 40_000);
-        let time = world.time;
-        let leading = world
+        simulation.run(HOUR + 40_000);
+        let time = simulation.time;
+        let leading = simulation
             .candidates
             .values()
             .filter(|other| other.leads_until > Some(time));
         assert_eq!(leading.count(), 1, "seed {seed}");
-        world.run(HOUR + 640_000);
-        assert_eq!(world.two_led, None, "seed {seed}");
-        terms += world.terms;
+        simulation.run(HOUR + 640_000);
+        assert_eq!(simulation.two_led, None, "seed {seed}");
+        terms += simulation.terms;
     }
-    assert!(terms > 3_000, "only {terms} terms: the storm hid the election");
+    assert!(terms > 3_000, "only {terms} terms: the faults hid the election");
 }
 
 #[test]
 fn clocks_that_differ_by_more_than_the_times_allow_are_caught() {
-    let weather = Weather {
+    let faults = FaultProfile {
         speeds: (0.5, 1.2),
-        ..STORM
+        ..HEAVY_FAULTS
     };
     let caught = (0..300).any(|seed| {
-        let mut world = World::new(seed, weather);
-        world.run(HOUR);
-        world.two_led.is_some()
+        let mut simulation = Simulation::new(seed, faults);
+        simulation.run(HOUR);
+        simulation.two_led.is_some()
     });
     assert!(caught, "the simulation sees nothing");
 }
 
 #[test]
-fn in_good_weather_the_first_leader_stays() {
-    let mut world = World::new(
+fn without_faults_the_first_leader_stays() {
+    let mut simulation = Simulation::new(
         7,
-        Weather {
+        FaultProfile {
             lost: 0,
             delay: 50,
             gone: 0,
-            ..STORM
+            ..HEAVY_FAULTS
         },
     );
-    world.run(HOUR);
-    assert_eq!((world.terms, world.two_led), (1, None));
+    simulation.run(HOUR);
+    assert_eq!((simulation.terms, simulation.two_led), (1, None));
     // Renewed every 2 s and a little, on a clock of either speed.
     assert!(
-        (1_300..2_200).contains(&world.version),
+        (1_300..2_200).contains(&simulation.version),
         "{} writes",
-        world.version
+        simulation.version
     );
 }

@@ -227,14 +227,14 @@ fn near_data(plan: &CoordinatorPlan<'_>) -> Vec<PreferredSchedulingTerm> {
         return Vec::new();
     }
     // A node that several tables name is no better than one that a single one names: a coordinator reads little of either.
-    let mut places = affinity::Reach::new();
-    for place in affinity::hints(table_locality(plan.query).chain(&placement.locality)) {
-        if !places.contains(&place) {
-            places.push(place);
+    let mut terms = affinity::NodeSelectorTerms::new();
+    for term in affinity::hints(table_locality(plan.query).chain(&placement.locality)) {
+        if !terms.contains(&term) {
+            terms.push(term);
         }
     }
-    places.truncate(affinity::MAX_TERMS);
-    let terms = places.into_iter().map(|preference| PreferredSchedulingTerm {
+    terms.truncate(affinity::MAX_TERMS);
+    let terms = terms.into_iter().map(|preference| PreferredSchedulingTerm {
         weight: i32::try_from(placement.weight).unwrap_or(1).clamp(1, 100),
         preference,
     });

@@ -17,8 +17,8 @@ fn query() -> ShuffleQuery {
 fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let mut query = query();
     let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
-    let mut life = Lifecycle::of(&query);
-    (life.epoch, life.admitted) = (1, Some(now));
+    let mut record = QueryRecord::of(&query);
+    (record.epoch, record.admitted) = (1, Some(now));
     let report = ShuffleQueryStatus {
         phase: QueryPhase::Running,
         first_row_time: Some(Time("2026-01-01T00:00:02.5Z".parse().unwrap())),
@@ -35,18 +35,18 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
         ],
         ..ShuffleQueryStatus::default()
     };
-    life.phase = QueryPhase::Running;
-    let status = compose(&query, &life, Some(&report), now);
+    record.phase = QueryPhase::Running;
+    let status = compose(&query, &record, Some(&report), now);
     assert_eq!(status.observed_generation, Some(4));
     assert_eq!(status.time_to_first_row_millis, Some(2_500));
     assert_eq!(status.start_time, query.creation_timestamp());
     query.status = Some(status.clone());
     // The operator was started again and has no report yet.
-    let same = compose(&query, &life, None, now);
+    let same = compose(&query, &record, None, now);
     assert_eq!(same.stages, status.stages);
-    life.epoch = 2;
-    life.reason = ProgressReason::CoordinatorRestarting.into();
-    let next = compose(&query, &life, None, now);
+    record.epoch = 2;
+    record.reason = ProgressReason::CoordinatorRestarting.into();
+    let next = compose(&query, &record, None, now);
     assert_eq!(next.stages, []);
     let columns = |status: &ShuffleQueryStatus| {
         (
@@ -63,15 +63,15 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
         "until the next one has something to tell"
     );
     query.status = Some(next);
-    assert_eq!(columns(&compose(&query, &life, None, now)), columns(&status));
+    assert_eq!(columns(&compose(&query, &record, None, now)), columns(&status));
     // It may end before it has.
-    let failed = life.clone().failed(ErrorReason::DeadlineExceeded, "late", now);
+    let failed = record.clone().failed(ErrorReason::DeadlineExceeded, "late", now);
     assert_eq!(columns(&compose(&query, &failed, None, now)), columns(&status));
     let started = ShuffleQueryStatus {
         tasks_done: Some("0/4".to_owned()),
         ..ShuffleQueryStatus::default()
     };
-    let next = compose(&query, &life, Some(&started), now);
+    let next = compose(&query, &record, Some(&started), now);
     assert_eq!(
         columns(&next),
         (None, Some("0/4".to_owned()), None, Default::default(), None)
@@ -106,9 +106,9 @@ fn every_end_completes_a_query_and_says_how() {
         (QueryPhase::Failed, ErrorReason::TaskFailed.into(), False, True),
         (QueryPhase::Cancelled, ErrorReason::Cancelled.into(), False, True),
     ] {
-        let mut life = Lifecycle::of(&query());
-        (life.phase, life.reason) = (phase, reason);
-        let status = compose(&query(), &life, None, now);
+        let mut record = QueryRecord::of(&query());
+        (record.phase, record.reason) = (phase, reason);
+        let status = compose(&query(), &record, None, now);
         let seen = |type_| {
             let mut all = status.conditions.iter();
             let seen = all.find(|seen| seen.type_ == type_).unwrap();
@@ -124,22 +124,22 @@ fn every_end_completes_a_query_and_says_how() {
 fn a_status_that_was_read_back_says_the_same() {
     let mut query = query();
     let now: Timestamp = "2026-01-01T00:01:00.7Z".parse().unwrap();
-    let mut life = Lifecycle::of(&query);
-    (life.epoch, life.admitted, life.phase) = (1, Some(now), QueryPhase::Running);
+    let mut record = QueryRecord::of(&query);
+    (record.epoch, record.admitted, record.phase) = (1, Some(now), QueryPhase::Running);
     let report = ShuffleQueryStatus {
         phase: QueryPhase::Running,
         first_row_time: Some(Time("2026-01-01T00:00:02.5Z".parse().unwrap())),
         ..ShuffleQueryStatus::default()
     };
-    let written = compose(&query, &life, Some(&report), now);
+    let written = compose(&query, &record, Some(&report), now);
     let read: ShuffleQueryStatus = serde_json::from_value(serde_json::to_value(&written).unwrap()).unwrap();
     assert_eq!(read, written);
     query.status = Some(read);
     let later = now + jiff::SignedDuration::from_secs(9);
-    let life = Lifecycle::of(&query);
-    assert_eq!(compose(&query, &life, Some(&report), later), written);
+    let record = QueryRecord::of(&query);
+    assert_eq!(compose(&query, &record, Some(&report), later), written);
     // The operator was started again and has no report yet.
-    assert_eq!(compose(&query, &life, None, later), written);
+    assert_eq!(compose(&query, &record, None, later), written);
 }
 
 #[test]
@@ -159,16 +159,16 @@ fn a_condition_keeps_its_time_until_its_status_changes() {
         seen.map(|seen| (seen.status, seen.last_transition_time.0))
             .unwrap()
     };
-    let mut life = Lifecycle::of(&query).waiting(ProgressReason::PoolNotFound, "");
-    query.status = Some(compose(&query, &life, None, times[0]));
-    life = life.waiting(ProgressReason::WaitingForPool, "");
-    query.status = Some(compose(&query, &life, None, times[1]));
+    let mut record = QueryRecord::of(&query).waiting(ProgressReason::PoolNotFound, "");
+    query.status = Some(compose(&query, &record, None, times[0]));
+    record = record.waiting(ProgressReason::WaitingForPool, "");
+    query.status = Some(compose(&query, &record, None, times[1]));
     assert_eq!(
         admitted(query.status.as_ref().unwrap()),
         (ConditionStatus::False, times[0])
     );
-    life.admitted = Some(times[2]);
-    query.status = Some(compose(&query, &life, None, times[2]));
+    record.admitted = Some(times[2]);
+    query.status = Some(compose(&query, &record, None, times[2]));
     assert_eq!(
         admitted(query.status.as_ref().unwrap()),
         (ConditionStatus::True, times[2])

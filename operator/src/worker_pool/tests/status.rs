@@ -2,11 +2,11 @@
 
 use sluice_crds::ProgressReason;
 
-use super::super::why::{self, Trouble};
+use super::super::pod_problem::{self, PodProblem};
 use super::*;
 
-fn status_of(seen: &Observed, refused: &[Trouble]) -> WorkerPoolStatus {
-    status(seen, &desired(seen), refused)
+fn status_of(seen: &Observed, refused: &[PodProblem]) -> WorkerPoolStatus {
+    status(seen, &decide(&seen), refused)
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn what_a_status_says() {
     ] {
         let seen = observed(&json!({"replicas": replicas}), workers);
         assert_eq!(
-            verdict(&status_of(&seen, &[])),
+            readiness(&status_of(&seen, &[])),
             expected,
             "{replicas} of {workers:?}"
         );
@@ -86,7 +86,7 @@ fn a_whole_status() {
         "lost zone=c",
     ];
     let seen = observed(&json!({"replicas": 3, "slotsPerWorker": 4}), &workers);
-    let refused = [Trouble::new(
+    let refused = [PodProblem::new(
         ProgressReason::QuotaExceeded,
         "creating pod p-5: exceeded quota",
     )];
@@ -102,7 +102,7 @@ fn a_condition_keeps_its_time_until_it_changes() {
     seen.pool = Arc::new(pool);
     seen.now = now() + SignedDuration::from_secs(60);
     assert_eq!(status_of(&seen, &[]), first);
-    let refused = [Trouble::new(ProgressReason::NameTaken, "x".repeat(5000))];
+    let refused = [PodProblem::new(ProgressReason::NameTaken, "x".repeat(5000))];
     let condition = status_of(&seen, &refused).conditions.remove(0);
     assert_eq!(condition.last_transition_time.0, seen.now);
     assert_eq!(condition.message.chars().count(), 1024);
@@ -111,8 +111,8 @@ fn a_condition_keeps_its_time_until_it_changes() {
 #[test]
 fn an_invalid_pool_gets_no_pods() {
     let seen = observed(&json!({"replicas": 2, "memory": "1KiB"}), &["ready old"]);
-    assert_eq!(done(&desired(&seen)), "");
-    let verdict = verdict(&status_of(&seen, &[]));
+    assert_eq!(done(&decide(&seen)), "");
+    let verdict = readiness(&status_of(&seen, &[]));
     assert!(
         verdict.starts_with("1/2 False InvalidSpec: spec.memory is 1KiB"),
         "{verdict}"
@@ -160,14 +160,14 @@ fn pods_tell_why_they_do_not_run() {
     ] {
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"name": "p-0"}, "status": status})).unwrap();
-        let trouble = why::of_pod(&pod, now());
+        let problem = pod_problem::of_pod(&pod, now());
         assert_eq!(
-            trouble.as_ref().map(|trouble| trouble.reason),
+            problem.as_ref().map(|problem| problem.reason),
             expected.map(|(reason, _)| reason),
             "{status}"
         );
         if let Some((_, Some(message))) = expected {
-            assert_eq!(trouble.unwrap().message, message);
+            assert_eq!(problem.unwrap().message, message);
         }
     }
 }
@@ -184,13 +184,13 @@ fn a_pool_that_scales_itself_has_the_workers_that_it_chose() {
         seen.replicas = chosen;
         let status = status_of(&seen, &[]);
         assert_eq!(status.desired_replicas, Some(chosen));
-        let wanted = desired(&seen);
+        let wanted = decide(&seen);
         assert_eq!(wanted.create.len(), created);
         if chosen > 0 {
-            assert_eq!(verdict(&status), expected);
+            assert_eq!(readiness(&status), expected);
         } else {
             assert_eq!(
-                wanted.mark.iter().filter(|mark| mark.draining.is_some()).count(),
+                wanted.patch.iter().filter(|mark| mark.draining.is_some()).count(),
                 2
             );
         }
@@ -198,7 +198,7 @@ fn a_pool_that_scales_itself_has_the_workers_that_it_chose() {
     let mut none = observed(&spec, &[]);
     none.replicas = 0;
     assert_eq!(
-        verdict(&status_of(&none, &[])),
+        readiness(&status_of(&none, &[])),
         "0/0 True ScaledToZero: scaled to 0: no query wants a worker"
     );
     let plain = observed(&json!({"replicas": 1}), &[]);

@@ -2,13 +2,13 @@
 //! alone, and every test has its own, which take no pods but those of the test's pools.
 
 mod admission;
+mod fixture;
 mod objects;
 mod oncall;
 mod placement;
-mod play;
 mod pools;
 mod queries;
 mod retries;
 mod rolling;
-mod scene;
+mod script;
 mod waiting;

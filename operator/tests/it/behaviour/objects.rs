@@ -12,16 +12,16 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_crds::WorkerPool;
 
-use super::scene::{Scene, act};
+use super::fixture::{Fixture, with_operator};
 use crate::harness::eventually;
 use crate::pods::Kind;
 
 /// The object as JSON, without what differs from one to the next of its name.
-async fn found<K>(scene: &Scene<'_>, name: &str) -> Option<(String, Value)>
+async fn found<K>(fixture: &Fixture<'_>, name: &str) -> Option<(String, Value)>
 where
     K: Kind,
 {
-    let object = scene.api::<K>().get_opt(name).await.unwrap()?;
+    let object = fixture.api::<K>().get_opt(name).await.unwrap()?;
     let uid = object.uid().unwrap();
     let mut value = serde_json::to_value(&object).unwrap();
     value["metadata"] = json!({"labels": object.labels(), "owners": object.owner_references().len()});
@@ -30,23 +30,23 @@ where
 }
 
 /// Waits for the object, deletes it, and waits until it is there again as it was.
-async fn comes_back<K>(scene: &Scene<'_>, name: &str)
+async fn comes_back<K>(fixture: &Fixture<'_>, name: &str)
 where
     K: Kind,
 {
     let kind = K::kind(&());
     let mut first = None;
     eventually(&format!("{kind} {name} is there"), async || {
-        first = found::<K>(scene, name).await;
+        first = found::<K>(fixture, name).await;
         first.is_some()
     })
     .await;
     let (uid, was) = first.unwrap();
     assert_eq!(was["metadata"]["owners"], 1, "{kind}");
-    scene.delete::<K>(name).await;
+    fixture.delete::<K>(name).await;
     let mut again = was.clone();
     eventually(&format!("{kind} {name} is there again"), async || {
-        let Some((new, value)) = found::<K>(scene, name).await else {
+        let Some((new, value)) = found::<K>(fixture, name).await else {
             return false;
         };
         again = value;
@@ -58,32 +58,32 @@ where
 
 #[test]
 fn objects_of_a_pool_come_back_when_somebody_deletes_them() {
-    act(
+    with_operator(
         "objects_of_a_pool_come_back_when_somebody_deletes_them",
-        async |scene| {
-            scene.pool("p", json!({"replicas": 1})).await;
-            comes_back::<Service>(scene, "p-workers").await;
-            comes_back::<PodDisruptionBudget>(scene, "p-workers").await;
-            comes_back::<ServiceAccount>(scene, "p-workers").await;
-            comes_back::<NetworkPolicy>(scene, "p-workers").await;
-            comes_back::<ConfigMap>(scene, "p-workers-key").await;
+        async |fixture| {
+            fixture.pool("p", json!({"replicas": 1})).await;
+            comes_back::<Service>(fixture, "p-workers").await;
+            comes_back::<PodDisruptionBudget>(fixture, "p-workers").await;
+            comes_back::<ServiceAccount>(fixture, "p-workers").await;
+            comes_back::<NetworkPolicy>(fixture, "p-workers").await;
+            comes_back::<ConfigMap>(fixture, "p-workers-key").await;
         },
     );
 }
 
 /// Waits for the object, merges `change` into it, and waits until it is as it was.
-async fn is_put_back<K>(scene: &Scene<'_>, name: &str, change: Value)
+async fn is_put_back<K>(fixture: &Fixture<'_>, name: &str, change: Value)
 where
     K: Kind,
 {
     let kind = K::kind(&());
     let mut first = None;
     eventually(&format!("{kind} {name} is there"), async || {
-        first = found::<K>(scene, name).await;
+        first = found::<K>(fixture, name).await;
         first.is_some()
     })
     .await;
-    let changed = scene.merge::<K>(name, change).await;
+    let changed = fixture.merge::<K>(name, change).await;
     let changed = serde_json::to_value(changed).unwrap();
     let (_, was) = first.clone().unwrap();
     assert!(
@@ -93,109 +93,109 @@ where
         "{kind}: nothing was changed"
     );
     eventually(&format!("{kind} {name} is as it was"), async || {
-        found::<K>(scene, name).await == first
+        found::<K>(fixture, name).await == first
     })
     .await;
 }
 
 #[test]
 fn what_somebody_changes_in_objects_of_a_pool_is_put_back() {
-    act(
+    with_operator(
         "what_somebody_changes_in_objects_of_a_pool_is_put_back",
-        async |scene| {
-            scene.pool("p", json!({"replicas": 1})).await;
+        async |fixture| {
+            fixture.pool("p", json!({"replicas": 1})).await;
             let selector = json!({"spec": {"selector": {"sluice.dev/pool": "another"}}});
-            is_put_back::<Service>(scene, "p-workers", selector).await;
+            is_put_back::<Service>(fixture, "p-workers", selector).await;
             let unready = json!({"spec": {"publishNotReadyAddresses": true}});
-            is_put_back::<Service>(scene, "p-workers", unready).await;
+            is_put_back::<Service>(fixture, "p-workers", unready).await;
             let all = json!({"spec": {"maxUnavailable": "100%"}});
-            is_put_back::<PodDisruptionBudget>(scene, "p-workers", all).await;
+            is_put_back::<PodDisruptionBudget>(fixture, "p-workers", all).await;
             let open = json!({"spec": {"ingress": [{}]}});
-            is_put_back::<NetworkPolicy>(scene, "p-workers", open).await;
+            is_put_back::<NetworkPolicy>(fixture, "p-workers", open).await;
             for token in [json!(true), Value::Null] {
                 let token = json!({"automountServiceAccountToken": token});
-                is_put_back::<ServiceAccount>(scene, "p-workers", token).await;
+                is_put_back::<ServiceAccount>(fixture, "p-workers", token).await;
             }
             let key = json!({"data": {"public.pem": "mine"}});
-            is_put_back::<ConfigMap>(scene, "p-workers-key", key).await;
+            is_put_back::<ConfigMap>(fixture, "p-workers-key", key).await;
         },
     );
 }
 
 #[test]
 fn an_object_of_somebody_else_is_left_alone() {
-    act("an_object_of_somebody_else_is_left_alone", async |scene| {
+    with_operator("an_object_of_somebody_else_is_left_alone", async |fixture| {
         let theirs = json!({"metadata": {"name": "p-workers"}, "spec": {"ports": [{"port": 80}]}});
-        let theirs: Service = scene.create(theirs).await;
-        scene.pool("p", json!({"replicas": 1})).await;
-        let message = scene.complains("p", "NameTaken").await;
+        let theirs: Service = fixture.create(theirs).await;
+        fixture.pool("p", json!({"replicas": 1})).await;
+        let message = fixture.is_not_ready_for("p", "NameTaken").await;
         assert!(message.starts_with("Service p-workers exists"), "{message}");
-        let now = scene.api::<Service>().get("p-workers").await.unwrap();
+        let now = fixture.api::<Service>().get("p-workers").await.unwrap();
         assert_eq!(now.resource_version(), theirs.resource_version());
-        assert_eq!(scene.pods("p").await, []);
+        assert_eq!(fixture.pods("p").await, []);
         // Once it has made room, the pool takes its name.
-        scene.delete::<Service>("p-workers").await;
-        scene.has_pods("p", &["p-0"]).await;
-        let ours = scene.api::<Service>().get("p-workers").await.unwrap();
+        fixture.delete::<Service>("p-workers").await;
+        fixture.has_pods("p", &["p-0"]).await;
+        let ours = fixture.api::<Service>().get("p-workers").await.unwrap();
         assert_eq!(ours.owner_references().len(), 1);
     });
 }
 
 /// How many objects of a kind there are, those aside that every namespace has.
-async fn count<K>(scene: &Scene<'_>) -> usize
+async fn count<K>(fixture: &Fixture<'_>) -> usize
 where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
 {
-    let all = scene.api::<K>().list(&Default::default()).await.unwrap();
+    let all = fixture.api::<K>().list(&Default::default()).await.unwrap();
     let own = all.iter().filter(|object| !object.owner_references().is_empty());
     own.count()
 }
 
 /// Objects with owners: pods, services, budgets, accounts, policies, maps.
-async fn owned(scene: &Scene<'_>) -> [usize; 6] {
+async fn owned(fixture: &Fixture<'_>) -> [usize; 6] {
     [
-        count::<Pod>(scene).await,
-        count::<Service>(scene).await,
-        count::<PodDisruptionBudget>(scene).await,
-        count::<ServiceAccount>(scene).await,
-        count::<NetworkPolicy>(scene).await,
-        count::<ConfigMap>(scene).await,
+        count::<Pod>(fixture).await,
+        count::<Service>(fixture).await,
+        count::<PodDisruptionBudget>(fixture).await,
+        count::<ServiceAccount>(fixture).await,
+        count::<NetworkPolicy>(fixture).await,
+        count::<ConfigMap>(fixture).await,
     ]
 }
 
 #[test]
 fn everything_that_a_pool_owns_goes_with_it() {
-    act("everything_that_a_pool_owns_goes_with_it", async |scene| {
-        scene.pool("p", json!({"replicas": 2})).await;
-        scene.pool("stays", json!({"replicas": 1})).await;
+    with_operator("everything_that_a_pool_owns_goes_with_it", async |fixture| {
+        fixture.pool("p", json!({"replicas": 2})).await;
+        fixture.pool("stays", json!({"replicas": 1})).await;
         eventually("both pools have their objects", async || {
-            owned(scene).await == [3, 2, 2, 2, 4, 2]
+            owned(fixture).await == [3, 2, 2, 2, 4, 2]
         })
         .await;
-        scene.delete::<WorkerPool>("p").await;
+        fixture.delete::<WorkerPool>("p").await;
         eventually("only what is the other pool's is left", async || {
-            owned(scene).await == [1, 1, 1, 1, 2, 1]
+            owned(fixture).await == [1, 1, 1, 1, 2, 1]
         })
         .await;
-        assert_eq!(scene.pods("stays").await.len(), 1);
+        assert_eq!(fixture.pods("stays").await.len(), 1);
     });
 }
 
 #[test]
 fn a_pool_that_is_made_anew_gets_objects_of_its_own() {
-    act(
+    with_operator(
         "a_pool_that_is_made_anew_gets_objects_of_its_own",
-        async |scene| {
-            let first = scene.pool("p", json!({"replicas": 1})).await;
-            scene.has_pods("p", &["p-0"]).await;
-            scene.delete::<WorkerPool>("p").await;
+        async |fixture| {
+            let first = fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.has_pods("p", &["p-0"]).await;
+            fixture.delete::<WorkerPool>("p").await;
             // At once: what the first one owned may still be there.
-            let second = scene.pool("p", json!({"replicas": 1})).await;
+            let second = fixture.pool("p", json!({"replicas": 1})).await;
             assert_ne!(first.uid(), second.uid());
             let owner = |object: &dyn Fn() -> Vec<String>| object() == [second.uid().unwrap()];
             eventually("all belongs to the second", async || {
-                let pods = scene.pods("p").await;
-                let service = scene.api::<Service>().get_opt("p-workers").await.unwrap();
+                let pods = fixture.pods("p").await;
+                let service = fixture.api::<Service>().get_opt("p-workers").await.unwrap();
                 let uids = |of: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference]| {
                     of.iter().map(|owner| owner.uid.clone()).collect::<Vec<_>>()
                 };
@@ -210,17 +210,17 @@ fn a_pool_that_is_made_anew_gets_objects_of_its_own() {
 
 #[test]
 fn a_namespace_under_the_restricted_standard_takes_the_pods() {
-    act(
+    with_operator(
         "a_namespace_under_the_restricted_standard_takes_the_pods",
-        async |scene| {
-            let namespaces = Api::<Namespace>::all(scene.place.client.clone());
+        async |fixture| {
+            let namespaces = Api::<Namespace>::all(fixture.env.client.clone());
             let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
             let params = PatchParams::default();
             namespaces
-                .patch(&scene.place.namespace, &params, &Patch::Merge(label))
+                .patch(&fixture.env.namespace, &params, &Patch::Merge(label))
                 .await
                 .unwrap();
-            scene.claim("data", "ReadOnlyMany", &Value::Null).await;
+            fixture.claim("data", "ReadOnlyMany", &Value::Null).await;
             let spill = json!({"limit": "2GiB", "volumes": [
                 {"name": "a", "emptyDir": {"sizeLimit": "1GiB"}},
                 {"name": "b", "ephemeral": {"size": "1GiB"}},
@@ -229,13 +229,13 @@ fn a_namespace_under_the_restricted_standard_takes_the_pods() {
                 "replicas": 1, "spill": spill, "credentials": {"secretName": "s"},
                 "dataVolumes": [{"name": "data", "claimName": "data", "mountPath": "/data"}],
             });
-            scene.pool("p", spec).await;
-            scene.has_pods("p", &["p-0"]).await;
+            fixture.pool("p", spec).await;
+            fixture.has_pods("p", &["p-0"]).await;
             // The standard is in force: a pod that heeds it not is refused.
             let plain =
                 json!({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
-            let plain = super::scene::object::<Pod>(plain);
-            let refused = scene.api::<Pod>().create(&Default::default(), &plain).await;
+            let plain = super::fixture::object::<Pod>(plain);
+            let refused = fixture.api::<Pod>().create(&Default::default(), &plain).await;
             assert!(refused.unwrap_err().to_string().contains("violates PodSecurity"));
         },
     );

@@ -17,119 +17,134 @@ use sluice_crds::shuffle_query::status::QueryPhase;
 use sluice_operator::objects::labels;
 use sluice_operator::own_pod::OwnPod;
 
-use super::play::{Cues, direct_queries};
-use super::scene::{Scene, act, direct};
+use super::fixture::{Fixture, with_fixture, with_operator};
+use super::script::{CoordinatorSignals, with_signalled_coordinators};
 use crate::coordinators::{programs, succeeds};
 use crate::harness::{eventually, until};
 use crate::kubelet::{Container, Exit, Kubelet, Program};
 
 #[test]
 fn a_namespace_runs_as_many_queries_as_it_is_granted_in_all_its_pools() {
-    direct(
+    with_fixture(
         "a_namespace_runs_as_many_queries_as_it_is_granted",
-        async |scene| {
-            let cues = Cues::default();
-            let all = cues.clone();
+        async |fixture| {
+            let signals = CoordinatorSignals::default();
+            let all = signals.clone();
             let program = programs(move |coordinator| all.clone().follow(coordinator));
-            let _kubelet = Kubelet::start(scene.place, program).await;
-            let operator = scene.start("operator", &["--max-queries-per-namespace=1"]);
+            let _kubelet = Kubelet::start(fixture.env, program).await;
+            let operator = fixture.start("operator", &["--max-queries-per-namespace=1"]);
             for pool in ["p", "other"] {
-                scene.pool(pool, json!({"replicas": 1})).await;
+                fixture.pool(pool, json!({"replicas": 1})).await;
             }
-            scene.query("first", json!({})).await;
-            scene.runs("first", 1).await;
-            scene
+            fixture.query("first", json!({})).await;
+            fixture.runs("first", 1).await;
+            fixture
                 .query("second", json!({"workerPoolRef": {"name": "other"}}))
                 .await;
-            let message = scene.waits("second", "NamespaceQuotaReached").await;
+            let message = fixture.waits("second", "NamespaceQuotaReached").await;
             assert!(
                 message.starts_with("1 queries run in this namespace, which may have 1"),
                 "{message}"
             );
             // Its workers are not started before.
-            scene
+            fixture
                 .query("third", json!({"workers": {"replicas": 1}, "priority": -1}))
                 .await;
-            scene.waits("third", "NamespaceQuotaReached").await;
-            assert_eq!(scene.owned_by_query("third").await, [""; 0]);
+            fixture.waits("third", "NamespaceQuotaReached").await;
+            assert_eq!(fixture.owned_by_query("third").await, [""; 0]);
             for (name, next) in [
                 ("first", Some("second")),
                 ("second", Some("third")),
                 ("third", None),
             ] {
-                cues.give(name);
-                scene.reaches(name, QueryPhase::Succeeded).await;
+                signals.give(name);
+                fixture.reaches(name, QueryPhase::Succeeded).await;
                 if let Some(next) = next {
-                    scene.runs(next, 1).await;
+                    fixture.runs(next, 1).await;
                 }
             }
-            operator.is_content();
+            operator.assert_nothing_forbidden();
         },
     );
 }
 
 #[test]
 fn a_pool_says_what_queries_have_that_do_not_say() {
-    direct_queries("a_pool_says_what_queries_have_that_do_not_say", async |play| {
-        let scene = play.scene;
-        let spec = json!({"replicas": 1, "maxConcurrentQueries": 1, "defaultDeadlineSeconds": 8,
+    with_signalled_coordinators(
+        "a_pool_says_what_queries_have_that_do_not_say",
+        async |scripted| {
+            let fixture = scripted.fixture;
+            let spec = json!({"replicas": 1, "maxConcurrentQueries": 1, "defaultDeadlineSeconds": 8,
                           "defaultTtlSecondsAfterFinished": 1, "maxQueryPriority": 3});
-        scene.pool("p", spec).await;
-        scene
-            .query("late", json!({"ttlSecondsAfterFinished": 3600}))
+            fixture.pool("p", spec).await;
+            fixture
+                .query("late", json!({"ttlSecondsAfterFinished": 3600}))
+                .await;
+            fixture.runs("late", 1).await;
+            // Of two that are above the cap, the older goes first.
+            fixture
+                .query("older", json!({"priority": 4, "deadlineSeconds": 600}))
+                .await;
+            fixture.waits("older", "Queued").await;
+            tokio::time::sleep(Duration::from_millis(1_100)).await;
+            fixture
+                .query("younger", json!({"priority": 9, "deadlineSeconds": 600}))
+                .await;
+            let (reason, message) = fixture.fails("late").await;
+            assert_eq!(reason, "DeadlineExceeded");
+            assert!(message.contains("deadline of 8 s"), "{message}");
+            fixture.runs("older", 1).await;
+            scripted.signals.give("older");
+            scripted.signals.give("younger");
+            eventually("the default time to live deletes both", async || {
+                let queries = fixture.api::<ShuffleQuery>();
+                let left = queries.list(&ListParams::default()).await.unwrap();
+                left.iter().map(ResourceExt::name_any).collect::<Vec<_>>() == ["late"]
+            })
             .await;
-        scene.runs("late", 1).await;
-        // Of two that are above the cap, the older goes first.
-        scene
-            .query("older", json!({"priority": 4, "deadlineSeconds": 600}))
-            .await;
-        scene.waits("older", "Queued").await;
-        tokio::time::sleep(Duration::from_millis(1_100)).await;
-        scene
-            .query("younger", json!({"priority": 9, "deadlineSeconds": 600}))
-            .await;
-        let (reason, message) = scene.fails("late").await;
-        assert_eq!(reason, "DeadlineExceeded");
-        assert!(message.contains("deadline of 8 s"), "{message}");
-        scene.runs("older", 1).await;
-        play.cues.give("older");
-        play.cues.give("younger");
-        eventually("the default time to live deletes both", async || {
-            let queries = scene.api::<ShuffleQuery>();
-            let left = queries.list(&ListParams::default()).await.unwrap();
-            left.iter().map(ResourceExt::name_any).collect::<Vec<_>>() == ["late"]
-        })
-        .await;
-        let mut started: Vec<_> = play.kubelet.started().into_iter().map(|pod| pod.name).collect();
-        started.retain(|name| name != "p-0");
-        assert_eq!(started, ["late-c1", "older-c1", "younger-c1"]);
-    });
+            let mut started: Vec<_> = scripted
+                .kubelet
+                .started()
+                .into_iter()
+                .map(|pod| pod.name)
+                .collect();
+            started.retain(|name| name != "p-0");
+            assert_eq!(started, ["late-c1", "older-c1", "younger-c1"]);
+        },
+    );
 }
 
 #[test]
 fn what_coordinators_needed_goes_with_the_end_of_their_query() {
-    direct_queries(
+    with_signalled_coordinators(
         "what_coordinators_needed_goes_with_the_end_of_their_query",
-        async |play| {
-            let scene = play.scene;
-            scene.pool("p", json!({"replicas": 1})).await;
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture.pool("p", json!({"replicas": 1})).await;
             let text = json!({"metadata": {"name": "text"}, "data": {"q.sql": "select 1"}});
-            scene.create::<ConfigMap>(text).await;
+            fixture.create::<ConfigMap>(text).await;
             let source = json!({"sqlFrom": {"configMapKeyRef": {"name": "text", "key": "q.sql"}}});
-            scene.query("q", source).await;
-            scene.runs("q", 1).await;
+            fixture.query("q", source).await;
+            fixture.runs("q", 1).await;
             let left = async || {
                 let ours = ListParams::default().labels(&format!("{}=q", labels::QUERY));
-                let maps = scene.api::<ConfigMap>().list(&ours).await.unwrap();
-                let secrets = scene.api::<Secret>().list(&ours).await.unwrap();
+                let maps = fixture.api::<ConfigMap>().list(&ours).await.unwrap();
+                let secrets = fixture.api::<Secret>().list(&ours).await.unwrap();
                 (maps.items.len(), secrets.items.len())
             };
             assert_eq!(left().await, (1, 1));
-            play.cues.give("q");
-            scene.reaches("q", QueryPhase::Succeeded).await;
+            scripted.signals.give("q");
+            fixture.reaches("q", QueryPhase::Succeeded).await;
             eventually("input and token are gone", async || left().await == (0, 0)).await;
-            assert!(scene.api::<ConfigMap>().get_opt("text").await.unwrap().is_some());
-            assert_eq!(scene.query_status("q").await.phase, QueryPhase::Succeeded);
+            assert!(
+                fixture
+                    .api::<ConfigMap>()
+                    .get_opt("text")
+                    .await
+                    .unwrap()
+                    .is_some()
+            );
+            assert_eq!(fixture.query_status("q").await.phase, QueryPhase::Succeeded);
         },
     );
 }
@@ -152,19 +167,19 @@ fn silent_coordinators() -> Program {
 
 #[test]
 fn a_coordinator_that_the_operator_does_not_reach_is_told_of() {
-    act(
+    with_operator(
         "a_coordinator_that_the_operator_does_not_reach_is_told_of",
-        async |scene| {
-            let _kubelet = Kubelet::start(scene.place, silent_coordinators()).await;
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.query("q", json!({})).await;
-            let message = scene.waits("q", "CoordinatorUnreachable").await;
+        async |fixture| {
+            let _kubelet = Kubelet::start(fixture.env, silent_coordinators()).await;
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.query("q", json!({})).await;
+            let message = fixture.waits("q", "CoordinatorUnreachable").await;
             assert!(
                 message.contains("port 7401 since") && message.contains("NetworkPolicy"),
                 "{message}"
             );
             let told = async || {
-                let events = scene.api::<Event>().list(&ListParams::default()).await.unwrap();
+                let events = fixture.api::<Event>().list(&ListParams::default()).await.unwrap();
                 let mut events = events.into_iter();
                 events.any(|event| event.reason.as_deref() == Some("CoordinatorUnreachable"))
             };
@@ -175,13 +190,13 @@ fn a_coordinator_that_the_operator_does_not_reach_is_told_of() {
 
 #[test]
 fn coordinators_of_a_pool_have_a_network_policy_of_their_own() {
-    act(
+    with_operator(
         "coordinators_of_a_pool_have_a_network_policy_of_their_own",
-        async |scene| {
-            scene
+        async |fixture| {
+            fixture
                 .pool("p", json!({"replicas": 0, "egress": "Internal"}))
                 .await;
-            let policies = scene.api::<NetworkPolicy>();
+            let policies = fixture.api::<NetworkPolicy>();
             let policy = until("the pool has the policy", async || {
                 let policy = policies.get_opt("p-coordinators").await.unwrap();
                 policy.ok_or_else(|| "none".to_owned())
@@ -190,16 +205,16 @@ fn coordinators_of_a_pool_have_a_network_policy_of_their_own() {
             let spec = policy.spec.unwrap();
             assert_eq!(spec.egress.unwrap().len(), 2);
             // What the cluster has of it is as it should be, or the operator would write it again and again.
-            scene.edit("p", json!({"egress": "Any"})).await;
+            fixture.edit("p", json!({"egress": "Any"})).await;
             eventually("it is opened", async || {
                 let policy = policies.get("p-coordinators").await.unwrap();
                 policy.spec.unwrap().egress.unwrap().len() == 1
             })
             .await;
             let settled = policies.get("p-coordinators").await.unwrap().resource_version();
-            scene.edit("p", json!({"drainTimeoutSeconds": 7})).await;
+            fixture.edit("p", json!({"drainTimeoutSeconds": 7})).await;
             eventually("the pool was looked at again", async || {
-                scene.status("p").await.observed_generation.is_some()
+                fixture.status("p").await.observed_generation.is_some()
             })
             .await;
             assert_eq!(
@@ -212,30 +227,30 @@ fn coordinators_of_a_pool_have_a_network_policy_of_their_own() {
 
 #[test]
 fn an_object_that_cannot_be_read_is_told_of_and_stops_nothing() {
-    direct(
+    with_fixture(
         "an_object_that_cannot_be_read_is_told_of_and_stops_nothing",
-        async |scene| {
-            let _kubelet = Kubelet::start(scene.place, programs(succeeds)).await;
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.query("odd", json!({"suspend": true})).await;
+        async |fixture| {
+            let _kubelet = Kubelet::start(fixture.env, programs(succeeds)).await;
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.query("odd", json!({"suspend": true})).await;
             // As a newer operator may have written it.
             let status = json!({"status": {"phase": "Pending", "reason": "FromTheFuture"}});
             let odd = async |status| {
                 // Not as a query: this version cannot read it.
-                let path = <ShuffleQuery as kube::Resource>::url_path(&(), Some(&scene.place.namespace));
+                let path = <ShuffleQuery as kube::Resource>::url_path(&(), Some(&fixture.env.namespace));
                 let (params, patch) = (PatchParams::default(), Patch::Merge(status));
                 let request = kube::core::Request::new(path);
                 let request = request
                     .patch_subresource("status", "odd", &params, &patch)
                     .unwrap();
-                let client = &scene.place.client;
+                let client = &fixture.env.client;
                 client.request::<serde_json::Value>(request).await.unwrap();
             };
             odd(status).await;
-            let operator = scene.start("operator", &[]);
+            let operator = fixture.start("operator", &[]);
             let gauge = format!(
                 "sluice_operator_unreadable_objects{{kind=\"ShuffleQuery\",scope=\"{}\"}}",
-                scene.place.namespace
+                fixture.env.namespace
             );
             let counts = async |count: u32| {
                 let text = operator.get("/metrics").await.unwrap_or_default();
@@ -243,7 +258,7 @@ fn an_object_that_cannot_be_read_is_told_of_and_stops_nothing() {
             };
             eventually("one is counted", async || counts(1).await).await;
             let told = async || {
-                let events = scene.api::<Event>().list(&ListParams::default()).await.unwrap();
+                let events = fixture.api::<Event>().list(&ListParams::default()).await.unwrap();
                 let mut events = events.into_iter();
                 events.any(|event| {
                     let regarding = event.regarding.unwrap_or_default();
@@ -251,12 +266,12 @@ fn an_object_that_cannot_be_read_is_told_of_and_stops_nothing() {
                 })
             };
             eventually("an event tells of it", told).await;
-            scene.query("q", json!({})).await;
-            scene.reaches("q", QueryPhase::Succeeded).await;
+            fixture.query("q", json!({})).await;
+            fixture.reaches("q", QueryPhase::Succeeded).await;
             odd(json!({"status": null})).await;
-            scene.reaches("odd", QueryPhase::Suspended).await;
+            fixture.reaches("odd", QueryPhase::Suspended).await;
             eventually("none is counted", async || counts(0).await).await;
-            operator.is_content();
+            operator.assert_nothing_forbidden();
         },
     );
 }
@@ -265,31 +280,31 @@ fn an_object_that_cannot_be_read_is_told_of_and_stops_nothing() {
 /// owner.
 #[test]
 fn the_operators_own_pod_names_the_image_and_owns_the_lease() {
-    direct(
+    with_fixture(
         "the_operators_own_pod_names_the_image_and_owns_the_lease",
-        async |scene| {
+        async |fixture| {
             let owner = json!({"metadata": {"name": "installation"}});
-            let owner = scene.create::<ConfigMap>(owner).await;
+            let owner = fixture.create::<ConfigMap>(owner).await;
             let reference = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "installation",
                                "uid": owner.metadata.uid.unwrap()});
-            scene
+            fixture
             .create::<Pod>(json!({
                 "metadata": {"name": "own", "ownerReferences": [reference]},
                 "spec": {"nodeName": "nowhere", "containers": [{"name": "operator", "image": "localhost/sluice:own"}]},
             }))
             .await;
-            let config = scene.place.operators_config();
+            let config = fixture.env.operators_config();
             let client = kube::Client::try_from(config).unwrap();
-            let own = OwnPod::read(&client, &scene.place.namespace, "own")
+            let own = OwnPod::read(&client, &fixture.env.namespace, "own")
                 .await
                 .unwrap();
             assert_eq!(own.image.as_deref(), Some("localhost/sluice:own"));
-            let none = OwnPod::read(&client, &scene.place.namespace, "other")
+            let none = OwnPod::read(&client, &fixture.env.namespace, "other")
                 .await
                 .unwrap();
             assert_eq!(none, OwnPod::default());
-            let operator = scene.start("own", &[]);
-            let leases = scene.api::<Lease>();
+            let operator = fixture.start("own", &[]);
+            let leases = fixture.api::<Lease>();
             eventually("the lease has the owner", async || {
                 let lease = leases.get_opt("sluice-operator").await.unwrap();
                 lease.is_some_and(|lease| lease.owner_references() == own.owners)
@@ -297,48 +312,51 @@ fn the_operators_own_pod_names_the_image_and_owns_the_lease() {
             .await;
             operator.stop();
             operator.end().await;
-            scene.delete::<ConfigMap>("installation").await;
+            fixture.delete::<ConfigMap>("installation").await;
             eventually("the lease is gone with it", async || {
                 leases.get_opt("sluice-operator").await.unwrap().is_none()
             })
             .await;
-            operator.is_content();
+            operator.assert_nothing_forbidden();
         },
     );
 }
 
-async fn desired(scene: &Scene<'_>, pool: &str) -> Option<u32> {
-    scene.status(pool).await.desired_replicas
+async fn desired(fixture: &Fixture<'_>, pool: &str) -> Option<u32> {
+    fixture.status(pool).await.desired_replicas
 }
 
 #[test]
 fn a_pool_scales_itself_from_zero_and_back() {
-    direct("a_pool_scales_itself_from_zero_and_back", async |scene| {
-        let cues = Cues::default();
-        let all = cues.clone();
+    with_fixture("a_pool_scales_itself_from_zero_and_back", async |fixture| {
+        let signals = CoordinatorSignals::default();
+        let all = signals.clone();
         let program = programs(move |coordinator| all.clone().follow(coordinator));
-        let _kubelet = Kubelet::start(scene.place, program).await;
-        let operator = scene.start("operator", &[]);
+        let _kubelet = Kubelet::start(fixture.env, program).await;
+        let operator = fixture.start("operator", &[]);
         let scaling = json!({"maxReplicas": 3, "scaleDownStabilizationSeconds": 2});
-        scene
+        fixture
             .pool(
                 "p",
                 json!({"replicas": 1, "slotsPerWorker": 2, "autoscaling": scaling}),
             )
             .await;
-        eventually("nothing is wanted", async || desired(scene, "p").await == Some(0)).await;
+        eventually("nothing is wanted", async || {
+            desired(fixture, "p").await == Some(0)
+        })
+        .await;
         let names = ["a", "b", "c", "d", "e"];
         for name in names {
-            scene.query(name, json!({})).await;
+            fixture.query(name, json!({})).await;
         }
         // Five queries that are not planned want two slots each: more than the most.
-        scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+        fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
         for name in names {
-            scene.runs(name, 1).await;
+            fixture.runs(name, 1).await;
         }
         let shown = async |line: &str| {
             let text = operator.get("/metrics").await.unwrap_or_default();
-            let namespace = &scene.place.namespace;
+            let namespace = &fixture.env.namespace;
             let (name, value) = line.split_once(' ').unwrap();
             text.contains(&format!(
                 "sluice_operator_{name}{{namespace=\"{namespace}\",pool=\"p\"}} {value}\n"
@@ -352,26 +370,26 @@ fn a_pool_scales_itself_from_zero_and_back() {
         })
         .await;
         for name in &names[..4] {
-            cues.give(name);
-            scene.reaches(name, QueryPhase::Succeeded).await;
+            signals.give(name);
+            fixture.reaches(name, QueryPhase::Succeeded).await;
         }
         eventually("one worker is left for one query", async || {
-            desired(scene, "p").await == Some(1)
+            desired(fixture, "p").await == Some(1)
         })
         .await;
-        cues.give("e");
-        scene.reaches("e", QueryPhase::Succeeded).await;
+        signals.give("e");
+        fixture.reaches("e", QueryPhase::Succeeded).await;
         eventually("nothing is wanted again", async || {
-            desired(scene, "p").await == Some(0)
+            desired(fixture, "p").await == Some(0)
         })
         .await;
-        scene.has_pods("p", &[]).await;
-        scene.delete::<sluice_crds::WorkerPool>("p").await;
+        fixture.has_pods("p", &[]).await;
+        fixture.delete::<sluice_crds::WorkerPool>("p").await;
         eventually("a pool that is gone is not shown", async || {
             let text = operator.get("/metrics").await.unwrap_or_default();
             !text.contains("pool=\"p\"")
         })
         .await;
-        operator.is_content();
+        operator.assert_nothing_forbidden();
     });
 }

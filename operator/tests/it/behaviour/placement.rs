@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 use sluice_crds::WorkerPool;
 
-use super::scene::{Scene, act, node_of};
+use super::fixture::{Fixture, node_of, with_operator};
 use crate::harness::eventually;
 
 /// Pods by the name of their node.
@@ -21,22 +21,22 @@ fn on(nodes: &[(&str, usize)]) -> Placed {
 }
 
 /// Three zones of two nodes each: a1, a2, b1, b2, c1 and c2, with room for `pods` pods each.
-async fn three_zones(scene: &Scene<'_>, pods: u32) {
+async fn three_zones(fixture: &Fixture<'_>, pods: u32) {
     for zone in ["a", "b", "c"] {
         for number in [1, 2] {
-            scene.node(&format!("{zone}{number}"), zone, pods).await;
+            fixture.node(&format!("{zone}{number}"), zone, pods).await;
         }
     }
 }
 
 /// Terms that a node of the test's zone matches.
-fn in_zone(scene: &Scene<'_>, zone: &str) -> Value {
-    json!([{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": [scene.global(zone)]}]}])
+fn in_zone(fixture: &Fixture<'_>, zone: &str) -> Value {
+    json!([{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": [fixture.global(zone)]}]}])
 }
 
 /// Terms that a node of the test matches.
-fn on_node(scene: &Scene<'_>, node: &str) -> Value {
-    json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [scene.global(node)]}]}])
+fn on_node(fixture: &Fixture<'_>, node: &str) -> Value {
+    json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [fixture.global(node)]}]}])
 }
 
 fn by_zone(placed: &Placed) -> Placed {
@@ -52,23 +52,28 @@ const TRIES: usize = 3;
 
 /// Makes a pool of `count` workers that the scheduler places as `wished` says. It weighs wishes against one another and promises
 /// none: a pool gets a few tries.
-async fn is_placed_as_wished(scene: &Scene<'_>, spec: Value, count: usize, wished: impl Fn(&Placed) -> bool) {
-    scene.scheduler_knows_nodes().await;
+async fn is_placed_as_wished(
+    fixture: &Fixture<'_>,
+    spec: Value,
+    count: usize,
+    wished: impl Fn(&Placed) -> bool,
+) {
+    fixture.scheduler_knows_nodes().await;
     let mut seen = Vec::new();
     for number in 0..TRIES {
         let pool = format!("p{number}");
-        scene.pool(&pool, spec.clone()).await;
-        let placed = scene.placed(&pool, count).await;
+        fixture.pool(&pool, spec.clone()).await;
+        let placed = fixture.placed(&pool, count).await;
         if wished(&placed) {
             return;
         }
         seen.push(placed);
         // Its pods would weigh, too.
-        scene.delete::<WorkerPool>(&pool).await;
+        fixture.delete::<WorkerPool>(&pool).await;
         eventually("its pods are gone", async || {
-            let pods = scene.pods(&pool).await;
+            let pods = fixture.pods(&pool).await;
             for pod in &pods {
-                scene.bury(&pod.name_any()).await;
+                fixture.force_delete_pod(&pod.name_any()).await;
             }
             pods.is_empty()
         })
@@ -84,18 +89,18 @@ fn node_affinity(pod: &Pod) -> Value {
 
 #[test]
 fn workers_run_on_the_node_that_their_claim_is_bound_to() {
-    act(
+    with_operator(
         "workers_run_on_the_node_that_their_claim_is_bound_to",
-        async |scene| {
-            three_zones(scene, 10).await;
-            let terms = on_node(scene, "b2");
-            scene.claim("data", "ReadWriteOnce", &terms).await;
+        async |fixture| {
+            three_zones(fixture, 10).await;
+            let terms = on_node(fixture, "b2");
+            fixture.claim("data", "ReadWriteOnce", &terms).await;
             let volumes = json!([{"name": "data", "claimName": "data", "mountPath": "/data"}]);
             let spec =
                 json!({"replicas": 3, "dataVolumes": volumes, "placement": {"dataAffinity": "Required"}});
-            scene.pool("p", spec).await;
-            assert_eq!(scene.placed("p", 3).await, on(&[("b2", 3)]));
-            for pod in scene.pods("p").await {
+            fixture.pool("p", spec).await;
+            assert_eq!(fixture.placed("p", 3).await, on(&[("b2", 3)]));
+            for pod in fixture.pods("p").await {
                 let required = &node_affinity(&pod)["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
                 assert_eq!(required, &terms);
             }
@@ -105,58 +110,63 @@ fn workers_run_on_the_node_that_their_claim_is_bound_to() {
 
 #[test]
 fn workers_run_where_all_their_claims_are_reached() {
-    act("workers_run_where_all_their_claims_are_reached", async |scene| {
-        three_zones(scene, 10).await;
-        let b_or_c = json!([in_zone(scene, "b")[0], in_zone(scene, "c")[0]]);
-        scene.claim("data", "ReadOnlyMany", &b_or_c).await;
-        scene.claim("sink", "ReadWriteMany", &in_zone(scene, "b")).await;
-        let spec = json!({
-            "replicas": 4, "placement": {"dataAffinity": "Required"},
-            "dataVolumes": [{"name": "data", "claimName": "data", "mountPath": "/data"}],
-            "sinkVolumes": [{"name": "sink", "claimName": "sink", "mountPath": "/sink"}],
-        });
-        scene.pool("p", spec).await;
-        assert_eq!(by_zone(&scene.placed("p", 4).await), on(&[("b", 4)]));
-    });
+    with_operator(
+        "workers_run_where_all_their_claims_are_reached",
+        async |fixture| {
+            three_zones(fixture, 10).await;
+            let b_or_c = json!([in_zone(fixture, "b")[0], in_zone(fixture, "c")[0]]);
+            fixture.claim("data", "ReadOnlyMany", &b_or_c).await;
+            fixture
+                .claim("sink", "ReadWriteMany", &in_zone(fixture, "b"))
+                .await;
+            let spec = json!({
+                "replicas": 4, "placement": {"dataAffinity": "Required"},
+                "dataVolumes": [{"name": "data", "claimName": "data", "mountPath": "/data"}],
+                "sinkVolumes": [{"name": "sink", "claimName": "sink", "mountPath": "/sink"}],
+            });
+            fixture.pool("p", spec).await;
+            assert_eq!(by_zone(&fixture.placed("p", 4).await), on(&[("b", 4)]));
+        },
+    );
 }
 
 #[test]
 fn workers_prefer_the_zone_that_a_hint_names() {
-    act("workers_prefer_the_zone_that_a_hint_names", async |scene| {
+    with_operator("workers_prefer_the_zone_that_a_hint_names", async |fixture| {
         // Room for four in the zone: the others go elsewhere and do not wait.
-        three_zones(scene, 2).await;
-        let hints = json!([{"zone": scene.global("c")}]);
+        three_zones(fixture, 2).await;
+        let hints = json!([{"zone": fixture.global("c")}]);
         let placement = json!({"locality": hints, "zones": "Any", "antiAffinity": "None"});
         let spec = json!({"replicas": 5, "placement": placement});
-        is_placed_as_wished(scene, spec, 5, |placed| by_zone(placed).get("c") == Some(&4)).await;
+        is_placed_as_wished(fixture, spec, 5, |placed| by_zone(placed).get("c") == Some(&4)).await;
     });
 }
 
 #[test]
 fn a_small_weight_yields_to_other_wishes_of_the_scheduler() {
-    act(
+    with_operator(
         "a_small_weight_yields_to_other_wishes_of_the_scheduler",
-        async |scene| {
-            three_zones(scene, 20).await;
-            let hints = json!([{"node": scene.global("a1")}]);
+        async |fixture| {
+            three_zones(fixture, 20).await;
+            let hints = json!([{"node": fixture.global("a1")}]);
             // Three quarters of the node are taken: the scheduler would rather use another.
             let large = json!({"requests": {"cpu": "8", "memory": "32Gi"}, "limits": {"memory": "32Gi"}});
             let placement = json!({"locality": hints, "dataAffinity": "Required", "antiAffinity": "None"});
-            scene
+            fixture
                 .pool(
                     "full",
                     json!({"replicas": 6, "resources": large, "placement": placement}),
                 )
                 .await;
-            assert_eq!(scene.placed("full", 6).await, on(&[("a1", 6)]));
-            scene.scheduler_knows_nodes().await;
+            assert_eq!(fixture.placed("full", 6).await, on(&[("a1", 6)]));
+            fixture.scheduler_knows_nodes().await;
             for (name, weight, near) in [("light", 5, 0), ("heavy", 100, 1)] {
                 let placement =
                     json!({"locality": hints, "weight": weight, "zones": "Any", "antiAffinity": "None"});
-                scene
+                fixture
                     .pool(name, json!({"replicas": 1, "placement": placement}))
                     .await;
-                let placed = scene.placed(name, 1).await;
+                let placed = fixture.placed(name, 1).await;
                 assert_eq!(placed.get("a1").copied().unwrap_or(0), near, "{name}: {placed:?}");
             }
         },
@@ -165,31 +175,34 @@ fn a_small_weight_yields_to_other_wishes_of_the_scheduler() {
 
 #[test]
 fn workers_wait_for_the_zone_that_a_hint_demands() {
-    act("workers_wait_for_the_zone_that_a_hint_demands", async |scene| {
-        three_zones(scene, 1).await;
-        let placement = json!({"locality": [{"zone": scene.global("c")}], "dataAffinity": "Required"});
-        scene
+    with_operator("workers_wait_for_the_zone_that_a_hint_demands", async |fixture| {
+        three_zones(fixture, 1).await;
+        let placement = json!({"locality": [{"zone": fixture.global("c")}], "dataAffinity": "Required"});
+        fixture
             .pool("p", json!({"replicas": 3, "placement": placement}))
             .await;
-        assert_eq!(scene.placed("p", 2).await, on(&[("c1", 1), ("c2", 1)]));
-        let message = scene.complains("p", "Unschedulable").await;
+        assert_eq!(fixture.placed("p", 2).await, on(&[("c1", 1), ("c2", 1)]));
+        let message = fixture.is_not_ready_for("p", "Unschedulable").await;
         assert!(message.contains("nodes are available"), "{message}");
-        scene.node("c3", "c", 1).await;
-        assert_eq!(scene.placed("p", 3).await, on(&[("c1", 1), ("c2", 1), ("c3", 1)]));
+        fixture.node("c3", "c", 1).await;
+        assert_eq!(
+            fixture.placed("p", 3).await,
+            on(&[("c1", 1), ("c2", 1), ("c3", 1)])
+        );
     });
 }
 
 #[test]
 fn workers_run_on_the_nodes_that_hints_demand() {
-    act("workers_run_on_the_nodes_that_hints_demand", async |scene| {
-        three_zones(scene, 10).await;
-        let hints = json!([{"node": scene.global("a2")}, {"node": scene.global("c1")}]);
+    with_operator("workers_run_on_the_nodes_that_hints_demand", async |fixture| {
+        three_zones(fixture, 10).await;
+        let hints = json!([{"node": fixture.global("a2")}, {"node": fixture.global("c1")}]);
         let placement = json!({"locality": hints, "dataAffinity": "Required"});
-        scene
+        fixture
             .pool("p", json!({"replicas": 4, "placement": placement}))
             .await;
         // How many on which is the scheduler's affair.
-        let placed = scene.placed("p", 4).await;
+        let placed = fixture.placed("p", 4).await;
         let demanded = |node: &String| ["a2", "c1"].contains(&node.as_str());
         assert!(placed.keys().all(demanded), "{placed:?}");
     });
@@ -197,37 +210,37 @@ fn workers_run_on_the_nodes_that_hints_demand() {
 
 #[test]
 fn hints_that_are_ignored_attract_nobody() {
-    act("hints_that_are_ignored_attract_nobody", async |scene| {
-        three_zones(scene, 10).await;
-        let placement = json!({"locality": [{"zone": scene.global("c")}], "dataAffinity": "Ignore"});
+    with_operator("hints_that_are_ignored_attract_nobody", async |fixture| {
+        three_zones(fixture, 10).await;
+        let placement = json!({"locality": [{"zone": fixture.global("c")}], "dataAffinity": "Ignore"});
         let spec = json!({"replicas": 6, "placement": placement});
         let evenly = on(&[("a", 2), ("b", 2), ("c", 2)]);
-        is_placed_as_wished(scene, spec, 6, |placed| by_zone(placed) == evenly).await;
+        is_placed_as_wished(fixture, spec, 6, |placed| by_zone(placed) == evenly).await;
     });
 }
 
 #[test]
 fn workers_spread_over_zones_of_different_size() {
-    act("workers_spread_over_zones_of_different_size", async |scene| {
+    with_operator("workers_spread_over_zones_of_different_size", async |fixture| {
         for node in ["a1", "a2", "a3", "a4", "b1", "c1"] {
-            scene.node(node, &node[..1], 10).await;
+            fixture.node(node, &node[..1], 10).await;
         }
         let spec = json!({"replicas": 6, "placement": {"antiAffinity": "None"}});
         let evenly = on(&[("a", 2), ("b", 2), ("c", 2)]);
-        is_placed_as_wished(scene, spec, 6, |placed| by_zone(placed) == evenly).await;
+        is_placed_as_wished(fixture, spec, 6, |placed| by_zone(placed) == evenly).await;
     });
 }
 
 #[test]
 fn packed_workers_share_a_zone_and_no_node() {
-    act("packed_workers_share_a_zone_and_no_node", async |scene| {
+    with_operator("packed_workers_share_a_zone_and_no_node", async |fixture| {
         for zone in ["a", "b", "c"] {
             for number in 1..=4 {
-                scene.node(&format!("{zone}{number}"), zone, 10).await;
+                fixture.node(&format!("{zone}{number}"), zone, 10).await;
             }
         }
         let spec = json!({"replicas": 4, "placement": {"zones": "Pack"}});
-        is_placed_as_wished(scene, spec, 4, |placed| {
+        is_placed_as_wished(fixture, spec, 4, |placed| {
             by_zone(placed).len() == 1 && placed.values().all(|pods| *pods == 1)
         })
         .await;
@@ -236,43 +249,46 @@ fn packed_workers_share_a_zone_and_no_node() {
 
 #[test]
 fn workers_that_may_share_no_node_wait_for_one_each() {
-    act(
+    with_operator(
         "workers_that_may_share_no_node_wait_for_one_each",
-        async |scene| {
-            scene.node("a1", "a", 10).await;
-            scene.node("b1", "b", 10).await;
-            scene
+        async |fixture| {
+            fixture.node("a1", "a", 10).await;
+            fixture.node("b1", "b", 10).await;
+            fixture
                 .pool(
                     "p",
                     json!({"replicas": 3, "placement": {"antiAffinity": "Required"}}),
                 )
                 .await;
-            assert_eq!(scene.placed("p", 2).await, on(&[("a1", 1), ("b1", 1)]));
-            scene.complains("p", "Unschedulable").await;
-            scene.node("c1", "c", 10).await;
-            assert_eq!(scene.placed("p", 3).await, on(&[("a1", 1), ("b1", 1), ("c1", 1)]));
+            assert_eq!(fixture.placed("p", 2).await, on(&[("a1", 1), ("b1", 1)]));
+            fixture.is_not_ready_for("p", "Unschedulable").await;
+            fixture.node("c1", "c", 10).await;
+            assert_eq!(
+                fixture.placed("p", 3).await,
+                on(&[("a1", 1), ("b1", 1), ("c1", 1)])
+            );
         },
     );
 }
 
 #[test]
 fn workers_learn_the_zone_of_their_node() {
-    act("workers_learn_the_zone_of_their_node", async |scene| {
-        scene.node("a1", "a", 10).await;
-        scene.node("b1", "b", 10).await;
-        scene.pool("p", json!({"replicas": 2})).await;
+    with_operator("workers_learn_the_zone_of_their_node", async |fixture| {
+        fixture.node("a1", "a", 10).await;
+        fixture.node("b1", "b", 10).await;
+        fixture.pool("p", json!({"replicas": 2})).await;
         eventually("the pods carry the zone of their node", async || {
-            let pods = scene.pods("p").await;
+            let pods = fixture.pods("p").await;
             pods.len() == 2
                 && pods.iter().all(|pod| {
                     let node = node_of(pod).unwrap_or_default();
-                    let zone = scene.global(&scene.local(&node).chars().take(1).collect::<String>());
+                    let zone = fixture.global(&fixture.local(&node).chars().take(1).collect::<String>());
                     pod.labels().get("topology.kubernetes.io/zone") == Some(&zone)
                 })
         })
         .await;
         eventually("the pool names its zones", async || {
-            scene.status("p").await.zones == [scene.global("a"), scene.global("b")]
+            fixture.status("p").await.zones == [fixture.global("a"), fixture.global("b")]
         })
         .await;
     });
@@ -280,67 +296,67 @@ fn workers_learn_the_zone_of_their_node() {
 
 #[test]
 fn inline_workers_run_where_the_tables_of_their_query_are() {
-    act(
+    with_operator(
         "inline_workers_run_where_the_tables_of_their_query_are",
-        async |scene| {
-            three_zones(scene, 10).await;
+        async |fixture| {
+            three_zones(fixture, 10).await;
             // Generated, so that the workers need no volume, which would bind them to a place of its own.
             let table = json!({"name": "lineitem", "tpch": {"scaleFactor": 0.01},
-                               "locality": [{"zone": scene.global("b")}]});
+                               "locality": [{"zone": fixture.global("b")}]});
             let placement = json!({"placement": {"dataAffinity": "Required"}, "replicas": 3});
-            let workers = scene.on_own_nodes(placement);
-            scene
+            let workers = fixture.on_own_nodes(placement);
+            fixture
                 .query("q", json!({"tables": [table], "workers": workers}))
                 .await;
-            assert_eq!(by_zone(&scene.placed("q-workers", 3).await), on(&[("b", 3)]));
+            assert_eq!(by_zone(&fixture.placed("q-workers", 3).await), on(&[("b", 3)]));
         },
     );
 }
 
 #[test]
 fn a_coordinator_runs_in_the_zone_of_its_workers() {
-    act("a_coordinator_runs_in_the_zone_of_its_workers", async |scene| {
-        scene.node("a1", "a", 10).await;
-        scene.pool("p", json!({"replicas": 2})).await;
-        assert_eq!(scene.placed("p", 2).await, on(&[("a1", 2)]));
+    with_operator("a_coordinator_runs_in_the_zone_of_its_workers", async |fixture| {
+        fixture.node("a1", "a", 10).await;
+        fixture.pool("p", json!({"replicas": 2})).await;
+        assert_eq!(fixture.placed("p", 2).await, on(&[("a1", 2)]));
         // Nothing but the workers speaks for their zone, and there is more room in the others.
         for zone in ["b", "c"] {
-            scene.node(&format!("{zone}1"), zone, 100).await;
-            scene.node(&format!("{zone}2"), zone, 100).await;
+            fixture.node(&format!("{zone}1"), zone, 100).await;
+            fixture.node(&format!("{zone}2"), zone, 100).await;
         }
-        scene.scheduler_knows_nodes().await;
-        for pod in scene.pods("p").await {
-            scene.has_started(&pod).await;
+        fixture.scheduler_knows_nodes().await;
+        for pod in fixture.pods("p").await {
+            fixture.has_started(&pod).await;
         }
-        scene.query("q", json!({})).await;
+        fixture.query("q", json!({})).await;
         let mut node = None;
         eventually("the coordinator has a node", async || {
-            let coordinator = scene.api::<Pod>().get_opt("q-c1").await.unwrap();
+            let coordinator = fixture.api::<Pod>().get_opt("q-c1").await.unwrap();
             node = coordinator.as_ref().and_then(node_of);
             node.is_some()
         })
         .await;
-        assert_eq!(scene.local(&node.unwrap()), "a1");
+        assert_eq!(fixture.local(&node.unwrap()), "a1");
     });
 }
 
 #[test]
 fn workers_that_tolerate_no_node_say_so_until_they_do() {
-    act(
+    with_operator(
         "workers_that_tolerate_no_node_say_so_until_they_do",
-        async |scene| {
+        async |fixture| {
             // Every node of every test has a taint of its own.
-            scene.node("a1", "a", 10).await;
-            scene
+            fixture.node("a1", "a", 10).await;
+            fixture
                 .create::<WorkerPool>(json!({
                     "apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "p"},
                     "spec": {"replicas": 1},
                 }))
                 .await;
-            let message = scene.complains("p", "Tainted").await;
+            let message = fixture.is_not_ready_for("p", "Tainted").await;
             assert!(message.contains("untolerated taint"), "{message}");
-            scene.edit("p", scene.on_own_nodes(json!({}))).await;
-            assert_eq!(scene.placed("p", 1).await, on(&[("a1", 1)]));
+            fixture.edit("p", fixture.on_own_nodes(json!({}))).await;
+            assert_eq!(fixture.placed("p", 1).await, on(&[("a1", 1)]));
         },
     );
 }

@@ -10,7 +10,7 @@ use sluice_crds::shuffle_query::status::QueryPhase;
 use sluice_crds::{ShuffleQuery, WorkerPool};
 use sluice_proto::wire::WorkerStatus;
 
-use super::scene::{Scene, act, direct, node_of};
+use super::fixture::{Fixture, node_of, with_fixture, with_operator};
 use crate::coordinators::{idle, programs, programs_with, succeeds};
 use crate::harness::{Running, eventually, within};
 use crate::kubelet::Kubelet;
@@ -32,9 +32,9 @@ fn variable(pod: &Pod, name: &str) -> Option<String> {
 }
 
 /// Waits until the status describes today's spec: what there was to do about it is done.
-async fn seen(scene: &Scene<'_>, pool: &str) {
+async fn seen(fixture: &Fixture<'_>, pool: &str) {
     eventually("the status is of today's spec", async || {
-        scene.status(pool).await.observed_generation.is_some()
+        fixture.status(pool).await.observed_generation.is_some()
     })
     .await;
 }
@@ -87,10 +87,10 @@ async fn calm(operators: &[&Running], pools: u64) {
 
 #[test]
 fn a_pool_scales_by_its_scale_subresource() {
-    act("a_pool_scales_by_its_scale_subresource", async |scene| {
-        scene.pool("p", json!({"replicas": 2})).await;
-        scene.has_pods("p", &["p-0", "p-1"]).await;
-        let pools = scene.api::<WorkerPool>();
+    with_operator("a_pool_scales_by_its_scale_subresource", async |fixture| {
+        fixture.pool("p", json!({"replicas": 2})).await;
+        fixture.has_pods("p", &["p-0", "p-1"]).await;
+        let pools = fixture.api::<WorkerPool>();
         let scale = async |replicas: u32| {
             let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
             pools
@@ -99,7 +99,7 @@ fn a_pool_scales_by_its_scale_subresource() {
                 .unwrap();
         };
         scale(4).await;
-        let pods = scene.has_pods("p", &["p-0", "p-1", "p-2", "p-3"]).await;
+        let pods = fixture.has_pods("p", &["p-0", "p-1", "p-2", "p-3"]).await;
         eventually("the scale tells of four", async || {
             let status = pools.get_scale("p").await.unwrap().status.unwrap();
             status.replicas == 4
@@ -107,16 +107,16 @@ fn a_pool_scales_by_its_scale_subresource() {
         })
         .await;
         scale(1).await;
-        let left = scene.has_pods("p", &["p-0"]).await;
+        let left = fixture.has_pods("p", &["p-0"]).await;
         assert!(uids(&left).is_subset(&uids(&pods)));
         scale(0).await;
-        scene.has_pods("p", &[]).await;
+        fixture.has_pods("p", &[]).await;
     });
 }
 
 #[test]
 fn a_pool_at_rest_is_not_written() {
-    direct("a_pool_at_rest_is_not_written", async |scene| {
+    with_fixture("a_pool_at_rest_is_not_written", async |fixture| {
         // The workers are asked all the while, and say the same.
         let program = programs_with(
             |_| WorkerStatus {
@@ -125,11 +125,11 @@ fn a_pool_at_rest_is_not_written() {
             },
             succeeds,
         );
-        let _kubelet = Kubelet::start(scene.place, program).await;
-        let operator = scene.start("operator", &[]);
-        scene.pool("p", json!({"replicas": 2})).await;
+        let _kubelet = Kubelet::start(fixture.env, program).await;
+        let operator = fixture.start("operator", &[]);
+        fixture.pool("p", json!({"replicas": 2})).await;
         eventually("both workers have told what they hold", async || {
-            let status = scene.status("p").await;
+            let status = fixture.status("p").await;
             (status.ready_replicas, status.held_bytes) == (2, 2 << 20)
         })
         .await;
@@ -137,19 +137,19 @@ fn a_pool_at_rest_is_not_written() {
         let before = writes(&[&operator]);
         have_looked(&[&operator], 1, 3).await;
         assert_eq!(writes(&[&operator]), before, "a pool at rest was written");
-        operator.is_content();
+        operator.assert_nothing_forbidden();
     });
 }
 
 #[test]
 fn a_pod_that_somebody_deletes_is_replaced() {
-    act("a_pod_that_somebody_deletes_is_replaced", async |scene| {
-        scene.pool("p", json!({"replicas": 3})).await;
-        let before = uids(&scene.has_pods("p", &["p-0", "p-1", "p-2"]).await);
-        scene.delete::<Pod>("p-1").await;
+    with_operator("a_pod_that_somebody_deletes_is_replaced", async |fixture| {
+        fixture.pool("p", json!({"replicas": 3})).await;
+        let before = uids(&fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await);
+        fixture.delete::<Pod>("p-1").await;
         let mut pods = Vec::new();
         eventually("three again, one of them new", async || {
-            pods = scene.pods("p").await;
+            pods = fixture.pods("p").await;
             pods.len() == 3 && uids(&pods).intersection(&before).count() == 2
         })
         .await;
@@ -164,54 +164,54 @@ fn a_pod_that_somebody_deletes_is_replaced() {
 
 #[test]
 fn a_terminating_pod_does_not_block_its_replacement() {
-    act(
+    with_operator(
         "a_terminating_pod_does_not_block_its_replacement",
-        async |scene| {
-            scene.node("a1", "a", 10).await;
-            scene.pool("p", json!({"replicas": 2})).await;
-            scene.placed("p", 2).await;
+        async |fixture| {
+            fixture.node("a1", "a", 10).await;
+            fixture.pool("p", json!({"replicas": 2})).await;
+            fixture.placed("p", 2).await;
             // It has a node, whose kubelet never ends it.
-            scene.delete::<Pod>("p-0").await;
-            scene.has_pods("p", &["p-1", "p-2"]).await;
-            let all = scene.pods("p").await;
+            fixture.delete::<Pod>("p-0").await;
+            fixture.has_pods("p", &["p-1", "p-2"]).await;
+            let all = fixture.pods("p").await;
             assert_eq!(all.last().map(ResourceExt::name_any).as_deref(), Some("p-0"));
             // Its name is free once it is gone.
-            scene.bury("p-0").await;
-            scene.edit("p", json!({"replicas": 3})).await;
-            scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            fixture.force_delete_pod("p-0").await;
+            fixture.edit("p", json!({"replicas": 3})).await;
+            fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
         },
     );
 }
 
 #[test]
 fn pods_of_a_node_that_does_not_answer_are_replaced_until_it_does() {
-    act(
+    with_operator(
         "pods_of_a_node_that_does_not_answer_are_replaced_until_it_does",
-        async |scene| {
-            scene.node("a1", "a", 1).await;
-            scene.node("b1", "b", 1).await;
-            scene.pool("p", json!({"replicas": 2})).await;
-            scene.placed("p", 2).await;
-            let pods = scene.has_pods("p", &["p-0", "p-1"]).await;
-            let node = scene.local(&node_of(&pods[0]).unwrap());
-            scene.node_answers(&node, false).await;
-            scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+        async |fixture| {
+            fixture.node("a1", "a", 1).await;
+            fixture.node("b1", "b", 1).await;
+            fixture.pool("p", json!({"replicas": 2})).await;
+            fixture.placed("p", 2).await;
+            let pods = fixture.has_pods("p", &["p-0", "p-1"]).await;
+            let node = fixture.local(&node_of(&pods[0]).unwrap());
+            fixture.node_answers(&node, false).await;
+            fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
             eventually("the lost one does not count", async || {
-                scene.status("p").await.replicas == 2
+                fixture.status("p").await.replicas == 2
             })
             .await;
-            scene.node_answers(&node, true).await;
-            scene.has_pods("p", &["p-0", "p-1"]).await;
+            fixture.node_answers(&node, true).await;
+            fixture.has_pods("p", &["p-0", "p-1"]).await;
         },
     );
 }
 
 #[test]
 fn an_edit_that_pods_see_replaces_them() {
-    act("an_edit_that_pods_see_replaces_them", async |scene| {
-        scene.pool("p", json!({"replicas": 2, "memory": "1GiB"})).await;
-        let before = uids(&scene.has_pods("p", &["p-0", "p-1"]).await);
-        scene
+    with_operator("an_edit_that_pods_see_replaces_them", async |fixture| {
+        fixture.pool("p", json!({"replicas": 2, "memory": "1GiB"})).await;
+        let before = uids(&fixture.has_pods("p", &["p-0", "p-1"]).await);
+        fixture
             .edit(
                 "p",
                 json!({"memory": "2GiB", "podMetadata": {"labels": {"team": "a"}}}),
@@ -219,7 +219,7 @@ fn an_edit_that_pods_see_replaces_them() {
             .await;
         let mut pods = Vec::new();
         eventually("both are new", async || {
-            pods = scene.pods("p").await;
+            pods = fixture.pods("p").await;
             pods.len() == 2 && uids(&pods).is_disjoint(&before)
         })
         .await;
@@ -232,83 +232,86 @@ fn an_edit_that_pods_see_replaces_them() {
 
 #[test]
 fn an_edit_that_pods_do_not_see_replaces_none() {
-    act("an_edit_that_pods_do_not_see_replaces_none", async |scene| {
-        scene.pool("p", json!({"replicas": 2})).await;
-        let before = uids(&scene.has_pods("p", &["p-0", "p-1"]).await);
+    with_operator("an_edit_that_pods_do_not_see_replaces_none", async |fixture| {
+        fixture.pool("p", json!({"replicas": 2})).await;
+        let before = uids(&fixture.has_pods("p", &["p-0", "p-1"]).await);
         let unseen = json!({
             "maxConcurrentQueries": 3, "minReadyWorkers": 2, "drainTimeoutSeconds": 7,
             "coordinator": {"resources": {"requests": {"cpu": "1"}}}, "slotsPerWorker": 2,
         });
-        scene.edit("p", unseen).await;
-        seen(scene, "p").await;
-        assert_eq!(uids(&scene.pods("p").await), before);
+        fixture.edit("p", unseen).await;
+        seen(fixture, "p").await;
+        assert_eq!(uids(&fixture.pods("p").await), before);
     });
 }
 
 #[test]
 fn an_operator_of_another_version_restarts_no_pod() {
-    direct("an_operator_of_another_version_restarts_no_pod", async |scene| {
-        let old = scene.start("old", &["--image=localhost/sluice:old"]);
-        scene.pool("p", json!({"replicas": 2})).await;
-        let pinned = json!({"replicas": 1, "image": "localhost/sluice:pinned"});
-        scene.pool("pinned", pinned).await;
-        let before = uids(&scene.has_pods("p", &["p-0", "p-1"]).await);
-        scene.has_pods("pinned", &["pinned-0"]).await;
-        eventually("the status tells the image", async || {
-            scene.status("p").await.image.as_deref() == Some("localhost/sluice:old")
-        })
-        .await;
-        old.stop();
-        old.end().await;
-
-        let new = scene.start("new", &["--image=localhost/sluice:new"]);
-        // A pool that grows stays of one build: a coordinator uses no other workers than its own.
-        scene.edit("p", json!({"replicas": 3})).await;
-        let pods = scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
-        assert!(uids(&pods).is_superset(&before));
-        assert!(pods.iter().all(|pod| image(pod) == "localhost/sluice:old"));
-        seen(scene, "p").await;
-        let status = scene.status("p").await;
-        assert_eq!(status.image.as_deref(), Some("localhost/sluice:old"));
-        // So does one whose user writes down the image that it has.
-        scene.edit("p", json!({"image": "localhost/sluice:old"})).await;
-        seen(scene, "p").await;
-        assert_eq!(uids(&scene.pods("p").await), uids(&pods));
-        // New pods are of the new build: those of a new pool, and those of an old one that change anyway.
-        scene.pool("later", json!({"replicas": 1})).await;
-        let later = scene.has_pods("later", &["later-0"]).await;
-        assert_eq!(image(&later[0]), "localhost/sluice:new");
-        scene
-            .edit(
-                "p",
-                json!({"image": null, "podMetadata": {"labels": {"team": "a"}}}),
-            )
+    with_fixture(
+        "an_operator_of_another_version_restarts_no_pod",
+        async |fixture| {
+            let old = fixture.start("old", &["--image=localhost/sluice:old"]);
+            fixture.pool("p", json!({"replicas": 2})).await;
+            let pinned = json!({"replicas": 1, "image": "localhost/sluice:pinned"});
+            fixture.pool("pinned", pinned).await;
+            let before = uids(&fixture.has_pods("p", &["p-0", "p-1"]).await);
+            fixture.has_pods("pinned", &["pinned-0"]).await;
+            eventually("the status tells the image", async || {
+                fixture.status("p").await.image.as_deref() == Some("localhost/sluice:old")
+            })
             .await;
-        eventually("all three are of the new build", async || {
-            let pods = scene.pods("p").await;
-            pods.len() == 3 && pods.iter().all(|pod| image(pod) == "localhost/sluice:new")
-        })
-        .await;
-        let pinned = scene.pods("pinned").await;
-        assert_eq!(image(&pinned[0]), "localhost/sluice:pinned");
-        old.is_content();
-        new.is_content();
-    });
+            old.stop();
+            old.end().await;
+
+            let new = fixture.start("new", &["--image=localhost/sluice:new"]);
+            // A pool that grows stays of one build: a coordinator uses no other workers than its own.
+            fixture.edit("p", json!({"replicas": 3})).await;
+            let pods = fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            assert!(uids(&pods).is_superset(&before));
+            assert!(pods.iter().all(|pod| image(pod) == "localhost/sluice:old"));
+            seen(fixture, "p").await;
+            let status = fixture.status("p").await;
+            assert_eq!(status.image.as_deref(), Some("localhost/sluice:old"));
+            // So does one whose user writes down the image that it has.
+            fixture.edit("p", json!({"image": "localhost/sluice:old"})).await;
+            seen(fixture, "p").await;
+            assert_eq!(uids(&fixture.pods("p").await), uids(&pods));
+            // New pods are of the new build: those of a new pool, and those of an old one that change anyway.
+            fixture.pool("later", json!({"replicas": 1})).await;
+            let later = fixture.has_pods("later", &["later-0"]).await;
+            assert_eq!(image(&later[0]), "localhost/sluice:new");
+            fixture
+                .edit(
+                    "p",
+                    json!({"image": null, "podMetadata": {"labels": {"team": "a"}}}),
+                )
+                .await;
+            eventually("all three are of the new build", async || {
+                let pods = fixture.pods("p").await;
+                pods.len() == 3 && pods.iter().all(|pod| image(pod) == "localhost/sluice:new")
+            })
+            .await;
+            let pinned = fixture.pods("pinned").await;
+            assert_eq!(image(&pinned[0]), "localhost/sluice:pinned");
+            old.assert_nothing_forbidden();
+            new.assert_nothing_forbidden();
+        },
+    );
 }
 
 #[test]
 fn a_pool_that_makes_no_sense_keeps_its_pods_and_says_so() {
-    act(
+    with_operator(
         "a_pool_that_makes_no_sense_keeps_its_pods_and_says_so",
-        async |scene| {
-            scene.pool("p", json!({"replicas": 1})).await;
-            let before = uids(&scene.has_pods("p", &["p-0"]).await);
-            scene.edit("p", json!({"replicas": 3, "memory": "1KiB"})).await;
-            let message = scene.complains("p", "InvalidSpec").await;
+        async |fixture| {
+            fixture.pool("p", json!({"replicas": 1})).await;
+            let before = uids(&fixture.has_pods("p", &["p-0"]).await);
+            fixture.edit("p", json!({"replicas": 3, "memory": "1KiB"})).await;
+            let message = fixture.is_not_ready_for("p", "InvalidSpec").await;
             assert!(message.starts_with("spec.memory"), "{message}");
-            assert_eq!(uids(&scene.pods("p").await), before);
-            scene.edit("p", json!({"memory": null})).await;
-            let now = scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            assert_eq!(uids(&fixture.pods("p").await), before);
+            fixture.edit("p", json!({"memory": null})).await;
+            let now = fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
             assert!(uids(&now).is_superset(&before));
         },
     );
@@ -316,31 +319,31 @@ fn a_pool_that_makes_no_sense_keeps_its_pods_and_says_so() {
 
 #[test]
 fn a_claim_that_all_pods_cannot_mount_is_refused() {
-    act("a_claim_that_all_pods_cannot_mount_is_refused", async |scene| {
+    with_operator("a_claim_that_all_pods_cannot_mount_is_refused", async |fixture| {
         let volumes = |claim: &str| json!([{"name": "data", "claimName": claim, "mountPath": "/data"}]);
-        scene
+        fixture
             .pool("p", json!({"replicas": 2, "dataVolumes": volumes("missing")}))
             .await;
-        let message = scene.complains("p", "VolumesUnmountable").await;
+        let message = fixture.is_not_ready_for("p", "VolumesUnmountable").await;
         assert_eq!(
             message,
             "spec.dataVolumes[0]: claim `missing` does not exist: create it"
         );
-        scene.claim("one", "ReadWriteOnce", &Value::Null).await;
-        scene.edit("p", json!({"dataVolumes": volumes("one")})).await;
-        let message = scene.complains("p", "VolumesUnmountable").await;
+        fixture.claim("one", "ReadWriteOnce", &Value::Null).await;
+        fixture.edit("p", json!({"dataVolumes": volumes("one")})).await;
+        let message = fixture.is_not_ready_for("p", "VolumesUnmountable").await;
         assert!(message.contains("is ReadWriteOnce"), "{message}");
-        assert_eq!(scene.pods("p").await, []);
+        assert_eq!(fixture.pods("p").await, []);
         // One pod can; and all can once the claim that was missing is there.
-        scene.edit("p", json!({"replicas": 1})).await;
-        scene.has_pods("p", &["p-0"]).await;
-        scene
+        fixture.edit("p", json!({"replicas": 1})).await;
+        fixture.has_pods("p", &["p-0"]).await;
+        fixture
             .edit("p", json!({"replicas": 2, "dataVolumes": volumes("missing")}))
             .await;
-        scene.complains("p", "VolumesUnmountable").await;
-        scene.claim("missing", "ReadOnlyMany", &Value::Null).await;
+        fixture.is_not_ready_for("p", "VolumesUnmountable").await;
+        fixture.claim("missing", "ReadOnlyMany", &Value::Null).await;
         eventually("two pods mount it", async || {
-            let pods = scene.pods("p").await;
+            let pods = fixture.pods("p").await;
             let mounts = |pod: &Pod| serde_json::to_string(pod).unwrap().contains("\"missing\"");
             pods.len() == 2 && pods.iter().all(mounts)
         })
@@ -350,21 +353,21 @@ fn a_claim_that_all_pods_cannot_mount_is_refused() {
 
 #[test]
 fn a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is() {
-    direct(
+    with_fixture(
         "a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is",
-        async |scene| {
-            let operator = scene.start("operator", &[]);
-            scene.no_more_pods("quota", 0).await;
-            scene.pool("p", json!({"replicas": 3})).await;
-            let message = scene.complains("p", "QuotaExceeded").await;
+        async |fixture| {
+            let operator = fixture.start("operator", &[]);
+            fixture.no_more_pods("quota", 0).await;
+            fixture.pool("p", json!({"replicas": 3})).await;
+            let message = fixture.is_not_ready_for("p", "QuotaExceeded").await;
             assert!(message.contains("exceeded quota: quota"), "{message}");
-            assert_eq!(scene.pods("p").await, []);
+            assert_eq!(fixture.pods("p").await, []);
             // Requests that the quota's controller has not caught up with yet count against it for minutes.
             let room = json!({"spec": {"hard": {"pods": "100"}}});
-            scene.merge::<ResourceQuota>("quota", room).await;
-            scene.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            fixture.merge::<ResourceQuota>("quota", room).await;
+            fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
             // The quota's refusal is a 403 too.
-            let refused = format!("POST /api/v1/namespaces/{}/pods", scene.place.namespace);
+            let refused = format!("POST /api/v1/namespaces/{}/pods", fixture.env.namespace);
             let forbidden = operator.faults.forbidden();
             assert!(forbidden.iter().all(|call| *call == refused), "{forbidden:?}");
         },
@@ -373,17 +376,17 @@ fn a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is() {
 
 #[test]
 fn a_namespace_that_is_not_served_is_left_alone() {
-    act("a_namespace_that_is_not_served_is_left_alone", async |scene| {
+    with_operator("a_namespace_that_is_not_served_is_left_alone", async |fixture| {
         within(async |other| {
-            let other = Scene { place: other };
+            let other = Fixture { env: other };
             let pool = other.pool("p", json!({"replicas": 1})).await;
             let query = other.query("q", json!({})).await;
             // Created later, and done: the operator had its time for the others.
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.has_pods("p", &["p-0"]).await;
-            seen(scene, "p").await;
-            scene.query("q", json!({})).await;
-            scene.waits("q", "WaitingForPool").await;
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.has_pods("p", &["p-0"]).await;
+            seen(fixture, "p").await;
+            fixture.query("q", json!({})).await;
+            fixture.waits("q", "WaitingForPool").await;
             let now = other.api::<WorkerPool>().get("p").await.unwrap();
             assert_eq!(now.resource_version(), pool.resource_version());
             let now = other.api::<ShuffleQuery>().get("q").await.unwrap();
@@ -397,19 +400,19 @@ fn a_namespace_that_is_not_served_is_left_alone() {
 
 #[test]
 fn several_namespaces_are_served_by_one_operator() {
-    direct("several_namespaces_are_served_by_one_operator", async |scene| {
+    with_fixture("several_namespaces_are_served_by_one_operator", async |fixture| {
         within(async |other| {
-            let other = Scene { place: other };
-            let both = format!("--namespaces={},{}", scene.place.namespace, other.place.namespace);
-            let operator = scene.start("operator", &[&both]);
-            for scene in [scene, &other] {
-                let _kubelet = Kubelet::start(scene.place, programs(succeeds)).await;
-                scene.pool("p", json!({"replicas": 1})).await;
-                scene.has_pods("p", &["p-0"]).await;
-                scene.query("q", json!({})).await;
-                scene.reaches("q", QueryPhase::Succeeded).await;
+            let other = Fixture { env: other };
+            let both = format!("--namespaces={},{}", fixture.env.namespace, other.env.namespace);
+            let operator = fixture.start("operator", &[&both]);
+            for fixture in [fixture, &other] {
+                let _kubelet = Kubelet::start(fixture.env, programs(succeeds)).await;
+                fixture.pool("p", json!({"replicas": 1})).await;
+                fixture.has_pods("p", &["p-0"]).await;
+                fixture.query("q", json!({})).await;
+                fixture.reaches("q", QueryPhase::Succeeded).await;
             }
-            operator.is_content();
+            operator.assert_nothing_forbidden();
         })
         .await;
     });
@@ -417,43 +420,43 @@ fn several_namespaces_are_served_by_one_operator() {
 
 #[test]
 fn two_operators_that_both_lead_do_no_harm() {
-    direct("two_operators_that_both_lead_do_no_harm", async |scene| {
+    with_fixture("two_operators_that_both_lead_do_no_harm", async |fixture| {
         within(async |other| {
             // Each leads by a lease of its own, and serves the same namespace.
-            let other = Scene { place: other };
-            let one = scene.start("one", &[]);
-            let two = other.start("two", &[&format!("--namespaces={}", scene.place.namespace)]);
+            let other = Fixture { env: other };
+            let one = fixture.start("one", &[]);
+            let two = other.start("two", &[&format!("--namespaces={}", fixture.env.namespace)]);
             eventually("both lead", async || one.leads().await && two.leads().await).await;
             for number in 0..5 {
-                scene.pool(&format!("p{number}"), json!({"replicas": 3})).await;
+                fixture.pool(&format!("p{number}"), json!({"replicas": 3})).await;
             }
             for number in 0..5 {
                 let names = [0, 1, 2].map(|pod| format!("p{number}-{pod}"));
                 let names = names.each_ref().map(String::as_str);
-                scene.has_pods(&format!("p{number}"), &names).await;
+                fixture.has_pods(&format!("p{number}"), &names).await;
             }
             calm(&[&one, &two], 5).await;
-            let kept = uids(&scene.pods("p0").await);
-            scene.edit("p0", json!({"replicas": 5})).await;
-            scene.edit("p1", json!({"replicas": 1})).await;
-            scene.edit("p2", json!({"memory": "1GiB"})).await;
-            let grown = scene
+            let kept = uids(&fixture.pods("p0").await);
+            fixture.edit("p0", json!({"replicas": 5})).await;
+            fixture.edit("p1", json!({"replicas": 1})).await;
+            fixture.edit("p2", json!({"memory": "1GiB"})).await;
+            let grown = fixture
                 .has_pods("p0", &["p0-0", "p0-1", "p0-2", "p0-3", "p0-4"])
                 .await;
             assert!(uids(&grown).is_superset(&kept));
-            scene.has_pods("p1", &["p1-0"]).await;
+            fixture.has_pods("p1", &["p1-0"]).await;
             eventually("all pods are of the new spec", async || {
-                let pods = scene.pods("p2").await;
+                let pods = fixture.pods("p2").await;
                 pods.len() == 3 && pods.iter().all(|pod| variable(pod, "SLUICE_MEMORY").is_some())
             })
             .await;
             calm(&[&one, &two], 5).await;
             for (pool, pods) in [("p0", 5), ("p1", 1), ("p2", 3), ("p3", 3), ("p4", 3)] {
-                assert_eq!(scene.pods(pool).await.len(), pods, "{pool}");
-                assert_eq!(scene.status(pool).await.replicas, pods as u32, "{pool}");
+                assert_eq!(fixture.pods(pool).await.len(), pods, "{pool}");
+                assert_eq!(fixture.status(pool).await.replicas, pods as u32, "{pool}");
             }
-            one.is_content();
-            two.is_content();
+            one.assert_nothing_forbidden();
+            two.assert_nothing_forbidden();
         })
         .await;
     });

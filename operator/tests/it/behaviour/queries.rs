@@ -13,35 +13,37 @@ use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ShuffleQuery, WorkerPool};
 use sluice_operator::objects::names;
 
-use super::play::{Cues, Play, direct_queries, scripted_queries};
-use super::scene::{Scene, direct};
+use super::fixture::{Fixture, with_fixture};
+use super::script::{
+    CoordinatorSignals, ScriptedQueries, with_scripted_coordinators, with_signalled_coordinators,
+};
 use crate::coordinators::{programs, succeeds};
-use crate::faults::{Faults, Watches};
+use crate::faults::{Faults, WatchFaults};
 use crate::harness::{eventually, within};
 use crate::kubelet::Kubelet;
 
 #[test]
 fn a_query_that_is_suspended_rests_and_starts_over_when_it_is_resumed() {
-    direct_queries(
+    with_signalled_coordinators(
         "a_query_that_is_suspended_rests_and_starts_over_when_it_is_resumed",
-        async |play| {
-            let scene = play.scene;
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.query("q", json!({})).await;
-            scene.runs("q", 1).await;
-            scene.edit_query("q", json!({"suspend": true})).await;
-            let status = scene.reaches("q", QueryPhase::Suspended).await;
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.query("q", json!({})).await;
+            fixture.runs("q", 1).await;
+            fixture.edit_query("q", json!({"suspend": true})).await;
+            let status = fixture.reaches("q", QueryPhase::Suspended).await;
             assert!(status.suspended_time.is_some() && status.admitted_time.is_none());
             eventually("its coordinator is gone", async || {
-                scene.coordinators("q").await.is_empty()
+                fixture.coordinators("q").await.is_empty()
             })
             .await;
             // Told, so that workers drop its data; what it said of its end ended nothing.
-            assert_eq!(play.cues.heard(), ["q-c1 is cancelled"]);
-            assert_eq!(scene.query_status("q").await.phase, QueryPhase::Suspended);
-            play.cues.give("q");
-            scene.edit_query("q", json!({"suspend": false})).await;
-            let status = scene.reaches("q", QueryPhase::Succeeded).await;
+            assert_eq!(scripted.signals.heard(), ["q-c1 is cancelled"]);
+            assert_eq!(fixture.query_status("q").await.phase, QueryPhase::Suspended);
+            scripted.signals.give("q");
+            fixture.edit_query("q", json!({"suspend": false})).await;
+            let status = fixture.reaches("q", QueryPhase::Succeeded).await;
             assert_eq!((status.coordinator_epoch, status.pod_retries), (2, 0));
             assert!(status.suspended_millis > 0);
         },
@@ -51,23 +53,23 @@ fn a_query_that_is_suspended_rests_and_starts_over_when_it_is_resumed() {
 /// Its pod is not in the cache at once.
 #[test]
 fn a_coordinator_is_created_once() {
-    direct("a_coordinator_is_created_once", async |scene| {
+    with_fixture("a_coordinator_is_created_once", async |fixture| {
         let tokens = Arc::new(AtomicUsize::new(0));
         let created = tokens.clone();
-        let faults = Faults::scripted(0, Watches::default(), move |call| {
+        let faults = Faults::scripted(0, WatchFaults::default(), move |call| {
             let is_token = call.method == Method::POST && call.path.ends_with("/secrets");
             created.fetch_add(usize::from(is_token), Ordering::Relaxed);
             None
         });
-        let _kubelet = Kubelet::start(scene.place, programs(succeeds)).await;
-        let _operator = scene.place.start("operator", faults);
-        scene.pool("p", json!({"replicas": 1})).await;
+        let _kubelet = Kubelet::start(fixture.env, programs(succeeds)).await;
+        let _operator = fixture.env.start("operator", faults);
+        fixture.pool("p", json!({"replicas": 1})).await;
         let names: Vec<_> = (0..20).map(|number| format!("q{number}")).collect();
         for name in &names {
-            scene.query(name, json!({})).await;
+            fixture.query(name, json!({})).await;
         }
         for name in &names {
-            scene.reaches(name, QueryPhase::Succeeded).await;
+            fixture.reaches(name, QueryPhase::Succeeded).await;
         }
         assert_eq!(tokens.load(Ordering::Relaxed), names.len());
     });
@@ -75,49 +77,51 @@ fn a_coordinator_is_created_once() {
 
 #[test]
 fn a_query_that_is_suspended_from_the_start_takes_nobodys_place() {
-    direct_queries(
+    with_signalled_coordinators(
         "a_query_that_is_suspended_from_the_start_takes_nobodys_place",
-        async |play| {
-            let scene = play.scene;
-            scene
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture
                 .pool("p", json!({"replicas": 1, "maxConcurrentQueries": 1}))
                 .await;
-            scene
+            fixture
                 .query("rests", json!({"suspend": true, "priority": 9}))
                 .await;
-            scene.reaches("rests", QueryPhase::Suspended).await;
-            play.cues.give("other");
-            scene.query("other", json!({})).await;
-            scene.reaches("other", QueryPhase::Succeeded).await;
-            assert_eq!(scene.owned_by_query("rests").await, [""; 0]);
+            fixture.reaches("rests", QueryPhase::Suspended).await;
+            scripted.signals.give("other");
+            fixture.query("other", json!({})).await;
+            fixture.reaches("other", QueryPhase::Succeeded).await;
+            assert_eq!(fixture.owned_by_query("rests").await, [""; 0]);
         },
     );
 }
 
 /// How long ago a query was submitted.
-async fn age(scene: &Scene<'_>, query: &str) -> SignedDuration {
-    let query = scene.api::<ShuffleQuery>().get(query).await.unwrap();
+async fn age(fixture: &Fixture<'_>, query: &str) -> SignedDuration {
+    let query = fixture.api::<ShuffleQuery>().get(query).await.unwrap();
     Timestamp::now().duration_since(query.creation_timestamp().unwrap().0)
 }
 
 /// Has a query rest for longer than its deadline and run then; whether it succeeded. On a machine that stands still, it may really
 /// take so long without its rest.
-async fn succeeds_after_a_rest(play: &Play<'_>, name: &str) -> bool {
-    let scene = play.scene;
-    scene.query(name, json!({"suspend": true})).await;
-    scene.reaches(name, QueryPhase::Suspended).await;
+async fn succeeds_after_a_rest(scripted: &ScriptedQueries<'_>, name: &str) -> bool {
+    let fixture = scripted.fixture;
+    fixture.query(name, json!({"suspend": true})).await;
+    fixture.reaches(name, QueryPhase::Suspended).await;
     // Beyond what it took to get there, this long to run.
-    let deadline = age(scene, name).await.as_secs() + 10;
-    scene.edit_query(name, json!({"deadlineSeconds": deadline})).await;
+    let deadline = age(fixture, name).await.as_secs() + 10;
+    fixture
+        .edit_query(name, json!({"deadlineSeconds": deadline}))
+        .await;
     eventually("it has rested for longer", async || {
-        age(scene, name).await.as_secs() > deadline
+        age(fixture, name).await.as_secs() > deadline
     })
     .await;
-    play.cues.give(name);
-    scene.edit_query(name, json!({"suspend": null})).await;
+    scripted.signals.give(name);
+    fixture.edit_query(name, json!({"suspend": null})).await;
     let mut status = ShuffleQueryStatus::default();
     eventually("the query ends", async || {
-        status = scene.query_status(name).await;
+        status = fixture.query_status(name).await;
         status.phase.is_terminal()
     })
     .await;
@@ -125,7 +129,7 @@ async fn succeeds_after_a_rest(play: &Play<'_>, name: &str) -> bool {
         return true;
     }
     let rested = SignedDuration::from_millis(status.suspended_millis.try_into().unwrap());
-    let query = scene.api::<ShuffleQuery>().get(name).await.unwrap();
+    let query = fixture.api::<ShuffleQuery>().get(name).await.unwrap();
     let ended = status.end_time.as_ref().unwrap().0;
     let ran = ended.duration_since(query.creation_timestamp().unwrap().0) - rested;
     // Times in objects are whole seconds.
@@ -138,10 +142,10 @@ async fn succeeds_after_a_rest(play: &Play<'_>, name: &str) -> bool {
 
 #[test]
 fn the_deadline_does_not_count_a_rest() {
-    direct_queries("the_deadline_does_not_count_a_rest", async |play| {
-        play.scene.pool("p", json!({"replicas": 1})).await;
+    with_signalled_coordinators("the_deadline_does_not_count_a_rest", async |scripted| {
+        scripted.fixture.pool("p", json!({"replicas": 1})).await;
         for query in ["q0", "q1", "q2"] {
-            if succeeds_after_a_rest(play, query).await {
+            if succeeds_after_a_rest(scripted, query).await {
                 return;
             }
         }
@@ -151,99 +155,106 @@ fn the_deadline_does_not_count_a_rest() {
 
 #[test]
 fn a_query_that_takes_longer_than_its_deadline_fails() {
-    direct_queries(
+    with_signalled_coordinators(
         "a_query_that_takes_longer_than_its_deadline_fails",
-        async |play| {
-            let scene = play.scene;
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.query("runs", json!({})).await;
-            scene
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.query("runs", json!({})).await;
+            fixture
                 .query("waits", json!({"workerPoolRef": {"name": "none"}}))
                 .await;
-            scene.runs("runs", 1).await;
-            scene.waits("waits", "PoolNotFound").await;
+            fixture.runs("runs", 1).await;
+            fixture.waits("waits", "PoolNotFound").await;
             for query in ["runs", "waits"] {
                 // From its submission on, which may be a while ago.
-                let deadline = age(scene, query).await.as_secs() + 1;
-                scene
+                let deadline = age(fixture, query).await.as_secs() + 1;
+                fixture
                     .edit_query(query, json!({"deadlineSeconds": deadline}))
                     .await;
-                let (reason, message) = scene.fails(query).await;
+                let (reason, message) = fixture.fails(query).await;
                 assert_eq!(reason, "DeadlineExceeded");
                 assert_eq!(
                     message,
                     format!("the query ran longer than its deadline of {deadline} s")
                 );
             }
-            assert_eq!(play.cues.heard(), ["runs-c1 is cancelled"]);
+            assert_eq!(scripted.signals.heard(), ["runs-c1 is cancelled"]);
         },
     );
 }
 
 #[test]
 fn a_query_is_deleted_when_its_time_to_live_is_over() {
-    direct_queries("a_query_is_deleted_when_its_time_to_live_is_over", async |play| {
-        let scene = play.scene;
-        scene.pool("p", json!({"replicas": 1})).await;
-        for query in ["goes", "later", "stays"] {
-            play.cues.give(query);
-        }
-        scene.query("stays", json!({})).await;
-        scene
-            .query("later", json!({"ttlSecondsAfterFinished": 86400}))
+    with_signalled_coordinators(
+        "a_query_is_deleted_when_its_time_to_live_is_over",
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture.pool("p", json!({"replicas": 1})).await;
+            for query in ["goes", "later", "stays"] {
+                scripted.signals.give(query);
+            }
+            fixture.query("stays", json!({})).await;
+            fixture
+                .query("later", json!({"ttlSecondsAfterFinished": 86400}))
+                .await;
+            fixture.query("goes", json!({"ttlSecondsAfterFinished": 1})).await;
+            let queries = fixture.api::<ShuffleQuery>();
+            eventually("the query and all that it owned is gone", async || {
+                queries.get_opt("goes").await.unwrap().is_none()
+                    && fixture.owned_by_query("goes").await.is_empty()
+            })
             .await;
-        scene.query("goes", json!({"ttlSecondsAfterFinished": 1})).await;
-        let queries = scene.api::<ShuffleQuery>();
-        eventually("the query and all that it owned is gone", async || {
-            queries.get_opt("goes").await.unwrap().is_none() && scene.owned_by_query("goes").await.is_empty()
-        })
-        .await;
-        scene.reaches("stays", QueryPhase::Succeeded).await;
-        scene.reaches("later", QueryPhase::Succeeded).await;
-        // That an edit was seen is said, and nothing else changes.
-        let before = scene.query_status("stays").await;
-        scene
-            .edit_query("stays", json!({"ttlSecondsAfterFinished": 86400}))
+            fixture.reaches("stays", QueryPhase::Succeeded).await;
+            fixture.reaches("later", QueryPhase::Succeeded).await;
+            // That an edit was seen is said, and nothing else changes.
+            let before = fixture.query_status("stays").await;
+            fixture
+                .edit_query("stays", json!({"ttlSecondsAfterFinished": 86400}))
+                .await;
+            eventually("the edit was seen", async || {
+                let query = queries.get("stays").await.unwrap();
+                query.status.unwrap().observed_generation == query.metadata.generation
+            })
             .await;
-        eventually("the edit was seen", async || {
-            let query = queries.get("stays").await.unwrap();
-            query.status.unwrap().observed_generation == query.metadata.generation
-        })
-        .await;
-        let after = scene.query_status("stays").await;
-        assert_ne!(after.observed_generation, before.observed_generation);
-        assert_eq!((after.stages, after.totals), (before.stages, before.totals));
-        // A time to live may be set, or made shorter, after the end.
-        scene
-            .edit_query("later", json!({"ttlSecondsAfterFinished": 0}))
+            let after = fixture.query_status("stays").await;
+            assert_ne!(after.observed_generation, before.observed_generation);
+            assert_eq!((after.stages, after.totals), (before.stages, before.totals));
+            // A time to live may be set, or made shorter, after the end.
+            fixture
+                .edit_query("later", json!({"ttlSecondsAfterFinished": 0}))
+                .await;
+            eventually("the other one goes too", async || {
+                queries.get_opt("later").await.unwrap().is_none()
+            })
             .await;
-        eventually("the other one goes too", async || {
-            queries.get_opt("later").await.unwrap().is_none()
-        })
-        .await;
-        scene.reaches("stays", QueryPhase::Succeeded).await;
-    });
+            fixture.reaches("stays", QueryPhase::Succeeded).await;
+        },
+    );
 }
 
 #[test]
 fn a_query_that_is_deleted_is_cancelled_and_leaves_nothing() {
-    direct_queries(
+    with_signalled_coordinators(
         "a_query_that_is_deleted_is_cancelled_and_leaves_nothing",
-        async |play| {
-            let scene = play.scene;
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.query("q", json!({})).await;
-            scene.runs("q", 1).await;
-            let query = scene.api::<ShuffleQuery>().get("q").await.unwrap();
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.query("q", json!({})).await;
+            fixture.runs("q", 1).await;
+            let query = fixture.api::<ShuffleQuery>().get("q").await.unwrap();
             let token = format!("Secret {}", names::token("q", &query.uid().unwrap(), 1));
             assert_eq!(
-                scene.owned_by_query("q").await,
+                fixture.owned_by_query("q").await,
                 ["Pod q-c1", "ConfigMap q-input", token.as_str()]
             );
-            scene.delete::<ShuffleQuery>("q").await;
-            eventually("all is gone", async || scene.owned_by_query("q").await.is_empty()).await;
+            fixture.delete::<ShuffleQuery>("q").await;
+            eventually("all is gone", async || {
+                fixture.owned_by_query("q").await.is_empty()
+            })
+            .await;
             // By the operator, or by Kubernetes, whichever came first.
-            let heard = play.cues.heard();
+            let heard = scripted.signals.heard();
             assert_eq!(heard.len(), 1, "{heard:?}");
         },
     );
@@ -251,16 +262,16 @@ fn a_query_that_is_deleted_is_cancelled_and_leaves_nothing() {
 
 #[test]
 fn a_query_that_its_coordinator_cancels_is_cancelled() {
-    scripted_queries(
+    with_scripted_coordinators(
         "a_query_that_its_coordinator_cancels_is_cancelled",
         async |coordinator| {
             coordinator.container.runs(true).await;
             coordinator.end(Outcome::Cancelled).await
         },
-        async |scene, _| {
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.query("q", json!({})).await;
-            let status = scene.reaches("q", QueryPhase::Cancelled).await;
+        async |fixture, _| {
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.query("q", json!({})).await;
+            let status = fixture.reaches("q", QueryPhase::Cancelled).await;
             assert_eq!(status.coordinator_epoch, 1);
         },
     );
@@ -268,22 +279,24 @@ fn a_query_that_its_coordinator_cancels_is_cancelled() {
 
 #[test]
 fn inline_workers_are_a_pool_that_comes_and_goes_with_its_query() {
-    direct_queries(
+    with_signalled_coordinators(
         "inline_workers_are_a_pool_that_comes_and_goes_with_its_query",
-        async |play| {
-            let scene = play.scene;
-            scene
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture
                 .query("q", json!({"workers": {"replicas": 2, "memory": "1GiB"}}))
                 .await;
-            scene.runs("q", 1).await;
-            let pool = scene.api::<WorkerPool>().get("q-workers").await.unwrap();
+            fixture.runs("q", 1).await;
+            let pool = fixture.api::<WorkerPool>().get("q-workers").await.unwrap();
             assert_eq!(pool.spec.replicas, 2);
-            scene.has_pods("q-workers", &["q-workers-0", "q-workers-1"]).await;
-            play.cues.give("q");
-            scene.reaches("q", QueryPhase::Succeeded).await;
+            fixture
+                .has_pods("q-workers", &["q-workers-0", "q-workers-1"])
+                .await;
+            scripted.signals.give("q");
+            fixture.reaches("q", QueryPhase::Succeeded).await;
             eventually("the pool and its workers are gone", async || {
-                let pool = scene.api::<WorkerPool>().get_opt("q-workers").await.unwrap();
-                pool.is_none() && scene.pods("q-workers").await.is_empty()
+                let pool = fixture.api::<WorkerPool>().get_opt("q-workers").await.unwrap();
+                pool.is_none() && fixture.pods("q-workers").await.is_empty()
             })
             .await;
         },
@@ -292,71 +305,74 @@ fn inline_workers_are_a_pool_that_comes_and_goes_with_its_query() {
 
 #[test]
 fn a_query_that_rests_gives_its_inline_workers_back() {
-    direct_queries("a_query_that_rests_gives_its_inline_workers_back", async |play| {
-        let scene = play.scene;
-        scene.query("q", json!({"workers": {"replicas": 1}})).await;
-        scene.runs("q", 1).await;
-        scene.edit_query("q", json!({"suspend": true})).await;
-        eventually("the pool and its workers are gone", async || {
-            let pool = scene.api::<WorkerPool>().get_opt("q-workers").await.unwrap();
-            pool.is_none() && scene.pods("q-workers").await.is_empty()
-        })
-        .await;
-        play.cues.give("q");
-        scene.edit_query("q", json!({"suspend": false})).await;
-        scene.reaches("q", QueryPhase::Succeeded).await;
-    });
+    with_signalled_coordinators(
+        "a_query_that_rests_gives_its_inline_workers_back",
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture.query("q", json!({"workers": {"replicas": 1}})).await;
+            fixture.runs("q", 1).await;
+            fixture.edit_query("q", json!({"suspend": true})).await;
+            eventually("the pool and its workers are gone", async || {
+                let pool = fixture.api::<WorkerPool>().get_opt("q-workers").await.unwrap();
+                pool.is_none() && fixture.pods("q-workers").await.is_empty()
+            })
+            .await;
+            scripted.signals.give("q");
+            fixture.edit_query("q", json!({"suspend": false})).await;
+            fixture.reaches("q", QueryPhase::Succeeded).await;
+        },
+    );
 }
 
 #[test]
 fn a_query_keeps_the_text_that_it_began_with() {
-    direct_queries("a_query_keeps_the_text_that_it_began_with", async |play| {
-        let scene = play.scene;
-        scene.pool("p", json!({"replicas": 1})).await;
+    with_signalled_coordinators("a_query_keeps_the_text_that_it_began_with", async |scripted| {
+        let fixture = scripted.fixture;
+        fixture.pool("p", json!({"replicas": 1})).await;
         let from = json!({"configMapKeyRef": {"name": "texts", "key": "a.sql"}});
-        scene.query("q", json!({"sqlFrom": from})).await;
-        let message = scene.waits("q", "SqlNotFound").await;
+        fixture.query("q", json!({"sqlFrom": from})).await;
+        let message = fixture.waits("q", "SqlNotFound").await;
         assert_eq!(message, "ConfigMap texts does not exist");
-        scene
+        fixture
             .create::<ConfigMap>(json!({"metadata": {"name": "texts"}, "data": {"a.sql": "select 42"}}))
             .await;
-        scene.runs("q", 1).await;
+        fixture.runs("q", 1).await;
         let input = async || {
-            let input = scene.api::<ConfigMap>().get("q-input").await.unwrap();
+            let input = fixture.api::<ConfigMap>().get("q-input").await.unwrap();
             assert_eq!(input.immutable, Some(true));
             (input.uid(), serde_json::to_string(&input.data).unwrap())
         };
         let before = input().await;
         assert!(before.1.contains("select 42"), "{}", before.1);
-        scene
+        fixture
             .merge::<ConfigMap>("texts", json!({"data": {"a.sql": "select 43"}}))
             .await;
-        scene.delete::<k8s_openapi::api::core::v1::Pod>("q-c1").await;
-        scene.runs("q", 2).await;
+        fixture.delete::<k8s_openapi::api::core::v1::Pod>("q-c1").await;
+        fixture.runs("q", 2).await;
         assert_eq!(input().await, before);
     });
 }
 
 #[test]
 fn a_query_goes_on_while_no_operator_runs() {
-    direct("a_query_goes_on_while_no_operator_runs", async |scene| {
-        let cues = Cues::default();
-        let all = cues.clone();
+    with_fixture("a_query_goes_on_while_no_operator_runs", async |fixture| {
+        let signals = CoordinatorSignals::default();
+        let all = signals.clone();
         let program = programs(move |coordinator| all.clone().follow(coordinator));
-        let kubelet = Kubelet::start(scene.place, program).await;
-        let first = scene.start("first", &[]);
-        scene.pool("p", json!({"replicas": 1})).await;
-        scene.query("ends", json!({})).await;
-        scene.query("runs", json!({})).await;
-        scene.runs("ends", 1).await;
-        scene.runs("runs", 1).await;
+        let kubelet = Kubelet::start(fixture.env, program).await;
+        let first = fixture.start("first", &[]);
+        fixture.pool("p", json!({"replicas": 1})).await;
+        fixture.query("ends", json!({})).await;
+        fixture.query("runs", json!({})).await;
+        fixture.runs("ends", 1).await;
+        fixture.runs("runs", 1).await;
         first.kill();
         first.end().await;
-        scene.place.free_lease().await;
+        fixture.env.free_lease().await;
         // Nobody follows it: it says how it ended with its last words.
-        cues.give("ends");
+        signals.give("ends");
         eventually("a coordinator has ended", async || {
-            let pods = scene.coordinators("ends").await;
+            let pods = fixture.coordinators("ends").await;
             let status = pods
                 .first()
                 .and_then(|pod| pod.status.clone())
@@ -364,49 +380,49 @@ fn a_query_goes_on_while_no_operator_runs() {
             status.phase.as_deref() == Some("Succeeded")
         })
         .await;
-        let second = scene.start("second", &[]);
-        let status = scene.reaches("ends", QueryPhase::Succeeded).await;
+        let second = fixture.start("second", &[]);
+        let status = fixture.reaches("ends", QueryPhase::Succeeded).await;
         assert_eq!((status.coordinator_epoch, status.totals.rows_written), (1, 20));
-        cues.give("runs");
-        let status = scene.reaches("runs", QueryPhase::Succeeded).await;
+        signals.give("runs");
+        let status = fixture.reaches("runs", QueryPhase::Succeeded).await;
         assert_eq!(status.coordinator_epoch, 1);
         let coordinators = kubelet.started().into_iter().map(|pod| pod.name);
         let coordinators: Vec<_> = coordinators.filter(|name| name.contains("-c")).collect();
         assert_eq!(coordinators.len(), 2, "{coordinators:?}");
-        assert_eq!(cues.heard(), [""; 0]);
-        second.is_content();
+        assert_eq!(signals.heard(), [""; 0]);
+        second.assert_nothing_forbidden();
     });
 }
 
 #[test]
 fn two_operators_that_both_lead_start_one_coordinator() {
-    direct(
+    with_fixture(
         "two_operators_that_both_lead_start_one_coordinator",
-        async |scene| {
+        async |fixture| {
             within(async |other| {
-                let other = Scene { place: other };
-                let cues = Cues::default();
-                let all = cues.clone();
+                let other = Fixture { env: other };
+                let signals = CoordinatorSignals::default();
+                let all = signals.clone();
                 let program = programs(move |coordinator| all.clone().follow(coordinator));
-                let kubelet = Kubelet::start(scene.place, program).await;
-                let one = scene.start("one", &[]);
-                let two = other.start("two", &[&format!("--namespaces={}", scene.place.namespace)]);
+                let kubelet = Kubelet::start(fixture.env, program).await;
+                let one = fixture.start("one", &[]);
+                let two = other.start("two", &[&format!("--namespaces={}", fixture.env.namespace)]);
                 eventually("both lead", async || one.leads().await && two.leads().await).await;
                 let names: Vec<_> = (0..5).map(|number| format!("q{number}")).collect();
-                scene.pool("p", json!({"replicas": 2})).await;
+                fixture.pool("p", json!({"replicas": 2})).await;
                 for query in &names {
-                    scene.query(query, json!({})).await;
+                    fixture.query(query, json!({})).await;
                 }
                 for query in &names {
-                    scene.runs(query, 1).await;
+                    fixture.runs(query, 1).await;
                 }
-                scene.edit_query("q0", json!({"suspend": true})).await;
-                scene.reaches("q0", QueryPhase::Suspended).await;
-                scene.edit_query("q0", json!({"suspend": false})).await;
-                scene.runs("q0", 2).await;
+                fixture.edit_query("q0", json!({"suspend": true})).await;
+                fixture.reaches("q0", QueryPhase::Suspended).await;
+                fixture.edit_query("q0", json!({"suspend": false})).await;
+                fixture.runs("q0", 2).await;
                 for query in &names {
-                    cues.give(query);
-                    let status = scene.reaches(query, QueryPhase::Succeeded).await;
+                    signals.give(query);
+                    let status = fixture.reaches(query, QueryPhase::Succeeded).await;
                     let epoch = if query == "q0" { 2 } else { 1 };
                     assert_eq!(
                         (status.coordinator_epoch, status.pod_retries),
@@ -418,8 +434,8 @@ fn two_operators_that_both_lead_start_one_coordinator() {
                 started.retain(|name| name.starts_with('q'));
                 started.sort();
                 assert_eq!(started, ["q0-c1", "q0-c2", "q1-c1", "q2-c1", "q3-c1", "q4-c1"]);
-                one.is_content();
-                two.is_content();
+                one.assert_nothing_forbidden();
+                two.assert_nothing_forbidden();
             })
             .await;
         },

@@ -7,40 +7,40 @@ use sluice_crds::ErrorReason;
 use sluice_crds::shuffle_query::status::QueryPhase;
 use sluice_operator::objects::quantity::bytes_of;
 
-use super::play::{direct_queries, scripted_queries};
+use super::script::{with_scripted_coordinators, with_signalled_coordinators};
 use crate::coordinators::failure;
 use crate::harness::eventually;
 use crate::kubelet::Exit;
 
 #[test]
 fn a_lost_coordinator_is_followed_by_another_without_end() {
-    direct_queries(
+    with_signalled_coordinators(
         "a_lost_coordinator_is_followed_by_another_without_end",
-        async |play| {
-            let scene = play.scene;
-            scene.pool("p", json!({"replicas": 1})).await;
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture.pool("p", json!({"replicas": 1})).await;
             // One that counts would be one too many.
-            scene.query("q", json!({"retry": {"maxTaskAttempts": 1}})).await;
-            scene.runs("q", 1).await;
-            play.kubelet.end("q-c1", Exit::evicted());
-            scene.runs("q", 2).await;
+            fixture.query("q", json!({"retry": {"maxTaskAttempts": 1}})).await;
+            fixture.runs("q", 1).await;
+            scripted.kubelet.end("q-c1", Exit::evicted());
+            fixture.runs("q", 2).await;
             let shutdown = Some((
                 "Terminated",
                 "Pod was terminated in response to imminent node shutdown.",
             ));
-            play.kubelet.end(
+            scripted.kubelet.end(
                 "q-c2",
                 Exit {
                     pod: shutdown,
                     ..Exit::stopped()
                 },
             );
-            scene.runs("q", 3).await;
-            scene.delete::<Pod>("q-c3").await;
-            let status = scene.runs("q", 4).await;
+            fixture.runs("q", 3).await;
+            fixture.delete::<Pod>("q-c3").await;
+            let status = fixture.runs("q", 4).await;
             assert_eq!((status.pod_retries, status.coordinator_failures), (3, 0));
-            play.cues.give("q");
-            let status = scene.reaches("q", QueryPhase::Succeeded).await;
+            scripted.signals.give("q");
+            let status = fixture.reaches("q", QueryPhase::Succeeded).await;
             assert_eq!(status.coordinator_epoch, 4);
         },
     );
@@ -49,17 +49,17 @@ fn a_lost_coordinator_is_followed_by_another_without_end() {
 /// As after a probe that failed: nobody has told the pod to go.
 #[test]
 fn a_coordinator_that_its_kubelet_stops_is_followed_a_few_times_only() {
-    direct_queries(
+    with_signalled_coordinators(
         "a_coordinator_that_its_kubelet_stops_is_followed_a_few_times_only",
-        async |play| {
-            let scene = play.scene;
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.query("q", json!({"retry": {"maxTaskAttempts": 2}})).await;
-            scene.runs("q", 1).await;
-            play.kubelet.end("q-c1", Exit::stopped());
-            scene.runs("q", 2).await;
-            play.kubelet.end("q-c2", Exit::stopped());
-            let (reason, message) = scene.fails("q").await;
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.query("q", json!({"retry": {"maxTaskAttempts": 2}})).await;
+            fixture.runs("q", 1).await;
+            scripted.kubelet.end("q-c1", Exit::stopped());
+            fixture.runs("q", 2).await;
+            scripted.kubelet.end("q-c2", Exit::stopped());
+            let (reason, message) = fixture.fails("q").await;
             assert_eq!(reason, "CoordinatorLost");
             assert!(message.contains("stopped by its kubelet"), "{message}");
         },
@@ -68,30 +68,30 @@ fn a_coordinator_that_its_kubelet_stops_is_followed_a_few_times_only() {
 
 #[test]
 fn nobody_waits_for_the_pod_of_a_lost_coordinator_to_vanish() {
-    direct_queries(
+    with_signalled_coordinators(
         "nobody_waits_for_the_pod_of_a_lost_coordinator_to_vanish",
-        async |play| {
-            let scene = play.scene;
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.query("q", json!({})).await;
-            scene.runs("q", 1).await;
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.query("q", json!({})).await;
+            fixture.runs("q", 1).await;
             // As of a node out of reach: its pods are told to go, and do not.
-            play.kubelet.silence(true);
-            scene.delete::<Pod>("q-c1").await;
+            scripted.kubelet.silence(true);
+            fixture.delete::<Pod>("q-c1").await;
             eventually("the next one is there beside it", async || {
-                let pods = scene.coordinators("q").await;
+                let pods = fixture.coordinators("q").await;
                 pods.len() == 2 && pods[0].metadata.deletion_timestamp.is_some()
             })
             .await;
-            play.kubelet.silence(false);
-            scene.runs("q", 2).await;
+            scripted.kubelet.silence(false);
+            fixture.runs("q", 2).await;
         },
     );
 }
 
 #[test]
 fn a_coordinator_without_memory_is_followed_by_one_with_more() {
-    scripted_queries(
+    with_scripted_coordinators(
         "a_coordinator_without_memory_is_followed_by_one_with_more",
         async |coordinator| {
             coordinator.container.runs(true).await;
@@ -100,16 +100,16 @@ fn a_coordinator_without_memory_is_followed_by_one_with_more() {
                 _ => coordinator.end(Outcome::Succeeded).await,
             }
         },
-        async |scene, kubelet| {
+        async |fixture, kubelet| {
             let resources = json!({"requests": {"memory": "100Mi"}, "limits": {"memory": "200Mi"}});
-            scene
+            fixture
                 .pool(
                     "p",
                     json!({"replicas": 1, "coordinator": {"resources": resources}}),
                 )
                 .await;
-            scene.query("q", json!({})).await;
-            let status = scene.reaches("q", QueryPhase::Succeeded).await;
+            fixture.query("q", json!({})).await;
+            let status = fixture.reaches("q", QueryPhase::Succeeded).await;
             assert_eq!((status.pod_retries, status.coordinator_failures), (2, 2));
             let memory = |pod: &Pod| {
                 let resources = pod.spec.as_ref().unwrap().containers[0]
@@ -129,16 +129,16 @@ fn a_coordinator_without_memory_is_followed_by_one_with_more() {
 
 #[test]
 fn a_coordinator_that_never_has_enough_memory_fails_its_query() {
-    scripted_queries(
+    with_scripted_coordinators(
         "a_coordinator_that_never_has_enough_memory_fails_its_query",
         async |coordinator| {
             coordinator.container.runs(true).await;
             Exit::out_of_memory()
         },
-        async |scene, kubelet| {
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.query("q", json!({})).await;
-            let (reason, message) = scene.fails("q").await;
+        async |fixture, kubelet| {
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.query("q", json!({})).await;
+            let (reason, message) = fixture.fails("q").await;
             assert_eq!(reason, "OutOfMemory");
             assert!(
                 message.contains("raise coordinator.resources of the pool"),
@@ -156,7 +156,7 @@ fn a_coordinator_that_never_has_enough_memory_fails_its_query() {
 
 #[test]
 fn bad_input_is_not_tried_again() {
-    scripted_queries(
+    with_scripted_coordinators(
         "bad_input_is_not_tried_again",
         async |coordinator| {
             coordinator.container.runs(true).await;
@@ -172,20 +172,20 @@ fn bad_input_is_not_tried_again() {
                 _ => Exit::with(2, "spec.tables[0]: no such format"),
             }
         },
-        async |scene, _| {
-            scene.pool("p", json!({"replicas": 1})).await;
+        async |fixture, _| {
+            fixture.pool("p", json!({"replicas": 1})).await;
             for query in ["sql", "poison", "refused"] {
-                scene.query(query, json!({})).await;
+                fixture.query(query, json!({})).await;
             }
             for (query, expected, words) in [
                 ("sql", "InvalidSql", "no such column: x"),
                 ("poison", "TaskFailed", "division by zero"),
                 ("refused", "InvalidSpec", "spec.tables[0]: no such format"),
             ] {
-                let (reason, message) = scene.fails(query).await;
+                let (reason, message) = fixture.fails(query).await;
                 assert_eq!(reason, expected);
                 assert!(message.contains(words), "{message}");
-                let status = scene.query_status(query).await;
+                let status = fixture.query_status(query).await;
                 assert_eq!((status.coordinator_epoch, status.pod_retries), (1, 0), "{query}");
             }
         },
@@ -194,7 +194,7 @@ fn bad_input_is_not_tried_again() {
 
 #[test]
 fn what_may_be_gone_the_next_time_is_tried_a_few_times() {
-    scripted_queries(
+    with_scripted_coordinators(
         "what_may_be_gone_the_next_time_is_tried_a_few_times",
         async |coordinator| {
             coordinator.container.runs(true).await;
@@ -208,25 +208,27 @@ fn what_may_be_gone_the_next_time_is_tried_a_few_times() {
                 _ => Exit::with(101, "a panic"),
             }
         },
-        async |scene, _| {
-            scene.pool("p", json!({"replicas": 1})).await;
+        async |fixture, _| {
+            fixture.pool("p", json!({"replicas": 1})).await;
             for query in ["heals", "sink", "workers", "crashes"] {
-                scene.query(query, json!({"retry": {"maxTaskAttempts": 2}})).await;
+                fixture
+                    .query(query, json!({"retry": {"maxTaskAttempts": 2}}))
+                    .await;
             }
             for (query, expected) in [
                 ("sink", "SinkFailed"),
                 ("workers", "WorkersLost"),
                 ("crashes", "CoordinatorLost"),
             ] {
-                assert_eq!(scene.fails(query).await.0, expected);
-                let status = scene.query_status(query).await;
+                assert_eq!(fixture.fails(query).await.0, expected);
+                let status = fixture.query_status(query).await;
                 assert_eq!(
                     (status.coordinator_epoch, status.coordinator_failures),
                     (2, 1),
                     "{query}"
                 );
             }
-            let status = scene.reaches("heals", QueryPhase::Succeeded).await;
+            let status = fixture.reaches("heals", QueryPhase::Succeeded).await;
             assert_eq!((status.coordinator_epoch, status.coordinator_failures), (2, 1));
         },
     );

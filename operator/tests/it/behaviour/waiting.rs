@@ -6,49 +6,52 @@ use serde_json::json;
 use sluice_crds::WorkerPool;
 use sluice_crds::shuffle_query::status::QueryPhase;
 
-use super::play::{direct_queries, scripted_queries};
-use super::scene::direct;
+use super::fixture::with_fixture;
+use super::script::{with_scripted_coordinators, with_signalled_coordinators};
 use crate::coordinators::{programs, succeeds};
 use crate::kubelet::Kubelet;
 
 #[test]
 fn a_query_is_refused_with_the_names_of_its_fields() {
-    direct_queries("a_query_is_refused_with_the_names_of_its_fields", async |play| {
-        let scene = play.scene;
-        scene.pool("p", json!({"replicas": 1})).await;
-        // What no schema can say.
-        let table = json!({"name": "t", "location": format!("/{}", "é".repeat(600)), "format": "csv"});
-        for (query, spec, fields) in [
-            ("blank", json!({"sql": " "}), vec!["spec.sql"]),
-            (
-                "little",
-                json!({"workers": {"memory": "1KiB"}}),
-                vec!["spec.workers.memory"],
-            ),
-            (
-                "several",
-                json!({"sql": " ", "tables": [table]}),
-                vec!["spec.sql", "spec.tables[0].location"],
-            ),
-        ] {
-            scene.query(query, spec).await;
-            let (reason, message) = scene.fails(query).await;
-            assert_eq!(reason, "InvalidSpec");
-            for field in fields {
-                assert!(message.contains(field), "{message}");
+    with_signalled_coordinators(
+        "a_query_is_refused_with_the_names_of_its_fields",
+        async |scripted| {
+            let fixture = scripted.fixture;
+            fixture.pool("p", json!({"replicas": 1})).await;
+            // What no schema can say.
+            let table = json!({"name": "t", "location": format!("/{}", "é".repeat(600)), "format": "csv"});
+            for (query, spec, fields) in [
+                ("blank", json!({"sql": " "}), vec!["spec.sql"]),
+                (
+                    "little",
+                    json!({"workers": {"memory": "1KiB"}}),
+                    vec!["spec.workers.memory"],
+                ),
+                (
+                    "several",
+                    json!({"sql": " ", "tables": [table]}),
+                    vec!["spec.sql", "spec.tables[0].location"],
+                ),
+            ] {
+                fixture.query(query, spec).await;
+                let (reason, message) = fixture.fails(query).await;
+                assert_eq!(reason, "InvalidSpec");
+                for field in fields {
+                    assert!(message.contains(field), "{message}");
+                }
+                assert_eq!(fixture.owned_by_query(query).await, [""; 0]);
             }
-            assert_eq!(scene.owned_by_query(query).await, [""; 0]);
-        }
-        // One that is good is none the worse for them.
-        play.cues.give("good");
-        scene.query("good", json!({})).await;
-        scene.reaches("good", QueryPhase::Succeeded).await;
-    });
+            // One that is good is none the worse for them.
+            scripted.signals.give("good");
+            fixture.query("good", json!({})).await;
+            fixture.reaches("good", QueryPhase::Succeeded).await;
+        },
+    );
 }
 
 #[test]
 fn a_coordinator_whose_image_is_not_there_says_so() {
-    scripted_queries(
+    with_scripted_coordinators(
         "a_coordinator_whose_image_is_not_there_says_so",
         async |coordinator| {
             let container = &coordinator.container;
@@ -56,10 +59,10 @@ fn a_coordinator_whose_image_is_not_there_says_so() {
             container.terminated().await;
             crate::kubelet::Exit::stopped()
         },
-        async |scene, _| {
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.query("q", json!({})).await;
-            let message = scene.waits("q", "ImagePullFailed").await;
+        async |fixture, _| {
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.query("q", json!({})).await;
+            let message = fixture.waits("q", "ImagePullFailed").await;
             assert_eq!(message, "no such image");
         },
     );
@@ -67,24 +70,24 @@ fn a_coordinator_whose_image_is_not_there_says_so() {
 
 #[test]
 fn a_coordinator_beyond_the_quota_says_so_and_starts_when_there_is_room() {
-    direct(
+    with_fixture(
         "a_coordinator_beyond_the_quota_says_so_and_starts_when_there_is_room",
-        async |scene| {
-            let kubelet = Kubelet::start(scene.place, programs(succeeds)).await;
-            let operator = scene.start("operator", &[]);
-            scene.pool("p", json!({"replicas": 1})).await;
-            scene.has_pods("p", &["p-0"]).await;
-            scene.no_more_pods("quota", 1).await;
-            scene.query("q", json!({})).await;
-            let message = scene.waits("q", "QuotaExceeded").await;
+        async |fixture| {
+            let kubelet = Kubelet::start(fixture.env, programs(succeeds)).await;
+            let operator = fixture.start("operator", &[]);
+            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.has_pods("p", &["p-0"]).await;
+            fixture.no_more_pods("quota", 1).await;
+            fixture.query("q", json!({})).await;
+            let message = fixture.waits("q", "QuotaExceeded").await;
             assert!(message.contains("exceeded quota: quota"), "{message}");
             let room = json!({"spec": {"hard": {"pods": "100"}}});
-            scene.merge::<ResourceQuota>("quota", room).await;
-            scene.reaches("q", QueryPhase::Succeeded).await;
+            fixture.merge::<ResourceQuota>("quota", room).await;
+            fixture.reaches("q", QueryPhase::Succeeded).await;
             let started: Vec<_> = kubelet.started().into_iter().map(|pod| pod.name).collect();
             assert_eq!(started, ["p-0", "q-c1"]);
             // The quota's refusal is a 403 too.
-            let refused = format!("POST /api/v1/namespaces/{}/pods", scene.place.namespace);
+            let refused = format!("POST /api/v1/namespaces/{}/pods", fixture.env.namespace);
             let forbidden = operator.faults.forbidden();
             assert!(forbidden.iter().all(|call| *call == refused), "{forbidden:?}");
         },
@@ -93,18 +96,18 @@ fn a_coordinator_beyond_the_quota_says_so_and_starts_when_there_is_room() {
 
 #[test]
 fn a_pool_of_somebody_else_is_not_taken_for_inline_workers() {
-    direct_queries(
+    with_signalled_coordinators(
         "a_pool_of_somebody_else_is_not_taken_for_inline_workers",
-        async |play| {
-            let scene = play.scene;
-            let theirs = scene.pool("q-workers", json!({"replicas": 1})).await;
-            scene.query("q", json!({"workers": {"replicas": 3}})).await;
-            let message = scene.waits("q", "NameTaken").await;
+        async |scripted| {
+            let fixture = scripted.fixture;
+            let theirs = fixture.pool("q-workers", json!({"replicas": 1})).await;
+            fixture.query("q", json!({"workers": {"replicas": 3}})).await;
+            let message = fixture.waits("q", "NameTaken").await;
             assert!(message.contains("WorkerPool q-workers exists"), "{message}");
-            let now = scene.api::<WorkerPool>().get("q-workers").await.unwrap();
+            let now = fixture.api::<WorkerPool>().get("q-workers").await.unwrap();
             assert_eq!(now.uid(), theirs.uid());
             assert_eq!(now.spec, theirs.spec);
-            assert!(scene.coordinators("q").await.is_empty());
+            assert!(fixture.coordinators("q").await.is_empty());
         },
     );
 }

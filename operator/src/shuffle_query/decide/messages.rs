@@ -1,13 +1,13 @@
 //! What a query says of workers and of a coordinator that it waits for.
 
+use super::super::observed::ObservedPool;
 use crate::objects::coordinator::COORDINATOR_PORT;
 use crate::progress::Unreachable;
-use crate::shuffle_query::observed::PoolSeen;
 
 /// Says that the pool has fewer workers than the `needed` ones that a coordinator could use. Where enough are ready, they are
 /// of another build than it: they would refuse it until they are replaced.
-pub(super) fn few_workers(pool: &PoolSeen, name: &str, needed: u32) -> String {
-    let PoolSeen::Found {
+pub(super) fn few_workers(pool: &ObservedPool, name: &str, needed: u32) -> String {
+    let ObservedPool::Found {
         ready,
         compatible,
         why,
@@ -39,24 +39,24 @@ pub(super) fn out_of_reach(unreachable: &Unreachable) -> String {
 }
 
 /// Why a query that runs has no worker, as far as its pool and its coordinator tell. Since when, its condition `WorkersReady` says.
-pub(super) fn no_worker(pool: &PoolSeen, words: &str) -> String {
-    let told = match words {
+pub(super) fn no_worker(pool: &ObservedPool, message: &str) -> String {
+    let suffix = match message {
         "" => "".to_owned(),
-        words => format!(". The coordinator: {words}"),
+        message => format!(". The coordinator: {message}"),
     };
     match pool {
-        PoolSeen::Found { ready: 0, why, .. } => {
+        ObservedPool::Found { ready: 0, why, .. } => {
             let colon = if why.is_empty() { "" } else { ": " };
-            format!("the pool has no ready worker{colon}{why}{told}")
+            format!("the pool has no ready worker{colon}{why}{suffix}")
         }
-        PoolSeen::Found { ready, .. } if told.is_empty() => format!(
+        ObservedPool::Found { ready, .. } if suffix.is_empty() => format!(
             "{ready} workers are ready and none has a session with the coordinator: a NetworkPolicy on port 7400, or a \
              token that they do not trust? The coordinator's log says more"
         ),
-        PoolSeen::Found { ready, .. } => {
-            format!("{ready} workers are ready and none has a session with the coordinator{told}")
+        ObservedPool::Found { ready, .. } => {
+            format!("{ready} workers are ready and none has a session with the coordinator{suffix}")
         }
-        PoolSeen::Absent | PoolSeen::Taken => "its pool was deleted".to_owned(),
-        PoolSeen::Leaving => "its pool is being deleted".to_owned(),
+        ObservedPool::Absent | ObservedPool::NameTaken => "its pool was deleted".to_owned(),
+        ObservedPool::Deleting => "its pool is being deleted".to_owned(),
     }
 }

@@ -9,42 +9,42 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use tracing::Instrument as _;
 
-use super::lifecycle::Lifecycle;
+use super::mutation_cache::MutationCache;
 use super::observe::pool_of;
-use super::observed::{Observed, Step};
+use super::observed::{Decision, Observed};
+use super::query_record::QueryRecord;
 use super::status::compose;
-use super::written::Written;
-use super::{Queries, ending, event, step};
-use crate::demand::Wish;
+use super::{QueryReconciler, coordinator_outcome, decide, event};
+use crate::demand::QueryDemand;
 use crate::kube_api;
 use crate::progress::Urgency;
-use crate::reconcile::{Error, Lane, Reconciler, Reconciling};
+use crate::reconcile::{Error, Priority, ReconcileFuture, Reconciler};
 
 /// Most decisions in one reconcile: a query that is resumed, admitted and started takes four.
-const MOST_STEPS: usize = 8;
+const MAX_DECISIONS: usize = 8;
 /// When a status that nobody waits for is tried again, where there was no turn to spare for it.
-const NO_SPARE: Duration = Duration::from_secs(2);
+const THROTTLED_RETRY: Duration = Duration::from_secs(2);
 
-impl Reconciler for Queries {
+impl Reconciler for QueryReconciler {
     type Object = ShuffleQuery;
 
-    fn reconcile(self: Arc<Self>, query: Arc<ShuffleQuery>) -> Reconciling {
-        Box::pin(async move { self.bring_closer(query).await })
+    fn reconcile(self: Arc<Self>, query: Arc<ShuffleQuery>) -> ReconcileFuture {
+        Box::pin(async move { self.reconcile_query(query).await })
     }
 
     /// Of what holds a place, somebody waits to see it run and end; others wait for a place anyway, or have ended.
-    fn lane(query: &ShuffleQuery) -> Lane {
-        let life = Lifecycle::of(query);
-        if life.admitted.is_some() && !life.phase.is_terminal() {
-            Lane::Pressing
+    fn priority(query: &ShuffleQuery) -> Priority {
+        let record = QueryRecord::of(query);
+        if record.admitted.is_some() && !record.phase.is_terminal() {
+            Priority::High
         } else {
-            Lane::Ordinary
+            Priority::Normal
         }
     }
 }
 
-impl Queries {
-    async fn bring_closer(&self, mut query: Arc<ShuffleQuery>) -> Result<Duration, Error> {
+impl QueryReconciler {
+    async fn reconcile_query(&self, mut query: Arc<ShuffleQuery>) -> Result<Duration, Error> {
         // What a cache does not have yet would count as gone. The streams that fill it end with the operator only.
         let synced = async {
             let _ = self.pools.wait_until_ready().await;
@@ -52,27 +52,27 @@ impl Queries {
         };
         self.synced.get_or_init(|| synced).await;
         let uid = query.uid().unwrap_or_default();
-        if let Some(written) = self.written().get_mut(&uid) {
-            query = written.freshest(query);
+        if let Some(cache) = self.mutation_caches().get_mut(&uid) {
+            query = cache.newest(query);
         }
-        for _ in 0..MOST_STEPS {
+        for _ in 0..MAX_DECISIONS {
             let now = Timestamp::now();
             let seen = self.observe(&query, now).await?;
-            match step(&seen, now) {
-                Step::Commit(life) => query = self.commit(&seen, &life, now).await?,
-                Step::Act {
+            match decide::decide(&seen, now) {
+                Decision::Persist(record) => query = self.persist(&seen, &record, now).await?,
+                Decision::Act {
                     actions,
-                    mut life,
+                    mut record,
                     again,
                 } => {
-                    let stored = Lifecycle::of(&query);
+                    let stored = QueryRecord::of(&query);
                     for action in actions {
                         if let Some(refusal) = self.act(&query, action).await? {
-                            life = stored.waiting(refusal.reason, refusal.message);
+                            record = stored.waiting(refusal.reason, refusal.message);
                             break;
                         }
                     }
-                    return self.show(&seen, &life, now, again).await;
+                    return self.update_status_if_due(&seen, &record, now, again).await;
                 }
             }
         }
@@ -80,65 +80,68 @@ impl Queries {
     }
 
     /// Writes what binds.
-    async fn commit(
+    async fn persist(
         &self,
         seen: &Observed,
-        life: &Lifecycle,
+        record: &QueryRecord,
         now: Timestamp,
     ) -> Result<Arc<ShuffleQuery>, Error> {
         let uid = seen.query.uid().unwrap_or_default();
-        let takes_place = life.admitted.is_some() && !life.phase.is_terminal();
-        if takes_place && !self.takes_place(&seen.query, &uid) {
+        let holds_admission = record.admitted.is_some() && !record.phase.is_terminal();
+        if holds_admission && !self.assume_admission(&seen.query, &uid) {
             // Another query was first: it is looked at again.
             return Ok(seen.query.clone());
         }
         let report = seen.report.as_deref();
         let old = seen.query.status.clone().unwrap_or_default();
-        let new = compose(&seen.query, life, report, now);
-        self.wish(&seen.query, &new);
-        self.operator.status_writes.turn(Self::lane(&seen.query)).await;
+        let new = compose(&seen.query, record, report, now);
+        self.update_demand(&seen.query, &new);
+        self.operator
+            .status_writes
+            .acquire(Self::priority(&seen.query))
+            .await;
         let written = self.write(&seen.query, &old, &new).await;
-        if !takes_place || written.is_err() {
-            self.granted().remove(&uid);
+        if !holds_admission || written.is_err() {
+            self.assumed_admissions().remove(&uid);
         }
         let written = written?;
-        match ending::unheard_end(seen, life) {
+        match coordinator_outcome::unreported_end(seen, record) {
             Some(end) => {
-                let lag = step::elapsed(end, Timestamp::now());
+                let lag = decide::elapsed(end, Timestamp::now());
                 self.operator.metrics.status_lag.observe(lag.as_secs_f64());
             }
-            None => self.note_lag(seen),
+            None => self.observe_status_lag(seen),
         }
         Ok(Arc::new(written))
     }
 
     /// Notes that the query takes a place; false if the quota of its namespace, which others may have met since it was looked
     /// at, leaves none.
-    fn takes_place(&self, query: &ShuffleQuery, uid: &str) -> bool {
+    fn assume_admission(&self, query: &ShuffleQuery, uid: &str) -> bool {
         let _one_at_a_time = self.admitting.lock().unwrap_or_else(PoisonError::into_inner);
-        let has_place = Lifecycle::of(query).admitted.is_some();
-        if !has_place && self.beyond_quota(query).is_some() {
+        let is_admitted = QueryRecord::of(query).admitted.is_some();
+        if !is_admitted && self.quota_violation(query).is_some() {
             return false;
         }
-        self.granted().insert(uid.to_owned());
+        self.assumed_admissions().insert(uid.to_owned());
         true
     }
 
     /// Tells the query's pool what it wants.
-    fn wish(&self, query: &ShuffleQuery, status: &ShuffleQueryStatus) {
+    fn update_demand(&self, query: &ShuffleQuery, status: &ShuffleQueryStatus) {
         let uid = query.uid().unwrap_or_default();
         let Some(pool) = pool_of(query) else { return };
         let namespace = query.namespace().unwrap_or_default();
         self.operator
             .demand
-            .set(&uid, (&namespace, &pool), Wish::of(status));
+            .set(&uid, (&namespace, &pool), QueryDemand::of(status));
     }
 
     /// Writes how the query stands, if that is due; answers when to look again.
-    async fn show(
+    async fn update_status_if_due(
         &self,
         seen: &Observed,
-        life: &Lifecycle,
+        record: &QueryRecord,
         now: Timestamp,
         again: Duration,
     ) -> Result<Duration, Error> {
@@ -146,8 +149,8 @@ impl Queries {
         if query.meta().deletion_timestamp.is_some() {
             return Ok(again);
         }
-        if Lifecycle::of(query).phase.is_terminal() {
-            self.acknowledge(query).await?;
+        if QueryRecord::of(query).phase.is_terminal() {
+            self.update_observed_generation(query).await?;
             return Ok(again);
         }
         let uid = query.uid().unwrap_or_default();
@@ -156,16 +159,16 @@ impl Queries {
             .get(&kube::runtime::reflector::ObjectRef::from_obj(&**query));
         let cached_admission = cached.and_then(|cached| cached.status.as_ref()?.admitted_time.clone());
         if cached_admission.is_some() {
-            self.granted().remove(&uid);
+            self.assumed_admissions().remove(&uid);
         }
-        let new = compose(query, life, seen.report.as_deref(), now);
-        self.wish(query, &new);
+        let new = compose(query, record, seen.report.as_deref(), now);
+        self.update_demand(query, &new);
         let old = query.status.clone().unwrap_or_default();
         let urgency = match &query.status {
             Some(old) => Urgency::between(old, &new),
             None => Urgency::Transition,
         };
-        let last = self.written().get(&uid).map(|last| last.at);
+        let last = self.mutation_caches().get(&uid).map(|cache| cache.written_at);
         let rested = last.map_or(Duration::MAX, |last| last.elapsed());
         if urgency == Urgency::Same {
             return Ok(again);
@@ -175,20 +178,20 @@ impl Queries {
         }
         let writes = &self.operator.status_writes;
         match urgency {
-            Urgency::Transition => writes.turn(Self::lane(query)).await,
-            _ if writes.spare() => {}
+            Urgency::Transition => writes.acquire(Self::priority(query)).await,
+            _ if writes.try_acquire() => {}
             // Of many queries at once the steps and counters give way, and no reconcile waits for them.
-            _ => return Ok(again.min(NO_SPARE)),
+            _ => return Ok(again.min(THROTTLED_RETRY)),
         }
         self.write(query, &old, &new).await?;
-        self.note_lag(seen);
+        self.observe_status_lag(seen);
         Ok(again)
     }
 
     /// Of a query that has ended, says that an edit was seen, such as that of its time to live. The cache has not kept all of
     /// its status.
-    async fn acknowledge(&self, query: &ShuffleQuery) -> Result<(), Error> {
-        if is_acknowledged(query) {
+    async fn update_observed_generation(&self, query: &ShuffleQuery) -> Result<(), Error> {
+        if is_generation_observed(query) {
             return Ok(());
         }
         let api = kube_api::api_of(&self.operator.client, query);
@@ -197,23 +200,23 @@ impl Queries {
         let same = |found: &ShuffleQuery| {
             found.uid() == query.uid()
                 && found.metadata.deletion_timestamp.is_none()
-                && !is_acknowledged(found)
+                && !is_generation_observed(found)
         };
         let Some(found) = found.filter(same) else {
             return Ok(());
         };
         let old = found.status.clone().unwrap_or_default();
-        let new = acknowledged(old.clone(), found.metadata.generation);
-        self.operator.status_writes.turn(Lane::Ordinary).await;
+        let new = with_observed_generation(old.clone(), found.metadata.generation);
+        self.operator.status_writes.acquire(Priority::Normal).await;
         self.write(&found, &old, &new).await?;
         Ok(())
     }
 
     /// A status was written that shows what was `seen`.
-    fn note_lag(&self, seen: &Observed) {
+    fn observe_status_lag(&self, seen: &Observed) {
         let uid = seen.query.uid().unwrap_or_default();
         let report = seen.report.as_ref();
-        if let Some(lag) = report.and_then(|report| self.progress.written(&uid, report)) {
+        if let Some(lag) = report.and_then(|report| self.progress.status_written(&uid, report)) {
             self.operator.metrics.status_lag.observe(lag.as_secs_f64());
         }
     }
@@ -227,22 +230,22 @@ impl Queries {
     ) -> Result<ShuffleQuery, Error> {
         let made_room = new.phase.is_terminal() || new.admitted_time.is_none() && new.reason != old.reason;
         if made_room {
-            self.freed().insert(query.uid().unwrap_or_default());
+            self.released_admissions().insert(query.uid().unwrap_or_default());
         }
         let written = kube_api::apply_status(&self.operator.client, query, new).await;
         let written = written.map_err(Error::api("writing the status"))?;
         self.operator.metrics.status_writes.inc();
         let uid = query.uid().unwrap_or_default();
-        let mut all = self.written();
-        let known = all.remove(&uid);
-        all.insert(uid, Written::new(known, query, &written));
+        let mut all = self.mutation_caches();
+        let previous = all.remove(&uid);
+        all.insert(uid, MutationCache::new(previous, query, &written));
         drop(all);
-        self.tell(query, old, new);
+        self.publish_event(query, old, new);
         Ok(written)
     }
 
     /// Publishes an event, on the side: nothing depends on it.
-    fn tell(&self, query: &ShuffleQuery, old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) {
+    fn publish_event(&self, query: &ShuffleQuery, old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) {
         let Some(event) = event::between(old, new) else {
             return;
         };
@@ -264,7 +267,7 @@ impl Queries {
     }
 }
 
-fn is_acknowledged(query: &ShuffleQuery) -> bool {
+fn is_generation_observed(query: &ShuffleQuery) -> bool {
     let seen = query
         .status
         .as_ref()
@@ -273,7 +276,7 @@ fn is_acknowledged(query: &ShuffleQuery) -> bool {
 }
 
 /// The same status, of another generation of the spec.
-fn acknowledged(mut status: ShuffleQueryStatus, generation: Option<i64>) -> ShuffleQueryStatus {
+fn with_observed_generation(mut status: ShuffleQueryStatus, generation: Option<i64>) -> ShuffleQueryStatus {
     status.observed_generation = generation;
     for condition in &mut status.conditions {
         condition.observed_generation = generation;
@@ -297,11 +300,11 @@ mod tests {
                                 "conditions": [condition], "stages": [stage]});
             serde_json::from_value(status).unwrap()
         };
-        assert_eq!(acknowledged(status(1), Some(3)), status(3));
+        assert_eq!(with_observed_generation(status(1), Some(3)), status(3));
         let mut query = ShuffleQuery::new("q", Default::default());
         (query.metadata.generation, query.status) = (Some(3), Some(status(1)));
-        assert!(!is_acknowledged(&query));
+        assert!(!is_generation_observed(&query));
         query.status = Some(status(3));
-        assert!(is_acknowledged(&query));
+        assert!(is_generation_observed(&query));
     }
 }

@@ -1,5 +1,5 @@
-//! The verbs by which the operator writes are safe to repeat: a life of three objects, interrupted before and after
-//! every write and begun again, ends as it does undisturbed.
+//! The operator's API calls are safe to repeat: the lifecycle of three objects, interrupted before and after every write and
+//! started again, ends as it does without faults.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use sluice_operator::kube_api::{Created, apply, apply_status, create, create_blind, delete};
 
-use crate::faults::{Call, Fault, Faults, Watches};
-use crate::harness::{Place, run};
+use crate::faults::{Call, Fault, Faults, WatchFaults};
+use crate::harness::{TestEnv, run};
 
-/// How many writes the life has when nothing goes wrong.
+/// Writes of the lifecycle without faults.
 const WRITES: usize = 8;
 
 fn object<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
 }
 
-/// The life of what `owner` owns. It looks at what is there and does what is left to do.
+/// The lifecycle of the objects of `owner`. It reads what exists and does what remains.
 async fn live(client: &Client, owner: &ConfigMap) -> kube::Result<()> {
     let namespace = owner.namespace().unwrap();
     let (maps, pods) = (
@@ -82,8 +82,8 @@ async fn live(client: &Client, owner: &ConfigMap) -> kube::Result<()> {
 }
 
 /// What is left at the end: the objects of `owner` without what differs from run to run, by name without the owner's.
-async fn outcome(place: &Place, owner: &ConfigMap) -> BTreeMap<String, Value> {
-    async fn list<K>(place: &Place, owner: &str, into: &mut BTreeMap<String, Value>)
+async fn outcome(env: &TestEnv, owner: &ConfigMap) -> BTreeMap<String, Value> {
+    async fn list<K>(env: &TestEnv, owner: &str, into: &mut BTreeMap<String, Value>)
     where
         K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
             + Clone
@@ -91,7 +91,7 @@ async fn outcome(place: &Place, owner: &ConfigMap) -> BTreeMap<String, Value> {
             + DeserializeOwned
             + serde::Serialize,
     {
-        let api = Api::<K>::namespaced(place.client.clone(), &place.namespace);
+        let api = Api::<K>::namespaced(env.client.clone(), &env.namespace);
         let params = ListParams::default().labels(&format!("of={owner}"));
         for mut object in api.list(&params).await.unwrap() {
             let name = format!("{} {}", K::kind(&()), object.name_any().replace(owner, "q"));
@@ -103,28 +103,24 @@ async fn outcome(place: &Place, owner: &ConfigMap) -> BTreeMap<String, Value> {
         }
     }
     let (mut all, name) = (BTreeMap::new(), owner.name_any());
-    list::<ConfigMap>(place, &name, &mut all).await;
-    list::<Secret>(place, &name, &mut all).await;
-    list::<Pod>(place, &name, &mut all).await;
+    list::<ConfigMap>(env, &name, &mut all).await;
+    list::<Secret>(env, &name, &mut all).await;
+    list::<Pod>(env, &name, &mut all).await;
     all
 }
 
-async fn owner(place: &Place, name: &str) -> ConfigMap {
-    let maps = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+async fn owner(env: &TestEnv, name: &str) -> ConfigMap {
+    let maps = Api::<ConfigMap>::namespaced(env.client.clone(), &env.namespace);
     let owner: ConfigMap = object(json!({"metadata": {"name": name}}));
     maps.create(&PostParams::default(), &owner).await.unwrap()
 }
 
 /// Lives until it is done, through `faults`; a crash begins it again without them. How often it began.
-async fn life(place: &Place, owner: &ConfigMap, faults: &Faults) -> usize {
-    let builder = ClientBuilder::try_from(place.config.clone()).unwrap();
+async fn lifecycle(env: &TestEnv, owner: &ConfigMap, faults: &Faults) -> usize {
+    let builder = ClientBuilder::try_from(env.config.clone()).unwrap();
     let faulty = builder.with_layer(faults).build();
     for began in 1..100 {
-        let client = if faults.is_crashed() {
-            &place.client
-        } else {
-            &faulty
-        };
+        let client = if faults.is_crashed() { &env.client } else { &faulty };
         let ended = tokio::select! {
             biased;
             () = faults.crashed(), if !faults.is_crashed() => continue,
@@ -134,30 +130,30 @@ async fn life(place: &Place, owner: &ConfigMap, faults: &Faults) -> usize {
             return began;
         }
     }
-    panic!("the life of {} does not end", owner.name_any());
+    panic!("the lifecycle of {} does not end", owner.name_any());
 }
 
 #[test]
 fn a_crash_before_or_after_any_write_changes_nothing_in_the_end() {
     run(
         "a_crash_before_or_after_any_write_changes_nothing_in_the_end",
-        async |place| {
-            let undisturbed = owner(place, "undisturbed").await;
+        async |env| {
+            let without_faults = owner(env, "without_faults").await;
             let faults = Faults::none();
-            assert_eq!(life(place, &undisturbed, &faults).await, 1);
+            assert_eq!(lifecycle(env, &without_faults, &faults).await, 1);
             assert_eq!(faults.writes(), WRITES);
-            let wanted = outcome(place, &undisturbed).await;
+            let wanted = outcome(env, &without_faults).await;
             assert_eq!(wanted.len(), 3, "{wanted:?}");
             for fault in [Fault::CrashBefore, Fault::CrashAfter] {
                 for n in 0..WRITES {
                     let name = format!("{fault:?}-{n}").to_lowercase();
-                    let owner = owner(place, &name).await;
+                    let owner = owner(env, &name).await;
                     assert_eq!(
-                        life(place, &owner, &Faults::crash_at(n, fault)).await,
+                        lifecycle(env, &owner, &Faults::crash_at(n, fault)).await,
                         2,
                         "{name}"
                     );
-                    assert_eq!(outcome(place, &owner).await, wanted, "{name}");
+                    assert_eq!(outcome(env, &owner).await, wanted, "{name}");
                 }
             }
         },
@@ -168,10 +164,10 @@ fn a_crash_before_or_after_any_write_changes_nothing_in_the_end() {
 fn refused_lost_and_late_requests_change_nothing_in_the_end() {
     run(
         "refused_lost_and_late_requests_change_nothing_in_the_end",
-        async |place| {
-            let undisturbed = owner(place, "undisturbed").await;
-            life(place, &undisturbed, &Faults::none()).await;
-            let wanted = outcome(place, &undisturbed).await;
+        async |env| {
+            let without_faults = owner(env, "without_faults").await;
+            lifecycle(env, &without_faults, &Faults::none()).await;
+            let wanted = outcome(env, &without_faults).await;
             let mut disturbed = 0;
             for seed in 0..20 {
                 let mut random = SmallRng::seed_from_u64(seed);
@@ -185,12 +181,17 @@ fn refused_lost_and_late_requests_change_nothing_in_the_end() {
                     6..10 if call.write.is_some() => Some(Fault::LoseAnswer),
                     _ => None,
                 };
-                let owner = owner(place, &format!("seed{seed}")).await;
-                let began = life(place, &owner, &Faults::scripted(seed, Watches::default(), script)).await;
+                let owner = owner(env, &format!("seed{seed}")).await;
+                let began = lifecycle(
+                    env,
+                    &owner,
+                    &Faults::scripted(seed, WatchFaults::default(), script),
+                )
+                .await;
                 disturbed += usize::from(began > 1);
-                assert_eq!(outcome(place, &owner).await, wanted, "seed {seed}");
+                assert_eq!(outcome(env, &owner).await, wanted, "seed {seed}");
             }
-            assert!(disturbed > 10, "only {disturbed} of 20 lives were disturbed");
+            assert!(disturbed > 10, "only {disturbed} of 20 lifecycles were disturbed");
         },
     );
 }

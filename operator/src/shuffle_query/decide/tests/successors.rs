@@ -45,14 +45,14 @@ fn how_a_coordinator_ended_decides_what_comes_next() {
         let mut world = World::running(json!({}));
         world.seen.report = None;
         world.pod(1, state.clone());
-        let (_, life, _) = world.settle();
-        assert_eq!((life.phase, life.reason), (phase, reason), "{state:?}");
+        let (_, record, _) = world.settle();
+        assert_eq!((record.phase, record.reason), (phase, reason), "{state:?}");
         assert_eq!(
-            (life.epoch, life.pod_retries, life.coordinator_failures),
+            (record.epoch, record.pod_retries, record.coordinator_failures),
             counts,
             "{state:?}"
         );
-        assert!(life.admitted.is_some(), "{state:?} takes the place away");
+        assert!(record.admitted.is_some(), "{state:?} takes the place away");
     }
 }
 
@@ -65,9 +65,9 @@ fn a_pod_that_is_gone_or_must_go_is_not_waited_for() {
             true => world.seen.pods[0].leaving = true,
             false => world.seen.pods.clear(),
         }
-        let (actions, life, again) = world.settle();
+        let (actions, record, again) = world.settle();
         assert_eq!(
-            (life.epoch, life.pod_retries, life.coordinator_failures),
+            (record.epoch, record.pod_retries, record.coordinator_failures),
             (2, 1, 0)
         );
         assert_eq!((actions, again), (vec![Action::Unfollow], Duration::from_secs(1)));
@@ -95,25 +95,25 @@ fn the_next_coordinator_waits_while_the_pool_is_rolled() {
     assert_eq!(world.settle().1.phase, QueryPhase::Running, "what runs goes on");
     world.seen.report = None;
     world.pod(1, said(QueryPhase::Failed, Some(ErrorReason::BuildMismatch)));
-    let (_, life, again) = world.settle();
-    assert_eq!(life.reason, ProgressReason::CoordinatorRestarting.into());
+    let (_, record, again) = world.settle();
+    assert_eq!(record.reason, ProgressReason::CoordinatorRestarting.into());
     world.now += again;
     for _ in 0..2 {
-        let (actions, life, _) = world.settle();
+        let (actions, record, _) = world.settle();
         assert_eq!(actions, [Action::Unfollow]);
         assert_eq!(
-            (life.epoch, life.pod_retries, life.coordinator_failures),
+            (record.epoch, record.pod_retries, record.coordinator_failures),
             (2, 1, 1)
         );
         assert_eq!(
-            (life.phase, life.reason),
+            (record.phase, record.reason),
             (QueryPhase::Pending, ProgressReason::WaitingForPool.into())
         );
         assert_eq!(
-            life.message,
+            record.message,
             "pool p is being rolled: 0 workers of its image are ready of 1 that a query needs"
         );
-        assert!(life.admitted.is_some(), "it keeps its place");
+        assert!(record.admitted.is_some(), "it keeps its place");
     }
     // One new worker will do for a query that has its place.
     world.seen.pool = rolled(1);
@@ -123,11 +123,11 @@ fn the_next_coordinator_waits_while_the_pool_is_rolled() {
 #[test]
 fn a_pod_that_was_not_posted_yet_keeps_its_epoch() {
     let mut world = World::new(json!({}));
-    let Step::Commit(life) = step(&world.seen, world.now) else {
+    let Decision::Persist(record) = decide(&world.seen, world.now) else {
         panic!("it acts first");
     };
     let mut query = ShuffleQuery::clone(&world.seen.query);
-    query.status = Some(compose(&query, &life, None, world.now));
+    query.status = Some(compose(&query, &record, None, world.now));
     // The operator went away here; another takes over.
     world.seen.query = Arc::new(query);
     assert_eq!(world.settle().0, launches(1, 1));
@@ -140,8 +140,8 @@ fn waits_grow_to_a_minute_and_uncounted_losses_have_no_end() {
     let mut waits = Vec::new();
     for epoch in 1..=12 {
         world.pod(epoch, PodState::Ended(PodEnd::Lost("Evicted".to_owned())));
-        let (_, life, again) = world.settle();
-        assert_eq!((life.epoch, life.coordinator_failures), (epoch + 1, 0));
+        let (_, record, again) = world.settle();
+        assert_eq!((record.epoch, record.coordinator_failures), (epoch + 1, 0));
         waits.push(again.as_secs());
         world.now += again;
         assert_eq!(world.settle().0, launches(epoch + 1, 1));
@@ -158,9 +158,9 @@ fn memory_doubles_up_to_a_cap() {
         let factor = *factors.last().unwrap_or(&1);
         world.pod(epoch, PodState::Ended(PodEnd::OutOfMemory));
         world.seen.pods.last_mut().unwrap().memory_factor = factor;
-        let (_, life, again) = world.settle();
-        if life.phase.is_terminal() {
-            assert_eq!(life.reason, ErrorReason::OutOfMemory.into());
+        let (_, record, again) = world.settle();
+        if record.phase.is_terminal() {
+            assert_eq!(record.reason, ErrorReason::OutOfMemory.into());
             break;
         }
         world.now += again;
@@ -178,8 +178,8 @@ fn more_memory_is_not_forgotten_with_the_pod_that_lacked_it() {
     let mut world = World::running(json!({}));
     world.seen.report = None;
     world.pod(1, PodState::Ended(PodEnd::OutOfMemory));
-    let (actions, life, again) = world.settle();
-    assert_eq!((actions, life.epoch), (vec![Action::Unfollow], 2));
+    let (actions, record, again) = world.settle();
+    assert_eq!((actions, record.epoch), (vec![Action::Unfollow], 2));
     // Somebody tidies up before the successor's turn has come.
     world.seen.pods.clear();
     world.now += again;
@@ -199,10 +199,10 @@ fn coordinator_failures_end() {
         world.seen.report = None;
         let ended = (1..=10).find_map(|epoch| {
             world.pod(epoch, said(QueryPhase::Failed, Some(ErrorReason::WorkersLost)));
-            let (_, life, again) = world.settle();
+            let (_, record, again) = world.settle();
             world.now += again;
             world.settle();
-            life.phase.is_terminal().then_some(life)
+            record.phase.is_terminal().then_some(record)
         });
         let ended = ended.expect("it tries for ever");
         assert_eq!(ended.reason, ErrorReason::WorkersLost.into());

@@ -1,4 +1,4 @@
-//! What a pool should have next: objects, pods to make, pods to mark, pods to delete.
+//! Decides what a pool should have next: objects, and the pods to create, patch and delete. Pure.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -26,37 +26,38 @@ pub struct Desired {
     pub objects: PoolObjects,
     /// Pods to create.
     pub create: Vec<Pod>,
-    /// What pods should carry and do not yet.
-    pub mark: Vec<Mark>,
+    /// Pods whose labels or annotations must change.
+    pub patch: Vec<PodPatch>,
     /// Pods to delete.
-    pub delete: Vec<Removal>,
+    pub delete: Vec<PodDeletion>,
     /// Why no pod is created or replaced at all.
     pub blocked: Option<Blocked>,
 }
 
-/// Labels and annotations that a pod should carry, all of those that the operator adds after its creation.
+/// The labels and annotations that the operator adds to a pod after its creation; all of them, since server-side apply removes
+/// what is left out.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Mark {
+pub struct PodPatch {
     /// The pod.
     pub pod: Arc<Pod>,
     /// Since when it drains, and why.
-    pub draining: Option<(Timestamp, Why)>,
+    pub draining: Option<(Timestamp, RemovalReason)>,
     /// The zone of its node.
     pub zone: Option<String>,
 }
 
-/// A pod that goes.
+/// A pod to delete.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Removal {
+pub struct PodDeletion {
     /// The pod.
     pub pod: Arc<Pod>,
-    /// Why.
-    pub why: Why,
+    /// The cause, for the log.
+    pub why: RemovalReason,
 }
 
 /// Why a pod drains or is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum RemovalReason {
     /// The pool has more workers than its spec wants.
     Surplus,
     /// The pool's spec has changed, and a newer pod stands ready.
@@ -67,20 +68,20 @@ pub enum Why {
     Drained,
     /// It drained for longer than the pool allows.
     DrainTimedOut,
-    /// It was to drain before; that it began is all that is known.
-    Marked,
+    /// An earlier reconcile began the drain. The cause is not stored.
+    AlreadyDraining,
 }
 
-impl Why {
+impl RemovalReason {
     /// In a log.
-    pub const fn words(self) -> &'static str {
+    pub const fn description(self) -> &'static str {
         match self {
             Self::Surplus => "the pool has more than it is to have",
             Self::Outdated => "the spec of the pool has changed",
             Self::Ended => "it will not run again",
             Self::Drained => "it has drained",
             Self::DrainTimedOut => "it drained for longer than drainTimeoutSeconds",
-            Self::Marked => "it was to drain before",
+            Self::AlreadyDraining => "it drains already",
         }
     }
 }
@@ -95,7 +96,7 @@ pub struct Blocked {
 }
 
 /// What the pool should have next. Pure: the same observation gives the same answer.
-pub fn desired(seen: &Observed) -> Desired {
+pub fn decide(seen: &Observed) -> Desired {
     let blocked = blocked(seen);
     let mut plan = Plan::default();
     plan.end(seen);
@@ -107,7 +108,7 @@ pub fn desired(seen: &Observed) -> Desired {
     Desired {
         objects: PoolObjects::build(&seen.pool, seen.settings.public_key.as_deref()),
         create: create_pods(seen, create),
-        mark: marks(seen, &plan),
+        patch: patches(seen, &plan),
         delete: plan.delete,
         blocked,
     }
@@ -160,9 +161,9 @@ fn missing(seen: &Observed) -> usize {
 /// Pods with the lowest numbers that no pod has, be it terminating or somebody else's.
 fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
     let pool = seen.name();
-    let claims = claims::reach(&seen.claims);
+    let claims = claims::node_selector_terms(&seen.claims);
     // What a dead node had attached comes free when Kubernetes says so; its successor must not be bound to that node.
-    let together = claims::of_one_node(&seen.claims) && seen.workers.iter().all(|worker| worker.reachable);
+    let same_node = claims::of_one_node(&seen.claims) && seen.workers.iter().all(|worker| worker.reachable);
     let free = (0..).filter(|number| !seen.taken.contains(&names::worker(&pool, *number)));
     free.take(count)
         .map(|number| {
@@ -174,7 +175,7 @@ fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
                 with_key: seen.settings.public_key.is_some(),
                 log_format: seen.settings.log_format,
                 claims: &claims,
-                together,
+                same_node,
             };
             pod.build()
         })
@@ -184,9 +185,9 @@ fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
 /// Pods that go.
 #[derive(Default)]
 struct Plan {
-    delete: Vec<Removal>,
+    delete: Vec<PodDeletion>,
     /// Pods that begin to drain, by name.
-    drain: BTreeMap<String, Why>,
+    drain: BTreeMap<String, RemovalReason>,
 }
 
 impl Plan {
@@ -196,12 +197,12 @@ impl Plan {
         for worker in &seen.workers {
             let since = worker.draining_since;
             let why = match worker.state {
-                WorkerState::Ended => Why::Ended,
-                WorkerState::Draining if worker.is_drained() => Why::Drained,
+                WorkerState::Ended => RemovalReason::Ended,
+                WorkerState::Draining if worker.is_drained() => RemovalReason::Drained,
                 WorkerState::Draining
                     if since.is_some_and(|since| seen.now.duration_since(since) >= limit) =>
                 {
-                    Why::DrainTimedOut
+                    RemovalReason::DrainTimedOut
                 }
                 WorkerState::Draining
                 | WorkerState::Unready
@@ -209,7 +210,7 @@ impl Plan {
                 | WorkerState::Lost
                 | WorkerState::Terminating => continue,
             };
-            self.delete.push(Removal {
+            self.delete.push(PodDeletion {
                 pod: worker.pod.clone(),
                 why,
             });
@@ -223,7 +224,7 @@ impl Plan {
             .filter(|worker| worker.is_active() && !worker.outdated)
             .collect();
         let surplus = current.len().saturating_sub(replicas(seen));
-        self.remove(seen, current, surplus, Why::Surplus);
+        self.remove(seen, current, surplus, RemovalReason::Surplus);
     }
 
     /// Workers of an earlier spec, as far as newer ones stand ready.
@@ -231,7 +232,7 @@ impl Plan {
         let wanted = replicas(seen);
         let outdated = seen.workers.iter();
         let outdated = outdated.filter(|worker| worker.is_active() && worker.outdated);
-        let (old, useless): (Vec<_>, Vec<_>) = outdated.partition(|worker| worker.running);
+        let (old, not_started): (Vec<_>, Vec<_>) = outdated.partition(|worker| worker.running);
         let ready = count(&seen.workers, |worker| worker.is_ready() && !worker.outdated);
         let all_active = count(&seen.workers, Worker::is_active);
         let leaving = count(&seen.workers, |worker| {
@@ -246,24 +247,24 @@ impl Plan {
         let most = surge
             .saturating_sub(leaving)
             .saturating_add(all_active.saturating_sub(wanted.saturating_add(surge)));
-        let useless_count = useless.len();
-        self.remove(seen, useless, useless_count, Why::Outdated);
-        self.remove(seen, old, excess.min(most), Why::Outdated);
+        let not_started_count = not_started.len();
+        self.remove(seen, not_started, not_started_count, RemovalReason::Outdated);
+        self.remove(seen, old, excess.min(most), RemovalReason::Outdated);
     }
 
     /// Removes `count` of `from`: what does not run first, then what holds the fewest shuffle bytes; among equals, what is not
     /// ready or does least, then those of the zone with most workers, and of those the youngest number. What runs is left
     /// until each of `from` was asked once what it holds, as after the start of the operator.
-    fn remove(&mut self, seen: &Observed, from: Vec<&Worker>, count: usize, why: Why) {
-        let mut crowd: BTreeMap<Option<&str>, usize> = BTreeMap::new();
+    fn remove(&mut self, seen: &Observed, from: Vec<&Worker>, count: usize, why: RemovalReason) {
+        let mut in_zone: BTreeMap<Option<&str>, usize> = BTreeMap::new();
         for worker in seen.workers.iter().filter(|worker| worker.is_active()) {
-            *crowd.entry(worker.zone.as_deref()).or_default() += 1;
+            *in_zone.entry(worker.zone.as_deref()).or_default() += 1;
         }
-        let unknown = from.iter().any(|worker| worker.unasked);
+        let unknown = from.iter().any(|worker| worker.not_polled);
         let mut left = from;
         for _ in 0..count {
-            let place = left.iter().enumerate().min_by_key(|(_, worker)| {
-                let crowd = crowd.get(&worker.zone.as_deref()).copied().unwrap_or_default();
+            let next = left.iter().enumerate().min_by_key(|(_, worker)| {
+                let in_zone = in_zone.get(&worker.zone.as_deref()).copied().unwrap_or_default();
                 let in_use = worker.report.as_ref().map_or(0, |report| report.slots_in_use);
                 let name = worker.pod.name_any();
                 let number = (name.len(), name);
@@ -272,23 +273,23 @@ impl Plan {
                     worker.held_bytes(),
                     worker.is_ready(),
                     in_use,
-                    Reverse(crowd),
+                    Reverse(in_zone),
                     Reverse(number),
                 )
             });
-            let Some((place, _)) = place else { return };
-            let worker = left.swap_remove(place);
+            let Some((next, _)) = next else { return };
+            let worker = left.swap_remove(next);
             if worker.running && unknown {
                 return;
             }
-            if let Some(crowd) = crowd.get_mut(&worker.zone.as_deref()) {
-                *crowd = crowd.saturating_sub(1);
+            if let Some(in_zone) = in_zone.get_mut(&worker.zone.as_deref()) {
+                *in_zone = in_zone.saturating_sub(1);
             }
             if worker.running {
                 self.drain.insert(worker.pod.name_any(), why);
             } else {
                 // It never had anything.
-                self.delete.push(Removal {
+                self.delete.push(PodDeletion {
                     pod: worker.pod.clone(),
                     why,
                 });
@@ -306,8 +307,8 @@ fn is_stuck(seen: &Observed) -> bool {
     })
 }
 
-/// Marks that differ from what pods carry. A pod on its way out gets none.
-fn marks(seen: &Observed, plan: &Plan) -> Vec<Mark> {
+/// The patches of pods whose labels or annotations differ. A pod that ends gets none.
+fn patches(seen: &Observed, plan: &Plan) -> Vec<PodPatch> {
     let stays = |worker: &&Worker| match worker.state {
         WorkerState::Unready | WorkerState::Ready | WorkerState::Draining | WorkerState::Lost => true,
         WorkerState::Ended | WorkerState::Terminating => false,
@@ -324,9 +325,12 @@ fn marks(seen: &Observed, plan: &Plan) -> Vec<Mark> {
             if begins.is_none() && (zone.is_none() || labelled == zone.as_ref()) {
                 return None;
             }
-            Some(Mark {
+            Some(PodPatch {
                 pod: worker.pod.clone(),
-                draining: worker.draining_since.map(|since| (since, Why::Marked)).or(begins),
+                draining: worker
+                    .draining_since
+                    .map(|since| (since, RemovalReason::AlreadyDraining))
+                    .or(begins),
                 zone: zone.or_else(|| labelled.cloned()),
             })
         })

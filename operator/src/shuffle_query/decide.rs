@@ -10,11 +10,11 @@ use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ErrorReason, ProgressReason, QueryConditionType};
 
 use self::messages::{few_workers, no_worker, out_of_reach};
-use super::admission::Place;
-use super::ending::{self, Fate};
-use super::lifecycle::{Coordinator, Lifecycle};
-use super::observed::{Action, Observed, PoolSeen, SqlSeen, Step};
-use super::pods::{CoordinatorPod, PodState};
+use super::admission::Admission;
+use super::coordinator_outcome::{self, CoordinatorOutcome};
+use super::coordinator_pod::{CoordinatorPod, PodState};
+use super::observed::{Action, Decision, Observed, ObservedPool, ObservedSql};
+use super::query_record::{Coordinator, QueryRecord};
 use crate::objects::names;
 
 /// Between two looks at a query about which nothing is to be done.
@@ -42,9 +42,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 ///   (resumed)          from all: Succeeded, Failed, Cancelled; then tidy up; then, with a TTL, deleted
 /// ```
 ///
-/// What binds (epoch, place, suspension, the end) is written before it is acted on: a [`Step::Commit`] does nothing else.
-pub fn step(seen: &Observed, now: Timestamp) -> Step {
-    let stored = Lifecycle::of(&seen.query);
+/// What binds (epoch, place, suspension, the end) is written before it is acted on: a [`Decision::Persist`] does nothing else.
+pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
+    let stored = QueryRecord::of(&seen.query);
     if seen.query.metadata.deletion_timestamp.is_some() {
         // Kubernetes removes what the query owns.
         return act(vec![Action::Cancel], stored, IDLE);
@@ -52,10 +52,12 @@ pub fn step(seen: &Observed, now: Timestamp) -> Step {
     if stored.phase.is_terminal() {
         return after_the_end(seen, stored, now);
     }
-    let decided = decide(seen, stored.clone(), now);
+    let decided = decide_unended(seen, stored.clone(), now);
     match decided {
-        Step::Act { ref life, .. } if life.commits_to_more_than(&stored) => Step::Commit(life.clone()),
-        Step::Act { .. } | Step::Commit(_) => decided,
+        Decision::Act { ref record, .. } if record.must_persist_before_acting(&stored) => {
+            Decision::Persist(record.clone())
+        }
+        Decision::Act { .. } | Decision::Persist(_) => decided,
     }
 }
 
@@ -65,64 +67,68 @@ pub(super) fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
 
-fn act(actions: Vec<Action>, life: Lifecycle, again: Duration) -> Step {
-    Step::Act { actions, life, again }
+fn act(actions: Vec<Action>, record: QueryRecord, again: Duration) -> Decision {
+    Decision::Act {
+        actions,
+        record,
+        again,
+    }
 }
 
-fn decide(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
-    if let Some(words) = ending::success(seen) {
-        return Step::Commit(ending::succeeded(seen, life, words));
+fn decide_unended(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision {
+    if let Some(status) = coordinator_outcome::success(seen) {
+        return Decision::Persist(coordinator_outcome::succeeded(seen, record, status));
     }
     if !seen.problems.is_empty() {
         let message = seen.problems.join("; ");
-        return Step::Commit(life.failed(ErrorReason::InvalidSpec, message, now));
+        return Decision::Persist(record.failed(ErrorReason::InvalidSpec, message, now));
     }
-    let overdue = overdue(seen, &life, now);
+    let overdue = overdue(seen, &record, now);
     if overdue.is_some()
-        && life.admitted.is_some()
-        && let Fate::Ended(words) = ending::fate(seen, &life)
-        && words.phase != QueryPhase::Cancelled
+        && record.admitted.is_some()
+        && let CoordinatorOutcome::Ended(status) = coordinator_outcome::outcome(seen, &record)
+        && status.phase != QueryPhase::Cancelled
     {
-        return Step::Commit(life.ended(*words));
+        return Decision::Persist(record.ended(*status));
     }
     if let Some(overdue) = overdue
-        && !(may_be_told(seen, &life) && overdue < CANCEL_GRACE)
+        && !(may_be_told(seen, &record) && overdue < CANCEL_GRACE)
     {
         let seconds = seen.deadline_seconds.unwrap_or_default();
         let message = format!("the query ran longer than its deadline of {seconds} s");
-        return Step::Commit(life.failed(ErrorReason::DeadlineExceeded, message, now));
+        return Decision::Persist(record.failed(ErrorReason::DeadlineExceeded, message, now));
     }
     if overdue.is_some() {
         // What is committed meanwhile counts; the coordinator's answer tells.
         return act(
-            vec![follow(seen, &life), Some(Action::Cancel)]
+            vec![follow(seen, &record), Some(Action::Cancel)]
                 .into_iter()
                 .flatten()
                 .collect(),
-            life,
+            record,
             POLL,
         );
     }
     if seen.query.spec.suspend {
-        return suspended(seen, life, now);
+        return suspended(seen, record, now);
     }
-    if let Some(since) = life.suspended.take() {
+    if let Some(since) = record.suspended.take() {
         let rested = u64::try_from(elapsed(since, now).as_millis()).unwrap_or(u64::MAX);
-        life.suspended_millis = life.suspended_millis.saturating_add(rested);
-        return Step::Commit(life.waiting(ProgressReason::Queued, "resumed"));
+        record.suspended_millis = record.suspended_millis.saturating_add(rested);
+        return Decision::Persist(record.waiting(ProgressReason::Queued, "resumed"));
     }
-    if life.admitted.is_some() {
-        return admitted(seen, life, now);
+    if record.admitted.is_some() {
+        return admitted(seen, record, now);
     }
-    waiting(seen, life, now)
+    waiting(seen, record, now)
 }
 
 /// How long the deadline is over, if it is.
-fn overdue(seen: &Observed, life: &Lifecycle, now: Timestamp) -> Option<Duration> {
+fn overdue(seen: &Observed, record: &QueryRecord, now: Timestamp) -> Option<Duration> {
     let deadline = SignedDuration::from_secs(seen.deadline_seconds?.into());
     // The deadline does not pass while a query rests.
-    let until = life.suspended.unwrap_or(now);
-    let rested = SignedDuration::from_millis(i64::try_from(life.suspended_millis).unwrap_or(i64::MAX));
+    let until = record.suspended.unwrap_or(now);
+    let rested = SignedDuration::from_millis(i64::try_from(record.suspended_millis).unwrap_or(i64::MAX));
     let used = until
         .duration_since(seen.query.creation_timestamp()?.0)
         .saturating_sub(rested);
@@ -130,9 +136,9 @@ fn overdue(seen: &Observed, life: &Lifecycle, now: Timestamp) -> Option<Duration
 }
 
 /// How long until the deadline, if there is one.
-fn left(seen: &Observed, life: &Lifecycle, now: Timestamp) -> Option<Duration> {
+fn left(seen: &Observed, record: &QueryRecord, now: Timestamp) -> Option<Duration> {
     let deadline = SignedDuration::from_secs(seen.deadline_seconds?.into());
-    let rested = SignedDuration::from_millis(i64::try_from(life.suspended_millis).unwrap_or(i64::MAX));
+    let rested = SignedDuration::from_millis(i64::try_from(record.suspended_millis).unwrap_or(i64::MAX));
     let used = now
         .duration_since(seen.query.creation_timestamp()?.0)
         .saturating_sub(rested);
@@ -140,35 +146,35 @@ fn left(seen: &Observed, life: &Lifecycle, now: Timestamp) -> Option<Duration> {
 }
 
 /// Whether the newest coordinator runs and has not ended its query.
-fn may_be_told(seen: &Observed, life: &Lifecycle) -> bool {
+fn may_be_told(seen: &Observed, record: &QueryRecord) -> bool {
     let ended = seen
         .report
         .as_ref()
         .is_some_and(|report| report.phase.is_terminal());
-    life.admitted.is_some() && !ended && newest(seen, life).is_some_and(|pod| pod.address().is_some())
+    record.admitted.is_some() && !ended && newest(seen, record).is_some_and(|pod| pod.address().is_some())
 }
 
-fn newest<'a>(seen: &'a Observed, life: &Lifecycle) -> Option<&'a CoordinatorPod> {
-    seen.pods.iter().find(|pod| pod.epoch == life.epoch)
+fn newest<'a>(seen: &'a Observed, record: &QueryRecord) -> Option<&'a CoordinatorPod> {
+    seen.pods.iter().find(|pod| pod.epoch == record.epoch)
 }
 
-fn follow(seen: &Observed, life: &Lifecycle) -> Option<Action> {
-    let address = newest(seen, life)?.address()?.to_owned();
+fn follow(seen: &Observed, record: &QueryRecord) -> Option<Action> {
+    let address = newest(seen, record)?.address()?.to_owned();
     Some(Action::Follow {
-        epoch: life.epoch,
+        epoch: record.epoch,
         address,
     })
 }
 
 /// Rests: whatever runs is told to cancel, so that workers drop its data, and then deleted.
-fn suspended(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
-    let Some(since) = life.suspended else {
-        life.phase = QueryPhase::Suspended;
-        life.reason = ProgressReason::Suspended.into();
-        life.message = String::new();
-        life.suspended = Some(now);
-        life.admitted = None;
-        return Step::Commit(life);
+fn suspended(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision {
+    let Some(since) = record.suspended else {
+        record.phase = QueryPhase::Suspended;
+        record.reason = ProgressReason::Suspended.into();
+        record.message = String::new();
+        record.suspended = Some(now);
+        record.admitted = None;
+        return Decision::Persist(record);
     };
     let said = seen
         .report
@@ -176,43 +182,43 @@ fn suspended(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
         .is_some_and(|report| report.phase.is_terminal());
     let patient = !said && elapsed(since, now) < CANCEL_GRACE;
     let running = seen.pods.iter().filter(|pod| pod.may_run());
-    let told = running
+    let cancellable = running
         .clone()
-        .find(|pod| pod.epoch == life.epoch && pod.address().is_some());
-    if let (true, Some(address)) = (patient, told.and_then(CoordinatorPod::address)) {
+        .find(|pod| pod.epoch == record.epoch && pod.address().is_some());
+    if let (true, Some(address)) = (patient, cancellable.and_then(CoordinatorPod::address)) {
         let follow = Action::Follow {
-            epoch: life.epoch,
+            epoch: record.epoch,
             address: address.to_owned(),
         };
-        return act(vec![follow, Action::Cancel], life, CANCEL_GRACE);
+        return act(vec![follow, Action::Cancel], record, CANCEL_GRACE);
     }
     let mut actions = vec![Action::Unfollow];
     actions.extend(delete(seen.pods.iter()));
     actions.extend(delete_pool(seen));
-    act(actions, life, IDLE)
+    act(actions, record, IDLE)
 }
 
 /// Waits for a pool, its workers, the SQL text, a place.
-fn waiting(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
+fn waiting(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision {
     let spec = &seen.query.spec;
     let name = match (&spec.workers, &spec.worker_pool_ref) {
         (None, Some(pool)) => pool.name.clone(),
         (Some(_), _) => names::inline_pool(&seen.query.name_any()),
         (None, None) => {
             let message = "the query names no workers: set workerPoolRef, or workers";
-            return Step::Commit(life.failed(ErrorReason::InvalidSpec, message, now));
+            return Decision::Persist(record.failed(ErrorReason::InvalidSpec, message, now));
         }
     };
-    life.pool = Some(name.clone());
-    let again = left(seen, &life, now).map_or(IDLE, |left| left.min(IDLE));
+    record.pool = Some(name.clone());
+    let again = left(seen, &record, now).map_or(IDLE, |left| left.min(IDLE));
     // A coordinator from before a rest must not be in the way of the next.
     let mut tidy: Vec<Action> = delete(seen.pods.iter()).collect();
     if let Some(message) = &seen.quota {
-        let waits = life.waiting(ProgressReason::NamespaceQuotaReached, message.as_str());
+        let waits = record.waiting(ProgressReason::NamespaceQuotaReached, message.as_str());
         return act(tidy, waits, again.min(POLL));
     }
-    let (reason, message, poll) = match (&seen.pool, seen.place, &seen.sql) {
-        (PoolSeen::Absent, ..) if spec.workers.is_some() => {
+    let (reason, message, poll) = match (&seen.pool, seen.admission, &seen.sql) {
+        (ObservedPool::Absent, ..) if spec.workers.is_some() => {
             tidy.extend(create_pool(seen));
             (
                 ProgressReason::WaitingForPool,
@@ -220,21 +226,21 @@ fn waiting(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
                 IDLE,
             )
         }
-        (PoolSeen::Absent, ..) => {
+        (ObservedPool::Absent, ..) => {
             let message = format!("create a WorkerPool {name} in this namespace, or name another");
             (ProgressReason::PoolNotFound, message, IDLE)
         }
-        (PoolSeen::Leaving, ..) => (
+        (ObservedPool::Deleting, ..) => (
             ProgressReason::WaitingForPool,
             format!("pool {name} is being deleted"),
             POLL,
         ),
-        (PoolSeen::Taken, ..) => {
+        (ObservedPool::NameTaken, ..) => {
             let message = format!("WorkerPool {name} exists and is not this query's: delete it");
             (ProgressReason::NameTaken, message, POLL)
         }
         (
-            PoolSeen::Found {
+            ObservedPool::Found {
                 compatible, needed, ..
             },
             ..,
@@ -242,21 +248,21 @@ fn waiting(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
             let message = few_workers(&seen.pool, &name, *needed);
             (ProgressReason::WaitingForPool, message, IDLE)
         }
-        (PoolSeen::Found { .. }, Place::Waiting { ahead, running }, _) => {
+        (ObservedPool::Found { .. }, Admission::Queued { ahead, running }, _) => {
             let message = format!("{running} queries run in pool {name}, and {ahead} wait before this one");
             (ProgressReason::Queued, message, position_stays_true(ahead))
         }
-        (PoolSeen::Found { .. }, Place::Free, SqlSeen::Missing(what)) => {
+        (ObservedPool::Found { .. }, Admission::Granted, ObservedSql::Missing(what)) => {
             (ProgressReason::SqlNotFound, what.clone(), POLL)
         }
-        (PoolSeen::Found { .. }, Place::Free, SqlSeen::There) => {
-            life.admitted = Some(now);
-            life.epoch = next_epoch(seen, &life);
-            life.coordinator = Coordinator::Wanted { since: None };
-            return Step::Commit(life.waiting(ProgressReason::Admitted, String::new()));
+        (ObservedPool::Found { .. }, Admission::Granted, ObservedSql::Available) => {
+            record.admitted = Some(now);
+            record.epoch = next_epoch(seen, &record);
+            record.coordinator = Coordinator::Wanted { since: None };
+            return Decision::Persist(record.waiting(ProgressReason::Admitted, String::new()));
         }
     };
-    act(tidy, life.waiting(reason, message), again.min(poll))
+    act(tidy, record.waiting(reason, message), again.min(poll))
 }
 
 /// How long a query may say how many are before it: those at the front hear sooner that they have moved, as nothing else
@@ -267,51 +273,53 @@ fn position_stays_true(ahead: usize) -> Duration {
 }
 
 /// Above every coordinator that there ever was, even where somebody took the status away.
-fn next_epoch(seen: &Observed, life: &Lifecycle) -> u64 {
+fn next_epoch(seen: &Observed, record: &QueryRecord) -> u64 {
     let pods = seen.pods.iter().map(|pod| pod.epoch).max().unwrap_or(0);
-    life.epoch.max(pods).saturating_add(1)
+    record.epoch.max(pods).saturating_add(1)
 }
 
 /// Has its place: one coordinator runs, or the next is on its way.
-fn admitted(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
-    match ending::fate(seen, &life) {
-        Fate::Ended(words) => Step::Commit(life.ended(*words)),
-        Fate::Again { why, counted } => {
-            let epoch = next_epoch(seen, &life);
-            let memory_factor = ending::memory_factor(seen, &life);
-            let mut next = life.waiting(ProgressReason::CoordinatorRestarting, why);
+fn admitted(seen: &Observed, record: QueryRecord, now: Timestamp) -> Decision {
+    match coordinator_outcome::outcome(seen, &record) {
+        CoordinatorOutcome::Ended(status) => Decision::Persist(record.ended(*status)),
+        CoordinatorOutcome::Retry { why, counted } => {
+            let epoch = next_epoch(seen, &record);
+            let memory_factor = coordinator_outcome::memory_factor(seen, &record);
+            let mut next = record.waiting(ProgressReason::CoordinatorRestarting, why);
             next.memory_factor = memory_factor;
             next.epoch = epoch;
             next.pod_retries = next.pod_retries.saturating_add(1);
             next.coordinator_failures = next.coordinator_failures.saturating_add(counted.into());
             next.coordinator = Coordinator::Wanted { since: Some(now) };
-            Step::Commit(next)
+            Decision::Persist(next)
         }
-        Fate::Failed { reason, message } => Step::Commit(life.failed(reason, message, now)),
-        Fate::Absent => launch(seen, life, now),
-        Fate::Runs(pod) => running(seen, life, pod, now),
+        CoordinatorOutcome::Failed { reason, message } => {
+            Decision::Persist(record.failed(reason, message, now))
+        }
+        CoordinatorOutcome::Absent => launch(seen, record, now),
+        CoordinatorOutcome::Runs(pod) => running(seen, record, pod, now),
     }
 }
 
 /// Posts the pod of the newest coordinator, in its turn, and once the pool has a worker that it can use.
-fn launch(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
-    if let Coordinator::Wanted { since: Some(since) } = life.coordinator
-        && life.reason == ProgressReason::CoordinatorRestarting.into()
+fn launch(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision {
+    if let Coordinator::Wanted { since: Some(since) } = record.coordinator
+        && record.reason == ProgressReason::CoordinatorRestarting.into()
     {
         let waited = elapsed(since, now);
-        let delay = backoff(life.pod_retries);
+        let delay = backoff(record.pod_retries);
         if waited < delay {
-            return act(vec![Action::Unfollow], life, delay.saturating_sub(waited));
+            return act(vec![Action::Unfollow], record, delay.saturating_sub(waited));
         }
     }
-    if let PoolSeen::Found { compatible: 0, .. } = seen.pool {
+    if let ObservedPool::Found { compatible: 0, .. } = seen.pool {
         // It would wait for workers until it gives up, and old ones would refuse it.
-        let message = few_workers(&seen.pool, life.pool.as_deref().unwrap_or_default(), 1);
-        let waits = life.waiting(ProgressReason::WaitingForPool, message);
+        let message = few_workers(&seen.pool, record.pool.as_deref().unwrap_or_default(), 1);
+        let waits = record.waiting(ProgressReason::WaitingForPool, message);
         return act(vec![Action::Unfollow], waits, POLL);
     }
-    let epoch = life.epoch;
-    let memory_factor = life.memory_factor;
+    let epoch = record.epoch;
+    let memory_factor = record.memory_factor;
     let mut actions = vec![Action::Unfollow];
     actions.extend(create_pool(seen));
     actions.extend([
@@ -319,10 +327,10 @@ fn launch(seen: &Observed, mut life: Lifecycle, now: Timestamp) -> Step {
         Action::CreateToken { epoch },
         Action::CreatePod { epoch, memory_factor },
     ]);
-    life.coordinator = Coordinator::Starting;
+    record.coordinator = Coordinator::Starting;
     act(
         actions,
-        life.waiting(ProgressReason::CoordinatorStarting, String::new()),
+        record.waiting(ProgressReason::CoordinatorStarting, String::new()),
         POLL,
     )
 }
@@ -336,68 +344,70 @@ fn backoff(retries: u32) -> Duration {
 }
 
 /// A coordinator is there.
-fn running(seen: &Observed, mut life: Lifecycle, pod: &CoordinatorPod, now: Timestamp) -> Step {
-    let mut actions: Vec<Action> = follow(seen, &life).into_iter().collect();
+fn running(seen: &Observed, mut record: QueryRecord, pod: &CoordinatorPod, now: Timestamp) -> Decision {
+    let mut actions: Vec<Action> = follow(seen, &record).into_iter().collect();
     // The successor has taken over what its predecessors' pods told.
-    actions.extend(delete(seen.pods.iter().filter(|other| other.epoch < life.epoch)));
+    actions.extend(delete(
+        seen.pods.iter().filter(|other| other.epoch < record.epoch),
+    ));
     actions.extend(create_pool(seen));
     let idle = match pod.state {
         // No watch tells that it has waited for long.
         PodState::Waiting(_) => POLL,
         PodState::Running(_) | PodState::Ended(_) => IDLE,
     };
-    let again = left(seen, &life, now).map_or(idle, |left| left.min(idle));
-    if !matches!(life.coordinator, Coordinator::Serving) {
-        life.coordinator = Coordinator::Starting;
+    let again = left(seen, &record, now).map_or(idle, |left| left.min(idle));
+    if !matches!(record.coordinator, Coordinator::Serving) {
+        record.coordinator = Coordinator::Starting;
     }
-    life = match (&pod.state, &seen.report) {
-        (PodState::Waiting(wait), _) => life.waiting(wait.reason, wait.message.clone()),
+    record = match (&pod.state, &seen.report) {
+        (PodState::Waiting(wait), _) => record.waiting(wait.reason, wait.message.clone()),
         (_, Some(report)) => {
-            life.coordinator = Coordinator::Serving;
-            reported(life, report, &seen.pool)
+            record.coordinator = Coordinator::Serving;
+            reported(record, report, &seen.pool)
         }
-        (PodState::Running(_) | PodState::Ended(_), None) => unreported(life),
+        (PodState::Running(_) | PodState::Ended(_), None) => unreported(record),
     };
     if let (PodState::Running(_), Some(unreachable)) = (&pod.state, &seen.unreachable) {
-        life.coordinator = Coordinator::Starting;
-        life.reason = ProgressReason::CoordinatorUnreachable.into();
-        life.message = out_of_reach(unreachable);
+        record.coordinator = Coordinator::Starting;
+        record.reason = ProgressReason::CoordinatorUnreachable.into();
+        record.message = out_of_reach(unreachable);
     }
-    act(actions, life, again)
+    act(actions, record, again)
 }
 
-fn reported(mut life: Lifecycle, report: &ShuffleQueryStatus, pool: &PoolSeen) -> Lifecycle {
-    life.phase = report.phase;
-    life.message = String::new();
+fn reported(mut record: QueryRecord, report: &ShuffleQueryStatus, pool: &ObservedPool) -> QueryRecord {
+    record.phase = report.phase;
+    record.message = String::new();
     let workers = report
         .conditions
         .iter()
         .find(|seen| seen.type_ == QueryConditionType::WorkersReady);
     let waits = workers.is_some_and(|seen| seen.reason == ProgressReason::WaitingForWorkers.into());
-    life.reason = match report.phase {
+    record.reason = match report.phase {
         QueryPhase::Pending if waits => {
-            life.message = workers.map(|seen| seen.message.clone()).unwrap_or_default();
+            record.message = workers.map(|seen| seen.message.clone()).unwrap_or_default();
             ProgressReason::WaitingForWorkers.into()
         }
         QueryPhase::Running if waits => {
-            life.message = no_worker(pool, workers.map_or("", |seen| &seen.message));
+            record.message = no_worker(pool, workers.map_or("", |seen| &seen.message));
             ProgressReason::WaitingForWorkers.into()
         }
         _ => report.reason.unwrap_or(ProgressReason::Running.into()),
     };
-    life
+    record
 }
 
 /// Nothing was reported yet: by a coordinator that starts, or to an operator that has just started.
-fn unreported(life: Lifecycle) -> Lifecycle {
-    if life.phase == QueryPhase::Running {
-        return life;
+fn unreported(record: QueryRecord) -> QueryRecord {
+    if record.phase == QueryPhase::Running {
+        return record;
     }
-    life.waiting(ProgressReason::CoordinatorStarting, String::new())
+    record.waiting(ProgressReason::CoordinatorStarting, String::new())
 }
 
 /// Tidies up, and deletes the query when its time has come.
-fn after_the_end(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
+fn after_the_end(seen: &Observed, record: QueryRecord, now: Timestamp) -> Decision {
     let status = seen.query.status.as_ref();
     let ended = status
         .and_then(|status| status.end_time.as_ref())
@@ -408,16 +418,16 @@ fn after_the_end(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
     if let Some(seconds) = seen.ttl_seconds {
         let ttl = Duration::from_secs(seconds.into());
         if since >= ttl {
-            return act(vec![Action::Unfollow, Action::DeleteQuery], life, IDLE);
+            return act(vec![Action::Unfollow, Action::DeleteQuery], record, IDLE);
         }
         again = again.min(ttl.saturating_sub(since));
     }
-    let own_decision = life.reason == ErrorReason::DeadlineExceeded.into();
+    let own_decision = record.reason == ErrorReason::DeadlineExceeded.into();
     let patient = since < END_GRACE && !own_decision;
     for pod in &seen.pods {
         if pod.may_run() && patient {
             again = again.min(END_GRACE.saturating_sub(since));
-        } else if pod.may_run() || life.phase != QueryPhase::Failed {
+        } else if pod.may_run() || record.phase != QueryPhase::Failed {
             // The pod of a failed query stays: its log may say more.
             actions.extend(delete([pod].into_iter()));
         }
@@ -426,7 +436,7 @@ fn after_the_end(seen: &Observed, life: Lifecycle, now: Timestamp) -> Step {
         actions.push(Action::DeleteInput);
     }
     actions.extend(delete_pool(seen));
-    act(actions, life, again)
+    act(actions, record, again)
 }
 
 fn delete<'a>(pods: impl Iterator<Item = &'a CoordinatorPod>) -> impl Iterator<Item = Action> {
@@ -438,12 +448,12 @@ fn delete<'a>(pods: impl Iterator<Item = &'a CoordinatorPod>) -> impl Iterator<I
 
 fn create_pool(seen: &Observed) -> Option<Action> {
     let own = seen.query.spec.workers.is_some();
-    (own && seen.pool == PoolSeen::Absent).then_some(Action::CreatePool)
+    (own && seen.pool == ObservedPool::Absent).then_some(Action::CreatePool)
 }
 
 fn delete_pool(seen: &Observed) -> Option<Action> {
     let own = seen.query.spec.workers.is_some();
-    (own && matches!(seen.pool, PoolSeen::Found { .. })).then_some(Action::DeletePool)
+    (own && matches!(seen.pool, ObservedPool::Found { .. })).then_some(Action::DeletePool)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! A life of both resources, as a user leads it, and what is left of it: the same however the operator fares meanwhile.
+//! The lifecycle of a pool and its queries, and the objects that it leaves: the same whatever faults the operator meets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -18,13 +18,13 @@ use sluice_operator::objects::{labels, names};
 
 use crate::coordinators::{Coordinator, programs, snapshot, succeeds};
 use crate::faults::Faults;
-use crate::harness::{PATIENCE, Place, Running};
+use crate::harness::{Running, TIMEOUT, TestEnv};
 use crate::kubelet::{Exit, Kubelet};
 use crate::pods::{Kind, pool, query};
 
 /// The query whose first coordinator is lost.
 const LOST: &str = "lost";
-/// Longest time of one step of a life; the API server may be away for minutes.
+/// Longest time of one step; the API server may be away for minutes.
 const STEP: Duration = Duration::from_secs(300);
 /// After how long of waiting watches list again, as they do once their history is gone; twice as long the next time,
 /// since they wait longer themselves.
@@ -33,9 +33,9 @@ const NEWS: Duration = Duration::from_secs(5);
 const SOON: Duration = Duration::from_millis(300);
 const LATE: Duration = Duration::from_secs(3);
 
-/// What a life left.
+/// The objects after a lifecycle, and those left behind.
 #[derive(Debug, PartialEq)]
-pub struct Left {
+pub struct FinalState {
     /// Before the deletion: every object by kind and name, without what differs from run to run.
     pub objects: BTreeMap<String, Value>,
     /// How many pods every coordinator had, by pod name.
@@ -44,7 +44,7 @@ pub struct Left {
     pub orphans: Vec<String>,
 }
 
-impl Left {
+impl FinalState {
     /// How this differs from what was wanted, in a line each.
     pub fn differs_from(&self, wanted: &Self) -> Vec<String> {
         let mut all = Vec::new();
@@ -89,25 +89,25 @@ fn differences(path: &str, here: &Value, there: &Value, all: &mut Vec<String>) {
     }
 }
 
-/// What befalls the operators of a life, one after the other.
-pub type Fates<'a> = &'a mut (dyn FnMut(u32) -> Faults + 'a);
+/// The faults of each operator of a lifecycle, by its number.
+pub type FaultsOf<'a> = &'a mut (dyn FnMut(u32) -> Faults + 'a);
 
-/// One that leads a life.
-pub struct Liver<'a> {
-    place: &'a Place,
-    fates: Fates<'a>,
+/// A running lifecycle.
+pub struct LifecycleRun<'a> {
+    env: &'a TestEnv,
+    faults_of: FaultsOf<'a>,
     operator: Running,
     deaths: u32,
     /// Whether the deletion is left to the garbage collector alone.
     gc: bool,
 }
 
-impl<'a> Liver<'a> {
-    fn new(place: &'a Place, fates: Fates<'a>, gc: bool) -> Self {
-        let operator = place.start("operator-0", fates(0));
+impl<'a> LifecycleRun<'a> {
+    fn new(env: &'a TestEnv, faults_of: FaultsOf<'a>, gc: bool) -> Self {
+        let operator = env.start("operator-0", faults_of(0));
         Self {
-            place,
-            fates,
+            env,
+            faults_of,
             operator,
             deaths: 0,
             gc,
@@ -118,7 +118,7 @@ impl<'a> Liver<'a> {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        Api::namespaced(self.place.client.clone(), &self.place.namespace)
+        Api::namespaced(self.env.client.clone(), &self.env.namespace)
     }
 
     /// Waits for `condition`. Where the operator died, another is started; where one waits for an event that was
@@ -128,7 +128,7 @@ impl<'a> Liver<'a> {
         let (mut looked, mut patience) = (begin, NEWS);
         while !condition().await {
             self.succeed().await;
-            if self.operator.faults.spoiled() > 0 && looked.elapsed() > patience {
+            if self.operator.faults.faulty() > 0 && looked.elapsed() > patience {
                 (looked, patience) = (Instant::now(), 2 * patience);
                 self.operator.faults.forget_history();
             }
@@ -142,10 +142,10 @@ impl<'a> Liver<'a> {
             return;
         }
         self.deaths += 1;
-        self.place.free_lease().await;
-        let faults = (self.fates)(self.deaths).away_until(self.operator.faults.back());
+        self.env.free_lease().await;
+        let faults = (self.faults_of)(self.deaths).away_until(self.operator.faults.back());
         let name = format!("operator-{}", self.deaths);
-        self.operator = self.place.start(&name, faults);
+        self.operator = self.env.start(&name, faults);
     }
 
     async fn create<K>(&self, object: &K)
@@ -198,14 +198,14 @@ impl<'a> Liver<'a> {
     async fn vanish(&mut self) -> Vec<String> {
         let begin = Instant::now();
         let mut looked = begin;
-        let patience = if self.gc { STEP } else { PATIENCE };
+        let patience = if self.gc { STEP } else { TIMEOUT };
         loop {
-            let misled = self.operator.faults.spoiled() > 0;
-            let mut left = objects_left(self.place).await;
+            let misled = self.operator.faults.faulty() > 0;
+            let mut left = objects_left(self.env).await;
             if left.is_empty() {
                 // An operator that was not told yet makes objects anew, once: their owner is gone.
                 tokio::time::sleep(if misled { LATE } else { SOON }).await;
-                left = objects_left(self.place).await;
+                left = objects_left(self.env).await;
             }
             if left.is_empty() || begin.elapsed() > patience {
                 return left;
@@ -216,7 +216,7 @@ impl<'a> Liver<'a> {
                 self.operator.faults.forget_history();
             }
             if !self.gc {
-                clear(self.place).await;
+                clear(self.env).await;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -224,7 +224,7 @@ impl<'a> Liver<'a> {
 
     /// A pool that grows; a query, and one that loses its first coordinator; the pool's pods change, and it shrinks; all
     /// is deleted.
-    async fn live(&mut self, kubelet: &Kubelet, mischief: impl AsyncFnOnce()) -> Left {
+    async fn live(&mut self, kubelet: &Kubelet, disturbance: impl AsyncFnOnce()) -> FinalState {
         self.create(&pool("p", 1)).await;
         self.pool_settles("the pool starts").await;
         self.edit_pool(json!({"replicas": 2})).await;
@@ -234,7 +234,7 @@ impl<'a> Liver<'a> {
         self.edit_pool(json!({"replicas": 1, "podMetadata": {"labels": {"edited": "yes"}}}))
             .await;
         self.pool_settles("the pool shrinks and its pods change").await;
-        mischief().await;
+        disturbance().await;
         let pods = self.api::<Pod>();
         let coordinators = ListParams::default().labels("app.kubernetes.io/component=coordinator");
         self.until("coordinators are tidied up", async || {
@@ -251,8 +251,8 @@ impl<'a> Liver<'a> {
             there == 0
         })
         .await;
-        let objects = objects(self.place).await;
-        let mut orphans = orphans(self.place).await;
+        let objects = objects(self.env).await;
+        let mut orphans = orphans(self.env).await;
         for name in ["plain", LOST] {
             let queries = self.api::<ShuffleQuery>();
             queries.delete(name, &DeleteParams::default()).await.unwrap();
@@ -260,7 +260,7 @@ impl<'a> Liver<'a> {
         let pools = self.api::<WorkerPool>();
         pools.delete("p", &DeleteParams::default()).await.unwrap();
         orphans.extend(self.vanish().await);
-        Left {
+        FinalState {
             objects,
             coordinators: coordinators_of(kubelet),
             orphans,
@@ -268,17 +268,22 @@ impl<'a> Liver<'a> {
     }
 }
 
-/// Lives once in `place`, with `fates` for its operators; `mischief` is done before the end. What is left, and how many
-/// operators died meanwhile. The garbage collector of Kubernetes does 20 requests a second, which is less than one life: only
-/// with `gc` is it waited for, and without, what has an owner is taken to go with it.
-pub async fn live(place: &Place, fates: Fates<'_>, gc: bool, mischief: impl AsyncFnOnce()) -> (Left, u32) {
-    let kubelet = Kubelet::start(place, programs(coordinator)).await;
-    let mut liver = Liver::new(place, fates, gc);
-    let left = liver.live(&kubelet, mischief).await;
-    liver.operator.kill();
-    liver.operator.end().await;
-    place.free_lease().await;
-    (left, liver.deaths)
+/// Runs the lifecycle once in `env`, with `faults_of` for its operators and `disturbance` before the deletion. Returns the final
+/// state and the number of operators that crashed. The garbage collector of Kubernetes sends 20 requests a second, too few for
+/// one lifecycle: `gc` waits for it; otherwise objects with an owner count as gone with it.
+pub async fn run_lifecycle(
+    env: &TestEnv,
+    faults_of: FaultsOf<'_>,
+    gc: bool,
+    disturbance: impl AsyncFnOnce(),
+) -> (FinalState, u32) {
+    let kubelet = Kubelet::start(env, programs(coordinator)).await;
+    let mut run = LifecycleRun::new(env, faults_of, gc);
+    let left = run.live(&kubelet, disturbance).await;
+    run.operator.kill();
+    run.operator.end().await;
+    env.free_lease().await;
+    (left, run.deaths)
 }
 
 /// A coordinator of either query.
@@ -304,22 +309,22 @@ pub fn coordinators_of(kubelet: &Kubelet) -> BTreeMap<String, usize> {
 }
 
 /// Every object of the namespace that is the operator's or a custom resource, without what differs from run to run.
-async fn objects(place: &Place) -> BTreeMap<String, Value> {
+async fn objects(env: &TestEnv) -> BTreeMap<String, Value> {
     let mut all = Listing::default();
-    all.add::<WorkerPool>(place, "").await;
-    all.add::<ShuffleQuery>(place, "").await;
-    all.add_owned(place).await;
+    all.add::<WorkerPool>(env, "").await;
+    all.add::<ShuffleQuery>(env, "").await;
+    all.add_owned(env).await;
     all.objects
 }
 
 /// What belongs to nobody: neither to one of the custom resources that are there, nor to a pool that a query owns.
-async fn orphans(place: &Place) -> Vec<String> {
+async fn orphans(env: &TestEnv) -> Vec<String> {
     let mut all = Listing::default();
-    all.add::<WorkerPool>(place, "").await;
-    all.add::<ShuffleQuery>(place, "").await;
+    all.add::<WorkerPool>(env, "").await;
+    all.add::<ShuffleQuery>(env, "").await;
     let owners = std::mem::take(&mut all.uids);
     all.owners.clear();
-    all.add_owned(place).await;
+    all.add_owned(env).await;
     let belongs = |owner: &String| owners.contains(owner);
     let orphans = all
         .owners
@@ -329,27 +334,27 @@ async fn orphans(place: &Place) -> Vec<String> {
 }
 
 /// Deletes what the operator made.
-async fn clear(place: &Place) {
-    async fn all<K>(place: &Place)
+async fn clear(env: &TestEnv) {
+    async fn all<K>(env: &TestEnv)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
     {
-        let api = Api::<K>::namespaced(place.client.clone(), &place.namespace);
+        let api = Api::<K>::namespaced(env.client.clone(), &env.namespace);
         let ours = ListParams::default().labels(&format!("{}={}", labels::NAME, labels::SLUICE));
         let params = DeleteParams::default().grace_period(0);
         api.delete_collection(&params, &ours).await.unwrap();
     }
-    all::<Pod>(place).await;
-    all::<Secret>(place).await;
-    all::<ConfigMap>(place).await;
-    all::<Service>(place).await;
-    all::<ServiceAccount>(place).await;
-    all::<PodDisruptionBudget>(place).await;
-    all::<NetworkPolicy>(place).await;
+    all::<Pod>(env).await;
+    all::<Secret>(env).await;
+    all::<ConfigMap>(env).await;
+    all::<Service>(env).await;
+    all::<ServiceAccount>(env).await;
+    all::<PodDisruptionBudget>(env).await;
+    all::<NetworkPolicy>(env).await;
 }
 
-async fn objects_left(place: &Place) -> Vec<String> {
-    objects(place).await.into_keys().collect()
+async fn objects_left(env: &TestEnv) -> Vec<String> {
+    objects(env).await.into_keys().collect()
 }
 
 #[derive(Default)]
@@ -361,22 +366,22 @@ struct Listing {
 }
 
 impl Listing {
-    async fn add_owned(&mut self, place: &Place) {
+    async fn add_owned(&mut self, env: &TestEnv) {
         let ours = format!("{}={}", labels::NAME, labels::SLUICE);
-        self.add::<Pod>(place, &ours).await;
-        self.add::<Secret>(place, &ours).await;
-        self.add::<ConfigMap>(place, &ours).await;
-        self.add::<Service>(place, &ours).await;
-        self.add::<ServiceAccount>(place, &ours).await;
-        self.add::<PodDisruptionBudget>(place, &ours).await;
-        self.add::<NetworkPolicy>(place, &ours).await;
+        self.add::<Pod>(env, &ours).await;
+        self.add::<Secret>(env, &ours).await;
+        self.add::<ConfigMap>(env, &ours).await;
+        self.add::<Service>(env, &ours).await;
+        self.add::<ServiceAccount>(env, &ours).await;
+        self.add::<PodDisruptionBudget>(env, &ours).await;
+        self.add::<NetworkPolicy>(env, &ours).await;
     }
 
-    async fn add<K>(&mut self, place: &Place, selector: &str)
+    async fn add<K>(&mut self, env: &TestEnv, selector: &str)
     where
         K: Kind,
     {
-        let api = Api::<K>::namespaced(place.client.clone(), &place.namespace);
+        let api = Api::<K>::namespaced(env.client.clone(), &env.namespace);
         let found = api.list(&ListParams::default().labels(selector)).await.unwrap();
         for object in found {
             let mut controllers = object.owner_references().iter();
@@ -402,7 +407,7 @@ impl Listing {
                 // The scheduler's, the kubelet's and the disruption controller's, not the operator's.
                 value["status"] = Value::Null;
             }
-            without_the_run(&mut value, &place.namespace);
+            without_the_run(&mut value, &env.namespace);
             // Two alike are one too many.
             let count = self.objects.keys().filter(|key| key.starts_with(&name)).count();
             let name = if count == 0 {

@@ -7,7 +7,7 @@ use sluice_core::termination::Termination;
 use sluice_crds::ProgressReason;
 
 use crate::objects::coordinator::{COORDINATOR_CONTAINER, epoch_of, memory_factor_of};
-use crate::pod_wait;
+use crate::pod_diagnosis;
 
 /// Exit code of a process that a termination signal has stopped.
 const STOPPED: i32 = 143;
@@ -15,7 +15,7 @@ const STOPPED: i32 = 143;
 const STOPPED_BY_PROBE: &str =
     "stopped by its kubelet: it took too long to start, or did not answer for over a minute";
 /// Most characters of what a container has said last.
-const MAX_LAST_WORDS: usize = 512;
+const MAX_TERMINATION_MESSAGE: usize = 512;
 
 /// The pod of one coordinator.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +41,7 @@ pub struct CoordinatorPod {
 #[derive(Clone, Debug, PartialEq)]
 pub enum PodState {
     /// Its container does not run yet.
-    Waiting(Wait),
+    Waiting(WaitReason),
     /// Its container runs, at this address. Whether it serves, it tells itself.
     Running(String),
     /// Its container will not run again.
@@ -50,7 +50,7 @@ pub enum PodState {
 
 /// What a pod waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wait {
+pub struct WaitReason {
     /// In a word.
     pub reason: ProgressReason,
     /// What to do about it, in the words of Kubernetes.
@@ -61,7 +61,7 @@ pub struct Wait {
 #[derive(Clone, Debug, PartialEq)]
 pub enum PodEnd {
     /// Its query had ended, in this way.
-    Said(Box<Termination>),
+    Reported(Box<Termination>),
     /// Its input was refused, and only its log says why.
     Refused(String),
     /// It was cancelled before it could say so.
@@ -117,32 +117,34 @@ fn state(status: &PodStatus, leaving: bool, name: &str, now: Timestamp) -> PodSt
     let running = container(status).is_some_and(|state| state.running.is_some());
     match address {
         Some(ip) if running => PodState::Running(ip.clone()),
-        Some(_) | None => PodState::Waiting(wait(status, name, now)),
+        Some(_) | None => PodState::Waiting(wait_reason(status, name, now)),
     }
 }
 
 fn container(status: &PodStatus) -> Option<&ContainerState> {
-    pod_wait::container(status, COORDINATOR_CONTAINER)?.state.as_ref()
+    pod_diagnosis::container(status, COORDINATOR_CONTAINER)?
+        .state
+        .as_ref()
 }
 
 fn is_true(status: &PodStatus, condition: &str) -> bool {
-    pod_wait::condition(status, condition).is_some_and(|seen| seen.status == "True")
+    pod_diagnosis::condition(status, condition).is_some_and(|seen| seen.status == "True")
 }
 
-fn wait(status: &PodStatus, name: &str, now: Timestamp) -> Wait {
+fn wait_reason(status: &PodStatus, name: &str, now: Timestamp) -> WaitReason {
     let unstarted = || {
-        let (reason, _, message) = pod_wait::unstarted(container(status)?)?;
+        let (reason, _, message) = pod_diagnosis::unstarted(container(status)?)?;
         Some((reason, message.to_owned()))
     };
     let unscheduled = || {
-        let (reason, message) = pod_wait::unscheduled(status)?;
+        let (reason, message) = pod_diagnosis::unscheduled(status)?;
         Some((reason, message.to_owned()))
     };
     let known = unstarted()
         .or_else(unscheduled)
-        .or_else(|| pod_wait::unmounted(status, name, now));
+        .or_else(|| pod_diagnosis::unmounted(status, name, now));
     let (reason, message) = known.unwrap_or((ProgressReason::CoordinatorStarting, String::new()));
-    Wait { reason, message }
+    WaitReason { reason, message }
 }
 
 fn end(status: &PodStatus, leaving: bool) -> Option<PodEnd> {
@@ -158,11 +160,11 @@ fn end(status: &PodStatus, leaving: bool) -> Option<PodEnd> {
 }
 
 fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated, leaving: bool) -> PodEnd {
-    let words = terminated.message.as_deref().unwrap_or_default();
-    if let Ok(said) = Termination::decode(words)
-        && said.phase.is_terminal()
+    let message = terminated.message.as_deref().unwrap_or_default();
+    if let Ok(termination) = Termination::decode(message)
+        && termination.phase.is_terminal()
     {
-        return PodEnd::Said(Box::new(said));
+        return PodEnd::Reported(Box::new(termination));
     }
     let reason = terminated.reason.as_deref().unwrap_or_default();
     if reason == "OOMKilled" {
@@ -182,11 +184,14 @@ fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated, lea
     match terminated.exit_code {
         STOPPED if leaving => PodEnd::Lost("the coordinator was stopped".to_owned()),
         // By its kubelet, after a probe: the next one may fare no better.
-        STOPPED => PodEnd::Crashed(sentence(STOPPED_BY_PROBE, Some(&last_words(words)))),
-        2 => PodEnd::Refused(last_words(words)),
+        STOPPED => PodEnd::Crashed(sentence(STOPPED_BY_PROBE, Some(&termination_message(message)))),
+        2 => PodEnd::Refused(termination_message(message)),
         4 => PodEnd::NoWorkers,
         130 => PodEnd::Cancelled,
-        code => PodEnd::Crashed(sentence(&format!("exit code {code}"), Some(&last_words(words)))),
+        code => PodEnd::Crashed(sentence(
+            &format!("exit code {code}"),
+            Some(&termination_message(message)),
+        )),
     }
 }
 
@@ -199,9 +204,9 @@ fn sentence(reason: &str, message: Option<&str>) -> String {
 }
 
 /// The end of a log, which says more than its start.
-fn last_words(log: &str) -> String {
+fn termination_message(log: &str) -> String {
     let log = log.trim();
-    let skip = log.chars().count().saturating_sub(MAX_LAST_WORDS);
+    let skip = log.chars().count().saturating_sub(MAX_TERMINATION_MESSAGE);
     log.chars().skip(skip).collect()
 }
 

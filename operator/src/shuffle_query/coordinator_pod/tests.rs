@@ -128,9 +128,9 @@ fn how_a_pod_ended_is_read_from_its_words_then_from_kubernetes_then_from_its_cod
         how.starts_with("stopped by its kubelet: ") && how.ends_with(": reading /data"),
         "{how}"
     );
-    let words = r#"{"phase":"Failed","reason":"TaskFailed","message":"m"}"#;
-    let PodState::Ended(PodEnd::Said(said)) = read(ended(137, "OOMKilled", words)).state else {
-        panic!("its words are not heard");
+    let message = r#"{"phase":"Failed","reason":"TaskFailed","message":"m"}"#;
+    let PodState::Ended(PodEnd::Reported(termination)) = read(ended(137, "OOMKilled", message)).state else {
+        panic!("the termination message is not read");
     };
-    assert_eq!(said.message.as_deref(), Some("m"));
+    assert_eq!(termination.message.as_deref(), Some("m"));
 }

@@ -7,7 +7,7 @@ use sluice_core::termination::Termination;
 use sluice_crds::shuffle_query::status::QueryError;
 use sluice_crds::{ConditionReason, ShuffleQuery, Time};
 
-use super::super::pods::{PodEnd, Wait};
+use super::super::coordinator_pod::{PodEnd, WaitReason};
 use super::super::status::compose;
 use super::*;
 use crate::progress::Unreachable;
@@ -47,7 +47,7 @@ struct World {
     now: Timestamp,
 }
 
-const READY: PoolSeen = PoolSeen::Found {
+const READY: ObservedPool = ObservedPool::Found {
     ready: 2,
     compatible: 2,
     needed: 1,
@@ -61,8 +61,8 @@ impl World {
                 query: Arc::new(query(spec)),
                 problems: Vec::new(),
                 pool: READY,
-                place: Place::Free,
-                sql: SqlSeen::There,
+                admission: Admission::Granted,
+                sql: ObservedSql::Available,
                 pods: Vec::new(),
                 report: None,
                 unreachable: None,
@@ -93,20 +93,24 @@ impl World {
     }
 
     /// Writes what binds until something is to be done; writes that, too, as if nothing was refused.
-    fn settle(&mut self) -> (Vec<Action>, Lifecycle, Duration) {
+    fn settle(&mut self) -> (Vec<Action>, QueryRecord, Duration) {
         for _ in 0..8 {
-            let (life, done) = match step(&self.seen, self.now) {
-                Step::Commit(life) => (life, None),
-                Step::Act { actions, life, again } => (life, Some((actions, again))),
+            let (record, done) = match decide(&self.seen, self.now) {
+                Decision::Persist(record) => (record, None),
+                Decision::Act {
+                    actions,
+                    record,
+                    again,
+                } => (record, Some((actions, again))),
             };
             let mut query = ShuffleQuery::clone(&self.seen.query);
-            if !Lifecycle::of(&query).phase.is_terminal() {
-                query.status = Some(compose(&query, &life, self.seen.report.as_deref(), self.now));
+            if !QueryRecord::of(&query).phase.is_terminal() {
+                query.status = Some(compose(&query, &record, self.seen.report.as_deref(), self.now));
             }
             self.seen.query = Arc::new(query);
             if let Some((actions, again)) = done {
-                let life = Lifecycle::of(&self.seen.query);
-                return (actions, life, again);
+                let record = QueryRecord::of(&self.seen.query);
+                return (actions, record, again);
             }
         }
         panic!("it does not settle");
@@ -148,16 +152,16 @@ impl World {
         world.settle();
         world.pod(1, PodState::Running("10.0.0.1".to_owned()));
         world.report(QueryPhase::Running, None);
-        let (_, life, _) = world.settle();
-        assert_eq!(life.phase, QueryPhase::Running);
+        let (_, record, _) = world.settle();
+        assert_eq!(record.phase, QueryPhase::Running);
         world
     }
 }
 
 fn said(phase: QueryPhase, reason: Option<ErrorReason>) -> PodState {
-    let mut words = Termination::refused(ErrorReason::Internal, "as said".to_owned(), at(5));
-    (words.phase, words.reason) = (phase, reason);
-    PodState::Ended(PodEnd::Said(Box::new(words)))
+    let mut termination = Termination::refused(ErrorReason::Internal, "as said".to_owned(), at(5));
+    (termination.phase, termination.reason) = (phase, reason);
+    PodState::Ended(PodEnd::Reported(Box::new(termination)))
 }
 
 fn launches(epoch: u64, memory_factor: u32) -> Vec<Action> {
@@ -178,19 +182,19 @@ fn delete(name: &str) -> Action {
 #[test]
 fn a_place_is_written_with_the_epoch_before_anything_is_created() {
     let mut world = World::new(json!({}));
-    let Step::Commit(life) = step(&world.seen, world.now) else {
+    let Decision::Persist(record) = decide(&world.seen, world.now) else {
         panic!("it acts first");
     };
-    assert_eq!((life.epoch, life.admitted), (1, Some(at(1))));
-    let (actions, life, _) = world.settle();
+    assert_eq!((record.epoch, record.admitted), (1, Some(at(1))));
+    let (actions, record, _) = world.settle();
     assert_eq!(actions, launches(1, 1));
-    assert_eq!(life.reason, ProgressReason::CoordinatorStarting.into());
-    assert_eq!(life.coordinator, Coordinator::Starting);
+    assert_eq!(record.reason, ProgressReason::CoordinatorStarting.into());
+    assert_eq!(record.coordinator, Coordinator::Starting);
 }
 
 /// A pool of whose workers so many are ready and compatible, for queries that need three.
-fn found(ready: u32, compatible: u32, why: &str) -> PoolSeen {
-    PoolSeen::Found {
+fn found(ready: u32, compatible: u32, why: &str) -> ObservedPool {
+    ObservedPool::Found {
         ready,
         compatible,
         needed: 3,
@@ -202,37 +206,37 @@ fn found(ready: u32, compatible: u32, why: &str) -> PoolSeen {
 fn what_a_query_waits_for_is_said() {
     let short = found(1, 1, "no node has room");
     let rolled = found(3, 1, "1 of 3 workers are ready");
-    let waits = Place::Waiting {
+    let waits = Admission::Queued {
         ahead: 2,
         running: 64,
     };
-    let missing = SqlSeen::Missing("ConfigMap c does not exist".to_owned());
-    let there = SqlSeen::There;
+    let missing = ObservedSql::Missing("ConfigMap c does not exist".to_owned());
+    let there = ObservedSql::Available;
     let rows = [
         (
-            PoolSeen::Absent,
-            Place::Free,
+            ObservedPool::Absent,
+            Admission::Granted,
             &there,
             ProgressReason::PoolNotFound,
             "create a WorkerPool p in this",
         ),
         (
-            PoolSeen::Leaving,
-            Place::Free,
+            ObservedPool::Deleting,
+            Admission::Granted,
             &there,
             ProgressReason::WaitingForPool,
             "pool p is being deleted",
         ),
         (
             short,
-            Place::Free,
+            Admission::Granted,
             &there,
             ProgressReason::WaitingForPool,
             "1 workers are ready of 3 that a query needs: no node",
         ),
         (
             rolled,
-            Place::Free,
+            Admission::Granted,
             &there,
             ProgressReason::WaitingForPool,
             "pool p is being rolled: 1 workers of its image are ready of 3 that a query needs: 1 of 3",
@@ -246,37 +250,40 @@ fn what_a_query_waits_for_is_said() {
         ),
         (
             READY,
-            Place::Free,
+            Admission::Granted,
             &missing,
             ProgressReason::SqlNotFound,
             "ConfigMap c does not exist",
         ),
     ];
-    for (pool, place, sql, reason, message) in rows {
+    for (pool, admission, sql, reason, message) in rows {
         let mut world = World::new(json!({}));
-        (world.seen.pool, world.seen.place, world.seen.sql) = (pool, place, sql.clone());
-        let (actions, life, _) = world.settle();
+        (world.seen.pool, world.seen.admission, world.seen.sql) = (pool, admission, sql.clone());
+        let (actions, record, _) = world.settle();
         assert_eq!(actions, [], "{reason:?}");
-        assert_eq!((life.phase, life.reason), (QueryPhase::Pending, reason.into()));
-        assert!(life.message.starts_with(message), "{}", life.message);
-        assert_eq!((life.epoch, life.admitted), (0, None));
+        assert_eq!(
+            (record.phase, record.reason),
+            (QueryPhase::Pending, reason.into())
+        );
+        assert!(record.message.starts_with(message), "{}", record.message);
+        assert_eq!((record.epoch, record.admitted), (0, None));
     }
 }
 
 #[test]
 fn inline_workers_are_created_and_freed_again() {
     let mut world = World::new(json!({"workers": {"replicas": 1}}));
-    world.seen.pool = PoolSeen::Absent;
-    let (actions, life, _) = world.settle();
+    world.seen.pool = ObservedPool::Absent;
+    let (actions, record, _) = world.settle();
     assert_eq!(actions, [Action::CreatePool]);
-    assert_eq!(life.pool.as_deref(), Some("q-workers"));
-    world.seen.pool = PoolSeen::Taken;
+    assert_eq!(record.pool.as_deref(), Some("q-workers"));
+    world.seen.pool = ObservedPool::NameTaken;
     assert_eq!(world.settle().1.reason, ProgressReason::NameTaken.into());
     world.seen.pool = READY;
     assert_eq!(world.settle().0, launches(1, 1));
     world.pod(1, said(QueryPhase::Succeeded, None));
-    let (actions, life, _) = world.settle();
-    assert_eq!(life.phase, QueryPhase::Succeeded);
+    let (actions, record, _) = world.settle();
+    assert_eq!(record.phase, QueryPhase::Succeeded);
     assert_eq!(actions, [Action::Unfollow, delete("q-c1"), Action::DeletePool]);
 }
 
@@ -284,12 +291,12 @@ fn inline_workers_are_created_and_freed_again() {
 fn a_bad_spec_fails_at_once() {
     let mut world = World::new(json!({}));
     world.seen.problems = vec!["spec.sql is blank".to_owned()];
-    let (_, life, _) = world.settle();
+    let (_, record, _) = world.settle();
     assert_eq!(
-        (life.phase, life.reason),
+        (record.phase, record.reason),
         (QueryPhase::Failed, ErrorReason::InvalidSpec.into())
     );
-    assert_eq!(life.message, "spec.sql is blank");
+    assert_eq!(record.message, "spec.sql is blank");
 }
 
 #[test]
@@ -303,15 +310,15 @@ fn why_a_pod_waits_is_said() {
     ] {
         world.pod(
             1,
-            PodState::Waiting(Wait {
+            PodState::Waiting(WaitReason {
                 reason,
                 message: "so it says".to_owned(),
             }),
         );
-        let (actions, life, _) = world.settle();
+        let (actions, record, _) = world.settle();
         assert_eq!(actions, []);
         assert_eq!(
-            (life.reason, life.message.as_str()),
+            (record.reason, record.message.as_str()),
             (reason.into(), "so it says")
         );
     }
@@ -326,21 +333,24 @@ fn a_coordinator_is_followed_as_soon_as_it_has_an_address() {
         address: "10.0.0.1".to_owned(),
     };
     world.pod(1, PodState::Running("10.0.0.1".to_owned()));
-    let (actions, life, _) = world.settle();
+    let (actions, record, _) = world.settle();
     assert_eq!(
-        (actions, life.coordinator),
+        (actions, record.coordinator),
         (vec![follow.clone()], Coordinator::Starting)
     );
     // It serves when it has something to tell; an operator that has just started has not heard of it.
     world.report(QueryPhase::Pending, None);
-    let (actions, life, _) = world.settle();
+    let (actions, record, _) = world.settle();
     assert_eq!(
-        (actions, life.coordinator),
+        (actions, record.coordinator),
         (vec![follow.clone()], Coordinator::Serving)
     );
     world.seen.report = None;
-    let (actions, life, _) = world.settle();
-    assert_eq!((actions, life.coordinator), (vec![follow], Coordinator::Serving));
+    let (actions, record, _) = world.settle();
+    assert_eq!(
+        (actions, record.coordinator),
+        (vec![follow], Coordinator::Serving)
+    );
 }
 
 #[test]
@@ -358,9 +368,9 @@ fn a_coordinator_out_of_reach_says_so_in_every_phase() {
         (World::running(json!({})), QueryPhase::Running),
     ] {
         world.seen.unreachable = Some(unreachable.clone());
-        let (_, life, _) = world.settle();
+        let (_, record, _) = world.settle();
         assert_eq!(
-            (life.phase, life.reason, life.coordinator),
+            (record.phase, record.reason, record.coordinator),
             (
                 phase,
                 ProgressReason::CoordinatorUnreachable.into(),
@@ -369,12 +379,12 @@ fn a_coordinator_out_of_reach_says_so_in_every_phase() {
         );
         let message = "the operator has not reached the coordinator at 10.0.0.1 port 7401 since 13:46:43 UTC (connection timed \
                        out)";
-        assert!(life.message.starts_with(message), "{}", life.message);
+        assert!(record.message.starts_with(message), "{}", record.message);
         world.seen.unreachable = None;
         world.report(QueryPhase::Running, None);
-        let (_, life, _) = world.settle();
+        let (_, record, _) = world.settle();
         assert_eq!(
-            (life.reason, life.coordinator),
+            (record.reason, record.coordinator),
             (ProgressReason::Running.into(), Coordinator::Serving)
         );
     }
@@ -385,20 +395,20 @@ fn a_query_beyond_the_quota_of_its_namespace_waits_and_starts_no_workers() {
     for spec in [json!({}), json!({"workers": {"replicas": 1}})] {
         let mut world = World::new(spec);
         if world.seen.query.spec.workers.is_some() {
-            world.seen.pool = PoolSeen::Absent;
+            world.seen.pool = ObservedPool::Absent;
         }
         world.seen.quota = Some("2 queries run in this namespace".to_owned());
-        let (actions, life, again) = world.settle();
+        let (actions, record, again) = world.settle();
         assert_eq!(actions, []);
         assert_eq!(
-            (life.phase, life.reason, life.message.as_str()),
+            (record.phase, record.reason, record.message.as_str()),
             (
                 QueryPhase::Pending,
                 ProgressReason::NamespaceQuotaReached.into(),
                 "2 queries run in this namespace"
             )
         );
-        assert_eq!((life.admitted, again), (None, POLL));
+        assert_eq!((record.admitted, again), (None, POLL));
     }
 }
 
@@ -407,7 +417,7 @@ fn a_place_in_the_queue_is_told_anew_the_sooner_the_nearer_it_is() {
     let mut before = Duration::ZERO;
     for ahead in [0, 5, 150, 1_000, 100_000] {
         let mut world = World::new(json!({}));
-        world.seen.place = Place::Waiting { ahead, running: 1 };
+        world.seen.admission = Admission::Queued { ahead, running: 1 };
         let (_, _, again) = world.settle();
         assert!(
             again >= before && (POLL..=IDLE).contains(&again),
@@ -423,8 +433,8 @@ fn what_a_coordinator_needed_goes_once_none_may_run() {
     let mut world = World::running(json!({}));
     world.seen.input = true;
     world.report(QueryPhase::Succeeded, None);
-    let (actions, life, _) = world.settle();
-    assert_eq!(life.phase, QueryPhase::Succeeded);
+    let (actions, record, _) = world.settle();
+    assert_eq!(record.phase, QueryPhase::Succeeded);
     assert!(
         !actions.contains(&Action::DeleteInput),
         "its coordinator may tell its end"
@@ -444,13 +454,13 @@ fn a_query_that_runs_without_workers_says_why() {
     let waits = json!({"type": "WorkersReady", "status": "False", "reason": "WaitingForWorkers", "message": "",
                        "lastTransitionTime": at(7).to_string()});
     report.conditions = vec![serde_json::from_value(waits).unwrap()];
-    let pool = |ready: u32, why: &str| PoolSeen::Found {
+    let pool = |ready: u32, why: &str| ObservedPool::Found {
         ready,
         compatible: ready,
         needed: 1,
         why: why.to_owned(),
     };
-    for (pool, words, message) in [
+    for (pool, reported, message) in [
         (
             pool(0, "it is scaled to 0, set replicas"),
             "",
@@ -462,16 +472,16 @@ fn a_query_that_runs_without_workers_says_why() {
             "10.0.0.7:7400: the session was refused: wrong key",
             "has a session with the coordinator. The coordinator: 10.0.0.7:7400: the session was refused: wrong key",
         ),
-        (PoolSeen::Absent, "", "was deleted"),
+        (ObservedPool::Absent, "", "was deleted"),
     ] {
-        report.conditions[0].message = words.to_owned();
+        report.conditions[0].message = reported.to_owned();
         world.seen.report = Some(Arc::new(report.clone()));
         world.seen.pool = pool;
-        let (_, life, _) = world.settle();
+        let (_, record, _) = world.settle();
         assert_eq!(
-            (life.phase, life.reason),
+            (record.phase, record.reason),
             (QueryPhase::Running, ProgressReason::WaitingForWorkers.into())
         );
-        assert!(life.message.contains(message), "{}", life.message);
+        assert!(record.message.contains(message), "{}", record.message);
     }
 }

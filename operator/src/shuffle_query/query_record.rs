@@ -7,7 +7,7 @@ use sluice_crds::{ShuffleQuery, Time};
 
 /// Where the operator has a query, as its status says.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lifecycle {
+pub struct QueryRecord {
     /// Where the query stands.
     pub phase: QueryPhase,
     /// Why, in a word.
@@ -56,7 +56,7 @@ pub enum Coordinator {
     Serving,
 }
 
-impl Lifecycle {
+impl QueryRecord {
     /// Reads a query's status.
     pub fn of(query: &ShuffleQuery) -> Self {
         let none = ShuffleQueryStatus::default();
@@ -87,17 +87,17 @@ impl Lifecycle {
     }
 
     /// Whether what must be written before anything is done about it differs.
-    pub fn commits_to_more_than(&self, stored: &Self) -> bool {
-        let commitments = |life: &Self| {
+    pub fn must_persist_before_acting(&self, stored: &Self) -> bool {
+        let commitments = |record: &Self| {
             (
-                life.phase.is_terminal(),
-                life.epoch,
-                life.pod_retries,
-                life.coordinator_failures,
-                life.memory_factor,
-                life.admitted,
-                life.suspended,
-                life.suspended_millis,
+                record.phase.is_terminal(),
+                record.epoch,
+                record.pod_retries,
+                record.coordinator_failures,
+                record.memory_factor,
+                record.admitted,
+                record.suspended,
+                record.suspended_millis,
             )
         };
         commitments(self) != commitments(stored)
@@ -114,13 +114,13 @@ impl Lifecycle {
 
     /// The same, ended by what a coordinator said.
     #[must_use]
-    pub fn ended(mut self, words: ShuffleQueryStatus) -> Self {
-        self.phase = words.phase;
-        let error = words.error.as_ref();
+    pub fn ended(mut self, end: ShuffleQueryStatus) -> Self {
+        self.phase = end.phase;
+        let error = end.error.as_ref();
         self.reason = error.map_or(ProgressReason::Completed.into(), |error| error.reason.into());
         self.message = error.map(|error| error.message.clone()).unwrap_or_default();
         self.suspended = None;
-        self.ended = Some(Box::new(words));
+        self.ended = Some(Box::new(end));
         self
     }
 

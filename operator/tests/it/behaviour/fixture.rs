@@ -1,4 +1,4 @@
-//! Where a behaviour is shown: a namespace with an operator, nodes for its pods alone, and the tester's hands.
+//! The fixture of the behaviour tests: a namespace with an operator, nodes for its pods alone, and helpers.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -16,35 +16,35 @@ use serde_json::{Value, json};
 use sluice_crds::{PoolConditionType, WorkerPool, WorkerPoolStatus};
 
 use crate::faults::Faults;
-use crate::harness::{Place, Running, eventually, run, until};
+use crate::harness::{Running, TestEnv, eventually, run, until};
 use crate::pods::Kind;
 
 /// Label and taint of the nodes of a test; its value is the test's namespace.
-const OWN: &str = "sluice.test/place";
+const OWN: &str = "sluice.test/namespace";
 /// The label of a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// A test's namespace, and what it holds.
-pub struct Scene<'a> {
+pub struct Fixture<'a> {
     /// The namespace.
-    pub place: &'a Place,
+    pub env: &'a TestEnv,
 }
 
 /// Runs `test` with an operator. It may not ask for what manifests/rbac.yaml does not grant.
-pub fn act(name: &str, test: impl AsyncFnOnce(&Scene<'_>)) {
-    direct(name, async |scene| {
-        let operator = scene.start("operator", &[]);
-        test(scene).await;
-        operator.is_content();
+pub fn with_operator(name: &str, test: impl AsyncFnOnce(&Fixture<'_>)) {
+    with_fixture(name, async |fixture| {
+        let operator = fixture.start("operator", &[]);
+        test(fixture).await;
+        operator.assert_nothing_forbidden();
     });
 }
 
 /// Runs `test`, which starts its operators itself.
-pub fn direct(name: &str, test: impl AsyncFnOnce(&Scene<'_>)) {
-    run(name, async |place| {
-        let scene = Scene { place };
-        let ended = AssertUnwindSafe(test(&scene)).catch_unwind().await;
-        scene.clear().await;
+pub fn with_fixture(name: &str, test: impl AsyncFnOnce(&Fixture<'_>)) {
+    run(name, async |env| {
+        let fixture = Fixture { env };
+        let ended = AssertUnwindSafe(test(&fixture)).catch_unwind().await;
+        fixture.clear().await;
         if let Err(panic) = ended {
             resume_unwind(panic);
         }
@@ -58,15 +58,15 @@ pub fn object<K: DeserializeOwned>(value: Value) -> K {
 
 impl Running {
     /// Nothing that it asked for was forbidden.
-    pub fn is_content(&self) {
+    pub fn assert_nothing_forbidden(&self) {
         assert_eq!(self.faults.forbidden(), [""; 0]);
     }
 }
 
-impl Scene<'_> {
+impl Fixture<'_> {
     /// Starts an operator with `flags` beside the usual ones.
     pub fn start(&self, name: &str, flags: &[&str]) -> Running {
-        self.place.start_with(name, Faults::none(), flags)
+        self.env.start_with(name, Faults::none(), flags)
     }
 
     /// The API of a kind in the test's namespace.
@@ -74,12 +74,12 @@ impl Scene<'_> {
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
     {
-        Api::namespaced(self.place.client.clone(), &self.place.namespace)
+        Api::namespaced(self.env.client.clone(), &self.env.namespace)
     }
 
     /// `name` as a name outside of namespaces.
     pub fn global(&self, name: &str) -> String {
-        format!("{}-{name}", self.place.namespace)
+        format!("{}-{name}", self.env.namespace)
     }
 
     /// Creates an object in the test's namespace.
@@ -112,11 +112,11 @@ impl Scene<'_> {
 
     /// Registers the node `name` of this test in `zone`, with room for `pods` pods.
     pub async fn node(&self, name: &str, zone: &str, pods: u32) {
-        let nodes = Api::<Node>::all(self.place.client.clone());
+        let nodes = Api::<Node>::all(self.env.client.clone());
         let name = self.global(name);
-        let own = json!([{"key": OWN, "value": self.place.namespace, "effect": "NoSchedule"}]);
+        let own = json!([{"key": OWN, "value": self.env.namespace, "effect": "NoSchedule"}]);
         let labels =
-            json!({"kubernetes.io/hostname": name, ZONE: self.global(zone), OWN: self.place.namespace});
+            json!({"kubernetes.io/hostname": name, ZONE: self.global(zone), OWN: self.env.namespace});
         let node = object(json!({"metadata": {"name": name, "labels": labels}, "spec": {"taints": own}}));
         nodes.create(&PostParams::default(), &node).await.unwrap();
         let room =
@@ -136,8 +136,8 @@ impl Scene<'_> {
     /// Waits until the scheduler knows every node that this test has, by a pod that it puts there: it would pass over one
     /// that it has not heard of yet, however much it is wished for.
     pub async fn scheduler_knows_nodes(&self) {
-        let nodes = Api::<Node>::all(self.place.client.clone());
-        let own = ListParams::default().labels(&format!("{OWN}={}", self.place.namespace));
+        let nodes = Api::<Node>::all(self.env.client.clone());
+        let own = ListParams::default().labels(&format!("{OWN}={}", self.env.namespace));
         let nodes = nodes.list(&own).await.unwrap();
         join_all(nodes.iter().map(|node| self.finds(node.name_any()))).await;
     }
@@ -155,12 +155,12 @@ impl Scene<'_> {
             node_of(&self.api::<Pod>().get(&name).await.unwrap()).is_some()
         })
         .await;
-        self.bury(&name).await;
+        self.force_delete_pod(&name).await;
     }
 
     /// Has a node answer, or not.
     pub async fn node_answers(&self, name: &str, answers: bool) {
-        let nodes = Api::<Node>::all(self.place.client.clone());
+        let nodes = Api::<Node>::all(self.env.client.clone());
         let condition = ready(if answers { "True" } else { "Unknown" });
         let status = json!({"status": {"conditions": [condition]}});
         let params = PatchParams::default();
@@ -173,13 +173,13 @@ impl Scene<'_> {
     /// A volume, reached from nodes that match `terms`, and the claim `name` bound to it.
     pub async fn claim(&self, name: &str, mode: &str, terms: &Value) {
         let storage = json!({"storage": "1Gi"});
-        let volumes = Api::<PersistentVolume>::all(self.place.client.clone());
+        let volumes = Api::<PersistentVolume>::all(self.env.client.clone());
         let affinity = (!terms.is_null()).then(|| json!({"required": {"nodeSelectorTerms": terms}}));
         let volume = json!({
-            "metadata": {"name": self.global(name), "labels": {OWN: self.place.namespace}},
+            "metadata": {"name": self.global(name), "labels": {OWN: self.env.namespace}},
             "spec": {"capacity": storage, "accessModes": [mode], "storageClassName": "",
                 "persistentVolumeReclaimPolicy": "Retain", "nodeAffinity": affinity,
-                "claimRef": {"namespace": self.place.namespace, "name": name},
+                "claimRef": {"namespace": self.env.namespace, "name": name},
                 "csi": {"driver": "sluice.test", "volumeHandle": self.global(name)}},
         });
         volumes
@@ -222,7 +222,7 @@ impl Scene<'_> {
     /// `spec` of a pool whose workers run on the test's nodes.
     pub fn on_own_nodes(&self, mut spec: Value) -> Value {
         let placement = &mut spec["placement"];
-        placement["nodeSelector"] = json!({OWN: self.place.namespace});
+        placement["nodeSelector"] = json!({OWN: self.env.namespace});
         placement["tolerations"] = json!([{"key": OWN, "operator": "Exists"}]);
         spec
     }
@@ -252,7 +252,7 @@ impl Scene<'_> {
     }
 
     /// Waits until the pool says of today's spec that it is not ready for this reason; what it says in full.
-    pub async fn complains(&self, pool: &str, reason: &str) -> String {
+    pub async fn is_not_ready_for(&self, pool: &str, reason: &str) -> String {
         let mut message = String::new();
         eventually(&format!("{pool} says {reason}"), async || {
             let status = self.status(pool).await;
@@ -309,7 +309,7 @@ impl Scene<'_> {
 
     /// The name in this test of what has a name outside of namespaces.
     pub fn local(&self, name: &str) -> String {
-        let prefix = format!("{}-", self.place.namespace);
+        let prefix = format!("{}-", self.env.namespace);
         name.strip_prefix(&prefix).unwrap_or(name).to_owned()
     }
 
@@ -323,16 +323,16 @@ impl Scene<'_> {
     }
 
     /// Takes a pod away for good, as the kubelet does in the end.
-    pub async fn bury(&self, pod: &str) {
+    pub async fn force_delete_pod(&self, pod: &str) {
         let params = DeleteParams::default().grace_period(0);
         let _ = self.api::<Pod>().delete(pod, &params).await;
     }
 
     /// Removes what the namespace does not take with it.
     async fn clear(&self) {
-        let own = ListParams::default().labels(&format!("{OWN}={}", self.place.namespace));
+        let own = ListParams::default().labels(&format!("{OWN}={}", self.env.namespace));
         let params = DeleteParams::default();
-        let nodes = Api::<Node>::all(self.place.client.clone());
+        let nodes = Api::<Node>::all(self.env.client.clone());
         nodes.delete_collection(&params, &own).await.unwrap();
         // No kubelet ends them.
         let now = DeleteParams::default().grace_period(0);
@@ -344,7 +344,7 @@ impl Scene<'_> {
             .delete_collection(&params, &ListParams::default())
             .await
             .unwrap();
-        let volumes = Api::<PersistentVolume>::all(self.place.client.clone());
+        let volumes = Api::<PersistentVolume>::all(self.env.client.clone());
         volumes.delete_collection(&params, &own).await.unwrap();
     }
 }

@@ -13,12 +13,12 @@ use sluice_crds::yaml::{VERSION_ANNOTATION, worker_pool_crd};
 use sluice_operator::config::ApplyPool;
 use sluice_operator::{apply_pool, install_crds};
 
-use crate::harness::{Place, eventually, run};
+use crate::harness::{TestEnv, eventually, run};
 
 /// The definition of pools under another group, so that nobody else's is touched, as release `version` has it.
-fn definition(place: &Place, version: &str) -> CustomResourceDefinition {
+fn definition(env: &TestEnv, version: &str) -> CustomResourceDefinition {
     let mut crd = worker_pool_crd();
-    crd.spec.group = format!("{}.sluice.test", place.namespace);
+    crd.spec.group = format!("{}.sluice.test", env.namespace);
     crd.metadata.name = Some(format!("workerpools.{}", crd.spec.group));
     // Short names are of the whole cluster: the second one would not be accepted.
     crd.spec.names.short_names = None;
@@ -29,9 +29,9 @@ fn definition(place: &Place, version: &str) -> CustomResourceDefinition {
 }
 
 /// The rights of the chart's job, on this definition.
-async fn installer(place: &Place, crd: &str) -> Client {
+async fn installer(env: &TestEnv, crd: &str) -> Client {
     let params = PostParams::default();
-    let name = format!("{}-installer", place.namespace);
+    let name = format!("{}-installer", env.namespace);
     let account = ServiceAccount {
         metadata: ObjectMeta {
             name: Some("installer".to_owned()),
@@ -39,7 +39,7 @@ async fn installer(place: &Place, crd: &str) -> Client {
         },
         ..ServiceAccount::default()
     };
-    let accounts = Api::namespaced(place.client.clone(), &place.namespace);
+    let accounts = Api::namespaced(env.client.clone(), &env.namespace);
     accounts.create(&params, &account).await.unwrap();
     let role: ClusterRole = serde_json::from_value(json!({
         "metadata": {"name": name},
@@ -49,28 +49,25 @@ async fn installer(place: &Place, crd: &str) -> Client {
         }],
     }))
     .unwrap();
-    Api::all(place.client.clone())
-        .create(&params, &role)
-        .await
-        .unwrap();
+    Api::all(env.client.clone()).create(&params, &role).await.unwrap();
     let binding: ClusterRoleBinding = serde_json::from_value(json!({
         "metadata": {"name": name},
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
-        "subjects": [{"kind": "ServiceAccount", "name": "installer", "namespace": place.namespace}],
+        "subjects": [{"kind": "ServiceAccount", "name": "installer", "namespace": env.namespace}],
     }))
     .unwrap();
-    Api::all(place.client.clone())
+    Api::all(env.client.clone())
         .create(&params, &binding)
         .await
         .unwrap();
-    let mut config = place.config.clone();
-    config.auth_info.impersonate = Some(format!("system:serviceaccount:{}:installer", place.namespace));
+    let mut config = env.config.clone();
+    config.auth_info.impersonate = Some(format!("system:serviceaccount:{}:installer", env.namespace));
     Client::try_from(config).unwrap()
 }
 
-async fn remove(place: &Place, crd: &str) {
-    let (client, params) = (place.client.clone(), DeleteParams::default());
-    let name = format!("{}-installer", place.namespace);
+async fn remove(env: &TestEnv, crd: &str) {
+    let (client, params) = (env.client.clone(), DeleteParams::default());
+    let name = format!("{}-installer", env.namespace);
     Api::<CustomResourceDefinition>::all(client.clone())
         .delete(crd, &params)
         .await
@@ -87,13 +84,13 @@ async fn remove(place: &Place, crd: &str) {
 
 #[test]
 fn definitions_go_forward_and_never_back() {
-    run("definitions_go_forward_and_never_back", async |place| {
-        let name = definition(place, "1.0.0").name_any();
-        let installer = installer(place, &name).await;
-        let crds = Api::<CustomResourceDefinition>::all(place.client.clone());
+    run("definitions_go_forward_and_never_back", async |env| {
+        let name = definition(env, "1.0.0").name_any();
+        let installer = installer(env, &name).await;
+        let crds = Api::<CustomResourceDefinition>::all(env.client.clone());
         let mut seen = Vec::new();
         for version in ["1.0.0", "1.1.0-rc.1", "0.9.0", "1.1.0", "1.1.0"] {
-            install_crds::install(&installer, &[definition(place, version)])
+            install_crds::install(&installer, &[definition(env, version)])
                 .await
                 .unwrap();
             seen.push(crds.get(&name).await.unwrap().labels()["of"].clone());
@@ -106,20 +103,20 @@ fn definitions_go_forward_and_never_back() {
         };
         let params = PatchParams::default();
         crds.patch(&name, &params, &annotate("main")).await.unwrap();
-        let refused = install_crds::install(&installer, &[definition(place, "1.1.0")]).await;
+        let refused = install_crds::install(&installer, &[definition(env, "1.1.0")]).await;
         crds.patch(&name, &params, &annotate("1.1.0")).await.unwrap();
-        install_crds::install(&installer, &[definition(place, "1.1.0")])
+        install_crds::install(&installer, &[definition(env, "1.1.0")])
             .await
             .unwrap();
         seen.push(crds.get(&name).await.unwrap().labels()["of"].clone());
         // Three at a time, the newest among them: it stays whoever is last.
-        let versions = ["1.0.0", "1.2.0", "1.1.0"].map(|version| [definition(place, version)]);
+        let versions = ["1.0.0", "1.2.0", "1.1.0"].map(|version| [definition(env, version)]);
         let [a, b, c] = versions
             .each_ref()
             .map(|crds| install_crds::install(&installer, crds));
         let (a, b, c) = tokio::join!(a, b, c);
         let newest = crds.get(&name).await.unwrap().labels()["of"].clone();
-        remove(place, &name).await;
+        remove(env, &name).await;
 
         for outcome in [a, b, c] {
             outcome.unwrap();
@@ -139,15 +136,15 @@ fn definitions_go_forward_and_never_back() {
 fn a_pool_of_the_chart_is_owned_and_follows_its_values() {
     run(
         "a_pool_of_the_chart_is_owned_and_follows_its_values",
-        async |place| {
-            let owners = Api::<ConfigMap>::namespaced(place.client.clone(), &place.namespace);
+        async |env| {
+            let owners = Api::<ConfigMap>::namespaced(env.client.clone(), &env.namespace);
             let owner: ConfigMap = serde_json::from_value(json!({"metadata": {"name": "o"}})).unwrap();
             let owner = owners.create(&PostParams::default(), &owner).await.unwrap();
-            let pools = Api::<WorkerPool>::namespaced(place.client.clone(), &place.namespace);
-            let file = std::env::temp_dir().join(format!("{}.yaml", place.namespace));
+            let pools = Api::<WorkerPool>::namespaced(env.client.clone(), &env.namespace);
+            let file = std::env::temp_dir().join(format!("{}.yaml", env.namespace));
             let args = ApplyPool {
                 file: file.clone(),
-                namespace: place.namespace.clone(),
+                namespace: env.namespace.clone(),
                 owner: "o".to_owned(),
             };
             let write = |spec: &str| {
@@ -157,14 +154,14 @@ fn a_pool_of_the_chart_is_owned_and_follows_its_values() {
             let mut replicas = BTreeSet::new();
             for count in [0, 1] {
                 write(&format!("{{replicas: {count}, memory: 64MiB}}"));
-                apply_pool::run(&place.client, &args).await.unwrap();
+                apply_pool::run(&env.client, &args).await.unwrap();
                 let pool = pools.get("p").await.unwrap();
                 assert_eq!(pool.owner_references()[0].uid, owner.uid().unwrap());
                 replicas.insert(pool.spec.replicas);
             }
             assert_eq!(replicas, BTreeSet::from([0, 1]));
             write("{replica: 2}");
-            let problem = format!("{:#}", apply_pool::run(&place.client, &args).await.unwrap_err());
+            let problem = format!("{:#}", apply_pool::run(&env.client, &args).await.unwrap_err());
             assert!(problem.contains("replica"), "{problem}");
             std::fs::remove_file(&file).unwrap();
             // The cluster's garbage collector takes it along.

@@ -6,19 +6,19 @@ use kube::ResourceExt;
 use sluice_crds::ProgressReason;
 
 use crate::objects::worker::CONTAINER;
-use crate::pod_wait;
+use crate::pod_diagnosis;
 
 /// Something that keeps a pool from being as its spec says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trouble {
+pub struct PodProblem {
     /// As the condition has it.
     pub reason: ProgressReason,
     /// The same for a human reader, with what to do.
     pub message: String,
 }
 
-impl Trouble {
-    /// A trouble.
+impl PodProblem {
+    /// A problem.
     pub fn new(reason: ProgressReason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -28,27 +28,27 @@ impl Trouble {
 }
 
 /// Why `pod` does not run, as far as its status tells; `None` while it just starts.
-pub fn of_pod(pod: &Pod, now: Timestamp) -> Option<Trouble> {
+pub fn of_pod(pod: &Pod, now: Timestamp) -> Option<PodProblem> {
     let (status, name) = (pod.status.as_ref()?, pod.name_any());
-    let unscheduled = pod_wait::unscheduled(status)
-        .map(|(reason, message)| Trouble::new(reason, format!("pod {name}: {message}")));
+    let unscheduled = pod_diagnosis::unscheduled(status)
+        .map(|(reason, message)| PodProblem::new(reason, format!("pod {name}: {message}")));
     let unmounted = || {
-        let (reason, message) = pod_wait::unmounted(status, &name, now)?;
-        Some(Trouble::new(reason, message))
+        let (reason, message) = pod_diagnosis::unmounted(status, &name, now)?;
+        Some(PodProblem::new(reason, message))
     };
     unscheduled.or_else(|| unstarted(pod)).or_else(unmounted)
 }
 
 /// Why the kubelet cannot start the container of `pod`.
-pub fn unstarted(pod: &Pod) -> Option<Trouble> {
+pub fn unstarted(pod: &Pod) -> Option<PodProblem> {
     let container = container(pod)?;
-    let (reason, word, message) = pod_wait::unstarted(container.state.as_ref()?)?;
+    let (reason, word, message) = pod_diagnosis::unstarted(container.state.as_ref()?)?;
     let last = match reason {
         ProgressReason::ContainerFailed => last_end(container),
         _ => String::new(),
     };
     let name = pod.name_any();
-    Some(Trouble::new(
+    Some(PodProblem::new(
         reason,
         format!("pod {name}: {word}: {message}{last}"),
     ))
@@ -66,7 +66,7 @@ fn last_end(status: &ContainerStatus) -> String {
 }
 
 /// Why the API server does not take a pod; `None` if trying again may help.
-pub fn of_refusal(doing: &str, error: &kube::Error) -> Option<Trouble> {
+pub fn classify_rejection(doing: &str, error: &kube::Error) -> Option<PodProblem> {
     let kube::Error::Api(status) = error else {
         return None;
     };
@@ -75,15 +75,15 @@ pub fn of_refusal(doing: &str, error: &kube::Error) -> Option<Trouble> {
         400 | 403 | 404 | 422 => ProgressReason::PodRefused,
         _ => return None,
     };
-    Some(Trouble::new(reason, format!("{doing}: {}", status.message)))
+    Some(PodProblem::new(reason, format!("{doing}: {}", status.message)))
 }
 
 /// The condition of a pod of this type.
 pub fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
-    pod_wait::condition(pod.status.as_ref()?, kind)
+    pod_diagnosis::condition(pod.status.as_ref()?, kind)
 }
 
 /// The status of the worker's container.
 pub fn container(pod: &Pod) -> Option<&ContainerStatus> {
-    pod_wait::container(pod.status.as_ref()?, CONTAINER)
+    pod_diagnosis::container(pod.status.as_ref()?, CONTAINER)
 }

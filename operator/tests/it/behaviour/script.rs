@@ -1,4 +1,4 @@
-//! Queries whose coordinators a test directs.
+//! Queries whose coordinators follow a script of the test.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,19 +12,19 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use tokio::sync::watch;
 
-use super::scene::{Scene, act};
+use super::fixture::{Fixture, with_operator};
 use crate::coordinators::{Coordinator, programs, snapshot};
 use crate::harness::eventually;
 use crate::kubelet::{Exit, Kubelet};
 
 /// What the coordinators of a test wait for, and what they were told.
 #[derive(Clone, Default)]
-pub struct Cues {
+pub struct CoordinatorSignals {
     given: watch::Sender<BTreeSet<String>>,
     heard: Arc<Mutex<Vec<String>>>,
 }
 
-impl Cues {
+impl CoordinatorSignals {
     /// The query's coordinator may succeed.
     pub fn give(&self, query: &str) {
         self.given.send_modify(|given| {
@@ -67,42 +67,46 @@ impl Cues {
 }
 
 /// What a directed test has at hand.
-pub struct Play<'a> {
+pub struct ScriptedQueries<'a> {
     /// Its namespace, with an operator.
-    pub scene: &'a Scene<'a>,
+    pub fixture: &'a Fixture<'a>,
     /// What runs its pods.
     pub kubelet: Kubelet,
     /// What its coordinators wait for.
-    pub cues: Cues,
+    pub signals: CoordinatorSignals,
 }
 
 /// Runs `test` with an operator, and coordinators that wait for their cue.
-pub fn direct_queries(name: &str, test: impl AsyncFnOnce(&Play<'_>)) {
-    act(name, async |scene| {
-        let cues = Cues::default();
-        let all = cues.clone();
+pub fn with_signalled_coordinators(name: &str, test: impl AsyncFnOnce(&ScriptedQueries<'_>)) {
+    with_operator(name, async |fixture| {
+        let signals = CoordinatorSignals::default();
+        let all = signals.clone();
         let program = programs(move |coordinator| all.clone().follow(coordinator));
-        let kubelet = Kubelet::start(scene.place, program).await;
-        let play = Play { scene, kubelet, cues };
-        test(&play).await;
+        let kubelet = Kubelet::start(fixture.env, program).await;
+        let scripted = ScriptedQueries {
+            fixture,
+            kubelet,
+            signals,
+        };
+        test(&scripted).await;
     });
 }
 
 /// Runs `test` with an operator, and coordinators that do what `script` says.
-pub fn scripted_queries<F>(
+pub fn with_scripted_coordinators<F>(
     name: &str,
     script: impl Fn(Coordinator) -> F + Send + Sync + 'static,
-    test: impl AsyncFnOnce(&Scene<'_>, &Kubelet),
+    test: impl AsyncFnOnce(&Fixture<'_>, &Kubelet),
 ) where
     F: Future<Output = Exit> + Send + 'static,
 {
-    act(name, async |scene| {
-        let kubelet = Kubelet::start(scene.place, programs(script)).await;
-        test(scene, &kubelet).await;
+    with_operator(name, async |fixture| {
+        let kubelet = Kubelet::start(fixture.env, programs(script)).await;
+        test(fixture, &kubelet).await;
     });
 }
 
-impl Scene<'_> {
+impl Fixture<'_> {
     /// Creates a query of the pool `p` with `spec` beside.
     pub async fn query(&self, name: &str, spec: Value) -> ShuffleQuery {
         let mut whole = json!({"sql": "select 1"});

@@ -9,33 +9,33 @@ fn suspension_cancels_then_deletes_and_resuming_starts_over() {
     let mut world = World::running(json!({"deadlineSeconds": 100}));
     world.edit(json!({"deadlineSeconds": 100, "suspend": true}));
     world.now = at(50);
-    let (actions, life, again) = world.settle();
+    let (actions, record, again) = world.settle();
     let follow = Action::Follow {
         epoch: 1,
         address: "10.0.0.1".to_owned(),
     };
     assert_eq!(actions, [follow, Action::Cancel]);
     assert_eq!(
-        (life.phase, life.admitted, life.suspended),
+        (record.phase, record.admitted, record.suspended),
         (QueryPhase::Suspended, None, Some(at(50)))
     );
     assert_eq!(again, CANCEL_GRACE);
     world.report(QueryPhase::Cancelled, Some(ErrorReason::Cancelled));
-    let (actions, life, _) = world.settle();
+    let (actions, record, _) = world.settle();
     assert_eq!(
         actions,
         [Action::Unfollow, delete("q-c1")],
         "once it has answered"
     );
-    assert_eq!(life.phase, QueryPhase::Suspended);
+    assert_eq!(record.phase, QueryPhase::Suspended);
     // Long after the deadline, which does not count this.
     (world.seen.pods, world.seen.report, world.now) = (Vec::new(), None, at(1_050));
     assert_eq!(world.settle().1.phase, QueryPhase::Suspended);
     world.edit(json!({"deadlineSeconds": 100}));
-    let (actions, life, _) = world.settle();
+    let (actions, record, _) = world.settle();
     assert_eq!(actions, launches(2, 1));
     assert_eq!(
-        (life.suspended, life.suspended_millis, life.epoch),
+        (record.suspended, record.suspended_millis, record.epoch),
         (None, 1_000_000, 2)
     );
     world.now = at(1_101);
@@ -102,13 +102,13 @@ fn a_deadline_waits_for_the_coordinators_answer_a_while() {
 #[test]
 fn a_waiting_query_has_a_deadline_too() {
     let mut world = World::new(json!({"deadlineSeconds": 10}));
-    world.seen.pool = PoolSeen::Absent;
+    world.seen.pool = ObservedPool::Absent;
     let (_, _, again) = world.settle();
     assert_eq!(again, Duration::from_secs(9));
     world.now = at(10);
-    let (_, life, _) = world.settle();
+    let (_, record, _) = world.settle();
     assert_eq!(
-        (life.phase, life.reason),
+        (record.phase, record.reason),
         (QueryPhase::Failed, ErrorReason::DeadlineExceeded.into())
     );
 }
@@ -146,7 +146,7 @@ fn a_ttl_deletes_the_query_in_its_time() {
         world.settle(),
         (
             vec![Action::Unfollow],
-            Lifecycle::of(&world.seen.query),
+            QueryRecord::of(&world.seen.query),
             Duration::from_secs(1)
         )
     );
@@ -185,8 +185,8 @@ fn a_rest_that_began_ahead_of_the_clock_still_waits_for_the_coordinators_answer(
     world.now = at(2);
     assert!(world.settle().0.contains(&Action::Cancel));
     world.edit(json!({}));
-    let (_, life, _) = world.settle();
-    assert_eq!((life.suspended, life.suspended_millis), (None, 0));
+    let (_, record, _) = world.settle();
+    assert_eq!((record.suspended, record.suspended_millis), (None, 0));
 }
 
 /// What nobody heard while the coordinator ran is in its last words.
@@ -200,19 +200,19 @@ fn who_hears_of_the_end_late_has_the_rows_or_says_that_they_are_lost() {
     let stage = json!({"id": 0, "label": "scan t", "state": "Done", "tasksPlanned": 2, "tasksDone": 2});
     let ended = |spec: Value, preview: Option<ResultPreview>| {
         let mut world = World::running(spec);
-        let mut words = said(QueryPhase::Succeeded, None);
-        let PodState::Ended(PodEnd::Said(said)) = &mut words else {
-            panic!("no words");
+        let mut state = said(QueryPhase::Succeeded, None);
+        let PodState::Ended(PodEnd::Reported(termination)) = &mut state else {
+            panic!("no termination message");
         };
-        said.preview = preview;
-        said.totals.rows_written = 3;
-        said.stages = vec![serde_json::from_value(stage.clone()).unwrap()];
-        world.pod(1, words);
+        termination.preview = preview;
+        termination.totals.rows_written = 3;
+        termination.stages = vec![serde_json::from_value(stage.clone()).unwrap()];
+        world.pod(1, state);
         world.now = at(9);
-        let Step::Commit(life) = step(&world.seen, world.now) else {
+        let Decision::Persist(record) = decide(&world.seen, world.now) else {
             panic!("it acts first");
         };
-        let unheard = ending::unheard_end(&world.seen, &life);
+        let unheard = coordinator_outcome::unreported_end(&world.seen, &record);
         assert_eq!(unheard, Some(at(5)), "the lag is counted from the end");
         world.settle();
         ShuffleQueryStatus::clone(world.seen.query.status.as_ref().unwrap())
@@ -254,10 +254,10 @@ fn a_query_that_is_being_deleted_is_only_cancelled() {
 fn an_epoch_is_above_every_pod_even_without_a_status() {
     let mut world = World::new(json!({}));
     world.pod(7, PodState::Running("10.0.0.7".to_owned()));
-    let Step::Commit(life) = step(&world.seen, world.now) else {
+    let Decision::Persist(record) = decide(&world.seen, world.now) else {
         panic!("it acts first");
     };
-    assert_eq!(life.epoch, 8);
+    assert_eq!(record.epoch, 8);
     assert_eq!(world.settle().0, launches(8, 1));
     world.pod(8, PodState::Running("10.0.0.8".to_owned()));
     let follow = Action::Follow {

@@ -9,9 +9,9 @@ use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
 use sluice_proto::auth::{Claims, PoolId};
 
-use super::Queries;
+use super::QueryReconciler;
 use super::observe::{owned, pool_of, problems_with};
-use super::observed::{Action, Refusal};
+use super::observed::{Action, Rejection};
 use crate::kube_api::{self, Created, Object};
 use crate::objects::folders::folders;
 use crate::objects::{coordinator, names, pod};
@@ -19,12 +19,12 @@ use crate::progress::Target;
 use crate::reconcile::Error;
 use crate::worker_pool::claims;
 
-impl Queries {
+impl QueryReconciler {
     /// Does one thing; a refusal is an answer that stays the same until somebody changes something.
     ///
     /// # Errors
     /// The API server was not reached, or has refused for a while.
-    pub(super) async fn act(&self, query: &ShuffleQuery, action: Action) -> Result<Option<Refusal>, Error> {
+    pub(super) async fn act(&self, query: &ShuffleQuery, action: Action) -> Result<Option<Rejection>, Error> {
         let uid = query.uid().unwrap_or_default();
         match action {
             Action::CreatePool => match coordinator::inline_pool(query) {
@@ -78,7 +78,7 @@ impl Queries {
         }
     }
 
-    async fn create<K: Object>(&self, wanted: &K) -> Result<Option<Refusal>, Error> {
+    async fn create<K: Object>(&self, wanted: &K) -> Result<Option<Rejection>, Error> {
         let name = wanted.name_any();
         match kube_api::create(&self.operator.client, wanted).await {
             Ok(Created::Ours(_)) => Ok(None),
@@ -93,7 +93,7 @@ impl Queries {
         deleted.map_err(Error::api(doing))
     }
 
-    async fn create_input(&self, query: &ShuffleQuery) -> Result<Option<Refusal>, Error> {
+    async fn create_input(&self, query: &ShuffleQuery) -> Result<Option<Rejection>, Error> {
         if query.spec.sql_from.is_some() {
             // It was resolved once and for all by the first coordinator's input.
             let name = names::input(&query.name_any());
@@ -110,7 +110,7 @@ impl Queries {
             Ok(sql) => sql,
             Err(message) => {
                 let reason = ProgressReason::SqlNotFound;
-                return Ok(Some(Refusal { reason, message }));
+                return Ok(Some(Rejection { reason, message }));
             }
         };
         // It was checked before the query got its place; the text may have changed since.
@@ -125,7 +125,7 @@ impl Queries {
                 Ok(Created::Taken) => Ok(Some(taken(&input))),
                 Err(error) => refusal(error, format!("creating ConfigMap {}", input.name_any())).map(Some),
             },
-            Err(message) => Ok(Some(Refusal {
+            Err(message) => Ok(Some(Rejection {
                 reason: ProgressReason::SqlNotFound,
                 message,
             })),
@@ -145,21 +145,21 @@ impl Queries {
         input.cloned().unwrap_or_default()
     }
 
-    async fn create_token(&self, query: &ShuffleQuery, epoch: u64) -> Result<Option<Refusal>, Error> {
+    async fn create_token(&self, query: &ShuffleQuery, epoch: u64) -> Result<Option<Rejection>, Error> {
         let Some(pool) = self.pool(query) else {
-            return Ok(Some(no_pool(query)));
+            return Ok(Some(pool_deleted(query)));
         };
         let folders = match folders(query, &pool.name_any(), &pool.spec) {
             Ok(folders) => folders,
             Err(message) => {
                 let reason = ProgressReason::PodRefused;
-                return Ok(Some(Refusal { reason, message }));
+                return Ok(Some(Rejection { reason, message }));
             }
         };
         let id = query.uid().and_then(QueryId::new);
         let claims = id.map(|id| Claims::query(id, CoordinatorEpoch(epoch), pool_id(query), folders));
         let Some(token) = claims.and_then(|claims| self.signer.sign(&claims).ok()) else {
-            return Ok(Some(Refusal {
+            return Ok(Some(Rejection {
                 reason: ProgressReason::PodRefused,
                 message: "the UID of the query cannot stand in a token".to_owned(),
             }));
@@ -177,12 +177,12 @@ impl Queries {
         query: &ShuffleQuery,
         epoch: u64,
         memory_factor: u32,
-    ) -> Result<Option<Refusal>, Error> {
+    ) -> Result<Option<Rejection>, Error> {
         let pool = self
             .pool(query)
             .filter(|pool| pool.metadata.deletion_timestamp.is_none());
         let Some(pool) = pool else {
-            return Ok(Some(no_pool(query)));
+            return Ok(Some(pool_deleted(query)));
         };
         let resolved = pool.status.as_ref().and_then(|status| status.image.as_deref());
         let image = resolved.unwrap_or_else(|| pod::image(&pool.spec, &self.operator.image));
@@ -198,7 +198,8 @@ impl Queries {
         });
         let refused = self.create(&pod).await?;
         if refused.is_none() {
-            self.posted().insert(query.uid().unwrap_or_default(), epoch);
+            self.expected_pods()
+                .insert(query.uid().unwrap_or_default(), epoch);
         }
         Ok(refused)
     }
@@ -221,8 +222,8 @@ impl Queries {
     }
 }
 
-fn taken<K: Object>(wanted: &K) -> Refusal {
-    Refusal {
+fn taken<K: Object>(wanted: &K) -> Rejection {
+    Rejection {
         reason: ProgressReason::NameTaken,
         message: format!(
             "{} {} exists and is not this query's: delete it",
@@ -232,9 +233,9 @@ fn taken<K: Object>(wanted: &K) -> Refusal {
     }
 }
 
-fn no_pool(query: &ShuffleQuery) -> Refusal {
+fn pool_deleted(query: &ShuffleQuery) -> Rejection {
     let name = pool_of(query).unwrap_or_default();
-    Refusal {
+    Rejection {
         reason: ProgressReason::PoolNotFound,
         message: format!("WorkerPool {name} was deleted"),
     }
@@ -249,12 +250,12 @@ fn pool_id(query: &ShuffleQuery) -> PoolId {
 }
 
 /// What a refusal by the API server means: something for the user, or something to try again.
-fn refusal(error: kube::Error, doing: String) -> Result<Refusal, Error> {
+fn refusal(error: kube::Error, doing: String) -> Result<Rejection, Error> {
     if let kube::Error::Api(status) = &error {
         let quota = status.code == 403 && status.message.contains("exceeded quota");
         let for_good = (400..500).contains(&status.code) && ![404, 408, 409, 429].contains(&status.code);
         if for_good {
-            return Ok(Refusal {
+            return Ok(Rejection {
                 reason: if quota {
                     ProgressReason::QuotaExceeded
                 } else {
@@ -273,7 +274,7 @@ mod tests {
 
     use super::*;
 
-    fn refused(code: u16, message: &str) -> Result<Refusal, Error> {
+    fn refused(code: u16, message: &str) -> Result<Rejection, Error> {
         let status = Status::failure(message, "").with_code(code);
         refusal(kube::Error::Api(Box::new(status)), "creating Pod q-c1".to_owned())
     }

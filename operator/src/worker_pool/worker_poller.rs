@@ -11,7 +11,7 @@ use sluice_crds::WorkerPool;
 use tokio::time::Instant;
 
 use super::rpc::{WorkerAddress, WorkerRpc};
-use super::worker::Answer;
+use super::worker::PollResult;
 
 /// Time between two polls of a pool.
 pub const PERIOD: Duration = Duration::from_secs(5);
@@ -30,7 +30,7 @@ pub struct Target {
 }
 
 /// What workers told last, by pool.
-pub struct Polls<R> {
+pub struct WorkerPoller<R> {
     rpc: R,
     pools: Mutex<BTreeMap<String, Polled>>,
     /// Pools of whose workers something new is known.
@@ -43,19 +43,19 @@ struct Polled {
     /// The workers, by uid of the pod, that were asked to drain.
     draining: BTreeSet<String>,
     /// By uid of the pod.
-    answers: BTreeMap<String, Answer>,
+    answers: BTreeMap<String, PollResult>,
 }
 
-impl<R: WorkerRpc> Polls<R> {
+impl<R: WorkerRpc> WorkerPoller<R> {
     /// Nothing known yet. The receiver yields the pools of whose workers something new was told.
     pub fn new(rpc: R) -> (Arc<Self>, UnboundedReceiver<ObjectRef<WorkerPool>>) {
         let (changed, changes) = unbounded();
-        let polls = Self {
+        let poller = Self {
             rpc,
             pools: Mutex::default(),
             changed,
         };
-        (Arc::new(polls), changes)
+        (Arc::new(poller), changes)
     }
 
     fn pools(&self) -> MutexGuard<'_, BTreeMap<String, Polled>> {
@@ -64,7 +64,7 @@ impl<R: WorkerRpc> Polls<R> {
 
     /// What the workers of the pool with this uid answered last, by uid of their pods. Those that were not asked then are not
     /// among them.
-    pub fn answers(&self, pool: &str) -> BTreeMap<String, Answer> {
+    pub fn answers(&self, pool: &str) -> BTreeMap<String, PollResult> {
         let pools = self.pools();
         pools
             .get(pool)
@@ -80,12 +80,12 @@ impl<R: WorkerRpc> Polls<R> {
         if targets.is_empty() || !self.begin(pool, draining) {
             return false;
         }
-        let (polls, pool) = (self.clone(), pool.to_owned());
+        let (poller, pool) = (self.clone(), pool.to_owned());
         tokio::spawn(async move {
-            let answers = polls.ask(targets).await;
-            if polls.end(&pool, answers) {
+            let answers = poller.ask(targets).await;
+            if poller.end(&pool, answers) {
                 // The receiver is gone only when the operator stops.
-                let _ = polls.changed.unbounded_send(object);
+                let _ = poller.changed.unbounded_send(object);
             }
         });
         true
@@ -114,7 +114,7 @@ impl<R: WorkerRpc> Polls<R> {
     }
 
     /// Of a worker that does not answer nothing is known: what it last told may not be true any more.
-    async fn ask(&self, targets: Vec<Target>) -> BTreeMap<String, Answer> {
+    async fn ask(&self, targets: Vec<Target>) -> BTreeMap<String, PollResult> {
         let answers = stream::iter(targets).map(|target| async move {
             let worker = &target.address;
             let answer = if target.drain {
@@ -123,10 +123,10 @@ impl<R: WorkerRpc> Polls<R> {
                 self.rpc.get_status(worker).await
             };
             let answer = match answer {
-                Ok(report) => Answer::Told(report),
+                Ok(report) => PollResult::Reported(report),
                 Err(error) => {
                     tracing::debug!(worker = %worker.socket, %error, "a worker does not answer");
-                    Answer::Silent
+                    PollResult::Unreachable
                 }
             };
             (target.address.uid, answer)
@@ -135,7 +135,7 @@ impl<R: WorkerRpc> Polls<R> {
     }
 
     /// Keeps `answers`; whether they are news.
-    fn end(&self, pool: &str, answers: BTreeMap<String, Answer>) -> bool {
+    fn end(&self, pool: &str, answers: BTreeMap<String, PollResult>) -> bool {
         let mut pools = self.pools();
         let Some(polled) = pools.get_mut(pool) else {
             return false;
@@ -187,11 +187,11 @@ mod tests {
 
     #[tokio::test]
     async fn that_a_worker_does_not_answer_is_news_too() {
-        let (polls, mut changes) = Polls::new(Silent);
-        assert!(polls.answers("u").is_empty());
-        assert!(polls.poll("u", ObjectRef::new("p"), vec![target("a", false)]));
+        let (poller, mut changes) = WorkerPoller::new(Silent);
+        assert!(poller.answers("u").is_empty());
+        assert!(poller.poll("u", ObjectRef::new("p"), vec![target("a", false)]));
         changes.next().await.unwrap();
-        assert_eq!(polls.answers("u")["a"], Answer::Silent);
+        assert_eq!(poller.answers("u")["a"], PollResult::Unreachable);
     }
 
     fn target(uid: &str, drain: bool) -> Target {
@@ -210,15 +210,15 @@ mod tests {
     #[tokio::test]
     async fn a_worker_that_is_to_drain_is_told_before_the_next_poll_is_due() {
         let (asked, mut questions) = mpsc::unbounded_channel();
-        let (polls, mut changes) = Polls::new(Asked(asked));
-        let poll = |targets| polls.poll("u", ObjectRef::new("p"), targets);
+        let (poller, mut changes) = WorkerPoller::new(Asked(asked));
+        let poll = |targets| poller.poll("u", ObjectRef::new("p"), targets);
         assert!(poll(vec![target("a", false), target("b", false)]));
         changes.next().await.unwrap();
         assert!(!poll(vec![target("a", false), target("b", false)]), "too soon");
         assert!(poll(vec![target("a", true), target("b", false)]));
-        assert_eq!(polls.answers("u").len(), 2, "what was told before still holds");
+        assert_eq!(poller.answers("u").len(), 2, "what was told before still holds");
         changes.next().await.unwrap();
-        let Answer::Told(report) = &polls.answers("u")["a"] else {
+        let PollResult::Reported(report) = &poller.answers("u")["a"] else {
             panic!("it told nothing");
         };
         assert!(report.draining);

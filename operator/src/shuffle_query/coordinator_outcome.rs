@@ -6,14 +6,14 @@ use sluice_crds::shuffle_query::PreviewMode;
 use sluice_crds::shuffle_query::status::{QueryError, QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ErrorReason, ProgressReason};
 
-use super::lifecycle::{Coordinator, Lifecycle};
+use super::coordinator_pod::{CoordinatorPod, PodEnd, PodState};
 use super::observed::Observed;
-use super::pods::{CoordinatorPod, PodEnd, PodState};
+use super::query_record::{Coordinator, QueryRecord};
 use crate::objects::coordinator::MAX_MEMORY_FACTOR;
 
 /// What became of the newest coordinator.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Fate<'a> {
+pub(super) enum CoordinatorOutcome<'a> {
     /// Its pod was not posted yet.
     Absent,
     /// It is starting, or it runs.
@@ -21,7 +21,7 @@ pub(super) enum Fate<'a> {
     /// The query has ended.
     Ended(Box<ShuffleQueryStatus>),
     /// The next one may do better.
-    Again {
+    Retry {
         /// What happened.
         why: String,
         /// Whether that may happen a few times only.
@@ -44,8 +44,8 @@ pub(super) fn success(seen: &Observed) -> Option<ShuffleQueryStatus> {
         return Some(ShuffleQueryStatus::clone(report));
     }
     seen.pods.iter().find_map(|pod| match &pod.state {
-        PodState::Ended(PodEnd::Said(words)) if words.phase == QueryPhase::Succeeded => {
-            Some(last_words(words))
+        PodState::Ended(PodEnd::Reported(termination)) if termination.phase == QueryPhase::Succeeded => {
+            Some(status_of(termination))
         }
         PodState::Ended(_) | PodState::Waiting(_) | PodState::Running(_) => None,
     })
@@ -53,7 +53,7 @@ pub(super) fn success(seen: &Observed) -> Option<ShuffleQueryStatus> {
 
 /// The end of a query that ended well. Where nobody heard its coordinator and that left no rows behind, it says so; also
 /// where nobody was to keep them.
-pub(super) fn succeeded(seen: &Observed, life: Lifecycle, words: ShuffleQueryStatus) -> Lifecycle {
+pub(super) fn succeeded(seen: &Observed, record: QueryRecord, status: ShuffleQueryStatus) -> QueryRecord {
     let heard = seen
         .report
         .as_ref()
@@ -63,9 +63,9 @@ pub(super) fn succeeded(seen: &Observed, life: Lifecycle, words: ShuffleQuerySta
         PreviewMode::FirstRows => spec.sink.is_none(),
         PreviewMode::None => false,
     };
-    let lost = !heard && words.preview.is_none() && shown;
-    let rows = words.totals.rows_written;
-    let mut ended = life.ended(words);
+    let lost = !heard && status.preview.is_none() && shown;
+    let rows = status.totals.rows_written;
+    let mut ended = record.ended(status);
     if !shown && spec.sink.is_none() {
         ended.message =
             format!("rows of the result: {rows}; spec.preview is None and there is no sink, so none is kept");
@@ -80,85 +80,87 @@ pub(super) fn succeeded(seen: &Observed, life: Lifecycle, words: ShuffleQuerySta
     ended
 }
 
-/// When the query ended, as last words alone tell: no report of its end was heard.
-pub(super) fn unheard_end(seen: &Observed, life: &Lifecycle) -> Option<Timestamp> {
-    let end = life.ended.as_ref()?.end_time.as_ref()?;
+/// When the query ended, as termination messages alone tell: no report of its end was heard.
+pub(super) fn unreported_end(seen: &Observed, record: &QueryRecord) -> Option<Timestamp> {
+    let end = record.ended.as_ref()?.end_time.as_ref()?;
     let heard = seen
         .report
         .as_ref()
         .is_some_and(|report| report.phase.is_terminal());
     let said = seen.pods.iter().any(|pod| match &pod.state {
-        PodState::Ended(PodEnd::Said(words)) => words.end_time.as_ref() == Some(end),
+        PodState::Ended(PodEnd::Reported(status)) => status.end_time.as_ref() == Some(end),
         PodState::Ended(_) | PodState::Waiting(_) | PodState::Running(_) => false,
     });
     (said && !heard).then_some(end.0)
 }
 
 /// What became of the newest coordinator. What it said counts more than what became of its pod.
-pub(super) fn fate<'a>(seen: &'a Observed, life: &Lifecycle) -> Fate<'a> {
-    let pod = seen.pods.iter().find(|pod| pod.epoch == life.epoch);
+pub(super) fn outcome<'a>(seen: &'a Observed, record: &QueryRecord) -> CoordinatorOutcome<'a> {
+    let pod = seen.pods.iter().find(|pod| pod.epoch == record.epoch);
     if let Some(report) = &seen.report
         && report.phase.is_terminal()
     {
-        return judge(seen, life, ShuffleQueryStatus::clone(report));
+        return classify(seen, record, ShuffleQueryStatus::clone(report));
     }
-    let lost = |why: &str| Fate::Again {
+    let lost = |why: &str| CoordinatorOutcome::Retry {
         why: why.to_owned(),
         counted: false,
     };
     let Some(pod) = pod else {
-        return match life.coordinator {
-            Coordinator::Wanted { .. } => Fate::Absent,
+        return match record.coordinator {
+            Coordinator::Wanted { .. } => CoordinatorOutcome::Absent,
             Coordinator::Starting | Coordinator::Serving => lost("the coordinator's pod was deleted"),
         };
     };
     match &pod.state {
-        PodState::Ended(end) => ended(seen, life, end),
+        PodState::Ended(end) => ended(seen, record, end),
         // Its node may be out of reach: nobody waits for it to vanish.
         _ if pod.leaving => lost("the coordinator's pod was told to go"),
-        PodState::Waiting(_) | PodState::Running(_) => Fate::Runs(pod),
+        PodState::Waiting(_) | PodState::Running(_) => CoordinatorOutcome::Runs(pod),
     }
 }
 
-fn ended(seen: &Observed, life: &Lifecycle, end: &PodEnd) -> Fate<'static> {
+fn ended(seen: &Observed, record: &QueryRecord, end: &PodEnd) -> CoordinatorOutcome<'static> {
     match end {
-        PodEnd::Said(words) => judge(seen, life, last_words(words)),
+        PodEnd::Reported(termination) => classify(seen, record, status_of(termination)),
         PodEnd::Cancelled => {
-            let words = error(
+            let status = error(
                 QueryPhase::Cancelled,
                 ErrorReason::Cancelled,
                 "the query was cancelled",
             );
-            judge(seen, life, words)
+            classify(seen, record, status)
         }
         PodEnd::NoWorkers => {
-            let words = error(QueryPhase::Failed, ErrorReason::WorkersLost, "no worker was left");
-            judge(seen, life, words)
+            let status = error(QueryPhase::Failed, ErrorReason::WorkersLost, "no worker was left");
+            classify(seen, record, status)
         }
-        PodEnd::Refused(log) => Fate::Failed {
+        PodEnd::Refused(log) => CoordinatorOutcome::Failed {
             reason: ErrorReason::InvalidSpec,
             message: format!("the coordinator refused its input: {log}"),
         },
-        PodEnd::Lost(why) => Fate::Again {
+        PodEnd::Lost(why) => CoordinatorOutcome::Retry {
             why: format!("the coordinator was lost: {why}"),
             counted: false,
         },
-        PodEnd::OutOfMemory if memory_factor(seen, life) > MAX_MEMORY_FACTOR => Fate::Failed {
-            reason: ErrorReason::OutOfMemory,
-            message: format!(
-                "the coordinator ran out of memory with {MAX_MEMORY_FACTOR} times what its pool gives it: \
+        PodEnd::OutOfMemory if memory_factor(seen, record) > MAX_MEMORY_FACTOR => {
+            CoordinatorOutcome::Failed {
+                reason: ErrorReason::OutOfMemory,
+                message: format!(
+                    "the coordinator ran out of memory with {MAX_MEMORY_FACTOR} times what its pool gives it: \
                  raise coordinator.resources of the pool"
-            ),
-        },
-        PodEnd::OutOfMemory => Fate::Again {
+                ),
+            }
+        }
+        PodEnd::OutOfMemory => CoordinatorOutcome::Retry {
             why: "the coordinator ran out of memory: the next one gets twice as much".to_owned(),
             counted: true,
         },
-        PodEnd::Crashed(how) if may_retry(seen, life) => Fate::Again {
+        PodEnd::Crashed(how) if may_retry(seen, record) => CoordinatorOutcome::Retry {
             why: format!("the coordinator crashed: {how}"),
             counted: true,
         },
-        PodEnd::Crashed(how) => Fate::Failed {
+        PodEnd::Crashed(how) => CoordinatorOutcome::Failed {
             reason: ErrorReason::CoordinatorLost,
             message: format!("the coordinator crashed too often, last with: {how}"),
         },
@@ -166,21 +168,25 @@ fn ended(seen: &Observed, life: &Lifecycle, end: &PodEnd) -> Fate<'static> {
 }
 
 /// What the end of a query as its coordinator saw it means: some ends, another coordinator may prevent.
-fn judge(seen: &Observed, life: &Lifecycle, words: ShuffleQueryStatus) -> Fate<'static> {
-    let again = words.error.as_ref().filter(|error| worth_another(error.reason));
+fn classify(
+    seen: &Observed,
+    record: &QueryRecord,
+    status: ShuffleQueryStatus,
+) -> CoordinatorOutcome<'static> {
+    let again = status.error.as_ref().filter(|error| is_retryable(error.reason));
     match again {
-        Some(error) if may_retry(seen, life) => Fate::Again {
+        Some(error) if may_retry(seen, record) => CoordinatorOutcome::Retry {
             why: error.message.clone(),
             counted: true,
         },
-        Some(_) | None => Fate::Ended(Box::new(words)),
+        Some(_) | None => CoordinatorOutcome::Ended(Box::new(status)),
     }
 }
 
 /// Whether a failure may be gone when the query starts over. Bad input and defects are not, and a task that failed on
 /// every attempt was tried on several workers already. Where all workers are of another build, the image of the pool was
 /// changed, and the next coordinator has theirs.
-const fn worth_another(reason: ErrorReason) -> bool {
+const fn is_retryable(reason: ErrorReason) -> bool {
     match reason {
         ErrorReason::WorkersLost | ErrorReason::SinkFailed | ErrorReason::BuildMismatch => true,
         ErrorReason::InvalidSpec
@@ -205,17 +211,17 @@ const fn worth_another(reason: ErrorReason) -> bool {
 }
 
 /// As many coordinators as a task has attempts.
-fn may_retry(seen: &Observed, life: &Lifecycle) -> bool {
-    life.coordinator_failures.saturating_add(1) < seen.query.spec.retry.max_task_attempts
+fn may_retry(seen: &Observed, record: &QueryRecord) -> bool {
+    record.coordinator_failures.saturating_add(1) < seen.query.spec.retry.max_task_attempts
 }
 
 /// How many times the usual memory the next coordinator needs: twice what one had that ran out of it.
-pub(super) fn memory_factor(seen: &Observed, life: &Lifecycle) -> u32 {
+pub(super) fn memory_factor(seen: &Observed, record: &QueryRecord) -> u32 {
     let factors = seen.pods.iter().map(|pod| match pod.state {
         PodState::Ended(PodEnd::OutOfMemory) => pod.memory_factor.saturating_mul(2),
         PodState::Ended(_) | PodState::Waiting(_) | PodState::Running(_) => pod.memory_factor,
     });
-    factors.chain([life.memory_factor]).max().unwrap_or(1)
+    factors.chain([record.memory_factor]).max().unwrap_or(1)
 }
 
 fn error(phase: QueryPhase, reason: ErrorReason, message: &str) -> ShuffleQueryStatus {
@@ -232,27 +238,27 @@ fn error(phase: QueryPhase, reason: ErrorReason, message: &str) -> ShuffleQueryS
 }
 
 /// What is left of a status in a pod's termination message.
-fn last_words(words: &Termination) -> ShuffleQueryStatus {
-    let error = words.reason.map(|reason| QueryError {
+fn status_of(termination: &Termination) -> ShuffleQueryStatus {
+    let error = termination.reason.map(|reason| QueryError {
         reason,
-        message: words.message.clone().unwrap_or_default(),
-        stage: words.stage,
-        task: words.task,
+        message: termination.message.clone().unwrap_or_default(),
+        stage: termination.stage,
+        task: termination.task,
     });
     ShuffleQueryStatus {
-        phase: words.phase,
+        phase: termination.phase,
         error,
-        totals: words.totals,
-        sink: words.sink.clone(),
-        first_row_time: words.first_row_time.clone(),
-        end_time: words.end_time.clone(),
-        stages_done: words.stages_done.clone(),
-        tasks_done: words.tasks_done.clone(),
-        local_attempts: words.local_attempts.clone(),
-        tasks: words.tasks,
-        stages: words.stages.clone(),
-        stages_omitted: words.stages_omitted,
-        preview: words.preview.clone(),
+        totals: termination.totals,
+        sink: termination.sink.clone(),
+        first_row_time: termination.first_row_time.clone(),
+        end_time: termination.end_time.clone(),
+        stages_done: termination.stages_done.clone(),
+        tasks_done: termination.tasks_done.clone(),
+        local_attempts: termination.local_attempts.clone(),
+        tasks: termination.tasks,
+        stages: termination.stages.clone(),
+        stages_omitted: termination.stages_omitted,
+        preview: termination.preview.clone(),
         ..ShuffleQueryStatus::default()
     }
 }
