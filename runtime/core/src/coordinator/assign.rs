@@ -7,7 +7,7 @@ use super::attempts::{RunningAttempt, TaskRun, TaskState};
 use super::event::Action;
 use super::outcome::QueryState;
 use super::poison::Start;
-use super::workers::Worker;
+use super::worker_registry::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
 use crate::ids::{LayoutVersion, StageId, StreamEpoch, TaskId};
 use crate::locality::{LocalityCounts, LocalityLevel};
@@ -69,20 +69,19 @@ impl Coordinator {
         let failed_on = self.task(task).and_then(|task| task.failed_on.as_ref());
         let offers = self
             .workers
-            .values()
-            .filter(|worker| worker.granted > 0 && self.is_usable(worker));
-        let offers = offers.filter(|worker| !not_there.contains(&worker.id.name));
+            .usable()
+            .filter(|worker| self.slots.granted(worker) > 0 && !not_there.contains(worker.name()));
         let best = offers.min_by_key(|worker| {
-            let failed_here = failed_on == Some(&worker.id);
+            let failed_here = failed_on == Some(worker.id());
             (
                 failed_here,
-                data.level_for(&worker.location),
-                Reverse(worker.granted),
-                worker.occupied.len(),
-                &worker.id.name,
+                data.level_for(worker.location()),
+                Reverse(self.slots.granted(worker)),
+                self.slots.load(worker),
+                worker.name(),
             )
         });
-        best.map(|worker| worker.id.name.clone())
+        best.map(|worker| worker.name().to_owned())
     }
 
     fn start(&mut self, task: TaskId, worker: &str) {
@@ -99,7 +98,7 @@ impl Coordinator {
         self.lay_out_ranges(task.stage);
         let now = self.now;
         let locality = self.locality_of(task.stage, worker);
-        let Some(leased) = self.workers.get_mut(worker) else {
+        let Some(leased) = self.workers.get(worker).map(Worker::id) else {
             return;
         };
         self.starts += 1;
@@ -109,7 +108,7 @@ impl Coordinator {
         let (id, stream_epoch) = stage.tasks[task.task as usize].next_attempt(task, epoch);
         let attempt = RunningAttempt {
             id,
-            worker: leased.id.clone(),
+            worker: leased.clone(),
             stream_epoch,
             start,
             assigned: now,
@@ -121,8 +120,7 @@ impl Coordinator {
         stage.attempts += 1;
         stage.started.get_or_insert(now);
         stage.set(task.task, TaskState::Running(attempt.clone()), now);
-        leased.granted -= 1;
-        leased.occupied.insert(id);
+        self.slots.consume(worker, id);
         let assignment = self.assignment(&attempt, stream_epoch);
         self.out.push(Action::AssignAttempt {
             worker: attempt.worker.clone(),
@@ -138,17 +136,16 @@ impl Coordinator {
         let chosen = self
             .workers
             .get(worker)
-            .filter(|worker| worker.location.is_known());
+            .filter(|worker| worker.location().is_known());
         let Some(chosen) = chosen.filter(|_| !data.is_anywhere()) else {
             return counts;
         };
-        let is_near = |worker: &Worker| data.level_for(&worker.location) < LocalityLevel::Elsewhere;
-        match data.level_for(&chosen.location) {
+        let is_near = |worker: &Worker| data.level_for(worker.location()) < LocalityLevel::Elsewhere;
+        match data.level_for(chosen.location()) {
             LocalityLevel::Node => counts.node = 1,
             LocalityLevel::Zone => counts.zone = 1,
             LocalityLevel::Elsewhere => {
-                let mut usable = self.workers.values().filter(|worker| self.is_usable(worker));
-                if usable.any(is_near) {
+                if self.workers.usable().any(is_near) {
                     counts.near_workers_busy = 1;
                 } else {
                     counts.no_worker_near = 1;

@@ -11,15 +11,14 @@ mod policy;
 mod ranges;
 mod recover;
 mod reports;
-mod slots;
+mod slot_broker;
 mod stages;
 mod stalls;
 #[cfg(test)]
 mod tests;
 mod topology;
-mod workers;
+mod worker_registry;
 
-use std::collections::BTreeMap;
 use std::mem;
 
 pub use event::{Action, Event, Outcome, QueryFailure};
@@ -31,10 +30,11 @@ use crate::plan::StageGraph;
 use crate::time::Instant;
 use outcome::QueryState;
 use poison::Suspects;
+use slot_broker::SlotBroker;
 use sluice_crds::ErrorReason;
 use stages::StageRun;
 use topology::Topology;
-use workers::Worker;
+use worker_registry::WorkerRegistry;
 
 /// Attempts that one task may have in all, whatever ended them. Lost attempts are no failures, but a task that is
 /// lost this often says that the cluster cannot run it.
@@ -52,8 +52,8 @@ pub struct Coordinator {
     state: QueryState,
     /// By stage number.
     stages: Vec<StageRun>,
-    /// Every worker that was ever heard of, by name.
-    workers: BTreeMap<String, Worker>,
+    workers: WorkerRegistry,
+    slots: SlotBroker,
     /// Tasks that were lost together with their workers.
     suspects: Suspects,
     /// The first failure that counted: the cause to name when the query runs out of workers to try.
@@ -61,8 +61,6 @@ pub struct Coordinator {
     first_row: Option<Instant>,
     /// Attempts started in all; says which of two is younger.
     starts: u64,
-    /// Since when tasks could run but found no slot.
-    starved_since: Option<Instant>,
     /// Since when there is work, nothing runs, and no worker could take any.
     no_usable_worker_since: Option<Instant>,
     /// When running attempts were last looked at.
@@ -87,17 +85,17 @@ impl Coordinator {
         Ok(Self {
             graph,
             topology,
-            policy,
             started,
             now: started,
             state: QueryState::Running,
             stages,
-            workers: BTreeMap::new(),
+            workers: WorkerRegistry::new(&policy),
+            policy,
+            slots: SlotBroker::default(),
             suspects: Suspects::default(),
             first_failure: None,
             first_row: None,
             starts: 0,
-            starved_since: None,
             no_usable_worker_since: Some(started),
             stalls_checked: started,
             out: Vec::new(),
@@ -131,7 +129,7 @@ impl Coordinator {
                 held,
             } => self.on_joined(&worker, slots, location, &held),
             Event::WorkerHeard { worker } => {
-                self.heard(&worker);
+                self.workers.heard(&worker, self.now);
             }
             Event::WorkerLost { worker, message } => self.on_lost(&worker, message),
             Event::WorkerDrained { worker } => self.on_drained(&worker),

@@ -6,8 +6,8 @@ use super::Coordinator;
 use super::attempts::TaskState;
 use super::event::Outcome;
 use super::outcome::QueryState;
-use super::slots::{DEADLOCK_PATIENCE, SPREAD_PATIENCE};
 use super::stages::StageRun;
+use super::worker_registry::Worker;
 use crate::ids::StageId;
 use crate::metrics::{AttemptMetrics, partition_bytes_histogram};
 use crate::plan::{ReadKind, Stage, StageInput};
@@ -18,27 +18,26 @@ impl Coordinator {
     /// When `Ticked` must be handed in at the latest; `None` once the query has ended.
     pub fn next_deadline(&self) -> Option<Instant> {
         let deadline = self.policy.deadline.map(|span| self.started + span);
-        let (deadline, starved, no_usable_worker) = match self.state {
-            QueryState::Running => (deadline, self.starved_since, self.no_usable_worker_since),
-            QueryState::Committing { .. } => (deadline, None, None),
+        let (deadline, no_usable_worker) = match self.state {
+            QueryState::Running => (deadline, self.no_usable_worker_since),
+            QueryState::Committing { .. } => (deadline, None),
             QueryState::Ended { .. } => return None,
         };
-        let connected = self.workers.values().filter(|worker| worker.is_connected());
-        let silences = connected.map(|worker| worker.last_heard + self.policy.worker_liveness_timeout);
+        let silences = self.workers.liveness_deadlines();
         let after_now = (Bound::Excluded((self.now, u32::MAX)), Bound::Unbounded);
         let next_retry = |stage: &StageRun| stage.waiting.range(after_now).next().map(|(until, _)| *until);
         let retries = self.stages.iter().filter_map(next_retry);
-        let patience = starved
-            .into_iter()
-            .flat_map(|since| [since + SPREAD_PATIENCE, since + DEADLOCK_PATIENCE]);
         let waits: Vec<Instant> = match self.state {
-            QueryState::Running => self.poison_deadlines().chain(self.next_stall_check()).collect(),
+            QueryState::Running => self
+                .poison_deadlines()
+                .chain(self.next_stall_check())
+                .chain(self.slots.deadlines())
+                .collect(),
             QueryState::Committing { .. } | QueryState::Ended { .. } => Vec::new(),
         };
         let grace = no_usable_worker.map(|since| since + self.policy.no_workers_grace);
         let all = silences
             .chain(retries)
-            .chain(patience)
             .chain(waits)
             .chain(deadline)
             .chain(self.commit_deadline())
@@ -53,16 +52,17 @@ impl Coordinator {
             QueryState::Running | QueryState::Committing { .. } => (None, None),
             QueryState::Ended { at, outcome } => (Some(*at), Some(outcome.clone())),
         };
-        let connected = || self.workers.values().filter(|worker| worker.is_connected());
         QuerySnapshot {
             now,
             started: self.started,
             first_row: self.first_row,
             ended,
             outcome,
-            workers: u32::try_from(connected().count()).unwrap_or(u32::MAX),
-            slots: connected()
-                .map(|worker| worker.slots)
+            workers: u32::try_from(self.workers.connected().count()).unwrap_or(u32::MAX),
+            slots: self
+                .workers
+                .connected()
+                .map(Worker::slots)
                 .fold(0, u32::saturating_add),
             no_workers: None,
             stages: (0..)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::event::{Action, Outcome, QueryFailure};
-use super::workers::Worker;
+use super::worker_registry::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
 use crate::failure::FetchError;
 use crate::ids::{AttemptId, StageId, TaskId};
@@ -259,7 +259,7 @@ impl Coordinator {
             .filter(|(_, stage)| !stage.running.is_empty());
         let idle = running.clone().next().is_none();
         let at_work = running.any(|(stage, _)| self.inputs_done(stage));
-        let usable = self.workers.values().any(|worker| self.is_usable(worker));
+        let usable = self.workers.usable().next().is_some();
         let work = self
             .topology
             .roots
@@ -270,15 +270,12 @@ impl Coordinator {
             return;
         }
         let since = *self.no_usable_worker_since.get_or_insert(self.now);
-        let excluded = |worker: &Worker| self.is_excluded(worker);
-        let hopeless = idle && !self.workers.is_empty() && self.workers.values().all(excluded);
+        let excluded = |worker: &Worker| self.workers.is_excluded(worker);
+        let hopeless = idle && self.workers.all().len() > 0 && self.workers.all().all(excluded);
         if !hopeless && self.now < since + self.policy.no_workers_grace {
             return;
         }
-        let connected_excluded = self
-            .workers
-            .values()
-            .any(|worker| worker.is_connected() && self.is_excluded(worker));
+        let connected_excluded = self.workers.connected().any(excluded);
         match self
             .first_failure
             .clone()
@@ -295,19 +292,21 @@ impl Coordinator {
     fn no_workers_message(&self) -> String {
         let grace = self.policy.no_workers_grace.as_millis();
         let mut message = format!("no worker took work for {grace} ms");
-        let describe = |worker: &Worker| match (&worker.last_error, worker.is_connected()) {
+        let describe = |worker: &Worker| match (worker.last_error(), worker.is_connected()) {
             (_, true) => "it takes no more attempts".to_owned(),
             (Some(error), false) => shorten(error),
             (None, false) => "it was lost".to_owned(),
         };
-        if self.workers.is_empty() {
+        let workers = self.workers.all();
+        let total = workers.len();
+        if total == 0 {
             message.push_str("; none was ever reached");
         }
-        for worker in self.workers.values().take(MAX_WORKERS_NAMED) {
-            message.push_str(&format!("; {}: {}", worker.id.name, describe(worker)));
+        for worker in workers.take(MAX_WORKERS_NAMED) {
+            message.push_str(&format!("; {}: {}", worker.name(), describe(worker)));
         }
-        if self.workers.len() > MAX_WORKERS_NAMED {
-            message.push_str(&format!("; and {} more", self.workers.len() - MAX_WORKERS_NAMED));
+        if total > MAX_WORKERS_NAMED {
+            message.push_str(&format!("; and {} more", total - MAX_WORKERS_NAMED));
         }
         message
     }

@@ -142,8 +142,8 @@ impl Coordinator {
         let mut room = if self.suspects.lost_workers() >= MAX_WORKERS_LOST_WITH_TASK {
             usize::from(hosts.is_empty())
         } else {
-            let usable = self.workers.values().filter(|worker| self.is_usable(worker));
-            usable.filter(|worker| !hosts.contains(&worker.id.name)).count()
+            let usable = self.workers.usable();
+            usable.filter(|worker| !hosts.contains(worker.name())).count()
         };
         move |task| match self.poison_state(task) {
             PoisonState::Clear => Start::Anywhere,
@@ -164,9 +164,9 @@ impl Coordinator {
         let is_suspect = |attempt: &AttemptId| {
             self.suspects.contains(attempt.task_id()) && self.inputs_done(attempt.stage)
         };
-        let workers = self.workers.values();
-        let hosts = workers.filter(|worker| worker.occupied.iter().any(is_suspect));
-        hosts.map(|worker| worker.id.name.clone()).collect()
+        let workers = self.workers.all();
+        let hosts = workers.filter(|worker| self.slots.occupied(worker).any(is_suspect));
+        hosts.map(|worker| worker.name().to_owned()).collect()
     }
 
     /// Ends the query for a task that must run and may not.

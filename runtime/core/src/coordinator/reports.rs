@@ -24,7 +24,7 @@ pub(super) const MAX_CONTENDED_ATTEMPTS: u32 = 60;
 
 impl Coordinator {
     pub(super) fn on_progressed(&mut self, worker: &WorkerId, id: AttemptId, metrics: AttemptMetrics) {
-        if self.heard(worker).is_none() {
+        if !self.workers.heard(worker, self.now) {
             return;
         }
         let now = self.now;
@@ -71,13 +71,10 @@ impl Coordinator {
 
     /// Notes that the attempt has left its slot; whether the report comes from a session that counts.
     fn ended_at(&mut self, worker: &WorkerId, id: AttemptId) -> bool {
-        let Some(worker) = self.heard(worker) else {
+        if !self.workers.heard(worker, self.now) {
             return false;
-        };
-        if worker.occupied.remove(&id) && self.starved_since.is_some() {
-            // A slot is free that the worker has not granted again yet: no other reader need give its own up.
-            self.starved_since = Some(self.now);
         }
+        self.slots.vacate(&worker.name, id, self.now);
         true
     }
 
@@ -146,7 +143,7 @@ impl Coordinator {
 
     /// Drops the output of an attempt that does not count.
     pub(super) fn retire(&mut self, worker: &WorkerId, attempt: AttemptId) {
-        if self.is_connected(worker) {
+        if self.workers.is_connected(worker) {
             self.out.push(Action::RetireAttempt {
                 worker: worker.clone(),
                 attempt,
@@ -172,7 +169,7 @@ impl Coordinator {
         });
         let readers: Vec<_> = tasks.map(|reader| (reader.worker.clone(), reader.id)).collect();
         for (worker, attempt) in readers {
-            if self.is_connected(&worker) {
+            if self.workers.is_connected(&worker) {
                 let updates = vec![self.update_for(attempt, winner, state)];
                 self.out.push(Action::UpdateInputs {
                     worker,
@@ -287,18 +284,6 @@ impl Coordinator {
                 ),
             };
             self.end(Outcome::Failed(QueryFailure { message, ..first }));
-        }
-    }
-
-    /// Counts a failure against a worker; too many and it gets no more attempts.
-    pub(super) fn record_worker_failure(&mut self, worker: &WorkerId, cause: &QueryFailure) {
-        self.first_failure.get_or_insert_with(|| cause.clone());
-        if let Some(worker) = self
-            .workers
-            .get_mut(&worker.name)
-            .filter(|known| known.id == *worker)
-        {
-            worker.failures = worker.failures.saturating_add(1);
         }
     }
 

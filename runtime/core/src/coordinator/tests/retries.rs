@@ -209,7 +209,7 @@ fn a_task_that_waits_for_room_rather_runs_elsewhere() {
 }
 
 #[test]
-fn when_all_workers_are_blacklisted_the_first_cause_is_named() {
+fn when_all_workers_are_excluded_the_first_cause_is_named() {
     let mut query = Query::new(map_reduce(8, 1), policy());
     query.join("a", 3);
     query.fail("a", attempt(0, 0, 0), failed("first of all"));

@@ -273,10 +273,7 @@ fn slots_are_asked_for_near_the_data_first() {
     query.handle(join("a", Some("y"), 4));
     query.handle(join("b", Some("z"), 2));
     query.handle(join("near", None, 1));
-    let requests = |query: &Query| {
-        let workers = query.machine.workers.values();
-        workers.map(|worker| worker.requested).collect::<Vec<_>>()
-    };
+    let requests = |query: &Query| query.machine.slots.requests().collect::<Vec<_>>();
     // In the order of the names: what is left of four after one on the node and two in the zone.
     assert_eq!(requests(&query), [1, 2, 1]);
     query.now = 100;

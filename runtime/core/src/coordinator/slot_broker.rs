@@ -1,0 +1,328 @@
+//! Leases of slots: which to ask for, which to give back, and what to do when none comes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::Coordinator;
+use super::event::Action;
+use super::poison::Start;
+use super::worker_registry::{Worker, WorkerRegistry};
+use crate::ids::{AttemptId, StageId, WorkerId};
+use crate::plan::Stage;
+use crate::time::Instant;
+
+/// How long tasks wait for the slots that would spread them best before the query asks every worker for all it
+/// could use. Longer than a round trip, shorter than anyone notices.
+const SPREAD_PATIENCE: Duration = Duration::from_millis(100);
+
+/// How long tasks wait for a slot before the query takes one back from a reader that waits for them. Long enough
+/// for a free slot to be granted.
+const DEADLOCK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The slots that the query leases of its workers.
+#[derive(Debug, Default)]
+pub(super) struct SlotBroker {
+    /// By name of a worker with a session.
+    accounts: BTreeMap<String, Account>,
+    /// Since when tasks could run but found no slot.
+    starved_since: Option<Instant>,
+}
+
+/// The slots of one session.
+#[derive(Debug, Default)]
+struct Account {
+    /// Granted to this query and not consumed.
+    granted: u32,
+    /// Requested of the worker beyond those granted.
+    requested: u32,
+    /// Attempts assigned in this session whose end was not reported: each has a slot.
+    occupied: BTreeSet<AttemptId>,
+}
+
+/// A task that could start now.
+struct Runnable {
+    stage: StageId,
+    /// Of a task that was lost with a worker: where it may not run.
+    away_from: Option<BTreeSet<String>>,
+    /// Where it has just failed.
+    failed_on: Option<WorkerId>,
+}
+
+impl Runnable {
+    fn may_run_at(&self, worker: &Worker) -> bool {
+        let away_from = self.away_from.as_ref();
+        away_from.is_none_or(|hosts| !hosts.contains(worker.name()))
+    }
+}
+
+impl SlotBroker {
+    /// Opens the account of a new session.
+    pub(super) fn open_account(&mut self, worker: &str) {
+        self.accounts.insert(worker.to_owned(), Account::default());
+    }
+
+    /// Closes the account of a session that has ended; answers with the attempts that had a slot.
+    pub(super) fn close_account(&mut self, worker: &str) -> BTreeSet<AttemptId> {
+        let account = self.accounts.remove(worker);
+        account.map(|account| account.occupied).unwrap_or_default()
+    }
+
+    /// The worker has granted this many more slots.
+    pub(super) fn grant(&mut self, worker: &str, slots: u32) {
+        if let Some(account) = self.accounts.get_mut(worker) {
+            account.granted = account.granted.saturating_add(slots);
+            account.requested = account.requested.saturating_sub(slots);
+        }
+    }
+
+    /// Consumes a granted slot of the worker for an attempt.
+    pub(super) fn consume(&mut self, worker: &str, attempt: AttemptId) {
+        if let Some(account) = self.accounts.get_mut(worker) {
+            account.granted = account.granted.saturating_sub(1);
+            account.occupied.insert(attempt);
+        }
+    }
+
+    /// An attempt has ended at the worker, to which its slot goes back.
+    pub(super) fn vacate(&mut self, worker: &str, attempt: AttemptId, now: Instant) {
+        let account = self.accounts.get_mut(worker);
+        let was_occupied = account.is_some_and(|account| account.occupied.remove(&attempt));
+        if was_occupied && self.starved_since.is_some() {
+            // A slot is free that the worker has not granted again yet: no other reader need give its own up.
+            self.restart_patience(now);
+        }
+    }
+
+    /// Starts the wait of starving tasks over: a slot is about to come free.
+    fn restart_patience(&mut self, now: Instant) {
+        self.starved_since = Some(now);
+    }
+
+    /// Whether tasks have waited for a slot for so long that a reader may have to give its own up.
+    fn starved_for_long(&self, now: Instant) -> bool {
+        self.starved_since
+            .is_some_and(|since| since + DEADLOCK_PATIENCE <= now)
+    }
+
+    /// Slots of the worker that are granted and not consumed.
+    pub(super) fn granted(&self, worker: &Worker) -> u32 {
+        self.accounts
+            .get(worker.name())
+            .map_or(0, |account| account.granted)
+    }
+
+    /// Slots requested of each worker with a session, by name.
+    #[cfg(test)]
+    pub(super) fn requests(&self) -> impl Iterator<Item = u32> {
+        self.accounts.values().map(|account| account.requested)
+    }
+
+    /// Attempts that have a slot at the worker.
+    pub(super) fn occupied(&self, worker: &Worker) -> impl Iterator<Item = &AttemptId> {
+        let account = self.accounts.get(worker.name());
+        account.into_iter().flat_map(|account| &account.occupied)
+    }
+
+    /// How many attempts have a slot at the worker.
+    pub(super) fn load(&self, worker: &Worker) -> usize {
+        self.accounts
+            .get(worker.name())
+            .map_or(0, |account| account.occupied.len())
+    }
+
+    /// How many attempts have a slot anywhere.
+    fn total_load(&self) -> usize {
+        self.accounts.values().map(|account| account.occupied.len()).sum()
+    }
+
+    /// Slots of the worker that this query could still get.
+    pub(super) fn spare(&self, worker: &Worker) -> u32 {
+        let load = u32::try_from(self.load(worker)).unwrap_or(u32::MAX);
+        worker
+            .slots()
+            .saturating_sub(load.saturating_add(self.granted(worker)))
+    }
+
+    /// When waiting tasks make the query ask for more slots, or take one back.
+    pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
+        self.starved_since
+            .into_iter()
+            .flat_map(|since| [since + SPREAD_PATIENCE, since + DEADLOCK_PATIENCE])
+    }
+
+    /// Gives back what is granted and has no work: nothing can run, or the worker may not run it.
+    fn release_granted(&mut self, workers: &WorkerRegistry, out: &mut Vec<Action>) {
+        for (name, account) in &mut self.accounts {
+            if let Some(worker) = workers.get(name).filter(|_| account.granted > 0) {
+                out.push(Action::ReleaseSlots {
+                    worker: worker.id().clone(),
+                    slots: account.granted,
+                });
+                account.granted = 0;
+            }
+        }
+    }
+
+    /// Notes whether tasks wait for slots.
+    fn note_starvation(&mut self, starves: bool, assigned: bool, now: Instant) {
+        self.starved_since = match self.starved_since {
+            Some(_) | None if !starves => None,
+            Some(since) if !assigned => Some(since),
+            Some(_) | None => Some(now),
+        };
+    }
+
+    /// Tells each worker the number of slots that it should lease to the query, where it changed.
+    fn update_requests(
+        &mut self,
+        runnable: &[Runnable],
+        stages: &[Stage],
+        workers: &WorkerRegistry,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) {
+        let is_patient = self
+            .starved_since
+            .is_none_or(|since| now < since + SPREAD_PATIENCE);
+        let shares = if is_patient {
+            self.spread(runnable, stages, workers)
+        } else {
+            let all = |worker: &Worker| (worker.name().to_owned(), self.at_most(runnable, worker));
+            workers.usable().map(all).collect()
+        };
+        for (name, account) in &mut self.accounts {
+            let slots = shares.get(name).copied().unwrap_or(0);
+            let Some(worker) = workers.get(name).filter(|_| account.requested != slots) else {
+                continue;
+            };
+            account.requested = slots;
+            out.push(Action::RequestSlots {
+                worker: worker.id().clone(),
+                slots,
+            });
+        }
+    }
+
+    /// How many of the tasks the worker could take: of those that were lost with a worker, one.
+    fn at_most(&self, tasks: &[Runnable], worker: &Worker) -> u32 {
+        let anywhere = tasks.iter().filter(|task| task.away_from.is_none()).count();
+        let mut suspects = tasks.iter().filter(|task| task.away_from.is_some());
+        let suspect = suspects.any(|task| task.may_run_at(worker));
+        let tasks = u32::try_from(anywhere + usize::from(suspect)).unwrap_or(u32::MAX);
+        tasks.min(self.spare(worker))
+    }
+
+    /// Deals tasks to workers one by one, each to the nearest to its data that could have a slot for it; among equals to
+    /// the one that has the fewest of this query, then to the one that failed least.
+    fn spread(
+        &self,
+        tasks: &[Runnable],
+        stages: &[Stage],
+        workers: &WorkerRegistry,
+    ) -> BTreeMap<String, u32> {
+        let mut shares = BTreeMap::new();
+        let mut with_suspect: BTreeSet<&str> = BTreeSet::new();
+        for task in tasks {
+            let data = &stages[task.stage.0 as usize].data;
+            let dealt = |worker: &Worker| shares.get(worker.name()).copied().unwrap_or(0);
+            let free = workers.usable().filter(|worker| {
+                let apart = task.away_from.is_none() || !with_suspect.contains(worker.name());
+                dealt(worker) < self.spare(worker) && apart && task.may_run_at(worker)
+            });
+            let least = free.min_by_key(|worker| {
+                let running = self.load(worker).saturating_add(dealt(worker) as usize);
+                let level = data.level_for(worker.location());
+                let failed_here = task.failed_on.as_ref() == Some(worker.id());
+                (failed_here, level, running, worker.failures(), worker.name())
+            });
+            let Some(worker) = least else {
+                continue;
+            };
+            if task.away_from.is_some() {
+                with_suspect.insert(worker.name());
+            }
+            *shares.entry(worker.name().to_owned()).or_insert(0) += 1;
+        }
+        shares
+    }
+}
+
+impl Coordinator {
+    /// Settles the leases after everything that could start has started.
+    pub(super) fn lease_slots(&mut self, assigned: bool) {
+        self.slots.release_granted(&self.workers, &mut self.out);
+        let runnable = self.runnable();
+        self.slots
+            .note_starvation(!runnable.is_empty(), assigned, self.now);
+        self.update_slot_requests(&runnable);
+        self.free_slot_of_waiting_reader();
+    }
+
+    /// Withdraws every request and gives back every granted slot.
+    pub(super) fn return_leases(&mut self) {
+        self.slots.release_granted(&self.workers, &mut self.out);
+        self.update_slot_requests(&[]);
+    }
+
+    fn update_slot_requests(&mut self, runnable: &[Runnable]) {
+        let (stages, workers) = (&self.graph.stages, &self.workers);
+        self.slots
+            .update_requests(runnable, stages, workers, self.now, &mut self.out);
+    }
+
+    /// The tasks that could start now, given slots; at most as many as slots could still come.
+    fn runnable(&self) -> Vec<Runnable> {
+        if self.workers.usable().next().is_none() {
+            return Vec::new();
+        }
+        // At least 1: that tasks starve must show even when all slots are taken.
+        let spare = self.workers.usable().map(|worker| self.slots.spare(worker));
+        let capacity = spare.fold(0, u32::saturating_add).max(1);
+        let mut may_start = self.may_start();
+        let due = self.schedulable().flat_map(|stage| self.due(stage));
+        let tasks = due.filter_map(|task| {
+            let away_from = match may_start(task) {
+                Start::Anywhere => None,
+                Start::AwayFrom(hosts) => Some(hosts),
+                Start::No => return None,
+            };
+            Some(Runnable {
+                stage: task.stage,
+                away_from,
+                failed_on: self.task(task).and_then(|task| task.failed_on.clone()),
+            })
+        });
+        tasks.take(capacity as usize).collect()
+    }
+
+    /// When tasks starve and every attempt of the query waits for what such tasks make, none would ever end: the
+    /// youngest of them gives its slot up.
+    fn free_slot_of_waiting_reader(&mut self) {
+        if !self.slots.starved_for_long(self.now) || !self.all_wait_for_inputs() {
+            return;
+        }
+        let attempts = self
+            .stages
+            .iter()
+            .flat_map(|stage| &stage.tasks)
+            .filter_map(|task| task.running());
+        let reclaimable = attempts.filter(|attempt| {
+            self.workers
+                .get(&attempt.worker.name)
+                .is_some_and(|worker| self.workers.is_usable(worker))
+        });
+        if let Some(youngest) = reclaimable.max_by_key(|attempt| attempt.start) {
+            let task = youngest.id.task_id();
+            self.cancel_and_requeue(task);
+            self.slots.restart_patience(self.now);
+        }
+    }
+
+    /// Whether all running attempts miss an input, and no cancelled one is about to free its slot.
+    fn all_wait_for_inputs(&self) -> bool {
+        let stages = || (0..).map(StageId).zip(&self.stages);
+        let running: usize = stages().map(|(_, stage)| stage.running.len()).sum();
+        let wait = stages().all(|(id, stage)| stage.running.is_empty() || !self.inputs_done(id));
+        running > 0 && self.slots.total_load() == running && wait
+    }
+}
