@@ -143,6 +143,10 @@ fn replay(scenario: Scenario, seed: u64) -> String {
 /// Replays one seed with everything that happens in it; without a seed, the first one.
 #[test]
 fn sim_replay() {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the seed to replay is named by whoever runs the test"
+    )]
     let wanted = std::env::var("SLUICE_SIM_SEED").ok();
     let trace = wanted.is_some();
     let wanted = wanted.unwrap_or_else(|| "0".to_owned());
