@@ -3,16 +3,15 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::attempts::{RunningAttempt, TaskRun, TaskState};
+use super::attempts::RunningAttempt;
 use super::event::Action;
 use super::outcome::QueryState;
 use super::poison::Start;
 use super::worker_registry::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
-use crate::ids::{LayoutVersion, StageId, StreamEpoch, TaskId};
+use crate::ids::{LayoutVersion, StageId, TaskId};
 use crate::locality::{LocalityCounts, LocalityLevel};
 use crate::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
-use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, ReadKind, Stage};
 
 /// The layout that a stage has when each task reads what its number says.
@@ -40,7 +39,7 @@ impl Coordinator {
     fn next_start(&self) -> Option<(TaskId, String)> {
         let mut may_start = self.may_start();
         for stage in self.schedulable() {
-            for task in self.due(stage) {
+            for task in self.stages.get(stage).due(self.now) {
                 match may_start(task) {
                     Start::Anywhere => return Some((task, self.best_worker(task, &BTreeSet::new())?)),
                     Start::AwayFrom(hosts) => {
@@ -55,18 +54,11 @@ impl Coordinator {
         None
     }
 
-    /// The stage's tasks whose backoff is over.
-    pub(super) fn due(&self, stage: StageId) -> impl Iterator<Item = TaskId> {
-        let runs_now = (self.now, u32::MAX);
-        let waiting = self.stage(stage).waiting.range(..=runs_now);
-        waiting.map(move |(_, task)| TaskId { stage, task: *task })
-    }
-
     /// The nearest worker to the task's data, then the one with the most granted slots; rather not the one where the
     /// task has just failed, and none of `not_there`.
     fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
         let data = &self.graph.stages[task.stage.0 as usize].data;
-        let failed_on = self.task(task).and_then(|task| task.failed_on.as_ref());
+        let failed_on = self.stages.task(task).and_then(|task| task.failed_on.as_ref());
         let offers = self
             .workers
             .usable()
@@ -85,7 +77,7 @@ impl Coordinator {
     }
 
     fn start(&mut self, task: TaskId, worker: &str) {
-        let Some(run) = self.task(task) else {
+        let Some(run) = self.stages.task(task) else {
             return;
         };
         if run.attempts >= MAX_ATTEMPTS_PER_TASK {
@@ -96,32 +88,15 @@ impl Coordinator {
             self.restart_consumers_of_other_rows(task.stage);
         }
         self.lay_out_ranges(task.stage);
-        let now = self.now;
         let locality = self.locality_of(task.stage, worker);
-        let Some(leased) = self.workers.get(worker).map(Worker::id) else {
+        let Some(worker) = self.workers.get(worker).map(|worker| worker.id().clone()) else {
             return;
         };
         self.starts += 1;
-        let start = self.starts;
-        let stage = &mut self.stages[task.stage.0 as usize];
-        let epoch = stage.epoch;
-        let (id, stream_epoch) = stage.tasks[task.task as usize].next_attempt(task, epoch);
-        let attempt = RunningAttempt {
-            id,
-            worker: leased.clone(),
-            stream_epoch,
-            start,
-            assigned: now,
-            metrics: AttemptMetrics::default(),
-            active: now,
-        };
-        stage.begun = true;
-        stage.locality += locality;
-        stage.attempts += 1;
-        stage.started.get_or_insert(now);
-        stage.set(task.task, TaskState::Running(attempt.clone()), now);
-        self.slots.consume(worker, id);
-        let assignment = self.assignment(&attempt, stream_epoch);
+        let stage = self.stages.get_mut(task.stage);
+        let attempt = stage.start(task.task, worker, self.starts, locality, self.now);
+        self.slots.consume(&attempt.worker.name, attempt.id);
+        let assignment = self.assignment(&attempt);
         self.out.push(Action::AssignAttempt {
             worker: attempt.worker.clone(),
             assignment,
@@ -155,11 +130,11 @@ impl Coordinator {
         counts
     }
 
-    fn assignment(&self, attempt: &RunningAttempt, stream_epoch: StreamEpoch) -> Assignment {
+    fn assignment(&self, attempt: &RunningAttempt) -> Assignment {
         let stage = &self.graph.stages[attempt.id.stage.0 as usize];
         Assignment {
             attempt: attempt.id,
-            stream_epoch,
+            stream_epoch: attempt.stream_epoch,
             output_partitions: self.graph.exchanges[stage.output.0 as usize].partitions,
             inputs: self.assigned_inputs(stage, attempt.id.task),
             layout_version: IDENTITY_LAYOUT,
@@ -206,7 +181,7 @@ impl Coordinator {
         let words = [IDENTITY_LAYOUT.0, stage.id.0, stage.tasks]
             .into_iter()
             .chain(inputs);
-        let ranges = self.stage(stage.id).ranges.iter();
+        let ranges = self.stages.get(stage.id).ranges.iter();
         let bounds = ranges.filter_map(|range| range.upper.as_ref()).flat_map(|bound| {
             let key = bound.key.iter().copied();
             key.chain(bound.map_task.to_le_bytes())
@@ -219,9 +194,9 @@ impl Coordinator {
 
     /// Tells a new attempt where all its inputs are.
     fn send_inputs(&mut self, attempt: &RunningAttempt) {
-        let inputs = self.topology.inputs[attempt.id.stage.0 as usize].iter();
-        let tasks = inputs.flat_map(|stage| self.stage(*stage).tasks.iter());
-        let winners = tasks.filter_map(TaskRun::winner);
+        let winners = self
+            .stages
+            .winners(&self.topology.inputs[attempt.id.stage.0 as usize]);
         let update = |winner| self.update_for(attempt.id, winner, InputState::Won);
         let updates: Vec<InputUpdate> = winners.map(update).collect();
         if !updates.is_empty() {

@@ -1,5 +1,6 @@
 //! One task: its attempts, its winner, and what is remembered of those that ended.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::event::QueryFailure;
@@ -13,7 +14,7 @@ use crate::time::Instant;
 ///
 /// ```text
 /// Waiting --> Running --> Won
-///    ^ ^_________|         |    failed, refused, cancelled, lost
+///    ^ ^_________|         |    the last attempt failed, was refused, cancelled or lost
 ///    |_____________________|    its output was lost, or its stage starts over
 /// Waiting, Running ------> Won  the lost winner's worker came back with its output
 /// ```
@@ -24,8 +25,8 @@ pub(super) enum TaskState {
         /// Backoff: no attempt starts before.
         not_before: Instant,
     },
-    /// An attempt is at work.
-    Running(RunningAttempt),
+    /// Attempts are at work: by attempt number, at least one.
+    Running(BTreeMap<u32, RunningAttempt>),
     /// An attempt has won, and a live worker holds its output, or the sink its file.
     Won(Winner),
 }
@@ -42,12 +43,45 @@ pub(super) struct RunningAttempt {
     pub(super) id: AttemptId,
     pub(super) worker: WorkerId,
     pub(super) stream_epoch: StreamEpoch,
-    /// The how-manieth start of the query this was.
+    /// Start sequence number within the query.
     pub(super) start: u64,
     pub(super) assigned: Instant,
     pub(super) metrics: AttemptMetrics,
     /// When its counters last changed.
     pub(super) active: Instant,
+}
+
+impl RunningAttempt {
+    pub(super) fn new(
+        id: AttemptId,
+        worker: WorkerId,
+        stream_epoch: StreamEpoch,
+        start: u64,
+        now: Instant,
+    ) -> Self {
+        Self {
+            id,
+            worker,
+            stream_epoch,
+            start,
+            assigned: now,
+            metrics: AttemptMetrics::default(),
+            active: now,
+        }
+    }
+}
+
+/// How an attempt ended that did not win.
+pub(super) enum AttemptEnd {
+    /// It failed.
+    Failed,
+    /// It was lost with its worker or an input, or ended for the sake of others: no failure of its own.
+    Lost {
+        /// What it was lost to.
+        cause: String,
+    },
+    /// The coordinator stopped it.
+    Cancelled,
 }
 
 /// The attempt whose output counts.
@@ -141,18 +175,92 @@ impl TaskRun {
         (attempt, StreamEpoch(u64::from(self.attempts)))
     }
 
-    /// The attempt at work, if one is.
-    pub(super) fn running(&self) -> Option<&RunningAttempt> {
+    /// The attempts at work, by number.
+    pub(super) fn running_attempts(&self) -> impl Iterator<Item = &RunningAttempt> {
+        let attempts = match &self.state {
+            TaskState::Running(attempts) => Some(attempts),
+            TaskState::Waiting { .. } | TaskState::Won(_) => None,
+        };
+        attempts.into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The attempt, if it is at work.
+    pub(super) fn running_attempt(&self, id: AttemptId) -> Option<&RunningAttempt> {
         match &self.state {
-            TaskState::Running(attempt) => Some(attempt),
+            TaskState::Running(attempts) => attempts.get(&id.attempt).filter(|attempt| attempt.id == id),
             TaskState::Waiting { .. } | TaskState::Won(_) => None,
         }
     }
 
-    pub(super) fn running_mut(&mut self) -> Option<&mut RunningAttempt> {
+    /// Adds an attempt to those at work. A task that has won needs none.
+    pub(super) fn add_running(&mut self, attempt: RunningAttempt) {
         match &mut self.state {
-            TaskState::Running(attempt) => Some(attempt),
-            TaskState::Waiting { .. } | TaskState::Won(_) => None,
+            TaskState::Waiting { .. } => {
+                self.state = TaskState::Running(BTreeMap::from([(attempt.id.attempt, attempt)]));
+            }
+            TaskState::Running(attempts) => {
+                attempts.insert(attempt.id.attempt, attempt);
+            }
+            TaskState::Won(_) => {}
+        }
+    }
+
+    /// Takes an attempt from those at work; false if it is none of them. After the last one the task waits.
+    pub(super) fn remove_running(&mut self, id: AttemptId, not_before: Instant) -> bool {
+        let TaskState::Running(attempts) = &mut self.state else {
+            return false;
+        };
+        let was_running = attempts.get(&id.attempt).is_some_and(|attempt| attempt.id == id);
+        if was_running {
+            attempts.remove(&id.attempt);
+        }
+        if attempts.is_empty() {
+            self.state = TaskState::Waiting { not_before };
+        }
+        was_running
+    }
+
+    /// Whether no attempt is at work and none has won.
+    pub(super) fn is_waiting(&self) -> bool {
+        match &self.state {
+            TaskState::Waiting { .. } => true,
+            TaskState::Running(_) | TaskState::Won(_) => false,
+        }
+    }
+
+    /// Takes over the counters that a worker reports of an attempt.
+    pub(super) fn record_progress(
+        &mut self,
+        worker: &WorkerId,
+        id: AttemptId,
+        metrics: AttemptMetrics,
+        now: Instant,
+    ) {
+        match &mut self.state {
+            TaskState::Waiting { .. } => {}
+            TaskState::Running(attempts) => {
+                let attempt = attempts.get_mut(&id.attempt);
+                if let Some(attempt) = attempt.filter(|known| known.id == id && known.worker == *worker) {
+                    if attempt.metrics != metrics {
+                        attempt.active = now;
+                    }
+                    attempt.metrics = metrics;
+                }
+            }
+            // Of an attempt that has ended, only the bytes on disk can change.
+            TaskState::Won(winner) => {
+                if winner.id == id && winner.worker == *worker {
+                    winner.metrics.stored(metrics.shuffle_bytes_spilled);
+                }
+            }
+        }
+    }
+
+    /// Notes that the attempts at work have reason to stand still.
+    pub(super) fn excuse_running(&mut self, now: Instant) {
+        match &mut self.state {
+            TaskState::Running(attempts) => attempts.values_mut().for_each(|attempt| attempt.active = now),
+            TaskState::Waiting { .. } | TaskState::Won(_) => {}
         }
     }
 
@@ -162,5 +270,58 @@ impl TaskRun {
             TaskState::Won(winner) => Some(winner),
             TaskState::Waiting { .. } | TaskState::Running(_) => None,
         }
+    }
+
+    /// Takes the win from the task, which waits again.
+    pub(super) fn take_winner(&mut self) -> Option<Winner> {
+        let waiting = TaskState::Waiting {
+            not_before: Instant::default(),
+        };
+        match std::mem::replace(&mut self.state, waiting) {
+            TaskState::Won(winner) => Some(winner),
+            other @ (TaskState::Waiting { .. } | TaskState::Running(_)) => {
+                self.state = other;
+                None
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Incarnation, StageId};
+
+    fn start(run: &mut TaskRun, worker: &str) -> AttemptId {
+        let task = TaskId {
+            stage: StageId(0),
+            task: 0,
+        };
+        let worker = WorkerId {
+            name: worker.to_owned(),
+            incarnation: Incarnation(1),
+        };
+        let (id, stream_epoch) = run.next_attempt(task, StageEpoch(0));
+        run.add_running(RunningAttempt::new(id, worker, stream_epoch, 0, Instant(5)));
+        id
+    }
+
+    #[test]
+    fn a_task_waits_again_when_its_last_attempt_has_ended() {
+        let mut run = TaskRun::new();
+        let (first, second) = (start(&mut run, "a"), start(&mut run, "b"));
+        let running: Vec<AttemptId> = run.running_attempts().map(|attempt| attempt.id).collect();
+        assert_eq!(running, [first, second]);
+        assert!(run.remove_running(first, Instant(9)));
+        assert!(!run.remove_running(first, Instant(9)), "it has ended");
+        assert!(!run.is_waiting());
+        assert!(run.running_attempt(second).is_some());
+        assert!(run.remove_running(second, Instant(9)));
+        assert_eq!(
+            run.state,
+            TaskState::Waiting {
+                not_before: Instant(9)
+            }
+        );
     }
 }

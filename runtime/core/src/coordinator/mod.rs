@@ -12,7 +12,7 @@ mod ranges;
 mod recover;
 mod reports;
 mod slot_broker;
-mod stages;
+mod stage_table;
 mod stalls;
 #[cfg(test)]
 mod tests;
@@ -32,7 +32,7 @@ use outcome::QueryState;
 use poison::Suspects;
 use slot_broker::SlotBroker;
 use sluice_crds::ErrorReason;
-use stages::StageRun;
+use stage_table::StageTable;
 use topology::Topology;
 use worker_registry::WorkerRegistry;
 
@@ -50,8 +50,7 @@ pub struct Coordinator {
     /// The time of the last event.
     now: Instant,
     state: QueryState,
-    /// By stage number.
-    stages: Vec<StageRun>,
+    stages: StageTable,
     workers: WorkerRegistry,
     slots: SlotBroker,
     /// Tasks that were lost together with their workers.
@@ -77,11 +76,7 @@ impl Coordinator {
     /// When the graph cannot be executed: it names the stage or exchange.
     pub fn new(graph: StageGraph, policy: Policy, started: Instant) -> Result<Self, GraphError> {
         let topology = Topology::new(&graph)?;
-        let stages = graph
-            .stages
-            .iter()
-            .map(|stage| StageRun::new(stage.tasks))
-            .collect();
+        let stages = StageTable::new(&graph);
         Ok(Self {
             graph,
             topology,

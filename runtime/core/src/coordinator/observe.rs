@@ -1,17 +1,13 @@
 //! What can be seen of a coordinator from outside: when it wants to be woken, and how the query stands.
 
-use std::ops::Bound;
-
 use super::Coordinator;
-use super::attempts::TaskState;
 use super::event::Outcome;
 use super::outcome::QueryState;
-use super::stages::StageRun;
+use super::stage_table::StageRun;
 use super::worker_registry::Worker;
-use crate::ids::StageId;
-use crate::metrics::{AttemptMetrics, partition_bytes_histogram};
+use crate::metrics::partition_bytes_histogram;
 use crate::plan::{ReadKind, Stage, StageInput};
-use crate::snapshot::{QuerySnapshot, ReduceSnapshot, StageSnapshot, StageState};
+use crate::snapshot::{QuerySnapshot, ReduceSnapshot, StageSnapshot};
 use crate::time::Instant;
 
 impl Coordinator {
@@ -24,9 +20,7 @@ impl Coordinator {
             QueryState::Ended { .. } => return None,
         };
         let silences = self.workers.liveness_deadlines();
-        let after_now = (Bound::Excluded((self.now, u32::MAX)), Bound::Unbounded);
-        let next_retry = |stage: &StageRun| stage.waiting.range(after_now).next().map(|(until, _)| *until);
-        let retries = self.stages.iter().filter_map(next_retry);
+        let retries = self.stages.retry_deadlines(self.now);
         let waits: Vec<Instant> = match self.state {
             QueryState::Running => self
                 .poison_deadlines()
@@ -65,78 +59,57 @@ impl Coordinator {
                 .map(Worker::slots)
                 .fold(0, u32::saturating_add),
             no_workers: None,
-            stages: (0..)
-                .map(StageId)
-                .zip(&self.stages)
-                .map(|(id, stage)| self.observe(id, stage))
-                .collect(),
+            stages: self.stages.iter().map(|stage| self.observe(stage)).collect(),
         }
     }
 
-    fn observe(&self, id: StageId, stage: &StageRun) -> StageSnapshot {
-        let planned = &self.graph.stages[id.0 as usize];
-        let running = u32::try_from(stage.running.len()).unwrap_or(u32::MAX);
-        let mut metrics = AttemptMetrics::default();
-        for task in &stage.tasks {
-            match &task.state {
-                TaskState::Waiting { .. } => {}
-                TaskState::Running(attempt) => metrics += attempt.metrics,
-                TaskState::Won(winner) => metrics += winner.metrics,
-            }
-        }
-        let state = if stage.is_done() {
-            StageState::Done
-        } else if running > 0 || stage.won > 0 {
-            StageState::Running
-        } else if self.inputs_done(id) {
-            StageState::Schedulable
-        } else {
-            StageState::Waiting
-        };
+    fn observe(&self, stage: &StageRun) -> StageSnapshot {
+        let planned = &self.graph.stages[stage.id().0 as usize];
+        let counts = stage.counts();
         StageSnapshot {
-            id,
+            id: stage.id(),
             label: planned.label.clone(),
             output: self.graph.exchanges[planned.output.0 as usize]
                 .kind
                 .word()
                 .to_owned(),
-            state,
+            state: stage.state(self.inputs_done(stage.id())),
             tasks: planned.tasks,
-            running,
-            done: stage.won,
-            failed_attempts: stage.failed_attempts,
-            lost_attempts: stage.lost_attempts,
-            cancelled_attempts: stage.cancelled_attempts,
-            attempts: stage.attempts,
-            locality: stage.locality,
-            reduce: self.observe_reduce(id, stage),
-            metrics,
-            started: stage.started,
-            ended: stage.ended,
+            running: stage.running(),
+            done: stage.won(),
+            failed_attempts: counts.failed,
+            lost_attempts: counts.lost,
+            cancelled_attempts: counts.cancelled,
+            attempts: counts.started,
+            locality: stage.locality(),
+            reduce: self.observe_reduce(stage),
+            metrics: stage.metrics(),
+            started: stage.started(),
+            ended: stage.ended(),
         }
     }
 
     /// How the stage reads exchanges; `None` if it reads none.
-    fn observe_reduce(&self, id: StageId, stage: &StageRun) -> Option<ReduceSnapshot> {
-        let planned = &self.graph.stages[id.0 as usize];
+    fn observe_reduce(&self, stage: &StageRun) -> Option<ReduceSnapshot> {
+        let planned = &self.graph.stages[stage.id().0 as usize];
         if planned.inputs.is_empty() {
             return None;
         }
-        let begun = stage.started.unwrap_or_default();
+        let begun = stage.started().unwrap_or_default();
         let after = |at: Option<Instant>| at.map(|at| at.0.saturating_sub(begun.0));
         Some(ReduceSnapshot {
             planned_reduce_tasks: planned.tasks,
             reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
             partition_bytes_histogram: self.partition_bytes_histogram(planned),
-            first_chunk_ms: after(stage.first_chunk),
-            first_reduce_row_ms: after(stage.first_reduce_row),
+            first_chunk_ms: after(stage.first_chunk()),
+            first_reduce_row_ms: after(stage.first_reduce_row()),
         })
     }
 
     /// The sizes of the partitions that the stage's tasks divide among them, those of all inputs together; empty before
     /// anything of them is known.
     fn partition_bytes_histogram(&self, stage: &Stage) -> Vec<u32> {
-        let ranges = &self.stage(stage.id).range_bytes;
+        let ranges = &self.stages.get(stage.id).range_bytes;
         if !ranges.is_empty() {
             return partition_bytes_histogram(ranges.clone());
         }
@@ -144,7 +117,7 @@ impl Coordinator {
         let exchanges = stage.inputs.iter().filter(own);
         let writers = exchanges.flat_map(|input| &self.graph.exchanges[input.exchange.0 as usize].writers);
         let mut sizes: Vec<u64> = Vec::new();
-        for written in writers.map(|writer| &self.stage(*writer).partition_bytes) {
+        for written in writers.map(|writer| &self.stages.get(*writer).partition_bytes) {
             sizes.resize(sizes.len().max(written.len()), 0);
             for (sum, bytes) in sizes.iter_mut().zip(written) {
                 *sum = sum.saturating_add(*bytes);

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::event::{Action, Outcome, QueryFailure};
+use super::stage_table::StageRun;
 use super::worker_registry::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
 use crate::failure::FetchError;
-use crate::ids::{AttemptId, StageId, TaskId};
+use crate::ids::{AttemptId, TaskId};
 use crate::message::InputState;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
@@ -87,19 +88,12 @@ impl Coordinator {
     }
 
     fn cancel_all(&mut self) {
-        let tasks = self.stages.iter().flat_map(|stage| &stage.tasks);
-        let running = tasks.filter_map(|task| task.running());
-        let cancels = running.map(|attempt| Action::CancelAttempt {
-            worker: attempt.worker.clone(),
-            attempt: attempt.id,
-        });
-        self.out.extend(cancels);
-        let now = self.now;
-        for stage in &mut self.stages {
-            for task in stage.running.clone() {
-                stage.requeue(task, Instant::default(), now);
-                stage.cancelled_attempts += 1;
-            }
+        let running = self.stages.running_attempts();
+        let running: Vec<_> = running
+            .map(|attempt| (attempt.worker.clone(), attempt.id))
+            .collect();
+        for (worker, attempt) in running {
+            self.cancel_attempt(worker, attempt);
         }
     }
 
@@ -113,21 +107,18 @@ impl Coordinator {
 
     /// Lets the sink commit once every root task has won.
     pub(super) fn check_roots(&mut self) {
-        let all_won = self.topology.roots.iter().all(|root| self.stage(*root).is_done());
+        let all_won = self
+            .topology
+            .roots
+            .iter()
+            .all(|root| self.stages.get(*root).is_done());
         if self.state != QueryState::Running || !self.policy.sink || !all_won {
             return;
         }
         self.cancel_all();
         self.return_leases();
-        let tasks = self
-            .topology
-            .roots
-            .iter()
-            .flat_map(|root| &self.stage(*root).tasks);
-        let winners = tasks
-            .filter_map(|task| task.winner())
-            .map(|winner| winner.id)
-            .collect();
+        let winners = self.stages.winners(&self.topology.roots);
+        let winners = winners.map(|winner| winner.id).collect();
         self.out.push(Action::CommitSink { winners });
         self.state = QueryState::Committing {
             since: self.now,
@@ -150,10 +141,7 @@ impl Coordinator {
 
     /// Whether a root attempt that counts has made rows.
     fn has_rows(&self) -> bool {
-        let roots = self.topology.roots.iter().map(|root| self.stage(*root));
-        let mut winners = roots
-            .flat_map(|stage| &stage.tasks)
-            .filter_map(|task| task.winner());
+        let mut winners = self.stages.winners(&self.topology.roots);
         winners.any(|winner| winner.metrics.rows_out > 0)
     }
 
@@ -201,7 +189,7 @@ impl Coordinator {
             }));
             return;
         }
-        let winner = self.task(attempt.task_id()).and_then(|task| task.winner());
+        let winner = self.stages.winner(attempt.task_id());
         match winner.filter(|winner| winner.id != attempt) {
             // Replaced meanwhile: the client may have given up before it heard of it.
             Some(winner) => {
@@ -253,18 +241,15 @@ impl Coordinator {
     /// left to wait for. An attempt that misses an input does not count as work being done: it may wait for what
     /// nobody can make.
     pub(super) fn check_worker_availability(&mut self) {
-        let mut running = (0..)
-            .map(StageId)
-            .zip(&self.stages)
-            .filter(|(_, stage)| !stage.running.is_empty());
-        let idle = running.clone().next().is_none();
-        let at_work = running.any(|(stage, _)| self.inputs_done(stage));
+        let idle = self.stages.running_attempts().next().is_none();
+        let works = |stage: &StageRun| stage.is_running() && self.inputs_done(stage.id());
+        let at_work = self.stages.iter().any(works);
         let usable = self.workers.usable().next().is_some();
         let work = self
             .topology
             .roots
             .iter()
-            .any(|root| !self.stage(*root).is_done());
+            .any(|root| !self.stages.get(*root).is_done());
         if self.state != QueryState::Running || at_work || usable || !work {
             self.no_usable_worker_since = None;
             return;
@@ -313,7 +298,7 @@ impl Coordinator {
 
     /// Lost attempts are no failures, but a task must not be lost for ever.
     pub(super) fn fail_for_lost_attempts(&mut self, task: TaskId) {
-        let loss = self.task(task).and_then(|task| task.last_loss.clone());
+        let loss = self.stages.task(task).and_then(|task| task.last_loss.clone());
         let message = format!(
             "task {task} was started {MAX_ATTEMPTS_PER_TASK} times and lost each time; the last time: {}",
             loss.unwrap_or_else(|| "unknown".to_owned())

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Coordinator;
+use super::attempts::TaskRun;
 use super::event::{Outcome, QueryFailure};
 use super::outcome::{QueryState, shorten};
 use crate::ids::{AttemptId, TaskId, WorkerId};
@@ -176,9 +177,7 @@ impl Coordinator {
         }
         let schedulable: BTreeSet<_> = self.schedulable().collect();
         let is_due = |task: &TaskId| {
-            let waits = self
-                .task(*task)
-                .is_some_and(|run| run.running().is_none() && run.winner().is_none());
+            let waits = self.stages.task(*task).is_some_and(TaskRun::is_waiting);
             match self.poison_state(*task) {
                 PoisonState::Blocked { until } => {
                     until <= self.now && waits && schedulable.contains(&task.stage)

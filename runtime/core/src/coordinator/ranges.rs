@@ -30,14 +30,14 @@ impl Coordinator {
     pub(super) fn lay_out_ranges(&mut self, stage: StageId) {
         let Some(exchange) = self
             .range_input(stage)
-            .filter(|_| self.stage(stage).ranges.is_empty())
+            .filter(|_| self.stages.get(stage).ranges.is_empty())
         else {
             return;
         };
         let nothing = SortedRun::default();
         let tasks = self
             .writers(exchange)
-            .flat_map(|writer| &self.stage(writer).tasks);
+            .flat_map(|writer| self.stages.get(writer).tasks());
         let winners = tasks.map(TaskRun::winner);
         let runs: Vec<&SortedRun> = winners
             .map(|winner| {
@@ -46,7 +46,7 @@ impl Coordinator {
                     .unwrap_or(&nothing)
             })
             .collect();
-        let readers = self.stage(stage).tasks.len();
+        let readers = self.stages.get(stage).tasks().len();
         let readers = u32::try_from(readers).unwrap_or(u32::MAX);
         let ranges = divide(&runs, readers, self.policy.min_range_bytes);
         let bytes = |range: &KeyRange| {
@@ -57,14 +57,14 @@ impl Coordinator {
             sizes.fold(0, u64::saturating_add)
         };
         let sizes = ranges.iter().map(bytes).collect();
-        let stage = self.stage_mut(stage);
+        let stage = self.stages.get_mut(stage);
         stage.range_bytes = sizes;
         stage.ranges = ranges;
     }
 
     /// The rows that a task takes of the range exchange that its stage reads.
     pub(super) fn range_of(&self, stage: StageId, task: u32) -> Option<&KeyRange> {
-        self.stage(stage).ranges.get(task as usize)
+        self.stages.get(stage).ranges.get(task as usize)
     }
 
     /// What a reading attempt is told of a winner.
@@ -107,7 +107,7 @@ impl Coordinator {
                 let map_task = u32::try_from(before).ok()?.checked_add(winner.id.task)?;
                 return Some(range.bytes_of(run, map_task));
             }
-            before += self.stage(writer).tasks.len();
+            before += self.stages.get(writer).tasks().len();
         }
         None
     }

@@ -3,58 +3,44 @@
 use std::time::Duration;
 
 use super::Coordinator;
-use super::attempts::{TaskRun, TaskState, Winner};
+use super::attempts::{TaskRun, Winner};
 use super::event::Action;
 use super::outcome::QueryState;
 use super::reports::query_failure;
 use crate::failure::FetchError;
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
 use crate::message::{InputState, InputUpdate};
-use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
 impl Coordinator {
-    /// Tasks whose state matches.
-    fn tasks_where(&self, matches: impl Fn(&TaskRun) -> bool) -> Vec<TaskId> {
-        let stages = (0..).map(StageId).zip(&self.stages);
-        let tasks = stages.flat_map(|(stage, run)| {
-            let tasks = (0..).zip(&run.tasks);
-            tasks.map(move |(task, run)| (TaskId { stage, task }, run))
-        });
-        tasks.filter(|(_, run)| matches(run)).map(|(id, _)| id).collect()
-    }
-
     /// Loses what ran on the worker and what it held. What must run again is decided by demand, at scheduling.
     pub(super) fn lose_work(&mut self, worker: &WorkerId, message: &str) {
-        let ran_there = |task: &TaskRun| task.running().is_some_and(|attempt| attempt.worker == *worker);
-        for task in self.tasks_where(ran_there) {
-            self.stage_mut(task.stage).lost_attempts += 1;
-            let why = format!("worker {} was lost: {message}", worker.name);
-            self.requeue_uncounted(task, why, Duration::ZERO);
+        let ran_there = self
+            .stages
+            .running_attempts()
+            .filter(|attempt| attempt.worker == *worker);
+        let lost: Vec<AttemptId> = ran_there.map(|attempt| attempt.id).collect();
+        for attempt in lost {
+            let cause = format!("worker {} was lost: {message}", worker.name);
+            self.lose_attempt(attempt, cause, Duration::ZERO);
         }
-        let held_there = |task: &TaskRun| task.winner().is_some_and(|winner| winner.worker == *worker);
-        for task in self.tasks_where(held_there) {
-            // Its file is complete in the sink's folder, which all workers share: it does not go with the worker.
-            if self.policy.sink && self.topology.roots.contains(&task.stage) {
-                continue;
-            }
-            if let Some(winner) = self.lose_winner(task) {
-                self.stage_mut(task.stage).tasks[task.task as usize].lost_winner = Some(winner);
+        // A file of a root task is complete in the sink's folder, which all workers share: it does not go with the worker.
+        let in_sink = |stage: StageId| self.policy.sink && self.topology.roots.contains(&stage);
+        let stages = self.stages.iter().filter(|stage| !in_sink(stage.id()));
+        let winners = stages.flat_map(|stage| stage.tasks().iter().filter_map(TaskRun::winner));
+        let held_there = winners.filter(|winner| winner.worker == *worker);
+        let tasks: Vec<TaskId> = held_there.map(|winner| winner.id.task_id()).collect();
+        for task in tasks {
+            let winner = self.lose_winner(task);
+            if let Some(run) = self.stages.task_mut(task) {
+                run.lost_winner = winner;
             }
         }
     }
 
     /// Takes the win from a task whose output cannot be read any more, and tells its readers.
     fn lose_winner(&mut self, task: TaskId) -> Option<Winner> {
-        let now = self.now;
-        self.task(task)?.winner()?;
-        let stage = self.stage_mut(task.stage);
-        let TaskState::Won(winner) = stage.requeue(task.task, Instant::default(), now) else {
-            return None;
-        };
-        stage.lost_attempts += 1;
-        stage.tasks[task.task as usize].last_loss =
-            Some(format!("its output was lost on {}", winner.worker.name));
+        let winner = self.stages.get_mut(task.stage).lose_winner(task.task)?;
         self.notify_readers(&winner, InputState::Lost);
         Some(winner)
     }
@@ -62,7 +48,7 @@ impl Coordinator {
     /// A reader says that an attempt's output cannot be read. If the attempt still counts, its task runs again, and
     /// the failure counts against the worker, so that one that never serves its outputs is excluded.
     pub(super) fn on_output_unreadable(&mut self, attempt: AttemptId, error: FetchError) {
-        let winner = self.task(attempt.task_id()).and_then(|task| task.winner());
+        let winner = self.stages.winner(attempt.task_id());
         let Some(worker) = winner
             .filter(|winner| winner.id == attempt)
             .map(|winner| winner.worker.clone())
@@ -84,10 +70,7 @@ impl Coordinator {
             }
         }
         // What did not come back never will.
-        for task in self.stages.iter_mut().flat_map(|stage| &mut stage.tasks) {
-            task.lost_winner
-                .take_if(|winner| winner.worker.name == worker.name);
-        }
+        self.stages.forget_lost_winners(&worker.name);
     }
 
     /// Makes a lost winner count again, unless another attempt has won or the stage has started over.
@@ -96,20 +79,18 @@ impl Coordinator {
             QueryState::Running => {}
             QueryState::Committing { .. } | QueryState::Ended { .. } => return true,
         }
-        let Some(task) = self.task_mut(attempt.task_id()) else {
+        if self.stages.task(attempt.task_id()).is_none() {
             return false;
-        };
-        let lost = task
-            .lost_winner
-            .take_if(|winner| winner.id == attempt && winner.worker == *worker);
+        }
+        let lost = self
+            .stages
+            .get_mut(attempt.stage)
+            .take_lost_winner(attempt, worker);
         let Some(winner) = lost else {
-            return task
-                .winner()
-                .is_some_and(|winner| winner.id == attempt && winner.worker == *worker);
+            let winner = self.stages.winner(attempt.task_id());
+            return winner.is_some_and(|winner| winner.id == attempt && winner.worker == *worker);
         };
-        self.cancel_and_requeue(attempt.task_id());
-        let stage = self.stage_mut(attempt.stage);
-        stage.lost_attempts = stage.lost_attempts.saturating_sub(1);
+        self.cancel_task(attempt.task_id());
         self.win(winner);
         true
     }
@@ -121,7 +102,7 @@ impl Coordinator {
             .copied()
             .collect();
         while let Some(consumer) = todo.pop() {
-            if self.stage(consumer).begun {
+            if self.stages.get(consumer).has_begun() {
                 self.restart(consumer);
                 todo.extend(&self.topology.consumers[consumer.0 as usize]);
             }
@@ -129,27 +110,14 @@ impl Coordinator {
     }
 
     fn restart(&mut self, id: StageId) {
-        let now = self.now;
-        let stage = self.stage_mut(id);
-        stage.epoch.0 += 1;
-        stage.begun = false;
-        stage.partition_bytes.clear();
-        stage.ranges.clear();
-        stage.range_bytes.clear();
-        let tasks: Vec<u32> = (0..).zip(&stage.tasks).map(|(task, _)| task).collect();
-        for number in tasks {
-            let task = TaskId {
-                stage: id,
-                task: number,
-            };
-            self.cancel_and_requeue(task);
-            let stage = self.stage_mut(id);
-            let run = &mut stage.tasks[number as usize];
-            run.lost_winner = None;
-            let past = std::mem::take(&mut run.past_winners);
-            if let TaskState::Won(_) = stage.requeue(number, Instant::default(), now) {
-                stage.lost_attempts += 1;
-            }
+        let stage = self.stages.get_mut(id);
+        stage.begin_epoch();
+        let tasks = (0..)
+            .zip(stage.tasks())
+            .map(|(task, _)| TaskId { stage: id, task });
+        for task in tasks.collect::<Vec<_>>() {
+            self.cancel_task(task);
+            let past = self.stages.get_mut(id).reset_task(task.task);
             past.iter().for_each(|winner| self.supersede(winner));
         }
     }

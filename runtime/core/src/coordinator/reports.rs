@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Coordinator;
-use super::attempts::{RunningAttempt, TaskState, Winner};
+use super::attempts::{AttemptEnd, TaskRun, Winner};
 use super::event::{Action, Outcome, QueryFailure};
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
@@ -27,46 +27,25 @@ impl Coordinator {
         if !self.workers.heard(worker, self.now) {
             return;
         }
-        let now = self.now;
-        let running = self.running(worker, id);
+        let running = self.stages.running_attempt(worker, id);
         if let Some(assigned) = running.map(|attempt| attempt.assigned) {
-            self.note_firsts(id.stage, assigned, &metrics);
+            self.record_firsts(id.stage, assigned, &metrics);
         }
-        match self.task_mut(id.task_id()).map(|task| &mut task.state) {
-            Some(TaskState::Running(attempt)) if attempt.id == id && attempt.worker == *worker => {
-                if attempt.metrics != metrics {
-                    attempt.active = now;
-                }
-                attempt.metrics = metrics;
-            }
-            // Of what has ended only the place of its bytes can change.
-            Some(TaskState::Won(winner)) if winner.id == id && winner.worker == *worker => {
-                winner.metrics.stored(metrics.shuffle_bytes_spilled);
-            }
-            Some(TaskState::Running(_) | TaskState::Won(_) | TaskState::Waiting { .. }) | None => {}
+        if let Some(task) = self.stages.task_mut(id.task_id()) {
+            task.record_progress(worker, id, metrics, self.now);
         }
     }
 
-    /// Notes when a stage that reads exchanges got its first bytes and put out its first row. Workers say how long after
+    /// Records when a stage that reads exchanges got its first bytes and put out its first row. Workers say how long after
     /// an attempt's begin that was: clocks of two machines are not compared.
-    fn note_firsts(&mut self, stage: StageId, assigned: Instant, metrics: &AttemptMetrics) {
+    fn record_firsts(&mut self, stage: StageId, assigned: Instant, metrics: &AttemptMetrics) {
         if self.graph.stages[stage.0 as usize].inputs.is_empty() {
             return;
         }
         let now = self.now;
-        let first = |known: Option<Instant>, after: Option<u64>| {
-            let at = after.map(|millis| (assigned + Duration::from_millis(millis)).min(now));
-            known.into_iter().chain(at).min()
-        };
-        let stage = self.stage_mut(stage);
-        stage.first_chunk = first(stage.first_chunk, metrics.first_chunk_ms);
-        stage.first_reduce_row = first(stage.first_reduce_row, metrics.first_reduce_row_ms);
-    }
-
-    /// The attempt, if it is the one at work on its task there.
-    fn running(&self, worker: &WorkerId, id: AttemptId) -> Option<&RunningAttempt> {
-        let attempt = self.task(id.task_id())?.running()?;
-        (attempt.id == id && attempt.worker == *worker).then_some(attempt)
+        let at = |after: Option<u64>| after.map(|millis| (assigned + Duration::from_millis(millis)).min(now));
+        let (chunk, row) = (at(metrics.first_chunk_ms), at(metrics.first_reduce_row_ms));
+        self.stages.get_mut(stage).record_firsts(chunk, row);
     }
 
     /// Notes that the attempt has left its slot; whether the report comes from a session that counts.
@@ -89,22 +68,21 @@ impl Coordinator {
         if !self.ended_at(worker, id) {
             return;
         }
-        if let Some(attempt) = self.running(worker, id) {
+        if let Some(attempt) = self.stages.running_attempt(worker, id) {
             let assigned = attempt.assigned;
             let mut winner = Winner::from(attempt.clone());
             winner.metrics = metrics;
             winner.run = run.map(Arc::new);
             winner.filled = filled(outputs, self.output_partitions(id.stage));
-            self.note_firsts(id.stage, assigned, &metrics);
-            self.observe_outputs(id.task_id(), outputs);
+            self.record_firsts(id.stage, assigned, &metrics);
+            let partitions = self.output_partitions(id.stage);
+            let stage = self.stages.get_mut(id.stage);
+            stage.count_partitions(id.task, partitions, outputs);
             self.win(winner);
             return;
         }
-        let task = self.task(id.task_id());
-        if task
-            .and_then(|task| task.winner())
-            .is_none_or(|winner| winner.id != id)
-        {
+        let winner = self.stages.winner(id.task_id());
+        if winner.is_none_or(|winner| winner.id != id) {
             // It was cancelled or given up while it finished.
             self.retire(worker, id);
         }
@@ -115,29 +93,16 @@ impl Coordinator {
         self.graph.exchanges[exchange.0 as usize].partitions
     }
 
-    /// Counts the bytes of a task's partitions, the first time that it wins.
-    fn observe_outputs(&mut self, task: TaskId, outputs: &[MapOutputPartitionMeta]) {
-        let partitions = self.output_partitions(task.stage);
-        let stage = self.stage_mut(task.stage);
-        if stage.tasks[task.task as usize].past_winners.is_empty() {
-            stage.count_partitions(partitions, outputs);
-        }
-    }
-
-    /// Makes an attempt the winner of its task and tells the readers.
+    /// Makes an attempt the winner of its task and notifies the readers. Other attempts of the task are not needed any more.
     pub(super) fn win(&mut self, winner: Winner) {
-        let now = self.now;
-        let task = winner.id.task_id();
         let announced = winner.clone();
-        self.suspects.clear(task);
-        let stage = self.stage_mut(task.stage);
-        let run = &mut stage.tasks[task.task as usize];
-        if run.past_winners.iter().all(|past| past.id != winner.id) {
-            run.past_winners.push(winner.clone());
-        }
-        run.lost_winner = None;
-        run.failed_on = None;
-        stage.set(task.task, TaskState::Won(winner), now);
+        self.suspects.clear(winner.id.task_id());
+        let others = self.stages.get_mut(winner.id.stage).win(winner, self.now);
+        self.out
+            .extend(others.into_iter().map(|other| Action::CancelAttempt {
+                worker: other.worker,
+                attempt: other.id,
+            }));
         self.notify_readers(&announced, InputState::Won);
     }
 
@@ -160,14 +125,8 @@ impl Coordinator {
             });
         }
         let consumers = self.topology.consumers[task.stage.0 as usize].iter();
-        let tasks = consumers.flat_map(|stage| {
-            let stage = self.stage(*stage);
-            stage
-                .running
-                .iter()
-                .filter_map(|task| stage.tasks[*task as usize].running())
-        });
-        let readers: Vec<_> = tasks.map(|reader| (reader.worker.clone(), reader.id)).collect();
+        let readers = consumers.flat_map(|stage| self.stages.get(*stage).running_attempts());
+        let readers: Vec<_> = readers.map(|reader| (reader.worker.clone(), reader.id)).collect();
         for (worker, attempt) in readers {
             if self.workers.is_connected(&worker) {
                 let updates = vec![self.update_for(attempt, winner, state)];
@@ -181,7 +140,7 @@ impl Coordinator {
     }
 
     pub(super) fn on_failed(&mut self, worker: &WorkerId, id: AttemptId, failure: &AttemptFailure) {
-        if !self.ended_at(worker, id) || self.running(worker, id).is_none() {
+        if !self.ended_at(worker, id) || self.stages.running_attempt(worker, id).is_none() {
             return;
         }
         match failure {
@@ -194,8 +153,8 @@ impl Coordinator {
                     message: message.clone(),
                     attempt: Some(id),
                 };
-                self.stage_mut(id.stage).failed_attempts += 1;
-                self.requeue_uncounted(id.task_id(), failure.message.clone(), Duration::ZERO);
+                let stage = self.stages.get_mut(id.stage);
+                stage.end_attempt(id, AttemptEnd::Failed, Instant::default());
                 self.end(Outcome::Failed(failure));
             }
             AttemptFailure::ResourcesExhausted { message } => {
@@ -218,14 +177,12 @@ impl Coordinator {
                 // The worker's fault, not the task's: another worker may take it.
                 let cause = query_failure(ErrorReason::TaskFailed, id, worker, &failure.to_string());
                 self.record_worker_failure(worker, &cause);
-                self.stage_mut(id.stage).lost_attempts += 1;
-                self.requeue_uncounted(id.task_id(), failure.to_string(), self.policy.retry_backoff_base);
+                self.lose_attempt(id, failure.to_string(), self.policy.retry_backoff_base);
             }
             AttemptFailure::Cancelled => {
                 // Not by this coordinator, or the task would no longer wait for the attempt.
-                self.stage_mut(id.stage).lost_attempts += 1;
                 let message = "its worker cancelled it".to_owned();
-                self.requeue_uncounted(id.task_id(), message, self.policy.retry_backoff_base);
+                self.lose_attempt(id, message, self.policy.retry_backoff_base);
             }
         }
     }
@@ -246,34 +203,35 @@ impl Coordinator {
     /// The task waits for others to free what it needs; without end it does not.
     fn retry_when_uncontended(&mut self, worker: &WorkerId, id: AttemptId, message: &str) {
         let base = self.policy.retry_backoff_base;
-        let stage = self.stage_mut(id.stage);
-        let task = &mut stage.tasks[id.task as usize];
+        let Some(task) = self.stages.task_mut(id.task_id()) else {
+            return;
+        };
         task.contended += 1;
+        task.failed_on = Some(worker.clone());
         let waits = task.contended;
         if waits > MAX_CONTENDED_ATTEMPTS {
             let message = format!("it waited {MAX_CONTENDED_ATTEMPTS} times for room at workers; {message}");
             let cause = query_failure(ErrorReason::ResourcesExhausted, id, worker, &message);
             return self.count_for_task(worker, id, cause);
         }
-        task.failed_on = Some(worker.clone());
-        stage.lost_attempts += 1;
         let backoff = base * (1 << (waits - 1).min(MAX_BACKOFF_DOUBLINGS));
-        self.requeue_uncounted(id.task_id(), message.to_owned(), backoff);
+        self.lose_attempt(id, message.to_owned(), backoff);
     }
 
     /// Counts a failure for the task alone: it runs again after its backoff, or the query ends.
     fn count_for_task(&mut self, worker: &WorkerId, id: AttemptId, cause: QueryFailure) {
         let limit = self.policy.max_task_attempts.max(1);
         let (now, base) = (self.now, self.policy.retry_backoff_base);
-        let stage = self.stage_mut(id.stage);
-        stage.failed_attempts += 1;
-        let task = &mut stage.tasks[id.task as usize];
+        let Some(task) = self.stages.task_mut(id.task_id()) else {
+            return;
+        };
         let doublings = task.failures.min(MAX_BACKOFF_DOUBLINGS);
         task.failures += 1;
         task.failed_on = Some(worker.clone());
         let first = task.first_failure.get_or_insert(cause).clone();
         let failures = task.failures;
-        stage.requeue(id.task, now + base * (1 << doublings), now);
+        let stage = self.stages.get_mut(id.stage);
+        stage.end_attempt(id, AttemptEnd::Failed, now + base * (1 << doublings));
         if failures >= limit {
             let message = match limit {
                 1 => first.message,
@@ -295,32 +253,41 @@ impl Coordinator {
         error: FetchError,
         message: String,
     ) {
-        self.stage_mut(reader.stage).lost_attempts += 1;
-        self.requeue_uncounted(reader.task_id(), message, Duration::ZERO);
+        self.lose_attempt(reader, message, Duration::ZERO);
         self.on_output_unreadable(map_attempt, error);
     }
 
-    /// Sends the task of a running attempt back to waiting without counting a failure.
-    pub(super) fn requeue_uncounted(&mut self, task: TaskId, why: String, backoff: Duration) {
-        let now = self.now;
-        let stage = self.stage_mut(task.stage);
-        stage.tasks[task.task as usize].last_loss = Some(why);
+    /// Ends an attempt that is lost without a failure of its own; its task may run again after `backoff`.
+    pub(super) fn lose_attempt(&mut self, id: AttemptId, cause: String, backoff: Duration) {
         let not_before = if backoff.is_zero() {
-            Default::default()
+            Instant::default()
         } else {
-            now + backoff
+            self.now + backoff
         };
-        stage.requeue(task.task, not_before, now);
+        let stage = self.stages.get_mut(id.stage);
+        stage.end_attempt(id, AttemptEnd::Lost { cause }, not_before);
     }
 
-    /// Stops the task's running attempt; the task waits again.
-    pub(super) fn cancel_and_requeue(&mut self, task: TaskId) {
-        let running = self.task(task).and_then(|task| task.running());
-        if let Some((worker, attempt)) = running.map(|attempt| (attempt.worker.clone(), attempt.id)) {
-            self.out.push(Action::CancelAttempt { worker, attempt });
-            self.stage_mut(task.stage).cancelled_attempts += 1;
-            self.requeue_uncounted(task, "it was cancelled".to_owned(), Duration::ZERO);
+    /// Stops the attempts of a task that are at work; the task waits again.
+    pub(super) fn cancel_task(&mut self, task: TaskId) {
+        let running = self
+            .stages
+            .task(task)
+            .into_iter()
+            .flat_map(TaskRun::running_attempts);
+        let running: Vec<_> = running
+            .map(|attempt| (attempt.worker.clone(), attempt.id))
+            .collect();
+        for (worker, attempt) in running {
+            self.cancel_attempt(worker, attempt);
         }
+    }
+
+    /// Stops an attempt at work.
+    pub(super) fn cancel_attempt(&mut self, worker: WorkerId, attempt: AttemptId) {
+        self.out.push(Action::CancelAttempt { worker, attempt });
+        let stage = self.stages.get_mut(attempt.stage);
+        stage.end_attempt(attempt, AttemptEnd::Cancelled, Instant::default());
     }
 }
 

@@ -279,7 +279,9 @@ impl Coordinator {
         let spare = self.workers.usable().map(|worker| self.slots.spare(worker));
         let capacity = spare.fold(0, u32::saturating_add).max(1);
         let mut may_start = self.may_start();
-        let due = self.schedulable().flat_map(|stage| self.due(stage));
+        let due = self
+            .schedulable()
+            .flat_map(|stage| self.stages.get(stage).due(self.now));
         let tasks = due.filter_map(|task| {
             let away_from = match may_start(task) {
                 Start::Anywhere => None,
@@ -289,7 +291,7 @@ impl Coordinator {
             Some(Runnable {
                 stage: task.stage,
                 away_from,
-                failed_on: self.task(task).and_then(|task| task.failed_on.clone()),
+                failed_on: self.stages.task(task).and_then(|task| task.failed_on.clone()),
             })
         });
         tasks.take(capacity as usize).collect()
@@ -301,28 +303,23 @@ impl Coordinator {
         if !self.slots.starved_for_long(self.now) || !self.all_wait_for_inputs() {
             return;
         }
-        let attempts = self
-            .stages
-            .iter()
-            .flat_map(|stage| &stage.tasks)
-            .filter_map(|task| task.running());
-        let reclaimable = attempts.filter(|attempt| {
+        let reclaimable = self.stages.running_attempts().filter(|attempt| {
             self.workers
                 .get(&attempt.worker.name)
                 .is_some_and(|worker| self.workers.is_usable(worker))
         });
         if let Some(youngest) = reclaimable.max_by_key(|attempt| attempt.start) {
-            let task = youngest.id.task_id();
-            self.cancel_and_requeue(task);
+            let (worker, attempt) = (youngest.worker.clone(), youngest.id);
+            self.cancel_attempt(worker, attempt);
             self.slots.restart_patience(self.now);
         }
     }
 
     /// Whether all running attempts miss an input, and no cancelled one is about to free its slot.
     fn all_wait_for_inputs(&self) -> bool {
-        let stages = || (0..).map(StageId).zip(&self.stages);
-        let running: usize = stages().map(|(_, stage)| stage.running.len()).sum();
-        let wait = stages().all(|(id, stage)| stage.running.is_empty() || !self.inputs_done(id));
+        let running = self.stages.running_attempts().count();
+        let mut stages = self.stages.iter().filter(|stage| stage.is_running());
+        let wait = stages.all(|stage| !self.inputs_done(stage.id()));
         running > 0 && self.slots.total_load() == running && wait
     }
 }

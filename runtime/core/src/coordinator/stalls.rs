@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Coordinator;
 use super::event::Action;
 use super::outcome::QueryState;
+use super::stage_table::StageRun;
 use crate::ids::{AttemptId, StageId, WorkerId};
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
@@ -19,7 +20,7 @@ impl Coordinator {
 
     /// When running attempts are looked at again, if any runs.
     pub(super) fn next_stall_check(&self) -> Option<Instant> {
-        let runs = self.stages.iter().any(|stage| !stage.running.is_empty());
+        let runs = self.stages.running_attempts().next().is_some();
         runs.then(|| self.stalls_checked + self.stall_period())
     }
 
@@ -31,23 +32,18 @@ impl Coordinator {
         }
         self.stalls_checked = self.now;
         let (now, timeout) = (self.now, self.policy.attempt_stall_timeout);
-        let stages = 0..u32::try_from(self.stages.len()).unwrap_or(u32::MAX);
         let mut stalled: Vec<(WorkerId, AttemptId)> = Vec::new();
-        for id in stages.map(StageId) {
+        let running = self.stages.iter().filter(|stage| stage.is_running());
+        let running: Vec<StageId> = running.map(StageRun::id).collect();
+        for id in running {
             // A reader whose input is made again has nothing to do, however long that takes.
-            let waits = !self.inputs_done(id);
-            let stage = self.stage_mut(id);
-            let running = stage.running.clone();
-            for task in running {
-                let Some(attempt) = stage.tasks[task as usize].running_mut() else {
-                    continue;
-                };
-                if waits {
-                    attempt.active = now;
-                } else if attempt.active + timeout <= now {
-                    stalled.push((attempt.worker.clone(), attempt.id));
-                }
+            if !self.inputs_done(id) {
+                self.stages.get_mut(id).excuse_running(now);
+                continue;
             }
+            let attempts = self.stages.get(id).running_attempts();
+            let stalls = attempts.filter(|attempt| attempt.active + timeout <= now);
+            stalled.extend(stalls.map(|attempt| (attempt.worker.clone(), attempt.id)));
         }
         for (worker, attempt) in stalled {
             if self.has_ended() {

@@ -1,0 +1,467 @@
+//! The stages of a query with their tasks, and which stages may run and must run.
+
+use std::collections::BTreeSet;
+
+use super::Coordinator;
+use super::attempts::{AttemptEnd, RunningAttempt, TaskRun, TaskState, Winner};
+use super::topology::Topology;
+use crate::ids::{AttemptId, StageEpoch, StageId, StreamEpoch, TaskId, WorkerId};
+use crate::locality::LocalityCounts;
+use crate::message::MapOutputPartitionMeta;
+use crate::metrics::AttemptMetrics;
+use crate::plan::StageGraph;
+use crate::ranges::KeyRange;
+use crate::snapshot::StageState;
+use crate::time::Instant;
+
+/// All stages of a query, by number.
+#[derive(Debug)]
+pub(super) struct StageTable {
+    stages: Vec<StageRun>,
+}
+
+/// The tasks of one stage. Every change of a task's state goes through a method of it, which keeps the sums.
+#[derive(Debug)]
+pub(super) struct StageRun {
+    id: StageId,
+    epoch: StageEpoch,
+    /// Whether an attempt was assigned in this epoch.
+    begun: bool,
+    tasks: Vec<TaskRun>,
+    /// Waiting tasks with the end of their backoff.
+    waiting: BTreeSet<(Instant, u32)>,
+    /// Tasks with an attempt at work.
+    running: BTreeSet<u32>,
+    won: u32,
+    counts: AttemptCounts,
+    locality: LocalityCounts,
+    /// Bytes of each partition of its exchange, as the first winner of each task in this epoch wrote them. A task that
+    /// runs again writes the same rows, or its readers start over.
+    pub(super) partition_bytes: Vec<u64>,
+    /// Which rows each task takes of the range exchange that the stage reads; decided before the first assignment of an
+    /// epoch, and kept when runs are written again. Empty if it reads none.
+    pub(super) ranges: Vec<KeyRange>,
+    /// The bytes of runs that each of them takes.
+    pub(super) range_bytes: Vec<u64>,
+    /// When an attempt first read bytes of an exchange.
+    first_chunk: Option<Instant>,
+    /// When an attempt that reads exchanges first put out a row.
+    first_reduce_row: Option<Instant>,
+    started: Option<Instant>,
+    ended: Option<Instant>,
+}
+
+/// What became of a stage's attempts.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct AttemptCounts {
+    pub(super) started: u32,
+    pub(super) failed: u32,
+    pub(super) lost: u32,
+    pub(super) cancelled: u32,
+}
+
+impl StageTable {
+    pub(super) fn new(graph: &StageGraph) -> Self {
+        let stages = graph
+            .stages
+            .iter()
+            .map(|stage| StageRun::new(stage.id, stage.tasks));
+        Self {
+            stages: stages.collect(),
+        }
+    }
+
+    pub(super) fn get(&self, id: StageId) -> &StageRun {
+        &self.stages[id.0 as usize]
+    }
+
+    pub(super) fn get_mut(&mut self, id: StageId) -> &mut StageRun {
+        &mut self.stages[id.0 as usize]
+    }
+
+    /// The stages by number.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &StageRun> {
+        self.stages.iter()
+    }
+
+    /// A task named by a message from outside, if it exists.
+    pub(super) fn task(&self, id: TaskId) -> Option<&TaskRun> {
+        self.stages.get(id.stage.0 as usize)?.tasks.get(id.task as usize)
+    }
+
+    /// A task named by a message from outside, if it exists.
+    pub(super) fn task_mut(&mut self, id: TaskId) -> Option<&mut TaskRun> {
+        let stage = self.stages.get_mut(id.stage.0 as usize)?;
+        stage.tasks.get_mut(id.task as usize)
+    }
+
+    /// The winner whose output can be read, of a task named by a message from outside.
+    pub(super) fn winner(&self, task: TaskId) -> Option<&Winner> {
+        self.task(task)?.winner()
+    }
+
+    /// The attempt, if it is at work on its task at this worker.
+    pub(super) fn running_attempt(&self, worker: &WorkerId, id: AttemptId) -> Option<&RunningAttempt> {
+        let attempt = self.task(id.task_id())?.running_attempt(id)?;
+        (attempt.worker == *worker).then_some(attempt)
+    }
+
+    /// All attempts at work, by stage and task.
+    pub(super) fn running_attempts(&self) -> impl Iterator<Item = &RunningAttempt> {
+        self.stages.iter().flat_map(StageRun::running_attempts)
+    }
+
+    /// The winners of these stages, by task.
+    pub(super) fn winners<'a>(
+        &'a self,
+        stages: impl IntoIterator<Item = &'a StageId>,
+    ) -> impl Iterator<Item = &'a Winner> {
+        let stages = stages.into_iter().map(|stage| self.get(*stage));
+        stages.flat_map(|stage| stage.tasks.iter().filter_map(TaskRun::winner))
+    }
+
+    /// Whether all inputs of the stage can be read: `reduce_schedulable`.
+    pub(super) fn inputs_done(&self, stage: StageId, topology: &Topology) -> bool {
+        let mut inputs = topology.inputs[stage.0 as usize].iter();
+        inputs.all(|input| self.get(*input).is_done())
+    }
+
+    /// Per stage, whether somebody still needs its output: the client or the sink, or a reading stage that is itself
+    /// needed and has a task without a winner.
+    fn demanded(&self, topology: &Topology) -> Vec<bool> {
+        let mut demanded = vec![false; self.stages.len()];
+        for stage in (0..self.stages.len()).rev() {
+            let mut consumers = topology.consumers[stage].iter();
+            demanded[stage] =
+                consumers.len() == 0 || consumers.any(|c| demanded[c.0 as usize] && !self.get(*c).is_done());
+        }
+        demanded
+    }
+
+    /// The stages that may and must run now, most urgent first.
+    pub(super) fn schedulable(&self, topology: &Topology) -> impl Iterator<Item = StageId> {
+        let demanded = self.demanded(topology);
+        let stages = topology.urgency.iter().copied();
+        stages.filter(move |stage| demanded[stage.0 as usize] && self.inputs_done(*stage, topology))
+    }
+
+    /// When the backoff of the next waiting task ends.
+    pub(super) fn retry_deadlines(&self, now: Instant) -> impl Iterator<Item = Instant> {
+        let after_now = (
+            std::ops::Bound::Excluded((now, u32::MAX)),
+            std::ops::Bound::Unbounded,
+        );
+        let next = move |stage: &StageRun| stage.waiting.range(after_now).next().map(|(until, _)| *until);
+        self.stages.iter().filter_map(next)
+    }
+
+    /// Forgets winners that were lost with a worker which has come back without them.
+    pub(super) fn forget_lost_winners(&mut self, worker: &str) {
+        for task in self.stages.iter_mut().flat_map(|stage| &mut stage.tasks) {
+            task.lost_winner.take_if(|winner| winner.worker.name == worker);
+        }
+    }
+}
+
+impl StageRun {
+    fn new(id: StageId, tasks: u32) -> Self {
+        Self {
+            id,
+            epoch: StageEpoch::default(),
+            begun: false,
+            tasks: (0..tasks).map(|_| TaskRun::new()).collect(),
+            waiting: (0..tasks).map(|task| (Instant::default(), task)).collect(),
+            running: BTreeSet::new(),
+            won: 0,
+            counts: AttemptCounts::default(),
+            locality: LocalityCounts::default(),
+            partition_bytes: Vec::new(),
+            ranges: Vec::new(),
+            range_bytes: Vec::new(),
+            first_chunk: None,
+            first_reduce_row: None,
+            started: None,
+            ended: None,
+        }
+    }
+
+    pub(super) fn id(&self) -> StageId {
+        self.id
+    }
+
+    /// Whether an attempt was assigned in the stage's epoch.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    pub(super) fn tasks(&self) -> &[TaskRun] {
+        &self.tasks
+    }
+
+    /// How many tasks have a winner.
+    pub(super) fn won(&self) -> u32 {
+        self.won
+    }
+
+    /// How many tasks have an attempt at work.
+    pub(super) fn running(&self) -> u32 {
+        u32::try_from(self.running.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// The attempts at work, by task.
+    pub(super) fn running_attempts(&self) -> impl Iterator<Item = &RunningAttempt> {
+        let tasks = self.running.iter().map(|task| &self.tasks[*task as usize]);
+        tasks.flat_map(TaskRun::running_attempts)
+    }
+
+    /// Whether every task has a winner whose output can be read.
+    pub(super) fn is_done(&self) -> bool {
+        self.won as usize == self.tasks.len()
+    }
+
+    /// The tasks whose backoff is over.
+    pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = TaskId> {
+        let waiting = self.waiting.range(..=(now, u32::MAX));
+        waiting.map(|(_, task)| TaskId {
+            stage: self.id,
+            task: *task,
+        })
+    }
+
+    /// Where the stage stands, given whether all its inputs can be read.
+    pub(super) fn state(&self, inputs_done: bool) -> StageState {
+        if self.is_done() {
+            StageState::Done
+        } else if self.is_running() || self.won > 0 {
+            StageState::Running
+        } else if inputs_done {
+            StageState::Schedulable
+        } else {
+            StageState::Waiting
+        }
+    }
+
+    pub(super) fn counts(&self) -> AttemptCounts {
+        self.counts
+    }
+
+    pub(super) fn locality(&self) -> LocalityCounts {
+        self.locality
+    }
+
+    /// The counters of the running and the winning attempts.
+    pub(super) fn metrics(&self) -> AttemptMetrics {
+        let mut metrics = AttemptMetrics::default();
+        for task in &self.tasks {
+            task.running_attempts()
+                .for_each(|attempt| metrics += attempt.metrics);
+            if let Some(winner) = task.winner() {
+                metrics += winner.metrics;
+            }
+        }
+        metrics
+    }
+
+    /// When an attempt first read bytes of an exchange.
+    pub(super) fn first_chunk(&self) -> Option<Instant> {
+        self.first_chunk
+    }
+
+    /// When an attempt that reads exchanges first put out a row.
+    pub(super) fn first_reduce_row(&self) -> Option<Instant> {
+        self.first_reduce_row
+    }
+
+    /// When the first attempt was assigned.
+    pub(super) fn started(&self) -> Option<Instant> {
+        self.started
+    }
+
+    /// When the last task was won.
+    pub(super) fn ended(&self) -> Option<Instant> {
+        self.ended
+    }
+
+    /// Records when the stage got its first bytes and put out its first row.
+    pub(super) fn record_firsts(&mut self, chunk: Option<Instant>, reduce_row: Option<Instant>) {
+        let first = |known: Option<Instant>, at: Option<Instant>| known.into_iter().chain(at).min();
+        self.first_chunk = first(self.first_chunk, chunk);
+        self.first_reduce_row = first(self.first_reduce_row, reduce_row);
+    }
+
+    /// Starts another attempt of a task.
+    pub(super) fn start(
+        &mut self,
+        task: u32,
+        worker: WorkerId,
+        start: u64,
+        locality: LocalityCounts,
+        now: Instant,
+    ) -> RunningAttempt {
+        let id = TaskId { stage: self.id, task };
+        let run = &mut self.tasks[task as usize];
+        let (id, stream_epoch): (AttemptId, StreamEpoch) = run.next_attempt(id, self.epoch);
+        let attempt = RunningAttempt::new(id, worker, stream_epoch, start, now);
+        self.begun = true;
+        self.locality += locality;
+        self.counts.started += 1;
+        self.started.get_or_insert(now);
+        if let TaskState::Waiting { not_before } = run.state {
+            self.waiting.remove(&(not_before, task));
+        }
+        run.add_running(attempt.clone());
+        self.running.insert(task);
+        attempt
+    }
+
+    /// Ends an attempt at work that has not won. Its task waits until `not_before` once no other attempt of it is at work.
+    pub(super) fn end_attempt(&mut self, id: AttemptId, end: AttemptEnd, not_before: Instant) {
+        let Some(run) = self.tasks.get_mut(id.task as usize) else {
+            return;
+        };
+        if !run.remove_running(id, not_before) {
+            return;
+        }
+        match end {
+            AttemptEnd::Failed => self.counts.failed += 1,
+            AttemptEnd::Lost { cause } => {
+                self.counts.lost += 1;
+                run.last_loss = Some(cause);
+            }
+            AttemptEnd::Cancelled => {
+                self.counts.cancelled += 1;
+                run.last_loss = Some("it was cancelled".to_owned());
+            }
+        }
+        if run.is_waiting() {
+            self.running.remove(&id.task);
+            self.waiting.insert((not_before, id.task));
+        }
+    }
+
+    /// Makes an attempt the winner of its task. Answers with the other attempts of the task, which are no longer at work.
+    pub(super) fn win(&mut self, winner: Winner, now: Instant) -> Vec<RunningAttempt> {
+        let task = winner.id.task;
+        let run = &mut self.tasks[task as usize];
+        if run.past_winners.iter().all(|past| past.id != winner.id) {
+            run.past_winners.push(winner.clone());
+        }
+        run.lost_winner = None;
+        run.failed_on = None;
+        let id = winner.id;
+        let before = std::mem::replace(&mut run.state, TaskState::Won(winner));
+        self.running.remove(&task);
+        let others = match before {
+            TaskState::Waiting { not_before } => {
+                self.waiting.remove(&(not_before, task));
+                Vec::new()
+            }
+            TaskState::Running(attempts) => attempts.into_values().filter(|other| other.id != id).collect(),
+            TaskState::Won(_) => {
+                self.won -= 1;
+                Vec::new()
+            }
+        };
+        self.counts.cancelled += u32::try_from(others.len()).unwrap_or(u32::MAX);
+        self.won += 1;
+        if self.is_done() {
+            self.ended.get_or_insert(now);
+        }
+        others
+    }
+
+    /// Takes the win from a task: it runs again if it is needed.
+    pub(super) fn lose_winner(&mut self, task: u32) -> Option<Winner> {
+        let run = self.tasks.get_mut(task as usize)?;
+        let winner = run.take_winner()?;
+        run.last_loss = Some(format!("its output was lost on {}", winner.worker.name));
+        self.won -= 1;
+        self.ended = None;
+        self.counts.lost += 1;
+        self.waiting.insert((Instant::default(), task));
+        Some(winner)
+    }
+
+    /// Takes a winner that was lost with its worker and has come back with it.
+    pub(super) fn take_lost_winner(&mut self, id: AttemptId, worker: &WorkerId) -> Option<Winner> {
+        let run = self.tasks.get_mut(id.task as usize)?;
+        let winner = run
+            .lost_winner
+            .take_if(|winner| winner.id == id && winner.worker == *worker)?;
+        self.counts.lost = self.counts.lost.saturating_sub(1);
+        Some(winner)
+    }
+
+    /// Starts a new epoch of the stage. Its tasks are reset one by one.
+    pub(super) fn begin_epoch(&mut self) {
+        self.epoch.0 += 1;
+        self.begun = false;
+        self.partition_bytes.clear();
+        self.ranges.clear();
+        self.range_bytes.clear();
+    }
+
+    /// Resets a task of which no attempt is at work. Answers with its winners of the last epoch, whose rows do not count
+    /// any more.
+    pub(super) fn reset_task(&mut self, task: u32) -> Vec<Winner> {
+        let run = &mut self.tasks[task as usize];
+        run.lost_winner = None;
+        match &run.state {
+            TaskState::Waiting { not_before } => {
+                self.waiting.remove(&(*not_before, task));
+            }
+            TaskState::Running(_) => return Vec::new(),
+            TaskState::Won(_) => {
+                self.won -= 1;
+                self.ended = None;
+                self.counts.lost += 1;
+            }
+        }
+        run.state = TaskState::Waiting {
+            not_before: Instant::default(),
+        };
+        self.waiting.insert((Instant::default(), task));
+        std::mem::take(&mut run.past_winners)
+    }
+
+    /// Notes that the attempts have reason to stand still: they wait for an input.
+    pub(super) fn excuse_running(&mut self, now: Instant) {
+        for task in &self.running {
+            self.tasks[*task as usize].excuse_running(now);
+        }
+    }
+
+    /// Adds up what the first winner of a task wrote to the exchange's partitions.
+    pub(super) fn count_partitions(
+        &mut self,
+        task: u32,
+        partitions: u32,
+        outputs: &[MapOutputPartitionMeta],
+    ) {
+        if !self.tasks[task as usize].past_winners.is_empty() {
+            return;
+        }
+        self.partition_bytes.resize(partitions as usize, 0);
+        for output in outputs {
+            if let Some(bytes) = self.partition_bytes.get_mut(output.partition as usize) {
+                *bytes = bytes.saturating_add(output.bytes);
+            }
+        }
+    }
+}
+
+impl Coordinator {
+    /// Whether all inputs of the stage can be read.
+    pub(super) fn inputs_done(&self, stage: StageId) -> bool {
+        self.stages.inputs_done(stage, &self.topology)
+    }
+
+    /// The stages that may and must run now, most urgent first.
+    pub(super) fn schedulable(&self) -> impl Iterator<Item = StageId> {
+        self.stages.schedulable(&self.topology)
+    }
+}
