@@ -1,35 +1,29 @@
 //! The operator of Sluice: turns ShuffleQueries and WorkerPools of a Kubernetes cluster into running pods and their
 //! progress into status.
 //!
-//! Each kind has a folder that reads as observe, validate, desired (pure), apply, status; `objects` holds the pure
-//! builders of what they create. What both share is the loop ([`reconcile`]), the watches ([`watch`]) and the verbs
-//! that write ([`kube_api`]).
+//! Each kind has a folder with the same files: `controller` watches and reconciles, `observe` gathers, `decide` is pure, `apply`
+//! writes objects, `status` composes the status. `objects` holds pure builders of Kubernetes objects, `rpc` the calls to
+//! coordinators and workers, [`controller_runtime`] the generic controller code.
 
 #![allow(
     missing_docs,
     reason = "no other crate imports these items: modules, invariants and what a name does not say are documented"
 )]
 
-pub mod apply_pool;
+pub mod commands;
 pub mod config;
+pub mod controller_runtime;
 pub mod demand;
-mod event;
 pub mod http;
-pub mod install_crds;
-pub mod kube_api;
-pub mod leader;
+pub mod leader_election;
 pub mod log;
 pub mod metrics;
 pub mod objects;
 pub mod own_pod;
 pub mod pod_diagnosis;
-pub mod progress;
-pub mod reconcile;
+pub mod rpc;
 pub mod shuffle_query;
 pub mod signing;
-pub mod try_query;
-pub mod unreadable;
-pub mod watch;
 pub mod worker_pool;
 
 use std::sync::Arc;
@@ -44,15 +38,15 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use config::{Command, Config, Scope};
+use controller_runtime::api::FIELD_MANAGER;
+use controller_runtime::rate_limiter::RateLimiter;
+use controller_runtime::unreadable::Unreadable;
 use demand::DemandTracker;
 use http::Health;
-use kube_api::FIELD_MANAGER;
 use metrics::Metrics;
 use own_pod::OwnPod;
-use progress::RateLimiter;
+use rpc::worker::GrpcWorkers;
 use signing::SigningKeys;
-use unreadable::Unreadable;
-use worker_pool::grpc::GrpcWorkers;
 
 /// What every part of the operator uses.
 pub struct Operator {
@@ -108,9 +102,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 pub async fn execute(command: Command) -> anyhow::Result<()> {
     let client = client().await?;
     match command {
-        Command::InstallCrds => install_crds::run(&client).await,
-        Command::ApplyPool(args) => apply_pool::run(&client, &args).await,
-        Command::TryQuery(args) => try_query::run(&client, &args).await,
+        Command::InstallCrds => commands::install_crds::run(&client).await,
+        Command::ApplyPool(args) => commands::apply_pool::run(&client, &args).await,
+        Command::TryQuery(args) => commands::try_query::run(&client, &args).await,
     }
 }
 
@@ -148,11 +142,11 @@ pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -
     health.ready.store(true, Ordering::Relaxed);
     let work = controllers(operator.clone(), signer, stop.clone());
     let metrics = operator.metrics.clone();
-    let lease = leader::Lease {
+    let lease = leader_election::Lease {
         client: operator.client.clone(),
         owners: own.owners,
     };
-    let led = leader::lead(lease, &operator.config, metrics, stop, work).await;
+    let led = leader_election::lead(lease, &operator.config, metrics, stop, work).await;
     serving.cancel();
     led?;
     server.await.context("the HTTP server")

@@ -1,7 +1,5 @@
 //! Does what was decided.
 
-use std::sync::PoisonError;
-
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, ResourceExt};
@@ -9,14 +7,14 @@ use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
 use sluice_proto::auth::{Claims, PoolId};
 
-use super::QueryReconciler;
+use super::controller::QueryReconciler;
 use super::observe::{owned, pool_of, problems_with};
 use super::observed::{Action, Rejection};
-use crate::kube_api::{self, Created, Object};
+use crate::controller_runtime::api::{self, Created, Object};
+use crate::controller_runtime::controller::Error;
 use crate::objects::folders::folders;
 use crate::objects::{coordinator, names, pod};
-use crate::progress::Target;
-use crate::reconcile::Error;
+use crate::rpc::coordinator::CoordinatorTarget;
 use crate::worker_pool::claims;
 
 impl QueryReconciler {
@@ -24,7 +22,11 @@ impl QueryReconciler {
     ///
     /// # Errors
     /// The API server was not reached, or has refused for a while.
-    pub(super) async fn act(&self, query: &ShuffleQuery, action: Action) -> Result<Option<Rejection>, Error> {
+    pub(super) async fn apply(
+        &self,
+        query: &ShuffleQuery,
+        action: Action,
+    ) -> Result<Option<Rejection>, Error> {
         let uid = query.uid().unwrap_or_default();
         match action {
             Action::CreatePool => match coordinator::inline_pool(query) {
@@ -54,7 +56,7 @@ impl QueryReconciler {
                 Ok(None)
             }
             Action::Follow { epoch, address } => {
-                self.progress.follow(Target {
+                self.progress.follow(CoordinatorTarget {
                     query: ObjectRef::from_obj(query),
                     uid,
                     epoch,
@@ -80,7 +82,7 @@ impl QueryReconciler {
 
     async fn create<K: Object>(&self, wanted: &K) -> Result<Option<Rejection>, Error> {
         let name = wanted.name_any();
-        match kube_api::create(&self.operator.client, wanted).await {
+        match api::create(&self.operator.client, wanted).await {
             Ok(Created::Ours(_)) => Ok(None),
             Ok(Created::Taken) => Ok(Some(taken(wanted))),
             Err(error) => refusal(error, format!("creating {} {name}", K::kind(&()))).map(Some),
@@ -89,7 +91,7 @@ impl QueryReconciler {
 
     async fn delete<K: Object>(&self, object: &K) -> Result<(), Error> {
         let doing = format!("deleting {} {}", K::kind(&()), object.name_any());
-        let deleted = kube_api::delete(&self.operator.client, object, None).await;
+        let deleted = api::delete(&self.operator.client, object, None).await;
         deleted.map_err(Error::api(doing))
     }
 
@@ -117,7 +119,7 @@ impl QueryReconciler {
         let problem = problems_with(query, &sql).into_iter().next();
         let input = coordinator::input(query, &sql).map_err(|error| error.to_string());
         match problem.map_or(input, Err) {
-            Ok(input) => match kube_api::create(&self.operator.client, &input).await {
+            Ok(input) => match api::create(&self.operator.client, &input).await {
                 Ok(Created::Ours(input)) => {
                     self.know_input(query, &input);
                     Ok(None)
@@ -134,15 +136,15 @@ impl QueryReconciler {
 
     fn know_input(&self, query: &ShuffleQuery, input: &ConfigMap) {
         let uid = query.uid().unwrap_or_default();
-        let mut known = self.input_uids.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(uid, input.uid().unwrap_or_default());
+        let input_uid = input.uid().unwrap_or_default();
+        self.memos.update(&uid, |memo| memo.input_uid = Some(input_uid));
     }
 
     /// The unique id of the input, which is made before tokens are.
     fn known_input(&self, query: &ShuffleQuery) -> String {
-        let known = self.input_uids.lock().unwrap_or_else(PoisonError::into_inner);
-        let input = known.get(&query.uid().unwrap_or_default());
-        input.cloned().unwrap_or_default()
+        let uid = query.uid().unwrap_or_default();
+        let known = self.memos.with(&uid, |memo| memo.input_uid.clone());
+        known.flatten().unwrap_or_default()
     }
 
     async fn create_token(&self, query: &ShuffleQuery, epoch: u64) -> Result<Option<Rejection>, Error> {
@@ -166,7 +168,7 @@ impl QueryReconciler {
         };
         let secret = coordinator::token(query, epoch, token.as_text(), &self.known_input(query));
         let name = secret.name_any();
-        match kube_api::create_blind(&self.operator.client, &secret).await {
+        match api::create_blind(&self.operator.client, &secret).await {
             Ok(()) => Ok(None),
             Err(error) => refusal(error, format!("creating Secret {name}")).map(Some),
         }
@@ -198,8 +200,8 @@ impl QueryReconciler {
         });
         let refused = self.create(&pod).await?;
         if refused.is_none() {
-            self.expected_pods()
-                .insert(query.uid().unwrap_or_default(), epoch);
+            let uid = query.uid().unwrap_or_default();
+            self.memos.update(&uid, |memo| memo.expected_pod = Some(epoch));
         }
         Ok(refused)
     }

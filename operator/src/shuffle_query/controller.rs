@@ -1,29 +1,150 @@
-//! The reconcile of one query.
+//! The controller of queries: what it watches, and one reconcile.
 
-use std::sync::{Arc, PoisonError};
+use std::mem;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::channel::mpsc;
 use jiff::Timestamp;
-use kube::{Resource, ResourceExt};
-use sluice_crds::ShuffleQuery;
-use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
-use tracing::Instrument as _;
+use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use kube::ResourceExt;
+use kube::runtime::events::Recorder;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::{Controller, watcher};
+use sluice_crds::{ProgressReason, ShuffleQuery, WorkerPool};
+use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 
-use super::mutation_cache::MutationCache;
-use super::observe::pool_of;
-use super::observed::{Decision, Observed};
+use super::decide::decide;
+use super::observed::Decision;
+use super::progress::Progress;
+use super::query_memo::{QueryMemo, QueryMemos};
 use super::query_record::QueryRecord;
-use super::status::compose;
-use super::{QueryReconciler, coordinator_outcome, decide, event};
-use crate::demand::QueryDemand;
-use crate::kube_api;
-use crate::progress::Urgency;
-use crate::reconcile::{Error, Priority, ReconcileFuture, Reconciler};
+use super::{admission, observe};
+use crate::Operator;
+use crate::config::Scope;
+use crate::controller_runtime::controller::{self, Error, ReconcileFuture, Reconciler};
+use crate::controller_runtime::unreadable::Unreadable;
+use crate::controller_runtime::watch;
+use crate::controller_runtime::work_queue::Priority;
+use crate::objects::labels::{self, Component};
+use crate::rpc::coordinator::{CoordinatorRpc, GrpcCoordinators};
+use crate::signing::SigningKeys;
 
 /// Most decisions in one reconcile: a query that is resumed, admitted and started takes four.
 const MAX_DECISIONS: usize = 8;
-/// When a status that nobody waits for is tried again, where there was no turn to spare for it.
-const THROTTLED_RETRY: Duration = Duration::from_secs(2);
+
+/// The reconciler of the queries of one scope.
+pub struct QueryReconciler {
+    pub(super) operator: Arc<Operator>,
+    pub(super) signer: Arc<SigningKeys>,
+    pub(super) queries: Store<ShuffleQuery>,
+    pub(super) pools: Store<WorkerPool>,
+    pub(super) pods: Store<Pod>,
+    /// The inputs of coordinators, by name alone.
+    pub(super) inputs: Store<ConfigMap>,
+    pub(super) progress: Progress,
+    pub(super) wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
+    pub(super) recorder: Recorder,
+    /// Set once pools and pods are in the cache. A store wakes only the last of several that wait for it; this wakes all.
+    pub(super) synced: OnceCell<()>,
+    pub(super) memos: QueryMemos,
+    /// Held while the admission of one query is decided.
+    pub(super) admitting: Mutex<()>,
+}
+
+impl QueryReconciler {
+    /// Looks at a query that a watch has told of, once the cache has it: whether it is gone, or has made room.
+    fn on_query_event(&self, query: &Result<ShuffleQuery, watcher::Error>) {
+        let Ok(query) = query else { return };
+        let uid = query.uid().unwrap_or_default();
+        let here = self.queries.get(&ObjectRef::from_obj(query));
+        if here.is_none_or(|here| here.metadata.uid != query.metadata.uid) {
+            self.forget(&uid);
+            self.enqueue_next(query);
+            return;
+        }
+        let status = query.status.as_ref();
+        let is_admitted =
+            status.is_some_and(|status| !status.phase.is_terminal() && status.admitted_time.is_some());
+        if !is_admitted
+            && self
+                .memos
+                .with(&uid, |memo| mem::take(&mut memo.released_admission))
+                == Some(true)
+        {
+            self.enqueue_next(query);
+        }
+    }
+
+    /// The queries that a change of `pool` may concern: those that wait for it, be it for the next coordinator. Of those that
+    /// wait for a place, as many as there are places.
+    fn queries_waiting_for(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
+        let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
+        let queries = self.queries.state();
+        let waits = |query: &&Arc<ShuffleQuery>| {
+            let status = query.status.as_ref();
+            let waits = status.is_none_or(|status| {
+                let is = |reason: ProgressReason| status.reason == Some(reason.into());
+                let admitted = status.admitted_time.is_some();
+                !status.phase.is_terminal()
+                    && match admitted {
+                        true => {
+                            is(ProgressReason::WaitingForPool)
+                                || is(ProgressReason::PoolNotFound)
+                                || is(ProgressReason::WaitingForWorkers)
+                        }
+                        false => !is(ProgressReason::Queued),
+                    }
+            });
+            waits
+                && query.namespace().as_deref() == Some(&namespace)
+                && observe::pool_of(query).as_deref() == Some(&name)
+        };
+        let waiting = queries
+            .iter()
+            .filter(waits)
+            .map(|query| ObjectRef::from_obj(&**query));
+        waiting.chain(self.next_admissible(pool)).collect()
+    }
+
+    fn next_admissible(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
+        let namespace = pool.namespace().unwrap_or_default();
+        let all = self.candidates(&namespace, &pool.name_any());
+        let next = admission::next(&all, pool.spec.max_concurrent_queries);
+        let names = next
+            .into_iter()
+            .map(|query| ObjectRef::new(&query.name).within(&namespace));
+        names.collect()
+    }
+
+    /// Wakes the queries whose turn it is in the pool of `query`.
+    fn enqueue_next(&self, query: &ShuffleQuery) {
+        let pool = self.pool(query);
+        let namespace = query.namespace().unwrap_or_default();
+        let of_quota = self.next_waiting_for_quota(&namespace);
+        let of_quota = of_quota
+            .iter()
+            .map(|name| ObjectRef::new(name).within(&namespace));
+        for next in pool
+            .iter()
+            .flat_map(|pool| self.next_admissible(pool))
+            .chain(of_quota)
+        {
+            // Nobody listens any more when the operator stops.
+            let _ = self.wake.unbounded_send(next);
+        }
+    }
+
+    /// Forgets a query that is gone; its coordinator is told, as far as it can be reached, so that workers drop its data.
+    fn forget(&self, uid: &str) {
+        self.progress.cancel(uid);
+        self.progress.unfollow(uid);
+        self.operator.demand.forget(uid);
+        self.memos.forget(uid);
+    }
+}
 
 impl Reconciler for QueryReconciler {
     type Object = ShuffleQuery;
@@ -52,13 +173,15 @@ impl QueryReconciler {
         };
         self.synced.get_or_init(|| synced).await;
         let uid = query.uid().unwrap_or_default();
-        if let Some(cache) = self.mutation_caches().get_mut(&uid) {
-            query = cache.newest(query);
+        let cached = query.clone();
+        let newest = |memo: &mut QueryMemo| memo.last_write.as_mut().map(|write| write.newest(cached));
+        if let Some(newest) = self.memos.with(&uid, newest).flatten() {
+            query = newest;
         }
         for _ in 0..MAX_DECISIONS {
             let now = Timestamp::now();
             let seen = self.observe(&query, now).await?;
-            match decide::decide(&seen, now) {
+            match decide(&seen, now) {
                 Decision::Persist(record) => query = self.persist(&seen, &record, now).await?,
                 Decision::Act {
                     actions,
@@ -67,7 +190,7 @@ impl QueryReconciler {
                 } => {
                     let stored = QueryRecord::of(&query);
                     for action in actions {
-                        if let Some(refusal) = self.act(&query, action).await? {
+                        if let Some(refusal) = self.apply(&query, action).await? {
                             record = stored.waiting(refusal.reason, refusal.message);
                             break;
                         }
@@ -78,233 +201,69 @@ impl QueryReconciler {
         }
         Ok(Duration::from_secs(1))
     }
-
-    /// Writes what binds.
-    async fn persist(
-        &self,
-        seen: &Observed,
-        record: &QueryRecord,
-        now: Timestamp,
-    ) -> Result<Arc<ShuffleQuery>, Error> {
-        let uid = seen.query.uid().unwrap_or_default();
-        let holds_admission = record.admitted.is_some() && !record.phase.is_terminal();
-        if holds_admission && !self.assume_admission(&seen.query, &uid) {
-            // Another query was first: it is looked at again.
-            return Ok(seen.query.clone());
-        }
-        let report = seen.report.as_deref();
-        let old = seen.query.status.clone().unwrap_or_default();
-        let new = compose(&seen.query, record, report, now);
-        self.update_demand(&seen.query, &new);
-        self.operator
-            .status_writes
-            .acquire(Self::priority(&seen.query))
-            .await;
-        let written = self.write(&seen.query, &old, &new).await;
-        if !holds_admission || written.is_err() {
-            self.assumed_admissions().remove(&uid);
-        }
-        let written = written?;
-        match coordinator_outcome::unreported_end(seen, record) {
-            Some(end) => {
-                let lag = decide::elapsed(end, Timestamp::now());
-                self.operator.metrics.status_lag.observe(lag.as_secs_f64());
-            }
-            None => self.observe_status_lag(seen),
-        }
-        Ok(Arc::new(written))
-    }
-
-    /// Notes that the query takes a place; false if the quota of its namespace, which others may have met since it was looked
-    /// at, leaves none.
-    fn assume_admission(&self, query: &ShuffleQuery, uid: &str) -> bool {
-        let _one_at_a_time = self.admitting.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_admitted = QueryRecord::of(query).admitted.is_some();
-        if !is_admitted && self.quota_violation(query).is_some() {
-            return false;
-        }
-        self.assumed_admissions().insert(uid.to_owned());
-        true
-    }
-
-    /// Tells the query's pool what it wants.
-    fn update_demand(&self, query: &ShuffleQuery, status: &ShuffleQueryStatus) {
-        let uid = query.uid().unwrap_or_default();
-        let Some(pool) = pool_of(query) else { return };
-        let namespace = query.namespace().unwrap_or_default();
-        self.operator
-            .demand
-            .set(&uid, (&namespace, &pool), QueryDemand::of(status));
-    }
-
-    /// Writes how the query stands, if that is due; answers when to look again.
-    async fn update_status_if_due(
-        &self,
-        seen: &Observed,
-        record: &QueryRecord,
-        now: Timestamp,
-        again: Duration,
-    ) -> Result<Duration, Error> {
-        let query = &seen.query;
-        if query.meta().deletion_timestamp.is_some() {
-            return Ok(again);
-        }
-        if QueryRecord::of(query).phase.is_terminal() {
-            self.update_observed_generation(query).await?;
-            return Ok(again);
-        }
-        let uid = query.uid().unwrap_or_default();
-        let cached = self
-            .queries
-            .get(&kube::runtime::reflector::ObjectRef::from_obj(&**query));
-        let cached_admission = cached.and_then(|cached| cached.status.as_ref()?.admitted_time.clone());
-        if cached_admission.is_some() {
-            self.assumed_admissions().remove(&uid);
-        }
-        let new = compose(query, record, seen.report.as_deref(), now);
-        self.update_demand(query, &new);
-        let old = query.status.clone().unwrap_or_default();
-        let urgency = match &query.status {
-            Some(old) => Urgency::between(old, &new),
-            None => Urgency::Transition,
-        };
-        let last = self.mutation_caches().get(&uid).map(|cache| cache.written_at);
-        let rested = last.map_or(Duration::MAX, |last| last.elapsed());
-        if urgency == Urgency::Same {
-            return Ok(again);
-        }
-        if rested < urgency.period() {
-            return Ok(again.min(urgency.period().saturating_sub(rested)));
-        }
-        let writes = &self.operator.status_writes;
-        match urgency {
-            Urgency::Transition => writes.acquire(Self::priority(query)).await,
-            _ if writes.try_acquire() => {}
-            // Of many queries at once the steps and counters give way, and no reconcile waits for them.
-            _ => return Ok(again.min(THROTTLED_RETRY)),
-        }
-        self.write(query, &old, &new).await?;
-        self.observe_status_lag(seen);
-        Ok(again)
-    }
-
-    /// Of a query that has ended, says that an edit was seen, such as that of its time to live. The cache has not kept all of
-    /// its status.
-    async fn update_observed_generation(&self, query: &ShuffleQuery) -> Result<(), Error> {
-        if is_generation_observed(query) {
-            return Ok(());
-        }
-        let api = kube_api::api_of(&self.operator.client, query);
-        let found = api.get_opt(&query.name_any()).await;
-        let found = found.map_err(Error::api("reading the query"))?;
-        let same = |found: &ShuffleQuery| {
-            found.uid() == query.uid()
-                && found.metadata.deletion_timestamp.is_none()
-                && !is_generation_observed(found)
-        };
-        let Some(found) = found.filter(same) else {
-            return Ok(());
-        };
-        let old = found.status.clone().unwrap_or_default();
-        let new = with_observed_generation(old.clone(), found.metadata.generation);
-        self.operator.status_writes.acquire(Priority::Normal).await;
-        self.write(&found, &old, &new).await?;
-        Ok(())
-    }
-
-    /// A status was written that shows what was `seen`.
-    fn observe_status_lag(&self, seen: &Observed) {
-        let uid = seen.query.uid().unwrap_or_default();
-        let report = seen.report.as_ref();
-        if let Some(lag) = report.and_then(|report| self.progress.status_written(&uid, report)) {
-            self.operator.metrics.status_lag.observe(lag.as_secs_f64());
-        }
-    }
-
-    /// Writes a status whose turn it is.
-    async fn write(
-        &self,
-        query: &ShuffleQuery,
-        old: &ShuffleQueryStatus,
-        new: &ShuffleQueryStatus,
-    ) -> Result<ShuffleQuery, Error> {
-        let made_room = new.phase.is_terminal() || new.admitted_time.is_none() && new.reason != old.reason;
-        if made_room {
-            self.released_admissions().insert(query.uid().unwrap_or_default());
-        }
-        let written = kube_api::apply_status(&self.operator.client, query, new).await;
-        let written = written.map_err(Error::api("writing the status"))?;
-        self.operator.metrics.status_writes.inc();
-        let uid = query.uid().unwrap_or_default();
-        let mut all = self.mutation_caches();
-        let previous = all.remove(&uid);
-        all.insert(uid, MutationCache::new(previous, query, &written));
-        drop(all);
-        self.publish_event(query, old, new);
-        Ok(written)
-    }
-
-    /// Publishes an event, on the side: nothing depends on it.
-    fn publish_event(&self, query: &ShuffleQuery, old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) {
-        let Some(event) = event::between(old, new) else {
-            return;
-        };
-        match new.phase {
-            QueryPhase::Pending | QueryPhase::Running | QueryPhase::Suspended => {}
-            QueryPhase::Succeeded | QueryPhase::Failed | QueryPhase::Cancelled => {
-                tracing::info!(reason = event.reason, "the query has ended");
-            }
-        }
-        let (recorder, reference) = (self.recorder.clone(), query.object_ref(&()));
-        let publish = async move {
-            let published =
-                tokio::time::timeout(Duration::from_secs(10), recorder.publish(&event, &reference));
-            if let Ok(Err(error)) = published.await {
-                tracing::debug!(%error, "no event");
-            }
-        };
-        tokio::spawn(publish.in_current_span());
-    }
 }
 
-fn is_generation_observed(query: &ShuffleQuery) -> bool {
-    let seen = query
-        .status
-        .as_ref()
-        .and_then(|status| status.observed_generation);
-    seen == query.metadata.generation
+/// Reconciles the queries of `scope` until `stop`.
+pub async fn run(operator: Arc<Operator>, signer: Arc<SigningKeys>, scope: Scope, stop: CancellationToken) {
+    let rpc = Arc::new(GrpcCoordinators::new(signer.clone()));
+    run_with(operator, signer, scope, stop, rpc).await;
 }
 
-/// The same status, of another generation of the spec.
-fn with_observed_generation(mut status: ShuffleQueryStatus, generation: Option<i64>) -> ShuffleQueryStatus {
-    status.observed_generation = generation;
-    for condition in &mut status.conditions {
-        condition.observed_generation = generation;
-    }
-    status
+/// The same with another way to coordinators.
+pub async fn run_with(
+    operator: Arc<Operator>,
+    signer: Arc<SigningKeys>,
+    scope: Scope,
+    stop: CancellationToken,
+    rpc: Arc<dyn CoordinatorRpc>,
+) {
+    let client = &operator.client;
+    let unreadable = operator.unreadable::<ShuffleQuery>(&scope);
+    let (queries, changed) =
+        watch::resources_slimmed::<ShuffleQuery>(client, &scope, unreadable, strip_ended);
+    // The reconciler of pools tells of those that cannot be read.
+    let (pools, pools_changed) = watch::resources::<WorkerPool>(client, &scope, Unreadable::unreported());
+    let coordinators = labels::watched(Component::Coordinator);
+    let (pods, pods_changed) = watch::labelled::<Pod>(client, &scope, &coordinators);
+    let (inputs, inputs_changed) = watch::stripped::<ConfigMap>(scope.api(client), &coordinators, |input| {
+        input.data = None;
+    });
+    let (wake, woken) = mpsc::unbounded();
+    let reconciler = Arc::new(QueryReconciler {
+        signer,
+        queries: queries.clone(),
+        pools,
+        pods,
+        inputs,
+        progress: Progress::new(rpc, wake.clone()),
+        wake,
+        recorder: operator.recorder(),
+        synced: OnceCell::new(),
+        memos: QueryMemos::default(),
+        admitting: Mutex::default(),
+        operator: operator.clone(),
+    });
+    let (watched, by_pool) = (reconciler.clone(), reconciler.clone());
+    let changed = changed.inspect(move |query| watched.on_query_event(query));
+    let controller = Controller::for_stream(changed, queries)
+        .owns_stream(pods_changed)
+        .owns_stream(inputs_changed)
+        .watches_stream(pools_changed, move |pool| by_pool.queries_waiting_for(&pool))
+        .reconcile_on(woken);
+    let (concurrency, metrics) = (operator.config.concurrency, operator.metrics.clone());
+    controller::run(controller, reconciler, concurrency, metrics, stop).await;
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn an_edit_after_the_end_changes_nothing_but_the_generation() {
-        let status = |generation: i64| -> ShuffleQueryStatus {
-            let condition = json!({"type": "Succeeded", "status": "True", "reason": "Completed", "message": "",
-                                   "observedGeneration": generation, "lastTransitionTime": "2030-01-01T00:00:00Z"});
-            let stage = json!({"id": 0, "label": "scan", "state": "Done"});
-            let status = json!({"observedGeneration": generation, "phase": "Succeeded", "reason": "Completed",
-                                "conditions": [condition], "stages": [stage]});
-            serde_json::from_value(status).unwrap()
-        };
-        assert_eq!(with_observed_generation(status(1), Some(3)), status(3));
-        let mut query = ShuffleQuery::new("q", Default::default());
-        (query.metadata.generation, query.status) = (Some(3), Some(status(1)));
-        assert!(!is_generation_observed(&query));
-        query.status = Some(status(3));
-        assert!(is_generation_observed(&query));
-    }
+/// Of a query that has ended, what is still needed: there may be many more of them than of others.
+fn strip_ended(query: &mut ShuffleQuery) {
+    let Some(status) = query.status.as_mut().filter(|status| status.phase.is_terminal()) else {
+        return;
+    };
+    status.stages = Vec::new();
+    status.preview = None;
+    status.conditions = Vec::new();
+    status.sink = None;
+    query.spec.sql = None;
+    query.spec.tables = Vec::new();
+    query.metadata.annotations = None;
 }

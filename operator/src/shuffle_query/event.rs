@@ -4,7 +4,7 @@ use kube::runtime::events::Event;
 use sluice_crds::ProgressReason;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 
-use crate::event::event;
+use crate::controller_runtime::events::event;
 
 /// What happened between two statuses of a query, if it is worth an event.
 pub fn between(old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) -> Option<Event> {

@@ -12,14 +12,14 @@ use sluice_crds::{
     validate_query,
 };
 
-use super::QueryReconciler;
 use super::admission::{Admission, Candidate, WaitsFor, admission, next_waiting_for_quota, quota_violation};
+use super::controller::QueryReconciler;
 use super::coordinator_pod::CoordinatorPod;
 use super::observed::{Observed, ObservedPool, ObservedSql};
 use super::query_record::{Coordinator, QueryRecord};
+use crate::controller_runtime::controller::Error;
 use crate::objects::folders::folders;
 use crate::objects::names;
-use crate::reconcile::Error;
 
 /// How many of the queries that wait for the quota of a namespace look again when something ended there.
 const QUOTA_WAKES: usize = 8;
@@ -34,7 +34,7 @@ pub(super) fn pool_of(query: &ShuffleQuery) -> Option<String> {
 }
 
 /// A query as the others of its pool see it.
-pub(super) fn candidate(query: &ShuffleQuery, pool: Option<&WorkerPool>, granted: bool) -> Candidate {
+pub(super) fn candidate(query: &ShuffleQuery, pool: Option<&WorkerPool>, assumed: bool) -> Candidate {
     let spec = query.spec.workers.as_ref().or(pool.map(|pool| &pool.spec));
     let cap = spec.and_then(|spec| spec.max_query_priority).unwrap_or(i32::MAX);
     let status = query.status.as_ref();
@@ -44,7 +44,7 @@ pub(super) fn candidate(query: &ShuffleQuery, pool: Option<&WorkerPool>, granted
         name: query.name_any(),
         priority: query.spec.priority.min(cap),
         created: query.creation_timestamp().map(|time| time.0).unwrap_or_default(),
-        admitted: granted || status.is_some_and(|status| status.admitted_time.is_some()),
+        admitted: assumed || status.is_some_and(|status| status.admitted_time.is_some()),
         blocked: query.spec.suspend || reason == Some(ProgressReason::SqlNotFound.into()),
         pool: pool_of(query).unwrap_or_default(),
         slots: spec.map_or(0, |spec| spec.most_replicas().saturating_mul(spec.slots())),
@@ -144,7 +144,7 @@ impl QueryReconciler {
 
     /// The queries of a namespace that have not ended, of those that are `chosen`.
     fn unended(&self, namespace: &str, chosen: impl Fn(&ShuffleQuery) -> bool) -> Vec<Candidate> {
-        let granted = self.assumed_admissions();
+        let memos = self.memos.lock();
         let queries = self.queries.state();
         let ours = queries.iter().filter(|query| {
             let ended = query
@@ -157,12 +157,9 @@ impl QueryReconciler {
                 && chosen(query)
         });
         ours.map(|query| {
-            let granted = query
-                .metadata
-                .uid
-                .as_ref()
-                .is_some_and(|uid| granted.contains(uid));
-            candidate(query, self.pool(query).as_deref(), granted)
+            let memo = query.metadata.uid.as_ref().and_then(|uid| memos.get(uid));
+            let assumed = memo.is_some_and(|memo| memo.assumed_admission);
+            candidate(query, self.pool(query).as_deref(), assumed)
         })
         .collect()
     }
@@ -230,11 +227,11 @@ impl QueryReconciler {
             .collect();
         let uid = query.uid().unwrap_or_default();
         let arrived = pods.iter().any(|pod| pod.epoch == record.epoch);
-        let just_posted = self.expected_pods().get(&uid) == Some(&record.epoch);
-        if just_posted && arrived {
-            self.expected_pods().remove(&uid);
+        let expected = self.memos.with(&uid, |memo| memo.expected_pod).flatten() == Some(record.epoch);
+        if expected && arrived {
+            self.memos.with(&uid, |memo| memo.expected_pod = None);
         }
-        let posted = just_posted || !matches!(record.coordinator, Coordinator::Wanted { .. });
+        let posted = expected || !matches!(record.coordinator, Coordinator::Wanted { .. });
         if posted && record.admitted.is_some() && !record.phase.is_terminal() && !arrived {
             let name = names::coordinator(&query.name_any(), record.epoch);
             let client = self.operator.client.clone();

@@ -8,8 +8,8 @@ use sluice_crds::{ProgressReason, ShuffleQuery};
 
 use super::admission::Admission;
 use super::coordinator_pod::CoordinatorPod;
+use super::progress::Unreachable;
 use super::query_record::QueryRecord;
-use crate::progress::Unreachable;
 
 /// A query and what is around it, at one moment.
 #[derive(Clone, Debug)]

@@ -16,9 +16,9 @@ use sluice_crds::ProgressReason;
 use super::decide::{Desired, PodPatch};
 use super::pod_problem::{PodProblem, classify_rejection};
 use super::stores::Stores;
-use crate::kube_api::{self, Created, Object};
+use crate::controller_runtime::api::{self, Created, Object};
+use crate::controller_runtime::controller::{Error, Keyed};
 use crate::objects::labels;
-use crate::reconcile::{Error, Keyed};
 
 /// Pods created at a time.
 const AT_ONCE: usize = 8;
@@ -91,7 +91,7 @@ pub async fn apply(client: &Client, stores: &Stores, wanted: &Desired) -> Applie
     for deletion in &wanted.delete {
         let name = deletion.pod.name_any();
         tracing::info!(pod = name, why = deletion.why.description(), "deleting a worker");
-        if let Err(error) = kube_api::delete(client, &*deletion.pod, None).await {
+        if let Err(error) = api::delete(client, &*deletion.pod, None).await {
             applied.note(&format!("deleting pod {name}"), error);
         }
     }
@@ -106,7 +106,7 @@ pub async fn apply(client: &Client, stores: &Stores, wanted: &Desired) -> Applie
 async fn create(client: &Client, pods: &[Pod], applied: &mut Applied) {
     let well = AtomicBool::new(true);
     let begun = stream::iter(pods.to_vec()).take_while(|_| future::ready(well.load(Relaxed)));
-    let creations = begun.map(|pod| async move { (pod.name_any(), kube_api::create(client, &pod).await) });
+    let creations = begun.map(|pod| async move { (pod.name_any(), api::create(client, &pod).await) });
     let mut creations = pin!(creations.buffered(AT_ONCE));
     while let Some((name, created)) = creations.next().await {
         match created {
@@ -128,19 +128,19 @@ where
     let known = store.get(&ObjectRef::from_obj(wanted));
     let existing = match known {
         Some(existing) => (*existing).clone(),
-        None => match kube_api::create(client, wanted).await {
+        None => match api::create(client, wanted).await {
             Ok(Created::Ours(existing)) => *existing,
             Ok(Created::Taken) => return applied.refused.push(taken(&kind, &name)),
             Err(error) => return applied.note(&doing, error),
         },
     };
-    if !kube_api::same_owner(&existing, wanted) {
+    if !api::same_owner(&existing, wanted) {
         return applied.refused.push(taken(&kind, &name));
     }
     if is_as(&existing, wanted) {
         return;
     }
-    if let Err(error) = kube_api::apply(client, wanted, Some(&existing)).await {
+    if let Err(error) = api::apply(client, wanted, Some(&existing)).await {
         applied.note(&doing, error);
     }
 }
@@ -188,7 +188,7 @@ fn covers(existing: &Value, wanted: &Value) -> bool {
 async fn patch_pods(client: &Client, wanted: &Desired, applied: &mut Applied) {
     for patch in &wanted.patch {
         let name = patch.pod.name_any();
-        match kube_api::apply(client, &patch_body(patch), Some(&*patch.pod)).await {
+        match api::apply(client, &patch_body(patch), Some(&*patch.pod)).await {
             Ok(_) => {}
             // The pod is gone.
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => continue,

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 use sluice_crds::{ConditionReason, ErrorReason, ProgressReason, validate_pool};
 
 use super::claims;
-use super::observe::Observed;
+use super::observed::Observed;
 use super::worker::{Worker, WorkerState};
 use crate::objects::pool::PoolObjects;
 use crate::objects::worker::WorkerPod;

@@ -3,7 +3,7 @@
 use kube::runtime::events::Event;
 use sluice_crds::{Condition, ConditionStatus, PoolConditionType, WorkerPoolStatus};
 
-use crate::event::event;
+use crate::controller_runtime::events::event;
 
 /// What happened between two statuses of a pool, if it is worth an event: it became ready or is not any more, or it is not
 /// for another reason.

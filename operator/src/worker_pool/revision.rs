@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use sluice_crds::{WorkerPool, WorkerPoolSpec};
 
-use super::hash::spec_hash;
 use super::pod_problem;
+use super::spec_hash::spec_hash;
 use crate::objects::labels;
 
 /// What pods of today's spec are made with.

@@ -10,7 +10,7 @@ use sluice_crds::{
 };
 
 use super::decide::Desired;
-use super::observe::Observed;
+use super::observed::Observed;
 use super::pod_problem::{self, PodProblem};
 use super::worker::{Worker, WorkerState};
 use crate::objects::labels;

@@ -17,9 +17,9 @@ use sluice_crds::WorkerPool;
 use tokio::sync::OnceCell;
 
 use crate::config::Scope;
+use crate::controller_runtime::unreadable::Unreadable;
+use crate::controller_runtime::watch;
 use crate::objects::labels::{self, Component};
-use crate::unreadable::Unreadable;
-use crate::watch;
 
 /// Stores of all that a pool's reconcile reads.
 pub struct Stores {

@@ -11,11 +11,11 @@ use sluice_crds::{WorkerPool, WorkerPoolStatus};
 
 use super::claims;
 use super::decide::{Desired, decide};
-use super::observe::{Observed, Settings};
+use super::observed::{Observed, Settings};
 use super::revision::Revision;
-use super::rpc::WorkerReport;
 use super::status::status;
 use super::worker::{PollResult, Worker};
+use crate::rpc::worker::WorkerReport;
 
 mod mounts;
 mod status;

@@ -9,9 +9,9 @@ use kube::ResourceExt;
 
 use super::pod_problem::{condition, container};
 use super::revision::Revision;
-use super::rpc::WorkerReport;
 use crate::objects::labels;
 use crate::objects::worker::CONTAINER;
+use crate::rpc::worker::WorkerReport;
 
 /// What a pod is to its pool.
 ///

@@ -10,8 +10,8 @@ use kube::runtime::reflector::ObjectRef;
 use sluice_crds::WorkerPool;
 use tokio::time::Instant;
 
-use super::rpc::{WorkerAddress, WorkerRpc};
 use super::worker::PollResult;
+use crate::rpc::worker::{WorkerAddress, WorkerRpc};
 
 /// Time between two polls of a pool.
 pub const PERIOD: Duration = Duration::from_secs(5);
@@ -152,18 +152,19 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::worker_pool::rpc::{RpcFailed, WorkerReport};
+    use crate::rpc::RpcError;
+    use crate::rpc::worker::WorkerReport;
 
     /// Workers that tell what they were asked.
     struct Asked(mpsc::UnboundedSender<(String, bool)>);
 
     impl WorkerRpc for Asked {
-        async fn get_status(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcFailed> {
+        async fn get_status(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcError> {
             self.0.send((worker.uid.clone(), false)).unwrap();
             Ok(WorkerReport::default())
         }
 
-        async fn drain(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcFailed> {
+        async fn drain(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcError> {
             self.0.send((worker.uid.clone(), true)).unwrap();
             Ok(WorkerReport {
                 draining: true,
@@ -176,11 +177,11 @@ mod tests {
     struct Silent;
 
     impl WorkerRpc for Silent {
-        async fn get_status(&self, _: &WorkerAddress) -> Result<WorkerReport, RpcFailed> {
-            Err(RpcFailed("away".to_owned()))
+        async fn get_status(&self, _: &WorkerAddress) -> Result<WorkerReport, RpcError> {
+            Err(RpcError::Refused("away".to_owned()))
         }
 
-        async fn drain(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcFailed> {
+        async fn drain(&self, worker: &WorkerAddress) -> Result<WorkerReport, RpcError> {
             self.get_status(worker).await
         }
     }

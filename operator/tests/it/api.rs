@@ -13,7 +13,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use sluice_operator::kube_api::{Created, apply, apply_status, create, create_blind, delete};
+use sluice_operator::controller_runtime::api::{Created, apply, apply_status, create, create_blind, delete};
 
 use crate::faults::{Call, Fault, Faults, WatchFaults};
 use crate::harness::{TestEnv, run};

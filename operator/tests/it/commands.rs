@@ -10,8 +10,8 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use sluice_crds::WorkerPool;
 use sluice_crds::yaml::{VERSION_ANNOTATION, worker_pool_crd};
+use sluice_operator::commands::{apply_pool, install_crds};
 use sluice_operator::config::ApplyPool;
-use sluice_operator::{apply_pool, install_crds};
 
 use crate::harness::{TestEnv, eventually, run};
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use sluice_crds::shuffle_query::status::QueryPhase;
 use sluice_crds::{ShuffleQuery, WorkerPool};
 /// What the tests need of a kind that has namespaces.
-pub use sluice_operator::kube_api::Object as Kind;
+pub use sluice_operator::controller_runtime::api::Object as Kind;
 
 use crate::coordinators::{programs, succeeds};
 use crate::faults::Faults;

@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::client::ClientBuilder;
 use kube::{Api, ResourceExt};
 use serde_json::json;
-use sluice_operator::watch;
+use sluice_operator::controller_runtime::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::faults::{Fault, Faults, WatchFaults};

@@ -2,7 +2,7 @@
 
 use super::super::observed::ObservedPool;
 use crate::objects::coordinator::COORDINATOR_PORT;
-use crate::progress::Unreachable;
+use crate::shuffle_query::progress::Unreachable;
 
 /// Says that the pool has fewer workers than the `needed` ones that a coordinator could use. Where enough are ready, they are
 /// of another build than it: they would refuse it until they are replaced.

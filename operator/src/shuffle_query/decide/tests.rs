@@ -10,7 +10,7 @@ use sluice_crds::{ConditionReason, ShuffleQuery, Time};
 use super::super::coordinator_pod::{PodEnd, WaitReason};
 use super::super::status::compose;
 use super::*;
-use crate::progress::Unreachable;
+use crate::shuffle_query::progress::Unreachable;
 
 mod rest_and_end;
 mod successors;

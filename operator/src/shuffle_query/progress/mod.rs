@@ -4,8 +4,6 @@
 //! A transition wakes it at once. Progress does so at most every 5 s per query, and all queries take turns, so that
 //! thousands of them stay below the limit of writes and none is forgotten.
 
-mod rate_limiter;
-mod rpc;
 mod urgency;
 mod watch;
 
@@ -18,36 +16,13 @@ use jiff::Timestamp;
 use kube::runtime::reflector::ObjectRef;
 use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
-use sluice_proto::auth::PoolId;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
-pub use rate_limiter::RateLimiter;
-pub use rpc::{CoordinatorRpc, GrpcCoordinators, Reports, RpcError};
+use crate::controller_runtime::rate_limiter::RateLimiter;
+use crate::rpc::coordinator::{CoordinatorRpc, CoordinatorTarget};
+
 pub use urgency::Urgency;
-
-/// A coordinator to follow.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// The query.
-    pub query: ObjectRef<ShuffleQuery>,
-    /// Its unique id.
-    pub uid: String,
-    /// Number of the coordinator.
-    pub epoch: u64,
-    /// The pool of its workers.
-    pub pool: PoolId,
-    /// IP address of its pod.
-    pub address: String,
-}
-
-impl Target {
-    /// What lines of the log are about that tell of it.
-    fn span(&self) -> tracing::Span {
-        let namespace = self.query.namespace.as_deref().unwrap_or_default();
-        tracing::error_span!("query", query = self.query.name, namespace, uid = self.uid)
-    }
-}
 
 /// A coordinator that does not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +48,7 @@ pub struct Progress {
 }
 
 struct Followed {
-    target: Target,
+    target: CoordinatorTarget,
     latest: Arc<Mutex<watch::Latest>>,
     cancelled: bool,
     _stops: DropGuard,
@@ -97,7 +72,7 @@ impl Progress {
     }
 
     /// Follows a coordinator from now on, and no other of its query. Idempotent.
-    pub fn follow(&self, target: Target) {
+    pub fn follow(&self, target: CoordinatorTarget) {
         let mut followed = self.followed();
         if followed
             .get(&target.uid)

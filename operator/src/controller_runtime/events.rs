@@ -1,10 +1,28 @@
-//! Events of Kubernetes for transitions of both kinds.
+//! Events of Kubernetes.
 
-use kube::runtime::events::{Event, EventType};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder};
 use sluice_crds::{ConditionReason, ProgressReason};
+use tracing::Instrument as _;
 
 /// Most bytes of a note that the API server accepts.
 const MAX_NOTE: usize = 1024;
+/// Longest time of publishing an event.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Publishes `event` about `object` in a task of its own: nothing depends on it.
+pub fn publish(recorder: &Recorder, event: Event, object: ObjectReference) {
+    let recorder = recorder.clone();
+    let publish = async move {
+        let published = tokio::time::timeout(PUBLISH_TIMEOUT, recorder.publish(&event, &object));
+        if let Ok(Err(error)) = published.await {
+            tracing::debug!(%error, "the event was not published");
+        }
+    };
+    tokio::spawn(publish.in_current_span());
+}
 
 /// The event of a transition to `reason`: a warning if `reason` is an error or requires action by a user. `note` is cut to the
 /// API server's limit.

@@ -18,8 +18,8 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 
+use super::unreadable::Unreadable;
 use crate::config::Scope;
-use crate::unreadable::Unreadable;
 
 /// Seconds after which the API server ends a watch, so that one which died in silence does not stay unnoticed.
 const WATCH_SECONDS: u32 = 240;

@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference};
 use kube::api::PostParams;
 use kube::{Api, ResourceExt};
 
-use crate::kube_api::FIELD_MANAGER;
+use crate::controller_runtime::api::FIELD_MANAGER;
 
 use super::election::{Event, Record, Stored};
 

@@ -1,8 +1,6 @@
 //! The controller of one kind: a work queue, a timeout of each reconcile, back-off per object, and a resync for changes that no
 //! event reports.
 
-mod work_queue;
-
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -25,9 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::time::{DelayQueue, delay_queue};
 use tracing::Instrument;
 
+use super::work_queue::{Priority, WorkQueue};
 use crate::metrics::Metrics;
-pub use work_queue::Priority;
-use work_queue::WorkQueue;
 
 /// Longest time of one reconcile.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(30);

@@ -2,7 +2,6 @@
 //! told of by an event and a gauge.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
@@ -10,10 +9,10 @@ use kube::api::DynamicObject;
 use kube::runtime::events::{Event, EventType, Recorder};
 use prometheus_client::metrics::gauge::Gauge;
 
+use super::events::publish;
+
 /// Most bytes of what is wrong with an object in a note.
 const MAX_CAUSE: usize = 512;
-/// Longest time of publishing an event.
-const EVENT_LIMIT: Duration = Duration::from_secs(10);
 
 /// The objects of one watch that cannot be read.
 pub struct Unreadable {
@@ -67,15 +66,8 @@ impl Unreadable {
         if before.is_some_and(|(before, _)| before == version) {
             return false;
         }
-        if let Some(recorder) = self.recorder.clone() {
-            let event = event(why);
-            tokio::spawn(async move {
-                let published = recorder.publish(&event, &reference);
-                let published = tokio::time::timeout(EVENT_LIMIT, published).await;
-                if let Ok(Err(error)) = published {
-                    tracing::debug!(%error, "no event");
-                }
-            });
+        if let Some(recorder) = &self.recorder {
+            publish(recorder, event(why), reference);
         }
         true
     }

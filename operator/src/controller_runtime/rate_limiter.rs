@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use crate::reconcile::Priority;
+use super::work_queue::Priority;
 
 /// Permits at a limited rate. After a pause a short burst is allowed; it counts toward the rate.
 ///

@@ -12,9 +12,11 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::reconcile::Priority;
+use crate::controller_runtime::work_queue::Priority;
 
-use super::{CoordinatorRpc, RateLimiter, Reports, RpcError, Target, Urgency};
+use super::{CoordinatorRpc, CoordinatorTarget, RateLimiter, Urgency};
+use crate::rpc::RpcError;
+use crate::rpc::coordinator::Reports;
 
 /// First and longest wait before a stream is opened again. A coordinator serves once it has planned, and many a query ends
 /// within a second of that: whoever then waited for five would tell of its end as late.
@@ -35,7 +37,7 @@ pub(super) struct ReportWatcher {
     pub rpc: Arc<dyn CoordinatorRpc>,
     pub wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
     pub limiter: Arc<RateLimiter>,
-    pub target: Target,
+    pub target: CoordinatorTarget,
     pub latest: Arc<Mutex<Latest>>,
     /// How long calls fail before the coordinator counts as out of reach.
     pub unreachable_after: Duration,
@@ -92,7 +94,7 @@ impl ReportWatcher {
 
     /// A coordinator that starts does not answer yet: no cause for alarm. One that does not for long is out of reach.
     fn on_error(&self, error: &RpcError) {
-        let Target { epoch, address, .. } = &self.target;
+        let CoordinatorTarget { epoch, address, .. } = &self.target;
         tracing::debug!(epoch, address, %error, "the coordinator is not followed");
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let before = latest.failing.take();
@@ -205,7 +207,7 @@ impl ReportWatcher {
 }
 
 /// Renews the token of a coordinator once each period, for as long as it is followed.
-pub(super) async fn renew(rpc: Arc<dyn CoordinatorRpc>, target: Target, period: Duration) {
+pub(super) async fn renew(rpc: Arc<dyn CoordinatorRpc>, target: CoordinatorTarget, period: Duration) {
     let (first, longest) = BACKOFF;
     let mut delay = first;
     loop {
@@ -224,7 +226,7 @@ pub(super) async fn renew(rpc: Arc<dyn CoordinatorRpc>, target: Target, period: 
 }
 
 /// Tells a coordinator to cancel, as far as it can be reached.
-pub(super) async fn cancel(rpc: Arc<dyn CoordinatorRpc>, target: Target) {
+pub(super) async fn cancel(rpc: Arc<dyn CoordinatorRpc>, target: CoordinatorTarget) {
     for attempt in 1..=CANCEL_ATTEMPTS {
         match rpc.cancel(&target).await {
             Ok(()) => return,

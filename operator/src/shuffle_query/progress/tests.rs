@@ -5,6 +5,9 @@ use futures::{FutureExt, StreamExt, stream};
 use sluice_crds::shuffle_query::status::QueryPhase;
 
 use super::*;
+use crate::rpc::RpcError;
+use crate::rpc::coordinator::Reports;
+use sluice_proto::auth::PoolId;
 
 /// Coordinators that break the first stream after one report and end the query in the second.
 #[derive(Default)]
@@ -15,7 +18,7 @@ struct Scripted {
 }
 
 impl CoordinatorRpc for Scripted {
-    fn watch(&self, _: &Target) -> BoxFuture<'static, Result<Reports, RpcError>> {
+    fn watch(&self, _: &CoordinatorTarget) -> BoxFuture<'static, Result<Reports, RpcError>> {
         let report = |phase| ShuffleQueryStatus {
             phase,
             ..ShuffleQueryStatus::default()
@@ -31,7 +34,7 @@ impl CoordinatorRpc for Scripted {
         async move { Ok(stream::iter(reports).boxed()) }.boxed()
     }
 
-    fn renew(&self, _: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+    fn renew(&self, _: &CoordinatorTarget) -> BoxFuture<'static, Result<(), RpcError>> {
         self.renewed.send_modify(|count| *count += 1);
         let count = *self.renewed.borrow();
         async move {
@@ -43,14 +46,14 @@ impl CoordinatorRpc for Scripted {
         .boxed()
     }
 
-    fn cancel(&self, _: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+    fn cancel(&self, _: &CoordinatorTarget) -> BoxFuture<'static, Result<(), RpcError>> {
         self.cancelled.fetch_add(1, Ordering::Relaxed);
         async { Ok(()) }.boxed()
     }
 }
 
-fn target(epoch: u64) -> Target {
-    Target {
+fn target(epoch: u64) -> CoordinatorTarget {
+    CoordinatorTarget {
         query: ObjectRef::new("q").within("n"),
         uid: "u".to_owned(),
         epoch,
@@ -135,7 +138,7 @@ struct Away {
 }
 
 impl CoordinatorRpc for Away {
-    fn watch(&self, _: &Target) -> BoxFuture<'static, Result<Reports, RpcError>> {
+    fn watch(&self, _: &CoordinatorTarget) -> BoxFuture<'static, Result<Reports, RpcError>> {
         let report = ShuffleQueryStatus {
             phase: QueryPhase::Running,
             ..ShuffleQueryStatus::default()
@@ -151,11 +154,11 @@ impl CoordinatorRpc for Away {
         .boxed()
     }
 
-    fn renew(&self, _: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+    fn renew(&self, _: &CoordinatorTarget) -> BoxFuture<'static, Result<(), RpcError>> {
         async { Ok(()) }.boxed()
     }
 
-    fn cancel(&self, _: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+    fn cancel(&self, _: &CoordinatorTarget) -> BoxFuture<'static, Result<(), RpcError>> {
         async { Ok(()) }.boxed()
     }
 }

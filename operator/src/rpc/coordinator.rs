@@ -1,4 +1,4 @@
-//! The coordinator's gRPC service, as the operator uses it.
+//! Calls of the operator to coordinators, at the IP of their pod.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,35 +7,46 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
+use kube::runtime::reflector::ObjectRef;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
+use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
-use sluice_proto::auth::{Audience, AuthError, Bearer, Claims, Verb};
+use sluice_proto::auth::{Audience, AuthError, Bearer, Claims, PoolId, Verb};
 use sluice_proto::wire::coordinator_client::CoordinatorClient;
 use sluice_proto::{MAX_REPORT_BYTES, QueryReport, wire};
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
-use super::Target;
+use super::{RpcError, bearer, refused, with_causes};
 use crate::objects::coordinator::COORDINATOR_PORT;
 use crate::signing::SigningKeys;
 
 /// How long a connection may take.
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a cancellation or a renewal may take.
-const ANSWER: Duration = Duration::from_secs(5);
-/// How long the token of a call is good for: it is made for one call to the coordinator of one query. A stream is opened with
-/// it and outlives it.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a coordinator did not answer.
-#[derive(Debug, thiserror::Error)]
-pub enum RpcError {
-    /// It was not reached, or has refused.
-    #[error("{0}")]
-    Refused(String),
-    /// What it said makes no sense.
-    #[error("its report cannot be read: {0}")]
-    Unreadable(String),
+/// The coordinator of a query.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoordinatorTarget {
+    /// The query.
+    pub query: ObjectRef<ShuffleQuery>,
+    /// Its unique id.
+    pub uid: String,
+    /// Number of the coordinator.
+    pub epoch: u64,
+    /// The pool of its workers.
+    pub pool: PoolId,
+    /// IP address of its pod.
+    pub address: String,
+}
+
+impl CoordinatorTarget {
+    /// What lines of the log are about that tell of it.
+    pub(crate) fn span(&self) -> tracing::Span {
+        let namespace = self.query.namespace.as_deref().unwrap_or_default();
+        tracing::error_span!("query", query = self.query.name, namespace, uid = self.uid)
+    }
 }
 
 /// Reports of one coordinator, newest last.
@@ -44,11 +55,11 @@ pub type Reports = BoxStream<'static, Result<ShuffleQueryStatus, RpcError>>;
 /// What the operator asks of a coordinator.
 pub trait CoordinatorRpc: Send + Sync + 'static {
     /// Its reports, whenever something changed, until its query ends.
-    fn watch(&self, target: &Target) -> BoxFuture<'static, Result<Reports, RpcError>>;
+    fn watch(&self, target: &CoordinatorTarget) -> BoxFuture<'static, Result<Reports, RpcError>>;
     /// Prolongs the token of its query.
-    fn renew(&self, target: &Target) -> BoxFuture<'static, Result<(), RpcError>>;
+    fn renew(&self, target: &CoordinatorTarget) -> BoxFuture<'static, Result<(), RpcError>>;
     /// Ends its query as cancelled.
-    fn cancel(&self, target: &Target) -> BoxFuture<'static, Result<(), RpcError>>;
+    fn cancel(&self, target: &CoordinatorTarget) -> BoxFuture<'static, Result<(), RpcError>>;
 }
 
 /// Coordinators in pods.
@@ -66,21 +77,24 @@ impl GrpcCoordinators {
 
     fn connect(
         &self,
-        target: &Target,
+        target: &CoordinatorTarget,
         verb: Verb,
     ) -> impl Future<Output = Result<Client, RpcError>> + Send + use<> {
-        let token = query_id(target).and_then(|query| {
-            let audience = Audience::Coordinator(query);
-            let claims = Claims::operator(audience, verb, target.pool.clone(), TOKEN_LIFETIME);
-            self.signer.sign(&claims)
+        let bearer = query_id(target).and_then(|query| {
+            bearer(
+                &self.signer,
+                Audience::Coordinator(query),
+                verb,
+                target.pool.clone(),
+            )
         });
         let address = host(&target.address);
         async move {
-            let refused = |error: &dyn std::error::Error| RpcError::Refused(with_causes(error));
-            let token = token.map_err(|error| refused(&error))?;
+            let failed = |error: &dyn std::error::Error| RpcError::Refused(with_causes(error));
+            let bearer = bearer.map_err(|error| failed(&error))?;
             let channel = Endpoint::from_shared(format!("http://{address}:{COORDINATOR_PORT}"))
-                .map_err(|error| refused(&error))?
-                .connect_timeout(CONNECT)
+                .map_err(|error| failed(&error))?
+                .connect_timeout(CONNECT_TIMEOUT)
                 .tcp_nodelay(true)
                 // A node that went away says nothing.
                 .http2_keep_alive_interval(Duration::from_secs(10))
@@ -88,20 +102,11 @@ impl GrpcCoordinators {
                 .keep_alive_while_idle(true)
                 .connect()
                 .await
-                .map_err(|error| refused(&error))?;
-            let client = CoordinatorClient::with_interceptor(channel, Bearer(Some(token)));
+                .map_err(|error| failed(&error))?;
+            let client = CoordinatorClient::with_interceptor(channel, bearer);
             Ok(client.max_decoding_message_size(MAX_REPORT_BYTES))
         }
     }
-}
-
-/// The error and what has caused it: that of a transport alone says nothing.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut messages: Vec<_> = causes.map(ToString::to_string).collect();
-    // Some repeat what they were caused by.
-    messages.dedup();
-    messages.join(": ")
 }
 
 /// The address as it stands in a URL.
@@ -112,23 +117,18 @@ fn host(address: &str) -> String {
     address.to_owned()
 }
 
-fn query_id(target: &Target) -> Result<QueryId, AuthError> {
+fn query_id(target: &CoordinatorTarget) -> Result<QueryId, AuthError> {
     QueryId::new(target.uid.clone()).ok_or(AuthError::Malformed)
 }
 
-fn reference(target: &Target) -> wire::QueryRef {
+fn reference(target: &CoordinatorTarget) -> wire::QueryRef {
     wire::QueryRef {
         query: target.uid.clone(),
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
-fn refused(status: tonic::Status) -> RpcError {
-    RpcError::Refused(format!("{}: {}", status.code().description(), status.message()))
-}
-
 impl CoordinatorRpc for GrpcCoordinators {
-    fn watch(&self, target: &Target) -> BoxFuture<'static, Result<Reports, RpcError>> {
+    fn watch(&self, target: &CoordinatorTarget) -> BoxFuture<'static, Result<Reports, RpcError>> {
         let (client, reference) = (self.connect(target, Verb::ReadStatus), reference(target));
         async move {
             let states = client
@@ -146,7 +146,7 @@ impl CoordinatorRpc for GrpcCoordinators {
         .boxed()
     }
 
-    fn renew(&self, target: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+    fn renew(&self, target: &CoordinatorTarget) -> BoxFuture<'static, Result<(), RpcError>> {
         let client = self.connect(target, Verb::Renew);
         let renewal = query_id(target).and_then(|query| {
             let epoch = CoordinatorEpoch(target.epoch);
@@ -166,7 +166,7 @@ impl CoordinatorRpc for GrpcCoordinators {
         answered(renew).boxed()
     }
 
-    fn cancel(&self, target: &Target) -> BoxFuture<'static, Result<(), RpcError>> {
+    fn cancel(&self, target: &CoordinatorTarget) -> BoxFuture<'static, Result<(), RpcError>> {
         let (client, reference) = (self.connect(target, Verb::Cancel), reference(target));
         let cancel = async move {
             client.await?.cancel_query(reference).await.map_err(refused)?;
@@ -177,6 +177,6 @@ impl CoordinatorRpc for GrpcCoordinators {
 }
 
 async fn answered(call: impl Future<Output = Result<(), RpcError>>) -> Result<(), RpcError> {
-    let ended = tokio::time::timeout(ANSWER, call).await;
+    let ended = tokio::time::timeout(CALL_TIMEOUT, call).await;
     ended.unwrap_or_else(|_| Err(RpcError::Refused("no answer".to_owned())))
 }
