@@ -17,9 +17,6 @@ pub enum FetchError {
     /// The stream's epoch is below what the reader asked for.
     #[error("the stream epoch is stale")]
     StaleStreamEpoch,
-    /// The request was made for another layout.
-    #[error("the layout version is stale")]
-    StaleLayout,
     /// A newer coordinator owns the query.
     #[error("the coordinator epoch is stale")]
     StaleCoordinator,
@@ -45,7 +42,6 @@ impl FetchError {
             Self::UnknownStream
             | Self::StaleAttempt
             | Self::StaleStreamEpoch
-            | Self::StaleLayout
             | Self::StaleCoordinator
             | Self::WrongIncarnation
             | Self::Corrupt

@@ -68,16 +68,14 @@ pub struct InputUpdate {
 /// What a map attempt's output is worth to its readers.
 ///
 /// ```text
-/// open -> won -> lost
-///   \-> superseded  \-> (a new attempt: open or won)
+/// won -> lost -> (a new attempt: won)
+///   \-> superseded
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum InputState {
-    /// The attempt still runs.
-    Open,
     /// The attempt has won: its rows count.
     Won,
-    /// Another attempt won, or the attempt failed: its rows do not count.
+    /// Another attempt counts, or the stage started over: its rows do not count.
     Superseded,
     /// It had won and its bytes are gone; another attempt will come.
     Lost,
@@ -111,8 +109,6 @@ pub struct FetchRequest {
     pub start_offset: u64,
     /// The most bytes that one response may bring.
     pub max_bytes: u64,
-    /// The reader's layout.
-    pub layout_version: LayoutVersion,
     /// The lowest stream epoch that will do.
     pub min_stream_epoch: StreamEpoch,
     /// The term of the coordinator that sent the reader here.

@@ -52,7 +52,7 @@ pub struct StageInput {
 /// Which partitions of an exchange task `i` of a stage reads, from all of its map tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadKind {
-    /// Partition `i` (hash and round-robin exchanges).
+    /// Partition `i` (hash exchanges).
     OwnPartition,
     /// Of each sorted run the rows within the bounds of task `i` (range exchanges). A stage reads one exchange so.
     OwnRange,
@@ -82,8 +82,6 @@ pub enum ExchangeKind {
     Hash,
     /// Each map task writes one sorted run, and readers share them by bounds of sampled keys.
     Range,
-    /// Rows in turn.
-    RoundRobin,
     /// All rows go to partition 0, which every reading task reads.
     Broadcast,
 }
@@ -95,7 +93,6 @@ impl ExchangeKind {
             Self::Forward => "forward",
             Self::Hash => "hash",
             Self::Range => "range",
-            Self::RoundRobin => "round-robin",
             Self::Broadcast => "broadcast",
         }
     }

@@ -96,7 +96,6 @@ impl wire::InputUpdate {
     /// The message for an update about an output that is served at `endpoint`.
     pub fn new(update: InputUpdate, endpoint: FetchEndpoint) -> Self {
         let state = match update.state {
-            InputState::Open => wire::InputState::Open,
             InputState::Won => wire::InputState::Won,
             InputState::Superseded => wire::InputState::Superseded,
             InputState::Lost => wire::InputState::Lost,
@@ -118,7 +117,6 @@ impl TryFrom<wire::InputUpdate> for (InputUpdate, FetchEndpoint) {
 
     fn try_from(wire: wire::InputUpdate) -> Result<Self, WireError> {
         let state = match wire::InputState::try_from(wire.state) {
-            Ok(wire::InputState::Open) => InputState::Open,
             Ok(wire::InputState::Won) => InputState::Won,
             Ok(wire::InputState::Superseded) => InputState::Superseded,
             Ok(wire::InputState::Lost) => InputState::Lost,

@@ -3,7 +3,7 @@
 use prost::Message;
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{
-    AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, StreamId,
+    AttemptId, CoordinatorEpoch, Incarnation, StageEpoch, StageId, StreamEpoch, StreamId,
 };
 use sluice_core::message::{ChunkHead, FetchRequest};
 use tonic::{Code, Status};
@@ -23,7 +23,6 @@ impl From<FetchRequest> for wire::FetchRequest {
             reduce_partition: partition,
             start_offset: request.start_offset,
             max_bytes: request.max_bytes,
-            layout_version: request.layout_version.0,
             min_stream_epoch: request.min_stream_epoch.0,
             coordinator_epoch: request.coordinator_epoch.0,
             worker_incarnation: request.worker_incarnation.0,
@@ -49,7 +48,6 @@ impl TryFrom<wire::FetchRequest> for FetchRequest {
             },
             start_offset: wire.start_offset,
             max_bytes: wire.max_bytes,
-            layout_version: LayoutVersion(wire.layout_version),
             min_stream_epoch: StreamEpoch(wire.min_stream_epoch),
             coordinator_epoch: CoordinatorEpoch(wire.coordinator_epoch),
             worker_incarnation: Incarnation(wire.worker_incarnation),
@@ -98,7 +96,6 @@ pub(crate) fn fetch_error_code(error: FetchError) -> wire::FetchErrorCode {
         FetchError::UnknownStream => wire::FetchErrorCode::UnknownStream,
         FetchError::StaleAttempt => wire::FetchErrorCode::StaleAttempt,
         FetchError::StaleStreamEpoch => wire::FetchErrorCode::StaleStreamEpoch,
-        FetchError::StaleLayout => wire::FetchErrorCode::StaleLayout,
         FetchError::StaleCoordinator => wire::FetchErrorCode::StaleCoordinator,
         FetchError::WrongIncarnation => wire::FetchErrorCode::WrongIncarnation,
         FetchError::Corrupt => wire::FetchErrorCode::Corrupt,
@@ -112,7 +109,6 @@ pub(crate) fn fetch_error_from(code: i32) -> Result<FetchError, WireError> {
         Ok(wire::FetchErrorCode::UnknownStream) => Ok(FetchError::UnknownStream),
         Ok(wire::FetchErrorCode::StaleAttempt) => Ok(FetchError::StaleAttempt),
         Ok(wire::FetchErrorCode::StaleStreamEpoch) => Ok(FetchError::StaleStreamEpoch),
-        Ok(wire::FetchErrorCode::StaleLayout) => Ok(FetchError::StaleLayout),
         Ok(wire::FetchErrorCode::StaleCoordinator) => Ok(FetchError::StaleCoordinator),
         Ok(wire::FetchErrorCode::WrongIncarnation) => Ok(FetchError::WrongIncarnation),
         Ok(wire::FetchErrorCode::Corrupt) => Ok(FetchError::Corrupt),

@@ -11,11 +11,10 @@ use sluice_core::ranges::{Bound, ByteRange, KeyRange, MAX_KEY_BYTES, MAX_SAMPLES
 use crate::auth::{FetchEndpoint, FetchKey};
 use crate::{LeafSplit, MAX_TEXT_BYTES, WireError, fetch_error_of, refuse_fetch, shortened, wire};
 
-const FETCH_ERRORS: [FetchError; 9] = [
+const FETCH_ERRORS: [FetchError; 8] = [
     FetchError::UnknownStream,
     FetchError::StaleAttempt,
     FetchError::StaleStreamEpoch,
-    FetchError::StaleLayout,
     FetchError::StaleCoordinator,
     FetchError::WrongIncarnation,
     FetchError::Corrupt,
@@ -279,12 +278,7 @@ fn counters_survive() {
 
 #[test]
 fn input_updates_survive() {
-    for state in [
-        InputState::Open,
-        InputState::Won,
-        InputState::Superseded,
-        InputState::Lost,
-    ] {
+    for state in [InputState::Won, InputState::Superseded, InputState::Lost] {
         let worker = WorkerId {
             name: "w-0".into(),
             incarnation: Incarnation(77),

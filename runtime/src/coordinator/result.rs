@@ -10,7 +10,7 @@ use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
 use futures::StreamExt;
 use sluice_core::coordinator::Event;
 use sluice_core::failure::FetchError;
-use sluice_core::ids::{AttemptId, LayoutVersion, TaskId};
+use sluice_core::ids::{AttemptId, TaskId};
 use sluice_core::message::{AssignedInput, InputState, InputUpdate, Writer};
 use sluice_core::reader::Delivery;
 use sluice_core::result_cursor::{PartiallyDelivered, ResultCursor};
@@ -92,7 +92,6 @@ impl ResultReader {
         let spec = ReadSpec {
             query: options.query.clone(),
             coordinator_epoch: options.epoch,
-            layout_version: LayoutVersion(1),
             inputs: vec![ReadInput {
                 assigned: input,
                 delivery,

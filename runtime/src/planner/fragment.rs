@@ -157,10 +157,7 @@ impl OutputSpec {
     ) -> Result<Option<LexOrdering>, PlanError> {
         match self.kind {
             ExchangeKind::Range => {}
-            ExchangeKind::Forward
-            | ExchangeKind::Broadcast
-            | ExchangeKind::RoundRobin
-            | ExchangeKind::Hash => return Ok(None),
+            ExchangeKind::Forward | ExchangeKind::Broadcast | ExchangeKind::Hash => return Ok(None),
         }
         let malformed = |error: &dyn std::fmt::Display| PlanError::fragment("sort key", error);
         let keys = self.keys.iter().map(|key| {
@@ -184,7 +181,6 @@ impl OutputSpec {
             ExchangeKind::Forward | ExchangeKind::Broadcast | ExchangeKind::Range => {
                 Ok(Partitioning::UnknownPartitioning(1))
             }
-            ExchangeKind::RoundRobin => Ok(Partitioning::RoundRobinBatch(partitions)),
             ExchangeKind::Hash => {
                 let decode = PhysicalPlanDecodeContext::new(context, &FragmentCodec);
                 let keys = self

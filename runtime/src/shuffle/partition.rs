@@ -18,15 +18,6 @@ pub enum Partitioning {
         /// How many partitions, at least 1.
         partitions: u32,
     },
-    /// Batches in turn; each task starts at another partition.
-    RoundRobin {
-        /// How many partitions, at least 1.
-        partitions: u32,
-        /// The writing task.
-        task: u32,
-        /// How many tasks write.
-        tasks: u32,
-    },
     /// All rows to partition 0, in their order (forward and broadcast exchanges).
     Single,
 }
@@ -35,7 +26,7 @@ impl Partitioning {
     /// How many partitions there are.
     pub fn partitions(&self) -> u32 {
         match self {
-            Self::Hash { partitions, .. } | Self::RoundRobin { partitions, .. } => *partitions,
+            Self::Hash { partitions, .. } => *partitions,
             Self::Single => 1,
         }
     }
@@ -62,16 +53,6 @@ impl Partitioner {
                 *partitions as usize,
                 time,
             )?),
-            Partitioning::RoundRobin {
-                partitions,
-                task,
-                tasks,
-            } => Some(BatchPartitioner::new_round_robin_partitioner(
-                *partitions as usize,
-                time,
-                *task as usize,
-                (*tasks).max(1) as usize,
-            )),
             Partitioning::Single => None,
         };
         Ok(Self { splitter })

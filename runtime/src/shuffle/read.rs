@@ -16,7 +16,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReser
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use sluice_core::failure::FetchError;
-use sluice_core::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, QueryId, TaskId, WorkerId};
+use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, TaskId, WorkerId};
 use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest, InputUpdate};
 use sluice_core::reader::{Config, Delivery, Reader};
 use sluice_crds::shuffle_query::Compression;
@@ -119,8 +119,6 @@ pub struct ReadSpec {
     pub query: QueryId,
     /// The term of the coordinator that sent the attempt.
     pub coordinator_epoch: CoordinatorEpoch,
-    /// The layout of the reading stage.
-    pub layout_version: LayoutVersion,
     /// The inputs, in the order of the fragment's shuffle-read leaves.
     pub inputs: Vec<ReadInput>,
     /// The bounds.
@@ -214,7 +212,6 @@ impl ShuffleReads {
             reader: Reader::new(spec.config, &assigned),
             query: spec.query,
             coordinator_epoch: spec.coordinator_epoch,
-            layout_version: spec.layout_version,
             transport,
             queues: Queues::new(senders, reservation),
             counters: Arc::clone(&counters),

@@ -14,8 +14,7 @@ use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::physical_expr::expressions::col;
 use futures::TryStreamExt;
 use sluice_core::ids::{
-    AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId, StreamEpoch,
-    WorkerId,
+    AttemptId, CoordinatorEpoch, Incarnation, QueryId, StageEpoch, StageId, StreamEpoch, WorkerId,
 };
 use sluice_core::message::{AssignedInput, InputState, InputUpdate, Writer};
 use sluice_core::reader::{Config, Delivery};
@@ -165,7 +164,6 @@ impl Bench {
         let spec = ReadSpec {
             query: self.query.clone(),
             coordinator_epoch: CoordinatorEpoch(1),
-            layout_version: LayoutVersion(0),
             inputs: vec![ReadInput {
                 assigned: AssignedInput {
                     writers: vec![Writer {

@@ -58,7 +58,6 @@ impl Inputs {
         let spec = ReadSpec {
             query: job.query.clone(),
             coordinator_epoch: job.coordinator_epoch,
-            layout_version: job.assignment.layout_version,
             inputs,
             config: read_config(window, ahead_bytes(job.shared.options.memory_bytes)),
         };

@@ -53,7 +53,7 @@ impl Publish {
         let schema = decode_schema(&job.stage.fragment.output).map_err(|error| refused(error.to_string()))?;
         let partitioning = job.stage.output.partitioning(&schema, context);
         let partitioning = partitioning.map_err(|error| refused(error.to_string()))?;
-        let partitioning = shuffle_partitioning(partitioning, &job.stage.output, job.assignment.attempt.task);
+        let partitioning = shuffle_partitioning(partitioning, &job.stage.output);
         let sorted_by = job.stage.output.sorted_by(&schema, context);
         let sorted_by = sorted_by.map_err(|error| refused(error.to_string()))?;
         let keys = sorted_by
@@ -160,19 +160,10 @@ impl Publish {
     }
 }
 
-fn shuffle_partitioning(
-    partitioning: physical_expr::Partitioning,
-    output: &OutputSpec,
-    task: u32,
-) -> Partitioning {
+fn shuffle_partitioning(partitioning: physical_expr::Partitioning, output: &OutputSpec) -> Partitioning {
     let partitions = output.partitions;
     match partitioning {
         physical_expr::Partitioning::Hash(keys, _) => Partitioning::Hash { keys, partitions },
-        physical_expr::Partitioning::RoundRobinBatch(_) => Partitioning::RoundRobin {
-            partitions,
-            task,
-            tasks: partitions,
-        },
         _ => Partitioning::Single,
     }
 }

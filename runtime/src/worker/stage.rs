@@ -37,11 +37,10 @@ struct Encoded {
     sink_json: Option<String>,
 }
 
-const KINDS: [ExchangeKind; 5] = [
+const KINDS: [ExchangeKind; 4] = [
     ExchangeKind::Forward,
     ExchangeKind::Hash,
     ExchangeKind::Range,
-    ExchangeKind::RoundRobin,
     ExchangeKind::Broadcast,
 ];
 const COMPRESSIONS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];

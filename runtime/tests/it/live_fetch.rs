@@ -95,7 +95,6 @@ impl Scene {
             },
             start_offset,
             max_bytes: 4 * MAX_CHUNK_BYTES,
-            layout_version: LayoutVersion(1),
             min_stream_epoch: StreamEpoch(1),
             coordinator_epoch: EPOCH,
             worker_incarnation: self.worker.id.incarnation,
@@ -371,8 +370,6 @@ async fn after_one_attempt() -> (Scene, Session, FetchRequest) {
     (scene, session, good)
 }
 
-/// `StaleLayout` is missing: every layout is the one that was planned, version 1, and no message tells a worker of a
-/// newer one. The rule is tested in `sluice_core::stream` (`table/tests.rs`), its way over the wire in `sluice_proto`.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stale_is_refused_by_its_reason() {
     let (scene, _session, good) = after_one_attempt().await;

@@ -151,12 +151,6 @@ impl Reader {
         let same = source.is_some_and(|source| source.attempt == update.map_attempt);
         let older = source.is_some_and(|source| update.stream_epoch < source.stream_epoch);
         match update.state {
-            // Another attempt can only be open again because the one that had won does not count any more.
-            InputState::Open => {
-                if source.is_some() && !same && !older {
-                    self.clear_source(index, task, actions);
-                }
-            }
             InputState::Superseded | InputState::Lost => {
                 if same && !older {
                     self.clear_source(index, task, actions);

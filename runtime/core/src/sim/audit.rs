@@ -223,10 +223,6 @@ impl Audit {
                 self.unwin(update.map_attempt);
                 Ok(())
             }
-            InputState::Open => Err(format!(
-                "{} is open to readers behind a barrier",
-                update.map_attempt
-            )),
         }
     }
 

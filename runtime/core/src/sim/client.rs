@@ -113,7 +113,7 @@ impl World {
                 self.fail_client(attempt, FetchError::StaleAttempt, partially_delivered);
                 Ok(())
             }
-            InputState::Won | InputState::Lost | InputState::Open => {
+            InputState::Won | InputState::Lost => {
                 let reader = ReaderId::Client(self.client.generation);
                 self.notify_reader(&reader, reader::Event::InputUpdated(update), &[])
             }

@@ -10,7 +10,7 @@ use super::model::{Row, sort_key};
 use super::plan::Sabotage;
 use super::world::{SimEvent, World};
 use crate::failure::{AttemptFailure, FetchError};
-use crate::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, StreamId, TaskId, WorkerId};
+use crate::ids::{AttemptId, CoordinatorEpoch, StreamId, TaskId, WorkerId};
 use crate::message::{AssignedInput, ChunkHead, FetchRequest, Writer};
 use crate::plan::StageGraph;
 use crate::ranges::KeyRange;
@@ -194,7 +194,6 @@ impl World {
                     stream,
                     start_offset,
                     max_bytes,
-                    layout_version: LayoutVersion(1),
                     min_stream_epoch,
                     coordinator_epoch: CoordinatorEpoch(1),
                     worker_incarnation: worker.incarnation,
@@ -318,7 +317,6 @@ impl World {
         worker: &WorkerId,
         request: FetchRequest,
     ) -> Result<(), Violation> {
-        let now = self.now;
         let lost = self.chance(self.plan.fetch_loss);
         let repeated = self.chance(self.plan.repeat);
         let delay = self.delay();
@@ -340,7 +338,7 @@ impl World {
             fetch: stream::FetchId(fetch.0),
             request,
         };
-        let answers = node.table.handle(Instant(now), event);
+        let answers = node.table.handle(event);
         for answer in answers {
             let (answer, then) = match answer {
                 stream::Action::ServeChunk { stream, head, .. } => {

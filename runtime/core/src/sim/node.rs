@@ -21,7 +21,6 @@ use crate::plan::{ExchangeKind, Stage};
 use crate::ranges::{RunSample, SortedRun};
 use crate::reader::{self, Delivery};
 use crate::stream::{self, StreamTable};
-use crate::time::Instant;
 
 /// Some rows of a stream that become readable together.
 #[derive(Debug, Clone)]
@@ -100,20 +99,17 @@ impl Node {
         run
     }
 
-    fn table(&mut self, now: u64, event: stream::Event) -> Vec<stream::Action> {
-        self.table.handle(Instant(now), event)
+    fn table(&mut self, event: stream::Event) -> Vec<stream::Action> {
+        self.table.handle(event)
     }
 
-    fn retire(&mut self, now: u64, attempt: AttemptId) {
+    fn retire(&mut self, attempt: AttemptId) {
         self.finished.remove(&attempt);
         self.store.retain(|stream, _| stream.attempt != attempt);
-        self.table(
-            now,
-            stream::Event::AttemptRetired {
-                query: World::query(),
-                attempt,
-            },
-        );
+        self.table(stream::Event::AttemptRetired {
+            query: World::query(),
+            attempt,
+        });
     }
 }
 
@@ -135,7 +131,6 @@ impl World {
         session: u64,
         message: ToWorker,
     ) -> Result<(), Violation> {
-        let now = self.now;
         let Some(node) = self.nodes.get_mut(name).filter(|node| node.alive) else {
             self.break_session(name, session);
             return Ok(());
@@ -167,7 +162,7 @@ impl World {
                 }
             }
             ToWorker::Cancel(attempt) => self.end_attempt(name, attempt, AttemptFailure::Cancelled),
-            ToWorker::Retire(attempt) => node.retire(now, attempt),
+            ToWorker::Retire(attempt) => node.retire(attempt),
         }
         Ok(())
     }
@@ -176,7 +171,6 @@ impl World {
         if let Some(old) = self.nodes.get(name).and_then(|node| node.session) {
             self.end_session(name, old)?;
         }
-        let now = self.now;
         let Some(node) = self.nodes.get_mut(name) else {
             return Ok(());
         };
@@ -185,7 +179,7 @@ impl World {
             query: Self::query(),
             coordinator_epoch: CoordinatorEpoch(1),
         };
-        node.table(now, opened);
+        node.table(opened);
         let worker = node.id.clone();
         let joined = Event::WorkerJoined {
             worker: worker.clone(),
@@ -206,7 +200,6 @@ impl World {
 
     /// The worker's end: attempts of the session stop, finished output stays.
     pub fn end_session(&mut self, name: &str, session: u64) -> Result<(), Violation> {
-        let now = self.now;
         let Some(node) = self
             .nodes
             .get_mut(name)
@@ -217,7 +210,7 @@ impl World {
         node.session = None;
         for attempt in node.running.keys().copied().collect::<Vec<_>>() {
             node.running.remove(&attempt);
-            node.retire(now, attempt);
+            node.retire(attempt);
             node.leases.finish(SessionId(session));
         }
         node.leases.close(SessionId(session));
@@ -248,7 +241,7 @@ impl World {
     }
 
     fn assign(&mut self, name: &str, session: u64, assignment: Assignment) -> Result<(), Violation> {
-        let (now, attempt) = (self.now, assignment.attempt);
+        let attempt = assignment.attempt;
         let Some(node) = self.nodes.get_mut(name) else {
             return Ok(());
         };
@@ -264,7 +257,7 @@ impl World {
             stream_epoch: assignment.stream_epoch,
             partitions: assignment.output_partitions,
         };
-        node.table(now, opened);
+        node.table(opened);
         let reading = Reading::new(&assignment.inputs, Delivery::Arrival);
         let scans = assignment.inputs.is_empty();
         node.running.insert(
@@ -364,7 +357,7 @@ impl World {
             self.hung += 1;
             return Ok(());
         }
-        let (now, pause) = (self.now, self.rng.random_range(1..40));
+        let pause = self.rng.random_range(1..40);
         let Some(node) = self.node(name, incarnation) else {
             return Ok(());
         };
@@ -385,7 +378,7 @@ impl World {
             bytes,
             rows: count,
         };
-        node.table(now, committed);
+        node.table(committed);
         self.after(
             pause,
             SimEvent::Work {
@@ -398,7 +391,6 @@ impl World {
     }
 
     fn finish(&mut self, name: &str, attempt: AttemptId) -> Result<(), Violation> {
-        let now = self.now;
         let stage = &self.plan.graph.stages[attempt.stage.0 as usize];
         let is_root = stage.output == self.plan.graph.result;
         let sorts = self.plan.graph.exchanges[stage.output.0 as usize].kind == ExchangeKind::Range;
@@ -414,7 +406,7 @@ impl World {
             attempt,
         };
         let mut reported = None;
-        for action in node.table(now, finalized) {
+        for action in node.table(finalized) {
             match action {
                 stream::Action::ReportOutputs { outputs, .. } => reported = Some(outputs),
                 other => return Err(format!("the end of {attempt} was answered with {other:?}")),
@@ -466,14 +458,13 @@ impl World {
 
     /// An attempt ends without success, if it still runs.
     pub fn end_attempt(&mut self, name: &str, attempt: AttemptId, failure: AttemptFailure) {
-        let now = self.now;
         let Some(node) = self.nodes.get_mut(name) else {
             return;
         };
         let Some((_, session)) = node.running.remove(&attempt).zip(node.session) else {
             return;
         };
-        node.retire(now, attempt);
+        node.retire(attempt);
         node.leases.finish(SessionId(session));
         let worker = node.id.clone();
         self.report(

@@ -440,17 +440,6 @@ fn a_winner_of_an_old_run_is_noticed() {
 }
 
 #[test]
-fn an_open_input_is_noticed() {
-    let mut audit = audit_after(&[]);
-    assert_eq!(audit.on_action(&assign(attempt(0, 0))), Ok(()));
-    complains(
-        &mut audit,
-        &update(attempt(0, 0), InputState::Open),
-        "is open to readers behind a barrier",
-    );
-}
-
-#[test]
 fn attempts_out_of_bounds_are_noticed() {
     let mut audit = audit_after(&[attempt(0, 0)]);
     complains(&mut audit, &assign(attempt(0, 0)), "used before");

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::failure::FetchError;
-use crate::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, QueryId, StageId, StreamEpoch, StreamId};
+use crate::ids::{AttemptId, CoordinatorEpoch, QueryId, StreamEpoch, StreamId};
 use crate::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
 
 /// One open fetch call, numbered by the worker's shell.
@@ -19,15 +19,6 @@ pub enum Event {
         query: QueryId,
         /// The coordinator's term.
         coordinator_epoch: CoordinatorEpoch,
-    },
-    /// The stage that reads what `stage` writes has a final layout: fetches for a lower version are stale.
-    LayoutFinalized {
-        /// The query.
-        query: QueryId,
-        /// The writing stage.
-        stage: StageId,
-        /// The version of the reading stage's layout.
-        layout_version: LayoutVersion,
     },
     /// An attempt began to publish `partitions` streams, or was registered again under a higher stream epoch.
     AttemptOpened {
@@ -107,8 +98,6 @@ pub enum Event {
         /// The stream.
         stream: StreamId,
     },
-    /// Time has passed.
-    Ticked,
 }
 
 /// Something to do at a worker.

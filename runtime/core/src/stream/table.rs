@@ -6,11 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::event::{Action, Event, FetchId};
 use crate::failure::FetchError;
 use crate::ids::{
-    AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId, StreamEpoch,
-    StreamId, TaskId,
+    AttemptId, CoordinatorEpoch, Incarnation, QueryId, StageEpoch, StreamEpoch, StreamId, TaskId,
 };
 use crate::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
-use crate::time::Instant;
 
 #[cfg(test)]
 mod tests;
@@ -39,8 +37,6 @@ pub struct StreamTable {
 #[derive(Debug, Default)]
 struct Query {
     coordinator_epoch: CoordinatorEpoch,
-    /// By writing stage, the layout of its reader.
-    layouts: BTreeMap<StageId, LayoutVersion>,
     attempts: BTreeMap<AttemptId, Attempt>,
     retired: BTreeSet<AttemptId>,
     newest_epochs: BTreeMap<TaskId, StageEpoch>,
@@ -77,12 +73,6 @@ impl StreamTable {
         }
     }
 
-    /// When `Ticked` must come at the latest. A stream lives until its attempt or query is retired, which the
-    /// worker's session decides: this machine waits for no time.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        None
-    }
-
     /// The attempts of a query whose whole output is held, as a worker reports them to a coordinator that (again) opens
     /// a session.
     pub fn held_attempts(&self, query: &QueryId) -> Vec<AttemptId> {
@@ -91,24 +81,14 @@ impl StreamTable {
         whole.map(|(id, _)| *id).collect()
     }
 
-    /// Takes one event in and says what to do, in order.
-    pub fn handle(&mut self, _now: Instant, event: Event) -> Vec<Action> {
+    /// Takes one event in and says what to do, in order. No time is passed in: a stream lives until its attempt or its
+    /// query is retired.
+    pub fn handle(&mut self, event: Event) -> Vec<Action> {
         match event {
             Event::QueryOpened {
                 query,
                 coordinator_epoch,
             } => self.open_query(query, coordinator_epoch),
-            Event::LayoutFinalized {
-                query,
-                stage,
-                layout_version,
-            } => {
-                if let Some(query) = self.queries.get_mut(&query) {
-                    let known = query.layouts.entry(stage).or_default();
-                    *known = layout_version.max(*known);
-                }
-                Vec::new()
-            }
             Event::AttemptOpened {
                 query,
                 attempt,
@@ -153,7 +133,6 @@ impl StreamTable {
             Event::MemoryPressed { target_bytes, kept } => self.choose_spills(target_bytes, &kept),
             Event::FetchArrived { fetch, request } => vec![self.answer_fetch(fetch, request)],
             Event::StorageFailed { query, stream } => self.break_stream(&query, stream),
-            Event::Ticked => Vec::new(),
         }
     }
 
@@ -330,10 +309,6 @@ impl StreamTable {
         let attempt = query.attempts.get(&id).ok_or(FetchError::UnknownStream)?;
         if attempt.stream_epoch < request.min_stream_epoch {
             return Err(FetchError::StaleStreamEpoch);
-        }
-        let layout = query.layouts.get(&id.stage);
-        if layout.is_some_and(|layout| request.layout_version < *layout) {
-            return Err(FetchError::StaleLayout);
         }
         if request.stream.partition >= attempt.partitions {
             return Err(FetchError::UnknownStream);

@@ -169,7 +169,7 @@ impl Cutter<'_> {
             .get(exchange as usize)
             .ok_or_else(|| PlanError::internal("inputs", format!("exchange {exchange} is not written")))?;
         let read = match written.exchange.kind {
-            ExchangeKind::Hash | ExchangeKind::RoundRobin => ReadKind::OwnPartition,
+            ExchangeKind::Hash => ReadKind::OwnPartition,
             ExchangeKind::Range => ReadKind::OwnRange,
             ExchangeKind::Forward | ExchangeKind::Broadcast => ReadKind::AllPartitions,
         };

@@ -9,7 +9,7 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream, SelectAll};
 use sluice_core::failure::FetchError;
-use sluice_core::ids::{CoordinatorEpoch, LayoutVersion, QueryId, StreamId};
+use sluice_core::ids::{CoordinatorEpoch, QueryId, StreamId};
 use sluice_core::message::{ChunkHead, FetchRequest, InputUpdate};
 use sluice_core::reader::{Action, Event, FetchId, Reader};
 use sluice_core::time::Instant;
@@ -80,7 +80,6 @@ pub struct Driver {
     pub reader: Reader,
     pub query: QueryId,
     pub coordinator_epoch: CoordinatorEpoch,
-    pub layout_version: LayoutVersion,
     pub transport: Arc<dyn FetchTransport>,
     pub queues: Queues,
     pub counters: Arc<ReadCounters>,
@@ -170,7 +169,6 @@ impl Driver {
                     stream,
                     start_offset,
                     max_bytes,
-                    layout_version: self.layout_version,
                     min_stream_epoch,
                     coordinator_epoch: self.coordinator_epoch,
                     worker_incarnation: worker.incarnation,

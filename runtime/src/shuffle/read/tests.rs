@@ -131,7 +131,6 @@ impl Cluster {
         let spec = ReadSpec {
             query: query(),
             coordinator_epoch: CoordinatorEpoch(1),
-            layout_version: LayoutVersion(0),
             inputs,
             config: Config {
                 fetch_window: 2,
@@ -243,12 +242,11 @@ async fn an_input_that_nobody_reads_yet_does_not_stop_another() {
 }
 
 #[tokio::test]
-async fn an_open_attempt_is_not_read_and_a_lost_one_is_replaced() {
+async fn a_superseded_attempt_is_not_read() {
     let mut cluster = cluster().await;
     let mut reads = cluster.start(vec![input(0, 1, Delivery::Arrival)], 100_000);
     let mut stream = reads.take(0).unwrap().remove(0);
     cluster.write(attempt(0, 0, 0), 0..10).await;
-    cluster.update(attempt(0, 0, 0), InputState::Open);
     cluster.update(attempt(0, 0, 0), InputState::Superseded);
     cluster.write(attempt(0, 0, 1), 10..20).await;
     cluster.update(attempt(0, 0, 1), InputState::Won);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time;
 
 use bytes::Bytes;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
@@ -11,7 +10,6 @@ use sluice_core::failure::FetchError;
 use sluice_core::ids::{AttemptId, QueryId, StreamEpoch, StreamId};
 use sluice_core::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
 use sluice_core::stream::{Action, Event, FetchId, StreamTable};
-use sluice_core::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use super::command::{Command, answer};
@@ -37,7 +35,6 @@ struct AttemptLog {
 pub struct StoreTask {
     config: StoreConfig,
     disk: Disk,
-    started: time::Instant,
     table: StreamTable,
     logs: BTreeMap<(QueryId, AttemptId), AttemptLog>,
     stats: StoreStats,
@@ -65,7 +62,6 @@ impl StoreTask {
         let (written_sender, written) = mpsc::unbounded_channel();
         Self {
             disk,
-            started: time::Instant::now(),
             table: StreamTable::new(config.incarnation),
             logs: BTreeMap::new(),
             stats: StoreStats::default(),
@@ -109,8 +105,7 @@ impl StoreTask {
     }
 
     fn handle(&mut self, event: Event) -> Vec<Action> {
-        let millis = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.table.handle(Instant(millis), event)
+        self.table.handle(event)
     }
 
     /// Tells the table, and does what needs no answer.

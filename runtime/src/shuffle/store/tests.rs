@@ -3,7 +3,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use datafusion::execution::memory_pool::UnboundedMemoryPool;
-use sluice_core::ids::{LayoutVersion, StageEpoch, StageId};
+use sluice_core::ids::{StageEpoch, StageId};
 
 use super::*;
 
@@ -33,7 +33,6 @@ fn request(stream: StreamId, start_offset: u64) -> FetchRequest {
         stream,
         start_offset,
         max_bytes: u64::MAX,
-        layout_version: LayoutVersion(0),
         min_stream_epoch: StreamEpoch(0),
         coordinator_epoch: CoordinatorEpoch(1),
         worker_incarnation: Incarnation(7),

@@ -6,8 +6,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Int8Type, Int64Type, Schema};
 use datafusion::execution::memory_pool::{GreedyMemoryPool, UnboundedMemoryPool};
-use datafusion::physical_expr::expressions::col;
-use sluice_core::ids::{CoordinatorEpoch, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch};
+use datafusion::physical_expr::expressions::{Column, col};
+use sluice_core::ids::{CoordinatorEpoch, Incarnation, StageEpoch, StageId, StreamEpoch};
 use sluice_core::message::FetchRequest;
 use tempfile::TempDir;
 
@@ -77,7 +77,6 @@ async fn read(store: &StoreHandle, schema: SchemaRef, task: u32, partition: u32)
             },
             start_offset,
             max_bytes: u64::MAX,
-            layout_version: LayoutVersion(0),
             min_stream_epoch: StreamEpoch(0),
             coordinator_epoch: CoordinatorEpoch(1),
             worker_incarnation: Incarnation(1),
@@ -148,6 +147,14 @@ async fn tasks_agree_on_the_partition_of_a_key_and_lose_no_row() {
     assert_eq!(homes.len(), 50, "each key has one partition");
 }
 
+/// By the hash of the first column.
+fn hashed(partitions: u32) -> Partitioning {
+    Partitioning::Hash {
+        keys: vec![Arc::new(Column::new("n", 0))],
+        partitions,
+    }
+}
+
 #[tokio::test]
 async fn small_batches_are_gathered_and_large_ones_cut() {
     let (store, _dir) = store(1).await;
@@ -170,12 +177,7 @@ async fn small_batches_are_gathered_and_large_ones_cut() {
 async fn a_frame_of_many_small_batches_is_read_with_one_buffer_of_strings() {
     let (store, _dir) = store(1).await;
     let schema = numbered(0..1).schema();
-    let one = Partitioning::RoundRobin {
-        partitions: 1,
-        task: 0,
-        tasks: 1,
-    };
-    let spec = spec(Arc::clone(&schema), one);
+    let spec = spec(Arc::clone(&schema), hashed(1));
     let mut writer = ShuffleWriter::new(&spec, store.clone(), &unbounded()).unwrap();
     for i in 0..100 {
         writer.write(numbered(i * 10..(i + 1) * 10)).await.unwrap();
@@ -189,15 +191,10 @@ async fn a_frame_of_many_small_batches_is_read_with_one_buffer_of_strings() {
 }
 
 #[tokio::test]
-async fn batches_go_round_and_rows_without_columns_are_counted() {
-    let (store, _dir) = store(3).await;
+async fn rows_without_columns_are_counted() {
+    let (store, _dir) = store(1).await;
     let schema = Arc::new(Schema::empty());
-    let turns = Partitioning::RoundRobin {
-        partitions: 3,
-        task: 0,
-        tasks: 1,
-    };
-    let spec = spec(Arc::clone(&schema), turns);
+    let spec = spec(Arc::clone(&schema), Partitioning::Single);
     let mut writer = ShuffleWriter::new(&spec, store.clone(), &unbounded()).unwrap();
     for rows in [5, 6, 7, 8, 0] {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -205,10 +202,8 @@ async fn batches_go_round_and_rows_without_columns_are_counted() {
         writer.write(batch.unwrap()).await.unwrap();
     }
     writer.finish().await.unwrap();
-    for (partition, rows) in [(0, 13), (1, 6), (2, 7)] {
-        let batches = read(&store, Arc::clone(&schema), 0, partition).await;
-        assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), rows);
-    }
+    let batches = read(&store, schema, 0, 0).await;
+    assert_eq!(batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 26);
 }
 
 #[tokio::test]
@@ -216,12 +211,7 @@ async fn dictionaries_that_do_not_fit_together_stay_apart() {
     let (store, _dir) = store(1).await;
     let dictionary = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
     let schema = Arc::new(Schema::new(vec![Field::new("d", dictionary, true)]));
-    let one = Partitioning::RoundRobin {
-        partitions: 1,
-        task: 0,
-        tasks: 1,
-    };
-    let spec = spec(Arc::clone(&schema), one);
+    let spec = spec(Arc::clone(&schema), hashed(1));
     let mut writer = ShuffleWriter::new(&spec, store.clone(), &unbounded()).unwrap();
     for part in 0..3 {
         let values = StringArray::from_iter_values((0..100).map(|i| format!("value {}", part * 100 + i)));

@@ -312,7 +312,6 @@ fn fetch() -> Vec<Vec<u8>> {
         query: "q".into(),
         stage: 1,
         max_bytes: 1 << 20,
-        layout_version: 1,
         worker_incarnation: 9,
         ..wire::FetchRequest::default()
     };

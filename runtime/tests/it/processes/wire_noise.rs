@@ -91,7 +91,6 @@ fn fetch(query: &str, incarnation: u64) -> wire::FetchRequest {
         reduce_partition: 0,
         start_offset: 0,
         max_bytes: 1,
-        layout_version: 1,
         min_stream_epoch: 0,
         coordinator_epoch: 1,
         worker_incarnation: incarnation,

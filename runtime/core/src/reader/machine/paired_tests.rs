@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::event::{Action, Event, FetchId};
 use super::*;
-use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId};
+use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, QueryId, StageEpoch, StageId};
 use crate::ids::{StreamEpoch, WorkerId};
 use crate::message::{FetchRequest, Writer};
 use crate::stream::{self, StreamTable};
@@ -67,7 +67,7 @@ impl World {
                 query: query.clone(),
                 coordinator_epoch: CoordinatorEpoch(1),
             };
-            table.handle(Instant(0), opened);
+            table.handle(opened);
         }
         Self {
             random,
@@ -116,15 +116,13 @@ impl World {
             attempt,
         };
         let query = QueryId::new("q").unwrap();
-        let now = self.now;
         let opened = stream::Event::AttemptOpened {
             query: query.clone(),
             attempt: map,
             stream_epoch: StreamEpoch(u64::from(attempt)),
             partitions: 3,
         };
-        self.table(map).handle(now, opened);
-        self.update(map, InputState::Open);
+        self.table(map).handle(opened);
         for partition in PARTITIONS {
             let stream = StreamId {
                 attempt: map,
@@ -138,12 +136,12 @@ impl World {
                     bytes: 300_000,
                     rows: 1,
                 };
-                self.table(map).handle(now, committed);
+                self.table(map).handle(committed);
             }
             self.lengths.insert(stream, frames * 300_000);
         }
         let finalized = stream::Event::AttemptFinalized { query, attempt: map };
-        self.table(map).handle(now, finalized);
+        self.table(map).handle(finalized);
         self.winners.insert(task, map);
         self.update(map, InputState::Won);
     }
@@ -153,14 +151,13 @@ impl World {
             return;
         };
         let query = QueryId::new("q").unwrap();
-        let now = self.now;
         let retired = stream::Event::AttemptRetired { query, attempt: map };
         // The reader's fetches may hear of it first.
         self.lost_some = true;
         if self.random.random_bool(0.9) {
             self.update(map, InputState::Lost);
         }
-        self.table(map).handle(now, retired);
+        self.table(map).handle(retired);
         self.update(map, InputState::Lost);
         if self.random.random_bool(0.5) {
             self.run_attempt(task, map.attempt + 1);
@@ -191,7 +188,6 @@ impl World {
                     stream,
                     start_offset,
                     max_bytes,
-                    layout_version: LayoutVersion(0),
                     min_stream_epoch,
                     coordinator_epoch: CoordinatorEpoch(1),
                     worker_incarnation: worker.incarnation,
@@ -265,12 +261,11 @@ impl World {
     fn serve(&mut self, fetch: FetchId) {
         let request = self.open[&fetch].clone();
         let map = request.stream.attempt;
-        let now = self.now;
         let arrived = stream::Event::FetchArrived {
             fetch: stream::FetchId(fetch.0),
             request,
         };
-        match self.table(map).handle(now, arrived).remove(0) {
+        match self.table(map).handle(arrived).remove(0) {
             stream::Action::ServeChunk { head, .. } => {
                 let bytes = head.end_offset - head.start_offset;
                 if let Some(open) = self.open.get_mut(&fetch) {

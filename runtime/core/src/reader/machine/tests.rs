@@ -138,8 +138,6 @@ fn words(action: Action) -> String {
 fn won_streams_are_fetched_delivered_and_ended() {
     let mut bench = Bench::new(config(), &[(input(1, 2, &[0]), Delivery::Arrival)]);
     assert_eq!(bench.tick_at(0), [""; 0]);
-    let open = update(attempt(1, 0, 0), 1, InputState::Open);
-    assert_eq!(bench.on(open), [""; 0]);
     assert_eq!(bench.won(1, 0), ["fetch 0 s1.e0.t0.a0.p0@0+2097152 of w1"]);
     assert_eq!(bench.chunk(0, 0, 10, 30), ["deliver 0 s1.e0.t0.a0.p0 0..10"]);
     assert_eq!(bench.chunk(0, 10, 20, 30), ["deliver 0 s1.e0.t0.a0.p0 10..20"]);
@@ -171,7 +169,6 @@ fn a_replaced_attempt_is_repointed_kept_or_fatal() {
     let lost = [
         (InputState::Lost, 0, 1),
         (InputState::Superseded, 0, 1),
-        (InputState::Open, 1, 2),
         (InputState::Won, 1, 2),
     ];
     for (state, by, stream_epoch) in lost {
@@ -222,9 +219,7 @@ fn updates_about_other_attempts_than_the_one_read_change_nothing() {
         (attempt(1, 0, 0), 4, InputState::Superseded),
         (attempt(1, 0, 0), 4, InputState::Lost),
         (attempt(1, 0, 0), 4, InputState::Won),
-        (attempt(1, 0, 0), 4, InputState::Open),
         (attempt(1, 0, 1), 5, InputState::Won),
-        (attempt(1, 0, 1), 5, InputState::Open),
         (attempt(1, 0, 1), 4, InputState::Lost),
         (attempt(1, 9, 0), 9, InputState::Won),
         (attempt(7, 0, 0), 9, InputState::Lost),

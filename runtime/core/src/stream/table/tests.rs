@@ -1,6 +1,5 @@
 use super::*;
-
-const NOW: Instant = Instant(0);
+use crate::ids::StageId;
 
 fn query(name: &str) -> QueryId {
     QueryId::new(name).unwrap()
@@ -28,7 +27,6 @@ fn request(stream: StreamId, start_offset: u64) -> FetchRequest {
         stream,
         start_offset,
         max_bytes: 1 << 30,
-        layout_version: LayoutVersion(1),
         min_stream_epoch: StreamEpoch(5),
         coordinator_epoch: CoordinatorEpoch(3),
         worker_incarnation: Incarnation(7),
@@ -36,44 +34,38 @@ fn request(stream: StreamId, start_offset: u64) -> FetchRequest {
 }
 
 fn open(table: &mut StreamTable, id: AttemptId, stream_epoch: u64) -> Vec<Action> {
-    table.handle(
-        NOW,
-        Event::AttemptOpened {
-            query: query("q"),
-            attempt: id,
-            stream_epoch: StreamEpoch(stream_epoch),
-            partitions: 4,
-        },
-    )
+    table.handle(Event::AttemptOpened {
+        query: query("q"),
+        attempt: id,
+        stream_epoch: StreamEpoch(stream_epoch),
+        partitions: 4,
+    })
 }
 
 fn commit(table: &mut StreamTable, stream: StreamId, bytes: u64) -> Vec<Action> {
     let query = query("q");
     let rows = 2;
-    table.handle(
-        NOW,
-        Event::FrameCommitted {
-            query,
-            stream,
-            bytes,
-            rows,
-        },
-    )
+    table.handle(Event::FrameCommitted {
+        query,
+        stream,
+        bytes,
+        rows,
+    })
 }
 
 fn finalize(table: &mut StreamTable, attempt: AttemptId) -> Vec<Action> {
     let query = query("q");
-    table.handle(NOW, Event::AttemptFinalized { query, attempt })
+    table.handle(Event::AttemptFinalized { query, attempt })
 }
 
 fn retire(table: &mut StreamTable, attempt: AttemptId) -> Vec<Action> {
     let query = query("q");
-    table.handle(NOW, Event::AttemptRetired { query, attempt })
+    table.handle(Event::AttemptRetired { query, attempt })
 }
 
 fn fetch(table: &mut StreamTable, request: FetchRequest) -> Result<ChunkHead, FetchError> {
     let fetch = FetchId(9);
-    let actions = table.handle(NOW, Event::FetchArrived { fetch, request });
+    let actions = table.handle(Event::FetchArrived { fetch, request });
     match actions.as_slice() {
         [Action::ServeChunk { head, .. }] => Ok(*head),
         [Action::RefuseFetch { error, .. }] => Err(*error),
@@ -88,7 +80,7 @@ fn table() -> StreamTable {
         query: query("q"),
         coordinator_epoch: CoordinatorEpoch(3),
     };
-    table.handle(NOW, opened);
+    table.handle(opened);
     assert_eq!(open(&mut table, attempt(0, 0), 5), vec![]);
     assert_eq!(commit(&mut table, stream(0, 1), 100), vec![]);
     table
@@ -148,7 +140,7 @@ fn a_chunk_is_bounded_and_never_empty_below_the_watermark() {
 
 type Change = fn(&mut FetchRequest);
 
-const STALE_FETCHES: [(&str, Change, Option<FetchError>); 12] = [
+const STALE_FETCHES: [(&str, Change, Option<FetchError>); 11] = [
     ("as it is", |_| {}, None),
     (
         "other start of the worker",
@@ -196,11 +188,6 @@ const STALE_FETCHES: [(&str, Change, Option<FetchError>); 12] = [
         Some(FetchError::StaleStreamEpoch),
     ),
     (
-        "layout",
-        |r| r.layout_version = LayoutVersion(0),
-        Some(FetchError::StaleLayout),
-    ),
-    (
         "lost bytes",
         |r| r.stream.partition = 2,
         Some(FetchError::StorageFailed),
@@ -217,17 +204,11 @@ fn each_stale_or_unknown_fetch_has_its_error() {
         open(&mut table, attempt(2, 0), 5);
         newer.stage_epoch = StageEpoch(1);
         open(&mut table, newer, 8);
-        let layout = Event::LayoutFinalized {
-            query: query("q"),
-            stage: StageId(1),
-            layout_version: LayoutVersion(1),
-        };
-        table.handle(NOW, layout);
         let failed = Event::StorageFailed {
             query: query("q"),
             stream: stream(0, 2),
         };
-        table.handle(NOW, failed);
+        table.handle(failed);
         let mut request = request(stream(0, 1), 0);
         change(&mut request);
         assert_eq!(fetch(&mut table, request).err(), expected, "{case}");
@@ -275,7 +256,7 @@ fn an_attempt_with_lost_bytes_is_not_reported() {
         query: query("q"),
         stream: stream(0, 1),
     };
-    table.handle(NOW, failed);
+    table.handle(failed);
     assert_eq!(finalize(&mut table, attempt(0, 0)), vec![]);
 }
 
@@ -296,7 +277,7 @@ fn what_was_retired_is_dropped_whenever_it_shows_up_again() {
     // The order to retire may overtake the start of the attempt.
     assert_eq!(retire(&mut table, early), dropped(early));
     assert_eq!(open(&mut table, early, 9), dropped(early));
-    let ended = table.handle(NOW, Event::QueryRetired { query: query("q") });
+    let ended = table.handle(Event::QueryRetired { query: query("q") });
     assert_eq!(ended, vec![Action::DropQuery { query: query("q") }]);
     assert_eq!(open(&mut table, attempt(1, 0), 1), dropped(attempt(1, 0)));
     let answer = fetch(&mut table, request(stream(0, 1), 0));
@@ -315,7 +296,7 @@ fn only_whole_finalized_attempts_are_held() {
         query: query("q"),
         stream: stream(2, 0),
     };
-    table.handle(NOW, failed);
+    table.handle(failed);
     assert_eq!(table.held_attempts(&query("q")), [attempt(3, 0)]);
     assert_eq!(table.held_attempts(&query("other")), []);
 }
@@ -342,28 +323,28 @@ fn a_query_that_cannot_spill_leaves_it_to_others() {
         query: query(id),
         coordinator_epoch: CoordinatorEpoch(3),
     };
-    table.handle(NOW, opened("other"));
+    table.handle(opened("other"));
     let attempt_opened = Event::AttemptOpened {
         query: query("other"),
         attempt: attempt(1, 0),
         stream_epoch: StreamEpoch(5),
         partitions: 3,
     };
-    table.handle(NOW, attempt_opened);
+    table.handle(attempt_opened);
     let committed = Event::FrameCommitted {
         query: query("other"),
         stream: stream(1, 0),
         bytes: 10,
         rows: 1,
     };
-    table.handle(NOW, committed);
+    table.handle(committed);
     let expected = Action::SpillStream {
         query: query("other"),
         stream: stream(1, 0),
         upto_offset: 10,
     };
-    assert_eq!(table.handle(NOW, press(0, &["q"])), [expected]);
-    assert!(!table.handle(NOW, press(0, &["other"])).is_empty());
+    assert_eq!(table.handle(press(0, &["q"])), [expected]);
+    assert!(!table.handle(press(0, &["other"])).is_empty());
 }
 
 #[test]
@@ -380,7 +361,7 @@ fn spilling_takes_finalized_and_large_streams_first() {
     }
     finalize(&mut table, attempt(1, 0));
     let mut pressed = |target_bytes| {
-        let actions = table.handle(NOW, press(target_bytes, &[]));
+        let actions = table.handle(press(target_bytes, &[]));
         let spills = actions.into_iter().map(|action| match action {
             Action::SpillStream {
                 stream, upto_offset, ..
@@ -399,14 +380,14 @@ fn spilling_takes_finalized_and_large_streams_first() {
         stream,
         upto_offset,
     };
-    table.handle(NOW, spilled(stream(1, 1), 40));
+    table.handle(spilled(stream(1, 1), 40));
     let failed = Event::SpillFailed {
         query: query("q"),
         stream: stream(0, 2),
     };
-    table.handle(NOW, failed);
+    table.handle(failed);
     commit(&mut table, stream(0, 2), 1);
-    let again = table.handle(NOW, press(0, &[]));
+    let again = table.handle(press(0, &[]));
     let expected =
         [(stream(0, 2), 501), (stream(0, 1), 100)].map(|(stream, upto_offset)| Action::SpillStream {
             query: query("q"),
@@ -426,16 +407,10 @@ fn a_successor_drops_what_its_predecessor_left_and_may_use_its_numbers_again() {
         query: query("q"),
         coordinator_epoch: CoordinatorEpoch(epoch),
     };
-    assert!(
-        table.handle(NOW, opened(3)).is_empty(),
-        "the same coordinator again"
-    );
-    assert!(
-        table.handle(NOW, opened(2)).is_empty(),
-        "an older one changes nothing"
-    );
+    assert!(table.handle(opened(3)).is_empty(), "the same coordinator again");
+    assert!(table.handle(opened(2)).is_empty(), "an older one changes nothing");
     let dropped = Action::DropQuery { query: query("q") };
-    assert_eq!(table.handle(NOW, opened(4)), [dropped]);
+    assert_eq!(table.handle(opened(4)), [dropped]);
     assert!(table.held_attempts(&query("q")).is_empty());
     assert!(open(&mut table, first, 5).is_empty(), "it is not retired");
 }
