@@ -18,7 +18,7 @@ use tracing::field::Empty;
 
 use crate::cli::worker::{PoolArgs, announce, trusted_keys, watch_stdin};
 use crate::cli::{CommandResult, QueryFile, parse_size, parse_workers};
-use crate::coordinator::{Left, RunningQuery, serve};
+use crate::coordinator::{Handover, RunningQuery, serve};
 use crate::local::deadline::Deadline;
 use crate::local::exit::{Failure, say};
 use crate::local::load::{Loaded, load};
@@ -110,7 +110,7 @@ async fn coordinate(args: CoordinatorArgs) -> CommandResult {
         set_up = set_up(&args) => set_up,
         () = signals.interrupt.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
         () = gone.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
-        () = signals.terminate.cancelled() => Err(Failure::Left(Left::Stopped)),
+        () = signals.terminate.cancelled() => Err(Failure::HandedOver(Handover::Stopped)),
     };
     match set_up {
         Ok(ready) => conduct(&args, ready, signals, gone).await,
@@ -245,11 +245,11 @@ async fn conduct(
         }
     });
     let reporter = running.reporter();
-    let outcome = running.ended().await.map_err(Failure::Left)?;
+    let outcome = running.ended().await.map_err(Failure::HandedOver)?;
     if let Some(log) = args.termination_log.as_deref() {
         write_words(Some(log), Some(&Termination::from(&reporter.now().status())));
         tokio::select! {
-            () = served.taken.cancelled() => {}
+            () = served.end_reported.cancelled() => {}
             () = terminate.cancelled() => {}
             () = tokio::time::sleep(LINGER) => {}
         }

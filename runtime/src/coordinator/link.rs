@@ -20,7 +20,7 @@ use crate::transport::endpoint;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What links and other tasks tell the coordinator.
-pub(crate) enum FromLink {
+pub(crate) enum LinkEvent {
     /// The handshake is done. Messages for the worker go into `outbound`; dropping it closes the session.
     Joined {
         welcome: Welcome,
@@ -28,15 +28,15 @@ pub(crate) enum FromLink {
         outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
     },
     /// A message of the session with the worker at the address.
-    Heard { address: String, event: Event },
+    MessageReceived { address: String, event: Event },
     /// The session has ended.
-    Ended {
+    SessionEnded {
         address: String,
         worker: WorkerId,
         message: String,
     },
     /// A connection or handshake failed.
-    NotConnected { address: String, failed: NotConnected },
+    ConnectFailed { address: String, error: ConnectError },
     /// The addresses of a name, or why there are none.
     Resolved {
         name: String,
@@ -47,13 +47,13 @@ pub(crate) enum FromLink {
 }
 
 /// Why there is no session.
-pub(crate) struct NotConnected {
+pub(crate) struct ConnectError {
     /// The worker's reason, if it refused.
     pub(crate) refused: Option<RefusedReason>,
     pub(crate) message: String,
 }
 
-impl From<String> for NotConnected {
+impl From<String> for ConnectError {
     fn from(message: String) -> Self {
         Self {
             refused: None,
@@ -63,7 +63,7 @@ impl From<String> for NotConnected {
 }
 
 /// What opens sessions at workers.
-pub(crate) struct Pass {
+pub(crate) struct Credentials {
     /// The query's token, at workers that check tokens.
     pub(crate) token: Option<Token>,
     /// Its newest renewal.
@@ -73,13 +73,13 @@ pub(crate) struct Pass {
 /// Dials the worker at `address` once and keeps the session until it ends.
 pub(crate) async fn dial(
     address: String,
-    (hello, pass): (Hello, Pass),
-    events: mpsc::UnboundedSender<FromLink>,
+    (hello, credentials): (Hello, Credentials),
+    events: mpsc::UnboundedSender<LinkEvent>,
 ) {
-    match open(&address, &hello, pass).await {
+    match open(&address, &hello, credentials).await {
         Ok(session) => pump(session, &address, &hello, &events).await,
         // A coordinator that has ended does not listen.
-        Err(failed) => drop(events.send(FromLink::NotConnected { address, failed })),
+        Err(error) => drop(events.send(LinkEvent::ConnectFailed { address, error })),
     }
 }
 
@@ -89,13 +89,13 @@ struct Session {
     inbound: Streaming<wire::WorkerMessage>,
 }
 
-async fn open(address: &str, hello: &Hello, pass: Pass) -> Result<Session, NotConnected> {
+async fn open(address: &str, hello: &Hello, credentials: Credentials) -> Result<Session, ConnectError> {
     let endpoint = endpoint(address).map_err(|error| format!("{address} is not host:port: {error}"))?;
     let channel = endpoint
         .connect()
         .await
         .map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
-    let mut client = WorkerClient::with_interceptor(channel, Bearer(pass.token))
+    let mut client = WorkerClient::with_interceptor(channel, Bearer(credentials.token))
         .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
     let (outbound, messages) = mpsc::unbounded_channel();
@@ -104,7 +104,7 @@ async fn open(address: &str, hello: &Hello, pass: Pass) -> Result<Session, NotCo
         .send(greeting)
         .map_err(|_| "the session closed".to_owned())?;
     let mut request = tonic::Request::new(UnboundedReceiverStream::new(messages));
-    if let Some(renewal) = &*pass.renewals.borrow() {
+    if let Some(renewal) = &*credentials.renewals.borrow() {
         renewal.attach_renewal(request.metadata_mut());
     }
     let call = client.session(request);
@@ -133,7 +133,7 @@ async fn open(address: &str, hello: &Hello, pass: Pass) -> Result<Session, NotCo
     }
 }
 
-fn refusal(refused: &wire::Refused) -> NotConnected {
+fn refusal(refused: &wire::Refused) -> ConnectError {
     let reason = RefusedReason::try_from(refused.reason()).ok();
     let told = shortened(refused.message.clone());
     let message = match reason {
@@ -144,13 +144,13 @@ fn refusal(refused: &wire::Refused) -> NotConnected {
             told
         }
     };
-    NotConnected {
+    ConnectError {
         refused: reason,
         message,
     }
 }
 
-async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::UnboundedSender<FromLink>) {
+async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::UnboundedSender<LinkEvent>) {
     let Session {
         welcome,
         outbound,
@@ -161,7 +161,7 @@ async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::Unb
         outbound.clone().downgrade(),
         hello.liveness_timeout / 3,
     ));
-    let joined = FromLink::Joined {
+    let joined = LinkEvent::Joined {
         welcome,
         address: address.to_owned(),
         outbound,
@@ -169,7 +169,7 @@ async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::Unb
     if events.send(joined).is_ok() {
         let from = (address, &worker);
         let message = receive(&mut inbound, from, hello.liveness_timeout, events).await;
-        let _ = events.send(FromLink::Ended {
+        let _ = events.send(LinkEvent::SessionEnded {
             address: address.to_owned(),
             worker,
             message,
@@ -183,7 +183,7 @@ async fn receive(
     inbound: &mut Streaming<wire::WorkerMessage>,
     (address, worker): (&str, &WorkerId),
     liveness_timeout: Duration,
-    events: &mpsc::UnboundedSender<FromLink>,
+    events: &mpsc::UnboundedSender<LinkEvent>,
 ) -> String {
     loop {
         let message = match timeout_at(Instant::now() + liveness_timeout, inbound.message()).await {
@@ -199,7 +199,7 @@ async fn receive(
             },
             Err(error) => return format!("it sent a message that cannot be: {error}"),
         };
-        let heard = FromLink::Heard {
+        let heard = LinkEvent::MessageReceived {
             address: address.to_owned(),
             event,
         };

@@ -1,8 +1,8 @@
 //! The coordinator of one query: the state machine of `sluice-core`, driven by one task.
 
-mod drive;
 mod link;
 mod panics;
+mod query_driver;
 mod resolve;
 mod result;
 mod service;
@@ -29,7 +29,7 @@ use crate::sink::{Committed, Sink};
 
 pub use resolve::{Resolve, SystemResolver};
 pub use result::{ResultBatches, ResultReader};
-pub use service::{CoordinatorService, Served, serve};
+pub use service::{CoordinatorService, ServiceHandle, serve};
 
 /// How long a worker keeps a query's data when its coordinator is away.
 const LEASE: Duration = Duration::from_secs(60);
@@ -92,7 +92,7 @@ impl CoordinatorOptions {
 
 /// Why a coordinator left its query as it was, to a successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Left {
+pub enum Handover {
     /// It was told to stop.
     #[error("stopped: what workers hold is left to a successor")]
     Stopped,
@@ -145,7 +145,7 @@ pub struct RunningQuery {
     renewals: watch::Sender<Option<Token>>,
     cancel: CancellationToken,
     stop: CancellationToken,
-    done: tokio::task::JoinHandle<Result<Outcome, Left>>,
+    done: tokio::task::JoinHandle<Result<Outcome, Handover>>,
 }
 
 impl RunningQuery {
@@ -165,8 +165,9 @@ impl RunningQuery {
         let signals = (cancel.clone(), stop.clone());
         let renewals = watch::Sender::new(None);
         let renewed = renewals.subscribe();
-        let (drive, snapshots) = drive::Drive::new(Arc::new(options), rows, committed, signals, renewed)?;
-        let done = tokio::spawn(drive.run().in_current_span());
+        let (driver, snapshots) =
+            query_driver::QueryDriver::new(Arc::new(options), rows, committed, signals, renewed)?;
+        let done = tokio::spawn(driver.run().in_current_span());
         Ok(Self {
             snapshots: snapshots.clone(),
             rows: batches,
@@ -240,7 +241,7 @@ impl RunningQuery {
     ///
     /// # Errors
     /// The coordinator ended before the query.
-    pub async fn ended(self) -> Result<Outcome, Left> {
+    pub async fn ended(self) -> Result<Outcome, Handover> {
         self.done.await.unwrap_or_else(|error| {
             Ok(Outcome::Failed(sluice_core::coordinator::QueryFailure {
                 reason: sluice_crds::ErrorReason::Internal,
@@ -261,4 +262,4 @@ fn shown_location(sink: &Sink) -> String {
 }
 
 /// Receives events for the machine from tasks beside it.
-type EventSender = mpsc::UnboundedSender<link::FromLink>;
+type EventSender = mpsc::UnboundedSender<link::LinkEvent>;

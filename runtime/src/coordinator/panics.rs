@@ -5,7 +5,7 @@ use sluice_proto::shortened;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::EventSender;
-use super::link::FromLink;
+use super::link::LinkEvent;
 
 /// Waits for the end of a task that answers by events of its own; tells the machine if it ended by a panic instead.
 /// Dropping this ends the task.
@@ -14,7 +14,7 @@ pub(super) async fn report_panic(what: &'static str, task: AbortOnDropHandle<()>
         tracing::error!(%error, "{what} did not end well");
         let message = shortened(format!("{what}: {error}"));
         // Nobody listens after the query's end.
-        let _ = events.send(FromLink::Event(Event::TaskPanicked { message }));
+        let _ = events.send(LinkEvent::Event(Event::TaskPanicked { message }));
     }
 }
 
@@ -31,7 +31,7 @@ mod tests {
         report_panic("the reader", well, events.clone()).await;
         let ill = tokio::task::spawn_blocking(|| panic!("no such row"));
         report_panic("the commit", AbortOnDropHandle::new(ill), events).await;
-        let Some(FromLink::Event(Event::TaskPanicked { message })) = inbox.recv().await else {
+        let Some(LinkEvent::Event(Event::TaskPanicked { message })) = inbox.recv().await else {
             panic!("no event of a panic");
         };
         assert!(message.starts_with("the commit: "), "{message}");

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tonic::async_trait;
 
-use super::link::FromLink;
+use super::link::LinkEvent;
 
 /// How long what was found for a name counts as news.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -40,7 +40,7 @@ impl Resolve for SystemResolver {
 pub(super) async fn follow(
     name: String,
     resolver: Arc<dyn Resolve>,
-    events: mpsc::UnboundedSender<FromLink>,
+    events: mpsc::UnboundedSender<LinkEvent>,
 ) {
     loop {
         let found = resolver.resolve(&name).await;
@@ -48,7 +48,7 @@ pub(super) async fn follow(
             .map(|addresses| addresses.iter().map(SocketAddr::to_string).collect())
             .map_err(|error| error.to_string());
         let name = name.clone();
-        if events.send(FromLink::Resolved { name, found }).is_err() {
+        if events.send(LinkEvent::Resolved { name, found }).is_err() {
             return;
         }
         sleep(PERIOD).await;

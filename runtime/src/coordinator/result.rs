@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 
-use super::link::FromLink;
+use super::link::LinkEvent;
 use super::panics::report_panic;
 use super::{CoordinatorOptions, EventSender};
 use crate::shuffle::read::{Part, ReadFailed, ReadInput, ReadSpec, ShuffleReads};
@@ -43,13 +43,13 @@ const FETCH_AHEAD_BYTES: u64 = 16 << 20;
 /// Reads the result exchange. The first update starts it.
 pub struct ResultReader {
     /// What the reading task needs, until it runs.
-    start: Option<Start>,
+    start: Option<ReaderStart>,
     updates: mpsc::UnboundedSender<InputUpdate>,
     peers: Peers,
     task: Option<AbortOnDropHandle<()>>,
 }
 
-struct Start {
+struct ReaderStart {
     spec: ReadSpec,
     inbox: mpsc::UnboundedReceiver<InputUpdate>,
     rows: mpsc::Sender<RecordBatch>,
@@ -101,7 +101,7 @@ impl ResultReader {
         };
         let (updates, inbox) = mpsc::unbounded_channel();
         let (rows, batches) = mpsc::channel(QUEUED_BATCHES);
-        let start = Some(Start {
+        let start = Some(ReaderStart {
             spec,
             inbox,
             rows,
@@ -149,20 +149,20 @@ enum ReadEnd {
 }
 
 /// Reads the result until it is delivered, or the rest of rows that have left the query will not come.
-async fn read(start: Start, peers: Peers, events: EventSender) {
-    let mut forward = Forward {
+async fn read(start: ReaderStart, peers: Peers, events: EventSender) {
+    let mut forwarder = ResultForwarder {
         shown: Preview::new(start.mode, &start.spec),
         rows: start.rows,
         preview: start.preview,
         events,
         cursor: ResultCursor::default(),
-        waiting: None,
-        began: false,
+        pending: None,
+        first_row_sent: false,
     };
     let mut inbox = start.inbox;
     let mut latest: BTreeMap<TaskId, InputUpdate> = BTreeMap::new();
     loop {
-        let end = forward
+        let end = forwarder
             .read_once(&start.spec, &peers, &mut inbox, &mut latest)
             .await;
         let (event, done) = match end {
@@ -185,7 +185,7 @@ async fn read(start: Start, peers: Peers, events: EventSender) {
                 (event, partially_delivered)
             }
         };
-        let _ = forward.events.send(FromLink::Event(event));
+        let _ = forwarder.events.send(LinkEvent::Event(event));
         if done {
             return;
         }
@@ -193,7 +193,7 @@ async fn read(start: Start, peers: Peers, events: EventSender) {
 }
 
 /// Where rows go.
-struct Forward {
+struct ResultForwarder {
     /// The first rows, where status shows them.
     shown: Option<Preview>,
     rows: mpsc::Sender<RecordBatch>,
@@ -202,12 +202,12 @@ struct Forward {
     /// What has left the query, or waits to.
     cursor: ResultCursor,
     /// Rows for which the client has no room yet.
-    waiting: Option<RecordBatch>,
+    pending: Option<RecordBatch>,
     /// Whether a row has left the query.
-    began: bool,
+    first_row_sent: bool,
 }
 
-impl Forward {
+impl ResultForwarder {
     /// Reads everything, and passes on what has not left the query.
     async fn read_once(
         &mut self,
@@ -243,14 +243,14 @@ impl Forward {
                     let _ = updates.send(update);
                 }
                 // What happens to attempts is heard while the client takes its time, too.
-                place = rows.reserve(), if self.waiting.is_some() => {
+                permit = rows.reserve(), if self.pending.is_some() => {
                     // A client that went away does not end the query: its preview remains.
-                    if let (Ok(place), Some(batch)) = (place, self.waiting.take()) {
-                        place.send(batch);
+                    if let (Ok(permit), Some(batch)) = (permit, self.pending.take()) {
+                        permit.send(batch);
                     }
                 }
-                part = parts.next(), if self.waiting.is_none() => match part {
-                    Some(Ok(part)) => if let Err(PartiallyDelivered(attempt)) = self.take(part) {
+                part = parts.next(), if self.pending.is_none() => match part {
+                    Some(Ok(part)) => if let Err(PartiallyDelivered(attempt)) = self.on_part(part) {
                         let error = FetchError::StaleAttempt;
                         return ReadEnd::Failed { attempt, error, partially_delivered: true };
                     },
@@ -277,7 +277,7 @@ impl Forward {
         }
     }
 
-    fn take(&mut self, part: Part) -> Result<(), PartiallyDelivered> {
+    fn on_part(&mut self, part: Part) -> Result<(), PartiallyDelivered> {
         match part {
             Part::Rows { stream, batch } => {
                 let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
@@ -286,27 +286,27 @@ impl Forward {
                 let before = usize::try_from(before)
                     .unwrap_or(usize::MAX)
                     .min(batch.num_rows());
-                self.pass_on(batch.slice(before, batch.num_rows() - before));
+                self.forward(batch.slice(before, batch.num_rows() - before));
                 Ok(())
             }
             Part::End { stream } => self.cursor.end(stream.attempt),
         }
     }
 
-    fn pass_on(&mut self, batch: RecordBatch) {
+    fn forward(&mut self, batch: RecordBatch) {
         if batch.num_rows() == 0 {
             return;
         }
-        if !self.began {
-            self.began = true;
-            let _ = self.events.send(FromLink::Event(Event::FirstRowDelivered));
+        if !self.first_row_sent {
+            self.first_row_sent = true;
+            let _ = self.events.send(LinkEvent::Event(Event::FirstRowDelivered));
         }
         if let Some(shown) = &mut self.shown
             && shown.add(&batch)
         {
             self.preview.send_replace(shown.shown());
         }
-        self.waiting = Some(batch);
+        self.pending = Some(batch);
     }
 }
 
@@ -372,7 +372,7 @@ impl Preview {
         };
         self.rows.truncated |= columns.len() < batch.num_columns();
         for row in 0..batch.num_rows().min(room) {
-            let cells = columns.iter().map(|column| beginning_of(column.value(row)));
+            let cells = columns.iter().map(|column| truncated(column.value(row)));
             self.rows.rows.push(cells.collect());
         }
         true
@@ -381,12 +381,12 @@ impl Preview {
 
 /// A text of bounded length.
 #[derive(Default)]
-struct Beginning {
+struct TruncatedText {
     text: String,
     characters: usize,
 }
 
-impl fmt::Write for Beginning {
+impl fmt::Write for TruncatedText {
     /// Fails once it has enough, which ends the formatting of a long value.
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
@@ -400,12 +400,12 @@ impl fmt::Write for Beginning {
     }
 }
 
-/// The beginning of a value, a character longer than a preview shows if the value is.
-fn beginning_of(value: impl fmt::Display) -> String {
-    let mut beginning = Beginning::default();
+/// The text of a value, a character longer than a preview shows if the value is.
+fn truncated(value: impl fmt::Display) -> String {
+    let mut text = TruncatedText::default();
     // It fails where the value goes on.
-    let _ = fmt::write(&mut beginning, format_args!("{value}"));
-    beginning.text
+    let _ = fmt::write(&mut text, format_args!("{value}"));
+    text.text
 }
 
 #[cfg(test)]

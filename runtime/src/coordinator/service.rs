@@ -39,15 +39,15 @@ pub struct CoordinatorService {
     guard: Guard,
     renewals: watch::Sender<Option<Token>>,
     cancel: CancellationToken,
-    taken: CancellationToken,
+    end_reported: CancellationToken,
 }
 
 /// A service that runs.
-pub struct Served {
+pub struct ServiceHandle {
     /// Where.
     pub address: SocketAddr,
     /// Cancelled once somebody was told how the query ended.
-    pub taken: CancellationToken,
+    pub end_reported: CancellationToken,
     /// Ends with the service.
     pub task: tokio::task::JoinHandle<()>,
 }
@@ -62,12 +62,12 @@ pub async fn serve(
     running: &mut RunningQuery,
     address: SocketAddr,
     stop: CancellationToken,
-) -> anyhow::Result<Served> {
+) -> anyhow::Result<ServiceHandle> {
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("--listen: cannot listen on {address}"))?;
     let address = listener.local_addr()?;
-    let taken = CancellationToken::new();
+    let end_reported = CancellationToken::new();
     let service = CoordinatorService {
         query,
         reporter: running.reporter(),
@@ -76,7 +76,7 @@ pub async fn serve(
         guard: running.guard.clone(),
         renewals: running.renewals.clone(),
         cancel: running.cancel_token(),
-        taken: taken.clone(),
+        end_reported: end_reported.clone(),
     };
     let (health, health_service) = health_reporter();
     for service in [CoordinatorServer::<CoordinatorService>::NAME, LIVENESS_SERVICE] {
@@ -94,7 +94,11 @@ pub async fn serve(
             tracing::error!(%error, "the coordinator's service stopped");
         }
     });
-    Ok(Served { address, taken, task })
+    Ok(ServiceHandle {
+        address,
+        end_reported,
+        task,
+    })
 }
 
 impl CoordinatorService {
@@ -118,27 +122,33 @@ impl CoordinatorService {
 
 /// A report as it travels, within its bound: the first rows are left out before anything else is. Notes that the end was
 /// told.
-fn tell(report: &QueryReport, taken: &CancellationToken) -> Result<wire::QueryStatus, Status> {
-    let mut told =
+fn encode_report(
+    report: &QueryReport,
+    end_reported: &CancellationToken,
+) -> Result<wire::QueryStatus, Status> {
+    let mut status =
         wire::QueryStatus::try_from(report).map_err(|error| Status::internal(error.to_string()))?;
-    if told.encoded_len() > MAX_REPORT_BYTES {
-        told.preview_json = None;
+    if status.encoded_len() > MAX_REPORT_BYTES {
+        status.preview_json = None;
     }
-    if told.encoded_len() > MAX_REPORT_BYTES {
+    if status.encoded_len() > MAX_REPORT_BYTES {
         let message = format!("the report is larger than {MAX_REPORT_BYTES} bytes");
         return Err(Status::resource_exhausted(message));
     }
     if report.snapshot.outcome.is_some() {
-        taken.cancel();
+        end_reported.cancel();
     }
-    Ok(told)
+    Ok(status)
 }
 
 /// The least time between two reports to the operator, which follows very many queries.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
 
 /// The states of a query, `period` apart but for the last one, which comes at once.
-fn states(seen: watch::Receiver<QuerySnapshot>, period: Duration) -> impl Stream<Item = QuerySnapshot> {
+fn status_stream(
+    seen: watch::Receiver<QuerySnapshot>,
+    period: Duration,
+) -> impl Stream<Item = QuerySnapshot> {
     futures::stream::unfold((seen, None), move |(mut seen, last)| async move {
         if let Some(last) = last {
             seen.changed().await.ok()?;
@@ -161,7 +171,10 @@ impl Coordinator for CoordinatorService {
         request: Request<wire::QueryRef>,
     ) -> Result<Response<wire::QueryStatus>, Status> {
         self.check(&request, Verb::ReadStatus)?;
-        Ok(Response::new(tell(&self.reporter.now(), &self.taken)?))
+        Ok(Response::new(encode_report(
+            &self.reporter.now(),
+            &self.end_reported,
+        )?))
     }
 
     async fn watch_query_status(
@@ -169,14 +182,14 @@ impl Coordinator for CoordinatorService {
         request: Request<wire::QueryRef>,
     ) -> Result<Response<Self::WatchQueryStatusStream>, Status> {
         let asks = self.check(&request, Verb::ReadStatus)?;
-        let (reporter, taken) = (self.reporter.clone(), self.taken.clone());
+        let (reporter, end_reported) = (self.reporter.clone(), self.end_reported.clone());
         // Who is not checked may be the operator.
         let period = match asks {
             None | Some(Subject::Operator) => REPORT_PERIOD,
             Some(Subject::Query(_)) => Duration::ZERO,
         };
-        let states = states(reporter.snapshots.clone(), period)
-            .map(move |snapshot| tell(&reporter.at(snapshot), &taken));
+        let states = status_stream(reporter.snapshots.clone(), period)
+            .map(move |snapshot| encode_report(&reporter.at(snapshot), &end_reported));
         Ok(Response::new(states.boxed()))
     }
 
@@ -192,7 +205,7 @@ impl Coordinator for CoordinatorService {
             ));
         };
         let (chunks, receiver) = mpsc::channel(4);
-        tokio::spawn(encode_rows(self.schema.clone(), rows, chunks));
+        tokio::spawn(stream_rows(self.schema.clone(), rows, chunks));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -225,7 +238,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 type Chunks = mpsc::Sender<Result<wire::ResultChunk, Status>>;
 
 /// Chunks of an Arrow IPC stream: the schema, the batches, then the mark of its end. They are cut anywhere.
-async fn encode_rows(schema: SchemaRef, rows: ResultBatches, chunks: Chunks) {
+async fn stream_rows(schema: SchemaRef, rows: ResultBatches, chunks: Chunks) {
     // A client that went away wants no error.
     if let Err(Some(error)) = send_rows(schema, rows, &chunks).await {
         let _ = chunks.send(Err(Status::internal(error.to_string()))).await;
@@ -239,20 +252,20 @@ async fn send_rows(
     chunks: &Chunks,
 ) -> Result<(), Option<ArrowError>> {
     let mut writer = StreamWriter::try_new(Vec::new(), &schema).map_err(Some)?;
-    send_cut(std::mem::take(writer.get_mut()), 0, chunks).await?;
+    send_chunks(std::mem::take(writer.get_mut()), 0, chunks).await?;
     while let Some(batch) = rows.recv().await {
         writer.write(&batch).map_err(Some)?;
         let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-        send_cut(std::mem::take(writer.get_mut()), rows, chunks).await?;
+        send_chunks(std::mem::take(writer.get_mut()), rows, chunks).await?;
     }
     // A decoder knows that a message is complete once more bytes come: without the end of the stream, the schema of
     // a result without rows would not show.
     writer.finish().map_err(Some)?;
-    send_cut(std::mem::take(writer.get_mut()), 0, chunks).await
+    send_chunks(std::mem::take(writer.get_mut()), 0, chunks).await
 }
 
 /// Sends bytes of the stream in pieces; the last one tells their rows.
-async fn send_cut(bytes: Vec<u8>, rows: u64, chunks: &Chunks) -> Result<(), Option<ArrowError>> {
+async fn send_chunks(bytes: Vec<u8>, rows: u64, chunks: &Chunks) -> Result<(), Option<ArrowError>> {
     let mut bytes = Bytes::from(bytes);
     while !bytes.is_empty() {
         let ipc = bytes.split_to(bytes.len().min(CHUNK_BYTES));
@@ -284,8 +297,8 @@ mod tests {
     async fn reports_wait_for_their_time_and_the_last_one_does_not() {
         const HOUR: Duration = Duration::from_secs(3600);
         let (send, seen) = watch::channel(snapshot(0));
-        let hasty = states(seen.clone(), Duration::ZERO);
-        let states = states(seen, HOUR);
+        let hasty = status_stream(seen.clone(), Duration::ZERO);
+        let states = status_stream(seen, HOUR);
         tokio::pin!(states, hasty);
         assert_eq!(states.next().await.expect("the first").workers, 0);
         assert_eq!(hasty.next().await.expect("the first").workers, 0);
@@ -321,13 +334,18 @@ mod tests {
             }),
             sink: None,
         };
-        let taken = CancellationToken::new();
-        let told = tell(&report, &taken).expect("it fits without");
-        assert_eq!(told.preview_json, None);
-        assert!(told.encoded_len() < MAX_REPORT_BYTES && taken.is_cancelled());
+        let end_reported = CancellationToken::new();
+        let status = encode_report(&report, &end_reported).expect("it fits without");
+        assert_eq!(status.preview_json, None);
+        assert!(status.encoded_len() < MAX_REPORT_BYTES && end_reported.is_cancelled());
         if let Some(preview) = &mut report.preview {
             preview.rows.clear();
         }
-        assert!(tell(&report, &taken).expect("it fits").preview_json.is_some());
+        assert!(
+            encode_report(&report, &end_reported)
+                .expect("it fits")
+                .preview_json
+                .is_some()
+        );
     }
 }

@@ -9,7 +9,7 @@ use sluice_crds::ErrorReason;
 use sluice_crds::shuffle_query::status::QueryPhase;
 use sluice_proto::text::escaped_lines;
 
-use crate::coordinator::Left;
+use crate::coordinator::Handover;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub enum Failure {
     /// The query ended without success.
     Query(Outcome),
     /// The coordinator left the query to a successor.
-    Left(Left),
+    HandedOver(Handover),
     /// The rows were wanted no more: standard output was closed.
     Unread,
     /// A child process ended with this code after it had said why on standard error.
@@ -77,7 +77,7 @@ impl Failure {
                 })
             }
             Self::Child { words, .. } => words.as_deref().cloned(),
-            Self::Query(Outcome::Succeeded) | Self::Unread | Self::Left(_) | Self::Other(_) => None,
+            Self::Query(Outcome::Succeeded) | Self::Unread | Self::HandedOver(_) | Self::Other(_) => None,
         }
     }
 
@@ -86,7 +86,7 @@ impl Failure {
         let message = match self {
             Self::BadInput(message) | Self::Unplanned { message, .. } => message.clone(),
             Self::Query(_) | Self::Unread => String::new(),
-            Self::Left(left) => left.to_string(),
+            Self::HandedOver(handover) => handover.to_string(),
             Self::Child { code, .. } => {
                 format!("the coordinator's process ended with code {code} before it was ready")
             }
@@ -100,7 +100,7 @@ impl Failure {
     pub fn print(&self) {
         match self {
             Self::BadInput(message) | Self::Unplanned { message, .. } => say(format!("error: {message}")),
-            Self::Left(left) => say(left),
+            Self::HandedOver(handover) => say(handover),
             Self::Query(Outcome::Failed(QueryFailure { reason, message, .. })) => {
                 say(format!("error: the query failed ({reason:?}): {message}"));
             }
@@ -115,7 +115,7 @@ impl Failure {
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::BadInput(_) | Self::Unplanned { .. } => 2,
-            Self::Left(_) => 143,
+            Self::HandedOver(_) => 143,
             Self::Unread => 141,
             Self::Query(outcome) => outcome_code(outcome),
             Self::Child { code, .. } => *code,

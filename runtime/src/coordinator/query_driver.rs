@@ -22,51 +22,51 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use wire::coordinator_message::Message as ToWorker;
 
-use super::link::{self, FromLink, NotConnected, Pass};
+use super::link::{self, ConnectError, Credentials, LinkEvent};
 use super::panics::report_panic;
 use super::resolve;
 use super::result::ResultReader;
-use super::{CoordinatorOptions, EventSender, Left};
+use super::{CoordinatorOptions, EventSender, Handover};
 use crate::sink::Committed;
 
 /// The least time between two snapshots that show no change of state, only of counters.
 const SNAPSHOT_PERIOD: Duration = Duration::from_millis(100);
 /// How long the end of a query waits for workers to stop its attempts.
-const GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+const END_QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long clearing beside the sink may take, before the query and after it: its file system may not answer.
-const CLEARING_TIMEOUT: Duration = Duration::from_secs(10);
+const SINK_CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) struct Drive {
+pub(super) struct QueryDriver {
     options: Arc<CoordinatorOptions>,
     machine: Coordinator,
     clock: tokio::time::Instant,
-    workers: BTreeMap<WorkerId, Connected>,
+    workers: BTreeMap<WorkerId, WorkerConnection>,
     discovery: Discovery,
     result: Option<ResultReader>,
     committed: watch::Sender<Option<Committed>>,
     snapshots: watch::Sender<QuerySnapshot>,
     last_snapshot: tokio::time::Instant,
     events: EventSender,
-    inbox: mpsc::UnboundedReceiver<FromLink>,
+    inbox: mpsc::UnboundedReceiver<LinkEvent>,
     cancel: CancellationToken,
     stop: CancellationToken,
     /// The newest renewal of the query's token.
     renewals: watch::Receiver<Option<Token>>,
     links: JoinSet<()>,
     outcome: Option<Outcome>,
-    left: Option<Left>,
+    handover: Option<Handover>,
 }
 
-struct Connected {
+struct WorkerConnection {
     address: String,
     /// Opens the query's data there.
     fetch_key: FetchKey,
     outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
     /// Stages whose template was sent in this session.
-    defined: BTreeSet<StageId>,
+    defined_stages: BTreeSet<StageId>,
 }
 
-impl Drive {
+impl QueryDriver {
     pub(super) fn new(
         options: Arc<CoordinatorOptions>,
         result: Option<ResultReader>,
@@ -79,7 +79,7 @@ impl Drive {
         let discovery = Discovery::new(&options.workers);
         let (snapshots, seen) = watch::channel(machine.snapshot(Instant(0)));
         let (events, inbox) = mpsc::unbounded_channel();
-        let drive = Self {
+        let driver = Self {
             options,
             machine,
             clock,
@@ -96,48 +96,48 @@ impl Drive {
             renewals,
             links: JoinSet::new(),
             outcome: None,
-            left: None,
+            handover: None,
         };
-        Ok((drive, seen))
+        Ok((driver, seen))
     }
 
     fn now(&self) -> Instant {
         Instant(u64::try_from(self.clock.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    pub(super) async fn run(mut self) -> Result<Outcome, Left> {
+    pub(super) async fn run(mut self) -> Result<Outcome, Handover> {
         self.supersede_sink().await;
         for name in self.discovery.to_resolve() {
             let resolver = Arc::clone(&self.options.resolver);
             let follow = resolve::follow(name.to_owned(), resolver, self.events.clone());
             self.links.spawn(follow.in_current_span());
         }
-        self.discover(discovery::Event::Ticked);
+        self.on_discovery(discovery::Event::Ticked);
         self.handle(Event::Ticked);
         let mut cancel_seen = false;
         let mut renewals = self.renewals.clone();
         while self.outcome.is_none() {
             // Sessions break with the links, and workers keep what they hold.
-            if let Some(left) = self.left {
-                return Err(left);
+            if let Some(handover) = self.handover {
+                return Err(handover);
             }
-            let deadline = self.due(self.machine.next_deadline());
-            let redial = self.due(self.discovery.next_deadline());
+            let deadline = self.to_clock(self.machine.next_deadline());
+            let redial = self.to_clock(self.discovery.next_deadline());
             let (cancel, stop) = (self.cancel.clone(), self.stop.clone());
             tokio::select! {
-                Some(input) = self.inbox.recv() => self.take(input),
-                () = sleep_to(deadline) => self.handle(Event::Ticked),
-                () = sleep_to(redial) => self.discover(discovery::Event::Ticked),
+                Some(event) = self.inbox.recv() => self.on_link_event(event),
+                () = sleep_until(deadline) => self.handle(Event::Ticked),
+                () = sleep_until(redial) => self.on_discovery(discovery::Event::Ticked),
                 () = cancel.cancelled(), if !cancel_seen => {
                     cancel_seen = true;
                     self.handle(Event::CancelRequested);
                 }
-                () = stop.cancelled() => self.left = Some(Left::Stopped),
-                () = next(&mut renewals) => self.renew_token(),
+                () = stop.cancelled() => self.handover = Some(Handover::Stopped),
+                () = next_renewal(&mut renewals) => self.renew_token(),
                 () = sleep(SNAPSHOT_PERIOD) => {}
             }
             if self.last_snapshot.elapsed() >= SNAPSHOT_PERIOD {
-                self.publish();
+                self.publish_snapshot();
             }
         }
         Ok(self.finish().await)
@@ -150,7 +150,7 @@ impl Drive {
             Some(sink) => sink.supersede(&options.query, options.epoch),
             None => Ok(()),
         });
-        match timeout(CLEARING_TIMEOUT, superseded).await {
+        match timeout(SINK_CLEANUP_TIMEOUT, superseded).await {
             Ok(Ok(Err(error))) => {
                 tracing::warn!(%error, "what a predecessor wrote beside the sink could not be removed");
             }
@@ -159,18 +159,18 @@ impl Drive {
         }
     }
 
-    fn due(&self, at: Option<Instant>) -> Option<tokio::time::Instant> {
+    fn to_clock(&self, at: Option<Instant>) -> Option<tokio::time::Instant> {
         at.map(|at| self.clock + at.since(Instant(0)))
     }
 
-    fn take(&mut self, input: FromLink) {
-        match input {
-            FromLink::Joined {
+    fn on_link_event(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Joined {
                 welcome,
                 address,
                 outbound,
-            } => self.join(welcome, address, outbound),
-            FromLink::Heard { address, event } => {
+            } => self.on_worker_joined(welcome, address, outbound),
+            LinkEvent::MessageReceived { address, event } => {
                 // What comes from a session that another one has replaced is stale.
                 let current = |worker: &WorkerId| {
                     let known = self.workers.get(worker);
@@ -180,7 +180,7 @@ impl Drive {
                     self.handle(event);
                 }
             }
-            FromLink::Ended {
+            LinkEvent::SessionEnded {
                 address,
                 worker,
                 message,
@@ -192,31 +192,31 @@ impl Drive {
                     let message = message.clone();
                     self.handle(Event::WorkerLost { worker, message });
                 }
-                self.discover(discovery::Event::Ended { address, message });
+                self.on_discovery(discovery::Event::Ended { address, message });
             }
-            FromLink::NotConnected { address, failed } => {
-                let NotConnected { refused, message } = failed;
+            LinkEvent::ConnectFailed { address, error } => {
+                let ConnectError { refused, message } = error;
                 if refused == Some(RefusedReason::StaleCoordinator) {
-                    self.left.get_or_insert(Left::Superseded);
+                    self.handover.get_or_insert(Handover::Superseded);
                 }
                 if self.discovery.last_failure(&address) != Some(&message) {
                     tracing::warn!(address, ?refused, message, "worker not connected");
                 }
-                self.discover(discovery::Event::NotConnected {
+                self.on_discovery(discovery::Event::NotConnected {
                     address,
                     refused,
                     message,
                 });
             }
-            FromLink::Resolved { name, found } => self.discover(match found {
+            LinkEvent::Resolved { name, found } => self.on_discovery(match found {
                 Ok(addresses) => discovery::Event::Resolved { name, addresses },
                 Err(message) => discovery::Event::NotResolved { name, message },
             }),
-            FromLink::Event(event) => self.handle(event),
+            LinkEvent::Event(event) => self.handle(event),
         }
     }
 
-    fn join(
+    fn on_worker_joined(
         &mut self,
         welcome: Welcome,
         address: String,
@@ -224,14 +224,14 @@ impl Drive {
     ) {
         let worker = welcome.worker.clone();
         tracing::info!(%worker, address, slots = welcome.slots, "worker joined");
-        let connected = Connected {
+        let connection = WorkerConnection {
             address: address.clone(),
             fetch_key: welcome.fetch_key,
             outbound,
-            defined: BTreeSet::new(),
+            defined_stages: BTreeSet::new(),
         };
-        self.workers.insert(worker.clone(), connected);
-        self.discover(discovery::Event::Joined {
+        self.workers.insert(worker.clone(), connection);
+        self.on_discovery(discovery::Event::Joined {
             address,
             worker: worker.clone(),
         });
@@ -246,15 +246,15 @@ impl Drive {
         });
     }
 
-    fn discover(&mut self, event: discovery::Event) {
+    fn on_discovery(&mut self, event: discovery::Event) {
         for discovery::Action::Dial { address } in self.discovery.handle(self.now(), event) {
             // Links that have ended leave nothing but their place in the set.
             while self.links.try_join_next().is_some() {}
-            let pass = Pass {
+            let credentials = Credentials {
                 token: self.options.token.clone(),
                 renewals: self.renewals.clone(),
             };
-            let greeting = (self.options.hello(), pass);
+            let greeting = (self.options.hello(), credentials);
             let dial = link::dial(address, greeting, self.events.clone());
             self.links.spawn(dial.in_current_span());
         }
@@ -264,13 +264,13 @@ impl Drive {
         let now = self.now();
         for action in self.machine.handle(now, event) {
             tracing::trace!(?action);
-            if let ControlFlow::Break(outcome) = self.carry_out(action) {
+            if let ControlFlow::Break(outcome) = self.execute(action) {
                 self.outcome = Some(outcome);
             }
         }
     }
 
-    fn carry_out(&mut self, action: Action) -> ControlFlow<Outcome> {
+    fn execute(&mut self, action: Action) -> ControlFlow<Outcome> {
         match action {
             Action::RequestSlots { worker, slots } => {
                 self.send(&worker, ToWorker::RequestSlots(wire::RequestSlots { slots }));
@@ -311,9 +311,9 @@ impl Drive {
     }
 
     fn send(&self, worker: &WorkerId, message: ToWorker) {
-        if let Some(connected) = self.workers.get(worker) {
+        if let Some(connection) = self.workers.get(worker) {
             // A closed session reports its end by itself.
-            let _ = connected.outbound.send(wire::CoordinatorMessage::of(message));
+            let _ = connection.outbound.send(wire::CoordinatorMessage::of(message));
         }
     }
 
@@ -322,16 +322,16 @@ impl Drive {
         let assigned = usize::try_from(stage.0)
             .ok()
             .and_then(|index| self.options.stages.get(index));
-        let (Some(assigned), Some(connected)) = (assigned, self.workers.get_mut(worker)) else {
+        let (Some(assigned), Some(connection)) = (assigned, self.workers.get_mut(worker)) else {
             return;
         };
-        if connected.defined.insert(stage) {
+        if connection.defined_stages.insert(stage) {
             let fragment = assigned.template.clone();
             let define = ToWorker::DefineStage(wire::DefineStage {
                 stage: stage.0,
                 fragment,
             });
-            let _ = connected.outbound.send(wire::CoordinatorMessage::of(define));
+            let _ = connection.outbound.send(wire::CoordinatorMessage::of(define));
         }
         let splits = usize::try_from(task)
             .ok()
@@ -394,13 +394,13 @@ impl Drive {
                     message: error.to_string(),
                 },
             };
-            let _ = told.send(FromLink::Event(event));
+            let _ = told.send(LinkEvent::Event(event));
         });
         let commit = AbortOnDropHandle::new(commit);
         tokio::spawn(report_panic("the commit of the sink", commit, events).in_current_span());
     }
 
-    fn publish(&mut self) {
+    fn publish_snapshot(&mut self) {
         self.last_snapshot = tokio::time::Instant::now();
         let mut snapshot = self.machine.snapshot(self.now());
         if snapshot.workers == 0 {
@@ -416,10 +416,10 @@ impl Drive {
         for worker in &leaving {
             self.send(worker, ToWorker::EndQuery(wire::EndQuery {}));
         }
-        let patience = tokio::time::Instant::now() + GOODBYE_TIMEOUT;
+        let patience = tokio::time::Instant::now() + END_QUERY_TIMEOUT;
         while !leaving.is_empty() {
             match tokio::time::timeout_at(patience, self.inbox.recv()).await {
-                Ok(Some(FromLink::Ended { worker, .. })) => {
+                Ok(Some(LinkEvent::SessionEnded { worker, .. })) => {
                     leaving.remove(&worker);
                 }
                 Ok(Some(_)) => {}
@@ -449,7 +449,7 @@ impl Drive {
             }
             sink.committed(&options.query).ok().flatten()
         });
-        match timeout(CLEARING_TIMEOUT, aborted).await {
+        match timeout(SINK_CLEANUP_TIMEOUT, aborted).await {
             Ok(Ok(Some(committed))) => {
                 self.committed.send_replace(Some(committed));
                 Outcome::Succeeded
@@ -470,13 +470,13 @@ impl Drive {
 }
 
 /// Waits for a renewal; without end where none will come.
-async fn next(renewals: &mut watch::Receiver<Option<Token>>) {
+async fn next_renewal(renewals: &mut watch::Receiver<Option<Token>>) {
     if renewals.changed().await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
-async fn sleep_to(deadline: Option<tokio::time::Instant>) {
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     match deadline {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,
