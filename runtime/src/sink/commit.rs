@@ -11,9 +11,9 @@ use sluice_crds::shuffle_query::IfExists;
 
 use super::encode::extension;
 use super::error::SinkError;
-use super::files::{Moved, Taken, at, exists, link, remove_folder, rename, sync_folder};
+use super::files::{IfTaken, RenameOutcome, at, exists, link, remove_folder, rename, sync_folder};
 use super::writer::{attempt_file, receipt, write_json};
-use super::{COMMIT_RECORD, Place};
+use super::{COMMIT_RECORD, SinkPaths};
 
 /// How often a replacing commit looks again whether the location exists, when others make and remove it meanwhile.
 const REPLACE_TRIES: usize = 8;
@@ -25,7 +25,7 @@ const REPLACE_TRIES: usize = 8;
 /// Cleared -> Assembled -> Recorded -> (SetAside ->) Published -> CleanedUp
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
+pub enum CommitStep {
     /// Leftovers of a commit that did not finish are gone.
     Cleared,
     /// The winners' files are in one folder.
@@ -41,69 +41,69 @@ pub enum Step {
 }
 
 /// The folder that becomes the result.
-fn result_folder(place: &Place) -> PathBuf {
-    place.epoch_folder().join("result")
+fn result_folder(paths: &SinkPaths) -> PathBuf {
+    paths.epoch_folder().join("result")
 }
 
 /// Where the folder to replace waits while it has no name, if the file system cannot exchange two folders.
-pub fn aside(place: &Place) -> PathBuf {
-    place.staging.join("replaced")
+pub fn replaced_folder(paths: &SinkPaths) -> PathBuf {
+    paths.staging.join("replaced")
 }
 
 /// What surrounds a commit.
-pub struct Environment<'a> {
+pub struct CommitOptions<'a> {
     /// Told each step once it is done; an error ends the commit there.
-    pub reached: &'a mut dyn FnMut(Step) -> Result<(), SinkError>,
+    pub on_step: &'a mut dyn FnMut(CommitStep) -> Result<(), SinkError>,
     /// Whether to try to exchange two folders in one step. Where the file system cannot, the commit finds out.
     pub exchange: bool,
 }
 
 /// Publishes the winners' files; see [`super::Sink::commit`].
 pub fn commit(
-    place: &Place,
+    paths: &SinkPaths,
     winners: &[AttemptId],
-    environment: &mut Environment<'_>,
+    options: &mut CommitOptions<'_>,
 ) -> Result<Committed, SinkError> {
-    if let Some(committed) = read_record(&place.location, &place.query)? {
-        place.clean_up()?;
+    if let Some(committed) = read_record(&paths.location, &paths.query)? {
+        paths.clean_up()?;
         return Ok(committed);
     }
-    restore(place)?;
-    let result = result_folder(place);
+    restore(paths)?;
+    let result = result_folder(paths);
     remove_folder(&result)?;
-    (environment.reached)(Step::Cleared)?;
-    let committed = assemble(place, winners)?;
-    (environment.reached)(Step::Assembled)?;
+    (options.on_step)(CommitStep::Cleared)?;
+    let committed = assemble(paths, winners)?;
+    (options.on_step)(CommitStep::Assembled)?;
     write_json(&result.join(COMMIT_RECORD), &committed)?;
     sync_folder(&result)?;
-    sync_folder(&place.epoch_folder())?;
-    sync_folder(&place.staging)?;
-    (environment.reached)(Step::Recorded)?;
-    if let Some(published) = publish(place, environment)? {
-        place.clean_up()?;
+    sync_folder(&paths.epoch_folder())?;
+    sync_folder(&paths.staging)?;
+    (options.on_step)(CommitStep::Recorded)?;
+    if let Some(published) = publish(paths, options)? {
+        paths.clean_up()?;
         return Ok(published);
     }
-    if let Some(parent) = place.location.parent() {
+    if let Some(parent) = paths.location.parent() {
         sync_folder(parent)?;
     }
-    (environment.reached)(Step::Published)?;
-    place.clean_up()?;
-    (environment.reached)(Step::CleanedUp)?;
+    (options.on_step)(CommitStep::Published)?;
+    paths.clean_up()?;
+    (options.on_step)(CommitStep::CleanedUp)?;
     Ok(committed)
 }
 
 /// Links the winners' files into the result folder, numbered in the order of their tasks, which is the result's. Links, not renames: a commit that did not finish can start over from the attempts' own files.
-fn assemble(place: &Place, winners: &[AttemptId]) -> Result<Committed, SinkError> {
+fn assemble(paths: &SinkPaths, winners: &[AttemptId]) -> Result<Committed, SinkError> {
     let mut receipts = BTreeMap::new();
     for winner in winners {
-        let receipt = receipt(place, *winner)?;
+        let receipt = receipt(paths, *winner)?;
         receipts.insert((winner.stage, winner.task), (*winner, receipt));
     }
     let has_rows = receipts.values().any(|(_, receipt)| receipt.rows > 0);
-    let result = result_folder(place);
+    let result = result_folder(paths);
     at(&result, "create", fs::create_dir_all(&result))?;
     let mut committed = Committed {
-        query: place.query.clone(),
+        query: paths.query.clone(),
         files: 0,
         rows: 0,
         bytes: 0,
@@ -117,11 +117,11 @@ fn assemble(place: &Place, winners: &[AttemptId]) -> Result<Committed, SinkError
         if !keep {
             continue;
         }
-        let source = attempt_file(place, *winner);
+        let source = attempt_file(paths, *winner);
         if at(&source, "look at", fs::metadata(&source))?.len() != receipt.bytes {
             return Err(SinkError::Incomplete(*winner));
         }
-        let name = format!("part-{:05}.{}", committed.files, extension(place.format));
+        let name = format!("part-{:05}.{}", committed.files, extension(paths.format));
         link(&source, &result.join(name))?;
         committed.files += 1;
         committed.rows += receipt.rows;
@@ -131,33 +131,33 @@ fn assemble(place: &Place, winners: &[AttemptId]) -> Result<Committed, SinkError
 }
 
 /// Answers with the record of another coordinator of the query that was faster, if one was.
-fn publish(place: &Place, environment: &mut Environment<'_>) -> Result<Option<Committed>, SinkError> {
-    let (result, location) = (result_folder(place), place.location.as_path());
+fn publish(paths: &SinkPaths, options: &mut CommitOptions<'_>) -> Result<Option<Committed>, SinkError> {
+    let (result, location) = (result_folder(paths), paths.location.as_path());
     for _ in 0..REPLACE_TRIES {
-        match move_to_free(place)? {
-            Moved::Done => return Ok(None),
-            Moved::NotDone | Moved::Unsupported => {}
+        match move_to_free(paths)? {
+            RenameOutcome::Renamed => return Ok(None),
+            RenameOutcome::NotRenamed | RenameOutcome::Unsupported => {}
         }
-        if let Some(published) = read_record(location, &place.query)? {
+        if let Some(published) = read_record(location, &paths.query)? {
             return Ok(Some(published));
         }
-        if place.if_exists == IfExists::Fail {
+        if paths.if_exists == IfExists::Fail {
             return Err(SinkError::exists(location));
         }
         check_replaceable(location)?;
-        let moved = if environment.exchange {
-            rename(&result, location, Taken::Exchange)?
+        let moved = if options.exchange {
+            rename(&result, location, IfTaken::Exchange)?
         } else {
-            Moved::Unsupported
+            RenameOutcome::Unsupported
         };
         match moved {
-            Moved::Done => return Ok(None),
-            Moved::NotDone => {}
+            RenameOutcome::Renamed => return Ok(None),
+            RenameOutcome::NotRenamed => {}
             // Between these two renames a reader finds no folder, never a part of one; `restore` undoes the first
             // if the second never came.
-            Moved::Unsupported => {
-                at(location, "rename", fs::rename(location, aside(place)))?;
-                (environment.reached)(Step::SetAside)?;
+            RenameOutcome::Unsupported => {
+                at(location, "rename", fs::rename(location, replaced_folder(paths)))?;
+                (options.on_step)(CommitStep::SetAside)?;
             }
         }
     }
@@ -165,39 +165,39 @@ fn publish(place: &Place, environment: &mut Environment<'_>) -> Result<Option<Co
 }
 
 /// Gives the result the location's name if nothing has it.
-fn move_to_free(place: &Place) -> Result<Moved, SinkError> {
-    let (result, location) = (result_folder(place), place.location.as_path());
-    match rename(&result, location, Taken::Refuse)? {
-        Moved::Unsupported if exists(location)? => Ok(Moved::NotDone),
+fn move_to_free(paths: &SinkPaths) -> Result<RenameOutcome, SinkError> {
+    let (result, location) = (result_folder(paths), paths.location.as_path());
+    match rename(&result, location, IfTaken::Refuse)? {
+        RenameOutcome::Unsupported if exists(location)? => Ok(RenameOutcome::NotRenamed),
         // Whoever makes the folder between the look and the rename keeps it, unless it is empty.
-        Moved::Unsupported => match fs::rename(&result, location) {
+        RenameOutcome::Unsupported => match fs::rename(&result, location) {
             Err(error)
                 if matches!(
                     error.kind(),
                     ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists
                 ) =>
             {
-                Ok(Moved::NotDone)
+                Ok(RenameOutcome::NotRenamed)
             }
-            renamed => at(location, "rename to", renamed).map(|()| Moved::Done),
+            renamed => at(location, "rename to", renamed).map(|()| RenameOutcome::Renamed),
         },
         moved => Ok(moved),
     }
 }
 
 /// Puts back what a commit that did not finish had moved aside.
-fn restore(place: &Place) -> Result<(), SinkError> {
-    let aside = aside(place);
-    if exists(&aside)? && !exists(&place.location)? {
-        at(&place.location, "restore", fs::rename(&aside, &place.location))?;
+fn restore(paths: &SinkPaths) -> Result<(), SinkError> {
+    let replaced = replaced_folder(paths);
+    if exists(&replaced)? && !exists(&paths.location)? {
+        at(&paths.location, "restore", fs::rename(&replaced, &paths.location))?;
     }
     Ok(())
 }
 
 /// Removes what is not visible; see [`super::Sink::abort`].
-pub fn abort(place: &Place) -> Result<(), SinkError> {
-    restore(place)?;
-    place.clean_up()
+pub fn abort(paths: &SinkPaths) -> Result<(), SinkError> {
+    restore(paths)?;
+    paths.clean_up()
 }
 
 /// Whether a folder holds nothing but what a commit put there, or nothing at all. What Sluice has not written is not

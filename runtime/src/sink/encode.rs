@@ -121,7 +121,7 @@ impl Encoder {
     /// # Errors
     ///
     /// If the file cannot be written.
-    pub fn relieve(&mut self) -> Result<(), ArrowError> {
+    pub fn flush_large_group(&mut self) -> Result<(), ArrowError> {
         let much = self.buffered_bytes() >= LEAST_ROW_GROUP_BYTES;
         match &mut self.file {
             Format::Parquet(writer) if much => Ok(writer.flush()?),

@@ -71,7 +71,7 @@ pub fn link(from: &Path, to: &Path) -> Result<(), SinkError> {
 
 /// How a folder moves when its new name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Taken {
+pub enum IfTaken {
     /// It does not move.
     Refuse,
     /// The two change places.
@@ -80,26 +80,26 @@ pub enum Taken {
 
 /// What became of a move.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moved {
+pub enum RenameOutcome {
     /// It has its new name.
-    Done,
-    /// [`Taken::Refuse`], and the new name was taken; or [`Taken::Exchange`], and it was not.
-    NotDone,
+    Renamed,
+    /// [`IfTaken::Refuse`], and the new name was taken; or [`IfTaken::Exchange`], and it was not.
+    NotRenamed,
     /// The file system has no such move.
     Unsupported,
 }
 
 /// Renames a folder in one step (renameat2 of Linux).
-pub fn rename(from: &Path, to: &Path, taken: Taken) -> Result<Moved, SinkError> {
-    let flags = match taken {
-        Taken::Refuse => RenameFlags::NOREPLACE,
-        Taken::Exchange => RenameFlags::EXCHANGE,
+pub fn rename(from: &Path, to: &Path, if_taken: IfTaken) -> Result<RenameOutcome, SinkError> {
+    let flags = match if_taken {
+        IfTaken::Refuse => RenameFlags::NOREPLACE,
+        IfTaken::Exchange => RenameFlags::EXCHANGE,
     };
     match renameat_with(CWD, from, CWD, to, flags) {
-        Ok(()) => Ok(Moved::Done),
-        Err(Errno::EXIST) if taken == Taken::Refuse => Ok(Moved::NotDone),
-        Err(Errno::NOENT) if taken == Taken::Exchange && exists(from)? => Ok(Moved::NotDone),
-        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(Moved::Unsupported),
+        Ok(()) => Ok(RenameOutcome::Renamed),
+        Err(Errno::EXIST) if if_taken == IfTaken::Refuse => Ok(RenameOutcome::NotRenamed),
+        Err(Errno::NOENT) if if_taken == IfTaken::Exchange && exists(from)? => Ok(RenameOutcome::NotRenamed),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(RenameOutcome::Unsupported),
         Err(errno) => Err(SinkError::io(to, "rename to", &errno.into())),
     }
 }

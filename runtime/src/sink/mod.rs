@@ -25,13 +25,13 @@ use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId};
 use sluice_crds::shuffle_query::{FileFormat, IfExists, SinkSpec};
 
 use crate::source::resolve_location;
-use commit::Environment;
+use commit::CommitOptions;
 
 use crate::forbidden::forbidden_folder;
 
 pub use error::SinkError;
 pub use sluice_core::status::Committed;
-pub use writer::{SinkWriter, Written};
+pub use writer::{SinkReceipt, SinkWriter};
 
 /// Name of the commit record within a committed folder. Readers skip names that start with an underscore.
 pub const COMMIT_RECORD: &str = "_sluice_commit.json";
@@ -47,7 +47,7 @@ pub struct Sink {
 }
 
 /// A sink as one query uses it.
-struct Place {
+struct SinkPaths {
     query: QueryId,
     /// The term of the coordinator that acts.
     epoch: CoordinatorEpoch,
@@ -166,7 +166,7 @@ impl Sink {
         schema: &SchemaRef,
         pool: &Arc<dyn MemoryPool>,
     ) -> Result<SinkWriter, SinkError> {
-        SinkWriter::open(&self.place(query, epoch), attempt, schema, pool)
+        SinkWriter::open(&self.paths(query, epoch), attempt, schema, pool)
     }
 
     /// Publishes the files of the winning attempts, one of each root task, by one rename. A second call, also by a
@@ -183,14 +183,14 @@ impl Sink {
         epoch: CoordinatorEpoch,
         winners: &[AttemptId],
     ) -> Result<Committed, SinkError> {
-        let mut environment = Environment {
-            reached: &mut |step| {
+        let mut options = CommitOptions {
+            on_step: &mut |step| {
                 tracing::debug!(%query, ?step, "sink commit");
                 Ok(())
             },
             exchange: true,
         };
-        commit::commit(&self.place(query, epoch), winners, &mut environment)
+        commit::commit(&self.paths(query, epoch), winners, &mut options)
     }
 
     /// What an earlier call of [`Self::commit`] published, perhaps by a predecessor; `None` if nothing of this query
@@ -210,7 +210,7 @@ impl Sink {
     ///
     /// If the file system fails.
     pub fn abort(&self, query: &QueryId, epoch: CoordinatorEpoch) -> Result<(), SinkError> {
-        commit::abort(&self.place(query, epoch))
+        commit::abort(&self.paths(query, epoch))
     }
 
     /// Removes what attempts of earlier coordinators of the query wrote: a successor starts over.
@@ -220,13 +220,13 @@ impl Sink {
     /// If the file system fails.
     pub fn supersede(&self, query: &QueryId, epoch: CoordinatorEpoch) -> Result<(), SinkError> {
         match epoch.0.checked_sub(1) {
-            Some(before) => self.place(query, CoordinatorEpoch(before)).remove_epochs(),
+            Some(before) => self.paths(query, CoordinatorEpoch(before)).remove_epochs(),
             None => Ok(()),
         }
     }
 
-    fn place(&self, query: &QueryId, epoch: CoordinatorEpoch) -> Place {
-        Place {
+    fn paths(&self, query: &QueryId, epoch: CoordinatorEpoch) -> SinkPaths {
+        SinkPaths {
             query: query.clone(),
             epoch,
             location: self.location.clone(),
@@ -237,7 +237,7 @@ impl Sink {
     }
 }
 
-impl Place {
+impl SinkPaths {
     /// The folder of one attempt.
     fn attempt_folder(&self, attempt: AttemptId) -> PathBuf {
         self.epoch_folder().join("attempts").join(attempt.to_string())
@@ -273,7 +273,7 @@ impl Place {
     /// Removes all that [`Self::remove_epochs`] does and what was replaced, and the staging folder if nobody uses it.
     fn clean_up(&self) -> Result<(), SinkError> {
         self.remove_epochs()?;
-        files::remove_folder(&commit::aside(self))?;
+        files::remove_folder(&commit::replaced_folder(self))?;
         match fs::remove_dir(&self.staging) {
             Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
                 Err(SinkError::io(&self.staging, "remove", &error))

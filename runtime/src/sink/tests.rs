@@ -18,21 +18,21 @@ use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, StageEpoch, StageId
 use sluice_crds::ErrorReason;
 use tempfile::TempDir;
 
-use super::commit::{Environment, Step, commit};
-use super::{COMMIT_RECORD, Committed, Sink, SinkError, SinkWriter, Written, writer};
+use super::commit::{CommitOptions, CommitStep, commit};
+use super::{COMMIT_RECORD, Committed, Sink, SinkError, SinkReceipt, SinkWriter, writer};
 use crate::source::{InputManifest, register_tables};
 
 mod checks;
 mod columns;
 mod commit_steps;
 
-const STEPS: [Step; 6] = [
-    Step::Cleared,
-    Step::Assembled,
-    Step::Recorded,
-    Step::SetAside,
-    Step::Published,
-    Step::CleanedUp,
+const STEPS: [CommitStep; 6] = [
+    CommitStep::Cleared,
+    CommitStep::Assembled,
+    CommitStep::Recorded,
+    CommitStep::SetAside,
+    CommitStep::Published,
+    CommitStep::CleanedUp,
 ];
 
 /// A sink as one query uses it.
@@ -109,7 +109,7 @@ fn batch(values: &[i64]) -> RecordBatch {
     RecordBatch::try_from_iter([("v", values)]).unwrap()
 }
 
-async fn write(sink: &Bound, attempt: AttemptId, values: &[i64]) -> Written {
+async fn write(sink: &Bound, attempt: AttemptId, values: &[i64]) -> SinkReceipt {
     let mut writer = sink.open(attempt, batch(values).schema()).unwrap();
     for value in values {
         writer.write(&batch(&[*value])).unwrap();
@@ -171,24 +171,20 @@ async fn values(location: &Path, format: &str) -> Vec<i64> {
 fn commit_until(
     sink: &Bound,
     winners: &[AttemptId],
-    stop: Option<Step>,
+    stop: Option<CommitStep>,
     exchange: bool,
 ) -> Result<Committed, SinkError> {
-    let mut reached = |step| match stop {
+    let mut on_step = |step| match stop {
         Some(stop) if stop == step => Err(SinkError::Columns {
             problem: "dies here".to_owned(),
         }),
         _ => Ok(()),
     };
-    let mut environment = Environment {
-        reached: &mut reached,
+    let mut options = CommitOptions {
+        on_step: &mut on_step,
         exchange,
     };
-    commit(
-        &sink.sink.place(&sink.query, sink.epoch),
-        winners,
-        &mut environment,
-    )
+    commit(&sink.sink.paths(&sink.query, sink.epoch), winners, &mut options)
 }
 
 /// Numbers that no encoding makes small.
@@ -227,7 +223,7 @@ fn what_waits_in_memory_is_charged_and_row_groups_end_where_there_is_no_more() {
             writer.write(&noise(number)).unwrap();
             most = most.max(pool.reserved());
         }
-        let path = writer::attempt_file(&sink.sink.place(&sink.query, sink.epoch), attempt(task, 0));
+        let path = writer::attempt_file(&sink.sink.paths(&sink.query, sink.epoch), attempt(task, 0));
         assert_eq!(writer.finish().unwrap().rows, 100 * 8192);
         assert_eq!(pool.reserved(), 0, "all is given back");
         let file = SerializedFileReader::new(fs::File::open(path).unwrap()).unwrap();

@@ -12,7 +12,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReser
 use serde::{Deserialize, Serialize};
 use sluice_core::ids::AttemptId;
 
-use super::Place;
+use super::SinkPaths;
 use super::encode::{Encoder, check_columns, extension};
 use super::error::SinkError;
 use super::files::{at, remove_folder, sync_folder};
@@ -24,7 +24,7 @@ const FOLDER_TRIES: usize = 8;
 
 /// What an attempt wrote, as its receipt says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Written {
+pub struct SinkReceipt {
     /// Files.
     pub files: u64,
     /// Rows.
@@ -46,15 +46,15 @@ pub struct SinkWriter {
 
 impl SinkWriter {
     pub(super) fn open(
-        place: &Place,
+        paths: &SinkPaths,
         attempt: AttemptId,
         schema: &SchemaRef,
         pool: &Arc<dyn MemoryPool>,
     ) -> Result<Self, SinkError> {
-        check_columns(place.format, schema)?;
-        let folder = place.attempt_folder(attempt);
+        check_columns(paths.format, schema)?;
+        let folder = paths.attempt_folder(attempt);
         remove_folder(&folder)?;
-        let path = attempt_file(place, attempt);
+        let path = attempt_file(paths, attempt);
         let file = create(&folder, &path)?;
         let mut writer = Self {
             folder,
@@ -64,7 +64,7 @@ impl SinkWriter {
             rows: 0,
             finished: false,
         };
-        let encoder = Encoder::new(place.format, file, schema);
+        let encoder = Encoder::new(paths.format, file, schema);
         writer.encoder = Some(encoder.map_err(|error| SinkError::encode(&writer.file, &error))?);
         Ok(writer)
     }
@@ -90,7 +90,7 @@ impl SinkWriter {
     /// # Errors
     ///
     /// If the file cannot be written.
-    pub fn finish(mut self) -> Result<Written, SinkError> {
+    pub fn finish(mut self) -> Result<SinkReceipt, SinkError> {
         let Some(encoder) = self.encoder.take() else {
             return Err(SinkError::io(&self.file, "write", &ErrorKind::BrokenPipe.into()));
         };
@@ -98,7 +98,7 @@ impl SinkWriter {
             .finish()
             .map_err(|error| SinkError::encode(&self.file, &error))?;
         at(&self.file, "sync", file.sync_all())?;
-        let written = Written {
+        let written = SinkReceipt {
             files: 1,
             rows: self.rows,
             bytes: at(&self.file, "look at", file.metadata())?.len(),
@@ -130,7 +130,7 @@ impl Drop for SinkWriter {
 /// the same, since it is there.
 fn charge(encoder: &mut Encoder, reservation: &MemoryReservation) -> Result<(), ArrowError> {
     if reservation.try_resize(encoder.buffered_bytes()).is_err() {
-        encoder.relieve()?;
+        encoder.flush_large_group()?;
         reservation.resize(encoder.buffered_bytes());
     }
     Ok(())
@@ -148,14 +148,14 @@ fn create(folder: &Path, path: &Path) -> Result<File, SinkError> {
 }
 
 /// The file of an attempt.
-pub fn attempt_file(place: &Place, attempt: AttemptId) -> PathBuf {
-    let name = format!("part.{}", extension(place.format));
-    place.attempt_folder(attempt).join(name)
+pub fn attempt_file(paths: &SinkPaths, attempt: AttemptId) -> PathBuf {
+    let name = format!("part.{}", extension(paths.format));
+    paths.attempt_folder(attempt).join(name)
 }
 
 /// The receipt of an attempt, if it completed its file.
-pub fn receipt(place: &Place, attempt: AttemptId) -> Result<Written, SinkError> {
-    let path = place.attempt_folder(attempt).join(RECEIPT);
+pub fn receipt(paths: &SinkPaths, attempt: AttemptId) -> Result<SinkReceipt, SinkError> {
+    let path = paths.attempt_folder(attempt).join(RECEIPT);
     let text = fs::read(path).map_err(|_| SinkError::Incomplete(attempt))?;
     serde_json::from_slice(&text).map_err(|_| SinkError::Incomplete(attempt))
 }

@@ -45,10 +45,10 @@ async fn a_crash_after_any_step_shows_all_or_nothing_and_the_next_call_ends_it()
                 let winners = [attempt(0, 0), attempt(1, 0)];
                 let what = format!("{exchange} {if_exists} {stop:?}");
                 let first = commit_until(&sink, &winners, Some(stop), exchange);
-                let set_aside = stop == Step::SetAside;
+                let set_aside = stop == CommitStep::SetAside;
                 assert_eq!(first.is_ok(), set_aside && (exchange || !replaced), "{what}");
                 // What a reader sees between the crash and the successor.
-                if first.is_ok() || stop >= Step::Published {
+                if first.is_ok() || stop >= CommitStep::Published {
                     assert_eq!(values(sink.location(), "csv").await, [1, 2, 3], "{what}");
                 } else if set_aside {
                     assert!(!sink.location().exists(), "{what}");
@@ -81,7 +81,7 @@ async fn an_abort_after_a_crash_leaves_what_was_there() {
             write(&sink, attempt(0, 0), &[1]).await;
             let committed = commit_until(&sink, &[attempt(0, 0)], Some(stop), exchange).is_ok();
             sink.abort().unwrap();
-            let published = committed || stop >= Step::Published;
+            let published = committed || stop >= CommitStep::Published;
             let expected = if published { [1] } else { [9] };
             assert_eq!(
                 values(sink.location(), "csv").await,
