@@ -17,10 +17,10 @@ use sluice_proto::LeafSplit;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::bounds::Bounds;
 use super::counters::Counters;
 use super::inputs::Inputs;
-use super::publish::{Publish, Published};
+use super::output_writer::{AttemptOutput, OutputWriter};
+use super::path_policy::PathPolicy;
 use super::stage::StageTemplate;
 use super::{Shared, WorkerOptions};
 use crate::memory::is_about_memory;
@@ -30,14 +30,14 @@ use crate::source::{classify_error, object_stores, panic_text, verify};
 use crate::transport::Peers;
 
 /// Everything that an attempt needs.
-pub(super) struct Job {
+pub(super) struct AttemptJob {
     pub(super) shared: Arc<Shared>,
     /// Fetches on behalf of the query.
     pub(super) peers: Peers,
     pub(super) query: QueryId,
     pub(super) coordinator_epoch: CoordinatorEpoch,
     pub(super) input_roots: Vec<String>,
-    pub(super) bounds: Arc<Bounds>,
+    pub(super) paths: Arc<PathPolicy>,
     pub(super) stage: Arc<StageTemplate>,
     pub(super) assignment: Assignment,
     pub(super) splits: Vec<LeafSplit>,
@@ -58,7 +58,7 @@ pub(super) enum AttemptEnd {
 
 /// Runs an attempt to its end. A panic of an operator ends the attempt, not the worker; one of a decoder of files is
 /// caught in the scan, which knows them. Whatever an attempt that did not succeed has published is dropped.
-pub(super) async fn run(job: Job) -> AttemptEnd {
+pub(super) async fn run(job: AttemptJob) -> AttemptEnd {
     let (store, query, attempt) = (
         job.shared.store.clone(),
         job.query.clone(),
@@ -75,13 +75,13 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
         () = cancel.cancelled() => Err(AttemptFailure::Cancelled),
     };
     match ended {
-        Ok(Published { outputs, run }) => AttemptEnd::Succeeded {
+        Ok(AttemptOutput { outputs, run }) => AttemptEnd::Succeeded {
             outputs,
             run,
             metrics: counters.read(),
         },
         Err(failure) => {
-            let failure = unless_contended(failure, &shared, &query);
+            let failure = classify_exhaustion(failure, &shared, &query);
             store.retire(query, attempt).await;
             AttemptEnd::Failed(failure)
         }
@@ -89,7 +89,7 @@ pub(super) async fn run(job: Job) -> AttemptEnd {
 }
 
 /// Whether an attempt that had no room may have it later. What it held itself is free by now.
-fn unless_contended(failure: AttemptFailure, shared: &Shared, query: &QueryId) -> AttemptFailure {
+fn classify_exhaustion(failure: AttemptFailure, shared: &Shared, query: &QueryId) -> AttemptFailure {
     let AttemptFailure::ResourcesExhausted { message } = failure else {
         return failure;
     };
@@ -113,7 +113,7 @@ fn unless_contended(failure: AttemptFailure, shared: &Shared, query: &QueryId) -
     }
 }
 
-async fn execute(job: Job) -> Result<Published, AttemptFailure> {
+async fn execute(job: AttemptJob) -> Result<AttemptOutput, AttemptFailure> {
     let ranges = file_ranges(&job.splits);
     let mut options = job.stage.fragment.options.clone();
     let reservation = sort_reservation(&job.shared.options).to_string();
@@ -123,8 +123,8 @@ async fn execute(job: Job) -> Result<Published, AttemptFailure> {
     );
     let mut files: Vec<_> = ranges.iter().map(|range| range.file.clone()).collect();
     files.dedup();
-    job.shared.footers.keep_only(&files);
-    let roots = admitted(&job).await?;
+    job.shared.footers.invalidate_changed(&files);
+    let roots = allowed_roots(&job).await?;
     let runtime = runtime(&job, &roots, &files)?;
     let context = task_context(
         &options,
@@ -143,8 +143,8 @@ async fn execute(job: Job) -> Result<Published, AttemptFailure> {
     let provider = Arc::clone(&inputs) as Arc<dyn InputProvider>;
     let plan = decode_task(&job.stage.fragment, &splits, &context, &provider)
         .map_err(|error| undecodable(&error))?;
-    job.counters.follow_plan(Arc::clone(&plan));
-    let publish = Publish::new(&job, &context)?;
+    job.counters.set_plan(Arc::clone(&plan));
+    let writer = OutputWriter::new(&job, &context)?;
     inputs.start(&plan, job)?;
     let classify = |error: DataFusionError| match ReadFailed::find(&error) {
         Some(failed) => AttemptFailure::FetchFailed {
@@ -154,13 +154,13 @@ async fn execute(job: Job) -> Result<Published, AttemptFailure> {
         None => classify_error(&error, &ranges),
     };
     let rows = plan.execute(0, context).map_err(classify)?;
-    let published = publish.run(rows, classify).await;
-    unless_changed(published, &runtime, &files).await
+    let written = writer.run(rows, classify).await;
+    check_unchanged(written, &runtime, &files).await
 }
 
 /// How the attempt ended, unless its files are no longer those that were planned with. The store checks a file whenever
 /// a read begins; a change while it is read shows here, as rows or as whatever the decoder made of it.
-async fn unless_changed<T>(
+async fn check_unchanged<T>(
     ended: Result<T, AttemptFailure>,
     runtime: &RuntimeEnv,
     files: &[InputFile],
@@ -195,14 +195,14 @@ fn sort_reservation(options: &WorkerOptions) -> u64 {
 ///
 /// # Errors
 /// It would write where it may not.
-async fn admitted(job: &Job) -> Result<Vec<PathBuf>, AttemptFailure> {
-    let (bounds, asked) = (Arc::clone(&job.bounds), job.input_roots.clone());
+async fn allowed_roots(job: &AttemptJob) -> Result<Vec<PathBuf>, AttemptFailure> {
+    let (paths, asked) = (Arc::clone(&job.paths), job.input_roots.clone());
     let sink = job.stage.sink.clone();
     let look = move || {
         if let Some(sink) = &sink {
-            bounds.check_sink(sink.location())?;
+            paths.check_sink(sink.location())?;
         }
-        Ok(bounds.read_roots(&asked))
+        Ok(paths.read_roots(&asked))
     };
     let looked = tokio::task::spawn_blocking(look).await;
     looked.unwrap_or_else(|error| {
@@ -213,7 +213,11 @@ async fn admitted(job: &Job) -> Result<Vec<PathBuf>, AttemptFailure> {
 }
 
 /// What the engine runs in: the query's memory, the worker's disk space and footers, and the task's files only.
-fn runtime(job: &Job, roots: &[PathBuf], files: &[InputFile]) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
+fn runtime(
+    job: &AttemptJob,
+    roots: &[PathBuf],
+    files: &[InputFile],
+) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
     let mut environment = RuntimeEnvBuilder::new()
         .with_memory_pool(job.shared.memory.query_pool(&job.query))
         .with_cache_manager(job.shared.footers.caches())

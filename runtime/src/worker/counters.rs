@@ -14,7 +14,7 @@ use crate::shuffle::read::ReadCounters;
 
 /// The counters of one attempt; read by its session while the attempt runs.
 pub(super) struct Counters {
-    begun: Instant,
+    started: Instant,
     plan: OnceLock<Arc<dyn ExecutionPlan>>,
     inputs: OnceLock<Arc<ReadCounters>>,
     /// What its thread does.
@@ -27,9 +27,9 @@ pub(super) struct Counters {
 
 impl Counters {
     /// The counters of an attempt that begins now.
-    pub(super) fn begin() -> Self {
+    pub(super) fn start() -> Self {
         Self {
-            begun: Instant::now(),
+            started: Instant::now(),
             plan: OnceLock::new(),
             inputs: OnceLock::new(),
             activity: Activity::default(),
@@ -40,31 +40,31 @@ impl Counters {
     }
 
     /// The plan whose metrics count scans and spills.
-    pub(super) fn follow_plan(&self, plan: Arc<dyn ExecutionPlan>) {
+    pub(super) fn set_plan(&self, plan: Arc<dyn ExecutionPlan>) {
         // One attempt has one plan: a second call would be a bug that only costs numbers.
         let _ = self.plan.set(plan);
     }
 
     /// The counters of the attempt's inputs.
-    pub(super) fn follow_inputs(&self, inputs: Arc<ReadCounters>) {
+    pub(super) fn set_inputs(&self, inputs: Arc<ReadCounters>) {
         let _ = self.inputs.set(inputs);
     }
 
     /// What was written to the exchange or the sink so far.
-    pub(super) fn wrote(&self, rows: u64, bytes: u64) {
+    pub(super) fn set_written(&self, rows: u64, bytes: u64) {
         self.rows_out.store(rows, Ordering::Relaxed);
         self.bytes_out.store(bytes, Ordering::Relaxed);
     }
 
     /// Notes that rows came out of the operators.
-    pub(super) fn put_out(&self, rows: usize) {
+    pub(super) fn note_output(&self, rows: usize) {
         if rows > 0 {
             self.first_row.get_or_init(Instant::now);
         }
     }
 
     fn millis_until(&self, at: Instant) -> u64 {
-        let span = at.saturating_duration_since(self.begun);
+        let span = at.saturating_duration_since(self.started);
         u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
     }
 

@@ -15,12 +15,12 @@ const MOST: u64 = 50 << 20;
 
 /// Footers of the files that attempts of any query have read. Who may read a file is not decided here: an attempt asks
 /// its own store for every file before it looks, see [`crate::source::verify`].
-pub(super) struct Footers {
+pub(super) struct FooterCache {
     cache: Arc<FileMetadataCache>,
     limit: usize,
 }
 
-impl Footers {
+impl FooterCache {
     /// For a worker with so much memory.
     pub(super) fn new(memory_bytes: u64) -> Self {
         let limit = usize::try_from((memory_bytes / SHARE).min(MOST)).unwrap_or(0);
@@ -39,7 +39,7 @@ impl Footers {
 
     /// Forgets what is known of files that had these paths before. DataFusion compares size and time, which a file that
     /// took the place of another may share with it; its tag tells them apart.
-    pub(super) fn keep_only(&self, files: &[InputFile]) {
+    pub(super) fn invalidate_changed(&self, files: &[InputFile]) {
         for file in files {
             let Ok(path) = Path::parse(&file.path) else {
                 continue;
@@ -89,7 +89,7 @@ mod tests {
     }
 
     /// The footers as one attempt sees them.
-    fn seen(footers: &Footers) -> Arc<FileMetadataCache> {
+    fn seen(footers: &FooterCache) -> Arc<FileMetadataCache> {
         let runtime = RuntimeEnvBuilder::new()
             .with_cache_manager(footers.caches())
             .build()
@@ -107,15 +107,15 @@ mod tests {
 
     #[test]
     fn a_footer_outlives_its_attempt_and_not_its_file() {
-        let footers = Footers::new(1 << 30);
+        let footers = FooterCache::new(1 << 30);
         let (one, other) = (file("data/one.parquet", "a"), file("data/other.parquet", "b"));
         read(seen(&footers).as_ref(), &one);
         read(seen(&footers).as_ref(), &other);
         let paths = [&one, &other].map(|file| object_meta(file).unwrap().location);
-        footers.keep_only(&[one, other.clone()]);
+        footers.invalidate_changed(&[one, other.clone()]);
         assert!(paths.iter().all(|path| seen(&footers).contains_key(path)));
         // The same path, size and time.
-        footers.keep_only(&[file("data/one.parquet", "c"), other]);
+        footers.invalidate_changed(&[file("data/one.parquet", "c"), other]);
         assert_eq!(
             paths.map(|path| seen(&footers).contains_key(&path)),
             [false, true]
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn footers_take_a_bounded_part_of_memory() {
-        let footers = Footers::new(32 * 2500);
+        let footers = FooterCache::new(32 * 2500);
         for number in 0..10 {
             read(
                 seen(&footers).as_ref(),
@@ -133,6 +133,6 @@ mod tests {
         }
         let kept = seen(&footers).len();
         assert!((1..=2).contains(&kept), "{kept} footers of 1000 bytes in 2500");
-        assert_eq!(Footers::new(u64::MAX).limit, 50 << 20);
+        assert_eq!(FooterCache::new(u64::MAX).limit, 50 << 20);
     }
 }

@@ -15,7 +15,7 @@ use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest};
 use sluice_core::ranges::KeyRange;
 use sluice_core::reader::Delivery;
 
-use super::attempt::Job;
+use super::attempt::AttemptJob;
 use crate::planner::{InputProvider, InputStream, ReadMode, ShuffleReadExec, decode_schema};
 use crate::shuffle::read::{FetchTransport, ReadInput, ReadSpec, ShuffleReads};
 use crate::shuffle::sorted::{SortKeys, within};
@@ -31,23 +31,23 @@ pub(super) struct Inputs {
 
 impl Inputs {
     /// Starts to fetch what the plan's leaves will open. Takes the job's updates.
-    pub(super) fn start(&self, plan: &Arc<dyn ExecutionPlan>, job: Job) -> Result<(), AttemptFailure> {
-        let mut taken = vec![Taken::default(); job.assignment.inputs.len()];
-        how_taken(plan, &mut taken);
-        let mut inputs = Vec::with_capacity(taken.len());
-        let mut ranges = Vec::with_capacity(taken.len());
-        for ((assigned, taken), schema) in job
+    pub(super) fn start(&self, plan: &Arc<dyn ExecutionPlan>, job: AttemptJob) -> Result<(), AttemptFailure> {
+        let mut uses = vec![InputUse::default(); job.assignment.inputs.len()];
+        collect_uses(plan, &mut uses);
+        let mut inputs = Vec::with_capacity(uses.len());
+        let mut ranges = Vec::with_capacity(uses.len());
+        for ((assigned, input_use), schema) in job
             .assignment
             .inputs
             .iter()
-            .zip(taken)
+            .zip(uses)
             .zip(&job.stage.fragment.inputs)
         {
             let schema = decode_schema(schema).map_err(|error| refused(&error))?;
-            ranges.push(range_of(assigned, &taken, &schema)?);
+            ranges.push(range_of(assigned, &input_use, &schema)?);
             inputs.push(ReadInput {
                 assigned: assigned.clone(),
-                delivery: taken.delivery,
+                delivery: input_use.delivery,
                 schema,
             });
         }
@@ -59,10 +59,10 @@ impl Inputs {
             query: job.query.clone(),
             coordinator_epoch: job.coordinator_epoch,
             inputs,
-            config: read_config(window, ahead_bytes(job.shared.options.memory_bytes)),
+            config: read_config(window, prefetch_bytes(job.shared.options.memory_bytes)),
         };
-        let transport = Arc::new(NearFirst {
-            own: job.shared.id.clone(),
+        let transport = Arc::new(LocalFirstTransport {
+            local: job.shared.id.clone(),
             store: job.shared.store.clone(),
             peers: job.peers.clone(),
         });
@@ -70,7 +70,7 @@ impl Inputs {
         let failed = |error: DataFusionError| classify_error(&error, &[]);
         let mut reads =
             ShuffleReads::start(spec, transport, job.inputs, &pool, &job.shared.control).map_err(failed)?;
-        job.counters.follow_inputs(Arc::clone(reads.counters()));
+        job.counters.set_inputs(Arc::clone(reads.counters()));
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         for (input, range) in ranges.into_iter().enumerate() {
             let of_input = (0..).zip(reads.take(input).map_err(failed)?);
@@ -85,19 +85,19 @@ impl Inputs {
 }
 
 /// What one input of one attempt may fetch ahead: a small part of the worker's memory.
-fn ahead_bytes(memory_bytes: u64) -> u64 {
+fn prefetch_bytes(memory_bytes: u64) -> u64 {
     (memory_bytes / 32).clamp(256 << 10, 16 << 20)
 }
 
 /// How a plan's leaf takes an input.
 #[derive(Clone)]
-struct Taken {
+struct InputUse {
     delivery: Delivery,
     /// The order of the rows of each map task.
     ordering: Option<LexOrdering>,
 }
 
-impl Default for Taken {
+impl Default for InputUse {
     fn default() -> Self {
         Self {
             delivery: Delivery::Arrival,
@@ -106,29 +106,29 @@ impl Default for Taken {
     }
 }
 
-fn how_taken(plan: &Arc<dyn ExecutionPlan>, taken: &mut [Taken]) {
+fn collect_uses(plan: &Arc<dyn ExecutionPlan>, uses: &mut [InputUse]) {
     if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
         let slot = usize::try_from(read.slot()).unwrap_or(usize::MAX);
-        if let (Some(taken), ReadMode::PerMapTask(_)) = (taken.get_mut(slot), read.mode()) {
-            taken.delivery = Delivery::PerStream;
-            taken.ordering = read.facts().orderings.first().cloned();
+        if let (Some(input_use), ReadMode::PerMapTask(_)) = (uses.get_mut(slot), read.mode()) {
+            input_use.delivery = Delivery::PerStream;
+            input_use.ordering = read.facts().orderings.first().cloned();
         }
     }
     for child in plan.children() {
-        how_taken(child, taken);
+        collect_uses(child, uses);
     }
 }
 
 /// The rows that the attempt takes of an input's sorted runs, if not all.
 fn range_of(
     assigned: &AssignedInput,
-    taken: &Taken,
+    input_use: &InputUse,
     schema: &Schema,
 ) -> Result<Option<(SortKeys, KeyRange)>, AttemptFailure> {
     let Some(range) = &assigned.range else {
         return Ok(None);
     };
-    let ordering = taken
+    let ordering = input_use
         .ordering
         .clone()
         .ok_or_else(|| refused(&"a range of runs without an order"))?;
@@ -150,27 +150,28 @@ impl InputProvider for Inputs {
     ) -> datafusion::error::Result<SendableRecordBatchStream> {
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         let of_task = usize::try_from(stream.map_task.unwrap_or(0)).unwrap_or(usize::MAX);
-        let taken = streams
+        let opened = streams
             .get_mut(stream.input)
             .and_then(|streams| streams.get_mut(of_task)?.take());
-        taken.ok_or_else(|| DataFusionError::Internal(format!("the attempt has no unread stream {stream:?}")))
+        opened
+            .ok_or_else(|| DataFusionError::Internal(format!("the attempt has no unread stream {stream:?}")))
     }
 }
 
 /// Reads streams of the own worker from its store, others over the network.
-struct NearFirst {
-    own: WorkerId,
+struct LocalFirstTransport {
+    local: WorkerId,
     store: StoreHandle,
     peers: Peers,
 }
 
-impl FetchTransport for NearFirst {
+impl FetchTransport for LocalFirstTransport {
     fn fetch(
         &self,
         worker: &WorkerId,
         request: FetchRequest,
     ) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>> {
-        if *worker == self.own {
+        if *worker == self.local {
             self.store.fetch(request)
         } else {
             self.peers.fetch(worker, request)

@@ -3,14 +3,14 @@
 
 mod activity;
 mod attempt;
-mod bounds;
 mod counters;
-mod footers;
+mod footer_cache;
 mod inputs;
-mod publish;
-mod queries;
+mod output_writer;
+mod path_policy;
 mod service;
 mod session;
+mod session_registry;
 mod slots;
 mod stage;
 mod stages;
@@ -77,9 +77,9 @@ struct Shared {
     options: WorkerOptions,
     memory: Arc<WorkerMemory>,
     store: StoreHandle,
-    footers: footers::Footers,
+    footers: footer_cache::FooterCache,
     slots: slots::Slots,
-    queries: queries::Queries,
+    sessions: session_registry::SessionRegistry,
     fragments: stages::FragmentBudget,
     /// Runs attempts.
     cpu: tokio::runtime::Handle,
@@ -162,9 +162,9 @@ impl RunningWorker {
             id: id.clone(),
             memory,
             store: store.clone(),
-            footers: footers::Footers::new(options.memory_bytes),
+            footers: footer_cache::FooterCache::new(options.memory_bytes),
             slots: slots::Slots::start(options.slots),
-            queries: queries::Queries::default(),
+            sessions: session_registry::SessionRegistry::default(),
             fragments: stages::FragmentBudget::new(worker_fragment_bytes(options.memory_bytes)),
             cpu: cpu.handle().clone(),
             control: tokio::runtime::Handle::current(),

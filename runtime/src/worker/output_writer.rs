@@ -13,7 +13,7 @@ use sluice_core::ranges::SortedRun;
 use sluice_crds::shuffle_query::Compression;
 
 use super::Shared;
-use super::attempt::Job;
+use super::attempt::AttemptJob;
 use super::counters::Counters;
 use crate::planner::{OutputSpec, decode_schema};
 use crate::shuffle::partition::Partitioning;
@@ -25,7 +25,7 @@ use crate::sink::Sink;
 const WRITE_BUFFER_SHARE: usize = 8;
 
 /// What an attempt publishes, and where.
-pub(super) struct Publish {
+pub(super) struct OutputWriter {
     shared: Arc<Shared>,
     query: QueryId,
     coordinator_epoch: CoordinatorEpoch,
@@ -40,15 +40,15 @@ pub(super) struct Publish {
 }
 
 /// What an attempt's exchange holds.
-pub(super) struct Published {
+pub(super) struct AttemptOutput {
     /// One entry a partition that holds bytes.
     pub(super) outputs: Vec<MapOutputPartitionMeta>,
     /// Where the keys are, if it is a sorted run.
     pub(super) run: Option<SortedRun>,
 }
 
-impl Publish {
-    pub(super) fn new(job: &Job, context: &TaskContext) -> Result<Self, AttemptFailure> {
+impl OutputWriter {
+    pub(super) fn new(job: &AttemptJob, context: &TaskContext) -> Result<Self, AttemptFailure> {
         let refused = |message: String| AttemptFailure::Refused { message };
         let schema = decode_schema(&job.stage.fragment.output).map_err(|error| refused(error.to_string()))?;
         let partitioning = job.stage.output.partitioning(&schema, context);
@@ -85,7 +85,7 @@ impl Publish {
         self,
         rows: SendableRecordBatchStream,
         classify: impl Fn(DataFusionError) -> AttemptFailure,
-    ) -> Result<Published, AttemptFailure> {
+    ) -> Result<AttemptOutput, AttemptFailure> {
         let store = &self.shared.store;
         let opened = store
             .open_attempt(
@@ -100,7 +100,7 @@ impl Publish {
             self.write_files(sink, rows, &classify).await?;
             let finalized = store.finalize(self.query.clone(), self.attempt).await;
             let outputs = finalized.map_err(|error| classify(error.into()))?;
-            return Ok(Published { outputs, run: None });
+            return Ok(AttemptOutput { outputs, run: None });
         }
         self.write_exchange(rows, &classify).await
     }
@@ -109,7 +109,7 @@ impl Publish {
         &self,
         mut rows: SendableRecordBatchStream,
         classify: &impl Fn(DataFusionError) -> AttemptFailure,
-    ) -> Result<Published, AttemptFailure> {
+    ) -> Result<AttemptOutput, AttemptFailure> {
         let memory = &self.shared.memory;
         let buffer = memory.store_bytes() / WRITE_BUFFER_SHARE;
         let spec = WriteSpec {
@@ -126,15 +126,16 @@ impl Publish {
             ShuffleWriter::new(&spec, store, &memory.query_pool(&self.query)).map_err(classify)?;
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(classify)?;
-            self.counters.put_out(batch.num_rows());
+            self.counters.note_output(batch.num_rows());
             writer.write(batch).await.map_err(classify)?;
             let counts = writer.counts();
-            self.counters.wrote(counts.rows, counts.bytes);
+            self.counters.set_written(counts.rows, counts.bytes);
         }
         let written = writer.finish().await.map_err(classify)?;
-        self.counters.wrote(written.counts.rows, written.counts.bytes);
+        self.counters
+            .set_written(written.counts.rows, written.counts.bytes);
         let (outputs, run) = (written.outputs, written.run);
-        Ok(Published { outputs, run })
+        Ok(AttemptOutput { outputs, run })
     }
 
     async fn write_files(
@@ -149,13 +150,13 @@ impl Publish {
         let mut written = 0;
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(classify)?;
-            self.counters.put_out(batch.num_rows());
+            self.counters.note_output(batch.num_rows());
             writer.write(&batch)?;
             written += u64::try_from(batch.num_rows()).unwrap_or(0);
-            self.counters.wrote(written, 0);
+            self.counters.set_written(written, 0);
         }
         let done = writer.finish()?;
-        self.counters.wrote(done.rows, done.bytes);
+        self.counters.set_written(done.rows, done.bytes);
         Ok(())
     }
 }

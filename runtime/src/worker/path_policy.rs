@@ -13,7 +13,7 @@ use crate::forbidden::forbidden_folder;
 
 /// The folders of a session. Each set bounds by itself; where there is none, nothing is bounded.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Bounds {
+pub(super) struct PathPolicy {
     read: Vec<BTreeSet<PathBuf>>,
     /// The sink itself, as the token has it.
     sinks: Option<BTreeSet<PathBuf>>,
@@ -23,7 +23,7 @@ pub(super) struct Bounds {
     spill: BTreeSet<PathBuf>,
 }
 
-impl Bounds {
+impl PathPolicy {
     /// The bounds of a session whose token, where tokens are checked, names `folders`. Follows links, and blocks.
     pub(super) fn new(options: &WorkerOptions, folders: Option<&Folders>) -> Self {
         let claimed = |paths: &[String]| resolved(paths.iter().map(Path::new));
@@ -40,7 +40,7 @@ impl Bounds {
         }
     }
 
-    /// Bounds that nothing lies in.
+    /// A policy that allows nothing.
     pub(super) fn nothing() -> Self {
         Self {
             read: vec![BTreeSet::new()],
@@ -135,9 +135,9 @@ fn common(one: &BTreeSet<PathBuf>, other: &BTreeSet<PathBuf>) -> BTreeSet<PathBu
 mod tests {
     use super::*;
 
-    fn bounds(read: &[&[&Path]], sinks: Option<&[&Path]>, sink_dirs: Option<&[&Path]>) -> Bounds {
+    fn bounds(read: &[&[&Path]], sinks: Option<&[&Path]>, sink_dirs: Option<&[&Path]>) -> PathPolicy {
         let set = |paths: &[&Path]| resolved(paths.iter().copied());
-        Bounds {
+        PathPolicy {
             read: read.iter().copied().map(set).collect(),
             sinks: sinks.map(set),
             sink_dirs: sink_dirs.map(set),
@@ -175,7 +175,7 @@ mod tests {
         let link = at("data/t/link");
         let out = bounds(&[&[link.as_path()], &[data.as_path()]], None, None);
         assert_eq!(out.read_roots(&[text(&link)]), nothing);
-        assert_eq!(Bounds::default().read_roots(&[text(&t)]), [t]);
+        assert_eq!(PathPolicy::default().read_roots(&[text(&t)]), [t]);
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
         // The mount itself would be replaced, and written beside.
         let whole = bounds(&[], Some(&[mount.as_path()]), Some(&[mount.as_path()]));
         assert!(whole.check_sink(&mount).is_err());
-        assert_eq!(Bounds::default().check_sink(&sink), Ok(()));
+        assert_eq!(PathPolicy::default().check_sink(&sink), Ok(()));
     }
 
     #[test]
@@ -207,9 +207,9 @@ mod tests {
         let spill = top.join("spill/disk");
         std::fs::create_dir_all(spill.join("rows")).expect("it can be made");
         std::os::unix::fs::symlink(&spill, top.join("link")).expect("it can be linked");
-        let bounds = Bounds {
+        let bounds = PathPolicy {
             spill: resolved([spill.as_path()].into_iter()),
-            ..Bounds::default()
+            ..PathPolicy::default()
         };
         let roots = |path: &Path| bounds.read_roots(&[text(path)]);
         for inside in [

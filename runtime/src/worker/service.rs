@@ -19,8 +19,8 @@ use tracing::Instrument as _;
 use wire::coordinator_message::Message as FromCoordinator;
 use wire::worker_message::Message as ToCoordinator;
 
-use super::bounds::Bounds;
-use super::session::{Permit, Session, SessionEnd};
+use super::path_policy::PathPolicy;
+use super::session::{Session, SessionEnd, SessionPermit};
 use super::{Shared, build_id};
 
 /// How long a session may be silent before its hello: as long as a coordinator waits for the answer.
@@ -51,8 +51,8 @@ impl wire::worker_server::Worker for Service {
         let (outbound, messages) = mpsc::unbounded_channel();
         let guard = &self.shared.options.guard;
         let claims = guard.admit(request.metadata(), Verb::OpenSession)?;
-        let greeting = greet(Arc::clone(&self.shared), claims, request.into_inner(), outbound);
-        tokio::spawn(greeting);
+        let session = accept_session(Arc::clone(&self.shared), claims, request.into_inner(), outbound);
+        tokio::spawn(session);
         Ok(Response::new(UnboundedReceiverStream::new(messages)))
     }
 
@@ -68,8 +68,8 @@ impl wire::worker_server::Worker for Service {
         }
         let key = FetchKey::of(&metadata);
         let key = (key.as_ref(), self.shared.options.guard.is_open());
-        let queries = &self.shared.queries;
-        queries.admit_fetch(&request.query, request.coordinator_epoch, key)?;
+        let sessions = &self.shared.sessions;
+        sessions.admit_fetch(&request.query, request.coordinator_epoch, key)?;
         let chunks = self.shared.store.fetch(request);
         let chunks = chunks.map(|chunk| match chunk {
             Ok((head, data)) => Ok(wire::FetchChunk::new(head, data)),
@@ -99,13 +99,13 @@ impl wire::worker_server::Worker for Service {
 }
 
 /// Serves one session to its end; `claims` are those of its token, where tokens are checked.
-async fn greet(
+async fn accept_session(
     shared: Arc<Shared>,
     claims: Option<Claims>,
     mut inbound: Streaming<wire::CoordinatorMessage>,
     outbound: Outbound,
 ) {
-    let Some(hello) = hello(&mut inbound, &outbound).await else {
+    let Some(hello) = read_hello(&mut inbound, &outbound).await else {
         return;
     };
     let span = tracing::error_span!("query", query = hello.query_name, uid = %hello.query);
@@ -128,16 +128,16 @@ async fn serve_session(
         let _ = outbound.send(Err(error.into()));
         return;
     }
-    if let Err((reason, message)) = admit(&shared, &hello) {
+    if let Err((reason, message)) = check_hello(&shared, &hello) {
         return refuse(&outbound, reason, message);
     }
     let replaced = shared.stopping.child_token();
-    let Some(entered) = shared.queries.enter(&query, epoch, replaced.clone()) else {
+    let Some(opened) = shared.sessions.open(&query, epoch, replaced.clone()) else {
         let message = "a coordinator of a later epoch runs this query".into();
         return refuse(&outbound, RefusedReason::StaleCoordinator, message);
     };
-    let stopped = entered.stopped.drop_guard();
-    if let Some((before, true)) = &entered.before {
+    let stopped = opened.stopped.drop_guard();
+    if let Some((before, true)) = &opened.previous {
         // What the predecessor's attempts still write would pass for this coordinator's: they have the same numbers.
         before.cancelled().await;
         if replaced.is_cancelled() {
@@ -146,38 +146,38 @@ async fn serve_session(
     }
     shared.store.open_query(query.clone(), epoch).await;
     let _ = outbound.send(Ok(wire::WorkerMessage::of(ToCoordinator::Welcome(
-        welcome(&shared, &query, entered.fetch_key.clone()).await.into(),
+        welcome(&shared, &query, opened.fetch_key.clone()).await.into(),
     ))));
     tracing::info!(%epoch, "session opened");
-    let slots = shared.slots.open(entered.session);
-    let bounds = bounds(&shared, claims.as_ref()).await;
-    let permit = Permit { claims, bounds };
+    let slots = shared.slots.open(opened.session);
+    let paths = path_policy(&shared, claims.as_ref()).await;
+    let permit = SessionPermit { claims, paths };
     let end = Session::new(Arc::clone(&shared), hello, slots, permit, (outbound, replaced))
         .serve(inbound)
         .await;
-    tracing::info!(%epoch, end = end.word(), "session ended");
-    if let Some((before, _)) = &entered.before {
+    tracing::info!(%epoch, end = end.reason(), "session ended");
+    if let Some((before, _)) = &opened.previous {
         before.cancelled().await;
     }
     drop(stopped);
     if end == SessionEnd::Broken {
-        wait_out(lease, &shared.stopping).await;
+        hold_lease(lease, &shared.stopping).await;
     }
-    if shared.queries.leave(&query, entered.session) {
+    if shared.sessions.close(&query, opened.session) {
         shared.store.retire_query(query).await;
     }
 }
 
-async fn bounds(shared: &Arc<Shared>, claims: Option<&Claims>) -> Arc<Bounds> {
+async fn path_policy(shared: &Arc<Shared>, claims: Option<&Claims>) -> Arc<PathPolicy> {
     let (shared, folders) = (Arc::clone(shared), claims.map(|claims| claims.folders.clone()));
-    let bounds = move || Bounds::new(&shared.options, folders.as_ref());
+    let policy = move || PathPolicy::new(&shared.options, folders.as_ref());
     // It fails with the process only; what bounds nothing must not come of it.
-    let bounds = tokio::task::spawn_blocking(bounds).await;
-    Arc::new(bounds.unwrap_or_else(|_| Bounds::nothing()))
+    let policy = tokio::task::spawn_blocking(policy).await;
+    Arc::new(policy.unwrap_or_else(|_| PathPolicy::nothing()))
 }
 
 /// The coordinator's first message. Whoever sends another one, or none, is told.
-async fn hello(inbound: &mut Streaming<wire::CoordinatorMessage>, outbound: &Outbound) -> Option<Hello> {
+async fn read_hello(inbound: &mut Streaming<wire::CoordinatorMessage>, outbound: &Outbound) -> Option<Hello> {
     let hello = match timeout(HELLO_TIMEOUT, inbound.message()).await {
         Err(_) => Err(format!("no hello came within {HELLO_TIMEOUT:?}")),
         Ok(Ok(Some(wire::CoordinatorMessage {
@@ -192,12 +192,12 @@ async fn hello(inbound: &mut Streaming<wire::CoordinatorMessage>, outbound: &Out
 }
 
 /// Whether this worker may serve the coordinator at all. One that drains does so only where it holds the query's data.
-fn admit(shared: &Shared, hello: &Hello) -> Result<(), (RefusedReason, String)> {
+fn check_hello(shared: &Shared, hello: &Hello) -> Result<(), (RefusedReason, String)> {
     if hello.build_id != build_id() {
         let message = format!("the worker is {}, the coordinator {}", build_id(), hello.build_id);
         return Err((RefusedReason::BuildMismatch, message));
     }
-    if shared.draining.is_cancelled() && !shared.queries.is_here(&hello.query) {
+    if shared.draining.is_cancelled() && !shared.sessions.has_query(&hello.query) {
         return Err((RefusedReason::Draining, "the worker is draining".into()));
     }
     Ok(())
@@ -216,7 +216,7 @@ async fn welcome(shared: &Shared, query: &QueryId, fetch_key: FetchKey) -> Welco
     }
 }
 
-async fn wait_out(lease: std::time::Duration, stopping: &CancellationToken) {
+async fn hold_lease(lease: std::time::Duration, stopping: &CancellationToken) {
     tokio::select! {
         () = sleep(lease) => {}
         () = stopping.cancelled() => {}

@@ -20,11 +20,11 @@ use wire::coordinator_message::Message as FromCoordinator;
 use wire::worker_message::Message as ToCoordinator;
 
 use super::Shared;
-use super::attempt::{self, AttemptEnd, Job};
-use super::bounds::Bounds;
+use super::attempt::{self, AttemptEnd, AttemptJob};
 use super::counters::Counters;
+use super::path_policy::PathPolicy;
 use super::slots::SessionSlots;
-use super::stages::Stages;
+use super::stages::SessionStages;
 use crate::shuffle::store::AttemptCounts;
 use crate::transport::Peers;
 
@@ -35,16 +35,16 @@ const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SessionEnd {
     /// The coordinator sent `EndQuery`.
-    EndQuery,
+    QueryEnded,
     /// It broke: the query's data is kept for its lease.
     Broken,
 }
 
 impl SessionEnd {
     /// In a log.
-    pub(super) const fn word(self) -> &'static str {
+    pub(super) const fn reason(self) -> &'static str {
         match self {
-            Self::EndQuery => "the query is over",
+            Self::QueryEnded => "the query is over",
             Self::Broken => "it broke",
         }
     }
@@ -55,29 +55,29 @@ pub(super) struct Session {
     pub(super) shared: Arc<Shared>,
     pub(super) hello: Hello,
     pub(super) slots: SessionSlots,
-    permit: Permit,
+    permit: SessionPermit,
     /// The workers that this session has told of.
     peers: Peers,
     pub(super) outbound: mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
     /// Set when a later session of the same query takes over, or the worker shuts down.
     pub(super) replaced: CancellationToken,
-    stages: Stages,
+    stages: SessionStages,
     /// Attempts that messages have named so far.
-    named: u64,
+    attempts_named: u64,
     running: BTreeMap<AttemptId, Running>,
     /// Spilled bytes of attempts that have ended, as they were last told.
-    told: BTreeMap<AttemptId, u64>,
+    reported_spills: BTreeMap<AttemptId, u64>,
 }
 
 /// What a session's token allows.
-pub(super) struct Permit {
+pub(super) struct SessionPermit {
     /// The claims of the token, where tokens are checked.
     pub(super) claims: Option<Claims>,
     /// What its attempts may read and write.
-    pub(super) bounds: Arc<Bounds>,
+    pub(super) paths: Arc<PathPolicy>,
 }
 
-impl Permit {
+impl SessionPermit {
     /// Waits until the token has ended.
     async fn ended(&self) {
         let Some(claims) = &self.claims else {
@@ -102,15 +102,15 @@ impl Session {
         shared: Arc<Shared>,
         hello: Hello,
         slots: SessionSlots,
-        permit: Permit,
+        permit: SessionPermit,
         (outbound, replaced): (
             mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
             CancellationToken,
         ),
     ) -> Self {
         Self {
-            stages: Stages::new(&shared.fragments),
-            named: 0,
+            stages: SessionStages::new(&shared.fragments),
+            attempts_named: 0,
             shared,
             hello,
             slots,
@@ -119,14 +119,14 @@ impl Session {
             outbound,
             replaced,
             running: BTreeMap::new(),
-            told: BTreeMap::new(),
+            reported_spills: BTreeMap::new(),
         }
     }
 
     /// Serves the session until it ends; then all its attempts have stopped.
     pub(super) async fn serve(mut self, mut inbound: Streaming<wire::CoordinatorMessage>) -> SessionEnd {
         let (ended, mut ends) = mpsc::unbounded_channel();
-        let mut beat = interval(self.hello.liveness_timeout / 3);
+        let mut heartbeat = interval(self.hello.liveness_timeout / 3);
         let mut progress = interval(PROGRESS_PERIOD);
         progress.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut last_heard = Instant::now();
@@ -152,7 +152,7 @@ impl Session {
                 slots = self.slots.granted() => {
                     self.send(ToCoordinator::SlotsGranted(wire::SlotsGranted { slots }));
                 }
-                _ = beat.tick() => self.send(ToCoordinator::Heartbeat(wire::Heartbeat {})),
+                _ = heartbeat.tick() => self.send(ToCoordinator::Heartbeat(wire::Heartbeat {})),
                 _ = progress.tick() => self.report_progress().await,
                 () = draining.cancelled(), if !drain_told => {
                     drain_told = true;
@@ -190,10 +190,10 @@ impl Session {
         match message
             .message
             .ok_or(WireError::Missing("message"))
-            .map_err(impossible)?
+            .map_err(invalid_message)?
         {
             FromCoordinator::Hello(_) => {
-                return Err(impossible(WireError::Impossible {
+                return Err(invalid_message(WireError::Impossible {
                     field: "message",
                     value: "a second hello".into(),
                 }));
@@ -220,18 +220,18 @@ impl Session {
                         };
                         self.refuse(attempt.into(), layout, failure, ended);
                     }
-                    (Err(error), _) => return Err(impossible(error)),
+                    (Err(error), _) => return Err(invalid_message(error)),
                 }
             }
             FromCoordinator::UpdateInputs(update) => {
                 let attempt = update
                     .attempt
                     .ok_or(WireError::Missing("update_inputs.attempt"))
-                    .map_err(impossible)?
+                    .map_err(invalid_message)?
                     .into();
                 for update in update.updates {
                     let (update, endpoint): (InputUpdate, FetchEndpoint) =
-                        update.try_into().map_err(impossible)?;
+                        update.try_into().map_err(invalid_message)?;
                     self.peers.learn(&update.worker, endpoint);
                     if let Some(running) = self.running.get(&attempt) {
                         let _ = running.inputs.send(update);
@@ -250,7 +250,7 @@ impl Session {
                     .retire(self.hello.query.clone(), attempt.into())
                     .await;
             }
-            FromCoordinator::EndQuery(_) => return Ok(Some(SessionEnd::EndQuery)),
+            FromCoordinator::EndQuery(_) => return Ok(Some(SessionEnd::QueryEnded)),
         }
         Ok(None)
     }
@@ -287,13 +287,13 @@ impl Session {
         let (query, coordinator_epoch) = (self.hello.query.clone(), self.hello.coordinator_epoch);
         let input_roots = self.hello.input_roots.clone();
         let tracked = self.track(attempt, layout);
-        let job = Job {
+        let job = AttemptJob {
             shared,
             peers: self.peers.clone(),
             query,
             coordinator_epoch,
             input_roots,
-            bounds: Arc::clone(&self.permit.bounds),
+            paths: Arc::clone(&self.permit.paths),
             stage,
             assignment,
             splits,
@@ -324,8 +324,8 @@ impl Session {
 
     /// What was said of attempts is remembered: without bound only in a session that no coordinator has.
     fn count_attempt(&mut self) -> Result<(), Status> {
-        self.named += 1;
-        if self.named > MAX_ATTEMPTS_PER_SESSION {
+        self.attempts_named += 1;
+        if self.attempts_named > MAX_ATTEMPTS_PER_SESSION {
             return Err(Status::resource_exhausted(format!(
                 "the session has named more than {MAX_ATTEMPTS_PER_SESSION} attempts"
             )));
@@ -336,7 +336,7 @@ impl Session {
     fn track(&mut self, attempt: AttemptId, layout: (u32, u64)) -> Tracked {
         let (inputs, receiver) = mpsc::unbounded_channel();
         let cancel = CancellationToken::new();
-        let counters = Arc::new(Counters::begin());
+        let counters = Arc::new(Counters::start());
         let running = Running {
             cancel: cancel.clone(),
             inputs,
@@ -363,7 +363,7 @@ impl Session {
                 run,
                 mut metrics,
             } => {
-                self.told
+                self.reported_spills
                     .insert(attempt, add_counts(&mut metrics, counts.get(&attempt)));
                 ToCoordinator::AttemptSucceeded(wire::AttemptSucceeded {
                     attempt: Some(attempt.into()),
@@ -404,12 +404,12 @@ impl Session {
     /// The output of attempts that have ended goes to disk first: tells what did since it was last told.
     fn report_spills(&mut self, counts: &BTreeMap<AttemptId, AttemptCounts>) {
         for (attempt, counted) in counts {
-            let told = self.told.get(attempt).copied().unwrap_or(0);
-            if self.running.contains_key(attempt) || told == counted.spilled_bytes {
+            let reported = self.reported_spills.get(attempt).copied().unwrap_or(0);
+            if self.running.contains_key(attempt) || reported == counted.spilled_bytes {
                 continue;
             }
             let mut metrics = AttemptMetrics::default();
-            self.told
+            self.reported_spills
                 .insert(*attempt, add_counts(&mut metrics, Some(counted)));
             self.report(*attempt, metrics);
         }
@@ -429,7 +429,7 @@ impl Session {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "an argument of map_err")]
-fn impossible(error: WireError) -> Status {
+fn invalid_message(error: WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }
 

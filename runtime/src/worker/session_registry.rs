@@ -13,7 +13,7 @@ use tonic::Status;
 
 /// The sessions of this worker by query.
 #[derive(Clone, Default)]
-pub(super) struct Queries {
+pub(super) struct SessionRegistry {
     sessions: Arc<Mutex<Sessions>>,
 }
 
@@ -24,12 +24,12 @@ const MAX_REMEMBERED: usize = 1024;
 #[derive(Default)]
 struct Sessions {
     last: u64,
-    current: BTreeMap<QueryId, Current>,
+    current: BTreeMap<QueryId, CurrentSession>,
     /// The last epochs of queries that have ended here, the oldest first.
     ended: VecDeque<(QueryId, CoordinatorEpoch)>,
 }
 
-struct Current {
+struct CurrentSession {
     session: SessionId,
     epoch: CoordinatorEpoch,
     /// What opens the query's data here to fetches: of all sessions of one coordinator, since its readers hold it.
@@ -40,7 +40,7 @@ struct Current {
 
 /// A session's place among the sessions of its query.
 #[derive(Debug)]
-pub(super) struct Entered {
+pub(super) struct OpenedSession {
     /// Its number at this worker.
     pub(super) session: SessionId,
     /// What opens the query's data here to fetches.
@@ -48,51 +48,51 @@ pub(super) struct Entered {
     /// To be cancelled when the session and those before it have stopped all their attempts.
     pub(super) stopped: CancellationToken,
     /// The same of the session before it, and whether that was of an earlier coordinator.
-    pub(super) before: Option<(CancellationToken, bool)>,
+    pub(super) previous: Option<(CancellationToken, bool)>,
 }
 
-impl Queries {
+impl SessionRegistry {
     /// Makes a new session the query's current one and cuts the one before it. `None` if a coordinator of a later
     /// term was here.
-    pub(super) fn enter(
+    pub(super) fn open(
         &self,
         query: &QueryId,
         epoch: CoordinatorEpoch,
         replaced: CancellationToken,
-    ) -> Option<Entered> {
+    ) -> Option<OpenedSession> {
         let mut sessions = self.lock();
-        if sessions.latest(query).is_some_and(|latest| latest > epoch) {
+        if sessions.latest_epoch(query).is_some_and(|latest| latest > epoch) {
             return None;
         }
         sessions.last += 1;
         let session = SessionId(sessions.last);
         let stopped = CancellationToken::new();
-        let before = sessions.current.get(query);
-        let fetch_key = before
-            .filter(|before| before.epoch == epoch)
-            .map_or_else(new_fetch_key, |before| before.fetch_key.clone());
-        let current = Current {
+        let previous = sessions.current.get(query);
+        let fetch_key = previous
+            .filter(|previous| previous.epoch == epoch)
+            .map_or_else(new_fetch_key, |previous| previous.fetch_key.clone());
+        let current = CurrentSession {
             session,
             epoch,
             fetch_key: fetch_key.clone(),
             replaced,
             stopped: stopped.clone(),
         };
-        let before = sessions.current.insert(query.clone(), current);
-        let before = before.map(|before| {
-            before.replaced.cancel();
-            (before.stopped, before.epoch < epoch)
+        let previous = sessions.current.insert(query.clone(), current);
+        let previous = previous.map(|previous| {
+            previous.replaced.cancel();
+            (previous.stopped, previous.epoch < epoch)
         });
-        Some(Entered {
+        Some(OpenedSession {
             session,
             fetch_key,
             stopped,
-            before,
+            previous,
         })
     }
 
     /// Forgets the query, but for its epoch, if `session` is still its current one; says whether it was.
-    pub(super) fn leave(&self, query: &QueryId, session: SessionId) -> bool {
+    pub(super) fn close(&self, query: &QueryId, session: SessionId) -> bool {
         let mut sessions = self.lock();
         let current = sessions
             .current
@@ -120,7 +120,7 @@ impl Queries {
         (shown, open): (Option<&FetchKey>, bool),
     ) -> Result<(), Status> {
         let sessions = self.lock();
-        if sessions.latest(query).is_some_and(|latest| latest > epoch) {
+        if sessions.latest_epoch(query).is_some_and(|latest| latest > epoch) {
             return Err(refuse_fetch(FetchError::StaleCoordinator));
         }
         let current = sessions.current.get(query);
@@ -133,7 +133,7 @@ impl Queries {
     }
 
     /// Whether the query has a session, or data that waits for one.
-    pub(super) fn is_here(&self, query: &QueryId) -> bool {
+    pub(super) fn has_query(&self, query: &QueryId) -> bool {
         self.lock().current.contains_key(query)
     }
 
@@ -157,7 +157,7 @@ fn new_fetch_key() -> FetchKey {
 }
 
 impl Sessions {
-    fn latest(&self, query: &QueryId) -> Option<CoordinatorEpoch> {
+    fn latest_epoch(&self, query: &QueryId) -> Option<CoordinatorEpoch> {
         let current = self.current.get(query).map(|current| current.epoch);
         let ended = || self.ended.iter().find(|(ended, _)| ended == query);
         current.or_else(|| ended().map(|(_, epoch)| *epoch))
@@ -170,44 +170,44 @@ mod tests {
 
     #[test]
     fn a_later_session_replaces_an_earlier_one_and_an_older_term_is_refused() {
-        let queries = Queries::default();
+        let queries = SessionRegistry::default();
         let query = QueryId::new("q").expect("a legal id");
         let (first, second) = (CancellationToken::new(), CancellationToken::new());
         let one = queries
-            .enter(&query, CoordinatorEpoch(1), first.clone())
+            .open(&query, CoordinatorEpoch(1), first.clone())
             .expect("the first enters");
         let two = queries
-            .enter(&query, CoordinatorEpoch(2), second.clone())
+            .open(&query, CoordinatorEpoch(2), second.clone())
             .expect("a later term enters");
         assert!(first.is_cancelled() && !second.is_cancelled());
-        let (_, superseded) = two.before.expect("there was one before");
-        assert!(superseded && one.before.is_none());
+        let (_, superseded) = two.previous.expect("there was one before");
+        assert!(superseded && one.previous.is_none());
         assert!(
             queries
-                .enter(&query, CoordinatorEpoch(1), CancellationToken::new())
+                .open(&query, CoordinatorEpoch(1), CancellationToken::new())
                 .is_none()
         );
         assert!(
-            !queries.leave(&query, one.session),
+            !queries.close(&query, one.session),
             "the replaced session must not retire the query"
         );
-        assert!(queries.leave(&query, two.session));
-        assert!(!queries.is_here(&query) && queries.count() == 0);
-        let late = queries.enter(&query, CoordinatorEpoch(1), CancellationToken::new());
+        assert!(queries.close(&query, two.session));
+        assert!(!queries.has_query(&query) && queries.count() == 0);
+        let late = queries.open(&query, CoordinatorEpoch(1), CancellationToken::new());
         assert!(
             late.is_none(),
             "the end of the query does not bring the old term back"
         );
-        assert_eq!(queries.lock().latest(&query), Some(CoordinatorEpoch(2)));
+        assert_eq!(queries.lock().latest_epoch(&query), Some(CoordinatorEpoch(2)));
     }
 
     #[test]
     fn a_fetch_shows_the_key_of_the_querys_session_at_this_worker() {
-        let (here, elsewhere) = (Queries::default(), Queries::default());
-        let enter = |queries: &Queries, id: &str, epoch| {
+        let (here, elsewhere) = (SessionRegistry::default(), SessionRegistry::default());
+        let enter = |queries: &SessionRegistry, id: &str, epoch| {
             let query = QueryId::new(id).expect("a legal id");
-            let entered = queries.enter(&query, CoordinatorEpoch(epoch), CancellationToken::new());
-            entered.expect("it enters").fetch_key
+            let opened = queries.open(&query, CoordinatorEpoch(epoch), CancellationToken::new());
+            opened.expect("it enters").fetch_key
         };
         let admit = |id: &str, epoch, key: Option<&FetchKey>| {
             let query = QueryId::new(id).expect("a legal id");

@@ -26,7 +26,7 @@ impl Slots {
     /// Starts the task for a worker with `total` slots. It ends when all handles are gone.
     pub(crate) fn start(total: u32) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
-        tokio::spawn(own(SlotLeases::new(total), inbox));
+        tokio::spawn(run(SlotLeases::new(total), inbox));
         Self { commands }
     }
 
@@ -84,11 +84,11 @@ impl SessionSlots {
     }
 
     /// Takes a granted slot for an attempt; `None` if the session has none. The slot goes back on drop.
-    pub(crate) async fn consume(&self) -> Option<TakenSlot> {
+    pub(crate) async fn consume(&self) -> Option<SlotGuard> {
         let (answer, taken) = oneshot::channel();
         self.slots.send(Command::Consume(self.session, answer));
         let taken = taken.await.unwrap_or(false);
-        taken.then(|| TakenSlot {
+        taken.then(|| SlotGuard {
             slots: self.slots.clone(),
             session: self.session,
         })
@@ -102,18 +102,18 @@ impl Drop for SessionSlots {
 }
 
 /// A slot in use by an attempt.
-pub(crate) struct TakenSlot {
+pub(crate) struct SlotGuard {
     slots: Slots,
     session: SessionId,
 }
 
-impl Drop for TakenSlot {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
         self.slots.send(Command::Finish(self.session));
     }
 }
 
-async fn own(mut leases: SlotLeases, mut inbox: mpsc::UnboundedReceiver<Command>) {
+async fn run(mut leases: SlotLeases, mut inbox: mpsc::UnboundedReceiver<Command>) {
     let mut sessions: BTreeMap<SessionId, mpsc::UnboundedSender<u32>> = BTreeMap::new();
     while let Some(command) = inbox.recv().await {
         match command {

@@ -25,7 +25,7 @@ impl FragmentBudget {
         }
     }
 
-    fn take(&self, bytes: u64) -> Result<(), AttemptFailure> {
+    fn reserve(&self, bytes: u64) -> Result<(), AttemptFailure> {
         let within = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         let taken = self
             .used
@@ -39,22 +39,22 @@ impl FragmentBudget {
         })
     }
 
-    fn give_back(&self, bytes: u64) {
+    fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 /// A stage, or why its attempts fail.
-type Known = Result<Arc<StageTemplate>, AttemptFailure>;
+type StageResult = Result<Arc<StageTemplate>, AttemptFailure>;
 
 /// The stages that a session has told of.
-pub(super) struct Stages {
-    known: BTreeMap<StageId, (u64, Known)>,
+pub(super) struct SessionStages {
+    known: BTreeMap<StageId, (u64, StageResult)>,
     bytes: u64,
     budget: FragmentBudget,
 }
 
-impl Stages {
+impl SessionStages {
     pub(super) fn new(budget: &FragmentBudget) -> Self {
         Self {
             known: BTreeMap::new(),
@@ -71,7 +71,7 @@ impl Stages {
         self.forget(stage);
         check_stages(self.known.len() as u64 + 1).map_err(|error| too_large(&error))?;
         let bytes = encoded.len() as u64;
-        let taken = self.take(bytes);
+        let taken = self.reserve(bytes);
         let known = taken.and_then(|()| {
             self.bytes += bytes;
             decode(encoded).inspect_err(|_| self.release(bytes))
@@ -86,7 +86,7 @@ impl Stages {
     ///
     /// # Errors
     /// The failure of the attempt.
-    pub(super) fn get(&self, stage: StageId) -> Known {
+    pub(super) fn get(&self, stage: StageId) -> StageResult {
         match self.known.get(&stage) {
             Some((_, known)) => known.clone(),
             None => {
@@ -98,14 +98,14 @@ impl Stages {
         }
     }
 
-    fn take(&self, bytes: u64) -> Result<(), AttemptFailure> {
+    fn reserve(&self, bytes: u64) -> Result<(), AttemptFailure> {
         check_fragment_bytes(self.bytes.saturating_add(bytes)).map_err(|error| too_large(&error))?;
-        self.budget.take(bytes)
+        self.budget.reserve(bytes)
     }
 
     fn release(&mut self, bytes: u64) {
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.budget.give_back(bytes);
+        self.budget.release(bytes);
     }
 
     fn forget(&mut self, stage: StageId) {
@@ -115,13 +115,13 @@ impl Stages {
     }
 }
 
-impl Drop for Stages {
+impl Drop for SessionStages {
     fn drop(&mut self) {
-        self.budget.give_back(self.bytes);
+        self.budget.release(self.bytes);
     }
 }
 
-fn decode(encoded: &[u8]) -> Known {
+fn decode(encoded: &[u8]) -> StageResult {
     let template = StageTemplate::decode(encoded).map_err(|error| AttemptFailure::Refused {
         message: format!("the stage's fragment cannot be decoded by this build: {error}"),
     })?;
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_session_keeps_so_many_stages_and_bytes_of_them_and_no_more() {
         let budget = FragmentBudget::new(u64::MAX);
-        let mut stages = Stages::new(&budget);
+        let mut stages = SessionStages::new(&budget);
         for stage in 0..MAX_STAGES {
             assert_eq!(stages.define(StageId(stage), &encoded(1, 1)), Ok(()));
         }
@@ -180,7 +180,7 @@ mod tests {
         assert!(stages.get(StageId(0)).is_ok(), "what was there is there");
         assert_eq!(stages.define(StageId(0), &encoded(2, 1)), Ok(()), "told again");
 
-        let mut stages = Stages::new(&budget);
+        let mut stages = SessionStages::new(&budget);
         let half = usize::try_from(MAX_FRAGMENT_BYTES / 2).expect("it fits") - 100;
         assert_eq!(stages.define(StageId(0), &encoded(half, 1)), Ok(()));
         assert_eq!(stages.define(StageId(1), &encoded(half, 1)), Ok(()));
@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn a_stage_with_more_partitions_than_any_exchange_has_is_refused() {
-        let mut stages = Stages::new(&FragmentBudget::new(u64::MAX));
+        let mut stages = SessionStages::new(&FragmentBudget::new(u64::MAX));
         assert_eq!(stages.define(StageId(0), &encoded(1, MAX_PARTITIONS)), Ok(()));
         for partitions in [MAX_PARTITIONS + 1, u32::MAX] {
             assert!(is_too_large(stages.define(StageId(1), &encoded(1, partitions))));
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn sessions_share_a_budget_and_give_it_back_with_their_end() {
         let budget = FragmentBudget::new(1_000);
-        let (mut one, mut two) = (Stages::new(&budget), Stages::new(&budget));
+        let (mut one, mut two) = (SessionStages::new(&budget), SessionStages::new(&budget));
         assert_eq!(one.define(StageId(0), &encoded(600, 1)), Ok(()));
         let short = two.define(StageId(0), &encoded(600, 1));
         let Err(AttemptFailure::ResourcesExhausted { message }) = short else {

@@ -20,7 +20,7 @@ impl Shared {
             held_bytes: stats.memory_bytes.saturating_add(stats.disk_bytes),
             spill_used_bytes: stats.disk_bytes.saturating_add(stats.operator_bytes),
             spill_limit_bytes: self.options.spill_limit_bytes,
-            queries: u32::try_from(self.queries.count()).unwrap_or(u32::MAX),
+            queries: u32::try_from(self.sessions.count()).unwrap_or(u32::MAX),
             draining: self.draining.is_cancelled(),
             node: self.options.node.clone().unwrap_or_default(),
             zone: self.zone().await.unwrap_or_default(),
