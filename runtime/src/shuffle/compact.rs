@@ -20,7 +20,7 @@ pub fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
 
 /// The same rows, the bytes that views refer to in one buffer a column. A decoded frame is one allocation, and
 /// DataFusion's sort charges a batch the capacity of that allocation once for every buffer of its views.
-pub fn gather_views(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+pub fn gc_views(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     each_column(batch, |column| {
         Ok(match column.data_type() {
             DataType::Utf8View if column.as_string_view().data_buffers().len() > 1 => {
@@ -38,7 +38,11 @@ fn each_column(
     batch: &RecordBatch,
     change: impl Fn(&ArrayRef) -> Result<ArrayRef, ArrowError>,
 ) -> Result<RecordBatch, ArrowError> {
-    if !batch.columns().iter().any(|column| shares(column.data_type())) {
+    if !batch
+        .columns()
+        .iter()
+        .any(|column| may_share_buffers(column.data_type()))
+    {
         return Ok(batch.clone());
     }
     let columns = batch.columns().iter().map(change);
@@ -72,7 +76,7 @@ fn nested_view_bytes(data: &ArrayData) -> usize {
 }
 
 /// Whether arrays of the type may refer to parts of shared buffers.
-fn shares(data_type: &DataType) -> bool {
+fn may_share_buffers(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8View | DataType::BinaryView | DataType::Dictionary(_, _) => true,
         DataType::List(field)
@@ -81,9 +85,11 @@ fn shares(data_type: &DataType) -> bool {
         | DataType::ListView(field)
         | DataType::LargeListView(field)
         | DataType::Map(field, _)
-        | DataType::RunEndEncoded(_, field) => shares(field.data_type()),
-        DataType::Struct(fields) => fields.iter().any(|field| shares(field.data_type())),
-        DataType::Union(fields, _) => fields.iter().any(|(_, field)| shares(field.data_type())),
+        | DataType::RunEndEncoded(_, field) => may_share_buffers(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| may_share_buffers(field.data_type())),
+        DataType::Union(fields, _) => fields
+            .iter()
+            .any(|(_, field)| may_share_buffers(field.data_type())),
         _ => false,
     }
 }
@@ -97,7 +103,7 @@ fn compact_array(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             let values = compact_array(compacted.as_any_dictionary().values())?;
             Ok(compacted.as_any_dictionary().with_values(values))
         }
-        nested if shares(nested) => {
+        nested if may_share_buffers(nested) => {
             // Taking all rows leaves children that hold these rows only, where Arrow can take rows of the type; then
             // the children's own buffers go.
             let rows = UInt64Array::from_iter_values(0..array.len() as u64);
@@ -113,13 +119,13 @@ fn compact_array(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
 }
 
 /// A fifth may be waste: a copy costs more.
-fn worth_a_copy(used: usize, held: usize) -> bool {
+fn should_copy(used: usize, held: usize) -> bool {
     held > used + used / 4
 }
 
 fn compact_strings(array: &StringViewArray) -> ArrayRef {
     let held = array.data_buffers().iter().map(|buffer| buffer.len()).sum();
-    if worth_a_copy(array.total_buffer_bytes_used(), held) {
+    if should_copy(array.total_buffer_bytes_used(), held) {
         Arc::new(array.gc())
     } else {
         Arc::new(array.clone())
@@ -128,7 +134,7 @@ fn compact_strings(array: &StringViewArray) -> ArrayRef {
 
 fn compact_binary(array: &BinaryViewArray) -> ArrayRef {
     let held = array.data_buffers().iter().map(|buffer| buffer.len()).sum();
-    if worth_a_copy(array.total_buffer_bytes_used(), held) {
+    if should_copy(array.total_buffer_bytes_used(), held) {
         Arc::new(array.gc())
     } else {
         Arc::new(array.clone())

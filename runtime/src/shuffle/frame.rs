@@ -30,7 +30,7 @@ use sluice_crds::shuffle_query::Compression;
 use thiserror::Error;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::compact::{batch_bytes, compact, gather_views};
+use super::compact::{batch_bytes, compact, gc_views};
 
 #[cfg(test)]
 mod tests;
@@ -132,7 +132,7 @@ impl FrameFormat {
         for _ in 0..self.dictionaries {
             tracker.next_dict_id();
         }
-        let batch = gather_views(&compact(batch)?)?;
+        let batch = gc_views(&compact(batch)?)?;
         let bytes = batch_bytes(&batch);
         if bytes as u64 > MAX_BATCH_BYTES / 2 {
             return Err(FrameError::TooLong { bytes });
@@ -200,7 +200,7 @@ impl FrameFormat {
 
 /// The most bytes that one compressed byte stands for: a run of LZ4 grows by 255 with each byte of its length, a block
 /// of ZSTD, 128 KiB, has four bytes at least.
-fn most_per_byte(codec: CompressionType) -> u64 {
+fn max_expansion(codec: CompressionType) -> u64 {
     match codec {
         CompressionType::LZ4_FRAME => 255,
         _ => 32 << 10,
@@ -213,7 +213,7 @@ fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<()
     let mut total = 0u64;
     let most = batch
         .compression()
-        .map(|compression| most_per_byte(compression.codec()));
+        .map(|compression| max_expansion(compression.codec()));
     for buffer in batch.buffers().into_iter().flatten() {
         let start = usize::try_from(buffer.offset()).ok();
         let length = usize::try_from(buffer.length()).ok();

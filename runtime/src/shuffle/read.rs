@@ -25,7 +25,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::driver::{Driver, Queues};
+use self::driver::{QueueSenders, ReadDriver};
 pub use self::queue::Part;
 use self::queue::{Queue, decoded, parts};
 use super::frame::FrameFormat;
@@ -159,11 +159,11 @@ impl ReadCounters {
 
 /// The inputs of one attempt while they are read. Reading stops when this and all streams taken from it are dropped.
 pub struct ShuffleReads {
-    inputs: Vec<Option<TakenOnce>>,
+    inputs: Vec<Option<InputQueues>>,
     counters: Arc<ReadCounters>,
 }
 
-struct TakenOnce {
+struct InputQueues {
     schema: SchemaRef,
     format: Arc<FrameFormat>,
     delivery: Delivery,
@@ -208,19 +208,19 @@ impl ShuffleReads {
             taken.push((input.schema, input.delivery, Arc::new(format), queues));
             assigned.push((input.assigned, input.delivery));
         }
-        let driver = Driver {
+        let driver = ReadDriver {
             reader: Reader::new(spec.config, &assigned),
             query: spec.query,
             coordinator_epoch: spec.coordinator_epoch,
             transport,
-            queues: Queues::new(senders, reservation),
+            queues: QueueSenders::new(senders, reservation),
             counters: Arc::clone(&counters),
             _tables: tables,
         };
         let driver = AbortOnDropHandle::new(runtime.spawn(driver.run(updates, returned)));
         let driver = Arc::new(driver);
         let inputs = taken.into_iter().map(|(schema, delivery, format, queues)| {
-            Some(TakenOnce {
+            Some(InputQueues {
                 schema,
                 format,
                 delivery,
@@ -246,7 +246,7 @@ impl ShuffleReads {
     ///
     /// If there is no such input, or it was taken before.
     pub fn take(&mut self, input: usize) -> Result<Vec<SendableRecordBatchStream>, DataFusionError> {
-        let taken = self.take_once(input)?;
+        let taken = self.take_queues(input)?;
         let queues = match taken.delivery {
             Delivery::Arrival | Delivery::InOrder => vec![taken.queues],
             Delivery::PerStream => taken.queues.into_iter().map(|queue| vec![queue]).collect(),
@@ -272,11 +272,11 @@ impl ShuffleReads {
         &mut self,
         input: usize,
     ) -> Result<BoxStream<'static, Result<Part, DataFusionError>>, DataFusionError> {
-        let taken = self.take_once(input)?;
+        let taken = self.take_queues(input)?;
         Ok(parts(taken.format, taken.queues, taken.driver).boxed())
     }
 
-    fn take_once(&mut self, input: usize) -> Result<TakenOnce, DataFusionError> {
+    fn take_queues(&mut self, input: usize) -> Result<InputQueues, DataFusionError> {
         let taken = self.inputs.get_mut(input).and_then(Option::take);
         taken.ok_or_else(|| {
             let message = format!("shuffle input {input} does not exist or is being read already");

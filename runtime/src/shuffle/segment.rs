@@ -96,12 +96,12 @@ impl SpillDirs {
     /// # Errors
     ///
     /// If a directory cannot be made.
-    pub fn for_operators(&self) -> io::Result<OperatorFolders> {
+    pub fn for_operators(&self) -> io::Result<OperatorSpillDirs> {
         let folders: Vec<_> = self.dirs.iter().map(|dir| dir.path().join(OPERATORS)).collect();
         for folder in &folders {
             private().create(folder)?;
         }
-        Ok(OperatorFolders(folders))
+        Ok(OperatorSpillDirs(folders))
     }
 
     /// Where the files of a query lie, on each volume.
@@ -111,7 +111,7 @@ impl SpillDirs {
 
     /// Chooses where the bytes of an attempt shall lie: on the volume of which the largest share is free. Volumes that
     /// differ by less than a hundredth take turns.
-    pub fn place(&mut self, query: &QueryId, attempt: AttemptId) -> PathBuf {
+    pub fn choose_segment(&mut self, query: &QueryId, attempt: AttemptId) -> PathBuf {
         let count = self.dirs.len();
         let turn = self.placed % count;
         self.placed = self.placed.wrapping_add(1);
@@ -127,9 +127,9 @@ impl SpillDirs {
 
 /// Where operators spill.
 #[derive(Debug)]
-pub struct OperatorFolders(Vec<PathBuf>);
+pub struct OperatorSpillDirs(Vec<PathBuf>);
 
-impl OperatorFolders {
+impl OperatorSpillDirs {
     /// What the operators of one query spill with; nothing until it has a limit.
     ///
     /// # Errors

@@ -115,17 +115,17 @@ pub struct StoreHandle {
 /// A frame on its way into the store.
 #[derive(Debug)]
 #[must_use = "the store's answer tells when the next frame may follow"]
-pub struct Appending {
+pub struct PendingAppend {
     answer: oneshot::Receiver<Result<(), StoreError>>,
 }
 
-impl Appending {
+impl PendingAppend {
     /// Waits until the frame is stored and the store's memory within its bound.
     ///
     /// # Errors
     ///
     /// As [`StoreHandle::append`].
-    pub async fn done(self) -> Result<(), StoreError> {
+    pub async fn wait(self) -> Result<(), StoreError> {
         self.answer.await.unwrap_or(Err(StoreError::Closed))
     }
 }
@@ -200,7 +200,7 @@ impl StoreHandle {
         frame: Bytes,
         rows: u64,
     ) -> Result<(), StoreError> {
-        self.begin_append(query, stream, frame, rows).await?.done().await
+        self.begin_append(query, stream, frame, rows).await?.wait().await
     }
 
     /// Gives a frame to the store, and leaves for later to wait for what [`Self::append`] waits for. Whoever does not
@@ -215,7 +215,7 @@ impl StoreHandle {
         stream: StreamId,
         frame: Bytes,
         rows: u64,
-    ) -> Result<Appending, StoreError> {
+    ) -> Result<PendingAppend, StoreError> {
         let (reply, answer) = oneshot::channel();
         let append = Command::Append {
             query,
@@ -226,7 +226,7 @@ impl StoreHandle {
         };
         let sent = self.commands.send(append).await;
         sent.map_err(|_| StoreError::Closed)?;
-        Ok(Appending { answer })
+        Ok(PendingAppend { answer })
     }
 
     /// No more frames will come. Returns an entry for each partition that holds bytes.

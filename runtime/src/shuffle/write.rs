@@ -19,7 +19,7 @@ use super::compact::{batch_bytes, compact};
 use super::frame::{FrameEncoder, FrameError, FrameFormat};
 use super::partition::{Partitioner, Partitioning};
 use super::sorted::{RunSampler, SortKeys};
-use super::store::{Appending, StoreHandle};
+use super::store::{PendingAppend, StoreHandle};
 
 #[cfg(test)]
 mod tests;
@@ -76,7 +76,7 @@ pub struct WriteCounts {
 
 /// What an attempt wrote in all.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Written {
+pub struct ShuffleOutput {
     /// An entry for each partition that holds bytes.
     pub outputs: Vec<MapOutputPartitionMeta>,
     /// Where the keys are, if it is a sorted run.
@@ -93,21 +93,21 @@ pub struct ShuffleWriter {
     attempt: AttemptId,
     partitioner: Partitioner,
     format: Arc<FrameFormat>,
-    partitions: BTreeMap<u32, Gathering>,
-    gathered_bytes: usize,
+    partitions: BTreeMap<u32, PartitionBuffer>,
+    buffered_bytes: usize,
     buffer_bytes: usize,
     reservation: MemoryReservation,
     context: IpcWriteContext,
     /// The frame that the store has not answered yet: the next one is encoded meanwhile.
-    appending: Option<Appending>,
+    appending: Option<PendingAppend>,
     counts: WriteCounts,
     sampler: Option<RunSampler>,
 }
 
 /// Rows of one partition that wait for their frame to fill.
-struct Gathering {
+struct PartitionBuffer {
     encoder: FrameEncoder,
-    parts: Vec<RecordBatch>,
+    batches: Vec<RecordBatch>,
     rows: usize,
     bytes: usize,
 }
@@ -126,7 +126,7 @@ impl ShuffleWriter {
             partitioner: Partitioner::new(&spec.partitioning)?,
             format: Arc::new(FrameFormat::new(Arc::clone(&spec.schema), spec.compression)?),
             partitions: BTreeMap::new(),
-            gathered_bytes: 0,
+            buffered_bytes: 0,
             buffer_bytes: spec.buffer_bytes,
             reservation: MemoryConsumer::new("shuffle write").register(pool),
             context: IpcWriteContext::default(),
@@ -155,23 +155,26 @@ impl ShuffleWriter {
                 self.flush_all().await?;
                 self.reservation.try_grow(bytes)?;
             }
-            self.gathered_bytes += bytes;
+            self.buffered_bytes += bytes;
             let format = &self.format;
-            let gathering = self.partitions.entry(partition).or_insert_with(|| Gathering {
-                encoder: FrameEncoder::new(Arc::clone(format)),
-                parts: Vec::new(),
-                rows: 0,
-                bytes: 0,
-            });
-            gathering.rows += part.num_rows();
-            gathering.bytes += bytes;
-            gathering.parts.push(part);
-            if gathering.rows >= FRAME_ROWS || gathering.bytes >= FRAME_BYTES {
+            let buffer = self
+                .partitions
+                .entry(partition)
+                .or_insert_with(|| PartitionBuffer {
+                    encoder: FrameEncoder::new(Arc::clone(format)),
+                    batches: Vec::new(),
+                    rows: 0,
+                    bytes: 0,
+                });
+            buffer.rows += part.num_rows();
+            buffer.bytes += bytes;
+            buffer.batches.push(part);
+            if buffer.rows >= FRAME_ROWS || buffer.bytes >= FRAME_BYTES {
                 self.flush(partition).await?;
             }
         }
-        while self.gathered_bytes > self.buffer_bytes {
-            let largest = self.partitions.iter().max_by_key(|(_, waits)| waits.bytes);
+        while self.buffered_bytes > self.buffer_bytes {
+            let largest = self.partitions.iter().max_by_key(|(_, buffer)| buffer.bytes);
             let Some((&partition, _)) = largest else {
                 break;
             };
@@ -185,12 +188,12 @@ impl ShuffleWriter {
     /// # Errors
     ///
     /// As `write`.
-    pub async fn finish(mut self) -> Result<Written> {
+    pub async fn finish(mut self) -> Result<ShuffleOutput> {
         self.flush_all().await?;
-        self.settle().await?;
+        self.await_append().await?;
         let outputs = self.store.finalize(self.query.clone(), self.attempt).await?;
         let end = self.counts.bytes;
-        Ok(Written {
+        Ok(ShuffleOutput {
             outputs,
             run: self.sampler.map(|sampler| sampler.finish(end)),
             counts: self.counts,
@@ -206,46 +209,46 @@ impl ShuffleWriter {
     }
 
     /// Waits for the answer to the last frame.
-    async fn settle(&mut self) -> Result<()> {
+    async fn await_append(&mut self) -> Result<()> {
         match self.appending.take() {
-            Some(last) => Ok(last.done().await?),
+            Some(last) => Ok(last.wait().await?),
             None => Ok(()),
         }
     }
 
     async fn flush(&mut self, partition: u32) -> Result<()> {
-        let Some(gathering) = self.partitions.get_mut(&partition) else {
+        let Some(buffer) = self.partitions.get_mut(&partition) else {
             return Ok(());
         };
-        let parts = std::mem::take(&mut gathering.parts);
-        let bytes = std::mem::take(&mut gathering.bytes);
-        gathering.rows = 0;
+        let parts = std::mem::take(&mut buffer.batches);
+        let bytes = std::mem::take(&mut buffer.bytes);
+        buffer.rows = 0;
         let stream = StreamId {
             attempt: self.attempt,
             partition,
         };
-        for batch in frames_of(self.format.schema(), parts) {
-            let frame = gathering.encoder.encode(&batch, &mut self.context)?;
+        for batch in split_into_frames(self.format.schema(), parts) {
+            let frame = buffer.encoder.encode(&batch, &mut self.context)?;
             let rows = batch.num_rows() as u64;
             if let Some(sampler) = &mut self.sampler {
                 sampler.frame(&batch, self.counts.bytes)?;
             }
             self.counts.rows += rows;
             self.counts.bytes += frame.len() as u64;
-            if let Some(before) = self.appending.take() {
-                before.done().await?;
+            if let Some(previous) = self.appending.take() {
+                previous.wait().await?;
             }
             let query = self.query.clone();
             self.appending = Some(self.store.begin_append(query, stream, frame, rows).await?);
         }
-        self.gathered_bytes = self.gathered_bytes.saturating_sub(bytes);
+        self.buffered_bytes = self.buffered_bytes.saturating_sub(bytes);
         self.reservation.shrink(bytes);
         Ok(())
     }
 }
 
 /// The rows of the parts, in order, as batches of about a frame each.
-fn frames_of(schema: &SchemaRef, mut parts: Vec<RecordBatch>) -> Vec<RecordBatch> {
+fn split_into_frames(schema: &SchemaRef, mut parts: Vec<RecordBatch>) -> Vec<RecordBatch> {
     if parts.len() > 1 {
         // Dictionaries of several parts may have too many values for their keys, and strings too many bytes for
         // their offsets: the parts stay apart then.

@@ -391,7 +391,7 @@ impl Session {
     }
 
     async fn report_progress(&mut self) {
-        self.shared.store.space().settle();
+        self.shared.store.space().rebalance();
         let counts = self.attempt_counts().await;
         for (attempt, running) in &self.running {
             let mut metrics = running.counters.read();

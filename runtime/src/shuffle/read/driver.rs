@@ -15,18 +15,18 @@ use sluice_core::reader::{Action, Event, FetchId, Reader};
 use sluice_core::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
-use super::queue::Delivered;
+use super::queue::QueueItem;
 use super::{FetchTransport, ReadCounters, ReadFailed, StreamKey};
 
-type Sender = mpsc::UnboundedSender<Delivered>;
+type Sender = mpsc::UnboundedSender<QueueItem>;
 
 /// The driver's ends of the queues: by input, one for all streams (`None`) or one a stream.
-pub struct Queues {
+pub struct QueueSenders {
     senders: Vec<BTreeMap<Option<StreamKey>, Sender>>,
     reservation: Arc<MemoryReservation>,
 }
 
-impl Queues {
+impl QueueSenders {
     pub fn new(
         senders: Vec<BTreeMap<Option<StreamKey>, Sender>>,
         reservation: Arc<MemoryReservation>,
@@ -34,54 +34,54 @@ impl Queues {
         Self { senders, reservation }
     }
 
-    fn send(&self, input: u32, stream: StreamId, delivered: Delivered) {
+    fn send(&self, input: u32, stream: StreamId, item: QueueItem) {
         let Some(senders) = self.senders.get(input as usize) else {
             return;
         };
         let key = (stream.attempt.task_id(), stream.partition);
         let sender = senders.get(&None).or_else(|| senders.get(&Some(key)));
-        let bytes = match &delivered {
-            Delivered::Bytes { bytes, .. } => bytes.len(),
-            Delivered::StreamEnded { .. } | Delivered::Ended | Delivered::Failed(_) => 0,
+        let bytes = match &item {
+            QueueItem::Bytes { bytes, .. } => bytes.len(),
+            QueueItem::StreamEnded { .. } | QueueItem::Ended | QueueItem::Failed(_) => 0,
         };
         self.reservation.grow(bytes);
         // Operators that have enough (a limit) drop their end.
-        if sender.is_none_or(|sender| sender.send(delivered).is_err()) {
+        if sender.is_none_or(|sender| sender.send(item).is_err()) {
             self.reservation.shrink(bytes);
         }
     }
 
     fn end_stream(&self, input: u32, stream: StreamId) {
-        self.send(input, stream, Delivered::StreamEnded { stream });
+        self.send(input, stream, QueueItem::StreamEnded { stream });
         let senders = self.senders.get(input as usize);
         if senders.is_some_and(|senders| !senders.contains_key(&None)) {
-            self.send(input, stream, Delivered::Ended);
+            self.send(input, stream, QueueItem::Ended);
         }
     }
 
     fn end_input(&self, input: u32) {
         let sender = self.senders.get(input as usize).and_then(|s| s.get(&None));
         if let Some(sender) = sender {
-            let _ = sender.send(Delivered::Ended);
+            let _ = sender.send(QueueItem::Ended);
         }
     }
 
     fn fail(&self, failed: ReadFailed) {
         for sender in self.senders.iter().flat_map(BTreeMap::values) {
-            let _ = sender.send(Delivered::Failed(failed));
+            let _ = sender.send(QueueItem::Failed(failed));
         }
     }
 }
 
 /// What an open call brings: chunks, and `None` when it has ended.
-type Arrival = (FetchId, Option<Result<(ChunkHead, Bytes), FetchError>>);
+type FetchArrival = (FetchId, Option<Result<(ChunkHead, Bytes), FetchError>>);
 
-pub struct Driver {
+pub struct ReadDriver {
     pub reader: Reader,
     pub query: QueryId,
     pub coordinator_epoch: CoordinatorEpoch,
     pub transport: Arc<dyn FetchTransport>,
-    pub queues: Queues,
+    pub queues: QueueSenders,
     pub counters: Arc<ReadCounters>,
     /// What the reader and the queues themselves take.
     pub _tables: MemoryReservation,
@@ -89,12 +89,12 @@ pub struct Driver {
 
 /// The open calls, and which of them are still wanted.
 #[derive(Default)]
-struct Calls {
-    arrivals: SelectAll<BoxStream<'static, Arrival>>,
+struct OpenFetches {
+    arrivals: SelectAll<BoxStream<'static, FetchArrival>>,
     open: BTreeMap<FetchId, oneshot::Sender<()>>,
 }
 
-impl Driver {
+impl ReadDriver {
     /// Runs until all inputs have ended, the read has failed, or nobody wants it.
     pub async fn run(
         mut self,
@@ -102,7 +102,7 @@ impl Driver {
         mut returned: mpsc::UnboundedReceiver<Event>,
     ) {
         let started = time::Instant::now();
-        let mut calls = Calls::default();
+        let mut calls = OpenFetches::default();
         let mut updates_open = true;
         let mut event = (Event::Ticked, None);
         loop {
@@ -129,7 +129,7 @@ impl Driver {
                     None => return,
                 },
                 Some((fetch, arrival)) = calls.arrivals.next() => match arrival {
-                    Some(Ok((head, bytes))) => (self.checked(fetch, head, &bytes), Some(bytes)),
+                    Some(Ok((head, bytes))) => (self.check_chunk(fetch, head, &bytes), Some(bytes)),
                     Some(Err(error)) => {
                         calls.open.remove(&fetch);
                         (Event::FetchEnded { fetch, error: Some(error) }, None)
@@ -145,7 +145,7 @@ impl Driver {
     }
 
     /// A chunk whose head and bytes do not agree is corrupt.
-    fn checked(&self, fetch: FetchId, head: ChunkHead, bytes: &Bytes) -> Event {
+    fn check_chunk(&self, fetch: FetchId, head: ChunkHead, bytes: &Bytes) -> Event {
         if head.end_offset.checked_sub(head.start_offset) == Some(bytes.len() as u64) {
             self.counters.chunk_came(bytes.len());
             return Event::ChunkArrived { fetch, head };
@@ -154,7 +154,7 @@ impl Driver {
         Event::FetchEnded { fetch, error }
     }
 
-    fn act(&self, action: Action, bytes: Option<&Bytes>, calls: &mut Calls) {
+    fn act(&self, action: Action, bytes: Option<&Bytes>, calls: &mut OpenFetches) {
         match action {
             Action::Fetch {
                 fetch,
@@ -185,12 +185,12 @@ impl Driver {
                 end_offset: _,
             } => {
                 if let Some(bytes) = bytes.cloned() {
-                    let delivered = Delivered::Bytes {
+                    let item = QueueItem::Bytes {
                         stream,
                         offset,
                         bytes,
                     };
-                    self.queues.send(input, stream, delivered);
+                    self.queues.send(input, stream, item);
                 }
             }
             Action::EndStream { input, stream } => self.queues.end_stream(input, stream),
@@ -200,7 +200,7 @@ impl Driver {
     }
 }
 
-impl Calls {
+impl OpenFetches {
     /// Adds a call; dropping its entry in `open` drops the response.
     fn start(
         &mut self,

@@ -23,7 +23,7 @@ use crate::shuffle::frame::{FrameDecoder, FrameFormat};
 
 /// What the driver hands over.
 #[derive(Debug)]
-pub enum Delivered {
+pub enum QueueItem {
     /// The next bytes of a stream, and where in it they are.
     Bytes {
         stream: StreamId,
@@ -58,7 +58,7 @@ pub enum Part {
 /// The operators' end.
 pub struct Queue {
     input: u32,
-    receiver: mpsc::UnboundedReceiver<Delivered>,
+    receiver: mpsc::UnboundedReceiver<QueueItem>,
     returns: mpsc::UnboundedSender<Event>,
     counters: Arc<ReadCounters>,
     reservation: Arc<MemoryReservation>,
@@ -69,7 +69,7 @@ pub struct Queue {
 impl Queue {
     pub fn new(
         input: u32,
-        receiver: mpsc::UnboundedReceiver<Delivered>,
+        receiver: mpsc::UnboundedReceiver<QueueItem>,
         returns: mpsc::UnboundedSender<Event>,
         counters: &Arc<ReadCounters>,
         reservation: &Arc<MemoryReservation>,
@@ -95,12 +95,12 @@ impl Queue {
                 return Ok(Some(Part::Rows { stream, batch }));
             }
             match self.receiver.recv().await {
-                Some(Delivered::Bytes {
+                Some(QueueItem::Bytes {
                     stream,
                     offset,
                     bytes,
                 }) => self.decode(stream, offset, &bytes, format)?,
-                Some(Delivered::StreamEnded { stream }) => {
+                Some(QueueItem::StreamEnded { stream }) => {
                     if let Some(decoder) = self.decoders.remove(&stream) {
                         self.reservation.shrink(decoder.pending_bytes());
                         if let Err(error) = decoder.finish() {
@@ -109,8 +109,8 @@ impl Queue {
                     }
                     return Ok(Some(Part::End { stream }));
                 }
-                Some(Delivered::Ended) => return Ok(None),
-                Some(Delivered::Failed(failed)) => return Err(failed.into()),
+                Some(QueueItem::Ended) => return Ok(None),
+                Some(QueueItem::Failed(failed)) => return Err(failed.into()),
                 None => {
                     let message = "a shuffle read was given up while rows were wanted of it";
                     return Err(DataFusionError::Execution(message.to_owned()));
@@ -163,8 +163,8 @@ impl Drop for Queue {
         let pending = self.decoders.values().map(FrameDecoder::pending_bytes);
         self.reservation.shrink(pending.sum());
         self.receiver.close();
-        while let Ok(delivered) = self.receiver.try_recv() {
-            if let Delivered::Bytes { bytes, .. } = delivered {
+        while let Ok(item) = self.receiver.try_recv() {
+            if let QueueItem::Bytes { bytes, .. } = item {
                 self.reservation.shrink(bytes.len());
             }
         }

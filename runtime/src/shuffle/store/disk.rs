@@ -9,26 +9,26 @@ use sluice_core::ids::QueryId;
 use sluice_core::shares::SpaceUsage;
 
 use super::StoreConfig;
-use crate::shuffle::segment::{OperatorFolders, SpillDirs};
+use crate::shuffle::segment::{OperatorSpillDirs, SpillDirs};
 
 /// What queries have of a worker's disk. The lock guards sums; nothing waits while it is held.
 #[derive(Debug)]
 pub struct SpillSpace {
     limit: u64,
-    folders: OperatorFolders,
-    shares: Mutex<BTreeMap<QueryId, Share>>,
+    folders: OperatorSpillDirs,
+    shares: Mutex<BTreeMap<QueryId, QueryShare>>,
 }
 
 /// What one query has.
 #[derive(Debug, Default)]
-struct Share {
+struct QueryShare {
     /// Bytes of its shuffle data.
     stored: u64,
     /// What its operators spill with, once one wants to.
     operators: Option<Arc<DiskManager>>,
 }
 
-impl Share {
+impl QueryShare {
     fn spilled(&self) -> u64 {
         self.operators.as_ref().map_or(0, |disk| disk.used_disk_space())
     }
@@ -39,7 +39,7 @@ impl Share {
 }
 
 impl SpillSpace {
-    fn new(limit: Option<u64>, folders: OperatorFolders) -> Self {
+    fn new(limit: Option<u64>, folders: OperatorSpillDirs) -> Self {
         Self {
             limit: limit.unwrap_or(u64::MAX),
             folders,
@@ -47,7 +47,7 @@ impl SpillSpace {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<QueryId, Share>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<QueryId, QueryShare>> {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -64,43 +64,46 @@ impl SpillSpace {
         }
         let made = Arc::new(self.folders.disk_manager()?);
         shares.entry(query.clone()).or_default().operators = Some(Arc::clone(&made));
-        self.divide(&shares);
+        self.set_limits(&shares);
         Ok(made)
     }
 
     /// Divides anew what operators may write, who report it to nobody: between two calls they may pass the limit together.
-    pub fn settle(&self) {
-        self.divide(&self.lock());
+    pub fn rebalance(&self) {
+        self.set_limits(&self.lock());
     }
 
     /// How the disk is used, as one query sees it.
     pub fn usage(&self, query: &QueryId) -> SpaceUsage {
-        self.seen_by(query, &self.lock())
+        self.usage_of(query, &self.lock())
     }
 
     /// Bytes that operators have on disk.
     pub fn spilled_by_operators(&self) -> u64 {
-        self.lock().values().map(Share::spilled).sum()
+        self.lock().values().map(QueryShare::spilled).sum()
     }
 
-    fn seen_by(&self, query: &QueryId, shares: &BTreeMap<QueryId, Share>) -> SpaceUsage {
+    fn usage_of(&self, query: &QueryId, shares: &BTreeMap<QueryId, QueryShare>) -> SpaceUsage {
         let users = shares
             .iter()
             .filter(|(id, share)| *id == query || share.bytes() > 0);
         SpaceUsage {
             limit: self.limit,
-            own: shares.get(query).map_or(0, Share::bytes),
-            all: shares.values().map(Share::bytes).fold(0, u64::saturating_add),
+            own: shares.get(query).map_or(0, QueryShare::bytes),
+            all: shares
+                .values()
+                .map(QueryShare::bytes)
+                .fold(0, u64::saturating_add),
             queries: users.count().max(1) as u64,
         }
     }
 
-    fn divide(&self, shares: &BTreeMap<QueryId, Share>) {
+    fn set_limits(&self, shares: &BTreeMap<QueryId, QueryShare>) {
         for (query, share) in shares {
             let Some(operators) = &share.operators else {
                 continue;
             };
-            let allowance = self.seen_by(query, shares).allowance();
+            let allowance = self.usage_of(query, shares).allowance();
             let most = allowance.saturating_sub(share.stored);
             if let Err(error) = operators.set_max_temp_directory_size(most) {
                 tracing::warn!(%query, %error, "the disk space of operators is not what it should be");
@@ -111,12 +114,12 @@ impl SpillSpace {
     /// The query's shuffle data is about to take so many bytes.
     fn reserve(&self, query: &QueryId, bytes: u64) -> Result<(), SpaceUsage> {
         let mut shares = self.lock();
-        let used = self.seen_by(query, &shares);
+        let used = self.usage_of(query, &shares);
         if used.own.saturating_add(bytes) > used.allowance() {
             return Err(used);
         }
         shares.entry(query.clone()).or_default().stored += bytes;
-        self.divide(&shares);
+        self.set_limits(&shares);
         Ok(())
     }
 
@@ -125,14 +128,14 @@ impl SpillSpace {
         if let Some(share) = shares.get_mut(query) {
             share.stored = share.stored.saturating_sub(bytes);
         }
-        self.divide(&shares);
+        self.set_limits(&shares);
     }
 
     /// The query has ended. What its operators still have open goes with them.
-    fn forget(&self, query: &QueryId) {
+    fn remove_query(&self, query: &QueryId) {
         let mut shares = self.lock();
         shares.remove(query);
-        self.divide(&shares);
+        self.set_limits(&shares);
     }
 }
 
@@ -194,7 +197,7 @@ impl Disk {
     }
 
     /// The query has ended, and nothing of it is left here.
-    pub fn forget(&mut self, query: &QueryId) {
-        self.space.forget(query);
+    pub fn remove_query(&mut self, query: &QueryId) {
+        self.space.remove_query(query);
     }
 }

@@ -66,7 +66,7 @@ impl StreamLog {
 
     /// The first `frames` frames of memory are now at `position` of the attempt's segment. Returns their bytes and
     /// the offset below which all is on disk.
-    pub fn moved(&mut self, frames: usize, position: u64) -> (u64, u64) {
+    pub fn mark_spilled(&mut self, frames: usize, position: u64) -> (u64, u64) {
         let moved: u64 = self.memory.drain(..frames).map(|frame| frame.len() as u64).sum();
         let start = self.disk_end;
         self.disk_end += moved;

@@ -13,7 +13,7 @@ use crate::shuffle::segment;
 
 /// A stream to be moved up to an offset.
 #[derive(Debug)]
-pub struct Wish {
+pub struct SpillRequest {
     pub query: QueryId,
     pub stream: StreamId,
     pub upto_offset: u64,
@@ -21,7 +21,7 @@ pub struct Wish {
 
 /// One stream's share of a batch.
 #[derive(Debug)]
-pub struct Moved {
+pub struct SpilledFrames {
     pub partition: u32,
     pub frames: usize,
     pub position: u64,
@@ -32,44 +32,44 @@ pub struct Moved {
 pub struct FileWrite {
     pub path: Arc<Path>,
     pub pieces: Vec<(u64, Bytes)>,
-    pub moved: Vec<Moved>,
+    pub moved: Vec<SpilledFrames>,
 }
 
 /// Writes by attempt.
-pub type Batch = BTreeMap<(QueryId, AttemptId), FileWrite>;
+pub type SpillBatch = BTreeMap<(QueryId, AttemptId), FileWrite>;
 
 /// What became of a batch.
 #[derive(Debug)]
-pub struct Written {
+pub struct WriteResult {
     pub query: QueryId,
     pub attempt: AttemptId,
     pub path: Arc<Path>,
-    pub moved: Vec<Moved>,
+    pub moved: Vec<SpilledFrames>,
     pub result: io::Result<()>,
 }
 
 /// What is to be done on disk: first the deletions, then the writes.
 #[derive(Debug, Default)]
-pub struct Job {
+pub struct DiskJob {
     pub removals: Vec<Arc<Path>>,
-    pub writes: Batch,
+    pub writes: SpillBatch,
 }
 
-impl Job {
+impl DiskJob {
     pub fn is_empty(&self) -> bool {
         self.removals.is_empty() && self.writes.is_empty()
     }
 }
 
 /// Does the job; blocks.
-pub fn run(job: Job) -> Vec<Written> {
+pub fn run(job: DiskJob) -> Vec<WriteResult> {
     for path in job.removals {
         if let Err(error) = segment::remove(&path) {
             tracing::warn!(path = %path.display(), %error, "a spill file stays behind");
         }
     }
     let batch = job.writes;
-    let written = batch.into_iter().map(|((query, attempt), write)| Written {
+    let written = batch.into_iter().map(|((query, attempt), write)| WriteResult {
         query,
         attempt,
         result: segment::write(&write.path, &write.pieces),
@@ -79,16 +79,18 @@ pub fn run(job: Job) -> Vec<Written> {
     written.collect()
 }
 
-/// One wish a stream: a later one, which reaches further, covers an earlier one that no write has taken up.
-pub fn latest(wishes: Vec<Wish>) -> impl Iterator<Item = Wish> {
+/// One request a stream: a later one, which reaches further, covers an earlier one that no write has taken up.
+pub fn merge_requests(spill_requests: Vec<SpillRequest>) -> impl Iterator<Item = SpillRequest> {
     let mut furthest: BTreeMap<(QueryId, StreamId), u64> = BTreeMap::new();
-    for wish in wishes {
-        let upto = furthest.entry((wish.query, wish.stream)).or_default();
-        *upto = wish.upto_offset.max(*upto);
+    for request in spill_requests {
+        let upto = furthest.entry((request.query, request.stream)).or_default();
+        *upto = request.upto_offset.max(*upto);
     }
-    furthest.into_iter().map(|((query, stream), upto_offset)| Wish {
-        query,
-        stream,
-        upto_offset,
-    })
+    furthest
+        .into_iter()
+        .map(|((query, stream), upto_offset)| SpillRequest {
+            query,
+            stream,
+            upto_offset,
+        })
 }

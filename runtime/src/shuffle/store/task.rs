@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::command::{Command, answer};
 use super::disk::Disk;
 use super::log::{Piece, StreamLog};
-use super::spill::{Wish, Written};
+use super::spill::{SpillRequest, WriteResult};
 use super::{AttemptCounts, StoreConfig, StoreError, StoreStats};
 
 mod spilling;
@@ -39,20 +39,20 @@ pub struct StoreTask {
     logs: BTreeMap<(QueryId, AttemptId), AttemptLog>,
     stats: StoreStats,
     reservation: MemoryReservation,
-    wishes: Vec<Wish>,
+    spill_requests: Vec<SpillRequest>,
     /// Files and directories that are not wanted any more.
     removals: Vec<Arc<Path>>,
     /// Bytes in memory that are chosen to go.
-    leaving_bytes: u64,
+    spilling_bytes: u64,
     writing: bool,
     /// Why the last write failed.
     write_failure: Option<String>,
     /// Queries that have all of the disk that they may have, and what is to be said of it.
-    full: BTreeMap<QueryId, String>,
+    over_quota: BTreeMap<QueryId, String>,
     /// Writers that wait until memory is within its bound.
-    waiting: Vec<(QueryId, oneshot::Sender<Result<(), StoreError>>)>,
-    written_sender: mpsc::UnboundedSender<Vec<Written>>,
-    written: mpsc::UnboundedReceiver<Vec<Written>>,
+    blocked_appends: Vec<(QueryId, oneshot::Sender<Result<(), StoreError>>)>,
+    written_sender: mpsc::UnboundedSender<Vec<WriteResult>>,
+    written: mpsc::UnboundedReceiver<Vec<WriteResult>>,
     /// Who asked the store to end.
     closing: Option<oneshot::Sender<()>>,
 }
@@ -66,13 +66,13 @@ impl StoreTask {
             logs: BTreeMap::new(),
             stats: StoreStats::default(),
             reservation: MemoryConsumer::new("shuffle store").register(&config.pool),
-            wishes: Vec::new(),
+            spill_requests: Vec::new(),
             removals: Vec::new(),
-            leaving_bytes: 0,
+            spilling_bytes: 0,
             writing: false,
             write_failure: None,
-            full: BTreeMap::new(),
-            waiting: Vec::new(),
+            over_quota: BTreeMap::new(),
+            blocked_appends: Vec::new(),
             written_sender,
             written,
             closing: None,
@@ -90,7 +90,7 @@ impl StoreTask {
                     None => break,
                 },
                 Some(written) = self.written.recv() => self.on_written(written),
-                () = pressure.notified() => self.press(0),
+                () = pressure.notified() => self.spill_down_to(0),
             }
         }
         // A write under way would make its file anew below the directory that is deleted now.
@@ -109,7 +109,7 @@ impl StoreTask {
     }
 
     /// Tells the table, and does what needs no answer.
-    fn tell(&mut self, event: Event) -> Vec<Action> {
+    fn apply(&mut self, event: Event) -> Vec<Action> {
         let mut answers = Vec::new();
         for action in self.handle(event) {
             match action {
@@ -122,7 +122,7 @@ impl StoreTask {
                     query,
                     stream,
                     upto_offset,
-                } => self.wishes.push(Wish {
+                } => self.spill_requests.push(SpillRequest {
                     query,
                     stream,
                     upto_offset,
@@ -142,7 +142,7 @@ impl StoreTask {
                 coordinator_epoch,
                 reply,
             } => {
-                self.tell(Event::QueryOpened {
+                self.apply(Event::QueryOpened {
                     query,
                     coordinator_epoch,
                 });
@@ -172,16 +172,16 @@ impl StoreTask {
                 attempt,
                 reply,
             } => {
-                self.tell(Event::AttemptRetired { query, attempt });
+                self.apply(Event::AttemptRetired { query, attempt });
                 answer(reply, ());
             }
             Command::RetireQuery { query, reply } => {
-                self.tell(Event::QueryRetired { query });
+                self.apply(Event::QueryRetired { query });
                 answer(reply, ());
             }
             Command::Fetch { request, reply } => answer(reply, self.fetch(request)),
             Command::ReadFailed { query, stream, reply } => {
-                self.tell(Event::StorageFailed { query, stream });
+                self.apply(Event::StorageFailed { query, stream });
                 answer(reply, ());
             }
             Command::Counts { query, reply } => answer(reply, self.counts(&query)),
@@ -213,7 +213,7 @@ impl StoreTask {
             stream_epoch,
             partitions,
         };
-        if !self.tell(opened).is_empty() {
+        if !self.apply(opened).is_empty() {
             return Err(StoreError::Retired(attempt));
         }
         self.logs.entry((query, attempt)).or_insert(AttemptLog {
@@ -256,16 +256,16 @@ impl StoreTask {
             bytes,
             rows,
         };
-        if !self.tell(committed).is_empty() {
+        if !self.apply(committed).is_empty() {
             return answer(reply, Err(StoreError::Retired(stream.attempt)));
         }
-        let staying = self.stats.memory_bytes.saturating_sub(self.leaving_bytes);
+        let staying = self.stats.memory_bytes.saturating_sub(self.spilling_bytes);
         if staying > self.config.memory_bytes / 5 * 4 {
-            self.press(self.config.memory_bytes / 2);
+            self.spill_down_to(self.config.memory_bytes / 2);
         }
-        self.waiting.push((query, reply));
-        self.answer_waiting();
-        if !self.waiting.is_empty()
+        self.blocked_appends.push((query, reply));
+        self.answer_blocked();
+        if !self.blocked_appends.is_empty()
             && let Some(log) = self.logs.get_mut(&key)
         {
             log.counts.backpressure_events += 1;
@@ -274,23 +274,26 @@ impl StoreTask {
 
     /// Writers go on once memory is within its bound. If it is not and nothing is on its way to disk, those fail whose own
     /// bytes cannot go there: others have nothing left in memory that could make room.
-    fn answer_waiting(&mut self) {
+    fn answer_blocked(&mut self) {
         let over = self.stats.memory_bytes > self.config.memory_bytes;
         if over && !self.writing && self.write_failure.is_none() {
             // More came while files were written than was on its way to them, or space on disk was freed.
-            self.full.clear();
-            self.press(self.config.memory_bytes / 2);
+            self.over_quota.clear();
+            self.spill_down_to(self.config.memory_bytes / 2);
             if !self.writing {
                 // Whose bytes may not go is known now: others' turn.
-                self.press(self.config.memory_bytes / 2);
+                self.spill_down_to(self.config.memory_bytes / 2);
             }
         }
         let within = self.stats.memory_bytes <= self.config.memory_bytes;
         if !within && self.writing {
             return;
         }
-        for (query, reply) in std::mem::take(&mut self.waiting) {
-            let why = self.write_failure.as_ref().or_else(|| self.full.get(&query));
+        for (query, reply) in std::mem::take(&mut self.blocked_appends) {
+            let why = self
+                .write_failure
+                .as_ref()
+                .or_else(|| self.over_quota.get(&query));
             let result = match why {
                 Some(why) if !within => Err(StoreError::Exhausted(format!(
                     "shuffle data fills the {} bytes of memory that a worker has for it, and cannot go to disk: {why}",
@@ -307,7 +310,7 @@ impl StoreTask {
         query: QueryId,
         attempt: AttemptId,
     ) -> Result<Vec<MapOutputPartitionMeta>, StoreError> {
-        match self.tell(Event::AttemptFinalized { query, attempt }).pop() {
+        match self.apply(Event::AttemptFinalized { query, attempt }).pop() {
             Some(Action::ReportOutputs { outputs, .. }) => Ok(outputs),
             Some(_) => Err(StoreError::Retired(attempt)),
             None => Err(StoreError::Lost(attempt)),
@@ -317,7 +320,7 @@ impl StoreTask {
     fn fetch(&mut self, request: FetchRequest) -> Result<(ChunkHead, Vec<Piece>), FetchError> {
         // Answered at once: calls need no telling apart.
         let fetch = FetchId(0);
-        match self.tell(Event::FetchArrived { fetch, request }).pop() {
+        match self.apply(Event::FetchArrived { fetch, request }).pop() {
             Some(Action::ServeChunk {
                 query, stream, head, ..
             }) => {
@@ -346,8 +349,8 @@ impl StoreTask {
             self.disk.free(query, log.file_bytes);
             self.removals.extend(log.path);
         }
-        self.write_next();
-        self.answer_waiting();
+        self.start_disk_job();
+        self.answer_blocked();
     }
 
     fn drop_query(&mut self, query: &QueryId) {
@@ -358,9 +361,9 @@ impl StoreTask {
         }
         let dirs = self.disk.dirs.query_dirs(query);
         self.removals.extend(dirs.map(Arc::from));
-        self.disk.forget(query);
-        self.full.remove(query);
-        self.write_next();
+        self.disk.remove_query(query);
+        self.over_quota.remove(query);
+        self.start_disk_job();
     }
 
     fn release(&mut self, bytes: u64) {

@@ -365,10 +365,10 @@ async fn operators_of_each_query_have_a_share_of_the_disk() {
     let beside = modest.create_tmp_file("a sort").unwrap();
     let mut small = beside.open_writer().unwrap();
     small.write_all(&[0; 1000]).unwrap();
-    store.space().settle();
+    store.space().rebalance();
     assert!(small.write_all(&[0; 1]).is_err(), "the disk is full");
     drop((writer, file));
-    store.space().settle();
+    store.space().rebalance();
     small.write_all(&[0; 5000]).unwrap();
     drop((small, beside, modest));
     store.retire_query(other.clone()).await;

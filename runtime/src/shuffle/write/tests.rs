@@ -128,7 +128,7 @@ async fn tasks_agree_on_the_partition_of_a_key_and_lose_no_row() {
             let start = i64::from(task) * 100_000 + i * 1000;
             writer.write(numbered(start..start + 1000)).await.unwrap();
         }
-        let Written { outputs, counts, .. } = writer.finish().await.unwrap();
+        let ShuffleOutput { outputs, counts, .. } = writer.finish().await.unwrap();
         assert_eq!(outputs.iter().map(|o| o.rows).sum::<u64>(), 20_000);
         assert_eq!(outputs.iter().map(|o| o.bytes).sum::<u64>(), counts.bytes);
         written += counts.rows;

@@ -7,33 +7,33 @@ use sluice_core::ids::{AttemptId, QueryId, StreamId};
 use sluice_core::stream::Event;
 
 use super::super::log::StreamLog;
-use super::super::spill::{self, Batch, FileWrite, Job, Moved, Wish, Written};
+use super::super::spill::{self, DiskJob, FileWrite, SpillBatch, SpillRequest, SpilledFrames, WriteResult};
 use super::StoreTask;
 
 impl StoreTask {
-    pub(super) fn press(&mut self, target_bytes: u64) {
+    pub(super) fn spill_down_to(&mut self, target_bytes: u64) {
         if self.stats.memory_bytes <= target_bytes {
             return;
         }
-        let kept = self.full.keys().cloned().collect();
-        self.tell(Event::MemoryPressed { target_bytes, kept });
-        self.leaving_bytes = self.stats.memory_bytes.saturating_sub(target_bytes);
-        self.write_next();
+        let kept = self.over_quota.keys().cloned().collect();
+        self.apply(Event::MemoryPressed { target_bytes, kept });
+        self.spilling_bytes = self.stats.memory_bytes.saturating_sub(target_bytes);
+        self.start_disk_job();
     }
 
     /// Starts to write what is wished for, unless a write is under way.
-    pub(super) fn write_next(&mut self) {
+    pub(super) fn start_disk_job(&mut self) {
         if self.writing {
             return;
         }
-        let mut batch = Batch::new();
-        for wish in spill::latest(std::mem::take(&mut self.wishes)) {
-            self.plan_write(wish, &mut batch);
+        let mut batch = SpillBatch::new();
+        for request in spill::merge_requests(std::mem::take(&mut self.spill_requests)) {
+            self.plan_write(request, &mut batch);
         }
         if batch.is_empty() {
-            self.leaving_bytes = 0;
+            self.spilling_bytes = 0;
         }
-        let job = Job {
+        let job = DiskJob {
             removals: std::mem::take(&mut self.removals),
             writes: batch,
         };
@@ -48,23 +48,23 @@ impl StoreTask {
         });
     }
 
-    fn plan_write(&mut self, wish: Wish, batch: &mut Batch) {
-        let key = (wish.query, wish.stream.attempt);
+    fn plan_write(&mut self, request: SpillRequest, batch: &mut SpillBatch) {
+        let key = (request.query, request.stream.attempt);
         let Some(log) = self.logs.get_mut(&key) else {
             return;
         };
-        let Some(stream) = log.streams.get(&wish.stream.partition) else {
+        let Some(stream) = log.streams.get(&request.stream.partition) else {
             return;
         };
-        let frames = stream.frames_upto(wish.upto_offset);
+        let frames = stream.frames_upto(request.upto_offset);
         let bytes: u64 = frames.iter().map(|frame| frame.len() as u64).sum();
         if bytes == 0 {
             return;
         }
         if let Err(why) = self.disk.reserve(&key.0, bytes) {
-            self.full.insert(key.0.clone(), why);
-            let (query, stream) = (key.0, wish.stream);
-            self.tell(Event::SpillFailed { query, stream });
+            self.over_quota.insert(key.0.clone(), why);
+            let (query, stream) = (key.0, request.stream);
+            self.apply(Event::SpillFailed { query, stream });
             return;
         }
         let position = log.file_bytes;
@@ -72,15 +72,15 @@ impl StoreTask {
         let dirs = &mut self.disk.dirs;
         let path = log
             .path
-            .get_or_insert_with(|| Arc::from(dirs.place(&key.0, key.1)));
+            .get_or_insert_with(|| Arc::from(dirs.choose_segment(&key.0, key.1)));
         let path = Arc::clone(path);
         let write = batch.entry(key).or_insert_with(|| FileWrite {
             path,
             pieces: Vec::new(),
             moved: Vec::new(),
         });
-        write.moved.push(Moved {
-            partition: wish.stream.partition,
+        write.moved.push(SpilledFrames {
+            partition: request.stream.partition,
             frames: frames.len(),
             position,
         });
@@ -92,14 +92,14 @@ impl StoreTask {
         }
     }
 
-    pub(super) fn on_written(&mut self, written: Vec<Written>) {
+    pub(super) fn on_written(&mut self, written: Vec<WriteResult>) {
         self.writing = false;
         for part in written {
             let key = (part.query.clone(), part.attempt);
             if let Err(error) = &part.result {
                 let path = part.path.display();
                 tracing::warn!(%path, %error, "shuffle data cannot be spilled");
-                self.write_failure = Some(unwritten(&path, error));
+                self.write_failure = Some(write_failure_text(&path, error));
             }
             // The attempt may be gone since, or be another one of the same number, of a later coordinator.
             let same = |path: &Arc<Path>| Arc::ptr_eq(path, &part.path);
@@ -108,18 +108,18 @@ impl StoreTask {
                 continue;
             }
             for moved in part.moved {
-                self.on_moved(&key, &moved, part.result.is_ok());
+                self.on_spilled(&key, &moved, part.result.is_ok());
             }
             if part.result.is_err() {
-                self.leave_volume(&key);
+                self.abandon_volume(&key);
             }
         }
-        self.write_next();
-        self.answer_waiting();
+        self.start_disk_job();
+        self.answer_blocked();
     }
 
     /// Lets an attempt that has nothing on disk yet choose its volume again: this one could not be written.
-    fn leave_volume(&mut self, key: &(QueryId, AttemptId)) {
+    fn abandon_volume(&mut self, key: &(QueryId, AttemptId)) {
         if let Some(log) = self.logs.get_mut(key)
             && !log.streams.values().any(StreamLog::is_on_disk)
         {
@@ -127,7 +127,7 @@ impl StoreTask {
         }
     }
 
-    fn on_moved(&mut self, key: &(QueryId, AttemptId), moved: &Moved, done: bool) {
+    fn on_spilled(&mut self, key: &(QueryId, AttemptId), moved: &SpilledFrames, done: bool) {
         let query = key.0.clone();
         let stream = StreamId {
             attempt: key.1,
@@ -137,19 +137,19 @@ impl StoreTask {
             return;
         };
         if !done {
-            self.tell(Event::SpillFailed { query, stream });
+            self.apply(Event::SpillFailed { query, stream });
             return;
         }
         let Some(bytes) = log.streams.get_mut(&moved.partition) else {
             return;
         };
-        let (bytes, upto_offset) = bytes.moved(moved.frames, moved.position);
+        let (bytes, upto_offset) = bytes.mark_spilled(moved.frames, moved.position);
         log.counts.spilled_bytes += bytes;
         self.stats.spilled_bytes += bytes;
         self.write_failure = None;
         self.release(bytes);
-        self.leaving_bytes = self.leaving_bytes.saturating_sub(bytes);
-        self.tell(Event::StreamSpilled {
+        self.spilling_bytes = self.spilling_bytes.saturating_sub(bytes);
+        self.apply(Event::StreamSpilled {
             query,
             stream,
             upto_offset,
@@ -158,7 +158,7 @@ impl StoreTask {
 }
 
 /// What is said of bytes that could not be written, and what helps.
-fn unwritten(path: &impl std::fmt::Display, error: &std::io::Error) -> String {
+fn write_failure_text(path: &impl std::fmt::Display, error: &std::io::Error) -> String {
     let help = match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
             ": give the workers a larger spill volume, or lower spill.limit to what the volume has"
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_full_volume_is_told_from_a_broken_one() {
-        let full = unwritten(
+        let full = write_failure_text(
             &"/spill/q",
             &std::io::Error::from(std::io::ErrorKind::StorageFull),
         );
@@ -182,7 +182,7 @@ mod tests {
             full.contains("/spill/q") && full.contains("larger spill volume"),
             "{full}"
         );
-        let broken = unwritten(&"/spill/q", &std::io::Error::other("input/output error"));
+        let broken = write_failure_text(&"/spill/q", &std::io::Error::other("input/output error"));
         assert!(!broken.contains("larger"), "{broken}");
     }
 }
