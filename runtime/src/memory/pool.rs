@@ -19,14 +19,14 @@ mod tests;
 
 /// What a consumer may have in any case, bytes: some operators charge what they hold already, beyond the limit if need be,
 /// and others, which hold next to nothing, must not fail for it.
-const SMALL: usize = 64 << 10;
+const ALWAYS_GRANTED_BYTES: usize = 64 << 10;
 
 /// What tells a refusal of memory from other failures for want of space: operators pass on its text alone.
-const WANTED: &str = "more bytes of memory";
+const REFUSAL_MARKER: &str = "more bytes of memory";
 
 /// Whether a failure for want of space is one of memory.
 pub fn is_about_memory(message: &str) -> bool {
-    message.contains(WANTED)
+    message.contains(REFUSAL_MARKER)
 }
 
 /// All memory that a worker gives to queries.
@@ -86,7 +86,7 @@ impl WorkerMemory {
             worker: Arc::clone(self),
             query: query.clone(),
             used: AtomicUsize::new(0),
-            wants_all: AtomicBool::new(false),
+            exceeds_worker: AtomicBool::new(false),
         });
         queries.push((query.clone(), Arc::downgrade(&pool)));
         pool
@@ -99,14 +99,14 @@ impl WorkerMemory {
         let queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = queries.iter().find(|(id, _)| id == query);
         let pool = pool.and_then(|(_, pool)| pool.upgrade());
-        let wants_all = pool.is_some_and(|pool| pool.wants_all.load(Ordering::Relaxed));
+        let exceeds_worker = pool.is_some_and(|pool| pool.exceeds_worker.load(Ordering::Relaxed));
         let held = SpaceUsage {
             limit: self.limit as u64,
             own: 0,
             all: self.reserved() as u64,
             queries: 1,
         };
-        !wants_all && held.is_contended()
+        !exceeds_worker && held.is_contended()
     }
 
     /// Bytes charged now.
@@ -115,14 +115,14 @@ impl WorkerMemory {
     }
 
     /// Whether a consumer that can spill may have `more`: from the last fifth it gets what it needs to begin with.
-    fn may_keep(&self, reservation: &MemoryReservation, more: usize) -> bool {
+    fn may_grow_spillable(&self, reservation: &MemoryReservation, more: usize) -> bool {
         let wanted = self.shared.reserved().saturating_add(more);
         let begins = reservation.size() == 0;
         !reservation.consumer().can_spill() || begins || wanted <= self.limit - self.limit / 5
     }
 
     /// Whether a query that holds `used` bytes may have `more`.
-    fn may_take(&self, used: usize, more: usize) -> bool {
+    fn may_grow_query(&self, used: usize, more: usize) -> bool {
         let wanted = self.shared.reserved().saturating_add(more);
         if wanted > self.limit - self.limit / 5 {
             self.pressure.notify_one();
@@ -140,14 +140,14 @@ struct QueryMemory {
     query: QueryId,
     used: AtomicUsize,
     /// Whether a consumer that cannot spill has asked for more than the worker has.
-    wants_all: AtomicBool,
+    exceeds_worker: AtomicBool,
 }
 
 impl QueryMemory {
     fn refuse(&self, reservation: &MemoryReservation, more: usize) -> DataFusionError {
         let worker = &self.worker;
         DataFusionError::ResourcesExhausted(format!(
-            "{} holds {} bytes and needs {more} {WANTED}; the query uses {} and all queries {} of the {} bytes \
+            "{} holds {} bytes and needs {more} {REFUSAL_MARKER}; the query uses {} and all queries {} of the {} bytes \
              that the worker has: {}",
             reservation.consumer().name(),
             reservation.size(),
@@ -196,17 +196,18 @@ impl MemoryPool for QueryMemory {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        if reservation.size().saturating_add(additional) <= SMALL {
+        if reservation.size().saturating_add(additional) <= ALWAYS_GRANTED_BYTES {
             self.grow(reservation, additional);
             return Ok(());
         }
         let used = self.used.load(Ordering::Relaxed);
-        let may = self.worker.may_take(used, additional) && self.worker.may_keep(reservation, additional);
+        let may = self.worker.may_grow_query(used, additional)
+            && self.worker.may_grow_spillable(reservation, additional);
         if !may || self.worker.shared.try_grow(reservation, additional).is_err() {
             if !reservation.consumer().can_spill()
                 && reservation.size().saturating_add(additional) > self.worker.limit
             {
-                self.wants_all.store(true, Ordering::Relaxed);
+                self.exceeds_worker.store(true, Ordering::Relaxed);
             }
             return Err(self.refuse(reservation, additional));
         }

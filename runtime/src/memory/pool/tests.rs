@@ -109,10 +109,10 @@ fn who_holds_next_to_nothing_never_fails() {
     let pool = memory.query_pool(&query("a"));
     let (over, small) = (consumer(&pool, false), consumer(&pool, false));
     over.grow(11 * PIECE);
-    small.try_grow(SMALL).unwrap();
-    small.try_resize(SMALL).unwrap();
+    small.try_grow(ALWAYS_GRANTED_BYTES).unwrap();
+    small.try_resize(ALWAYS_GRANTED_BYTES).unwrap();
     assert!(small.try_grow(1).is_err());
-    assert_eq!(pool.reserved(), 11 * PIECE + SMALL);
+    assert_eq!(pool.reserved(), 11 * PIECE + ALWAYS_GRANTED_BYTES);
 }
 
 #[test]
