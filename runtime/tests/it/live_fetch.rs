@@ -36,7 +36,7 @@ const EPOCH: CoordinatorEpoch = CoordinatorEpoch(2);
 const MAX_CHUNK_BYTES: u64 = 1 << 20;
 
 /// A worker of one slot and a query that one stage answers.
-struct Scene {
+struct Fixture {
     worker: RunningWorker,
     options: CoordinatorOptions,
     /// What the worker's last welcome said.
@@ -44,8 +44,8 @@ struct Scene {
     _folder: TempDir,
 }
 
-impl Scene {
-    async fn set(sql: &str) -> Self {
+impl Fixture {
+    async fn start(sql: &str) -> Self {
         let query = Tables::generated_tpch(0.1).query(sql, Some(1));
         let id = QueryId::new("live-fetch").expect("a legal id");
         let capacity = Capacity {
@@ -313,15 +313,15 @@ async fn a_running_attempt_is_read_as_it_writes() {
 
 /// Reads all that an attempt writes, from before its beginning to its end.
 async fn read_while_written() -> Watched {
-    let scene = Scene::set("select * from lineitem").await;
-    let mut session = scene.session(EPOCH).await;
-    assert_eq!(session.welcome().await.worker, scene.worker.id);
+    let fixture = Fixture::start("select * from lineitem").await;
+    let mut session = fixture.session(EPOCH).await;
+    assert_eq!(session.welcome().await.worker, fixture.worker.id);
     let attempt = attempt(0, 0);
-    scene.assign(&mut session, attempt, 1).await;
+    fixture.assign(&mut session, attempt, 1).await;
     let mut watched = Watched::default();
     let read = async {
         while !watched.ended {
-            match scene.fetch(scene.request(attempt, watched.offset)).await {
+            match fixture.fetch(fixture.request(attempt, watched.offset)).await {
                 Ok(chunks) => chunks
                     .into_iter()
                     .for_each(|(head, data)| watched.see(head, data)),
@@ -344,7 +344,7 @@ async fn read_while_written() -> Watched {
         (watched.offset, watched.offset)
     );
     let format =
-        FrameFormat::new(scene.options.schema.clone(), Compression::None).expect("the schema has a form");
+        FrameFormat::new(fixture.options.schema.clone(), Compression::None).expect("the schema has a form");
     let mut decoder = FrameDecoder::starting_at(Arc::new(format), 0);
     let mut rows = 0;
     for data in &watched.data {
@@ -353,27 +353,27 @@ async fn read_while_written() -> Watched {
     }
     decoder.finish().expect("the stream ends with a frame");
     assert_eq!(rows, output.rows);
-    scene.worker.stop().await;
+    fixture.worker.stop().await;
     watched
 }
 
-/// A scene in which attempt 0 has succeeded, the session, and a request that is answered.
-async fn after_one_attempt() -> (Scene, Session, FetchRequest) {
-    let scene = Scene::set("select * from nation").await;
-    let mut session = scene.session(EPOCH).await;
+/// A fixture in which attempt 0 has succeeded, the session, and a request that is answered.
+async fn after_one_attempt() -> (Fixture, Session, FetchRequest) {
+    let fixture = Fixture::start("select * from nation").await;
+    let mut session = fixture.session(EPOCH).await;
     session.welcome().await;
     let first = attempt(0, 0);
-    scene.assign(&mut session, first, 1).await;
+    fixture.assign(&mut session, first, 1).await;
     session.succeeded(first).await;
-    let good = scene.request(first, 0);
-    assert!(scene.fetch(good.clone()).await.is_ok());
-    (scene, session, good)
+    let good = fixture.request(first, 0);
+    assert!(fixture.fetch(good.clone()).await.is_ok());
+    (fixture, session, good)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_stale_is_refused_by_its_reason() {
-    let (scene, _session, good) = after_one_attempt().await;
-    let other_worker = Incarnation(scene.worker.id.incarnation.0 + 1);
+    let (fixture, _session, good) = after_one_attempt().await;
+    let other_worker = Incarnation(fixture.worker.id.incarnation.0 + 1);
     let other_query = QueryId::new("another").expect("a legal id");
     let other_stream = StreamId {
         partition: 1,
@@ -415,68 +415,70 @@ async fn what_is_stale_is_refused_by_its_reason() {
             },
             FetchError::UnknownStream,
         ),
-        (scene.request(attempt(0, 1), 0), FetchError::UnknownStream),
+        (fixture.request(attempt(0, 1), 0), FetchError::UnknownStream),
     ] {
-        assert_eq!(scene.fetch(request.clone()).await, Err(error), "{request:?}");
+        assert_eq!(fixture.fetch(request.clone()).await, Err(error), "{request:?}");
     }
-    scene.worker.stop().await;
+    fixture.worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn retired_attempts_and_those_of_an_earlier_stage_epoch_are_stale() {
-    let (scene, mut session, good) = after_one_attempt().await;
+    let (fixture, mut session, good) = after_one_attempt().await;
     session.send(ToWorker::RetireAttempt(good.stream.attempt.into()));
-    scene.until_refused(good.clone(), FetchError::StaleAttempt).await;
+    fixture
+        .until_refused(good.clone(), FetchError::StaleAttempt)
+        .await;
 
     let second = attempt(0, 1);
-    scene.assign(&mut session, second, 2).await;
+    fixture.assign(&mut session, second, 2).await;
     session.succeeded(second).await;
     let second_good = FetchRequest {
         min_stream_epoch: StreamEpoch(2),
-        ..scene.request(second, 0)
+        ..fixture.request(second, 0)
     };
-    assert!(scene.fetch(second_good.clone()).await.is_ok());
-    assert_eq!(scene.fetch(good).await, Err(FetchError::StaleAttempt));
+    assert!(fixture.fetch(second_good.clone()).await.is_ok());
+    assert_eq!(fixture.fetch(good).await, Err(FetchError::StaleAttempt));
 
     // The stage starts over: attempts of its earlier epoch are stale.
     let third = attempt(1, 2);
-    scene.assign(&mut session, third, 3).await;
+    fixture.assign(&mut session, third, 3).await;
     session.succeeded(third).await;
     let third_good = FetchRequest {
         min_stream_epoch: StreamEpoch(3),
-        ..scene.request(third, 0)
+        ..fixture.request(third, 0)
     };
-    assert!(scene.fetch(third_good.clone()).await.is_ok());
-    assert_eq!(scene.fetch(second_good).await, Err(FetchError::StaleAttempt));
-    scene.worker.stop().await;
+    assert!(fixture.fetch(third_good.clone()).await.is_ok());
+    assert_eq!(fixture.fetch(second_good).await, Err(FetchError::StaleAttempt));
+    fixture.worker.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_of_the_coordinator_starts_over_with_the_same_numbers() {
-    let (scene, _session, good) = after_one_attempt().await;
+    let (fixture, _session, good) = after_one_attempt().await;
     // What the one before left is gone. Its readers are refused, and so is it.
-    let mut successor = scene.session(CoordinatorEpoch(3)).await;
+    let mut successor = fixture.session(CoordinatorEpoch(3)).await;
     assert_eq!(successor.welcome().await.held, []);
-    scene
+    fixture
         .until_refused(good.clone(), FetchError::StaleCoordinator)
         .await;
     let late = FetchRequest {
         coordinator_epoch: CoordinatorEpoch(3),
         ..good
     };
-    assert_eq!(scene.fetch(late.clone()).await, Err(FetchError::UnknownStream));
+    assert_eq!(fixture.fetch(late.clone()).await, Err(FetchError::UnknownStream));
     let again = late.stream.attempt;
-    scene.assign(&mut successor, again, 1).await;
+    fixture.assign(&mut successor, again, 1).await;
     successor.succeeded(again).await;
-    assert!(scene.fetch(late.clone()).await.is_ok());
+    assert!(fixture.fetch(late.clone()).await.is_ok());
     let refused = |message| match message {
         FromWorker::Refused(refused) => wire::RefusedReason::try_from(refused.reason).ok(),
         _ => None,
     };
-    let reason = scene.session(EPOCH).await.next(refused).await;
+    let reason = fixture.session(EPOCH).await.next(refused).await;
     assert_eq!(reason, RefusedReason::StaleCoordinator.into());
 
     successor.send(ToWorker::EndQuery(wire::EndQuery {}));
-    scene.until_refused(late, FetchError::UnknownStream).await;
-    scene.worker.stop().await;
+    fixture.until_refused(late, FetchError::UnknownStream).await;
+    fixture.worker.stop().await;
 }
