@@ -17,7 +17,7 @@ use sluice::planner::{
     tables_read, task_context,
 };
 use sluice::shuffle::frame::{FrameDecoder, FrameFormat, HEADER_BYTES};
-use sluice::worker::StageTemplate;
+use sluice::stage_template::StageTemplate;
 use sluice_core::ids::{Incarnation, WorkerId};
 use sluice_core::message::ChunkHead;
 use sluice_core::message::{Assignment, FetchRequest, InputUpdate};

@@ -16,18 +16,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use crate::cli::worker::{PoolArgs, announce, trusted_keys, watch_stdin};
+use crate::cli::attached::{announce, watch_stdin};
+use crate::cli::exit::{Failure, print_stderr};
+use crate::cli::signals::{Signals, listen};
+use crate::cli::worker::{PoolArgs, trusted_keys};
 use crate::cli::{CommandResult, QueryFile, parse_size, parse_workers};
 use crate::coordinator::{Handover, RunningQuery, serve};
-use crate::local::deadline::Deadline;
-use crate::local::exit::{Failure, say};
-use crate::local::load::{Loaded, load};
-use crate::local::prepare::{Capacity, Prepared, prepare, prepare_listed, sink_of};
-use crate::local::signals::{Signals, signals};
+use crate::query::{
+    Deadline, LoadedQuery, PrepareError, PreparedQuery, WorkerCapacity, load, prepare, prepare_with_manifest,
+    sink_of,
+};
 use crate::sink::{Committed, Sink};
 use crate::source::InputManifest;
 
-/// How long a coordinator with last words to say serves the last state to somebody who has not seen it.
+/// How long a coordinator with last termination to say serves the last state to somebody who has not seen it.
 const LINGER: Duration = Duration::from_secs(10);
 
 /// Runs one query on workers that run already, and serves its status, its rows and its cancellation over gRPC.
@@ -97,27 +99,30 @@ enum Results {
 /// Every line of the log names the query, as soon as it is known.
 pub(super) async fn run(args: CoordinatorArgs) -> CommandResult {
     let query = tracing::error_span!("query", query = Empty, uid = args.query_id);
-    coordinate(args).instrument(query).await
+    run_coordinator(args).instrument(query).await
 }
 
-async fn coordinate(args: CoordinatorArgs) -> CommandResult {
-    let signals = signals();
-    let gone = CancellationToken::new();
+async fn run_coordinator(args: CoordinatorArgs) -> CommandResult {
+    let signals = listen();
+    let parent_gone = CancellationToken::new();
     if args.attached {
-        watch_stdin(gone.clone());
+        watch_stdin(parent_gone.clone());
     }
-    let set_up = tokio::select! {
-        set_up = set_up(&args) => set_up,
+    let started = tokio::select! {
+        started = start_query(&args) => started,
         () = signals.interrupt.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
-        () = gone.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
+        () = parent_gone.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
         () = signals.terminate.cancelled() => Err(Failure::HandedOver(Handover::Stopped)),
     };
-    match set_up {
-        Ok(ready) => conduct(&args, ready, signals, gone).await,
+    match started {
+        Ok(query) => serve_query(&args, query, signals, parent_gone).await,
         Err(failure) => {
-            let words = failure.last_words();
-            write_words(args.termination_log.as_deref(), words.as_ref());
-            if let Some(Ok(line)) = words.filter(|_| args.attached).map(|words| words.encode()) {
+            let termination = failure.termination();
+            write_termination(args.termination_log.as_deref(), termination.as_ref());
+            if let Some(Ok(line)) = termination
+                .filter(|_| args.attached)
+                .map(|termination| termination.encode())
+            {
                 announce(line);
             }
             Err(failure)
@@ -126,13 +131,13 @@ async fn coordinate(args: CoordinatorArgs) -> CommandResult {
 }
 
 /// A query that has begun, and what serving it needs.
-struct Ready {
+struct StartedQuery {
     id: QueryId,
     schema: SchemaRef,
     running: RunningQuery,
 }
 
-async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
+async fn start_query(args: &CoordinatorArgs) -> Result<StartedQuery, Failure> {
     let keys = trusted_keys(args.verify_key_file.as_deref())?;
     let token = args.token_file.as_deref().map(Token::from_file).transpose();
     let token = token.map_err(|error| Failure::Other(anyhow!("--token-file: {error}")))?;
@@ -149,18 +154,19 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
     let guard = keys.map(|keys| Guard::of_coordinator(keys, args.pool.id(), id.clone()));
     let guard = guard.unwrap_or_default();
     let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
-    let capacity = Capacity {
+    let capacity = WorkerCapacity {
         slots: args.total_slots.unwrap_or(workers),
         slot_memory_bytes: args.slot_memory.map(|memory| memory.bytes()),
     };
     let deadline = Deadline::of(&loaded.query.spec);
     let (listed, query) = (args.manifest.clone(), id.clone());
-    let look = move || async move { look_and_plan(&loaded, &query, capacity, listed.as_deref()).await };
-    let mut prepared = match deadline.limit(look).await? {
-        Found::Planned(prepared) => *prepared,
-        Found::Committed(committed, sink) => {
+    let plan =
+        move || async move { plan_unless_committed(&loaded, &query, capacity, listed.as_deref()).await };
+    let mut prepared = match deadline.run(plan).await? {
+        Lookup::Planned(prepared) => *prepared,
+        Lookup::Committed(committed, sink) => {
             tracing::info!(query = %id, "a predecessor has committed the result");
-            return Ok(Ready {
+            return Ok(StartedQuery {
                 id,
                 schema: Arc::new(Schema::empty()),
                 running: RunningQuery::committed_before(committed, &sink, guard),
@@ -176,78 +182,78 @@ async fn set_up(args: &CoordinatorArgs) -> Result<Ready, Failure> {
     if args.results == Results::Preview {
         running.discard_rows();
     }
-    Ok(Ready { id, schema, running })
+    Ok(StartedQuery { id, schema, running })
 }
 
 /// What a coordinator finds when it begins.
-enum Found {
+enum Lookup {
     /// A predecessor has committed the result.
     Committed(Committed, Sink),
     /// The query is to be run.
-    Planned(Box<Prepared>),
+    Planned(Box<PreparedQuery>),
 }
 
 /// Looks for a result, and plans the query where there is none.
-async fn look_and_plan(
-    loaded: &Loaded,
+async fn plan_unless_committed(
+    loaded: &LoadedQuery,
     query: &QueryId,
-    capacity: Capacity,
+    capacity: WorkerCapacity,
     listed: Option<&Path>,
-) -> Result<Found, Failure> {
+) -> Result<Lookup, PrepareError> {
     if let Some(sink) = sink_of(loaded)? {
         let committed = sink.committed(query);
-        let committed = committed.map_err(|error| Failure::unplanned(error.reason(), error))?;
+        let committed = committed.map_err(|error| PrepareError::rejected(error.reason(), error))?;
         if let Some(committed) = committed {
-            return Ok(Found::Committed(committed, sink));
+            return Ok(Lookup::Committed(committed, sink));
         }
     }
     let prepared = match listed {
         None => prepare(loaded, query, capacity).await?,
-        Some(path) => prepare_listed(loaded, query, capacity, manifest(path)?).await?,
+        Some(path) => prepare_with_manifest(loaded, query, capacity, manifest(path)?).await?,
     };
-    Ok(Found::Planned(Box::new(prepared)))
+    Ok(Lookup::Planned(Box::new(prepared)))
 }
 
 /// Takes the list that was left for this coordinator alone.
-fn manifest(path: &Path) -> Result<InputManifest, Failure> {
+fn manifest(path: &Path) -> Result<InputManifest, PrepareError> {
     let text = std::fs::read(path).and_then(|text| std::fs::remove_file(path).map(|()| text));
     let text = text.map_err(anyhow::Error::from);
     let manifest = text.and_then(|text| Ok(serde_json::from_slice(&text)?));
-    manifest.map_err(|error| Failure::Other(anyhow!("--manifest {}: {error}", path.display())))
+    manifest.map_err(|error| PrepareError::Other(anyhow!("--manifest {}: {error}", path.display())))
 }
 
 /// Serves the query to its end, says how it ended, and lets a watcher take the last state.
-async fn conduct(
+async fn serve_query(
     args: &CoordinatorArgs,
-    ready: Ready,
+    query: StartedQuery,
     signals: Signals,
-    gone: CancellationToken,
+    parent_gone: CancellationToken,
 ) -> CommandResult {
-    let Ready {
+    let StartedQuery {
         id,
         schema,
         mut running,
-    } = ready;
+    } = query;
     let stop = CancellationToken::new();
     let served = serve(id.clone(), schema, &mut running, args.listen, stop.clone()).await?;
     if args.attached {
         announce(served.address);
     } else {
-        say(format!("coordinator of query {id} serves on {}", served.address));
+        print_stderr(format!("coordinator of query {id} serves on {}", served.address));
     }
     let (cancel, leave) = (running.cancel_token(), running.stop_token());
-    let (terminate, parent_gone) = (signals.terminate.clone(), gone.clone());
+    let (terminate, parent_ended) = (signals.terminate.clone(), parent_gone.clone());
     tokio::spawn(async move {
         tokio::select! {
             () = signals.interrupt.cancelled() => cancel.cancel(),
-            () = parent_gone.cancelled() => cancel.cancel(),
+            () = parent_ended.cancelled() => cancel.cancel(),
             () = signals.terminate.cancelled() => leave.cancel(),
         }
     });
     let reporter = running.reporter();
     let outcome = running.ended().await.map_err(Failure::HandedOver)?;
     if let Some(log) = args.termination_log.as_deref() {
-        write_words(Some(log), Some(&Termination::from(&reporter.now().status())));
+        write_termination(Some(log), Some(&Termination::from(&reporter.now().status())));
         tokio::select! {
             () = served.end_reported.cancelled() => {}
             () = terminate.cancelled() => {}
@@ -259,7 +265,7 @@ async fn conduct(
     // pace of whoever reads them.
     let patience = async {
         if args.attached {
-            gone.cancelled().await;
+            parent_gone.cancelled().await;
         }
         tokio::time::sleep(Duration::from_secs(10)).await;
     };
@@ -273,12 +279,12 @@ async fn conduct(
     }
 }
 
-/// Writes the last words, if there are any and somebody wants them.
-fn write_words(log: Option<&Path>, words: Option<&Termination>) {
-    let (Some(log), Some(words)) = (log, words) else {
+/// Writes the termination message, if there is one and a file was named for it.
+fn write_termination(log: Option<&Path>, termination: Option<&Termination>) {
+    let (Some(log), Some(termination)) = (log, termination) else {
         return;
     };
-    let text = words.encode().map_err(anyhow::Error::from);
+    let text = termination.encode().map_err(anyhow::Error::from);
     let written = text.and_then(|text| Ok(std::fs::write(log, text)?));
     if let Err(error) = written {
         tracing::error!(%error, "--termination-log {}", log.display());

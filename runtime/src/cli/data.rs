@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use sluice_core::coordinator::Outcome;
 
 use crate::cli::CommandResult;
-use crate::local::exit::{Failure, say};
-use crate::local::signals::{LastActs, interrupts};
+use crate::cli::exit::{Failure, print_stderr};
+use crate::cli::signals::{ExitHooks, cancel_on_signal};
 use crate::source::generate::generate_tpch;
 
 /// Makes data to query.
@@ -25,14 +25,14 @@ pub(super) enum DataCommand {
 
 pub(super) async fn run(command: DataCommand) -> CommandResult {
     let DataCommand::Tpch { scale, out } = command;
-    let interrupted = interrupts(&LastActs::default());
-    let generate = generate_tpch(scale, &out, |line| say(line));
+    let interrupted = cancel_on_signal(&ExitHooks::default());
+    let generate = generate_tpch(scale, &out, |line| print_stderr(line));
     let summary = tokio::select! {
         made = generate => made.map_err(Failure::bad_input)?,
         // What is made goes away with the future.
         () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
     };
-    say(format!(
+    print_stderr(format!(
         "{} rows in {} files, {} bytes, in {}",
         summary.rows,
         summary.files,

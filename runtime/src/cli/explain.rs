@@ -3,7 +3,7 @@
 use sluice_crds::shuffle_query::MAX_PARTITIONS;
 
 use crate::cli::{CommandResult, QueryFile, print_out};
-use crate::local::{load, prepare};
+use crate::query;
 
 /// Shows how a query is cut: stages, exchanges, tasks, and why there. Tables are listed but not read, and nothing is
 /// written: a query whose sink exists can be explained too.
@@ -17,11 +17,11 @@ pub(super) struct ExplainArgs {
 }
 
 pub(super) async fn run(args: ExplainArgs) -> CommandResult {
-    let loaded = load::load(&args.query.file)?;
+    let loaded = query::load(&args.query.file)?;
     let mut capacity = super::run::default_capacity(&loaded);
     if let Some(partitions) = args.partitions {
         capacity.slots = partitions;
     }
-    let prepared = prepare::plan_only(&loaded, &super::run::new_query_id(), capacity).await?;
+    let prepared = query::plan_only(&loaded, &super::run::new_query_id(), capacity).await?;
     print_out(&crate::planner::explain(&prepared.planned))
 }

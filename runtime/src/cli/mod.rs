@@ -1,9 +1,13 @@
 //! The command line: one file a command.
 
+pub mod attached;
 mod coordinator;
 mod data;
+pub(crate) mod exit;
 mod explain;
+mod machine;
 mod run;
+mod signals;
 mod validate;
 mod worker;
 
@@ -16,7 +20,7 @@ use clap::{Parser, Subcommand};
 use sluice_crds::ByteSize;
 use sluice_proto::log::LogFormat;
 
-use crate::local::exit::{Failure, say};
+use exit::{Failure, print_stderr};
 
 /// How long the end of the process waits for threads that are still at work, such as a read of a file.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
@@ -79,7 +83,7 @@ pub fn run() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            say(format!("error: threads cannot be started: {error}"));
+            print_stderr(format!("error: threads cannot be started: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -111,7 +115,7 @@ fn print_out(text: &str) -> CommandResult {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::Unread),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(Failure::OutputClosed),
         Err(error) => Err(Failure::Other(anyhow::anyhow!("standard output: {error}"))),
     }
 }
@@ -131,11 +135,6 @@ fn parse_workers(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("{text} is not host:port"))
-}
-
-/// Shares of the machine for workers that run on it: cores, and memory as the control group or the kernel allows.
-pub(crate) fn cores() -> u32 {
-    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
 }
 
 type CommandResult = Result<(), Failure>;

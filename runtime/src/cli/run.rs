@@ -9,30 +9,29 @@ use sluice_crds::worker_pool::DEFAULT_SLOTS_PER_WORKER;
 use sluice_crds::{ByteSize, ErrorReason, WorkerPoolSpec};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{CommandResult, QueryFile, cores, parse_size, parse_workers};
+use crate::cli::attached::{ExitedEarly, self_command, spawn_attached, stop_attached};
+use crate::cli::exit::Failure;
+use crate::cli::machine::{cores, machine_memory};
+use crate::cli::signals::{ExitHooks, cancel_on_signal};
+use crate::cli::{CommandResult, QueryFile, parse_size, parse_workers};
 use crate::coordinator::{RunningQuery, serve};
 use crate::forbidden::RUN_PREFIX;
 use crate::local::client::Client;
-use crate::local::deadline::Deadline;
-use crate::local::exit::Failure;
 use crate::local::follow::{View, follow};
 use crate::local::key::{KeyFiles, RunKey};
-use crate::local::load::{Loaded, load};
-use crate::local::memory::machine_memory;
-use crate::local::output::OutputFormat;
-use crate::local::prepare::{Capacity, Prepared, prepare};
-use crate::local::signals::{LastActs, interrupts};
+use crate::local::row_printer::OutputFormat;
 use crate::local::status::StatusFile;
-use crate::local::workers::{EndedEarly, WorkerShape, Workers, own_program, spawn_attached, stop_attached};
+use crate::local::workers::{WorkerShape, Workers};
 use crate::owned_dir::OwnedDir;
+use crate::query::{Deadline, LoadedQuery, PreparedQuery, WorkerCapacity, load, prepare};
 use crate::sink::Sink;
 
 /// The only term that the coordinator of a local run has.
 const EPOCH: CoordinatorEpoch = CoordinatorEpoch(1);
 /// How long the service of a query that has ended waits for its clients.
-const SERVICE_PATIENCE: Duration = Duration::from_secs(10);
+const SERVICE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long removing what a lost coordinator wrote may take; its file system may not answer.
-const ABANDON_PATIENCE: Duration = Duration::from_secs(10);
+const SINK_CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a query on this machine: a coordinator and workers that shuffle over gRPC, as in a cluster.
 ///
@@ -91,13 +90,13 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
         Ok(0) | Err(_) => shape.count.saturating_mul(shape.slots),
     };
     let started_here = args.workers.is_empty();
-    let capacity = Capacity {
+    let capacity = WorkerCapacity {
         slots,
         slot_memory_bytes: started_here.then(|| shape.memory_bytes / u64::from(shape.slots.max(1))),
     };
-    let last_acts = LastActs::default();
+    let exit_hooks = ExitHooks::default();
     // A terminal that is still read from must stay interruptible, so not before the file is loaded.
-    let interrupted = interrupts(&last_acts);
+    let interrupted = cancel_on_signal(&exit_hooks);
     let id = new_query_id();
     let key = RunKey::new(&id, EPOCH)?;
     let prepared = tokio::select! {
@@ -105,16 +104,16 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
         () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
     };
     let folder = spill_folder(args.spill_dir.as_deref(), &id)?;
-    last_acts.add(folder.removal());
+    exit_hooks.add(folder.removal());
     let files = key.write(folder.path());
     let files = files.map_err(|error| Failure::BadInput(format!("--spill-dir: {error}")))?;
-    let mut workers = Workers::of_others(args.workers.clone());
+    let mut workers = Workers::external(args.workers.clone());
     let started = tokio::select! {
         started = start(args, shape, folder.path(), (&key, &files), &mut workers) => started,
         () = interrupted.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
     };
-    last_acts.add(workers.killer());
-    last_acts.add(folder.removal());
+    exit_hooks.add(workers.killer());
+    exit_hooks.add(folder.removal());
     let sink = prepared.sink.clone();
     let view = View {
         rows: sink.is_none().then_some(args.output),
@@ -124,25 +123,25 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
     let ended = match started {
         Err(failure) => Err(failure),
         Ok(()) if args.processes => {
-            let crowd = (capacity, workers.addresses.as_slice());
-            through_process(args, &prepared, crowd, (&key, &files), view, &interrupted).await
+            let cluster = (capacity, workers.addresses.as_slice());
+            run_in_processes(args, &prepared, cluster, (&key, &files), view, &interrupted).await
         }
         Ok(()) => {
             if let Some(sink) = sink.clone() {
                 let id = id.clone();
-                last_acts.add(move || abandon(&sink, &id));
+                exit_hooks.add(move || clear_sink(&sink, &id));
             }
             let addresses = workers.addresses.clone();
-            through_task(prepared, addresses, (&key, started_here), view, &interrupted).await
+            run_in_process(prepared, addresses, (&key, started_here), view, &interrupted).await
         }
     };
     workers.stop().await;
     if let (Some(sink), Err(failure)) = (sink, &ended)
-        && is_lost(failure)
+        && is_coordinator_lost(failure)
     {
         // Nobody else is left to do it.
-        let abandoned = tokio::task::spawn_blocking(move || abandon(&sink, &id));
-        let _ = tokio::time::timeout(ABANDON_PATIENCE, abandoned).await;
+        let cleared = tokio::task::spawn_blocking(move || clear_sink(&sink, &id));
+        let _ = tokio::time::timeout(SINK_CLEANUP_TIMEOUT, cleared).await;
     }
     ended
 }
@@ -161,32 +160,36 @@ async fn start(
     if args.processes {
         return Ok(workers.start_processes(shape, folder, &files.public).await?);
     }
-    *workers = Workers::start_here(shape, folder, &key.worker_guard).await?;
+    *workers = Workers::start_in_process(shape, folder, &key.worker_guard).await?;
     Ok(())
 }
 
 /// Prepares the query, by its deadline.
-async fn prepare_in_time(loaded: &Loaded, id: &QueryId, capacity: Capacity) -> Result<Prepared, Failure> {
+async fn prepare_in_time(
+    loaded: &LoadedQuery,
+    id: &QueryId,
+    capacity: WorkerCapacity,
+) -> Result<PreparedQuery, Failure> {
     let (deadline, loaded, id) = (Deadline::of(&loaded.query.spec), loaded.clone(), id.clone());
     let work = move || async move { prepare(&loaded, &id, capacity).await };
-    let mut prepared = deadline.limit(work).await?;
+    let mut prepared = deadline.run(work).await?;
     prepared.began = deadline.began;
     Ok(prepared)
 }
 
 /// Removes what a query whose coordinator has gone wrote beside its sink.
-fn abandon(sink: &Sink, query: &QueryId) {
+fn clear_sink(sink: &Sink, query: &QueryId) {
     if let Err(error) = sink.abort(query, EPOCH) {
         tracing::warn!(%error, "the sink's staging folder could not be removed");
     }
 }
 
-fn is_lost(failure: &Failure) -> bool {
+fn is_coordinator_lost(failure: &Failure) -> bool {
     let lost = |failure: &QueryFailure| failure.reason == ErrorReason::CoordinatorLost;
     matches!(failure, Failure::Query(Outcome::Failed(failure)) if lost(failure))
 }
 
-fn shape(args: &RunArgs, loaded: &Loaded) -> WorkerShape {
+fn shape(args: &RunArgs, loaded: &LoadedQuery) -> WorkerShape {
     const SPILL_LIMIT: u64 = 64 * 1024 * 1024 * 1024;
     let pool = loaded.pool.as_ref();
     let count = args.local_workers.unwrap_or_else(|| default_count(pool));
@@ -221,10 +224,10 @@ fn default_memory_each(pool: Option<&WorkerPoolSpec>, count: u32) -> u64 {
 }
 
 /// What the workers have that a run of the file starts where its command line does not say.
-pub(super) fn default_capacity(loaded: &Loaded) -> Capacity {
+pub(super) fn default_capacity(loaded: &LoadedQuery) -> WorkerCapacity {
     let pool = loaded.pool.as_ref();
     let (count, each) = (default_count(pool), default_slots_each(pool));
-    Capacity {
+    WorkerCapacity {
         slots: count.saturating_mul(each),
         slot_memory_bytes: Some(default_memory_each(pool, count) / u64::from(each.max(1))),
     }
@@ -246,8 +249,8 @@ pub(super) fn new_query_id() -> QueryId {
     id.unwrap_or_else(|| unreachable!("a UUID is a legal query id"))
 }
 
-async fn through_task(
-    prepared: Prepared,
+async fn run_in_process(
+    prepared: PreparedQuery,
     workers: Vec<String>,
     (key, started_here): (&RunKey, bool),
     view: View<'_>,
@@ -265,26 +268,28 @@ async fn through_task(
     let stop = CancellationToken::new();
     let listen = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0));
     let served = serve(id.clone(), schema, &mut running, listen, stop.clone()).await?;
-    let ended = through(&served.address.to_string(), (id, key), view, interrupted).await;
+    let ended = follow_at(&served.address.to_string(), (id, key), view, interrupted).await;
     if ended.is_err() {
         // Nobody follows it any more.
         running.cancel_token().cancel();
     }
     let outcome = running.outcome().await;
     stop.cancel();
-    let _ = tokio::time::timeout(SERVICE_PATIENCE, served.task).await;
+    let _ = tokio::time::timeout(SERVICE_TIMEOUT, served.task).await;
     match (ended, outcome) {
         // What the coordinator itself says is the better cause.
         (Err(Failure::Other(_)), outcome @ Outcome::Failed(_)) => Err(Failure::Query(outcome)),
-        (Err(failure), outcome @ Outcome::Failed(_)) if is_lost(&failure) => Err(Failure::Query(outcome)),
+        (Err(failure), outcome @ Outcome::Failed(_)) if is_coordinator_lost(&failure) => {
+            Err(Failure::Query(outcome))
+        }
         (ended, _) => ended,
     }
 }
 
-async fn through_process(
+async fn run_in_processes(
     args: &RunArgs,
-    prepared: &Prepared,
-    (capacity, workers): (Capacity, &[String]),
+    prepared: &PreparedQuery,
+    (capacity, workers): (WorkerCapacity, &[String]),
     (key, files): (&RunKey, &KeyFiles),
     view: View<'_>,
     interrupted: &CancellationToken,
@@ -299,7 +304,7 @@ async fn through_process(
     let manifest = tempfile::Builder::new().prefix("sluice-inputs-").tempfile();
     let manifest = manifest.map_err(anyhow::Error::from)?;
     serde_json::to_writer(manifest.as_file(), &prepared.manifest).map_err(anyhow::Error::from)?;
-    let mut command = own_program()?;
+    let mut command = self_command()?;
     command.arg("coordinator").arg("--manifest").arg(manifest.path());
     command.args(["--attached", "--results", "client", "--listen", "127.0.0.1:0"]);
     command.arg("--verify-key-file").arg(&files.public);
@@ -322,7 +327,7 @@ async fn through_process(
         () = interrupted.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
     };
     let ended = match address {
-        Ok(address) => through(&address, (id.clone(), key), view, interrupted).await,
+        Ok(address) => follow_at(&address, (id.clone(), key), view, interrupted).await,
         Err(failure) => Err(failure),
     };
     stop_attached(child).await;
@@ -330,13 +335,13 @@ async fn through_process(
 }
 
 fn not_started(error: anyhow::Error) -> Failure {
-    match error.downcast::<EndedEarly>() {
-        Ok(EndedEarly {
+    match error.downcast::<ExitedEarly>() {
+        Ok(ExitedEarly {
             code: Some(code),
-            words,
+            termination,
         }) => Failure::Child {
             code: u8::try_from(code).unwrap_or(1),
-            words,
+            termination,
         },
         Ok(ended) => Failure::Other(ended.into()),
         Err(error) => Failure::Other(error),
@@ -344,7 +349,7 @@ fn not_started(error: anyhow::Error) -> Failure {
 }
 
 /// Follows the query of the coordinator at this address to its end.
-async fn through(
+async fn follow_at(
     address: &str,
     (id, key): (QueryId, &RunKey),
     mut view: View<'_>,

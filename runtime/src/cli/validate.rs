@@ -1,7 +1,7 @@
 //! `sluice validate`.
 
 use crate::cli::{CommandResult, QueryFile, print_out};
-use crate::local::load;
+use crate::query;
 
 /// Checks a file without running it: YAML, fields, rules; no table is opened.
 #[derive(clap::Args)]
@@ -11,6 +11,6 @@ pub(super) struct ValidateArgs {
 }
 
 pub(super) fn run(args: &ValidateArgs) -> CommandResult {
-    let loaded = load::load(&args.query.file)?;
+    let loaded = query::load(&args.query.file)?;
     print_out(&format!("ShuffleQuery {} is valid\n", loaded.name()))
 }

@@ -1,6 +1,5 @@
 //! `sluice worker`.
 
-use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,10 +9,11 @@ use sluice_crds::ByteSize;
 use sluice_proto::auth::{Guard, PoolId, TrustedKeys};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{CommandResult, cores, parse_size};
-use crate::local::exit::{Failure, say};
-use crate::local::memory::machine_memory;
-use crate::local::signals::{Signals, signals};
+use crate::cli::attached::{announce, watch_stdin};
+use crate::cli::exit::{Failure, print_stderr};
+use crate::cli::machine::{cores, machine_memory};
+use crate::cli::signals::{Signals, listen};
+use crate::cli::{CommandResult, parse_size};
 use crate::owned_dir;
 use crate::worker::{RunningWorker, WorkerOptions};
 
@@ -147,14 +147,14 @@ pub(super) async fn run(args: WorkerArgs) -> CommandResult {
         interrupt,
         terminate,
         terminate_again,
-    } = signals();
+    } = listen();
     let worker = RunningWorker::start(options).await.map_err(Failure::bad_input)?;
     let parent_gone = CancellationToken::new();
     if args.attached {
         announce(worker.address);
         watch_stdin(parent_gone.clone());
     } else {
-        say(format!("worker {} listens on {}", worker.id.name, worker.address));
+        print_stderr(format!("worker {} listens on {}", worker.id.name, worker.address));
     }
     let drained = async {
         terminate.cancelled().await;
@@ -171,21 +171,4 @@ pub(super) async fn run(args: WorkerArgs) -> CommandResult {
     }
     worker.stop().await;
     Ok(())
-}
-
-/// Tells the program that started this one where it listens, or its last words.
-pub(super) fn announce(line: impl std::fmt::Display) {
-    // A parent that closed its end is seen through standard input.
-    let mut out = std::io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-}
-
-/// Cancels `gone` when standard input closes.
-pub(super) fn watch_stdin(gone: CancellationToken) {
-    std::thread::spawn(move || {
-        let mut sink = [0; 64];
-        let mut input = std::io::stdin().lock();
-        while matches!(input.read(&mut sink), Ok(1..)) {}
-        gone.cancel();
-    });
 }

@@ -81,7 +81,7 @@ impl CoordinatorOptions {
         Hello {
             query: self.query.clone(),
             coordinator_epoch: self.epoch,
-            build_id: crate::worker::build_id(),
+            build_id: crate::build_id::build_id(),
             lease: LEASE,
             liveness_timeout: self.policy.worker_liveness_timeout,
             input_roots: self.input_roots.clone(),

@@ -13,18 +13,15 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use wire::coordinator_client::CoordinatorClient;
 
-use super::exit::Failure;
+use crate::cli::exit::Failure;
 use crate::transport::endpoint;
-
-/// What a coordinator says of its query.
-pub type Seen = QueryReport;
 
 /// The coordinator went away, or stands still, and has not said how its query ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the coordinator went away before the query had ended: {0}")]
-pub struct Lost(String);
+pub struct CoordinatorLost(String);
 
-impl Lost {
+impl CoordinatorLost {
     fn to_say(cause: &dyn std::error::Error) -> Self {
         let mut text = cause.to_string();
         let mut next = cause.source();
@@ -48,8 +45,8 @@ impl Lost {
     }
 }
 
-impl From<Lost> for Failure {
-    fn from(lost: Lost) -> Self {
+impl From<CoordinatorLost> for Failure {
+    fn from(lost: CoordinatorLost) -> Self {
         Self::Query(Outcome::Failed(QueryFailure {
             reason: ErrorReason::CoordinatorLost,
             message: lost.to_string(),
@@ -71,9 +68,12 @@ impl Client {
     ///
     /// # Errors
     /// Nobody answers there.
-    pub async fn connect(address: &str, query: QueryId, token: Token) -> Result<Self, Lost> {
-        let endpoint = endpoint(address).map_err(|error| Lost::to_say(&error))?;
-        let channel = endpoint.connect().await.map_err(|error| Lost::to_say(&error))?;
+    pub async fn connect(address: &str, query: QueryId, token: Token) -> Result<Self, CoordinatorLost> {
+        let endpoint = endpoint(address).map_err(|error| CoordinatorLost::to_say(&error))?;
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| CoordinatorLost::to_say(&error))?;
         let inner = CoordinatorClient::with_interceptor(channel, Bearer(Some(token)));
         let inner = inner.max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES);
         Ok(Self { inner, query })
@@ -89,39 +89,44 @@ impl Client {
     ///
     /// # Errors
     /// The coordinator is gone.
-    pub async fn cancel(&mut self) -> Result<(), Lost> {
+    pub async fn cancel(&mut self) -> Result<(), CoordinatorLost> {
         let reference = self.reference();
         let answer = self.inner.cancel_query(reference).await;
-        answer.map(|_| ()).map_err(|status| Lost::of_call(&status))
+        answer
+            .map(|_| ())
+            .map_err(|status| CoordinatorLost::of_call(&status))
     }
 
     /// Calls `seen` with each new state until the query has ended; answers the last one.
     ///
     /// # Errors
     /// The coordinator went away first.
-    pub async fn watch(&mut self, mut seen: impl FnMut(&Seen)) -> Result<(Seen, Outcome), Lost> {
+    pub async fn watch(
+        &mut self,
+        mut seen: impl FnMut(&QueryReport),
+    ) -> Result<(QueryReport, Outcome), CoordinatorLost> {
         let reference = self.reference();
-        let lost = |status: tonic::Status| Lost::of_call(&status);
+        let lost = |status: tonic::Status| CoordinatorLost::of_call(&status);
         let states = self.inner.watch_query_status(reference).await.map_err(lost)?;
         let mut states = states.into_inner();
         let mut last = None;
         while let Some(status) = states.message().await.map_err(lost)? {
-            let state = Seen::try_from(status).map_err(|error| Lost::to_say(&error))?;
+            let state = QueryReport::try_from(status).map_err(|error| CoordinatorLost::to_say(&error))?;
             seen(&state);
             last = Some(state);
         }
         let ended = last.and_then(|state| state.snapshot.outcome.clone().map(|outcome| (state, outcome)));
-        ended.ok_or_else(|| Lost("it closed the connection".to_owned()))
+        ended.ok_or_else(|| CoordinatorLost("it closed the connection".to_owned()))
     }
 
     /// Begins to take the rows of the result. There is one reader of them.
     ///
     /// # Errors
     /// The coordinator went away, or has no rows to give.
-    pub async fn read_result(&mut self) -> Result<ResultStream, Lost> {
+    pub async fn read_result(&mut self) -> Result<ResultStream, CoordinatorLost> {
         let reference = self.reference();
         let chunks = self.inner.read_result(reference).await;
-        let chunks = chunks.map_err(|status| Lost::of_call(&status))?;
+        let chunks = chunks.map_err(|status| CoordinatorLost::of_call(&status))?;
         Ok(ResultStream {
             chunks: chunks.into_inner(),
             bytes: Buffer::from(Vec::<u8>::new()),
@@ -156,7 +161,7 @@ impl ResultStream {
     ///
     /// # Errors
     /// The coordinator went away.
-    pub async fn next(&mut self) -> Result<Option<ResultPart>, Lost> {
+    pub async fn next(&mut self) -> Result<Option<ResultPart>, CoordinatorLost> {
         loop {
             if let (false, Some(schema)) = (self.schema_given, self.decoder.schema()) {
                 self.schema_given = true;
@@ -167,14 +172,14 @@ impl ResultStream {
             }
             if self.bytes.is_empty() {
                 let chunk = self.chunks.message().await;
-                match chunk.map_err(|status| Lost::of_call(&status))? {
+                match chunk.map_err(|status| CoordinatorLost::of_call(&status))? {
                     Some(chunk) => self.bytes = Buffer::from(chunk.ipc),
                     None if self.schema_given => return Ok(None),
-                    None => return Err(Lost("it sent no schema".to_owned())),
+                    None => return Err(CoordinatorLost("it sent no schema".to_owned())),
                 }
             }
             let decoded = self.decoder.decode(&mut self.bytes);
-            self.decoded = decoded.map_err(|error| Lost::to_say(&error))?;
+            self.decoded = decoded.map_err(|error| CoordinatorLost::to_say(&error))?;
         }
     }
 }

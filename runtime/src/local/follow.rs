@@ -3,12 +3,14 @@
 use sluice_core::coordinator::Outcome;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, Lost, Seen};
-use super::exit::Failure;
-use super::output::OutputFormat;
-use super::printing::Printing;
+use sluice_proto::QueryReport;
+
+use super::client::{Client, CoordinatorLost};
 use super::progress::Progress;
+use super::result_printer::ResultPrinter;
+use super::row_printer::OutputFormat;
 use super::status::StatusFile;
+use crate::cli::exit::Failure;
 
 /// How a query is shown.
 pub struct View<'a> {
@@ -32,15 +34,18 @@ pub async fn follow(
 ) -> Result<(), Failure> {
     let streams = view.rows.is_some_and(|format| format != OutputFormat::Table);
     let mut progress = Progress::new(view.quiet, streams);
-    let mut printing = view.rows.map(|rows| Printing::start(client, rows)).transpose()?;
+    let mut printing = view
+        .rows
+        .map(|rows| ResultPrinter::start(client, rows))
+        .transpose()?;
     let status = &mut view.status;
-    let mut show = |seen: &Seen| {
+    let mut show = |seen: &QueryReport| {
         progress.show(&seen.snapshot);
         if let Some(status) = status {
             status.update(seen);
         }
     };
-    let (ended, trouble) = watch(client, &mut show, &mut printing, interrupted).await;
+    let (ended, print_failure) = watch(client, &mut show, &mut printing, interrupted).await;
     let (seen, outcome) = match ended {
         Ok(ended) => ended,
         Err(_) if interrupted.is_cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
@@ -50,13 +55,13 @@ pub async fn follow(
     if let Some(status) = &mut view.status {
         status.finish(&seen)?;
     }
-    match (outcome, trouble) {
+    match (outcome, print_failure) {
         (Outcome::Succeeded, None) => {}
         // Rows may have stopped because the query failed: its own cause comes first.
         (outcome @ Outcome::Failed(_), _) | (outcome @ Outcome::Cancelled, None) => {
             return Err(Failure::Query(outcome));
         }
-        (Outcome::Succeeded | Outcome::Cancelled, Some(trouble)) => return Err(trouble),
+        (Outcome::Succeeded | Outcome::Cancelled, Some(print_failure)) => return Err(print_failure),
     }
     let Some(printing) = printing else {
         return Ok(());
@@ -71,10 +76,10 @@ pub async fn follow(
 /// printed.
 async fn watch(
     client: &Client,
-    show: &mut impl FnMut(&Seen),
-    printing: &mut Option<Printing>,
+    show: &mut impl FnMut(&QueryReport),
+    printing: &mut Option<ResultPrinter>,
     interrupted: &CancellationToken,
-) -> (Result<(Seen, Outcome), Lost>, Option<Failure>) {
+) -> (Result<(QueryReport, Outcome), CoordinatorLost>, Option<Failure>) {
     let mut watching = client.clone();
     let watched = watching.watch(show);
     tokio::pin!(watched);
@@ -83,12 +88,12 @@ async fn watch(
         // A coordinator that does not take it is lost, which its watcher hears too.
         tokio::spawn(async move { client.cancel().await })
     };
-    let (mut trouble, mut asked) = (None, false);
+    let (mut print_failure, mut asked) = (None, false);
     loop {
         tokio::select! {
-            ended = &mut watched => return (ended, trouble),
-            failure = stopped(printing), if trouble.is_none() => {
-                trouble = Some(failure);
+            ended = &mut watched => return (ended, print_failure),
+            failure = stopped(printing), if print_failure.is_none() => {
+                print_failure = Some(failure);
                 cancel();
             }
             () = interrupted.cancelled(), if !asked => {
@@ -99,9 +104,9 @@ async fn watch(
     }
 }
 
-async fn stopped(printing: &mut Option<Printing>) -> Failure {
+async fn stopped(printing: &mut Option<ResultPrinter>) -> Failure {
     match printing {
-        Some(printing) => printing.trouble().await,
+        Some(printing) => printing.failure().await,
         None => std::future::pending().await,
     }
 }

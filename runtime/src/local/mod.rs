@@ -1,17 +1,11 @@
-//! Queries without a cluster: the real coordinator and real workers on this machine, and the client that shows
-//! progress and rows.
+//! What `sluice run` adds to a query's coordinator and workers, which are the real ones: it starts them on this machine,
+//! follows the query as a client, and shows progress and rows.
 
 pub mod client;
-pub mod deadline;
-pub mod exit;
 pub mod follow;
 pub mod key;
-pub mod load;
-pub mod memory;
-pub mod output;
-pub mod prepare;
-pub mod printing;
 pub mod progress;
-pub mod signals;
+pub mod result_printer;
+pub mod row_printer;
 pub mod status;
 pub mod workers;

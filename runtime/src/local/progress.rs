@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use sluice_core::snapshot::{QuerySnapshot, StageSnapshot, StageState};
 
-use super::exit::say;
+use crate::cli::exit::print_stderr;
 
 /// Shows snapshots as they come.
 pub enum Progress {
@@ -61,7 +61,7 @@ impl Progress {
                     let worth_saying = matches!(stage.state, StageState::Running | StageState::Done);
                     if worth_saying && *said != Some(stage.state) {
                         *said = Some(stage.state);
-                        say(format!(
+                        print_stderr(format!(
                             "stage {} {}: {}",
                             stage.id.0,
                             stage.label,
@@ -81,7 +81,7 @@ impl Progress {
             Self::Plain { .. } => {}
             Self::Quiet => return,
         }
-        say(total(snapshot));
+        print_stderr(total(snapshot));
     }
 }
 

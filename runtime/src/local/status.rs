@@ -10,8 +10,8 @@ use sluice_core::termination::Termination;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ErrorReason, ProgressReason};
 
-use super::client::Seen;
-use super::exit::Failure;
+use crate::cli::exit::Failure;
+use sluice_proto::QueryReport;
 
 /// The least time between two writes while the query runs.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ const PERIOD: Duration = Duration::from_secs(1);
 pub struct StatusFile {
     path: PathBuf,
     /// What the coordinator said last.
-    seen: Option<Seen>,
+    seen: Option<QueryReport>,
     written: Option<Instant>,
 }
 
@@ -44,7 +44,7 @@ impl StatusFile {
     }
 
     /// Writes the status now and then; what cannot be written now is tried again at the end.
-    pub fn update(&mut self, seen: &Seen) {
+    pub fn update(&mut self, seen: &QueryReport) {
         self.seen = Some(seen.clone());
         if self.written.is_none_or(|written| written.elapsed() >= PERIOD) {
             self.written = Some(Instant::now());
@@ -58,7 +58,7 @@ impl StatusFile {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn finish(&mut self, seen: &Seen) -> anyhow::Result<()> {
+    pub fn finish(&mut self, seen: &QueryReport) -> anyhow::Result<()> {
         self.seen = Some(seen.clone());
         self.write(&seen.status())
     }
@@ -70,8 +70,8 @@ impl StatusFile {
     pub fn fail(&mut self, failure: &Failure) -> anyhow::Result<()> {
         match &self.seen {
             Some(seen) if seen.snapshot.outcome.is_some() => Ok(()),
-            Some(seen) => self.write(&ended(seen.clone(), failure.ending()).status()),
-            None => self.write(&failure.ending().status()),
+            Some(seen) => self.write(&with_end(seen.clone(), failure.final_termination()).status()),
+            None => self.write(&failure.final_termination().status()),
         }
     }
 
@@ -106,18 +106,18 @@ fn check_replaceable(path: &Path) -> anyhow::Result<()> {
 }
 
 /// The last report of a coordinator that was lost after it: nothing runs any more, and this is how the query ended.
-fn ended(mut seen: Seen, words: Termination) -> Seen {
+fn with_end(mut seen: QueryReport, end: Termination) -> QueryReport {
     let snapshot = &mut seen.snapshot;
-    snapshot.outcome = Some(if words.phase == QueryPhase::Cancelled {
+    snapshot.outcome = Some(if end.phase == QueryPhase::Cancelled {
         Outcome::Cancelled
     } else {
         Outcome::Failed(QueryFailure {
-            reason: words.reason.unwrap_or(ErrorReason::Internal),
-            message: words.message.unwrap_or_default(),
+            reason: end.reason.unwrap_or(ErrorReason::Internal),
+            message: end.message.unwrap_or_default(),
             attempt: None,
         })
     });
-    let at = words
+    let at = end
         .end_time
         .map(|time| time.0.duration_since(seen.context.start_time));
     let passed = at.and_then(|span| u64::try_from(span.as_millis()).ok());
@@ -143,7 +143,7 @@ mod tests {
         serde_json::from_str(&text).expect("it is a status")
     }
 
-    fn running() -> Seen {
+    fn running() -> QueryReport {
         let stage = StageSnapshot {
             id: sluice_core::ids::StageId(0),
             label: "scan".to_owned(),
@@ -169,7 +169,7 @@ mod tests {
             stages: vec![stage],
             ..QuerySnapshot::committed_before()
         };
-        Seen {
+        QueryReport {
             snapshot,
             context: StatusContext {
                 start_time: jiff::Timestamp::now(),
@@ -189,7 +189,7 @@ mod tests {
         std::fs::write(&path, "{\"phase\": \"Succeeded\"}").expect("it can be written");
         let mut file = StatusFile::create(&path).expect("it can be written");
         assert_eq!(read(&path).phase, QueryPhase::Pending);
-        let refused = Failure::Unplanned {
+        let refused = Failure::Rejected {
             reason: ErrorReason::InvalidSql,
             message: "no SQL".to_owned(),
         };

@@ -2,20 +2,14 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use sluice_core::termination::Termination;
 use sluice_proto::auth::Guard;
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::Child;
 
+use crate::cli::attached::{self_command, spawn_attached, stop_attached};
 use crate::worker::{RunningWorker, WorkerOptions};
-
-/// How long a process that was told to stop may take to clean up.
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The shape of workers that a run starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,16 +29,16 @@ pub struct WorkerShape {
 pub struct Workers {
     /// Where they listen, host:port.
     pub addresses: Vec<String>,
-    here: Vec<RunningWorker>,
+    in_process: Vec<RunningWorker>,
     children: Vec<Child>,
 }
 
 impl Workers {
     /// Workers that somebody else started.
-    pub fn of_others(addresses: Vec<String>) -> Self {
+    pub fn external(addresses: Vec<String>) -> Self {
         Self {
             addresses,
-            here: Vec::new(),
+            in_process: Vec::new(),
             children: Vec::new(),
         }
     }
@@ -53,8 +47,12 @@ impl Workers {
     ///
     /// # Errors
     /// No port or no spill folder is to be had.
-    pub async fn start_here(shape: WorkerShape, spill_dir: &Path, guard: &Guard) -> anyhow::Result<Self> {
-        let mut workers = Self::of_others(Vec::new());
+    pub async fn start_in_process(
+        shape: WorkerShape,
+        spill_dir: &Path,
+        guard: &Guard,
+    ) -> anyhow::Result<Self> {
+        let mut workers = Self::external(Vec::new());
         for number in 0..shape.count {
             let worker = RunningWorker::start(WorkerOptions {
                 name: format!("worker-{number}"),
@@ -71,7 +69,7 @@ impl Workers {
             })
             .await?;
             workers.addresses.push(worker.address.to_string());
-            workers.here.push(worker);
+            workers.in_process.push(worker);
         }
         Ok(workers)
     }
@@ -89,7 +87,7 @@ impl Workers {
     ) -> anyhow::Result<()> {
         let mut announcements = Vec::new();
         for number in 0..shape.count {
-            let mut command = own_program()?;
+            let mut command = self_command()?;
             command.args(["worker", "--attached", "--listen", "127.0.0.1:0"]);
             command.arg("--name").arg(format!("worker-{number}"));
             command.arg("--verify-key-file").arg(verify_key_file);
@@ -132,84 +130,11 @@ impl Workers {
 
     /// Stops the workers that this run started and waits until they have cleaned up.
     pub async fn stop(self) {
-        for worker in self.here {
+        for worker in self.in_process {
             worker.stop().await;
         }
         // All at once: one that stands still must not keep the others.
         let stopping = self.children.into_iter().map(stop_attached);
         futures::future::join_all(stopping).await;
     }
-}
-
-/// A command that runs this program again, out of reach of the terminal's Ctrl-C: its parent stops it.
-///
-/// # Errors
-/// The program's own file is unknown.
-pub fn own_program() -> anyhow::Result<Command> {
-    let mut command = Command::new(std::env::current_exe().context("this program's own file")?);
-    command.process_group(0);
-    Ok(command)
-}
-
-/// Starts a command that announces its address on its first line and stops when its standard input closes.
-///
-/// # Errors
-/// It cannot be started, or ends before it says its address.
-pub async fn start_attached(command: Command) -> anyhow::Result<(Child, String)> {
-    let (mut child, announcement) = spawn_attached(command)?;
-    let address = announcement.address(&mut child).await?;
-    Ok((child, address))
-}
-
-/// Starts such a command without waiting for its address.
-///
-/// # Errors
-/// It cannot be started.
-pub fn spawn_attached(mut command: Command) -> anyhow::Result<(Child, Announcement)> {
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
-    let mut child = command.spawn()?;
-    let stdout = child.stdout.take().context("no standard output")?;
-    Ok((child, Announcement(BufReader::new(stdout))))
-}
-
-/// Stops an attached process: by closing its standard input, and where that does not end it in time, by force.
-pub async fn stop_attached(mut child: Child) {
-    drop(child.stdin.take());
-    if tokio::time::timeout(STOP_PATIENCE, child.wait()).await.is_err() {
-        let _ = child.kill().await;
-    }
-}
-
-/// The line that an attached process writes first: its address, or its last words if it cannot do its work.
-pub struct Announcement(BufReader<ChildStdout>);
-
-impl Announcement {
-    /// Waits for the address.
-    ///
-    /// # Errors
-    /// The process ended before it said it.
-    pub async fn address(mut self, child: &mut Child) -> anyhow::Result<String> {
-        let mut line = String::new();
-        self.0.read_line(&mut line).await?;
-        let words = Termination::decode(&line).ok().map(Box::new);
-        let address = line.trim().to_owned();
-        if words.is_some() || address.is_empty() {
-            let code = child.wait().await?.code();
-            return Err(anyhow::Error::new(EndedEarly { code, words }));
-        }
-        Ok(address)
-    }
-}
-
-/// A child process ended before it was ready; it has said why on standard error.
-#[derive(Debug, thiserror::Error)]
-#[error("the process ended before it was ready")]
-pub struct EndedEarly {
-    /// Its exit code.
-    pub code: Option<i32>,
-    /// How its query ended, if it had one and said so.
-    pub words: Option<Box<Termination>>,
 }

@@ -21,12 +21,12 @@ use super::counters::Counters;
 use super::inputs::Inputs;
 use super::output_writer::{AttemptOutput, OutputWriter};
 use super::path_policy::PathPolicy;
-use super::stage::StageTemplate;
 use super::{Shared, WorkerOptions};
 use crate::memory::is_about_memory;
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
 use crate::shuffle::read::ReadFailed;
 use crate::source::{classify_error, object_stores, panic_text, verify};
+use crate::stage_template::StageTemplate;
 use crate::transport::Peers;
 
 /// Everything that an attempt needs.

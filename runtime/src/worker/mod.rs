@@ -12,7 +12,6 @@ mod service;
 mod session;
 mod session_registry;
 mod slots;
-mod stage;
 mod stages;
 mod status;
 
@@ -38,8 +37,6 @@ use tonic_health::server::{HealthReporter, health_reporter};
 
 use crate::memory::WorkerMemory;
 use crate::shuffle::store::{StoreConfig, StoreHandle};
-
-pub use stage::StageTemplate;
 
 /// How often a draining worker looks whether it is still needed.
 const IDLE_PERIOD: Duration = Duration::from_millis(100);
@@ -255,12 +252,6 @@ fn new_incarnation() -> Incarnation {
     let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX) << 20;
     let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
     Incarnation(millis | (random & 0xf_ffff))
-}
-
-/// The build of this program. Plan encoding and hash functions are not stable across builds, so sessions between
-/// different ones are refused.
-pub fn build_id() -> String {
-    format!("{}+{}", env!("CARGO_PKG_VERSION"), env!("SLUICE_BUILD"))
 }
 
 #[cfg(test)]

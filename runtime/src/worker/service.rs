@@ -19,9 +19,10 @@ use tracing::Instrument as _;
 use wire::coordinator_message::Message as FromCoordinator;
 use wire::worker_message::Message as ToCoordinator;
 
+use super::Shared;
 use super::path_policy::PathPolicy;
 use super::session::{Session, SessionEnd, SessionPermit};
-use super::{Shared, build_id};
+use crate::build_id::build_id;
 
 /// How long a session may be silent before its hello: as long as a coordinator waits for the answer.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::StageId;
 use sluice_core::limits::{TooLarge, check_fragment_bytes, check_partitions, check_stages};
 
-use super::stage::StageTemplate;
+use crate::stage_template::StageTemplate;
 
 /// The bytes of encoded stages that the sessions of a worker may keep together. Clones are the same.
 #[derive(Debug, Clone)]

@@ -2,7 +2,8 @@
 
 use sluice_proto::wire;
 
-use super::{Shared, build_id};
+use super::Shared;
+use crate::build_id::build_id;
 
 /// The longest name of a zone that is taken from a file, bytes: a label's value has 63.
 const MAX_ZONE_BYTES: usize = 63;

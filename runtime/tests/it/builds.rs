@@ -98,7 +98,7 @@ fn a_given_name_is_a_word() {
 /// The program under test has a stamp of its own, or the one that its builder gave it.
 #[test]
 fn no_build_is_unknown() {
-    let id = sluice::worker::build_id();
+    let id = sluice::build_id::build_id();
     let stamp = id.strip_prefix(concat!(env!("CARGO_PKG_VERSION"), "+"));
     let stamp = stamp.unwrap_or_else(|| panic!("no version: {id}"));
     let given = std::env::var("SLUICE_BUILD").is_ok_and(|given| given == stamp);

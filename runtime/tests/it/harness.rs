@@ -11,10 +11,9 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext, ident, lit};
 use sluice::coordinator::{CoordinatorOptions, RunningQuery};
-use sluice::local::load::Loaded;
-use sluice::local::prepare::{Capacity, Prepared, prepare};
 use sluice::local::workers::{WorkerShape, Workers};
 use sluice::planner::explain;
+use sluice::query::{LoadedQuery, PreparedQuery, WorkerCapacity, prepare};
 use sluice::source::{InputManifest, register_tables};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
@@ -57,7 +56,7 @@ impl Tables {
     }
 
     /// A query over them, with `partitions` partitions an exchange (none: one for each slot).
-    pub fn query(&self, sql: &str, partitions: Option<u32>) -> Loaded {
+    pub fn query(&self, sql: &str, partitions: Option<u32>) -> LoadedQuery {
         let mut spec = ShuffleQuerySpec {
             sql: Some(sql.to_owned()),
             tables: self.specs.clone(),
@@ -66,7 +65,7 @@ impl Tables {
         spec.shuffle.partitions = partitions;
         // No worker of a suite is lost, however long a busy machine lets it wait.
         spec.retry.worker_liveness_timeout = Millis::from_millis(600_000);
-        Loaded {
+        LoadedQuery {
             query: ShuffleQuery::new("test", spec),
             pool: None,
             base: self.base.clone(),
@@ -77,7 +76,7 @@ impl Tables {
 /// Workers, and where they may spill.
 pub struct Fleet {
     workers: Workers,
-    capacity: Capacity,
+    capacity: WorkerCapacity,
     _folder: Option<TempDir>,
 }
 
@@ -91,12 +90,12 @@ impl Fleet {
             memory_bytes,
             spill_limit_bytes: 16 << 30,
         };
-        let workers = Workers::start_here(shape, folder.path(), &Guard::default())
+        let workers = Workers::start_in_process(shape, folder.path(), &Guard::default())
             .await
             .expect("workers start on loopback");
         Self {
             workers,
-            capacity: Capacity {
+            capacity: WorkerCapacity {
                 slots: count * slots,
                 slot_memory_bytes: Some(memory_bytes / u64::from(slots)),
             },
@@ -107,8 +106,8 @@ impl Fleet {
     /// Workers that somebody else started, with `slots` slots in all.
     pub fn of_others(addresses: Vec<String>, slots: u32) -> Self {
         Self {
-            workers: Workers::of_others(addresses),
-            capacity: Capacity {
+            workers: Workers::external(addresses),
+            capacity: WorkerCapacity {
                 slots,
                 slot_memory_bytes: None,
             },
@@ -182,7 +181,7 @@ impl fmt::Display for NoRows {
 }
 
 /// Runs a query on a fleet, as `sluice run` does.
-pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
+pub async fn run(fleet: &Fleet, query: &LoadedQuery) -> Result<Ran, NoRows> {
     let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
     let prepared = prepare(query, &id, fleet.capacity).await;
     let prepared = prepared.map_err(|failure| NoRows::Refused(format!("{failure:?}")))?;
@@ -192,7 +191,7 @@ pub async fn run(fleet: &Fleet, query: &Loaded) -> Result<Ran, NoRows> {
 /// Runs a query that is planned, with other options for its coordinator. One that takes longer than `hang` hangs.
 pub async fn run_prepared(
     fleet: &Fleet,
-    prepared: Prepared,
+    prepared: PreparedQuery,
     hang: Duration,
     change: impl FnOnce(&mut CoordinatorOptions),
 ) -> Result<Ran, NoRows> {

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use sluice::build_id::build_id;
 use sluice::coordinator::CoordinatorOptions;
-use sluice::local::prepare::{Capacity, prepare};
+use sluice::query::{WorkerCapacity, prepare};
 use sluice::shuffle::frame::{FrameDecoder, FrameFormat};
-use sluice::worker::{RunningWorker, WorkerOptions, build_id};
+use sluice::worker::{RunningWorker, WorkerOptions};
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{
     AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId, StreamEpoch,
@@ -48,7 +49,7 @@ impl Fixture {
     async fn start(sql: &str) -> Self {
         let query = Tables::generated_tpch(0.1).query(sql, Some(1));
         let id = QueryId::new("live-fetch").expect("a legal id");
-        let capacity = Capacity {
+        let capacity = WorkerCapacity {
             slots: 1,
             slot_memory_bytes: None,
         };

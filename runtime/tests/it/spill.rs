@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use sluice::local::workers::start_attached;
+use sluice::cli::attached::start_attached;
 use sluice_core::coordinator::Outcome;
 use sluice_crds::ErrorReason;
 use tokio::process::Child;

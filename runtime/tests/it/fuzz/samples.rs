@@ -9,8 +9,7 @@ use arrow::array::{
 use arrow::datatypes::Int32Type;
 use arrow_ipc::writer::IpcWriteContext;
 use prost::Message;
-use sluice::local::load::load;
-use sluice::local::prepare::{Capacity, plan_only};
+use sluice::query::{WorkerCapacity, load, plan_only};
 use sluice::shuffle::frame::FrameEncoder;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_crds::shuffle_query::Compression;
@@ -89,7 +88,7 @@ fn stages() -> Vec<Vec<u8>> {
     let mut all = Vec::new();
     for name in ["tpch-join", "tpch-pricing-summary", "csv"] {
         let loaded = load(&samples_folder().join(format!("{name}.yaml"))).expect("a sample is made");
-        let capacity = Capacity {
+        let capacity = WorkerCapacity {
             slots: 4,
             slot_memory_bytes: Some(64 << 20),
         };

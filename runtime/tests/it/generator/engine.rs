@@ -6,11 +6,10 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::SessionContext;
-use sluice::local::load::Loaded;
-use sluice::local::prepare::{Capacity, prepare_listed};
 use sluice::planner::{
     BroadcastLimit, HashJoinLimit, SharedMerge, SplitTarget, plan, session_options, session_state,
 };
+use sluice::query::{LoadedQuery, WorkerCapacity, prepare_with_manifest};
 use sluice::source::{InputManifest, register_tables};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::QueryId;
@@ -111,7 +110,7 @@ pub struct Bench {
     plain: SessionContext,
     sessions: Vec<Option<SessionContext>>,
     /// A query that any tables can answer: what is planned for it is exchanged.
-    stand_in: Loaded,
+    stand_in: LoadedQuery,
     _folder: TempDir,
 }
 
@@ -181,11 +180,11 @@ impl Bench {
             Ok(Ok(planned)) => planned,
         };
         let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
-        let capacity = Capacity {
+        let capacity = WorkerCapacity {
             slots: 1,
             slot_memory_bytes: None,
         };
-        let prepared = prepare_listed(&self.stand_in, &id, capacity, self.manifest.clone()).await;
+        let prepared = prepare_with_manifest(&self.stand_in, &id, capacity, self.manifest.clone()).await;
         let mut prepared = prepared.expect("the stand-in is planned");
         prepared.planned = planned;
         let fleet = if shape.little_memory {

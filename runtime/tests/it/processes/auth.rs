@@ -138,7 +138,7 @@ async fn session(worker: &Worker, token: Option<Token>, query: &str, epoch: u64)
     let hello = ToWorker::Hello(wire::Hello {
         query: query.into(),
         coordinator_epoch: epoch,
-        build_id: sluice::worker::build_id(),
+        build_id: sluice::build_id::build_id(),
         lease_millis: 60_000,
         liveness_timeout_millis: 600_000,
         input_roots: Vec::new(),

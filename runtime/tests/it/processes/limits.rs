@@ -62,7 +62,7 @@ async fn refusals(port: u16) -> Vec<Code> {
     let reference = || wire::QueryRef { query: "q".into() };
     let (outbound, messages) = tokio::sync::mpsc::unbounded_channel();
     outbound
-        .send(hello("q", sluice::worker::build_id()))
+        .send(hello("q", sluice::build_id::build_id()))
         .expect("the receiver is here");
     let fetch = wire::FetchRequest {
         query: "q".into(),

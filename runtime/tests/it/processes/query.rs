@@ -5,7 +5,7 @@ use std::path::Path;
 use arrow::array::RecordBatch;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
-use sluice::local::load::load;
+use sluice::query::load;
 use sluice::source::{InputManifest, register_tables};
 
 /// A query over these tables (YAML list items), with more lines of its spec.

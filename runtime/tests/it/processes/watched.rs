@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use sluice::coordinator::{Resolve, ResultBatches, RunningQuery, SystemResolver};
-use sluice::local::load::load;
-use sluice::local::prepare::{Capacity, prepare};
+use sluice::query::{WorkerCapacity, load, prepare};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::snapshot::{QuerySnapshot, StageSnapshot};
@@ -86,7 +85,7 @@ impl Watched {
     ) -> Self {
         let loaded = load(&folder.write("query.yaml", yaml)).expect("the query is valid");
         let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal id");
-        let capacity = Capacity {
+        let capacity = WorkerCapacity {
             slots,
             slot_memory_bytes: None,
         };

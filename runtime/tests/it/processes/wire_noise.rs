@@ -7,9 +7,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use sluice::local::load::load;
-use sluice::local::prepare::{Capacity, prepare};
-use sluice::worker::StageTemplate;
+use sluice::query::{WorkerCapacity, load, prepare};
+use sluice::stage_template::StageTemplate;
 use sluice_core::failure::FetchError;
 use sluice_core::ids::QueryId;
 use sluice_crds::shuffle_query::Compression;
@@ -35,7 +34,7 @@ fn hello(query: &str) -> wire::Hello {
     wire::Hello {
         query: query.into(),
         coordinator_epoch: 1,
-        build_id: sluice::worker::build_id(),
+        build_id: sluice::build_id::build_id(),
         lease_millis: 1,
         liveness_timeout_millis: 10_000,
         input_roots: Vec::new(),
@@ -424,7 +423,7 @@ async fn stage_of(partitions: Option<u32>, plan_bytes: usize) -> Bytes {
     let folder = Folder::new();
     let loaded = load(&folder.write("query.yaml", by_part(0.01, &[]))).expect("the query is valid");
     let id = QueryId::new("vast").expect("a legal id");
-    let capacity = Capacity {
+    let capacity = WorkerCapacity {
         slots: 1,
         slot_memory_bytes: None,
     };

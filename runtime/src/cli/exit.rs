@@ -10,6 +10,7 @@ use sluice_crds::shuffle_query::status::QueryPhase;
 use sluice_proto::text::escaped_lines;
 
 use crate::coordinator::Handover;
+use crate::query::PrepareError;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]
@@ -17,7 +18,7 @@ pub enum Failure {
     /// Something the user gave is wrong.
     BadInput(String),
     /// The query cannot be planned, or its sink cannot be written.
-    Unplanned {
+    Rejected {
         /// The reason for status.
         reason: ErrorReason,
         /// What is wrong and what to do.
@@ -28,13 +29,13 @@ pub enum Failure {
     /// The coordinator left the query to a successor.
     HandedOver(Handover),
     /// The rows were wanted no more: standard output was closed.
-    Unread,
+    OutputClosed,
     /// A child process ended with this code after it had said why on standard error.
     Child {
         /// Its exit code.
         code: u8,
-        /// How its query ended, as far as it said.
-        words: Option<Box<Termination>>,
+        /// How its query ended, if it reported that.
+        termination: Option<Box<Termination>>,
     },
     /// Anything else.
     Other(anyhow::Error),
@@ -46,17 +47,9 @@ impl Failure {
         Self::BadInput(format!("{:#}", error.into()))
     }
 
-    /// A failure to plan the query.
-    pub fn unplanned(reason: ErrorReason, error: impl Into<anyhow::Error>) -> Self {
-        Self::Unplanned {
-            reason,
-            message: format!("{:#}", error.into()),
-        }
-    }
-
-    /// The last words of a coordinator whose query failed like this before it could run; none where another try may
-    /// fare better, or another coordinator has the word.
-    pub fn last_words(&self) -> Option<Termination> {
+    /// The termination message of a coordinator whose query failed like this before it could run. None where another
+    /// try may succeed, or where another coordinator reports the end.
+    pub fn termination(&self) -> Option<Termination> {
         let now = jiff::Timestamp::now();
         match self {
             Self::BadInput(message) => Some(Termination::refused(
@@ -64,28 +57,30 @@ impl Failure {
                 message.clone(),
                 now,
             )),
-            Self::Unplanned { reason, message } => Some(Termination::refused(*reason, message.clone(), now)),
+            Self::Rejected { reason, message } => Some(Termination::refused(*reason, message.clone(), now)),
             Self::Query(Outcome::Failed(failure)) => {
                 Some(Termination::refused(failure.reason, failure.message.clone(), now))
             }
             Self::Query(Outcome::Cancelled) => {
                 let message = "the query was cancelled".to_owned();
-                let words = Termination::refused(ErrorReason::Cancelled, message, now);
+                let termination = Termination::refused(ErrorReason::Cancelled, message, now);
                 Some(Termination {
                     phase: QueryPhase::Cancelled,
-                    ..words
+                    ..termination
                 })
             }
-            Self::Child { words, .. } => words.as_deref().cloned(),
-            Self::Query(Outcome::Succeeded) | Self::Unread | Self::HandedOver(_) | Self::Other(_) => None,
+            Self::Child { termination, .. } => termination.as_deref().cloned(),
+            Self::Query(Outcome::Succeeded) | Self::OutputClosed | Self::HandedOver(_) | Self::Other(_) => {
+                None
+            }
         }
     }
 
-    /// How a query ended that failed like this and of which no coordinator said how it ended.
-    pub fn ending(&self) -> Termination {
+    /// The end of a query that failed like this, if no coordinator has reported its end.
+    pub fn final_termination(&self) -> Termination {
         let message = match self {
-            Self::BadInput(message) | Self::Unplanned { message, .. } => message.clone(),
-            Self::Query(_) | Self::Unread => String::new(),
+            Self::BadInput(message) | Self::Rejected { message, .. } => message.clone(),
+            Self::Query(_) | Self::OutputClosed => String::new(),
             Self::HandedOver(handover) => handover.to_string(),
             Self::Child { code, .. } => {
                 format!("the coordinator's process ended with code {code} before it was ready")
@@ -93,34 +88,47 @@ impl Failure {
             Self::Other(error) => format!("{error:#}"),
         };
         let refused = || Termination::refused(ErrorReason::Internal, message, jiff::Timestamp::now());
-        self.last_words().unwrap_or_else(refused)
+        self.termination().unwrap_or_else(refused)
     }
 
     /// Says on standard error what went wrong.
     pub fn print(&self) {
         match self {
-            Self::BadInput(message) | Self::Unplanned { message, .. } => say(format!("error: {message}")),
-            Self::HandedOver(handover) => say(handover),
-            Self::Query(Outcome::Failed(QueryFailure { reason, message, .. })) => {
-                say(format!("error: the query failed ({reason:?}): {message}"));
+            Self::BadInput(message) | Self::Rejected { message, .. } => {
+                print_stderr(format!("error: {message}"))
             }
-            Self::Query(Outcome::Cancelled) => say("cancelled"),
+            Self::HandedOver(handover) => print_stderr(handover),
+            Self::Query(Outcome::Failed(QueryFailure { reason, message, .. })) => {
+                print_stderr(format!("error: the query failed ({reason:?}): {message}"));
+            }
+            Self::Query(Outcome::Cancelled) => print_stderr("cancelled"),
             // As other programs end in a pipe that was closed: without a word.
-            Self::Query(Outcome::Succeeded) | Self::Unread | Self::Child { .. } => {}
-            Self::Other(error) => say(format!("error: {error:#}")),
+            Self::Query(Outcome::Succeeded) | Self::OutputClosed | Self::Child { .. } => {}
+            Self::Other(error) => print_stderr(format!("error: {error:#}")),
         }
     }
 
     /// The exit code, as `sluice --help` lists them.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::BadInput(_) | Self::Unplanned { .. } => 2,
+            Self::BadInput(_) | Self::Rejected { .. } => 2,
             Self::HandedOver(_) => 143,
-            Self::Unread => 141,
+            Self::OutputClosed => 141,
             Self::Query(outcome) => outcome_code(outcome),
             Self::Child { code, .. } => *code,
             Self::Other(_) => 1,
         })
+    }
+}
+
+impl From<PrepareError> for Failure {
+    fn from(error: PrepareError) -> Self {
+        match error {
+            PrepareError::BadInput(message) => Self::BadInput(message),
+            PrepareError::Rejected { reason, message } => Self::Rejected { reason, message },
+            PrepareError::Failed(failure) => Self::Query(Outcome::Failed(failure)),
+            PrepareError::Other(error) => Self::Other(error),
+        }
     }
 }
 
@@ -160,9 +168,9 @@ fn outcome_code(outcome: &Outcome) -> u8 {
     }
 }
 
-/// Says a line on standard error. One that is closed must not end what the process is doing, and what a file or a peer
-/// holds must not steer a terminal.
-pub fn say(line: impl std::fmt::Display) {
+/// Writes a line to standard error. A closed standard error must not end the process, and text from a file or a peer
+/// must not control the terminal.
+pub fn print_stderr(line: impl std::fmt::Display) {
     let line = line.to_string();
     let _ = writeln!(std::io::stderr(), "{}", escaped_lines(&line));
 }

@@ -12,63 +12,63 @@ use anyhow::Context;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::client::{Client, Lost, ResultPart};
-use super::exit::Failure;
-use super::output::{OutputFormat, RowPrinter};
+use super::client::{Client, CoordinatorLost, ResultPart};
+use super::row_printer::{OutputFormat, RowPrinter};
+use crate::cli::exit::Failure;
 
 /// Batches that wait for the thread.
 const QUEUED: usize = 4;
 
 /// A result on its way from a coordinator to standard output. Dropped, it goes no further; a write that is held up is
 /// left to the end of the process.
-pub struct Printing {
+pub struct ResultPrinter {
     /// Takes the result from the coordinator, until it has all of it.
-    reading: Option<AbortOnDropHandle<Result<(), Lost>>>,
-    orders: mpsc::Sender<Order>,
+    reading: Option<AbortOnDropHandle<Result<(), CoordinatorLost>>>,
+    commands: mpsc::Sender<PrintCommand>,
     printed: oneshot::Receiver<Result<(), Failure>>,
 }
 
-enum Order {
+enum PrintCommand {
     Print(ResultPart),
     /// The query has succeeded, so that what waits for the end may be printed too.
     Finish,
 }
 
-impl Printing {
+impl ResultPrinter {
     /// Starts to read the result and to print it as it comes.
     ///
     /// # Errors
     /// No thread is to be had.
     pub fn start(client: &Client, format: OutputFormat) -> anyhow::Result<Self> {
         let out = io::stdout().as_fd().try_clone_to_owned();
-        let out = Out {
+        let out = Stdout {
             file: File::from(out.context("standard output")?),
             closed: Arc::default(),
         };
-        let (orders, inbox) = mpsc::channel(QUEUED);
+        let (commands, inbox) = mpsc::channel(QUEUED);
         let (done, printed) = oneshot::channel();
         let thread = thread::Builder::new().name("rows".to_owned());
         thread.spawn(move || {
             let closed = Arc::clone(&out.closed);
             let printed = print(format, out, inbox).map_err(|error| {
                 if closed.load(Ordering::Relaxed) {
-                    return Failure::Unread;
+                    return Failure::OutputClosed;
                 }
                 Failure::Other(error)
             });
             // Nobody waits for it once the query has failed.
             let _ = done.send(printed);
         })?;
-        let reading = tokio::spawn(read(client.clone(), orders.clone()));
+        let reading = tokio::spawn(read(client.clone(), commands.clone()));
         Ok(Self {
             reading: Some(AbortOnDropHandle::new(reading)),
-            orders,
+            commands,
             printed,
         })
     }
 
     /// Waits until the result can be read or printed no further, which may be never.
-    pub async fn trouble(&mut self) -> Failure {
+    pub async fn failure(&mut self) -> Failure {
         loop {
             let Some(reading) = &mut self.reading else {
                 return failed(&mut self.printed).await;
@@ -96,7 +96,7 @@ impl Printing {
             reading.await.map_err(anyhow::Error::from)??;
         }
         // A thread that has ended says why below.
-        let _ = self.orders.send(Order::Finish).await;
+        let _ = self.commands.send(PrintCommand::Finish).await;
         self.printed.await.map_err(anyhow::Error::from)?
     }
 }
@@ -109,10 +109,10 @@ async fn failed(printed: &mut oneshot::Receiver<Result<(), Failure>>) -> Failure
     }
 }
 
-async fn read(mut client: Client, orders: mpsc::Sender<Order>) -> Result<(), Lost> {
+async fn read(mut client: Client, commands: mpsc::Sender<PrintCommand>) -> Result<(), CoordinatorLost> {
     let mut result = client.read_result().await?;
     while let Some(part) = result.next().await? {
-        if orders.send(Order::Print(part)).await.is_err() {
+        if commands.send(PrintCommand::Print(part)).await.is_err() {
             break;
         }
     }
@@ -120,21 +120,21 @@ async fn read(mut client: Client, orders: mpsc::Sender<Order>) -> Result<(), Los
 }
 
 /// Prints what is ordered, until the query has succeeded or is given up.
-fn print(format: OutputFormat, out: Out, mut inbox: mpsc::Receiver<Order>) -> anyhow::Result<()> {
+fn print(format: OutputFormat, out: Stdout, mut inbox: mpsc::Receiver<PrintCommand>) -> anyhow::Result<()> {
     let mut out = Some(out);
     let mut printer = None;
-    while let Some(order) = inbox.blocking_recv() {
-        match order {
-            Order::Print(ResultPart::Schema(schema)) => {
+    while let Some(command) = inbox.blocking_recv() {
+        match command {
+            PrintCommand::Print(ResultPart::Schema(schema)) => {
                 let out = out.take();
                 printer = out.map(|out| RowPrinter::new(format, schema, out));
             }
-            Order::Print(ResultPart::Rows(batch)) => {
+            PrintCommand::Print(ResultPart::Rows(batch)) => {
                 if let Some(printer) = &mut printer {
                     printer.print(&batch)?;
                 }
             }
-            Order::Finish => {
+            PrintCommand::Finish => {
                 if let Some(printer) = printer.take() {
                     printer.finish()?;
                 }
@@ -147,13 +147,13 @@ fn print(format: OutputFormat, out: Out, mut inbox: mpsc::Receiver<Order>) -> an
 
 /// Standard output without the buffer that the end of the process would try to empty. It notes that nobody reads, which
 /// writers above it tell in words only.
-struct Out {
+struct Stdout {
     file: File,
     closed: Arc<AtomicBool>,
 }
 
-impl Out {
-    fn noting<T>(&self, written: io::Result<T>) -> io::Result<T> {
+impl Stdout {
+    fn note_closed<T>(&self, written: io::Result<T>) -> io::Result<T> {
         if let Err(error) = &written
             && error.kind() == io::ErrorKind::BrokenPipe
         {
@@ -163,14 +163,14 @@ impl Out {
     }
 }
 
-impl Write for Out {
+impl Write for Stdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes);
-        self.noting(written)
+        self.note_closed(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let flushed = self.file.flush();
-        self.noting(flushed)
+        self.note_closed(flushed)
     }
 }

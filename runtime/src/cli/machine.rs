@@ -1,4 +1,9 @@
-//! How much memory this machine has for us.
+//! The cores and the memory that this process may use.
+
+/// At least 1.
+pub fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
+}
 
 /// The memory that this process may use, bytes: the smaller of the machine's and its control group's.
 pub fn machine_memory() -> u64 {

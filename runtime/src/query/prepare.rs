@@ -18,8 +18,8 @@ use sluice_proto::LeafSplit;
 use sluice_proto::auth::Guard;
 use tokio::time::Instant;
 
-use super::exit::Failure;
-use super::load::Loaded;
+use super::error::PrepareError;
+use super::load::LoadedQuery;
 use crate::coordinator::{CoordinatorOptions, StageAssignment, SystemResolver};
 use crate::planner::{
     BroadcastLimit, DeclaredTables, HashJoinLimit, PlanError, PlannedQuery, PlannedStage, plan,
@@ -27,10 +27,10 @@ use crate::planner::{
 };
 use crate::sink::{Sink, SinkError};
 use crate::source::{InputManifest, SourceError, register_tables};
-use crate::worker::StageTemplate;
+use crate::stage_template::StageTemplate;
 
 /// A query that is ready to run.
-pub struct Prepared {
+pub struct PreparedQuery {
     /// Its unique id.
     pub query: QueryId,
     /// Its name.
@@ -50,7 +50,7 @@ pub struct Prepared {
 
 /// What the workers of a query have, as far as it is known when the query is planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacity {
+pub struct WorkerCapacity {
     /// Slots of all workers, the number of partitions where the query does not say.
     pub slots: u32,
     /// Memory for each slot, bytes.
@@ -61,21 +61,25 @@ pub struct Capacity {
 ///
 /// # Errors
 /// A table cannot be read, the SQL is no single query over the tables, or the sink exists.
-pub async fn prepare(loaded: &Loaded, query: &QueryId, capacity: Capacity) -> Result<Prepared, Failure> {
+pub async fn prepare(
+    loaded: &LoadedQuery,
+    query: &QueryId,
+    capacity: WorkerCapacity,
+) -> Result<PreparedQuery, PrepareError> {
     let listed = InputManifest::list(&loaded.query.spec.tables, &loaded.base).await;
-    prepare_listed(loaded, query, capacity, listed.map_err(bad_source)?).await
+    prepare_with_manifest(loaded, query, capacity, listed.map_err(bad_source)?).await
 }
 
 /// The same of a query of which somebody has listed the files already.
 ///
 /// # Errors
 /// Those of [`prepare`].
-pub async fn prepare_listed(
-    loaded: &Loaded,
+pub async fn prepare_with_manifest(
+    loaded: &LoadedQuery,
     query: &QueryId,
-    capacity: Capacity,
+    capacity: WorkerCapacity,
     manifest: InputManifest,
-) -> Result<Prepared, Failure> {
+) -> Result<PreparedQuery, PrepareError> {
     prepare_checked(loaded, query, capacity, manifest, Sink::check).await
 }
 
@@ -83,7 +87,11 @@ pub async fn prepare_listed(
 ///
 /// # Errors
 /// A table cannot be read, or the SQL is no single query over the tables.
-pub async fn plan_only(loaded: &Loaded, query: &QueryId, capacity: Capacity) -> Result<Prepared, Failure> {
+pub async fn plan_only(
+    loaded: &LoadedQuery,
+    query: &QueryId,
+    capacity: WorkerCapacity,
+) -> Result<PreparedQuery, PrepareError> {
     let listed = InputManifest::list(&loaded.query.spec.tables, &loaded.base).await;
     prepare_checked(
         loaded,
@@ -96,17 +104,17 @@ pub async fn plan_only(loaded: &Loaded, query: &QueryId, capacity: Capacity) -> 
 }
 
 async fn prepare_checked(
-    loaded: &Loaded,
+    loaded: &LoadedQuery,
     query: &QueryId,
-    capacity: Capacity,
+    capacity: WorkerCapacity,
     manifest: InputManifest,
     check: impl Fn(&Sink, &[PathBuf]) -> Result<(), SinkError>,
-) -> Result<Prepared, Failure> {
+) -> Result<PreparedQuery, PrepareError> {
     let began = Instant::now();
     let spec = &loaded.query.spec;
     let sql = spec.sql.as_deref().ok_or_else(|| {
         let message = "spec.sqlFrom needs a cluster, which alone has ConfigMaps: write the text to spec.sql";
-        Failure::BadInput(message.to_owned())
+        PrepareError::BadInput(message.to_owned())
     })?;
     let sink = sink_of(loaded)?;
     if let Some(sink) = &sink {
@@ -129,7 +137,7 @@ async fn prepare_checked(
             spec.tables.iter().map(|table| table.name.clone()).collect(),
         )));
     let context = SessionContext::new_with_state(session_state(options, runtime));
-    let unplanned = |error: PlanError| Failure::unplanned(error.reason(), error);
+    let unplanned = |error: PlanError| PrepareError::rejected(error.reason(), error);
     let read = tables_read(&context.state(), sql).await.map_err(unplanned)?;
     let declared = spec.tables.iter();
     let tables: Vec<_> = declared
@@ -140,14 +148,14 @@ async fn prepare_checked(
         .await
         .map_err(bad_source)?;
     let mut planned = plan(&context.state(), sql).await.map_err(unplanned)?;
-    check_graph(&planned.graph).map_err(|error| Failure::unplanned(graph_reason(&error), error))?;
+    check_graph(&planned.graph).map_err(|error| PrepareError::rejected(graph_reason(&error), error))?;
     planned.locate(&data_locality(spec));
     if let Some(sink) = &sink {
         sink.check_columns(&planned.schema).map_err(bad_sink)?;
     }
     let policy = policy(spec, sink.is_some());
     let (query, compression) = (query.clone(), spec.shuffle.compression);
-    Ok(Prepared {
+    Ok(PreparedQuery {
         query,
         name: loaded.query.metadata.name.clone().unwrap_or_default(),
         planned,
@@ -192,18 +200,18 @@ fn data_locality(spec: &ShuffleQuerySpec) -> BTreeMap<String, DataLocality> {
 ///
 /// # Errors
 /// Its location is no path.
-pub fn sink_of(loaded: &Loaded) -> Result<Option<Sink>, Failure> {
+pub fn sink_of(loaded: &LoadedQuery) -> Result<Option<Sink>, PrepareError> {
     let sink = loaded.query.spec.sink.as_ref();
     let sink = sink.map(|sink| Sink::new(sink, &loaded.base)).transpose();
     sink.map_err(bad_sink)
 }
 
-fn bad_sink(error: SinkError) -> Failure {
-    Failure::unplanned(error.reason(), error)
+fn bad_sink(error: SinkError) -> PrepareError {
+    PrepareError::rejected(error.reason(), error)
 }
 
-fn bad_source(error: SourceError) -> Failure {
-    Failure::unplanned(error.reason, error)
+fn bad_source(error: SourceError) -> PrepareError {
+    PrepareError::rejected(error.reason, error)
 }
 
 /// Encoded bytes of sorted rows that are worth a task of their own to merge them.
@@ -229,7 +237,7 @@ fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
     }
 }
 
-impl Prepared {
+impl PreparedQuery {
     /// Everything that a coordinator needs to run the query on workers at these addresses.
     ///
     /// # Errors
@@ -238,7 +246,7 @@ impl Prepared {
         self,
         epoch: CoordinatorEpoch,
         workers: Vec<String>,
-    ) -> Result<CoordinatorOptions, Failure> {
+    ) -> Result<CoordinatorOptions, PrepareError> {
         let compression = self.compression.unwrap_or_else(|| compression_to(&workers));
         let graph = &self.planned.graph;
         let result = usize::try_from(graph.result.0)
@@ -258,7 +266,7 @@ impl Prepared {
         let stages = stages.collect::<anyhow::Result<Vec<_>>>()?;
         let encoded = stages.iter().map(|stage| stage.template.len() as u64).sum();
         check_fragment_bytes(encoded)
-            .map_err(|error| Failure::unplanned(ErrorReason::UnsupportedPlan, error))?;
+            .map_err(|error| PrepareError::rejected(ErrorReason::UnsupportedPlan, error))?;
         Ok(CoordinatorOptions {
             query: self.query,
             query_name: self.name,

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use sluice_crds::{Resource, ShuffleQuery, WorkerPoolSpec, parse_documents, validate_pool, validate_query};
 
-use super::exit::Failure;
+use super::error::PrepareError;
 
 /// A valid query and, if it has any, the shape of its workers.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct LoadedQuery {
     /// The query.
     pub query: ShuffleQuery,
     /// Its inline workers, or the pool of the same file that it names.
@@ -19,7 +19,7 @@ pub struct Loaded {
     pub base: PathBuf,
 }
 
-impl Loaded {
+impl LoadedQuery {
     /// The query's name.
     pub fn name(&self) -> &str {
         self.query.metadata.name.as_deref().unwrap_or("query")
@@ -30,9 +30,9 @@ impl Loaded {
 ///
 /// # Errors
 /// The file cannot be read, is not YAML of our kinds, holds no query or several, or breaks a rule.
-pub fn load(file: &Path) -> Result<Loaded, Failure> {
-    let text = read(file).map_err(|error| Failure::BadInput(format!("{}: {error}", file.display())))?;
-    let fail = |message: String| Failure::BadInput(format!("{}: {message}", file.display()));
+pub fn load(file: &Path) -> Result<LoadedQuery, PrepareError> {
+    let text = read(file).map_err(|error| PrepareError::BadInput(format!("{}: {error}", file.display())))?;
+    let fail = |message: String| PrepareError::BadInput(format!("{}: {message}", file.display()));
     let mut queries = Vec::new();
     let mut pools = Vec::new();
     for resource in parse_documents(&text).map_err(|error| fail(error.to_string()))? {
@@ -66,7 +66,7 @@ pub fn load(file: &Path) -> Result<Loaded, Failure> {
         .find(|pool| pool.metadata.name.as_deref() == named && named.is_some());
     let pool = query.spec.workers.clone().or(of_file.map(|pool| pool.spec));
     let base = base(file).map_err(|error| fail(format!("its folder: {error}")))?;
-    Ok(Loaded { query, pool, base })
+    Ok(LoadedQuery { query, pool, base })
 }
 
 fn base(file: &Path) -> std::io::Result<PathBuf> {

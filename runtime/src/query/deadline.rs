@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use sluice_core::coordinator::{Outcome, QueryFailure};
+use sluice_core::coordinator::QueryFailure;
 use sluice_crds::{ErrorReason, ShuffleQuerySpec};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout_at};
 
-use super::exit::Failure;
+use super::error::PrepareError;
 
 /// The time that a query may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +32,10 @@ impl Deadline {
     ///
     /// # Errors
     /// The work's, or that the deadline came first.
-    pub async fn limit<T, W>(self, work: impl FnOnce() -> W + Send + 'static) -> Result<T, Failure>
+    pub async fn run<T, W>(self, work: impl FnOnce() -> W + Send + 'static) -> Result<T, PrepareError>
     where
         T: Send + 'static,
-        W: Future<Output = Result<T, Failure>>,
+        W: Future<Output = Result<T, PrepareError>>,
     {
         let runtime = Handle::current();
         let done = tokio::task::spawn_blocking(move || runtime.block_on(work()));
@@ -46,19 +46,19 @@ impl Deadline {
                 timeout_at(end, done).await.map_err(|_| exceeded(seconds))?
             }
         };
-        joined.unwrap_or_else(|error| Err(Failure::Other(error.into())))
+        joined.unwrap_or_else(|error| Err(PrepareError::Other(error.into())))
     }
 }
 
-fn exceeded(seconds: u32) -> Failure {
-    Failure::Query(Outcome::Failed(QueryFailure {
+fn exceeded(seconds: u32) -> PrepareError {
+    PrepareError::Failed(QueryFailure {
         reason: ErrorReason::DeadlineExceeded,
         message: format!(
             "listing, planning and checking took longer than the query's deadline of {seconds} s; raise \
              deadlineSeconds, or see whether the tables' and the sink's file systems answer"
         ),
         attempt: None,
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -78,12 +78,12 @@ mod tests {
     async fn work_that_blocks_its_thread_ends_at_the_deadline() {
         let (release, held) = mpsc::channel::<()>();
         let deadline = Deadline::of(&spec("1"));
-        let ended = deadline.limit(move || async move {
+        let ended = deadline.run(move || async move {
             let _ = held.recv();
             Ok(())
         });
         match ended.await {
-            Err(Failure::Query(Outcome::Failed(failure))) => {
+            Err(PrepareError::Failed(failure)) => {
                 assert_eq!(failure.reason, ErrorReason::DeadlineExceeded);
                 assert!(failure.message.contains("deadline of 1 s"), "{}", failure.message);
             }
@@ -96,9 +96,11 @@ mod tests {
     async fn work_within_its_time_answers_as_it_does_alone() {
         for deadline in ["null", "600"] {
             let deadline = Deadline::of(&spec(deadline));
-            assert_eq!(deadline.limit(|| async { Ok(7) }).await.expect("it works"), 7);
-            let failed = deadline.limit(|| async { Err::<(), _>(Failure::Unread) }).await;
-            assert!(matches!(failed, Err(Failure::Unread)), "{failed:?}");
+            assert_eq!(deadline.run(|| async { Ok(7) }).await.expect("it works"), 7);
+            let failed = deadline
+                .run(|| async { Err::<(), _>(PrepareError::BadInput("no".to_owned())) })
+                .await;
+            assert!(matches!(failed, Err(PrepareError::BadInput(_))), "{failed:?}");
         }
     }
 }

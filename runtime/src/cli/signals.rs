@@ -8,14 +8,14 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::exit::say;
+use super::exit::print_stderr;
 
 /// Signals that come together are one request: `timeout` and some shells send each to the process and to its group.
-const ONE_REQUEST: Duration = Duration::from_millis(500);
-/// How long a process that must end at once takes for its last acts.
-const LAST_ACTS_PATIENCE: Duration = Duration::from_secs(2);
+const REPEAT_WINDOW: Duration = Duration::from_millis(500);
+/// How long a process that must end at once takes for its last hooks.
+const EXIT_HOOKS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The exit code of a process that was told to stop.
-const INTERRUPTED: i32 = 130;
+const EXIT_CANCELLED: i32 = 130;
 
 /// What the process was asked for, each cancelled once it was.
 #[derive(Debug, Clone, Default)]
@@ -28,43 +28,43 @@ pub struct Signals {
     pub terminate_again: CancellationToken,
 }
 
-/// What a process does before it ends in the middle of its work. Clones share the acts.
+/// What a process does before it ends in the middle of its work. Clones share the hooks.
 #[derive(Clone, Default)]
-pub struct LastActs(Arc<Mutex<Vec<Act>>>);
+pub struct ExitHooks(Arc<Mutex<Vec<Hook>>>);
 
-type Act = Box<dyn FnOnce() + Send>;
+type Hook = Box<dyn FnOnce() + Send>;
 
-impl LastActs {
+impl ExitHooks {
     /// Adds an act, done after those added before. It may block for a moment, and what it works on may be at work.
-    pub fn add(&self, act: impl FnOnce() + Send + 'static) {
-        let mut acts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        acts.push(Box::new(act));
+    pub fn add(&self, hook: impl FnOnce() + Send + 'static) {
+        let mut hooks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        hooks.push(Box::new(hook));
     }
 
-    fn perform(&self) {
-        let acts = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        acts.into_iter().for_each(|act| act());
+    fn run_all(&self) {
+        let hooks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        hooks.into_iter().for_each(|hook| hook());
     }
 }
 
 /// Listens for signals. From this call on none of them ends the process by itself, so that it can clean up: make it
 /// before there is anything to clean up. A second Ctrl-C ends the process at once.
-pub fn signals() -> Signals {
-    listen(Listener::default())
+pub fn listen() -> Signals {
+    spawn_listener(Listener::default())
 }
 
 /// A token that is cancelled once the process is asked to stop, by Ctrl-C or a termination signal, or the end of its terminal. A
-/// second such signal ends the process at once, after these acts.
-pub fn interrupts(last_acts: &LastActs) -> CancellationToken {
+/// second such signal ends the process at once, after these hooks.
+pub fn cancel_on_signal(exit_hooks: &ExitHooks) -> CancellationToken {
     let asked = CancellationToken::new();
-    listen(Listener {
+    spawn_listener(Listener {
         asked: Signals {
             interrupt: asked.clone(),
             terminate: asked.clone(),
             terminate_again: CancellationToken::new(),
         },
         second_ends: true,
-        last_acts: last_acts.clone(),
+        exit_hooks: exit_hooks.clone(),
         accepted: None,
     });
     asked
@@ -75,13 +75,13 @@ struct Listener {
     asked: Signals,
     /// Whether a second signal of either kind ends the process at once.
     second_ends: bool,
-    last_acts: LastActs,
+    exit_hooks: ExitHooks,
     /// When the last request came.
     accepted: Option<Instant>,
 }
 
 /// Listens on a thread of its own: threads that are all held up must not keep a signal from being heard.
-fn listen(mut listener: Listener) -> Signals {
+fn spawn_listener(mut listener: Listener) -> Signals {
     let asked = listener.asked.clone();
     let (ready, listening) = mpsc::channel();
     let named = thread::Builder::new().name("signals".to_owned());
@@ -121,7 +121,7 @@ impl Listener {
             self.asked.interrupt.cancel();
             self.accept();
         } else if self.is_another_request() {
-            end_at_once(&self.last_acts);
+            exit_now(&self.exit_hooks);
         }
     }
 
@@ -132,13 +132,13 @@ impl Listener {
         } else if !self.second_ends {
             self.asked.terminate_again.cancel();
         } else if self.is_another_request() {
-            end_at_once(&self.last_acts);
+            exit_now(&self.exit_hooks);
         }
     }
 
     fn is_another_request(&self) -> bool {
         self.accepted
-            .is_none_or(|accepted| accepted.elapsed() >= ONE_REQUEST)
+            .is_none_or(|accepted| accepted.elapsed() >= REPEAT_WINDOW)
     }
 
     fn accept(&mut self) {
@@ -150,7 +150,7 @@ impl Listener {
 
     /// Says what a second signal would do. Standard error may be held up, and this thread must not be.
     fn announce() {
-        let line = || say("stopping; press Ctrl-C again to stop at once");
+        let line = || print_stderr("stopping; press Ctrl-C again to stop at once");
         // It is a hint: the stop itself goes on without it.
         let _ = thread::Builder::new().spawn(line);
     }
@@ -171,17 +171,17 @@ fn is_hangup_ignored() -> bool {
     mask.is_some_and(|mask| mask & 1 == 1)
 }
 
-fn end_at_once(last_acts: &LastActs) -> ! {
+fn exit_now(exit_hooks: &ExitHooks) -> ! {
     let (done, all_done) = mpsc::channel();
-    let last_acts = last_acts.clone();
-    let acts = move || {
-        last_acts.perform();
-        say("stopped at once");
+    let exit_hooks = exit_hooks.clone();
+    let hooks = move || {
+        exit_hooks.run_all();
+        print_stderr("stopped at once");
         let _ = done.send(());
     };
     // Where they are held up, and where no thread is to be had, the process ends without them.
-    if thread::Builder::new().spawn(acts).is_ok() {
-        let _ = all_done.recv_timeout(LAST_ACTS_PATIENCE);
+    if thread::Builder::new().spawn(hooks).is_ok() {
+        let _ = all_done.recv_timeout(EXIT_HOOKS_TIMEOUT);
     }
-    std::process::exit(INTERRUPTED)
+    std::process::exit(EXIT_CANCELLED)
 }
