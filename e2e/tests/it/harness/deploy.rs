@@ -147,7 +147,7 @@ fn deployment(space: &Space) -> Value {
     // Another takes over from one whose node is lost, and sooner than after the usual five minutes.
     let away = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
         .map(|key| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}));
-    let probe = |path: &str| json!({"httpGet": {"path": path, "port": 8080}, "periodSeconds": 1});
+    let probe = |path: &str| json!({"path": path, "port": 8080});
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -173,8 +173,9 @@ fn deployment(space: &Space) -> Value {
                             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                             {"name": "RUST_LOG", "value": "info,sluice_operator=debug"},
                         ],
-                        "readinessProbe": probe("/readyz"),
-                        "livenessProbe": probe("/livez"),
+                        // Ready soon, and as patient as the chart's: a busy machine is no reason to restart it.
+                        "readinessProbe": {"httpGet": probe("/readyz"), "periodSeconds": 1, "timeoutSeconds": 5},
+                        "livenessProbe": {"httpGet": probe("/livez"), "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
                         "securityContext": {
                             "allowPrivilegeEscalation": false,
                             "readOnlyRootFilesystem": true,
