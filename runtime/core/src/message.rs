@@ -4,9 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{
-    AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageId, StreamEpoch, StreamId,
-    WorkerId,
+    AttemptId, CoordinatorEpoch, Incarnation, QueryId, StageId, StreamEpoch, StreamId, WorkerId,
 };
+use crate::layout::LayoutId;
 use crate::ranges::{ByteRange, KeyRange};
 
 /// An order to run one attempt. It consumes a granted slot. Inputs carry no locations: those follow as
@@ -21,10 +21,8 @@ pub struct Assignment {
     pub output_partitions: u32,
     /// Per input of the stage, in order, what to wait for and read.
     pub inputs: Vec<AssignedInput>,
-    /// The version of the reading stage's layout; reports carry it back.
-    pub layout_version: LayoutVersion,
-    /// A fingerprint of that layout; reports carry it back.
-    pub layout_fingerprint: u64,
+    /// The layout of the stage; the report of a success carries it back.
+    pub layout: LayoutId,
     /// How many streams to fetch at once.
     pub recommended_reduce_fetch_window_partitions: u32,
 }

@@ -2,6 +2,7 @@
 
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{LayoutVersion, StageId, StreamEpoch};
+use sluice_core::layout::LayoutId;
 use sluice_core::limits::{TooLarge, check_partitions, check_streams};
 use sluice_core::message::{
     AssignedInput, Assignment, InputState, InputUpdate, MapOutputPartitionMeta, Writer,
@@ -32,8 +33,8 @@ impl wire::AssignAttempt {
             stream_epoch: assignment.stream_epoch.0,
             output_partitions: assignment.output_partitions,
             inputs: inputs.collect(),
-            layout_version: assignment.layout_version.0,
-            layout_fingerprint: assignment.layout_fingerprint,
+            layout_version: assignment.layout.version.0,
+            layout_fingerprint: assignment.layout.fingerprint,
             recommended_reduce_fetch_window_partitions: assignment.recommended_reduce_fetch_window_partitions,
             splits: splits.into_iter().map(Into::into).collect(),
         }
@@ -51,8 +52,10 @@ impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
             stream_epoch: StreamEpoch(wire.stream_epoch),
             output_partitions: wire.output_partitions,
             inputs: inputs.collect::<Result<_, _>>()?,
-            layout_version: LayoutVersion(wire.layout_version),
-            layout_fingerprint: wire.layout_fingerprint,
+            layout: LayoutId {
+                version: LayoutVersion(wire.layout_version),
+                fingerprint: wire.layout_fingerprint,
+            },
             recommended_reduce_fetch_window_partitions: wire.recommended_reduce_fetch_window_partitions,
         };
         let splits = wire

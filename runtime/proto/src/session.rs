@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use sluice_core::coordinator::Event;
 use sluice_core::failure::RefusedReason;
-use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, WorkerId};
+use sluice_core::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, QueryId, WorkerId};
+use sluice_core::layout::LayoutId;
 
 use crate::auth::FetchKey;
 use crate::ids::query_id;
@@ -181,6 +182,10 @@ impl wire::WorkerMessage {
             Message::AttemptSucceeded(success) => Event::AttemptSucceeded {
                 worker,
                 attempt: need(success.attempt, "attempt_succeeded.attempt")?.into(),
+                layout: LayoutId {
+                    version: LayoutVersion(success.layout_version),
+                    fingerprint: success.layout_fingerprint,
+                },
                 outputs: success.outputs.into_iter().map(Into::into).collect(),
                 run: success.run.map(TryInto::try_into).transpose()?,
                 metrics: success.metrics.unwrap_or_default().into(),

@@ -2,6 +2,7 @@
 
 use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError};
 use sluice_core::ids::{AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, WorkerId};
+use sluice_core::layout::LayoutId;
 use sluice_core::limits::{MAX_PARTITIONS, MAX_STREAMS_PER_ATTEMPT};
 use sluice_core::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
 use sluice_core::metrics::AttemptMetrics;
@@ -232,8 +233,10 @@ fn assignments_survive() {
             assigned_reduce_partitions: vec![0, 3],
             range: Some(key_range()),
         }],
-        layout_version: LayoutVersion(1),
-        layout_fingerprint: u64::MAX,
+        layout: LayoutId {
+            version: LayoutVersion(1),
+            fingerprint: u64::MAX,
+        },
         recommended_reduce_fetch_window_partitions: 4,
     };
     let splits = vec![

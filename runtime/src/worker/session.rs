@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{AttemptId, StageId};
+use sluice_core::layout::LayoutId;
 use sluice_core::limits::MAX_ATTEMPTS_PER_SESSION;
 use sluice_core::message::{Assignment, InputUpdate};
 use sluice_core::metrics::AttemptMetrics;
@@ -94,7 +95,8 @@ struct Running {
     cancel: CancellationToken,
     inputs: mpsc::UnboundedSender<InputUpdate>,
     counters: Arc<Counters>,
-    layout: (u32, u64),
+    /// By which its inputs are divided; the report of its success says it.
+    layout: LayoutId,
 }
 
 impl Session {
@@ -210,7 +212,7 @@ impl Session {
             }
             FromCoordinator::AssignAttempt(assign) => {
                 self.count_attempt()?;
-                let (attempt, layout) = (assign.attempt, (assign.layout_version, assign.layout_fingerprint));
+                let attempt = assign.attempt;
                 match (assign.try_into(), attempt) {
                     (Ok((assignment, splits)), _) => self.start(assignment, splits, ended).await,
                     (Err(WireError::TooLarge(large)), Some(attempt)) => {
@@ -218,7 +220,7 @@ impl Session {
                             kind: BadInputKind::UnsupportedPlan,
                             message: large.to_string(),
                         };
-                        self.refuse(attempt.into(), layout, failure, ended);
+                        self.refuse(attempt.into(), failure, ended);
                     }
                     (Err(error), _) => return Err(invalid_message(error)),
                 }
@@ -272,16 +274,16 @@ impl Session {
         ended: &mpsc::UnboundedSender<(AttemptId, AttemptEnd)>,
     ) {
         let attempt = assignment.attempt;
-        let layout = (assignment.layout_version.0, assignment.layout_fingerprint);
+        let layout = assignment.layout;
         let stage = match self.stages.get(attempt.stage) {
             Ok(stage) => stage,
-            Err(failure) => return self.refuse(attempt, layout, failure, ended),
+            Err(failure) => return self.refuse(attempt, failure, ended),
         };
         let Some(slot) = self.slots.consume().await else {
             let failure = AttemptFailure::Refused {
                 message: "no slot was granted for it".to_owned(),
             };
-            return self.refuse(attempt, layout, failure, ended);
+            return self.refuse(attempt, failure, ended);
         };
         let shared = Arc::clone(&self.shared);
         let (query, coordinator_epoch) = (self.hello.query.clone(), self.hello.coordinator_epoch);
@@ -314,12 +316,11 @@ impl Session {
     fn refuse(
         &mut self,
         attempt: AttemptId,
-        layout: (u32, u64),
         failure: AttemptFailure,
         ended: &mpsc::UnboundedSender<(AttemptId, AttemptEnd)>,
     ) {
         let _ = ended.send((attempt, AttemptEnd::Failed(failure)));
-        self.track(attempt, layout).cancel.cancel();
+        self.track(attempt, LayoutId::default()).cancel.cancel();
     }
 
     /// What was said of attempts is remembered: without bound only in a session that no coordinator has.
@@ -333,7 +334,7 @@ impl Session {
         Ok(())
     }
 
-    fn track(&mut self, attempt: AttemptId, layout: (u32, u64)) -> Tracked {
+    fn track(&mut self, attempt: AttemptId, layout: LayoutId) -> Tracked {
         let (inputs, receiver) = mpsc::unbounded_channel();
         let cancel = CancellationToken::new();
         let counters = Arc::new(Counters::start());
@@ -356,7 +357,6 @@ impl Session {
         let Some(running) = self.running.remove(&attempt) else {
             return;
         };
-        let (layout_version, layout_fingerprint) = running.layout;
         let message = match end {
             AttemptEnd::Succeeded {
                 outputs,
@@ -370,14 +370,12 @@ impl Session {
                     outputs: outputs.into_iter().map(Into::into).collect(),
                     run: run.map(Into::into),
                     metrics: Some(metrics.into()),
-                    layout_version,
-                    layout_fingerprint,
+                    layout_version: running.layout.version.0,
+                    layout_fingerprint: running.layout.fingerprint,
                 })
             }
             AttemptEnd::Failed(failure) => ToCoordinator::AttemptFailed(wire::AttemptFailed {
                 attempt: Some(attempt.into()),
-                layout_version,
-                layout_fingerprint,
                 failure: Some(failure.into()),
             }),
         };

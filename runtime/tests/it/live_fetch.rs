@@ -16,6 +16,7 @@ use sluice_core::ids::{
     AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId, StreamEpoch,
     StreamId,
 };
+use sluice_core::layout::LayoutId;
 use sluice_core::message::{Assignment, ChunkHead, FetchRequest, MapOutputPartitionMeta};
 use sluice_crds::shuffle_query::Compression;
 use sluice_proto::auth::FetchKey;
@@ -178,8 +179,10 @@ impl Fixture {
             stream_epoch: StreamEpoch(stream_epoch),
             output_partitions: 1,
             inputs: Vec::new(),
-            layout_version: LayoutVersion(1),
-            layout_fingerprint: 7,
+            layout: LayoutId {
+                version: LayoutVersion(1),
+                fingerprint: 7,
+            },
             recommended_reduce_fetch_window_partitions: 1,
         };
         let splits = stage.splits.first().cloned().unwrap_or_default();

@@ -9,13 +9,10 @@ use super::outcome::QueryState;
 use super::poison::Start;
 use super::worker_registry::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
-use crate::ids::{LayoutVersion, StageId, TaskId};
+use crate::ids::{StageId, TaskId};
 use crate::locality::{LocalityCounts, LocalityLevel};
 use crate::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
-use crate::plan::{Determinism, ReadKind, Stage};
-
-/// The layout that a stage has when each task reads what its number says.
-const IDENTITY_LAYOUT: LayoutVersion = LayoutVersion(1);
+use crate::plan::{Determinism, ReadKind, Stage, StageInput};
 
 impl Coordinator {
     /// Starts what can start, gives back slots without work, and asks for slots for the rest.
@@ -84,10 +81,10 @@ impl Coordinator {
             self.fail_for_lost_attempts(task);
             return;
         }
-        if !run.past_winners.is_empty() {
+        if run.has_won_before() {
             self.restart_consumers_of_other_rows(task.stage);
         }
-        self.lay_out_ranges(task.stage);
+        self.finalize_layout(task.stage);
         let locality = self.locality_of(task.stage, worker);
         let Some(worker) = self.workers.get(worker).map(|worker| worker.id().clone()) else {
             return;
@@ -136,60 +133,36 @@ impl Coordinator {
             attempt: attempt.id,
             stream_epoch: attempt.stream_epoch,
             output_partitions: self.graph.exchanges[stage.output.0 as usize].partitions,
-            inputs: self.assigned_inputs(stage, attempt.id.task),
-            layout_version: IDENTITY_LAYOUT,
-            layout_fingerprint: self.layout_fingerprint(stage),
+            inputs: self.assigned_inputs(stage, attempt.id.task_id()),
+            layout: self.layouts.id(stage.id).unwrap_or_default(),
             recommended_reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
         }
     }
 
-    fn assigned_inputs(&self, stage: &Stage, task: u32) -> Vec<AssignedInput> {
-        let input = |input: &crate::plan::StageInput| {
+    fn assigned_inputs(&self, stage: &Stage, task: TaskId) -> Vec<AssignedInput> {
+        let layout = self.layouts.get(stage.id);
+        let own = layout.and_then(|layout| layout.tasks.get(task.task as usize));
+        let input = |input: &StageInput| {
             let exchange = &self.graph.exchanges[input.exchange.0 as usize];
             let writer = |stage: &StageId| Writer {
                 stage: *stage,
-                tasks: self.graph.stages[stage.0 as usize].tasks,
+                tasks: self.layouts.tasks(*stage),
             };
             AssignedInput {
                 writers: exchange.writers.iter().map(writer).collect(),
                 assigned_reduce_partitions: match input.read {
-                    ReadKind::OwnPartition => vec![task],
+                    ReadKind::OwnPartition => {
+                        own.into_iter().flat_map(|own| own.partitions.clone()).collect()
+                    }
                     ReadKind::AllPartitions | ReadKind::OwnRange => (0..exchange.partitions).collect(),
                 },
                 range: match input.read {
-                    ReadKind::OwnRange => self.range_of(stage.id, task).cloned(),
+                    ReadKind::OwnRange => self.layouts.range_of(task).cloned(),
                     ReadKind::OwnPartition | ReadKind::AllPartitions => None,
                 },
             }
         };
         stage.inputs.iter().map(input).collect()
-    }
-
-    /// A hash of everything that the layout of a stage depends on (FNV-1a, 64 bits).
-    fn layout_fingerprint(&self, stage: &Stage) -> u64 {
-        const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-        const PRIME: u64 = 0x0100_0000_01b3;
-        let inputs = stage.inputs.iter().flat_map(|input| {
-            let own = match input.read {
-                ReadKind::AllPartitions => 0,
-                ReadKind::OwnPartition => 1,
-                ReadKind::OwnRange => 2,
-            };
-            let partitions = self.graph.exchanges[input.exchange.0 as usize].partitions;
-            [input.exchange.0, own, partitions]
-        });
-        let words = [IDENTITY_LAYOUT.0, stage.id.0, stage.tasks]
-            .into_iter()
-            .chain(inputs);
-        let ranges = self.stages.get(stage.id).ranges.iter();
-        let bounds = ranges.filter_map(|range| range.upper.as_ref()).flat_map(|bound| {
-            let key = bound.key.iter().copied();
-            key.chain(bound.map_task.to_le_bytes())
-        });
-        let bytes = words.flat_map(u32::to_le_bytes).chain(bounds);
-        bytes.fold(OFFSET_BASIS, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-        })
     }
 
     /// Tells a new attempt where all its inputs are.

@@ -175,6 +175,11 @@ impl TaskRun {
         (attempt, StreamEpoch(u64::from(self.attempts)))
     }
 
+    /// Whether an attempt has won in the stage's epoch, whatever became of its output: readers may have rows of it.
+    pub(super) fn has_won_before(&self) -> bool {
+        !self.past_winners.is_empty()
+    }
+
     /// The attempts at work, by number.
     pub(super) fn running_attempts(&self) -> impl Iterator<Item = &RunningAttempt> {
         let attempts = match &self.state {

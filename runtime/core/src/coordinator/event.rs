@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, WorkerId};
+use crate::layout::LayoutId;
 use crate::locality::NodeLocation;
 use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
@@ -63,6 +64,8 @@ pub enum Event {
         worker: WorkerId,
         /// The attempt.
         attempt: AttemptId,
+        /// The layout by which it read its inputs, as its assignment said.
+        layout: LayoutId,
         /// One entry a partition that holds bytes.
         outputs: Vec<MapOutputPartitionMeta>,
         /// Of an attempt that writes a range exchange, where its keys are.

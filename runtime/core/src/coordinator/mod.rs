@@ -4,11 +4,11 @@
 mod assign;
 mod attempts;
 mod event;
+mod layouts;
 mod observe;
 mod outcome;
 mod poison;
 mod policy;
-mod ranges;
 mod recover;
 mod reports;
 mod slot_broker;
@@ -28,8 +28,10 @@ pub use topology::{GraphError, check_graph};
 
 use crate::plan::StageGraph;
 use crate::time::Instant;
+use layouts::Layouts;
 use outcome::QueryState;
 use poison::Suspects;
+use reports::Success;
 use slot_broker::SlotBroker;
 use sluice_crds::ErrorReason;
 use stage_table::StageTable;
@@ -51,6 +53,7 @@ pub struct Coordinator {
     now: Instant,
     state: QueryState,
     stages: StageTable,
+    layouts: Layouts,
     workers: WorkerRegistry,
     slots: SlotBroker,
     /// Tasks that were lost together with their workers.
@@ -76,7 +79,7 @@ impl Coordinator {
     /// When the graph cannot be executed: it names the stage or exchange.
     pub fn new(graph: StageGraph, policy: Policy, started: Instant) -> Result<Self, GraphError> {
         let topology = Topology::new(&graph)?;
-        let stages = StageTable::new(&graph);
+        let (stages, layouts) = (StageTable::new(&graph), Layouts::new(&graph));
         Ok(Self {
             graph,
             topology,
@@ -84,6 +87,7 @@ impl Coordinator {
             now: started,
             state: QueryState::Running,
             stages,
+            layouts,
             workers: WorkerRegistry::new(&policy),
             policy,
             slots: SlotBroker::default(),
@@ -137,10 +141,19 @@ impl Coordinator {
             Event::AttemptSucceeded {
                 worker,
                 attempt,
+                layout,
                 outputs,
                 run,
                 metrics,
-            } => self.on_succeeded(&worker, attempt, &outputs, run, metrics),
+            } => {
+                let success = Success {
+                    layout,
+                    outputs,
+                    run,
+                    metrics,
+                };
+                self.on_succeeded(&worker, attempt, success);
+            }
             Event::AttemptFailed {
                 worker,
                 attempt,

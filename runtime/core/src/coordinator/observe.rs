@@ -5,8 +5,6 @@ use super::event::Outcome;
 use super::outcome::QueryState;
 use super::stage_table::StageRun;
 use super::worker_registry::Worker;
-use crate::metrics::partition_bytes_histogram;
-use crate::plan::{ReadKind, Stage, StageInput};
 use crate::snapshot::{QuerySnapshot, ReduceSnapshot, StageSnapshot};
 use crate::time::Instant;
 
@@ -74,7 +72,7 @@ impl Coordinator {
                 .word()
                 .to_owned(),
             state: stage.state(self.inputs_done(stage.id())),
-            tasks: planned.tasks,
+            tasks: self.layouts.tasks(stage.id()),
             running: stage.running(),
             done: stage.won(),
             failed_attempts: counts.failed,
@@ -100,29 +98,9 @@ impl Coordinator {
         Some(ReduceSnapshot {
             planned_reduce_tasks: planned.tasks,
             reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
-            partition_bytes_histogram: self.partition_bytes_histogram(planned),
+            partition_bytes_histogram: self.layouts.partition_bytes_histogram(planned, &self.graph),
             first_chunk_ms: after(stage.first_chunk()),
             first_reduce_row_ms: after(stage.first_reduce_row()),
         })
-    }
-
-    /// The sizes of the partitions that the stage's tasks divide among them, those of all inputs together; empty before
-    /// anything of them is known.
-    fn partition_bytes_histogram(&self, stage: &Stage) -> Vec<u32> {
-        let ranges = &self.stages.get(stage.id).range_bytes;
-        if !ranges.is_empty() {
-            return partition_bytes_histogram(ranges.clone());
-        }
-        let own = |input: &&StageInput| input.read == ReadKind::OwnPartition;
-        let exchanges = stage.inputs.iter().filter(own);
-        let writers = exchanges.flat_map(|input| &self.graph.exchanges[input.exchange.0 as usize].writers);
-        let mut sizes: Vec<u64> = Vec::new();
-        for written in writers.map(|writer| &self.stages.get(*writer).partition_bytes) {
-            sizes.resize(sizes.len().max(written.len()), 0);
-            for (sum, bytes) in sizes.iter_mut().zip(written) {
-                *sum = sum.saturating_add(*bytes);
-            }
-        }
-        partition_bytes_histogram(sizes)
     }
 }

@@ -112,6 +112,7 @@ impl Coordinator {
     fn restart(&mut self, id: StageId) {
         let stage = self.stages.get_mut(id);
         stage.begin_epoch();
+        self.layouts.reset(id);
         let tasks = (0..)
             .zip(stage.tasks())
             .map(|(task, _)| TaskId { stage: id, task });

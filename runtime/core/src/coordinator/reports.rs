@@ -8,6 +8,7 @@ use super::attempts::{AttemptEnd, TaskRun, Winner};
 use super::event::{Action, Outcome, QueryFailure};
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
+use crate::layout::LayoutId;
 use crate::message::{InputState, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::ranges::SortedRun;
@@ -21,6 +22,17 @@ const MAX_FILLED_KEPT: usize = 1024;
 /// Attempts of one task that may end for the sake of what other queries hold. With their pauses they take a quarter of an
 /// hour at the default backoff.
 pub(super) const MAX_CONTENDED_ATTEMPTS: u32 = 60;
+
+/// What a worker reports of an attempt that has finalized all its output.
+pub(super) struct Success {
+    /// The layout by which it read its inputs.
+    pub(super) layout: LayoutId,
+    /// One entry a partition that holds bytes.
+    pub(super) outputs: Vec<MapOutputPartitionMeta>,
+    /// Where its keys are, if it wrote a sorted run.
+    pub(super) run: Option<SortedRun>,
+    pub(super) metrics: AttemptMetrics,
+}
 
 impl Coordinator {
     pub(super) fn on_progressed(&mut self, worker: &WorkerId, id: AttemptId, metrics: AttemptMetrics) {
@@ -57,35 +69,45 @@ impl Coordinator {
         true
     }
 
-    pub(super) fn on_succeeded(
-        &mut self,
-        worker: &WorkerId,
-        id: AttemptId,
-        outputs: &[MapOutputPartitionMeta],
-        run: Option<SortedRun>,
-        metrics: AttemptMetrics,
-    ) {
+    pub(super) fn on_succeeded(&mut self, worker: &WorkerId, id: AttemptId, success: Success) {
         if !self.ended_at(worker, id) {
             return;
         }
-        if let Some(attempt) = self.stages.running_attempt(worker, id) {
-            let assigned = attempt.assigned;
-            let mut winner = Winner::from(attempt.clone());
-            winner.metrics = metrics;
-            winner.run = run.map(Arc::new);
-            winner.filled = filled(outputs, self.output_partitions(id.stage));
-            self.record_firsts(id.stage, assigned, &metrics);
-            let partitions = self.output_partitions(id.stage);
-            let stage = self.stages.get_mut(id.stage);
-            stage.count_partitions(id.task, partitions, outputs);
-            self.win(winner);
+        let Some(attempt) = self.stages.running_attempt(worker, id) else {
+            let winner = self.stages.winner(id.task_id());
+            if winner.is_none_or(|winner| winner.id != id) {
+                // It was cancelled or given up while it finished.
+                self.retire(worker, id);
+            }
             return;
+        };
+        let assigned = attempt.assigned;
+        let mut winner = Winner::from(attempt.clone());
+        let layout = self.layouts.id(id.stage).unwrap_or_default();
+        if success.layout != layout {
+            return self.refuse_success(worker, id, success.layout, layout);
         }
-        let winner = self.stages.winner(id.task_id());
-        if winner.is_none_or(|winner| winner.id != id) {
-            // It was cancelled or given up while it finished.
-            self.retire(worker, id);
+        let partitions = self.output_partitions(id.stage);
+        winner.metrics = success.metrics;
+        winner.run = success.run.map(Arc::new);
+        winner.filled = filled(&success.outputs, partitions);
+        self.record_firsts(id.stage, assigned, &success.metrics);
+        let has_won_before = self
+            .stages
+            .task(id.task_id())
+            .is_some_and(TaskRun::has_won_before);
+        if !has_won_before {
+            self.layouts.count_outputs(id.stage, partitions, &success.outputs);
         }
+        self.win(winner);
+    }
+
+    /// An attempt has read its inputs by another layout than its stage has: its rows may be those of other tasks.
+    fn refuse_success(&mut self, worker: &WorkerId, id: AttemptId, reported: LayoutId, layout: LayoutId) {
+        self.retire(worker, id);
+        let message =
+            format!("it read its inputs by layout {reported}, and those of its stage are read by {layout}");
+        self.count_failure(worker, id, ErrorReason::TaskFailed, &message);
     }
 
     fn output_partitions(&self, stage: StageId) -> u32 {

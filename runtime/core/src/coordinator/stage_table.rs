@@ -7,10 +7,8 @@ use super::attempts::{AttemptEnd, RunningAttempt, TaskRun, TaskState, Winner};
 use super::topology::Topology;
 use crate::ids::{AttemptId, StageEpoch, StageId, StreamEpoch, TaskId, WorkerId};
 use crate::locality::LocalityCounts;
-use crate::message::MapOutputPartitionMeta;
 use crate::metrics::AttemptMetrics;
 use crate::plan::StageGraph;
-use crate::ranges::KeyRange;
 use crate::snapshot::StageState;
 use crate::time::Instant;
 
@@ -35,14 +33,6 @@ pub(super) struct StageRun {
     won: u32,
     counts: AttemptCounts,
     locality: LocalityCounts,
-    /// Bytes of each partition of its exchange, as the first winner of each task in this epoch wrote them. A task that
-    /// runs again writes the same rows, or its readers start over.
-    pub(super) partition_bytes: Vec<u64>,
-    /// Which rows each task takes of the range exchange that the stage reads; decided before the first assignment of an
-    /// epoch, and kept when runs are written again. Empty if it reads none.
-    pub(super) ranges: Vec<KeyRange>,
-    /// The bytes of runs that each of them takes.
-    pub(super) range_bytes: Vec<u64>,
     /// When an attempt first read bytes of an exchange.
     first_chunk: Option<Instant>,
     /// When an attempt that reads exchanges first put out a row.
@@ -175,9 +165,6 @@ impl StageRun {
             won: 0,
             counts: AttemptCounts::default(),
             locality: LocalityCounts::default(),
-            partition_bytes: Vec::new(),
-            ranges: Vec::new(),
-            range_bytes: Vec::new(),
             first_chunk: None,
             first_reduce_row: None,
             started: None,
@@ -400,9 +387,6 @@ impl StageRun {
     pub(super) fn begin_epoch(&mut self) {
         self.epoch.0 += 1;
         self.begun = false;
-        self.partition_bytes.clear();
-        self.ranges.clear();
-        self.range_bytes.clear();
     }
 
     /// Resets a task of which no attempt is at work. Answers with its winners of the last epoch, whose rows do not count
@@ -432,24 +416,6 @@ impl StageRun {
     pub(super) fn excuse_running(&mut self, now: Instant) {
         for task in &self.running {
             self.tasks[*task as usize].excuse_running(now);
-        }
-    }
-
-    /// Adds up what the first winner of a task wrote to the exchange's partitions.
-    pub(super) fn count_partitions(
-        &mut self,
-        task: u32,
-        partitions: u32,
-        outputs: &[MapOutputPartitionMeta],
-    ) {
-        if !self.tasks[task as usize].past_winners.is_empty() {
-            return;
-        }
-        self.partition_bytes.resize(partitions as usize, 0);
-        for output in outputs {
-            if let Some(bytes) = self.partition_bytes.get_mut(output.partition as usize) {
-                *bytes = bytes.saturating_add(output.bytes);
-            }
         }
     }
 }

@@ -413,7 +413,8 @@ impl World {
             }
         }
         let outputs = reported.ok_or_else(|| format!("{attempt} ended without a report"))?;
-        node.running.remove(&attempt);
+        let job = node.running.remove(&attempt);
+        let layout = job.map(|job| job.assignment.layout).unwrap_or_default();
         node.finished.insert(attempt);
         node.leases.finish(SessionId(session));
         let mut rows_out = 0;
@@ -446,6 +447,7 @@ impl World {
                 Event::AttemptSucceeded {
                     worker,
                     attempt,
+                    layout,
                     outputs,
                     run,
                     metrics,

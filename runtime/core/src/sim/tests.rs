@@ -7,9 +7,8 @@ use super::plan::{Plan, Sabotage, Scenario};
 use super::world::{Run, World};
 use crate::coordinator::{Action, Event, MAX_ATTEMPTS_PER_TASK, Outcome, QueryFailure};
 use crate::failure::{AttemptFailure, FetchError};
-use crate::ids::{
-    AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, StreamId, WorkerId,
-};
+use crate::ids::{AttemptId, Incarnation, StageEpoch, StageId, StreamEpoch, StreamId, WorkerId};
+use crate::layout::LayoutId;
 use crate::locality::NodeLocation;
 use crate::message::{Assignment, InputState, InputUpdate};
 use crate::metrics::AttemptMetrics;
@@ -323,6 +322,7 @@ fn succeeded(id: AttemptId) -> Event {
     Event::AttemptSucceeded {
         worker: worker(),
         attempt: id,
+        layout: LayoutId::default(),
         outputs: Vec::new(),
         run: None,
         metrics,
@@ -335,8 +335,7 @@ fn assign(id: AttemptId) -> Action {
         stream_epoch: StreamEpoch(1),
         output_partitions: 1,
         inputs: Vec::new(),
-        layout_version: LayoutVersion(1),
-        layout_fingerprint: 0,
+        layout: LayoutId::default(),
         recommended_reduce_fetch_window_partitions: 1,
     };
     Action::AssignAttempt {

@@ -301,7 +301,6 @@ fn from_worker() -> Vec<FromWorker> {
         FromWorker::AttemptFailed(wire::AttemptFailed {
             attempt: Some(attempt()),
             failure: Some(wire::attempt_failed::Failure::FetchFailed(lost)),
-            ..wire::AttemptFailed::default()
         }),
     ]
 }

@@ -5,6 +5,7 @@ use super::fixture::{
     worker,
 };
 use crate::coordinator::{Action, Event, Outcome, Policy};
+use crate::layout::LayoutId;
 use crate::locality::NodeLocation;
 use crate::metrics::AttemptMetrics;
 use crate::time::Instant;
@@ -50,6 +51,7 @@ fn the_first_row_of_a_sink_is_there_once_it_is_committed() {
     query.run(Event::AttemptSucceeded {
         worker: worker("a"),
         attempt: attempt(0, 0, 0),
+        layout: LayoutId::default(),
         outputs: Vec::new(),
         run: None,
         metrics: AttemptMetrics::default(),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::coordinator::{Action, Coordinator, Event, Outcome, Policy, QueryFailure};
 use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, WorkerId};
+use crate::layout::LayoutId;
 use crate::locality::{DataLocality, NodeLocation};
 use crate::message::{Assignment, InputState, InputUpdate};
 use crate::metrics::AttemptMetrics;
@@ -131,8 +132,13 @@ impl Query {
         Self { machine, now: 0 }
     }
 
-    /// Hands one event in.
-    pub fn handle(&mut self, event: Event) -> Vec<Action> {
+    /// Hands one event in. A success that names no layout was read by that of its stage.
+    pub fn handle(&mut self, mut event: Event) -> Vec<Action> {
+        if let Event::AttemptSucceeded { attempt, layout, .. } = &mut event
+            && *layout == LayoutId::default()
+        {
+            *layout = self.machine.layouts.id(attempt.stage).unwrap_or_default();
+        }
         self.machine.handle(Instant(self.now), event)
     }
 
@@ -213,6 +219,7 @@ pub fn succeeded(name: &str, id: AttemptId) -> Event {
     Event::AttemptSucceeded {
         worker: worker(name),
         attempt: id,
+        layout: LayoutId::default(),
         outputs: Vec::new(),
         run: None,
         metrics: AttemptMetrics {

@@ -3,6 +3,7 @@
 use super::fixture::{Query, attempt, chain, map_reduce, policy, worker};
 use crate::coordinator::{Event, Policy};
 use crate::ids::{AttemptId, StreamEpoch};
+use crate::layout::LayoutId;
 use crate::message::MapOutputPartitionMeta;
 use crate::metrics::AttemptMetrics;
 use crate::plan::Determinism;
@@ -24,6 +25,7 @@ fn wrote(name: &str, id: AttemptId, bytes: &[u64]) -> Event {
     Event::AttemptSucceeded {
         worker: worker(name),
         attempt: id,
+        layout: LayoutId::default(),
         outputs: (0..).zip(bytes).map(output).collect(),
         run: None,
         metrics: AttemptMetrics::default(),
@@ -157,6 +159,7 @@ fn an_output_that_goes_to_disk_after_its_attempts_end_still_counts() {
     query.run(Event::AttemptSucceeded {
         worker: worker("a"),
         attempt: attempt(0, 0, 0),
+        layout: LayoutId::default(),
         outputs: Vec::new(),
         run: None,
         metrics: spilled(130, 30),

@@ -3,6 +3,7 @@
 use super::fixture::{Query, assignments, attempt, exchange, policy, stage, worker};
 use crate::coordinator::{Action, Event};
 use crate::ids::{AttemptId, ExchangeId, StageEpoch};
+use crate::layout::LayoutId;
 use crate::message::{InputState, InputUpdate};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, ExchangeKind, ReadKind, StageGraph};
@@ -34,6 +35,7 @@ fn sorted(name: &str, id: AttemptId, keys: &[u8]) -> Event {
     Event::AttemptSucceeded {
         worker: worker(name),
         attempt: id,
+        layout: LayoutId::default(),
         outputs: Vec::new(),
         run: Some(SortedRun {
             samples: samples.collect(),

@@ -1,9 +1,16 @@
 //! Failures of attempts: what counts, for whom, and when it is over.
 
-use super::fixture::{Query, assigned, attempt, chain, failed, failure, map_reduce, policy, worker};
+use super::fixture::{
+    Query, assigned, assignments, attempt, chain, client_updates, failed, failure, map_reduce, policy,
+    retired, succeeded, worker,
+};
 use crate::coordinator::reports::MAX_CONTENDED_ATTEMPTS;
 use crate::coordinator::{Event, MAX_ATTEMPTS_PER_TASK, Policy};
 use crate::failure::{AttemptFailure, BadInputKind};
+use crate::ids::{AttemptId, LayoutVersion};
+use crate::layout::LayoutId;
+use crate::message::InputState;
+use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
 #[test]
@@ -280,4 +287,41 @@ fn reports_of_stale_attempts_change_nothing() {
         query.machine.snapshot(crate::time::Instant(0)).stages[0].failed_attempts,
         0
     );
+}
+
+#[test]
+fn a_success_by_another_layout_is_refused() {
+    let mut query = Query::new(map_reduce(1, 2), policy());
+    query.join("a", 2);
+    let reduces = assignments(&query.succeed("a", attempt(0, 0, 0)));
+    let layout = reduces[0].1.layout;
+    let (older, other) = (
+        LayoutId {
+            version: LayoutVersion(layout.version.0 - 1),
+            ..layout
+        },
+        LayoutId {
+            fingerprint: layout.fingerprint ^ 1,
+            ..layout
+        },
+    );
+    for (task, wrong) in [(0, older), (1, other)] {
+        let id = attempt(1, task, 0);
+        let mut success = succeeded("a", id);
+        if let Event::AttemptSucceeded { layout, .. } = &mut success {
+            *layout = wrong;
+        }
+        let actions = query.run(success);
+        assert_eq!(client_updates(&actions), [], "{wrong}");
+        assert_eq!(retired(&actions), [id], "{wrong}");
+    }
+    let again = query.tick_at(250);
+    let again: Vec<AttemptId> = assigned(&again).into_iter().map(|(_, attempt)| attempt).collect();
+    assert_eq!(again, [attempt(1, 0, 1), attempt(1, 1, 1)]);
+    assert_eq!(
+        query.machine.snapshot(Instant(query.now)).stages[1].failed_attempts,
+        2
+    );
+    let won = query.succeed("a", attempt(1, 0, 1));
+    assert_eq!(client_updates(&won), [(attempt(1, 0, 1), InputState::Won)]);
 }

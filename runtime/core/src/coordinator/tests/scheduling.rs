@@ -6,6 +6,7 @@ use super::fixture::{
 };
 use crate::coordinator::{Action, Event, Outcome};
 use crate::ids::{ExchangeId, StageId, StreamEpoch};
+use crate::layout::LayoutId;
 use crate::locality::{DataLocality, LocalityCounts, NodeLocation};
 use crate::message::{InputState, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
@@ -80,9 +81,9 @@ fn an_assignment_says_what_to_read_and_write() {
     assert_eq!(second.inputs[0].assigned_reduce_partitions, [1]);
     assert_eq!(second.inputs[1].assigned_reduce_partitions, [0, 1]);
     assert_eq!(second.recommended_reduce_fetch_window_partitions, 4);
-    assert_eq!(second.layout_version.0, 1);
-    assert_eq!(second.layout_fingerprint, reduces[0].1.layout_fingerprint);
-    assert_ne!(second.layout_fingerprint, maps[0].1.layout_fingerprint);
+    assert_eq!(second.layout.version.0, 1);
+    assert_eq!(second.layout, reduces[0].1.layout);
+    assert_ne!(second.layout.fingerprint, maps[0].1.layout.fingerprint);
 }
 
 #[test]
@@ -335,6 +336,7 @@ fn a_reader_is_told_that_its_partition_of_an_output_is_empty() {
             let won = Event::AttemptSucceeded {
                 worker: worker("a"),
                 attempt: attempt(0, 0, 0),
+                layout: LayoutId::default(),
                 outputs: filled.iter().map(|partition| output(*partition)).collect(),
                 run: None,
                 metrics: AttemptMetrics::default(),

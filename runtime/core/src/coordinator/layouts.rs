@@ -1,0 +1,216 @@
+//! The layouts of stages in their epochs: when they are decided, and what readers are told of them.
+
+use super::Coordinator;
+use super::attempts::{TaskRun, Winner};
+use crate::ids::{AttemptId, ExchangeId, StageId, TaskId};
+use crate::layout::{Layout, LayoutId};
+use crate::message::{InputState, InputUpdate, MapOutputPartitionMeta};
+use crate::metrics::partition_bytes_histogram;
+use crate::plan::{ReadKind, Stage, StageGraph, StageInput};
+use crate::ranges::{ByteRange, KeyRange, SortedRun};
+
+/// The layouts of all stages, and the sizes of what their tasks divide.
+#[derive(Debug)]
+pub(super) struct Layouts {
+    stages: Vec<StageLayout>,
+}
+
+#[derive(Debug)]
+struct StageLayout {
+    planned_tasks: u32,
+    /// Decided before the first assignment of an epoch, and kept when inputs are written again.
+    layout: Option<Layout>,
+    /// The bytes of sorted runs that each task reads; empty if it reads no ranges.
+    range_bytes: Vec<u64>,
+    /// Bytes of each partition that the stage writes, as the first winner of each task in this epoch wrote them. A task that
+    /// runs again writes the same rows, or its readers start over.
+    output_bytes: Vec<u64>,
+}
+
+impl Layouts {
+    pub(super) fn new(graph: &StageGraph) -> Self {
+        let stage = |stage: &Stage| StageLayout {
+            planned_tasks: stage.tasks,
+            layout: None,
+            range_bytes: Vec::new(),
+            output_bytes: Vec::new(),
+        };
+        Self {
+            stages: graph.stages.iter().map(stage).collect(),
+        }
+    }
+
+    fn of(&self, stage: StageId) -> &StageLayout {
+        &self.stages[stage.0 as usize]
+    }
+
+    fn of_mut(&mut self, stage: StageId) -> &mut StageLayout {
+        &mut self.stages[stage.0 as usize]
+    }
+
+    /// The layout of the stage in its current epoch, once it is decided.
+    pub(super) fn get(&self, stage: StageId) -> Option<&Layout> {
+        self.of(stage).layout.as_ref()
+    }
+
+    /// The name of the stage's layout, once it is decided.
+    pub(super) fn id(&self, stage: StageId) -> Option<LayoutId> {
+        self.get(stage).map(Layout::id)
+    }
+
+    /// How many tasks the stage has: as many as its layout, and until that is decided as many as were planned.
+    pub(super) fn tasks(&self, stage: StageId) -> u32 {
+        let planned = self.of(stage).planned_tasks;
+        let decided = self.get(stage).map(|layout| layout.tasks.len());
+        decided.map_or(planned, |tasks| u32::try_from(tasks).unwrap_or(u32::MAX))
+    }
+
+    /// The rows that a task takes of the range exchange that its stage reads.
+    pub(super) fn range_of(&self, task: TaskId) -> Option<&KeyRange> {
+        let layout = self.get(task.stage)?;
+        layout.tasks.get(task.task as usize)?.range.as_deref()
+    }
+
+    /// Forgets the layout of a stage that starts over, and what the stage wrote.
+    pub(super) fn reset(&mut self, stage: StageId) {
+        let stage = self.of_mut(stage);
+        stage.layout = None;
+        stage.range_bytes.clear();
+        stage.output_bytes.clear();
+    }
+
+    /// Adds up what the first winner of a task wrote to the partitions of its exchange.
+    pub(super) fn count_outputs(
+        &mut self,
+        stage: StageId,
+        partitions: u32,
+        outputs: &[MapOutputPartitionMeta],
+    ) {
+        let sizes = &mut self.of_mut(stage).output_bytes;
+        sizes.resize(partitions as usize, 0);
+        for output in outputs {
+            if let Some(bytes) = sizes.get_mut(output.partition as usize) {
+                *bytes = bytes.saturating_add(output.bytes);
+            }
+        }
+    }
+
+    /// The sizes of the partitions that the stage's tasks divide among them, those of all inputs together; empty before
+    /// anything of them is known.
+    pub(super) fn partition_bytes_histogram(&self, stage: &Stage, graph: &StageGraph) -> Vec<u32> {
+        let ranges = &self.of(stage.id).range_bytes;
+        if !ranges.is_empty() {
+            return partition_bytes_histogram(ranges.iter().copied());
+        }
+        let own = |input: &&StageInput| input.read == ReadKind::OwnPartition;
+        let exchanges = stage.inputs.iter().filter(own);
+        let writers = exchanges.flat_map(|input| &graph.exchanges[input.exchange.0 as usize].writers);
+        let mut sizes: Vec<u64> = Vec::new();
+        for written in writers.map(|writer| &self.of(*writer).output_bytes) {
+            sizes.resize(sizes.len().max(written.len()), 0);
+            for (sum, bytes) in sizes.iter_mut().zip(written) {
+                *sum = sum.saturating_add(*bytes);
+            }
+        }
+        partition_bytes_histogram(sizes)
+    }
+}
+
+impl Coordinator {
+    /// The range exchange that the stage reads, if it reads one.
+    fn range_input(&self, stage: StageId) -> Option<ExchangeId> {
+        let stage = self.graph.stages.get(stage.0 as usize)?;
+        let mut inputs = stage.inputs.iter();
+        let input = inputs.find(|input| input.read == ReadKind::OwnRange)?;
+        Some(input.exchange)
+    }
+
+    /// The writing stages of an exchange, in their order.
+    fn writers(&self, exchange: ExchangeId) -> impl Iterator<Item = StageId> {
+        let exchange = self.graph.exchanges.get(exchange.0 as usize);
+        exchange
+            .into_iter()
+            .flat_map(|exchange| exchange.writers.iter().copied())
+    }
+
+    /// Decides the layout of a stage whose inputs can all be read, unless it is decided.
+    pub(super) fn finalize_layout(&mut self, id: StageId) {
+        let Some(stage) = self.graph.stages.get(id.0 as usize) else {
+            return;
+        };
+        if self.layouts.get(id).is_some() {
+            return;
+        }
+        let (layout, range_bytes) = match self.range_input(id) {
+            None => (Layout::identity(stage, &self.graph), Vec::new()),
+            Some(exchange) => {
+                let empty = SortedRun::default();
+                let tasks = self
+                    .writers(exchange)
+                    .flat_map(|writer| self.stages.get(writer).tasks());
+                let run = |task: &'_ TaskRun| task.winner().and_then(|winner| winner.run.clone());
+                let runs: Vec<_> = tasks.map(run).collect();
+                let runs: Vec<&SortedRun> = runs.iter().map(|run| run.as_deref().unwrap_or(&empty)).collect();
+                let layout = Layout::by_ranges(stage, &self.graph, &runs, self.policy.min_range_bytes);
+                let sizes = layout.range_bytes(&runs);
+                (layout, sizes)
+            }
+        };
+        let stage = self.layouts.of_mut(id);
+        stage.layout = Some(layout);
+        stage.range_bytes = range_bytes;
+    }
+
+    /// What a reading attempt is told of a winner.
+    pub(super) fn update_for(&self, reader: AttemptId, winner: &Winner, state: InputState) -> InputUpdate {
+        InputUpdate {
+            range: self.bytes_for(reader.task_id(), winner),
+            ..winner.update(state)
+        }
+    }
+
+    /// Whether the reader's own partition of the output is empty: it need not ask for it. With many partitions nearly all
+    /// of them are, and there are as many as map tasks times reduce tasks.
+    fn reads_nothing(&self, reader: TaskId, winner: &Winner) -> bool {
+        let Some(filled) = &winner.filled else {
+            return false;
+        };
+        let Some(stage) = self.graph.stages.get(reader.stage.0 as usize) else {
+            return false;
+        };
+        let layout = self.layouts.get(reader.stage);
+        let Some(own) = layout.and_then(|layout| layout.tasks.get(reader.task as usize)) else {
+            return false;
+        };
+        let of_winner = |input: &&StageInput| {
+            self.writers(input.exchange)
+                .any(|writer| writer == winner.id.stage)
+        };
+        let mut inputs = stage.inputs.iter().filter(of_winner);
+        // Both are ascending.
+        let first = filled.partition_point(|partition| *partition < own.partitions.start);
+        let has_rows = filled
+            .get(first)
+            .is_some_and(|partition| own.partitions.contains(partition));
+        inputs.all(|input| input.read == ReadKind::OwnPartition) && !has_rows
+    }
+
+    /// The bytes of a winner's run that hold the rows of a reading task.
+    fn bytes_for(&self, reader: TaskId, winner: &Winner) -> Option<ByteRange> {
+        if self.reads_nothing(reader, winner) {
+            return Some(ByteRange { start: 0, end: 0 });
+        }
+        let range = self.layouts.range_of(reader)?;
+        let run = winner.run.as_deref()?;
+        let exchange = self.range_input(reader.stage)?;
+        let mut before = 0;
+        for writer in self.writers(exchange) {
+            if writer == winner.id.stage {
+                let map_task = before + winner.id.task;
+                return Some(range.bytes_of(run, map_task));
+            }
+            before += self.layouts.tasks(writer);
+        }
+        None
+    }
+}

@@ -1,0 +1,208 @@
+//! Layouts: which part of its inputs each task of a stage reads, and how many tasks there are.
+//!
+//! A layout is a pure function of the stage and of what is known of its inputs. It is decided once in a stage epoch, before
+//! the first assignment, and holds until the epoch ends.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::LayoutVersion;
+use crate::plan::{ReadKind, Stage, StageGraph};
+use crate::ranges::{KeyRange, SortedRun, divide};
+
+/// The version of layouts that are made as this build makes them.
+const VERSION: LayoutVersion = LayoutVersion(1);
+
+/// Which part of its inputs each task of a stage reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// How it was made.
+    pub version: LayoutVersion,
+    /// A hash of everything that it depends on (FNV-1a, 64 bits).
+    pub fingerprint: u64,
+    /// What each task reads, by its number; at least one.
+    pub tasks: Vec<TaskLayout>,
+}
+
+/// What one task reads of the inputs that the tasks of its stage divide among them. Every task reads the others whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskLayout {
+    /// Its partitions of inputs that are divided by partition.
+    pub partitions: Range<u32>,
+    /// Its rows of the input that is divided by ranges of keys.
+    pub range: Option<Box<KeyRange>>,
+}
+
+/// Names a layout. An assignment says it, and so does the report of a success: a report of another layout is refused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayoutId {
+    /// [`Layout::version`].
+    pub version: LayoutVersion,
+    /// [`Layout::fingerprint`].
+    pub fingerprint: u64,
+}
+
+impl fmt::Display for LayoutId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{:016x}", self.version, self.fingerprint)
+    }
+}
+
+impl Layout {
+    /// The layout in which task `i` reads partition `i`, for as many tasks as were planned.
+    pub fn identity(stage: &Stage, graph: &StageGraph) -> Self {
+        let task = |task| TaskLayout {
+            partitions: task..task.saturating_add(1),
+            range: None,
+        };
+        Self::new(stage, graph, (0..stage.tasks).map(task).collect())
+    }
+
+    /// The layout in which the tasks divide sorted runs, which are in the order of their map tasks, into ranges of at least
+    /// `min_bytes`: see [`divide`].
+    pub fn by_ranges(stage: &Stage, graph: &StageGraph, runs: &[&SortedRun], min_bytes: u64) -> Self {
+        let ranges = divide(runs, stage.tasks, min_bytes);
+        let task = |(task, range): (u32, KeyRange)| TaskLayout {
+            partitions: task..task.saturating_add(1),
+            range: Some(Box::new(range)),
+        };
+        Self::new(stage, graph, (0..).zip(ranges).map(task).collect())
+    }
+
+    fn new(stage: &Stage, graph: &StageGraph, tasks: Vec<TaskLayout>) -> Self {
+        Self {
+            version: VERSION,
+            fingerprint: fingerprint(stage, graph, &tasks),
+            tasks,
+        }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> LayoutId {
+        LayoutId {
+            version: self.version,
+            fingerprint: self.fingerprint,
+        }
+    }
+
+    /// The bytes of sorted runs that each task reads; zeros if the stage reads no ranges.
+    pub fn range_bytes(&self, runs: &[&SortedRun]) -> Vec<u64> {
+        let bytes = |task: &TaskLayout| {
+            let range = task.range.as_deref().into_iter();
+            let parts = range.flat_map(|range| {
+                let runs = (0..).zip(runs);
+                runs.map(|(map_task, run)| range.bytes_of(run, map_task))
+            });
+            let sizes = parts.map(|part| part.end - part.start);
+            sizes.fold(0, u64::saturating_add)
+        };
+        self.tasks.iter().map(bytes).collect()
+    }
+}
+
+fn fingerprint(stage: &Stage, graph: &StageGraph, tasks: &[TaskLayout]) -> u64 {
+    const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let inputs = stage.inputs.iter().flat_map(|input| {
+        let read = match input.read {
+            ReadKind::AllPartitions => 0,
+            ReadKind::OwnPartition => 1,
+            ReadKind::OwnRange => 2,
+        };
+        let exchange = graph.exchanges.get(input.exchange.0 as usize);
+        let partitions = exchange.map_or(0, |exchange| exchange.partitions);
+        [input.exchange.0, read, partitions]
+    });
+    let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
+    let words = [VERSION.0, stage.id.0, count].into_iter().chain(inputs);
+    let ranges = tasks.iter().filter_map(|task| task.range.as_deref());
+    let bounds = ranges.filter_map(|range| range.upper.as_ref());
+    let bounds = bounds.flat_map(|bound| {
+        let key = bound.key.iter().copied();
+        key.chain(bound.map_task.to_le_bytes())
+    });
+    let bytes = words.flat_map(u32::to_le_bytes).chain(bounds);
+    bytes.fold(OFFSET_BASIS, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{ExchangeId, StageId};
+    use crate::locality::DataLocality;
+    use crate::plan::{Determinism, Exchange, ExchangeKind, StageInput};
+    use crate::ranges::RunSample;
+
+    fn reader(tasks: u32, kind: ExchangeKind, read: ReadKind, partitions: u32) -> (Stage, StageGraph) {
+        let exchange = |id, kind, partitions, writer| Exchange {
+            id: ExchangeId(id),
+            kind,
+            partitions,
+            writers: vec![StageId(writer)],
+        };
+        let stage = |id, tasks, inputs, output| Stage {
+            id: StageId(id),
+            label: String::new(),
+            tasks,
+            inputs,
+            output: ExchangeId(output),
+            determinism: Determinism::Unordered,
+            data: DataLocality::default(),
+        };
+        let input = StageInput {
+            exchange: ExchangeId(0),
+            read,
+        };
+        let reader = stage(1, tasks, vec![input], 1);
+        let graph = StageGraph {
+            stages: vec![stage(0, 2, Vec::new(), 0), reader.clone()],
+            exchanges: vec![
+                exchange(0, kind, partitions, 0),
+                exchange(1, ExchangeKind::Forward, 1, 1),
+            ],
+            result: ExchangeId(1),
+            ordered: false,
+        };
+        (reader, graph)
+    }
+
+    #[test]
+    fn in_the_identity_each_task_reads_the_partition_of_its_number() {
+        let (stage, graph) = reader(3, ExchangeKind::Hash, ReadKind::OwnPartition, 3);
+        let layout = Layout::identity(&stage, &graph);
+        let partitions: Vec<_> = layout.tasks.iter().map(|task| task.partitions.clone()).collect();
+        assert_eq!(partitions, [0..1, 1..2, 2..3]);
+        assert!(layout.tasks.iter().all(|task| task.range.is_none()));
+        assert_eq!(layout, Layout::identity(&stage, &graph), "it is a pure function");
+        let (wider, graph) = reader(4, ExchangeKind::Hash, ReadKind::OwnPartition, 4);
+        assert_ne!(Layout::identity(&wider, &graph).fingerprint, layout.fingerprint);
+    }
+
+    #[test]
+    fn ranges_divide_runs_and_other_runs_have_another_fingerprint() {
+        let run = |keys: &[u8]| SortedRun {
+            samples: (0..)
+                .zip(keys)
+                .map(|(frame, key)| RunSample {
+                    key: vec![*key],
+                    offset: frame * 100,
+                })
+                .collect(),
+            end: 100 * keys.len() as u64,
+        };
+        let (stage, graph) = reader(2, ExchangeKind::Range, ReadKind::OwnRange, 1);
+        let (first, second) = (run(&[1, 3, 5, 7]), run(&[2, 4, 6, 8]));
+        let layout = Layout::by_ranges(&stage, &graph, &[&first, &second], 1);
+        assert_eq!(layout.tasks.len(), 2);
+        let [low, high] = [0, 1].map(|task| layout.tasks[task].range.clone().expect("a range"));
+        assert_eq!(low.upper, high.lower);
+        assert_eq!(layout.range_bytes(&[&first, &second]), [500, 500]);
+        let other = Layout::by_ranges(&stage, &graph, &[&first, &run(&[12, 14, 16, 18])], 1);
+        assert_eq!(other.version, layout.version);
+        assert_ne!(other.fingerprint, layout.fingerprint);
+    }
+}
