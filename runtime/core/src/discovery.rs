@@ -1,8 +1,8 @@
 //! Which workers a coordinator dials, and when.
 //!
-//! A coordinator is given names (`host:port`). A name may stand for several addresses, none yet, or others later: the
-//! driver resolves it again and again and hands in what it found. Each listed address is dialled until a session is up,
-//! and again when it ends. An address that no name lists any more keeps its session but is not dialled again.
+//! A coordinator gets names (`host:port`). A name may stand for several addresses, for none yet, or for others later, so the
+//! driver resolves it periodically and reports the result. Each listed address is dialled until a session is up, and again
+//! when it ends. An address that no name lists any more keeps its session but is not dialled again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ pub const MIN_REDIAL_BACKOFF: Duration = Duration::from_millis(100);
 pub const MAX_REDIAL_BACKOFF: Duration = Duration::from_secs(2);
 /// Tolerate DNS failures this long before dropping a name's addresses.
 pub const DNS_FAILURE_TOLERANCE: Duration = Duration::from_secs(30);
-/// Addresses and names that a message quotes at most.
+/// Most addresses and names that a message quotes.
 const MAX_QUOTED: usize = 8;
 
 /// Something that happened to a name or an address.
@@ -34,7 +34,7 @@ pub enum Event {
         /// Its addresses.
         addresses: BTreeSet<String>,
     },
-    /// The name stands for nothing, or nobody could tell.
+    /// The name has no address, or could not be resolved.
     NotResolved {
         /// The name.
         name: String,
@@ -99,7 +99,7 @@ struct Name {
 struct Link {
     state: State,
     redial: Duration,
-    /// It is an address that was given as such: always listed.
+    /// It was given as an address, so it is always listed.
     given: bool,
     /// The worker's reason and the message of the last failure.
     last_failure: Option<(Option<RefusedReason>, String)>,
@@ -110,7 +110,7 @@ struct Link {
 /// ```text
 /// Waiting --> Connecting --> Connected --> Waiting
 ///    ^ ^_________|          |     (forgotten instead of waiting once no name lists it)
-///    |______ Duplicate <______|     its worker was met at another address
+///    |______ Duplicate <____|     its worker has a session through another address
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum State {
@@ -126,7 +126,7 @@ enum State {
         /// With whom.
         worker: WorkerId,
     },
-    /// The address leads to a worker that has a session through another one (both families of a dual-stack name, say).
+    /// The address leads to a worker that has a session through another address, as both families of a dual-stack name do.
     Duplicate {
         /// The worker.
         worker: WorkerId,
@@ -156,7 +156,7 @@ impl Discovery {
         self.names.keys().map(String::as_str)
     }
 
-    /// Takes one event and says whom to dial.
+    /// Handles one event and returns whom to dial.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
         match event {
             Event::Resolved { name, addresses } => {
@@ -241,7 +241,7 @@ impl Discovery {
         }
     }
 
-    /// Brings the links in line with what is listed.
+    /// Adds links for new addresses, and removes those that no name lists.
     fn list(&mut self) {
         let listed: BTreeSet<&String> = self.names.values().flat_map(|name| &name.addresses).collect();
         self.links.retain(|address, link| match link.state {

@@ -61,7 +61,7 @@ pub enum AttemptFailure {
         /// Why.
         error: FetchError,
     },
-    /// The input itself is bad, or the query cannot work on it: another try ends the same way.
+    /// The input itself is bad, or the query cannot work on it: another attempt would end the same way.
     #[error("{message}")]
     BadInput {
         /// The reason for status.
@@ -69,20 +69,19 @@ pub enum AttemptFailure {
         /// What, where and how to mend it.
         message: String,
     },
-    /// Memory or spill space ran out. Another worker has no more of it: held against none.
+    /// Memory or spill space ran out. Other workers have no more of it, so this counts against none.
     #[error("{message}")]
     ResourcesExhausted {
         /// What ran out and which knob helps.
         message: String,
     },
-    /// Memory or spill space ran out while others held a good part of it, other queries or other attempts of this one: worth
-    /// another try later.
+    /// Memory or spill space ran out while other queries or attempts held a good part of it. Worth another attempt later.
     #[error("{message}")]
     ResourcesContended {
         /// What ran out, and what others hold.
         message: String,
     },
-    /// The sink's files could not be written: the fault of the place that they go to, not of the worker.
+    /// The sink's files could not be written. The location is at fault, not the worker.
     #[error("{message}")]
     SinkFailed {
         /// Which file, and what the system said.
@@ -97,7 +96,7 @@ pub enum AttemptFailure {
     /// It was cancelled by the coordinator. No failure.
     #[error("cancelled")]
     Cancelled,
-    /// Anything else; worth another try elsewhere.
+    /// Anything else. Worth another attempt on another worker.
     #[error("{message}")]
     Failed {
         /// The engine's message.
@@ -125,7 +124,7 @@ pub enum BadInputKind {
 pub enum RefusedReason {
     /// Another build of Sluice.
     BuildMismatch,
-    /// A coordinator of a later term was here.
+    /// A coordinator with a later epoch has a session, or had one.
     StaleCoordinator,
     /// The worker is going away.
     Draining,

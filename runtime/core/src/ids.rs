@@ -28,25 +28,25 @@ number_id!(
     ExchangeId(u32), "x"
 );
 number_id!(
-    /// A run of a stage. It grows when a stage must start over because its layout or an indeterminate input
-    /// changed; attempts of an older stage epoch are stale.
+    /// The epoch of a stage. It grows when the stage starts over because an indeterminate input changed. Attempts of an older
+    /// stage epoch are stale.
     StageEpoch(u32), "e"
 );
 number_id!(
-    /// The version of one map task's output stream, increasing per (stage, map task) over attempts and
-    /// re-registrations. The coordinator allocates it.
+    /// The epoch of one map task's output streams, increasing per (stage, map task) over attempts. The coordinator allocates
+    /// it.
     StreamEpoch(u64), "v"
 );
 number_id!(
-    /// The term of a coordinator: a successor of a lost coordinator has a higher one.
+    /// The epoch of a query's coordinator. A successor of a lost coordinator has a higher one.
     CoordinatorEpoch(u64), "c"
 );
 number_id!(
-    /// The version of a reading stage's layout (which task reads which partitions).
+    /// The version of a layout: how it was made.
     LayoutVersion(u32), "l"
 );
 number_id!(
-    /// One start of a worker process. Worker names come back after a restart, incarnations never do.
+    /// One start of a worker process. Worker names come back after a restart; incarnations never do.
     Incarnation(u64), "i"
 );
 
@@ -114,16 +114,16 @@ impl fmt::Display for TaskId {
 pub struct AttemptId {
     /// The stage.
     pub stage: StageId,
-    /// The run of the stage.
+    /// The stage's epoch.
     pub stage_epoch: StageEpoch,
     /// The task's number within the stage.
     pub task: u32,
-    /// The try, from 0 and never used twice for one task, whatever its stage epoch.
+    /// The attempt's number, from 0. It is never used twice for one task, in any stage epoch.
     pub attempt: u32,
 }
 
 impl AttemptId {
-    /// The task that this is a try of.
+    /// The task of the attempt.
     pub fn task_id(&self) -> TaskId {
         TaskId {
             stage: self.stage,

@@ -1,7 +1,7 @@
 //! Which coordinator gets a worker's free slots.
 //!
-//! Coordinators request slots; the worker grants them one by one to whoever holds the fewest, the longest-waiting
-//! first among equals (max-min fairness). A granted slot is consumed by an assignment or released.
+//! Coordinators request slots. The worker grants them one by one to the session that holds the fewest, among equals to the
+//! one that has waited longest (max-min fairness). A granted slot is consumed by an assignment or released.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ struct Lease {
     granted: u32,
     /// Consumed by running attempts.
     running: u32,
-    /// The number of the last grant to this session; smaller waited longer.
+    /// The sequence number of the last grant to this session. The smaller, the longer it has waited.
     last_grant: u64,
 }
 
@@ -42,7 +42,7 @@ impl SlotLeases {
         }
     }
 
-    /// Grants nothing from now on. What is granted may still be consumed.
+    /// Grants nothing from now on. Granted slots may still be consumed.
     pub fn drain(&mut self) {
         self.draining = true;
     }
@@ -70,7 +70,7 @@ impl SlotLeases {
         }
     }
 
-    /// An assignment arrived: consumes a granted slot. False if the session has none.
+    /// Consumes a granted slot for an assignment. False if the session has none.
     pub fn consume(&mut self, session: SessionId) -> bool {
         match self.sessions.get_mut(&session) {
             Some(lease) if lease.granted > 0 => {
@@ -99,7 +99,7 @@ impl SlotLeases {
             .retain(|_, lease| lease.requested + lease.granted + lease.running > 0);
     }
 
-    /// Hands free slots out and says to whom, one entry a session.
+    /// Grants free slots. Returns how many each session got.
     pub fn grant(&mut self) -> BTreeMap<SessionId, u32> {
         let mut granted = BTreeMap::new();
         let free = if self.draining { 0 } else { self.free() };

@@ -1,5 +1,5 @@
-//! How large a query may be. The planner refuses a larger one before it runs, and a worker whatever a coordinator sends
-//! beyond it: what a worker keeps of one query must not end the process that other queries share.
+//! How large a query may be. The planner refuses a larger one before it runs. A worker refuses what exceeds the limits,
+//! whoever sends it, since one query must not take down a process that other queries share.
 
 /// Stages of one query.
 pub const MAX_STAGES: u32 = 1024;
@@ -10,11 +10,11 @@ pub const MAX_FRAGMENT_BYTES: u64 = 64 << 20;
 /// Partitions of one exchange.
 pub const MAX_PARTITIONS: u32 = sluice_crds::shuffle_query::MAX_PARTITIONS;
 
-/// Tasks of one query. Above it the tables of the coordinator would no longer be small.
+/// Tasks of one query. It bounds the tables of the coordinator.
 pub const MAX_TASKS: u64 = 1 << 20;
 
-/// Streams that one attempt reads: the partitions that it takes of each map task, an exchange that is read twice counted
-/// twice. Above it the tables of the reader would no longer be small.
+/// Streams that one attempt reads: the partitions that it reads of each map task, where an exchange that is read twice counts
+/// twice. It bounds the tables of the reader.
 pub const MAX_STREAMS_PER_ATTEMPT: u64 = 1 << 20;
 
 /// Attempts that the messages of one session may name, each message counted: more than a query of [`MAX_TASKS`] needs,

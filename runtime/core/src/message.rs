@@ -9,7 +9,7 @@ use crate::ids::{
 use crate::layout::LayoutId;
 use crate::ranges::{ByteRange, KeyRange};
 
-/// An order to run one attempt. It consumes a granted slot. Inputs carry no locations: those follow as
+/// Runs one attempt. It consumes a granted slot. Inputs carry no locations; those follow as
 /// [`InputUpdate`]s.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
@@ -47,8 +47,8 @@ pub struct Writer {
     pub tasks: u32,
 }
 
-/// Where the output of one map task is to be read, and what it is worth. Numbered per reading attempt; a
-/// later one for the same map task replaces the earlier.
+/// Where the output of one map task is to be read, and whether it counts. A later update for the same map task replaces the
+/// earlier one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputUpdate {
     /// The map attempt (its task is the map task).
@@ -57,13 +57,13 @@ pub struct InputUpdate {
     pub stream_epoch: StreamEpoch,
     /// Who serves it.
     pub worker: WorkerId,
-    /// What it is worth.
+    /// Whether it counts.
     pub state: InputState,
     /// The frames of it that hold the reader's range of a sorted run; all, if there is none.
     pub range: Option<ByteRange>,
 }
 
-/// What a map attempt's output is worth to its readers.
+/// Whether a map attempt's output counts for its readers.
 ///
 /// ```text
 /// won -> lost -> (a new attempt: won)
@@ -75,11 +75,11 @@ pub enum InputState {
     Won,
     /// Another attempt counts, or the stage started over: its rows do not count.
     Superseded,
-    /// It had won and its bytes are gone; another attempt will come.
+    /// It had won and its bytes are gone; another attempt will win.
     Lost,
 }
 
-/// What a map attempt says of one of its partitions.
+/// What a map attempt reports of one of its partitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapOutputPartitionMeta {
     /// The partition.
@@ -96,7 +96,7 @@ pub struct MapOutputPartitionMeta {
     pub finalized: bool,
 }
 
-/// A reader's question for a range of one stream.
+/// A reader's request for a range of one stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FetchRequest {
     /// The query.
@@ -109,9 +109,9 @@ pub struct FetchRequest {
     pub max_bytes: u64,
     /// The lowest stream epoch that will do.
     pub min_stream_epoch: StreamEpoch,
-    /// The term of the coordinator that sent the reader here.
+    /// The epoch of the coordinator that sent the reader here.
     pub coordinator_epoch: CoordinatorEpoch,
-    /// The start of the worker that was meant.
+    /// The start of the worker to which the request is addressed.
     pub worker_incarnation: Incarnation,
 }
 

@@ -20,7 +20,7 @@ pub struct AttemptMetrics {
     pub rows_out: u64,
     /// Bytes written to the exchange (encoded frames) or the sink (file bytes).
     pub bytes_out: u64,
-    /// Bytes that the attempt's operators wrote to disk for want of memory, and the shuffle store of its streams.
+    /// Bytes that the attempt's operators and the shuffle store spilled to disk.
     pub bytes_spilled: u64,
     /// Of those, the bytes of its streams. They may still go to disk after the attempt has ended.
     #[serde(default)]
@@ -28,7 +28,7 @@ pub struct AttemptMetrics {
     /// Frames that waited until the shuffle store had room for them.
     #[serde(default)]
     pub backpressure_events: u64,
-    /// Changes while the thread that runs the attempt works, whether or not a row comes of it. A sum has none.
+    /// Changes while the attempt's thread works, whether or not it makes rows. A sum has none.
     #[serde(default, skip_serializing)]
     pub activity: u64,
     /// Time from the attempt's begin to the first bytes of an exchange, in milliseconds. A sum has none.
@@ -40,7 +40,7 @@ pub struct AttemptMetrics {
 }
 
 impl AttemptMetrics {
-    /// Takes over what the store says of the attempt's streams: the bytes of them that it has moved to disk so far.
+    /// Takes over how many bytes of the attempt's streams the store has moved to disk so far.
     pub fn stored(&mut self, shuffle_bytes_spilled: u64) {
         let more = shuffle_bytes_spilled.saturating_sub(self.shuffle_bytes_spilled);
         self.shuffle_bytes_spilled = self.shuffle_bytes_spilled.saturating_add(more);
@@ -64,7 +64,7 @@ impl AddAssign for AttemptMetrics {
             first_chunk_ms: _,
             first_reduce_row_ms: _,
         } = other;
-        // Workers say what they like: a number that is too large must not end the coordinator.
+        // Workers may report any number: an overflow must not end the coordinator.
         for (sum, more) in [
             (&mut self.rows_read, rows_read),
             (&mut self.bytes_read, bytes_read),

@@ -1,5 +1,5 @@
-//! The stage graph: what the planner hands to the coordinator. Fragments stay with the planner's bytes; a
-//! decision needs only shapes.
+//! The stage graph: what the planner hands to the coordinator. It has the shapes of stages and exchanges; the plans
+//! themselves are opaque to decisions.
 
 use serde::{Deserialize, Serialize};
 
@@ -27,15 +27,15 @@ pub struct Stage {
     pub id: StageId,
     /// What it does, for people: `scan lineitem`, `join`, `aggregate`.
     pub label: String,
-    /// How many tasks it has, at least 1.
+    /// How many tasks are planned, at least 1. The layout decides how many there are.
     pub tasks: u32,
     /// The exchanges that it reads, in the order of the fragment's shuffle-read leaves.
     pub inputs: Vec<StageInput>,
     /// The exchange that it writes.
     pub output: ExchangeId,
-    /// What a second run of one of its tasks may change.
+    /// What another attempt of one of its tasks may change.
     pub determinism: Determinism,
-    /// Where the rows are that its scans read, as far as the query says.
+    /// Where the rows are that its scans read, as far as the query declares it.
     #[serde(default)]
     pub data: DataLocality,
 }
@@ -98,14 +98,14 @@ impl ExchangeKind {
     }
 }
 
-/// What a second run of a task may change, given inputs that hold the same rows.
+/// What another attempt of a task may change, given inputs that hold the same rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Determinism {
     /// The same rows in the same order.
     Determinate,
     /// The same rows in each partition, perhaps in another order.
     Unordered,
-    /// Other rows, or rows in other partitions: all consumers must start over with it.
+    /// Other rows, or rows in other partitions: all consumers must start over.
     Indeterminate,
 }
 

@@ -1,6 +1,6 @@
-//! Range exchanges: how tasks that merge sorted runs share them. Each map task writes one sorted run and says at which
-//! keys its frames start; of these samples the coordinator takes the bounds once all runs are there, and each reading
-//! task reads the part of every run that lies within its bounds.
+//! Range exchanges: how tasks that merge sorted runs divide them. Each map task writes one sorted run and reports at which
+//! keys its frames start. Once all runs are there, the coordinator takes bounds from these samples, and each reading task
+//! reads the part of every run that lies within its bounds.
 //!
 //! Keys are bytes that compare as rows do (Arrow's row format), cut to [`MAX_KEY_BYTES`]. A cut key stands for all rows
 //! that begin with it. Bounds hold for every run of the same rows, however its frames are cut: a run that was lost and
@@ -27,7 +27,7 @@ pub struct RunSample {
     pub offset: u64,
 }
 
-/// What a map attempt says of the sorted rows that it wrote.
+/// What a map attempt reports of the sorted rows that it wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SortedRun {
     /// Ascending by key and offset; the first one is at offset 0, unless there are no rows.
@@ -64,7 +64,7 @@ pub struct ByteRange {
     pub end: u64,
 }
 
-/// A key as ranges know it.
+/// A key, cut to [`MAX_KEY_BYTES`].
 pub fn cut_key(key: &[u8]) -> &[u8] {
     key.get(..MAX_KEY_BYTES).unwrap_or(key)
 }
@@ -137,7 +137,7 @@ pub fn divide(runs: &[&SortedRun], tasks: u32, min_bytes: u64) -> Vec<KeyRange> 
 
 /// The bounds between ranges, ascending.
 fn bounds(runs: &[&SortedRun], tasks: u32, min_bytes: u64) -> Vec<Bound> {
-    // What a worker says its run has may be any number.
+    // Workers may report any number.
     let total: u128 = runs.iter().map(|run| u128::from(run.end)).sum();
     let ranges = (total / u128::from(min_bytes.max(1))).clamp(1, u128::from(tasks.max(1)));
     // The rows of a frame lie somewhere between its first key and that of the next one: half of their bytes count at

@@ -1,10 +1,11 @@
-//! How the queries of one worker share a space that all of them use: its memory, or its disk for spills.
+//! How the queries of one worker share its memory, or its disk for spills: each is called a space here.
 
-/// Of a space, the part that no query takes beyond its even share while others use the space too.
+/// The part of a space that stays free for others while several queries use it: a query takes no more of it than its even
+/// share.
 const KEPT_DIVISOR: u64 = 4;
-/// The part of the disk that a query leaves even while it is the only one: the next one can begin.
+/// The part of a space that a query leaves free even while it is the only one, so that the next one can begin.
 const KEPT_ALONE_DIVISOR: u64 = 8;
-/// Others that hold less than this part of a space are not why it is used up.
+/// Others that hold less than this part of a space are not the reason that it is used up.
 const CONTENTION_DIVISOR: u64 = 8;
 
 /// The use of a space at one moment.
@@ -38,7 +39,7 @@ impl SpaceUsage {
         even.max(lent).max(self.own)
     }
 
-    /// Whether it is for other queries that the space is used up.
+    /// Whether other queries are the reason that the space is used up.
     pub fn is_contended(self) -> bool {
         self.all.saturating_sub(self.own) > self.limit / CONTENTION_DIVISOR
     }

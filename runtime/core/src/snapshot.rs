@@ -33,7 +33,7 @@ pub struct QuerySnapshot {
 }
 
 impl QuerySnapshot {
-    /// A query whose result a predecessor of this coordinator has committed: how it came about is not known any more.
+    /// A query whose result a predecessor of this coordinator has committed. Its stages are not known any more.
     pub fn committed_before() -> Self {
         Self {
             now: Instant::default(),
@@ -68,10 +68,10 @@ pub struct StageSnapshot {
     pub done: u32,
     /// Attempts that failed (not: cancelled, lost with their worker, or made void by a lost input).
     pub failed_attempts: u32,
-    /// Attempts lost with their worker or with an input, or that ended for want of what other queries held.
+    /// Attempts lost with their worker or with an input, or that ended because others held what they needed.
     pub lost_attempts: u32,
-    /// Attempts that the coordinator stopped: they waited for a lost input in a slot that was needed, their work was
-    /// done elsewhere, or the query ended. Every attempt started has failed, is lost, was cancelled, runs, or has won.
+    /// Attempts that the coordinator stopped: their slot was needed while they waited for a lost input, another attempt won,
+    /// or the query ended. Every attempt started has failed, is lost, was cancelled, runs, or has won.
     #[serde(default)]
     pub cancelled_attempts: u32,
     /// Attempts started in all.

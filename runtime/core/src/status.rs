@@ -1,4 +1,4 @@
-//! A query's status as the custom resource carries it, computed from a snapshot and from nothing else that changes.
+//! A query's status as the custom resource has it, computed from a snapshot and nothing else that changes.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -34,8 +34,8 @@ pub struct StatusContext {
     pub sink: Option<SinkFiles>,
 }
 
-/// What one query has published in its sink: the commit record. It is part of the folder that it speaks of, so that it
-/// becomes visible with it.
+/// The commit record: what one query has published in its sink. It is part of the published folder and becomes visible with
+/// it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Committed {
     /// The query.
@@ -187,7 +187,7 @@ fn totals(snapshot: &QuerySnapshot, context: &StatusContext) -> QueryTotals {
     totals
 }
 
-/// Workers say what they like: a sum ends at the largest number.
+/// Workers may report any number, so sums saturate.
 fn add(sum: &mut u64, more: u64) {
     *sum = sum.saturating_add(more);
 }
@@ -255,7 +255,7 @@ fn conditions(snapshot: &QuerySnapshot, context: &StatusContext) -> Vec<Conditio
     all.into_iter().map(condition).collect()
 }
 
-/// Workers come and go; what a snapshot knows of the time is the first assignment, which needed one.
+/// Workers come and go. The only time that a snapshot knows of them is the first assignment, which needed one.
 fn workers_ready(snapshot: &QuerySnapshot) -> Observation {
     let ready = snapshot.workers > 0;
     let since = first_assignment(snapshot)
@@ -293,7 +293,7 @@ fn succeeded(snapshot: &QuerySnapshot) -> Observation {
     (QueryConditionType::Succeeded, status, reason, String::new(), at)
 }
 
-/// An end of either kind, for those who wait for it.
+/// True once the query has ended in any way, for `kubectl wait`.
 fn complete(succeeded: &Observation) -> Observation {
     let (_, status, reason, message, at) = succeeded.clone();
     let status = match status {
@@ -303,7 +303,7 @@ fn complete(succeeded: &Observation) -> Observation {
     (QueryConditionType::Complete, status, reason, message, at)
 }
 
-/// How many of the attempts that should run near their data did; `None` if none should.
+/// The share of attempts that ran near their declared data; `None` if no locality is declared.
 fn local_attempts(snapshot: &QuerySnapshot) -> Option<String> {
     let mut counts = LocalityCounts::default();
     for stage in &snapshot.stages {

@@ -1,7 +1,7 @@
-//! The last words of a coordinator's process: what remains of a query's outcome when its pod is gone.
+//! The termination message of a coordinator: what remains of a query's outcome when its pod is gone.
 //!
-//! A coordinator writes them as JSON to the file that `SLUICE_TERMINATION_LOG` names, which the kubelet shows in the
-//! pod's status. It writes them only when its query has ended: one that was stopped or superseded says nothing.
+//! A coordinator writes it as JSON to the file that `SLUICE_TERMINATION_LOG` names, and the kubelet shows it in the pod's
+//! status. It is written only when the query has ended, not by a coordinator that was stopped or superseded.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -15,10 +15,10 @@ use sluice_crds::{
     Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
 };
 
-/// The longest text, bytes: where the kubelet cuts the message of one container.
+/// The longest message, bytes: the kubelet cuts the message of a container there.
 pub const MAX_BYTES: usize = 4 * 1024;
 
-/// How a query ended, with all that the status of a query that has ended shows: whoever reads it late loses nothing.
+/// How a query ended, with all that the status of an ended query shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Termination {
@@ -100,7 +100,7 @@ impl From<&ShuffleQueryStatus> for Termination {
 }
 
 impl Termination {
-    /// The words of a query that failed before it could run.
+    /// The message of a query that failed before it could run.
     pub fn refused(reason: ErrorReason, message: String, at: Timestamp) -> Self {
         let at = Time(at);
         let status = ShuffleQueryStatus {
@@ -118,7 +118,7 @@ impl Termination {
         Self::from(&status)
     }
 
-    /// The status of a query of which these words are all there is: it ended before a coordinator reported on it.
+    /// The status of a query of which only this message is left: it ended before a coordinator reported on it.
     pub fn status(&self) -> ShuffleQueryStatus {
         let at = self.end_time.clone().unwrap_or(Time(Timestamp::UNIX_EPOCH));
         let condition = |type_, status, reason: ConditionReason, message: &str| Condition {
@@ -170,8 +170,8 @@ impl Termination {
         })
     }
 
-    /// The text, at most [`MAX_BYTES`] long: stages and preview give way, the larger of both first, then the message, then
-    /// the sink's location.
+    /// The text, at most [`MAX_BYTES`] long. Stages and preview are shortened first, the larger of both before the other,
+    /// then the message, then the sink's location.
     ///
     /// # Errors
     /// None that a value of this type can cause; JSON encoding has them in its signature.
@@ -217,7 +217,7 @@ impl Termination {
     }
 }
 
-/// Whether a query that failed so was not accepted: what it asks for cannot be planned.
+/// Whether the reason says that a query was not accepted, since it cannot be planned.
 fn is_refusal(reason: ErrorReason) -> bool {
     match reason {
         ErrorReason::InvalidSpec
@@ -244,7 +244,7 @@ fn is_refusal(reason: ErrorReason) -> bool {
     }
 }
 
-/// Takes characters off the end, and marks the place.
+/// Cuts characters off the end, and marks the cut.
 fn shorten(text: &mut String, characters: usize) {
     let keep = text.chars().count().saturating_sub(characters + 1);
     let end = text.char_indices().nth(keep).map_or(text.len(), |(end, _)| end);

@@ -1,4 +1,4 @@
-//! Assignments and what becomes of them.
+//! Assignments, input updates, and reports of attempts.
 
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{LayoutVersion, StageId, StreamEpoch};
@@ -67,7 +67,7 @@ impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
     }
 }
 
-/// Whether a worker has the memory to keep what the attempt reads and writes.
+/// Checks that a worker has the memory for the tables of what the attempt reads and writes.
 fn check_size(wire: &wire::AssignAttempt) -> Result<(), TooLarge> {
     check_partitions(wire.output_partitions)?;
     for input in &wire.inputs {

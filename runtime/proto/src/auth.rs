@@ -1,9 +1,9 @@
-//! Who may speak to whom: tokens that the operator signs and that workers and coordinators check, and the keys of fetches
-//! that workers give to the sessions that they serve.
+//! Authentication: tokens that the operator signs and that workers and coordinators check, and fetch keys that workers give
+//! to the sessions that they serve.
 //!
-//! A token is a JWT (RFC 7519) signed with Ed25519 (`alg: EdDSA`, RFC 8037); `kid` names the key. Its [`Claims`] say for
-//! whom it speaks, who shall accept it, for which calls, in which pool, and until when. It travels as gRPC metadata,
-//! `authorization: Bearer <token>`. A process without a verifying key lets everybody in, which is local mode.
+//! A token is a JWT (RFC 7519) signed with Ed25519 (`alg: EdDSA`, RFC 8037); `kid` names the key. Its [`Claims`] name
+//! its subject, its audience, the calls that it allows, its pool and its expiry. It travels as gRPC metadata,
+//! `authorization: Bearer <token>`. A process without a verifying key accepts every call, as in local mode.
 //!
 //! The token of a query's coordinator ends after [`QUERY_TOKEN_LIFETIME`]. While the query runs, the operator sends its
 //! coordinator renewals: signed statements that the token is good for longer. A renewal opens nothing without the token, so
@@ -29,12 +29,12 @@ pub use guard::Guard;
 pub use keys::{TokenSigner, TokenVerifier, TrustedKeys};
 pub use token::{Bearer, Token};
 
-/// By how much the clocks of two machines may differ: a token counts for so long after its end.
+/// By how much the clocks of two machines may differ. A token is accepted for so long after its expiry.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 /// How long the token of a query's coordinator, and each renewal, is good for.
 pub const QUERY_TOKEN_LIFETIME: Duration = Duration::from_secs(2 * 3600);
 
-/// Why a key or token is no good, or does not open what it is shown for.
+/// Why a key or token is invalid, or does not allow a call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
     /// A key or token file cannot be read, or holds something else.
@@ -51,19 +51,19 @@ pub enum AuthError {
     /// No token came with the call.
     #[error("the call has no token: send `authorization: Bearer <token>`")]
     Missing,
-    /// What came is no token of ours.
+    /// The token is malformed.
     #[error("the token is malformed")]
     Malformed,
-    /// Nobody whom we trust has signed it.
+    /// No trusted key has signed it.
     #[error("the token is not signed by a key that this process trusts")]
     BadSignature,
-    /// Its time is over.
+    /// It has expired.
     #[error("the token has expired")]
     Expired,
-    /// It speaks for somebody else.
+    /// It has another subject.
     #[error("the token is for {0}")]
     WrongSubject(Subject),
-    /// Somebody else shall accept it.
+    /// It has another audience.
     #[error("the token is to be shown to {0}, not here")]
     WrongAudience(Audience),
     /// It is for other calls.
@@ -77,7 +77,7 @@ pub enum AuthError {
         /// The receiver's.
         here: PoolId,
     },
-    /// It is of another term of the query's coordinator than the call.
+    /// It is for another coordinator epoch than the call.
     #[error("the token is for coordinator epoch {token}, the call for {call}")]
     WrongEpoch {
         /// The token's.

@@ -1,4 +1,4 @@
-//! What a coordinator says of its query.
+//! Reports of a coordinator about its query.
 
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_core::status::{Committed, StatusContext, status};
@@ -11,7 +11,7 @@ use crate::{WireError, wire};
 pub struct QueryReport {
     /// The state.
     pub snapshot: QuerySnapshot,
-    /// What the state alone does not tell.
+    /// What the status needs beside the snapshot.
     pub context: StatusContext,
     /// The first rows, if the result goes to a client.
     pub preview: Option<ResultPreview>,

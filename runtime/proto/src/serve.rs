@@ -1,5 +1,5 @@
-//! The bounds of everything that listens: how many connections there are, how long one may say nothing, and what one
-//! caller may send. All servers of workers, coordinators and the operator listen through here.
+//! The bounds of every server: how many connections there are, how long one may be silent, and what one caller may send. All
+//! servers of workers, coordinators and the operator listen through here.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,13 +25,13 @@ const MAX_CONNECTIONS: u64 = 4096;
 const FILES_PER_CONNECTION: u64 = 2;
 /// How long a connection may take to its first byte.
 const GREETING: Duration = Duration::from_secs(10);
-/// How long a connection may be silent. Clients of ours ask every ten seconds at the latest whether it still works.
+/// How long a connection may be silent. Our clients send a keep-alive at least every ten seconds.
 const IDLE: Duration = Duration::from_secs(60);
 /// A connection that has been silent for so long gives way to a new one where there are too many.
 const GIVES_WAY: Duration = Duration::from_secs(12);
 /// How often silent connections are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
-/// The wait after a connection could not be taken, for want of a file or so.
+/// The wait after a connection could not be accepted, for example because no file can be opened.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Calls that one connection has open at once: fetches of all attempts of one worker from another share one.
@@ -105,8 +105,7 @@ impl BoundedListener {
         self.inner.local_addr()
     }
 
-    /// The next connection. Where there are too many, one that says nothing goes for it; where all are at work, the new
-    /// one goes.
+    /// The next connection. If there are too many, a silent one is closed for it; if all are busy, the new one is closed.
     pub async fn accept(&self) -> (Connection, SocketAddr) {
         loop {
             match self.inner.accept().await {
@@ -202,8 +201,8 @@ impl Table {
         })
     }
 
-    /// Closes the connection that is missed least: the oldest that never said anything, or the one that has been silent
-    /// the longest and for some time.
+    /// Closes the connection that matters least: the oldest that never sent anything, or the one that has been silent longest
+    /// and for some time.
     fn make_room(&self) -> bool {
         let now = self.now();
         let mut entries = self.lock();

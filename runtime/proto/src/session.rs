@@ -20,13 +20,13 @@ const MAX_QUERY_NAME: usize = 253;
 pub struct Hello {
     /// Its query.
     pub query: QueryId,
-    /// Its term.
+    /// Its epoch.
     pub coordinator_epoch: CoordinatorEpoch,
     /// Its build.
     pub build_id: String,
     /// How long the worker keeps the query's output without a session.
     pub lease: Duration,
-    /// Silence after which either side gives the session up.
+    /// Silence after which either side ends the session.
     pub liveness_timeout: Duration,
     /// Folders below which the query's scans may read.
     pub input_roots: Vec<String>,

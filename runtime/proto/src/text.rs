@@ -1,4 +1,4 @@
-//! Text of others in messages and logs: bounded, and without characters that a terminal or a reader of lines acts on.
+//! Untrusted text in messages and logs: bounded, and without characters on which a terminal or a reader of lines acts.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -7,7 +7,7 @@ use std::io::{self, Write};
 /// Most bytes of a message for people. Coordinators keep some of each task.
 pub const MAX_TEXT_BYTES: usize = 4096;
 
-/// The text, cut to [`MAX_TEXT_BYTES`] with an ellipsis at its end: what a failed engine says can be of any length.
+/// The text, cut to [`MAX_TEXT_BYTES`] with an ellipsis at its end: a message of the engine can be of any length.
 pub fn shortened(text: String) -> String {
     cut(text, MAX_TEXT_BYTES)
 }
@@ -88,8 +88,8 @@ fn escaped_but<'a>(text: &'a str, kept: &[char]) -> Cow<'a, str> {
     Cow::Owned(out)
 }
 
-/// Writes log lines to standard error. One call is one line, as loggers make it: what others say in it neither begins a
-/// line of its own nor moves the cursor.
+/// Writes log lines to standard error. One call is one line, as loggers make it: untrusted text in it neither begins a new
+/// line nor moves the cursor.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LogLines;
 

@@ -15,7 +15,7 @@ use crate::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer}
 use crate::plan::{Determinism, ReadKind, Stage, StageInput};
 
 impl Coordinator {
-    /// Starts what can start, gives back slots without work, and asks for slots for the rest.
+    /// Starts what can start, releases slots without work, and requests slots for the rest.
     pub(super) fn schedule(&mut self) {
         match self.state {
             QueryState::Running => {}
@@ -51,8 +51,8 @@ impl Coordinator {
         None
     }
 
-    /// The nearest worker to the task's data, then the one with the most granted slots; rather not the one where the
-    /// task has just failed, and none of `not_there`.
+    /// The worker with the best locality for the task, then the most granted slots. The one where the task has just failed
+    /// comes last; those of `not_there` are left out.
     fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
         let data = &self.graph.stages[task.stage.0 as usize].data;
         let failed_on = self.stages.task(task).and_then(|task| task.failed_on.as_ref());
@@ -101,7 +101,7 @@ impl Coordinator {
         self.send_inputs(&attempt);
     }
 
-    /// How an attempt of `stage` on `worker` counts.
+    /// How an attempt of `stage` on `worker` counts towards the locality of the stage.
     fn locality_of(&self, stage: StageId, worker: &str) -> LocalityCounts {
         let data = &self.graph.stages[stage.0 as usize].data;
         let mut counts = LocalityCounts::default();
@@ -181,8 +181,8 @@ impl Coordinator {
         }
     }
 
-    /// An indeterminate stage runs a task again whose rows may have been read: its readers must not mix them with
-    /// other rows.
+    /// A task of an indeterminate stage runs again and makes other rows. Readers that may have rows of its old attempt start
+    /// over.
     fn restart_consumers_of_other_rows(&mut self, stage: StageId) {
         match self.graph.stages[stage.0 as usize].determinism {
             Determinism::Determinate | Determinism::Unordered => {}

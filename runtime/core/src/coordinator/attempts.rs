@@ -1,4 +1,4 @@
-//! One task: its attempts, its winner, and what is remembered of those that ended.
+//! One task: its running attempts, its winner, and what is kept of attempts that ended.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ pub(super) enum TaskState {
     Won(Winner),
 }
 
-/// Where an attempt stands, as far as the coordinator follows it.
+/// An attempt at work.
 ///
 /// ```text
 /// assigned --> RunningAttempt --> Winner --> lost (kept in `lost_winner`, may come back)
@@ -47,7 +47,7 @@ pub(super) struct RunningAttempt {
     pub(super) start: u64,
     pub(super) assigned: Instant,
     pub(super) metrics: AttemptMetrics,
-    /// When its counters last changed.
+    /// When its counters last changed, or it had reason to make no progress.
     pub(super) active: Instant,
 }
 
@@ -93,12 +93,12 @@ pub(super) struct Winner {
     pub(super) metrics: AttemptMetrics,
     /// Where its keys are, if it wrote a sorted run.
     pub(super) run: Option<Arc<SortedRun>>,
-    /// The partitions that hold bytes, ascending; none where they are too many to be worth keeping.
+    /// The partitions that hold bytes, ascending; `None` if they are too many to be kept.
     pub(super) filled: Option<Arc<[u32]>>,
 }
 
 impl Winner {
-    /// What readers of all of it are told.
+    /// The update for readers that read all of it.
     pub(super) fn update(&self, state: InputState) -> InputUpdate {
         InputUpdate {
             map_attempt: self.id,
@@ -131,18 +131,18 @@ pub(super) struct TaskRun {
     pub(super) attempts: u32,
     /// Failures that count towards the limit.
     pub(super) failures: u32,
-    /// Attempts that ended for want of what other queries held.
+    /// Attempts that ended because others held the memory or disk that they needed.
     pub(super) contended: u32,
-    /// The first of them.
+    /// The first failure that counted.
     pub(super) first_failure: Option<QueryFailure>,
-    /// Where the last failure happened: the next try prefers another worker.
+    /// Where the last failure happened. The next attempt prefers another worker.
     pub(super) failed_on: Option<WorkerId>,
     /// Why the last lost attempt was lost.
     pub(super) last_loss: Option<String>,
-    /// A winner whose worker went away with its output. It counts again if the worker comes back with the output
-    /// before another attempt has won.
+    /// A winner whose worker was lost with its output. It counts again if the worker returns with the output before another
+    /// attempt wins.
     pub(super) lost_winner: Option<Winner>,
-    /// All that have won in the stage's epoch, lost or not: readers may have rows of each.
+    /// All winners in the stage's epoch, lost or not. Readers may have rows of each.
     pub(super) past_winners: Vec<Winner>,
 }
 

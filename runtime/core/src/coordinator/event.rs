@@ -10,8 +10,8 @@ use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::ranges::SortedRun;
 
-/// Something that happened. Events about a worker that has since been lost, or an attempt that has since ended,
-/// are stale and change nothing.
+/// Something that happened. Events about a worker that was lost since, or an attempt that ended since, are stale and
+/// ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A session with a worker is up (handshake done). Comes again, with a higher incarnation, after a restart.
@@ -25,19 +25,19 @@ pub enum Event {
         /// Attempts of this query whose finalized output it still holds; all others of this query are gone there.
         held: Vec<AttemptId>,
     },
-    /// Anything at all was heard from the worker.
+    /// A message of any kind came from the worker.
     WorkerHeard {
         /// The worker.
         worker: WorkerId,
     },
-    /// The session broke or could not be made.
+    /// The session broke or could not be opened.
     WorkerLost {
         /// The worker.
         worker: WorkerId,
         /// What broke, for people.
         message: String,
     },
-    /// The worker will take no new attempts, though it serves what it holds.
+    /// The worker takes no new attempts but still serves what it holds.
     WorkerDrained {
         /// The worker.
         worker: WorkerId,
@@ -49,7 +49,7 @@ pub enum Event {
         /// How many more.
         slots: u32,
     },
-    /// The attempt has begun to run and reports its counters; comes again from time to time.
+    /// The attempt runs and reports its counters. Comes repeatedly.
     AttemptProgressed {
         /// Who runs it.
         worker: WorkerId,
@@ -102,13 +102,12 @@ pub enum Event {
         /// Why.
         message: String,
     },
-    /// A task of the coordinator itself that owed an answer panicked: the commit of the sink, or the reader of the
-    /// result.
+    /// A task of the coordinator process panicked and will not answer: the commit of the sink, or the reader of the result.
     TaskPanicked {
-        /// Which, and what it said.
+        /// Which task, and its panic message.
         message: String,
     },
-    /// Somebody asked for the query's end.
+    /// A user asked to cancel the query.
     CancelRequested,
     /// Time has passed; sent at the latest at `next_deadline()`.
     Ticked,
@@ -156,7 +155,7 @@ pub enum Action {
         /// How many.
         slots: u32,
     },
-    /// Run an attempt in a granted slot. The slot goes back to the worker by itself when the attempt ends there.
+    /// Run an attempt in a granted slot. The worker gets the slot back when the attempt ends.
     AssignAttempt {
         /// Who runs it.
         worker: WorkerId,
@@ -172,7 +171,7 @@ pub enum Action {
         /// The updates, in order.
         updates: Vec<InputUpdate>,
     },
-    /// Stop an attempt and drop what it wrote. Its end is reported as `AttemptFailed(Cancelled)`, if it still runs.
+    /// Stop an attempt and drop what it wrote. If it still runs, it ends with `AttemptFailed(Cancelled)`.
     CancelAttempt {
         /// Who runs it.
         worker: WorkerId,
@@ -186,13 +185,13 @@ pub enum Action {
         /// The attempt.
         attempt: AttemptId,
     },
-    /// Close the session: the worker is given up. It may join again.
+    /// Close the session. The worker may join again.
     DropWorker {
         /// The worker.
         worker: WorkerId,
     },
-    /// Tell the client's reader about root attempts. `Superseded` means that the rows of the attempt do not count
-    /// even where they were read to their end, because its stage started over: if any left the query, the answer is
+    /// Tell the client's reader about root attempts. `Superseded` means that the rows of the attempt do not count, even if
+    /// all were read, because its stage started over. If any were delivered, the answer is
     /// `ResultFetchFailed` with `partially_delivered`.
     UpdateResult {
         /// The updates, in order.

@@ -161,7 +161,7 @@ impl Coordinator {
         stage.range_bytes = range_bytes;
     }
 
-    /// What a reading attempt is told of a winner.
+    /// The update about a winner for one reading attempt.
     pub(super) fn update_for(&self, reader: AttemptId, winner: &Winner, state: InputState) -> InputUpdate {
         InputUpdate {
             range: self.bytes_for(reader.task_id(), winner),
@@ -169,8 +169,8 @@ impl Coordinator {
         }
     }
 
-    /// Whether the reader's own partition of the output is empty: it need not ask for it. With many partitions nearly all
-    /// of them are, and there are as many as map tasks times reduce tasks.
+    /// Whether the reader's own partitions of the output are empty, so that it need not fetch them. With many partitions
+    /// nearly all streams are empty, and there are as many as map tasks times reduce tasks.
     fn reads_nothing(&self, reader: TaskId, winner: &Winner) -> bool {
         let Some(filled) = &winner.filled else {
             return false;

@@ -1,5 +1,5 @@
 //! The coordinator of one query: which attempt runs where, which has won, what must run again, how it ends.
-//! README.md beside this file tells the rules and their reasons.
+//! README.md beside this file has the rules and their reasons.
 
 mod assign;
 mod attempts;
@@ -38,8 +38,8 @@ use stage_table::StageTable;
 use topology::Topology;
 use worker_registry::WorkerRegistry;
 
-/// Attempts that one task may have in all, whatever ended them. Lost attempts are no failures, but a task that is
-/// lost this often says that the cluster cannot run it.
+/// Most attempts of one task, whatever ended them. Lost attempts are no failures, but the cluster cannot run a task that is
+/// lost this often.
 pub const MAX_ATTEMPTS_PER_TASK: u32 = 100;
 
 /// The machine that runs one query.
@@ -58,16 +58,16 @@ pub struct Coordinator {
     slots: SlotBroker,
     /// Tasks that were lost together with their workers.
     suspects: Suspects,
-    /// The first failure that counted: the cause to name when the query runs out of workers to try.
+    /// The first failure that counted. It is the cause to report when no worker is left.
     first_failure: Option<QueryFailure>,
     first_row: Option<Instant>,
-    /// Attempts started in all; says which of two is younger.
+    /// Attempts started so far: the start sequence number.
     starts: u64,
-    /// Since when there is work, nothing runs, and no worker could take any.
+    /// Since when there is work, nothing runs, and no worker is usable.
     no_usable_worker_since: Option<Instant>,
-    /// When running attempts were last looked at.
+    /// When running attempts were last checked for progress.
     stalls_checked: Instant,
-    /// Actions of the event at hand.
+    /// Actions for the current event.
     out: Vec<Action>,
 }
 
@@ -101,7 +101,7 @@ impl Coordinator {
         })
     }
 
-    /// Takes one event and says what is to be done, in order. After `EndQuery` it answers with nothing.
+    /// Handles one event and returns the actions to carry out, in order. After `EndQuery` there are none.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
         if self.has_ended() {
             return Vec::new();

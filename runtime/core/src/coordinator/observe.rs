@@ -1,4 +1,4 @@
-//! What can be seen of a coordinator from outside: when it wants to be woken, and how the query stands.
+//! The next deadline, and the snapshot of the query.
 
 use super::Coordinator;
 use super::event::Outcome;
@@ -34,7 +34,7 @@ impl Coordinator {
             .chain(deadline)
             .chain(self.commit_deadline())
             .chain(grace);
-        // What has passed was acted upon.
+        // Deadlines that have passed were acted upon.
         all.filter(|at| *at > self.now).min()
     }
 

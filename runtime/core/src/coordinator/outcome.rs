@@ -12,11 +12,11 @@ use crate::message::InputState;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
-/// Workers that a message names at most.
+/// Most workers that a message names.
 const MAX_WORKERS_NAMED: usize = 8;
-/// How long the sink's answer is waited for beyond the query's deadline.
+/// How long to wait for the sink's answer beyond the query's deadline.
 const COMMIT_GRACE: Duration = Duration::from_secs(30);
-/// How long the sink's answer is waited for at all. Its steps are renames and links, so that minutes are many.
+/// How long to wait for the sink's answer at all. A commit renames and links files, which takes seconds.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
 
 /// Where the query stands.
@@ -128,7 +128,7 @@ impl Coordinator {
 
     pub(super) fn on_sink_committed(&mut self) {
         match self.state {
-            // Whatever was asked for meanwhile: the result is visible.
+            // The result is visible, whatever was asked for meanwhile.
             QueryState::Committing { .. } => {
                 if self.has_rows() {
                     self.first_row.get_or_insert(self.now);
@@ -145,7 +145,7 @@ impl Coordinator {
         winners.any(|winner| winner.metrics.rows_out > 0)
     }
 
-    /// Ends the query because the sink, or the reader of the result, will not end it: with what ended it first.
+    /// Ends the query because the sink or the reader of the result will not answer: with the first cause.
     pub(super) fn give_up(&mut self, reason: ErrorReason, message: String) {
         let failed = Outcome::Failed(QueryFailure {
             reason,
@@ -191,7 +191,7 @@ impl Coordinator {
         }
         let winner = self.stages.winner(attempt.task_id());
         match winner.filter(|winner| winner.id != attempt) {
-            // Replaced meanwhile: the client may have given up before it heard of it.
+            // Another attempt has won meanwhile; the client may have failed before it was told.
             Some(winner) => {
                 let updates = vec![winner.update(InputState::Won)];
                 self.out.push(Action::UpdateResult { updates });
@@ -213,8 +213,8 @@ impl Coordinator {
         }
     }
 
-    /// Until when the sink's answer is waited for: some time beyond the query's deadline, since most commits that have
-    /// begun are about to end, and their answer is the truth.
+    /// Until when to wait for the sink's answer: some time beyond the query's deadline, since most commits that have begun
+    /// end soon, and only their answer says whether the rows are visible.
     pub(super) fn commit_deadline(&self) -> Option<Instant> {
         let QueryState::Committing { since, .. } = &self.state else {
             return None;
@@ -228,7 +228,7 @@ impl Coordinator {
         Some(grace.map_or(patience, |grace| grace.max(*since + COMMIT_GRACE).min(patience)))
     }
 
-    /// Ends a query whose sink does not answer: a file system can stand still for ever.
+    /// Ends a query whose sink does not answer: a file system can hang for ever.
     pub(super) fn check_commit(&mut self) {
         if self.commit_deadline().is_some_and(|at| at <= self.now) {
             let message = "the sink did not answer whether it has made the rows visible: see whether its file \
@@ -237,9 +237,8 @@ impl Coordinator {
         }
     }
 
-    /// Ends the query when there is work but, for the grace time, nobody to do it; at once when there is nobody
-    /// left to wait for. An attempt that misses an input does not count as work being done: it may wait for what
-    /// nobody can make.
+    /// Fails the query when there is work and no usable worker for the grace time, or at once when all workers are excluded.
+    /// An attempt that waits for an input does not count as running: nobody may be able to make that input.
     pub(super) fn check_worker_availability(&mut self) {
         let idle = self.stages.running_attempts().next().is_none();
         let works = |stage: &StageRun| stage.is_running() && self.inputs_done(stage.id());
@@ -296,7 +295,7 @@ impl Coordinator {
         message
     }
 
-    /// Lost attempts are no failures, but a task must not be lost for ever.
+    /// Fails the query for a task that was lost too often. Lost attempts are no failures, but they must have an end.
     pub(super) fn fail_for_lost_attempts(&mut self, task: TaskId) {
         let loss = self.stages.task(task).and_then(|task| task.last_loss.clone());
         let message = format!(

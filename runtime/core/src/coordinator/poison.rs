@@ -1,5 +1,4 @@
-//! Tasks that were lost together with their worker, and what becomes of them. docs/decisions/0006-poison-tasks.md tells
-//! the rule and its reasons.
+//! Tasks that were lost together with their workers. docs/decisions/0006-poison-tasks.md has the rule and its reasons.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,16 +10,16 @@ use crate::ids::{AttemptId, TaskId, WorkerId};
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
-/// Starts of workers that may be lost while they run attempts of one task. The last of them ends the query.
+/// How many workers may be lost while they run attempts of one task. The last loss ends the query.
 pub const MAX_WORKERS_LOST_WITH_TASK: usize = 2;
 
-/// A worker that was lost without a word while it ran an attempt of a task.
+/// A worker that was lost unannounced while it ran an attempt of a task.
 #[derive(Debug, Clone)]
 struct Loss {
     worker: WorkerId,
     attempt: AttemptId,
     at: Instant,
-    /// Whether a later start of the worker was met: this one has ended.
+    /// Whether a later start of the worker has joined, which proves that this one has ended.
     died: bool,
     message: String,
 }
@@ -43,7 +42,7 @@ pub(super) enum PoisonState {
     Clear,
     /// It was lost with a worker: it runs beside no other such task.
     Isolated,
-    /// It was lost with as many workers as it may. It does not run; at this time the query fails.
+    /// It was lost with as many workers as allowed. It does not run.
     Blocked {
         /// When the query stops waiting for the lost workers to return.
         until: Instant,
@@ -70,18 +69,19 @@ impl Suspects {
         self.losses.contains_key(&task)
     }
 
-    /// How many starts of workers were lost with tasks that have not won since.
+    /// How many workers were lost with tasks that have not won since.
     fn lost_workers(&self) -> usize {
         let workers = self.losses.values().flatten().map(|loss| &loss.worker);
         workers.collect::<BTreeSet<_>>().len()
     }
 
-    /// The task has won: its losses had other reasons.
+    /// The task has won, so its losses had other reasons.
     pub(super) fn clear(&mut self, task: TaskId) {
         self.losses.remove(&task);
     }
 
-    /// A worker is there. If it is the start that was lost, nothing had killed it; if it is a later one, that start died.
+    /// A worker has joined. If it is the start that was lost, the task has not killed it. If it is a later start, the lost one
+    /// has died.
     pub(super) fn on_joined(&mut self, worker: &WorkerId) {
         for losses in self.losses.values_mut() {
             losses.retain(|loss| loss.worker != *worker);
@@ -94,7 +94,7 @@ impl Suspects {
 }
 
 impl Coordinator {
-    /// Notes the attempts whose ends a lost worker has not reported, cancelled ones too.
+    /// Records the attempts whose ends a lost worker has not reported, cancelled ones too.
     pub(super) fn suspect(&mut self, worker: &WorkerId, attempts: &BTreeSet<AttemptId>, message: &str) {
         for attempt in attempts {
             let losses = self.suspects.losses.entry(attempt.task_id()).or_default();
@@ -122,7 +122,7 @@ impl Coordinator {
         let until = if died >= MAX_WORKERS_LOST_WITH_TASK {
             last
         } else {
-            // A session may break without its worker, which is then back within this time.
+            // If only the session broke, the worker is back within this time.
             last + self.policy.worker_liveness_timeout
         };
         PoisonState::Blocked { until }
@@ -137,7 +137,7 @@ impl Coordinator {
         })
     }
 
-    /// Where each task that is asked for in turn may start.
+    /// Returns a function that says where a task may start; each call may use up room for one suspect.
     pub(super) fn may_start(&self) -> impl FnMut(TaskId) -> Start {
         let hosts = self.hosts_of_suspects();
         let mut room = if self.suspects.lost_workers() >= MAX_WORKERS_LOST_WITH_TASK {
@@ -170,7 +170,7 @@ impl Coordinator {
         hosts.map(|worker| worker.name().to_owned()).collect()
     }
 
-    /// Ends the query for a task that must run and may not.
+    /// Fails the query for a task that must run and is blocked.
     pub(super) fn fail_poison_task(&mut self) {
         if self.state != QueryState::Running || self.poison_deadlines().all(|until| until > self.now) {
             return;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What the coordinator may do, how often, and how long it waits.
+/// Limits, time-outs and windows of one query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Failed attempts of one task before the query fails.
@@ -15,15 +15,15 @@ pub struct Policy {
     pub exclude_worker_after_failures: u32,
     /// Silence after which a worker is lost.
     pub worker_liveness_timeout: Duration,
-    /// How long a query may be without any worker.
+    /// How long a query may be without a usable worker.
     pub no_workers_grace: Duration,
-    /// How long nothing may change of a running attempt before it counts as failed.
+    /// How long a running attempt may make no progress before it counts as failed.
     pub attempt_stall_timeout: Duration,
     /// The most time the query may take, from its start.
     pub deadline: Option<Duration>,
     /// Streams that a reduce attempt fetches at once.
     pub reduce_fetch_window_partitions: u32,
-    /// Sorted runs are divided into ranges of at least so many bytes, at least 1; tasks beyond these have nothing to do.
+    /// The least bytes of a range of sorted runs, at least 1. Tasks beyond the last range read nothing.
     pub min_range_bytes: u64,
     /// Whether the result goes to a sink (committed at the end) or to a client (read as it is won).
     pub sink: bool,

@@ -38,7 +38,7 @@ impl Coordinator {
         }
     }
 
-    /// Takes the win from a task whose output cannot be read any more, and tells its readers.
+    /// Takes the win from a task whose output cannot be read any more, and notifies its readers.
     fn lose_winner(&mut self, task: TaskId) -> Option<Winner> {
         let winner = self.stages.get_mut(task.stage).lose_winner(task.task)?;
         self.notify_readers(&winner, InputState::Lost);
@@ -62,7 +62,7 @@ impl Coordinator {
         self.retire(&worker, attempt);
     }
 
-    /// Compares what a worker holds with what counts: lost winners count again, everything else goes.
+    /// Compares what a worker holds with what counts. Lost winners count again; everything else is retired.
     pub(super) fn resynchronise(&mut self, worker: &WorkerId, held: &[AttemptId]) {
         for attempt in held {
             if !self.reinstate(worker, *attempt) {
@@ -95,7 +95,7 @@ impl Coordinator {
         true
     }
 
-    /// Starts every stage over that read the stage, and what read those: rows of two runs must not mix.
+    /// Restarts every stage that read the stage, and what read those: rows of two stage epochs must not mix.
     pub(super) fn restart_consumers(&mut self, stage: StageId) {
         let mut todo: Vec<StageId> = self.topology.consumers[stage.0 as usize]
             .iter()
@@ -123,8 +123,8 @@ impl Coordinator {
         }
     }
 
-    /// Tells the client that rows of an old run do not count, and drops them. Running readers need no word: they
-    /// start over too.
+    /// Tells the client that rows of an old stage epoch do not count, and retires them. Running readers start over too, so
+    /// they are not told.
     fn supersede(&mut self, winner: &Winner) {
         if self.topology.roots.contains(&winner.id.stage) && !self.policy.sink {
             let updates: Vec<InputUpdate> = vec![winner.update(InputState::Superseded)];

@@ -17,10 +17,10 @@ use sluice_crds::ErrorReason;
 
 /// Doublings of the backoff: at most 64 times the base.
 const MAX_BACKOFF_DOUBLINGS: u32 = 6;
-/// Partitions of one output that are remembered as filled: each has four bytes.
+/// Most partitions of one output that are remembered as filled, at four bytes each.
 const MAX_FILLED_KEPT: usize = 1024;
-/// Attempts of one task that may end for the sake of what other queries hold. With their pauses they take a quarter of an
-/// hour at the default backoff.
+/// Most attempts of one task that may end because others hold memory or disk. With their backoffs they take a quarter of
+/// an hour at the default base.
 pub(super) const MAX_CONTENDED_ATTEMPTS: u32 = 60;
 
 /// What a worker reports of an attempt that has finalized all its output.
@@ -48,8 +48,8 @@ impl Coordinator {
         }
     }
 
-    /// Records when a stage that reads exchanges got its first bytes and put out its first row. Workers say how long after
-    /// an attempt's begin that was: clocks of two machines are not compared.
+    /// Records when a stage that reads exchanges got its first bytes and put out its first row. Workers report the time since
+    /// the attempt's begin, so clocks of two machines are never compared.
     fn record_firsts(&mut self, stage: StageId, assigned: Instant, metrics: &AttemptMetrics) {
         if self.graph.stages[stage.0 as usize].inputs.is_empty() {
             return;
@@ -60,7 +60,7 @@ impl Coordinator {
         self.stages.get_mut(stage).record_firsts(chunk, row);
     }
 
-    /// Notes that the attempt has left its slot; whether the report comes from a session that counts.
+    /// Frees the attempt's slot; false if the report comes from a session that is over.
     fn ended_at(&mut self, worker: &WorkerId, id: AttemptId) -> bool {
         if !self.workers.heard(worker, self.now) {
             return false;
@@ -180,7 +180,7 @@ impl Coordinator {
                 self.end(Outcome::Failed(failure));
             }
             AttemptFailure::ResourcesExhausted { message } => {
-                // Every worker of a pool has as much.
+                // All workers of a pool have the same memory and disk.
                 let cause = query_failure(ErrorReason::ResourcesExhausted, id, worker, message);
                 self.count_for_task(worker, id, cause);
             }
@@ -191,12 +191,12 @@ impl Coordinator {
                 self.count_failure(worker, id, ErrorReason::TaskFailed, message);
             }
             AttemptFailure::SinkFailed { message } => {
-                // Where the rows go to is the same place for every worker: not this one's fault.
+                // All workers write to the same place, so this one is not at fault.
                 let cause = query_failure(ErrorReason::SinkFailed, id, worker, message);
                 self.count_for_task(worker, id, cause);
             }
             AttemptFailure::Refused { message: _ } => {
-                // The worker's fault, not the task's: another worker may take it.
+                // The worker is at fault, not the task: another worker may take it.
                 let cause = query_failure(ErrorReason::TaskFailed, id, worker, &failure.to_string());
                 self.record_worker_failure(worker, &cause);
                 self.lose_attempt(id, failure.to_string(), self.policy.retry_backoff_base);
@@ -222,7 +222,7 @@ impl Coordinator {
         self.count_for_task(worker, id, cause);
     }
 
-    /// The task waits for others to free what it needs; without end it does not.
+    /// The task waits until others free what it needs, a limited number of times.
     fn retry_when_uncontended(&mut self, worker: &WorkerId, id: AttemptId, message: &str) {
         let base = self.policy.retry_backoff_base;
         let Some(task) = self.stages.task_mut(id.task_id()) else {
@@ -267,7 +267,7 @@ impl Coordinator {
         }
     }
 
-    /// A reader could not read an input. Not its fault: it waits for its inputs again.
+    /// A reader could not read an input. It is not at fault and waits for its inputs again.
     fn on_input_lost(
         &mut self,
         reader: AttemptId,

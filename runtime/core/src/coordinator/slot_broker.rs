@@ -1,4 +1,4 @@
-//! Leases of slots: which to ask for, which to give back, and what to do when none comes.
+//! Leases of slots: which to request, which to release, and what to do when none is granted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use crate::ids::{AttemptId, StageId, WorkerId};
 use crate::plan::Stage;
 use crate::time::Instant;
 
-/// How long tasks wait for the slots that would spread them best before the query asks every worker for all it
-/// could use. Longer than a round trip, shorter than anyone notices.
+/// How long tasks wait for an even spread before the query requests all it could use of every worker. Longer than a round
+/// trip, shorter than anyone notices.
 const SPREAD_PATIENCE: Duration = Duration::from_millis(100);
 
-/// How long tasks wait for a slot before the query takes one back from a reader that waits for them. Long enough
-/// for a free slot to be granted.
+/// How long tasks wait for a slot before a reader that waits for them gives up its own. Long enough for a free slot to be
+/// granted.
 const DEADLOCK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// The slots that the query leases of its workers.
@@ -42,9 +42,9 @@ struct Account {
 /// A task that could start now.
 struct Runnable {
     stage: StageId,
-    /// Of a task that was lost with a worker: where it may not run.
+    /// For a task that was lost with a worker: the workers where it may not run.
     away_from: Option<BTreeSet<String>>,
-    /// Where it has just failed.
+    /// The worker where it has just failed.
     failed_on: Option<WorkerId>,
 }
 
@@ -88,17 +88,17 @@ impl SlotBroker {
         let account = self.accounts.get_mut(worker);
         let was_occupied = account.is_some_and(|account| account.occupied.remove(&attempt));
         if was_occupied && self.starved_since.is_some() {
-            // A slot is free that the worker has not granted again yet: no other reader need give its own up.
+            // The worker has a free slot that it will grant soon: no reader has to give up its own.
             self.restart_patience(now);
         }
     }
 
-    /// Starts the wait of starving tasks over: a slot is about to come free.
+    /// Restarts the wait of starving tasks, since a slot is about to become free.
     fn restart_patience(&mut self, now: Instant) {
         self.starved_since = Some(now);
     }
 
-    /// Whether tasks have waited for a slot for so long that a reader may have to give its own up.
+    /// Whether tasks have starved long enough for a reader to give up its slot.
     fn starved_for_long(&self, now: Instant) -> bool {
         self.starved_since
             .is_some_and(|since| since + DEADLOCK_PATIENCE <= now)
@@ -143,14 +143,14 @@ impl SlotBroker {
             .saturating_sub(load.saturating_add(self.granted(worker)))
     }
 
-    /// When waiting tasks make the query ask for more slots, or take one back.
+    /// When starving tasks make the query request more slots, or free one.
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
         self.starved_since
             .into_iter()
             .flat_map(|since| [since + SPREAD_PATIENCE, since + DEADLOCK_PATIENCE])
     }
 
-    /// Gives back what is granted and has no work: nothing can run, or the worker may not run it.
+    /// Releases granted slots that have no work.
     fn release_granted(&mut self, workers: &WorkerRegistry, out: &mut Vec<Action>) {
         for (name, account) in &mut self.accounts {
             if let Some(worker) = workers.get(name).filter(|_| account.granted > 0) {
@@ -163,7 +163,7 @@ impl SlotBroker {
         }
     }
 
-    /// Notes whether tasks wait for slots.
+    /// Records whether tasks starve for slots.
     fn note_starvation(&mut self, starves: bool, assigned: bool, now: Instant) {
         self.starved_since = match self.starved_since {
             Some(_) | None if !starves => None,
@@ -172,7 +172,7 @@ impl SlotBroker {
         };
     }
 
-    /// Tells each worker the number of slots that it should lease to the query, where it changed.
+    /// Sends each worker the number of slots requested of it, if it changed.
     fn update_requests(
         &mut self,
         runnable: &[Runnable],
@@ -203,7 +203,7 @@ impl SlotBroker {
         }
     }
 
-    /// How many of the tasks the worker could take: of those that were lost with a worker, one.
+    /// How many of the tasks the worker could take. It takes at most one of those that were lost with a worker.
     fn at_most(&self, tasks: &[Runnable], worker: &Worker) -> u32 {
         let anywhere = tasks.iter().filter(|task| task.away_from.is_none()).count();
         let mut suspects = tasks.iter().filter(|task| task.away_from.is_some());
@@ -212,8 +212,8 @@ impl SlotBroker {
         tasks.min(self.spare(worker))
     }
 
-    /// Deals tasks to workers one by one, each to the nearest to its data that could have a slot for it; among equals to
-    /// the one that has the fewest of this query, then to the one that failed least.
+    /// Spreads tasks over workers with spare slots: each to the worker with the best locality, then the fewest attempts of
+    /// this query, then the fewest failures.
     fn spread(
         &self,
         tasks: &[Runnable],
@@ -248,7 +248,7 @@ impl SlotBroker {
 }
 
 impl Coordinator {
-    /// Settles the leases after everything that could start has started.
+    /// Releases and requests slots, after everything that could start has started.
     pub(super) fn lease_slots(&mut self, assigned: bool) {
         self.slots.release_granted(&self.workers, &mut self.out);
         let runnable = self.runnable();
@@ -275,7 +275,7 @@ impl Coordinator {
         if self.workers.usable().next().is_none() {
             return Vec::new();
         }
-        // At least 1: that tasks starve must show even when all slots are taken.
+        // At least 1, so that starvation is noticed even when all slots are taken.
         let spare = self.workers.usable().map(|worker| self.slots.spare(worker));
         let capacity = spare.fold(0, u32::saturating_add).max(1);
         let mut may_start = self.may_start();
@@ -297,8 +297,8 @@ impl Coordinator {
         tasks.take(capacity as usize).collect()
     }
 
-    /// When tasks starve and every attempt of the query waits for what such tasks make, none would ever end: the
-    /// youngest of them gives its slot up.
+    /// Breaks a deadlock: if tasks starve while every attempt of the query waits for what they make, the youngest of those
+    /// attempts gives up its slot.
     fn free_slot_of_waiting_reader(&mut self) {
         if !self.slots.starved_for_long(self.now) || !self.all_wait_for_inputs() {
             return;
@@ -315,7 +315,7 @@ impl Coordinator {
         }
     }
 
-    /// Whether all running attempts miss an input, and no cancelled one is about to free its slot.
+    /// Whether all running attempts wait for an input, and no cancelled attempt is about to free its slot.
     fn all_wait_for_inputs(&self) -> bool {
         let running = self.stages.running_attempts().count();
         let mut stages = self.stages.iter().filter(|stage| stage.is_running());

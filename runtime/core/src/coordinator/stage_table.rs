@@ -18,7 +18,7 @@ pub(super) struct StageTable {
     stages: Vec<StageRun>,
 }
 
-/// The tasks of one stage. Every change of a task's state goes through a method of it, which keeps the sums.
+/// The tasks of one stage. Every change of a task's state goes through a method, which keeps the sums.
 #[derive(Debug)]
 pub(super) struct StageRun {
     id: StageId,
@@ -41,7 +41,7 @@ pub(super) struct StageRun {
     ended: Option<Instant>,
 }
 
-/// What became of a stage's attempts.
+/// How many attempts of a stage were started, and how they ended.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct AttemptCounts {
     pub(super) started: u32,
@@ -116,8 +116,8 @@ impl StageTable {
         inputs.all(|input| self.get(*input).is_done())
     }
 
-    /// Per stage, whether somebody still needs its output: the client or the sink, or a reading stage that is itself
-    /// needed and has a task without a winner.
+    /// Per stage, whether its output is still needed: by the client, the sink, or a needed stage with a task that has no
+    /// winner.
     fn demanded(&self, topology: &Topology) -> Vec<bool> {
         let mut demanded = vec![false; self.stages.len()];
         for stage in (0..self.stages.len()).rev() {
@@ -412,7 +412,7 @@ impl StageRun {
         std::mem::take(&mut run.past_winners)
     }
 
-    /// Notes that the attempts have reason to stand still: they wait for an input.
+    /// Records that the running attempts wait for an input, so that they do not count as stalled.
     pub(super) fn excuse_running(&mut self, now: Instant) {
         for task in &self.running {
             self.tasks[*task as usize].excuse_running(now);

@@ -1,4 +1,4 @@
-//! Attempts that run and get nowhere.
+//! Attempts that run and make no progress.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use crate::ids::{AttemptId, StageId, WorkerId};
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
-/// How many times within the time that an attempt may stand still the coordinator looks.
-const LOOKS: u32 = 10;
+/// Checks per stall timeout.
+const CHECKS: u32 = 10;
 
 impl Coordinator {
     fn stall_period(&self) -> Duration {
-        self.policy.attempt_stall_timeout / LOOKS
+        self.policy.attempt_stall_timeout / CHECKS
     }
 
-    /// When running attempts are looked at again, if any runs.
+    /// When running attempts are checked next, if any runs.
     pub(super) fn next_stall_check(&self) -> Option<Instant> {
         let runs = self.stages.running_attempts().next().is_some();
         runs.then(|| self.stalls_checked + self.stall_period())
     }
 
-    /// Ends attempts of which nothing has changed for too long: no row, no byte, and no work of their threads. They count
-    /// as failed.
+    /// Ends attempts that have made no progress for too long: no row, no byte, and no work of their threads. They count as
+    /// failed.
     pub(super) fn end_stalled_attempts(&mut self) {
         if self.state != QueryState::Running || self.now < self.stalls_checked + self.stall_period() {
             return;
@@ -36,7 +36,7 @@ impl Coordinator {
         let running = self.stages.iter().filter(|stage| stage.is_running());
         let running: Vec<StageId> = running.map(StageRun::id).collect();
         for id in running {
-            // A reader whose input is made again has nothing to do, however long that takes.
+            // A reader whose input is being made again may wait as long as that takes.
             if !self.inputs_done(id) {
                 self.stages.get_mut(id).excuse_running(now);
                 continue;

@@ -1,4 +1,4 @@
-//! A stage graph that was checked, and what scheduling reads off it: who reads whom, and what is urgent.
+//! A checked stage graph, and what scheduling needs of it: who reads whom, and what is urgent.
 
 use std::collections::BTreeSet;
 
@@ -88,7 +88,7 @@ pub enum GraphError {
     BadResult(ExchangeId),
 }
 
-/// Whether a coordinator takes the graph.
+/// Checks that a coordinator can execute the graph.
 ///
 /// # Errors
 ///
@@ -106,7 +106,7 @@ pub(super) struct Topology {
     pub(super) consumers: Vec<BTreeSet<StageId>>,
     /// The stages that write the result.
     pub(super) roots: BTreeSet<StageId>,
-    /// All stages, the most urgent first: longest way to the result, then lowest number.
+    /// All stages, the most urgent first: longest path to the result, then lowest number.
     pub(super) urgency: Vec<StageId>,
 }
 
@@ -257,7 +257,7 @@ fn check_stage(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
     check_reads(graph, stage)
 }
 
-/// What each task of the stage reads must be small enough for a worker to take it.
+/// Checks that no task of the stage reads more streams than a worker takes.
 fn check_reads(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
     let mut inputs = Vec::with_capacity(stage.inputs.len());
     for input in &stage.inputs {
@@ -275,7 +275,7 @@ fn check_reads(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
     Ok(())
 }
 
-/// Stages by the length of their longest way to the result, longest first.
+/// Stages by the length of their longest path to the result, longest first.
 fn by_urgency(consumers: &[BTreeSet<StageId>]) -> Vec<StageId> {
     let mut levels = vec![0_u32; consumers.len()];
     for stage in (0..consumers.len()).rev() {

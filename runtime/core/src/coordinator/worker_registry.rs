@@ -19,14 +19,14 @@ pub(super) struct Worker {
     location: NodeLocation,
     /// Its slots in all, shared by all queries.
     slots: u32,
-    /// Failures that count against it; a restart forgets them.
+    /// Failures that count against this start of the worker.
     failures: u32,
     /// What broke its last session.
     last_error: Option<String>,
     last_heard: Instant,
 }
 
-/// Whether a worker can be talked to.
+/// Whether a worker has a session, and takes attempts.
 ///
 /// ```text
 /// Live --> Draining
@@ -142,7 +142,7 @@ impl WorkerRegistry {
         takes_attempts && worker.slots > 0 && !self.is_excluded(worker)
     }
 
-    /// Whether the worker has failed too often to get more attempts.
+    /// Whether the worker failed too often to get more attempts.
     pub(super) fn is_excluded(&self, worker: &Worker) -> bool {
         worker.failures >= self.exclude_after_failures
     }
@@ -299,7 +299,7 @@ impl Coordinator {
         }
     }
 
-    /// Gives up workers that were silent for too long.
+    /// Drops workers that were silent for longer than the liveness timeout.
     pub(super) fn drop_silent_workers(&mut self) {
         if self.has_ended() {
             return;

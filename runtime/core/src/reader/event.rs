@@ -4,16 +4,16 @@ use crate::failure::FetchError;
 use crate::ids::{AttemptId, StreamEpoch, StreamId, WorkerId};
 use crate::message::{ChunkHead, InputUpdate};
 
-/// One fetch call of a reader, never used twice: what comes late of a call that was given up is told apart by it.
+/// One fetch of a reader. Ids are never used twice, so late chunks of a cancelled fetch are recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FetchId(pub u64);
 
 /// Something that happened to a reader.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The coordinator said where a map task's output is and what it is worth.
+    /// The coordinator sent an update about a map task's output.
     InputUpdated(InputUpdate),
-    /// A chunk came; its bytes are with the shell.
+    /// A chunk arrived; the shell has its bytes.
     ChunkArrived {
         /// The call.
         fetch: FetchId,
@@ -32,8 +32,8 @@ pub enum Event {
         /// The stream.
         stream: StreamId,
     },
-    /// Delivered bytes of the stream were taken by the operators, or are the beginning of a frame whose rest has not
-    /// been fetched: nobody can take them before more comes.
+    /// Operators took delivered bytes of the stream, or the bytes are the beginning of a frame whose rest is still to be
+    /// fetched, which nobody can take yet.
     BytesConsumed {
         /// The input of the stage.
         input: u32,
@@ -64,7 +64,7 @@ pub enum Action {
         /// The most bytes.
         max_bytes: u64,
     },
-    /// Give up an open fetch; what still comes of it is ignored.
+    /// Cancel an open fetch; late chunks of it are ignored.
     CancelFetch {
         /// The call.
         fetch: FetchId,
@@ -80,7 +80,7 @@ pub enum Action {
         /// One past the last byte.
         end_offset: u64,
     },
-    /// The stream has been read to its end and delivered; nothing more is wanted of its open fetch.
+    /// The stream was delivered to its end; its open fetch is no longer needed.
     EndStream {
         /// The input of the stage.
         input: u32,

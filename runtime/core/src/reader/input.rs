@@ -9,13 +9,12 @@ use crate::message::AssignedInput;
 use crate::ranges::ByteRange;
 use crate::time::Instant;
 
-/// In what order the operators take an input's rows. The bound on held bytes must never stop the stream that they
-/// wait for.
+/// In what order the operators take an input's rows. The bound on held bytes must never stop the stream for which they wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
     /// As rows come, whatever their stream.
     Arrival,
-    /// Each stream by itself, as a merge of sorted streams reads them: it waits for rows of every one.
+    /// Each stream by itself, as a merge of sorted streams reads them: it waits for rows of each.
     PerStream,
     /// One stream after the other, by stage, map task and partition.
     InOrder,
@@ -80,13 +79,13 @@ impl Stream {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// A place in the window, and room for its bytes.
+    /// For room in the window and for its bytes.
     Ready,
-    /// The answer to a call.
+    /// For the response of a fetch.
     Fetching(FetchId),
-    /// The next try after a failure.
+    /// For its next retry after a failure.
     Waiting(Instant),
-    /// Nothing: it was read to its end.
+    /// For nothing: it was read to its end.
     Ended,
 }
 
@@ -146,7 +145,7 @@ impl Input {
         self.tasks.get_mut(&task)?.streams.get_mut(&partition)
     }
 
-    /// Starts to read a map task from its beginning.
+    /// Sets the attempt from which a map task is read, from its beginning.
     pub fn set_source(&mut self, task: TaskId, source: Source) {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
@@ -168,7 +167,7 @@ impl Input {
         }
     }
 
-    /// Sorts a stream into the queues as its state is now.
+    /// Queues a stream according to its state.
     pub fn enqueue(&mut self, task: TaskId, partition: u32) {
         let order = match self.delivery {
             Delivery::Arrival | Delivery::PerStream => [true, false],
@@ -229,14 +228,14 @@ impl Input {
         })
     }
 
-    /// Whether rows of the map task were handed over: another attempt of it must not be read then.
+    /// Whether rows of the map task were delivered: then no other attempt of it may be read.
     pub fn is_partly_read(&self, task: TaskId) -> bool {
         let streams = self.tasks.get(&task).map(|entry| entry.streams.values());
         let read = |stream: &Stream| !stream.is_unread() || stream.phase == Phase::Ended;
         streams.is_some_and(|mut streams| streams.any(read))
     }
 
-    /// Forgets where a map task was to be read.
+    /// Clears the attempt from which a map task was to be read.
     pub fn clear_source(&mut self, task: TaskId) {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
@@ -261,7 +260,7 @@ impl Input {
         }
     }
 
-    /// Ends the streams of a map task of which nothing is wanted; tells which.
+    /// Ends the streams of a map task of which nothing is to be read; returns which.
     pub fn end_complete(&mut self, task: TaskId) -> Vec<StreamId> {
         let streams = self.tasks.get(&task).into_iter().flat_map(|entry| &entry.streams);
         let complete = streams.filter(|(_, stream)| stream.is_complete());

@@ -1,4 +1,4 @@
-//! The machine behind a shuffle read.
+//! The machine of a shuffle read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -36,10 +36,10 @@ pub struct Config {
     pub silence_limit: Duration,
 }
 
-/// The inputs of one reduce attempt. Only streams of attempts that have won are fetched, and what is delivered of a
-/// map task is of one attempt, each byte once, in order.
+/// The inputs of one reduce attempt. It fetches only streams of attempts that have won. What it delivers of a map task comes
+/// from one attempt, each byte once, in order.
 ///
-/// A map task's life, per input:
+/// States of a map task, per input:
 ///
 /// ```text
 /// unknown <-> has a source (an attempt has won; no byte of it delivered) -> partly read -> read
@@ -47,14 +47,14 @@ pub struct Config {
 ///                                                                           `-> Fail (superseded or lost)
 /// ```
 ///
-/// Once it is read its rows count, whatever becomes of the attempt.
+/// Once it is read, its rows count, whatever happens to the attempt.
 #[derive(Debug)]
 pub struct Reader {
     config: Config,
     inputs: Vec<Input>,
     fetches: BTreeMap<FetchId, OpenFetch>,
     next_fetch: u64,
-    /// Streams that wait for their next try.
+    /// Streams that wait for their next retry.
     waits: BTreeSet<(Instant, Key)>,
     started: bool,
     failed: bool,
@@ -110,7 +110,7 @@ impl Reader {
         self.failed || self.inputs.iter().all(|input| input.ended)
     }
 
-    /// Takes one event in and says what to do, in order.
+    /// Handles one event and returns the actions to carry out, in order.
     pub fn handle(&mut self, now: Instant, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.failed {
@@ -138,7 +138,7 @@ impl Reader {
         let task = update.map_attempt.task_id();
         let input = self.inputs.get(index).filter(|_| !self.failed);
         let Some(entry) = input.and_then(|input| input.tasks.get(&task)) else {
-            // Of another input, or read: its rows count.
+            // The task belongs to another input, or was read already and its rows count.
             return;
         };
         let update_source = Source {
@@ -215,7 +215,7 @@ impl Reader {
         }
     }
 
-    /// Gives up the open fetches and the waits of a map task.
+    /// Cancels the open fetches and the waits of a map task.
     fn cancel_task(&mut self, index: usize, task: TaskId, actions: &mut Vec<Action>) {
         let of_task = |key: &Key| key.0 == index && key.1 == task;
         let open = self.fetches.iter().filter(|(_, fetch)| of_task(&fetch.key));
@@ -282,7 +282,7 @@ impl Reader {
         input.reserved = input.reserved.saturating_sub(bytes);
         input.held = input.held.saturating_add(bytes);
         if at_end && cut_short {
-            // It is not the stream of which the range was taken.
+            // The stream is shorter than the one from which the range was computed.
             return self.fail(stream_id, FetchError::Corrupt, actions);
         }
         if at_end || complete {
@@ -332,7 +332,7 @@ impl Reader {
         input.enqueue(task, partition);
     }
 
-    /// Tries a stream again later, or fails if that has been done for long enough.
+    /// Schedules a retry of a stream, or fails if it was retried for too long.
     fn retry(&mut self, now: Instant, key: Key, error: FetchError, actions: &mut Vec<Action>) {
         let (index, task, partition) = key;
         let Some(input) = self.inputs.get_mut(index) else {
@@ -352,7 +352,7 @@ impl Reader {
         }
         let wait = self.config.retry_base.saturating_mul(1 << retry.failures.min(4));
         retry.failures += 1;
-        // The last try comes at the limit, not long after it; waits are never empty.
+        // The last retry comes at the limit, not long after it. A wait is never empty.
         let until = (now + wait).min(retry.since + limit).max(Instant(now.0 + 1));
         stream.phase = Phase::Waiting(until);
         self.waits.insert((until, key));
@@ -403,8 +403,8 @@ impl Reader {
         }
     }
 
-    /// Opens fetches while the window has places. The input with the fewest open ones goes first, so that none
-    /// starves beside another that has many streams.
+    /// Opens fetches while the window has room. The input with the fewest open fetches goes first, so that none starves beside
+    /// another with many streams.
     fn fill_window(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let window = self.config.fetch_window.max(1) as usize;
         while !self.failed && self.fetches.len() < window {
@@ -460,16 +460,16 @@ impl Reader {
     }
 }
 
-/// What a chunk is to the stream that asked for it.
+/// How a chunk fits the stream for which it was fetched.
 enum Verdict {
-    /// What comes next.
+    /// It has the next bytes.
     Next,
-    /// Bytes that are there already: it was said twice on its way.
+    /// Its bytes are there already: it was repeated on its way.
     Repeated,
-    /// Bytes before it are missing, or it is an empty chunk of a winner that is not finalized, of which the worker
-    /// may know better later: worth another try.
+    /// Bytes before it are missing, or it is an empty chunk of a winner that is not finalized yet at the worker: worth a
+    /// retry.
     Gap,
-    /// No answer to what was asked.
+    /// It does not answer the request.
     Wrong(FetchError),
 }
 
@@ -490,7 +490,7 @@ fn check_chunk(head: &ChunkHead, min_epoch: StreamEpoch, cursor: u64, most: u64)
     }
 }
 
-/// An input's number; an assignment's inputs are counted in 32 bits.
+/// An input's index; an assignment's inputs are counted in 32 bits.
 fn to_u32(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }

@@ -1,5 +1,5 @@
-//! What must hold after every step, judged from what goes into and comes out of the coordinator, and from what
-//! readers took. It shares no code with the machines that it judges.
+//! The rules that must hold after every step. They are checked on the events and actions of the coordinator, and on what
+//! readers took. The audit shares no code with the machines that it checks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -28,14 +28,14 @@ pub struct Audit {
     assigned: BTreeMap<AttemptId, String>,
     /// Who has a session under each name, and the attempts there whose end was not heard.
     at_work: BTreeMap<String, (WorkerId, BTreeSet<AttemptId>)>,
-    /// Starts of workers that were lost without a word in the middle of the task, and did not come back.
+    /// Workers that were lost unannounced while they ran the task, and did not come back.
     lost_with: BTreeMap<TaskId, BTreeSet<WorkerId>>,
     /// Assigned, and neither ended, cancelled nor lost.
     live: BTreeMap<TaskId, AttemptId>,
     next_attempt: BTreeMap<TaskId, u32>,
     epochs: BTreeMap<StageId, StageEpoch>,
     succeeded: BTreeSet<AttemptId>,
-    /// The attempt that counts, as far as anybody was told.
+    /// The attempt that counts, according to the updates sent.
     winners: BTreeMap<TaskId, AttemptId>,
     /// Attempts whose rows count no more.
     superseded: BTreeSet<AttemptId>,
@@ -45,7 +45,7 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Notes what the coordinator is about to be told.
+    /// Records an event before the coordinator handles it.
     pub fn on_event(&mut self, event: &Event) {
         match event {
             Event::WorkerJoined { worker, .. } => {
@@ -132,7 +132,7 @@ impl Audit {
         }
     }
 
-    /// Judges one action.
+    /// Checks one action.
     pub fn on_action(&mut self, action: &Action) -> Result<(), Violation> {
         if self.ended {
             return Err(format!("after the query's end: {action:?}"));
@@ -244,7 +244,7 @@ impl Audit {
         }
     }
 
-    /// Judges what a reader took of one input: of each map task one attempt, whole, or a piece of it if ranges are read.
+    /// Checks what a reader took of one input: of each map task one attempt, whole, or a piece of it if ranges are read.
     pub fn on_input_read(
         &self,
         tasks: &BTreeSet<TaskId>,
@@ -274,8 +274,8 @@ impl Audit {
         }
     }
 
-    /// Judges an end for the sake of rows that had left: they were of that very attempt, and not all of it, unless it
-    /// counted no more. `left` are rows by attempt, `ended` the attempts that were read to their ends.
+    /// Checks a failure for a partially delivered result: rows of that very attempt were delivered, and not all of them, unless
+    /// it was superseded. `left` are rows by attempt, `ended` the attempts that were read to their ends.
     pub fn on_outcome(
         &self,
         outcome: &Outcome,
@@ -300,7 +300,7 @@ impl Audit {
         Ok(())
     }
 
-    /// Judges an end for a task that kills workers: two starts were lost in the middle of it, and neither came back.
+    /// Checks a failure for a poison task: two workers were lost while they ran it, and neither came back.
     pub fn on_poison(&self, outcome: &Outcome) -> Result<(), Violation> {
         let Outcome::Failed(QueryFailure {
             reason: ErrorReason::PoisonTask,
@@ -318,7 +318,7 @@ impl Audit {
         Ok(())
     }
 
-    /// Judges the rows that left a query which did not succeed: some of its rows, each once.
+    /// Checks the rows delivered by a query that did not succeed: some of its rows, each once.
     pub fn on_part(&self, rows: &[Row], reference: &[Row]) -> Result<(), Violation> {
         let mut missing: BTreeSet<&Row> = reference.iter().collect();
         match rows.iter().find(|row| !missing.remove(row)) {
@@ -327,7 +327,7 @@ impl Audit {
         }
     }
 
-    /// Judges the rows that left the query.
+    /// Checks the rows delivered by the query.
     pub fn on_result(&self, mut rows: Vec<Row>, reference: &[Row]) -> Result<(), Violation> {
         rows.sort_unstable();
         if rows == reference {
@@ -344,7 +344,7 @@ impl Audit {
     }
 }
 
-/// Judges what a coordinator still wants once the query has ended.
+/// Checks that a coordinator wants nothing once the query has ended.
 pub fn judge_silence(wake: Option<Instant>, later: &[Action]) -> Result<(), Violation> {
     if let Some(at) = wake {
         return Err(format!(
@@ -358,7 +358,7 @@ pub fn judge_silence(wake: Option<Instant>, later: &[Action]) -> Result<(), Viol
     }
 }
 
-/// Judges an end for want of time or of workers: the query had all of what the policy gives it. `usable_worker_at` is when a
+/// Checks a failure for missing time or workers: the query had all of what the policy gives it. `usable_worker_at` is when a
 /// worker last could take attempts.
 pub fn judge_patience(
     outcome: &Outcome,

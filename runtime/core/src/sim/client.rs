@@ -1,6 +1,6 @@
-//! The client that reads the result, as the shell of the coordinator does it: rows leave the query as they come, from
-//! whatever root attempt, and a reader that cannot read on is followed by another one. Which rows leave, and when a
-//! failure ends the query, `ResultCursor` decides; what the client notes beside it is what `audit` judges it by.
+//! The client that reads the result, as the shell of the coordinator does it. Rows are delivered as they come, from any root
+//! attempt, and a reader that fails is replaced by another one. `ResultCursor` decides which rows are delivered and when a
+//! failure ends the query; what the client records beside it is checked by `audit`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -52,7 +52,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Takes rows of a stream, and lets those leave that have not left before.
+    /// Takes rows of a stream, and delivers those that were not delivered before.
     fn hand_out(&mut self, stream: StreamId, rows: &[Row], again: bool) -> Result<(), PartiallyDelivered> {
         let before = self.cursor.take(stream.attempt, rows.len() as u64)?;
         let before = if again { 0 } else { before as usize };
@@ -103,7 +103,7 @@ impl World {
         self.after(0, SimEvent::ReaderTick { reader });
     }
 
-    /// The client hears of root attempts.
+    /// The client gets an update about a root attempt.
     pub fn update_client(&mut self, update: InputUpdate) -> Result<(), Violation> {
         let attempt = update.map_attempt;
         self.client.last_updates.insert(attempt.task_id(), update.clone());
@@ -171,7 +171,7 @@ impl World {
         self.fail_client(attempt, error, partially_delivered);
     }
 
-    /// Another reader goes on, unless rows of the attempt have left that the query cannot call back.
+    /// Starts another reader, unless the attempt was partially delivered.
     fn fail_client(&mut self, map_attempt: AttemptId, error: FetchError, partially_delivered: bool) {
         let client = &mut self.client;
         if client.reading.take().is_none() {
@@ -182,7 +182,7 @@ impl World {
             partially_delivered || (any && self.plan.sabotage == Sabotage::GiveUpForAnyRow);
         if !partially_delivered {
             client.went_on += u32::from(any);
-            // The next reader waits for what the coordinator has to say of it.
+            // The next reader waits for the coordinator's next update about it.
             let told = client.last_updates.get_mut(&map_attempt.task_id());
             if let Some(told) = told.filter(|told| told.map_attempt == map_attempt) {
                 told.state = InputState::Lost;
@@ -196,7 +196,7 @@ impl World {
         });
     }
 
-    /// The client lives beside the coordinator: what it says is heard at once, after what was said before.
+    /// The client runs in the coordinator's process: its events arrive at once, in order.
     fn say_as_client(&mut self, event: Event) {
         let (name, session) = ("client".to_owned(), 0);
         self.after(0, SimEvent::ToCoordinator { name, session, event });

@@ -1,4 +1,4 @@
-//! The ways in which a worker goes away and comes back.
+//! Faults of workers.
 
 use rand::Rng;
 
@@ -56,7 +56,7 @@ impl World {
         let Some(node) = self.nodes.get(name) else {
             return Ok(());
         };
-        // One that drains goes anyway.
+        // A draining worker ends anyway.
         if !node.draining {
             self.killed.push(node.id.clone());
         }
@@ -108,7 +108,7 @@ impl World {
         Ok(())
     }
 
-    /// Everything that came meanwhile happens now, in its order.
+    /// Everything that arrived meanwhile happens now, in order.
     pub fn thaw(&mut self, name: &str) -> Result<(), Violation> {
         if let Some(node) = self.nodes.get_mut(name).filter(|node| !node.gone) {
             node.frozen = false;

@@ -129,7 +129,7 @@ impl World {
         }
     }
 
-    /// Tells a reader, which may be gone, and does what it wants. `rows` are those of a chunk.
+    /// Hands an event to a reader, if it is still there, and carries out its actions. `rows` are those of a chunk.
     pub fn notify_reader(
         &mut self,
         id: &ReaderId,
@@ -241,7 +241,7 @@ impl World {
         Ok(())
     }
 
-    /// Of each sorted run a reader must have taken all rows of its range.
+    /// Checks that the reader took all rows of its range from each sorted run.
     fn check_range(
         &mut self,
         id: &ReaderId,
@@ -279,7 +279,7 @@ impl World {
         }
     }
 
-    /// Whoever reads takes what was delivered a little later.
+    /// The operators or the client consume delivered bytes a little later.
     fn consume(&mut self, id: &ReaderId, input: u32, stream: StreamId, bytes: u64, rows: &[Row]) {
         match id {
             ReaderId::Client(_) => self.queue_for_client(stream, bytes, rows),

@@ -1,4 +1,4 @@
-//! What queries compute in the simulator: rows are numbers, and every row of the result can be told in advance.
+//! What queries compute in the simulator: rows are numbers, and the rows of the result are known in advance.
 
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -29,7 +29,7 @@ pub fn compute(stage: &Stage, task: u32, inputs: &[Vec<Row>]) -> Vec<Row> {
     let mut rows = Vec::new();
     for (number, (input, read)) in (0_u64..).zip(stage.inputs.iter().zip(inputs)) {
         let salt = match input.read {
-            // Whatever partition a row came in, it becomes the same row: the result does not depend on routing.
+            // A row gives the same row whatever its partition was: the result does not depend on routing.
             ReadKind::OwnPartition | ReadKind::OwnRange => base + number,
             ReadKind::AllPartitions => mix(base + number, u64::from(task) + 1),
         };
@@ -71,7 +71,7 @@ pub fn reference(graph: &StageGraph) -> Vec<Row> {
                 match input.read {
                     ReadKind::OwnPartition => exchange[task as usize].clone(),
                     ReadKind::AllPartitions => exchange.concat(),
-                    // Whichever task takes a row, the same becomes of it.
+                    // A row gives the same row in whichever task.
                     ReadKind::OwnRange if task == 0 => exchange.concat(),
                     ReadKind::OwnRange => Vec::new(),
                 }

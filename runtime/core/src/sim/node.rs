@@ -41,10 +41,10 @@ pub struct Node {
     pub id: WorkerId,
     pub alive: bool,
     pub frozen: bool,
-    /// Whether it stays as it is, dead or frozen, whatever else was going to happen to it.
+    /// Whether it stays dead or frozen, whatever other faults are planned.
     pub gone: bool,
     pub draining: bool,
-    /// What came while it stood still.
+    /// What arrived while it was frozen.
     pub parked: Vec<SimEvent>,
     pub table: StreamTable,
     leases: SlotLeases,
@@ -84,7 +84,7 @@ impl Node {
         whole.flat_map(|frame| frame.rows.iter().copied()).collect()
     }
 
-    /// Where the keys of a stream are, as its writer says.
+    /// The sorted run that the writer of a stream reports.
     fn sorted_run(&self, stage: &Stage, stream: StreamId) -> SortedRun {
         let mut run = SortedRun::default();
         for frame in self.store.get(&stream).into_iter().flatten() {
@@ -308,7 +308,7 @@ impl World {
             rows.extend(rows.first().copied());
         }
         if graph.exchanges[stage.output.0 as usize].kind == ExchangeKind::Range {
-            // Rows of one key lie in any order, another one in each attempt.
+            // Rows of one key are in another order in each attempt.
             let number = u64::from(attempt.attempt);
             rows.sort_by_key(|row| (sort_key(&stage, attempt, *row), mix(*row, number)));
         }

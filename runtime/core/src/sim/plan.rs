@@ -1,4 +1,4 @@
-//! What one seed means: a query, workers, and what goes wrong.
+//! What one seed means: a query, workers, and faults.
 
 use std::time::Duration;
 
@@ -10,33 +10,33 @@ use crate::coordinator::Policy;
 use crate::ids::TaskId;
 use crate::plan::{ExchangeKind, StageGraph};
 
-/// When things stop going wrong, in milliseconds.
+/// When faults end, in milliseconds.
 pub const FAULTS_END: u64 = 6_000;
-/// A query that has not ended by then never will, in milliseconds.
+/// When every query must have ended, in milliseconds.
 const TIME_LIMIT: u64 = 120_000;
-/// The longest that a message is on its way, in milliseconds.
+/// The longest delay of a message, in milliseconds.
 pub const SLOWEST: u64 = 1_500;
 /// How much later a repeated report comes at most, in milliseconds.
 pub const LATEST_REPEAT: u64 = 4_000;
 /// How long a sink takes to commit, in milliseconds.
 pub const SINK_ANSWER: u64 = 20;
 
-/// Something that goes wrong with one worker.
+/// A fault of one worker.
 #[derive(Debug, Clone, Copy)]
 pub enum Fault {
     /// The process dies and comes back after a while, with nothing.
     Crash { back_after: u64 },
-    /// The process stands still for a while and then goes on as if nothing had been.
+    /// The process freezes for a while and then goes on.
     Freeze { span: u64 },
     /// The session breaks.
     Disconnect,
     /// The worker takes no new attempts until it is started again.
     Drain,
-    /// The worker is gone for good: dead, or standing still with its connections open.
+    /// The worker is gone for good: dead, or frozen with its connections open.
     Vanish { frozen: bool },
 }
 
-/// What kind of trouble a seed is drawn for.
+/// What kind of faults a seed is drawn for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scenario {
     /// Any that the query should survive.
@@ -60,7 +60,7 @@ impl Scenario {
         Self::Any,
     ];
 
-    /// What stands before the number of its seeds.
+    /// The prefix of its seeds.
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Any => "",
@@ -121,7 +121,7 @@ pub struct Plan {
     pub slow: f64,
     /// Probability that an attempt fails.
     pub failure: f64,
-    /// Probability that an attempt stands still from a step on.
+    /// Probability that an attempt hangs from a step on.
     pub hang: f64,
     /// Probability that a report is repeated, even into the next session.
     pub repeat: f64,
@@ -151,7 +151,7 @@ impl Plan {
         (plan, rng)
     }
 
-    /// Lets every worker vanish, and takes out what could be the first cause of the query's end instead.
+    /// Lets every worker vanish, and removes other causes that could end the query first.
     fn abandon(&mut self, rng: &mut SmallRng) {
         let from = rng.random_range(0..500);
         for worker in 0..self.slots.len() {
@@ -167,7 +167,7 @@ impl Plan {
         self.cancel_at = None;
     }
 
-    /// Makes a task poison, and takes out what could end the query before.
+    /// Makes a task poison, and removes other causes that could end the query first.
     fn poison(&mut self, rng: &mut SmallRng) {
         let stage = &self.graph.stages[rng.random_range(0..self.graph.stages.len())];
         self.poison = Some(TaskId {
@@ -211,7 +211,7 @@ impl Plan {
         }
     }
 
-    /// Puts a defect in, and what brings it to light.
+    /// Puts in a defect, and what brings it to light.
     pub fn put_in(&mut self, sabotage: Sabotage) {
         self.sabotage = sabotage;
         match sabotage {
@@ -236,7 +236,7 @@ impl Plan {
         }
     }
 
-    /// What the coordinator is told that it may do.
+    /// The policy that the coordinator gets.
     pub fn coordinator_policy(&self) -> Policy {
         let stretched = |span: Duration| match self.sabotage {
             Sabotage::EndlessPatience => span * 100,
@@ -351,7 +351,7 @@ fn random_fault(rng: &mut SmallRng, workers: usize) -> (u64, usize, Fault) {
         6 => Fault::Disconnect,
         _ => Fault::Drain,
     };
-    // Most queries are over soon: what goes wrong later hits fewer of them.
+    // Most queries end soon, so late faults hit fewer of them.
     let latest = if rng.random_bool(0.7) { 600 } else { FAULTS_END };
     (rng.random_range(0..latest), rng.random_range(0..workers), fault)
 }

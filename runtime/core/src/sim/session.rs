@@ -35,7 +35,7 @@ pub struct Link {
 }
 
 impl World {
-    /// The coordinator's shell begins a session; it tries again if nothing comes of it.
+    /// The coordinator's shell opens a session, and dials again if that fails.
     pub fn connect(&mut self, name: String) -> Result<(), Violation> {
         self.next_session += 1;
         let session = self.next_session;
@@ -106,7 +106,7 @@ impl World {
             Event::AttemptSucceeded { .. } | Event::AttemptFailed { .. }
         );
         if is_end && repeated {
-            // Session 0: a word from nowhere, which the coordinator hears whatever became of the session.
+            // Session 0: a stray message that the coordinator gets whatever happened to the session.
             let late = self.rng.random_range(1..LATEST_REPEAT);
             let (name, event) = (name.to_owned(), event.clone());
             self.at(
@@ -168,7 +168,7 @@ impl World {
         self.notify_coordinator(event)
     }
 
-    /// No answer to a greeting: the worker may stand still.
+    /// No answer to the hello: the worker may be frozen.
     pub fn on_connect_timed_out(&mut self, name: &str, session: u64) -> Result<(), Violation> {
         if self.links.get(name).is_some_and(|link| link.joined.is_none()) {
             self.broken.insert(session);
@@ -204,7 +204,7 @@ impl World {
         })
     }
 
-    /// The coordinator gives a worker up.
+    /// The coordinator drops a worker.
     pub fn drop_link(&mut self, name: &str) {
         let Some(link) = self.links.get_mut(name) else {
             return;

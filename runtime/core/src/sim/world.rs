@@ -21,7 +21,7 @@ use crate::time::Instant;
 
 const STEP_LIMIT: u64 = 400_000;
 
-/// Something that is going to happen.
+/// An event of the simulation, queued by its time.
 #[derive(Debug, Clone)]
 pub enum SimEvent {
     CoordinatorTick,
@@ -119,7 +119,7 @@ pub struct World {
     visible: Option<Vec<AttemptId>>,
     /// Starts of workers that the poisoned task has killed.
     pub killed: Vec<WorkerId>,
-    /// Attempts that stand still.
+    /// Attempts that hang.
     pub hung: u32,
     pub audit: Audit,
     /// When a worker last could take attempts.
@@ -215,12 +215,12 @@ impl World {
         self.queue.insert((at, self.sequence), what);
     }
 
-    /// Whether a thing of this probability happens now.
+    /// Draws whether a fault of this probability happens now.
     pub fn chance(&mut self, probability: f64) -> bool {
         self.now < FAULTS_END && probability > 0.0 && self.rng.random_bool(probability)
     }
 
-    /// The way of one message.
+    /// Draws the delay of one message.
     pub fn delay(&mut self) -> u64 {
         if self.chance(self.plan.slow) {
             return self.rng.random_range(50..SLOWEST);
@@ -228,7 +228,7 @@ impl World {
         self.rng.random_range(1..15)
     }
 
-    /// Runs until the query has ended and judges the end.
+    /// Runs until the query has ended, and checks the end.
     pub fn run(mut self) -> Result<Run, Violation> {
         let (mut steps, limit) = (0, self.plan.ends_by());
         while self.outcome.is_none() {
@@ -333,7 +333,7 @@ impl World {
             } => self.serve(from, fetch, &worker, request),
             SimEvent::Answered { to, fetch, answer } => self.on_answer(&to, fetch, answer),
             SimEvent::ReaderTick { reader } => self.tick_reader(&reader),
-            // The last word at this time, not at the time when the reader was opened: newer words may have come.
+            // The last update at this time, not at the time when the reader was opened: newer ones may have come.
             SimEvent::RepeatUpdate { reader, task } => match self.client.last_updates.get(&task).cloned() {
                 Some(update) => self.notify_reader(&reader, reader::Event::InputUpdated(update), &[]),
                 None => Ok(()),
@@ -440,7 +440,7 @@ impl World {
 }
 
 impl SimEvent {
-    /// The worker at which it happens: a frozen one does not notice.
+    /// The worker at which it happens, if any: a frozen worker parks it.
     fn worker(&self) -> Option<&String> {
         match self {
             Self::ToWorker { name, .. }

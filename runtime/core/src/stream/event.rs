@@ -6,7 +6,7 @@ use crate::failure::FetchError;
 use crate::ids::{AttemptId, CoordinatorEpoch, QueryId, StreamEpoch, StreamId};
 use crate::message::{ChunkHead, FetchRequest, MapOutputPartitionMeta};
 
-/// One open fetch call, numbered by the worker's shell.
+/// One open fetch, numbered by the worker's shell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FetchId(pub u64);
 
@@ -17,7 +17,7 @@ pub enum Event {
     QueryOpened {
         /// The query.
         query: QueryId,
-        /// The coordinator's term.
+        /// The coordinator's epoch.
         coordinator_epoch: CoordinatorEpoch,
     },
     /// An attempt began to publish `partitions` streams, or was registered again under a higher stream epoch.
@@ -42,7 +42,7 @@ pub enum Event {
         /// Its rows.
         rows: u64,
     },
-    /// No more frames will come for any partition of the attempt.
+    /// The attempt writes no more frames to any partition.
     AttemptFinalized {
         /// The query.
         query: QueryId,
@@ -56,7 +56,7 @@ pub enum Event {
         /// The attempt.
         attempt: AttemptId,
     },
-    /// The query has ended, or its coordinator stayed away for longer than its lease.
+    /// The query has ended, or had no session for longer than its lease.
     QueryRetired {
         /// The query.
         query: QueryId,
@@ -91,7 +91,7 @@ pub enum Event {
         /// What it asks for.
         request: FetchRequest,
     },
-    /// The worker could not read or keep the bytes of a stream: it is refused from now on.
+    /// The worker could not read or keep the bytes of a stream. Fetches of it are refused from now on.
     StorageFailed {
         /// The query.
         query: QueryId,

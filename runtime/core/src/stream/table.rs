@@ -1,4 +1,4 @@
-//! The machine behind a worker's shuffle store.
+//! The machine of a worker's shuffle store.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +18,7 @@ pub const MAX_CHUNK_BYTES: u64 = 1 << 20;
 
 /// What one worker has published, for all queries.
 ///
-/// An attempt's life:
+/// States of an attempt:
 ///
 /// ```text
 /// (unknown) -> open -> finalized
@@ -26,8 +26,8 @@ pub const MAX_CHUNK_BYTES: u64 = 1 << 20;
 ///      `----------`---------`-> retired, until its query is
 /// ```
 ///
-/// An attempt that is held is served even while a newer attempt of the same task and stage epoch is open: that one
-/// may be a duplicate which loses. An attempt of an older stage epoch than the newest one of its task is stale.
+/// An attempt that is held is served even while a newer attempt of the same task and stage epoch is open, since that one may
+/// be a duplicate which loses. An attempt of an older stage epoch than the newest of its task is stale.
 #[derive(Debug)]
 pub struct StreamTable {
     incarnation: Incarnation,
@@ -136,7 +136,8 @@ impl StreamTable {
         }
     }
 
-    /// A successor starts the query over, with attempts that are numbered as its predecessor's: what that one left goes.
+    /// A successor starts the query over and numbers attempts as its predecessor did, so the data of the predecessor is
+    /// dropped.
     fn open_query(&mut self, query: QueryId, coordinator_epoch: CoordinatorEpoch) -> Vec<Action> {
         let opened = Query {
             coordinator_epoch,
@@ -200,7 +201,7 @@ impl StreamTable {
             let attempt = stream.attempt;
             return vec![Action::DropAttempt { query, attempt }];
         };
-        // What comes after the end, or for a partition that does not exist, stays invisible.
+        // Frames after the end, or of a partition that does not exist, stay invisible.
         if !attempt.finalized && stream.partition < attempt.partitions && bytes > 0 {
             let stream = attempt.streams.entry(stream.partition).or_default();
             stream.committed_offset = stream.committed_offset.saturating_add(bytes);
@@ -237,8 +238,8 @@ impl StreamTable {
         }]
     }
 
-    /// Whole streams go, of finalized attempts first, the largest first: few writes free the most, and what is
-    /// still written is the likeliest to be read from memory.
+    /// Spills whole streams: of finalized attempts first, the largest first. Few writes free the most memory, and streams that
+    /// are still written are the likeliest to be read soon.
     fn choose_spills(&mut self, target_bytes: u64, kept: &BTreeSet<QueryId>) -> Vec<Action> {
         let mut in_memory = 0u64;
         let mut candidates = BTreeSet::new();
@@ -288,8 +289,8 @@ impl StreamTable {
         }
     }
 
-    /// A coordinator epoch above the known one is accepted: the reader may have met the successor first. Only a
-    /// session raises the known epoch.
+    /// A coordinator epoch above the known one is accepted: the successor may have opened a session with the reader's worker
+    /// first. Only a session raises the known epoch.
     fn chunk_for(&self, request: &FetchRequest) -> Result<ChunkHead, FetchError> {
         if request.worker_incarnation != self.incarnation {
             return Err(FetchError::WrongIncarnation);
@@ -321,8 +322,8 @@ impl StreamTable {
 }
 
 impl Attempt {
-    /// A cursor beyond the end of a finalized stream was not earned on this stream: an empty chunk would tell its
-    /// reader that all is read, so it is refused.
+    /// A cursor beyond the end of a finalized stream belongs to another stream. It is refused, since an empty chunk would tell
+    /// the reader that all is read.
     fn chunk(&self, request: &FetchRequest) -> Result<ChunkHead, FetchError> {
         let stream = self.streams.get(&request.stream.partition);
         let watermark_offset = stream.map_or(0, |stream| stream.committed_offset);
@@ -330,7 +331,7 @@ impl Attempt {
         if self.finalized && start_offset > watermark_offset {
             return Err(FetchError::Corrupt);
         }
-        // Below the watermark an empty chunk would look like the end: there is always a byte.
+        // An empty chunk below the watermark would look like the end, so there is always a byte.
         let most = request.max_bytes.clamp(1, MAX_CHUNK_BYTES);
         let end_offset = start_offset
             .saturating_add(most)

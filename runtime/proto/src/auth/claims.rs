@@ -1,4 +1,4 @@
-//! What a token says.
+//! The claims of a token.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,7 +16,7 @@ const WORKERS: &str = "workers";
 const WORKER: &str = "worker:";
 const COORDINATOR: &str = "coordinator:";
 
-/// For whom a token speaks.
+/// The subject of a token: who calls.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
     /// The coordinator of a query.
@@ -34,7 +34,7 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Who shall accept a token.
+/// The audience of a token: who accepts it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Audience {
     /// Every worker of the pool.
@@ -84,13 +84,13 @@ pub enum Verb {
     OpenSession,
     /// To ask a worker or a coordinator how it stands.
     ReadStatus,
-    /// To have a worker take no new attempts.
+    /// To drain a worker.
     Drain,
     /// To end a query as cancelled.
     Cancel,
     /// To read a query's rows.
     ReadResult,
-    /// To bring a coordinator a renewal.
+    /// To renew a coordinator's token.
     Renew,
     /// Nothing by itself: to prolong the session token of the same query and epoch.
     Prolong,
@@ -137,18 +137,18 @@ pub struct Folders {
     pub write: Vec<String>,
 }
 
-/// What a token says.
+/// The claims of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claims {
-    /// For whom it speaks.
+    /// Who calls.
     pub subject: Subject,
-    /// Who shall accept it.
+    /// Who accepts it.
     pub audience: Audience,
     /// What it allows.
     pub verbs: BTreeSet<Verb>,
     /// The pool of workers that it belongs to.
     pub pool: PoolId,
-    /// The term of the query's coordinator; 0 for the operator.
+    /// The epoch of the query's coordinator; 0 for the operator.
     pub epoch: CoordinatorEpoch,
     /// What the query's attempts may read and write.
     pub folders: Folders,
@@ -157,7 +157,7 @@ pub struct Claims {
 }
 
 impl Claims {
-    /// The claims of a query's coordinator of one term: it opens sessions at the workers of `pool`.
+    /// The claims of a query's coordinator of one epoch: it opens sessions at the workers of `pool`.
     pub fn query(query: QueryId, epoch: CoordinatorEpoch, pool: PoolId, folders: Folders) -> Self {
         Self {
             subject: Subject::Query(query),
@@ -191,10 +191,10 @@ impl Claims {
         }
     }
 
-    /// Whether they are of this term of this query's coordinator.
+    /// Checks that they are for this query's coordinator of this epoch.
     ///
     /// # Errors
-    /// They are of another query or term, or the operator's.
+    /// They are for another query or epoch, or the operator's.
     pub fn opens_epoch(&self, query: &QueryId, epoch: CoordinatorEpoch) -> Result<(), AuthError> {
         match &self.subject {
             Subject::Query(own) if own == query => {}
@@ -209,7 +209,7 @@ impl Claims {
         })
     }
 
-    /// When they count no more, by a clock that may be behind.
+    /// When they are no longer accepted, by a clock that may be behind.
     pub fn deadline(&self) -> SystemTime {
         self.expires.checked_add(CLOCK_SKEW).unwrap_or(self.expires)
     }

@@ -1,4 +1,4 @@
-//! What stands before every call that a worker or coordinator serves.
+//! Checks the token of every call that a worker or coordinator serves.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use tonic::metadata::MetadataMap;
 use super::token::METADATA_KEY;
 use super::{Audience, AuthError, Claims, PoolId, Token, TrustedKeys, Verb};
 
-/// Stands before every call that a worker or coordinator serves. Without keys it lets everybody in.
+/// Checks the token of every call that a worker or coordinator serves. Without keys it accepts every call.
 #[derive(Debug, Clone, Default)]
 pub struct Guard(Option<Arc<Receiver>>);
 
@@ -41,13 +41,13 @@ impl Guard {
         })))
     }
 
-    /// Whether it lets everybody in.
+    /// Whether it accepts every call.
     pub const fn is_open(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Lets in who may do `verb` here; the claims of the call's token, prolonged by the renewal that came with it. `None`
-    /// where nothing is checked.
+    /// Checks that a call may do `verb` here. Returns the claims of its token, prolonged by the renewal that came with it;
+    /// `None` where nothing is checked.
     ///
     /// # Errors
     /// The call has no good token for it.

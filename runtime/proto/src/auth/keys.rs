@@ -25,7 +25,7 @@ const PRIVATE_END: &str = "-----END PRIVATE KEY-----";
 const KEY_ID_BYTES: usize = 16;
 /// How often a file of public keys is read again, at the most: also for a token whose key is unknown.
 const READ_AGAIN: Duration = Duration::from_secs(1);
-/// How long a file of public keys may change unseen: a key that was taken out of it is trusted no longer than that.
+/// How old what was read of a file of public keys may be. A key that was removed is trusted no longer than that.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 #[derive(Serialize, Deserialize)]
@@ -110,7 +110,7 @@ impl TokenSigner {
         })
     }
 
-    /// The same keys, of which the one before the newest signs, if there is one: those who check may not know the newest yet.
+    /// The same keys, where the second newest signs, if there is one: verifiers may not know the newest yet.
     #[must_use]
     pub fn before_newest(&self) -> Self {
         Self {
@@ -227,9 +227,8 @@ impl TokenVerifier {
     }
 }
 
-/// The keys whose tokens count at this process. A file of them is read again while the process runs: keys that come are
-/// trusted and keys that go are not, within seconds of the change of the file. What cannot be read changes nothing. Clones
-/// share what was read.
+/// The keys that this process trusts. Their file is read again while the process runs, so added keys are trusted and removed
+/// keys are not, within seconds of the change. A file that cannot be read changes nothing. Clones share what was read.
 #[derive(Debug, Clone)]
 pub struct TrustedKeys {
     /// The file, unless they never change.
