@@ -185,7 +185,7 @@ impl Coordinator {
                 self.count_for_task(worker, id, cause);
             }
             AttemptFailure::ResourcesContended { message } => {
-                self.retry_when_uncontended(worker, id, message)
+                self.retry_when_uncontended(worker, id, message);
             }
             AttemptFailure::Failed { message } => {
                 self.count_failure(worker, id, ErrorReason::TaskFailed, message);

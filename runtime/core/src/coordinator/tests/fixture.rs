@@ -151,7 +151,7 @@ impl Query {
                 match action {
                     Action::RequestSlots { slots: 0, .. } | Action::ReleaseSlots { .. } => {}
                     Action::RequestSlots { worker, slots } => {
-                        todo.push(Event::SlotsGranted { worker, slots })
+                        todo.push(Event::SlotsGranted { worker, slots });
                     }
                     other => all.push(other),
                 }
