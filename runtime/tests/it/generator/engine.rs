@@ -92,9 +92,35 @@ pub struct Fleets {
 impl Fleets {
     pub async fn start() -> Self {
         Self {
-            ample: Fleet::start(2, 3, AMPLE_MEMORY).await,
-            little: Fleet::start(2, 2, LITTLE_MEMORY).await,
+            ample: Self::ample().await,
+            little: Self::little().await,
         }
+    }
+
+    async fn ample() -> Fleet {
+        Fleet::start(2, 3, AMPLE_MEMORY).await
+    }
+
+    async fn little() -> Fleet {
+        Fleet::start(2, 2, LITTLE_MEMORY).await
+    }
+
+    fn of(&self, shape: &Shape) -> &Fleet {
+        if shape.little_memory {
+            &self.little
+        } else {
+            &self.ample
+        }
+    }
+
+    /// Puts new workers in the place of those that a shape runs on: what still runs there keeps no other query waiting.
+    pub async fn replace(&mut self, shape: usize) {
+        let old = match SHAPES.get(shape) {
+            Some(shape) if shape.little_memory => std::mem::replace(&mut self.little, Self::little().await),
+            Some(_) | None => std::mem::replace(&mut self.ample, Self::ample().await),
+        };
+        // A task that never ends keeps its worker, too.
+        let _stopped = tokio::time::timeout(HANG, old.stop()).await;
     }
 
     pub async fn stop(self) {
@@ -121,8 +147,10 @@ pub enum Answer {
     Refused(String),
     /// It was planned, and ended with an error.
     Failed(String),
-    /// A panic or a query that never ends.
+    /// A panic.
     Broken(String),
+    /// It was still running at [`HANG`].
+    Hung(String),
 }
 
 /// The rows of a shape.
@@ -187,11 +215,7 @@ impl Bench {
         let prepared = prepare_with_manifest(&self.stand_in, &id, capacity, self.manifest.clone()).await;
         let mut prepared = prepared.expect("the stand-in is planned");
         prepared.planned = planned;
-        let fleet = if shape.little_memory {
-            &fleets.little
-        } else {
-            &fleets.ample
-        };
+        let fleet = fleets.of(shape);
         let shared = shape.shared_merge == 0;
         let ran = run_prepared(fleet, prepared, HANG, |options| {
             if shared {
@@ -217,7 +241,7 @@ impl Bench {
                 }
             }
             Err(NoRows::Ended { outcome, .. }) => Answer::Broken(format!("{outcome:?}")),
-            Err(NoRows::Hung { explained, .. }) => Answer::Broken(format!("hangs\n{explained}")),
+            Err(NoRows::Hung { explained, .. }) => Answer::Hung(format!("hangs\n{explained}")),
         }
     }
 }

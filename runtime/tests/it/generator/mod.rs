@@ -105,7 +105,8 @@ struct Tally {
     agreed: u64,
     with_rows: u64,
     known: BTreeMap<&'static str, u64>,
-    nothing: BTreeMap<String, u64>,
+    /// Each with how often, and the first seed.
+    nothing: BTreeMap<String, (u64, u64)>,
     findings: Vec<String>,
     kinds: BTreeSet<String>,
 }
@@ -140,9 +141,9 @@ impl Tally {
         for (why, count) in &self.known {
             let _infallible = write!(text, "\n  {count} known: {why}");
         }
-        for (kind, count) in &self.nothing {
+        for (kind, (count, seed)) in &self.nothing {
             let share = 100.0 * *count as f64 / self.tried.max(1) as f64;
-            let _infallible = write!(text, "\n  {share:5.2} % nothing compared: {kind}");
+            let _infallible = write!(text, "\n  {share:5.2} % nothing compared: {kind} (seed {seed})");
         }
         text
     }
@@ -180,7 +181,7 @@ async fn random_queries() {
                 tally.agreed += 1;
                 tally.with_rows += u64::from(rows > 0);
             }
-            Verdict::Nothing(kind) => *tally.nothing.entry(kind).or_default() += 1,
+            Verdict::Nothing(kind) => tally.nothing.entry(kind).or_insert((0, seed)).0 += 1,
             Verdict::Found(found) => {
                 if let Some(why) = known::reason(&query, &found) {
                     *tally.known.entry(why).or_default() += 1;

@@ -86,8 +86,11 @@ impl Suite {
         }
     }
 
-    async fn answer(&self, bench: &Bench, query: &Query, shape: usize) -> Answer {
+    async fn answer(&mut self, bench: &Bench, query: &Query, shape: usize) -> Answer {
         let mut answer = bench.ours(&self.fleets, query, shape).await;
+        if matches!(answer, Answer::Hung(_)) {
+            self.fleets.replace(shape).await;
+        }
         if let (Some(defect), Answer::Rows(rows)) = (self.defect, &mut answer) {
             defect(&mut rows.raw);
         }
@@ -190,7 +193,7 @@ impl Expected {
             }))
         };
         let ours = match answer {
-            Answer::Broken(message) => {
+            Answer::Broken(message) | Answer::Hung(message) => {
                 return found(format!("broken: {}", kind_of(message)), message.clone());
             }
             Answer::Refused(message) | Answer::Failed(message) => {
