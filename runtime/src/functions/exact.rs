@@ -1,4 +1,4 @@
-//! `sum` and `avg` of whole numbers, decimals, durations: the sum is exact while it is made, in whatever order and number
+//! `sum` and `avg` of whole numbers, decimals, durations, intervals: the sum is exact while it is made, in whatever order and number
 //! of parts, and an error where the result does not fit its type.
 
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use datafusion::arrow::array::ArrowPrimitiveType;
 use datafusion::arrow::datatypes::{
     DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DurationMicrosecondType,
     DurationMillisecondType, DurationNanosecondType, DurationSecondType, Field, FieldRef, Int64Type,
-    TimeUnit, UInt64Type,
+    IntervalDayTimeType, IntervalMonthDayNanoType, IntervalUnit, IntervalYearMonthType, TimeUnit, UInt64Type,
 };
 use datafusion::common::ScalarValue;
 use datafusion::error::{DataFusionError, Result};
@@ -42,9 +42,11 @@ impl Exact {
         );
         let is_whole = matches!(
             argument,
-            DataType::Int64 | DataType::UInt64 | DataType::Duration(_)
+            DataType::Int64 | DataType::UInt64 | DataType::Interval(_)
         );
-        (is_decimal || (is_whole && !exact.average)).then_some(exact)
+        // The average of whole numbers is a float; intervals have none.
+        let is_duration = matches!(argument, DataType::Duration(_));
+        (is_decimal || is_duration || (is_whole && !exact.average)).then_some(exact)
     }
 
     pub(super) fn named(function: &Arc<AggregateUDF>) -> Option<Self> {
@@ -90,6 +92,9 @@ macro_rules! for_type {
             DataType::Duration(TimeUnit::Millisecond) => $call!(DurationMillisecondType),
             DataType::Duration(TimeUnit::Microsecond) => $call!(DurationMicrosecondType),
             DataType::Duration(TimeUnit::Nanosecond) => $call!(DurationNanosecondType),
+            DataType::Interval(IntervalUnit::YearMonth) => $call!(IntervalYearMonthType),
+            DataType::Interval(IntervalUnit::DayTime) => $call!(IntervalDayTimeType),
+            DataType::Interval(IntervalUnit::MonthDayNano) => $call!(IntervalMonthDayNanoType),
             other => Err(DataFusionError::NotImplemented(format!(
                 "an exact sum of {other}"
             ))),

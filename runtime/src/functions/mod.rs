@@ -12,6 +12,7 @@ mod extremes;
 mod float_window;
 mod floats;
 mod growth;
+mod interval_sums;
 mod operation;
 mod rewrite;
 mod sums;

@@ -10,7 +10,7 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Primitive
 use datafusion::arrow::datatypes::{
     ArrowNativeType, ArrowPrimitiveType, DataType, Decimal32Type, Decimal64Type, Decimal128Type,
     Decimal256Type, DecimalType, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType,
-    DurationSecondType, Int64Type, UInt64Type, i256,
+    DurationSecondType, Int64Type, IntervalYearMonthType, UInt64Type, i256,
 };
 use datafusion::common::ScalarValue;
 use datafusion::common::utils::SingleRowListArrayBuilder;
@@ -64,6 +64,9 @@ pub(super) trait Summand: ArrowPrimitiveType<Native: Hash + Eq> + Debug {
     /// How a sum travels.
     type State: DecimalType<Native = Self::Sum>;
 
+    /// Of so many values the sum is exact.
+    const MOST_ROWS: u64 = u64::MAX;
+
     fn widen(value: Self::Native) -> Self::Sum;
     /// The sum as a value of the result's type, if it is one.
     fn narrow(sum: Self::Sum, result: &DataType) -> Option<Self::Native>;
@@ -91,6 +94,7 @@ whole!(DurationSecondType);
 whole!(DurationMillisecondType);
 whole!(DurationMicrosecondType);
 whole!(DurationNanosecondType);
+whole!(IntervalYearMonthType);
 
 /// A value, if it has no more digits than its type.
 fn fitting<T: DecimalType>(value: T::Native, result: &DataType) -> Option<T::Native> {
@@ -155,6 +159,7 @@ impl Outcome {
             DataType::Decimal128(_, _) | DataType::Decimal256(_, _) => {
                 "sum fewer rows, or numbers of a smaller scale"
             }
+            DataType::Interval(_) | DataType::Duration(_) => "sum fewer rows",
             _ => "cast the argument to DECIMAL(38, 0)",
         };
         invalid(
@@ -179,6 +184,9 @@ impl Outcome {
     fn value<T: Summand>(&self, sum: T::Sum, count: u64) -> Result<Option<T::Native>> {
         if count == 0 {
             return Ok(None);
+        }
+        if count > T::MOST_ROWS {
+            return Err(self.overflow());
         }
         let value = if self.average {
             sum.average(self.zeros()?, count)
