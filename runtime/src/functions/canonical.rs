@@ -17,6 +17,8 @@ use datafusion::logical_expr::{
 
 use super::float_window::FloatWindow;
 use super::floats::{canonical_array, canonical_scalar};
+use super::merged_window::MergedWindow;
+use super::moments::{is_of_moments, without_infinities};
 
 /// An aggregate function of which the results have the one form of floats.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -114,15 +116,24 @@ impl AggregateUDFImpl for Canonical {
     as_its_function!();
 
     fn accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
-        Ok(Box::new(CanonicalAccumulator(self.function.accumulator(args)?)))
+        Ok(Box::new(CanonicalAccumulator {
+            inner: self.function.accumulator(args)?,
+            of_moments: is_of_moments(self.function.name()),
+        }))
     }
 
     fn create_sliding_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn Accumulator>> {
         if let Some(window) = FloatWindow::of(self.function.name(), &args) {
             return Ok(Box::new(window));
         }
+        if let Some(window) = MergedWindow::of(&self.function, &args)? {
+            return Ok(Box::new(window));
+        }
         let sliding = self.function.create_sliding_accumulator(args)?;
-        Ok(Box::new(CanonicalAccumulator(sliding)))
+        Ok(Box::new(CanonicalAccumulator {
+            inner: sliding,
+            of_moments: false,
+        }))
     }
 
     fn state_fields(&self, args: StateFieldsArgs<'_>) -> Result<Vec<FieldRef>> {
@@ -135,7 +146,10 @@ impl AggregateUDFImpl for Canonical {
 
     fn create_groups_accumulator(&self, args: AccumulatorArgs<'_>) -> Result<Box<dyn GroupsAccumulator>> {
         let groups = self.function.create_groups_accumulator(args)?;
-        Ok(Box::new(CanonicalGroups(groups)))
+        Ok(Box::new(CanonicalGroups {
+            inner: groups,
+            of_moments: is_of_moments(self.function.name()),
+        }))
     }
 
     fn simplify(&self) -> Option<AggregateFunctionSimplification> {
@@ -162,39 +176,48 @@ impl AggregateUDFImpl for Canonical {
 }
 
 #[derive(Debug)]
-struct CanonicalAccumulator(Box<dyn Accumulator>);
+struct CanonicalAccumulator {
+    inner: Box<dyn Accumulator>,
+    of_moments: bool,
+}
 
 impl Accumulator for CanonicalAccumulator {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.0.update_batch(values)
+        if self.of_moments {
+            return self.inner.update_batch(&without_infinities(values));
+        }
+        self.inner.update_batch(values)
     }
 
     fn evaluate(&mut self) -> Result<ScalarValue> {
-        canonical_scalar(self.0.evaluate()?)
+        canonical_scalar(self.inner.evaluate()?)
     }
 
     fn size(&self) -> usize {
-        self.0.size()
+        self.inner.size()
     }
 
     fn state(&mut self) -> Result<Vec<ScalarValue>> {
-        self.0.state()
+        self.inner.state()
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        self.0.merge_batch(states)
+        self.inner.merge_batch(states)
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.0.retract_batch(values)
+        self.inner.retract_batch(values)
     }
 
     fn supports_retract_batch(&self) -> bool {
-        self.0.supports_retract_batch()
+        self.inner.supports_retract_batch()
     }
 }
 
-struct CanonicalGroups(Box<dyn GroupsAccumulator>);
+struct CanonicalGroups {
+    inner: Box<dyn GroupsAccumulator>,
+    of_moments: bool,
+}
 
 impl GroupsAccumulator for CanonicalGroups {
     fn update_batch(
@@ -204,26 +227,33 @@ impl GroupsAccumulator for CanonicalGroups {
         filter: Option<&BooleanArray>,
         count: usize,
     ) -> Result<()> {
-        self.0.update_batch(values, groups, filter, count)
+        if self.of_moments {
+            let values = without_infinities(values);
+            return self.inner.update_batch(&values, groups, filter, count);
+        }
+        self.inner.update_batch(values, groups, filter, count)
     }
 
     fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
-        canonical_array(&self.0.evaluate(emit)?)
+        canonical_array(&self.inner.evaluate(emit)?)
     }
 
     fn state(&mut self, emit: EmitTo) -> Result<Vec<ArrayRef>> {
-        self.0.state(emit)
+        self.inner.state(emit)
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef], groups: &[usize], count: usize) -> Result<()> {
-        self.0.merge_batch(states, groups, count)
+        self.inner.merge_batch(states, groups, count)
     }
 
     fn convert_to_state(&self, values: &[ArrayRef], filter: Option<&BooleanArray>) -> Result<Vec<ArrayRef>> {
-        self.0.convert_to_state(values, filter)
+        if self.of_moments {
+            return self.inner.convert_to_state(&without_infinities(values), filter);
+        }
+        self.inner.convert_to_state(values, filter)
     }
 
     fn size(&self) -> usize {
-        self.0.size()
+        self.inner.size()
     }
 }

@@ -13,6 +13,8 @@ mod float_window;
 mod floats;
 mod growth;
 mod interval_sums;
+mod merged_window;
+mod moments;
 mod operation;
 mod rewrite;
 mod sums;
