@@ -23,6 +23,7 @@ mod label;
 mod leaf;
 mod null_safe;
 mod opaque;
+mod quantified;
 mod recursion;
 mod rules;
 mod sample;

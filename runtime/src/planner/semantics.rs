@@ -7,14 +7,15 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, Tr
 use datafusion::common::{Column, DFSchema, ScalarValue, plan_err};
 use datafusion::error::Result;
 use datafusion::functions_aggregate::expr_fn::count;
-use datafusion::logical_expr::expr::{Exists, InSubquery, SetComparison, SetQuantifier};
+use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::utils::{conjunction, split_conjunction_owned};
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, FetchType, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Projection, SkipType,
-    Subquery, lit, not, when,
+    Expr, ExprSchemable, FetchType, Filter, LogicalPlan, LogicalPlanBuilder, Projection, SkipType, Subquery,
+    lit, not, when,
 };
 
 use super::grouping::has_row_for_nothing;
+use super::quantified;
 use super::stored::is_stored;
 
 /// Rewrites every subquery of a query that stands in a predicate, those in subqueries too.
@@ -62,7 +63,15 @@ fn rewrite_filter(filter: Filter) -> Result<Transformed<LogicalPlan>> {
                 && !one_row(&within.subquery.subquery)
                 && having_of(&within.subquery.subquery)?.is_none()
             {
-                return Ok(predicate);
+                if within.subquery.subquery.head_output_expr()?.is_some() {
+                    return Ok(predicate);
+                }
+                // DataFusion does not find the column of VALUES.
+                changed = true;
+                return Ok(Expr::InSubquery(InSubquery {
+                    subquery: quantified::with_named_value(&within.subquery)?,
+                    ..within.clone()
+                }));
             }
             let rewritten = predicate.transform_down(|expr| rewrite_value(expr, &schema, Context::Filter))?;
             changed |= rewritten.transformed;
@@ -95,6 +104,15 @@ fn rewrite_value(expr: Expr, schema: &DFSchema, context: Context) -> Result<Tran
             let compared = quantified_as_in(expr)?;
             match compared.data {
                 Expr::InSubquery(_) => rewrite_value(compared.data, schema, context),
+                Expr::SetComparison(comparison)
+                    if context == Context::Value || quantified::is_independent(&comparison.subquery) =>
+                {
+                    let value = quantified::by_bounds(&comparison, schema)?;
+                    Ok(match value {
+                        Some(value) => Transformed::new(value, true, TreeNodeRecursion::Jump),
+                        None => Transformed::no(Expr::SetComparison(comparison)),
+                    })
+                }
                 other => Ok(Transformed::no(other)),
             }
         }
@@ -118,27 +136,13 @@ fn rewrite_value(expr: Expr, schema: &DFSchema, context: Context) -> Result<Tran
 
 /// `= ANY (subquery)` is IN, `<> ALL (subquery)` is NOT IN.
 fn quantified_as_in(expr: Expr) -> Result<Transformed<Expr>> {
-    match expr {
-        Expr::SetComparison(SetComparison {
-            expr,
-            subquery,
-            op,
-            quantifier,
-        }) => {
-            let negated = match (op, &quantifier) {
-                (Operator::Eq, SetQuantifier::Any) => false,
-                (Operator::NotEq, SetQuantifier::All) => true,
-                _ => {
-                    return Ok(Transformed::no(Expr::SetComparison(SetComparison::new(
-                        expr, subquery, op, quantifier,
-                    ))));
-                }
-            };
-            let within = InSubquery::new(expr, subquery, negated);
-            Ok(Transformed::yes(Expr::InSubquery(within)))
-        }
-        other => Ok(Transformed::no(other)),
-    }
+    let Expr::SetComparison(comparison) = &expr else {
+        return Ok(Transformed::no(expr));
+    };
+    Ok(match quantified::as_in(comparison) {
+        Some(within) => Transformed::yes(Expr::InSubquery(within)),
+        None => Transformed::no(expr),
+    })
 }
 
 /// An aggregate without groups that has its row under a condition: HAVING.
@@ -301,7 +305,7 @@ fn count_rows(plan: LogicalPlan, like: &Subquery) -> Result<Expr> {
     Ok(scalar(counted, like))
 }
 
-fn scalar(plan: LogicalPlan, like: &Subquery) -> Expr {
+pub(super) fn scalar(plan: LogicalPlan, like: &Subquery) -> Expr {
     Expr::ScalarSubquery(Subquery {
         subquery: Arc::new(plan),
         outer_ref_columns: like.outer_ref_columns.clone(),
@@ -344,7 +348,11 @@ fn in_three_values(within: &InSubquery, schema: &DFSchema, context: Context) -> 
         any_row(rows.build()?, subquery)
     };
     let found = match context {
-        Context::Filter => Expr::InSubquery(InSubquery::new(expr.clone(), subquery.clone(), false)),
+        // A mark join takes a column of the subquery for another one of the same name.
+        Context::Filter => {
+            let rows = quantified::with_named_value(subquery)?;
+            Expr::InSubquery(InSubquery::new(expr.clone(), rows, false))
+        }
         Context::Value => {
             let (value, columns) = as_seen_from_within(expr, schema)?;
             let mut like = subquery.clone();

@@ -36,13 +36,81 @@ const CASES: &[Case] = &[
         "SELECT k, k <> ALL (SELECT j FROM e) AS x FROM a ORDER BY k",
         Some(&["1|true", "2|true", "3|true", "null|true"]),
     ),
-    ("SELECT k, k > ANY (SELECT j FROM b) AS x FROM a ORDER BY k", None),
-    ("SELECT k, k > ALL (SELECT j FROM b) AS x FROM a ORDER BY k", None),
+    (
+        "SELECT k, k > ANY (SELECT j FROM b) AS x FROM a ORDER BY k",
+        Some(&["1|null", "2|null", "3|true", "null|null"]),
+    ),
+    (
+        "SELECT k, k > ALL (SELECT j FROM b) AS x FROM a ORDER BY k",
+        Some(&["1|false", "2|false", "3|false", "null|null"]),
+    ),
+    (
+        "SELECT k, k <= ALL (SELECT j FROM b) AS x FROM a ORDER BY k",
+        Some(&["1|null", "2|null", "3|false", "null|null"]),
+    ),
     (
         "SELECT k, k >= ALL (SELECT j FROM n) AS x FROM a ORDER BY k",
-        None,
+        Some(&["1|false", "2|false", "3|true", "null|null"]),
     ),
-    ("SELECT k, k < ALL (SELECT j FROM e) AS x FROM a ORDER BY k", None),
+    (
+        "SELECT k, k < ANY (SELECT j FROM n) AS x, k <= ANY (SELECT j FROM n) AS y FROM a ORDER BY k",
+        Some(&["1|true|true", "2|true|true", "3|false|true", "null|null|null"]),
+    ),
+    (
+        "SELECT k, k < ALL (SELECT j FROM e) AS x, k > ANY (SELECT j FROM e) AS y FROM a ORDER BY k",
+        Some(&["1|true|false", "2|true|false", "3|true|false", "null|true|false"]),
+    ),
+    (
+        "SELECT k, k <> ANY (SELECT j FROM b) AS x, k = ALL (SELECT j FROM b) AS y FROM a ORDER BY k",
+        Some(&["1|true|false", "2|true|false", "3|true|false", "null|null|null"]),
+    ),
+    (
+        "SELECT k, k <> ANY (SELECT j FROM b WHERE v <= 20 OR v = 40) AS x, \
+         k = ALL (SELECT j FROM b WHERE v <= 20) AS y FROM a ORDER BY k",
+        Some(&["1|true|false", "2|null|true", "3|true|false", "null|null|null"]),
+    ),
+    // Numbers and text are compared as in k > s.
+    (
+        "SELECT k, k * 5 > ALL (SELECT CAST(v AS VARCHAR) FROM b WHERE v < 15) AS x FROM a ORDER BY k",
+        Some(&["1|false", "2|false", "3|true", "null|null"]),
+    ),
+    (
+        "SELECT k, k > ANY (SELECT v FROM b WHERE b.j = a.k) AS x, \
+         k < ALL (SELECT v FROM b WHERE b.j = a.k) AS y FROM a ORDER BY k",
+        Some(&["1|false|true", "2|false|true", "3|false|true", "null|false|true"]),
+    ),
+    (
+        "SELECT k FROM a WHERE k > 2 OR k < ALL (SELECT v FROM b WHERE v > a.k * 10) ORDER BY k",
+        Some(&["1", "2", "3", "null"]),
+    ),
+    (
+        "SELECT k FROM a WHERE k NOT IN (SELECT j FROM n UNION SELECT 1) ORDER BY k",
+        Some(&[]),
+    ),
+    (
+        "SELECT k FROM a WHERE k NOT IN (SELECT NULL AS x UNION SELECT j FROM n) ORDER BY k",
+        Some(&[]),
+    ),
+    (
+        "SELECT k FROM a WHERE k NOT IN ((SELECT k AS x FROM a WHERE k = 1) UNION (SELECT j AS y FROM n WHERE j > 2)) ORDER BY k",
+        Some(&["2"]),
+    ),
+    (
+        "SELECT k FROM a WHERE k = 1 OR k IN (SELECT j + 0 FROM n UNION ALL SELECT 5) ORDER BY k",
+        Some(&["1", "2", "3"]),
+    ),
+    (
+        "SELECT count(*) FROM a HAVING count(*) = 0 OR count(*) IN (SELECT count(*) FROM b)",
+        Some(&["4"]),
+    ),
+    (
+        "SELECT k FROM a WHERE k IN (VALUES (1), (3)) OR k IS NULL ORDER BY k",
+        Some(&["1", "3", "null"]),
+    ),
+    (
+        "SELECT k FROM a WHERE k IN (VALUES (1), (3)) ORDER BY k",
+        Some(&["1", "3"]),
+    ),
     (
         "SELECT k FROM a WHERE k = ANY (SELECT j FROM b) ORDER BY k",
         Some(&["2", "3"]),
