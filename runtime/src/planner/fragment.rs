@@ -25,7 +25,7 @@ use super::error::{PlanError, plain};
 use super::leaf::{InputProvider, ShuffleReadExec};
 use super::scan::ScanExec;
 use super::session::travelling_options;
-use super::window;
+use super::{top_k_input, window};
 
 /// A stage's plan as bytes: all that a worker needs to run its tasks, but for their splits and streams. It
 /// encodes and decodes as a protobuf message; another build of Sluice must refuse it, neither plan encoding
@@ -255,6 +255,7 @@ pub fn decode_task(
         Ok(Transformed::no(node))
     })
     .data()
+    .and_then(top_k_input::narrow_inputs)
     .map_err(|error| match error {
         DataFusionError::External(error) => match error.downcast::<PlanError>() {
             Ok(error) => *error,

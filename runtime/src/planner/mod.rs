@@ -36,6 +36,7 @@ mod sort_merge;
 mod split;
 mod statement;
 mod stored;
+mod top_k_input;
 mod values;
 mod window;
 

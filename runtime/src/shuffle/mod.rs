@@ -3,7 +3,7 @@
 //! The decisions (who may read what, what is spilled, what is fetched next) are made by `sluice-core`'s
 //! `StreamTable` and `Reader`; this module moves the bytes.
 
-mod compact;
+pub(crate) mod compact;
 pub mod frame;
 pub mod partition;
 pub mod read;

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::execution::context::SessionContext;
-use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 
-use super::super::{InputProvider, TaskSplits, decode_task, fragment, task_context};
-use super::harness::{Bench, Unread, same_rows};
+use parquet::arrow::ArrowWriter;
+
+use super::super::{InputProvider, TaskSplits, decode_task, fragment, plan, task_context};
+use super::harness::{Bench, Unread, run, same_rows, texts};
 
 const QUERIES: &[&str] = &[
     "SELECT 1 AS a UNION ALL SELECT 2 ORDER BY a",
@@ -72,4 +75,48 @@ async fn a_fragment_of_two_partitions_is_refused() {
         .expect_err("it has two partitions")
         .to_string();
     assert!(text.contains("2 partitions"), "{text}");
+}
+
+/// The first rows of wide ones need the memory of those rows, not of the batches that they are read in.
+#[tokio::test]
+async fn first_rows_of_wide_ones_need_little_memory() {
+    const LIMIT: usize = 2 << 20;
+    let bench = Bench::new().await;
+    let folder = bench.folder().join("wide");
+    std::fs::create_dir_all(&folder).unwrap();
+    let ids: Vec<i64> = (0..20_000).collect();
+    let wide: Vec<String> = ids.iter().map(|id| format!("{id:01000}")).collect();
+    let columns = [
+        ("id", Arc::new(Int64Array::from(ids)) as ArrayRef),
+        ("s", Arc::new(StringArray::from(wide))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let file = std::fs::File::create(folder.join("0.parquet")).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    for (sql, first) in [
+        (
+            "SELECT id, s FROM wide ORDER BY id % 7, id DESC LIMIT 3",
+            ["19999", "19992", "19985"],
+        ),
+        (
+            "SELECT id, s FROM wide ORDER BY s DESC LIMIT 3",
+            ["19999", "19998", "19997"],
+        ),
+    ] {
+        for partitions in [1, 3] {
+            let session = bench.session(partitions, &[]).await;
+            let planned = plan(&session.state(), sql).await.unwrap();
+            let memory = RuntimeEnvBuilder::new()
+                .with_memory_limit(LIMIT, 1.0)
+                .build_arc()
+                .unwrap();
+            let rows = run(&planned, &memory)
+                .await
+                .unwrap_or_else(|error| panic!("{sql}: {error}"));
+            let rows: Vec<_> = texts(&rows).into_iter().map(|row| row[0].clone()).collect();
+            assert_eq!(rows, first, "{sql}");
+        }
+    }
 }
