@@ -77,6 +77,34 @@ pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptF
     }
 }
 
+/// As [`classify_error`], for an error of a task's operators. One about a value names the files that the task reads: no
+/// operator knows from which of them, or from which line, a value came.
+pub fn classify_task_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptFailure {
+    match classify_error(error, ranges) {
+        AttemptFailure::BadInput {
+            kind: BadInputKind::InvalidValue,
+            message,
+        } if !ranges.is_empty() => {
+            let message = format!("{message} (the task reads {})", files(ranges));
+            bad(BadInputKind::InvalidValue, shortened_display(&message))
+        }
+        other => other,
+    }
+}
+
+/// The files of ranges, each once, as far as a message names them.
+fn files(ranges: &[FileRange]) -> String {
+    let mut names: Vec<String> = ranges.iter().map(|range| shown(&range.file.path)).collect();
+    names.sort();
+    names.dedup();
+    let more = names.len().saturating_sub(NAMED_FILES);
+    names.truncate(NAMED_FILES);
+    if more > 0 {
+        names.push(format!("{more} more"));
+    }
+    names.join(", ")
+}
+
 fn failed(error: &DataFusionError) -> AttemptFailure {
     AttemptFailure::Failed {
         message: shortened_display(error),

@@ -23,7 +23,7 @@ pub mod tpch;
 
 pub use check::{Decoder, parquet_group_starts};
 pub use checked::CheckedScan;
-pub use error::{SourceError, classify_error, panic_text};
+pub use error::{SourceError, classify_error, classify_task_error, panic_text};
 pub use files::{FileTable, register_tables};
 pub use location::{LocationProblem, resolve_location};
 pub use manifest::{InputManifest, input_file, object_meta, shown, verify};

@@ -25,7 +25,7 @@ use super::{Shared, WorkerOptions};
 use crate::memory::is_about_memory;
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
 use crate::shuffle::read::ReadFailed;
-use crate::source::{classify_error, object_stores, panic_text, verify};
+use crate::source::{classify_error, classify_task_error, object_stores, panic_text, verify};
 use crate::stage_template::StageTemplate;
 use crate::transport::Peers;
 
@@ -151,7 +151,7 @@ async fn execute(job: AttemptJob) -> Result<AttemptOutput, AttemptFailure> {
             map_attempt: failed.map_attempt,
             error: failed.error,
         },
-        None => classify_error(&error, &ranges),
+        None => classify_task_error(&error, &ranges),
     };
     let rows = plan.execute(0, context).map_err(classify)?;
     let written = writer.run(rows, classify).await;

@@ -1,7 +1,7 @@
 //! What an attempt meets: changed files, bad bytes, bad values.
 
 use super::*;
-use crate::source::{classify_error, verify};
+use crate::source::{classify_error, classify_task_error, verify};
 use datafusion::error::DataFusionError;
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::plan::FileRange;
@@ -160,6 +160,10 @@ async fn bad_values_are_no_bad_files() {
             BadInputKind::InvalidValue,
             "{sql}: {error}"
         );
+        // Which row it was nobody knows, but the files of the task.
+        let (_, message) = bad_input(classify_task_error(&error, &ranges));
+        let read = format!("(the task reads {})", path.display());
+        assert!(message.ends_with(&read), "{message}");
     }
 }
 
