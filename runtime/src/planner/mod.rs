@@ -68,7 +68,7 @@ pub use scan::ScanExec;
 pub use session::{DeclaredTables, session_options, session_state, task_context};
 pub use sort_merge::HashJoinLimit;
 pub use split::{Cuts, FilePart, SplitTarget, SplittableFile, split_files};
-use statement::Sampled;
+use statement::{Sampled, TableColumns};
 
 /// A query cut into stages.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ pub async fn tables_read(state: &SessionState, sql: &str) -> Result<BTreeSet<Str
     let state = state.clone();
     let sql = sql.to_owned();
     on_a_deep_stack(move || {
-        let (statement, _) = parse(&state, &sql)?;
+        let (statement, _) = parse(&state, &sql, None)?;
         let references = state
             .resolve_table_references(&statement)
             .map_err(|error| error::describe(error, &query_text(&state, &sql)))?;
@@ -153,9 +153,31 @@ pub async fn tables_read(state: &SessionState, sql: &str) -> Result<BTreeSet<Str
     .await
 }
 
-fn parse(state: &SessionState, sql: &str) -> Result<(Statement, Vec<Sampled>), PlanError> {
+fn parse(
+    state: &SessionState,
+    sql: &str,
+    tables: Option<&TableColumns>,
+) -> Result<(Statement, Vec<Sampled>), PlanError> {
     let scalars = state.scalar_functions().keys().map(String::as_str).collect();
-    statement::parse(sql, &scalars)
+    statement::parse(sql, &scalars, tables)
+}
+
+/// The columns of all tables of a session.
+async fn table_columns(state: &SessionState) -> Result<TableColumns, DataFusionError> {
+    let schema = state.schema_for_ref("any")?;
+    let mut columns = TableColumns::new();
+    for name in schema.table_names() {
+        if let Some(table) = schema.table(&name).await? {
+            let fields = table
+                .schema()
+                .fields()
+                .iter()
+                .map(|field| field.name().clone())
+                .collect();
+            columns.insert(name, fields);
+        }
+    }
+    Ok(columns)
 }
 
 /// Runs a planner's work on a thread whose stack is deep enough for every query.
@@ -178,7 +200,8 @@ async fn on_a_deep_stack<T: Send + 'static>(
 
 async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, PlanError> {
     let refused = |error| error::describe(error, &query_text(state, sql));
-    let (statement, samples) = parse(state, sql)?;
+    let tables = table_columns(state).await.map_err(refused)?;
+    let (statement, samples) = parse(state, sql, Some(&tables))?;
     let planned = state.statement_to_plan(statement).await.map_err(refused)?;
     let logical = query_plan(planned, &samples)?.map_err(refused)?;
     let physical = state.create_physical_plan(&logical).await.map_err(refused)?;

@@ -3,6 +3,7 @@
 mod clauses;
 mod dialect;
 mod expressions;
+mod natural;
 mod rewrite;
 mod sample;
 mod using;
@@ -19,12 +20,17 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use super::error::{Names, PlanError, QueryText, describe};
 use super::session::RECURSION_LIMIT;
 use dialect::SluiceDialect;
+pub(crate) use natural::TableColumns;
 pub(crate) use sample::Sampled;
 
 /// Parses `sql`, which must be one query (`SELECT`, `WITH`, `VALUES`, set operations of them).
-/// `scalars` are the names of functions that give a value for each row. Beside the statement: what samples it asks for, see
-/// [`Sampled`].
-pub(crate) fn parse(sql: &str, scalars: &BTreeSet<&str>) -> Result<(Statement, Vec<Sampled>), PlanError> {
+/// `scalars` are the names of functions that give a value for each row; `tables` the columns of the tables that it may
+/// read, which need not be known to tell which those are. Beside the statement: what samples it asks for, see [`Sampled`].
+pub(crate) fn parse(
+    sql: &str,
+    scalars: &BTreeSet<&str>,
+    tables: Option<&TableColumns>,
+) -> Result<(Statement, Vec<Sampled>), PlanError> {
     let dialect = SluiceDialect;
     let statements = DFParserBuilder::new(sql)
         .with_dialect(&dialect)
@@ -52,6 +58,7 @@ pub(crate) fn parse(sql: &str, scalars: &BTreeSet<&str>) -> Result<(Statement, V
     let mut statement = statement;
     let mut samples = Vec::new();
     if let Statement::Statement(inner) = &mut statement {
+        natural::name_columns(inner, tables);
         rewrite::rewrite(inner)?;
         samples = sample::take(inner.as_mut())?;
         clauses::check(inner, scalars)?;

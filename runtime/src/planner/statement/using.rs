@@ -71,7 +71,7 @@ fn visit(part: &mut impl VisitMut, substitute: &mut Substitute<'_>) -> Checked {
 }
 
 /// A name as DataFusion compares it.
-fn normal(ident: &Ident) -> String {
+pub(super) fn normal(ident: &Ident) -> String {
     match ident.quote_style {
         Some(_) => ident.value.clone(),
         None => ident.value.to_ascii_lowercase(),
@@ -203,7 +203,7 @@ fn constraint(join: &Join) -> Option<&JoinConstraint> {
     }
 }
 
-fn relation_name(factor: &TableFactor) -> Option<Ident> {
+pub(super) fn relation_name(factor: &TableFactor) -> Option<Ident> {
     match factor {
         TableFactor::Table { name, alias, .. } => match alias {
             Some(alias) => Some(alias.name.clone()),

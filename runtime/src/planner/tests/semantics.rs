@@ -11,6 +11,30 @@ const ROWS: &[(&str, &[&str])] = &[
         "SELECT k FROM (VALUES (1), (2)) a(k) FULL JOIN (VALUES (2), (3)) b(k) USING (k) ORDER BY k",
         &["1", "2", "3"],
     ),
+    (
+        "SELECT k, x, y FROM (VALUES (1, 10), (2, 20)) a(k, x) NATURAL FULL JOIN (VALUES (2, 200), (3, 300)) b(y_k, y)
+         ORDER BY k NULLS LAST, y",
+        &["1|10|200", "1|10|300", "2|20|200", "2|20|300"],
+    ),
+    (
+        "SELECT * FROM (SELECT 1 AS k, 10 AS x) a NATURAL RIGHT JOIN (SELECT * FROM (VALUES (2, 200)) v(\"K\", k)) b ORDER BY k",
+        &["200|null|2"],
+    ),
+    (
+        "WITH a AS (SELECT column1 AS k, column2 AS x FROM (VALUES (1, 10), (2, 20)) v), b(k, y) AS (VALUES (2, 200), (3, 300))
+         SELECT k, x, y FROM a NATURAL FULL JOIN b WHERE k > 0 ORDER BY k",
+        &["1|10|null", "2|20|200", "3|null|300"],
+    ),
+    (
+        "WITH a AS (SELECT id, id + 1 AS n FROM tiny WHERE id < 2)
+         SELECT id, n, count(*) FROM a AS x NATURAL FULL JOIN (SELECT a.*, 1 AS one FROM a WHERE id > 0 UNION ALL
+         SELECT 7, 8, 9) AS y GROUP BY id, n ORDER BY id",
+        &["0|1|1", "1|2|1", "7|8|1"],
+    ),
+    (
+        "SELECT count(*) FROM (SELECT id AS a FROM tiny WHERE id < 0) x NATURAL FULL JOIN (SELECT id AS b FROM tiny) y",
+        &["7"],
+    ),
     // A join that takes NULL for equal, beside conditions that do not.
     (
         "SELECT count(*) FROM (VALUES (1, CAST(NULL AS INT))) a(x, n) JOIN (VALUES (CAST(NULL AS INT))) b(n) ON a.n = b.n
