@@ -2,6 +2,7 @@
 //! it ignores nulls and that it was reversed.
 
 mod filters;
+mod range_keys;
 
 use std::fmt;
 use std::sync::Arc;
@@ -35,6 +36,7 @@ use super::codec::{FragmentCodec, index, malformed};
 use super::fixed_node::fixed_node;
 
 pub(super) use filters::filters_as_columns;
+pub(super) use range_keys::wide_range_keys;
 
 /// Stands for a window operator in a fragment that is being encoded: datafusion-proto encodes those itself.
 #[derive(Debug)]
