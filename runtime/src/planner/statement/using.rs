@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, Join,
     JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query, ReplaceSelectElement, ReplaceSelectItem,
-    Select, SelectItem, SetExpr, Spanned, TableFactor, VisitMut, VisitorMut,
+    Select, SelectItem, SetExpr, Spanned, TableAlias, TableFactor, VisitMut, VisitorMut,
 };
 
 use super::clauses::{Checked, Refusal};
@@ -22,6 +22,7 @@ pub(super) fn merge_columns(query: &mut Query) -> Checked {
     let SetExpr::Select(select) = query.body.as_mut() else {
         return Ok(());
     };
+    name_derived_tables(select);
     let merged = merged_columns(select)?;
     if merged.is_empty() {
         return Ok(());
@@ -60,6 +61,30 @@ pub(super) fn merge_columns(query: &mut Query) -> Checked {
                 queries: 0,
             },
         ),
+    }
+}
+
+/// Gives a name to each subquery without one beside such a join: the merged column is written with the names of both sides.
+fn name_derived_tables(select: &mut Select) {
+    let mut unnamed = 0;
+    for tables in &mut select.from {
+        if !tables.joins.iter().any(|join| keeps_right(join).is_some()) {
+            continue;
+        }
+        let joined = tables.joins.iter_mut().map(|join| &mut join.relation);
+        for relation in std::iter::once(&mut tables.relation).chain(joined) {
+            if let TableFactor::Derived { alias, .. } = relation
+                && alias.is_none()
+            {
+                unnamed += 1;
+                *alias = Some(TableAlias {
+                    explicit: true,
+                    name: Ident::with_quote('"', format!("__unnamed_{unnamed}")),
+                    columns: Vec::new(),
+                    at: None,
+                });
+            }
+        }
     }
 }
 

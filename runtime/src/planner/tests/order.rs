@@ -8,6 +8,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
+use datafusion::prelude::{ParquetReadOptions, SessionConfig};
 
 use parquet::arrow::ArrowWriter;
 
@@ -77,10 +78,15 @@ async fn a_fragment_of_two_partitions_is_refused() {
     assert!(text.contains("2 partitions"), "{text}");
 }
 
+/// An environment with less memory than a batch of wide rows takes.
+fn little_memory() -> Arc<RuntimeEnv> {
+    let limited = RuntimeEnvBuilder::new().with_memory_limit(2 << 20, 1.0);
+    limited.build_arc().unwrap()
+}
+
 /// The first rows of wide ones need the memory of those rows, not of the batches that they are read in.
 #[tokio::test]
 async fn first_rows_of_wide_ones_need_little_memory() {
-    const LIMIT: usize = 2 << 20;
     let bench = Bench::new().await;
     let folder = bench.folder().join("wide");
     std::fs::create_dir_all(&folder).unwrap();
@@ -105,13 +111,20 @@ async fn first_rows_of_wide_ones_need_little_memory() {
             ["19999", "19998", "19997"],
         ),
     ] {
+        // Plain DataFusion needs more.
+        let config = SessionConfig::new().with_target_partitions(1);
+        let plain = SessionContext::new_with_config_rt(config, little_memory());
+        let path = folder.to_str().unwrap();
+        plain
+            .register_parquet("wide", path, ParquetReadOptions::default())
+            .await
+            .unwrap();
+        let refused = plain.sql(sql).await.unwrap().collect().await.unwrap_err();
+        assert!(refused.to_string().contains("TopK"), "{refused}");
         for partitions in [1, 3] {
             let session = bench.session(partitions, &[]).await;
             let planned = plan(&session.state(), sql).await.unwrap();
-            let memory = RuntimeEnvBuilder::new()
-                .with_memory_limit(LIMIT, 1.0)
-                .build_arc()
-                .unwrap();
+            let memory = little_memory();
             let rows = run(&planned, &memory)
                 .await
                 .unwrap_or_else(|error| panic!("{sql}: {error}"));

@@ -35,6 +35,10 @@ const ROWS: &[(&str, &[&str])] = &[
         "SELECT count(*) FROM (SELECT id AS a FROM tiny WHERE id < 0) x NATURAL FULL JOIN (SELECT id AS b FROM tiny) y",
         &["7"],
     ),
+    (
+        "SELECT k, x, count(*) FROM (SELECT 1 AS k, 5 AS x) FULL JOIN (SELECT 2 AS k) USING (k) GROUP BY k, x ORDER BY k",
+        &["1|5|1", "2|null|1"],
+    ),
     // A join that takes NULL for equal, beside conditions that do not.
     (
         "SELECT count(*) FROM (VALUES (1, CAST(NULL AS INT))) a(x, n) JOIN (VALUES (CAST(NULL AS INT))) b(n) ON a.n = b.n
