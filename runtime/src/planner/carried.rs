@@ -21,7 +21,7 @@ use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::error::PlanError;
-use super::leaf::ShuffleReadExec;
+use super::shuffle_read_exec::ShuffleReadExec;
 use super::window;
 
 /// Compares a plan with what its fragment decodes to, operator by operator.
@@ -183,7 +183,7 @@ fn form_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Form> {
     } else if let Some(query) = plan.downcast_ref::<RecursiveQueryExec>() {
         form.option("recursion", &(query.name(), query.is_distinct()));
     } else if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
-        form.option("input", &(read.slot(), read.mode(), read.facts()));
+        form.option("input", &(read.input_index(), read.mode(), read.facts()));
     }
     Ok(form)
 }

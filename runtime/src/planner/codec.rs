@@ -24,13 +24,13 @@ use datafusion_proto::physical_plan::{
 use datafusion_proto::protobuf;
 use prost::Message;
 
-use super::adapt::SchemaExec;
-use super::leaf::{ReadMode, RowFacts, ShuffleReadExec};
 use super::opaque::OpaqueExec;
 use super::recursion::WorkTableSlot;
 use super::sample::{Method, Sample};
 use super::scalar::SINGLE_VALUE;
 use super::scan::{ScanExec, file_config};
+use super::schema_exec::SchemaExec;
+use super::shuffle_read_exec::{ReadMode, RowFacts, ShuffleReadExec};
 use super::window::{self, WindowMessage, WindowSlot};
 use crate::functions::{decode_aggregate, decode_scalar, encode_aggregate, encode_scalar};
 use crate::source::tpch::TpchScanExec;
@@ -70,7 +70,7 @@ enum Node {
 #[derive(Clone, PartialEq, Message)]
 struct ShuffleReadMessage {
     #[prost(uint32, tag = "1")]
-    slot: u32,
+    input_index: u32,
     #[prost(message, optional, tag = "2")]
     schema: Option<protobuf::Schema>,
     /// 0: merged.
@@ -319,7 +319,7 @@ fn encode_read(
         columns: columns.iter().map(|column| *column as u64).collect(),
     });
     Ok(ShuffleReadMessage {
-        slot: read.slot(),
+        input_index: read.input_index(),
         schema: Some(read.schema().as_ref().try_into()?),
         streams: match read.mode() {
             ReadMode::Merged => 0,
@@ -366,7 +366,10 @@ fn decode_read(
         equal: equal.collect::<Result<_>>()?,
     };
     Ok(Arc::new(ShuffleReadExec::try_new(
-        read.slot, &schema, mode, facts,
+        read.input_index,
+        &schema,
+        mode,
+        facts,
     )?))
 }
 

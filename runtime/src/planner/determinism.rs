@@ -14,7 +14,7 @@ use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
 use sluice_core::plan::Determinism;
 
-use super::leaf::ShuffleReadExec;
+use super::shuffle_read_exec::ShuffleReadExec;
 use super::window;
 
 /// What the determinism of a stage depends on at one of its inputs.
@@ -59,7 +59,7 @@ const KEEP_ORDER: &[&str] = &[
 /// are looked up with `source`.
 pub(crate) fn of(plan: &Arc<dyn ExecutionPlan>, source: &dyn Fn(u32) -> Source) -> Determinism {
     if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
-        let Source { streams, writers } = source(read.slot());
+        let Source { streams, writers } = source(read.input_index());
         let one_order = streams <= 1 && writers == Determinism::Determinate;
         return if one_order {
             Determinism::Determinate

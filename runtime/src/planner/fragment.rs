@@ -22,9 +22,9 @@ use sluice_core::plan::{ExchangeKind, Split};
 
 use super::codec::FragmentCodec;
 use super::error::{PlanError, plain};
-use super::leaf::{InputProvider, ShuffleReadExec};
 use super::scan::ScanExec;
 use super::session::travelling_options;
+use super::shuffle_read_exec::{InputProvider, ShuffleReadExec};
 use super::{top_k_input, window};
 
 /// A stage's plan as bytes: all that a worker needs to run its tasks, but for their splits and streams. It
@@ -93,7 +93,7 @@ pub(crate) fn encode(plan: &Arc<dyn ExecutionPlan>, config: &SessionConfig) -> R
         if let Some(read) = node.downcast_ref::<ShuffleReadExec>() {
             match encode_schema(&read.schema()) {
                 Ok(schema) => {
-                    inputs.insert(read.slot(), schema);
+                    inputs.insert(read.input_index(), schema);
                 }
                 Err(error) => failed = Some(error),
             }

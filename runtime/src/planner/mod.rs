@@ -7,7 +7,6 @@
 //! SQL -> statement -> DataFusion (with our rules) -> cut -> Fragment -> decode_task -> partition 0
 //! ```
 
-mod adapt;
 mod broadcast;
 mod carried;
 mod codec;
@@ -20,7 +19,6 @@ mod fixed_node;
 mod fragment;
 mod grouping;
 mod label;
-mod leaf;
 mod null_safe;
 mod opaque;
 mod quantified;
@@ -29,9 +27,11 @@ mod rules;
 mod sample;
 mod scalar;
 mod scan;
+mod schema_exec;
 mod semantics;
 mod session;
 mod set_operations;
+mod shuffle_read_exec;
 mod sort_merge;
 mod split;
 mod statement;
@@ -63,9 +63,9 @@ use error::{Names, QueryText};
 pub use error::PlanError;
 pub use explain::explain;
 pub use fragment::{Fragment, OutputSpec, TaskSplits, decode_schema, decode_task, encode_schema};
-pub use leaf::{InputProvider, InputStream, ReadMode, RowFacts, ShuffleReadExec};
 pub use scan::ScanExec;
 pub use session::{DeclaredTables, session_options, session_state, task_context};
+pub use shuffle_read_exec::{InputProvider, InputStream, ReadMode, RowFacts, ShuffleReadExec};
 pub use sort_merge::HashJoinLimit;
 pub use split::{Cuts, FilePart, SplitTarget, SplittableFile, split_files};
 use statement::{Sampled, TableColumns};

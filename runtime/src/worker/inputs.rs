@@ -108,7 +108,7 @@ impl Default for InputUse {
 
 fn collect_uses(plan: &Arc<dyn ExecutionPlan>, uses: &mut [InputUse]) {
     if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
-        let slot = usize::try_from(read.slot()).unwrap_or(usize::MAX);
+        let slot = usize::try_from(read.input_index()).unwrap_or(usize::MAX);
         if let (Some(input_use), ReadMode::PerMapTask(_)) = (uses.get_mut(slot), read.mode()) {
             input_use.delivery = Delivery::PerStream;
             input_use.ordering = read.facts().orderings.first().cloned();

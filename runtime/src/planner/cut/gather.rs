@@ -13,8 +13,8 @@ use sluice_core::ids::ExchangeId;
 use sluice_core::plan::ExchangeKind;
 
 use super::super::error::PlanError;
-use super::super::leaf::{ReadMode, RowFacts, ShuffleReadExec};
-use super::close::number;
+use super::super::shuffle_read_exec::{ReadMode, RowFacts, ShuffleReadExec};
+use super::stage_builder::to_u32;
 use super::{Branch, Cutter, total_tasks};
 
 impl Cutter<'_> {
@@ -94,7 +94,7 @@ impl Cutter<'_> {
         {
             return Ok(branch);
         }
-        let mode = ReadMode::PerMapTask(number(total_tasks(&branches))?);
+        let mode = ReadMode::PerMapTask(to_u32(total_tasks(&branches))?);
         let facts = shared_facts(&branches, mode, Some(ordering))?;
         let schema = schema_of(&branches)?;
         let exchange = self.close_all(branches, ExchangeKind::Forward, 1, &[], why)?;
@@ -120,7 +120,7 @@ impl Cutter<'_> {
         if let Some(ordering) = ordering.filter(|_| streams > 1) {
             let sorted = branches.into_iter().map(|branch| sorted(branch, &ordering, None));
             let branches = sorted.collect::<Result<Vec<_>, _>>()?;
-            let mode = ReadMode::PerMapTask(number(streams)?);
+            let mode = ReadMode::PerMapTask(to_u32(streams)?);
             let facts = shared_facts(&branches, mode, Some(&ordering))?;
             let exchange = self.close_all(branches, ExchangeKind::Hash, partitions, keys, why)?;
             let read = read(exchange, &schema, mode, facts)?;

@@ -12,9 +12,9 @@ use sluice_core::plan::{ExchangeKind, Split};
 use super::super::broadcast::JoinSizes;
 use super::super::determinism;
 use super::super::error::PlanError;
-use super::super::leaf::ReadMode;
 use super::super::rules::build_side_may_be_broadcast;
 use super::super::scan::ScanExec;
+use super::super::shuffle_read_exec::ReadMode;
 use super::gather::{read, schema_of, shared_facts};
 use super::{Branch, Cutter, operator, total_tasks, with_children};
 

@@ -7,12 +7,12 @@
 //! A union is not a place where rows meet: its branches go on side by side, each with its own copy of the
 //! operators above, and close as stages of their own at the next cut.
 
-mod close;
 mod gather;
 mod join;
 mod local;
 pub(super) mod order;
 mod scan;
+mod stage_builder;
 
 use std::sync::Arc;
 
@@ -34,9 +34,9 @@ use datafusion::physical_plan::{
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, Split, Stage, StageGraph};
 
 use self::order::SharedMerge;
-use super::adapt::SchemaExec;
 use super::error::PlanError;
 use super::sample::SampleExec;
+use super::schema_exec::SchemaExec;
 use super::{PlanNote, PlannedQuery, PlannedStage};
 
 /// Part of a plan that becomes one stage, as far as it is known: a one-partition instance of the operators,

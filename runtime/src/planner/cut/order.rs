@@ -10,9 +10,9 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 
 use super::super::broadcast::estimated_bytes;
 use super::super::error::PlanError;
-use super::super::leaf::ReadMode;
-use super::close::number;
+use super::super::shuffle_read_exec::ReadMode;
 use super::gather::{read, schema_of, shared_facts, sorted};
+use super::stage_builder::to_u32;
 use super::{Branch, Cutter, operator, total_tasks, with_children};
 
 /// When tasks share the merge of sorted rows.
@@ -80,7 +80,7 @@ impl Cutter<'_> {
         if tasks == 1 {
             return self.merge_branches(merge, branches);
         }
-        let mode = ReadMode::PerMapTask(number(total_tasks(&branches))?);
+        let mode = ReadMode::PerMapTask(to_u32(total_tasks(&branches))?);
         let facts = shared_facts(&branches, mode, Some(ordering))?;
         let schema = schema_of(&branches)?;
         let why = format!("rows are divided by ranges of {ordering}");

@@ -1,4 +1,4 @@
-//! Closing: branches become stages that write an exchange.
+//! Stages are built: branches become stages that write an exchange.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use super::super::determinism::{self, Source};
 use super::super::error::PlanError;
 use super::super::fragment::{self, Fragment, OutputSpec, TaskSplits};
 use super::super::label::{label, tables};
-use super::super::leaf::ShuffleReadExec;
+use super::super::shuffle_read_exec::ShuffleReadExec;
 use super::super::statement::DEEPEST_EXPRESSION;
 use super::{Branch, Cutter, Written, total_tasks};
 
@@ -40,7 +40,7 @@ impl Cutter<'_> {
         let output = OutputSpec {
             kind,
             keys: fragment::encode_keys(keys)?,
-            partitions: number(partitions)?.max(1),
+            partitions: to_u32(partitions)?.max(1),
         };
         self.close_into(branches, &output, keys, why)
     }
@@ -68,7 +68,7 @@ impl Cutter<'_> {
         keys: &[Arc<dyn PhysicalExpr>],
         why: &str,
     ) -> Result<ExchangeId, PlanError> {
-        let id = ExchangeId(number(self.written.len())?);
+        let id = ExchangeId(to_u32(self.written.len())?);
         let map_tasks = total_tasks(&branches);
         let mut writers = Vec::new();
         let mut determinism = Determinism::Determinate;
@@ -117,11 +117,11 @@ impl Cutter<'_> {
         determinism: Determinism,
         output: OutputSpec,
     ) -> Result<StageId, PlanError> {
-        let id = StageId(number(self.stages.len())?);
+        let id = StageId(to_u32(self.stages.len())?);
         let plan = requirements_hold(branch.plan)?;
         check_depth(&plan)?;
         let label = label(&plan);
-        let (plan, exchanges) = number_slots(&plan)?;
+        let (plan, exchanges) = number_inputs(&plan)?;
         let inputs = exchanges
             .into_iter()
             .map(|exchange| self.input(exchange))
@@ -147,7 +147,7 @@ impl Cutter<'_> {
         self.stages.push(Stage {
             id,
             label,
-            tasks: number(branch.tasks)?,
+            tasks: to_u32(branch.tasks)?,
             inputs,
             output: writes,
             determinism,
@@ -289,7 +289,7 @@ fn inputs_as_required(
 }
 
 /// Numbers the shuffle reads of a fragment from 0; tells the exchange of each.
-fn number_slots(plan: &Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, Vec<u32>), PlanError> {
+fn number_inputs(plan: &Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>, Vec<u32>), PlanError> {
     let mut exchanges: Vec<u32> = Vec::new();
     let mut places: BTreeMap<u32, u32> = BTreeMap::new();
     let numbered = Arc::clone(plan)
@@ -297,14 +297,14 @@ fn number_slots(plan: &Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>
             let Some(read) = node.downcast_ref::<ShuffleReadExec>() else {
                 return Ok(Transformed::no(node));
             };
-            let exchange = read.slot();
+            let exchange = read.input_index();
             let next = u32::try_from(exchanges.len()).unwrap_or(u32::MAX);
             let place = *places.entry(exchange).or_insert_with(|| {
                 exchanges.push(exchange);
                 next
             });
             Ok(Transformed::yes(
-                Arc::new(read.with_slot(place)) as Arc<dyn ExecutionPlan>
+                Arc::new(read.with_input_index(place)) as Arc<dyn ExecutionPlan>
             ))
         })
         .data()
@@ -312,6 +312,6 @@ fn number_slots(plan: &Arc<dyn ExecutionPlan>) -> Result<(Arc<dyn ExecutionPlan>
     Ok((numbered, exchanges))
 }
 
-pub(super) fn number(count: usize) -> Result<u32, PlanError> {
+pub(super) fn to_u32(count: usize) -> Result<u32, PlanError> {
     u32::try_from(count).map_err(|error| PlanError::internal("numbers", error))
 }

@@ -85,10 +85,10 @@ fn column(schema: &SchemaRef, index: usize) -> Result<Arc<dyn PhysicalExpr>> {
     Ok(Arc::new(Column::new(field.name(), index)))
 }
 
-/// Reads an exchange: the slot in a fragment that the assignment fills with streams.
+/// Reads an exchange: the assignment fills this leaf of a fragment with streams.
 pub struct ShuffleReadExec {
     /// Which input of the stage; while a stage is being cut, which exchange.
-    slot: u32,
+    input_index: u32,
     mode: ReadMode,
     facts: RowFacts,
     provider: Option<Arc<dyn InputProvider>>,
@@ -96,11 +96,11 @@ pub struct ShuffleReadExec {
 }
 
 impl ShuffleReadExec {
-    /// A leaf that reads `slot` with rows of `schema`, of which `facts` hold.
+    /// A leaf that reads input `input_index` with rows of `schema`, of which `facts` hold.
     ///
     /// # Errors
     /// `facts` name columns that `schema` does not have.
-    pub fn try_new(slot: u32, schema: &SchemaRef, mode: ReadMode, facts: RowFacts) -> Result<Self> {
+    pub fn try_new(input_index: u32, schema: &SchemaRef, mode: ReadMode, facts: RowFacts) -> Result<Self> {
         let partitions = match mode {
             ReadMode::Merged => 1,
             ReadMode::PerMapTask(tasks) => tasks.max(1) as usize,
@@ -113,7 +113,7 @@ impl ShuffleReadExec {
         )
         .with_scheduling_type(SchedulingType::Cooperative);
         Ok(Self {
-            slot,
+            input_index,
             mode,
             facts,
             provider: None,
@@ -122,8 +122,8 @@ impl ShuffleReadExec {
     }
 
     /// The input's place in the stage's `inputs`.
-    pub fn slot(&self) -> u32 {
-        self.slot
+    pub fn input_index(&self) -> u32 {
+        self.input_index
     }
 
     /// How the leaf hands over streams.
@@ -136,10 +136,10 @@ impl ShuffleReadExec {
         &self.facts
     }
 
-    /// The same leaf of another slot.
-    pub(crate) fn with_slot(&self, slot: u32) -> Self {
+    /// The same leaf of another input.
+    pub(crate) fn with_input_index(&self, input_index: u32) -> Self {
         Self {
-            slot,
+            input_index,
             mode: self.mode,
             facts: self.facts.clone(),
             provider: None,
@@ -151,7 +151,7 @@ impl ShuffleReadExec {
     pub(crate) fn bound(&self, provider: Arc<dyn InputProvider>) -> Self {
         Self {
             provider: Some(provider),
-            ..self.with_slot(self.slot)
+            ..self.with_input_index(self.input_index)
         }
     }
 }
@@ -159,7 +159,7 @@ impl ShuffleReadExec {
 impl fmt::Debug for ShuffleReadExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ShuffleReadExec")
-            .field("slot", &self.slot)
+            .field("input_index", &self.input_index)
             .field("mode", &self.mode)
             .field("facts", &self.facts)
             .field("bound", &self.provider.is_some())
@@ -170,9 +170,9 @@ impl fmt::Debug for ShuffleReadExec {
 impl DisplayAs for ShuffleReadExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.mode {
-            ReadMode::Merged => write!(f, "ShuffleReadExec: input={}", self.slot),
+            ReadMode::Merged => write!(f, "ShuffleReadExec: input={}", self.input_index),
             ReadMode::PerMapTask(tasks) => {
-                write!(f, "ShuffleReadExec: input={}, streams={tasks}", self.slot)
+                write!(f, "ShuffleReadExec: input={}, streams={tasks}", self.input_index)
             }
         }
     }
@@ -197,7 +197,7 @@ impl ExecutionPlan for ShuffleReadExec {
         let Some(provider) = &self.provider else {
             return Err(DataFusionError::Internal(format!(
                 "input {} of the task has no reader",
-                self.slot
+                self.input_index
             )));
         };
         let map_task = match self.mode {
@@ -206,13 +206,13 @@ impl ExecutionPlan for ShuffleReadExec {
             ReadMode::Merged | ReadMode::PerMapTask(_) => {
                 return Err(DataFusionError::Internal(format!(
                     "input {} of the task has no partition {partition}",
-                    self.slot
+                    self.input_index
                 )));
             }
         };
         provider.open(
             InputStream {
-                input: self.slot as usize,
+                input: self.input_index as usize,
                 map_task,
             },
             &context,
