@@ -190,7 +190,7 @@ pub fn session(bytes: &[u8]) {
                     drop(black_box(<(InputUpdate, FetchEndpoint)>::try_from(update)));
                 }
             }
-            Some(ToWorker::DefineStage(stage)) => stages(&stage.fragment),
+            Some(ToWorker::DefineStage(stage)) => stages(&stage.template),
             Some(
                 ToWorker::Heartbeat(_)
                 | ToWorker::RequestSlots(_)

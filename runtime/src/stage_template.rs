@@ -1,8 +1,9 @@
 //! What all tasks of a stage share, as it travels in `DefineStage`.
 
+use anyhow::Context;
 use prost::Message;
-use sluice_core::plan::ExchangeKind;
 use sluice_crds::shuffle_query::Compression;
+use sluice_proto::wire;
 
 use crate::planner::{Fragment, OutputSpec};
 use crate::sink::Sink;
@@ -20,60 +21,24 @@ pub struct StageTemplate {
     pub sink: Option<Sink>,
 }
 
-/// The form of a template on the wire. Both sides are of one build, or the session is refused.
-#[derive(Clone, PartialEq, Message)]
-struct Encoded {
-    #[prost(message, optional, tag = "1")]
-    fragment: Option<Fragment>,
-    #[prost(uint32, tag = "2")]
-    kind: u32,
-    #[prost(bytes = "vec", repeated, tag = "3")]
-    keys: Vec<Vec<u8>>,
-    #[prost(uint32, tag = "4")]
-    partitions: u32,
-    #[prost(uint32, tag = "5")]
-    compression: u32,
-    #[prost(string, optional, tag = "6")]
-    sink_json: Option<String>,
-}
-
-const KINDS: [ExchangeKind; 4] = [
-    ExchangeKind::Forward,
-    ExchangeKind::Hash,
-    ExchangeKind::Range,
-    ExchangeKind::Broadcast,
-];
-const COMPRESSIONS: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
-
-fn position<T: PartialEq>(all: &[T], one: &T) -> u32 {
-    all.iter()
-        .position(|other| other == one)
-        .and_then(|index| u32::try_from(index).ok())
-        .unwrap_or(u32::MAX)
-}
-
-fn at<T: Copy>(all: &[T], index: u32) -> Option<T> {
-    usize::try_from(index)
-        .ok()
-        .and_then(|index| all.get(index))
-        .copied()
-}
-
 impl StageTemplate {
     /// The template as bytes.
     ///
     /// # Errors
     /// A sink that has no JSON form.
     pub fn encode(&self) -> anyhow::Result<bytes::Bytes> {
-        let encoded = Encoded {
-            fragment: Some(self.fragment.clone()),
-            kind: position(&KINDS, &self.output.kind),
+        let output = wire::StageOutput {
+            kind: wire::ExchangeKind::from(self.output.kind).into(),
             keys: self.output.keys.clone(),
             partitions: self.output.partitions,
-            compression: position(&COMPRESSIONS, &self.compression),
+        };
+        let template = wire::StageTemplate {
+            fragment: Some(self.fragment.clone()),
+            output: Some(output),
+            compression: wire::Compression::from(self.compression).into(),
             sink_json: self.sink.as_ref().map(serde_json::to_string).transpose()?,
         };
-        Ok(encoded.encode_to_vec().into())
+        Ok(template.encode_to_vec().into())
     }
 
     /// Reads what `encode` wrote.
@@ -81,17 +46,18 @@ impl StageTemplate {
     /// # Errors
     /// Bytes that `encode` did not write.
     pub fn decode(bytes: &[u8]) -> anyhow::Result<Self> {
-        let encoded = Encoded::decode(bytes)?;
-        let missing = |what| anyhow::anyhow!("the stage has no legal {what}");
+        let template = wire::StageTemplate::decode(bytes)?;
+        let compression = template.frame_compression()?;
+        let output = template.output.context("the stage has no output")?;
         Ok(Self {
-            fragment: encoded.fragment.ok_or_else(|| missing("fragment"))?,
+            fragment: template.fragment.context("the stage has no fragment")?,
             output: OutputSpec {
-                kind: at(&KINDS, encoded.kind).ok_or_else(|| missing("kind of exchange"))?,
-                keys: encoded.keys,
-                partitions: encoded.partitions,
+                kind: output.exchange_kind()?,
+                keys: output.keys,
+                partitions: output.partitions,
             },
-            compression: at(&COMPRESSIONS, encoded.compression).ok_or_else(|| missing("compression"))?,
-            sink: encoded
+            compression,
+            sink: template
                 .sink_json
                 .as_deref()
                 .map(serde_json::from_str)
@@ -102,11 +68,20 @@ impl StageTemplate {
 
 #[cfg(test)]
 mod tests {
+    use sluice_core::plan::ExchangeKind;
+
     use super::*;
 
     #[test]
     fn a_template_survives_the_wire_and_noise_is_refused() {
-        for (kind, compression) in KINDS.into_iter().zip(COMPRESSIONS.into_iter().cycle()) {
+        let kinds = [
+            ExchangeKind::Forward,
+            ExchangeKind::Hash,
+            ExchangeKind::Range,
+            ExchangeKind::Broadcast,
+        ];
+        let compressions = [Compression::None, Compression::Lz4, Compression::Zstd];
+        for (kind, compression) in kinds.into_iter().zip(compressions.into_iter().cycle()) {
             let output = OutputSpec {
                 kind,
                 keys: vec![vec![1, 2]],
@@ -124,6 +99,19 @@ mod tests {
             };
             let bytes = template.encode().expect("it encodes");
             assert_eq!(StageTemplate::decode(&bytes).expect("it decodes"), template);
+        }
+        for (kind, compression) in [(0, 1), (9, 1), (1, 0), (1, 9)] {
+            let unknown = wire::StageTemplate {
+                fragment: Some(Fragment::default()),
+                output: Some(wire::StageOutput {
+                    kind,
+                    ..wire::StageOutput::default()
+                }),
+                compression,
+                sink_json: None,
+            };
+            let refused = StageTemplate::decode(&unknown.encode_to_vec());
+            assert!(refused.is_err(), "{kind} {compression}");
         }
         assert!(StageTemplate::decode(&[0xff, 0x01]).is_err());
         assert!(StageTemplate::decode(&[]).is_err());

@@ -12,6 +12,7 @@ mod report;
 pub mod serve;
 mod session;
 mod split;
+mod stage;
 mod stream;
 #[cfg(test)]
 mod tests;

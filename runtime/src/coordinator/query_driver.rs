@@ -326,10 +326,10 @@ impl QueryDriver {
             return;
         };
         if connection.defined_stages.insert(stage) {
-            let fragment = assigned.template.clone();
+            let template = assigned.template.clone();
             let define = ToWorker::DefineStage(wire::DefineStage {
                 stage: stage.0,
-                fragment,
+                template,
             });
             let _ = connection.outbound.send(wire::CoordinatorMessage::of(define));
         }

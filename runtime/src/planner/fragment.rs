@@ -19,6 +19,7 @@ use datafusion_proto::physical_plan::{
 use datafusion_proto::protobuf;
 use prost::Message;
 use sluice_core::plan::{ExchangeKind, Split};
+pub use sluice_proto::wire::Fragment;
 
 use super::codec::FragmentCodec;
 use super::error::{PlanError, plain};
@@ -26,25 +27,6 @@ use super::scan::ScanExec;
 use super::session::travelling_options;
 use super::shuffle_read_exec::{InputProvider, ShuffleReadExec};
 use super::{top_k_input, window};
-
-/// A stage's plan as bytes: all that a worker needs to run its tasks, but for their splits and streams. It
-/// encodes and decodes as a protobuf message; another build of Sluice must refuse it, neither plan encoding
-/// nor hash functions are stable across builds.
-#[derive(Clone, PartialEq, Message)]
-pub struct Fragment {
-    /// The plan, as datafusion-proto encodes it, with Sluice's own nodes.
-    #[prost(bytes = "vec", tag = "1")]
-    pub plan: Vec<u8>,
-    /// The session options that differ from DataFusion's defaults, by key.
-    #[prost(btree_map = "string, string", tag = "2")]
-    pub options: BTreeMap<String, String>,
-    /// The schema of each input, in the order of the stage's `inputs`, as [`encode_schema`] writes it.
-    #[prost(bytes = "vec", repeated, tag = "3")]
-    pub inputs: Vec<Vec<u8>>,
-    /// The schema of the rows that a task writes.
-    #[prost(bytes = "vec", tag = "4")]
-    pub output: Vec<u8>,
-}
 
 /// How the rows of a task find their partition of the exchange that it writes.
 #[derive(Debug, Clone, PartialEq, Eq)]

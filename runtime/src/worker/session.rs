@@ -206,7 +206,7 @@ impl Session {
             FromCoordinator::ReleaseSlots(release) => self.slots.release(release.slots),
             FromCoordinator::DefineStage(stage) => {
                 let query = &self.hello.query;
-                if let Err(failure) = self.stages.define(StageId(stage.stage), &stage.fragment) {
+                if let Err(failure) = self.stages.define(StageId(stage.stage), &stage.template) {
                     tracing::warn!(%query, stage = stage.stage, %failure, "refused a stage");
                 }
             }

@@ -165,10 +165,10 @@ impl Fixture {
     /// Gets a slot for an attempt of task 0 and gives the order to run it.
     async fn assign(&self, session: &mut Session, attempt: AttemptId, stream_epoch: u64) {
         let stage = self.options.stages.first().expect("there is one stage");
-        let fragment = stage.template.clone();
+        let template = stage.template.clone();
         session.send(ToWorker::DefineStage(wire::DefineStage {
             stage: attempt.stage.0,
-            fragment,
+            template,
         }));
         session.send(ToWorker::RequestSlots(wire::RequestSlots { slots: 1 }));
         session

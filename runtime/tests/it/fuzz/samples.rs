@@ -252,7 +252,7 @@ fn session() -> Vec<Vec<u8>> {
     to_worker.extend(stages().into_iter().take(2).map(|template| {
         ToWorker::DefineStage(wire::DefineStage {
             stage: 1,
-            fragment: template.into(),
+            template: template.into(),
         })
     }));
     let to_worker = to_worker.into_iter();

@@ -311,7 +311,7 @@ async fn messages_that_no_coordinator_sends_end_their_session_only() {
         message(Some(ToWorker::Hello(hello("noise")))),
         message(Some(ToWorker::DefineStage(wire::DefineStage {
             stage: 3,
-            fragment: vec![0xff; 64].into(),
+            template: vec![0xff; 64].into(),
         }))),
         message(Some(ToWorker::CancelAttempt(attempt))),
         message(Some(ToWorker::RetireAttempt(attempt))),
@@ -443,9 +443,9 @@ async fn stage_of(partitions: Option<u32>, plan_bytes: usize) -> Bytes {
     template.encode().expect("it encodes")
 }
 
-fn define(stage: u32, fragment: &Bytes) -> wire::CoordinatorMessage {
-    let fragment = fragment.clone();
-    message(Some(ToWorker::DefineStage(wire::DefineStage { stage, fragment })))
+fn define(stage: u32, template: &Bytes) -> wire::CoordinatorMessage {
+    let template = template.clone();
+    message(Some(ToWorker::DefineStage(wire::DefineStage { stage, template })))
 }
 
 fn assign(stage: u32, output_partitions: u32) -> wire::CoordinatorMessage {
