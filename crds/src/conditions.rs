@@ -6,6 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::process::exit_code;
+
 /// Most characters of a message in a status.
 pub const MAX_MESSAGE: usize = 1024;
 
@@ -138,7 +140,7 @@ pub enum ProgressReason {
     ContainerFailed,
     /// The quota of the namespace leaves no room for a pod.
     QuotaExceeded,
-    /// The API server refuses the pod: a policy of the cluster, or a name that does not exist.
+    /// The API server rejects the pod, such as by a policy of the cluster.
     PodRefused,
     /// A claim is not bound, or what a pod mounts (a volume, a Secret, a ConfigMap) is missing or cannot be attached.
     VolumeUnavailable,
@@ -197,6 +199,88 @@ pub enum ErrorReason {
     BuildMismatch,
     /// A defect of Sluice itself.
     Internal,
+}
+
+impl ErrorReason {
+    /// Whether the query was not accepted: what it asks for cannot be planned.
+    pub const fn is_rejection(self) -> bool {
+        match self {
+            Self::InvalidSpec
+            | Self::InvalidSql
+            | Self::TableNotFound
+            | Self::ForbiddenPath
+            | Self::UnsupportedPlan => true,
+            Self::InputChanged
+            | Self::InputCorrupt
+            | Self::SinkExists
+            | Self::SinkFailed
+            | Self::ResourcesExhausted
+            | Self::TaskFailed
+            | Self::PoisonTask
+            | Self::FetchFailed
+            | Self::WorkersLost
+            | Self::OutOfMemory
+            | Self::CoordinatorLost
+            | Self::DeadlineExceeded
+            | Self::Cancelled
+            | Self::ResultPartiallyRead
+            | Self::BuildMismatch
+            | Self::Internal => false,
+        }
+    }
+
+    /// Whether another coordinator may succeed. It cannot with the same input, nor after a defect, and a task that failed on
+    /// every attempt was tried on several workers already. After `BuildMismatch` the next coordinator has the workers' build.
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::WorkersLost | Self::SinkFailed | Self::BuildMismatch => true,
+            Self::InvalidSpec
+            | Self::InvalidSql
+            | Self::TableNotFound
+            | Self::InputChanged
+            | Self::InputCorrupt
+            | Self::ForbiddenPath
+            | Self::UnsupportedPlan
+            | Self::SinkExists
+            | Self::ResourcesExhausted
+            | Self::TaskFailed
+            | Self::PoisonTask
+            | Self::FetchFailed
+            | Self::OutOfMemory
+            | Self::CoordinatorLost
+            | Self::DeadlineExceeded
+            | Self::Cancelled
+            | Self::ResultPartiallyRead
+            | Self::Internal => false,
+        }
+    }
+
+    /// The exit code of a process whose query failed with this reason.
+    pub const fn exit_code(self) -> u8 {
+        match self {
+            Self::InvalidSpec
+            | Self::InvalidSql
+            | Self::TableNotFound
+            | Self::InputChanged
+            | Self::InputCorrupt
+            | Self::ForbiddenPath
+            | Self::UnsupportedPlan
+            | Self::SinkExists => exit_code::INVALID_INPUT,
+            Self::WorkersLost => exit_code::NO_WORKERS,
+            Self::Cancelled => exit_code::CANCELLED,
+            Self::SinkFailed
+            | Self::ResourcesExhausted
+            | Self::TaskFailed
+            | Self::PoisonTask
+            | Self::FetchFailed
+            | Self::OutOfMemory
+            | Self::CoordinatorLost
+            | Self::DeadlineExceeded
+            | Self::ResultPartiallyRead
+            | Self::BuildMismatch
+            | Self::Internal => exit_code::QUERY_FAILED,
+        }
+    }
 }
 
 impl From<ErrorReason> for ConditionReason {

@@ -11,8 +11,13 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::text::shortened;
+
 pub use quantity::quantity_bytes;
 pub(crate) use quantity::{NANOS_IN_ONE, nanos};
+
+/// Most characters of a text that a message quotes.
+const MAX_QUOTED: usize = 41;
 
 /// Largest size that can be written, in bytes (10^18). It keeps every canonical form readable again.
 pub const MAX_BYTE_SIZE: u64 = 1_000_000_000_000_000_000;
@@ -94,7 +99,7 @@ impl FromStr for ByteSize {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let refuse = || UnitError::NotASize(shorten(text));
+        let refuse = || UnitError::NotASize(shortened(text, MAX_QUOTED));
         let (digits, unit) = split_number(text);
         let (_, factor, max_digits) = BYTE_UNITS
             .iter()
@@ -205,7 +210,7 @@ impl FromStr for Millis {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let refuse = || UnitError::NotASpan(shorten(text));
+        let refuse = || UnitError::NotASpan(shortened(text, MAX_QUOTED));
         let (digits, unit) = split_number(text);
         let factor = match unit {
             "ms" => 1,
@@ -271,15 +276,6 @@ impl JsonSchema for Millis {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "maxLength": 14, "pattern": MILLIS_PATTERN })
     }
-}
-
-/// At most 40 characters of a text that a message quotes.
-fn shorten(text: &str) -> String {
-    if text.chars().count() <= 40 {
-        return text.to_owned();
-    }
-    let head: String = text.chars().take(40).collect();
-    format!("{head}…")
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::status::{QueryPhase, ResultPreview, ShuffleQueryStatus, StageState};
 use crate::conditions::MAX_MESSAGE;
+use crate::text::shorten;
 
 /// Most rows of a result preview.
 pub const PREVIEW_MAX_ROWS: usize = 20;
@@ -104,7 +105,7 @@ fn shrink_longest_text(status: &mut ShuffleQueryStatus) -> bool {
     match texts.max_by_key(|text| text.len()) {
         Some(text) if text.chars().count() > 1 => {
             let half = text.chars().count() / 2;
-            cut(text, half);
+            shorten(text, half);
             true
         }
         _ => false,
@@ -113,36 +114,27 @@ fn shrink_longest_text(status: &mut ShuffleQueryStatus) -> bool {
 
 fn shorten_texts(status: &mut ShuffleQueryStatus) {
     for condition in &mut status.conditions {
-        cut(&mut condition.message, MAX_MESSAGE);
+        shorten(&mut condition.message, MAX_MESSAGE);
     }
     for stage in &mut status.stages {
-        cut(&mut stage.label, MAX_LABEL);
+        shorten(&mut stage.label, MAX_LABEL);
         stage.partition_bytes_histogram.truncate(HISTOGRAM_CLASSES);
     }
     for summary in [&mut status.stages_done, &mut status.tasks_done]
         .into_iter()
         .flatten()
     {
-        cut(summary, MAX_SUMMARY);
+        shorten(summary, MAX_SUMMARY);
     }
     if let Some(message) = &mut status.message {
-        cut(message, MAX_SHORT_MESSAGE);
+        shorten(message, MAX_SHORT_MESSAGE);
     }
     if let Some(error) = &mut status.error {
-        cut(&mut error.message, MAX_MESSAGE);
+        shorten(&mut error.message, MAX_MESSAGE);
     }
     if let Some(sink) = &mut status.sink {
-        cut(&mut sink.location, MAX_LOCATION);
+        shorten(&mut sink.location, MAX_LOCATION);
     }
-}
-
-/// Cuts a text to `most` characters, the last of them an ellipsis.
-fn cut(text: &mut String, most: usize) -> bool {
-    if text.chars().count() <= most {
-        return false;
-    }
-    *text = text.chars().take(most.saturating_sub(1)).chain(['…']).collect();
-    true
 }
 
 /// Leaves out stages until `keep` are left.
@@ -227,7 +219,7 @@ fn cut_values(preview: &mut ResultPreview, most: usize) {
         .iter_mut()
         .chain(preview.rows.iter_mut().flatten())
     {
-        preview.truncated |= cut(text, most);
+        preview.truncated |= shorten(text, most);
     }
 }
 

@@ -11,6 +11,8 @@ mod volumes;
 
 use std::fmt;
 
+use crate::text::shortened;
+
 pub use pool::validate_pool;
 pub use query::validate_query;
 pub use update::validate_query_update;
@@ -66,12 +68,7 @@ fn check_name(name: Option<&str>, problems: &mut Vec<Problem>) {
 
 /// At most 60 characters of a text that a message quotes, control characters escaped.
 pub(crate) fn excerpt(text: &str) -> String {
-    let head: String = text.chars().take(60).flat_map(char::escape_debug).collect();
-    if text.chars().nth(60).is_some() {
-        format!("{head}…")
-    } else {
-        head
-    }
+    shortened(text, 61).chars().flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]

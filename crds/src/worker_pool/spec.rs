@@ -215,14 +215,14 @@ impl WorkerPoolSpec {
             .map_or(DEFAULT_SPILL_SIZE, |spill| spill.limit)
     }
 
-    /// Spill volumes of one worker in a cluster: those of the spec, or one emptyDir of the size of the limit; none if
-    /// there is nothing to spill to and spilling is forbidden.
+    /// Spill volumes of one worker in a cluster: those of the spec, or one emptyDir of the size of the limit. A worker that
+    /// may not spill has a folder for it all the same.
     pub fn spill_volumes(&self) -> Vec<SpillVolume> {
         let volumes = self.spill.as_ref().map_or(&[][..], |spill| &spill.volumes);
-        let size_limit = self.spill_limit();
-        if !volumes.is_empty() || size_limit == ByteSize::default() {
+        if !volumes.is_empty() {
             return volumes.to_vec();
         }
+        let size_limit = self.spill_limit();
         vec![SpillVolume {
             name: DEFAULT_SPILL_VOLUME.to_owned(),
             empty_dir: Some(EmptyDirVolume { size_limit }),

@@ -69,7 +69,7 @@ fn spill_volumes_are_said_or_one_of_the_size_of_the_limit() {
     let one = |size: &str| vec![("default".to_owned(), size.to_owned())];
     assert_eq!(volumes(json!({})), one("10GiB"));
     assert_eq!(volumes(json!({ "spill": { "limit": "3GiB" } })), one("3GiB"));
-    assert_eq!(volumes(json!({ "spill": { "limit": 0 } })), []);
+    assert_eq!(volumes(json!({ "spill": { "limit": 0 } })), one("0"));
     let own = json!({ "spill": { "limit": "1GiB", "volumes": [
         { "name": "a", "emptyDir": { "sizeLimit": "1GiB" } },
         { "name": "b", "ephemeral": { "size": "2GiB" } },

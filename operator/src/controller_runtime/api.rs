@@ -8,6 +8,7 @@ use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use sluice_crds::ProgressReason;
 
 /// The field manager of every write.
 pub const FIELD_MANAGER: &str = "sluice-operator";
@@ -34,6 +35,32 @@ pub enum Created<K> {
     Ours(Box<K>),
     /// An object of that name belongs to somebody else.
     Taken,
+}
+
+/// A rejected call. It is rejected again until somebody acts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    pub reason: ProgressReason,
+    /// What was rejected and why, for people.
+    pub message: String,
+}
+
+/// The rejection of a call; `None` if the same call may succeed later. Such are: 401, the operator's own credentials; 404, a
+/// namespace that is being deleted or a kind that is not installed yet; 408, 409 and 429.
+pub fn classify_rejection(doing: &str, error: &kube::Error) -> Option<Rejection> {
+    let kube::Error::Api(status) = error else {
+        return None;
+    };
+    let reason = match status.code {
+        403 if status.message.contains("exceeded quota") => ProgressReason::QuotaExceeded,
+        401 | 404 | 408 | 409 | 429 => return None,
+        400..500 => ProgressReason::PodRefused,
+        _ => return None,
+    };
+    Some(Rejection {
+        reason,
+        message: format!("{doing}: {}", status.message),
+    })
 }
 
 /// The API of the namespace of `object`.
@@ -163,4 +190,34 @@ fn body<K: Object>(object: &K) -> kube::Result<serde_json::Value> {
     body["apiVersion"] = json!(K::api_version(&()));
     body["kind"] = json!(K::kind(&()));
     Ok(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    fn rejected(code: u16, message: &str) -> Option<Rejection> {
+        let status = Status::failure(message, "").with_code(code);
+        classify_rejection("creating Pod q-c1", &kube::Error::Api(Box::new(status)))
+    }
+
+    #[test]
+    fn rejections_that_a_user_can_mend_are_shown_and_the_rest_is_tried_again() {
+        let quota = rejected(403, "exceeded quota: pods").unwrap();
+        assert_eq!(quota.reason, ProgressReason::QuotaExceeded);
+        assert_eq!(quota.message, "creating Pod q-c1: exceeded quota: pods");
+        assert_eq!(
+            rejected(403, "forbidden: violates PodSecurity").unwrap().reason,
+            ProgressReason::PodRefused
+        );
+        assert_eq!(
+            rejected(422, "no such priority class").unwrap().reason,
+            ProgressReason::PodRefused
+        );
+        for code in [401, 404, 408, 409, 429, 500, 503, 504] {
+            assert_eq!(rejected(code, ""), None, "{code}");
+        }
+    }
 }

@@ -8,6 +8,7 @@ use kube::ResourceExt;
 use kube::api::DynamicObject;
 use kube::runtime::events::{Event, EventType, Recorder};
 use prometheus_client::metrics::gauge::Gauge;
+use sluice_crds::text::shortened;
 
 use super::events::publish;
 
@@ -83,7 +84,7 @@ fn key(object: &DynamicObject) -> (String, String) {
 }
 
 fn event(why: &str) -> Event {
-    let why: String = why.chars().take(MAX_CAUSE).collect();
+    let why = shortened(why, MAX_CAUSE);
     Event {
         type_: EventType::Warning,
         reason: "Unreadable".to_owned(),

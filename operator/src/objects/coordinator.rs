@@ -19,10 +19,6 @@ use super::names;
 pub use pod::{COORDINATOR_CONTAINER, CoordinatorPlan, coordinator_pod};
 pub use resources::MAX_MEMORY_FACTOR;
 
-/// Port of a coordinator's gRPC service.
-pub const COORDINATOR_PORT: u16 = 7401;
-/// Port of a worker's gRPC service.
-const WORKER_PORT: u16 = 7400;
 /// Annotation of a coordinator's pod: how many times the pool's memory for a coordinator it has.
 const MEMORY_FACTOR: &str = "sluice.dev/memory-factor";
 /// The query in its ConfigMap.

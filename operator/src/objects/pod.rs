@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     PodSecurityContext, Probe, SeccompProfile, SecretEnvSource, SecurityContext, Volume, VolumeMount,
 };
 use sluice_crds::WorkerPoolSpec;
+use sluice_crds::process;
 use sluice_crds::worker_pool::{ClaimVolume, PodMetadata};
 use sluice_proto::LIVENESS_SERVICE;
 use sluice_proto::log::LogFormat;
@@ -142,7 +143,7 @@ pub fn env(name: &str, value: impl Into<String>) -> EnvVar {
 pub fn log_format(format: LogFormat) -> Vec<EnvVar> {
     match format {
         LogFormat::Text => Vec::new(),
-        LogFormat::Json => vec![env("SLUICE_LOG_FORMAT", format.to_string())],
+        LogFormat::Json => vec![env(process::env::LOG_FORMAT, format.to_string())],
     }
 }
 

@@ -13,11 +13,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
 use sluice_crds::WorkerPool;
+use sluice_crds::process;
 use sluice_crds::worker_pool::EgressPolicy;
 
-use super::coordinator::COORDINATOR_PORT;
 use super::pod::KEY_FILE;
-use super::worker::PORT;
 use super::{labels, names};
 
 /// Port of the name service.
@@ -55,13 +54,13 @@ impl PoolObjects {
             network_policy: network_policy(
                 metadata(pool, names::workers(&name)),
                 labels::workers_of(&name),
-                ingress(vec![ours(), operator()], PORT),
+                ingress(vec![ours(), operator()], process::port::WORKER),
                 egress(pool.spec.egress),
             ),
             coordinator_policy: network_policy(
                 metadata(pool, names::coordinators(&name)),
                 labels::coordinators_of(&name),
-                ingress(vec![operator()], COORDINATOR_PORT),
+                ingress(vec![operator()], process::port::COORDINATOR),
                 egress(pool.spec.egress),
             ),
             key: public_key.map(|pem| ConfigMap {
@@ -92,7 +91,7 @@ fn service(pool: &WorkerPool, name: &str) -> Service {
             selector: Some(labels::workers_of(name)),
             ports: Some(vec![ServicePort {
                 name: Some("grpc".to_owned()),
-                port: i32::from(PORT),
+                port: i32::from(process::port::WORKER),
                 protocol: Some("TCP".to_owned()),
                 target_port: Some(IntOrString::String("grpc".to_owned())),
                 ..ServicePort::default()
@@ -162,7 +161,7 @@ fn egress(policy: EgressPolicy) -> Vec<NetworkPolicyEgressRule> {
         EgressPolicy::Internal => vec![
             NetworkPolicyEgressRule {
                 to: Some(vec![ours()]),
-                ports: Some(vec![port(PORT, "TCP")]),
+                ports: Some(vec![port(process::port::WORKER, "TCP")]),
             },
             NetworkPolicyEgressRule {
                 to: None,

@@ -10,9 +10,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt;
 use kube::core::ObjectMeta;
-use sluice_crds::worker_pool::{
-    ClaimVolume, DEFAULT_SPILL_SIZE, EmptyDirVolume, EphemeralVolume, SpillVolume,
-};
+use sluice_crds::process::{env, port};
+use sluice_crds::worker_pool::{ClaimVolume, EphemeralVolume, SpillVolume};
 use sluice_crds::{ByteSize, WorkerPool, WorkerPoolSpec};
 use sluice_proto::log::LogFormat;
 
@@ -21,9 +20,7 @@ use super::pod::{self, KEY_FILE, KEY_FOLDER, PROGRAM, TMP_BYTES, Volumes};
 use super::quantity::{bytes_of, quantity};
 use super::{labels, names};
 
-/// Port that workers serve on.
-pub const PORT: u16 = 7400;
-/// Name of that port, and of the container.
+/// Name of the gRPC port.
 const PORT_NAME: &str = "grpc";
 /// Name of the container.
 pub const CONTAINER: &str = "worker";
@@ -35,8 +32,6 @@ const MIN_SPILL_VOLUME: u64 = 16 << 20;
 /// writes; the kubelet counts whole blocks, folders, and what is being deleted, and would evict a worker that has just
 /// filled its disk, where its query should fail with a reason.
 const SPILL_MARGIN: u64 = 64 << 20;
-/// Hundredths of the memory limit that queries get; the rest is for the process itself.
-const QUERY_MEMORY_PERCENT: u64 = 70;
 /// Seconds between the signal to end and the end: what runs may finish, where a pod is evicted and not drained.
 const GRACE_SECONDS: i64 = 60;
 
@@ -112,7 +107,7 @@ impl WorkerPod<'_> {
 
     fn container(&self, volumes: &Volumes) -> Container {
         let spec = &self.pool.spec;
-        let probes = pod::probes(PORT);
+        let probes = pod::probes(port::WORKER);
         Container {
             name: CONTAINER.to_owned(),
             image: Some(self.image.to_owned()),
@@ -122,7 +117,7 @@ impl WorkerPod<'_> {
             env_from: pod::credentials(spec),
             ports: Some(vec![ContainerPort {
                 name: Some(PORT_NAME.to_owned()),
-                container_port: i32::from(PORT),
+                container_port: i32::from(port::WORKER),
                 protocol: Some("TCP".to_owned()),
                 ..ContainerPort::default()
             }]),
@@ -138,31 +133,31 @@ impl WorkerPod<'_> {
 
     fn env(&self) -> Vec<EnvVar> {
         let spec = &self.pool.spec;
-        let folders: Vec<_> = spill_volumes(spec).iter().map(spill_folder).collect();
+        let folders: Vec<_> = spec.spill_volumes().iter().map(spill_folder).collect();
         let mut env = pod::log_format(self.log_format);
         env.extend([
-            pod::env("SLUICE_LISTEN", format!("0.0.0.0:{PORT}")),
-            pod::env_field("SLUICE_WORKER_NAME", "metadata.name"),
-            pod::env_field("SLUICE_POD_UID", "metadata.uid"),
-            pod::env("SLUICE_POOL", self.pool.name_any()),
-            pod::env("SLUICE_NAMESPACE", self.pool.namespace().unwrap_or_default()),
+            pod::env(env::LISTEN, format!("0.0.0.0:{}", port::WORKER)),
+            pod::env_field(env::WORKER_NAME, "metadata.name"),
+            pod::env_field(env::POD_UID, "metadata.uid"),
+            pod::env(env::POOL, self.pool.name_any()),
+            pod::env(env::NAMESPACE, self.pool.namespace().unwrap_or_default()),
             pod::env(
-                "SLUICE_DATA_DIRS",
+                env::DATA_DIRS,
                 mounts(spec.data_volumes.iter().chain(&spec.sink_volumes)),
             ),
-            pod::env("SLUICE_SINK_DIRS", mounts(&spec.sink_volumes)),
-            pod::env_field("SLUICE_NODE", "spec.nodeName"),
-            pod::env("SLUICE_ZONE_FILE", format!("{POD_FOLDER}/zone")),
-            pod::env("SLUICE_SLOTS", spec.slots().to_string()),
-            pod::env("SLUICE_SPILL_DIRS", folders.join(",")),
-            pod::env("SLUICE_SPILL_LIMIT", spill_limit(spec).bytes().to_string()),
+            pod::env(env::SINK_DIRS, mounts(&spec.sink_volumes)),
+            pod::env_field(env::NODE, "spec.nodeName"),
+            pod::env(env::ZONE_FILE, format!("{POD_FOLDER}/zone")),
+            pod::env(env::SLOTS, spec.slots().to_string()),
+            pod::env(env::SPILL_DIRS, folders.join(",")),
+            pod::env(env::SPILL_LIMIT, spec.spill_limit().bytes().to_string()),
         ]);
-        if let Some(memory) = query_memory(spec) {
-            env.push(pod::env("SLUICE_MEMORY", memory.bytes().to_string()));
+        if let Some(memory) = spec.query_memory() {
+            env.push(pod::env(env::MEMORY, memory.bytes().to_string()));
         }
         if self.with_key {
             let file = format!("{KEY_FOLDER}/{KEY_FILE}");
-            env.push(pod::env("SLUICE_VERIFY_KEY_FILE", file));
+            env.push(pod::env(env::VERIFY_KEY_FILE, file));
         }
         env
     }
@@ -171,7 +166,7 @@ impl WorkerPod<'_> {
         let spec = &self.pool.spec;
         let mut all = Volumes::common(pool, spec, self.with_key);
         all.add(zone_volume(), POD_FOLDER, true);
-        for volume in spill_volumes(spec) {
+        for volume in spec.spill_volumes() {
             all.add(spill_volume(&volume), spill_folder(&volume), false);
         }
         all
@@ -203,28 +198,6 @@ fn zone_volume() -> Volume {
             }]),
         }),
         ..Volume::default()
-    }
-}
-
-/// Most bytes that a worker of the pool has on disk.
-fn spill_limit(spec: &WorkerPoolSpec) -> ByteSize {
-    spec.spill
-        .as_ref()
-        .map_or(DEFAULT_SPILL_SIZE, |spill| spill.limit)
-}
-
-/// The spill volumes of a worker: those of the spec, or one on the disk of the node.
-fn spill_volumes(spec: &WorkerPoolSpec) -> Vec<SpillVolume> {
-    let named = spec.spill.as_ref().map(|spill| spill.volumes.as_slice());
-    match named {
-        Some(volumes @ [_, ..]) => volumes.to_vec(),
-        Some([]) | None => vec![SpillVolume {
-            name: "default".to_owned(),
-            empty_dir: Some(EmptyDirVolume {
-                size_limit: spill_limit(spec),
-            }),
-            ephemeral: None,
-        }],
     }
 }
 
@@ -274,17 +247,8 @@ fn claim_template(volume: &EphemeralVolume) -> PersistentVolumeClaimTemplate {
 /// Query memory of each slot of a worker, if it is known before the worker runs.
 pub fn slot_memory(spec: &WorkerPoolSpec) -> Option<ByteSize> {
     let slots = u64::from(spec.slots().max(1));
-    query_memory(spec).map(|memory| ByteSize::from_bytes(memory.bytes() / slots))
-}
-
-/// Query memory of one worker: what the spec says, or its share of the memory limit.
-fn query_memory(spec: &WorkerPoolSpec) -> Option<ByteSize> {
-    let share = || {
-        let limits = spec.resources.as_ref()?.limits.as_ref();
-        let limit = bytes_of(limits, "memory")?;
-        Some(ByteSize::from_bytes(limit / 100 * QUERY_MEMORY_PERCENT))
-    };
-    spec.memory.or_else(share)
+    spec.query_memory()
+        .map(|memory| ByteSize::from_bytes(memory.bytes() / slots))
 }
 
 /// Requests and limits of a worker: what the spec says, and where it says nothing, the query memory and the disk space
@@ -292,7 +256,7 @@ fn query_memory(spec: &WorkerPoolSpec) -> Option<ByteSize> {
 fn resources(spec: &WorkerPoolSpec) -> ResourceRequirements {
     let mut resources = spec.resources.clone().unwrap_or_default();
     resources.claims = None;
-    let on_node = spill_volumes(spec);
+    let on_node = spec.spill_volumes();
     let on_node = on_node.iter().filter_map(|volume| volume.empty_dir.as_ref());
     let disk = on_node.fold(TMP_BYTES, |sum, volume| {
         sum.saturating_add(empty_dir_bytes(volume.size_limit))

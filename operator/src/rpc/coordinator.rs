@@ -10,6 +10,7 @@ use futures::{FutureExt, StreamExt};
 use kube::runtime::reflector::ObjectRef;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_crds::ShuffleQuery;
+use sluice_crds::process::port;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
 use sluice_proto::auth::{Audience, AuthError, Bearer, Claims, PoolId, Verb};
 use sluice_proto::wire::coordinator_client::CoordinatorClient;
@@ -18,7 +19,6 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{RpcError, bearer, refused, with_causes};
-use crate::objects::coordinator::COORDINATOR_PORT;
 use crate::signing::SigningKeys;
 
 /// How long a connection may take.
@@ -92,7 +92,7 @@ impl GrpcCoordinators {
         async move {
             let failed = |error: &dyn std::error::Error| RpcError::Refused(with_causes(error));
             let bearer = bearer.map_err(|error| failed(&error))?;
-            let channel = Endpoint::from_shared(format!("http://{address}:{COORDINATOR_PORT}"))
+            let channel = Endpoint::from_shared(format!("http://{address}:{}", port::COORDINATOR))
                 .map_err(|error| failed(&error))?
                 .connect_timeout(CONNECT_TIMEOUT)
                 .tcp_nodelay(true)

@@ -9,8 +9,8 @@ use sluice_proto::auth::{Claims, PoolId};
 
 use super::controller::QueryReconciler;
 use super::observe::{owned, pool_of, problems_with};
-use super::observed::{Action, Rejection};
-use crate::controller_runtime::api::{self, Created, Object};
+use super::observed::Action;
+use crate::controller_runtime::api::{self, Created, Object, Rejection};
 use crate::controller_runtime::controller::Error;
 use crate::objects::folders::folders;
 use crate::objects::{coordinator, names, pod};
@@ -85,7 +85,7 @@ impl QueryReconciler {
         match api::create(&self.operator.client, wanted).await {
             Ok(Created::Ours(_)) => Ok(None),
             Ok(Created::Taken) => Ok(Some(taken(wanted))),
-            Err(error) => refusal(error, format!("creating {} {name}", K::kind(&()))).map(Some),
+            Err(error) => rejection(error, &format!("creating {} {name}", K::kind(&()))),
         }
     }
 
@@ -125,7 +125,7 @@ impl QueryReconciler {
                     Ok(None)
                 }
                 Ok(Created::Taken) => Ok(Some(taken(&input))),
-                Err(error) => refusal(error, format!("creating ConfigMap {}", input.name_any())).map(Some),
+                Err(error) => rejection(error, &format!("creating ConfigMap {}", input.name_any())),
             },
             Err(message) => Ok(Some(Rejection {
                 reason: ProgressReason::SqlNotFound,
@@ -170,7 +170,7 @@ impl QueryReconciler {
         let name = secret.name_any();
         match api::create_blind(&self.operator.client, &secret).await {
             Ok(()) => Ok(None),
-            Err(error) => refusal(error, format!("creating Secret {name}")).map(Some),
+            Err(error) => rejection(error, &format!("creating Secret {name}")),
         }
     }
 
@@ -251,51 +251,10 @@ fn pool_id(query: &ShuffleQuery) -> PoolId {
     }
 }
 
-/// What a refusal by the API server means: something for the user, or something to try again.
-fn refusal(error: kube::Error, doing: String) -> Result<Rejection, Error> {
-    if let kube::Error::Api(status) = &error {
-        let quota = status.code == 403 && status.message.contains("exceeded quota");
-        let for_good = (400..500).contains(&status.code) && ![404, 408, 409, 429].contains(&status.code);
-        if for_good {
-            return Ok(Rejection {
-                reason: if quota {
-                    ProgressReason::QuotaExceeded
-                } else {
-                    ProgressReason::PodRefused
-                },
-                message: format!("{doing}: {}", status.message),
-            });
-        }
-    }
-    Err(Error::api(doing)(error))
-}
-
-#[cfg(test)]
-mod tests {
-    use kube::core::Status;
-
-    use super::*;
-
-    fn refused(code: u16, message: &str) -> Result<Rejection, Error> {
-        let status = Status::failure(message, "").with_code(code);
-        refusal(kube::Error::Api(Box::new(status)), "creating Pod q-c1".to_owned())
-    }
-
-    #[test]
-    fn what_a_user_can_mend_is_told_and_the_rest_is_tried_again() {
-        let quota = refused(403, "exceeded quota: pods").unwrap();
-        assert_eq!(quota.reason, ProgressReason::QuotaExceeded);
-        assert_eq!(quota.message, "creating Pod q-c1: exceeded quota: pods");
-        assert_eq!(
-            refused(403, "forbidden: violates PodSecurity").unwrap().reason,
-            ProgressReason::PodRefused
-        );
-        assert_eq!(
-            refused(422, "no such priority class").unwrap().reason,
-            ProgressReason::PodRefused
-        );
-        for code in [404, 408, 409, 429, 500, 503, 504] {
-            assert!(refused(code, "").is_err(), "{code}");
-        }
+/// The rejection of a call, or its failure, which is tried again.
+fn rejection(error: kube::Error, doing: &str) -> Result<Option<Rejection>, Error> {
+    match api::classify_rejection(doing, &error) {
+        Some(rejection) => Ok(Some(rejection)),
+        None => Err(Error::api(doing)(error)),
     }
 }

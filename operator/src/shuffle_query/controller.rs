@@ -190,8 +190,8 @@ impl QueryReconciler {
                 } => {
                     let stored = QueryRecord::of(&query);
                     for action in actions {
-                        if let Some(refusal) = self.apply(&query, action).await? {
-                            record = stored.waiting(refusal.reason, refusal.message);
+                        if let Some(rejection) = self.apply(&query, action).await? {
+                            record = stored.waiting(rejection.reason, rejection.message);
                             break;
                         }
                     }

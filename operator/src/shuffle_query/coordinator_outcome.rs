@@ -1,7 +1,6 @@
 //! How a coordinator ended, and what that means for its query.
 
 use jiff::Timestamp;
-use sluice_core::termination::Termination;
 use sluice_crds::shuffle_query::PreviewMode;
 use sluice_crds::shuffle_query::status::{QueryError, QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ErrorReason, ProgressReason};
@@ -45,7 +44,7 @@ pub(super) fn success(seen: &Observed) -> Option<ShuffleQueryStatus> {
     }
     seen.pods.iter().find_map(|pod| match &pod.state {
         PodState::Ended(PodEnd::Reported(termination)) if termination.phase == QueryPhase::Succeeded => {
-            Some(status_of(termination))
+            Some(termination.status())
         }
         PodState::Ended(_) | PodState::Waiting(_) | PodState::Running(_) => None,
     })
@@ -122,7 +121,7 @@ pub(super) fn outcome<'a>(seen: &'a Observed, record: &QueryRecord) -> Coordinat
 
 fn ended(seen: &Observed, record: &QueryRecord, end: &PodEnd) -> CoordinatorOutcome<'static> {
     match end {
-        PodEnd::Reported(termination) => classify(seen, record, status_of(termination)),
+        PodEnd::Reported(termination) => classify(seen, record, termination.status()),
         PodEnd::Cancelled => {
             let status = error(
                 QueryPhase::Cancelled,
@@ -173,40 +172,13 @@ fn classify(
     record: &QueryRecord,
     status: ShuffleQueryStatus,
 ) -> CoordinatorOutcome<'static> {
-    let again = status.error.as_ref().filter(|error| is_retryable(error.reason));
+    let again = status.error.as_ref().filter(|error| error.reason.is_retryable());
     match again {
         Some(error) if may_retry(seen, record) => CoordinatorOutcome::Retry {
             why: error.message.clone(),
             counted: true,
         },
         Some(_) | None => CoordinatorOutcome::Ended(Box::new(status)),
-    }
-}
-
-/// Whether a failure may be gone when the query starts over. Bad input and defects are not, and a task that failed on
-/// every attempt was tried on several workers already. Where all workers are of another build, the image of the pool was
-/// changed, and the next coordinator has theirs.
-const fn is_retryable(reason: ErrorReason) -> bool {
-    match reason {
-        ErrorReason::WorkersLost | ErrorReason::SinkFailed | ErrorReason::BuildMismatch => true,
-        ErrorReason::InvalidSpec
-        | ErrorReason::InvalidSql
-        | ErrorReason::TableNotFound
-        | ErrorReason::InputChanged
-        | ErrorReason::InputCorrupt
-        | ErrorReason::ForbiddenPath
-        | ErrorReason::UnsupportedPlan
-        | ErrorReason::SinkExists
-        | ErrorReason::ResourcesExhausted
-        | ErrorReason::TaskFailed
-        | ErrorReason::PoisonTask
-        | ErrorReason::FetchFailed
-        | ErrorReason::OutOfMemory
-        | ErrorReason::CoordinatorLost
-        | ErrorReason::DeadlineExceeded
-        | ErrorReason::Cancelled
-        | ErrorReason::ResultPartiallyRead
-        | ErrorReason::Internal => false,
     }
 }
 
@@ -233,32 +205,6 @@ fn error(phase: QueryPhase, reason: ErrorReason, message: &str) -> ShuffleQueryS
             stage: None,
             task: None,
         }),
-        ..ShuffleQueryStatus::default()
-    }
-}
-
-/// What is left of a status in a pod's termination message.
-fn status_of(termination: &Termination) -> ShuffleQueryStatus {
-    let error = termination.reason.map(|reason| QueryError {
-        reason,
-        message: termination.message.clone().unwrap_or_default(),
-        stage: termination.stage,
-        task: termination.task,
-    });
-    ShuffleQueryStatus {
-        phase: termination.phase,
-        error,
-        totals: termination.totals,
-        sink: termination.sink.clone(),
-        first_row_time: termination.first_row_time.clone(),
-        end_time: termination.end_time.clone(),
-        stages_done: termination.stages_done.clone(),
-        tasks_done: termination.tasks_done.clone(),
-        local_attempts: termination.local_attempts.clone(),
-        tasks: termination.tasks,
-        stages: termination.stages.clone(),
-        stages_omitted: termination.stages_omitted,
-        preview: termination.preview.clone(),
         ..ShuffleQueryStatus::default()
     }
 }

@@ -5,12 +5,11 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Pod, 
 use kube::ResourceExt;
 use sluice_core::termination::Termination;
 use sluice_crds::ProgressReason;
+use sluice_crds::process::exit_code;
 
 use crate::objects::coordinator::{COORDINATOR_CONTAINER, epoch_of, memory_factor_of};
 use crate::pod_diagnosis;
 
-/// Exit code of a process that a termination signal has stopped.
-const STOPPED: i32 = 143;
 /// Why a process was stopped whose pod nobody had told to go.
 const STOPPED_BY_PROBE: &str =
     "stopped by its kubelet: it took too long to start, or did not answer for over a minute";
@@ -180,16 +179,17 @@ fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated, lea
     if ["ContainerStatusUnknown", "Unknown"].contains(&reason) {
         return PodEnd::Lost("the node was lost".to_owned());
     }
-    // As `sluice --help` lists them.
-    match terminated.exit_code {
-        STOPPED if leaving => PodEnd::Lost("the coordinator was stopped".to_owned()),
+    match u8::try_from(terminated.exit_code) {
+        Ok(exit_code::TERMINATED) if leaving => PodEnd::Lost("the coordinator was stopped".to_owned()),
         // By its kubelet, after a probe: the next one may fare no better.
-        STOPPED => PodEnd::Crashed(sentence(STOPPED_BY_PROBE, Some(&termination_message(message)))),
-        2 => PodEnd::Refused(termination_message(message)),
-        4 => PodEnd::NoWorkers,
-        130 => PodEnd::Cancelled,
-        code => PodEnd::Crashed(sentence(
-            &format!("exit code {code}"),
+        Ok(exit_code::TERMINATED) => {
+            PodEnd::Crashed(sentence(STOPPED_BY_PROBE, Some(&termination_message(message))))
+        }
+        Ok(exit_code::INVALID_INPUT) => PodEnd::Refused(termination_message(message)),
+        Ok(exit_code::NO_WORKERS) => PodEnd::NoWorkers,
+        Ok(exit_code::CANCELLED) => PodEnd::Cancelled,
+        _ => PodEnd::Crashed(sentence(
+            &format!("exit code {}", terminated.exit_code),
             Some(&termination_message(message)),
         )),
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::ShuffleQueryStatus;
-use sluice_crds::{ProgressReason, ShuffleQuery};
 
 use super::admission::Admission;
 use super::coordinator_pod::CoordinatorPod;
@@ -128,13 +128,4 @@ pub enum Action {
     Cancel,
     /// Delete the query.
     DeleteQuery,
-}
-
-/// Why an action was refused for good, for as long as nobody changes something.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// In a word.
-    pub reason: ProgressReason,
-    /// For people.
-    pub message: String,
 }

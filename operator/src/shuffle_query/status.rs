@@ -5,8 +5,7 @@ use kube::ResourceExt;
 use sluice_crds::shuffle_query::bound;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{
-    Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
-    ShuffleQuery, Time,
+    Condition, ConditionReason, ConditionStatus, ProgressReason, QueryConditionType, ShuffleQuery, Time,
 };
 
 use super::decide::elapsed;
@@ -201,14 +200,7 @@ fn conditions(
 
 fn accepted(record: &QueryRecord, planned: bool) -> Observation {
     let refused = match record.reason {
-        ConditionReason::Error(reason) => match reason {
-            ErrorReason::InvalidSpec
-            | ErrorReason::InvalidSql
-            | ErrorReason::TableNotFound
-            | ErrorReason::ForbiddenPath
-            | ErrorReason::UnsupportedPlan => Some(reason),
-            _ => None,
-        },
+        ConditionReason::Error(reason) => Some(reason).filter(|reason| reason.is_rejection()),
         ConditionReason::Progress(_) => None,
     };
     match refused {

@@ -14,7 +14,7 @@ use serde_json::Value;
 use sluice_crds::ProgressReason;
 
 use super::decide::{Desired, PodPatch};
-use super::pod_problem::{PodProblem, classify_rejection};
+use super::pod_problem::PodProblem;
 use super::stores::Stores;
 use crate::controller_runtime::api::{self, Created, Object};
 use crate::controller_runtime::controller::{Error, Keyed};
@@ -27,7 +27,7 @@ const AT_ONCE: usize = 8;
 #[derive(Debug, Default)]
 pub struct Applied {
     /// What the API server did not take, and will not until somebody acts.
-    pub refused: Vec<PodProblem>,
+    pub rejected: Vec<PodProblem>,
     /// Pods, by uid, that began to drain.
     pub draining: Vec<(String, Timestamp)>,
     /// The first failure that trying again may mend.
@@ -36,17 +36,17 @@ pub struct Applied {
 
 impl Applied {
     fn note(&mut self, doing: &str, error: kube::Error) {
-        if let Some(problem) = classify_rejection(doing, &error) {
+        if let Some(rejection) = api::classify_rejection(doing, &error) {
             // The status says it.
             tracing::debug!(doing, %error, "the API server refuses");
-            self.refused.push(problem);
+            self.rejected.push(rejection.into());
         } else if self.failed.is_none() {
             self.failed = Some(Error::api(doing)(error));
         }
     }
 
     fn is_well(&self) -> bool {
-        self.refused.is_empty() && self.failed.is_none()
+        self.rejected.is_empty() && self.failed.is_none()
     }
 }
 
@@ -111,7 +111,7 @@ async fn create(client: &Client, pods: &[Pod], applied: &mut Applied) {
     while let Some((name, created)) = creations.next().await {
         match created {
             Ok(Created::Ours(_)) => tracing::info!(pod = name, "created a worker"),
-            Ok(Created::Taken) => applied.refused.push(taken("Pod", &name)),
+            Ok(Created::Taken) => applied.rejected.push(taken("Pod", &name)),
             Err(error) => applied.note(&format!("creating pod {name}"), error),
         }
         well.store(applied.is_well(), Relaxed);
@@ -130,12 +130,12 @@ where
         Some(existing) => (*existing).clone(),
         None => match api::create(client, wanted).await {
             Ok(Created::Ours(existing)) => *existing,
-            Ok(Created::Taken) => return applied.refused.push(taken(&kind, &name)),
+            Ok(Created::Taken) => return applied.rejected.push(taken(&kind, &name)),
             Err(error) => return applied.note(&doing, error),
         },
     };
     if !api::same_owner(&existing, wanted) {
-        return applied.refused.push(taken(&kind, &name));
+        return applied.rejected.push(taken(&kind, &name));
     }
     if is_as(&existing, wanted) {
         return;
@@ -292,8 +292,8 @@ mod tests {
         )
         .await;
         let begun = counts.begun.load(Relaxed);
-        assert_eq!(applied.refused.len(), 1, "{applied:?}");
-        assert_eq!(applied.refused[0].reason, ProgressReason::QuotaExceeded);
+        assert_eq!(applied.rejected.len(), 1, "{applied:?}");
+        assert_eq!(applied.rejected[0].reason, ProgressReason::QuotaExceeded);
         assert!((3..=2 + AT_ONCE).contains(&begun), "{begun}");
         assert_eq!(counts.ended.load(Relaxed), begun);
     }

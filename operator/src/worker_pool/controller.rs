@@ -11,6 +11,7 @@ use kube::runtime::Controller;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
+use sluice_crds::process::port;
 use sluice_crds::{WorkerPool, WorkerPoolStatus};
 use sluice_proto::auth::PoolId;
 use tokio_util::sync::CancellationToken;
@@ -30,7 +31,6 @@ use crate::controller_runtime::controller::{self, Error, RESYNC_PERIOD, Reconcil
 use crate::controller_runtime::work_queue::Priority;
 use crate::controller_runtime::{api, events};
 use crate::metrics::PoolState;
-use crate::objects::worker::PORT;
 use crate::rpc::worker::{WorkerAddress, WorkerRpc};
 use crate::signing::SigningKeys;
 
@@ -124,7 +124,7 @@ impl<R: WorkerRpc> PoolReconciler<R> {
             ObjectRef::from_obj(&*seen.pool),
             targets(&seen.pool, &seen.workers),
         );
-        let status = status(&seen, &wanted, &applied.refused);
+        let status = status(&seen, &wanted, &applied.rejected);
         self.update_metrics(&seen, &status);
         if seen.pool.status.as_ref() != Some(&status) {
             self.operator.status_writes.acquire(Priority::Normal).await;
@@ -135,7 +135,7 @@ impl<R: WorkerRpc> PoolReconciler<R> {
         }
         match applied.failed {
             Some(error) => Err(error),
-            None if seen.workers.is_empty() && applied.refused.is_empty() => Ok(RESYNC_PERIOD),
+            None if seen.workers.is_empty() && applied.rejected.is_empty() => Ok(RESYNC_PERIOD),
             None if seen.workers.is_empty() => Ok(AGAIN),
             None => Ok(PERIOD),
         }
@@ -194,7 +194,7 @@ fn targets(pool: &WorkerPool, workers: &[Worker]) -> Vec<Target> {
             address: WorkerAddress {
                 uid: worker.pod.uid()?,
                 pool: pool.clone(),
-                socket: SocketAddr::new(address, PORT),
+                socket: SocketAddr::new(address, port::WORKER),
             },
             drain: worker.state == WorkerState::Draining,
         })

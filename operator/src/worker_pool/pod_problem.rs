@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt;
 use sluice_crds::ProgressReason;
 
+use crate::controller_runtime::api::Rejection;
 use crate::objects::worker::CONTAINER;
 use crate::pod_diagnosis;
 
@@ -24,6 +25,12 @@ impl PodProblem {
             reason,
             message: message.into(),
         }
+    }
+}
+
+impl From<Rejection> for PodProblem {
+    fn from(Rejection { reason, message }: Rejection) -> Self {
+        Self { reason, message }
     }
 }
 
@@ -63,19 +70,6 @@ fn last_end(status: &ContainerStatus) -> String {
     let why = ended.reason.as_deref().unwrap_or("ended");
     let text = ended.message.as_deref().unwrap_or_default();
     format!("; last {why}, exit code {}: {}", ended.exit_code, text.trim_end())
-}
-
-/// Why the API server does not take a pod; `None` if trying again may help.
-pub fn classify_rejection(doing: &str, error: &kube::Error) -> Option<PodProblem> {
-    let kube::Error::Api(status) = error else {
-        return None;
-    };
-    let reason = match status.code {
-        403 if status.message.contains("exceeded quota") => ProgressReason::QuotaExceeded,
-        400 | 403 | 404 | 422 => ProgressReason::PodRefused,
-        _ => return None,
-    };
-    Some(PodProblem::new(reason, format!("{doing}: {}", status.message)))
 }
 
 /// The condition of a pod of this type.

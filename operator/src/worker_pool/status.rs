@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use sluice_crds::conditions::MAX_MESSAGE;
+use sluice_crds::text::shortened;
 use sluice_crds::worker_pool::MAX_ZONES;
 use sluice_crds::{
     Condition, ConditionReason, ConditionStatus, PoolConditionType, ProgressReason, Time, WorkerPoolStatus,
@@ -15,8 +16,8 @@ use super::pod_problem::{self, PodProblem};
 use super::worker::{Worker, WorkerState};
 use crate::objects::labels;
 
-/// The status. `refused` is what the API server did not take.
-pub fn status(seen: &Observed, wanted: &Desired, refused: &[PodProblem]) -> WorkerPoolStatus {
+/// The status. `rejected` is what the API server did not take.
+pub fn status(seen: &Observed, wanted: &Desired, rejected: &[PodProblem]) -> WorkerPoolStatus {
     let count = |counted: &dyn Fn(&Worker) -> bool| {
         let workers = seen.workers.iter().filter(|worker| counted(worker));
         u32::try_from(workers.count()).unwrap_or(u32::MAX)
@@ -45,7 +46,7 @@ pub fn status(seen: &Observed, wanted: &Desired, refused: &[PodProblem]) -> Work
         zone_list: Some(zones.join(",")).filter(|list| !list.is_empty()),
         zones,
         image: Some(seen.image().to_owned()),
-        conditions: vec![ready_condition(seen, wanted, refused)],
+        conditions: vec![ready_condition(seen, wanted, rejected)],
     }
 }
 
@@ -71,9 +72,9 @@ fn zones(seen: &Observed) -> Vec<String> {
 fn ready_condition(
     seen: &Observed,
     wanted: &Desired,
-    refused: &[PodProblem],
+    rejected: &[PodProblem],
 ) -> Condition<PoolConditionType> {
-    let (status, reason, message) = readiness(seen, wanted, refused);
+    let (status, reason, message) = readiness(seen, wanted, rejected);
     let before = seen.pool.status.as_ref();
     let before = before.and_then(|status| {
         let mut conditions = status.conditions.iter();
@@ -84,7 +85,7 @@ fn ready_condition(
         type_: PoolConditionType::Ready,
         status,
         reason,
-        message: bounded(message),
+        message: shortened(&message, MAX_MESSAGE),
         observed_generation: seen.pool.metadata.generation,
         last_transition_time: unchanged.map_or_else(
             || Time(whole_seconds(seen.now)),
@@ -96,7 +97,7 @@ fn ready_condition(
 fn readiness(
     seen: &Observed,
     wanted: &Desired,
-    refused: &[PodProblem],
+    rejected: &[PodProblem],
 ) -> (ConditionStatus, ConditionReason, String) {
     let no = |reason: ConditionReason, message: String| (ConditionStatus::False, reason, message);
     if let Some(blocked) = &wanted.blocked {
@@ -116,7 +117,7 @@ fn readiness(
         WorkerState::Lost | WorkerState::Ended | WorkerState::Terminating => false,
     });
     let leaving = leaving.count();
-    if ready >= replicas && refused.is_empty() {
+    if ready >= replicas && rejected.is_empty() {
         let (reason, message) = match leaving {
             0 if replicas == 0 => (ProgressReason::ScaledToZero, scaled_to_zero(seen).to_owned()),
             0 => (ProgressReason::WorkersReady, String::new()),
@@ -126,7 +127,7 @@ fn readiness(
     }
     let pods = current().filter(|worker| !worker.is_ready());
     let problems = pods.filter_map(|worker| pod_problem::of_pod(&worker.pod, seen.now));
-    if let Some(problem) = refused.iter().cloned().chain(problems).next() {
+    if let Some(problem) = rejected.iter().cloned().chain(problems).next() {
         return no(problem.reason.into(), problem.message);
     }
     let mut message = format!("{ready} of {replicas} workers are ready");
@@ -149,16 +150,6 @@ fn leave_message(count: usize) -> String {
         1 => "1 worker leaves".to_owned(),
         count => format!("{count} workers leave"),
     }
-}
-
-/// At most [`MAX_MESSAGE`] characters.
-fn bounded(message: String) -> String {
-    if message.chars().count() <= MAX_MESSAGE {
-        return message;
-    }
-    let mut head: String = message.chars().take(MAX_MESSAGE - 1).collect();
-    head.push('…');
-    head
 }
 
 /// As times in objects are: without fractions of a second.

@@ -19,10 +19,9 @@ use sluice_core::status::StatusContext;
 use sluice_core::termination::Termination;
 use sluice_core::time::Instant;
 use sluice_crds::ErrorReason;
+use sluice_crds::process::port;
 use sluice_crds::shuffle_query::status::ResultPreview;
-use sluice_operator::objects::coordinator::COORDINATOR_PORT;
 use sluice_operator::objects::labels;
-use sluice_operator::objects::worker::PORT;
 use sluice_proto::auth::{Guard, PoolId, TokenSigner, TokenVerifier, TrustedKeys, Verb};
 use sluice_proto::wire::coordinator_server::CoordinatorServer;
 use sluice_proto::wire::worker_server::WorkerServer;
@@ -204,7 +203,7 @@ pub struct Coordinator {
 
 impl Coordinator {
     async fn live(container: Container, script: Script) -> Exit {
-        let incoming = listen(&container, COORDINATOR_PORT).await;
+        let incoming = listen(&container, port::COORDINATOR).await;
         let reports = watch::Sender::new(None);
         let (cancelled, taken) = (CancellationToken::new(), CancellationToken::new());
         let service = CoordinatorServer::new(CoordinatorService {
@@ -378,7 +377,7 @@ struct Worker {
 
 impl Worker {
     async fn live(container: Container, state: wire::WorkerStatus) -> Exit {
-        let incoming = listen(&container, PORT).await;
+        let incoming = listen(&container, port::WORKER).await;
         let drains = CancellationToken::new();
         let service = WorkerServer::new(Self {
             state: Arc::new(Mutex::new(state)),

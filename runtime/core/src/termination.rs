@@ -11,6 +11,7 @@ use sluice_crds::shuffle_query::status::{
     TaskCounts,
 };
 use sluice_crds::shuffle_query::{bound, shrink_lists};
+use sluice_crds::text::shorten;
 use sluice_crds::{
     Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
 };
@@ -132,7 +133,7 @@ impl Termination {
         let message = self.message.clone().filter(|message| !message.is_empty());
         let said = message.as_deref().unwrap_or_default();
         let accepted = match self.reason {
-            Some(reason) if is_refusal(reason) => (ConditionStatus::False, reason.into(), said),
+            Some(reason) if reason.is_rejection() => (ConditionStatus::False, reason.into(), said),
             Some(_) | None => (ConditionStatus::True, ProgressReason::Valid.into(), ""),
         };
         let (succeeded, reason) = match self.reason {
@@ -187,8 +188,8 @@ impl Termination {
             }
             match (&mut words.message, &mut words.sink) {
                 // A character takes six bytes at most, so each round takes off enough or leaves a short rest to the next.
-                (Some(message), _) if !message.is_empty() => shorten(message, over.div_ceil(6).max(8)),
-                (_, Some(sink)) if !sink.location.is_empty() => shorten(&mut sink.location, over.max(8)),
+                (Some(message), _) if !message.is_empty() => shorten_by(message, over.div_ceil(6).max(8)),
+                (_, Some(sink)) if !sink.location.is_empty() => shorten_by(&mut sink.location, over.max(8)),
                 _ => return Ok(text),
             }
         }
@@ -217,41 +218,10 @@ impl Termination {
     }
 }
 
-/// Whether the reason says that a query was not accepted, since it cannot be planned.
-fn is_refusal(reason: ErrorReason) -> bool {
-    match reason {
-        ErrorReason::InvalidSpec
-        | ErrorReason::InvalidSql
-        | ErrorReason::TableNotFound
-        | ErrorReason::ForbiddenPath
-        | ErrorReason::UnsupportedPlan => true,
-        ErrorReason::InputChanged
-        | ErrorReason::InputCorrupt
-        | ErrorReason::SinkExists
-        | ErrorReason::SinkFailed
-        | ErrorReason::ResourcesExhausted
-        | ErrorReason::TaskFailed
-        | ErrorReason::PoisonTask
-        | ErrorReason::FetchFailed
-        | ErrorReason::WorkersLost
-        | ErrorReason::OutOfMemory
-        | ErrorReason::CoordinatorLost
-        | ErrorReason::DeadlineExceeded
-        | ErrorReason::Cancelled
-        | ErrorReason::ResultPartiallyRead
-        | ErrorReason::BuildMismatch
-        | ErrorReason::Internal => false,
-    }
-}
-
 /// Cuts characters off the end, and marks the cut.
-fn shorten(text: &mut String, characters: usize) {
-    let keep = text.chars().count().saturating_sub(characters + 1);
-    let end = text.char_indices().nth(keep).map_or(text.len(), |(end, _)| end);
-    text.truncate(end);
-    if keep > 0 {
-        text.push('…');
-    }
+fn shorten_by(text: &mut String, characters: usize) {
+    let kept = text.chars().count().saturating_sub(characters);
+    shorten(text, kept);
 }
 
 #[cfg(test)]

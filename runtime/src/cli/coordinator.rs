@@ -11,6 +11,7 @@ use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::termination::Termination;
 use sluice_crds::ByteSize;
+use sluice_crds::process::{env, port};
 use sluice_proto::auth::{Guard, Token};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
@@ -44,12 +45,12 @@ pub(super) struct CoordinatorArgs {
         value_delimiter = ',',
         value_parser = parse_workers,
         required = true,
-        env = "SLUICE_WORKERS",
+        env = env::WORKERS,
         value_name = "HOST:PORT"
     )]
     workers: Vec<String>,
     /// Where to serve; port 0 takes a free one.
-    #[arg(long, env = "SLUICE_LISTEN", default_value = "127.0.0.1:7401")]
+    #[arg(long, env = env::LISTEN, default_value_t = SocketAddr::from(([127, 0, 0, 1], port::COORDINATOR)))]
     listen: SocketAddr,
     /// The query's unique id; default: a new one.
     #[arg(long)]
@@ -73,16 +74,16 @@ pub(super) struct CoordinatorArgs {
     #[arg(long, value_enum, default_value = "preview")]
     results: Results,
     /// A file with the token that opens sessions and fetches at workers that check tokens.
-    #[arg(long, env = "SLUICE_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, env = env::TOKEN_FILE, value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// A PEM file with the public keys (Ed25519) whose tokens may ask this coordinator; default: everybody may.
-    #[arg(long, env = "SLUICE_VERIFY_KEY_FILE", value_name = "FILE")]
+    #[arg(long, env = env::VERIFY_KEY_FILE, value_name = "FILE")]
     verify_key_file: Option<PathBuf>,
     #[command(flatten)]
     pool: PoolArgs,
     /// A file for the outcome as JSON of at most 4 KiB, written once the query has ended. The last state is then served
     /// for up to ten seconds, until somebody has taken it.
-    #[arg(long, env = "SLUICE_TERMINATION_LOG", value_name = "FILE")]
+    #[arg(long, env = env::TERMINATION_LOG, value_name = "FILE")]
     termination_log: Option<PathBuf>,
     /// Print the address as one line on standard output once ready, and cancel when standard input closes: for
     /// programs that start coordinators.

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::termination::Termination;
 use sluice_crds::ErrorReason;
+use sluice_crds::process::exit_code;
 use sluice_crds::shuffle_query::status::QueryPhase;
 use sluice_proto::text::escaped_lines;
 
@@ -111,12 +112,14 @@ impl Failure {
     /// The exit code, as `sluice --help` lists them.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::BadInput(_) | Self::Rejected { .. } => 2,
-            Self::HandedOver(_) => 143,
-            Self::OutputClosed => 141,
-            Self::Query(outcome) => outcome_code(outcome),
+            Self::BadInput(_) | Self::Rejected { .. } => exit_code::INVALID_INPUT,
+            Self::HandedOver(_) => exit_code::TERMINATED,
+            Self::OutputClosed => exit_code::OUTPUT_CLOSED,
+            Self::Query(Outcome::Succeeded) => exit_code::SUCCESS,
+            Self::Query(Outcome::Cancelled) => exit_code::CANCELLED,
+            Self::Query(Outcome::Failed(failure)) => failure.reason.exit_code(),
             Self::Child { code, .. } => *code,
-            Self::Other(_) => 1,
+            Self::Other(_) => exit_code::FAILURE,
         })
     }
 }
@@ -135,36 +138,6 @@ impl From<PrepareError> for Failure {
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::Other(error)
-    }
-}
-
-fn outcome_code(outcome: &Outcome) -> u8 {
-    match outcome {
-        Outcome::Succeeded => 0,
-        Outcome::Cancelled => 130,
-        Outcome::Failed(failure) => match failure.reason {
-            ErrorReason::InvalidSpec
-            | ErrorReason::InvalidSql
-            | ErrorReason::TableNotFound
-            | ErrorReason::InputChanged
-            | ErrorReason::InputCorrupt
-            | ErrorReason::ForbiddenPath
-            | ErrorReason::UnsupportedPlan
-            | ErrorReason::SinkExists => 2,
-            ErrorReason::WorkersLost => 4,
-            ErrorReason::Cancelled => 130,
-            ErrorReason::SinkFailed
-            | ErrorReason::ResourcesExhausted
-            | ErrorReason::TaskFailed
-            | ErrorReason::PoisonTask
-            | ErrorReason::FetchFailed
-            | ErrorReason::OutOfMemory
-            | ErrorReason::CoordinatorLost
-            | ErrorReason::DeadlineExceeded
-            | ErrorReason::ResultPartiallyRead
-            | ErrorReason::BuildMismatch
-            | ErrorReason::Internal => 3,
-        },
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use sluice_crds::ByteSize;
+use sluice_crds::process::env;
 use sluice_proto::log::LogFormat;
 
 use exit::{Failure, print_stderr};
@@ -38,7 +39,7 @@ pub struct Cli {
     #[arg(
         long,
         global = true,
-        env = "SLUICE_LOG_FORMAT",
+        env = env::LOG_FORMAT,
         default_value_t,
         value_name = "FORMAT"
     )]

@@ -8,14 +8,14 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+use sluice_crds::process::exit_code;
+
 use super::exit::print_stderr;
 
 /// Signals that come together are one request: `timeout` and some shells send each to the process and to its group.
 const REPEAT_WINDOW: Duration = Duration::from_millis(500);
 /// How long a process that must end at once takes for its last hooks.
 const EXIT_HOOKS_TIMEOUT: Duration = Duration::from_secs(2);
-/// The exit code of a process that was told to stop.
-const EXIT_CANCELLED: i32 = 130;
 
 /// What the process was asked for, each cancelled once it was.
 #[derive(Debug, Clone, Default)]
@@ -183,5 +183,5 @@ fn exit_now(exit_hooks: &ExitHooks) -> ! {
     if thread::Builder::new().spawn(hooks).is_ok() {
         let _ = all_done.recv_timeout(EXIT_HOOKS_TIMEOUT);
     }
-    std::process::exit(EXIT_CANCELLED)
+    std::process::exit(exit_code::CANCELLED.into())
 }

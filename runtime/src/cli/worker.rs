@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use sluice_crds::ByteSize;
+use sluice_crds::process::{env, port};
 use sluice_proto::auth::{Guard, PoolId, TrustedKeys};
 use tokio_util::sync::CancellationToken;
 
@@ -21,49 +22,49 @@ use crate::worker::{RunningWorker, WorkerOptions};
 #[derive(clap::Args)]
 pub(super) struct WorkerArgs {
     /// Where to listen; port 0 takes a free one.
-    #[arg(long, env = "SLUICE_LISTEN", default_value = "127.0.0.1:7400")]
+    #[arg(long, env = env::LISTEN, default_value_t = SocketAddr::from(([127, 0, 0, 1], port::WORKER)))]
     listen: SocketAddr,
     /// The worker's stable name; default: its address.
-    #[arg(long, env = "SLUICE_WORKER_NAME")]
+    #[arg(long, env = env::WORKER_NAME)]
     name: Option<String>,
     /// Attempts that run at once; default: the machine's cores.
-    #[arg(long, env = "SLUICE_SLOTS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    #[arg(long, env = env::SLOTS, value_parser = clap::value_parser!(u32).range(1..=1024))]
     slots: Option<u32>,
     /// Memory for operators and shuffle data, for example 2GiB; more goes to disk. Default: half the machine's.
-    #[arg(long, env = "SLUICE_MEMORY", value_parser = parse_size)]
+    #[arg(long, env = env::MEMORY, value_parser = parse_size)]
     memory: Option<ByteSize>,
     /// The folders for what does not fit in memory, separated by commas; several for several volumes. Default: one
     /// of this user below the system's temporary folder.
-    #[arg(long, env = "SLUICE_SPILL_DIRS", value_delimiter = ',', value_name = "DIR")]
+    #[arg(long, env = env::SPILL_DIRS, value_delimiter = ',', value_name = "DIR")]
     spill_dir: Vec<PathBuf>,
     /// The most bytes to write there.
-    #[arg(long, env = "SLUICE_SPILL_LIMIT", value_parser = parse_size, default_value = "64GiB")]
+    #[arg(long, env = env::SPILL_LIMIT, value_parser = parse_size, default_value = "64GiB")]
     spill_limit: ByteSize,
     /// How long a termination signal lets attempts end and readers fetch before the worker stops. A second signal stops
     /// it at once.
     #[arg(long, env = "SLUICE_DRAIN_GRACE", default_value = "30s", value_parser = humantime::parse_duration)]
     drain_grace: Duration,
     /// A PEM file with the public keys (Ed25519) whose tokens may use the worker; default: everybody may.
-    #[arg(long, env = "SLUICE_VERIFY_KEY_FILE", value_name = "FILE")]
+    #[arg(long, env = env::VERIFY_KEY_FILE, value_name = "FILE")]
     verify_key_file: Option<PathBuf>,
     #[command(flatten)]
     pool: PoolArgs,
     /// The worker's unique id, for which the operator's tokens must be: that of its pod. Default: its name.
-    #[arg(long, env = "SLUICE_POD_UID", value_name = "ID")]
+    #[arg(long, env = env::POD_UID, value_name = "ID")]
     pod_uid: Option<String>,
     /// The folders that tables lie in, separated by commas: no query reads a file elsewhere, whatever its coordinator says.
     /// Empty: no query reads files. Default: coordinators say what is read, within their tokens.
-    #[arg(long, env = "SLUICE_DATA_DIRS", value_name = "DIRS")]
+    #[arg(long, env = env::DATA_DIRS, value_name = "DIRS")]
     data_dirs: Option<String>,
     /// The folders that sinks lie in, separated by commas: no query writes a result elsewhere. Empty: no query writes one.
     /// Default: coordinators say what is written, within their tokens.
-    #[arg(long, env = "SLUICE_SINK_DIRS", value_name = "DIRS")]
+    #[arg(long, env = env::SINK_DIRS, value_name = "DIRS")]
     sink_dirs: Option<String>,
     /// The node that the worker runs on, for placement and status.
-    #[arg(long, env = "SLUICE_NODE")]
+    #[arg(long, env = env::NODE)]
     node: Option<String>,
     /// A file that holds, or will hold, the zone of that node.
-    #[arg(long, env = "SLUICE_ZONE_FILE", value_name = "FILE")]
+    #[arg(long, env = env::ZONE_FILE, value_name = "FILE")]
     zone_file: Option<PathBuf>,
     /// Print the address as one line on standard output once ready, and stop when standard input closes: for
     /// programs that start workers.
@@ -105,10 +106,10 @@ impl WorkerArgs {
 #[derive(clap::Args)]
 pub(super) struct PoolArgs {
     /// The pool that tokens must be of. Default: tokens must name none.
-    #[arg(long, env = "SLUICE_POOL", default_value = "")]
+    #[arg(long, env = env::POOL, default_value = "")]
     pool: String,
     /// The namespace of that pool.
-    #[arg(long, env = "SLUICE_NAMESPACE", default_value = "")]
+    #[arg(long, env = env::NAMESPACE, default_value = "")]
     namespace: String,
 }
 

@@ -6,13 +6,12 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::ResourceExt;
 use kube::api::ObjectMeta;
+use sluice_crds::process::{env, port};
 use sluice_crds::worker_pool::{DataAffinity, ImagePullPolicy};
 use sluice_crds::{ShuffleQuery, WorkerPoolSpec};
 use sluice_proto::log::LogFormat;
 
-use super::{
-    COORDINATOR_PORT, INPUT_FILE, MEMORY_FACTOR, TOKEN_FILE, WORKER_PORT, metadata, resources, table_locality,
-};
+use super::{INPUT_FILE, MEMORY_FACTOR, TOKEN_FILE, metadata, resources, table_locality};
 use crate::objects::worker::slot_memory;
 use crate::objects::{affinity, labels, names, pod};
 
@@ -100,7 +99,7 @@ pub fn coordinator_pod(plan: &CoordinatorPlan<'_>) -> Pod {
 }
 
 fn container(plan: &CoordinatorPlan<'_>, mounts: Vec<k8s_openapi::api::core::v1::VolumeMount>) -> Container {
-    let probes = pod::probes(COORDINATOR_PORT);
+    let probes = pod::probes(port::COORDINATOR);
     let policy = plan.pool_spec.image_pull_policy.map(ImagePullPolicy::name);
     Container {
         name: COORDINATOR_CONTAINER.to_owned(),
@@ -112,7 +111,7 @@ fn container(plan: &CoordinatorPlan<'_>, mounts: Vec<k8s_openapi::api::core::v1:
         env_from: pod::credentials(plan.pool_spec),
         ports: Some(vec![ContainerPort {
             name: Some("grpc".to_owned()),
-            container_port: i32::from(COORDINATOR_PORT),
+            container_port: i32::from(port::COORDINATOR),
             ..ContainerPort::default()
         }]),
         resources: Some(resources::resources(plan.pool_spec, plan.memory_factor)),
@@ -141,10 +140,10 @@ fn arguments(plan: &CoordinatorPlan<'_>) -> Vec<String> {
     let options = [
         ("--query-id", query.uid().unwrap_or_default()),
         ("--epoch", plan.epoch.to_string()),
-        ("--listen", format!("0.0.0.0:{COORDINATOR_PORT}")),
+        ("--listen", format!("0.0.0.0:{}", port::COORDINATOR)),
         (
             "--workers",
-            names::worker_address(plan.pool, &namespace, WORKER_PORT),
+            names::worker_address(plan.pool, &namespace, port::WORKER),
         ),
         ("--results", "preview".to_owned()),
         ("--total-slots", slots.to_string()),
@@ -163,14 +162,14 @@ fn arguments(plan: &CoordinatorPlan<'_>) -> Vec<String> {
 fn environment(plan: &CoordinatorPlan<'_>) -> Vec<EnvVar> {
     let mut all = pod::log_format(plan.log_format);
     all.extend([
-        pod::env("SLUICE_POOL", plan.pool),
-        pod::env("SLUICE_NAMESPACE", plan.query.namespace().unwrap_or_default()),
-        pod::env("SLUICE_TOKEN_FILE", format!("{TOKEN_FOLDER}/{TOKEN_FILE}")),
+        pod::env(env::POOL, plan.pool),
+        pod::env(env::NAMESPACE, plan.query.namespace().unwrap_or_default()),
+        pod::env(env::TOKEN_FILE, format!("{TOKEN_FOLDER}/{TOKEN_FILE}")),
         pod::env(
-            "SLUICE_VERIFY_KEY_FILE",
+            env::VERIFY_KEY_FILE,
             format!("{}/{}", pod::KEY_FOLDER, pod::KEY_FILE),
         ),
-        pod::env("SLUICE_TERMINATION_LOG", "/dev/termination-log"),
+        pod::env(env::TERMINATION_LOG, "/dev/termination-log"),
     ]);
     all
 }

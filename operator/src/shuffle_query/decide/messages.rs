@@ -1,7 +1,8 @@
 //! What a query says of workers and of a coordinator that it waits for.
 
 use super::super::observed::ObservedPool;
-use crate::objects::coordinator::COORDINATOR_PORT;
+use sluice_crds::process::port;
+
 use crate::shuffle_query::progress::Unreachable;
 
 /// Says that the pool has fewer workers than the `needed` ones that a coordinator could use. Where enough are ready, they are
@@ -33,8 +34,9 @@ pub(super) fn out_of_reach(unreachable: &Unreachable) -> String {
     } = unreachable;
     let since = since.strftime("%H:%M:%S UTC");
     format!(
-        "the operator has not reached the coordinator at {address} port {COORDINATOR_PORT} since {since} ({error}): it plans \
-         for long, or a NetworkPolicy is in between"
+        "the operator has not reached the coordinator at {address} port {} since {since} ({error}): it plans \
+         for long, or a NetworkPolicy is in between",
+        port::COORDINATOR
     )
 }
 
@@ -50,8 +52,9 @@ pub(super) fn no_worker(pool: &ObservedPool, message: &str) -> String {
             format!("the pool has no ready worker{colon}{why}{suffix}")
         }
         ObservedPool::Found { ready, .. } if suffix.is_empty() => format!(
-            "{ready} workers are ready and none has a session with the coordinator: a NetworkPolicy on port 7400, or a \
-             token that they do not trust? The coordinator's log says more"
+            "{ready} workers are ready and none has a session with the coordinator: a NetworkPolicy on port {}, or a \
+             token that they do not trust? The coordinator's log says more",
+            port::WORKER
         ),
         ObservedPool::Found { ready, .. } => {
             format!("{ready} workers are ready and none has a session with the coordinator{suffix}")

@@ -1,6 +1,8 @@
 use serde_json::json;
 use sluice_crds::shuffle_query::status::QueryTotals;
 
+use sluice_crds::ErrorReason;
+
 use super::*;
 
 fn query() -> ShuffleQuery {

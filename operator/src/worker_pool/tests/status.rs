@@ -5,8 +5,8 @@ use sluice_crds::ProgressReason;
 use super::super::pod_problem::{self, PodProblem};
 use super::*;
 
-fn status_of(seen: &Observed, refused: &[PodProblem]) -> WorkerPoolStatus {
-    status(seen, &decide(&seen), refused)
+fn status_of(seen: &Observed, rejected: &[PodProblem]) -> WorkerPoolStatus {
+    status(seen, &decide(&seen), rejected)
 }
 
 #[test]
@@ -86,11 +86,11 @@ fn a_whole_status() {
         "lost zone=c",
     ];
     let seen = observed(&json!({"replicas": 3, "slotsPerWorker": 4}), &workers);
-    let refused = [PodProblem::new(
+    let rejected = [PodProblem::new(
         ProgressReason::QuotaExceeded,
         "creating pod p-5: exceeded quota",
     )];
-    insta::assert_yaml_snapshot!("whole_status", status_of(&seen, &refused));
+    insta::assert_yaml_snapshot!("whole_status", status_of(&seen, &rejected));
 }
 
 #[test]
@@ -102,8 +102,8 @@ fn a_condition_keeps_its_time_until_it_changes() {
     seen.pool = Arc::new(pool);
     seen.now = now() + SignedDuration::from_secs(60);
     assert_eq!(status_of(&seen, &[]), first);
-    let refused = [PodProblem::new(ProgressReason::NameTaken, "x".repeat(5000))];
-    let condition = status_of(&seen, &refused).conditions.remove(0);
+    let rejected = [PodProblem::new(ProgressReason::NameTaken, "x".repeat(5000))];
+    let condition = status_of(&seen, &rejected).conditions.remove(0);
     assert_eq!(condition.last_transition_time.0, seen.now);
     assert_eq!(condition.message.chars().count(), 1024);
 }

@@ -11,6 +11,7 @@ use crate::ids::{AttemptId, TaskId};
 use crate::message::InputState;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
+use sluice_crds::text::shortened;
 
 /// Most workers that a message names.
 const MAX_WORKERS_NAMED: usize = 8;
@@ -308,9 +309,5 @@ impl Coordinator {
 
 /// At most 200 characters of an error that a message quotes.
 pub(super) fn shorten(text: &str) -> String {
-    const LONGEST: usize = 200;
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
+    shortened(text, 201)
 }
