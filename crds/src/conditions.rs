@@ -23,7 +23,7 @@ pub struct Condition<T> {
     pub status: ConditionStatus,
     /// Why the condition has this status.
     pub reason: ConditionReason,
-    /// The same for a human reader. Empty when the reason says it all.
+    /// The same for people. Empty when the reason says it all.
     #[serde(default)]
     #[schemars(length(max = MAX_MESSAGE))]
     pub message: String,
@@ -39,15 +39,15 @@ pub struct Condition<T> {
 pub enum QueryConditionType {
     /// The spec is valid; once a coordinator runs, the SQL was planned too.
     Accepted,
-    /// The query has its place in a pool.
+    /// The query is admitted to a pool.
     Admitted,
     /// The coordinator's pod is scheduled and serves.
     CoordinatorReady,
     /// At least one worker offers slots to the query.
     WorkersReady,
-    /// The query ended well. Unknown while it can still end either way.
+    /// The query succeeded. Unknown while it has not ended.
     Succeeded,
-    /// The query ended, well or not: the reason says how. It is what to wait for, as every query comes to it.
+    /// The query ended, well or not; the reason says how. Every query comes to it, so it is the condition to wait for.
     Complete,
 }
 
@@ -83,15 +83,15 @@ pub enum ConditionReason {
     Error(ErrorReason),
 }
 
-/// Reasons that are not failures of a query: how far it is, or what it or a pool waits for. What is waited for may need
-/// someone's hand; the message then says what to do.
+/// Reasons that are not failures of a query: how far it is, or what it or a pool waits for. Where a user must act, the
+/// message says what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ProgressReason {
     /// The query waits to be planned.
     Pending,
-    /// The spec is valid; it was not planned yet.
+    /// The spec is valid. It was not planned yet.
     Valid,
-    /// The spec is valid and the plan stands.
+    /// The spec is valid, and the query is planned.
     Planned,
     /// No worker has registered yet.
     WaitingForWorkers,
@@ -101,18 +101,18 @@ pub enum ProgressReason {
     Running,
     /// The query ended and its result is complete.
     Completed,
-    /// The query ended and its result was complete, but its first rows did not reach the status: its coordinator was gone
-    /// before the operator heard of them, and is of a build that does not leave them behind.
+    /// The query ended and its result was complete, but the status has no rows of it: the coordinator exited before the
+    /// operator received its last report, and is of a build whose termination message has no rows.
     ResultLost,
-    /// The query has a place in its pool.
+    /// The query is admitted to its pool.
     Admitted,
     /// The pool that the query names does not exist.
     PoolNotFound,
     /// The pool has fewer ready workers of its image than a query needs.
     WaitingForPool,
-    /// The pool runs as many queries as it may.
+    /// The pool runs as many queries as it may (`maxConcurrentQueries`).
     Queued,
-    /// The namespace runs as many queries, or uses as many slots, as the operator grants it.
+    /// The namespace runs as many queries, or uses as many slots, as the operator allows.
     NamespaceQuotaReached,
     /// The ConfigMap, or its key, that holds the SQL does not exist.
     SqlNotFound,
@@ -120,9 +120,9 @@ pub enum ProgressReason {
     CoordinatorStarting,
     /// The coordinator serves.
     CoordinatorServing,
-    /// The coordinator's pod runs, and the operator does not reach it.
+    /// The coordinator's pod runs, but the operator does not reach it.
     CoordinatorUnreachable,
-    /// The coordinator went, and the next one waits for its turn.
+    /// The coordinator was lost, and the next one waits for its back-off.
     CoordinatorRestarting,
     /// The user suspended the query.
     Suspended,
@@ -132,11 +132,11 @@ pub enum ProgressReason {
     WorkersDraining,
     /// All workers of the pool are ready.
     WorkersReady,
-    /// The pool is to have no workers.
+    /// The pool should have no workers.
     ScaledToZero,
     /// The kubelet cannot pull the image.
     ImagePullFailed,
-    /// The container of a pod cannot be made, or ends again and again.
+    /// The container of a pod cannot be created, or ends again and again.
     ContainerFailed,
     /// The quota of the namespace leaves no room for a pod.
     QuotaExceeded,
@@ -146,15 +146,15 @@ pub enum ProgressReason {
     VolumeUnavailable,
     /// Not every pod of the pool can mount a claim.
     VolumesUnmountable,
-    /// All nodes that would do have taints that the pod does not tolerate.
+    /// Every suitable node has a taint that the pod does not tolerate.
     Tainted,
-    /// No node has room for a pod, or none is where it must be.
+    /// No suitable node has room for a pod, or there is no suitable node.
     Unschedulable,
-    /// An object of the name that is needed exists and belongs to someone else.
+    /// An object of the needed name exists and has another owner.
     NameTaken,
 }
 
-/// Why a query failed. Each reason names the party that can act on it.
+/// Why a query failed. Each reason shows who can act on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum ErrorReason {
     /// A field of the spec is wrong; the message names it.
@@ -167,7 +167,7 @@ pub enum ErrorReason {
     InputChanged,
     /// An input file cannot be decoded.
     InputCorrupt,
-    /// A location leaves what the query may read or write.
+    /// A location is outside of what the query may read or write.
     ForbiddenPath,
     /// The plan has a shape that cannot be executed.
     UnsupportedPlan,
@@ -177,15 +177,15 @@ pub enum ErrorReason {
     SinkFailed,
     /// Memory ran out where spilling is impossible, or the disk space for spilling did.
     ResourcesExhausted,
-    /// A task failed on every attempt that it was allowed.
+    /// A task failed on every allowed attempt.
     TaskFailed,
-    /// A task was lost together with its worker twice: it would take the other workers along.
+    /// A task was lost together with its worker twice, and would take more workers down.
     PoisonTask,
-    /// Shuffle data could not be fetched, though its worker answers.
+    /// Shuffle data could not be fetched, although its worker answers.
     FetchFailed,
     /// No worker was left for longer than the grace time.
     WorkersLost,
-    /// The coordinator ran out of memory, also with the most that it may have.
+    /// The coordinator ran out of memory, even with the most that it may have.
     OutOfMemory,
     /// The coordinator was lost and may not start again.
     CoordinatorLost,

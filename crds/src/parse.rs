@@ -1,4 +1,4 @@
-//! Reads YAML that a user wrote: one file, several documents, each of them one resource.
+//! Parses YAML files of users: several documents, each of them one resource.
 
 mod value;
 
@@ -33,7 +33,7 @@ pub enum Resource {
     Pool(Box<WorkerPool>),
 }
 
-/// Why a YAML file was refused.
+/// Why a YAML file was rejected.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ParseError {
     /// Too long.
@@ -163,7 +163,7 @@ enum Kind {
     Pool,
 }
 
-/// Which resource a document claims to be.
+/// The kind that a document declares.
 fn check_head(value: &Value) -> Result<Kind, Problem> {
     let Some(fields) = value.as_object() else {
         return Err(Problem::new(

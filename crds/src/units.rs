@@ -1,4 +1,4 @@
-//! Units as types: a size is a [`ByteSize`], a time span is [`Millis`]; neither is ever a bare number.
+//! Units as types: a size is a [`ByteSize`], a time span is [`Millis`]. Neither is ever a bare number.
 
 mod quantity;
 

@@ -1,4 +1,4 @@
-//! What the operator is told at its start, by flags or by the environment; nothing else reads the environment.
+//! The operator's flags and environment. Nothing else reads the environment.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -110,7 +110,7 @@ pub struct Config {
     /// Objects of one kind that are reconciled at the same time, in each served namespace.
     #[arg(long, env = "SLUICE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
-    /// Queries that may have a place at the same time in each namespace, whatever its pools allow; default: no limit.
+    /// Queries that may be admitted at the same time in each namespace, whatever its pools allow; default: no limit.
     #[arg(long, env = "SLUICE_MAX_QUERIES_PER_NAMESPACE", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_queries_per_namespace: Option<u32>,
     /// Slots, in each namespace, of the pools in which queries run at the same time; default: no limit.
@@ -121,17 +121,14 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
-/// Where an operator looks for objects.
+/// The namespaces that a watch covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Every namespace.
     All,
-    /// One namespace.
     Namespace(String),
 }
 
 impl Config {
-    /// What each namespace is granted.
     pub fn quota(&self) -> Quota {
         Quota {
             queries: self.max_queries_per_namespace,
@@ -139,7 +136,6 @@ impl Config {
         }
     }
 
-    /// The scopes to watch.
     pub fn scopes(&self) -> Vec<Scope> {
         let named = self.namespaces.iter().filter(|name| !name.is_empty());
         let scopes: Vec<_> = named.map(|name| Scope::Namespace(name.clone())).collect();

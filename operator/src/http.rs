@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 
-/// What the probes ask.
+/// The state behind the probes.
 #[derive(Clone, Default)]
 pub struct Health {
-    /// Whether the API server answered: the operator stands ready to lead.
+    /// Whether the API server has answered: the operator can lead.
     pub ready: Arc<AtomicBool>,
 }
 
@@ -48,7 +48,7 @@ pub async fn serve(
     }))
 }
 
-/// A bounded listener as axum takes it.
+/// Adapts a bounded listener to axum.
 struct Bounded(BoundedListener);
 
 impl Listener for Bounded {

@@ -50,22 +50,17 @@ use signing::SigningKeys;
 
 /// What every part of the operator uses.
 pub struct Operator {
-    /// Flags and environment.
     pub config: Config,
-    /// The image of workers and coordinators, where a pool names none.
+    /// The image of workers and coordinators of pools that name none.
     pub image: String,
-    /// The API server.
     pub client: Client,
-    /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// What queries want of their pools.
     pub demand: Arc<DemandTracker>,
-    /// Turns of writing a status, of either kind in all namespaces.
+    /// Bounds the status writes of both kinds in all namespaces.
     pub status_writes: RateLimiter,
 }
 
 impl Operator {
-    /// What publishes events in this operator's name.
     pub fn recorder(&self) -> Recorder {
         let reporter = Reporter {
             controller: FIELD_MANAGER.to_owned(),
@@ -74,7 +69,7 @@ impl Operator {
         Recorder::new(self.client.clone(), reporter)
     }
 
-    /// What tells of objects of kind `K` in `scope` that cannot be read.
+    /// Records the objects of kind `K` in `scope` that cannot be read.
     pub fn unreadable<K: Resource<DynamicType = ()>>(&self, scope: &Scope) -> Unreadable {
         Unreadable::new(
             self.metrics.unreadable(&K::kind(&()), scope),
@@ -83,22 +78,22 @@ impl Operator {
     }
 }
 
-/// Most writes of status in a second.
+/// Most status writes in a second.
 const STATUS_WRITES: u32 = 50;
 
-/// Runs the operator of this process: until a signal asks it to stop, or another one leads.
+/// Runs the operator until a signal stops it or another operator leads.
 ///
 /// # Errors
-/// As [`run_with`], or the cluster's address is not known.
+/// Those of [`run_with`], or the address of the cluster is not known.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = stop_signal()?;
     run_with(config, client().await?, stop).await
 }
 
-/// Does one of the chores around an installation and ends.
+/// Runs one command of an installation.
 ///
 /// # Errors
-/// What the command says, or the cluster's address is not known.
+/// Those of the command, or the address of the cluster is not known.
 pub async fn execute(command: Command) -> anyhow::Result<()> {
     let client = client().await?;
     match command {
@@ -108,11 +103,11 @@ pub async fn execute(command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// Runs an operator on `client` until `stop`: stands by, and acts while it leads.
+/// Runs an operator on `client` until `stop`. It stands by, and acts while it leads.
 ///
 /// # Errors
-/// It cannot start, as an address or a file of `config` is of no use; or it led and lost the lease. The process has
-/// to end then: parts of it may not have noticed yet.
+/// It cannot start with this `config`, or it lost the lease after it led. The process must end then: parts of it may not have
+/// noticed yet.
 pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -> anyhow::Result<()> {
     let key_file = &config.signing_key_file;
     let signer =
@@ -152,7 +147,7 @@ pub async fn run_with(config: Config, client: Client, stop: CancellationToken) -
     server.await.context("the HTTP server")
 }
 
-/// What only the leader does: it ends soon after `stop`.
+/// Runs the controllers, which only the leader does. It ends soon after `stop`.
 async fn controllers(
     operator: Arc<Operator>,
     signer: Arc<SigningKeys>,
@@ -172,24 +167,24 @@ async fn controllers(
         ));
         running.spawn(shuffle_query::run(operator, signer.clone(), scope, stop));
     }
-    // A controller that ends by a panic must not leave the others to lead without it.
+    // When a controller panics, the others must not go on leading without it.
     while let Some(ended) = running.join_next().await {
         ended.context("a controller")?;
     }
     Ok(())
 }
 
-/// A client whose requests end: without a limit a dead connection is waited for without end.
+/// A client whose requests have timeouts: a dead connection would block forever.
 async fn client() -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await.context("no cluster to talk to")?;
     config.connect_timeout = Some(Duration::from_secs(10));
-    // Longer than the pause between bookmarks of a watch, which come once a minute.
+    // Longer than the time between two bookmarks of a watch, about a minute.
     config.read_timeout = Some(Duration::from_secs(120));
     config.write_timeout = Some(Duration::from_secs(30));
     Client::try_from(config).context("the client of the API server")
 }
 
-/// What the operator's own pod tells, once the API server answers.
+/// Reads the operator's own pod, once the API server answers.
 async fn own_pod(client: &Client, config: &Config) -> anyhow::Result<OwnPod> {
     wait_for_api_server(client).await;
     let (namespace, name) = (&config.lease_namespace, &config.identity);

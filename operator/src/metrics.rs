@@ -1,4 +1,4 @@
-//! What /metrics tells, in the OpenMetrics text format.
+//! The metrics of the operator, in the OpenMetrics text format.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -13,20 +13,16 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::config::Scope;
 use crate::demand::PoolDemand;
 
-/// The operator's metrics.
 pub struct Metrics {
     registry: Registry,
     reconciles: Family<Reconcile, Counter>,
     durations: Family<Kind, Histogram, fn() -> Histogram>,
     leading: Gauge<i64>,
-    /// Seconds from a coordinator's report of a transition to the status that shows it; from the end of the query, where nobody
-    /// heard of that while its coordinator ran. Progress waits on purpose, and does not count.
+    /// Seconds from a coordinator's report of a transition to the status that shows it. Where no report was received, from the
+    /// end of the query. Progress is delayed on purpose and does not count.
     pub status_lag: Histogram,
-    /// Objects that cannot be read, by kind and served namespace.
     unreadable: Family<ScopedKind, Gauge>,
-    /// Of each pool: what its queries want, and what it has.
     pools: PoolGauges,
-    /// Writes of a status.
     pub status_writes: Counter<u64, AtomicU64>,
 }
 
@@ -43,14 +39,12 @@ struct ScopedKind {
     scope: String,
 }
 
-/// The pool that a gauge is of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Pool {
     namespace: String,
     pool: String,
 }
 
-/// What is told of each pool.
 #[derive(Clone, Default)]
 struct PoolGauges {
     slots_wanted: Family<Pool, Gauge>,
@@ -60,14 +54,13 @@ struct PoolGauges {
     workers_wanted: Family<Pool, Gauge>,
 }
 
-/// A pool at one moment: what the gauges show.
+/// The values of the gauges of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PoolState {
-    /// What its queries want.
     pub demand: PoolDemand,
     /// Slots of the ready workers.
     pub slots: u32,
-    /// Workers that it is to have.
+    /// Workers that the pool should have.
     pub workers: u32,
 }
 
@@ -124,7 +117,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// One reconcile of `kind` ended.
+    /// Records the end of a reconcile.
     pub fn reconciled(&self, kind: &str, took: Duration, well: bool) {
         let kind = kind.to_owned();
         let result = if well { "success" } else { "error" };
@@ -134,7 +127,7 @@ impl Metrics {
         self.reconciles.get_or_create(&Reconcile { kind, result }).inc();
     }
 
-    /// How many objects of `kind` in `scope` cannot be read.
+    /// The gauge of unreadable objects of `kind` in `scope`.
     pub fn unreadable(&self, kind: &str, scope: &Scope) -> Gauge {
         let scope = match scope {
             Scope::All => String::new(),
@@ -144,7 +137,7 @@ impl Metrics {
         self.unreadable.get_or_create(&ScopedKind { kind, scope }).clone()
     }
 
-    /// Shows how a pool stands; `None` where it is gone.
+    /// Sets the gauges of a pool; `None` removes them.
     pub fn pool(&self, namespace: &str, pool: &str, state: Option<PoolState>) {
         let labels = Pool {
             namespace: namespace.to_owned(),
@@ -172,12 +165,11 @@ impl Metrics {
         }
     }
 
-    /// Whether this operator leads.
     pub fn leads(&self, leading: bool) {
         self.leading.set(i64::from(leading));
     }
 
-    /// All metrics as text.
+    /// All metrics in the text format.
     pub fn text(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.

@@ -1,24 +1,23 @@
-//! The pod that this operator runs in: its image is that of workers where nobody names another, and what owns it owns the lease
-//! too, which goes with the installation.
+//! The operator's own pod. Its image is the default image of workers, and its owner owns the lease, which goes with the
+//! installation.
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client, ResourceExt};
 
-/// The container of the operator.
 const CONTAINER: &str = "operator";
 
-/// What the operator's pod tells of the installation.
+/// What the operator's pod says of the installation.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OwnPod {
-    /// The image of the operator, as it was asked for.
+    /// The image in the spec of the operator's container.
     pub image: Option<String>,
-    /// What the pod goes with: the ReplicaSet of this version of the Deployment.
+    /// The owners of the pod: the ReplicaSet of this version of the Deployment.
     pub owners: Vec<OwnerReference>,
 }
 
 impl OwnPod {
-    /// Reads the pod `name`; nothing is known of one that is not there, as outside of a cluster.
+    /// Reads the pod `name`. The result is empty if there is no such pod, as outside a cluster.
     ///
     /// # Errors
     /// The API server refused or was not reached.
@@ -36,7 +35,7 @@ impl OwnPod {
         let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
         let mut ours = containers.filter(|container| container.name == CONTAINER);
         let owners = pod.owner_references().iter().map(|owner| OwnerReference {
-            // The lease is written by the operator alone, and must not keep its owner from going.
+            // The operator alone writes the lease. The lease must not block the deletion of its owner.
             controller: None,
             block_owner_deletion: None,
             ..owner.clone()

@@ -1,10 +1,10 @@
-//! Why the container of a pod does not run, in the words of a status: the same for workers and coordinators.
+//! Why the container of a pod does not run: the same for workers and coordinators.
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, PodCondition, PodStatus};
 use sluice_crds::ProgressReason;
 
-/// How long a kubelet may take to mount the volumes of a pod before that is worth a word.
+/// How long a kubelet may take to mount volumes before the delay is reported.
 const MOUNT_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
 
 /// The condition of this type.
@@ -19,15 +19,15 @@ pub fn container<'a>(status: &'a PodStatus, name: &str) -> Option<&'a ContainerS
     containers.find(|container| container.name == name)
 }
 
-/// Why the scheduler finds no node for a pod, and how it says so; `None` if it has found one, or was not asked yet.
+/// The reason and the scheduler's message of a pod without a node; `None` if it has one, or was not scheduled yet.
 pub fn unscheduled(status: &PodStatus) -> Option<(ProgressReason, &str)> {
     let seen = condition(status, "PodScheduled").filter(|seen| seen.status == "False")?;
     let message = seen.message.as_deref().unwrap_or_default();
     Some((why_unscheduled(message), message))
 }
 
-/// The scheduler counts nodes by what is against each of them, in prose alone: `0/3 nodes are available: 1 Insufficient
-/// cpu, 2 node(s) had untolerated taint {a: b}.`
+/// The scheduler counts nodes by obstacle, only as prose: `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated
+/// taint {a: b}.`
 fn why_unscheduled(message: &str) -> ProgressReason {
     const VOLUMES: [&str; 5] = [
         "persistentvolumeclaim",
@@ -46,8 +46,7 @@ fn why_unscheduled(message: &str) -> ProgressReason {
     }
 }
 
-/// Whether the scheduler found a taint on every node: `0/3 nodes are available: 1 node(s) had untolerated taint(s) .., 2
-/// node(s) had ..`.
+/// Whether every node has a taint: `0/3 nodes are available: 1 node(s) had untolerated taint(s) .., 2 node(s) had ..`.
 fn all_tainted(message: &str) -> bool {
     let Some((nodes, causes)) = message.split_once(" nodes are available: ") else {
         return false;
@@ -56,7 +55,7 @@ fn all_tainted(message: &str) -> bool {
         .rsplit('/')
         .next()
         .and_then(|total| total.parse::<usize>().ok());
-    // What follows speaks of preemption.
+    // The rest is about preemption.
     let causes = causes.split(". ").next().unwrap_or_default();
     let mut tainted = 0_usize;
     let mut before: Option<&str> = None;
@@ -70,7 +69,7 @@ fn all_tainted(message: &str) -> bool {
     total.is_some_and(|total| total > 0 && tainted == total)
 }
 
-/// Why the kubelet cannot start a container: in our word, in its own, and for people. `None` while it may still.
+/// Why the kubelet cannot start a container: our reason, the kubelet's, and the message. `None` while it may still start.
 pub fn unstarted(state: &ContainerState) -> Option<(ProgressReason, &str, &str)> {
     let waiting = state.waiting.as_ref()?;
     let word = waiting.reason.as_deref()?;
@@ -91,8 +90,7 @@ pub fn unstarted(state: &ContainerState) -> Option<(ProgressReason, &str, &str)>
     Some((reason, word, waiting.message.as_deref().unwrap_or_default()))
 }
 
-/// What a pod waits for that has had a node for a while and could not even begin to make a container there. Only events say
-/// what it is; a pull of the image comes later.
+/// Why a pod that was scheduled a while ago has no container yet. Only events name the cause. Pulling the image comes later.
 pub fn unmounted(status: &PodStatus, name: &str, now: Timestamp) -> Option<(ProgressReason, String)> {
     let scheduled = condition(status, "PodScheduled").filter(|seen| seen.status == "True")?;
     condition(status, "PodReadyToStartContainers").filter(|seen| seen.status == "False")?;
@@ -135,7 +133,7 @@ mod tests {
                 "0/3 nodes are available: 1 Insufficient cpu, 2 node(s) had untolerated taint {a: b}.",
                 Unschedulable,
             ),
-            // The node without a taint is not where the pod must be.
+            // The node without a taint is not one that the pod may use.
             (
                 "0/3 nodes are available: 1 node(s) didn't match Pod's node affinity/selector, 2 node(s) had untolerated \
                  taint {a: b}.",

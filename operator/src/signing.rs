@@ -1,4 +1,4 @@
-//! The keys that the operator signs tokens with: those of a file, which may change while it runs.
+//! The keys that sign the operator's tokens, read from a file that may change while the operator runs.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,8 +8,8 @@ use sluice_proto::auth::{AuthError, Claims, Token, TokenSigner};
 
 /// How often the file is read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// How long a new key is published before it signs, while there is an older one: pools' ConfigMaps are written within a
-/// minute, and the kubelet brings them to the pods within two.
+/// How long a new key is only published while an older one signs. Pools' ConfigMaps are written within a minute, and the kubelet
+/// brings them to the pods within two.
 const PUBLISHED_FOR: Duration = Duration::from_secs(300);
 
 /// The keys of a file, the newest last.
@@ -21,7 +21,7 @@ pub struct SigningKeys {
 struct Read {
     text: String,
     signer: TokenSigner,
-    /// Since when these keys are published.
+    /// When these keys were first published.
     since: Instant,
     at: Instant,
 }
@@ -30,7 +30,7 @@ impl SigningKeys {
     /// Reads a file of PKCS#8 PEM blocks with Ed25519 private keys.
     ///
     /// # Errors
-    /// It cannot be read, or holds something else.
+    /// The file cannot be read or has other content.
     pub fn open(path: &Path) -> Result<Self, AuthError> {
         let (text, signer) = load(path)?;
         let now = Instant::now();
@@ -45,7 +45,7 @@ impl SigningKeys {
         })
     }
 
-    /// Makes a token, signed with the newest key that those who check can know.
+    /// Signs a token with the newest key that verifiers can know.
     ///
     /// # Errors
     /// As [`TokenSigner::sign`].

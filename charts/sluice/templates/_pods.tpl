@@ -47,7 +47,7 @@ A job that runs one command of sluice-operator: (dict "root" $ "name" .. "accoun
 {{- define "sluice.jobSpec" -}}
 backoffLimit: {{ .retries }}
 activeDeadlineSeconds: {{ .root.Values.jobs.timeoutSeconds }}
-# Helm deletes the one that succeeded; one that failed stays for an hour, to be looked at.
+# Helm deletes a job that succeeded. A failed job stays for an hour, for diagnosis.
 ttlSecondsAfterFinished: 3600
 template:
   metadata:

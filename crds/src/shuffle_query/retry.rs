@@ -1,4 +1,4 @@
-//! How often, and how patiently, a query tries again.
+//! How a query retries.
 
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};

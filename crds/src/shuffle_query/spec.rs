@@ -18,7 +18,7 @@ pub const MAX_SQL_BYTES: usize = 65_536;
 pub const MAX_TABLES: usize = 64;
 /// Most characters of the name of a query: its objects put suffixes behind it and hold 63.
 pub const MAX_QUERY_NAME: usize = 40;
-/// Longest deadline and longest life after the end, in seconds: ten years.
+/// Longest deadline and longest time to live, in seconds: ten years.
 pub const MAX_SECONDS: u32 = 315_360_000;
 /// Highest priority of a query; the lowest is as far below 0.
 pub const MAX_PRIORITY: i32 = 1_000_000;
@@ -88,8 +88,8 @@ pub struct ShuffleQuerySpec {
         extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"])
     )]
     pub tables: Vec<TableSpec>,
-    /// Where the rows go; if the query orders them, the files follow each other by name. Without it the status carries the first
-    /// rows of the result, as preview says.
+    /// Where the rows go. If the query orders them, the files are in order by name. Without a sink the status carries
+    /// the first rows of the result, as preview says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sink: Option<SinkSpec>,
     /// What the status shows of the rows of a query without a sink: the FirstRows, or None of them. With None a cluster
@@ -115,8 +115,8 @@ pub struct ShuffleQuerySpec {
     /// images, Secrets, claims, labels and priority classes are for the authors of pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workers: Option<WorkerPoolSpec>,
-    /// Whether the query rests: its coordinator is stopped and its shuffle data are freed; set back to false, it starts
-    /// over. Of no effect outside a cluster, where a query runs while its command does. May be changed.
+    /// Whether the query is suspended: its coordinator is stopped and its shuffle data are deleted. Set back to false,
+    /// it starts over. No effect outside a cluster, where a query runs as long as its command. May be changed.
     #[serde(default)]
     pub suspend: bool,
     /// Seconds after its end that the query is deleted. Without it, it stays. Of no effect outside a cluster, where no
@@ -124,8 +124,8 @@ pub struct ShuffleQuerySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = MAX_SECONDS))]
     pub ttl_seconds_after_finished: Option<u32>,
-    /// Of several queries that wait for a place in the pool, the one of the highest priority is first, then the oldest.
-    /// Of no effect outside a cluster, where a query has its workers to itself. May be changed.
+    /// Of the queries that wait for admission to the pool, the one with the highest priority goes first, then the
+    /// oldest. No effect outside a cluster, where a query has its workers to itself. May be changed.
     #[serde(default)]
     #[schemars(range(min = -MAX_PRIORITY, max = MAX_PRIORITY))]
     pub priority: i32,

@@ -10,20 +10,20 @@ use super::status_bounds::{
 };
 use crate::conditions::{Condition, ConditionReason, ErrorReason, MAX_MESSAGE, QueryConditionType};
 
-/// What is known of a query.
+/// The observed state of a query.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ShuffleQueryStatus {
     /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Where the query stands: Pending, Running, Suspended, Succeeded, Failed or Cancelled.
+    /// The phase: Pending, Running, Suspended, Succeeded, Failed or Cancelled.
     #[serde(default)]
     pub phase: QueryPhase,
-    /// Why it stands there: why it waits, or why it ended. In a word.
+    /// Why the query is in this phase: why it waits, or why it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<ConditionReason>,
-    /// The same for a human reader, cut to 256 characters. Absent when the reason says it all.
+    /// The same for people, cut to 256 characters. Absent when the reason says it all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = MAX_SHORT_MESSAGE))]
     pub message: Option<String>,
@@ -38,31 +38,32 @@ pub struct ShuffleQueryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub pool_name: Option<String>,
-    /// Number of the newest coordinator; 0 before the first. It never falls, so that every older one can be refused.
+    /// Epoch of the newest coordinator; 0 before the first. It never decreases, so that every older coordinator can be
+    /// refused.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub coordinator_epoch: u64,
-    /// Coordinators that were started again, for whatever reason.
+    /// Coordinators that were started again for any reason.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub pod_retries: u32,
     /// Coordinators that were started again after a failure of the query itself: out of memory, no workers, a failing sink.
     /// `retry.maxTaskAttempts` bounds them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub coordinator_failures: u32,
-    /// How many times the memory that the pool gives to a coordinator the newest one gets; absent while it is once. It
-    /// doubles whenever one ran out of memory.
+    /// The multiple of the pool's coordinator memory that the newest coordinator gets; absent while it is 1. It doubles
+    /// whenever a coordinator runs out of memory.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub coordinator_memory_factor: u32,
     /// When the query was submitted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
-    /// When the query got its place in the pool.
+    /// When the query was admitted to the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admitted_time: Option<Time>,
     /// Since when the query is suspended, while it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspended_time: Option<Time>,
-    /// How long the query was suspended before it was resumed, all times together, in milliseconds. The deadline does
-    /// not count it.
+    /// How long the query was suspended in all before its last resumption, in milliseconds. It does not count toward
+    /// the deadline.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub suspended_millis: u64,
     /// When a client could first read a row of the result.
@@ -82,7 +83,8 @@ pub struct ShuffleQueryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub tasks_done: Option<String>,
-    /// Attempts that ran near their data of those that should have, such as 87%. Absent if the tables name no place.
+    /// Attempts that ran near their data of those that should have, such as 87%. Absent if the tables declare no
+    /// locality.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     pub local_attempts: Option<String>,
@@ -119,7 +121,7 @@ fn is_zero<T: Default + PartialEq>(count: &T) -> bool {
     *count == T::default()
 }
 
-/// Where a query stands.
+/// The phase of a query.
 ///
 /// ```text
 /// Pending <--> Running --> Succeeded
@@ -141,13 +143,13 @@ pub enum QueryPhase {
     Pending,
     /// Attempts were assigned.
     Running,
-    /// The user lets the query rest; nothing of it runs.
+    /// The user suspended the query; nothing of it runs.
     Suspended,
     /// The result is complete. Final.
     Succeeded,
     /// The query ended without a result. Final.
     Failed,
-    /// The user ended the query. Final.
+    /// The user cancelled the query. Final.
     Cancelled,
 }
 
@@ -201,7 +203,7 @@ pub struct TaskCounts {
     /// Tasks with an attempt that won.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub done: u32,
-    /// Attempts that failed. Cancelled attempts and lost races are none.
+    /// Attempts that failed. Cancelled attempts and speculative losers do not count.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_attempts: u32,
 }
@@ -265,15 +267,15 @@ pub struct StageStatus {
     /// Time from the first assignment to the first bytes that came in through an exchange, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_chunk_ms: Option<u64>,
-    /// Time from the first assignment to the first row that a task put out, in milliseconds.
+    /// Time from the first assignment to the first row that a task produced, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_reduce_row_ms: Option<u64>,
-    /// Where attempts ran, if the query says where the data is that the stage scans.
+    /// Where attempts ran, if the query declares the locality of the data that the stage scans.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<StageLocality>,
 }
 
-/// Where attempts of a stage ran that scans data of known place, counted when they are assigned.
+/// Where attempts ran of a stage that scans data of known locality, counted at assignment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StageLocality {
@@ -293,7 +295,7 @@ pub struct StageLocality {
     pub near_workers_busy: u32,
 }
 
-/// Where a stage stands.
+/// The state of a stage.
 ///
 /// ```text
 /// Waiting --> Running <--> Done    back when a worker is lost together with outputs that are still needed

@@ -1,5 +1,5 @@
-//! How much a status may hold. Every object of a cluster lives in one small database, so a status has a size limit
-//! whatever the query looks like.
+//! The bounds of a status. All objects of a cluster share one small database, so a status is limited in size whatever
+//! the query is.
 
 use std::collections::BTreeSet;
 
@@ -224,7 +224,7 @@ fn cut_values(preview: &mut ResultPreview, most: usize) {
 }
 
 impl ShuffleQueryStatus {
-    /// Whether the status will not change any more.
+    /// Whether the status is final.
     pub const fn is_terminal(&self) -> bool {
         QueryPhase::is_terminal(self.phase)
     }

@@ -80,8 +80,8 @@ pub struct TableSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tpch: Option<TpchSpec>,
     /// Zones and nodes where the files are: inline workers and the coordinator are placed near them, and tasks that
-    /// scan the table run on workers near them as long as those have slots. It counts only for workers that know their
-    /// place, as those of a cluster do.
+    /// scan the table run on workers near them as long as these have free slots. It has an effect only for workers that
+    /// know their node, as those of a cluster do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_TABLE_LOCALITY))]
     pub locality: Vec<LocalityHint>,

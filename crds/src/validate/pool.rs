@@ -68,8 +68,8 @@ pub(super) fn check_workers(workers: &WorkerPoolSpec, path: &str, problems: &mut
     }
 }
 
-/// What a query may not set in its own workers: the operator would mount or name for its author what the author may
-/// not.
+/// Fields that a query may not set in its inline workers, since the operator would mount or use for its author what the
+/// author may not.
 pub(super) fn check_inline(workers: &WorkerPoolSpec, path: &str, problems: &mut Vec<Problem>) {
     let refused = [
         ("image", workers.image.is_some()),
@@ -177,7 +177,7 @@ fn check_placement(placement: &PlacementSpec, path: &str, problems: &mut Vec<Pro
     }
 }
 
-/// What Kubernetes demands of a toleration; it would refuse every pod otherwise.
+/// The rules of Kubernetes for a toleration. With another one it would reject every pod.
 fn check_toleration(toleration: &Toleration, path: &str, problems: &mut Vec<Problem>) {
     let exists = toleration.operator.as_deref() == Some("Exists");
     let text = |field: &Option<String>| field.as_deref().is_some_and(|text| !text.is_empty());
@@ -215,7 +215,7 @@ fn check_toleration(toleration: &Toleration, path: &str, problems: &mut Vec<Prob
     }
 }
 
-/// Hints of a pool or of a table: each names one place.
+/// Hints of a pool or of a table. Each names one location.
 pub(super) fn check_locality(hints: &[LocalityHint], path: &str, problems: &mut Vec<Problem>) {
     for (index, hint) in hints.iter().enumerate() {
         if hint.zone.is_some() == hint.node.is_some() {

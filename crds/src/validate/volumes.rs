@@ -4,7 +4,7 @@ use super::Problem;
 use crate::units::ByteSize;
 use crate::worker_pool::{ClaimVolume, RESERVED_PATHS, SpillSpec, WorkerPoolSpec};
 
-/// Each volume is of one kind, has a size, and all together hold what the limit allows.
+/// Checks that each volume is of one kind and has a size, and that all together hold the limit.
 pub(super) fn check_spill(spill: &SpillSpec, path: &str, problems: &mut Vec<Problem>) {
     for (index, volume) in spill.volumes.iter().enumerate() {
         let field = format!("{path}.volumes[{index}]");
@@ -38,7 +38,7 @@ pub(super) fn check_spill(spill: &SpillSpec, path: &str, problems: &mut Vec<Prob
     }
 }
 
-/// Names and mount paths of all claims of a pool.
+/// Checks names and mount paths of all claims of a pool.
 pub(super) fn check_claims(workers: &WorkerPoolSpec, path: &str, problems: &mut Vec<Problem>) {
     let data = workers.data_volumes.iter().enumerate();
     let sinks = workers.sink_volumes.iter().enumerate();
@@ -58,7 +58,7 @@ pub(super) fn check_claims(workers: &WorkerPoolSpec, path: &str, problems: &mut 
             ));
         }
         let before = all.iter().take(index);
-        // Within one list the schema has found equal names already.
+        // The schema has already found equal names within one list.
         let sinks_only = |other: usize| index >= data_count && other < data_count;
         for (other, (_, earlier)) in before.enumerate() {
             if sinks_only(other) && earlier.name == volume.name {

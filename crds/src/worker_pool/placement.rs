@@ -16,16 +16,16 @@ pub const MAX_LOCALITY: usize = 16;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlacementSpec {
-    /// How much nearness to data counts, where data is known to be (claims bound to nodes or zones, locality hints):
+    /// How data locality affects scheduling where it is known (claims bound to nodes or zones, locality hints):
     /// Preferred (by weight), Required (pods wait for such a node) or Ignore.
     #[serde(default)]
     pub data_affinity: DataAffinity,
-    /// How much dataAffinity Preferred counts against the scheduler's other wishes (even use of nodes and zones, say):
-    /// a node far from the data is this many of 100 points behind one that is near. 1 to 100.
+    /// Weight of dataAffinity Preferred among the scheduler's other preferences, such as even use of nodes and zones: a
+    /// node far from the data scores this many of 100 points less. 1 to 100.
     #[serde(default = "default_weight")]
     #[schemars(range(min = 1, max = 100))]
     pub weight: u32,
-    /// Zones and nodes where data is that no claim tells of.
+    /// Zones and nodes of data that no claim shows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = MAX_LOCALITY))]
     pub locality: Vec<LocalityHint>,
@@ -74,7 +74,7 @@ impl Default for PlacementSpec {
     }
 }
 
-/// A place where data is: exactly one of zone and node.
+/// A location of data: exactly one of zone and node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("has(self.zone) != has(self.node)").message("exactly one of zone and node must be set"))]
@@ -89,7 +89,7 @@ pub struct LocalityHint {
     pub node: Option<String>,
 }
 
-/// How much nearness to data counts.
+/// How data locality affects scheduling.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -97,9 +97,9 @@ pub enum DataAffinity {
     /// Nodes near the data are preferred, by weight.
     #[default]
     Preferred,
-    /// Only nodes near the data will do.
+    /// Only nodes near the data are used.
     Required,
-    /// It does not count.
+    /// Locality has no effect.
     Ignore,
 }
 
@@ -113,7 +113,7 @@ pub enum ZonePolicy {
     Spread,
     /// All in one.
     Pack,
-    /// As the scheduler likes.
+    /// As the scheduler decides.
     Any,
 }
 
@@ -122,11 +122,11 @@ pub enum ZonePolicy {
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
 pub enum AntiAffinity {
-    /// Better not.
+    /// Preferably not.
     #[default]
     Preferred,
     /// Never: pods wait for a node of their own.
     Required,
-    /// Does not matter.
+    /// Allowed.
     None,
 }

@@ -1,4 +1,4 @@
-//! What the pods of a pool look like.
+//! The pods of a pool.
 
 use std::collections::BTreeMap;
 
@@ -64,7 +64,7 @@ pub struct CredentialsSpec {
     pub secret_name: String,
 }
 
-/// Labels and annotations that pods get beside those of the operator.
+/// Labels and annotations of pods, beside those of the operator.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodMetadata {
@@ -89,7 +89,7 @@ fn free_keys() -> String {
     format!("!self.exists(key, {})", reserved.join(" || "))
 }
 
-/// What the coordinators of a pool's queries look like.
+/// The coordinators of a pool's queries.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CoordinatorSpec {

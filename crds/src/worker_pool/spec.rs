@@ -27,7 +27,7 @@ pub const MAX_REPLICAS: u32 = 1000;
 pub const MIN_MEMORY: ByteSize = ByteSize::from_mib(1);
 /// Most slots of one worker.
 pub const MAX_SLOTS_PER_WORKER: u32 = 256;
-/// Slots of a worker of which neither slots nor CPUs are said.
+/// Slots of a worker whose spec names neither slots nor CPUs.
 pub const DEFAULT_SLOTS_PER_WORKER: u32 = 2;
 /// Most characters of the name of a pool: its Service and its pods put a suffix behind it and hold 63.
 pub const MAX_WORKER_POOL_NAME: usize = 50;
@@ -73,11 +73,11 @@ pub const IMAGE_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9_.:/@-]*$";
 )]
 #[x_kube(validation = Rule::new(LISTS_APART_RULE).message(LISTS_APART_MESSAGE))]
 pub struct WorkerPoolSpec {
-    /// Number of workers. With 0, queries wait until the pool grows. Without effect where autoscaling is set.
+    /// Number of workers. With 0, queries wait until the pool grows. No effect with autoscaling.
     #[serde(default = "default_replicas")]
     #[schemars(range(max = MAX_REPLICAS))]
     pub replicas: u32,
-    /// Has the pool choose its number of workers by what its queries want, between two bounds. Of no effect outside a cluster.
+    /// Lets the pool choose its number of workers by the demand of its queries. No effect outside a cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<AutoscalingSpec>,
     /// Attempts that one worker runs at the same time. Without it, the CPUs of its limit, or else of its request, rounded up;
@@ -93,8 +93,8 @@ pub struct WorkerPoolSpec {
     /// the space is bounded by the disk alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spill: Option<SpillSpec>,
-    /// Image of workers and coordinators. Without it, the operator's, as it was when the spec of the pods changed last; a
-    /// newer operator alone restarts no pod. Not for the inline workers of a query.
+    /// Image of workers and coordinators. Without it, the operator's image at the time of the last change of the pods'
+    /// spec: a newer operator alone restarts no pod. Not for the inline workers of a query.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = MAX_IMAGE), regex(pattern = IMAGE_PATTERN))]
     pub image: Option<String>,
@@ -151,20 +151,20 @@ pub struct WorkerPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_SECONDS))]
     pub default_deadline_seconds: Option<u32>,
-    /// Seconds after its end that a query is deleted which sets no ttlSecondsAfterFinished itself, while the pool is there.
-    /// Without it, such queries stay.
+    /// Seconds after which an ended query is deleted that sets no ttlSecondsAfterFinished itself, as long as the pool
+    /// exists. Without it, such queries stay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(max = MAX_SECONDS))]
     pub default_ttl_seconds_after_finished: Option<u32>,
-    /// Highest priority that counts: a query of a higher one waits as if it had this one. Without it, there is no cap.
+    /// Highest effective priority: a query with a higher one waits as if it had this one. Without it, there is no cap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = -MAX_PRIORITY, max = MAX_PRIORITY))]
     pub max_query_priority: Option<i32>,
-    /// Where the pods may connect to, in namespaces whose NetworkPolicies deny what none allows: Any (wherever the data is)
-    /// or Internal (each other and the name service; nothing else, in any namespace).
+    /// Where the pods may connect to, in namespaces whose NetworkPolicies deny what none allows: Any (the data may be
+    /// anywhere) or Internal (each other and DNS; nothing else, in any namespace).
     #[serde(default)]
     pub egress: EgressPolicy,
-    /// Seconds that a worker which must go may take to finish what it runs and to hand out what it holds.
+    /// Seconds that a draining worker may take to finish its attempts and to serve the data that it holds.
     #[serde(default = "default_drain_timeout_seconds")]
     #[schemars(range(max = MAX_DRAIN_TIMEOUT_SECONDS))]
     pub drain_timeout_seconds: u32,
@@ -174,13 +174,13 @@ pub struct WorkerPoolSpec {
 }
 
 impl WorkerPoolSpec {
-    /// Most workers that the pool may come to have.
+    /// Most workers that the pool may have.
     pub fn most_replicas(&self) -> u32 {
         let scaled = self.autoscaling.as_ref().map(|scaling| scaling.max_replicas);
         scaled.unwrap_or(self.replicas)
     }
 
-    /// Attempts that one worker in a cluster runs at the same time: `slotsPerWorker`, or as many as it has CPUs.
+    /// Attempts that one worker in a cluster runs at the same time: `slotsPerWorker`, or its number of CPUs.
     pub fn slots(&self) -> u32 {
         let resources = self.resources.as_ref();
         let cpus = |amounts: &Option<BTreeMap<String, Quantity>>| {

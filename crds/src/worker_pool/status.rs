@@ -11,7 +11,7 @@ pub const MAX_ZONES: usize = 16;
 /// Most characters of all of them in one text: names of 63 and a comma each.
 const MAX_ZONE_LIST: usize = MAX_ZONES * 64;
 
-/// What is known of a pool.
+/// The observed state of a pool.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolStatus {
@@ -28,17 +28,17 @@ pub struct WorkerPoolStatus {
     /// these are fewer than the ready ones, and queries that start wait for them.
     #[serde(default)]
     pub compatible_replicas: u32,
-    /// Workers that the pool chose to have, where autoscaling is set.
+    /// Workers that autoscaling wants, where it is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired_replicas: Option<u32>,
-    /// Workers that finish what they run and then leave.
+    /// Workers that drain: they finish their attempts and are deleted then.
     #[serde(default)]
     pub draining_replicas: u32,
-    /// Ready workers of those wanted, such as 2/3.
+    /// Ready workers of the wanted ones, such as 2/3.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub ready: Option<String>,
-    /// Label selector of the pods, as the scale subresource wants it.
+    /// Label selector of the pods, for the scale subresource.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub selector: Option<String>,

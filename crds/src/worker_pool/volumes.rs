@@ -12,19 +12,19 @@ use crate::units::ByteSize;
 pub const MAX_SPILL_VOLUMES: usize = 8;
 /// Most claims in each of `dataVolumes` and `sinkVolumes`.
 pub const MAX_CLAIM_VOLUMES: usize = 16;
-/// Most characters of the name of a volume. Pods put a prefix before it, and hold 63 characters.
+/// Most characters of the name of a volume: pods add a prefix, and names have at most 63 characters.
 pub const MAX_VOLUME_NAME: usize = 40;
 /// What a mount path looks like: absolute, every part starts with a letter, a digit or `_`; no `..`, no `//`, no slash
 /// at the end.
 pub const MOUNT_PATH_PATTERN: &str = "^(/[A-Za-z0-9_][A-Za-z0-9_.@=+-]*)+$";
-/// Folders of the container that no claim may hide.
+/// Folders of the container that no claim may cover.
 pub const RESERVED_PATHS: [&str; 12] = [
     "/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/spill", "/sys", "/tmp", "/usr",
 ];
 
-/// Size of the spill volume of a worker that says nothing about it.
+/// Default size of the spill volume.
 pub const DEFAULT_SPILL_SIZE: ByteSize = ByteSize::from_mib(10 << 10);
-/// Name of the spill volume of a worker that says nothing about it.
+/// Name of the default spill volume.
 pub const DEFAULT_SPILL_VOLUME: &str = "default";
 
 /// Disk space of one worker for spilled data.
@@ -58,7 +58,7 @@ pub struct SpillVolume {
     /// Space on the disk of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub empty_dir: Option<EmptyDirVolume>,
-    /// A volume of its own, made with the pod and removed with it.
+    /// An ephemeral volume, which is created and deleted with the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<EphemeralVolume>,
 }
@@ -80,7 +80,7 @@ pub struct EmptyDirVolume {
     pub size_limit: ByteSize,
 }
 
-/// A generic ephemeral volume: a claim that lives and dies with the pod.
+/// A generic ephemeral volume: a claim that is created and deleted with the pod.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EphemeralVolume {

@@ -1,4 +1,4 @@
-//! What queries over generated tables answer: the generator makes the same rows on every machine.
+//! The rows of queries over generated tables: the generator makes the same rows on every machine.
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ pub fn join() -> Vec<Vec<String>> {
     ])
 }
 
-/// A query called `long` for `pool`, which takes long enough to be met in the middle.
+/// A query named `long` on `pool`, which runs long enough for a test to interrupt it.
 pub fn long_query(pool: &str) -> Value {
     long_query_of_scale(pool, 5)
 }

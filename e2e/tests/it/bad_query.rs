@@ -1,4 +1,4 @@
-//! A query whose SQL is wrong fails at once, and says what is wrong.
+//! A query with wrong SQL fails at once with a message.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Event;
@@ -36,7 +36,7 @@ fn wrong_sql_fails_with_its_reason() {
     });
 }
 
-/// A coordinator that ends soon is no unhealthy one.
+/// A coordinator that exits soon does not count as unhealthy.
 async fn no_probe_warned(space: &Space) -> Result<()> {
     let events = Api::<Event>::namespaced(space.client.clone(), &space.namespace);
     let events = events.list(&ListParams::default()).await?.items;

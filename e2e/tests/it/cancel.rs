@@ -1,4 +1,4 @@
-//! A query that is deleted in the midst of its work stops, and its workers give back what it had.
+//! A query that is deleted while it runs stops, and its workers free its slots and data.
 
 use kube::ResourceExt;
 
@@ -19,7 +19,7 @@ fn a_deleted_query_gives_its_workers_back() {
         query.rests().await?;
         pool.until_free().await?;
 
-        // The same workers serve the next one.
+        // The same workers run the next query.
         let next = sample_in_pool("tpch-pricing-summary.yaml", "p")?;
         let next = Query::submit(&space, next).await?;
         assert_eq!(rows(&next.succeeded().await?)?, answers::pricing_summary());

@@ -1,4 +1,4 @@
-//! A query that takes longer than its deadline fails, its coordinator ends, and its workers give back what it had.
+//! A query that takes longer than its deadline fails, its coordinator ends, and its workers free its slots and data.
 
 use anyhow::Context;
 use serde_json::json;
@@ -16,7 +16,7 @@ fn a_query_beyond_its_deadline_fails_and_gives_its_workers_back() {
         pool.until_ready(2).await?;
         let query = Query::submit(&space, answers::endless_query("p")).await?;
         pool.until_busy().await?;
-        // It counts from the submission, which is a while ago.
+        // It counts from the submission.
         let deadline = query.age().await?.as_secs() + 2;
         query.change(json!({"deadlineSeconds": deadline})).await?;
         let status = query.ended().await?;

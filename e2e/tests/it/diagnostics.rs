@@ -1,4 +1,4 @@
-//! What is kept of a test that failed tells what happened, and no secret.
+//! The diagnostics of a failed test show what happened, and no secret.
 
 use std::fs;
 
@@ -38,7 +38,7 @@ fn objects_events_and_logs_of_a_failed_test_are_kept() {
         }
         let elsewhere = format!("{}/configmaps.yaml", other.namespace);
         ensure!(kept(&elsewhere)?.contains("name: elsewhere"), "{elsewhere}");
-        // Kept before it is removed, it is not kept again.
+        // Diagnostics that were written before the removal are not written again.
         other
             .apply(json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "later"}}))
             .await?;
@@ -55,7 +55,7 @@ fn objects_events_and_logs_of_a_failed_test_are_kept() {
             );
         }
         ensure!(!files.iter().any(|file| file.contains("secret")), "{files:?}");
-        // It is no test that failed.
+        // The test did not fail.
         fs::remove_dir_all(&space.evidence)?;
         Ok(())
     });

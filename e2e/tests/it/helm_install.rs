@@ -38,7 +38,7 @@ fn a_release_with_a_pool_runs_queries() {
         let query = Query::submit(&space, query).await?;
         assert_eq!(rows(&query.succeeded().await?)?, answers::pricing_summary());
 
-        // The jobs around the release leave nothing, nor does the test's query.
+        // The jobs of the release leave nothing behind, nor does the query of the test.
         let jobs = Api::<Job>::namespaced(space.client.clone(), &space.namespace);
         assert_eq!(jobs.list(&ListParams::default()).await?.items.len(), 0);
         let queries = Api::<sluice_crds::ShuffleQuery>::namespaced(space.client.clone(), &space.namespace);
@@ -47,7 +47,7 @@ fn a_release_with_a_pool_runs_queries() {
     });
 }
 
-/// The right to write definitions is that of a job, and goes with it; the job stays to be looked at.
+/// Only a job may write definitions, and its role is deleted after it; a failed job stays for diagnosis.
 #[test]
 fn an_installation_that_fails_leaves_no_rights() {
     harness::run("helm-install-fails", |space| async move {

@@ -1,5 +1,5 @@
-//! `helm rollback` with a query running: the operator is as before the upgrade, the query goes on, and definitions that
-//! a newer release has brought stay.
+//! `helm rollback` with a query running: the operator is as before the upgrade, the query goes on, and definitions of
+//! a newer release stay.
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::apps::v1::Deployment;

@@ -1,4 +1,4 @@
-//! Two releases that serve two namespaces live side by side; two cannot serve one.
+//! Two releases can serve two namespaces; two cannot serve the same one.
 
 use crate::harness::{self, Release};
 

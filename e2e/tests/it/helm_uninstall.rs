@@ -1,4 +1,4 @@
-//! `helm uninstall` takes what Helm has made and leaves what people have made; the next installation goes on with it.
+//! `helm uninstall` deletes the objects of the release and keeps those of users; the next installation uses them.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ where
         .collect())
 }
 
-/// What is of the release and outside of namespaces: other tests have releases of that name in theirs.
+/// Cluster-wide objects of the release: other tests have releases of that name in their namespaces.
 async fn named_of_cluster<K>(space: &Space) -> Result<Vec<String>>
 where
     K: Resource<DynamicType = (), Scope = ClusterResourceScope> + Clone + DeserializeOwned + std::fmt::Debug,

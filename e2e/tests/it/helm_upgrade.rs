@@ -1,7 +1,7 @@
-//! `helm upgrade` with a query running: it goes on, older definitions are brought up, newer ones stay, the key stays.
+//! `helm upgrade` with a query running: it goes on, older definitions are upgraded, newer ones stay, the key stays.
 //!
-//! The image that is upgraded to is the same bits by another tag: that pods are replaced shows, what a new build does to
-//! the sessions of an old one does not (that is refused, as tests of the runtime show).
+//! The new image is the same build under another tag. The test shows that pods are replaced. Sessions between different builds
+//! are refused, as tests of the runtime show.
 
 use std::time::Duration;
 

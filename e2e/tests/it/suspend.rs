@@ -1,4 +1,4 @@
-//! A query rests while it is suspended, and starts over when it is resumed.
+//! A suspended query stops, and starts over when it is resumed.
 
 use serde_json::json;
 use sluice_crds::shuffle_query::status::QueryPhase;

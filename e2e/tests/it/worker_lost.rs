@@ -1,4 +1,4 @@
-//! A worker goes in the middle of a query.
+//! A worker is lost while a query runs.
 
 use anyhow::{Context, Result};
 

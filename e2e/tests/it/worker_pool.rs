@@ -16,7 +16,7 @@ use sluice_crds::ConditionStatus;
 
 use crate::harness::{self, Pool, Space, until};
 
-/// Workers have a minute to end, which they need if something runs.
+/// Workers have a minute to stop, which they use if attempts run.
 const LONGEST_REMOVAL: Duration = Duration::from_secs(150);
 
 #[test]
@@ -62,7 +62,7 @@ fn a_pool_spreads_over_zones_scales_and_leaves_nothing() {
     });
 }
 
-/// Three workers on three nodes, and the status tells of their zones.
+/// Three workers on three nodes; the status shows their zones.
 async fn is_spread(pool: &Pool) -> Result<()> {
     let status = pool.until_ready(3).await?;
     assert_eq!(status.slots, 6, "three workers of two slots");

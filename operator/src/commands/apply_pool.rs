@@ -1,5 +1,5 @@
-//! Applies a WorkerPool from a file. A chart cannot hold it as an object of its own: its definition may be as new as the
-//! release. A ConfigMap of the release owns it instead, and takes it along.
+//! Applies a WorkerPool from a file. A chart cannot contain the pool itself, since its definition may be installed by the same
+//! release. A ConfigMap of the release owns the pool, and is deleted with the release.
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -10,7 +10,7 @@ use sluice_crds::WorkerPool;
 
 use crate::config::ApplyPool;
 
-/// Another than the operator's, which writes the pool's status alone.
+/// Not the operator's manager, which writes only the status of pools.
 const FIELD_MANAGER: &str = "sluice-chart";
 
 /// Applies the pool of `args`.
@@ -27,7 +27,7 @@ pub async fn run(client: &Client, args: &ApplyPool) -> anyhow::Result<()> {
         .with_context(|| format!("ConfigMap {}", args.owner))?;
     let (name, pool) = owned(&text, &args.namespace, &owner).context(file)?;
     let pools = Api::<WorkerPool>::namespaced(client.clone(), &args.namespace);
-    // Strict: a field that does not exist is a mistake in the values, which nobody else reports.
+    // Strict: an unknown field is a mistake in the values, which nothing else reports.
     let how = PatchParams::apply(FIELD_MANAGER).force().validation_strict();
     pools
         .patch(&name, &how, &Patch::Apply(&pool))

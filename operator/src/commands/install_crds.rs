@@ -1,5 +1,5 @@
-//! Puts the custom resource definitions of this release into a cluster. Several releases of Sluice share them, so older
-//! ones never go over newer ones, and nothing here deletes any.
+//! Installs the custom resource definitions of this release. Several releases of Sluice share them, so an older one never
+//! replaces a newer one, and none is deleted here.
 
 use std::time::Duration;
 
@@ -11,20 +11,19 @@ use semver::Version;
 use serde_json::json;
 use sluice_crds::yaml::{VERSION_ANNOTATION, shuffle_query_crd, worker_pool_crd};
 
-/// Of its own: the definitions are not the operator's objects.
+/// Not the operator's manager: it does not own the definitions.
 const FIELD_MANAGER: &str = "sluice-crds";
-/// How long the API server may take to serve a definition that it took.
+/// How long the API server may take to serve an accepted definition.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// How often a definition that changes meanwhile is compared again.
+/// Most attempts when a definition changes at the same time.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What is done about a definition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Ours is applied: there is none, or one that is not newer, or one from before releases were noted.
+    /// Ours is applied: there is none in the cluster, or one that is not newer or has no version.
     Apply,
-    /// The one in the cluster is of this newer release and stays.
+    /// The definition in the cluster is of this newer release and stays.
     Keep(Version),
 }
 
@@ -37,11 +36,11 @@ pub struct NoRelease {
     found: String,
 }
 
-/// Whether the definition of release `ours` goes over one with the annotation `installed`, by the order of Semantic
-/// Versioning 2.0.0. The same release is applied again, which restores what somebody changed.
+/// Whether the definition of release `ours` replaces one with the annotation `installed`, by the precedence of Semantic
+/// Versioning 2.0.0. The same release is applied again, which reverts changes of others.
 ///
 /// # Errors
-/// The annotation is no release, so that nobody knows what would be overwritten.
+/// The annotation is no version, so it is unknown what would be replaced.
 pub fn decide(installed: Option<&str>, ours: &Version) -> Result<Decision, NoRelease> {
     let Some(found) = installed else {
         return Ok(Decision::Apply);
@@ -97,8 +96,8 @@ async fn install_one(
     wait_until_served(api, name).await
 }
 
-/// Compares and applies. A definition that changes in between is a conflict (409): it is to be compared again, as an
-/// installer of a newer release may have been there. Only the very first one can be overtaken.
+/// Compares and applies. A definition that changes in between is a conflict (409) and is compared again, since a newer release
+/// may have installed it. Only the very first definition can be replaced unseen.
 async fn apply_once(
     api: &Api<CustomResourceDefinition>,
     name: &str,

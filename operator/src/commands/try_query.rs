@@ -1,4 +1,4 @@
-//! Runs a small query from its submission to its rows: whether an installation works.
+//! Runs a small query from submission to rows, to show that an installation works.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 
 use crate::config::TryQuery;
 
-/// TPC-H fixes both tables at every scale, five nations to a region; the join and the groups shuffle them.
+/// TPC-H fixes both tables at every scale: five nations to a region. The join and the groups shuffle them.
 const SQL: &str = "SELECT r_name, count(*) AS nations FROM nation JOIN region ON n_regionkey = r_regionkey \
                    GROUP BY r_name ORDER BY r_name";
 const ROWS: [[&str; 2]; 5] = [
@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Runs the query of `args` and deletes it.
 ///
 /// # Errors
-/// It is refused, does not end in time, fails, or has other rows than it must have.
+/// The query is rejected, does not end in time, fails, or has wrong rows.
 pub async fn run(client: &Client, args: &TryQuery) -> anyhow::Result<()> {
     let queries = Api::<ShuffleQuery>::namespaced(client.clone(), &args.namespace);
     let query = queries
@@ -96,7 +96,7 @@ async fn until_ended(queries: &Api<ShuffleQuery>, name: &str) -> anyhow::Result<
     }
 }
 
-/// Whether it succeeded, with the right rows.
+/// Checks that the query succeeded with the right rows.
 fn check_result(status: &ShuffleQueryStatus) -> anyhow::Result<()> {
     if status.phase != QueryPhase::Succeeded {
         let error = status.error.as_ref().map(|error| error.message.as_str());

@@ -1,4 +1,4 @@
-//! The few verbs by which the operator writes to the API server. Each is safe to repeat.
+//! The operator's writes to the API server. Each is safe to repeat.
 
 use std::fmt::Debug;
 
@@ -10,10 +10,9 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use sluice_crds::ProgressReason;
 
-/// The field manager of every write.
 pub const FIELD_MANAGER: &str = "sluice-operator";
 
-/// What of an object's kind the verbs need.
+/// A namespaced kind that these functions can write.
 pub trait Object:
     Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + Serialize + DeserializeOwned
 {
@@ -28,12 +27,12 @@ impl<K> Object for K where
 {
 }
 
-/// How a creation ended.
+/// The result of a creation.
 #[derive(Clone, Debug)]
 pub enum Created<K> {
-    /// The object is there and belongs to its owner, whoever created it.
+    /// The object exists and has the right owner, whoever created it.
     Ours(Box<K>),
-    /// An object of that name belongs to somebody else.
+    /// An object of that name has another owner.
     Taken,
 }
 
@@ -45,8 +44,8 @@ pub struct Rejection {
     pub message: String,
 }
 
-/// The rejection of a call; `None` if the same call may succeed later. Such are: 401, the operator's own credentials; 404, a
-/// namespace that is being deleted or a kind that is not installed yet; 408, 409 and 429.
+/// The rejection of a call; `None` if the same call may succeed later: 401 is about the operator's own credentials, 404 about a
+/// namespace that is being deleted or a kind that is not installed yet; 408, 409 and 429 are temporary.
 pub fn classify_rejection(doing: &str, error: &kube::Error) -> Option<Rejection> {
     let kube::Error::Api(status) = error else {
         return None;
@@ -63,13 +62,12 @@ pub fn classify_rejection(doing: &str, error: &kube::Error) -> Option<Rejection>
     })
 }
 
-/// The API of the namespace of `object`.
 pub fn api_of<K: Object>(client: &Client, object: &K) -> Api<K> {
     Api::namespaced(client.clone(), &object.namespace().unwrap_or_default())
 }
 
-/// Creates `wanted`, which has a deterministic name and a controlling owner. If an object of that name exists, it is
-/// ours if it has the same owner: an answer that was lost, or another operator, created it.
+/// Creates `wanted`, which has a deterministic name and a controlling owner. An existing object of that name with the same owner
+/// counts as created: its answer was lost, or another operator created it.
 ///
 /// # Errors
 /// The API server refused or was not reached.
@@ -85,7 +83,7 @@ pub async fn create<K: Object>(client: &Client, wanted: &K) -> kube::Result<Crea
             match api.get_opt(&wanted.name_any()).await? {
                 Some(object) if same_owner(&object, wanted) => Ok(Created::Ours(Box::new(object))),
                 Some(_) => Ok(Created::Taken),
-                // Gone in between: the next reconcile creates it.
+                // It was deleted in between. The next reconcile creates it.
                 None => Err(kube::Error::Api(status)),
             }
         }
@@ -93,8 +91,8 @@ pub async fn create<K: Object>(client: &Client, wanted: &K) -> kube::Result<Crea
     }
 }
 
-/// Creates an object that must not be read, such as a Secret: that one of its name exists is all that is known of it. The name
-/// must therefore be its owner's alone.
+/// Creates an object that the operator may not read, such as a Secret. An existing object of that name counts as created, so the
+/// name must belong to its owner alone.
 ///
 /// # Errors
 /// The API server refused or was not reached.
@@ -110,8 +108,8 @@ pub async fn create_blind<K: Object>(client: &Client, wanted: &K) -> kube::Resul
     }
 }
 
-/// Applies `wanted` over `existing`. With an existing object its uid goes along, so that an object deleted meanwhile
-/// is a conflict and does not come back.
+/// Applies `wanted` over `existing`. The uid of `existing` is sent along, so that the apply of an object that was deleted
+/// meanwhile is a conflict and does not create it again.
 ///
 /// # Errors
 /// The API server refused or was not reached.
@@ -125,7 +123,7 @@ pub async fn apply<K: Object>(client: &Client, wanted: &K, existing: Option<&K>)
         .await
 }
 
-/// Applies a status to the version of `seen`; a newer version of the object is a conflict (409).
+/// Applies a status to the version of `seen`. A newer version of the object is a conflict (409).
 ///
 /// # Errors
 /// The API server refused or was not reached.
@@ -151,7 +149,7 @@ pub async fn apply_status<K: Object, S: Serialize + Sync>(
         .await
 }
 
-/// Deletes this very object; one that is gone is no error.
+/// Deletes this object. It is no error if it is gone.
 ///
 /// # Errors
 /// The API server refused or was not reached.
@@ -167,7 +165,7 @@ pub async fn delete<K: Object>(client: &Client, object: &K, grace_seconds: Optio
     match api_of(client, object).delete(&object.name_any(), &params).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
-        // The uid differs: the object that was meant is gone.
+        // The uid differs: the object was replaced.
         Err(kube::Error::Api(status)) if status.is_conflict() => Ok(()),
         Err(error) => Err(error),
     }
@@ -184,7 +182,7 @@ pub fn same_owner<K: Resource>(one: &K, other: &K) -> bool {
     owner(one).is_some() && owner(one) == owner(other)
 }
 
-/// The object with its kind and version, as server-side apply wants it.
+/// The object with its kind and version, which server-side apply requires.
 fn body<K: Object>(object: &K) -> kube::Result<serde_json::Value> {
     let mut body = serde_json::to_value(object).map_err(kube::Error::SerdeError)?;
     body["apiVersion"] = json!(K::api_version(&()));

@@ -1,5 +1,5 @@
-//! Custom resources that cannot be read, as they were stored under other rules than this version's: left out of everything, and
-//! told of by an event and a gauge.
+//! Custom resources that this version cannot parse, as an older or newer version stored them. They are left out, counted in a
+//! gauge and reported by an event.
 
 use std::collections::BTreeMap;
 
@@ -12,21 +12,21 @@ use sluice_crds::text::shortened;
 
 use super::events::publish;
 
-/// Most bytes of what is wrong with an object in a note.
+/// Most characters of the cause in an event.
 const MAX_CAUSE: usize = 512;
 
 /// The objects of one watch that cannot be read.
 pub struct Unreadable {
     recorder: Option<Recorder>,
     gauge: Gauge,
-    /// By namespace and name: the version that was told of, and in which list it was seen last.
+    /// By namespace and name: the version that was reported, and the number of the list that showed it last.
     known: BTreeMap<(String, String), (Option<String>, u64)>,
     /// Lists that have begun.
     lists: u64,
 }
 
 impl Unreadable {
-    /// Counts in `gauge`, together with other watches, and publishes events if there is a recorder.
+    /// Counts in `gauge`, and publishes events if there is a recorder.
     pub fn new(gauge: Gauge, recorder: Option<Recorder>) -> Self {
         Self {
             recorder,
@@ -36,30 +36,29 @@ impl Unreadable {
         }
     }
 
-    /// Tells nobody: of objects that another watch tells of.
+    /// Reports nothing: for a watch of objects that another watch reports.
     pub fn unreported() -> Self {
         Self::new(Gauge::default(), None)
     }
 
-    /// A list begins.
     pub fn list_begins(&mut self) {
         self.lists += 1;
     }
 
-    /// A list is complete: what it did not show is gone.
+    /// A list is complete. Objects that it did not show are gone.
     pub fn list_ends(&mut self) {
         let lists = self.lists;
         self.known.retain(|_, (_, seen)| *seen == lists);
         self.count();
     }
 
-    /// The object can be read, or is gone.
+    /// The object can be parsed, or is gone.
     pub fn forget(&mut self, object: &DynamicObject) {
         self.known.remove(&key(object));
         self.count();
     }
 
-    /// The object cannot be read; whether that is news.
+    /// Records that the object cannot be parsed. Returns whether this version was not reported before.
     pub fn record(&mut self, object: &DynamicObject, reference: ObjectReference, why: &str) -> bool {
         let version = object.resource_version();
         let before = self.known.insert(key(object), (version.clone(), self.lists));

@@ -1,4 +1,4 @@
-//! Watches: label-scoped, stripped of what nobody reads, and never stopped by one object that cannot be read.
+//! Watches with label selectors, stripped of unused fields. An object that cannot be parsed does not stop them.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -21,20 +21,19 @@ use serde::de::DeserializeOwned;
 use super::unreadable::Unreadable;
 use crate::config::Scope;
 
-/// Seconds after which the API server ends a watch, so that one which died in silence does not stay unnoticed.
+/// Seconds after which the API server ends a watch, so that a dead connection is noticed.
 const WATCH_SECONDS: u32 = 240;
 
-/// A store of objects, and the stream that fills it: it yields every object that changed or went away once the store shows
-/// it, and must be polled for the store to advance.
+/// A store of objects, and the stream that fills it. The stream yields each object that changed or was deleted, once the store
+/// shows it. The store only advances while the stream is polled.
 pub type Watched<K, S> = (Store<K>, S);
 
-/// What a watch needs of a kind beside its API.
+/// A kind that can be watched.
 pub trait Kind: Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
 
 impl<K: Clone + Debug + DeserializeOwned + Send + Sync + 'static> Kind for K {}
 
 impl Scope {
-    /// The API of a kind within the scope.
     pub fn api<K>(&self, client: &Client) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -53,8 +52,8 @@ impl Scope {
     }
 }
 
-/// Watches our custom resources of one kind. An object that does not parse, such as one that a newer version wrote,
-/// is logged, left out, and stops nothing; `unreadable` tells of it.
+/// Watches our custom resources of one kind. An object that cannot be parsed, such as one of a newer version, is logged, recorded
+/// in `unreadable` and left out.
 pub fn resources<K>(
     client: &Client,
     scope: &Scope,
@@ -66,7 +65,7 @@ where
     resources_slimmed(client, scope, unreadable, |_| {})
 }
 
-/// The same, keeping only what `slim` leaves of each object.
+/// Like [`resources`]; `slim` reduces each object before it is stored.
 pub fn resources_slimmed<K>(
     client: &Client,
     scope: &Scope,
@@ -86,7 +85,6 @@ where
     (reader.clone(), changes(stream, reader))
 }
 
-/// Watches objects that carry `labels` (a label selector).
 pub fn labelled<K>(
     client: &Client,
     scope: &Scope,
@@ -98,7 +96,7 @@ where
     from_api(scope.api(client), labels)
 }
 
-/// Watches the objects of `api` that carry `labels` (a label selector; empty takes all).
+/// Watches the objects of `api` with these `labels` (a label selector; empty selects all).
 pub fn from_api<K>(
     api: Api<K>,
     labels: &str,
@@ -109,7 +107,7 @@ where
     stripped(api, labels, |_| {})
 }
 
-/// Like [`from_api`], without what `strip` takes away.
+/// Like [`from_api`]; `strip` reduces each object before it is stored.
 pub fn stripped<K>(
     api: Api<K>,
     labels: &str,
@@ -129,9 +127,8 @@ where
     (reader.clone(), changes(stream, reader))
 }
 
-/// The events of a watch that lists again also when the API server will not start one from where the last one ended: a
-/// watcher of kube 5 does so only when a watch that it had started says that its history is gone, and would else ask for the
-/// same for ever.
+/// The events of a watch that also lists again when the API server refuses to start it at the last resource version. A watcher of
+/// kube 5 lists again only when a running watch reports expired history, and would otherwise repeat the same request forever.
 fn events<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -152,8 +149,8 @@ where
 
 type Events<K> = BoxStream<'static, watcher::Result<watcher::Event<K>>>;
 
-/// Whether no watch can go on from where the last one ended: what came since is forgotten (410), or the API server has never
-/// been there (504), as after its data was restored from a backup.
+/// Whether a watch cannot continue from the last resource version: it has expired (410), or the API server never had it (504), as
+/// after a restore from a backup.
 fn is_lost(error: &watcher::Error) -> bool {
     let watcher::Error::WatchStartFailed(kube::Error::Api(status)) = error else {
         return false;
@@ -161,12 +158,11 @@ fn is_lost(error: &watcher::Error) -> bool {
     status.code == 410 || status.code == 504 && status.message.contains("Too large resource version")
 }
 
-/// How long a watch that failed waits before it is tried again: as client-go does, but not up to a minute. An operator that
-/// the API server has back is not to be blind for so long, and has a dozen watches.
+/// The back-off of a failed watch: client-go's, but at most ten seconds instead of a minute, since the operator has a dozen
+/// watches and must notice quickly that the API server is back.
 #[derive(Default)]
 struct Waits(DefaultBackoff);
 
-/// The longest of them.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 impl Iterator for Waits {
@@ -183,14 +179,14 @@ impl Backoff for Waits {
     }
 }
 
-/// The objects that `events`, which have filled `store`, changed or took away.
+/// The objects that `events`, which have filled `store`, changed or deleted.
 ///
-/// A failure (no permission, no connection) is logged and not passed on: the watch goes on by itself, and a controller of kube
-/// 5 that is told of one rests all its watches, longer with each.
+/// A failure (no permission, no connection) is logged and not passed on. The watch retries by itself, while a controller of kube
+/// 5 that receives an error pauses all its watches, longer each time.
 ///
-/// A list (the first one, or that after a watch whose history was gone) is told of once the store has all of it: who is
-/// told of an object while the store still shows what was there before the list would look at that, see nothing new, and
-/// not be told again. And what went away unseen is told of, and what is as it was is not.
+/// The objects of a list (the first one, or one after expired history) are yielded once the store has all of them. A reconcile
+/// during the list would see the old store, and no later event would correct it. Objects that were deleted unseen are yielded
+/// too; unchanged ones are not.
 fn changes<K>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
     store: Store<K>,
@@ -223,7 +219,7 @@ where
     })
 }
 
-/// What of `before` is gone, and then what of `now` is new or another version.
+/// The objects of `before` that are gone, then those of `now` that are new or changed.
 fn difference<K: Resource>(before: Vec<Arc<K>>, now: Vec<Arc<K>>) -> Vec<Arc<K>> {
     let by_uid = |objects: &[Arc<K>]| -> HashMap<Option<String>, Option<String>> {
         let versions = objects
@@ -325,10 +321,10 @@ mod tests {
         serde_json::from_value(json!({"metadata": metadata})).unwrap()
     }
 
-    /// What each of `events` tells of, as uid and version, and whether the store shows it.
+    /// The objects that each of `events` yields, as uid and version, and whether the store shows them.
     async fn told(events: Vec<Event<ConfigMap>>) -> Vec<String> {
         let (reader, writer) = reflector::store();
-        // Between two events the watch fails.
+        // The watch fails between two events.
         let failure = || Err(watcher::Error::NoResourceVersion);
         let events = events.into_iter().flat_map(|event| [failure(), Ok(event)]);
         let changed = changes(stream::iter(events).reflect(writer), reader.clone());
@@ -360,7 +356,7 @@ mod tests {
         let mut all = told(events.clone()).await;
         all.sort();
         assert_eq!(all, ["a.1", "b.1"]);
-        // Without the end of the list nothing is known.
+        // Nothing is yielded before the end of the list.
         assert_eq!(told(events[..3].to_vec()).await, [""; 0]);
         let again = [
             Event::Init,

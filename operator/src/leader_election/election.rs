@@ -1,13 +1,13 @@
-//! Who leads: the decisions of one candidate for a lease, without IO and without a clock.
+//! The election: the decisions of one candidate for a lease, without IO and without a clock.
 //!
-//! The rules are those of client-go's leader election. Nobody compares another machine's clock with its own: a lease
-//! has expired when its holder's record has not changed for the lease's duration *as this candidate saw it*, on its
-//! own monotonic clock. The holder counts its shorter renewal deadline from the moment at which it sent the last
-//! write that succeeded, which is before anybody can have seen that write. So two never lead at once as long as no
-//! clock runs faster than another by more than the ratio of the two times.
+//! The rules are those of client-go's leader election. No candidate compares another machine's clock with its own. A lease has
+//! expired when its record has not changed for the lease duration *as this candidate saw it*, on its own monotonic clock. The
+//! holder counts its shorter renewal deadline from the moment at which it sent its last successful write, which is before anybody
+//! can have seen that write. So two candidates never lead at once, as long as no clock runs faster than another by more than the
+//! ratio of the two times.
 //!
-//! Two rules are stricter than client-go's: the deadline counts from the sending of the last renewal, not from the
-//! begin of the next; and a holder that sees another's name in the lease ends at once.
+//! Two rules are stricter than client-go's. The deadline counts from the sending of the last renewal, not from the start of the
+//! next. A holder that sees another name in the lease ends at once.
 
 use std::time::Duration;
 
@@ -20,11 +20,10 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
-/// How much longer than the retry period a candidate waits at most, as a multiple of that period: candidates that
-/// started together drift apart. client-go's value.
+/// Longest wait of a candidate, as a multiple of the retry period, so that candidates that started together drift apart.
+/// client-go's value.
 const JITTER: f64 = 1.2;
 
-/// The times of an election.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     lease: Duration,
@@ -43,7 +42,7 @@ impl Default for Timing {
     }
 }
 
-/// Times by which two could lead at once, or nobody for long.
+/// Times with which two could lead at once, or nobody for long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a lease of {lease} s with renewals within {renewal} s, tried every {retry} s: the lease must be longer than the \
@@ -88,16 +87,16 @@ impl Timing {
     }
 }
 
-/// What a candidate's clocks show.
+/// The time on a candidate's clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Since a moment of the candidate's choice, on a monotonic clock: every decision is taken by this.
+    /// Monotonic time since an arbitrary moment. Every decision uses it.
     pub elapsed: Duration,
-    /// Wall clock: written into the lease for people, never read back.
+    /// Wall clock time. It is written into the lease for people and never read.
     pub wall: Timestamp,
 }
 
-/// What a lease says.
+/// The content of a lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     /// Who holds it; nobody once it is given up.
@@ -112,16 +111,12 @@ pub struct Record {
     pub transitions: i32,
 }
 
-/// A lease in the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// What it says.
     pub record: Record,
-    /// Its `resourceVersion`.
     pub version: String,
 }
 
-/// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The wait is over, or the election begins.
@@ -132,45 +127,42 @@ pub enum Event {
     Missing,
     /// The write succeeded; this is what it left.
     Wrote(Stored),
-    /// The write met another version of the lease than the one it was made for.
+    /// The write met another version of the lease than the expected one.
     Refused,
-    /// No answer in time, or one that tells nothing of the lease.
+    /// There was no answer in time, or none that shows the state of the lease.
     Failed,
-    /// The operator stops, and whatever only a leader may do has ended. Told once.
+    /// The operator stops, and the work of the leader has ended. It comes once.
     StopAsked,
 }
 
-/// What to do next; one at a time.
+/// The next action; one at a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Let this time pass.
+    /// Wait this long.
     Wait(Duration),
     /// Read the lease.
     Read {
         /// Give up after this time.
         within: Duration,
     },
-    /// Write the lease.
     Write {
-        /// What it shall say.
         record: Record,
-        /// The version to replace; none creates it.
+        /// The version to replace; `None` creates the lease.
         over: Option<String>,
         /// Give up after this time.
         within: Duration,
     },
-    /// The election is over for this candidate.
+    /// The election has ended for this candidate.
     End(Outcome),
 }
 
-/// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was asked to stop, and holds nothing any more.
+    /// It was asked to stop, and holds no lease.
     Stopped,
     /// It led and could not renew the lease in time.
     NotRenewed,
-    /// It led and found the lease in other hands.
+    /// It led, and another candidate holds the lease.
     Deposed,
 }
 
@@ -188,23 +180,21 @@ enum Phase {
     Leading {
         until: Duration,
     },
-    /// Gives the lease up, and stops trying at `until`.
+    /// Releases the lease, and gives up at `until`.
     Releasing {
         until: Duration,
     },
     Ended(Outcome),
 }
 
-/// One candidate.
 #[derive(Debug)]
 pub struct Election {
     identity: String,
     timing: Timing,
     phase: Phase,
     seen: Option<Seen>,
-    /// When the last write was sent.
     sent: Duration,
-    /// A write was sent and it is not known what became of it.
+    /// Whether the result of the last write is unknown.
     unsure: bool,
     random: SmallRng,
 }
@@ -212,13 +202,13 @@ pub struct Election {
 #[derive(Debug)]
 struct Seen {
     stored: Stored,
-    /// Since when the record says what it says, as far as this candidate saw.
+    /// When this candidate first saw the record as it is.
     since: Duration,
 }
 
 impl Election {
-    /// A candidate. Two candidates must never have the same `identity`, not even one after the other: whoever finds
-    /// its name in the lease takes it for its own. `seed` spreads the candidates' tries.
+    /// A candidate. No two candidates may ever have the same `identity`, not even one after the other: a candidate takes a lease
+    /// with its own name for its own. `seed` spreads the retries.
     pub fn new(identity: String, timing: Timing, seed: u64) -> Self {
         Self {
             identity,
@@ -236,7 +226,7 @@ impl Election {
         matches!(self.phase, Phase::Leading { until } if now.elapsed < until)
     }
 
-    /// Takes in what happened and says what to do next. The first event is [`Event::Due`].
+    /// Handles an event and returns the next action. The first event is [`Event::Due`].
     #[expect(
         clippy::needless_pass_by_value,
         reason = "whoever tells an event has no use for it afterwards"
@@ -282,7 +272,7 @@ impl Election {
                 let jitter = self.random.random_range(0.0..JITTER);
                 Action::Wait(self.timing.retry.mul_f64(1.0 + jitter))
             }
-            // The lease may be ours without our knowing.
+            // The lease may be ours although the answer was lost.
             Event::StopAsked if self.unsure => self.start_release(now),
             Event::StopAsked => self.end(Outcome::Stopped),
         }
@@ -312,11 +302,11 @@ impl Election {
         }
     }
 
-    /// A write of ours is in the lease.
+    /// Our write is in the lease.
     fn renewed(&mut self, now: Now) -> Action {
         let until = self.sent + self.timing.renewal;
         if now.elapsed >= until {
-            // The answer came so late that others may soon take the lease for expired.
+            // The answer is so late that others may soon see the lease as expired.
             return match self.phase {
                 Phase::Leading { .. } => self.end(Outcome::NotRenewed),
                 Phase::Candidate | Phase::Releasing { .. } | Phase::Ended(_) => {
@@ -336,7 +326,7 @@ impl Election {
         holder == Some(&self.identity)
     }
 
-    /// Whether nobody holds the lease that was seen, or its holder is late.
+    /// Whether the lease that was seen has no holder or has expired.
     fn is_free(&self, now: Now) -> bool {
         let Some(Seen { stored, since }) = &self.seen else {
             return true;
@@ -384,7 +374,7 @@ impl Election {
         self.give_up(now, within)
     }
 
-    /// Writes a lease that nobody holds and that would be over in a second.
+    /// Writes a lease without a holder that expires in a second.
     fn give_up(&mut self, now: Now, within: Duration) -> Action {
         let old = self.seen.as_ref().map(|seen| &seen.stored.record);
         let record = Record {

@@ -12,7 +12,7 @@ use crate::controller_runtime::api::FIELD_MANAGER;
 
 use super::election::{Event, Record, Stored};
 
-/// A lease of the API server, and what was read of it last: labels and annotations that somebody gave it stay.
+/// The lease object and the version that was read last. Labels and annotations of others are kept.
 pub(super) struct Lock {
     api: Api<Lease>,
     name: String,
@@ -56,7 +56,7 @@ impl Lock {
         lease.metadata.managed_fields = None;
         lease.metadata.resource_version = over;
         if !self.owners.is_empty() {
-            // Those of the leader: of an earlier version's, Kubernetes would remove the lease with that.
+            // The leader's owners. With those of an earlier version Kubernetes would delete the lease when that version goes.
             lease.metadata.owner_references = Some(self.owners.clone());
         }
         lease.spec = Some(spec(record, lease.spec.unwrap_or_default()));

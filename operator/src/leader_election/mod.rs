@@ -1,7 +1,7 @@
-//! One of several operators acts, the others stand by: leader election by a Lease.
+//! Leader election by a Lease: one of several operators acts, the others stand by.
 //!
-//! Own code, since no crate for this version of kube goes by its own clock alone: those that exist compare the time
-//! which the holder wrote with their own wall clock, and two of them lead when a clock is wrong.
+//! Own code: the crates for this version of kube compare the holder's timestamp with their own wall clock, and two candidates
+//! lead when a clock is wrong.
 
 pub mod election;
 mod lock;
@@ -24,21 +24,18 @@ use crate::metrics::Metrics;
 use election::{Action, Election, Event, Now, Outcome, Timing};
 use lock::Lock;
 
-/// Where the lease is, and what it goes with.
 pub struct Lease {
-    /// The API server.
     pub client: Client,
-    /// Its owners: when they are gone, Kubernetes removes it.
+    /// The owners of the lease. Kubernetes deletes it with them.
     pub owners: Vec<OwnerReference>,
 }
 
-/// Waits until this operator leads, then runs `work` until it ends, which it does soon after `stop`. The lease is
-/// renewed all the while and given up afterwards, so that another need not wait for its end. If the lease is lost,
-/// `work` is dropped where it stands.
+/// Waits until this operator leads, then runs `work`, which ends soon after `stop`. The lease is renewed meanwhile and released
+/// afterwards, so that another operator can take it at once. If the lease is lost, `work` is dropped.
 ///
 /// # Errors
-/// The lease was lost, or `work` failed or ended without being asked to: in each case the process has to end. Or the
-/// election's times in `config` do not fit each other.
+/// The lease was lost, or `work` failed or ended on its own: in each case the process must end. Or the election's times in
+/// `config` do not fit each other.
 pub async fn lead<W>(
     lease: Lease,
     config: &Config,
@@ -54,14 +51,14 @@ where
         config.lease_renewal_seconds,
         config.lease_retry_seconds,
     )?;
-    // A name of its own for every start: what this pod's predecessor wrote is not ours.
+    // A new name for every start: what an earlier process of this pod wrote is not ours.
     let identity = format!("{}_{:016x}", config.identity, rand::random::<u64>());
     tracing::info!(identity, lease = config.lease_name, "standing for election");
     let lock = Lock::new(lease, &config.lease_namespace, &config.lease_name);
     let election = Election::new(identity, timing, rand::random());
     let done = CancellationToken::new();
     let (leading, mut led) = watch::channel(false);
-    // A task of its own: `work` may keep this one busy.
+    // A task of its own, since `work` may block this one.
     let mut elected = AbortOnDropHandle::new(tokio::spawn(elect(election, lock, leading, done.clone())));
     tokio::select! {
         biased;
@@ -101,7 +98,7 @@ fn ended(config: &Config, outcome: Outcome) -> anyhow::Result<()> {
     }
 }
 
-/// The metric shows that this operator leads for as long as this lives.
+/// Sets the metric of leading while it lives.
 struct LeadingGauge(Arc<Metrics>);
 
 impl LeadingGauge {
@@ -119,7 +116,7 @@ impl Drop for LeadingGauge {
     }
 }
 
-/// Does what `election` says until it ends; `leading` tells whether it leads, `done` that it shall give up.
+/// Executes the actions of `election` until it ends. `leading` shows whether it leads; `done` asks it to release the lease.
 async fn elect(
     mut election: Election,
     mut lock: Lock,
@@ -142,7 +139,7 @@ async fn elect(
             }
             Action::Wait(time) => tokio::select! {
                 () = tokio::time::sleep(time) => Event::Due,
-                // Seen by the arm above.
+                // The arm above handles it.
                 () = done.cancelled(), if !asked => continue,
             },
             Action::Read { within } => lock.read(within).await,

@@ -1,4 +1,4 @@
-//! The folders that a query may touch: its tables and its sink, within what its pool mounts.
+//! The folders that a query may access: its tables and its sink, within the volumes of its pool.
 
 use std::path::Path;
 
@@ -6,13 +6,13 @@ use sluice_crds::worker_pool::ClaimVolume;
 use sluice_crds::{ShuffleQuery, WorkerPoolSpec};
 use sluice_proto::auth::Folders;
 
-/// Most bytes of paths that a token names. Where a query has more, the token names the mounts that they lie in.
+/// Most bytes of paths in a token. A query with more gets the mount paths instead.
 const MAX_PATH_BYTES: usize = 3072;
 
 /// The folders of a query in a pool, for its token.
 ///
 /// # Errors
-/// A location that no volume of the pool holds; what to do about it.
+/// A location that no volume of the pool holds, with what to do.
 pub fn folders(query: &ShuffleQuery, pool: &str, spec: &WorkerPoolSpec) -> Result<Folders, String> {
     let mut tables = Vec::new();
     for (index, table) in query.spec.tables.iter().enumerate() {
@@ -23,7 +23,7 @@ pub fn folders(query: &ShuffleQuery, pool: &str, spec: &WorkerPoolSpec) -> Resul
             tables.push((format!("spec.tables[{index}].location{which}"), location.as_str()));
         }
     }
-    // Results of other queries are tables, too.
+    // Results of other queries can be tables, too.
     let read: Vec<_> = spec.data_volumes.iter().chain(&spec.sink_volumes).collect();
     let write: Vec<_> = spec.sink_volumes.iter().collect();
     let sink = query.spec.sink.as_ref();
@@ -61,7 +61,7 @@ fn within<'a>(
     Ok(folders)
 }
 
-/// The path that a location names. What cannot be decoded lies in no volume.
+/// The path of a location. One that cannot be decoded lies in no volume.
 fn path_of(location: &str) -> String {
     let Some(encoded) = location.strip_prefix("file://") else {
         return location.to_owned();

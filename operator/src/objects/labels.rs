@@ -6,9 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 /// The application; the same on every object.
 pub const NAME: &str = "app.kubernetes.io/name";
-/// Who looks after the object; the same on every object, and what watches select by.
+/// The manager of the object; the same on every object. Watches select by it.
 pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// Worker or coordinator.
 pub const COMPONENT: &str = "app.kubernetes.io/component";
 /// The WorkerPool that an object belongs to, or whose workers a coordinator uses.
 pub const POOL: &str = "sluice.dev/pool";
@@ -18,12 +17,11 @@ pub const QUERY: &str = "sluice.dev/query";
 pub const EPOCH: &str = "sluice.dev/epoch";
 /// The zone of a node, and of a pod once it is scheduled.
 pub const ZONE: &str = "topology.kubernetes.io/zone";
-/// The name of a node as its kubelet tells it.
 pub const HOSTNAME: &str = "kubernetes.io/hostname";
 
-/// Annotation of a worker's pod: the hash of what in a pool makes its pods be replaced.
+/// Annotation of a worker's pod: the hash of its spec. Pods with another hash are replaced.
 pub const SPEC_HASH: &str = "sluice.dev/spec-hash";
-/// Annotation of a worker's pod that must go: since when it drains (RFC 3339).
+/// Annotation of a worker's pod: since when it drains (RFC 3339).
 pub const DRAINING: &str = "sluice.dev/draining";
 
 /// Value of [`NAME`].
@@ -34,14 +32,11 @@ pub const OPERATOR: &str = "sluice-operator";
 /// What a pod does; the value of [`COMPONENT`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Component {
-    /// Runs attempts.
     Worker,
-    /// Plans and schedules one query.
     Coordinator,
 }
 
 impl Component {
-    /// As the label has it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Worker => "worker",
@@ -50,7 +45,7 @@ impl Component {
     }
 }
 
-/// Labels of every object of `component`; those of its pool, query or epoch come on top.
+/// Labels of every object of `component`, without those of its pool, query or epoch.
 pub fn common(component: Component) -> BTreeMap<String, String> {
     [
         (NAME, SLUICE),
@@ -82,7 +77,7 @@ pub fn coordinators_of(pool: &str) -> BTreeMap<String, String> {
         .into()
 }
 
-/// `labels` as a selector in an object.
+/// The labels as a selector of an object.
 pub fn selector(labels: BTreeMap<String, String>) -> LabelSelector {
     LabelSelector {
         match_labels: Some(labels),
@@ -90,7 +85,7 @@ pub fn selector(labels: BTreeMap<String, String>) -> LabelSelector {
     }
 }
 
-/// `labels` as a selector in a request: `a=1,b=2`.
+/// The labels as a selector of a request: `a=1,b=2`.
 pub fn selector_text(labels: &BTreeMap<String, String>) -> String {
     let pairs: Vec<_> = labels
         .iter()
@@ -99,7 +94,7 @@ pub fn selector_text(labels: &BTreeMap<String, String>) -> String {
     pairs.join(",")
 }
 
-/// Selects all that the operator created of `component`, in a request.
+/// Selects all objects of `component`, in a request.
 pub fn watched(component: Component) -> String {
     selector_text(&common(component))
 }

@@ -1,4 +1,4 @@
-//! Pure builders of every object that the operator creates: what a resource says goes in, an object comes out.
+//! Pure builders of every object that the operator creates.
 
 pub mod affinity;
 pub mod coordinator;

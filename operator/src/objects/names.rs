@@ -1,9 +1,9 @@
-//! Names of what the operator creates. Each follows from its owner's, so that creating twice is creating once.
+//! Names of the created objects. Each follows from its owner's name, so that a repeated creation finds the first.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::Resource;
 
-/// Characters of a query's unique id in the name of its tokens: the random ones before the first dash.
+/// Characters of a query's unique id in the name of its tokens: those before the first dash.
 const TOKEN_UID: usize = 8;
 
 /// Service, PodDisruptionBudget, ServiceAccount and NetworkPolicy of a pool.
@@ -26,7 +26,7 @@ pub fn worker(pool: &str, number: u32) -> String {
     format!("{pool}-{number}")
 }
 
-/// The address that stands for all workers of a pool.
+/// The DNS name of all workers of a pool.
 pub fn worker_address(pool: &str, namespace: &str, port: u16) -> String {
     format!("{}.{namespace}.svc:{port}", workers(pool))
 }
@@ -36,8 +36,8 @@ pub fn input(query: &str) -> String {
     format!("{query}-input")
 }
 
-/// The Secret with the token of a coordinator of the query with this unique id. Nobody may read whose Secret it is, so the
-/// name tells: that of an earlier query of the same name, which Kubernetes has not removed yet, is another.
+/// The Secret with the token of a coordinator of the query with this unique id. The operator may not read Secrets, so the name
+/// must tell whose it is: a Secret of an earlier query of the same name may still exist.
 pub fn token(query: &str, uid: &str, epoch: u64) -> String {
     let uid: String = uid.chars().take(TOKEN_UID).collect();
     format!("{query}-{uid}-token-{epoch}")
@@ -53,7 +53,7 @@ pub fn inline_pool(query: &str) -> String {
     format!("{query}-workers")
 }
 
-/// A reference to `owner`, which controls the object that carries it; `None` if the owner was never stored.
+/// A reference to `owner` as the controller of an object; `None` if the owner has no uid.
 pub fn owned_by<K: Resource<DynamicType = ()>>(owner: &K) -> Option<Vec<OwnerReference>> {
     owner.controller_owner_ref(&()).map(|reference| vec![reference])
 }

@@ -1,4 +1,4 @@
-//! What the pods of workers and of coordinators have in common.
+//! What the pods of workers and coordinators have in common.
 
 use std::collections::BTreeMap;
 
@@ -24,20 +24,17 @@ const NOBODY: i64 = 65_532;
 pub const KEY_FOLDER: &str = "/etc/sluice/keys";
 /// The public key in its ConfigMap, and in [`KEY_FOLDER`].
 pub const KEY_FILE: &str = "public.pem";
-/// Most bytes in /tmp, which holds little: spilled data has volumes of its own.
+/// Most bytes in /tmp. Spilled data has volumes of its own.
 pub const TMP_BYTES: u64 = 64 << 20;
 
-/// Volumes of a pod and where its container has them.
+/// Volumes of a pod and their mounts.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Volumes {
-    /// Of the pod.
     pub volumes: Vec<Volume>,
-    /// Of the container.
     pub mounts: Vec<VolumeMount>,
 }
 
 impl Volumes {
-    /// One volume more.
     pub fn add(&mut self, volume: Volume, mount_path: impl Into<String>, read_only: bool) {
         self.mounts.push(VolumeMount {
             name: volume.name.clone(),
@@ -48,8 +45,7 @@ impl Volumes {
         self.volumes.push(volume);
     }
 
-    /// What every pod of a pool's workers and queries has: /tmp, the pool's claims, and the public key if tokens are
-    /// checked at all.
+    /// The volumes of every pod of a pool and of its queries: /tmp, the pool's claims, and the public key if tokens are checked.
     pub fn common(pool: &str, spec: &WorkerPoolSpec, with_key: bool) -> Self {
         let mut all = Self::default();
         all.add(empty_dir("tmp", TMP_BYTES), "/tmp", false);
@@ -76,7 +72,7 @@ fn claim_volume(kind: &str, claim: &ClaimVolume, read_only: bool) -> Volume {
     }
 }
 
-/// Space on the disk of the node; the kubelet evicts a pod that uses more than `bytes`.
+/// Space on the disk of the node. The kubelet evicts a pod that uses more than `bytes`.
 pub fn empty_dir(name: &str, bytes: u64) -> Volume {
     Volume {
         name: name.to_owned(),
@@ -100,14 +96,14 @@ pub fn config_map(name: &str, config_map: String) -> Volume {
     }
 }
 
-/// The security context of a pod, as the Pod Security Standard `restricted` wants it.
+/// The security context of a pod, as the Pod Security Standard `restricted` requires it.
 pub fn pod_security() -> PodSecurityContext {
     PodSecurityContext {
         run_as_non_root: Some(true),
         run_as_user: Some(NOBODY),
         run_as_group: Some(NOBODY),
         fs_group: Some(NOBODY),
-        // Without it the kubelet walks the whole volume before every start.
+        // Without it the kubelet changes the group of the whole volume before every start.
         fs_group_change_policy: Some("OnRootMismatch".to_owned()),
         seccomp_profile: Some(SeccompProfile {
             type_: "RuntimeDefault".to_owned(),
@@ -117,7 +113,7 @@ pub fn pod_security() -> PodSecurityContext {
     }
 }
 
-/// The security context of a container, as the Pod Security Standard `restricted` wants it.
+/// The security context of a container, as the Pod Security Standard `restricted` requires it.
 pub fn container_security() -> SecurityContext {
     SecurityContext {
         allow_privilege_escalation: Some(false),
@@ -130,7 +126,6 @@ pub fn container_security() -> SecurityContext {
     }
 }
 
-/// An environment variable.
 pub fn env(name: &str, value: impl Into<String>) -> EnvVar {
     EnvVar {
         name: name.to_owned(),
@@ -139,7 +134,7 @@ pub fn env(name: &str, value: impl Into<String>) -> EnvVar {
     }
 }
 
-/// What a process is told of its log, where that is not the default: pods that are there stay as they are.
+/// The log format of a process, if it is not the default. Existing pods then stay as they are.
 pub fn log_format(format: LogFormat) -> Vec<EnvVar> {
     match format {
         LogFormat::Text => Vec::new(),
@@ -162,7 +157,7 @@ pub fn env_field(name: &str, path: &str) -> EnvVar {
     }
 }
 
-/// The credentials of a pool as environment variables: the kubelet reads the Secret, nobody else.
+/// The credentials of a pool as environment variables. Only the kubelet reads the Secret.
 pub fn credentials(spec: &WorkerPoolSpec) -> Option<Vec<EnvFromSource>> {
     let credentials = spec.credentials.as_ref()?;
     Some(vec![EnvFromSource {
@@ -190,7 +185,7 @@ pub fn pull_secrets(spec: &WorkerPoolSpec) -> Option<Vec<LocalObjectReference>> 
     (!secrets.is_empty()).then_some(secrets)
 }
 
-/// `ours` with the user's labels beside them.
+/// `ours` with the user's labels.
 pub fn with_user_labels(
     ours: BTreeMap<String, String>,
     metadata: Option<&PodMetadata>,
@@ -202,14 +197,11 @@ pub fn with_user_labels(
     labels
 }
 
-/// Startup, readiness and liveness of a container.
+/// Startup, readiness and liveness probes of a container.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probes {
-    /// Until it succeeds once, the others wait.
     pub startup: Probe,
-    /// Whether the pod is among the addresses of its Service.
     pub readiness: Probe,
-    /// Whether the container is left alone.
     pub liveness: Probe,
 }
 
@@ -228,8 +220,7 @@ pub fn probes(port: u16) -> Probes {
     Probes {
         startup: probe(None, 1, 300),
         readiness: probe(None, 5, 2),
-        // A minute without an answer: an overloaded node must not make matters worse by restarts. A worker that drains
-        // is not ready, and alive.
+        // One minute without an answer: restarts would make an overloaded node worse. A draining worker is alive but not ready.
         liveness: probe(Some(LIVENESS_SERVICE), 10, 6),
     }
 }

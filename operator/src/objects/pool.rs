@@ -1,4 +1,4 @@
-//! What a pool owns beside its pods.
+//! The objects of a pool other than its pods.
 
 use std::collections::BTreeMap;
 
@@ -19,28 +19,26 @@ use sluice_crds::worker_pool::EgressPolicy;
 use super::pod::KEY_FILE;
 use super::{labels, names};
 
-/// Port of the name service.
 const DNS_PORT: u16 = 53;
 
-/// Everything that a pool owns beside its pods.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PoolObjects {
-    /// Gives every worker a name, and all of them one.
+    /// The headless Service, with a DNS name for every worker and one for all.
     pub service: Service,
     /// A drained node takes one worker at a time.
     pub disruption_budget: PodDisruptionBudget,
-    /// Whom the workers are, with no token to prove it.
+    /// The account of the workers. No token is mounted.
     pub service_account: ServiceAccount,
-    /// Who may talk to the workers, and with whom they may.
+    /// The traffic that workers may receive and send.
     pub network_policy: NetworkPolicy,
-    /// The same of the coordinators of the pool's queries.
+    /// The same for the coordinators of the pool's queries.
     pub coordinator_policy: NetworkPolicy,
-    /// The key that they check tokens with, if tokens are checked.
+    /// The public key that verifies tokens, if tokens are checked.
     pub key: Option<ConfigMap>,
 }
 
 impl PoolObjects {
-    /// The objects of `pool`; `public_key` is the key that checks tokens, in PEM.
+    /// The objects of `pool`; `public_key` verifies tokens, in PEM.
     pub fn build(pool: &WorkerPool, public_key: Option<&str>) -> Self {
         let name = pool.name_any();
         Self {
@@ -108,7 +106,7 @@ fn disruption_budget(pool: &WorkerPool, name: &str) -> PodDisruptionBudget {
         spec: Some(PodDisruptionBudgetSpec {
             max_unavailable: Some(IntOrString::Int(1)),
             selector: Some(labels::selector(labels::workers_of(name))),
-            // A worker that is not ready holds nothing that an eviction would lose.
+            // A worker that is not ready holds no data that an eviction would lose.
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),
@@ -125,7 +123,7 @@ fn ours() -> NetworkPolicyPeer {
     }
 }
 
-/// Operators, in whatever namespace.
+/// Operators in any namespace.
 fn operator() -> NetworkPolicyPeer {
     let operator = [
         (labels::NAME.to_owned(), labels::SLUICE.to_owned()),
@@ -153,8 +151,8 @@ fn ingress(from: Vec<NetworkPolicyPeer>, to: u16) -> Vec<NetworkPolicyIngressRul
     }]
 }
 
-/// A rule for every way out: what no policy of a namespace names is denied where another one denies it. The name service may be
-/// anywhere.
+/// Egress rules for every destination: traffic that no policy allows is denied once another policy of the namespace selects the
+/// pod. The DNS server may be anywhere.
 fn egress(policy: EgressPolicy) -> Vec<NetworkPolicyEgressRule> {
     match policy {
         EgressPolicy::Any => vec![NetworkPolicyEgressRule::default()],

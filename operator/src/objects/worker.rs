@@ -26,38 +26,32 @@ const PORT_NAME: &str = "grpc";
 pub const CONTAINER: &str = "worker";
 /// Where the pod's own labels are mounted.
 const POD_FOLDER: &str = "/etc/sluice/pod";
-/// Least size of a spill volume: a worker that may not spill still needs the folder.
+/// Least size of a spill volume. A worker that may not spill still needs the folder.
 const MIN_SPILL_VOLUME: u64 = 16 << 20;
-/// Room of an emptyDir beyond its size: an eighth, and these bytes. The worker keeps to the spill limit by the bytes that it
-/// writes; the kubelet counts whole blocks, folders, and what is being deleted, and would evict a worker that has just
-/// filled its disk, where its query should fail with a reason.
+/// An emptyDir is larger than its size by an eighth and these bytes. The worker counts the bytes that it writes; the kubelet also
+/// counts whole blocks, folders and files being deleted. Without the margin it would evict a worker with a full disk, whose query
+/// should fail with a reason instead.
 const SPILL_MARGIN: u64 = 64 << 20;
-/// Seconds between the signal to end and the end: what runs may finish, where a pod is evicted and not drained.
+/// Seconds between SIGTERM and SIGKILL. An evicted worker may finish its attempts.
 const GRACE_SECONDS: i64 = 60;
 
-/// What a worker's pod is made of, beside its pool.
+/// The inputs of a worker's pod.
 #[derive(Clone, Debug)]
 pub struct WorkerPod<'a> {
-    /// The pool that owns it.
     pub pool: &'a WorkerPool,
-    /// Its number within the pool.
     pub number: u32,
-    /// Its image.
     pub image: &'a str,
-    /// Hash of what in the pool makes pods be replaced.
     pub spec_hash: &'a str,
-    /// Whether tokens are checked: the pool's key is mounted.
+    /// Whether tokens are checked: the pool's public key is mounted.
     pub with_key: bool,
-    /// How it writes its log.
     pub log_format: LogFormat,
-    /// Where each mounted claim can be reached, where that is bounded.
+    /// The node selector terms of each claim that only some nodes can reach.
     pub claims: &'a [NodeSelectorTerms],
-    /// Whether it must share the node of the pool's other workers.
+    /// Whether it must run on the node of the pool's other workers.
     pub same_node: bool,
 }
 
 impl WorkerPod<'_> {
-    /// The pod.
     pub fn build(&self) -> Pod {
         let pool = self.pool.name_any();
         let metadata = self.pool.spec.pod_metadata.as_ref();
@@ -173,7 +167,7 @@ impl WorkerPod<'_> {
     }
 }
 
-/// Where the volumes are, as one variable.
+/// The mount paths, separated by commas.
 fn mounts<'a>(volumes: impl IntoIterator<Item = &'a ClaimVolume>) -> String {
     let mounts: Vec<_> = volumes
         .into_iter()
@@ -182,7 +176,7 @@ fn mounts<'a>(volumes: impl IntoIterator<Item = &'a ClaimVolume>) -> String {
     mounts.join(",")
 }
 
-/// The pod's zone as a file: its label appears after the pod was scheduled, too late for an environment variable.
+/// The pod's zone as a file. The label is set after scheduling, too late for an environment variable.
 fn zone_volume() -> Volume {
     Volume {
         name: "pod".to_owned(),
@@ -251,8 +245,8 @@ pub fn slot_memory(spec: &WorkerPoolSpec) -> Option<ByteSize> {
         .map(|memory| ByteSize::from_bytes(memory.bytes() / slots))
 }
 
-/// Requests and limits of a worker: what the spec says, and where it says nothing, the query memory and the disk space
-/// that the worker may fill. An eviction for want of disk starts with pods that requested none.
+/// Requests and limits of a worker. Where the spec has none, it requests its query memory and the disk space that it may fill:
+/// the kubelet evicts pods without a request first.
 fn resources(spec: &WorkerPoolSpec) -> ResourceRequirements {
     let mut resources = spec.resources.clone().unwrap_or_default();
     resources.claims = None;
@@ -268,7 +262,7 @@ fn resources(spec: &WorkerPoolSpec) -> ResourceRequirements {
     resources
 }
 
-/// Requests `wanted` bytes of what the spec does not request, at most the limit.
+/// Requests `wanted` bytes of a resource that the spec does not request, at most the limit.
 fn request(resources: &mut ResourceRequirements, resource: &str, wanted: u64) {
     let limit = bytes_of(resources.limits.as_ref(), resource).unwrap_or(u64::MAX);
     let requests: &mut BTreeMap<String, Quantity> = resources.requests.get_or_insert_default();

@@ -21,48 +21,39 @@ use tonic::transport::{Channel, Endpoint};
 use super::{RpcError, bearer, refused, with_causes};
 use crate::signing::SigningKeys;
 
-/// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a cancellation or a renewal may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The coordinator of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoordinatorTarget {
-    /// The query.
     pub query: ObjectRef<ShuffleQuery>,
-    /// Its unique id.
     pub uid: String,
-    /// Number of the coordinator.
     pub epoch: u64,
-    /// The pool of its workers.
     pub pool: PoolId,
-    /// IP address of its pod.
     pub address: String,
 }
 
 impl CoordinatorTarget {
-    /// What lines of the log are about that tell of it.
+    /// The span of its log lines.
     pub(crate) fn span(&self) -> tracing::Span {
         let namespace = self.query.namespace.as_deref().unwrap_or_default();
         tracing::error_span!("query", query = self.query.name, namespace, uid = self.uid)
     }
 }
 
-/// Reports of one coordinator, newest last.
+/// The reports of one coordinator, newest last.
 pub type Reports = BoxStream<'static, Result<ShuffleQueryStatus, RpcError>>;
 
-/// What the operator asks of a coordinator.
 pub trait CoordinatorRpc: Send + Sync + 'static {
-    /// Its reports, whenever something changed, until its query ends.
+    /// Its reports after each change, until its query ends.
     fn watch(&self, target: &CoordinatorTarget) -> BoxFuture<'static, Result<Reports, RpcError>>;
-    /// Prolongs the token of its query.
+    /// Renews the token of its query.
     fn renew(&self, target: &CoordinatorTarget) -> BoxFuture<'static, Result<(), RpcError>>;
-    /// Ends its query as cancelled.
+    /// Cancels its query.
     fn cancel(&self, target: &CoordinatorTarget) -> BoxFuture<'static, Result<(), RpcError>>;
 }
 
-/// Coordinators in pods.
 pub struct GrpcCoordinators {
     signer: Arc<SigningKeys>,
 }
@@ -70,7 +61,6 @@ pub struct GrpcCoordinators {
 type Client = CoordinatorClient<InterceptedService<Channel, Bearer>>;
 
 impl GrpcCoordinators {
-    /// Calls them with tokens of this signer.
     pub fn new(signer: Arc<SigningKeys>) -> Self {
         Self { signer }
     }
@@ -96,7 +86,7 @@ impl GrpcCoordinators {
                 .map_err(|error| failed(&error))?
                 .connect_timeout(CONNECT_TIMEOUT)
                 .tcp_nodelay(true)
-                // A node that went away says nothing.
+                // A lost node closes no connection.
                 .http2_keep_alive_interval(Duration::from_secs(10))
                 .keep_alive_timeout(Duration::from_secs(10))
                 .keep_alive_while_idle(true)
@@ -109,7 +99,7 @@ impl GrpcCoordinators {
     }
 }
 
-/// The address as it stands in a URL.
+/// The host part of a URL.
 fn host(address: &str) -> String {
     if address.contains(':') {
         return format!("[{address}]");

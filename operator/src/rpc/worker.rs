@@ -17,10 +17,9 @@ use crate::signing::SigningKeys;
 /// Longest time of one call, and of the connection before it.
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a worker tells of itself.
+/// The report of a worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WorkerReport {
-    /// Attempts that it can run at a time.
     pub slots: u32,
     /// Slots granted to coordinators or taken by attempts.
     pub slots_in_use: u32,
@@ -30,34 +29,28 @@ pub struct WorkerReport {
     pub spill_used_bytes: u64,
     /// Queries with a session, or with data that waits for one.
     pub queries: u32,
-    /// Whether it takes no new attempts.
     pub draining: bool,
 }
 
-/// Where a worker is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerAddress {
     /// The uid of its pod.
     pub uid: String,
-    /// Its pool.
     pub pool: PoolId,
-    /// Where it serves.
     pub socket: SocketAddr,
 }
 
-/// The questions. Both answer within seconds or fail, and are safe to repeat.
+/// Calls to workers. Both end within seconds and are safe to repeat.
 pub trait WorkerRpc: Send + Sync + 'static {
-    /// What the worker does and holds now.
     fn get_status(
         &self,
         worker: &WorkerAddress,
     ) -> impl Future<Output = Result<WorkerReport, RpcError>> + Send;
 
-    /// Has the worker take no new attempts from now on.
+    /// Makes the worker take no new attempts.
     fn drain(&self, worker: &WorkerAddress) -> impl Future<Output = Result<WorkerReport, RpcError>> + Send;
 }
 
-/// Asks workers in the operator's name.
 #[derive(Clone)]
 pub struct GrpcWorkers {
     signer: Arc<SigningKeys>,
@@ -66,12 +59,11 @@ pub struct GrpcWorkers {
 type Client = WorkerClient<InterceptedService<Channel, Bearer>>;
 
 impl GrpcWorkers {
-    /// Workers that trust the key of `signer`.
     pub fn new(signer: Arc<SigningKeys>) -> Self {
         Self { signer }
     }
 
-    /// A connection for one question: it is cheaper than keeping one to every worker of every pool.
+    /// Connects for one call. That is cheaper than a permanent connection to every worker of every pool.
     async fn connect(&self, worker: &WorkerAddress, verb: Verb) -> Result<Client, RpcError> {
         let failed = |error: &dyn std::error::Error| RpcError::Refused(with_causes(error));
         let audience = Audience::Worker(worker.uid.clone());

@@ -10,9 +10,8 @@ use jiff::Timestamp;
 pub struct Candidate {
     pub uid: String,
     pub name: String,
-    /// Higher is first.
+    /// Higher goes first.
     pub priority: i32,
-    /// When it was submitted.
     pub created: Timestamp,
     pub admitted: bool,
     /// Whether it cannot be admitted now for a cause of its own. It then holds back no other query.
@@ -182,7 +181,7 @@ mod tests {
             candidate("runs", 0, 1, true),
             with(candidate("first", 5, 9, false), "p", 4, WaitsFor::Quota),
             with(candidate("second", 0, 2, false), "q", 4, WaitsFor::Unknown),
-            // Its pool is full: the quota is not what it waits for.
+            // Its pool is full: it does not wait for the quota.
             with(candidate("elsewhere", 9, 1, false), "full", 4, WaitsFor::Other),
         ];
         let admitted = |most| {

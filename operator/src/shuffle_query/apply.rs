@@ -1,4 +1,4 @@
-//! Does what was decided.
+//! Executes the actions of a decision.
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim};
 use kube::runtime::reflector::ObjectRef;
@@ -18,10 +18,10 @@ use crate::rpc::coordinator::CoordinatorTarget;
 use crate::worker_pool::claims;
 
 impl QueryReconciler {
-    /// Does one thing; a refusal is an answer that stays the same until somebody changes something.
+    /// Executes one action. A rejection stays the same until somebody changes something.
     ///
     /// # Errors
-    /// The API server was not reached, or has refused for a while.
+    /// The API server was not reached, or refused the call for now.
     pub(super) async fn apply(
         &self,
         query: &ShuffleQuery,
@@ -97,7 +97,7 @@ impl QueryReconciler {
 
     async fn create_input(&self, query: &ShuffleQuery) -> Result<Option<Rejection>, Error> {
         if query.spec.sql_from.is_some() {
-            // It was resolved once and for all by the first coordinator's input.
+            // The input of the first coordinator has resolved it for good.
             let name = names::input(&query.name_any());
             let client = self.operator.client.clone();
             let api = Api::<ConfigMap>::namespaced(client, &query.namespace().unwrap_or_default());
@@ -115,7 +115,7 @@ impl QueryReconciler {
                 return Ok(Some(Rejection { reason, message }));
             }
         };
-        // It was checked before the query got its place; the text may have changed since.
+        // It was valid at admission. The text may have changed since.
         let problem = problems_with(query, &sql).into_iter().next();
         let input = coordinator::input(query, &sql).map_err(|error| error.to_string());
         match problem.map_or(input, Err) {
@@ -140,7 +140,7 @@ impl QueryReconciler {
         self.memos.update(&uid, |memo| memo.input_uid = Some(input_uid));
     }
 
-    /// The unique id of the input, which is made before tokens are.
+    /// The unique id of the input, which is created before the tokens.
     fn known_input(&self, query: &ShuffleQuery) -> String {
         let uid = query.uid().unwrap_or_default();
         let known = self.memos.with(&uid, |memo| memo.input_uid.clone());
@@ -243,7 +243,6 @@ fn pool_deleted(query: &ShuffleQuery) -> Rejection {
     }
 }
 
-/// The pool of a query, as tokens name it.
 fn pool_id(query: &ShuffleQuery) -> PoolId {
     PoolId {
         namespace: query.namespace().unwrap_or_default(),
@@ -251,7 +250,7 @@ fn pool_id(query: &ShuffleQuery) -> PoolId {
     }
 }
 
-/// The rejection of a call, or its failure, which is tried again.
+/// The rejection of a call. Any other failure is an error, which is tried again.
 fn rejection(error: kube::Error, doing: &str) -> Result<Option<Rejection>, Error> {
     match api::classify_rejection(doing, &error) {
         Some(rejection) => Ok(Some(rejection)),

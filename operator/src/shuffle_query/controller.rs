@@ -32,22 +32,22 @@ use crate::objects::labels::{self, Component};
 use crate::rpc::coordinator::{CoordinatorRpc, GrpcCoordinators};
 use crate::signing::SigningKeys;
 
-/// Most decisions in one reconcile: a query that is resumed, admitted and started takes four.
+/// Most decisions in one reconcile. A query that is resumed, admitted and started takes four.
 const MAX_DECISIONS: usize = 8;
 
-/// The reconciler of the queries of one scope.
+/// Reconciles the queries of one scope.
 pub struct QueryReconciler {
     pub(super) operator: Arc<Operator>,
     pub(super) signer: Arc<SigningKeys>,
     pub(super) queries: Store<ShuffleQuery>,
     pub(super) pools: Store<WorkerPool>,
     pub(super) pods: Store<Pod>,
-    /// The inputs of coordinators, by name alone.
+    /// The inputs of coordinators, without their data.
     pub(super) inputs: Store<ConfigMap>,
     pub(super) progress: Progress,
     pub(super) wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
     pub(super) recorder: Recorder,
-    /// Set once pools and pods are in the cache. A store wakes only the last of several that wait for it; this wakes all.
+    /// Set once pools and pods are in the cache. A store of kube 5 wakes only the last of several waiters; this wakes all.
     pub(super) synced: OnceCell<()>,
     pub(super) memos: QueryMemos,
     /// Held while the admission of one query is decided.
@@ -55,7 +55,7 @@ pub struct QueryReconciler {
 }
 
 impl QueryReconciler {
-    /// Looks at a query that a watch has told of, once the cache has it: whether it is gone, or has made room.
+    /// Handles a watch event of a query, once the cache shows it: the query may be gone, or may have released its admission.
     fn on_query_event(&self, query: &Result<ShuffleQuery, watcher::Error>) {
         let Ok(query) = query else { return };
         let uid = query.uid().unwrap_or_default();
@@ -78,8 +78,8 @@ impl QueryReconciler {
         }
     }
 
-    /// The queries that a change of `pool` may concern: those that wait for it, be it for the next coordinator. Of those that
-    /// wait for a place, as many as there are places.
+    /// The queries that a change of `pool` may concern: those that wait for the pool, including those that wait to start the next
+    /// coordinator, and as many of the queued ones as the pool has room for.
     fn queries_waiting_for(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
         let (name, namespace) = (pool.name_any(), pool.namespace().unwrap_or_default());
         let queries = self.queries.state();
@@ -119,7 +119,7 @@ impl QueryReconciler {
         names.collect()
     }
 
-    /// Wakes the queries whose turn it is in the pool of `query`.
+    /// Enqueues the next queries of the pool and of the namespace of `query`.
     fn enqueue_next(&self, query: &ShuffleQuery) {
         let pool = self.pool(query);
         let namespace = query.namespace().unwrap_or_default();
@@ -132,12 +132,12 @@ impl QueryReconciler {
             .flat_map(|pool| self.next_admissible(pool))
             .chain(of_quota)
         {
-            // Nobody listens any more when the operator stops.
+            // The receiver is gone when the operator stops.
             let _ = self.wake.unbounded_send(next);
         }
     }
 
-    /// Forgets a query that is gone; its coordinator is told, as far as it can be reached, so that workers drop its data.
+    /// Forgets a query that is gone. Its coordinator is told to cancel, if it can be reached, so that workers drop its data.
     fn forget(&self, uid: &str) {
         self.progress.cancel(uid);
         self.progress.unfollow(uid);
@@ -153,7 +153,8 @@ impl Reconciler for QueryReconciler {
         Box::pin(async move { self.reconcile_query(query).await })
     }
 
-    /// Of what holds a place, somebody waits to see it run and end; others wait for a place anyway, or have ended.
+    /// Admitted queries are reconciled first: users wait for their start and end. Others wait for admission anyway, or have
+    /// ended.
     fn priority(query: &ShuffleQuery) -> Priority {
         let record = QueryRecord::of(query);
         if record.admitted.is_some() && !record.phase.is_terminal() {
@@ -166,7 +167,7 @@ impl Reconciler for QueryReconciler {
 
 impl QueryReconciler {
     async fn reconcile_query(&self, mut query: Arc<ShuffleQuery>) -> Result<Duration, Error> {
-        // What a cache does not have yet would count as gone. The streams that fill it end with the operator only.
+        // Objects that are missing in an empty cache would count as gone. The streams that fill it end with the operator only.
         let synced = async {
             let _ = self.pools.wait_until_ready().await;
             let _ = self.pods.wait_until_ready().await;
@@ -209,7 +210,7 @@ pub async fn run(operator: Arc<Operator>, signer: Arc<SigningKeys>, scope: Scope
     run_with(operator, signer, scope, stop, rpc).await;
 }
 
-/// The same with another way to coordinators.
+/// Like [`run`], with other calls to coordinators.
 pub async fn run_with(
     operator: Arc<Operator>,
     signer: Arc<SigningKeys>,
@@ -221,7 +222,7 @@ pub async fn run_with(
     let unreadable = operator.unreadable::<ShuffleQuery>(&scope);
     let (queries, changed) =
         watch::resources_slimmed::<ShuffleQuery>(client, &scope, unreadable, strip_ended);
-    // The reconciler of pools tells of those that cannot be read.
+    // The pool reconciler reports pools that cannot be read.
     let (pools, pools_changed) = watch::resources::<WorkerPool>(client, &scope, Unreadable::unreported());
     let coordinators = labels::watched(Component::Coordinator);
     let (pods, pods_changed) = watch::labelled::<Pod>(client, &scope, &coordinators);
@@ -254,7 +255,7 @@ pub async fn run_with(
     controller::run(controller, reconciler, concurrency, metrics, stop).await;
 }
 
-/// Of a query that has ended, what is still needed: there may be many more of them than of others.
+/// Drops what is not needed of a query that has ended: there may be many more of them than of others.
 fn strip_ended(query: &mut ShuffleQuery) {
     let Some(status) = query.status.as_mut().filter(|status| status.phase.is_terminal()) else {
         return;

@@ -10,32 +10,28 @@ use super::observed::Observed;
 use super::query_record::{Coordinator, QueryRecord};
 use crate::objects::coordinator::MAX_MEMORY_FACTOR;
 
-/// What became of the newest coordinator.
+/// The outcome of the newest coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum CoordinatorOutcome<'a> {
-    /// Its pod was not posted yet.
+    /// Its pod was not created yet.
     Absent,
-    /// It is starting, or it runs.
+    /// It starts or runs.
     Runs(&'a CoordinatorPod),
-    /// The query has ended.
     Ended(Box<ShuffleQueryStatus>),
-    /// The next one may do better.
+    /// Another coordinator may succeed.
     Retry {
-        /// What happened.
         why: String,
-        /// Whether that may happen a few times only.
+        /// Whether it counts toward `retry.maxTaskAttempts`.
         counted: bool,
     },
-    /// The query has failed, and not by its coordinator's word.
+    /// The query failed, and its coordinator did not report it.
     Failed {
-        /// In a word.
         reason: ErrorReason,
-        /// For people.
         message: String,
     },
 }
 
-/// The end of a query that ended well, whichever of its coordinators says so: its result is there.
+/// The status of a query that succeeded, from any of its coordinators.
 pub(super) fn success(seen: &Observed) -> Option<ShuffleQueryStatus> {
     if let Some(report) = &seen.report
         && report.phase == QueryPhase::Succeeded
@@ -50,8 +46,8 @@ pub(super) fn success(seen: &Observed) -> Option<ShuffleQueryStatus> {
     })
 }
 
-/// The end of a query that ended well. Where nobody heard its coordinator and that left no rows behind, it says so; also
-/// where nobody was to keep them.
+/// Ends a query that succeeded. The message says so where its rows were lost, because no report was received and the termination
+/// message has none, and where none were to be kept.
 pub(super) fn succeeded(seen: &Observed, record: QueryRecord, status: ShuffleQueryStatus) -> QueryRecord {
     let heard = seen
         .report
@@ -79,7 +75,7 @@ pub(super) fn succeeded(seen: &Observed, record: QueryRecord, status: ShuffleQue
     ended
 }
 
-/// When the query ended, as termination messages alone tell: no report of its end was heard.
+/// When the query ended, if only a termination message says so and no report was received.
 pub(super) fn unreported_end(seen: &Observed, record: &QueryRecord) -> Option<Timestamp> {
     let end = record.ended.as_ref()?.end_time.as_ref()?;
     let heard = seen
@@ -93,7 +89,7 @@ pub(super) fn unreported_end(seen: &Observed, record: &QueryRecord) -> Option<Ti
     (said && !heard).then_some(end.0)
 }
 
-/// What became of the newest coordinator. What it said counts more than what became of its pod.
+/// The outcome of the newest coordinator. Its report counts more than the state of its pod.
 pub(super) fn outcome<'a>(seen: &'a Observed, record: &QueryRecord) -> CoordinatorOutcome<'a> {
     let pod = seen.pods.iter().find(|pod| pod.epoch == record.epoch);
     if let Some(report) = &seen.report
@@ -113,7 +109,7 @@ pub(super) fn outcome<'a>(seen: &'a Observed, record: &QueryRecord) -> Coordinat
     };
     match &pod.state {
         PodState::Ended(end) => ended(seen, record, end),
-        // Its node may be out of reach: nobody waits for it to vanish.
+        // Its node may be unreachable: the successor does not wait until the pod is gone.
         _ if pod.leaving => lost("the coordinator's pod was told to go"),
         PodState::Waiting(_) | PodState::Running(_) => CoordinatorOutcome::Runs(pod),
     }
@@ -166,7 +162,7 @@ fn ended(seen: &Observed, record: &QueryRecord, end: &PodEnd) -> CoordinatorOutc
     }
 }
 
-/// What the end of a query as its coordinator saw it means: some ends, another coordinator may prevent.
+/// Classifies the end that a coordinator reported: another coordinator may prevent some of them.
 fn classify(
     seen: &Observed,
     record: &QueryRecord,
@@ -182,12 +178,12 @@ fn classify(
     }
 }
 
-/// As many coordinators as a task has attempts.
+/// A query has as many coordinators as a task has attempts.
 fn may_retry(seen: &Observed, record: &QueryRecord) -> bool {
     record.coordinator_failures.saturating_add(1) < seen.query.spec.retry.max_task_attempts
 }
 
-/// How many times the usual memory the next coordinator needs: twice what one had that ran out of it.
+/// The memory factor of the next coordinator: twice that of one that ran out of memory.
 pub(super) fn memory_factor(seen: &Observed, record: &QueryRecord) -> u32 {
     let factors = seen.pods.iter().map(|pod| match pod.state {
         PodState::Ended(PodEnd::OutOfMemory) => pod.memory_factor.saturating_mul(2),

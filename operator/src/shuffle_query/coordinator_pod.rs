@@ -1,4 +1,4 @@
-//! What the pods of a query's coordinators say: why one waits, whether it serves, how it ended.
+//! The state of a coordinator's pod: why it waits, whether it runs, how it ended.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStateTerminated, Pod, PodStatus};
@@ -10,28 +10,24 @@ use sluice_crds::process::exit_code;
 use crate::objects::coordinator::{COORDINATOR_CONTAINER, epoch_of, memory_factor_of};
 use crate::pod_diagnosis;
 
-/// Why a process was stopped whose pod nobody had told to go.
+/// Why a process ended by SIGTERM although its pod was not deleted.
 const STOPPED_BY_PROBE: &str =
     "stopped by its kubelet: it took too long to start, or did not answer for over a minute";
-/// Most characters of what a container has said last.
+/// Most characters of a termination message that is not ours.
 const MAX_TERMINATION_MESSAGE: usize = 512;
 
-/// The pod of one coordinator.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CoordinatorPod {
-    /// Its name.
     pub name: String,
-    /// Number of its coordinator.
     pub epoch: u64,
-    /// How many times the pool's memory for a coordinator it has.
+    /// The multiple of the pool's coordinator memory that it has.
     pub memory_factor: u32,
-    /// Whether it was told to go. It may run on, where nobody can reach its node.
+    /// Whether it is being deleted. It may still run on a node that cannot be reached.
     pub leaving: bool,
-    /// Where it stands.
     pub state: PodState,
 }
 
-/// Where a coordinator's pod stands.
+/// The state of a coordinator's pod.
 ///
 /// ```text
 /// Waiting --> Running --> Ended
@@ -41,42 +37,39 @@ pub struct CoordinatorPod {
 pub enum PodState {
     /// Its container does not run yet.
     Waiting(WaitReason),
-    /// Its container runs, at this address. Whether it serves, it tells itself.
+    /// Its container runs at this address. Only its reports show whether it serves.
     Running(String),
     /// Its container will not run again.
     Ended(PodEnd),
 }
 
-/// What a pod waits for.
+/// Why a pod waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WaitReason {
-    /// In a word.
     pub reason: ProgressReason,
-    /// What to do about it, in the words of Kubernetes.
+    /// The message of Kubernetes, with what to do.
     pub message: String,
 }
 
-/// How a coordinator's pod ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PodEnd {
-    /// Its query had ended, in this way.
+    /// It reported the end of its query.
     Reported(Box<Termination>),
-    /// Its input was refused, and only its log says why.
+    /// It rejected its input. Only its log says why.
     Refused(String),
-    /// It was cancelled before it could say so.
+    /// It was cancelled, and could not report that.
     Cancelled,
-    /// No worker was left.
     NoWorkers,
-    /// It was stopped, evicted, preempted, or lost with its node: not its fault.
+    /// It was stopped, evicted, preempted, or lost with its node. That is not its fault.
     Lost(String),
     /// It ran out of memory.
     OutOfMemory,
-    /// It ended for a reason that nobody knows.
+    /// It ended for an unknown reason.
     Crashed(String),
 }
 
 impl CoordinatorPod {
-    /// Reads a pod as it stands `now`; `None` if it is no coordinator's.
+    /// Reads a pod at `now`; `None` if it is no coordinator's.
     pub fn read(pod: &Pod, now: Timestamp) -> Option<Self> {
         let none = PodStatus::default();
         let status = pod.status.as_ref().unwrap_or(&none);
@@ -91,7 +84,7 @@ impl CoordinatorPod {
         })
     }
 
-    /// Whether its process runs or may still come to run.
+    /// Whether its process runs or may still start.
     pub fn may_run(&self) -> bool {
         match self.state {
             PodState::Waiting(_) | PodState::Running(_) => true,
@@ -99,7 +92,7 @@ impl CoordinatorPod {
         }
     }
 
-    /// Where its coordinator can be asked, if it can.
+    /// The address of its service, if it runs.
     pub fn address(&self) -> Option<&str> {
         match &self.state {
             PodState::Running(address) => Some(address),
@@ -169,7 +162,7 @@ fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated, lea
     if reason == "OOMKilled" {
         return PodEnd::OutOfMemory;
     }
-    // Evicted, preempted, or a node that went down: Kubernetes has said why in the pod's status.
+    // It was evicted or preempted, or its node went down. The pod's status has the cause.
     let disrupted = is_true(status, "DisruptionTarget") || status.reason.is_some();
     if disrupted {
         let reason = status.reason.as_deref().unwrap_or("the pod was disrupted");
@@ -181,7 +174,7 @@ fn why_terminated(status: &PodStatus, terminated: &ContainerStateTerminated, lea
     }
     match u8::try_from(terminated.exit_code) {
         Ok(exit_code::TERMINATED) if leaving => PodEnd::Lost("the coordinator was stopped".to_owned()),
-        // By its kubelet, after a probe: the next one may fare no better.
+        // The kubelet stopped it after a failed probe. The next one may fail in the same way.
         Ok(exit_code::TERMINATED) => {
             PodEnd::Crashed(sentence(STOPPED_BY_PROBE, Some(&termination_message(message))))
         }

@@ -1,4 +1,4 @@
-//! What to do next about a query: a pure function of what is seen.
+//! Decides what to do next about a query. Pure.
 
 mod messages;
 
@@ -17,13 +17,13 @@ use super::observed::{Action, Decision, Observed, ObservedPool, ObservedSql};
 use super::query_record::{Coordinator, QueryRecord};
 use crate::objects::names;
 
-/// Between two looks at a query about which nothing is to be done.
+/// Time between two reconciles of an idle query.
 const IDLE: Duration = Duration::from_secs(240);
-/// Between two looks at what no watch tells of.
+/// Time between two reconciles that wait for what no watch reports.
 const POLL: Duration = Duration::from_secs(15);
-/// How long a coordinator that was told to cancel its query may take before its pod is deleted.
+/// How long a cancelled coordinator may take before its pod is deleted.
 pub(super) const CANCEL_GRACE: Duration = Duration::from_secs(15);
-/// How long a coordinator whose query has ended may take to end: it waits 10 s for who wants to see its last state.
+/// How long a coordinator whose query has ended may take to exit. It serves its last state for up to 10 s.
 const END_GRACE: Duration = Duration::from_secs(15);
 /// First and longest wait before a successor starts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
@@ -42,11 +42,12 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_se
 ///   (resumed)          from all: Succeeded, Failed, Cancelled; then tidy up; then, with a TTL, deleted
 /// ```
 ///
-/// What binds (epoch, place, suspension, the end) is written before it is acted on: a [`Decision::Persist`] does nothing else.
+/// Epoch, admission, suspension and end are persisted before the operator acts on them: a [`Decision::Persist`] does nothing
+/// else.
 pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
     let stored = QueryRecord::of(&seen.query);
     if seen.query.metadata.deletion_timestamp.is_some() {
-        // Kubernetes removes what the query owns.
+        // Kubernetes deletes the objects of the query.
         return act(vec![Action::Cancel], stored, IDLE);
     }
     if stored.phase.is_terminal() {
@@ -61,8 +62,8 @@ pub fn decide(seen: &Observed, now: Timestamp) -> Decision {
     }
 }
 
-/// The time from `since` to `now`. None has passed since what lies ahead: another machine's clock, or this one's before it was
-/// set, told of it.
+/// The time from `since` to `now`. It is zero if `since` lies ahead: it came from another machine's clock, or from this one
+/// before it was set.
 pub(super) fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }
@@ -99,7 +100,7 @@ fn decide_unended(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> D
         return Decision::Persist(record.failed(ErrorReason::DeadlineExceeded, message, now));
     }
     if overdue.is_some() {
-        // What is committed meanwhile counts; the coordinator's answer tells.
+        // The query may commit meanwhile. The coordinator's answer decides.
         return act(
             vec![follow(seen, &record), Some(Action::Cancel)]
                 .into_iter()
@@ -123,10 +124,10 @@ fn decide_unended(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> D
     waiting(seen, record, now)
 }
 
-/// How long the deadline is over, if it is.
+/// How long ago the deadline passed, if it did.
 fn overdue(seen: &Observed, record: &QueryRecord, now: Timestamp) -> Option<Duration> {
     let deadline = SignedDuration::from_secs(seen.deadline_seconds?.into());
-    // The deadline does not pass while a query rests.
+    // The deadline stands still while the query is suspended.
     let until = record.suspended.unwrap_or(now);
     let rested = SignedDuration::from_millis(i64::try_from(record.suspended_millis).unwrap_or(i64::MAX));
     let used = until
@@ -135,7 +136,7 @@ fn overdue(seen: &Observed, record: &QueryRecord, now: Timestamp) -> Option<Dura
     Duration::try_from(used.saturating_sub(deadline)).ok()
 }
 
-/// How long until the deadline, if there is one.
+/// The time until the deadline, if there is one.
 fn left(seen: &Observed, record: &QueryRecord, now: Timestamp) -> Option<Duration> {
     let deadline = SignedDuration::from_secs(seen.deadline_seconds?.into());
     let rested = SignedDuration::from_millis(i64::try_from(record.suspended_millis).unwrap_or(i64::MAX));
@@ -145,7 +146,7 @@ fn left(seen: &Observed, record: &QueryRecord, now: Timestamp) -> Option<Duratio
     Duration::try_from(deadline.saturating_sub(used)).ok()
 }
 
-/// Whether the newest coordinator runs and has not ended its query.
+/// Whether the newest coordinator runs and its query has not ended.
 fn may_be_told(seen: &Observed, record: &QueryRecord) -> bool {
     let ended = seen
         .report
@@ -166,7 +167,7 @@ fn follow(seen: &Observed, record: &QueryRecord) -> Option<Action> {
     })
 }
 
-/// Rests: whatever runs is told to cancel, so that workers drop its data, and then deleted.
+/// Suspends: running coordinators are cancelled, so that workers drop the data, and then deleted.
 fn suspended(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision {
     let Some(since) = record.suspended else {
         record.phase = QueryPhase::Suspended;
@@ -198,7 +199,7 @@ fn suspended(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decisi
     act(actions, record, IDLE)
 }
 
-/// Waits for a pool, its workers, the SQL text, a place.
+/// Waits for the pool, its workers, the SQL text, and admission.
 fn waiting(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision {
     let spec = &seen.query.spec;
     let name = match (&spec.workers, &spec.worker_pool_ref) {
@@ -211,7 +212,7 @@ fn waiting(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision
     };
     record.pool = Some(name.clone());
     let again = left(seen, &record, now).map_or(IDLE, |left| left.min(IDLE));
-    // A coordinator from before a rest must not be in the way of the next.
+    // A coordinator from before the suspension must not block the next.
     let mut tidy: Vec<Action> = delete(seen.pods.iter()).collect();
     if let Some(message) = &seen.quota {
         let waits = record.waiting(ProgressReason::NamespaceQuotaReached, message.as_str());
@@ -265,20 +266,20 @@ fn waiting(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision
     act(tidy, record.waiting(reason, message), again.min(poll))
 }
 
-/// How long a query may say how many are before it: those at the front hear sooner that they have moved, as nothing else
-/// tells them.
+/// How long the position in the message may stay unchanged. Queries at the front update it sooner, as no event reports that they
+/// have moved.
 fn position_stays_true(ahead: usize) -> Duration {
     let hundreds = u32::try_from(ahead / 100).unwrap_or(u32::MAX);
     POLL.saturating_mul(hundreds.saturating_add(1)).min(IDLE)
 }
 
-/// Above every coordinator that there ever was, even where somebody took the status away.
+/// Above every earlier epoch, even if somebody removed the status.
 fn next_epoch(seen: &Observed, record: &QueryRecord) -> u64 {
     let pods = seen.pods.iter().map(|pod| pod.epoch).max().unwrap_or(0);
     record.epoch.max(pods).saturating_add(1)
 }
 
-/// Has its place: one coordinator runs, or the next is on its way.
+/// Admitted: a coordinator runs, or the next one is about to start.
 fn admitted(seen: &Observed, record: QueryRecord, now: Timestamp) -> Decision {
     match coordinator_outcome::outcome(seen, &record) {
         CoordinatorOutcome::Ended(status) => Decision::Persist(record.ended(*status)),
@@ -301,7 +302,7 @@ fn admitted(seen: &Observed, record: QueryRecord, now: Timestamp) -> Decision {
     }
 }
 
-/// Posts the pod of the newest coordinator, in its turn, and once the pool has a worker that it can use.
+/// Creates the pod of the newest coordinator, after its back-off and once the pool has a compatible worker.
 fn launch(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision {
     if let Coordinator::Wanted { since: Some(since) } = record.coordinator
         && record.reason == ProgressReason::CoordinatorRestarting.into()
@@ -313,7 +314,7 @@ fn launch(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision 
         }
     }
     if let ObservedPool::Found { compatible: 0, .. } = seen.pool {
-        // It would wait for workers until it gives up, and old ones would refuse it.
+        // It would wait until it gives up, and workers of another build would refuse it.
         let message = few_workers(&seen.pool, record.pool.as_deref().unwrap_or_default(), 1);
         let waits = record.waiting(ProgressReason::WaitingForPool, message);
         return act(vec![Action::Unfollow], waits, POLL);
@@ -343,16 +344,16 @@ fn backoff(retries: u32) -> Duration {
         .min(longest)
 }
 
-/// A coordinator is there.
+/// Handles a coordinator that starts or runs.
 fn running(seen: &Observed, mut record: QueryRecord, pod: &CoordinatorPod, now: Timestamp) -> Decision {
     let mut actions: Vec<Action> = follow(seen, &record).into_iter().collect();
-    // The successor has taken over what its predecessors' pods told.
+    // The successor has read its predecessors' termination messages.
     actions.extend(delete(
         seen.pods.iter().filter(|other| other.epoch < record.epoch),
     ));
     actions.extend(create_pool(seen));
     let idle = match pod.state {
-        // No watch tells that it has waited for long.
+        // No watch reports that it has waited for long.
         PodState::Waiting(_) => POLL,
         PodState::Running(_) | PodState::Ended(_) => IDLE,
     };
@@ -398,7 +399,7 @@ fn reported(mut record: QueryRecord, report: &ShuffleQueryStatus, pool: &Observe
     record
 }
 
-/// Nothing was reported yet: by a coordinator that starts, or to an operator that has just started.
+/// No report was received yet: the coordinator starts, or the operator has just started.
 fn unreported(record: QueryRecord) -> QueryRecord {
     if record.phase == QueryPhase::Running {
         return record;
@@ -406,7 +407,7 @@ fn unreported(record: QueryRecord) -> QueryRecord {
     record.waiting(ProgressReason::CoordinatorStarting, String::new())
 }
 
-/// Tidies up, and deletes the query when its time has come.
+/// Cleans up, and deletes the query after its time to live.
 fn after_the_end(seen: &Observed, record: QueryRecord, now: Timestamp) -> Decision {
     let status = seen.query.status.as_ref();
     let ended = status
@@ -428,7 +429,7 @@ fn after_the_end(seen: &Observed, record: QueryRecord, now: Timestamp) -> Decisi
         if pod.may_run() && patient {
             again = again.min(END_GRACE.saturating_sub(since));
         } else if pod.may_run() || record.phase != QueryPhase::Failed {
-            // The pod of a failed query stays: its log may say more.
+            // The pod of a failed query stays, since its log may say more.
             actions.extend(delete([pod].into_iter()));
         }
     }

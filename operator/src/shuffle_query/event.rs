@@ -6,7 +6,7 @@ use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 
 use crate::controller_runtime::events::event;
 
-/// What happened between two statuses of a query, if it is worth an event.
+/// The event of the transition between two statuses, if it is worth one.
 pub fn between(old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) -> Option<Event> {
     if old.phase == new.phase && old.reason == new.reason && old.coordinator_epoch == new.coordinator_epoch {
         return None;

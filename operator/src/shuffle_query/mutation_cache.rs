@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use sluice_crds::ShuffleQuery;
 use tokio::time::Instant;
 
-/// The last write of a query's status.
+/// The last status write of a query.
 pub(super) struct MutationCache {
     pub written_at: Instant,
     /// The result of the write, until the cache has it or something newer.
@@ -20,7 +20,7 @@ struct PendingWrite {
 }
 
 impl MutationCache {
-    /// `query` was cache over the version `before`; `previous` is the write before this one.
+    /// `query` is the result of a write over the version `before`; `previous` is the write before it.
     pub fn new(previous: Option<Self>, before: &ShuffleQuery, query: &ShuffleQuery) -> Self {
         let mut replaced = previous
             .and_then(|previous| previous.pending)

@@ -21,7 +21,7 @@ use crate::controller_runtime::controller::Error;
 use crate::objects::folders::folders;
 use crate::objects::names;
 
-/// How many of the queries that wait for the quota of a namespace look again when something ended there.
+/// Most queries that are enqueued when the quota of a namespace may have room.
 const QUOTA_WAKES: usize = 8;
 
 /// The name of the pool that a query uses; `None` if it names none.
@@ -33,7 +33,7 @@ pub(super) fn pool_of(query: &ShuffleQuery) -> Option<String> {
     }
 }
 
-/// A query as the others of its pool see it.
+/// A query as a candidate for admission.
 pub(super) fn candidate(query: &ShuffleQuery, pool: Option<&WorkerPool>, assumed: bool) -> Candidate {
     let spec = query.spec.workers.as_ref().or(pool.map(|pool| &pool.spec));
     let cap = spec.and_then(|spec| spec.max_query_priority).unwrap_or(i32::MAX);
@@ -58,7 +58,7 @@ pub(super) fn candidate(query: &ShuffleQuery, pool: Option<&WorkerPool>, assumed
 }
 
 impl QueryReconciler {
-    /// Looks at everything around `query`, `now`.
+    /// Observes `query` and everything around it at `now`.
     ///
     /// # Errors
     /// The API server refused or was not reached.
@@ -122,7 +122,7 @@ impl QueryReconciler {
         })
     }
 
-    /// The input of the query's coordinators, as far as it has arrived in the cache.
+    /// The input of the query's coordinators, if the cache has it.
     pub(super) fn input(&self, query: &ShuffleQuery) -> Option<Arc<ConfigMap>> {
         let name = names::input(&query.name_any());
         let namespace = query.namespace().unwrap_or_default();
@@ -130,19 +130,17 @@ impl QueryReconciler {
         owned(&*input, query).then_some(input)
     }
 
-    /// The pool that the query uses.
     pub(super) fn pool(&self, query: &ShuffleQuery) -> Option<Arc<WorkerPool>> {
         let name = pool_of(query)?;
         let namespace = query.namespace().unwrap_or_default();
         self.pools.get(&ObjectRef::new(&name).within(&namespace))
     }
 
-    /// The queries of a pool that have not ended.
     pub(super) fn candidates(&self, namespace: &str, pool: &str) -> Vec<Candidate> {
         self.unended(namespace, |query| pool_of(query).as_deref() == Some(pool))
     }
 
-    /// The queries of a namespace that have not ended, of those that are `chosen`.
+    /// The queries of a namespace that have not ended and that `chosen` selects.
     fn unended(&self, namespace: &str, chosen: impl Fn(&ShuffleQuery) -> bool) -> Vec<Candidate> {
         let memos = self.memos.lock();
         let queries = self.queries.state();
@@ -164,7 +162,7 @@ impl QueryReconciler {
         .collect()
     }
 
-    /// Why the quota of its namespace keeps the query from a place.
+    /// Why the quota of its namespace keeps the query from admission.
     pub(super) fn quota_violation(&self, query: &ShuffleQuery) -> Option<String> {
         let quota = self.operator.config.quota();
         if !quota.is_set() {
@@ -174,7 +172,7 @@ impl QueryReconciler {
         quota_violation(&candidate(query, self.pool(query).as_deref(), false), &all, quota)
     }
 
-    /// The queries that wait for the quota of a namespace, first ones first.
+    /// The queries that wait for the quota of a namespace, in order of admission.
     pub(super) fn next_waiting_for_quota(&self, namespace: &str) -> Vec<String> {
         if !self.operator.config.quota().is_set() {
             return Vec::new();
@@ -193,7 +191,7 @@ impl QueryReconciler {
         )
     }
 
-    /// The SQL text of a query, or what is missing of it.
+    /// The SQL text of a query, or what is missing.
     ///
     /// # Errors
     /// The API server refused or was not reached.
@@ -212,8 +210,7 @@ impl QueryReconciler {
         Ok(text.ok_or_else(|| format!("ConfigMap {} has no key {}", from.name, from.key)))
     }
 
-    /// The pods of the query's coordinators. A pod that was posted and is not in the cache may just not have arrived
-    /// there: the API server knows.
+    /// The pods of the query's coordinators. A pod that was created and is not in the cache is read from the API server.
     async fn pods(
         &self,
         query: &ShuffleQuery,
@@ -246,7 +243,7 @@ impl QueryReconciler {
         Ok(pods)
     }
 
-    /// The same as objects, as far as they have arrived.
+    /// The pods of the query's coordinators in the cache.
     pub(super) fn pod_objects(&self, query: &ShuffleQuery) -> Vec<Arc<Pod>> {
         let mut pods = self.pods.state();
         pods.retain(|pod| pod.metadata.namespace == query.metadata.namespace && owned(&**pod, query));
@@ -261,7 +258,7 @@ pub(super) fn owned<K: ResourceExt>(object: &K, query: &ShuffleQuery) -> bool {
     owners.any(|owner| owner.controller == Some(true) && owner.uid == uid)
 }
 
-/// What is wrong with the spec. A query that was found good stays so.
+/// The problems of the spec. A spec that was found valid is not checked again.
 fn problems(query: &ShuffleQuery, record: &QueryRecord) -> Vec<String> {
     let seen = query
         .status
@@ -273,7 +270,7 @@ fn problems(query: &ShuffleQuery, record: &QueryRecord) -> Vec<String> {
     validate_query(query).iter().map(ToString::to_string).collect()
 }
 
-/// What is wrong with a query once its SQL text is in place.
+/// The problems of a query with its SQL text resolved.
 pub(super) fn problems_with(query: &ShuffleQuery, sql: &str) -> Vec<String> {
     let resolved = ShuffleQuery {
         spec: ShuffleQuerySpec {

@@ -1,4 +1,4 @@
-//! What a decision about a query is made from, and what it may ask for.
+//! The input and the output of a decision about a query.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,121 +11,100 @@ use super::coordinator_pod::CoordinatorPod;
 use super::progress::Unreachable;
 use super::query_record::QueryRecord;
 
-/// A query and what is around it, at one moment.
+/// A query and everything around it at one moment.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// The query as it is stored.
+    /// The stored query.
     pub query: Arc<ShuffleQuery>,
-    /// What is wrong with its spec.
+    /// The problems of its spec.
     pub problems: Vec<String>,
-    /// Its pool.
     pub pool: ObservedPool,
-    /// Whether it may have a place in the pool, if it has none.
+    /// Whether it may be admitted, if it is not yet.
     pub admission: Admission,
-    /// Where its SQL text is.
     pub sql: ObservedSql,
-    /// The pods of its coordinators.
     pub pods: Vec<CoordinatorPod>,
-    /// What the newest coordinator reported last.
+    /// The last report of the newest coordinator.
     pub report: Option<Arc<ShuffleQueryStatus>>,
-    /// Whether the input of the query's coordinators is there, and with it their tokens.
+    /// Whether the input of the query's coordinators exists, and with it their tokens.
     pub input: bool,
-    /// Why the newest coordinator, whose pod runs, tells nothing, where that has been so for long.
+    /// Set while the newest coordinator runs and has not been reached for long.
     pub unreachable: Option<Unreachable>,
-    /// Why the namespace may not have one more query in this query's pool, if it has no place yet.
+    /// Why the quota of the namespace keeps the query from admission.
     pub quota: Option<String>,
-    /// Seconds that the query may take: as it says, or as its pool does.
+    /// The deadline in seconds: of the query, or else of its pool.
     pub deadline_seconds: Option<u32>,
-    /// Seconds after its end that it is deleted: as it says, or as its pool does.
+    /// The time to live after the end, in seconds: of the query, or else of its pool.
     pub ttl_seconds: Option<u32>,
 }
 
-/// A query's pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObservedPool {
-    /// It does not exist.
     Absent,
-    /// It is being deleted.
     Deleting,
-    /// A pool with the name of the query's own belongs to someone else.
+    /// A pool with the name of the query's own has another owner.
     NameTaken,
-    /// It exists, as its status says.
     Found {
-        /// Its ready workers.
+        /// Ready workers.
         ready: u32,
-        /// Those of them that are of the build of a coordinator that starts now.
+        /// Ready workers of the build of a coordinator that starts now.
         compatible: u32,
-        /// How many a query needs.
+        /// Compatible workers that a query needs.
         needed: u32,
-        /// Why no more of them are ready, as the pool says.
+        /// Why not all workers are ready, from the status of the pool.
         why: String,
     },
 }
 
-/// Where the SQL text of a query is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObservedSql {
-    /// It can be read.
     Available,
-    /// It cannot; what is missing.
+    /// It is missing, with the message for the user.
     Missing(String),
 }
 
-/// What to do about a query.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// Write this first, then look again.
+    /// Persist this record, then decide again.
     Persist(QueryRecord),
-    /// Do this; where nothing is refused, this is how it stands.
+    /// Execute the actions. If none is rejected, the record is the new state.
     Act {
         /// In order.
         actions: Vec<Action>,
-        /// How it stands afterwards.
         record: QueryRecord,
-        /// When to look again at the latest.
+        /// Time until the next reconcile at the latest.
         again: Duration,
     },
 }
 
-/// One thing to do. Each is safe to repeat.
+/// An action; each is safe to repeat.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Create the pool of a query with inline workers.
     CreatePool,
-    /// Delete it.
     DeletePool,
     /// Create the input of all coordinators.
     CreateInput,
-    /// Delete it, and with it the tokens.
+    /// Delete the input, and with it the tokens.
     DeleteInput,
-    /// Create the token of a coordinator.
     CreateToken {
-        /// Its number.
         epoch: u64,
     },
-    /// Create the pod of a coordinator.
     CreatePod {
-        /// Its number.
         epoch: u64,
-        /// How many times the usual memory it gets.
+        /// The multiple of the pool's coordinator memory.
         memory_factor: u32,
     },
-    /// Delete the pod of a coordinator.
     DeletePod {
-        /// Its name.
         name: String,
     },
-    /// Follow what a coordinator reports.
+    /// Follow the reports of a coordinator.
     Follow {
-        /// Its number.
         epoch: u64,
-        /// The address of its pod.
         address: String,
     },
-    /// Follow no coordinator of the query any more.
+    /// Stop following the query's coordinators.
     Unfollow,
-    /// Tell the coordinator that is followed to end the query as cancelled, so that workers drop its data.
+    /// Cancel the query at the coordinator that is followed, so that workers drop its data.
     Cancel,
-    /// Delete the query.
     DeleteQuery,
 }

@@ -1,43 +1,38 @@
-//! The part of a query's status that the operator decides on. The rest is what its coordinator reports.
+//! The part of a query's status that the operator decides on. The rest comes from the reports of its coordinator.
 
 use jiff::Timestamp;
 use sluice_crds::shuffle_query::status::{QueryError, QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType};
 use sluice_crds::{ShuffleQuery, Time};
 
-/// Where the operator has a query, as its status says.
+/// The state of a query, as stored in its status.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueryRecord {
-    /// Where the query stands.
     pub phase: QueryPhase,
-    /// Why, in a word.
     pub reason: ConditionReason,
-    /// The same for people.
     pub message: String,
-    /// Number of the newest coordinator.
+    /// Epoch of the newest coordinator.
     pub epoch: u64,
     /// Coordinators that were started again.
     pub pod_retries: u32,
-    /// Of those, the ones of which there may be a few only.
+    /// Coordinators that were started again after a failure of the query itself.
     pub coordinator_failures: u32,
-    /// How many times the pool's memory for a coordinator the newest one gets, at least 1. It outlives the pods: one that
-    /// ran out of memory may be gone before its successor is posted.
+    /// The multiple of the pool's coordinator memory that the newest coordinator gets, at least 1. It outlives the pods: one that
+    /// ran out of memory may be gone before its successor is created.
     pub memory_factor: u32,
-    /// The pool.
     pub pool: Option<String>,
-    /// Since when the query has its place.
+    /// When the query was admitted.
     pub admitted: Option<Timestamp>,
     /// Since when it is suspended.
     pub suspended: Option<Timestamp>,
     /// How long it was suspended before.
     pub suspended_millis: u64,
-    /// The newest coordinator.
     pub coordinator: Coordinator,
-    /// How the query ended, once that is known and until it is written.
+    /// The end of the query, once it is known and until it is persisted.
     pub ended: Option<Box<ShuffleQueryStatus>>,
 }
 
-/// What is known of the newest coordinator's pod.
+/// The state of the newest coordinator.
 ///
 /// ```text
 /// Wanted --> Starting <--> Serving
@@ -45,19 +40,17 @@ pub struct QueryRecord {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Coordinator {
-    /// There is none, or its pod was never posted. A successor waits since then for its turn.
+    /// Its pod was not created yet. A successor waits for its back-off.
     Wanted {
-        /// Since when.
+        /// When its predecessor ended.
         since: Option<Timestamp>,
     },
-    /// Its pod was posted.
+    /// Its pod was created.
     Starting,
-    /// It serves.
     Serving,
 }
 
 impl QueryRecord {
-    /// Reads a query's status.
     pub fn of(query: &ShuffleQuery) -> Self {
         let none = ShuffleQueryStatus::default();
         let status = query.status.as_ref().unwrap_or(&none);
@@ -86,7 +79,7 @@ impl QueryRecord {
         }
     }
 
-    /// Whether what must be written before anything is done about it differs.
+    /// Whether `stored` differs in what must be persisted before the operator acts on it.
     pub fn must_persist_before_acting(&self, stored: &Self) -> bool {
         let commitments = |record: &Self| {
             (
@@ -103,7 +96,7 @@ impl QueryRecord {
         commitments(self) != commitments(stored)
     }
 
-    /// The same, waiting for something.
+    /// The record of a query that waits.
     #[must_use]
     pub fn waiting(mut self, reason: ProgressReason, message: impl Into<String>) -> Self {
         self.phase = QueryPhase::Pending;
@@ -112,7 +105,7 @@ impl QueryRecord {
         self
     }
 
-    /// The same, ended by what a coordinator said.
+    /// The record of a query that ended with this status.
     #[must_use]
     pub fn ended(mut self, end: ShuffleQueryStatus) -> Self {
         self.phase = end.phase;
@@ -124,7 +117,7 @@ impl QueryRecord {
         self
     }
 
-    /// The same, failed by the operator's decision.
+    /// The record of a query that the operator fails.
     #[must_use]
     pub fn failed(self, reason: ErrorReason, message: impl Into<String>, now: Timestamp) -> Self {
         self.ended(ShuffleQueryStatus {

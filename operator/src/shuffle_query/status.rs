@@ -1,4 +1,4 @@
-//! A query's status: what the operator decided and what the coordinator reported, in one bounded object.
+//! Composes the status of a query from its record and the report of its coordinator. Pure.
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -11,7 +11,7 @@ use sluice_crds::{
 use super::decide::elapsed;
 use super::query_record::{Coordinator, QueryRecord};
 
-/// The status of `query` that stands as `record` says, with what its newest coordinator reported last.
+/// The status of `query` with this record and the last report of its newest coordinator.
 pub fn compose(
     query: &ShuffleQuery,
     record: &QueryRecord,
@@ -24,13 +24,13 @@ pub fn compose(
     let created = query.creation_timestamp();
     let submitted = created.as_ref().map_or(now, |time| time.0);
     let first_row = body.first_row_time.clone();
-    // Once it is told, the milliseconds of the first row are known to the coordinator alone.
+    // The status keeps seconds. Once the first row is in it, only the coordinator knows the milliseconds.
     let told = first_row.is_some() && first_row.as_ref().map(whole_second) == old.first_row_time;
     let waited = first_row
         .as_ref()
         .map(|time| elapsed(submitted, time.0).as_millis());
     let waited = waited.and_then(|millis| u64::try_from(millis).ok());
-    // The coordinator's clock may be ahead of this one, or behind it.
+    // The coordinator's clock may be ahead of this one, or behind.
     let first = record
         .admitted
         .map_or(submitted, |admitted| admitted.max(submitted));
@@ -67,7 +67,7 @@ pub fn compose(
     }))
 }
 
-/// As it will be read: Kubernetes keeps whole seconds. Else it would differ for ever from what was written of it.
+/// Rounds times to whole seconds, as Kubernetes stores them. Otherwise the status would always differ from the stored one.
 fn in_seconds(mut status: ShuffleQueryStatus) -> ShuffleQueryStatus {
     let times = [
         &mut status.start_time,
@@ -88,7 +88,7 @@ fn whole_second(time: &Time) -> Time {
     Time(Timestamp::from_second(time.0.as_second()).unwrap_or(time.0))
 }
 
-/// The part that a coordinator reports. A new coordinator starts over, and so does its report.
+/// The part of the status that comes from reports. A new coordinator starts over.
 fn body(
     old: &ShuffleQueryStatus,
     record: &QueryRecord,
@@ -97,15 +97,15 @@ fn body(
     let same = record.epoch == old.coordinator_epoch && record.suspended.is_none();
     let successor = record.epoch > old.coordinator_epoch && old.coordinator_epoch > 0;
     let told = match successor {
-        // The last that was seen of the query, until its next coordinator has something to tell.
+        // The progress of the predecessor stays until its successor reports.
         true => Some(columns(old)),
         false => Some(old.clone()).filter(|_| same),
     };
     let last = report.cloned().or(told);
     let last = last.as_ref();
     match (&record.ended, last) {
-        // A report that ended the query tells all of it, and so do a coordinator's last words; where the operator ended the
-        // query, what was reported before is all there is.
+        // A report that ended the query is complete, and so is a coordinator's termination message. Where the operator ended the
+        // query, the earlier reports are all there is.
         (Some(end), last) => match last {
             Some(last) if has_only_an_end(end) => ShuffleQueryStatus {
                 error: end.error.clone(),
@@ -121,7 +121,7 @@ fn body(
     }
 }
 
-/// What `kubectl get` shows of a query's progress.
+/// The progress columns of `kubectl get`.
 fn columns(old: &ShuffleQueryStatus) -> ShuffleQueryStatus {
     ShuffleQueryStatus {
         stages_done: old.stages_done.clone(),
@@ -133,7 +133,7 @@ fn columns(old: &ShuffleQueryStatus) -> ShuffleQueryStatus {
     }
 }
 
-/// Whether `words` are the operator's own, or those of a coordinator that has nothing to tell but its end.
+/// Whether `end` has no progress: the operator ended the query, or its coordinator never ran it.
 fn has_only_an_end(end: &ShuffleQueryStatus) -> bool {
     end.stages.is_empty() && end.preview.is_none() && end.totals == Default::default()
 }
@@ -174,7 +174,7 @@ fn conditions(
     ];
     let conditions = all.into_iter().filter_map(|(type_, observation)| {
         let before = before(type_);
-        // What nobody observes any more stays as it was, until the next coordinator starts.
+        // A condition that is no longer observed keeps its value until the next coordinator starts.
         let Some((status, reason, message)) = observation else {
             return before
                 .cloned()
@@ -225,7 +225,7 @@ fn admitted(record: &QueryRecord) -> Observation {
     (ConditionStatus::False, record.reason, record.message.clone())
 }
 
-/// `None` keeps what the last look has found.
+/// `None` keeps the condition as it is.
 fn coordinator_ready(record: &QueryRecord) -> Option<Observation> {
     if record.phase.is_terminal() || record.admitted.is_none() {
         let no_coordinator = record.epoch == 0;
@@ -257,7 +257,7 @@ fn succeeded(record: &QueryRecord) -> Observation {
     }
 }
 
-/// True once the query has ended, well or not.
+/// True once the query has ended.
 fn complete(record: &QueryRecord) -> Observation {
     let (succeeded, reason, message) = succeeded(record);
     let status = match succeeded {

@@ -1,4 +1,4 @@
-//! Writes the status of queries: at once before acting on it, otherwise when it is due.
+//! Writes the status of queries: at once before the operator acts on it, otherwise when it is due.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -24,11 +24,11 @@ use crate::controller_runtime::work_queue::Priority;
 use crate::controller_runtime::{api, events};
 use crate::demand::QueryDemand;
 
-/// When a status that nobody waits for is tried again, where there was no turn to spare for it.
+/// When a status of low urgency is tried again after the rate limiter had no permit.
 const THROTTLED_RETRY: Duration = Duration::from_secs(2);
 
 impl QueryReconciler {
-    /// Writes what binds.
+    /// Persists what must be stored before the operator acts on it.
     pub(super) async fn persist(
         &self,
         seen: &Observed,
@@ -38,7 +38,7 @@ impl QueryReconciler {
         let uid = seen.query.uid().unwrap_or_default();
         let holds_admission = record.admitted.is_some() && !record.phase.is_terminal();
         if holds_admission && !self.assume_admission(&seen.query, &uid) {
-            // Another query was first: it is looked at again.
+            // Another query was admitted first. This one is decided again.
             return Ok(seen.query.clone());
         }
         let report = seen.report.as_deref();
@@ -64,8 +64,8 @@ impl QueryReconciler {
         Ok(Arc::new(written))
     }
 
-    /// Notes that the query takes a place; false if the quota of its namespace, which others may have met since it was looked
-    /// at, leaves none.
+    /// Assumes the admission of the query. False if the quota of its namespace, which other queries may have used up since the
+    /// decision, has no room.
     fn assume_admission(&self, query: &ShuffleQuery, uid: &str) -> bool {
         let _one_at_a_time = self.admitting.lock().unwrap_or_else(PoisonError::into_inner);
         let is_admitted = QueryRecord::of(query).admitted.is_some();
@@ -76,7 +76,7 @@ impl QueryReconciler {
         true
     }
 
-    /// Tells the query's pool what it wants.
+    /// Updates the query's demand on its pool.
     fn update_demand(&self, query: &ShuffleQuery, status: &ShuffleQueryStatus) {
         let uid = query.uid().unwrap_or_default();
         let Some(pool) = pool_of(query) else { return };
@@ -86,7 +86,7 @@ impl QueryReconciler {
             .set(&uid, (&namespace, &pool), QueryDemand::of(status));
     }
 
-    /// Writes how the query stands, if that is due; answers when to look again.
+    /// Writes the status if it is due. Returns the time until the next reconcile.
     pub(super) async fn update_status_if_due(
         &self,
         seen: &Observed,
@@ -129,7 +129,7 @@ impl QueryReconciler {
         match urgency {
             Urgency::Transition => writes.acquire(QueryReconciler::priority(query)).await,
             _ if writes.try_acquire() => {}
-            // Of many queries at once the steps and counters give way, and no reconcile waits for them.
+            // Steps and counters are dropped under load, and no reconcile waits for them.
             _ => return Ok(again.min(THROTTLED_RETRY)),
         }
         self.write(query, &old, &new).await?;
@@ -137,8 +137,8 @@ impl QueryReconciler {
         Ok(again)
     }
 
-    /// Of a query that has ended, says that an edit was seen, such as that of its time to live. The cache has not kept all of
-    /// its status.
+    /// Sets `observedGeneration` after an edit of a query that has ended, such as of its time to live. The cache does not hold
+    /// its whole status.
     async fn update_observed_generation(&self, query: &ShuffleQuery) -> Result<(), Error> {
         if is_generation_observed(query) {
             return Ok(());
@@ -161,7 +161,7 @@ impl QueryReconciler {
         Ok(())
     }
 
-    /// A status was written that shows what was `seen`.
+    /// Observes the lag of a status that was just written.
     fn observe_status_lag(&self, seen: &Observed) {
         let uid = seen.query.uid().unwrap_or_default();
         let report = seen.report.as_ref();
@@ -170,7 +170,7 @@ impl QueryReconciler {
         }
     }
 
-    /// Writes a status whose turn it is.
+    /// Writes a status. The caller has a permit.
     async fn write(
         &self,
         query: &ShuffleQuery,
@@ -195,7 +195,7 @@ impl QueryReconciler {
         Ok(written)
     }
 
-    /// Publishes an event, on the side: nothing depends on it.
+    /// Publishes the event of a transition.
     fn publish_event(&self, query: &ShuffleQuery, old: &ShuffleQueryStatus, new: &ShuffleQueryStatus) {
         let Some(event) = event::between(old, new) else {
             return;
@@ -218,7 +218,7 @@ fn is_generation_observed(query: &ShuffleQuery) -> bool {
     seen == query.metadata.generation
 }
 
-/// The same status, of another generation of the spec.
+/// The same status with another `observedGeneration`.
 fn with_observed_generation(mut status: ShuffleQueryStatus, generation: Option<i64>) -> ShuffleQueryStatus {
     status.observed_generation = generation;
     for condition in &mut status.conditions {

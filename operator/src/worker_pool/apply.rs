@@ -1,4 +1,4 @@
-//! Brings the cluster closer to what a pool should have.
+//! Applies a decision about a pool.
 
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
@@ -20,24 +20,23 @@ use crate::controller_runtime::api::{self, Created, Object};
 use crate::controller_runtime::controller::{Error, Keyed};
 use crate::objects::labels;
 
-/// Pods created at a time.
 const AT_ONCE: usize = 8;
 
-/// What came of it.
+/// The result of applying a decision.
 #[derive(Debug, Default)]
 pub struct Applied {
-    /// What the API server did not take, and will not until somebody acts.
+    /// Rejected calls, which are rejected again until somebody acts.
     pub rejected: Vec<PodProblem>,
     /// Pods, by uid, that began to drain.
     pub draining: Vec<(String, Timestamp)>,
-    /// The first failure that trying again may mend.
+    /// The first failure that may succeed when tried again.
     pub failed: Option<Error>,
 }
 
 impl Applied {
     fn note(&mut self, doing: &str, error: kube::Error) {
         if let Some(rejection) = api::classify_rejection(doing, &error) {
-            // The status says it.
+            // The status shows it.
             tracing::debug!(doing, %error, "the API server refuses");
             self.rejected.push(rejection.into());
         } else if self.failed.is_none() {
@@ -101,8 +100,8 @@ pub async fn apply(client: &Client, stores: &Stores, wanted: &Desired) -> Applie
     applied
 }
 
-/// Creates `pods` in order until one fails: the others would fare no better. Those that were begun are waited for, since a
-/// quota is charged before a pod is stored, and keeps the charge for minutes if the request is given up in between.
+/// Creates `pods` in order until one fails, as the others would fail too. Running creations are awaited: a quota is charged
+/// before a pod is stored, and keeps the charge for minutes if the request is dropped.
 async fn create(client: &Client, pods: &[Pod], applied: &mut Applied) {
     let well = AtomicBool::new(true);
     let begun = stream::iter(pods.to_vec()).take_while(|_| future::ready(well.load(Relaxed)));
@@ -118,7 +117,7 @@ async fn create(client: &Client, pods: &[Pod], applied: &mut Applied) {
     }
 }
 
-/// Applies `wanted`, unless it is there as it should be.
+/// Applies `wanted` if it is missing or differs.
 async fn ensure<K>(client: &Client, store: &Store<K>, wanted: &K, applied: &mut Applied)
 where
     K: Object + Keyed,
@@ -152,7 +151,7 @@ fn taken(kind: &str, name: &str) -> PodProblem {
     )
 }
 
-/// Whether `existing` has all that `wanted` has; the owner aside, who may have company.
+/// Whether `existing` has all fields of `wanted`, except for owners: others may have added theirs.
 fn is_as<K: Object>(existing: &K, wanted: &K) -> bool {
     let json = |object: &K| {
         let mut object = object.clone();
@@ -162,7 +161,7 @@ fn is_as<K: Object>(existing: &K, wanted: &K) -> bool {
     covers(&json(existing), &json(wanted))
 }
 
-/// Fields that the API server leaves out where they are false. Of others absence may mean something else.
+/// Fields that the API server omits when they are false. For other fields absence may mean something else.
 const LEFT_OUT_IF_FALSE: [&str; 1] = ["publishNotReadyAddresses"];
 
 /// Whether every field of `wanted` has the same value in `existing`. Lists are compared whole.
@@ -190,7 +189,6 @@ async fn patch_pods(client: &Client, wanted: &Desired, applied: &mut Applied) {
         let name = patch.pod.name_any();
         match api::apply(client, &patch_body(patch), Some(&*patch.pod)).await {
             Ok(_) => {}
-            // The pod is gone.
             Err(kube::Error::Api(status)) if status.is_conflict() || status.is_not_found() => continue,
             Err(error) => {
                 applied.note(&format!("patching pod {name}"), error);
@@ -238,14 +236,14 @@ mod tests {
 
     use super::*;
 
-    /// How many requests came, and how many of them were not given up.
+    /// Requests that were received, and those that were answered.
     #[derive(Default)]
     struct Counts {
         begun: AtomicUsize,
         ended: AtomicUsize,
     }
 
-    /// An API server that refuses the third pod for its quota, and is the slower the later a request comes.
+    /// An API server that rejects the third pod for its quota and answers later requests more slowly.
     async fn serve(request: Request<Body>, counts: Arc<Counts>) -> Result<Response<Body>, Infallible> {
         let number = counts.begun.fetch_add(1, Relaxed);
         let body = request.into_body().collect_bytes().await.expect("a body");

@@ -1,5 +1,4 @@
-//! How many workers a pool is to have that scales itself. It grows at once and shrinks once nothing has wanted the workers for a
-//! while, by draining them as any pool that shrinks.
+//! The number of workers of a pool with autoscaling. It grows at once, and shrinks by draining after the stabilization window.
 
 use std::collections::VecDeque;
 
@@ -9,7 +8,7 @@ use sluice_crds::worker_pool::AutoscalingSpec;
 
 use crate::demand::PoolDemand;
 
-/// Workers for what is wanted now: enough slots, and as many as a query needs to be admitted.
+/// Workers for the current demand: enough slots, and as many as a query needs to be admitted.
 pub fn wanted(spec: &WorkerPoolSpec, scaling: &AutoscalingSpec, demand: PoolDemand) -> u32 {
     let for_slots = demand.slots.div_ceil(spec.slots().max(1));
     let for_admission = match demand {
@@ -24,19 +23,18 @@ pub fn wanted(spec: &WorkerPoolSpec, scaling: &AutoscalingSpec, demand: PoolDema
     for_slots.max(for_admission).max(scaling.min_replicas).min(most)
 }
 
-/// How long an operator keeps the workers that it finds, at the least.
+/// How long an operator that has just started keeps the existing workers, at least.
 const LEAST_AFTER_START: SignedDuration = SignedDuration::from_secs(60);
 
-/// What was wanted lately, newest last: only what is larger than all after it, as the rest can never be the most of them.
+/// Recent demand, newest last. It keeps only values larger than all later ones: the others can never be the maximum.
 #[derive(Clone, Debug, Default)]
 pub struct DemandHistory {
     wanted: VecDeque<(Timestamp, u32)>,
 }
 
 impl DemandHistory {
-    /// The workers that a pool is to have `now` that wants so many: the most that it has wanted during the window. A pool
-    /// that nothing is known of counts as having wanted what it `has`, for a minute at least: an operator that has just started
-    /// has not looked at its queries yet.
+    /// The number of workers at `now`: the maximum of `wanted` during the window. A pool without history counts as having wanted
+    /// what it `has`, for a minute at least, since an operator that has just started has not seen its queries yet.
     pub fn settle(
         &mut self,
         now: Timestamp,
@@ -88,7 +86,7 @@ mod tests {
         for ((min, max), (slots, running, queued), expected) in [
             ((0, 9), (0, 0, 0), 0),
             ((1, 9), (0, 0, 0), 1),
-            // One slot is wanted, and no query is admitted with less than two workers.
+            // One slot is wanted, and a query needs two workers to be admitted.
             ((0, 9), (1, 0, 1), 2),
             ((0, 9), (9, 1, 0), 3),
             ((0, 9), (12, 1, 0), 3),
@@ -122,11 +120,11 @@ mod tests {
             (0, 0, 0),
             (1, 3, 3),
             (2, 7, 7),
-            // A dip is no reason to drain.
+            // A short dip does not drain workers.
             (10, 1, 7),
             (20, 5, 7),
             (61, 0, 7),
-            // What was wanted at 2 is over; 5 was wanted at 20.
+            // The demand at 2 has left the window. 5 was wanted at 20.
             (62, 0, 5),
             (80, 0, 0),
             (81, 2, 2),
@@ -146,7 +144,7 @@ mod tests {
         assert_eq!(history.settle(at(0), 0, Some(6), &scaling), 6);
         assert_eq!(history.settle(at(59), 0, Some(6), &scaling), 6);
         assert_eq!(history.settle(at(60), 0, Some(6), &scaling), 0);
-        // For a minute also without a window: queries are looked at one after the other.
+        // For a minute even without a window: queries are reconciled one after the other.
         let (_, scaling) = pool(0, 9, 0);
         let mut history = DemandHistory::default();
         assert_eq!(history.settle(at(0), 0, Some(6), &scaling), 6);

@@ -1,4 +1,4 @@
-//! The claims that a pool mounts: whether all its pods can, and where they must run for it.
+//! The claims that a pool mounts: whether all its pods can mount them, and on which nodes.
 
 use std::sync::Arc;
 
@@ -10,18 +10,14 @@ use sluice_crds::WorkerPoolSpec;
 use crate::objects::affinity::NodeSelectorTerms;
 use crate::objects::labels;
 
-/// A claim that the spec names, and what is known of it.
 #[derive(Clone, Debug)]
 pub struct MountedClaim {
-    /// Its name.
     pub name: String,
-    /// Where the spec names it, such as `dataVolumes[0]`.
+    /// The field of the spec that names it, such as `dataVolumes[0]`.
     pub field: String,
     /// Whether pods write to it.
     pub writable: bool,
-    /// The claim, if it exists.
     pub claim: Option<Arc<PersistentVolumeClaim>>,
-    /// The volume that it is bound to.
     pub volume: Option<Arc<PersistentVolume>>,
 }
 
@@ -60,13 +56,12 @@ pub fn unmountable(claims: &[MountedClaim], replicas: u32) -> Option<String> {
     })
 }
 
-/// Whether a claim is there for the pods of one node at a time: another node could not attach its volume meanwhile. `writable`
-/// is whether pods write to it.
+/// Whether only pods of one node can mount the claim at a time. `writable` is whether pods write to it.
 pub fn is_of_one_node(claim: &PersistentVolumeClaim, writable: bool) -> bool {
     has_mode(claim, "ReadWriteOnce") && !has_shared_mode(claim, writable)
 }
 
-/// Whether all pods that mount `claims` must share a node.
+/// Whether all pods that mount `claims` must run on the same node.
 pub fn of_one_node(claims: &[MountedClaim]) -> bool {
     claims.iter().any(|mounted| {
         let claim = mounted.claim.as_deref();
@@ -84,7 +79,7 @@ fn has_shared_mode(claim: &PersistentVolumeClaim, writable: bool) -> bool {
     has_mode(claim, "ReadWriteMany") || (has_mode(claim, "ReadOnlyMany") && !writable)
 }
 
-/// Where each claim can be reached, where that is bounded.
+/// The node selector terms of each claim that only some nodes can reach.
 pub fn node_selector_terms(claims: &[MountedClaim]) -> Vec<NodeSelectorTerms> {
     claims
         .iter()
@@ -108,7 +103,7 @@ impl MountedClaim {
             return None;
         }
         if has_mode(claim, "ReadWriteOnce") {
-            // Coordinators, and one worker that replaces the other, go to its node.
+            // Coordinators and replacement workers run on its node.
             let alone = replicas <= 1 || self.on_one_node();
             return (!alone).then_some(
                 "is ReadWriteOnce and its volume is not bound to one node: use ReadWriteMany (to read, ReadOnlyMany \
@@ -129,7 +124,7 @@ impl MountedClaim {
         (!terms.is_empty()).then(|| terms.clone())
     }
 
-    /// Whether the volume can be reached from one node alone: all pods then run there.
+    /// Whether only one node can reach the volume. All pods run there then.
     fn on_one_node(&self) -> bool {
         let Some(reach) = self.node_selector_terms() else {
             return false;
@@ -140,7 +135,7 @@ impl MountedClaim {
     }
 }
 
-/// Labels whose value one node alone has: that of the kubelet, and those of the drivers of local disks.
+/// Labels whose value is unique to a node: that of the kubelet, and those of drivers of local disks.
 const NODE_LABELS: [&str; 3] = [
     labels::HOSTNAME,
     "topology.hostpath.csi/node",

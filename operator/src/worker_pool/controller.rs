@@ -34,7 +34,7 @@ use crate::metrics::PoolState;
 use crate::rpc::worker::{WorkerAddress, WorkerRpc};
 use crate::signing::SigningKeys;
 
-/// How long a mark is remembered that the watch has not shown yet.
+/// How long a drain is assumed that the watch cache does not show yet.
 const ASSUMED_FOR: SignedDuration = SignedDuration::from_secs(60);
 
 /// Reconciles the pools of `scope` until `stop`. `rpc` reaches workers; `keys` sign tokens, if tokens are checked.
@@ -70,7 +70,7 @@ pub async fn run<R: WorkerRpc>(
     controller::run(controller, pools, concurrency, operator.metrics.clone(), stop).await;
 }
 
-/// Reconciles a pool also when its workers told something new, or its queries want something else.
+/// Also reconciles a pool when a report of its workers or the demand of its queries changes.
 fn on_changes(
     controller: Controller<WorkerPool>,
     changes: UnboundedReceiver<ObjectRef<WorkerPool>>,
@@ -78,21 +78,21 @@ fn on_changes(
     controller.reconcile_on(changes)
 }
 
-/// When what was refused is tried again: nothing tells when a quota has room.
+/// When rejected calls are tried again: no event reports that a quota has room.
 const AGAIN: Duration = Duration::from_secs(10);
 
 type Histories = Mutex<BTreeMap<(String, String), DemandHistory>>;
 
-/// The reconciler of pools.
 pub(super) struct PoolReconciler<R> {
     pub(super) operator: Arc<Operator>,
     pub(super) keys: Option<Arc<SigningKeys>>,
     pub(super) stores: Arc<Stores>,
     pub(super) poller: Arc<WorkerPoller<R>>,
     pub(super) recorder: Recorder,
-    /// What pools that scale themselves wanted lately, by namespace and name.
+    /// Recent demand of pools with autoscaling, by namespace and name.
     pub(super) histories: Arc<Histories>,
-    /// Pods, by uid, that were marked to drain, until the watch shows it: else another might be chosen in their place.
+    /// Pods, by uid, that were patched to drain and that the watch cache may not show yet. Without it another pod might be
+    /// drained instead.
     pub(super) assumed_draining: Mutex<BTreeMap<String, Timestamp>>,
 }
 
@@ -107,11 +107,10 @@ impl<R: WorkerRpc> Reconciler for PoolReconciler<R> {
 impl<R: WorkerRpc> PoolReconciler<R> {
     async fn reconcile_pool(&self, pool: Arc<WorkerPool>) -> Result<Duration, Error> {
         if pool.metadata.deletion_timestamp.is_some() {
-            // What it owns goes with it.
+            // Kubernetes deletes what it owns.
             return Ok(RESYNC_PERIOD);
         }
         if self.stores.wait().await.is_err() {
-            // The operator stops.
             return Ok(RESYNC_PERIOD);
         }
         let seen = self.observe(pool);
@@ -141,7 +140,7 @@ impl<R: WorkerRpc> PoolReconciler<R> {
         }
     }
 
-    /// Publishes an event, on the side: nothing depends on it.
+    /// Publishes the event of a transition.
     fn publish_event(&self, pool: &WorkerPool, new: &WorkerPoolStatus) {
         let none = WorkerPoolStatus::default();
         let Some(event) = event::between(pool.status.as_ref().unwrap_or(&none), new) else {
@@ -154,7 +153,6 @@ impl<R: WorkerRpc> PoolReconciler<R> {
         self.histories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Shows how the pool stands.
     fn update_metrics(&self, seen: &Observed, status: &WorkerPoolStatus) {
         let namespace = seen.pool.namespace().unwrap_or_default();
         let state = PoolState {
@@ -182,7 +180,7 @@ impl<R: WorkerRpc> PoolReconciler<R> {
     }
 }
 
-/// The workers to ask: those that run where they can be reached.
+/// The workers to poll: those that run where they can be reached.
 fn targets(pool: &WorkerPool, workers: &[Worker]) -> Vec<Target> {
     let pool = PoolId {
         namespace: pool.namespace().unwrap_or_default(),

@@ -16,21 +16,18 @@ use crate::objects::pool::PoolObjects;
 use crate::objects::worker::WorkerPod;
 use crate::objects::{labels, names};
 
-/// How long a new pod may find no node before an old one makes room for it.
+/// How long a new pod may be unschedulable before an old one makes room for it.
 const SURGE_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
 
-/// What a pool should have next.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
-    /// Objects beside the pods.
+    /// Objects other than pods.
     pub objects: PoolObjects,
-    /// Pods to create.
     pub create: Vec<Pod>,
     /// Pods whose labels or annotations must change.
     pub patch: Vec<PodPatch>,
-    /// Pods to delete.
     pub delete: Vec<PodDeletion>,
-    /// Why no pod is created or replaced at all.
+    /// Set if no pod may be created or replaced.
     pub blocked: Option<Blocked>,
 }
 
@@ -38,24 +35,20 @@ pub struct Desired {
 /// what is left out.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodPatch {
-    /// The pod.
     pub pod: Arc<Pod>,
     /// Since when it drains, and why.
     pub draining: Option<(Timestamp, RemovalReason)>,
-    /// The zone of its node.
     pub zone: Option<String>,
 }
 
 /// A pod to delete.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PodDeletion {
-    /// The pod.
     pub pod: Arc<Pod>,
     /// The cause, for the log.
     pub why: RemovalReason,
 }
 
-/// Why a pod drains or is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RemovalReason {
     /// The pool has more workers than its spec wants.
@@ -73,7 +66,7 @@ pub enum RemovalReason {
 }
 
 impl RemovalReason {
-    /// In a log.
+    /// For the log.
     pub const fn description(self) -> &'static str {
         match self {
             Self::Surplus => "the pool has more than it is to have",
@@ -89,13 +82,11 @@ impl RemovalReason {
 /// Why a pool gets no pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
-    /// As the condition has it.
     pub reason: ConditionReason,
-    /// What is wrong and what to do.
     pub message: String,
 }
 
-/// What the pool should have next. Pure: the same observation gives the same answer.
+/// Decides what the pool should have next. The same observation gives the same result.
 pub fn decide(seen: &Observed) -> Desired {
     let blocked = blocked(seen);
     let mut plan = Plan::default();
@@ -130,7 +121,7 @@ fn blocked(seen: &Observed) -> Option<Blocked> {
     })
 }
 
-/// Pods that a change of the spec may have beyond the wanted ones: a quarter of them, at least one.
+/// Pods beyond the wanted number while the pool is rolled: a quarter of it, at least one.
 fn surge(replicas: usize) -> usize {
     (replicas / 4).max(1)
 }
@@ -143,8 +134,8 @@ fn count(workers: &[Worker], counted: impl Fn(&Worker) -> bool) -> usize {
     workers.iter().filter(|worker| counted(worker)).count()
 }
 
-/// How many pods to create. Draining and terminating ones do not stand in the way. Pods of lost nodes do not either,
-/// but they may come back: at most as many are replaced as are wanted.
+/// How many pods to create. Draining and terminating pods do not count. Lost pods do not count either, but may come back: at most
+/// as many are replaced as are wanted.
 fn missing(seen: &Observed) -> usize {
     let wanted = replicas(seen);
     let current = count(&seen.workers, |worker| worker.is_active() && !worker.outdated);
@@ -158,11 +149,11 @@ fn missing(seen: &Observed) -> usize {
         .min(most_with_lost.saturating_sub(active + lost))
 }
 
-/// Pods with the lowest numbers that no pod has, be it terminating or somebody else's.
+/// Pods with the lowest unused numbers. Numbers of terminating pods and of pods of other owners are in use.
 fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
     let pool = seen.name();
     let claims = claims::node_selector_terms(&seen.claims);
-    // What a dead node had attached comes free when Kubernetes says so; its successor must not be bound to that node.
+    // A volume that is attached to a dead node is detached by Kubernetes. The successor must not be bound to that node.
     let same_node = claims::of_one_node(&seen.claims) && seen.workers.iter().all(|worker| worker.reachable);
     let free = (0..).filter(|number| !seen.taken.contains(&names::worker(&pool, *number)));
     free.take(count)
@@ -182,7 +173,7 @@ fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
         .collect()
 }
 
-/// Pods that go.
+/// Pods to drain and to delete.
 #[derive(Default)]
 struct Plan {
     delete: Vec<PodDeletion>,
@@ -191,7 +182,7 @@ struct Plan {
 }
 
 impl Plan {
-    /// Pods that ended, drained, or took too long to.
+    /// Deletes pods that ended, drained, or exceeded the drain timeout.
     fn end(&mut self, seen: &Observed) {
         let limit = SignedDuration::from_secs(i64::from(seen.pool.spec.drain_timeout_seconds));
         for worker in &seen.workers {
@@ -217,7 +208,7 @@ impl Plan {
         }
     }
 
-    /// More workers of today's spec than wanted.
+    /// Removes surplus workers of the current spec.
     fn shrink(&mut self, seen: &Observed) {
         let current = seen.workers.iter();
         let current: Vec<_> = current
@@ -227,7 +218,7 @@ impl Plan {
         self.remove(seen, current, surplus, RemovalReason::Surplus);
     }
 
-    /// Workers of an earlier spec, as far as newer ones stand ready.
+    /// Removes workers of an earlier spec, as far as newer ones are ready.
     fn replace(&mut self, seen: &Observed) {
         let wanted = replicas(seen);
         let outdated = seen.workers.iter();
@@ -252,9 +243,9 @@ impl Plan {
         self.remove(seen, old, excess.min(most), RemovalReason::Outdated);
     }
 
-    /// Removes `count` of `from`: what does not run first, then what holds the fewest shuffle bytes; among equals, what is not
-    /// ready or does least, then those of the zone with most workers, and of those the youngest number. What runs is left
-    /// until each of `from` was asked once what it holds, as after the start of the operator.
+    /// Removes `count` of `from`, in this order: pods that do not run, then those with the fewest shuffle bytes; among equals
+    /// those that are not ready, have the fewest slots in use, are in the zone with most workers, and have the highest number.
+    /// Running pods are kept until each of `from` was polled once, as after the start of the operator.
     fn remove(&mut self, seen: &Observed, from: Vec<&Worker>, count: usize, why: RemovalReason) {
         let mut in_zone: BTreeMap<Option<&str>, usize> = BTreeMap::new();
         for worker in seen.workers.iter().filter(|worker| worker.is_active()) {
@@ -288,7 +279,7 @@ impl Plan {
             if worker.running {
                 self.drain.insert(worker.pod.name_any(), why);
             } else {
-                // It never had anything.
+                // It never held any data.
                 self.delete.push(PodDeletion {
                     pod: worker.pod.clone(),
                     why,
@@ -298,7 +289,7 @@ impl Plan {
     }
 }
 
-/// Whether a pod of today's spec has waited in vain for a node.
+/// Whether a pod of the current spec has been unschedulable for long.
 fn is_stuck(seen: &Observed) -> bool {
     seen.workers.iter().any(|worker| {
         let since = worker.unschedulable_since;

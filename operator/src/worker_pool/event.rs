@@ -5,8 +5,8 @@ use sluice_crds::{Condition, ConditionStatus, PoolConditionType, WorkerPoolStatu
 
 use crate::controller_runtime::events::event;
 
-/// What happened between two statuses of a pool, if it is worth an event: it became ready or is not any more, or it is not
-/// for another reason.
+/// The event of the transition between two statuses, if it is worth one: the pool became ready, stopped being ready, or has
+/// another reason.
 pub fn between(old: &WorkerPoolStatus, new: &WorkerPoolStatus) -> Option<Event> {
     let now = ready(new)?;
     let same = ready(old).is_some_and(|before| before.status == now.status && before.reason == now.reason);

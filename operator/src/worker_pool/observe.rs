@@ -67,7 +67,7 @@ impl<R: WorkerRpc> PoolReconciler<R> {
         Worker::observe(pod, node.as_deref(), answer, marked, revision)
     }
 
-    /// How many workers the pool is to have, and what its queries want.
+    /// The number of workers that the pool should have, and its demand.
     fn replicas(&self, pool: &WorkerPool, now: Timestamp) -> (u32, PoolDemand) {
         let spec = &pool.spec;
         let (namespace, name) = (pool.namespace().unwrap_or_default(), pool.name_any());

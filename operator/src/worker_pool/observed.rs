@@ -1,4 +1,4 @@
-//! What a reconcile of a pool decides from.
+//! The input of a decision about a pool.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,47 +13,37 @@ use super::revision::Revision;
 use super::worker::Worker;
 use crate::demand::PoolDemand;
 
-/// A pool and all that is known around it.
+/// A pool and everything around it at one moment.
 #[derive(Clone, Debug)]
 pub struct Observed {
-    /// The pool.
     pub pool: Arc<WorkerPool>,
-    /// Its workers.
     pub workers: Vec<Worker>,
     /// Names of all pods that carry the pool's label, whoever owns them.
     pub taken: BTreeSet<String>,
-    /// The claims that it mounts.
     pub claims: Vec<MountedClaim>,
-    /// What pods of today's spec are made with.
     pub revision: Revision,
-    /// What the operator was told.
     pub settings: Settings,
-    /// Workers that it is to have: as its spec says, or as it chose.
+    /// Workers that it should have: from its spec, or from autoscaling.
     pub replicas: u32,
-    /// What its queries want.
     pub demand: PoolDemand,
-    /// The time.
     pub now: Timestamp,
 }
 
-/// What of the operator's configuration and keys shapes a pool's objects.
+/// The operator's configuration and keys that shape a pool's objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Image of workers, where a pool names none.
+    /// The image of workers of pools that name none.
     pub default_image: String,
-    /// The keys that check tokens, in PEM, if tokens are checked.
+    /// The public keys that verify tokens, in PEM, if tokens are checked.
     pub public_key: Option<String>,
-    /// How workers write their logs.
     pub log_format: LogFormat,
 }
 
 impl Observed {
-    /// The image that new pods get.
     pub fn image(&self) -> &str {
         &self.revision.image
     }
 
-    /// The name of the pool.
     pub fn name(&self) -> String {
         self.pool.name_any()
     }

@@ -1,4 +1,4 @@
-//! Why a pod does not run, in words of the status.
+//! Why a pod of a pool does not run.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
@@ -9,17 +9,15 @@ use crate::controller_runtime::api::Rejection;
 use crate::objects::worker::CONTAINER;
 use crate::pod_diagnosis;
 
-/// Something that keeps a pool from being as its spec says.
+/// A problem that keeps a pool from matching its spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodProblem {
-    /// As the condition has it.
     pub reason: ProgressReason,
-    /// The same for a human reader, with what to do.
+    /// For people, with what to do.
     pub message: String,
 }
 
 impl PodProblem {
-    /// A problem.
     pub fn new(reason: ProgressReason, message: impl Into<String>) -> Self {
         Self {
             reason,
@@ -34,7 +32,7 @@ impl From<Rejection> for PodProblem {
     }
 }
 
-/// Why `pod` does not run, as far as its status tells; `None` while it just starts.
+/// Why `pod` does not run, from its status; `None` while it just starts.
 pub fn of_pod(pod: &Pod, now: Timestamp) -> Option<PodProblem> {
     let (status, name) = (pod.status.as_ref()?, pod.name_any());
     let unscheduled = pod_diagnosis::unscheduled(status)
@@ -61,7 +59,7 @@ pub fn unstarted(pod: &Pod) -> Option<PodProblem> {
     ))
 }
 
-/// How the container ended the last time.
+/// How the container ended last time.
 fn last_end(status: &ContainerStatus) -> String {
     let last = status.last_state.as_ref();
     let Some(ended) = last.and_then(|state| state.terminated.as_ref()) else {

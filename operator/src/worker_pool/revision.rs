@@ -1,4 +1,4 @@
-//! Which pods are as today's spec wants them, and which image new ones get.
+//! Which pods match the current spec, and which image new pods get.
 
 use std::sync::Arc;
 
@@ -10,23 +10,22 @@ use super::pod_problem;
 use super::spec_hash::spec_hash;
 use crate::objects::labels;
 
-/// What pods of today's spec are made with.
+/// The revision of the current spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revision {
-    /// Their image.
     pub image: String,
-    /// Hash of the spec and the image, which new pods carry.
+    /// The hash of the spec and the image, which new pods carry.
     pub spec_hash: String,
-    /// The hash of the same spec and image before the user wrote the image down: such pods are not replaced for it.
+    /// The hash of the same spec and image without an explicit image. Pods with it are not replaced.
     unnamed: Option<String>,
 }
 
 impl Revision {
-    /// The revision of `pool`, whose pods are `pods`; `default_image` is the operator's.
+    /// The revision of `pool` with these `pods`; `default_image` is that of the operator.
     ///
-    /// A pool that names no image keeps the one in its status for as long as it has a pod of the same spec with it:
-    /// upgrading the operator alone restarts no pod, and a pool that grows stays of one build, as coordinators use
-    /// workers of their own build only. An image that none of these pods can start with is not kept.
+    /// A pool without an explicit image keeps the one in its status as long as it has a pod of the same spec with that image. So
+    /// an upgrade of the operator alone restarts no pod, and a pool that grows stays of one build, as coordinators only use
+    /// workers of their own build. An image that none of these pods can start with is not kept.
     pub fn of(pool: &WorkerPool, pods: &[Arc<Pod>], default_image: &str) -> Self {
         let spec = &pool.spec;
         if let Some(image) = &spec.image {
@@ -54,7 +53,7 @@ impl Revision {
         }
     }
 
-    /// Whether `pod` is as today's spec wants it.
+    /// Whether `pod` matches the current spec.
     pub fn includes(&self, pod: &Pod) -> bool {
         let mut hashes = std::iter::once(&self.spec_hash).chain(&self.unnamed);
         hashes.any(|hash| carries(pod, hash))
@@ -66,7 +65,7 @@ fn carries(pod: &Pod, hash: &str) -> bool {
     carried.is_some_and(|carried| carried == hash)
 }
 
-/// Whether nothing is known that keeps the pod's container from running.
+/// Whether nothing is known that keeps the container from starting.
 fn can_start(pod: &Pod) -> bool {
     pod_problem::unstarted(pod).is_none()
 }
@@ -85,7 +84,7 @@ mod tests {
         serde_json::from_value(pool).unwrap()
     }
 
-    /// A pod as a pool of this spec and image gets it; `waiting` is why its container does not run.
+    /// A pod of a pool with this spec and image; `waiting` is why its container does not run.
     fn pod(spec: &Value, image: &str, waiting: Option<&str>) -> Arc<Pod> {
         let hash = spec_hash(&pool(spec, None).spec, image);
         let state = waiting.map(|reason| json!({"waiting": {"reason": reason}}));
@@ -110,18 +109,18 @@ mod tests {
                 vec![pod(&plain, "old", Some("ContainerCreating"))],
                 "old",
             ),
-            // Nothing tells that the pod has this image by default.
+            // Nothing shows that this is the default image.
             (&plain, None, vec![pod(&plain, "old", None)], "new"),
-            // Other words bring the operator's image.
+            // A changed spec gets the operator's image.
             (&other, Some("old"), vec![pod(&plain, "old", None)], "new"),
-            // So does an image that was named and is not any more.
+            // An image that is no longer named does too.
             (
                 &plain,
                 Some("old"),
                 vec![pod(&json!({"image": "old"}), "old", None)],
                 "new",
             ),
-            // An image that nobody can start with is not worth keeping.
+            // An image that no pod can start with is not kept.
             (
                 &plain,
                 Some("old"),

@@ -1,10 +1,10 @@
-//! What in a pool makes its pods be replaced when it changes.
+//! The hash of a pool's spec. Pods with another hash are replaced.
 
 use serde_json::Value;
 use sluice_crds::WorkerPoolSpec;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Fields that change what the operator or the pool does, not what a worker's pod is.
+/// Fields that do not change a worker's pod.
 const NOT_OF_PODS: [&str; 10] = [
     "replicas",
     "autoscaling",
@@ -18,9 +18,9 @@ const NOT_OF_PODS: [&str; 10] = [
     "coordinator",
 ];
 
-/// The hash of what the user says of the pods of a pool, of their image, and of whether the user named it: 16 hexadecimal
-/// digits. Nothing that a newer operator builds differently from the same words goes in, nor do fields that have their
-/// default: upgrading the operator alone restarts no pod.
+/// The hash of what the user says of a pool's pods, of their image, and of whether the user named it: 16 hexadecimal digits. It
+/// leaves out fields with their default value, and what only the operator decides: an upgrade of the operator alone restarts no
+/// pod.
 pub fn spec_hash(spec: &WorkerPoolSpec, image: &str) -> String {
     let mut said = json(spec);
     if let Value::Object(fields) = &mut said {
@@ -31,13 +31,13 @@ pub fn spec_hash(spec: &WorkerPoolSpec, image: &str) -> String {
         }
     }
     let said = without(said, &json(&WorkerPoolSpec::default()));
-    // Keys of objects are sorted: the order of fields in the types does not matter.
+    // Keys of JSON objects are sorted, so the order of fields in the types does not matter.
     format!("{:016x}", xxh3_64(said.to_string().as_bytes()))
 }
 
-/// The spec as JSON, with the slots that it comes to: to write down what a pool has anyway changes nothing.
+/// The spec as JSON with its effective slots, so that writing down the default changes nothing.
 fn json(spec: &WorkerPoolSpec) -> Value {
-    // A spec came from JSON and goes back to it.
+    // A spec came from JSON and can be converted back.
     let mut said = serde_json::to_value(spec).unwrap_or_default();
     if let Value::Object(fields) = &mut said {
         fields.insert("slotsPerWorker".to_owned(), spec.slots().into());

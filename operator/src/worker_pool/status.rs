@@ -1,4 +1,4 @@
-//! The status of a pool, from what was observed and from what came of acting on it.
+//! Composes the status of a pool from an observation and the result of applying a decision. Pure.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use super::pod_problem::{self, PodProblem};
 use super::worker::{Worker, WorkerState};
 use crate::objects::labels;
 
-/// The status. `rejected` is what the API server did not take.
+/// The status. `rejected` are rejected calls.
 pub fn status(seen: &Observed, wanted: &Desired, rejected: &[PodProblem]) -> WorkerPoolStatus {
     let count = |counted: &dyn Fn(&Worker) -> bool| {
         let workers = seen.workers.iter().filter(|worker| counted(worker));
@@ -152,7 +152,7 @@ fn leave_message(count: usize) -> String {
     }
 }
 
-/// As times in objects are: without fractions of a second.
+/// Rounds to whole seconds, as Kubernetes stores times.
 fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }

@@ -1,4 +1,4 @@
-//! What the reconciler of pools watches, and which pools an event is about.
+//! The watches of the pool reconciler, and which pools an event concerns.
 
 use std::sync::Arc;
 
@@ -21,33 +21,27 @@ use crate::controller_runtime::unreadable::Unreadable;
 use crate::controller_runtime::watch;
 use crate::objects::labels::{self, Component};
 
-/// Stores of all that a pool's reconcile reads.
+/// The stores that a reconcile of a pool reads.
 pub struct Stores {
-    /// Workers' pods.
     pub pods: Store<Pod>,
-    /// All nodes: labels, taints and conditions.
+    /// All nodes, reduced to labels, taints and conditions.
     pub nodes: Store<Node>,
     /// All claims of the scope.
     pub claims: Store<PersistentVolumeClaim>,
-    /// All volumes: their node affinity.
+    /// All volumes, reduced to their claim and node affinity.
     pub volumes: Store<PersistentVolume>,
-    /// Services of pools.
     pub services: Store<Service>,
-    /// Disruption budgets of pools.
     pub disruption_budgets: Store<PodDisruptionBudget>,
-    /// Service accounts of pools.
     pub service_accounts: Store<ServiceAccount>,
-    /// Network policies of pools.
     pub network_policies: Store<NetworkPolicy>,
-    /// Keys of pools.
+    /// ConfigMaps with the public keys of pools.
     pub config_maps: Store<ConfigMap>,
-    /// Set once all of them are filled. One reconcile waits for the stores and the others for it: a store of kube 5
-    /// wakes only the last of those that wait for it.
+    /// Set once all stores are filled. A store of kube 5 wakes only the last of several waiters; this wakes all.
     filled: OnceCell<()>,
 }
 
 impl Stores {
-    /// Stores of `scope`, and a controller that fills them.
+    /// The stores of `scope`, and the controller that fills them.
     pub fn watch(
         client: &Client,
         scope: &Scope,
@@ -108,7 +102,7 @@ impl Stores {
         (Arc::new(stores), controller)
     }
 
-    /// Waits until every store holds what there is. Decisions from less would create what exists and miss what is lost.
+    /// Waits until every store is filled. A decision from less would create what exists and miss what is lost.
     pub async fn wait(&self) -> Result<(), WriterDropped> {
         let fill = async {
             tokio::try_join!(

@@ -1,4 +1,4 @@
-//! A table of what a pool does in a situation.
+//! A table of decisions about a pool.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -42,8 +42,8 @@ fn revision(pool: &WorkerPool) -> Revision {
     Revision::of(pool, &[], "sluice:1")
 }
 
-/// A worker in one word, such as `ready`, and words behind it: `old`, `holds=5`, `zone=a`, `image=a`, `since=30`, `idle`, `busy`,
-/// `asked=no`, `starts` (has not served yet). What nothing is said of does not answer.
+/// A worker as a kind, such as `ready`, and options: `old`, `holds=5`, `zone=a`, `image=a`, `since=30`, `idle`, `busy`,
+/// `asked=no`, `starts` (has not served yet). A worker without a report does not answer.
 fn worker(pool: &WorkerPool, number: usize, words: &str) -> Worker {
     let mut words = words.split(' ');
     let kind = words.next().unwrap();
@@ -132,7 +132,7 @@ fn observed(spec: &Value, workers: &[&str]) -> Observed {
     }
 }
 
-/// What is done, in a line.
+/// The decision in one line.
 fn done(wanted: &Desired) -> String {
     let mut parts = Vec::new();
     parts.extend(wanted.create.iter().map(|pod| format!("+{}", pod.name_any())));
@@ -150,7 +150,7 @@ fn done(wanted: &Desired) -> String {
     parts.join(", ")
 }
 
-/// What its first condition says, in a line.
+/// The first condition in one line.
 fn readiness(status: &WorkerPoolStatus) -> String {
     let condition = serde_json::to_value(&status.conditions[0]).unwrap();
     let text = |field: &str| condition[field].as_str().unwrap_or_default().to_owned();
@@ -163,21 +163,21 @@ fn readiness(status: &WorkerPoolStatus) -> String {
     )
 }
 
-/// Wanted workers, those that are there, and what is done about it, in any order.
+/// Wanted workers, existing workers, and the decision in any order.
 const SITUATIONS: &[(u32, &[&str], &str)] = &[
     (0, &[], ""),
     (3, &[], "+p-0, +p-1, +p-2"),
     (2, &["ready", "starting"], ""),
-    // Terminating pods keep their names and do not count; nor do lost ones; ended ones are removed.
+    // Terminating pods keep their names and do not count. Lost pods do not count either. Ended pods are deleted.
     (2, &["terminating", "ready"], "+p-2"),
     (2, &["lost", "ready"], "+p-2"),
     (2, &["failed", "ready"], "+p-2, -p-0 Ended"),
-    // Lost ones are not replaced without end.
+    // Lost workers are not replaced without end.
     (1, &["lost", "lost"], "+p-2"),
     (1, &["lost", "lost", "lost"], ""),
-    // A node that came back brings one too many.
+    // A node that came back leaves one worker too many.
     (1, &["ready holds=9", "ready holds=1"], "drain p-1 Surplus"),
-    // Least shuffle bytes first; what never ran goes at once, before all others.
+    // Fewest shuffle bytes first. Pods that never ran are deleted at once, before all others.
     (
         2,
         &["ready holds=3", "ready holds=1", "ready holds=2"],
@@ -190,12 +190,12 @@ const SITUATIONS: &[(u32, &[&str], &str)] = &[
     ),
     (1, &["ready holds=0", "starting"], "-p-1 Surplus"),
     (1, &["ready holds=5", "ready"], "drain p-0 Surplus"),
-    // Also where a worker that is not ready holds more, or how much is not known; one that has never served holds nothing.
+    // A worker that is not ready may hold more, or an unknown amount. One that has never served holds nothing.
     (1, &["ready holds=0", "unready holds=100"], "drain p-0 Surplus"),
     (1, &["ready holds=0", "unready"], "drain p-0 Surplus"),
     (1, &["ready holds=0", "unready holds=0"], "drain p-1 Surplus"),
     (1, &["ready holds=0", "unready starts"], "drain p-1 Surplus"),
-    // The operator has just started: who can be asked is asked first. What does not run is not waited for.
+    // The operator has just started: workers are polled first. Pods that do not run are not waited for.
     (1, &["ready holds=5", "ready asked=no"], ""),
     (1, &["ready asked=no", "ready asked=no"], ""),
     (1, &["ready asked=no", "starting"], "-p-1 Surplus"),
@@ -210,7 +210,7 @@ const SITUATIONS: &[(u32, &[&str], &str)] = &[
         &["ready holds=5", "unplaced"],
         "drain p-0 Surplus, -p-1 Surplus",
     ),
-    // Equal ones: from the fullest zone, then the highest number.
+    // Among equals: the fullest zone, then the highest number.
     (
         2,
         &[
@@ -230,7 +230,7 @@ const SITUATIONS: &[(u32, &[&str], &str)] = &[
         ],
         "drain p-2 Surplus, drain p-3 Surplus",
     ),
-    // A draining one does not count; it goes once it is idle, or late, or cannot be reached.
+    // A draining worker does not count. It is deleted once it is idle, late or unreachable.
     (1, &["draining busy since=10", "ready"], ""),
     (1, &["draining since=10", "ready"], ""),
     (1, &["draining holds=0 since=10", "ready"], ""),
@@ -238,7 +238,7 @@ const SITUATIONS: &[(u32, &[&str], &str)] = &[
     (1, &["draining busy since=600", "ready"], "-p-0 DrainTimedOut"),
     (1, &["draining busy since=599", "ready"], ""),
     (2, &["draining busy since=10", "ready"], "+p-2"),
-    // A new spec: one more first, then old ones leave one by one.
+    // A new spec: one more pod first, then old ones drain one by one.
     (2, &["ready old", "ready old"], "+p-2"),
     (2, &["ready old", "ready old", "starting"], ""),
     (
@@ -254,13 +254,13 @@ const SITUATIONS: &[(u32, &[&str], &str)] = &[
         "-p-1 Drained",
     ),
     (2, &["ready old", "ready", "ready"], "drain p-0 Outdated"),
-    // Old ones that never ran are of no use.
+    // Old pods that never ran are deleted at once.
     (
         2,
         &["starting old", "starting old"],
         "+p-2, -p-0 Outdated, -p-1 Outdated",
     ),
-    // A new one that finds no place gets one, but not a second.
+    // An unschedulable new pod makes one old worker drain, but not a second.
     (2, &["ready old", "ready old", "unplaced since=29"], ""),
     (
         2,
@@ -274,7 +274,7 @@ const SITUATIONS: &[(u32, &[&str], &str)] = &[
     ),
     (2, &["ready old", "unplaced since=90"], "+p-2"),
     (2, &["ready old", "unplaced since=90", "unplaced since=90"], ""),
-    // Smaller and new at once.
+    // A smaller pool with a new spec.
     (
         1,
         &["ready old holds=2", "ready old holds=1", "ready old holds=3"],

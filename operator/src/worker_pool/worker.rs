@@ -1,4 +1,4 @@
-//! One worker of a pool, as its pod, its node and its own report show it.
+//! One worker of a pool, from its pod, its node and its report.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::objects::labels;
 use crate::objects::worker::CONTAINER;
 use crate::rpc::worker::WorkerReport;
 
-/// What a pod is to its pool.
+/// The state of a worker.
 ///
 /// ```text
 /// Unready <-> Ready          counted as replicas
@@ -29,36 +29,32 @@ pub enum WorkerState {
     Unready,
     /// It takes attempts.
     Ready,
-    /// It takes no new attempts, ends what it runs, and is deleted then.
+    /// It takes no new attempts, finishes the running ones, and is deleted then.
     Draining,
-    /// Its node does not answer: another takes its place.
+    /// Its node does not answer. Another worker replaces it.
     Lost,
-    /// All its containers ended for good.
+    /// All its containers have ended for good.
     Ended,
-    /// It is deleted, but not gone.
+    /// It is being deleted.
     Terminating,
 }
 
-/// A worker.
 #[derive(Clone, Debug)]
 pub struct Worker {
-    /// Its pod.
     pub pod: Arc<Pod>,
-    /// What it is to the pool.
     pub state: WorkerState,
-    /// Whether the pool has changed since the pod was made.
+    /// Whether its pod is of an earlier spec.
     pub outdated: bool,
     /// Whether it is of the build of coordinators that start now.
     pub compatible: bool,
-    /// Whether its container runs: what does not run holds nothing.
+    /// Whether its container runs. A worker that does not run holds no data.
     pub running: bool,
-    /// Whether its container has served since it runs: one that still starts holds nothing.
+    /// Whether its container has served since it started. One that still starts holds no data.
     pub served: bool,
     /// Whether its node answers, if it has one.
     pub reachable: bool,
-    /// Since when it drains.
     pub draining_since: Option<Timestamp>,
-    /// Since when the scheduler has found no place for it.
+    /// Since when it is unschedulable.
     pub unschedulable_since: Option<Timestamp>,
     /// The zone of its node.
     pub zone: Option<String>,

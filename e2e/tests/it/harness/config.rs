@@ -1,4 +1,4 @@
-//! The one place that reads the environment.
+//! The configuration from the environment. Nothing else reads it.
 
 use std::env;
 use std::path::{Path, PathBuf};

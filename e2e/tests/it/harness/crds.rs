@@ -10,7 +10,7 @@ use kube::{Api, Client, ResourceExt};
 
 use super::helm::share_definitions;
 
-/// Another than the operator's: these are not its objects.
+/// Not the operator's manager: it does not own the definitions.
 const FIELD_MANAGER: &str = "sluice-e2e";
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 

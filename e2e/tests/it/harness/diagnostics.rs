@@ -1,4 +1,4 @@
-//! What is kept of a failed test: its objects, their events, the logs of its pods, in every namespace that it used.
+//! Diagnostics of a failed test: its objects, their events and the logs of its pods, in every namespace that it used.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What is left once the resources of a test are deleted: nothing.
+//! Checks that nothing is left after the resources of a test are deleted.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What every test gets: a client of the cluster, a namespace of its own that goes when the test ends, and, if it
-//! failed, everything that was in that namespace under `target/e2e/<test>`.
+//! The environment of a test: a client of the cluster and a namespace that is deleted when the test ends. If it failed, the
+//! content of the namespace is kept under `target/e2e/<test>`.
 
 mod columns;
 mod config;

@@ -1,4 +1,4 @@
-//! Nodes that a test takes from the cluster, and that are given back when it ends, however that is.
+//! Nodes that a test takes from the cluster. They are returned when it ends, also if it fails.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

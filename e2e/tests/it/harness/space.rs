@@ -18,9 +18,9 @@ use super::node::Nodes;
 
 /// Label of every namespace that a test made; its value is the test's name.
 const LABEL: &str = "sluice.dev/e2e";
-/// Every pod of a test is one that a careful cluster takes.
+/// Every pod of a test conforms to the Pod Security Standard of a strict cluster.
 const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
-/// Another than the operator's: these are not its objects.
+/// Not the operator's manager: it does not own these objects.
 const FIELD_MANAGER: &str = "sluice-e2e";
 /// Pods have 30 s to end, and their volumes go after them.
 const LONGEST_REMOVAL: Duration = Duration::from_secs(120);

@@ -1,4 +1,4 @@
-//! Waiting for what a cluster does in its own time.
+//! Waiting for the cluster.
 
 use std::time::Duration;
 

@@ -15,49 +15,42 @@ use super::{INPUT_FILE, MEMORY_FACTOR, TOKEN_FILE, metadata, resources, table_lo
 use crate::objects::worker::slot_memory;
 use crate::objects::{affinity, labels, names, pod};
 
-/// The container of a coordinator's pod.
 pub const COORDINATOR_CONTAINER: &str = "coordinator";
 const INPUT_FOLDER: &str = "/etc/sluice/query";
 const TOKEN_FOLDER: &str = "/etc/sluice/token";
-/// How long a coordinator stays on a node that is not reached, in seconds: its successor waits for it no longer.
+/// Seconds that a coordinator stays on an unreachable node. Its successor does not wait longer.
 const UNREACHABLE_SECONDS: i64 = 30;
-/// How long a coordinator may take to stop, in seconds: it has nothing to save.
+/// Seconds that a coordinator may take to stop. It has nothing to save.
 const GRACE_SECONDS: i64 = 10;
-/// How long a coordinator may take until it serves, in seconds: it lists all files of its tables and plans first.
+/// Seconds until a coordinator serves. It lists the files of all tables and plans first.
 const STARTUP_SECONDS: i32 = 600;
-/// Seconds between two looks whether it still answers.
+/// Seconds between two liveness probes.
 const LIVENESS_SECONDS: i32 = 30;
-/// What keeps autoscalers of nodes from moving a coordinator for the sake of a node less: its query would start over. A pool may
-/// say otherwise.
+/// Annotations that keep node autoscalers from evicting a coordinator, since its query would start over. A pool can override
+/// them.
 const UNDISTURBED: [(&str, &str); 2] = [
     ("cluster-autoscaler.kubernetes.io/safe-to-evict", "false"),
     ("karpenter.sh/do-not-disrupt", "true"),
 ];
-/// Weight of being in a zone with workers, among the scheduler's preferences.
+/// Weight of a zone with workers among the preferences.
 const NEAR_WORKERS: i32 = 50;
 
-/// What a coordinator's pod follows from.
+/// The inputs of a coordinator's pod.
 #[derive(Clone, Copy, Debug)]
 pub struct CoordinatorPlan<'a> {
-    /// The query.
     pub query: &'a ShuffleQuery,
-    /// Number of the coordinator.
     pub epoch: u64,
-    /// The name of the pool.
     pub pool: &'a str,
-    /// What the pool says of its pods.
     pub pool_spec: &'a WorkerPoolSpec,
-    /// The image of the pool's workers: coordinators use workers of their own build only.
+    /// The image of the pool's workers: coordinators only use workers of their own build.
     pub image: &'a str,
-    /// How many times the pool's memory for a coordinator this one gets.
+    /// The multiple of the pool's coordinator memory.
     pub memory_factor: u32,
-    /// How it writes its log.
     pub log_format: LogFormat,
-    /// Whether it must share the node of the pool's workers, as a claim that it mounts is attached to one node at a time.
+    /// Whether it must run on the node of the workers, because a claim can be attached to one node at a time.
     pub with_workers: bool,
 }
 
-/// The pod of a coordinator.
 pub fn coordinator_pod(plan: &CoordinatorPlan<'_>) -> Pod {
     let spec = plan.pool_spec;
     let user = spec.pod_metadata.as_ref();
@@ -116,8 +109,8 @@ fn container(plan: &CoordinatorPlan<'_>, mounts: Vec<k8s_openapi::api::core::v1:
         }]),
         resources: Some(resources::resources(plan.pool_spec, plan.memory_factor)),
         security_context: Some(pod::container_security()),
-        // No probe asks whether it has started: it serves once it has planned, which the operator sees by itself, and ends soon
-        // after a short query. A probe before and after that would warn of nothing.
+        // There is no startup or readiness probe. A coordinator serves once it has planned, which the operator sees itself, and
+        // ends soon after a short query.
         liveness_probe: Some(Probe {
             initial_delay_seconds: Some(STARTUP_SECONDS),
             period_seconds: Some(LIVENESS_SECONDS),
@@ -125,7 +118,7 @@ fn container(plan: &CoordinatorPlan<'_>, mounts: Vec<k8s_openapi::api::core::v1:
             ..probes.liveness
         }),
         volume_mounts: Some(mounts),
-        // The end of the log, where a coordinator could not say itself how it ended.
+        // The end of the log, if the coordinator wrote no termination message.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
     }
@@ -135,7 +128,7 @@ fn arguments(plan: &CoordinatorPlan<'_>) -> Vec<String> {
     let query = plan.query;
     let namespace = query.namespace().unwrap_or_default();
     let spec = plan.pool_spec;
-    // Of the spec, not of who is ready now: a query is cut into the same partitions in every epoch.
+    // From the spec, not from ready workers: a query has the same partitions in every epoch.
     let slots = spec.most_replicas().saturating_mul(spec.slots()).max(1);
     let options = [
         ("--query-id", query.uid().unwrap_or_default()),
@@ -194,7 +187,7 @@ fn volumes(plan: &CoordinatorPlan<'_>) -> pod::Volumes {
     volumes
 }
 
-/// Near the tables that say where they are, as far as the pool lets data count, and near the workers, or where they are.
+/// Prefers nodes near the tables that declare a locality, as the pool's weight allows, and near the workers.
 fn near(plan: &CoordinatorPlan<'_>) -> Affinity {
     let near_workers = WeightedPodAffinityTerm {
         weight: NEAR_WORKERS,
@@ -225,7 +218,7 @@ fn near_data(plan: &CoordinatorPlan<'_>) -> Vec<PreferredSchedulingTerm> {
     if placement.data_affinity == DataAffinity::Ignore {
         return Vec::new();
     }
-    // A node that several tables name is no better than one that a single one names: a coordinator reads little of either.
+    // A node that several tables name gets no more weight: a coordinator reads little of each.
     let mut terms = affinity::NodeSelectorTerms::new();
     for term in affinity::hints(table_locality(plan.query).chain(&placement.locality)) {
         if !terms.contains(&term) {
@@ -240,8 +233,8 @@ fn near_data(plan: &CoordinatorPlan<'_>) -> Vec<PreferredSchedulingTerm> {
     terms.collect()
 }
 
-/// Ours first: of several that tolerate a taint, Kubernetes heeds the first, and a pool that tolerates everything would keep
-/// its coordinators on nodes that are gone.
+/// Ours come first. Kubernetes uses the first toleration that matches, and a pool that tolerates everything would keep its
+/// coordinators on lost nodes.
 fn tolerations(spec: &WorkerPoolSpec) -> Vec<Toleration> {
     let ours = ["not-ready", "unreachable"].map(|condition| Toleration {
         key: Some(format!("node.kubernetes.io/{condition}")),

@@ -1,4 +1,4 @@
-//! What a coordinator may use.
+//! Resources of a coordinator.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use sluice_crds::WorkerPoolSpec;
 
 use crate::objects::quantity::quantity;
 
-/// Most memory of a coordinator that ran out of it before, as a multiple of what its pool says.
+/// Largest memory factor of a coordinator that ran out of memory.
 pub const MAX_MEMORY_FACTOR: u32 = 8;
-/// Memory of a coordinator of a pool that says nothing: requested, and at most.
+/// Memory request and limit of a coordinator whose pool has none.
 const MEMORY: (u64, u64) = (256 << 20, 1 << 30);
-/// CPU that it requests, in thousandths.
+/// CPU request, in thousandths.
 const CPU_MILLIS: u32 = 100;
-/// Disk that a coordinator requests where the pool does not say: its log and /tmp.
+/// Disk request of a coordinator whose pool has none: its log and /tmp.
 const DISK: u64 = 128 << 20;
 
-/// Requests and limits of a coordinator with `factor` times the memory that its pool gives it.
+/// Requests and limits of a coordinator with `factor` times the pool's coordinator memory.
 pub(super) fn resources(pool: &WorkerPoolSpec, factor: u32) -> ResourceRequirements {
     let theirs = pool.coordinator.as_ref().and_then(|it| it.resources.clone());
     let mut resources = theirs.unwrap_or_else(|| ResourceRequirements {

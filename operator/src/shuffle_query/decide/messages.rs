@@ -1,12 +1,12 @@
-//! What a query says of workers and of a coordinator that it waits for.
+//! Messages about workers and coordinators that a query waits for.
 
 use super::super::observed::ObservedPool;
 use sluice_crds::process::port;
 
 use crate::shuffle_query::progress::Unreachable;
 
-/// Says that the pool has fewer workers than the `needed` ones that a coordinator could use. Where enough are ready, they are
-/// of another build than it: they would refuse it until they are replaced.
+/// The message for a pool with fewer than `needed` compatible workers. If enough are ready, they are of another build, and refuse
+/// the coordinator until they are replaced.
 pub(super) fn few_workers(pool: &ObservedPool, name: &str, needed: u32) -> String {
     let ObservedPool::Found {
         ready,
@@ -40,7 +40,7 @@ pub(super) fn out_of_reach(unreachable: &Unreachable) -> String {
     )
 }
 
-/// Why a query that runs has no worker, as far as its pool and its coordinator tell. Since when, its condition `WorkersReady` says.
+/// Why a running query has no worker, as its pool and its coordinator report. The condition `WorkersReady` says since when.
 pub(super) fn no_worker(pool: &ObservedPool, message: &str) -> String {
     let suffix = match message {
         "" => "".to_owned(),

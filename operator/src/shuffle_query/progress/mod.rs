@@ -1,8 +1,8 @@
-//! What running coordinators report: the leader holds one stream per coordinator, by the IP of its pod, and wakes the
-//! reconciler when a report is worth a status.
+//! The reports of running coordinators. The leader keeps one stream per coordinator, to the IP of its pod, and wakes the
+//! reconciler when a report should change the status.
 //!
-//! A transition wakes it at once. Progress does so at most every 5 s per query, and all queries take turns, so that
-//! thousands of them stay below the limit of writes and none is forgotten.
+//! A transition wakes it at once. Progress wakes it at most every 5 s per query and rate-limited over all queries, so that
+//! thousands of queries stay below the limit of writes and none starves.
 
 mod urgency;
 mod watch;
@@ -24,14 +24,11 @@ use crate::rpc::coordinator::{CoordinatorRpc, CoordinatorTarget};
 
 pub use urgency::Urgency;
 
-/// A coordinator that does not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreachable {
-    /// IP address of its pod.
     pub address: String,
-    /// Since when.
     pub since: Timestamp,
-    /// What the last call came to.
+    /// The error of the last call.
     pub error: String,
 }
 
@@ -39,9 +36,9 @@ pub struct Unreachable {
 pub struct Progress {
     rpc: Arc<dyn CoordinatorRpc>,
     wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
-    /// Shared by all queries: their progress takes turns.
+    /// Shared by all queries.
     limiter: Arc<RateLimiter>,
-    /// How long calls to a coordinator fail before it counts as out of reach.
+    /// How long calls to a coordinator fail before it counts as unreachable.
     unreachable_after: Duration,
     /// By the unique id of the query.
     followed: Mutex<HashMap<String, Followed>>,
@@ -55,12 +52,12 @@ struct Followed {
 }
 
 impl Progress {
-    /// Follows nobody yet. What is worth a look is sent to `wake`.
+    /// Follows nobody yet. Queries to reconcile are sent to `wake`.
     pub fn new(rpc: Arc<dyn CoordinatorRpc>, wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>) -> Self {
         Self {
             rpc,
             wake,
-            // Below the limit of status writes: transitions need some of it.
+            // Below the limit of status writes, since transitions need some of it.
             limiter: Arc::new(RateLimiter::per_second(30)),
             unreachable_after: watch::UNREACHABLE_AFTER,
             followed: Mutex::default(),
@@ -71,7 +68,7 @@ impl Progress {
         self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows a coordinator from now on, and no other of its query. Idempotent.
+    /// Follows a coordinator, and no other of its query. Idempotent.
     pub fn follow(&self, target: CoordinatorTarget) {
         let mut followed = self.followed();
         if followed
@@ -106,7 +103,7 @@ impl Progress {
         followed.insert(target.uid, known);
     }
 
-    /// What coordinator `epoch` of the query `uid` reported last.
+    /// The last report of coordinator `epoch` of the query `uid`.
     pub fn latest(&self, uid: &str, epoch: u64) -> Option<Arc<ShuffleQueryStatus>> {
         let followed = self.followed();
         let known = followed.get(uid).filter(|known| known.target.epoch == epoch)?;
@@ -118,8 +115,7 @@ impl Progress {
             .clone()
     }
 
-    /// Since when calls to coordinator `epoch` of the query `uid` have failed and what the last one came to, if it counts as out
-    /// of reach.
+    /// Set while coordinator `epoch` of the query `uid` counts as unreachable.
     pub fn unreachable(&self, uid: &str, epoch: u64) -> Option<Unreachable> {
         let followed = self.followed();
         let known = followed.get(uid).filter(|known| known.target.epoch == epoch)?;
@@ -132,13 +128,13 @@ impl Progress {
         })
     }
 
-    /// A status was written that shows `report`: how long ago the transition was reported that it shows, if it shows one
-    /// for the first time.
+    /// Records that a status with `report` was written. Returns the time since its transition was reported, if it is the first
+    /// status that shows it.
     pub fn status_written(&self, uid: &str, report: &Arc<ShuffleQueryStatus>) -> Option<Duration> {
         let followed = self.followed();
         let known = followed.get(uid)?;
         let mut latest = known.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        // A newer one came meanwhile: the status that shows it is yet to be written.
+        // A newer report came meanwhile. Its status is still to be written.
         let newest = latest
             .report
             .as_ref()
@@ -147,13 +143,12 @@ impl Progress {
         Some(since.elapsed())
     }
 
-    /// Follows no coordinator of the query any more.
+    /// Stops following the query's coordinators.
     pub fn unfollow(&self, uid: &str) {
         self.followed().remove(uid);
     }
 
-    /// Tells the coordinator of the query that is followed, if one is, to end the query as cancelled: once, and as far as
-    /// it can be reached.
+    /// Cancels the query at the coordinator that is followed, if there is one: once, and only if it can be reached.
     pub fn cancel(&self, uid: &str) {
         let mut followed = self.followed();
         let Some(known) = followed.get_mut(uid).filter(|known| !known.cancelled) else {
@@ -164,7 +159,6 @@ impl Progress {
         tokio::spawn(cancel.instrument(known.target.span()));
     }
 
-    /// The unique ids and names of the queries that are followed.
     pub fn targets(&self) -> Vec<(String, ObjectRef<ShuffleQuery>)> {
         let followed = self.followed();
         let targets = followed.values().map(|known| &known.target);

@@ -1,22 +1,21 @@
-//! How soon a query's new status is to be written.
+//! How soon a query's new status must be written.
 
 use std::time::Duration;
 
 use sluice_crds::QueryConditionType;
 use sluice_crds::shuffle_query::status::{ShuffleQueryStatus, StageState};
 
-/// How soon a new status must be written over an old one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Urgency {
-    /// It says nothing new.
+    /// Nothing changed.
     Same,
     /// Counters moved.
     Progress,
     /// A stage started or ended.
     Stage,
-    /// The query stands otherwise in the same phase, such as the steps of its start.
+    /// Something else changed within the phase, such as a step of the start.
     Step,
-    /// The query went into another phase.
+    /// The phase changed.
     Transition,
 }
 
@@ -47,19 +46,19 @@ impl Urgency {
         Self::Progress
     }
 
-    /// The least time between two writes of a query's status, the second of which is of this urgency.
+    /// The least time between the last write and one of this urgency.
     pub const fn period(self) -> Duration {
         match self {
             Self::Same | Self::Progress => Duration::from_secs(5),
             Self::Stage => Duration::from_secs(1),
-            // Of a start that takes no longer none is written: that the query runs is, in its time.
+            // The steps of a fast start are not written. That the query runs is written at once.
             Self::Step => Duration::from_secs(2),
             Self::Transition => Duration::ZERO,
         }
     }
 }
 
-/// Clocks run on where nothing happens.
+/// Elapsed times change even when nothing else does.
 fn without_clocks(status: &ShuffleQueryStatus) -> ShuffleQueryStatus {
     let mut status = status.clone();
     for stage in &mut status.stages {
@@ -73,7 +72,7 @@ fn without_clocks(status: &ShuffleQueryStatus) -> ShuffleQueryStatus {
 fn without_progress(mut status: ShuffleQueryStatus) -> ShuffleQueryStatus {
     for condition in &mut status.conditions {
         if condition.type_ == QueryConditionType::WorkersReady {
-            // It counts workers and slots.
+            // The message counts workers and slots.
             condition.message = String::new();
         }
     }

@@ -1,4 +1,4 @@
-//! One coordinator's stream, opened again for as long as it is followed.
+//! The report stream of one coordinator. It is opened again for as long as the coordinator is followed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,60 +18,58 @@ use super::{CoordinatorRpc, CoordinatorTarget, RateLimiter, Urgency};
 use crate::rpc::RpcError;
 use crate::rpc::coordinator::Reports;
 
-/// First and longest wait before a stream is opened again. A coordinator serves once it has planned, and many a query ends
-/// within a second of that: whoever then waited for five would tell of its end as late.
+/// First and longest back-off of the stream. A coordinator serves once it has planned, and many queries end within a second of
+/// that: a longer back-off would delay the report of their end.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
-/// How often the token of a coordinator is renewed. Each renewal holds for [`QUERY_TOKEN_LIFETIME`], so that a query outlives
-/// an absence of the operator by the difference of the two, at the least.
+/// How often the token of a coordinator is renewed. Each renewal is valid for [`QUERY_TOKEN_LIFETIME`], so a query survives an
+/// absence of the operator of at least the difference.
 ///
 /// [`QUERY_TOKEN_LIFETIME`]: sluice_proto::auth::QUERY_TOKEN_LIFETIME
 pub(super) const RENEWAL_PERIOD: Duration = Duration::from_secs(600);
-/// How long calls to a coordinator fail before it counts as out of reach: most plan within this time, before which they do not
-/// answer.
+/// How long calls fail before a coordinator counts as unreachable. Coordinators do not answer while they plan; most plan within
+/// this time.
 pub(super) const UNREACHABLE_AFTER: Duration = Duration::from_secs(30);
-/// How often a coordinator is notified to cancel before it is given up.
+/// Most attempts to cancel a coordinator.
 const CANCEL_ATTEMPTS: u32 = 3;
 
-/// A coordinator that is followed.
 pub(super) struct ReportWatcher {
     pub rpc: Arc<dyn CoordinatorRpc>,
     pub wake: mpsc::UnboundedSender<ObjectRef<ShuffleQuery>>,
     pub limiter: Arc<RateLimiter>,
     pub target: CoordinatorTarget,
     pub latest: Arc<Mutex<Latest>>,
-    /// How long calls fail before the coordinator counts as out of reach.
     pub unreachable_after: Duration,
 }
 
-/// What a coordinator reported last.
+/// The state of a followed coordinator.
 #[derive(Default)]
 pub(super) struct Latest {
     pub report: Option<Arc<ShuffleQueryStatus>>,
-    /// Since when a transition has been reported that no status shows.
+    /// When the oldest transition was reported that no status shows.
     pub unwritten: Option<Instant>,
-    /// While calls fail.
+    /// Set while calls fail.
     pub failing: Option<Failing>,
 }
 
-/// Calls that failed, one after the other.
+/// Consecutive failed calls.
 #[derive(Clone, Debug)]
 pub(super) struct Failing {
-    /// Since when, on both clocks.
+    /// When they began, on both clocks.
     pub since: (Instant, Timestamp),
-    /// What the last one came to.
+    /// The last error.
     pub error: String,
-    /// Whether it was notified that they have failed for long.
+    /// Whether the reconciler was notified of them.
     pub notified: bool,
 }
 
-/// What the reconciler has been woken for, and when.
+/// The report that the reconciler was last woken for.
 struct Notified {
     report: ShuffleQueryStatus,
     at: Instant,
 }
 
 impl ReportWatcher {
-    /// Follows until the query's end, or until it is dropped.
+    /// Follows until the query ends, or until the future is dropped.
     pub async fn run(self) {
         let (mut delay, longest) = BACKOFF;
         let mut notified = None;
@@ -92,7 +90,7 @@ impl ReportWatcher {
         }
     }
 
-    /// A coordinator that starts does not answer yet: no cause for alarm. One that does not for long is out of reach.
+    /// A coordinator that starts does not answer yet. One that does not answer for long is unreachable.
     fn on_error(&self, error: &RpcError) {
         let CoordinatorTarget { epoch, address, .. } = &self.target;
         tracing::debug!(epoch, address, %error, "the coordinator is not followed");
@@ -114,7 +112,6 @@ impl ReportWatcher {
         }
     }
 
-    /// A report came.
     fn on_report(&self) {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let back = latest.failing.take().is_some_and(|failing| failing.notified);
@@ -125,13 +122,13 @@ impl ReportWatcher {
     }
 
     fn wake(&self) {
-        // Nobody listens any more when the operator stops.
+        // The receiver is gone when the operator stops.
         let _ = self.wake.unbounded_send(self.target.query.clone());
     }
 
-    /// Whether the query has ended.
+    /// Follows one stream. Returns whether the query has ended.
     async fn follow(&self, mut reports: Reports, notified: &mut Option<Notified>) -> Result<bool, RpcError> {
-        // A report that is not urgent waits for its time and its turn; a newer one takes its place in the queue.
+        // A report that is not urgent waits until it is due and has a permit. A newer report replaces it.
         let mut due: Option<(Instant, BoxFuture<'static, ()>)> = None;
         loop {
             let permit = async {
@@ -206,7 +203,7 @@ impl ReportWatcher {
     }
 }
 
-/// Renews the token of a coordinator once each period, for as long as it is followed.
+/// Renews the token of a coordinator every `period`.
 pub(super) async fn renew(rpc: Arc<dyn CoordinatorRpc>, target: CoordinatorTarget, period: Duration) {
     let (first, longest) = BACKOFF;
     let mut delay = first;
@@ -225,7 +222,7 @@ pub(super) async fn renew(rpc: Arc<dyn CoordinatorRpc>, target: CoordinatorTarge
     }
 }
 
-/// Tells a coordinator to cancel, as far as it can be reached.
+/// Cancels the query at a coordinator, if it can be reached.
 pub(super) async fn cancel(rpc: Arc<dyn CoordinatorRpc>, target: CoordinatorTarget) {
     for attempt in 1..=CANCEL_ATTEMPTS {
         match rpc.cancel(&target).await {

@@ -6,7 +6,7 @@ use super::super::pod_problem::{self, PodProblem};
 use super::*;
 
 fn status_of(seen: &Observed, rejected: &[PodProblem]) -> WorkerPoolStatus {
-    status(seen, &decide(&seen), rejected)
+    status(seen, &decide(seen), rejected)
 }
 
 #[test]
