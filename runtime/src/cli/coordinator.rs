@@ -55,7 +55,7 @@ pub(super) struct CoordinatorArgs {
     /// The query's unique id; default: a new one.
     #[arg(long)]
     query_id: Option<String>,
-    /// The term of this coordinator: a successor of a lost one has a higher number.
+    /// The epoch of this coordinator: a successor of a lost one has a higher number.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     epoch: u64,
     /// The workers' slots in all, for the number of partitions where the file does not say; default: one a worker.

@@ -26,7 +26,7 @@ use crate::owned_dir::OwnedDir;
 use crate::query::{Deadline, LoadedQuery, PreparedQuery, WorkerCapacity, load, prepare};
 use crate::sink::Sink;
 
-/// The only term that the coordinator of a local run has.
+/// The only epoch that the coordinator of a local run has.
 const EPOCH: CoordinatorEpoch = CoordinatorEpoch(1);
 /// How long the service of a query that has ended waits for its clients.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(10);

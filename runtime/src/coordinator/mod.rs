@@ -42,7 +42,7 @@ pub struct CoordinatorOptions {
     pub query_name: String,
     /// When it began to be planned, from which its time counts.
     pub began: Instant,
-    /// The term of this coordinator, from 1.
+    /// The epoch of this coordinator, from 1.
     pub epoch: CoordinatorEpoch,
     /// Where workers are, host:port. A host may stand for any number of workers, which come and go.
     pub workers: Vec<String>,

@@ -36,7 +36,7 @@ pub struct KeyFiles {
 }
 
 impl RunKey {
-    /// A key for one query and one term of its coordinator.
+    /// A key for one query and one epoch of its coordinator.
     ///
     /// # Errors
     /// The machine gives no random bytes.

@@ -117,7 +117,7 @@ pub struct ReadInput {
 pub struct ReadSpec {
     /// The query.
     pub query: QueryId,
-    /// The term of the coordinator that sent the attempt.
+    /// The epoch of the coordinator that sent the attempt.
     pub coordinator_epoch: CoordinatorEpoch,
     /// The inputs, in the order of the fragment's shuffle-read leaves.
     pub inputs: Vec<ReadInput>,

@@ -49,7 +49,7 @@ pub struct Sink {
 /// A sink as one query uses it.
 struct SinkPaths {
     query: QueryId,
-    /// The term of the coordinator that acts.
+    /// The epoch of the coordinator that acts.
     epoch: CoordinatorEpoch,
     location: PathBuf,
     /// The hidden folder beside the location.

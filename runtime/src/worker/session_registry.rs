@@ -53,7 +53,7 @@ pub(super) struct OpenedSession {
 
 impl SessionRegistry {
     /// Makes a new session the query's current one and cuts the one before it. `None` if a coordinator of a later
-    /// term was here.
+    /// epoch was here.
     pub(super) fn open(
         &self,
         query: &QueryId,
@@ -178,7 +178,7 @@ mod tests {
             .expect("the first enters");
         let two = queries
             .open(&query, CoordinatorEpoch(2), second.clone())
-            .expect("a later term enters");
+            .expect("a later epoch enters");
         assert!(first.is_cancelled() && !second.is_cancelled());
         let (_, superseded) = two.previous.expect("there was one before");
         assert!(superseded && one.previous.is_none());
@@ -196,7 +196,7 @@ mod tests {
         let late = queries.open(&query, CoordinatorEpoch(1), CancellationToken::new());
         assert!(
             late.is_none(),
-            "the end of the query does not bring the old term back"
+            "the end of the query does not bring the old epoch back"
         );
         assert_eq!(queries.lock().latest_epoch(&query), Some(CoordinatorEpoch(2)));
     }
