@@ -180,7 +180,7 @@ impl QueryReconciler {
         let made_room = new.phase.is_terminal() || new.admitted_time.is_none() && new.reason != old.reason;
         if made_room {
             self.memos.update(&query.uid().unwrap_or_default(), |memo| {
-                memo.released_admission = true
+                memo.released_admission = true;
             });
         }
         let written = api::apply_status(&self.operator.client, query, new).await;

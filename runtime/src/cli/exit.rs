@@ -96,7 +96,7 @@ impl Failure {
     pub fn print(&self) {
         match self {
             Self::BadInput(message) | Self::Rejected { message, .. } => {
-                print_stderr(format!("error: {message}"))
+                print_stderr(format!("error: {message}"));
             }
             Self::HandedOver(handover) => print_stderr(handover),
             Self::Query(Outcome::Failed(QueryFailure { reason, message, .. })) => {
