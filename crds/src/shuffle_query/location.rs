@@ -1,6 +1,8 @@
 //! Rules for locations of tables and sinks. The text alone is judged here: whether a path leaves its folder by a
 //! symbolic link is decided where files are opened.
 
+use std::str::FromStr;
+
 use crate::validate::excerpt;
 
 /// Most bytes of one location.
@@ -62,7 +64,7 @@ pub enum LocationError {
     /// A percent-encoded dot, slash or NUL.
     #[error("contains an encoded dot, slash or NUL (%2e, %2f or %00)")]
     Encoded,
-    /// A scheme other than `file:///`.
+    /// A scheme other than `file:///`: an object store, or nothing that has files.
     #[error("has the scheme `{0}`, which is not supported yet")]
     Scheme(String),
     /// `file:` without an absolute path.
@@ -93,49 +95,73 @@ impl LocationError {
     }
 }
 
-/// Whether a location may be used, by its text alone.
-///
-/// # Errors
-///
-/// What is wrong with it.
-pub fn check_location(location: &str) -> Result<(), LocationError> {
-    if location.is_empty() {
-        return Err(LocationError::Empty);
+/// Where the files of a table or a sink are. Only files of the machine are supported: the text of any other location,
+/// one of an object store too, is refused when it is parsed, as [`LocationError::Scheme`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// A path. A relative one lies below a folder that its reader knows.
+    Path(String),
+    /// A `file:///` URL, escapes included.
+    FileUrl(String),
+}
+
+impl FromStr for Location {
+    type Err = LocationError;
+
+    /// Judges the text alone.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    fn from_str(text: &str) -> Result<Self, LocationError> {
+        if text.is_empty() {
+            return Err(LocationError::Empty);
+        }
+        if text.len() > MAX_LOCATION_BYTES {
+            return Err(LocationError::TooLong(text.len()));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(LocationError::ControlCharacter);
+        }
+        let location = Self::by_scheme(text)?;
+        if text.split('/').any(|segment| segment == "..") {
+            return Err(LocationError::Parent);
+        }
+        let mut escapes = text.split('%').skip(1).filter_map(|rest| rest.get(..2));
+        if escapes.any(|code| {
+            ["2e", "2f", "00"]
+                .iter()
+                .any(|refused| code.eq_ignore_ascii_case(refused))
+        }) {
+            return Err(LocationError::Encoded);
+        }
+        match location.system_folder() {
+            Some(folder) => Err(LocationError::System(folder)),
+            None => Ok(location),
+        }
     }
-    if location.len() > MAX_LOCATION_BYTES {
-        return Err(LocationError::TooLong(location.len()));
+}
+
+impl Location {
+    fn by_scheme(text: &str) -> Result<Self, LocationError> {
+        if text.starts_with("file:///") {
+            return Ok(Self::FileUrl(text.to_owned()));
+        }
+        let first = text.split('/').next().unwrap_or_default();
+        match first.split_once(':') {
+            None => Ok(Self::Path(text.to_owned())),
+            Some((scheme, _)) if scheme.eq_ignore_ascii_case("file") => Err(LocationError::FileUrl),
+            Some((scheme, _)) => Err(LocationError::Scheme(excerpt(scheme))),
+        }
     }
-    if location.chars().any(char::is_control) {
-        return Err(LocationError::ControlCharacter);
-    }
-    if !location.starts_with("file:///")
-        && let Some((scheme, _)) = location.split('/').next().and_then(|first| first.split_once(':'))
-    {
-        let file = scheme.eq_ignore_ascii_case("file");
-        return Err(if file {
-            LocationError::FileUrl
-        } else {
-            LocationError::Scheme(excerpt(scheme))
-        });
-    }
-    if location.split('/').any(|segment| segment == "..") {
-        return Err(LocationError::Parent);
-    }
-    let mut escapes = location.split('%').skip(1).filter_map(|rest| rest.get(..2));
-    if escapes.any(|code| {
-        ["2e", "2f", "00"]
-            .iter()
-            .any(|refused| code.eq_ignore_ascii_case(refused))
-    }) {
-        return Err(LocationError::Encoded);
-    }
-    let folder = match location.strip_prefix("file://") {
-        Some(path) => system_folder(&decoded(path)),
-        None => system_folder(location),
-    };
-    match folder {
-        Some(folder) => Err(LocationError::System(folder)),
-        None => Ok(()),
+
+    fn system_folder(&self) -> Option<&'static str> {
+        match self {
+            Self::Path(path) => system_folder(path),
+            Self::FileUrl(url) => url
+                .strip_prefix("file://")
+                .and_then(|path| system_folder(&decoded(path))),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub use column_type::{
     COLUMN_TYPE_PATTERN, ColumnType, ColumnTypeError, MAX_COLUMN_TYPE, MAX_COLUMN_TYPE_DEPTH, TimeUnit,
 };
 pub use location::{
-    LOCATION_PATTERN, LocationError, MAX_LOCATION_BYTES, SYSTEM_FOLDERS, check_location, system_folder,
+    LOCATION_PATTERN, Location, LocationError, MAX_LOCATION_BYTES, SYSTEM_FOLDERS, system_folder,
 };
 pub use retry::{
     MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_WORKER_LIVENESS_TIMEOUT, MIN_WORKER_LIVENESS_TIMEOUT,

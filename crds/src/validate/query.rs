@@ -5,9 +5,8 @@ use super::pool::{check_inline, check_locality, check_workers};
 use super::schema::{QUERY, check_spec};
 use super::{Problem, check_name, excerpt};
 use crate::shuffle_query::{
-    CsvOptions, FileFormat, MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_QUERY_NAME, MAX_SQL_BYTES,
+    CsvOptions, FileFormat, Location, MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_QUERY_NAME, MAX_SQL_BYTES,
     MAX_WORKER_LIVENESS_TIMEOUT, MIN_WORKER_LIVENESS_TIMEOUT, RetrySpec, ShuffleQuery, TableSpec, TpchTable,
-    check_location,
 };
 use crate::units::Millis;
 
@@ -35,7 +34,7 @@ pub fn validate_query(query: &ShuffleQuery) -> Vec<Problem> {
         check_table(table, &format!("spec.tables[{index}]"), &mut problems);
     }
     if let Some(sink) = &spec.sink {
-        check_place(&sink.location, "spec.sink.location", &mut problems);
+        check_location(&sink.location, "spec.sink.location", &mut problems);
     }
     check_retry(&spec.retry, &mut problems);
     if let Some(workers) = &spec.workers {
@@ -122,10 +121,10 @@ fn check_table(table: &TableSpec, path: &str, problems: &mut Vec<Problem>) {
         ));
     }
     if let Some(location) = &table.location {
-        check_place(location, &format!("{path}.location"), problems);
+        check_location(location, &format!("{path}.location"), problems);
     }
     for (index, location) in table.locations.iter().flatten().enumerate() {
-        check_place(location, &format!("{path}.locations[{index}]"), problems);
+        check_location(location, &format!("{path}.locations[{index}]"), problems);
     }
     check_locality(&table.locality, &format!("{path}.locality"), problems);
     if let Some(options) = &table.options {
@@ -171,11 +170,11 @@ fn check_tpch(table: &TableSpec, path: &str, problems: &mut Vec<Problem>) {
 }
 
 /// A location, unless the schema has refused it already.
-fn check_place(location: &str, field: &str, problems: &mut Vec<Problem>) {
+fn check_location(location: &str, field: &str, problems: &mut Vec<Problem>) {
     if problems.iter().any(|problem| problem.field == field) {
         return;
     }
-    if let Err(error) = check_location(location) {
+    if let Err(error) = location.parse::<Location>() {
         problems.push(Problem::new(field, error.to_string(), error.fix()));
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +25,7 @@ use crate::planner::{
     session_options, session_state, tables_read,
 };
 use crate::sink::{Sink, SinkError};
-use crate::source::{InputManifest, SourceError, register_tables};
+use crate::source::{InputManifest, InputRoots, SourceError, register_tables};
 use crate::stage_template::StageTemplate;
 
 /// A query that is ready to run.
@@ -108,7 +107,7 @@ async fn prepare_checked(
     query: &QueryId,
     capacity: WorkerCapacity,
     manifest: InputManifest,
-    check: impl Fn(&Sink, &[PathBuf]) -> Result<(), SinkError>,
+    check: impl Fn(&Sink, &InputRoots) -> Result<(), SinkError>,
 ) -> Result<PreparedQuery, PrepareError> {
     let began = Instant::now();
     let spec = &loaded.query.spec;
@@ -282,12 +281,7 @@ impl PreparedQuery {
             policy: self.policy,
             sink: self.sink,
             preview: self.preview,
-            input_roots: self
-                .manifest
-                .roots
-                .iter()
-                .map(|root| root.display().to_string())
-                .collect(),
+            input_roots: self.manifest.roots.to_strings(),
         })
     }
 }

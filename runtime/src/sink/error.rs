@@ -7,14 +7,14 @@ use sluice_core::ids::AttemptId;
 use sluice_crds::ErrorReason;
 use thiserror::Error;
 
-use crate::source::LocationProblem;
+use crate::source::InvalidLocation;
 
 /// Why a sink cannot be written. Messages name the path, the problem and the fix.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SinkError {
     /// The location is no path.
     #[error("sink.{0}")]
-    Location(#[from] LocationProblem),
+    Location(#[from] InvalidLocation),
     /// The location exists and `ifExists` is Fail.
     #[error("sink.location {path} exists: remove it, name another, or set ifExists to Replace")]
     Exists {

@@ -18,9 +18,9 @@ use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, StageEpoch, StageId
 use sluice_crds::ErrorReason;
 use tempfile::TempDir;
 
-use super::commit::{CommitOptions, CommitStep, commit};
+use super::rename_committer::{CommitOptions, CommitStep, commit};
 use super::{COMMIT_RECORD, Committed, Sink, SinkError, SinkReceipt, SinkWriter, writer};
-use crate::source::{InputManifest, register_tables};
+use crate::source::{InputManifest, InputRoots, register_tables};
 
 mod checks;
 mod columns;
@@ -48,7 +48,7 @@ impl Bound {
     }
 
     fn check(&self, inputs: &[PathBuf]) -> Result<(), SinkError> {
-        self.sink.check(inputs)
+        self.sink.check(&inputs.iter().cloned().collect())
     }
 
     fn check_columns(&self, schema: &SchemaRef) -> Result<(), SinkError> {

@@ -12,10 +12,10 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReser
 use serde::{Deserialize, Serialize};
 use sluice_core::ids::AttemptId;
 
-use super::SinkPaths;
 use super::encode::{Encoder, check_columns, extension};
 use super::error::SinkError;
 use super::files::{at, remove_folder, sync_folder};
+use super::paths::SinkPaths;
 
 /// Name of an attempt's receipt: with it, the file beside it is complete.
 const RECEIPT: &str = "receipt.json";

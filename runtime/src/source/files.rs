@@ -91,7 +91,7 @@ impl TableProvider for FileTable {
 }
 
 /// Makes these tables of a query known to the session: files as the manifest lists them, generated TPC-H rows as they
-/// are. The session's runtime must have the stores of [`super::object_stores`] for the manifest's roots. Footers and
+/// are. The session's runtime must have the stores of [`super::pinned_stores`] for the manifest's roots. Footers and
 /// first rows of files are read; errors of a file name it.
 ///
 /// # Errors

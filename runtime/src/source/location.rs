@@ -2,19 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
-use sluice_crds::shuffle_query::{LocationError, check_location};
+use sluice_crds::shuffle_query::{Location, LocationError};
 use thiserror::Error;
 use url::Url;
 
 /// Why a location is no path.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum LocationProblem {
-    /// The text alone is refused.
+pub enum InvalidLocation {
     #[error("location `{location}` {problem}: {}", problem.fix())]
     Text {
-        /// The location as written.
+        /// As it was written.
         location: String,
-        /// What is wrong with it.
         problem: LocationError,
     },
     /// A URL that no path belongs to.
@@ -24,23 +22,22 @@ pub enum LocationProblem {
     Url(String),
 }
 
-/// The path that a location names: a path, which is relative to `base` unless it is absolute, or a `file:///` URL.
-/// Symbolic links are not followed here.
+/// The path that a location names. A relative one lies below `base`. Does not follow symbolic links.
 ///
 /// # Errors
 ///
-/// If the text is refused by [`check_location`] or is no file URL.
-pub fn resolve_location(location: &str, base: &Path) -> Result<PathBuf, LocationProblem> {
-    check_location(location).map_err(|problem| LocationProblem::Text {
+/// If the text is no [`Location`] or no file URL.
+pub fn local_path(location: &str, base: &Path) -> Result<PathBuf, InvalidLocation> {
+    let parsed = location.parse().map_err(|problem| InvalidLocation::Text {
         location: location.to_owned(),
         problem,
     })?;
-    if !location.starts_with("file:///") {
-        return Ok(base.join(location));
+    match parsed {
+        Location::Path(path) => Ok(base.join(path)),
+        Location::FileUrl(url) => Url::parse(&url)
+            .ok()
+            .filter(|url| url.query().is_none() && url.fragment().is_none())
+            .and_then(|url| url.to_file_path().ok())
+            .ok_or(InvalidLocation::Url(url)),
     }
-    Url::parse(location)
-        .ok()
-        .filter(|url| url.query().is_none() && url.fragment().is_none())
-        .and_then(|url| url.to_file_path().ok())
-        .ok_or_else(|| LocationProblem::Url(location.to_owned()))
 }

@@ -5,7 +5,6 @@ use std::fmt;
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -23,6 +22,7 @@ use object_store::{
 use sluice_core::plan::InputFile;
 use url::Url;
 
+use super::roots::InputRoots;
 use crate::forbidden::forbidden_folder;
 
 /// The most bytes of a range that are read at once.
@@ -31,12 +31,12 @@ const CHUNK: u64 = 256 << 10;
 /// The stores of a session that reads these files, which lie below `roots`, and nothing else. DataFusion's own
 /// registry would serve every file of the machine under `file://`. Each read fails if its file is not, or is no longer,
 /// what the manifest says: rows of two states of a file never meet in one result.
-pub fn object_stores<'a>(
-    roots: &[PathBuf],
+pub fn pinned_stores<'a>(
+    roots: &InputRoots,
     files: impl IntoIterator<Item = &'a InputFile>,
 ) -> Arc<dyn ObjectStoreRegistry> {
-    Arc::new(RootedStores {
-        files: Arc::new(RootedStore::new(roots, files)),
+    Arc::new(PinnedStores {
+        files: Arc::new(PinnedStore::new(roots, files)),
     })
 }
 
@@ -52,11 +52,11 @@ pub(super) struct BeyondFile {
 }
 
 #[derive(Debug)]
-struct RootedStores {
-    files: Arc<RootedStore>,
+struct PinnedStores {
+    files: Arc<PinnedStore>,
 }
 
-impl ObjectStoreRegistry for RootedStores {
+impl ObjectStoreRegistry for PinnedStores {
     // Nothing that a query does may add a store.
     fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
         None
@@ -73,18 +73,17 @@ impl ObjectStoreRegistry for RootedStores {
 
 /// Reads of files that lie, links resolved, in one of the roots, and are as the manifest has them.
 #[derive(Debug)]
-struct RootedStore {
-    roots: Arc<[PathBuf]>,
+struct PinnedStore {
+    roots: Arc<InputRoots>,
     pinned: BTreeMap<Path, InputFile>,
     files: LocalFileSystem,
 }
 
-impl RootedStore {
-    fn new<'a>(roots: &[PathBuf], files: impl IntoIterator<Item = &'a InputFile>) -> Self {
-        let resolve = |root: &PathBuf| root.canonicalize().unwrap_or_else(|_| root.clone());
+impl PinnedStore {
+    fn new<'a>(roots: &InputRoots, files: impl IntoIterator<Item = &'a InputFile>) -> Self {
         let pinned = |file: &InputFile| Some((Path::parse(&file.path).ok()?, file.clone()));
         Self {
-            roots: roots.iter().map(resolve).collect(),
+            roots: Arc::new(roots.resolved()),
             pinned: files.into_iter().filter_map(pinned).collect(),
             files: LocalFileSystem::new(),
         }
@@ -105,12 +104,12 @@ impl RootedStore {
         let roots = Arc::clone(&self.roots);
         let resolved = tokio::task::spawn_blocking(move || match path.canonicalize() {
             Ok(resolved) if forbidden_folder(&resolved).is_some() => Ok(Err(FORBIDDEN)),
-            Ok(resolved) if !is_below(&roots, &resolved) => Ok(Err(OUTSIDE)),
+            Ok(resolved) if !roots.hold(&resolved) => Ok(Err(OUTSIDE)),
             // The opening of a pipe waits for whoever writes to it.
             Ok(resolved) if !resolved.is_file() => Err((path, std::io::ErrorKind::NotFound.into())),
             Ok(resolved) => Ok(Ok(resolved)),
             // What is absent below a root is absent; what is absent elsewhere is none of the query's business.
-            Err(_) if !is_below(&roots, &path) => Ok(Err(OUTSIDE)),
+            Err(_) if !roots.hold(&path) => Ok(Err(OUTSIDE)),
             Err(error) => Err((path, error)),
         })
         .await?;
@@ -132,11 +131,6 @@ impl RootedStore {
 /// Why a file is not served, whatever the roots are.
 const FORBIDDEN: &str = "it is in a folder of the system or a spill folder, which are no place for tables";
 const OUTSIDE: &str = "it is outside the declared tables";
-
-/// Whether a path is in a root.
-fn is_below(roots: &[PathBuf], path: &FsPath) -> bool {
-    roots.iter().any(|root| path.starts_with(root))
-}
 
 /// Whether a file is still the one of the manifest.
 fn check_unchanged(pinned: &InputFile, now: &ObjectMeta) -> Result<()> {
@@ -210,14 +204,14 @@ fn denied(location: &Path, why: &'static str) -> Error {
 
 const READ_ONLY: &str = "tables are read, not listed or written";
 
-impl fmt::Display for RootedStore {
+impl fmt::Display for PinnedStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("declared tables")
     }
 }
 
 #[async_trait]
-impl ObjectStore for RootedStore {
+impl ObjectStore for PinnedStore {
     // Whole files are read through the open file itself: who reads them asks again at the end (`verify`).
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let (resolved, pinned) = self.admit(location).await?;

@@ -1,7 +1,6 @@
 //! One attempt: decode the fragment, open its inputs, run partition 0, publish the rows.
 
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
@@ -25,7 +24,7 @@ use super::{Shared, WorkerOptions};
 use crate::memory::is_about_memory;
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
 use crate::shuffle::read::ReadFailed;
-use crate::source::{classify_error, classify_task_error, object_stores, panic_text, verify};
+use crate::source::{InputRoots, classify_error, classify_task_error, panic_text, pinned_stores, verify};
 use crate::stage_template::StageTemplate;
 use crate::transport::Peers;
 
@@ -195,7 +194,7 @@ fn sort_reservation(options: &WorkerOptions) -> u64 {
 ///
 /// # Errors
 /// It would write where it may not.
-async fn allowed_roots(job: &AttemptJob) -> Result<Vec<PathBuf>, AttemptFailure> {
+async fn allowed_roots(job: &AttemptJob) -> Result<InputRoots, AttemptFailure> {
     let (paths, asked) = (Arc::clone(&job.paths), job.input_roots.clone());
     let sink = job.stage.sink.clone();
     let look = move || {
@@ -215,13 +214,13 @@ async fn allowed_roots(job: &AttemptJob) -> Result<Vec<PathBuf>, AttemptFailure>
 /// What the engine runs in: the query's memory, the worker's disk space and footers, and the task's files only.
 fn runtime(
     job: &AttemptJob,
-    roots: &[PathBuf],
+    roots: &InputRoots,
     files: &[InputFile],
 ) -> Result<Arc<RuntimeEnv>, AttemptFailure> {
     let mut environment = RuntimeEnvBuilder::new()
         .with_memory_pool(job.shared.memory.query_pool(&job.query))
         .with_cache_manager(job.shared.footers.caches())
-        .with_object_store_registry(object_stores(roots, files));
+        .with_object_store_registry(pinned_stores(roots, files));
     let disk = job.shared.store.space().operators(&job.query);
     environment.disk_manager = Some(disk.map_err(|error| classify_error(&error.into(), &[]))?);
     environment

@@ -10,6 +10,7 @@ use sluice_proto::auth::Folders;
 
 use super::WorkerOptions;
 use crate::forbidden::forbidden_folder;
+use crate::source::InputRoots;
 
 /// The folders of a session. Each set bounds by itself; where there is none, nothing is bounded.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +52,7 @@ impl PathPolicy {
     }
 
     /// What is left of the roots that a coordinator asks for, with links resolved. Blocks.
-    pub(super) fn read_roots(&self, asked: &[String]) -> Vec<PathBuf> {
+    pub(super) fn read_roots(&self, asked: &[String]) -> InputRoots {
         let mut roots = resolved(asked.iter().map(Path::new));
         roots.retain(|root| self.forbidden(root).is_none());
         for bound in &self.read {
@@ -159,14 +160,15 @@ mod tests {
         }
         std::os::unix::fs::symlink(at("secret"), at("data/t/link")).expect("it can be linked");
         let (data, t) = (at("data"), at("data/t"));
-        let nothing = Vec::<PathBuf>::new();
+        let nothing = InputRoots::default();
+        let only = |root: &Path| InputRoots::from_iter([root.to_owned()]);
         let claimed = bounds(&[&[t.as_path()], &[data.as_path()]], None, None);
         let roots = |asked: &[PathBuf]| {
             let asked: Vec<_> = asked.iter().map(|path| text(path)).collect();
             claimed.read_roots(&asked)
         };
-        assert_eq!(roots(&[t.join("a.csv")]), [t.join("a.csv")]);
-        assert_eq!(roots(&["/".into()]), std::slice::from_ref(&t));
+        assert_eq!(roots(&[t.join("a.csv")]), only(&t.join("a.csv")));
+        assert_eq!(roots(&["/".into()]), only(&t));
         for outside in [at("data/u"), at("secret"), at("data/t/link"), "/etc".into()] {
             assert_eq!(roots(std::slice::from_ref(&outside)), nothing, "{outside:?}");
         }
@@ -175,7 +177,7 @@ mod tests {
         let link = at("data/t/link");
         let out = bounds(&[&[link.as_path()], &[data.as_path()]], None, None);
         assert_eq!(out.read_roots(&[text(&link)]), nothing);
-        assert_eq!(PathPolicy::default().read_roots(&[text(&t)]), [t]);
+        assert_eq!(PathPolicy::default().read_roots(&[text(&t)]), only(&t));
     }
 
     #[test]
@@ -219,7 +221,7 @@ mod tests {
             "/proc/self".into(),
             "/etc/sluice".into(),
         ] {
-            assert_eq!(roots(&inside), Vec::<PathBuf>::new(), "{inside:?}");
+            assert_eq!(roots(&inside), InputRoots::default(), "{inside:?}");
             let refused = bounds
                 .check_sink(&inside.join("out"))
                 .expect_err("it is no place for results");
@@ -231,7 +233,7 @@ mod tests {
         }
         assert_eq!(
             roots(&top.join("spill")),
-            [top.join("spill")],
+            InputRoots::from_iter([top.join("spill")]),
             "what is above may hold tables too"
         );
         assert_eq!(bounds.check_sink(&top.join("spill/out")), Ok(()));

@@ -1,8 +1,6 @@
 //! Locations, good and bad; crds/cases has more.
 
-use super::{
-    ENCODED_RULE, LocationError, MAX_LOCATION_BYTES, PARENT_RULE, SCHEME_RULE, check_location, every,
-};
+use super::{ENCODED_RULE, Location, LocationError, MAX_LOCATION_BYTES, PARENT_RULE, SCHEME_RULE, every};
 use crate::shuffle_query::{MAX_LOCATIONS, MAX_TABLES};
 
 #[test]
@@ -28,7 +26,11 @@ fn locations_are_judged_by_their_text() {
         "/%70roc",
         "/data/proc",
     ] {
-        assert_eq!(check_location(good), Ok(()), "{good}");
+        let expected = match good.starts_with("file:") {
+            true => Location::FileUrl(good.to_owned()),
+            false => Location::Path(good.to_owned()),
+        };
+        assert_eq!(good.parse(), Ok(expected), "{good}");
     }
     for (bad, error) in [
         ("", LocationError::Empty),
@@ -52,10 +54,10 @@ fn locations_are_judged_by_their_text() {
         ("file:a", LocationError::FileUrl),
         ("file://host/a", LocationError::FileUrl),
     ] {
-        assert_eq!(check_location(bad), Err(error), "{bad}");
+        assert_eq!(bad.parse::<Location>(), Err(error), "{bad}");
     }
     assert_eq!(
-        check_location(&"é".repeat(513)),
+        "é".repeat(513).parse::<Location>(),
         Err(LocationError::TooLong(1026))
     );
 }

@@ -48,7 +48,10 @@ async fn what_cannot_be_replaced_is_refused() {
     symlink("/proc", folder.path().join("link")).unwrap();
     let spec = serde_json::from_value(json!({"location": "link/self/out", "format": "csv"})).unwrap();
     let system = Sink::new(&spec, folder.path()).unwrap();
-    forbidden(system.check(&[]).unwrap_err(), "leads into /proc");
+    forbidden(
+        system.check(&InputRoots::default()).unwrap_err(),
+        "leads into /proc",
+    );
     fs::remove_dir(replacing.location().join("in")).unwrap();
     replacing.check(&[]).unwrap();
     fs::remove_dir_all(replacing.location()).unwrap();
@@ -85,7 +88,7 @@ async fn another_schema_or_an_unwritable_place_is_an_error() {
     fs::write(folder.path().join("file"), "").unwrap();
     let spec = serde_json::from_value(json!({"location": "file/sub/result", "format": "csv"})).unwrap();
     let blocked = Sink::new(&spec, folder.path()).unwrap();
-    let error = blocked.check(&[]).unwrap_err();
+    let error = blocked.check(&InputRoots::default()).unwrap_err();
     assert_eq!(error.reason(), ErrorReason::SinkFailed, "{error}");
 }
 
@@ -96,7 +99,10 @@ async fn no_sink_is_in_a_spill_folder() {
     std::os::unix::fs::symlink(spill.path(), folder.path().join("link")).unwrap();
     for location in ["i3/result", "link/result", "i3"] {
         let spec = serde_json::from_value(json!({"location": location, "format": "csv"})).unwrap();
-        let error = Sink::new(&spec, folder.path()).unwrap().check(&[]).unwrap_err();
+        let error = Sink::new(&spec, folder.path())
+            .unwrap()
+            .check(&InputRoots::default())
+            .unwrap_err();
         assert_eq!(error.reason(), ErrorReason::ForbiddenPath);
         assert!(
             error.to_string().contains("leads into the spill folder"),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::source::{LocationProblem, resolve_location};
+use crate::source::{InvalidLocation, local_path};
 
 fn names(manifest: &InputManifest) -> Vec<String> {
     let name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
@@ -139,27 +139,21 @@ fn locations_that_are_no_paths() {
         "file:x",
         "",
     ] {
-        let problem = resolve_location(location, Path::new("/base")).unwrap_err();
+        let problem = local_path(location, Path::new("/base")).unwrap_err();
         assert!(
-            matches!(problem, LocationProblem::Text { .. }),
+            matches!(problem, InvalidLocation::Text { .. }),
             "{location}: {problem}"
         );
     }
     for location in ["file:///a?b", "file:///a#b"] {
-        let problem = resolve_location(location, Path::new("/base")).unwrap_err();
+        let problem = local_path(location, Path::new("/base")).unwrap_err();
         assert!(
-            matches!(problem, LocationProblem::Url(_)),
+            matches!(problem, InvalidLocation::Url(_)),
             "{location}: {problem}"
         );
     }
-    assert_eq!(
-        resolve_location("a", Path::new("/base")).unwrap(),
-        Path::new("/base/a")
-    );
-    assert_eq!(
-        resolve_location("/a", Path::new("/base")).unwrap(),
-        Path::new("/a")
-    );
+    assert_eq!(local_path("a", Path::new("/base")).unwrap(), Path::new("/base/a"));
+    assert_eq!(local_path("/a", Path::new("/base")).unwrap(), Path::new("/a"));
 }
 
 #[tokio::test]

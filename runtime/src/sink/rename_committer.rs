@@ -1,19 +1,21 @@
 //! One rename that makes a result visible, and what must hold before and after it.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, Metadata};
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sluice_core::ids::{AttemptId, QueryId};
 use sluice_core::status::Committed;
 use sluice_crds::shuffle_query::IfExists;
 
+use super::COMMIT_RECORD;
+use super::committer::Committer;
 use super::encode::extension;
 use super::error::SinkError;
 use super::files::{IfTaken, RenameOutcome, at, exists, link, remove_folder, rename, sync_folder};
+use super::paths::{SinkPaths, hidden};
 use super::writer::{attempt_file, receipt, write_json};
-use super::{COMMIT_RECORD, SinkPaths};
 
 /// How often a replacing commit looks again whether the location exists, when others make and remove it meanwhile.
 const REPLACE_TRIES: usize = 8;
@@ -40,16 +42,6 @@ pub enum CommitStep {
     CleanedUp,
 }
 
-/// The folder that becomes the result.
-fn result_folder(paths: &SinkPaths) -> PathBuf {
-    paths.epoch_folder().join("result")
-}
-
-/// Where the folder to replace waits while it has no name, if the file system cannot exchange two folders.
-pub fn replaced_folder(paths: &SinkPaths) -> PathBuf {
-    paths.staging.join("replaced")
-}
-
 /// What surrounds a commit.
 pub struct CommitOptions<'a> {
     /// Told each step once it is done; an error ends the commit there.
@@ -58,7 +50,36 @@ pub struct CommitOptions<'a> {
     pub exchange: bool,
 }
 
-/// Publishes the winners' files; see [`super::Sink::commit`].
+/// Commits by one rename, on file systems that all processes of a query share.
+pub(super) struct RenameCommitter(pub(super) SinkPaths);
+
+impl Committer for RenameCommitter {
+    fn commit(&self, winners: &[AttemptId]) -> Result<Committed, SinkError> {
+        let mut options = CommitOptions {
+            on_step: &mut |step| {
+                tracing::debug!(query = %self.0.query, ?step, "sink commit");
+                Ok(())
+            },
+            exchange: true,
+        };
+        commit(&self.0, winners, &mut options)
+    }
+
+    fn committed(&self) -> Result<Option<Committed>, SinkError> {
+        read_record(&self.0.location, &self.0.query)
+    }
+
+    fn abort(&self) -> Result<(), SinkError> {
+        restore(&self.0)?;
+        self.0.clean_up()
+    }
+
+    fn supersede(&self) -> Result<(), SinkError> {
+        self.0.remove_earlier_epochs()
+    }
+}
+
+/// Publishes the winners' files.
 pub fn commit(
     paths: &SinkPaths,
     winners: &[AttemptId],
@@ -69,7 +90,7 @@ pub fn commit(
         return Ok(committed);
     }
     restore(paths)?;
-    let result = result_folder(paths);
+    let result = paths.result_folder();
     remove_folder(&result)?;
     (options.on_step)(CommitStep::Cleared)?;
     let committed = assemble(paths, winners)?;
@@ -100,7 +121,7 @@ fn assemble(paths: &SinkPaths, winners: &[AttemptId]) -> Result<Committed, SinkE
         receipts.insert((winner.stage, winner.task), (*winner, receipt));
     }
     let has_rows = receipts.values().any(|(_, receipt)| receipt.rows > 0);
-    let result = result_folder(paths);
+    let result = paths.result_folder();
     at(&result, "create", fs::create_dir_all(&result))?;
     let mut committed = Committed {
         query: paths.query.clone(),
@@ -132,7 +153,7 @@ fn assemble(paths: &SinkPaths, winners: &[AttemptId]) -> Result<Committed, SinkE
 
 /// Answers with the record of another coordinator of the query that was faster, if one was.
 fn publish(paths: &SinkPaths, options: &mut CommitOptions<'_>) -> Result<Option<Committed>, SinkError> {
-    let (result, location) = (result_folder(paths), paths.location.as_path());
+    let (result, location) = (paths.result_folder(), paths.location.as_path());
     for _ in 0..REPLACE_TRIES {
         match move_to_free(paths)? {
             RenameOutcome::Renamed => return Ok(None),
@@ -156,7 +177,7 @@ fn publish(paths: &SinkPaths, options: &mut CommitOptions<'_>) -> Result<Option<
             // Between these two renames a reader finds no folder, never a part of one; `restore` undoes the first
             // if the second never came.
             RenameOutcome::Unsupported => {
-                at(location, "rename", fs::rename(location, replaced_folder(paths)))?;
+                at(location, "rename", fs::rename(location, paths.replaced_folder()))?;
                 (options.on_step)(CommitStep::SetAside)?;
             }
         }
@@ -166,7 +187,7 @@ fn publish(paths: &SinkPaths, options: &mut CommitOptions<'_>) -> Result<Option<
 
 /// Gives the result the location's name if nothing has it.
 fn move_to_free(paths: &SinkPaths) -> Result<RenameOutcome, SinkError> {
-    let (result, location) = (result_folder(paths), paths.location.as_path());
+    let (result, location) = (paths.result_folder(), paths.location.as_path());
     match rename(&result, location, IfTaken::Refuse)? {
         RenameOutcome::Unsupported if exists(location)? => Ok(RenameOutcome::NotRenamed),
         // Whoever makes the folder between the look and the rename keeps it, unless it is empty.
@@ -187,17 +208,36 @@ fn move_to_free(paths: &SinkPaths) -> Result<RenameOutcome, SinkError> {
 
 /// Puts back what a commit that did not finish had moved aside.
 fn restore(paths: &SinkPaths) -> Result<(), SinkError> {
-    let replaced = replaced_folder(paths);
+    let replaced = paths.replaced_folder();
     if exists(&replaced)? && !exists(&paths.location)? {
         at(&paths.location, "restore", fs::rename(&replaced, &paths.location))?;
     }
     Ok(())
 }
 
-/// Removes what is not visible; see [`super::Sink::abort`].
-pub fn abort(paths: &SinkPaths) -> Result<(), SinkError> {
-    restore(paths)?;
-    paths.clean_up()
+/// Checks that a commit to the location could succeed: it is free or may be replaced, and can be written. Makes the
+/// folders above it.
+pub fn check_target(location: &Path, if_exists: IfExists) -> Result<(), SinkError> {
+    match fs::symlink_metadata(location) {
+        Ok(_) if if_exists == IfExists::Fail => return Err(SinkError::exists(location)),
+        Ok(metadata) => check_replaced(location, &metadata)?,
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(SinkError::io(location, "look at", &error)),
+    }
+    let probe = hidden(location, &format!("check-{}", std::process::id()));
+    at(&probe, "create", fs::create_dir_all(&probe))?;
+    remove_folder(&probe)
+}
+
+fn check_replaced(location: &Path, metadata: &Metadata) -> Result<(), SinkError> {
+    let forbidden = |problem: &str| Err(SinkError::forbidden(location, problem));
+    if metadata.is_symlink() {
+        return forbidden("is a link, which cannot be replaced as a whole: name the folder that it leads to");
+    }
+    if !metadata.is_dir() {
+        return forbidden("is a file: name a folder");
+    }
+    check_replaceable(location)
 }
 
 /// Whether a folder holds nothing but what a commit put there, or nothing at all. What Sluice has not written is not
@@ -206,7 +246,7 @@ pub fn abort(paths: &SinkPaths) -> Result<(), SinkError> {
 /// # Errors
 ///
 /// What else it holds.
-pub fn check_replaceable(location: &Path) -> Result<(), SinkError> {
+fn check_replaceable(location: &Path) -> Result<(), SinkError> {
     let entries = match fs::read_dir(location) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         entries => at(location, "list", entries)?,
@@ -233,7 +273,7 @@ pub fn check_replaceable(location: &Path) -> Result<(), SinkError> {
 }
 
 /// The record at the location, if it is one of the query.
-pub fn read_record(location: &Path, query: &QueryId) -> Result<Option<Committed>, SinkError> {
+fn read_record(location: &Path, query: &QueryId) -> Result<Option<Committed>, SinkError> {
     Ok(any_record(location)?.filter(|record| record.query == *query))
 }
 
