@@ -12,6 +12,7 @@ mod forbidden;
 mod functions;
 pub mod local;
 pub mod memory;
+mod net;
 mod owned_dir;
 pub mod planner;
 pub mod query;

@@ -16,7 +16,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
-use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 /// The most connections of one listener, where files may be opened for them.
@@ -33,30 +32,6 @@ const GIVES_WAY: Duration = Duration::from_secs(12);
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 /// The wait after a connection could not be accepted, for example because no file can be opened.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// Calls that one connection has open at once: fetches of all attempts of one worker from another share one.
-const MAX_STREAMS: u32 = 1024;
-/// Bytes of the headers of one call; a token has a few hundred.
-const MAX_HEADER_BYTES: u32 = 16 * 1024;
-/// Calls that were reset and are not yet forgotten.
-const MAX_RESET_STREAMS: usize = 64;
-/// How long a call may take to the head of its answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Bytes of the request of a call that only names a query.
-pub const MAX_SMALL_REQUEST_BYTES: usize = 64 * 1024;
-
-/// A gRPC server with the bounds of every server.
-pub fn grpc_server() -> Server {
-    Server::builder()
-        .initial_stream_window_size(4 * 1024 * 1024)
-        .initial_connection_window_size(16 * 1024 * 1024)
-        .http2_keepalive_interval(Some(Duration::from_secs(5)))
-        .max_concurrent_streams(MAX_STREAMS)
-        .http2_max_header_list_size(MAX_HEADER_BYTES)
-        .http2_max_pending_accept_reset_streams(Some(MAX_RESET_STREAMS))
-        .http2_max_local_error_reset_streams(Some(MAX_RESET_STREAMS))
-        .timeout(ANSWER_TIMEOUT)
-}
 
 /// Lets the process open as many files as the system allows it, and answers how many.
 pub fn raise_open_files() -> u64 {

@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use sluice_core::coordinator::Event;
 use sluice_core::ids::WorkerId;
-use sluice_proto::auth::{Bearer, Token};
-use sluice_proto::{Hello, MAX_SESSION_MESSAGE_BYTES, RefusedReason, Welcome, shortened, wire};
+use sluice_proto::auth::Token;
+use sluice_proto::{Hello, RefusedReason, Welcome, shortened, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 use wire::coordinator_message::Message as ToWorker;
-use wire::worker_client::WorkerClient;
 use wire::worker_message::Message as FromWorker;
 
-use crate::transport::endpoint;
+use crate::net;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -90,14 +89,8 @@ struct Session {
 }
 
 async fn open(address: &str, hello: &Hello, credentials: Credentials) -> Result<Session, ConnectError> {
-    let endpoint = endpoint(address).map_err(|error| format!("{address} is not host:port: {error}"))?;
-    let channel = endpoint
-        .connect()
-        .await
-        .map_err(|error| format!("cannot connect: {}", root_cause(&error)))?;
-    let mut client = WorkerClient::with_interceptor(channel, Bearer(credentials.token))
-        .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
+    let client = net::session_client(address, credentials.token).await;
+    let mut client = client.map_err(|error| error.to_string())?;
     let (outbound, messages) = mpsc::unbounded_channel();
     let greeting = wire::CoordinatorMessage::of(ToWorker::Hello(hello.clone().into()));
     outbound
@@ -220,12 +213,4 @@ async fn heartbeat(outbound: mpsc::WeakUnboundedSender<wire::CoordinatorMessage>
             return;
         }
     }
-}
-
-fn root_cause(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

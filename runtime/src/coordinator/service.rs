@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use anyhow::Context;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow_ipc::writer::StreamWriter;
@@ -15,20 +14,16 @@ use prost::Message;
 use sluice_core::ids::QueryId;
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_proto::auth::{Guard, Subject, Token, Verb};
-use sluice_proto::serve::{BoundedListener, MAX_SMALL_REQUEST_BYTES, grpc_server};
-use sluice_proto::{LIVENESS_SERVICE, MAX_REPORT_BYTES, MAX_SESSION_MESSAGE_BYTES, QueryReport, wire};
-use tokio::net::TcpListener;
+use sluice_proto::{MAX_REPORT_BYTES, QueryReport, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::server::NamedService;
 use tonic::{Request, Response, Status, async_trait};
-use tonic_health::ServingStatus;
-use tonic_health::server::health_reporter;
 use wire::coordinator_server::{Coordinator, CoordinatorServer};
 
 use super::{Reporter, ResultBatches, RunningQuery};
+use crate::net::{self, Listener};
 
 /// Serves one query.
 pub struct CoordinatorService {
@@ -63,10 +58,8 @@ pub async fn serve(
     address: SocketAddr,
     stop: CancellationToken,
 ) -> anyhow::Result<ServiceHandle> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("--listen: cannot listen on {address}"))?;
-    let address = listener.local_addr()?;
+    let listener = Listener::bind(address).await?;
+    let address = listener.address();
     let end_reported = CancellationToken::new();
     let service = CoordinatorService {
         query,
@@ -78,17 +71,8 @@ pub async fn serve(
         cancel: running.cancel_token(),
         end_reported: end_reported.clone(),
     };
-    let (health, health_service) = health_reporter();
-    for service in [CoordinatorServer::<CoordinatorService>::NAME, LIVENESS_SERVICE] {
-        health.set_service_status(service, ServingStatus::Serving).await;
-    }
-    let server = CoordinatorServer::new(service)
-        .max_decoding_message_size(MAX_SMALL_REQUEST_BYTES)
-        .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
-    let serve = grpc_server()
-        .add_service(health_service.max_decoding_message_size(MAX_SMALL_REQUEST_BYTES))
-        .add_service(server)
-        .serve_with_incoming_shutdown(BoundedListener::new(listener).incoming(), stop.cancelled_owned());
+    let (_, health) = net::health::<CoordinatorServer<CoordinatorService>>().await;
+    let serve = net::serve_coordinator(listener, health, service, stop);
     let task = tokio::spawn(async move {
         if let Err(error) = serve.await {
             tracing::error!(%error, "the coordinator's service stopped");

@@ -7,14 +7,12 @@ use arrow_ipc::reader::StreamDecoder;
 use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::ids::QueryId;
 use sluice_crds::ErrorReason;
-use sluice_proto::auth::{Bearer, Token};
-use sluice_proto::{MAX_SESSION_MESSAGE_BYTES, QueryReport, wire};
-use tonic::service::interceptor::InterceptedService;
-use tonic::transport::Channel;
+use sluice_proto::auth::Token;
+use sluice_proto::{QueryReport, wire};
 use wire::coordinator_client::CoordinatorClient;
 
 use crate::cli::exit::Failure;
-use crate::transport::endpoint;
+use crate::net::{self, AuthenticatedChannel};
 
 /// The coordinator went away, or stands still, and has not said how its query ended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,7 +57,7 @@ impl From<CoordinatorLost> for Failure {
 /// counts as lost.
 #[derive(Clone)]
 pub struct Client {
-    inner: CoordinatorClient<InterceptedService<Channel, Bearer>>,
+    inner: CoordinatorClient<AuthenticatedChannel>,
     query: QueryId,
 }
 
@@ -69,13 +67,8 @@ impl Client {
     /// # Errors
     /// Nobody answers there.
     pub async fn connect(address: &str, query: QueryId, token: Token) -> Result<Self, CoordinatorLost> {
-        let endpoint = endpoint(address).map_err(|error| CoordinatorLost::to_say(&error))?;
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| CoordinatorLost::to_say(&error))?;
-        let inner = CoordinatorClient::with_interceptor(channel, Bearer(Some(token)));
-        let inner = inner.max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES);
+        let inner = net::coordinator_client(address, token).await;
+        let inner = inner.map_err(|error| CoordinatorLost::to_say(error.cause()))?;
         Ok(Self { inner, query })
     }
 

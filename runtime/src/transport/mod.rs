@@ -7,7 +7,6 @@ use std::time::Duration;
 use sluice_core::reader::{Config, MIN_FETCH_BYTES};
 
 pub use peers::Peers;
-pub(crate) use peers::endpoint;
 
 /// The bounds of a reader whose inputs may each hold `input_bytes` that nobody has taken yet.
 pub(crate) fn read_config(fetch_window: u32, input_bytes: u64) -> Config {

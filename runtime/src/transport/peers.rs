@@ -12,18 +12,14 @@ use sluice_core::ids::WorkerId;
 use sluice_core::message::{ChunkHead, FetchRequest};
 use sluice_proto::auth::FetchEndpoint;
 use sluice_proto::{fetch_error_of, wire};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use wire::worker_client::WorkerClient;
 
+use crate::net;
 use crate::shuffle::read::FetchTransport;
 
-/// How long a connection may take to come up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a peer may stay silent in the middle of a response.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// The longest HTTP/2 frame: about a chunk, which would else come in 64 pieces.
-const MAX_FRAME_BYTES: u32 = 1 << 20;
 
 /// The workers that one session has told of: their addresses, the keys of the query's data there, and one lazily made
 /// connection to each. Cheap to clone; clones share the connections. Sessions do not: what one says of a worker is true for
@@ -76,24 +72,10 @@ impl Peers {
         if let Some(client) = &peer.client {
             return Ok((client.clone(), request));
         }
-        let endpoint = endpoint(&peer.endpoint.address).map_err(|_| FetchError::Unreachable)?;
-        let client = WorkerClient::new(endpoint.connect_lazy());
+        let client = net::fetch_client(&peer.endpoint.address).map_err(|_| FetchError::Unreachable)?;
         peer.client = Some(client.clone());
         Ok((client, request))
     }
-}
-
-/// The settings of every connection to a worker at `address` (host:port).
-pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .initial_stream_window_size(4 * 1024 * 1024)
-        .initial_connection_window_size(16 * 1024 * 1024)
-        .max_frame_size(MAX_FRAME_BYTES)
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true))
 }
 
 impl FetchTransport for Peers {

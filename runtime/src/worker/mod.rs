@@ -24,18 +24,16 @@ use anyhow::Context;
 use sluice_core::ids::{Incarnation, WorkerId};
 use sluice_core::limits::worker_fragment_bytes;
 use sluice_proto::auth::Guard;
-use sluice_proto::serve::{BoundedListener, MAX_SMALL_REQUEST_BYTES, grpc_server};
-use sluice_proto::{LIVENESS_SERVICE, MAX_SESSION_MESSAGE_BYTES, wire::worker_server::WorkerServer};
-use tokio::net::TcpListener;
+use sluice_proto::wire::worker_server::WorkerServer;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic_health::ServingStatus;
-use tonic_health::pb::health_server::{Health, HealthServer};
-use tonic_health::server::{HealthReporter, health_reporter};
+use tonic_health::server::HealthReporter;
 
 use crate::memory::WorkerMemory;
+use crate::net::{self, Listener};
 use crate::shuffle::store::{StoreConfig, StoreHandle};
 
 /// How often a draining worker looks whether it is still needed.
@@ -126,10 +124,8 @@ impl RunningWorker {
     /// # Errors
     /// The address cannot be bound, or the spill folder cannot be made.
     pub async fn start(options: WorkerOptions) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(options.listen)
-            .await
-            .with_context(|| format!("--listen: cannot listen on {}", options.listen))?;
-        let address = listener.local_addr()?;
+        let listener = Listener::bind(options.listen).await?;
+        let address = listener.address();
         let id = WorkerId {
             name: options.name.clone(),
             incarnation: new_incarnation(),
@@ -151,10 +147,7 @@ impl RunningWorker {
             .enable_all()
             .build()?;
         let stopping = CancellationToken::new();
-        let (health, health_service) = health_reporter();
-        for service in [WorkerServer::<service::Service>::NAME, LIVENESS_SERVICE] {
-            health.set_service_status(service, ServingStatus::Serving).await;
-        }
+        let (health, health_service) = net::health::<WorkerServer<service::Service>>().await;
         let shared = Arc::new(Shared {
             id: id.clone(),
             memory,
@@ -170,7 +163,9 @@ impl RunningWorker {
             stopping: stopping.clone(),
             options,
         });
-        let server = Some(tokio::spawn(serve(Arc::clone(&shared), health_service, listener)));
+        let service = service::Service::new(Arc::clone(&shared));
+        let serve = net::serve_worker(listener, health_service, service, stopping.clone());
+        let server = Some(tokio::spawn(serve));
         Ok(Self {
             id,
             address,
@@ -220,26 +215,6 @@ impl Drop for RunningWorker {
             cpu.shutdown_background();
         }
     }
-}
-
-/// Serves sessions, fetches and health until the worker stops.
-async fn serve(
-    shared: Arc<Shared>,
-    health: HealthServer<impl Health>,
-    listener: TcpListener,
-) -> Result<(), tonic::transport::Error> {
-    let stopping = shared.stopping.clone();
-    let service = WorkerServer::new(service::Service::new(shared))
-        .max_decoding_message_size(MAX_SESSION_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES);
-    grpc_server()
-        .add_service(health.max_decoding_message_size(MAX_SMALL_REQUEST_BYTES))
-        .add_service(service)
-        .serve_with_incoming_shutdown(
-            BoundedListener::new(listener).incoming(),
-            stopping.cancelled_owned(),
-        )
-        .await
 }
 
 /// A number that no earlier start of any worker had: random, but increasing with every millisecond of the clock. A
