@@ -76,12 +76,8 @@ fn millis(span: Duration) -> u64 {
 pub struct Welcome {
     /// Who it is.
     pub worker: WorkerId,
-    /// Its build.
-    pub build_id: String,
     /// Its slots in all.
     pub slots: u32,
-    /// Its memory for queries, bytes.
-    pub memory_bytes: u64,
     /// Attempts of the query whose finalized output it still holds.
     pub held: Vec<AttemptId>,
     /// The node that it runs on, if it knows.
@@ -96,9 +92,7 @@ impl From<Welcome> for wire::Welcome {
     fn from(welcome: Welcome) -> Self {
         Self {
             worker: Some(welcome.worker.into()),
-            build_id: welcome.build_id,
             slots: welcome.slots,
-            memory_bytes: welcome.memory_bytes,
             held: welcome.held.into_iter().map(Into::into).collect(),
             node: welcome.node.unwrap_or_default(),
             zone: welcome.zone.unwrap_or_default(),
@@ -113,9 +107,7 @@ impl TryFrom<wire::Welcome> for Welcome {
     fn try_from(wire: wire::Welcome) -> Result<Self, WireError> {
         Ok(Self {
             worker: need(wire.worker, "welcome.worker")?.into(),
-            build_id: wire.build_id,
             slots: wire.slots,
-            memory_bytes: wire.memory_bytes,
             held: wire.held.into_iter().map(Into::into).collect(),
             node: Some(wire.node).filter(|node| !node.is_empty()),
             zone: Some(wire.zone).filter(|zone| !zone.is_empty()),

@@ -207,9 +207,7 @@ fn check_hello(shared: &Shared, hello: &Hello) -> Result<(), (RefusedReason, Str
 async fn welcome(shared: &Shared, query: &QueryId, fetch_key: FetchKey) -> Welcome {
     Welcome {
         worker: shared.id.clone(),
-        build_id: build_id(),
         slots: shared.options.slots,
-        memory_bytes: shared.options.memory_bytes,
         held: shared.store.held_attempts(query.clone()).await,
         node: shared.options.node.clone(),
         zone: shared.zone().await,
