@@ -1,4 +1,4 @@
-//! What the chart's jobs do, against an API server: definitions that never go back, and a pool that goes with its owner.
+//! The chart's jobs against an API server: definitions are never downgraded, and a pool is deleted with its owner.
 
 use std::collections::BTreeSet;
 

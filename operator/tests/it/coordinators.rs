@@ -1,5 +1,5 @@
-//! What a test runs in pods: coordinators that tell a script's snapshots, and workers that do nothing but say so. Both
-//! serve the real protocol at the pod's address, to whoever has the operator's token.
+//! The programs of the test's pods: coordinators that report the snapshots of a script, and idle workers. Both serve the real
+//! protocol at the pod's address, and check the operator's token.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -40,7 +40,7 @@ use crate::kubelet::{Container, Exit, Program};
 /// What a coordinator does.
 pub type Script = Arc<dyn Fn(Coordinator) -> BoxFuture<'static, Exit> + Send + Sync>;
 
-/// How long a coordinator whose query has ended waits for somebody to take its last state, as real ones do.
+/// How long a coordinator whose query has ended waits until its last state is read, as real ones do.
 const LINGER: Duration = Duration::from_secs(10);
 
 /// The programs of pods: workers that are ready and idle, and coordinators that follow `script`.
@@ -51,7 +51,7 @@ where
     programs_with(|_| idle(), script)
 }
 
-/// The same, with workers that tell this of themselves.
+/// Like [`programs`], with workers of this status.
 pub fn programs_with<F>(
     workers: impl Fn(&Container) -> wire::WorkerStatus + Send + Sync + 'static,
     script: impl Fn(Coordinator) -> F + Send + Sync + 'static,
@@ -77,7 +77,7 @@ where
     })
 }
 
-/// A coordinator that plans two tasks, runs them, and succeeds; SIGTERM stops it.
+/// A coordinator that plans two tasks, runs them, and succeeds. SIGTERM stops it.
 pub async fn succeeds(coordinator: Coordinator) -> Exit {
     coordinator.container.runs(true).await;
     for done in 0..2 {
@@ -165,14 +165,14 @@ fn pool(container: &Container) -> PoolId {
     }
 }
 
-/// Of a coordinator's pod, its query; of a worker's, itself.
+/// The guard of a coordinator's query, or of a worker.
 fn guard(container: &Container) -> Guard {
     let metadata = &container.pod.metadata;
     if container.label(labels::COMPONENT) == "worker" {
         let uid = metadata.uid.clone().unwrap_or_default();
         return Guard::of_worker(keys(), pool(container), uid);
     }
-    // A test takes the owner away.
+    // A test removes the owner.
     let owner = metadata.owner_references.iter().flatten().next();
     let query = QueryId::new(owner.map_or("nobody", |owner| owner.uid.as_str())).unwrap();
     Guard::of_coordinator(keys(), pool(container), query)
@@ -192,7 +192,6 @@ struct Told {
 
 /// A coordinator's process.
 pub struct Coordinator {
-    /// Its pod.
     pub container: Container,
     reports: watch::Sender<Option<Told>>,
     cancelled: CancellationToken,
@@ -232,12 +231,10 @@ impl Coordinator {
         .await
     }
 
-    /// Its query's name.
     pub fn query(&self) -> &str {
         self.container.label(labels::QUERY)
     }
 
-    /// Its number.
     pub fn epoch(&self) -> u64 {
         self.container.label(labels::EPOCH).parse().unwrap()
     }
@@ -251,19 +248,19 @@ impl Coordinator {
         }
     }
 
-    /// Tells who watches it how the query stands.
+    /// Reports a snapshot.
     pub fn report(&self, snapshot: &QuerySnapshot) {
         let report = wire::QueryStatus::try_from(&self.as_report(snapshot)).unwrap();
         let last = snapshot.outcome.is_some();
         self.reports.send_replace(Some(Told { report, last }));
     }
 
-    /// Ends when the operator has cancelled the query.
+    /// Waits until the operator has cancelled the query.
     pub async fn cancelled(&self) {
         self.cancelled.cancelled().await;
     }
 
-    /// Ends the query, and the process as a real one does: with its last words.
+    /// Ends the query and exits with a termination message, as a real coordinator does.
     pub async fn end(self, outcome: Outcome) -> Exit {
         let (code, done) = match &outcome {
             Outcome::Succeeded => (0, 2),
@@ -319,7 +316,7 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
             let taken = taken.clone();
             async move {
                 if ended {
-                    // It asks for more: it has what there was.
+                    // It asks for more: it has received the last report.
                     taken.cancel();
                     return None;
                 }
@@ -360,7 +357,7 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
     }
 }
 
-/// What a worker with two slots and nothing to do tells of itself.
+/// The status of an idle worker with two slots.
 pub fn idle() -> wire::WorkerStatus {
     wire::WorkerStatus {
         slots: 2,
@@ -368,7 +365,7 @@ pub fn idle() -> wire::WorkerStatus {
     }
 }
 
-/// A worker's process, which takes no more attempts once it is told to drain, and ends nothing that it has.
+/// A worker's process. Once it drains it takes no new attempts.
 struct Worker {
     state: Arc<Mutex<wire::WorkerStatus>>,
     drains: CancellationToken,
@@ -393,7 +390,7 @@ impl Worker {
             () = container.terminated() => return Exit::with(0, ""),
             () = drains.cancelled() => {}
         }
-        // As its health says.
+        // As its health service says.
         container.runs(false).await;
         container.terminated().await;
         Exit::with(0, "")

@@ -19,12 +19,12 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Layer, Service};
 
-/// What befalls a request.
+/// A fault of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The API server answers with this status and does nothing.
     Refuse(u16),
-    /// The request does its work and the answer is 504.
+    /// The request succeeds, and the answer is 504.
     LoseAnswer,
     /// The request is sent after this time.
     Delay(Duration),
@@ -32,48 +32,46 @@ pub enum Fault {
     Disconnect,
     /// The API server is out of reach for this time, from this request on; open watches break.
     Away(Duration),
-    /// The operator dies before the request is sent.
+    /// The operator crashes before the request is sent.
     CrashBefore,
-    /// The operator dies after the request did its work, before it sees the answer.
+    /// The operator crashes after the request succeeded, before it receives the answer.
     CrashAfter,
 }
 
 /// A request as a script sees it.
 #[derive(Clone, Debug)]
 pub struct Call {
-    /// HTTP's method.
     pub method: Method,
     /// Path without query.
     pub path: String,
     /// Whether it opens a watch.
     pub watches: bool,
-    /// Which write it is, from 0; leases, events (nothing follows from them) and reads have no number.
+    /// The number of the write, from 0. Leases, events and reads have no number.
     pub write: Option<usize>,
 }
 
-/// How often watch events go wrong, in events of a hundred.
+/// The frequency of faults of watch events, in percent.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WatchFaults {
-    /// The event never comes.
+    /// The event is lost.
     pub drop: u32,
-    /// The event comes twice.
+    /// The event is repeated.
     pub repeat: u32,
     /// The connection ends before the event.
     pub cut: u32,
-    /// The API server says that the history is gone (410).
+    /// The API server reports expired history (410).
     pub expire: u32,
-    /// The event, and those behind it, come [`STALL`] later: what is cached is stale meanwhile.
+    /// The event and later ones are delayed by [`STALL`], so that the cache is stale.
     pub stall: u32,
 }
 
-/// How the API server begins an event that tells the version of the history alone.
+/// The beginning of a bookmark event.
 const BOOKMARK: &[u8] = br#"{"type":"BOOKMARK""#;
-/// How long a stalled watch is behind.
 const STALL: Duration = Duration::from_millis(700);
 
 type Script = Box<dyn FnMut(&Call) -> Option<Fault> + Send>;
 
-/// The script of an operator's faults, and what came of its requests.
+/// The script of an operator's faults, and the results of its requests.
 #[derive(Clone)]
 pub struct Faults {
     state: Arc<Mutex<State>>,
@@ -96,7 +94,7 @@ struct State {
 }
 
 impl State {
-    /// Ends what is under way; unlike those of [`Faults::go_away`], later requests are their own affair.
+    /// Ends running watches. Unlike with [`Faults::go_away`], later requests succeed.
     fn break_watches(&mut self) {
         if !self.away.is_cancelled() {
             std::mem::take(&mut self.away).cancel();
@@ -105,12 +103,11 @@ impl State {
 }
 
 impl Faults {
-    /// No faults until told otherwise.
     pub fn none() -> Self {
         Self::scripted(0, WatchFaults::default(), |_| None)
     }
 
-    /// The faults that `script` names request by request, and those of watch events, drawn by `seed`.
+    /// The faults that `script` selects by request, and random faults of watch events, drawn by `seed`.
     pub fn scripted(
         seed: u64,
         watches: WatchFaults,
@@ -134,67 +131,65 @@ impl Faults {
         }
     }
 
-    /// One crash at the `n`th write, before or after it.
+    /// One crash before or after the `n`th write.
     pub fn crash_at(n: usize, fault: Fault) -> Self {
         Self::scripted(0, WatchFaults::default(), move |call| {
             (call.write == Some(n)).then_some(fault)
         })
     }
 
-    /// The API server is not reached any more; open watches break.
+    /// Makes the API server unreachable; open watches break.
     pub fn go_away(&self) {
         self.lock().away.cancel();
     }
 
-    /// From when on the API server is reached again, where it was away.
+    /// When the API server is reachable again, if it was not.
     pub fn back(&self) -> Option<Instant> {
         self.lock().back
     }
 
-    /// The same faults, while the API server stays away until `back`.
+    /// The same faults, while the API server stays unreachable until `back`.
     pub fn away_until(self, back: Option<Instant>) -> Self {
         self.lock().back = back;
         self
     }
 
-    /// Every open watch breaks.
+    /// Breaks every open watch.
     pub fn break_watches(&self) {
         self.lock().break_watches();
     }
 
-    /// Every open watch breaks, and its history is gone: what was dropped comes back with the next list.
+    /// Breaks every open watch with expired history: lost events come back with the next list.
     pub fn forget_history(&self) {
         let mut state = self.lock();
         state.forgotten = Some(Instant::now() + Duration::from_millis(200));
         state.break_watches();
     }
 
-    /// Ends when the operator has crashed.
+    /// Waits until the operator has crashed.
     pub async fn crashed(&self) {
         self.crashed.cancelled().await;
     }
 
-    /// Whether it has crashed.
     pub fn is_crashed(&self) -> bool {
         self.crashed.is_cancelled()
     }
 
-    /// From now on, what befalls the events of watches.
+    /// Sets the faults of watch events from now on.
     pub fn set_watch_faults(&self, watches: WatchFaults) {
         self.lock().watches = watches;
     }
 
-    /// How many events of watches met a fault.
     pub fn faulty(&self) -> usize {
         self.lock().faulty
     }
 
-    /// How many writes there were, leases and events aside.
+    /// The number of writes without leases and events.
     pub fn writes(&self) -> usize {
         self.lock().writes
     }
 
-    /// How many requests there were, leases aside.
+    /// The number of requests without leases.
     pub fn requests(&self) -> usize {
         self.lock().requests
     }
@@ -249,8 +244,8 @@ impl Faults {
         }
     }
 
-    /// What becomes of one event of a watch, and after how long; `None` ends the watch. Bookmarks, which come when the API
-    /// server likes and tell of no object, meet no fault.
+    /// The fault of one watch event: its delay and the events to deliver; `None` ends the watch. Bookmarks have no faults, as
+    /// their number is random.
     fn event(&self, line: Bytes) -> Option<(Duration, Vec<Bytes>)> {
         if line.starts_with(BOOKMARK) {
             return Some((Duration::ZERO, vec![line]));
@@ -349,7 +344,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let faults = self.faults.clone();
         let (call, fault, away) = faults.next_fault(&request);
-        // Nothing is sent before this is polled.
+        // Nothing is sent before the first poll.
         let sending = self.inner.call(request);
         Box::pin(async move {
             tokio::select! {
@@ -371,7 +366,7 @@ async fn inject(
     sending: impl Future<Output = Result<Response<Box<DynBody>>, BoxError>>,
 ) -> Result<Answer, BoxError> {
     match fault {
-        // The dead send nothing.
+        // A crashed operator sends nothing.
         _ if faults.crashed.is_cancelled() => return pending().await,
         Some(Fault::Refuse(code)) => return answer(code),
         Some(Fault::Disconnect | Fault::Away(_)) => return Err(disconnected()),
@@ -398,7 +393,7 @@ async fn inject(
 }
 
 impl Faults {
-    /// The answer to a watch, its events dropped, repeated or ended as drawn.
+    /// The answer to a watch, with faults.
     fn watch(&self, answer: Answer, away: CancellationToken) -> Answer {
         let faults = self.clone();
         answer.map(|body| {

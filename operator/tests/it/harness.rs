@@ -1,4 +1,4 @@
-//! A namespace of its own for each test, and operators that run in it, each in a runtime of its own that can die.
+//! A namespace for each test, and operators in it. Each operator has its own runtime and can crash.
 
 use std::cell::RefCell;
 use std::env;
@@ -24,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 use crate::faults::Faults;
 use crate::{crds, kubelet, rbac};
 
-/// How long something may take that does happen: on a busy machine, controllers of Kubernetes (quotas, say) take half a
-/// minute for what takes them no time otherwise.
+/// Longest wait for something that does happen. On a busy machine, controllers of Kubernetes such as quotas may take half a
+/// minute.
 pub const TIMEOUT: Duration = Duration::from_secs(120);
-/// Between two looks at what is waited for: each is a request.
+/// Time between two polls; each is a request.
 const POLL_PERIOD: Duration = Duration::from_millis(50);
 /// The port of an operator, which has an address of its own.
 const PORT: u16 = 8080;
@@ -35,22 +35,21 @@ const PORT: u16 = 8080;
 pub const SIGNING_KEY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/signing-key.pem");
 
 tokio::task_local! {
-    /// The operators that this test has started, by name, and how they ended.
+    /// The operators that this test started, by name, and how they ended.
     static OPERATORS: RefCell<Vec<(String, watch::Receiver<Option<End>>)>>;
 }
 
 /// The namespace of a test, and clients for it.
 pub struct TestEnv {
-    /// Its namespace; leases and custom resources live in it.
+    /// The namespace with the leases and custom resources of the test.
     pub namespace: String,
-    /// The tester's client, which may do everything.
+    /// The test's client, with all rights.
     pub client: Client,
-    /// How the tester reaches the API server.
+    /// The test's way to the API server.
     pub config: kube::Config,
 }
 
-/// Runs `test` in a new namespace, with the rules of manifests/rbac.yaml, and removes both. Without a cluster it says
-/// that it does not run.
+/// Runs `test` in a new namespace with the rules of manifests/rbac.yaml, and deletes both. Without a cluster it is skipped.
 pub fn run(name: &str, test: impl AsyncFnOnce(&TestEnv)) {
     if env::var_os("KUBECONFIG").is_none() {
         let required = env::var("SLUICE_E2E_REQUIRED").is_ok_and(|required| required == "1");
@@ -121,7 +120,7 @@ impl TestEnv {
             .unwrap();
     }
 
-    /// A client with the rights of an operator and no more.
+    /// A client with only the rights of an operator.
     pub fn operators_config(&self) -> kube::Config {
         let mut config = self.config.clone();
         let account = rbac::ACCOUNT;
@@ -139,8 +138,8 @@ impl TestEnv {
         self.start_with(name, faults, &[])
     }
 
-    /// The same with `flags`, in the place of those that a test's operator has. Its lease lasts as long as anybody's: a busy
-    /// machine may stand still for seconds.
+    /// Like [`Self::start`], with `flags` in place of the usual ones. The lease lasts as long as in production, since a busy
+    /// machine may stall for seconds.
     pub fn start_with(&self, name: &str, faults: Faults, flags: &[&str]) -> Running {
         let listen = SocketAddr::from((kubelet::address(), PORT));
         let own = [
@@ -163,12 +162,12 @@ impl TestEnv {
         running
     }
 
-    /// Takes the lease from an operator that is dead and renews it no more: to wait for its end would only take time.
+    /// Releases the lease of a crashed operator, instead of waiting until it expires.
     pub async fn free_lease(&self) {
         let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
         match leases.delete("sluice-operator", &DeleteParams::default()).await {
             Ok(_) => {}
-            // The operator died before it had one.
+            // The operator crashed before it had one.
             Err(kube::Error::Api(status)) if status.is_not_found() => {}
             Err(error) => panic!("{error}"),
         }
@@ -180,17 +179,17 @@ impl TestEnv {
 pub enum End {
     /// It returned, with this error.
     Returned(Result<(), String>),
-    /// A fault ended it where it stood.
+    /// A fault crashed it.
     Crashed,
 }
 
-/// An operator that runs.
+/// A running operator.
 pub struct Running {
     stop: CancellationToken,
     kill: CancellationToken,
     ended: watch::Receiver<Option<End>>,
     listen: SocketAddr,
-    /// What befalls its requests.
+    /// The faults of its requests.
     pub faults: Faults,
 }
 
@@ -212,7 +211,7 @@ impl Running {
             faults: faults.clone(),
         };
         thread::spawn(move || {
-            // With the runtime die the tasks that the operator spawned.
+            // The tasks of the operator end with the runtime.
             let runtime = runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
@@ -235,12 +234,12 @@ impl Running {
         running
     }
 
-    /// Asks it to stop, as SIGTERM does.
+    /// Stops it as SIGTERM does.
     pub fn stop(&self) {
         self.stop.cancel();
     }
 
-    /// Ends it where it stands.
+    /// Crashes it.
     pub fn kill(&self) {
         self.kill.cancel();
     }
@@ -257,7 +256,7 @@ impl Running {
         end.expect("the operator does not end").unwrap().clone().unwrap()
     }
 
-    /// The body of its answer to a GET of `path`, if it answers with 200.
+    /// The body of a GET of `path`, if the status is 200.
     pub async fn get(&self, path: &str) -> Option<String> {
         let mut connection = TcpStream::connect(self.listen).await.ok()?;
         let request = format!("GET {path} HTTP/1.0\r\n\r\n");
@@ -268,7 +267,7 @@ impl Running {
         head.contains(" 200 ").then(|| body.to_owned())
     }
 
-    /// Whether it says that it leads.
+    /// Whether its metrics say that it leads.
     pub async fn leads(&self) -> bool {
         let metrics = self.get("/metrics").await.unwrap_or_default();
         metrics.lines().any(|line| line == "sluice_operator_leading 1")
@@ -287,7 +286,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     .await;
 }
 
-/// Looks until `look` finds what it waits for; its error says how things stand.
+/// Polls until `look` returns a value. Its error describes the current state.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, String>) -> T {
     let begin = Instant::now();
     loop {
@@ -302,7 +301,7 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, Strin
     }
 }
 
-/// The operators of this test that ended in a way that nobody asked for: what is waited for, they do no more.
+/// The operators of this test that ended unexpectedly, as the reason of a timeout.
 fn failed_operators() -> String {
     let all = OPERATORS.with(|all| all.borrow().clone());
     let failed = all.into_iter().filter_map(|(name, ended)| {

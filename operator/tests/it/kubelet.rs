@@ -1,6 +1,6 @@
-//! The kubelet of a test: it takes every pod of the test's namespace to a node of its own, gives it an address of this
-//! machine, runs a [`Program`] of the test in its place, and tells the API server what becomes of it. Where nodes and the
-//! scheduler place the pods, it leaves that to them.
+//! The kubelet of a test. It binds every pod of the namespace to its node, gives it an address of this machine, runs a
+//! [`Program`] of the test as its container, and reports its state to the API server. Pods that the scheduler places are left to
+//! it.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};
@@ -22,10 +22,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::TestEnv;
 
-/// How long a program that was told to stop may take; less than kubelets grant, as tests wait for it.
+/// How long a program may take to stop. It is shorter than the grace period of pods, as tests wait for it.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What runs in a pod: it says when it is ready, and ends.
+/// The program of a pod. It says when it is ready, and ends.
 pub type Program = Arc<dyn Fn(Container) -> BoxFuture<'static, Exit> + Send + Sync>;
 
 /// How a container ends.
@@ -37,12 +37,12 @@ pub struct Exit {
     pub reason: &'static str,
     /// The termination message.
     pub message: String,
-    /// The pod's reason and message, where Kubernetes ended it: Evicted.
+    /// The reason and message of a pod that Kubernetes ended: Evicted.
     pub pod: Option<(&'static str, &'static str)>,
 }
 
 impl Exit {
-    /// By its own choice, with these last words.
+    /// It exits by itself with this termination message.
     pub fn with(code: i32, message: impl Into<String>) -> Self {
         Self {
             code,
@@ -52,7 +52,7 @@ impl Exit {
         }
     }
 
-    /// For lack of memory.
+    /// It runs out of memory.
     pub fn out_of_memory() -> Self {
         Self {
             reason: "OOMKilled",
@@ -60,7 +60,7 @@ impl Exit {
         }
     }
 
-    /// Because its node needed room.
+    /// It is evicted.
     pub fn evicted() -> Self {
         Self {
             pod: Some(("Evicted", "The node was low on resource: memory.")),
@@ -68,7 +68,7 @@ impl Exit {
         }
     }
 
-    /// On SIGTERM.
+    /// It is stopped by SIGTERM.
     pub fn stopped() -> Self {
         Self::with(143, "")
     }
@@ -79,11 +79,12 @@ impl Exit {
 pub struct Started {
     /// Its name.
     pub name: String,
-    /// The pod as it was when it came.
+    /// The pod as it was at its start.
     pub pod: Arc<Pod>,
 }
 
-/// The kubelet of one namespace; it stops when it is dropped, and its node goes with the test's [`Place`].
+/// The kubelet of one namespace. It stops when it is dropped; its node is deleted with the test's
+/// [`TestEnv`](crate::harness::TestEnv).
 pub struct Kubelet {
     node: Arc<Local>,
     _running: AbortOnDropHandle<()>,
@@ -95,10 +96,10 @@ struct Local {
     namespace: String,
     name: String,
     program: Program,
-    /// Nothing is told to the API server while it is true, as by a node that is out of reach.
+    /// Reports nothing to the API server while it is true, like a node that is unreachable.
     silent: watch::Sender<bool>,
     started: Mutex<Vec<Started>>,
-    /// What every version of every pod said of itself, in order.
+    /// The metadata of every version of every pod, in order.
     told: Mutex<Vec<ObjectMeta>>,
     /// By uid.
     pods: Mutex<BTreeMap<String, Handle>>,
@@ -140,12 +141,12 @@ impl Kubelet {
         handle.expect("no such pod runs").end.send_replace(Some(exit));
     }
 
-    /// Whether the API server hears nothing of the pods from now on: deletions do not finish, ends do not show.
+    /// Stops or resumes all reports to the API server: deletions do not finish and ends do not show meanwhile.
     pub fn silence(&self, silent: bool) {
         self.node.silent.send_replace(silent);
     }
 
-    /// What pods were called, labelled and annotated so far, version by version: what was so for a moment alone too.
+    /// The metadata of every version of every pod so far.
     pub fn told(&self) -> Vec<ObjectMeta> {
         locked(&self.node.told).clone()
     }
@@ -165,7 +166,7 @@ pub fn node_name(namespace: &str) -> String {
     format!("{namespace}-node")
 }
 
-/// Takes the node of a namespace away, if there is one.
+/// Deletes the node of a namespace, if there is one.
 pub async fn remove_node(client: &Client, namespace: &str) {
     let nodes = Api::<Node>::all(client.clone());
     let deleted = nodes
@@ -187,7 +188,7 @@ async fn register(client: &Client, name: &str) {
     let node: Node = serde_json::from_value(node).unwrap();
     match nodes.create(&PostParams::default(), &node).await {
         Ok(_) => {}
-        // Of a kubelet before this one.
+        // Left by an earlier kubelet.
         Err(kube::Error::Api(status)) if status.is_already_exists() => return,
         Err(error) => panic!("{error}"),
     }
@@ -201,7 +202,7 @@ async fn register(client: &Client, name: &str) {
         .patch_status(name, &params, &Patch::Merge(&status))
         .await
         .unwrap();
-    // Admission adds a taint to every new node: not ready.
+    // Admission taints every new node as not ready.
     let spec = json!({"spec": {"taints": taints}});
     nodes.patch(name, &params, &Patch::Merge(&spec)).await.unwrap();
 }
@@ -282,7 +283,7 @@ impl Local {
 /// A pod's only container, as its program sees it.
 #[derive(Clone)]
 pub struct Container {
-    /// The pod as it was when it came.
+    /// The pod as it was at its start.
     pub pod: Arc<Pod>,
     /// Its address.
     pub address: Ipv4Addr,
@@ -296,19 +297,19 @@ impl Container {
         self.pod.labels().get(key).map_or("", String::as_str)
     }
 
-    /// It runs from now on, ready or not.
+    /// Reports that it runs, ready or not.
     pub async fn runs(&self, ready: bool) {
         let state = json!({"running": {"startedAt": Timestamp::now()}});
         self.tell("Running", ready, &state, &Exit::with(0, "")).await;
     }
 
-    /// It cannot be started for this reason, such as ImagePullBackOff.
+    /// Reports that it cannot start for this reason, such as ImagePullBackOff.
     pub async fn waits(&self, reason: &str, message: &str) {
         let state = json!({"waiting": {"reason": reason, "message": message}});
         self.tell("Pending", false, &state, &Exit::with(0, "")).await;
     }
 
-    /// Ends when the pod is told to go.
+    /// Waits until the pod is deleted.
     pub async fn terminated(&self) {
         self.terminate.cancelled().await;
     }
@@ -341,11 +342,11 @@ impl Container {
             }),
             ..DeleteParams::default().grace_period(0)
         };
-        // It may be gone already: a pod that was bound to no node goes at once.
+        // It may be gone: a pod that is not bound to a node is deleted at once.
         let _ = self.node.pods_api().delete(&self.pod.name_any(), &params).await;
     }
 
-    /// Waits until the API server can be told something.
+    /// Waits until the API server may receive reports.
     async fn heard(&self) {
         let mut silent = self.node.silent.subscribe();
         let _ = silent.wait_for(|silent| !silent).await;
@@ -368,7 +369,7 @@ impl Container {
                 ..Default::default()
             },
         };
-        // The scheduler may have found it a place, or it is gone.
+        // The scheduler may have placed it, or it is gone.
         let _ = self
             .node
             .pods_api()
@@ -400,7 +401,7 @@ impl Container {
                                        "ready": ready, "started": phase == "Running", "state": state}],
             },
         });
-        // The pod may be gone, or another one have its name.
+        // The pod may be gone or replaced.
         let _ = self
             .node
             .pods_api()

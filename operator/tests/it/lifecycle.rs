@@ -26,26 +26,26 @@ use crate::pods::{Kind, pool, query};
 const LOST: &str = "lost";
 /// Longest time of one step; the API server may be away for minutes.
 const STEP: Duration = Duration::from_secs(300);
-/// After how long of waiting watches list again, as they do once their history is gone; twice as long the next time,
-/// since they wait longer themselves.
+/// How long to wait before watches list again with expired history. It doubles each time, since the wait of the watches doubles
+/// too.
 const NEWS: Duration = Duration::from_secs(5);
-/// When what an operator makes that does not know of a deletion is there: at once, or once its cache has caught up.
+/// When objects exist that an operator creates before it sees a deletion: at once, or once its cache has caught up.
 const SOON: Duration = Duration::from_millis(300);
 const LATE: Duration = Duration::from_secs(3);
 
 /// The objects after a lifecycle, and those left behind.
 #[derive(Debug, PartialEq)]
 pub struct FinalState {
-    /// Before the deletion: every object by kind and name, without what differs from run to run.
+    /// Before the deletion: every object by kind and name, without what differs between runs.
     pub objects: BTreeMap<String, Value>,
     /// How many pods every coordinator had, by pod name.
     pub coordinators: BTreeMap<String, usize>,
-    /// What the deletion of both queries and the pool leaves behind: what no one owns, and what is still there later.
+    /// After the deletion: objects without an owner, and objects that still exist later.
     pub orphans: Vec<String>,
 }
 
 impl FinalState {
-    /// How this differs from what was wanted, in a line each.
+    /// The differences, one in each line.
     pub fn differs_from(&self, wanted: &Self) -> Vec<String> {
         let mut all = Vec::new();
         let names: BTreeSet<_> = self.objects.keys().chain(wanted.objects.keys()).collect();
@@ -121,8 +121,7 @@ impl<'a> LifecycleRun<'a> {
         Api::namespaced(self.env.client.clone(), &self.env.namespace)
     }
 
-    /// Waits for `condition`. Where the operator died, another is started; where one waits for an event that was
-    /// dropped, it gets news.
+    /// Waits for `condition`. A crashed operator is replaced. An operator that waits for a lost event gets a new one.
     async fn until(&mut self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
         let begin = Instant::now();
         let (mut looked, mut patience) = (begin, NEWS);
@@ -162,7 +161,7 @@ impl<'a> LifecycleRun<'a> {
         pools.patch("p", &PatchParams::default(), &patch).await.unwrap();
     }
 
-    /// Waits until the pool has what it should have and nothing else.
+    /// Waits until the pool has exactly its wanted pods.
     async fn pool_settles(&mut self, what: &str) {
         let (pools, pods) = (self.api::<WorkerPool>(), self.api::<Pod>());
         self.until(what, async || {
@@ -194,7 +193,7 @@ impl<'a> LifecycleRun<'a> {
         .await;
     }
 
-    /// Waits until nothing is there any more and nothing comes back; what stays or comes back all the same.
+    /// Waits until nothing exists and nothing comes back. Returns what does.
     async fn vanish(&mut self) -> Vec<String> {
         let begin = Instant::now();
         let mut looked = begin;
@@ -203,7 +202,7 @@ impl<'a> LifecycleRun<'a> {
             let misled = self.operator.faults.faulty() > 0;
             let mut left = objects_left(self.env).await;
             if left.is_empty() {
-                // An operator that was not told yet makes objects anew, once: their owner is gone.
+                // An operator that has not seen the deletion creates objects again once. Their owner is gone.
                 tokio::time::sleep(if misled { LATE } else { SOON }).await;
                 left = objects_left(self.env).await;
             }
@@ -222,8 +221,8 @@ impl<'a> LifecycleRun<'a> {
         }
     }
 
-    /// A pool that grows; a query, and one that loses its first coordinator; the pool's pods change, and it shrinks; all
-    /// is deleted.
+    /// A pool grows. One query succeeds, and one loses its first coordinator. The pods of the pool change, and it shrinks.
+    /// Everything is deleted.
     async fn live(&mut self, kubelet: &Kubelet, disturbance: impl AsyncFnOnce()) -> FinalState {
         self.create(&pool("p", 1)).await;
         self.pool_settles("the pool starts").await;
@@ -286,7 +285,6 @@ pub async fn run_lifecycle(
     (left, run.deaths)
 }
 
-/// A coordinator of either query.
 async fn coordinator(coordinator: Coordinator) -> Exit {
     if coordinator.query() == LOST && coordinator.epoch() == 1 {
         coordinator.container.runs(true).await;
@@ -308,7 +306,7 @@ pub fn coordinators_of(kubelet: &Kubelet) -> BTreeMap<String, usize> {
     coordinators
 }
 
-/// Every object of the namespace that is the operator's or a custom resource, without what differs from run to run.
+/// Every custom resource and every object of the operator in the namespace, without what differs between runs.
 async fn objects(env: &TestEnv) -> BTreeMap<String, Value> {
     let mut all = Listing::default();
     all.add::<WorkerPool>(env, "").await;
@@ -317,7 +315,7 @@ async fn objects(env: &TestEnv) -> BTreeMap<String, Value> {
     all.objects
 }
 
-/// What belongs to nobody: neither to one of the custom resources that are there, nor to a pool that a query owns.
+/// Objects whose owner is neither an existing custom resource nor a pool of a query.
 async fn orphans(env: &TestEnv) -> Vec<String> {
     let mut all = Listing::default();
     all.add::<WorkerPool>(env, "").await;
@@ -361,7 +359,7 @@ async fn objects_left(env: &TestEnv) -> Vec<String> {
 struct Listing {
     objects: BTreeMap<String, Value>,
     uids: BTreeSet<String>,
-    /// By name of the object, the uid of the one that controls it.
+    /// The uid of the controller of each object, by its name.
     owners: Vec<(String, Option<String>)>,
 }
 
@@ -387,7 +385,7 @@ impl Listing {
             let mut controllers = object.owner_references().iter();
             let controller = controllers.find(|owner| owner.controller == Some(true));
             if controller.is_some_and(|owner| owner.kind == "ConfigMap") {
-                // A token: it goes with the input of its query, when the garbage collector comes to it.
+                // A token: the garbage collector deletes it with the input of its query.
                 continue;
             }
             let name = format!("{} {}", K::kind(&()), alike(&object.name_any()));
@@ -404,11 +402,11 @@ impl Listing {
             let mut value = serde_json::to_value(&object).unwrap();
             value["metadata"] = metadata;
             if K::group(&()) != ShuffleQuery::group(&()) {
-                // The scheduler's, the kubelet's and the disruption controller's, not the operator's.
+                // They belong to the scheduler, the kubelet and the disruption controller.
                 value["status"] = Value::Null;
             }
             without_the_run(&mut value, &env.namespace);
-            // Two alike are one too many.
+            // Two equal objects are one too many.
             let count = self.objects.keys().filter(|key| key.starts_with(&name)).count();
             let name = if count == 0 {
                 name
@@ -420,7 +418,7 @@ impl Listing {
     }
 }
 
-/// A worker's number tells which of its predecessors left first.
+/// The number of a worker depends on which predecessor was deleted first.
 fn alike(name: &str) -> String {
     match name.strip_prefix("p-") {
         Some(number) if number.parse::<u32>().is_ok() => "p-n".to_owned(),
@@ -428,8 +426,8 @@ fn alike(name: &str) -> String {
     }
 }
 
-/// Takes away times, names that are drawn, and what only a coordinator that is watched to its end tells: where the
-/// operator was away then, it has the last words, which have phase, reason and totals.
+/// Removes times, random names, and what only a coordinator reports that is followed to its end: an operator that was away has
+/// only its termination message, with phase, reason and totals.
 fn without_the_run(value: &mut Value, namespace: &str) {
     const OF_THE_RUN: [&str; 21] = [
         "creationTimestamp",

@@ -1,6 +1,5 @@
-//! The operator in this process against the API server that `KUBECONFIG` names: a control plane is enough, the tests
-//! play the kubelets. Without `KUBECONFIG` every test says that it was skipped; with `SLUICE_E2E_REQUIRED=1` it fails
-//! instead.
+//! The operator in this process against the API server that `KUBECONFIG` names. A control plane is enough: the tests act as
+//! kubelets. Without `KUBECONFIG` every test is skipped; with `SLUICE_E2E_REQUIRED=1` it fails instead.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! The test's own kubelet, coordinators and workers carry a query from a pool without pods to its end.
+//! The test's own kubelet, coordinators and workers run a query from a pool without pods to its end.
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams};

@@ -1,5 +1,5 @@
-//! What the operator costs and how fast it is, printed as a table: only with `SLUICE_MEASURE=1`, as docs/benchmarks.md
-//! says. Kubelet, coordinators and workers are this process's; API server, scheduler and controller manager are real.
+//! Measures the cost and the speed of the operator and prints a table, only with `SLUICE_MEASURE=1`: see docs/benchmarks.md.
+//! Kubelet, coordinators and workers run in this process; API server, scheduler and controller manager are real.
 
 use std::collections::HashMap;
 use std::fs;
@@ -34,7 +34,7 @@ const ENDED: usize = 200;
 const BETWEEN: Duration = Duration::from_millis(100);
 /// Queries whose requests are counted.
 const COUNTED: usize = 20;
-/// Requests of the test under way at a time.
+/// Concurrent requests of the test.
 const AT_ONCE: usize = 64;
 
 /// An operator in a process of its own.
@@ -42,7 +42,7 @@ struct Process(Child, PathBuf);
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have exited by itself.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -80,7 +80,7 @@ impl Process {
     }
 }
 
-/// Coordinators that run until their name is called, and when each of them reported what.
+/// Coordinators that run until they are signalled, and the times of their reports.
 #[derive(Default)]
 struct SignalledCoordinators {
     ends: Mutex<HashMap<String, watch::Sender<bool>>>,
@@ -127,7 +127,7 @@ fn watch_phases(env: &TestEnv) -> (PhaseTimes, AbortOnDropHandle<()>) {
     let events = watcher(queries, watcher::Config::default());
     let all = shown.clone();
     let watching = events.for_each(move |event| {
-        // A list that follows a watch that broke shows what was missed.
+        // A list after a broken watch shows what was missed.
         if let Ok(watcher::Event::Apply(query) | watcher::Event::InitApply(query)) = event
             && let (Some(name), Some(status)) = (query.metadata.name, query.status)
         {
@@ -193,7 +193,7 @@ fn names(prefix: &str, count: usize) -> Vec<String> {
     (0..count).map(|n| format!("{prefix}-{n}")).collect()
 }
 
-/// Creates queries; the time that took.
+/// Creates queries. Returns how long it took.
 async fn submit(env: &TestEnv, names: &[String]) -> Duration {
     let queries = Api::<ShuffleQuery>::namespaced(env.client.clone(), &env.namespace);
     let begin = Instant::now();
@@ -208,7 +208,7 @@ async fn submit(env: &TestEnv, names: &[String]) -> Duration {
     begin.elapsed()
 }
 
-/// Queries that ended before this operator began.
+/// Creates queries that ended before this operator started.
 async fn finished(env: &TestEnv) {
     let all = names("old", FINISHED);
     submit(env, &all).await;
@@ -301,7 +301,7 @@ async fn requests(env: &TestEnv) {
     let _kubelet = Kubelet::start(env, programs(succeeds)).await;
     let operator = env.start("operator", Faults::none());
     start_pool(env).await;
-    // Until the pool has rested once.
+    // Until the pool was idle once.
     tokio::time::sleep(Duration::from_secs(10)).await;
     let before = operator.faults.requests();
     let all = names("counted", COUNTED);

@@ -1,4 +1,4 @@
-//! Watches that lose, repeat and end events catch up with the truth.
+//! Watches that lose, repeat and end events catch up with the current state.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

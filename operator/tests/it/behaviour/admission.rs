@@ -1,4 +1,4 @@
-//! Who runs in a pool, and who waits.
+//! Admission: which queries run in a pool and which wait.
 
 use serde_json::json;
 use sluice_crds::shuffle_query::status::QueryPhase;

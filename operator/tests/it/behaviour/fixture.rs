@@ -30,7 +30,7 @@ pub struct Fixture<'a> {
     pub env: &'a TestEnv,
 }
 
-/// Runs `test` with an operator. It may not ask for what manifests/rbac.yaml does not grant.
+/// Runs `test` with an operator. The operator may not send requests that manifests/rbac.yaml does not allow.
 pub fn with_operator(name: &str, test: impl AsyncFnOnce(&Fixture<'_>)) {
     with_fixture(name, async |fixture| {
         let operator = fixture.start("operator", &[]);
@@ -51,25 +51,23 @@ pub fn with_fixture(name: &str, test: impl AsyncFnOnce(&Fixture<'_>)) {
     });
 }
 
-/// Reads an object.
 pub fn object<K: DeserializeOwned>(value: Value) -> K {
     serde_json::from_value(value).unwrap()
 }
 
 impl Running {
-    /// Nothing that it asked for was forbidden.
+    /// Asserts that no request was forbidden.
     pub fn assert_nothing_forbidden(&self) {
         assert_eq!(self.faults.forbidden(), [""; 0]);
     }
 }
 
 impl Fixture<'_> {
-    /// Starts an operator with `flags` beside the usual ones.
+    /// Starts an operator with additional `flags`.
     pub fn start(&self, name: &str, flags: &[&str]) -> Running {
         self.env.start_with(name, Faults::none(), flags)
     }
 
-    /// The API of a kind in the test's namespace.
     pub fn api<K>(&self) -> Api<K>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
@@ -77,7 +75,7 @@ impl Fixture<'_> {
         Api::namespaced(self.env.client.clone(), &self.env.namespace)
     }
 
-    /// `name` as a name outside of namespaces.
+    /// The cluster-wide name of `name` in this test.
     pub fn global(&self, name: &str) -> String {
         format!("{}-{name}", self.env.namespace)
     }
@@ -128,13 +126,13 @@ impl Fixture<'_> {
             .patch_status(&name, &params, &Patch::Merge(&status))
             .await
             .unwrap();
-        // A new node is tainted as not ready, and no kubelet takes that away.
+        // A new node is tainted as not ready, and no kubelet removes the taint.
         let spec = json!({"spec": {"taints": own}});
         nodes.patch(&name, &params, &Patch::Merge(&spec)).await.unwrap();
     }
 
-    /// Waits until the scheduler knows every node that this test has, by a pod that it puts there: it would pass over one
-    /// that it has not heard of yet, however much it is wished for.
+    /// Waits until the scheduler knows every node of this test, by a pod that it places there. The scheduler ignores unknown
+    /// nodes, whatever the preferences.
     pub async fn scheduler_knows_nodes(&self) {
         let nodes = Api::<Node>::all(self.env.client.clone());
         let own = ListParams::default().labels(&format!("{OWN}={}", self.env.namespace));
@@ -158,7 +156,7 @@ impl Fixture<'_> {
         self.force_delete_pod(&name).await;
     }
 
-    /// Has a node answer, or not.
+    /// Makes a node ready or not ready.
     pub async fn node_answers(&self, name: &str, answers: bool) {
         let nodes = Api::<Node>::all(self.env.client.clone());
         let condition = ready(if answers { "True" } else { "Unknown" });
@@ -200,7 +198,7 @@ impl Fixture<'_> {
         .await;
     }
 
-    /// A quota of as many pods as the namespace has, in force.
+    /// Creates a quota of as many pods as the namespace has, and waits until it is in force.
     pub async fn no_more_pods(&self, name: &str, there: u32) {
         let spec = json!({"hard": {"pods": there.to_string()}});
         let quota = json!({"metadata": {"name": name}, "spec": spec});
@@ -219,7 +217,7 @@ impl Fixture<'_> {
         .await;
     }
 
-    /// `spec` of a pool whose workers run on the test's nodes.
+    /// The `spec` of a pool whose workers run on the test's nodes.
     pub fn on_own_nodes(&self, mut spec: Value) -> Value {
         let placement = &mut spec["placement"];
         placement["nodeSelector"] = json!({OWN: self.env.namespace});
@@ -240,7 +238,7 @@ impl Fixture<'_> {
         self.merge(pool, json!({"spec": spec})).await
     }
 
-    /// The status of a pool, as far as it describes today's spec.
+    /// The status of a pool, if it describes the current spec.
     pub async fn status(&self, pool: &str) -> WorkerPoolStatus {
         let pool = self.api::<WorkerPool>().get(pool).await.unwrap();
         let seen = pool.status.unwrap_or_default();
@@ -251,7 +249,7 @@ impl Fixture<'_> {
         }
     }
 
-    /// Waits until the pool says of today's spec that it is not ready for this reason; what it says in full.
+    /// Waits until the status of the current spec is not ready for this reason. Returns the message.
     pub async fn is_not_ready_for(&self, pool: &str, reason: &str) -> String {
         let mut message = String::new();
         eventually(&format!("{pool} says {reason}"), async || {
@@ -267,7 +265,7 @@ impl Fixture<'_> {
         message
     }
 
-    /// The workers of a pool, by name; those that are on their way out come after the others.
+    /// The workers of a pool, by name; terminating ones come last.
     pub async fn pods(&self, pool: &str) -> Vec<Pod> {
         let workers = format!("sluice.dev/pool={pool},app.kubernetes.io/component=worker");
         let params = ListParams::default().labels(&workers);
@@ -276,7 +274,7 @@ impl Fixture<'_> {
         pods
     }
 
-    /// Waits until the pool has exactly `names` as its pods, those on their way out aside.
+    /// Waits until the pool has exactly the pods `names`, apart from terminating ones.
     pub async fn has_pods(&self, pool: &str, names: &[&str]) -> Vec<Pod> {
         until(&format!("{pool} has the pods {names:?}"), async || {
             let mut pods = self.pods(pool).await;
@@ -290,8 +288,8 @@ impl Fixture<'_> {
         .await
     }
 
-    /// Waits until the scheduler has placed `count` pods of the pool, and told of the others that it cannot; how many
-    /// are on each node, by the node's name in this test.
+    /// Waits until the scheduler has placed `count` pods of the pool and found the others unschedulable. Returns the number of
+    /// pods by node.
     pub async fn placed(&self, pool: &str, count: usize) -> BTreeMap<String, usize> {
         let mut nodes = BTreeMap::new();
         eventually(&format!("{count} pods of {pool} have a node"), async || {
@@ -307,13 +305,13 @@ impl Fixture<'_> {
         nodes
     }
 
-    /// The name in this test of what has a name outside of namespaces.
+    /// The name within this test of a cluster-wide name.
     pub fn local(&self, name: &str) -> String {
         let prefix = format!("{}-", self.env.namespace);
         name.strip_prefix(&prefix).unwrap_or(name).to_owned()
     }
 
-    /// Has a pod that the scheduler has placed run, as the kubelet of its node tells; nobody answers there.
+    /// Marks a placed pod as running, as the kubelet of its node does. No process answers there.
     pub async fn has_started(&self, pod: &Pod) {
         let status =
             json!({"status": {"phase": "Running", "podIP": "127.0.0.1", "conditions": [ready("True")]}});
@@ -322,19 +320,19 @@ impl Fixture<'_> {
         pods.patch_status(&pod.name_any(), &params, &patch).await.unwrap();
     }
 
-    /// Takes a pod away for good, as the kubelet does in the end.
+    /// Deletes a pod for good, as a kubelet does in the end.
     pub async fn force_delete_pod(&self, pod: &str) {
         let params = DeleteParams::default().grace_period(0);
         let _ = self.api::<Pod>().delete(pod, &params).await;
     }
 
-    /// Removes what the namespace does not take with it.
+    /// Deletes what is not deleted with the namespace.
     async fn clear(&self) {
         let own = ListParams::default().labels(&format!("{OWN}={}", self.env.namespace));
         let params = DeleteParams::default();
         let nodes = Api::<Node>::all(self.env.client.clone());
         nodes.delete_collection(&params, &own).await.unwrap();
-        // No kubelet ends them.
+        // There is no kubelet to end them.
         let now = DeleteParams::default().grace_period(0);
         let pods = self.api::<Pod>();
         pods.delete_collection(&now, &ListParams::default())

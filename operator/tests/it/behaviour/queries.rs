@@ -1,4 +1,4 @@
-//! The life of a query: it rests, ends, is deleted, outlives operators, and takes with it what it owns.
+//! The lifecycle of a query: it is suspended, ends, is deleted, outlives operators, and its objects are deleted with it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -17,7 +17,7 @@ use crate::coordinators::{Coordinator, programs, snapshot};
 use crate::harness::eventually;
 use crate::kubelet::{Exit, Kubelet};
 
-/// What the coordinators of a test wait for, and what they were told.
+/// The signals that coordinators of a test wait for, and the events that they received.
 #[derive(Clone, Default)]
 pub struct CoordinatorSignals {
     given: watch::Sender<BTreeSet<String>>,
@@ -25,14 +25,14 @@ pub struct CoordinatorSignals {
 }
 
 impl CoordinatorSignals {
-    /// The query's coordinator may succeed.
+    /// Lets the query's coordinator succeed.
     pub fn give(&self, query: &str) {
         self.given.send_modify(|given| {
             given.insert(query.to_owned());
         });
     }
 
-    /// What coordinators were told, in order: `q-c1 is cancelled`, `q-c1 is stopped`.
+    /// The events of coordinators in order: `q-c1 is cancelled`, `q-c1 is stopped`.
     pub fn heard(&self) -> Vec<String> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -43,7 +43,7 @@ impl CoordinatorSignals {
         heard.push(words);
     }
 
-    /// A coordinator that runs until its query is given its cue, and succeeds then.
+    /// A coordinator that runs until its query is signalled, and then succeeds.
     pub async fn follow(self, coordinator: Coordinator) -> Exit {
         coordinator.container.runs(true).await;
         coordinator.report(&snapshot(2, 1, None));
@@ -66,17 +66,14 @@ impl CoordinatorSignals {
     }
 }
 
-/// What a directed test has at hand.
+/// A test whose coordinators wait for signals.
 pub struct ScriptedQueries<'a> {
-    /// Its namespace, with an operator.
     pub fixture: &'a Fixture<'a>,
-    /// What runs its pods.
     pub kubelet: Kubelet,
-    /// What its coordinators wait for.
     pub signals: CoordinatorSignals,
 }
 
-/// Runs `test` with an operator, and coordinators that wait for their cue.
+/// Runs `test` with an operator, and coordinators that wait for their signal.
 pub fn with_signalled_coordinators(name: &str, test: impl AsyncFnOnce(&ScriptedQueries<'_>)) {
     with_operator(name, async |fixture| {
         let signals = CoordinatorSignals::default();
@@ -92,7 +89,7 @@ pub fn with_signalled_coordinators(name: &str, test: impl AsyncFnOnce(&ScriptedQ
     });
 }
 
-/// Runs `test` with an operator, and coordinators that do what `script` says.
+/// Runs `test` with an operator, and coordinators that follow `script`.
 pub fn with_scripted_coordinators<F>(
     name: &str,
     script: impl Fn(Coordinator) -> F + Send + Sync + 'static,
@@ -107,7 +104,7 @@ pub fn with_scripted_coordinators<F>(
 }
 
 impl Fixture<'_> {
-    /// Creates a query of the pool `p` with `spec` beside.
+    /// Creates a query on the pool `p` with additional `spec`.
     pub async fn query(&self, name: &str, spec: Value) -> ShuffleQuery {
         let mut whole = json!({"sql": "select 1"});
         if spec.get("workers").is_none() {
@@ -131,13 +128,12 @@ impl Fixture<'_> {
         self.merge::<ShuffleQuery>(name, json!({"spec": spec})).await;
     }
 
-    /// The status of a query.
     pub async fn query_status(&self, name: &str) -> ShuffleQueryStatus {
         let query = self.api::<ShuffleQuery>().get(name).await.unwrap();
         query.status.unwrap_or_default()
     }
 
-    /// Waits until the query is in this phase; what it says then.
+    /// Waits until the query is in this phase. Returns its status.
     pub async fn reaches(&self, name: &str, phase: QueryPhase) -> ShuffleQueryStatus {
         let mut status = ShuffleQueryStatus::default();
         eventually(&format!("{name} is {phase:?}"), async || {
@@ -153,14 +149,14 @@ impl Fixture<'_> {
         status
     }
 
-    /// Waits until the query has failed; its reason and message.
+    /// Waits until the query has failed. Returns reason and message.
     pub async fn fails(&self, name: &str) -> (String, String) {
         let error = self.reaches(name, QueryPhase::Failed).await.error.unwrap();
         let reason = serde_json::to_value(error.reason).unwrap();
         (reason.as_str().unwrap().to_owned(), error.message)
     }
 
-    /// Waits until the query waits for this reason; what it says.
+    /// Waits until the query waits with this reason. Returns the message.
     pub async fn waits(&self, name: &str, reason: &str) -> String {
         let mut status = ShuffleQueryStatus::default();
         eventually(&format!("{name} waits: {reason}"), async || {
@@ -172,7 +168,7 @@ impl Fixture<'_> {
         status.message.unwrap_or_default()
     }
 
-    /// Waits until this coordinator of a query runs and its query with it.
+    /// Waits until this coordinator runs and its query with it.
     pub async fn runs(&self, name: &str, epoch: u64) -> ShuffleQueryStatus {
         let mut status = ShuffleQueryStatus::default();
         eventually(&format!("coordinator {epoch} of {name} runs"), async || {
@@ -207,7 +203,7 @@ impl Fixture<'_> {
             names.extend(owned(map.owner_references()).then(|| format!("ConfigMap {}", map.name_any())));
         }
         for secret in self.api::<Secret>().list(&all).await.unwrap() {
-            // Through the input, which they go with.
+            // The owner of a Secret is the input.
             let input = sluice_operator::objects::names::input(query);
             let mut owners = secret.owner_references().iter();
             let ours = owners.any(|owner| owner.kind == "ConfigMap" && owner.name == input);

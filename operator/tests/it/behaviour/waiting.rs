@@ -1,4 +1,4 @@
-//! What a query says that cannot run, or not yet.
+//! What the status says of a query that cannot run, or not yet.
 
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::ResourceExt;
