@@ -1,4 +1,4 @@
-//! Folders that no table and no sink is in: those of the system, and those that processes spill to.
+//! Folders that may not contain tables or sinks: system folders, and spill folders of processes.
 
 use std::fs;
 use std::path::Path;
@@ -8,22 +8,22 @@ use sluice_crds::shuffle_query::system_folder;
 
 use crate::owned_dir::lock_path;
 
-/// How the folder of a `sluice run` is called, before its query's id.
+/// The name prefix of a run's folder, before its query id.
 pub const RUN_PREFIX: &str = "sluice-run-";
 
-/// Whether a folder of a process is called so: that of a worker by its incarnation, that of a `sluice run` by its query.
+/// Whether a name is that of a worker's spill folder (its incarnation) or of a run's (its query).
 pub fn is_spill_name(name: &str) -> bool {
     is_incarnation(name) || name.starts_with(RUN_PREFIX)
 }
 
-/// Whether a folder is called as an [`Incarnation`] is shown.
+/// Whether a name is a displayed [`Incarnation`].
 pub fn is_incarnation(name: &str) -> bool {
     let number = name.strip_prefix('i').and_then(|number| number.parse().ok());
     number.is_some_and(|number| Incarnation(number).to_string() == name)
 }
 
-/// The folder that a path with its links resolved is or lies in, if no table and no sink may be there, in words. A spill
-/// folder is one of that name with a lock file beside it.
+/// Describes the forbidden folder that contains a path, links resolved. A folder with the name of a spill folder is one
+/// if it has a lock file.
 pub fn forbidden_folder(resolved: &Path) -> Option<String> {
     if let Some(folder) = resolved.to_str().and_then(system_folder) {
         return Some(folder.to_owned());

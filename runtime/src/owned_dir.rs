@@ -1,5 +1,4 @@
-//! Folders that belong to one process: nobody else may look into them, and the next process of the kind removes those
-//! whose owner is dead.
+//! Folders that belong to one process: they are private, and the next process of the kind removes those of dead owners.
 //!
 //! ```text
 //! <root>/<name>.lock    held for the life of the process
@@ -14,28 +13,28 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::process::geteuid;
 
-/// How often a folder is removed while those who were told to stop may still add to it.
+/// How often to retry the removal of a folder while stopping threads may still add files.
 const REMOVE_TRIES: usize = 8;
 
 /// A folder of this process, deleted when it is dropped.
 #[derive(Debug)]
 pub struct OwnedDir {
     path: PathBuf,
-    /// Held open: its lock says that the process lives.
+    /// Its lock shows that the process is alive.
     _lock: File,
 }
 
 impl OwnedDir {
-    /// Makes the folder `name` below `root`, and deletes those of this user's dead processes whose names are of the
-    /// kind. Only folders with a lock file beside them are touched.
+    /// Creates the folder `name` below `root`, and deletes folders of the kind that belong to dead processes of this
+    /// user. Touches only folders with a lock file beside them.
     ///
     /// # Errors
     /// The folder cannot be made, or another living process has it.
     pub fn create(root: &Path, name: &str, of_kind: impl Fn(&str) -> bool) -> io::Result<Self> {
         private().recursive(true).create(root)?;
         let path = root.join(name);
-        // Locked before the directory exists: whoever cleans up goes by directories, and so never takes a lock
-        // file in this moment for that of a dead process.
+        // Locked before the directory exists: cleanup looks for directories, so it cannot take this lock file for one
+        // of a dead process.
         let lock = open_lock(&lock_path(&path), true)?;
         lock.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => io::Error::new(
@@ -52,12 +51,11 @@ impl OwnedDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What removes it for a process that ends in the middle of its work.
+    /// An exit hook that removes the folder.
     pub fn removal(&self) -> impl FnOnce() + Send + 'static {
         let path = self.path.clone();
         move || {
@@ -80,17 +78,17 @@ impl Drop for OwnedDir {
     }
 }
 
-/// Makes folders that this user alone may enter.
+/// Creates folders that only this user may enter.
 pub fn private() -> DirBuilder {
     let mut builder = DirBuilder::new();
     builder.mode(0o700);
     builder
 }
 
-/// A folder of this user below the system's temporary one, where others can have made one of its name first.
+/// A folder of this user below the system's temporary folder, where other users may have created it first.
 ///
 /// # Errors
-/// It cannot be made, or others may change what lies in it.
+/// It cannot be created, or others may change its content.
 pub fn of_user(parent: &Path, name: &str) -> io::Result<PathBuf> {
     let user = geteuid().as_raw();
     let path = parent.join(format!("{name}-{user}"));
@@ -106,7 +104,7 @@ pub fn of_user(parent: &Path, name: &str) -> io::Result<PathBuf> {
     Err(io::Error::new(ErrorKind::PermissionDenied, message))
 }
 
-/// Removes a folder and its lock file. Without that file nobody would remove the folder later: it goes last, or stays.
+/// Removes a folder, then its lock file: without the lock file, no later process would remove the folder.
 fn remove(path: &Path) -> io::Result<()> {
     fs::remove_dir_all(path).and_then(|()| fs::remove_file(lock_path(path)))
 }
@@ -126,7 +124,7 @@ fn open_lock(path: &Path, create: bool) -> io::Result<File> {
         .open(path)
 }
 
-/// Leaves what it cannot remove: the next start tries again.
+/// Ignores failures: the next start tries again.
 fn remove_stale(root: &Path, own: &Path, of_kind: impl Fn(&str) -> bool) {
     let Ok(entries) = fs::read_dir(root) else {
         return;

@@ -1,4 +1,4 @@
-//! What all tasks of a stage share, as it travels in `DefineStage`.
+//! What all tasks of a stage share, as `DefineStage` carries it.
 
 use anyhow::Context;
 use prost::Message;
@@ -11,13 +11,12 @@ use crate::sink::Sink;
 /// What all tasks of a stage share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StageTemplate {
-    /// The plan.
     pub fragment: Fragment,
     /// How rows find their partition.
     pub output: OutputSpec,
     /// How frames are compressed.
     pub compression: Compression,
-    /// Where the rows go instead, in the root stages of a query with a sink.
+    /// The sink, in root stages of a query that has one: rows go there instead of the exchange.
     pub sink: Option<Sink>,
 }
 
@@ -44,7 +43,7 @@ impl StageTemplate {
     /// Reads what `encode` wrote.
     ///
     /// # Errors
-    /// Bytes that `encode` did not write.
+    /// The bytes were not written by `encode`.
     pub fn decode(bytes: &[u8]) -> anyhow::Result<Self> {
         let template = wire::StageTemplate::decode(bytes)?;
         let compression = template.frame_compression()?;

@@ -75,7 +75,7 @@ impl Drop for Pool {
             while matches!(worker.try_wait(), Ok(None)) && asked.elapsed() < PATIENCE {
                 std::thread::sleep(Duration::from_millis(10));
             }
-            // Fails if it has ended, which is what is wanted.
+            // Fails if it has ended already, which is fine.
             let _ = worker.kill();
             let _ = worker.wait();
         }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 /// How long a process that was told to stop may take to clean up.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A command that runs this program again, out of reach of the terminal's Ctrl-C: its parent stops it.
+/// A command that runs this program again in its own process group: Ctrl-C does not reach it, its parent stops it.
 ///
 /// # Errors
 /// The program's own file is unknown.
@@ -24,17 +24,17 @@ pub fn self_command() -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// Starts a command that announces its address on its first line and stops when its standard input closes.
+/// Starts an attached process and waits for its address.
 ///
 /// # Errors
-/// It cannot be started, or ends before it says its address.
+/// It cannot be started, or ends before it writes its address.
 pub async fn start_attached(command: Command) -> anyhow::Result<(Child, String)> {
     let (mut child, announcement) = spawn_attached(command)?;
     let address = announcement.address(&mut child).await?;
     Ok((child, address))
 }
 
-/// Starts such a command without waiting for its address.
+/// Starts an attached process without waiting for its address.
 ///
 /// # Errors
 /// It cannot be started.
@@ -48,7 +48,7 @@ pub fn spawn_attached(mut command: Command) -> anyhow::Result<(Child, Announceme
     Ok((child, Announcement(BufReader::new(stdout))))
 }
 
-/// Stops an attached process: by closing its standard input, and where that does not end it in time, by force.
+/// Stops an attached process by closing its standard input. Kills it if it does not end in time.
 pub async fn stop_attached(mut child: Child) {
     drop(child.stdin.take());
     if tokio::time::timeout(STOP_TIMEOUT, child.wait()).await.is_err() {
@@ -63,7 +63,7 @@ impl Announcement {
     /// Waits for the address.
     ///
     /// # Errors
-    /// The process ended before it said it.
+    /// The process ended before it wrote its address.
     pub async fn address(mut self, child: &mut Child) -> anyhow::Result<String> {
         let mut line = String::new();
         self.0.read_line(&mut line).await?;
@@ -81,15 +81,14 @@ impl Announcement {
 #[derive(Debug, thiserror::Error)]
 #[error("the process ended before it was ready")]
 pub struct ExitedEarly {
-    /// Its exit code.
     pub code: Option<i32>,
-    /// How its query ended, if it had one and said so.
+    /// The end of its query, if it reported one.
     pub termination: Option<Box<Termination>>,
 }
 
 /// Writes the first line of an attached process: its address, or its termination message.
 pub(super) fn announce(line: impl std::fmt::Display) {
-    // A parent that closed its end is seen through standard input.
+    // A parent that has gone is noticed on standard input.
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

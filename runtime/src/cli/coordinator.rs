@@ -30,7 +30,7 @@ use crate::query::{
 use crate::sink::{Committed, Sink};
 use crate::source::InputManifest;
 
-/// How long a coordinator with last termination to say serves the last state to somebody who has not seen it.
+/// How long a coordinator with a termination log serves the last state to clients that have not seen it.
 const LINGER: Duration = Duration::from_secs(10);
 
 /// Runs one query on workers that run already, and serves its status, its rows and its cancellation over gRPC.
@@ -65,8 +65,8 @@ pub(super) struct CoordinatorArgs {
     /// coordinators; it is removed once it is read. Default: they are listed now.
     #[arg(long, value_name = "FILE", hide = true)]
     manifest: Option<PathBuf>,
-    /// The workers' memory for each of their slots, which bounds what joins send to every task, and from which build sides on
-    /// they sort instead of hashing; default: not known.
+    /// The workers' memory for each of their slots, which bounds what joins send to every task, and from which build
+    /// sides on they sort instead of hashing; default: not known.
     #[arg(long, value_parser = parse_size)]
     slot_memory: Option<ByteSize>,
     /// Who takes the rows of a query without a sink: a client that reads them, or nobody, so that only the preview
@@ -97,7 +97,7 @@ enum Results {
     Preview,
 }
 
-/// Every line of the log names the query, as soon as it is known.
+/// Every log line names the query as soon as it is known.
 pub(super) async fn run(args: CoordinatorArgs) -> CommandResult {
     let query = tracing::error_span!("query", query = Empty, uid = args.query_id);
     run_coordinator(args).instrument(query).await
@@ -131,7 +131,7 @@ async fn run_coordinator(args: CoordinatorArgs) -> CommandResult {
     }
 }
 
-/// A query that has begun, and what serving it needs.
+/// A started query, and what serving it needs.
 struct StartedQuery {
     id: QueryId,
     schema: SchemaRef,
@@ -186,7 +186,7 @@ async fn start_query(args: &CoordinatorArgs) -> Result<StartedQuery, Failure> {
     Ok(StartedQuery { id, schema, running })
 }
 
-/// What a coordinator finds when it begins.
+/// What a coordinator finds when it starts.
 enum Lookup {
     /// A predecessor has committed the result.
     Committed(Committed, Sink),
@@ -194,7 +194,7 @@ enum Lookup {
     Planned(Box<PreparedQuery>),
 }
 
-/// Looks for a result, and plans the query where there is none.
+/// Plans the query, unless its result is committed already.
 async fn plan_unless_committed(
     loaded: &LoadedQuery,
     query: &QueryId,
@@ -215,7 +215,7 @@ async fn plan_unless_committed(
     Ok(Lookup::Planned(Box::new(prepared)))
 }
 
-/// Takes the list that was left for this coordinator alone.
+/// Reads and removes the manifest file, which is for this coordinator alone.
 fn manifest(path: &Path) -> Result<InputManifest, PrepareError> {
     let text = std::fs::read(path).and_then(|text| std::fs::remove_file(path).map(|()| text));
     let text = text.map_err(anyhow::Error::from);
@@ -223,7 +223,7 @@ fn manifest(path: &Path) -> Result<InputManifest, PrepareError> {
     manifest.map_err(|error| PrepareError::Other(anyhow!("--manifest {}: {error}", path.display())))
 }
 
-/// Serves the query to its end, says how it ended, and lets a watcher take the last state.
+/// Serves the query to its end, writes the termination message, and lets clients read the last state.
 async fn serve_query(
     args: &CoordinatorArgs,
     query: StartedQuery,
@@ -262,8 +262,8 @@ async fn serve_query(
         }
     }
     stop.cancel();
-    // Clients take the last state before they go; one that does not is not waited for. A parent takes the rows at the
-    // pace of whoever reads them.
+    // Clients read the last state before they disconnect; do not wait long for one that does not. A parent reads the
+    // rows as slowly as its own reader.
     let patience = async {
         if args.attached {
             parent_gone.cancelled().await;

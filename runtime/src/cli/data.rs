@@ -29,7 +29,7 @@ pub(super) async fn run(command: DataCommand) -> CommandResult {
     let generate = generate_tpch(scale, &out, |line| print_stderr(line));
     let summary = tokio::select! {
         made = generate => made.map_err(Failure::bad_input)?,
-        // What is made goes away with the future.
+        // Dropping the future removes unfinished files.
         () = interrupted.cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
     };
     print_stderr(format!(

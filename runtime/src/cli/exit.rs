@@ -13,37 +13,33 @@ use sluice_proto::text::escaped_lines;
 use crate::coordinator::Handover;
 use crate::query::PrepareError;
 
-/// Why a command did not do what it was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub enum Failure {
-    /// Something the user gave is wrong.
+    /// The user's input is wrong.
     BadInput(String),
     /// The query cannot be planned, or its sink cannot be written.
     Rejected {
-        /// The reason for status.
         reason: ErrorReason,
-        /// What is wrong and what to do.
         message: String,
     },
     /// The query ended without success.
     Query(Outcome),
     /// The coordinator left the query to a successor.
     HandedOver(Handover),
-    /// The rows were wanted no more: standard output was closed.
+    /// Standard output was closed before all rows were written.
     OutputClosed,
-    /// A child process ended with this code after it had said why on standard error.
+    /// A child process ended with this code and wrote the reason to standard error.
     Child {
-        /// Its exit code.
         code: u8,
         /// How its query ended, if it reported that.
         termination: Option<Box<Termination>>,
     },
-    /// Anything else.
     Other(anyhow::Error),
 }
 
 impl Failure {
-    /// A failure for which the user's input is to blame, with its causes.
+    /// A failure that the user's input caused, with its causes.
     pub fn bad_input(error: impl Into<anyhow::Error>) -> Self {
         Self::BadInput(format!("{:#}", error.into()))
     }
@@ -92,7 +88,7 @@ impl Failure {
         self.termination().unwrap_or_else(refused)
     }
 
-    /// Says on standard error what went wrong.
+    /// Writes the failure to standard error.
     pub fn print(&self) {
         match self {
             Self::BadInput(message) | Self::Rejected { message, .. } => {
@@ -103,7 +99,7 @@ impl Failure {
                 print_stderr(format!("error: the query failed ({reason:?}): {message}"));
             }
             Self::Query(Outcome::Cancelled) => print_stderr("cancelled"),
-            // As other programs end in a pipe that was closed: without a word.
+            // Silent, like other programs whose pipe was closed.
             Self::Query(Outcome::Succeeded) | Self::OutputClosed | Self::Child { .. } => {}
             Self::Other(error) => print_stderr(format!("error: {error:#}")),
         }

@@ -1,6 +1,6 @@
 //! The cores and the memory that this process may use.
 
-/// At least 1.
+/// Cores, at least 1.
 pub fn cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX))
 }

@@ -23,7 +23,7 @@ use sluice_proto::log::LogFormat;
 
 use exit::{Failure, print_stderr};
 
-/// How long the end of the process waits for threads that are still at work, such as a read of a file.
+/// How long the process waits at its end for blocked threads, such as one that reads a file.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs SQL queries as stages on many workers, with the same YAML on one machine and on Kubernetes.
@@ -75,7 +75,7 @@ struct QueryFile {
     file: PathBuf,
 }
 
-/// Parses the command line, runs the command, prints an error if it failed, and says how it ended.
+/// Parses the command line, runs the command, and prints its error if it failed.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "warn".into());
@@ -125,7 +125,7 @@ fn parse_size(text: &str) -> Result<ByteSize, String> {
     text.parse::<ByteSize>().map_err(|error| error.to_string())
 }
 
-/// Checks that a worker's place is host:port.
+/// Checks that a worker's address is host:port.
 fn parse_workers(text: &str) -> Result<String, String> {
     let host_and_port = text.rsplit_once(':');
     let fits = |(host, port): (&str, &str)| {

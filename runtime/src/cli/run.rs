@@ -26,11 +26,11 @@ use crate::owned_dir::OwnedDir;
 use crate::query::{Deadline, LoadedQuery, PreparedQuery, WorkerCapacity, load, prepare};
 use crate::sink::Sink;
 
-/// The only epoch that the coordinator of a local run has.
+/// The coordinator epoch of every local run.
 const EPOCH: CoordinatorEpoch = CoordinatorEpoch(1);
-/// How long the service of a query that has ended waits for its clients.
+/// How long the coordinator's service waits for its clients after the query has ended.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long removing what a lost coordinator wrote may take; its file system may not answer.
+/// How long to try to remove what a lost coordinator wrote: its file system may not answer.
 const SINK_CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs a query on this machine: a coordinator and workers that shuffle over gRPC, as in a cluster.
@@ -95,7 +95,7 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
         slot_memory_bytes: started_here.then(|| shape.memory_bytes / u64::from(shape.slots.max(1))),
     };
     let exit_hooks = ExitHooks::default();
-    // A terminal that is still read from must stay interruptible, so not before the file is loaded.
+    // Not before the file is loaded: reading it from a terminal must stay interruptible.
     let interrupted = cancel_on_signal(&exit_hooks);
     let id = new_query_id();
     let key = RunKey::new(&id, EPOCH)?;
@@ -139,14 +139,14 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
     if let (Some(sink), Err(failure)) = (sink, &ended)
         && is_coordinator_lost(failure)
     {
-        // Nobody else is left to do it.
+        // The coordinator is gone and cannot do it.
         let cleared = tokio::task::spawn_blocking(move || clear_sink(&sink, &id));
         let _ = tokio::time::timeout(SINK_CLEANUP_TIMEOUT, cleared).await;
     }
     ended
 }
 
-/// Starts the workers that the run needs, unless it uses others'.
+/// Starts the run's workers, unless it uses external ones.
 async fn start(
     args: &RunArgs,
     shape: WorkerShape,
@@ -177,7 +177,7 @@ async fn prepare_in_time(
     Ok(prepared)
 }
 
-/// Removes what a query whose coordinator has gone wrote beside its sink.
+/// Removes the staging files of a query whose coordinator is gone.
 fn clear_sink(sink: &Sink, query: &QueryId) {
     if let Err(error) = sink.abort(query, EPOCH) {
         tracing::warn!(%error, "the sink's staging folder could not be removed");
@@ -205,25 +205,25 @@ fn shape(args: &RunArgs, loaded: &LoadedQuery) -> WorkerShape {
     }
 }
 
-/// Workers where the command line does not say.
+/// Workers by default.
 fn default_count(pool: Option<&WorkerPoolSpec>) -> u32 {
     pool.map_or_else(cores, |pool| pool.replicas).max(1)
 }
 
-/// Slots of each where the command line does not say.
+/// Slots of each worker by default.
 fn default_slots_each(pool: Option<&WorkerPoolSpec>) -> u32 {
     pool.map_or(1, |pool| {
         pool.slots_per_worker.unwrap_or(DEFAULT_SLOTS_PER_WORKER)
     })
 }
 
-/// Memory of each of `count` workers where the command line does not say, bytes.
+/// Memory of each of `count` workers by default, bytes.
 fn default_memory_each(pool: Option<&WorkerPoolSpec>, count: u32) -> u64 {
     let said = pool.and_then(|pool| pool.memory).map(|memory| memory.bytes());
     said.unwrap_or_else(|| machine_memory() / 2 / u64::from(count))
 }
 
-/// What the workers have that a run of the file starts where its command line does not say.
+/// The capacity of the workers that a run of the file starts by default.
 pub(super) fn default_capacity(loaded: &LoadedQuery) -> WorkerCapacity {
     let pool = loaded.pool.as_ref();
     let (count, each) = (default_count(pool), default_slots_each(pool));
@@ -233,7 +233,7 @@ pub(super) fn default_capacity(loaded: &LoadedQuery) -> WorkerCapacity {
     }
 }
 
-/// The folder of this run alone. Those of runs that were killed go.
+/// A spill folder for this run alone. Removes the folders of runs that were killed.
 fn spill_folder(parent: Option<&Path>, id: &QueryId) -> Result<OwnedDir, Failure> {
     let default = std::env::temp_dir();
     let name = format!("{RUN_PREFIX}{id}");
@@ -243,7 +243,7 @@ fn spill_folder(parent: Option<&Path>, id: &QueryId) -> Result<OwnedDir, Failure
     made.map_err(|error| Failure::BadInput(format!("--spill-dir: {error}")))
 }
 
-/// A query id that no other run has.
+/// A unique query id.
 pub(super) fn new_query_id() -> QueryId {
     let id = QueryId::new(uuid::Uuid::new_v4().to_string());
     id.unwrap_or_else(|| unreachable!("a UUID is a legal query id"))
@@ -260,9 +260,9 @@ async fn run_in_process(
     let schema = prepared.planned.schema.clone();
     let mut options = prepared.into_options(EPOCH, workers)?;
     options.guard = key.coordinator_guard.clone();
-    // Workers of others could ask this coordinator with it.
+    // Not for external workers: with the token they could call this coordinator.
     options.token = started_here.then(|| key.token.clone());
-    // Workers of this process tell of the same query beside the coordinator.
+    // Workers in this process log about the same query.
     let span = tracing::error_span!("query", query = options.query_name, uid = %options.query);
     let mut running = span.in_scope(|| RunningQuery::start(options))?;
     let stop = CancellationToken::new();
@@ -270,14 +270,14 @@ async fn run_in_process(
     let served = serve(id.clone(), schema, &mut running, listen, stop.clone()).await?;
     let ended = follow_at(&served.address.to_string(), (id, key), view, interrupted).await;
     if ended.is_err() {
-        // Nobody follows it any more.
+        // The client has stopped: nobody would read the result.
         running.cancel_token().cancel();
     }
     let outcome = running.outcome().await;
     stop.cancel();
     let _ = tokio::time::timeout(SERVICE_TIMEOUT, served.task).await;
     match (ended, outcome) {
-        // What the coordinator itself says is the better cause.
+        // The coordinator's own failure is the better cause.
         (Err(Failure::Other(_)), outcome @ Outcome::Failed(_)) => Err(Failure::Query(outcome)),
         (Err(failure), outcome @ Outcome::Failed(_)) if is_coordinator_lost(&failure) => {
             Err(Failure::Query(outcome))
@@ -300,7 +300,7 @@ async fn run_in_processes(
         ));
     }
     let id = &prepared.query;
-    // The files were listed once, for both. Nobody who is killed leaves the list behind: the coordinator removes it.
+    // The coordinator process reuses the listing, and removes the file even if this process is killed.
     let manifest = tempfile::Builder::new().prefix("sluice-inputs-").tempfile();
     let manifest = manifest.map_err(anyhow::Error::from)?;
     serde_json::to_writer(manifest.as_file(), &prepared.manifest).map_err(anyhow::Error::from)?;

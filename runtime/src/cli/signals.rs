@@ -1,4 +1,4 @@
-//! Ctrl-C, termination signals, and a terminal that goes away.
+//! Ctrl-C, termination signals and hangups.
 
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
@@ -12,30 +12,28 @@ use sluice_crds::process::exit_code;
 
 use super::exit::print_stderr;
 
-/// Signals that come together are one request: `timeout` and some shells send each to the process and to its group.
+/// Signals within this time are one request: `timeout` and some shells signal both the process and its group.
 const REPEAT_WINDOW: Duration = Duration::from_millis(500);
-/// How long a process that must end at once takes for its last hooks.
+/// How long a process that must end at once runs its exit hooks.
 const EXIT_HOOKS_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the process was asked for, each cancelled once it was.
+/// The requests that signals make; each token is cancelled by its signal.
 #[derive(Debug, Clone, Default)]
 pub struct Signals {
-    /// Ctrl-C, or the terminal has gone (SIGHUP), unless that is ignored, as below nohup.
+    /// SIGINT, or SIGHUP unless it is ignored, as under nohup.
     pub interrupt: CancellationToken,
-    /// A termination signal.
     pub terminate: CancellationToken,
-    /// A second termination signal.
     pub terminate_again: CancellationToken,
 }
 
-/// What a process does before it ends in the middle of its work. Clones share the hooks.
+/// What a process does before a second signal ends it. Clones share the hooks.
 #[derive(Clone, Default)]
 pub struct ExitHooks(Arc<Mutex<Vec<Hook>>>);
 
 type Hook = Box<dyn FnOnce() + Send>;
 
 impl ExitHooks {
-    /// Adds an act, done after those added before. It may block for a moment, and what it works on may be at work.
+    /// Adds a hook, which runs after those added before. It may block briefly. What it cleans up may still be in use.
     pub fn add(&self, hook: impl FnOnce() + Send + 'static) {
         let mut hooks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         hooks.push(Box::new(hook));
@@ -47,14 +45,13 @@ impl ExitHooks {
     }
 }
 
-/// Listens for signals. From this call on none of them ends the process by itself, so that it can clean up: make it
-/// before there is anything to clean up. A second Ctrl-C ends the process at once.
+/// Handles signals from now on. None of them ends the process by default any more, so call this before there is
+/// anything to clean up. A second Ctrl-C ends the process at once.
 pub fn listen() -> Signals {
     spawn_listener(Listener::default())
 }
 
-/// A token that is cancelled once the process is asked to stop, by Ctrl-C or a termination signal, or the end of its terminal. A
-/// second such signal ends the process at once, after these hooks.
+/// A token that the first SIGINT, SIGTERM or SIGHUP cancels. A second one ends the process at once, after these hooks.
 pub fn cancel_on_signal(exit_hooks: &ExitHooks) -> CancellationToken {
     let asked = CancellationToken::new();
     spawn_listener(Listener {
@@ -76,11 +73,11 @@ struct Listener {
     /// Whether a second signal of either kind ends the process at once.
     second_ends: bool,
     exit_hooks: ExitHooks,
-    /// When the last request came.
+    /// When the last request was accepted.
     accepted: Option<Instant>,
 }
 
-/// Listens on a thread of its own: threads that are all held up must not keep a signal from being heard.
+/// Handles signals on a thread of its own, so that blocked threads do not delay them.
 fn spawn_listener(mut listener: Listener) -> Signals {
     let asked = listener.asked.clone();
     let (ready, listening) = mpsc::channel();
@@ -99,7 +96,7 @@ fn spawn_listener(mut listener: Listener) -> Signals {
         });
     });
     if spawned.is_ok() {
-        // Without a handler the other end is dropped, and signals end the process by themselves.
+        // Without a handler the other end is dropped, and signals end the process by default.
         let _ = listening.recv();
     }
     asked
@@ -148,10 +145,10 @@ impl Listener {
         }
     }
 
-    /// Says what a second signal would do. Standard error may be held up, and this thread must not be.
+    /// Tells the user about the second signal. Uses another thread because standard error may block.
     fn announce() {
         let line = || print_stderr("stopping; press Ctrl-C again to stop at once");
-        // It is a hint: the stop itself goes on without it.
+        // Only a hint: the stop continues without it.
         let _ = thread::Builder::new().spawn(line);
     }
 }
@@ -163,7 +160,7 @@ async fn received(signal: &mut Option<Signal>) {
     }
 }
 
-/// Whether whoever started the process wants it to outlive the terminal.
+/// Whether SIGHUP is ignored, as under nohup.
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -179,7 +176,7 @@ fn exit_now(exit_hooks: &ExitHooks) -> ! {
         print_stderr("stopped at once");
         let _ = done.send(());
     };
-    // Where they are held up, and where no thread is to be had, the process ends without them.
+    // If the hooks block, or no thread can be started, the process ends without them.
     if thread::Builder::new().spawn(hooks).is_ok() {
         let _ = all_done.recv_timeout(EXIT_HOOKS_TIMEOUT);
     }

@@ -1,4 +1,4 @@
-//! One session with one worker address: dial, handshake, pump messages until it breaks.
+//! One session with the worker at one address: dial, handshake, forward messages until it breaks.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::net;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What links and other tasks tell the coordinator.
+/// What links and helper tasks send to the query driver.
 pub(crate) enum LinkEvent {
     /// The handshake is done. Messages for the worker go into `outbound`; dropping it closes the session.
     Joined {
@@ -26,22 +26,21 @@ pub(crate) enum LinkEvent {
         address: String,
         outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
     },
-    /// A message of the session with the worker at the address.
+    /// The worker at the address sent a message.
     MessageReceived { address: String, event: Event },
-    /// The session has ended.
     SessionEnded {
         address: String,
         worker: WorkerId,
         message: String,
     },
-    /// A connection or handshake failed.
+    /// The connection or the handshake failed.
     ConnectFailed { address: String, error: ConnectError },
-    /// The addresses of a name, or why there are none.
+    /// The addresses of a name, or the error of its resolution.
     Resolved {
         name: String,
         found: Result<BTreeSet<String>, String>,
     },
-    /// Something else that the machine should know.
+    /// An event of a helper task.
     Event(Event),
 }
 
@@ -61,9 +60,9 @@ impl From<String> for ConnectError {
     }
 }
 
-/// What opens sessions at workers.
+/// Authenticates sessions with workers.
 pub(crate) struct Credentials {
-    /// The query's token, at workers that check tokens.
+    /// The query's token; `None` for workers that check none.
     pub(crate) token: Option<Token>,
     /// Its newest renewal.
     pub(crate) renewals: watch::Receiver<Option<Token>>,
@@ -77,7 +76,7 @@ pub(crate) async fn dial(
 ) {
     match open(&address, &hello, credentials).await {
         Ok(session) => pump(session, &address, &hello, &events).await,
-        // A coordinator that has ended does not listen.
+        // The receiver is gone once the coordinator has ended.
         Err(error) => drop(events.send(LinkEvent::ConnectFailed { address, error })),
     }
 }
@@ -171,7 +170,7 @@ async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::Unb
     beat.abort();
 }
 
-/// Passes messages on until the session ends; says why it did.
+/// Forwards messages until the session ends. Returns why it ended.
 async fn receive(
     inbound: &mut Streaming<wire::WorkerMessage>,
     (address, worker): (&str, &WorkerId),

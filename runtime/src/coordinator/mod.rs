@@ -34,29 +34,28 @@ pub use service::{CoordinatorService, ServiceHandle, serve};
 /// How long a worker keeps a query's data when its coordinator is away.
 const LEASE: Duration = Duration::from_secs(60);
 
-/// Everything that running a query needs to know.
+/// What a coordinator needs to run a query.
 pub struct CoordinatorOptions {
-    /// The query's unique id.
     pub query: QueryId,
     /// The query's name, for logs.
     pub query_name: String,
-    /// When it began to be planned, from which its time counts.
+    /// When planning began: the query's clock starts here.
     pub began: Instant,
-    /// The epoch of this coordinator, from 1.
+    /// From 1.
     pub epoch: CoordinatorEpoch,
-    /// Where workers are, host:port. A host may stand for any number of workers, which come and go.
+    /// Worker names, host:port. A host may resolve to any number of workers, which come and go.
     pub workers: Vec<String>,
-    /// What finds the addresses of those names.
+    /// Resolves those names.
     pub resolver: Arc<dyn Resolve>,
-    /// The query, cut.
+    /// The stages and exchanges.
     pub graph: StageGraph,
-    /// Per stage, in order, what its tasks share and what each reads.
+    /// One per stage, in order.
     pub stages: Vec<StageAssignment>,
     /// The schema of the result's rows.
     pub schema: SchemaRef,
     /// Retries, time-outs, windows.
     pub policy: Policy,
-    /// Opens the query's sessions and fetches at workers that check tokens.
+    /// The token for sessions with workers that check tokens.
     pub token: Option<Token>,
     /// Who may call the coordinator's service.
     pub guard: Guard,
@@ -68,11 +67,11 @@ pub struct CoordinatorOptions {
     pub input_roots: Vec<String>,
 }
 
-/// What workers are told of one stage.
+/// What workers need to run the tasks of one stage.
 pub struct StageAssignment {
     /// The encoded template that all its tasks share.
     pub template: bytes::Bytes,
-    /// Per task, what its scan leaves read.
+    /// Per task, the splits of its scans.
     pub splits: Vec<Vec<LeafSplit>>,
 }
 
@@ -90,18 +89,18 @@ impl CoordinatorOptions {
     }
 }
 
-/// Why a coordinator left its query as it was, to a successor.
+/// Why a coordinator handed its query over to a successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Handover {
     /// It was told to stop.
     #[error("stopped: what workers hold is left to a successor")]
     Stopped,
-    /// A worker has met a coordinator of a later epoch.
+    /// A worker has a session of a later coordinator epoch.
     #[error("superseded: a coordinator of a later epoch runs this query")]
     Superseded,
 }
 
-/// What can be seen of a query, now and after its end. Clones see the same.
+/// Reports on a query, during its run and after its end. Clones report the same.
 #[derive(Clone)]
 pub struct Reporter {
     snapshots: watch::Receiver<QuerySnapshot>,
@@ -113,7 +112,6 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// The query at this moment.
     pub fn now(&self) -> QueryReport {
         self.at(self.snapshots.borrow().clone())
     }
@@ -136,9 +134,8 @@ impl Reporter {
 
 /// A query under way.
 pub struct RunningQuery {
-    /// Its state, whenever it changed.
     pub snapshots: watch::Receiver<QuerySnapshot>,
-    /// Its rows, if it has no sink. Rows that nobody takes hold the query up: take or drop them.
+    /// Its rows, if it has no sink. Unread rows block the query: read or drop them.
     pub rows: Option<ResultBatches>,
     reporter: Reporter,
     guard: Guard,
@@ -152,7 +149,7 @@ impl RunningQuery {
     /// Starts the query on the current runtime.
     ///
     /// # Errors
-    /// The stage graph does not hold together.
+    /// The stage graph is invalid.
     pub fn start(options: CoordinatorOptions) -> anyhow::Result<Self> {
         let (cancel, stop) = (CancellationToken::new(), CancellationToken::new());
         let (committed, seen) = watch::channel(None);
@@ -186,7 +183,7 @@ impl RunningQuery {
         })
     }
 
-    /// A query that a predecessor has committed: it has ended, and nothing runs.
+    /// A query whose result an earlier coordinator has committed: nothing runs.
     pub fn committed_before(committed: Committed, sink: &Sink, guard: Guard) -> Self {
         let snapshot = QuerySnapshot::committed_before();
         let (_, snapshots) = watch::channel(snapshot);
@@ -215,32 +212,31 @@ impl RunningQuery {
         }
     }
 
-    /// Takes the rows and drops them, but for the preview.
+    /// Drops all rows except the preview.
     pub fn discard_rows(&mut self) {
         if let Some(mut rows) = self.rows.take() {
             tokio::spawn(async move { while rows.recv().await.is_some() {} });
         }
     }
 
-    /// What can be seen of the query.
     pub fn reporter(&self) -> Reporter {
         self.reporter.clone()
     }
 
-    /// A token that ends the query as cancelled.
+    /// Cancels the query.
     pub fn cancel_token(&self) -> CancellationToken {
         self.cancel.clone()
     }
 
-    /// A token that ends the coordinator but not the query: workers keep what they hold for a successor.
+    /// Stops the coordinator but not the query: workers keep what they hold for a successor.
     pub fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Waits for the query's end: sessions closed, and nothing of a failed query left in the sink.
+    /// Waits until the query has ended, its sessions are closed, and a failed query's files are removed from the sink.
     ///
     /// # Errors
-    /// The coordinator ended before the query.
+    /// The coordinator stopped before the query ended.
     pub async fn ended(self) -> Result<Outcome, Handover> {
         self.done.await.unwrap_or_else(|error| {
             Ok(Outcome::Failed(sluice_core::coordinator::QueryFailure {
@@ -251,7 +247,7 @@ impl RunningQuery {
         })
     }
 
-    /// Waits for the query's end where nobody stops its coordinator.
+    /// Like [`Self::ended`], for coordinators that nobody stops.
     pub async fn outcome(self) -> Outcome {
         self.ended().await.unwrap_or(Outcome::Cancelled)
     }
@@ -261,5 +257,5 @@ fn shown_location(sink: &Sink) -> String {
     sink.location().display().to_string()
 }
 
-/// Receives events for the machine from tasks beside it.
+/// Sends events to the query driver.
 type EventSender = mpsc::UnboundedSender<link::LinkEvent>;

@@ -1,4 +1,4 @@
-//! Tasks beside the machine that owe it an event: where one panics, that is the event.
+//! Helper tasks that owe the state machine an event: a panic becomes that event.
 
 use sluice_core::coordinator::Event;
 use sluice_proto::shortened;
@@ -7,13 +7,12 @@ use tokio_util::task::AbortOnDropHandle;
 use super::EventSender;
 use super::link::LinkEvent;
 
-/// Waits for the end of a task that answers by events of its own; tells the machine if it ended by a panic instead.
-/// Dropping this ends the task.
+/// Waits for a task that sends its own events, and sends one for it if it panics. Dropping this future aborts the task.
 pub(super) async fn report_panic(what: &'static str, task: AbortOnDropHandle<()>, events: EventSender) {
     if let Err(error) = task.await {
         tracing::error!(%error, "{what} did not end well");
         let message = shortened(format!("{what}: {error}"));
-        // Nobody listens after the query's end.
+        // The receiver is gone after the query's end.
         let _ = events.send(LinkEvent::Event(Event::TaskPanicked { message }));
     }
 }

@@ -1,4 +1,4 @@
-//! The task that owns the coordinator's state machine: it feeds events in and carries actions out.
+//! The task that owns the coordinator's state machine: it feeds events in and executes actions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -33,7 +33,7 @@ use crate::sink::Committed;
 const SNAPSHOT_PERIOD: Duration = Duration::from_millis(100);
 /// How long the end of a query waits for workers to stop its attempts.
 const END_QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long clearing beside the sink may take, before the query and after it: its file system may not answer.
+/// How long to clean up beside the sink, before and after the query: its file system may not answer.
 const SINK_CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) struct QueryDriver {
@@ -59,7 +59,7 @@ pub(super) struct QueryDriver {
 
 struct WorkerConnection {
     address: String,
-    /// Opens the query's data there.
+    /// The key for fetches of the query's data there.
     fetch_key: FetchKey,
     outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
     /// Stages whose template was sent in this session.
@@ -117,7 +117,7 @@ impl QueryDriver {
         let mut cancel_seen = false;
         let mut renewals = self.renewals.clone();
         while self.outcome.is_none() {
-            // Sessions break with the links, and workers keep what they hold.
+            // Dropping the links breaks the sessions, and workers keep what they hold.
             if let Some(handover) = self.handover {
                 return Err(handover);
             }
@@ -143,7 +143,7 @@ impl QueryDriver {
         Ok(self.finish().await)
     }
 
-    /// Removes what predecessors' attempts wrote beside the sink.
+    /// Removes the staging files of earlier coordinators.
     async fn supersede_sink(&self) {
         let options = Arc::clone(&self.options);
         let superseded = tokio::task::spawn_blocking(move || match &options.sink {
@@ -171,7 +171,7 @@ impl QueryDriver {
                 outbound,
             } => self.on_worker_joined(welcome, address, outbound),
             LinkEvent::MessageReceived { address, event } => {
-                // What comes from a session that another one has replaced is stale.
+                // Messages of a replaced session are stale.
                 let current = |worker: &WorkerId| {
                     let known = self.workers.get(worker);
                     known.is_some_and(|known| known.address == address)
@@ -248,7 +248,7 @@ impl QueryDriver {
 
     fn on_discovery(&mut self, event: discovery::Event) {
         for discovery::Action::Dial { address } in self.discovery.handle(self.now(), event) {
-            // Links that have ended leave nothing but their place in the set.
+            // Ended links stay in the set until they are joined.
             while self.links.try_join_next().is_some() {}
             let credentials = Credentials {
                 token: self.options.token.clone(),
@@ -291,7 +291,7 @@ impl QueryDriver {
                 self.send(&worker, ToWorker::RetireAttempt(attempt.into()));
             }
             Action::DropWorker { worker } => {
-                // The link sees its outbound side go and reports the end, which the machine knows already.
+                // The link notices the closed channel and reports an end that the machine knows already.
                 if self.workers.remove(&worker).is_some() {
                     tracing::warn!(%worker, "worker dropped");
                 }
@@ -303,7 +303,7 @@ impl QueryDriver {
                 }
             }
             Action::CommitSink { winners } => self.commit_sink(winners),
-            // Done at the end, when no attempt writes any more.
+            // Done in `finish`, when no attempt writes any more.
             Action::AbortSink => {}
             Action::EndQuery { outcome } => return ControlFlow::Break(outcome),
         }
@@ -312,7 +312,7 @@ impl QueryDriver {
 
     fn send(&self, worker: &WorkerId, message: ToWorker) {
         if let Some(connection) = self.workers.get(worker) {
-            // A closed session reports its end by itself.
+            // A closed session reports its own end.
             let _ = connection.outbound.send(wire::CoordinatorMessage::of(message));
         }
     }
@@ -366,7 +366,7 @@ impl QueryDriver {
         (update, endpoint)
     }
 
-    /// Passes a renewal of the query's token on to the workers that the query has a session with.
+    /// Sends a renewal of the query's token to all workers with a session.
     fn renew_token(&self) {
         let Some(renewal) = self.renewals.borrow().clone() else {
             return;
@@ -438,8 +438,8 @@ impl QueryDriver {
         outcome
     }
 
-    /// Clears what the query wrote. Where a predecessor that was thought dead has committed meanwhile, the query has
-    /// succeeded, whatever became of it here.
+    /// Removes what the query wrote. If an earlier coordinator that was thought dead has committed meanwhile, the query
+    /// has succeeded, whatever happened here.
     async fn abort_sink(&self, outcome: Outcome) -> Outcome {
         let options = Arc::clone(&self.options);
         let aborted = tokio::task::spawn_blocking(move || {
@@ -469,7 +469,7 @@ impl QueryDriver {
     }
 }
 
-/// Waits for a renewal; without end where none will come.
+/// Waits for a renewal; for ever if none can come.
 async fn next_renewal(renewals: &mut watch::Receiver<Option<Token>>) {
     if renewals.changed().await.is_err() {
         std::future::pending::<()>().await;

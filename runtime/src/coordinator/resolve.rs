@@ -1,4 +1,4 @@
-//! From names to addresses, again and again while a query runs.
+//! Resolves worker names to addresses repeatedly while a query runs.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -12,20 +12,20 @@ use tonic::async_trait;
 
 use super::link::LinkEvent;
 
-/// How long what was found for a name counts as news.
+/// The time between two resolutions of a name.
 const PERIOD: Duration = Duration::from_secs(2);
 
-/// Finds the addresses that a name (`host:port`) stands for.
+/// Resolves a name (`host:port`) to addresses.
 #[async_trait]
 pub trait Resolve: Send + Sync {
-    /// All addresses at this moment.
+    /// All current addresses.
     ///
     /// # Errors
-    /// The name stands for nothing, or nobody could tell.
+    /// The name does not exist, or resolution failed.
     async fn resolve(&self, name: &str) -> io::Result<BTreeSet<SocketAddr>>;
 }
 
-/// The resolver of the system: its hosts file and name servers.
+/// The system's resolver: hosts file and name servers.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemResolver;
 
@@ -36,7 +36,7 @@ impl Resolve for SystemResolver {
     }
 }
 
-/// Resolves a name until nobody listens.
+/// Resolves a name until the receiver is dropped.
 pub(super) async fn follow(
     name: String,
     resolver: Arc<dyn Resolve>,

@@ -1,4 +1,4 @@
-//! The coordinator as the reader of its query's result: rows of winning root attempts, on their way to a client.
+//! The coordinator reads its query's result, the rows of winning root attempts, and forwards them to a client.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,7 +31,7 @@ use crate::transport::Peers;
 use crate::transport::read_config;
 use sluice_proto::auth::FetchEndpoint;
 
-/// Rows of the result, in order where the query orders them; ends with the last row or the query.
+/// Rows of the result, in order if the query is ordered. Ends with the last row or the query.
 pub type ResultBatches = mpsc::Receiver<RecordBatch>;
 
 /// Batches that wait for the client.
@@ -42,7 +42,7 @@ const FETCH_AHEAD_BYTES: u64 = 16 << 20;
 
 /// Reads the result exchange. The first update starts it.
 pub struct ResultReader {
-    /// What the reading task needs, until it runs.
+    /// What the reading task needs; `None` once it runs.
     start: Option<ReaderStart>,
     updates: mpsc::UnboundedSender<InputUpdate>,
     peers: Peers,
@@ -58,7 +58,7 @@ struct ReaderStart {
 }
 
 impl ResultReader {
-    /// A reader of the query's result and the other end of it; neither where rows go to a sink.
+    /// A reader of the query's result and the receiver of its rows; neither if the query has a sink.
     pub fn channel(
         options: &CoordinatorOptions,
         preview: watch::Sender<Option<ResultPreview>>,
@@ -82,7 +82,7 @@ impl ResultReader {
             assigned_reduce_partitions: vec![0],
             range: None,
         };
-        // Ranges follow each other; otherwise rows go out as they come.
+        // Ordered results read the ranges one after the other.
         let delivery = if graph.ordered {
             Delivery::InOrder
         } else {
@@ -119,11 +119,11 @@ impl ResultReader {
         )
     }
 
-    /// Tells the reader about root attempts and where they are served.
+    /// Passes on updates about root attempts and their addresses.
     pub(super) fn update(&mut self, updates: Vec<(InputUpdate, FetchEndpoint)>, events: &EventSender) {
         for (update, endpoint) in updates {
             self.peers.learn(&update.worker, endpoint);
-            // The reading task ends with the query only.
+            // The reading task ends only with the query.
             let _ = self.updates.send(update);
         }
         if let Some(start) = self.start.take() {
@@ -135,20 +135,19 @@ impl ResultReader {
     }
 }
 
-/// How one reader ended.
 enum ReadEnd {
-    /// With the last row.
+    /// All rows were delivered.
     Delivered,
-    /// Without: this attempt could not be read, or its rows count no more.
+    /// This attempt could not be read, or its rows no longer count.
     Failed {
         attempt: AttemptId,
         error: FetchError,
-        /// Whether the query needs this very attempt.
+        /// Whether rows of the attempt were delivered, so that no other attempt can replace it.
         partially_delivered: bool,
     },
 }
 
-/// Reads the result until it is delivered, or the rest of rows that have left the query will not come.
+/// Reads the result until it is delivered, or until a partially delivered attempt is lost.
 async fn read(start: ReaderStart, peers: Peers, events: EventSender) {
     let mut forwarder = ResultForwarder {
         shown: Preview::new(start.mode, &start.spec),
@@ -172,7 +171,7 @@ async fn read(start: ReaderStart, peers: Peers, events: EventSender) {
                 error,
                 partially_delivered,
             } => {
-                // The next reader waits for what the coordinator has to say of it.
+                // The next read waits for the coordinator's update about it.
                 let failed = latest.get_mut(&attempt.task_id());
                 if let Some(update) = failed.filter(|update| update.map_attempt == attempt) {
                     update.state = InputState::Lost;
@@ -192,23 +191,22 @@ async fn read(start: ReaderStart, peers: Peers, events: EventSender) {
     }
 }
 
-/// Where rows go.
 struct ResultForwarder {
-    /// The first rows, where status shows them.
+    /// The first rows, if status shows them.
     shown: Option<Preview>,
     rows: mpsc::Sender<RecordBatch>,
     preview: watch::Sender<Option<ResultPreview>>,
     events: EventSender,
-    /// What has left the query, or waits to.
+    /// What was delivered, `pending` included.
     cursor: ResultCursor,
-    /// Rows for which the client has no room yet.
+    /// Rows that wait for room in the client's channel.
     pending: Option<RecordBatch>,
-    /// Whether a row has left the query.
+    /// Whether a row was forwarded.
     first_row_sent: bool,
 }
 
 impl ResultForwarder {
-    /// Reads everything, and passes on what has not left the query.
+    /// Reads everything, and forwards what was not delivered before.
     async fn read_once(
         &mut self,
         spec: &ReadSpec,
@@ -233,7 +231,7 @@ impl ResultForwarder {
                 Some(update) = inbox.recv() => {
                     latest.insert(update.map_attempt.task_id(), update.clone());
                     if update.state == InputState::Superseded {
-                        // Its rows do not count, even where they were read to their end.
+                        // Its rows do not count, even if all were read.
                         return ReadEnd::Failed {
                             attempt: update.map_attempt,
                             error: FetchError::StaleAttempt,
@@ -242,9 +240,9 @@ impl ResultForwarder {
                     }
                     let _ = updates.send(update);
                 }
-                // What happens to attempts is heard while the client takes its time, too.
+                // Updates are handled while the client is slow, too.
                 permit = rows.reserve(), if self.pending.is_some() => {
-                    // A client that went away does not end the query: its preview remains.
+                    // A client that disconnects does not end the query: the preview remains.
                     if let (Ok(permit), Some(batch)) = (permit, self.pending.take()) {
                         permit.send(batch);
                     }
@@ -310,7 +308,7 @@ impl ResultForwarder {
     }
 }
 
-/// The failure of a result whose bytes this build cannot read at all.
+/// The failure for a result that this build cannot read at all.
 fn unreadable(latest: &BTreeMap<TaskId, InputUpdate>) -> ReadFailed {
     let map_attempt = latest
         .values()
@@ -322,7 +320,7 @@ fn unreadable(latest: &BTreeMap<TaskId, InputUpdate>) -> ReadFailed {
     }
 }
 
-/// The first rows, each value cut to what a preview shows of one at most.
+/// The first rows, with values truncated to the length that a preview shows.
 struct Preview {
     rows: ResultPreview,
 }
@@ -347,12 +345,11 @@ impl Preview {
         }
     }
 
-    /// As status shows them.
     fn shown(&self) -> Option<ResultPreview> {
         bound_preview(self.rows.clone())
     }
 
-    /// Says whether anything was new.
+    /// Returns whether anything was added.
     fn add(&mut self, batch: &RecordBatch) -> bool {
         let room = PREVIEW_MAX_ROWS.saturating_sub(self.rows.rows.len());
         if batch.num_rows() == 0 || room == 0 && self.rows.truncated {
@@ -387,7 +384,7 @@ struct TruncatedText {
 }
 
 impl fmt::Write for TruncatedText {
-    /// Fails once it has enough, which ends the formatting of a long value.
+    /// Fails once the text is long enough, which stops the formatting of a long value.
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
             if self.characters > PREVIEW_MAX_TEXT {
@@ -400,10 +397,10 @@ impl fmt::Write for TruncatedText {
     }
 }
 
-/// The text of a value, a character longer than a preview shows if the value is.
+/// The text of a value, truncated to one character more than a preview shows.
 fn truncated(value: impl fmt::Display) -> String {
     let mut text = TruncatedText::default();
-    // It fails where the value goes on.
+    // It fails for longer values.
     let _ = fmt::write(&mut text, format_args!("{value}"));
     text.text
 }

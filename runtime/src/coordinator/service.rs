@@ -1,4 +1,4 @@
-//! The coordinator's gRPC face: status, the result's rows, cancel.
+//! The coordinator's gRPC service: status, result rows, cancel, token renewal.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -25,7 +25,6 @@ use wire::coordinator_server::{Coordinator, CoordinatorServer};
 use super::{Reporter, ResultBatches, RunningQuery};
 use crate::net::{self, Listener};
 
-/// Serves one query.
 pub struct CoordinatorService {
     query: QueryId,
     reporter: Reporter,
@@ -37,13 +36,10 @@ pub struct CoordinatorService {
     end_reported: CancellationToken,
 }
 
-/// A service that runs.
 pub struct ServiceHandle {
-    /// Where.
     pub address: SocketAddr,
-    /// Cancelled once somebody was told how the query ended.
+    /// Cancelled once a client was told how the query ended.
     pub end_reported: CancellationToken,
-    /// Ends with the service.
     pub task: tokio::task::JoinHandle<()>,
 }
 
@@ -86,7 +82,7 @@ pub async fn serve(
 }
 
 impl CoordinatorService {
-    /// Who asks, where that is checked.
+    /// Checks a call. Returns the caller, if tokens are checked.
     fn check(&self, request: &Request<wire::QueryRef>, verb: Verb) -> Result<Option<Subject>, Status> {
         let claims = self.guard.admit(request.metadata(), verb)?;
         self.check_query(&request.get_ref().query)?;
@@ -104,8 +100,7 @@ impl CoordinatorService {
     }
 }
 
-/// A report as it travels, within its bound: the first rows are left out before anything else is. Notes that the end was
-/// told.
+/// Encodes a report within its size limit: drops the preview first. Notes if it reports the end.
 fn encode_report(
     report: &QueryReport,
     end_reported: &CancellationToken,
@@ -125,10 +120,10 @@ fn encode_report(
     Ok(status)
 }
 
-/// The least time between two reports to the operator, which follows very many queries.
+/// The least time between two reports to the operator, which watches many queries.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
 
-/// The states of a query, `period` apart but for the last one, which comes at once.
+/// Snapshots of a query at least `period` apart, except the last one, which comes at once.
 fn status_stream(
     seen: watch::Receiver<QuerySnapshot>,
     period: Duration,
@@ -136,7 +131,7 @@ fn status_stream(
     futures::stream::unfold((seen, None), move |(mut seen, last)| async move {
         if let Some(last) = last {
             seen.changed().await.ok()?;
-            // An error says that no other state will come.
+            // An error means that no other snapshot will come.
             let ended = seen.wait_for(|snapshot| snapshot.outcome.is_some());
             let _ = timeout_at(last + period, ended).await;
         }
@@ -167,7 +162,7 @@ impl Coordinator for CoordinatorService {
     ) -> Result<Response<Self::WatchQueryStatusStream>, Status> {
         let asks = self.check(&request, Verb::ReadStatus)?;
         let (reporter, end_reported) = (self.reporter.clone(), self.end_reported.clone());
-        // Who is not checked may be the operator.
+        // An unchecked caller may be the operator.
         let period = match asks {
             None | Some(Subject::Operator) => REPORT_PERIOD,
             Some(Subject::Query(_)) => Duration::ZERO,
@@ -209,27 +204,27 @@ impl Coordinator for CoordinatorService {
         self.guard.admit(request.metadata(), Verb::Renew)?;
         let wire::TokenRenewal { query, renewal } = request.into_inner();
         self.check_query(&query)?;
-        // Workers check what it says.
+        // Workers verify it.
         let renewal = Token::new(&renewal)?;
         self.renewals.send_replace(Some(renewal));
         Ok(Response::new(wire::RenewAck {}))
     }
 }
 
-/// The most bytes of one chunk: a batch may be larger than any message that a client takes.
+/// The most bytes of one chunk: a batch may be larger than any message that a client accepts.
 const CHUNK_BYTES: usize = 1 << 20;
 
 type Chunks = mpsc::Sender<Result<wire::ResultChunk, Status>>;
 
-/// Chunks of an Arrow IPC stream: the schema, the batches, then the mark of its end. They are cut anywhere.
+/// Sends an Arrow IPC stream (schema, batches, end marker) in chunks that may cut it anywhere.
 async fn stream_rows(schema: SchemaRef, rows: ResultBatches, chunks: Chunks) {
-    // A client that went away wants no error.
+    // A client that has disconnected needs no error.
     if let Err(Some(error)) = send_rows(schema, rows, &chunks).await {
         let _ = chunks.send(Err(Status::internal(error.to_string()))).await;
     }
 }
 
-/// Fails without an error where nobody listens.
+/// Fails with `None` if the client has disconnected.
 async fn send_rows(
     schema: SchemaRef,
     mut rows: ResultBatches,
@@ -242,13 +237,13 @@ async fn send_rows(
         let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
         send_chunks(std::mem::take(writer.get_mut()), rows, chunks).await?;
     }
-    // A decoder knows that a message is complete once more bytes come: without the end of the stream, the schema of
-    // a result without rows would not show.
+    // A decoder returns a message once more bytes arrive: without the end marker, a result without rows would have no
+    // schema.
     writer.finish().map_err(Some)?;
     send_chunks(std::mem::take(writer.get_mut()), 0, chunks).await
 }
 
-/// Sends bytes of the stream in pieces; the last one tells their rows.
+/// Sends bytes of the stream in chunks; the last one has their row count.
 async fn send_chunks(bytes: Vec<u8>, rows: u64, chunks: &Chunks) -> Result<(), Option<ArrowError>> {
     let mut bytes = Bytes::from(bytes);
     while !bytes.is_empty() {

@@ -14,7 +14,7 @@ use wire::coordinator_client::CoordinatorClient;
 use crate::cli::exit::Failure;
 use crate::net::{self, AuthenticatedChannel};
 
-/// The coordinator went away, or stands still, and has not said how its query ended.
+/// The coordinator disconnected or hangs, and has not reported the end of its query.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the coordinator went away before the query had ended: {0}")]
 pub struct CoordinatorLost(String);
@@ -35,7 +35,7 @@ impl CoordinatorLost {
     }
 
     fn of_call(status: &tonic::Status) -> Self {
-        // The status of a broken connection says little, its cause says what broke.
+        // The status of a broken connection says little; its cause has the details.
         match std::error::Error::source(status) {
             Some(cause) => Self::to_say(cause),
             None => Self(status.message().to_owned()),
@@ -53,7 +53,7 @@ impl From<CoordinatorLost> for Failure {
     }
 }
 
-/// A connection to a coordinator about one query. Every call ends: a coordinator that does not answer for some seconds
+/// A connection to the coordinator of one query. Every call ends: a coordinator that does not answer for some seconds
 /// counts as lost.
 #[derive(Clone)]
 pub struct Client {
@@ -62,10 +62,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to a coordinator at host:port, with the token that opens it.
+    /// Connects to a coordinator at host:port with its token.
     ///
     /// # Errors
-    /// Nobody answers there.
+    /// The connection fails.
     pub async fn connect(address: &str, query: QueryId, token: Token) -> Result<Self, CoordinatorLost> {
         let inner = net::coordinator_client(address, token).await;
         let inner = inner.map_err(|error| CoordinatorLost::to_say(error.cause()))?;
@@ -78,10 +78,10 @@ impl Client {
         }
     }
 
-    /// Asks for the query's end.
+    /// Cancels the query.
     ///
     /// # Errors
-    /// The coordinator is gone.
+    /// The coordinator is lost.
     pub async fn cancel(&mut self) -> Result<(), CoordinatorLost> {
         let reference = self.reference();
         let answer = self.inner.cancel_query(reference).await;
@@ -90,10 +90,10 @@ impl Client {
             .map_err(|status| CoordinatorLost::of_call(&status))
     }
 
-    /// Calls `seen` with each new state until the query has ended; answers the last one.
+    /// Calls `seen` with each new report until the query has ended. Returns the last report.
     ///
     /// # Errors
-    /// The coordinator went away first.
+    /// The coordinator is lost before the query has ended.
     pub async fn watch(
         &mut self,
         mut seen: impl FnMut(&QueryReport),
@@ -112,10 +112,10 @@ impl Client {
         ended.ok_or_else(|| CoordinatorLost("it closed the connection".to_owned()))
     }
 
-    /// Begins to take the rows of the result. There is one reader of them.
+    /// Starts to read the rows of the result. Only one client may.
     ///
     /// # Errors
-    /// The coordinator went away, or has no rows to give.
+    /// The coordinator is lost, or has no rows for clients.
     pub async fn read_result(&mut self) -> Result<ResultStream, CoordinatorLost> {
         let reference = self.reference();
         let chunks = self.inner.read_result(reference).await;
@@ -130,22 +130,20 @@ impl Client {
     }
 }
 
-/// The result on its way.
+/// The result as a stream.
 pub struct ResultStream {
     chunks: tonic::Streaming<wire::ResultChunk>,
-    /// What the decoder has not taken yet. A chunk may hold any piece of the stream.
+    /// Bytes that are not decoded yet. A chunk may hold any part of the IPC stream.
     bytes: Buffer,
     decoder: StreamDecoder,
     schema_given: bool,
     decoded: Option<RecordBatch>,
 }
 
-/// A part of a result.
 #[derive(Debug, Clone)]
 pub enum ResultPart {
-    /// The schema, which comes first and once.
+    /// The schema, first and once.
     Schema(SchemaRef),
-    /// The next rows.
     Rows(RecordBatch),
 }
 
@@ -153,7 +151,7 @@ impl ResultStream {
     /// The next part; `None` after the last one.
     ///
     /// # Errors
-    /// The coordinator went away.
+    /// The coordinator is lost.
     pub async fn next(&mut self) -> Result<Option<ResultPart>, CoordinatorLost> {
         loop {
             if let (false, Some(schema)) = (self.schema_given, self.decoder.schema()) {

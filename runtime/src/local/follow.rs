@@ -1,4 +1,4 @@
-//! What somebody who runs a query sees of it: progress, rows, and the status file.
+//! What the user sees of a running query: progress, rows and the status file.
 
 use sluice_core::coordinator::Outcome;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +22,11 @@ pub struct View<'a> {
     pub status: Option<&'a mut StatusFile>,
 }
 
-/// Shows progress and prints rows until the query has ended and its rows are printed. It is cancelled once
-/// `interrupted` is, or when nobody reads its rows any more.
+/// Shows progress and prints rows until the query has ended and its rows are printed. Cancels the query once
+/// `interrupted` is cancelled, or when standard output is closed.
 ///
 /// # Errors
-/// The query has not succeeded, or not all of its rows are printed.
+/// The query did not succeed, or not all of its rows were printed.
 pub async fn follow(
     client: &Client,
     view: &mut View<'_>,
@@ -57,7 +57,7 @@ pub async fn follow(
     }
     match (outcome, print_failure) {
         (Outcome::Succeeded, None) => {}
-        // Rows may have stopped because the query failed: its own cause comes first.
+        // Rows may have stopped because the query failed: report its own cause first.
         (outcome @ Outcome::Failed(_), _) | (outcome @ Outcome::Cancelled, None) => {
             return Err(Failure::Query(outcome));
         }
@@ -72,8 +72,7 @@ pub async fn follow(
     }
 }
 
-/// Watches the query to its end, and cancels it if it is not wanted any more; also answers why its rows could not be
-/// printed.
+/// Watches the query to its end, and cancels it on an interrupt or a print failure. Also returns the print failure.
 async fn watch(
     client: &Client,
     show: &mut impl FnMut(&QueryReport),
@@ -85,7 +84,7 @@ async fn watch(
     tokio::pin!(watched);
     let cancel = || {
         let mut client = client.clone();
-        // A coordinator that does not take it is lost, which its watcher hears too.
+        // If the call fails, the coordinator is lost, and the watch ends too.
         tokio::spawn(async move { client.cancel().await })
     };
     let (mut print_failure, mut asked) = (None, false);

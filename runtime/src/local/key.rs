@@ -1,4 +1,4 @@
-//! The key of one run: other users of the machine can reach its ports, but hold no token that opens them.
+//! The key of one run. Other users of the machine can reach its ports but have no token for them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,24 +9,25 @@ use sluice_proto::auth::{
     Audience, Claims, Folders, Guard, PoolId, Token, TokenSigner, TokenVerifier, TrustedKeys, Verb,
 };
 
-/// The key dies with the run, whatever its token says.
+/// Longer than any run: the key is gone when the run ends.
 const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A fresh key, and the tokens of the run's query. The signing half is forgotten once they are made.
+/// The tokens of the run's query, and the public key that verifies them. The private key is dropped once they are
+/// signed.
 #[derive(Debug, Clone)]
 pub struct RunKey {
-    /// Opens sessions at the run's workers.
+    /// For sessions with the run's workers.
     pub token: Token,
-    /// Opens the run's coordinator: its status, its rows and its end.
+    /// For the coordinator: read status and result, cancel.
     pub client_token: Token,
-    /// Lets the run's coordinator in, at its workers.
+    /// Workers admit the run's coordinator with it.
     pub worker_guard: Guard,
-    /// Lets the run in, at its coordinator.
+    /// The coordinator admits the run's client with it.
     pub coordinator_guard: Guard,
     public_pem: String,
 }
 
-/// Where the processes of a run find its key.
+/// The files that give a run's processes its key.
 #[derive(Debug, Clone)]
 pub struct KeyFiles {
     /// The public half, for `--verify-key-file`.
@@ -36,10 +37,10 @@ pub struct KeyFiles {
 }
 
 impl RunKey {
-    /// A key for one query and one epoch of its coordinator.
+    /// A key for one query and one coordinator epoch.
     ///
     /// # Errors
-    /// The machine gives no random bytes.
+    /// The system has no random bytes.
     pub fn new(query: &QueryId, epoch: CoordinatorEpoch) -> anyhow::Result<Self> {
         let signer = TokenSigner::generate()?;
         let public_pem = signer.public_pem();
@@ -68,7 +69,7 @@ impl RunKey {
         })
     }
 
-    /// Writes it for processes of the run, into a folder that only this user can enter.
+    /// Writes it for the run's processes into a folder that only this user can enter.
     ///
     /// # Errors
     /// The files cannot be written.

@@ -1,5 +1,5 @@
-//! What `sluice run` adds to a query's coordinator and workers, which are the real ones: it starts them on this machine,
-//! follows the query as a client, and shows progress and rows.
+//! What `sluice run` adds to the real coordinator and workers: it starts them on this machine, follows the query as a
+//! client, and shows progress and rows.
 
 pub mod client;
 pub mod follow;

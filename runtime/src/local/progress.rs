@@ -1,4 +1,4 @@
-//! Progress of a query on standard error: a live line a stage on a terminal, plain lines elsewhere.
+//! Progress of a query on standard error: one live line per stage on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -10,24 +10,22 @@ use crate::cli::exit::print_stderr;
 
 /// Shows snapshots as they come.
 pub enum Progress {
-    /// One line a stage, redrawn.
+    /// One line per stage, redrawn.
     Live {
-        /// All lines.
         lines: MultiProgress,
-        /// The stages' lines, by number.
+        /// One bar per stage, by stage id.
         bars: Vec<ProgressBar>,
     },
-    /// A line whenever a stage changes its state.
+    /// One line per state change of a stage.
     Plain {
-        /// What was last said of each stage.
+        /// The state of each stage that was printed last.
         said: Vec<Option<StageState>>,
     },
-    /// Nothing.
     Quiet,
 }
 
 impl Progress {
-    /// Chooses by what standard error is; rows that stream to the same terminal would tear live lines.
+    /// Live on a terminal, unless rows stream to the same terminal, which would break live lines.
     pub fn new(quiet: bool, rows_stream: bool) -> Self {
         if quiet {
             Self::Quiet
@@ -74,7 +72,7 @@ impl Progress {
         }
     }
 
-    /// Leaves the last state on the screen and adds the total.
+    /// Keeps the last state on the screen and adds the totals.
     pub fn finish(&self, snapshot: &QuerySnapshot) {
         match self {
             Self::Live { bars, .. } => bars.iter().for_each(ProgressBar::abandon),
@@ -86,7 +84,7 @@ impl Progress {
 }
 
 fn stage_bar(stage: &StageSnapshot) -> ProgressBar {
-    // The template is a constant; a broken one would show as a bar without style.
+    // The template is a constant; an invalid one would give a bar without style.
     let style = ProgressStyle::with_template("{prefix:30} {bar:20} {pos:>4}/{len:4} {msg}");
     let bar = ProgressBar::new(u64::from(stage.tasks));
     if let Ok(style) = style {

@@ -1,5 +1,4 @@
-//! Result rows on standard output, written by a thread of their own: whoever reads them may stop reading for as long as
-//! they like, and nothing else waits for it.
+//! Result rows on standard output, written by a thread of their own: a slow or stopped reader blocks nothing else.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -19,10 +18,10 @@ use crate::cli::exit::Failure;
 /// Batches that wait for the thread.
 const QUEUED: usize = 4;
 
-/// A result on its way from a coordinator to standard output. Dropped, it goes no further; a write that is held up is
-/// left to the end of the process.
+/// Copies a result from a coordinator to standard output. Dropping it stops the copy; a blocked write lasts until the
+/// process ends.
 pub struct ResultPrinter {
-    /// Takes the result from the coordinator, until it has all of it.
+    /// Reads the result from the coordinator; `None` once all of it is read.
     reading: Option<AbortOnDropHandle<Result<(), CoordinatorLost>>>,
     commands: mpsc::Sender<PrintCommand>,
     printed: oneshot::Receiver<Result<(), Failure>>,
@@ -30,15 +29,15 @@ pub struct ResultPrinter {
 
 enum PrintCommand {
     Print(ResultPart),
-    /// The query has succeeded, so that what waits for the end may be printed too.
+    /// The query has succeeded: print what was kept back.
     Finish,
 }
 
 impl ResultPrinter {
-    /// Starts to read the result and to print it as it comes.
+    /// Starts to read and print the result.
     ///
     /// # Errors
-    /// No thread is to be had.
+    /// No thread can be started.
     pub fn start(client: &Client, format: OutputFormat) -> anyhow::Result<Self> {
         let out = io::stdout().as_fd().try_clone_to_owned();
         let out = Stdout {
@@ -56,7 +55,7 @@ impl ResultPrinter {
                 }
                 Failure::Other(error)
             });
-            // Nobody waits for it once the query has failed.
+            // Nobody receives it once the query has failed.
             let _ = done.send(printed);
         })?;
         let reading = tokio::spawn(read(client.clone(), commands.clone()));
@@ -67,7 +66,7 @@ impl ResultPrinter {
         })
     }
 
-    /// Waits until the result can be read or printed no further, which may be never.
+    /// Waits for a failure to read or print the result, possibly for ever.
     pub async fn failure(&mut self) -> Failure {
         loop {
             let Some(reading) = &mut self.reading else {
@@ -87,7 +86,7 @@ impl ResultPrinter {
         }
     }
 
-    /// Waits until all of a query's result that has succeeded is printed.
+    /// Waits until the result of a query that has succeeded is printed.
     ///
     /// # Errors
     /// It cannot be read or printed.
@@ -95,13 +94,13 @@ impl ResultPrinter {
         if let Some(reading) = self.reading.take() {
             reading.await.map_err(anyhow::Error::from)??;
         }
-        // A thread that has ended says why below.
+        // A thread that has ended sends its result below.
         let _ = self.commands.send(PrintCommand::Finish).await;
         self.printed.await.map_err(anyhow::Error::from)?
     }
 }
 
-/// Why the thread has ended without being asked to.
+/// Why the thread ended early.
 async fn failed(printed: &mut oneshot::Receiver<Result<(), Failure>>) -> Failure {
     match printed.await {
         Ok(Err(failure)) => failure,
@@ -119,7 +118,7 @@ async fn read(mut client: Client, commands: mpsc::Sender<PrintCommand>) -> Resul
     Ok(())
 }
 
-/// Prints what is ordered, until the query has succeeded or is given up.
+/// Runs print commands until `Finish`, or until the query is given up.
 fn print(format: OutputFormat, out: Stdout, mut inbox: mpsc::Receiver<PrintCommand>) -> anyhow::Result<()> {
     let mut out = Some(out);
     let mut printer = None;
@@ -145,8 +144,8 @@ fn print(format: OutputFormat, out: Stdout, mut inbox: mpsc::Receiver<PrintComma
     Ok(())
 }
 
-/// Standard output without the buffer that the end of the process would try to empty. It notes that nobody reads, which
-/// writers above it tell in words only.
+/// Unbuffered standard output: a buffer would be flushed, and might block, at the end of the process. It notes a broken
+/// pipe, which writers above it report only as text.
 struct Stdout {
     file: File,
     closed: Arc<AtomicBool>,

@@ -9,7 +9,6 @@ use arrow::json::LineDelimitedWriter;
 use arrow::util::display::FormatOptions;
 use arrow::util::pretty::pretty_format_batches_with_options;
 
-/// How rows are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum OutputFormat {
     /// A table for people: the first 1,000 rows.
@@ -20,7 +19,7 @@ pub enum OutputFormat {
     Csv,
 }
 
-/// The most rows that a table shows: its columns' widths need all of them at once.
+/// The most rows of a table: column widths need all of them at once.
 const TABLE_ROWS: usize = 1_000;
 
 /// Prints batches as they come.
@@ -63,7 +62,7 @@ impl<W: Write> RowPrinter<W> {
     /// Prints or keeps a batch.
     ///
     /// # Errors
-    /// Standard output is closed, or a column's type has no such form.
+    /// Standard output is closed, or the format does not support a column's type.
     pub fn print(&mut self, batch: &RecordBatch) -> anyhow::Result<()> {
         let before = usize::try_from(self.rows).unwrap_or(usize::MAX);
         self.rows += u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
@@ -84,7 +83,7 @@ impl<W: Write> RowPrinter<W> {
         Ok(())
     }
 
-    /// Prints what was kept; answers the number of rows in all.
+    /// Prints what was kept. Returns the number of all rows.
     ///
     /// # Errors
     /// Standard output is closed.

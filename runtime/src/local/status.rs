@@ -1,4 +1,4 @@
-//! `--status FILE`: the status object that the custom resource would carry.
+//! `--status FILE`: the status that the custom resource would have.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,16 @@ use sluice_proto::QueryReport;
 /// The least time between two writes while the query runs.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// A file that always holds a whole status of the query at hand, from before it is planned to its end.
+/// A file that always holds a complete status of the current query, from before planning to its end.
 pub struct StatusFile {
     path: PathBuf,
-    /// What the coordinator said last.
+    /// The coordinator's last report.
     seen: Option<QueryReport>,
     written: Option<Instant>,
 }
 
 impl StatusFile {
-    /// A status file at `path` of a query that has not begun.
+    /// A status file at `path` for a pending query.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -43,7 +43,7 @@ impl StatusFile {
         Ok(file)
     }
 
-    /// Writes the status now and then; what cannot be written now is tried again at the end.
+    /// Writes the status at most once per period. A failed write is retried at the end.
     pub fn update(&mut self, seen: &QueryReport) {
         self.seen = Some(seen.clone());
         if self.written.is_none_or(|written| written.elapsed() >= PERIOD) {
@@ -63,7 +63,7 @@ impl StatusFile {
         self.write(&seen.status())
     }
 
-    /// Writes the last status of a query that ended like this, unless a coordinator has said how it ended.
+    /// Writes the last status of a query that failed like this, unless a coordinator has reported its end.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -91,7 +91,7 @@ impl StatusFile {
     }
 }
 
-/// Whether a file of this name may be replaced: a device, a pipe or a link is not what a status is kept in.
+/// Checks that a file of this name may be replaced: a device, a pipe or a link may not.
 fn check_replaceable(path: &Path) -> anyhow::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_symlink() => {
@@ -105,7 +105,7 @@ fn check_replaceable(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// The last report of a coordinator that was lost after it: nothing runs any more, and this is how the query ended.
+/// The last report of a lost coordinator with this end: nothing runs any more.
 fn with_end(mut seen: QueryReport, end: Termination) -> QueryReport {
     let snapshot = &mut seen.snapshot;
     snapshot.outcome = Some(if end.phase == QueryPhase::Cancelled {

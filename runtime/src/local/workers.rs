@@ -1,4 +1,4 @@
-//! The workers of a local run: in this process, in their own, or somebody else's.
+//! The workers of a local run: in this process, in their own processes, or external.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -14,9 +14,7 @@ use crate::worker::{RunningWorker, WorkerOptions};
 /// The shape of workers that a run starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerShape {
-    /// How many.
     pub count: u32,
-    /// Slots of each.
     pub slots: u32,
     /// Memory of each, bytes.
     pub memory_bytes: u64,
@@ -24,7 +22,7 @@ pub struct WorkerShape {
     pub spill_limit_bytes: u64,
 }
 
-/// Workers that can be reached, and what must be kept to keep them alive.
+/// Addresses of workers, and the handles that keep them alive.
 #[derive(Default)]
 pub struct Workers {
     /// Where they listen, host:port.
@@ -34,7 +32,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Workers that somebody else started.
+    /// Workers that run already.
     pub fn external(addresses: Vec<String>) -> Self {
         Self {
             addresses,
@@ -43,10 +41,10 @@ impl Workers {
         }
     }
 
-    /// Starts workers in this process, for those whom `guard` lets in.
+    /// Starts workers in this process; `guard` decides who may use them.
     ///
     /// # Errors
-    /// No port or no spill folder is to be had.
+    /// A worker cannot bind a port or create its spill folder.
     pub async fn start_in_process(
         shape: WorkerShape,
         spill_dir: &Path,
@@ -74,11 +72,11 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Starts workers as processes of this program, below a folder, for those with a token of this key. Where that fails
-    /// or is given up, [`Self::stop`] stops those that were started.
+    /// Starts worker processes that spill below a folder and trust tokens of this key. If this fails or is dropped,
+    /// [`Self::stop`] stops those that were started.
     ///
     /// # Errors
-    /// A process cannot be started or does not come up.
+    /// A process cannot be started or ends before it is ready.
     pub async fn start_processes(
         &mut self,
         shape: WorkerShape,
@@ -112,11 +110,11 @@ impl Workers {
         Ok(())
     }
 
-    /// What ends the processes that this run has started, at once and whatever they do.
+    /// A hook that kills the processes of this run.
     pub fn killer(&self) -> impl FnOnce() + Send + 'static {
         let ids = self.children.iter().filter_map(Child::id);
         let ids = ids.filter_map(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        // A handle means this process and no later one of the same number.
+        // A pidfd never refers to a later process with the same id.
         let handles: Vec<_> = ids
             .filter_map(|id| pidfd_open(id, PidfdFlags::empty()).ok())
             .collect();
@@ -133,7 +131,7 @@ impl Workers {
         for worker in self.in_process {
             worker.stop().await;
         }
-        // All at once: one that stands still must not keep the others.
+        // All at once: one that hangs must not delay the others.
         let stopping = self.children.into_iter().map(stop_attached);
         futures::future::join_all(stopping).await;
     }

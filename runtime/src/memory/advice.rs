@@ -1,6 +1,6 @@
-//! What helps an operator that has too little memory, by the name under which it is charged.
+//! Advice for an operator that ran out of memory, by the name of its memory consumer.
 
-/// What to do for a consumer of this name, as DataFusion and the shuffle call them.
+/// Advice for a consumer with this name, as DataFusion and the shuffle name them.
 pub(super) fn advice(consumer: &str) -> &'static str {
     let is = |names: &[&str]| names.iter().any(|name| consumer.starts_with(name));
     if is(&["TopK", "PartitionedTopK"]) {

@@ -1,4 +1,4 @@
-//! The memory of a worker: one owner, which operators, shuffle reads and writes and the shuffle store charge.
+//! The memory of a worker: operators, shuffle reads and writes, and the shuffle store all reserve it from one owner.
 
 mod advice;
 mod pool;

@@ -17,26 +17,25 @@ use super::advice::advice;
 #[cfg(test)]
 mod tests;
 
-/// What a consumer may have in any case, bytes: some operators charge what they hold already, beyond the limit if need be,
-/// and others, which hold next to nothing, must not fail for it.
+/// Every consumer gets this many bytes: some operators reserve what they hold already, even above the limit, and others
+/// that hold almost nothing must not fail because of them.
 const ALWAYS_GRANTED_BYTES: usize = 64 << 10;
 
-/// What tells a refusal of memory from other failures for want of space: operators pass on its text alone.
+/// Marks refusals of memory, as opposed to disk space: operators keep only the text of an error.
 const REFUSAL_MARKER: &str = "more bytes of memory";
 
-/// Whether a failure for want of space is one of memory.
+/// Whether a resource failure is about memory.
 pub fn is_about_memory(message: &str) -> bool {
     message.contains(REFUSAL_MARKER)
 }
 
-/// All memory that a worker gives to queries.
+/// All memory of a worker for queries.
 ///
-/// Within it, consumers that can spill share fairly (DataFusion's `FairSpillPool`: an even part for each of what the
-/// others leave). A query may take more than its even part of the worker as long as a quarter of the worker's memory
-/// stays free. The shuffle store's bytes are charged as they are, and it keeps them below its part by going to disk;
-/// in the last fifth of the memory it is asked to free all it can, so that what operators take there is paid back at once.
-/// That fifth is for consumers that cannot spill, and for those that begin: a sort that holds much goes to disk instead, or
-/// the merge that it needs then, and another sort beside it, would have no memory to begin with.
+/// Consumers that can spill share it fairly (DataFusion's `FairSpillPool`: equal shares of what the others leave). A
+/// query may exceed its equal share of the worker while a quarter of the memory stays free. The shuffle store reserves
+/// its bytes unconditionally and spills to stay below its share. Once the last fifth of the memory is in use, the store
+/// is asked to spill all it can. That fifth is for consumers that cannot spill and for new ones: a large sort spills
+/// instead, because otherwise its own merge, or another sort, could not start.
 #[derive(Debug)]
 pub struct WorkerMemory {
     limit: usize,
@@ -47,7 +46,7 @@ pub struct WorkerMemory {
 }
 
 impl WorkerMemory {
-    /// The owner of `limit` bytes (`workers.memory`).
+    /// `limit` is `workers.memory` in bytes.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
@@ -58,22 +57,22 @@ impl WorkerMemory {
         })
     }
 
-    /// The shuffle store's part, in bytes: three tenths. What it does not use is lent to operators.
+    /// The shuffle store's share, bytes: three tenths. Operators may use what it does not need.
     pub fn store_bytes(&self) -> usize {
         self.limit / 10 * 3
     }
 
-    /// Rung when the shuffle store should free all it can.
+    /// Notified when the shuffle store should spill all it can.
     pub fn pressure(&self) -> Arc<Notify> {
         Arc::clone(&self.pressure)
     }
 
-    /// The memory that the shuffle store is charged to.
+    /// The pool of the shuffle store.
     pub fn store_pool(self: &Arc<Self>) -> Arc<dyn MemoryPool> {
         Arc::new(StoreMemory(Arc::clone(self)))
     }
 
-    /// The memory of a query's tasks: the same pool for all of them, as long as one holds it.
+    /// The pool of a query's tasks: one pool while any of them holds it.
     pub fn query_pool(self: &Arc<Self>, query: &QueryId) -> Arc<dyn MemoryPool> {
         let mut queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
         queries.retain(|(_, pool)| pool.strong_count() > 0);
@@ -92,9 +91,8 @@ impl WorkerMemory {
         pool
     }
 
-    /// Whether an attempt of the query that had no room, and holds nothing any more, may have it later: others hold a part of
-    /// the memory, be they other queries, its own siblings, or shuffle data on its way to disk, and it did not want more
-    /// than there is.
+    /// Whether an attempt of the query that ran out of memory, and has released its own, may succeed later: other
+    /// consumers hold memory, and the attempt did not need more than the worker has.
     pub fn may_have_room(&self, query: &QueryId) -> bool {
         let queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = queries.iter().find(|(id, _)| id == query);
@@ -109,19 +107,19 @@ impl WorkerMemory {
         !exceeds_worker && held.is_contended()
     }
 
-    /// Bytes charged now.
+    /// Bytes reserved now.
     pub fn reserved(&self) -> usize {
         self.shared.reserved()
     }
 
-    /// Whether a consumer that can spill may have `more`: from the last fifth it gets what it needs to begin with.
+    /// Whether a consumer that can spill may grow: in the last fifth only its first reservation.
     fn may_grow_spillable(&self, reservation: &MemoryReservation, more: usize) -> bool {
         let wanted = self.shared.reserved().saturating_add(more);
         let begins = reservation.size() == 0;
         !reservation.consumer().can_spill() || begins || wanted <= self.limit - self.limit / 5
     }
 
-    /// Whether a query that holds `used` bytes may have `more`.
+    /// Whether a query that holds `used` bytes may get `more`.
     fn may_grow_query(&self, used: usize, more: usize) -> bool {
         let wanted = self.shared.reserved().saturating_add(more);
         if wanted > self.limit - self.limit / 5 {
@@ -139,7 +137,7 @@ struct QueryMemory {
     worker: Arc<WorkerMemory>,
     query: QueryId,
     used: AtomicUsize,
-    /// Whether a consumer that cannot spill has asked for more than the worker has.
+    /// Whether a consumer that cannot spill has requested more than the worker has.
     exceeds_worker: AtomicBool,
 }
 
@@ -224,7 +222,7 @@ impl MemoryPool for QueryMemory {
     }
 }
 
-/// The store's view: it only ever says what it holds.
+/// The store's view: it reserves unconditionally what it holds.
 #[derive(Debug)]
 struct StoreMemory(Arc<WorkerMemory>);
 

@@ -58,8 +58,8 @@ pub(crate) async fn session_client(
         .max_encoding_message_size(MAX_SESSION_MESSAGE_BYTES))
 }
 
-/// A client for fetches from the worker at `address` (host:port), which connects with its first call. Fetches show a key
-/// of their own instead of a token.
+/// A client for fetches from the worker at `address` (host:port), which connects with its first call. Fetches show a
+/// key of their own instead of a token.
 pub(crate) fn fetch_client(address: &str) -> Result<WorkerClient<Channel>, DialError> {
     Ok(WorkerClient::new(endpoint(address)?.connect_lazy()))
 }

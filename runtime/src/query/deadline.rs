@@ -1,5 +1,5 @@
-//! The deadline of a query before it runs: what lists, plans and checks may block its thread for ever, on a file system
-//! that does not answer or in a function of DataFusion.
+//! The deadline of a query before it runs: listing, planning and checks may block their thread for ever, on a file
+//! system that does not answer or in a DataFusion function.
 
 use std::time::Duration;
 
@@ -13,13 +13,12 @@ use super::error::PrepareError;
 /// The time that a query may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadline {
-    /// When it began.
     pub began: Instant,
     seconds: Option<u32>,
 }
 
 impl Deadline {
-    /// Of a query that begins now.
+    /// The deadline of a query that starts now.
     pub fn of(spec: &ShuffleQuerySpec) -> Self {
         Self {
             began: Instant::now(),
@@ -27,11 +26,11 @@ impl Deadline {
         }
     }
 
-    /// Does work that may block, on a thread of its own, and waits for it until the deadline. Work that is not waited
-    /// for any more goes on to the end of the process: it must only look and not change anything.
+    /// Runs work that may block on a thread of its own, and waits for it until the deadline. Work that misses the
+    /// deadline continues until the process ends, so it must not change anything.
     ///
     /// # Errors
-    /// The work's, or that the deadline came first.
+    /// The error of the work, or the deadline.
     pub async fn run<T, W>(self, work: impl FnOnce() -> W + Send + 'static) -> Result<T, PrepareError>
     where
         T: Send + 'static,

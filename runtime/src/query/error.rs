@@ -9,10 +9,12 @@ pub enum PrepareError {
     /// The file does not hold one valid query, or a command line option is wrong.
     BadInput(String),
     /// The query cannot be planned, or its sink cannot be written.
-    Rejected { reason: ErrorReason, message: String },
+    Rejected {
+        reason: ErrorReason,
+        message: String,
+    },
     /// The query failed before a coordinator took it.
     Failed(QueryFailure),
-    /// Anything else.
     Other(anyhow::Error),
 }
 

@@ -11,7 +11,6 @@ use super::error::PrepareError;
 /// A valid query and, if it has any, the shape of its workers.
 #[derive(Debug, Clone)]
 pub struct LoadedQuery {
-    /// The query.
     pub query: ShuffleQuery,
     /// Its inline workers, or the pool of the same file that it names.
     pub pool: Option<WorkerPoolSpec>,
@@ -20,7 +19,6 @@ pub struct LoadedQuery {
 }
 
 impl LoadedQuery {
-    /// The query's name.
     pub fn name(&self) -> &str {
         self.query.metadata.name.as_deref().unwrap_or("query")
     }

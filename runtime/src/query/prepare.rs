@@ -30,11 +30,8 @@ use crate::stage_template::StageTemplate;
 
 /// A query that is ready to run.
 pub struct PreparedQuery {
-    /// Its unique id.
     pub query: QueryId,
-    /// Its name.
     pub name: String,
-    /// Its stages.
     pub planned: PlannedQuery,
     /// Its input files, pinned.
     pub manifest: InputManifest,
@@ -69,7 +66,7 @@ pub async fn prepare(
     prepare_with_manifest(loaded, query, capacity, listed.map_err(bad_source)?).await
 }
 
-/// The same of a query of which somebody has listed the files already.
+/// Prepares a query whose files are listed already.
 ///
 /// # Errors
 /// Those of [`prepare`].
@@ -82,7 +79,7 @@ pub async fn prepare_with_manifest(
     prepare_checked(loaded, query, capacity, manifest, Sink::check).await
 }
 
-/// Prepares a query as [`prepare`] does, to look at and not to run: nothing is written, and the sink may exist.
+/// Prepares a query to explain it: like [`prepare`], but writes nothing and allows an existing sink.
 ///
 /// # Errors
 /// A table cannot be read, or the SQL is no single query over the tables.
@@ -167,7 +164,7 @@ async fn prepare_checked(
     })
 }
 
-/// The reason of a graph that no coordinator takes.
+/// The reason for a graph that no coordinator accepts.
 fn graph_reason(error: &GraphError) -> ErrorReason {
     match error {
         GraphError::TooLarge(_) => ErrorReason::UnsupportedPlan,
@@ -175,7 +172,7 @@ fn graph_reason(error: &GraphError) -> ErrorReason {
     }
 }
 
-/// Where the rows of each table are, as far as the query says.
+/// Where the rows of each table are, as far as the query declares it.
 fn data_locality(spec: &ShuffleQuerySpec) -> BTreeMap<String, DataLocality> {
     let of_table = |table: &TableSpec| DataLocality {
         nodes: table
@@ -195,7 +192,7 @@ fn data_locality(spec: &ShuffleQuerySpec) -> BTreeMap<String, DataLocality> {
         .collect()
 }
 
-/// The sink of a query, if it has one. Nothing is looked at yet.
+/// The sink of a query, if it has one. Does not access the file system.
 ///
 /// # Errors
 /// Its location is no path.
@@ -213,10 +210,10 @@ fn bad_source(error: SourceError) -> PrepareError {
     PrepareError::rejected(error.reason, error)
 }
 
-/// Encoded bytes of sorted rows that are worth a task of their own to merge them.
+/// Encoded bytes of sorted rows that are worth a merging task of their own.
 const MIN_RANGE_BYTES: u64 = 4 << 20;
 
-/// How long nothing may move in a running attempt.
+/// How long a running attempt may make no progress.
 const ATTEMPT_STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
@@ -237,10 +234,10 @@ fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
 }
 
 impl PreparedQuery {
-    /// Everything that a coordinator needs to run the query on workers at these addresses.
+    /// The options of a coordinator that runs the query on workers at these addresses.
     ///
     /// # Errors
-    /// A stage that cannot be encoded, or stages that are too large together.
+    /// A stage cannot be encoded, or the stages are too large together.
     pub fn into_options(
         self,
         epoch: CoordinatorEpoch,
@@ -286,7 +283,8 @@ impl PreparedQuery {
     }
 }
 
-/// How shuffle data of a query that does not say is compressed: bytes that never leave the machine are not worth the time.
+/// The default compression of shuffle data: none if it never leaves this machine, where compression costs more than it
+/// saves.
 fn compression_to(workers: &[String]) -> Compression {
     let is_here = |worker: &String| {
         let host = worker

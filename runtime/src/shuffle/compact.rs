@@ -1,5 +1,5 @@
-//! Arrays that hold no more than their rows need: views and dictionaries refer to buffers that may be shared by many
-//! batches, and would ship them whole.
+//! Compaction of arrays: views and dictionaries refer to buffers that many batches may share, and would be sent with
+//! all of them.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use arrow_select::dictionary::garbage_collect_any_dictionary;
 
-/// The same rows without the parts of shared buffers that they do not refer to.
+/// The same rows without unreferenced parts of shared buffers.
 pub fn compact(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     each_column(batch, compact_array)
 }
 
-/// The same rows, the bytes that views refer to in one buffer a column. A decoded frame is one allocation, and
-/// DataFusion's sort charges a batch the capacity of that allocation once for every buffer of its views.
+/// The same rows, with the bytes of views in one buffer per column. A decoded frame is one allocation, and DataFusion's
+/// sort counts its capacity once for every view buffer.
 pub fn gc_views(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     each_column(batch, |column| {
         Ok(match column.data_type() {
@@ -51,7 +51,7 @@ fn each_column(
     RecordBatch::try_new_with_options(batch.schema(), columns, &options)
 }
 
-/// The bytes that the rows of a batch take, without those of sliced-off rows.
+/// The bytes of a batch's rows, without those of sliced-off rows.
 pub fn batch_bytes(batch: &RecordBatch) -> usize {
     let column_bytes = |column: &ArrayRef| {
         let data = column.to_data();
@@ -66,7 +66,7 @@ pub fn batch_bytes(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(column_bytes).sum()
 }
 
-/// Arrow counts the views of arrays within arrays, and not the bytes that they refer to.
+/// Bytes that nested views refer to: Arrow counts only the views themselves.
 fn nested_view_bytes(data: &ArrayData) -> usize {
     let bytes_of = |child: &ArrayData| match child.data_type() {
         DataType::Utf8View | DataType::BinaryView => child.buffers().iter().skip(1).map(Buffer::len).sum(),
@@ -75,7 +75,7 @@ fn nested_view_bytes(data: &ArrayData) -> usize {
     data.child_data().iter().map(bytes_of).sum()
 }
 
-/// Whether arrays of the type may refer to parts of shared buffers.
+/// Whether arrays of the type may refer to shared buffers.
 fn may_share_buffers(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8View | DataType::BinaryView | DataType::Dictionary(_, _) => true,
@@ -104,8 +104,8 @@ fn compact_array(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
             Ok(compacted.as_any_dictionary().with_values(values))
         }
         nested if may_share_buffers(nested) => {
-            // Taking all rows leaves children that hold these rows only, where Arrow can take rows of the type; then
-            // the children's own buffers go.
+            // `take` of all rows trims the children to these rows, if Arrow supports it for the type. Then compact the
+            // children themselves.
             let rows = UInt64Array::from_iter_values(0..array.len() as u64);
             let taken = take(array, &rows, None).unwrap_or_else(|_| Arc::clone(array));
             let data = taken.to_data();
@@ -118,7 +118,7 @@ fn compact_array(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     }
 }
 
-/// A fifth may be waste: a copy costs more.
+/// Up to a fifth of waste is cheaper than a copy.
 fn should_copy(used: usize, held: usize) -> bool {
     held > used + used / 4
 }

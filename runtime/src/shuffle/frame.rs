@@ -1,7 +1,7 @@
-//! Frames: the form of rows at rest and on the wire.
+//! Frames: the encoding of rows at rest and on the wire.
 //!
-//! A frame is a header and the Arrow IPC messages of one record batch, its dictionaries before it, each with all its
-//! values: a frame decodes alone. The schema is not in it, writer and reader have it from their fragments.
+//! A frame is a header and the Arrow IPC messages of one record batch, preceded by its complete dictionaries: a frame
+//! decodes alone. The schema is not in it; writer and reader know it from their fragments.
 //!
 //! | header field | type, little endian |
 //! |---|---|
@@ -10,8 +10,8 @@
 //! | checksum: CRC-32C of the other header fields, as they stand here, and of the digest | u32 |
 //! | chain: XXH3-64 of the digest, seeded with the chain of the frame before (0 at a stream's start) | u64 |
 //!
-//! The digest is the XXH3-64 of what follows the header; the bytes are hashed once. The checksum finds damaged bytes,
-//! the chain finds frames that are whole and do not belong here.
+//! The digest is the XXH3-64 of what follows the header, so that the bytes are hashed once. The checksum detects
+//! damaged bytes; the chain detects intact frames in the wrong place.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,18 +37,18 @@ mod tests;
 
 /// Bytes of a frame's header.
 pub const HEADER_BYTES: usize = 20;
-/// The longest frame without its header, 1 GiB: a longer one cannot be written, and is a damaged length when read.
+/// The longest frame without its header, 1 GiB. Longer ones cannot be written; a longer length is damaged.
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
 
-/// The most bytes of a batch once it is decompressed, 4 GiB: what claims more is damaged.
+/// The most decompressed bytes of a batch, 4 GiB. A frame that claims more is damaged.
 const MAX_BATCH_BYTES: u64 = 4 << 30;
 
-/// The most bytes that a length which has not been verified makes a decoder allocate.
+/// The most bytes that a decoder allocates because of an unverified length.
 const MAX_TRUSTED_BYTES: usize = 4 << 20;
 
 const CONTINUATION: [u8; 4] = [0xff; 4];
 
-/// Why rows could not become a frame, or bytes not rows.
+/// Why encoding or decoding failed.
 #[derive(Debug, Error)]
 pub enum FrameError {
     /// The batch cannot be written by Arrow.
@@ -66,7 +66,7 @@ pub enum FrameError {
         /// Where the frame starts in its stream.
         offset: u64,
     },
-    /// The frame is whole, and does not follow the one before it.
+    /// The frame is intact, but does not follow the previous one.
     #[error("the frame at offset {offset} is not the next one of its stream")]
     ChainMismatch {
         /// Where the frame starts in its stream.
@@ -78,7 +78,7 @@ pub enum FrameError {
         /// Where the frame starts in its stream.
         offset: u64,
     },
-    /// The checksum matches and what is within is no batch of the schema: writer and reader disagree.
+    /// The checksum matches but the content is not a batch of the schema: writer and reader disagree.
     #[error("the frame at offset {offset} cannot be decoded: {message}")]
     Undecodable {
         /// Where the frame starts in its stream.
@@ -88,11 +88,11 @@ pub enum FrameError {
     },
 }
 
-/// How rows of one schema become frames and back.
+/// Encodes and decodes rows of one schema.
 #[derive(Debug)]
 pub struct FrameFormat {
     schema: SchemaRef,
-    /// The same with the ids of dictionaries, as a decoder wants it.
+    /// The schema with dictionary ids, as the decoder needs it.
     numbered: SchemaRef,
     dictionaries: usize,
     options: IpcWriteOptions,
@@ -150,8 +150,7 @@ impl FrameFormat {
         Ok(writer.into_inner())
     }
 
-    /// The rows of a payload whose checksum has been verified. Arrow validates what it decodes; where it gives up
-    /// with a panic, that is an error here.
+    /// Decodes a payload whose checksum is verified. Arrow validates what it decodes; its panics become errors here.
     fn batch(&self, payload: &Buffer) -> Result<RecordBatch, String> {
         catch_unwind(AssertUnwindSafe(|| self.decode_messages(payload)))
             .unwrap_or_else(|_| Err("the messages contradict each other".to_owned()))
@@ -198,8 +197,8 @@ impl FrameFormat {
     }
 }
 
-/// The most bytes that one compressed byte stands for: a run of LZ4 grows by 255 with each byte of its length, a block
-/// of ZSTD, 128 KiB, has four bytes at least.
+/// The most bytes that one compressed byte can stand for: each length byte of an LZ4 run adds 255, and a ZSTD block of
+/// 128 KiB has at least four bytes.
 fn max_expansion(codec: CompressionType) -> u64 {
     match codec {
         CompressionType::LZ4_FRAME => 255,
@@ -207,8 +206,8 @@ fn max_expansion(codec: CompressionType) -> u64 {
     }
 }
 
-/// Checks where buffers lie, and how long compressed ones say to be: Arrow allocates that much before it
-/// decompresses. No bytes stand for more than their codec can put into them.
+/// Checks the positions of buffers and the declared lengths of compressed ones, which Arrow allocates before it
+/// decompresses. A length beyond what the codec can produce is damaged.
 fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<(), String> {
     let mut total = 0u64;
     let most = batch
@@ -228,7 +227,7 @@ fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<()
         let Some((declared, compressed)) = bytes.split_first_chunk::<8>() else {
             continue;
         };
-        // -1 stands for bytes that are not compressed.
+        // -1 marks uncompressed bytes.
         let declared = i64::from_le_bytes(*declared);
         let length = match declared {
             -1 => compressed.len() as u64,
@@ -245,7 +244,7 @@ fn check_buffers(batch: &arrow_ipc::RecordBatch<'_>, body: &Buffer) -> Result<()
     Ok(())
 }
 
-/// One message's metadata and body, and what follows.
+/// The metadata and body of the first message, and the rest.
 fn split_message(bytes: &Buffer) -> Result<(Buffer, Buffer, Buffer), String> {
     let cut = || "a message is cut".to_owned();
     let (prefix, _) = bytes.split_at_checked(8).ok_or_else(cut)?;
@@ -282,7 +281,7 @@ impl FrameEncoder {
         Self { format, chain: 0 }
     }
 
-    /// The next frame of the stream. `context` is scratch space, worth keeping between calls.
+    /// Encodes the next frame of the stream. `context` is scratch space to reuse between calls.
     ///
     /// # Errors
     ///
@@ -355,20 +354,20 @@ impl Header {
     }
 }
 
-/// Reads the frames of one stream out of byte ranges that may cut them anywhere.
+/// Decodes the frames of one stream from byte ranges that may cut them anywhere.
 #[derive(Debug)]
 pub struct FrameDecoder {
     format: Arc<FrameFormat>,
-    /// Of the frame before; not known where reading began behind it.
+    /// The chain of the previous frame; unknown if reading started after it.
     chain: Option<u64>,
-    /// Where the frame that is being read starts.
+    /// The start of the current frame.
     offset: u64,
     head: Vec<u8>,
     payload: MutableBuffer,
 }
 
 impl FrameDecoder {
-    /// At the start of the frame at `offset` of its stream. One that is not the first of its stream is not held against the frame before it.
+    /// Starts at the frame at `offset` of its stream. The chain of that frame is checked only if it is the first one.
     pub fn starting_at(format: Arc<FrameFormat>, offset: u64) -> Self {
         Self {
             format,
@@ -379,11 +378,11 @@ impl FrameDecoder {
         }
     }
 
-    /// Takes the next bytes of the stream and gives the batches that they complete.
+    /// Decodes the next bytes of the stream. Returns the batches that they complete.
     ///
     /// # Errors
     ///
-    /// If the bytes are not what was written to this stream; the decoder is of no use then.
+    /// If the bytes are not what was written to this stream. The decoder is unusable then.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<Vec<RecordBatch>, FrameError> {
         let mut batches = Vec::new();
         loop {
@@ -397,7 +396,7 @@ impl FrameDecoder {
             let header = Header::from_bytes(&self.head).ok_or(FrameError::Truncated { offset })?;
             let length = header.length as usize;
             if length > MAX_FRAME_BYTES {
-                // Only a damaged length is that long.
+                // The length is damaged.
                 return Err(FrameError::ChecksumMismatch { offset });
             }
             if self.payload.capacity() == 0 {
@@ -438,12 +437,12 @@ impl FrameDecoder {
         Ok(batch)
     }
 
-    /// Bytes of a frame whose rest has not come.
+    /// Bytes of the incomplete frame.
     pub fn pending_bytes(&self) -> usize {
         self.payload.len()
     }
 
-    /// Says that the stream has ended.
+    /// Ends the stream.
     ///
     /// # Errors
     ///

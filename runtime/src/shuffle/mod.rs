@@ -1,7 +1,7 @@
-//! The way of rows between stages: split into partitions, encoded as frames, stored, fetched and decoded.
+//! Rows between stages: split into partitions, encoded as frames, stored, fetched and decoded.
 //!
-//! The decisions (who may read what, what is spilled, what is fetched next) are made by `sluice-core`'s
-//! `StreamTable` and `Reader`; this module moves the bytes.
+//! `StreamTable` and `Reader` of `sluice-core` decide who may read what, what to spill and what to fetch next; this
+//! module moves the bytes.
 
 pub(crate) mod compact;
 pub mod frame;

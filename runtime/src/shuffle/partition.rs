@@ -1,4 +1,4 @@
-//! Which rows go to which partition. All tasks of a query must agree, so the hash is DataFusion's own.
+//! Which rows go to which partition. All tasks of a query must agree, so the hash is DataFusion's.
 
 use std::sync::Arc;
 
@@ -13,9 +13,8 @@ use datafusion::physical_plan::repartition::BatchPartitioner;
 pub enum Partitioning {
     /// By the hash of these expressions.
     Hash {
-        /// The keys.
         keys: Vec<Arc<dyn PhysicalExpr>>,
-        /// How many partitions, at least 1.
+        /// At least 1.
         partitions: u32,
     },
     /// All rows to partition 0, in their order (forward and broadcast exchanges).
@@ -58,7 +57,7 @@ impl Partitioner {
         Ok(Self { splitter })
     }
 
-    /// The batch's rows by partition; a partition without rows is left out.
+    /// The batch's rows by partition; partitions without rows are omitted.
     ///
     /// # Errors
     ///

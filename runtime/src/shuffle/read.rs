@@ -1,7 +1,7 @@
-//! The reading side of an exchange: it does what the `Reader` of `sluice-core` decides, for one attempt or for the
-//! client of a result, and gives streams of batches to the operators.
+//! The reading side of an exchange, for one attempt or for the client of a result: it executes the decisions of the
+//! `Reader` of `sluice-core` and gives streams of batches to the operators.
 //!
-//! Delivered bytes wait as they came; they are decoded when the operators ask for rows, on the operators' thread.
+//! Fetched bytes are queued encoded; operators decode them on their own thread when they ask for rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,10 +36,10 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
-/// How bytes of a stream are asked for.
+/// Fetches bytes of streams.
 pub trait FetchTransport: Send + Sync {
-    /// Chunks of the stream, in order, as long as the worker has more and `max_bytes` are not reached. Dropping the
-    /// response gives the call up.
+    /// Chunks of the stream, in order, while the worker has more and `max_bytes` is not reached. Dropping the response
+    /// cancels the call.
     fn fetch(
         &self,
         worker: &WorkerId,
@@ -47,7 +47,7 @@ pub trait FetchTransport: Send + Sync {
     ) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>>;
 }
 
-/// Fetches from stores in this process; a worker that is not among them cannot be reached.
+/// Fetches from stores in this process; other workers are unreachable.
 #[derive(Debug, Clone, Default)]
 pub struct InProcessTransport {
     /// The stores by worker.
@@ -67,7 +67,7 @@ impl FetchTransport for InProcessTransport {
     }
 }
 
-/// An input could not be read; it comes out of the stream as `DataFusionError::External`.
+/// An input could not be read. The stream returns it as `DataFusionError::External`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("input {map_attempt} could not be fetched: {error}")]
 pub struct ReadFailed {
@@ -78,14 +78,14 @@ pub struct ReadFailed {
 }
 
 impl ReadFailed {
-    /// The failed read below an error of the operators, however they wrapped it.
+    /// Finds a failed read in an error of the operators, however it is wrapped.
     pub fn find(error: &DataFusionError) -> Option<Self> {
         let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(error) = next {
             if let Some(failed) = error.downcast_ref::<Self>() {
                 return Some(*failed);
             }
-            // Shared errors hide what they hold from `source`.
+            // Shared errors do not show their content in `source`.
             if let Some(DataFusionError::Shared(shared)) = error.downcast_ref::<DataFusionError>() {
                 return Self::find(shared);
             }
@@ -101,31 +101,29 @@ impl From<ReadFailed> for DataFusionError {
     }
 }
 
-/// What one attempt reads of one exchange, and how its operators take it.
+/// What one attempt reads of one exchange, and how.
 #[derive(Debug, Clone)]
 pub struct ReadInput {
     /// The map tasks and partitions.
     pub assigned: AssignedInput,
-    /// The order in which rows are taken.
+    /// The order in which rows are delivered.
     pub delivery: Delivery,
     /// The schema, from the fragment.
     pub schema: SchemaRef,
 }
 
-/// What one attempt reads, and as whom it asks.
+/// What one attempt reads, and its identity in fetch requests.
 #[derive(Debug, Clone)]
 pub struct ReadSpec {
-    /// The query.
     pub query: QueryId,
-    /// The epoch of the coordinator that sent the attempt.
+    /// The epoch of the coordinator that assigned the attempt.
     pub coordinator_epoch: CoordinatorEpoch,
     /// The inputs, in the order of the fragment's shuffle-read leaves.
     pub inputs: Vec<ReadInput>,
-    /// The bounds.
     pub config: Config,
 }
 
-/// Rows and bytes that came in so far.
+/// Rows and bytes read so far.
 #[derive(Debug, Default)]
 pub struct ReadCounters {
     rows: AtomicU64,
@@ -139,12 +137,12 @@ impl ReadCounters {
         self.rows.load(Ordering::Relaxed)
     }
 
-    /// Bytes fetched, as they were on the wire.
+    /// Bytes fetched, encoded.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// When the first of them came.
+    /// When the first bytes arrived.
     pub fn first_chunk(&self) -> Option<Instant> {
         self.first_chunk.get().copied()
     }
@@ -157,7 +155,7 @@ impl ReadCounters {
     }
 }
 
-/// The inputs of one attempt while they are read. Reading stops when this and all streams taken from it are dropped.
+/// The inputs of one attempt while they are read. Reading stops once this and all its streams are dropped.
 pub struct ShuffleReads {
     inputs: Vec<Option<InputQueues>>,
     counters: Arc<ReadCounters>,
@@ -172,12 +170,12 @@ struct InputQueues {
 }
 
 impl ShuffleReads {
-    /// Starts to read. The driver runs on `runtime`, where calls are answered while operators compute; bytes that wait
-    /// are charged to `pool`.
+    /// Starts to read. The driver runs on `runtime`, so that fetches progress while operators compute. Reserves memory
+    /// for queued bytes from `pool`.
     ///
     /// # Errors
     ///
-    /// If a schema cannot be read, or there is no memory for very many streams.
+    /// If a schema cannot be decoded, or there is not enough memory for very many streams.
     pub fn start(
         spec: ReadSpec,
         transport: Arc<dyn FetchTransport>,
@@ -234,13 +232,13 @@ impl ShuffleReads {
         })
     }
 
-    /// What came in so far.
+    /// What was read so far.
     pub fn counters(&self) -> &Arc<ReadCounters> {
         &self.counters
     }
 
-    /// The streams of an input, once: one stream for the deliveries `Arrival` and `InOrder`; for `PerStream` one for
-    /// each map task and partition, in the order of stage, task and partition.
+    /// The streams of an input; works once. `Arrival` and `InOrder` have one stream; `PerStream` has one per map task
+    /// and partition, ordered by stage, task and partition.
     ///
     /// # Errors
     ///
@@ -263,7 +261,7 @@ impl ShuffleReads {
         Ok(streams.collect())
     }
 
-    /// The rows of an input, once, with the streams that they come of, whatever the delivery.
+    /// The rows of an input with the streams that they come from; works once, for any delivery.
     ///
     /// # Errors
     ///
@@ -285,14 +283,14 @@ impl ShuffleReads {
     }
 }
 
-/// Streams of which the tables are not worth charging.
+/// The bookkeeping of this many streams is not reserved.
 const UNCHARGED_STREAMS: usize = 1 << 14;
-/// What a reader keeps of each other one, bytes.
+/// Bookkeeping of each further stream, bytes.
 const STREAM_BYTES: usize = 512;
-/// The same where each stream has a queue of its own.
+/// The same if each stream has its own queue.
 const QUEUED_STREAM_BYTES: usize = 2048;
 
-/// Charges what is kept of very many streams before any of it is there.
+/// Reserves memory for the bookkeeping of very many streams before it is built.
 fn charge_tables(
     inputs: &[ReadInput],
     pool: &Arc<dyn MemoryPool>,

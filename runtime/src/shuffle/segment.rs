@@ -1,4 +1,4 @@
-//! Shuffle bytes on disk: where files lie, who may delete them, and the blocking reads and writes.
+//! Shuffle bytes on disk: file layout, ownership, and blocking reads and writes.
 //!
 //! ```text
 //! <spill dir>/i<incarnation>.lock                            held for the life of the process
@@ -20,16 +20,16 @@ use sluice_core::ids::{AttemptId, Incarnation, QueryId};
 use crate::forbidden::is_incarnation;
 use crate::owned_dir::{OwnedDir, private};
 
-/// Where operators spill, beside the queries: no query's id has an underscore.
+/// The folder of operators, beside those of queries: query ids have no underscore.
 const OPERATORS: &str = "_operators";
 
-/// The spill directory of one start of a worker, deleted when it is dropped.
+/// The spill directory of one worker incarnation; deleted on drop.
 #[derive(Debug)]
 pub struct SpillDir(OwnedDir);
 
 impl SpillDir {
-    /// Takes the directory of this incarnation below `root`, and deletes those of processes that are gone. Only
-    /// directories with a lock file beside them are touched.
+    /// Creates the directory of this incarnation below `root`, and deletes those of dead processes. Touches only
+    /// directories with a lock file beside them.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl SpillDir {
         self.path().join(query.as_str())
     }
 
-    /// How much of the volume is free, in hundredths; 0 where the system does not tell.
+    /// Free space of the volume in percent; 0 if unknown.
     fn free_percent(&self) -> u64 {
         let Ok(volume) = rustix::fs::statvfs(self.path()) else {
             return 0;
@@ -62,11 +62,11 @@ impl SpillDir {
     }
 }
 
-/// The spill directories of one start of a worker, on one volume each.
+/// The spill directories of one worker incarnation, one per volume.
 #[derive(Debug)]
 pub struct SpillDirs {
     dirs: Vec<SpillDir>,
-    /// How many segments were placed: where shares are equal, the directories take turns.
+    /// Segments placed so far: volumes with equal free space take turns.
     placed: usize,
 }
 
@@ -91,7 +91,7 @@ impl SpillDirs {
         Ok(Self { dirs, placed: 0 })
     }
 
-    /// Where operators spill: on all volumes, below the same directories, which go as a whole when the worker does.
+    /// The folders of operators on all volumes; deleted with the worker's directories.
     ///
     /// # Errors
     ///
@@ -109,8 +109,8 @@ impl SpillDirs {
         self.dirs.iter().map(|dir| dir.query_dir(query))
     }
 
-    /// Chooses where the bytes of an attempt shall lie: on the volume of which the largest share is free. Volumes that
-    /// differ by less than a hundredth take turns.
+    /// Chooses the segment path of an attempt: on the volume with the largest free percentage. Volumes with the same
+    /// percentage take turns.
     pub fn choose_segment(&mut self, query: &QueryId, attempt: AttemptId) -> PathBuf {
         let count = self.dirs.len();
         let turn = self.placed % count;
@@ -130,7 +130,7 @@ impl SpillDirs {
 pub struct OperatorSpillDirs(Vec<PathBuf>);
 
 impl OperatorSpillDirs {
-    /// What the operators of one query spill with; nothing until it has a limit.
+    /// A disk manager for the operators of one query, with limit 0.
     ///
     /// # Errors
     ///
@@ -142,8 +142,8 @@ impl OperatorSpillDirs {
     }
 }
 
-/// Writes each piece at its position, creating the file and the query's directory. It does not create the
-/// incarnation's: once that is deleted, the worker has ended.
+/// Writes each piece at its position. Creates the file and the query's directory, but not the incarnation's: once that
+/// is deleted, the worker has ended.
 pub fn write(path: &Path, pieces: &[(u64, Bytes)]) -> io::Result<()> {
     match path.parent().map(|parent| private().create(parent)) {
         Some(Err(error)) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
@@ -171,7 +171,7 @@ pub fn read(path: &Path, position: u64, length: usize, out: &mut Vec<u8>) -> io:
     }
 }
 
-/// Deletes a file or a directory; one that is not there is deleted.
+/// Deletes a file or a directory, if it exists.
 pub fn remove(path: &Path) -> io::Result<()> {
     let removed = if path.is_dir() {
         fs::remove_dir_all(path)

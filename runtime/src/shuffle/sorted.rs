@@ -1,5 +1,5 @@
-//! Sorted runs of range exchanges: the keys of their rows as bytes, samples of them while a run is written, and the rows
-//! of a range while it is read.
+//! Sorted runs of range exchanges: keys as bytes, samples of them while a run is written, and filtering by range while
+//! a run is read.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -83,7 +83,7 @@ impl SortKeys {
     }
 }
 
-/// The first of `count` for which `holds` is false, as it is for all that follow.
+/// The first index below `count` where `holds` is false, given that it is false for all later ones.
 fn partition_point(count: usize, holds: impl Fn(usize) -> Result<bool>) -> Result<usize> {
     let (mut low, mut high) = (0, count);
     while low < high {
@@ -109,8 +109,7 @@ pub fn within(
     Box::pin(RecordBatchStreamAdapter::new(schema, rows))
 }
 
-/// Samples of a run while its frames are written: of every frame, or of every second, fourth and so on where there are
-/// many.
+/// Samples a run while its frames are written: every frame, or every second, fourth and so on if there are many.
 #[derive(Debug)]
 pub struct RunSampler {
     keys: SortKeys,
@@ -130,7 +129,7 @@ impl RunSampler {
         }
     }
 
-    /// Takes note of the next frame: these rows, from `offset` on.
+    /// Adds the next frame: these rows, starting at `offset`.
     ///
     /// # Errors
     ///

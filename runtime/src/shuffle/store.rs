@@ -1,7 +1,7 @@
-//! The shuffle store of a worker: what attempts have published, in memory first and on disk above a bound.
+//! The shuffle store of a worker: outputs of attempts, in memory up to a limit and on disk above it.
 //!
-//! One task owns all state. It asks the `StreamTable` of `sluice-core` what to answer and what to spill, and keeps the
-//! bytes; reads and writes of files run on threads for blocking work.
+//! One task owns all state. The `StreamTable` of `sluice-core` decides what to answer and what to spill; the task keeps
+//! the bytes. File reads and writes run on blocking threads.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,21 +40,21 @@ const QUEUED_COMMANDS: usize = 256;
 /// Where the store keeps bytes, and how many.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    /// The start of the worker; fetches for another one are refused.
+    /// The worker's incarnation; fetches for another one are refused.
     pub incarnation: Incarnation,
-    /// The directories below which files lie, at least one. Each segment goes where the most space is free.
+    /// Spill directories, at least one. Each segment goes to the volume with the most free space.
     pub spill_dirs: Vec<PathBuf>,
-    /// The most bytes on disk, those that operators spill included; `None` is as many as fit.
+    /// The most bytes on disk, spills of operators included; `None` for no limit.
     pub spill_limit: Option<u64>,
-    /// The most bytes in memory. Above 80 % of it bytes go to disk until half of it is in use.
+    /// The most bytes in memory. Above 80 % of it, the store spills until half of it is in use.
     pub memory_bytes: u64,
-    /// The worker's memory, which the bytes in memory are charged to.
+    /// The memory pool for the bytes in memory.
     pub pool: Arc<dyn MemoryPool>,
-    /// Rung when operators ran out of memory: the store then moves all it can to disk.
+    /// Notified when operators run out of memory: the store then spills all it can.
     pub pressure: Arc<Notify>,
 }
 
-/// Why the store did not do as it was told.
+/// Why a store operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// The attempt was retired, or its query is not open at this worker.
@@ -85,7 +85,7 @@ impl From<StoreError> for DataFusionError {
 pub struct AttemptCounts {
     /// Bytes of its streams that were moved to disk.
     pub spilled_bytes: u64,
-    /// Frames that waited for room.
+    /// Appends that had to wait for memory.
     pub backpressure_events: u64,
 }
 
@@ -96,23 +96,23 @@ pub struct StoreStats {
     pub memory_bytes: u64,
     /// Bytes on disk.
     pub disk_bytes: u64,
-    /// Bytes that operators have on disk, beside those.
+    /// Bytes of operators on disk, in addition to those.
     pub operator_bytes: u64,
-    /// Bytes moved to disk so far; those deleted since included.
+    /// Bytes spilled so far, including those deleted since.
     pub spilled_bytes: u64,
-    /// Attempts whose output is here or being written, empty ones included.
+    /// Attempts with output here, complete or not, empty ones included.
     pub attempts: usize,
 }
 
-/// The store, for whoever writes, reads or retires. Clones are the same store; its files are deleted when it is
-/// closed or the last one is gone.
+/// A handle of the store. Clones share the store; its files are deleted when it is closed or the last handle is
+/// dropped.
 #[derive(Debug, Clone)]
 pub struct StoreHandle {
     commands: mpsc::Sender<Command>,
     space: Arc<SpillSpace>,
 }
 
-/// A frame on its way into the store.
+/// A frame that the store has not confirmed yet.
 #[derive(Debug)]
 #[must_use = "the store's answer tells when the next frame may follow"]
 pub struct PendingAppend {
@@ -120,7 +120,7 @@ pub struct PendingAppend {
 }
 
 impl PendingAppend {
-    /// Waits until the frame is stored and the store's memory within its bound.
+    /// Waits until the frame is stored and the store's memory is within its limit.
     ///
     /// # Errors
     ///
@@ -144,7 +144,7 @@ impl StoreHandle {
         Ok(Self { commands, space })
     }
 
-    /// The disk that the store shares with operators: the same folders, the same limit.
+    /// The disk space that the store shares with operators: the same folders and the same limit.
     pub fn space(&self) -> &SpillSpace {
         &self.space
     }
@@ -155,7 +155,7 @@ impl StoreHandle {
         answer.await.ok()
     }
 
-    /// A coordinator's session began: attempts of the query may be opened.
+    /// A coordinator's session started: attempts of the query may be opened.
     pub async fn open_query(&self, query: QueryId, coordinator_epoch: CoordinatorEpoch) {
         let opened = |reply| Command::OpenQuery {
             query,
@@ -165,7 +165,7 @@ impl StoreHandle {
         self.ask(opened).await;
     }
 
-    /// An attempt begins to publish `partitions` streams, which can be fetched from now on.
+    /// Opens the `partitions` streams of an attempt, which can be fetched from now on.
     ///
     /// # Errors
     ///
@@ -187,8 +187,7 @@ impl StoreHandle {
         self.ask(opened).await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Stores one whole frame at the end of a stream. It waits while more memory is used than the store has and
-    /// files are being written.
+    /// Appends one complete frame to a stream. Waits while the store is above its memory limit and spills.
     ///
     /// # Errors
     ///
@@ -203,8 +202,8 @@ impl StoreHandle {
         self.begin_append(query, stream, frame, rows).await?.wait().await
     }
 
-    /// Gives a frame to the store, and leaves for later to wait for what [`Self::append`] waits for. Whoever does not
-    /// wait for one answer before the next frame takes more memory than the store has.
+    /// Starts an append without waiting. Wait for each append before the next one: otherwise the store exceeds its
+    /// memory.
     ///
     /// # Errors
     ///
@@ -229,7 +228,7 @@ impl StoreHandle {
         Ok(PendingAppend { answer })
     }
 
-    /// No more frames will come. Returns an entry for each partition that holds bytes.
+    /// Finalizes an attempt. Returns one entry per partition that has bytes.
     ///
     /// # Errors
     ///
@@ -247,7 +246,7 @@ impl StoreHandle {
         self.ask(finalized).await.unwrap_or(Err(StoreError::Closed))
     }
 
-    /// Deletes what the attempt wrote; it is never opened again.
+    /// Deletes an attempt's output. The attempt can never be opened again.
     pub async fn retire(&self, query: QueryId, attempt: AttemptId) {
         let retired = |reply| Command::Retire {
             query,
@@ -262,36 +261,36 @@ impl StoreHandle {
         self.ask(|reply| Command::RetireQuery { query, reply }).await;
     }
 
-    /// The attempts of the query whose whole, finalized output is here.
+    /// The attempts of the query whose complete, finalized output is here.
     pub async fn held_attempts(&self, query: QueryId) -> Vec<AttemptId> {
         let held = self.ask(|reply| Command::Held { query, reply });
         held.await.unwrap_or_default()
     }
 
-    /// Ends the store for all its handles and waits until its files are deleted.
+    /// Closes the store for all handles and waits until its files are deleted.
     pub async fn close(&self) {
         self.ask(|reply| Command::Close { reply }).await;
     }
 
-    /// What the store holds in all.
+    /// What the store holds.
     pub async fn stats(&self) -> StoreStats {
         self.ask(|reply| Command::Stats { reply })
             .await
             .unwrap_or_default()
     }
 
-    /// What was counted of the query's attempts whose output is here, ended ones too; those without any counts are left
-    /// out. Most of what goes to disk is of attempts that have ended: their output goes first.
+    /// Counts of the query's attempts whose output is here, ended ones included; attempts with zero counts are omitted.
+    /// Most spilled bytes belong to ended attempts, because their output is spilled first.
     pub async fn attempt_counts(&self, query: QueryId) -> BTreeMap<AttemptId, AttemptCounts> {
         let counts = self.ask(|reply| Command::Counts { query, reply });
         counts.await.unwrap_or_default()
     }
 
-    /// One chunk of a stream: what is there now from `start_offset` on, or an empty chunk.
+    /// One chunk of a stream from `start_offset` on; empty if there is no more yet.
     ///
     /// # Errors
     ///
-    /// As the `StreamTable` refuses, or `StorageFailed` if a file cannot be read.
+    /// The refusal of the `StreamTable`, or `StorageFailed` if a file cannot be read.
     pub async fn fetch_chunk(&self, request: FetchRequest) -> Result<(ChunkHead, Bytes), FetchError> {
         let (query, stream) = (request.query.clone(), request.stream);
         let answer = self.ask(|reply| Command::Fetch { request, reply }).await;
@@ -307,7 +306,7 @@ impl StoreHandle {
         }
     }
 
-    /// A response: chunks until `max_bytes` were served, the stream has no more for now, or it has ended.
+    /// A fetch response: chunks until `max_bytes`, or until the stream has no more or has ended.
     pub fn fetch(&self, request: FetchRequest) -> BoxStream<'static, Result<(ChunkHead, Bytes), FetchError>> {
         let store = self.clone();
         let first = Some((request, 0));
@@ -331,7 +330,7 @@ impl StoreHandle {
     }
 }
 
-/// The bytes of the pieces, in order. Only files are worth a thread of their own.
+/// The bytes of the pieces, in order. Uses a blocking thread only if files must be read.
 async fn assemble(mut pieces: Vec<Piece>) -> std::io::Result<Bytes> {
     match pieces.as_mut_slice() {
         [] => return Ok(Bytes::new()),

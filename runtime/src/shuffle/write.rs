@@ -32,7 +32,7 @@ const FRAME_BYTES: usize = 1 << 20;
 impl From<FrameError> for DataFusionError {
     fn from(error: FrameError) -> Self {
         match error {
-            // Another try meets the same rows.
+            // A retry would have the same rows.
             FrameError::TooLong { .. } => Self::External(Box::new(AttemptFailure::BadInput {
                 kind: BadInputKind::InvalidValue,
                 message: error.to_string(),
@@ -49,7 +49,6 @@ impl From<FrameError> for DataFusionError {
 /// What one attempt writes to its exchange, and how.
 #[derive(Debug, Clone)]
 pub struct WriteSpec {
-    /// The query.
     pub query: QueryId,
     /// The attempt; it must be open at the store.
     pub attempt: AttemptId,
@@ -59,34 +58,33 @@ pub struct WriteSpec {
     pub partitioning: Partitioning,
     /// Compression of the frames.
     pub compression: Compression,
-    /// The most bytes of rows that wait for their frame to fill, over all partitions.
+    /// The most buffered bytes of incomplete frames, over all partitions.
     pub buffer_bytes: usize,
-    /// The order of the rows, if they make a run of a range exchange; there is one partition then.
+    /// The order of the rows, if they are a sorted run of a range exchange, which has one partition.
     pub sorted_by: Option<SortKeys>,
 }
 
 /// What was written so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WriteCounts {
-    /// Rows.
     pub rows: u64,
     /// Bytes of encoded frames.
     pub bytes: u64,
 }
 
-/// What an attempt wrote in all.
+/// The whole output of an attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShuffleOutput {
-    /// An entry for each partition that holds bytes.
+    /// One entry per partition that has bytes.
     pub outputs: Vec<MapOutputPartitionMeta>,
-    /// Where the keys are, if it is a sorted run.
+    /// Key samples, if the output is a sorted run.
     pub run: Option<SortedRun>,
     /// How much it is.
     pub counts: WriteCounts,
 }
 
-/// Splits rows by partition, gathers them to frames and gives these to the store. Rows keep their order within a
-/// partition.
+/// Splits rows by partition, buffers them until a frame is full, and appends frames to the store. Rows keep their order
+/// within a partition.
 pub struct ShuffleWriter {
     store: StoreHandle,
     query: QueryId,
@@ -98,13 +96,13 @@ pub struct ShuffleWriter {
     buffer_bytes: usize,
     reservation: MemoryReservation,
     context: IpcWriteContext,
-    /// The frame that the store has not answered yet: the next one is encoded meanwhile.
+    /// The frame that the store has not confirmed yet; the next one is encoded meanwhile.
     appending: Option<PendingAppend>,
     counts: WriteCounts,
     sampler: Option<RunSampler>,
 }
 
-/// Rows of one partition that wait for their frame to fill.
+/// Rows of one partition whose frame is not full yet.
 struct PartitionBuffer {
     encoder: FrameEncoder,
     batches: Vec<RecordBatch>,
@@ -113,7 +111,7 @@ struct PartitionBuffer {
 }
 
 impl ShuffleWriter {
-    /// A writer for an attempt; its waiting rows are charged to `pool`.
+    /// A writer for an attempt. Reserves memory for buffered rows from `pool`.
     ///
     /// # Errors
     ///
@@ -136,12 +134,12 @@ impl ShuffleWriter {
         })
     }
 
-    /// What was given to the store so far.
+    /// What was appended to the store so far.
     pub fn counts(&self) -> WriteCounts {
         self.counts
     }
 
-    /// Takes the rows of a batch. It waits while the store's memory is full and moves to disk.
+    /// Writes the rows of a batch. Waits while the store is full and spills.
     ///
     /// # Errors
     ///
@@ -183,7 +181,7 @@ impl ShuffleWriter {
         Ok(())
     }
 
-    /// Writes what waits and finalizes the attempt.
+    /// Writes buffered rows and finalizes the attempt.
     ///
     /// # Errors
     ///
@@ -208,7 +206,7 @@ impl ShuffleWriter {
         Ok(())
     }
 
-    /// Waits for the answer to the last frame.
+    /// Waits for the store's confirmation of the last frame.
     async fn await_append(&mut self) -> Result<()> {
         match self.appending.take() {
             Some(last) => Ok(last.wait().await?),
@@ -250,8 +248,7 @@ impl ShuffleWriter {
 /// The rows of the parts, in order, as batches of about a frame each.
 fn split_into_frames(schema: &SchemaRef, mut parts: Vec<RecordBatch>) -> Vec<RecordBatch> {
     if parts.len() > 1 {
-        // Dictionaries of several parts may have too many values for their keys, and strings too many bytes for
-        // their offsets: the parts stay apart then.
+        // Concatenated dictionaries may overflow their keys, and strings their offsets: keep the parts separate then.
         if let Ok(whole) = concat_batches(schema, &parts) {
             parts = vec![whole];
         }

@@ -8,7 +8,8 @@ use super::error::SinkError;
 /// Makes the files of the winning attempts visible at once, or none of them. One committer acts for one coordinator of
 /// one query. Every call blocks, and may be repeated after an error or a crash.
 pub(super) trait Committer {
-    /// Publishes one file of each root task. A second call answers what the first one did, also if a successor makes it.
+    /// Publishes one file of each root task. A second call answers what the first one did, also if a successor makes
+    /// it.
     fn commit(&self, winners: &[AttemptId]) -> Result<Committed, SinkError>;
 
     /// What a commit of this query has published; `None` if nothing of the query is visible.

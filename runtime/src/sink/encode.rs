@@ -1,4 +1,4 @@
-//! Record batches as the bytes of a file.
+//! Encodes record batches as files.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,12 +20,12 @@ use sluice_crds::shuffle_query::FileFormat;
 
 use super::error::SinkError;
 
-/// Bytes of a Parquet row group, encoded, at which it is written out: what an attempt holds in memory.
+/// Encoded bytes at which a Parquet row group is written: what an attempt holds in memory.
 const ROW_GROUP_BYTES: usize = 64 << 20;
-/// Bytes in memory below which a row group is not ended for want of memory: many small ones make a poor file.
+/// Row groups smaller than this are not written early for lack of memory: many small ones make a poor file.
 pub(super) const LEAST_ROW_GROUP_BYTES: usize = 1 << 20;
 
-/// How names of files of a format end, without the dot.
+/// The file name extension of a format, without the dot.
 pub fn extension(format: FileFormat) -> &'static str {
     match format {
         FileFormat::Parquet => "parquet",
@@ -39,7 +39,7 @@ pub fn extension(format: FileFormat) -> &'static str {
 ///
 /// # Errors
 ///
-/// None that can happen: the compression level is a constant.
+/// Never: the compression level is a valid constant.
 pub fn parquet_properties() -> Result<WriterProperties, ArrowError> {
     let compression = Compression::ZSTD(ZstdLevel::try_new(1)?);
     Ok(WriterProperties::builder().set_compression(compression).build())
@@ -116,7 +116,7 @@ impl Encoder {
         }
     }
 
-    /// Writes out what is held in memory, unless it is little.
+    /// Writes the current row group to disk if it is large.
     ///
     /// # Errors
     ///
@@ -199,7 +199,7 @@ pub fn check_columns(format: FileFormat, schema: &SchemaRef) -> Result<(), SinkE
     Ok(())
 }
 
-/// Encodes one NULL of a column: encoders know what they cannot encode, and no list of ours would stay right.
+/// Encodes one NULL of a column: only the encoder knows what it supports, and a list of ours would get out of date.
 fn probe(format: FileFormat, column: Field) -> Result<(), ArrowError> {
     let schema = stored_schema(format, &Arc::new(Schema::new(vec![column.clone()])));
     let values = new_null_array(column.data_type(), 1);
@@ -222,9 +222,9 @@ fn probe(format: FileFormat, column: Field) -> Result<(), ArrowError> {
     Ok(())
 }
 
-/// The columns as a file of the format holds them. An Arrow file cannot change a dictionary from batch to batch, and
-/// would hold the whole buffers behind string views: both become plain values. Every column may be NULL: tasks of one
-/// result may know different columns to have none, and its files are to have one schema.
+/// The columns as a file of the format stores them. An Arrow file cannot change a dictionary between batches, and would
+/// store the whole buffers behind string views: both become plain values. Every column is nullable, because tasks of
+/// one result may disagree about nullability, and all files need the same schema.
 fn stored_schema(format: FileFormat, schema: &SchemaRef) -> SchemaRef {
     let is_plain = format == FileFormat::Arrow;
     let fields = schema.fields().iter().map(|field| nullable(field, is_plain));
@@ -260,7 +260,7 @@ fn stored(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, ArrowE
             .any(|is_plain| stored_type(column.data_type(), *is_plain) == *field.data_type())
     };
     let fields = schema.fields();
-    // A cast would make NULL of what it cannot read.
+    // A cast would turn unreadable values into NULL.
     if batch.num_columns() != fields.len() || !batch.columns().iter().zip(fields).all(fits) {
         return Err(ArrowError::SchemaError(format!(
             "a batch of the columns {} is written to a file of {schema}",

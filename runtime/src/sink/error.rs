@@ -17,14 +17,10 @@ pub enum SinkError {
     Location(#[from] InvalidLocation),
     /// The location exists and `ifExists` is Fail.
     #[error("sink.location {path} exists: remove it, name another, or set ifExists to Replace")]
-    Exists {
-        /// The location.
-        path: String,
-    },
-    /// The location is nothing that a query may write or replace.
+    Exists { path: String },
+    /// A query may not write or replace the location.
     #[error("sink.location {path} {problem}")]
     Forbidden {
-        /// The location.
         path: String,
         /// Why, and what to do.
         problem: String,
@@ -51,7 +47,6 @@ pub enum SinkError {
     /// Rows could not be encoded.
     #[error("cannot write {path}: {cause}")]
     Encode {
-        /// The file.
         path: String,
         /// What the encoder said.
         cause: String,
@@ -87,7 +82,6 @@ impl SinkError {
         }
     }
 
-    /// The reason for status.
     pub fn reason(&self) -> ErrorReason {
         match self {
             Self::Location(_) | Self::Columns { .. } => ErrorReason::InvalidSpec,
@@ -98,7 +92,7 @@ impl SinkError {
     }
 }
 
-/// An attempt that cannot write may be able to elsewhere, or later. The worker is not to blame.
+/// Another attempt may be able to write, elsewhere or later. The worker is not at fault.
 impl From<SinkError> for AttemptFailure {
     fn from(error: SinkError) -> Self {
         Self::SinkFailed {

@@ -1,4 +1,4 @@
-//! File operations of a commit, each of which survives a crash once it returned.
+//! File operations of a commit. Each is durable once it returns.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::error::SinkError;
 
-/// Adds to an error where it happened.
+/// Adds the path and the action to an error.
 pub fn at<T>(path: &Path, action: &'static str, result: io::Result<T>) -> Result<T, SinkError> {
     result.map_err(|error| SinkError::io(path, action, &error))
 }
@@ -40,7 +40,7 @@ pub fn exists(path: &Path) -> Result<bool, SinkError> {
     }
 }
 
-/// A path whose folders, as far as they exist, are no links.
+/// A path with the links of its existing part resolved.
 pub fn resolved(path: &Path) -> Result<PathBuf, SinkError> {
     let mut existing = path;
     loop {
@@ -58,7 +58,7 @@ pub fn resolved(path: &Path) -> Result<PathBuf, SinkError> {
     }
 }
 
-/// Gives a file a second name; copies it where the file system has no links.
+/// Links a file, or copies it where the file system has no links.
 pub fn link(from: &Path, to: &Path) -> Result<(), SinkError> {
     match fs::hard_link(from, to) {
         Ok(()) => Ok(()),
@@ -69,23 +69,23 @@ pub fn link(from: &Path, to: &Path) -> Result<(), SinkError> {
     }
 }
 
-/// How a folder moves when its new name is taken.
+/// What a rename does if the new name is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum IfTaken {
-    /// It does not move.
+    /// Not rename.
     Refuse,
-    /// The two change places.
+    /// Exchange the two folders.
     Exchange,
 }
 
-/// What became of a move.
+/// The outcome of a rename.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RenameOutcome {
-    /// It has its new name.
+    /// The folder has its new name.
     Renamed,
     /// [`IfTaken::Refuse`], and the new name was taken; or [`IfTaken::Exchange`], and it was not.
     NotRenamed,
-    /// The file system has no such move.
+    /// The file system does not support it.
     Unsupported,
 }
 

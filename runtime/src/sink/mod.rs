@@ -1,9 +1,10 @@
-//! Where a query's rows go: a folder of files that appears whole, or not at all.
+//! The sink of a query: a folder of files that appears complete, or not at all.
 //!
-//! Attempts write into a staging folder beside the location, `.<name>.sluice-<query>/<coordinator epoch>/attempts`: those
-//! of a coordinator that was superseded cannot touch its successor's. The commit links the files of the winning attempts
-//! into one folder there, writes the commit record into it, and renames that folder to the location. Until the rename a reader sees what was there before, after it all files of the query; a crash anywhere
-//! leaves nothing but the staging folder, whose name readers skip.
+//! Attempts write into a staging folder beside the location, `.<name>.sluice-<query>/<coordinator epoch>/attempts`, so
+//! that those of a superseded coordinator cannot touch its successor's files. The commit links the files of the winning
+//! attempts into one folder there, writes the commit record into it, and renames that folder to the location. Readers
+//! see the old content before the rename and all files of the query after it. A crash leaves nothing but the staging
+//! folder, whose name readers skip.
 
 mod committer;
 mod encode;
@@ -37,8 +38,8 @@ pub use writer::{SinkReceipt, SinkWriter};
 /// Name of the commit record within a committed folder. Readers skip names that start with an underscore.
 pub const COMMIT_RECORD: &str = "_sluice_commit.json";
 
-/// The sink of a query. The coordinator checks it before the query runs, commits or aborts it; the workers open it for
-/// each attempt of a root task. All of them see the same file system. Every call works on files and blocks.
+/// The sink of a query. The coordinator checks it before the query runs, and commits or aborts it; workers open it for
+/// each attempt of a root task. All of them see the same file system. Every call blocks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sink {
     /// The folder that the user named, absolute.
@@ -85,8 +86,8 @@ impl Sink {
         rename_committer::check_target(&self.location, self.if_exists)
     }
 
-    /// Checks where the location leads, its links resolved as far as it exists: to no folder of the system, into no
-    /// table, and to none that has one.
+    /// Checks that the location, with links of its existing part resolved, is in no system folder, in no table, and
+    /// contains no table.
     fn check_surroundings(&self, inputs: &InputRoots) -> Result<(), SinkError> {
         let forbidden = |problem: String| Err(SinkError::forbidden(&self.location, &problem));
         let resolved = files::resolved(&self.location)?;
@@ -117,8 +118,8 @@ impl Sink {
         encode::check_columns(self.format, schema)
     }
 
-    /// Opens the file of one attempt of a root task. What an attempt of the same number left is overwritten. Rows that
-    /// wait in memory are charged to `pool`.
+    /// Opens the file of one attempt of a root task. Overwrites what an attempt with the same id left. Reserves
+    /// buffered rows from `pool`.
     ///
     /// # Errors
     ///
@@ -134,9 +135,9 @@ impl Sink {
         SinkWriter::open(&self.paths(query, epoch), attempt, schema, pool)
     }
 
-    /// Publishes the files of the winning attempts, one of each root task, by one rename. A second call, also by a
-    /// successor that does not know of the first, answers what the first did. A result without rows has one file,
-    /// which has the columns; otherwise tasks without rows leave no file.
+    /// Publishes the files of the winning attempts, one of each root task. A second call, even by a successor, returns
+    /// what the first one did. A result without rows has one file with the columns; otherwise tasks without rows have
+    /// no file.
     ///
     /// # Errors
     ///
@@ -151,20 +152,20 @@ impl Sink {
         self.committer(query, epoch).commit(winners)
     }
 
-    /// What an earlier call of [`Self::commit`] published, perhaps by a predecessor; `None` if nothing of this query
+    /// What [`Self::commit`] has published, perhaps called by an earlier coordinator; `None` if nothing of this query
     /// is visible.
     ///
     /// # Errors
     ///
     /// If the file system fails.
     pub fn committed(&self, query: &QueryId) -> Result<Option<Committed>, SinkError> {
-        // Whoever has committed, the record is the same.
+        // The record is the same for every epoch.
         let epoch = CoordinatorEpoch::default();
         self.committer(query, epoch).committed()
     }
 
-    /// Removes everything of a query that is not visible and that this coordinator or an earlier one made. A committed
-    /// result stays, and so does what a commit that did not finish would have replaced.
+    /// Removes everything of a query that is not visible and that this coordinator or an earlier one made. Keeps a
+    /// committed result, and what an unfinished commit would have replaced.
     ///
     /// # Errors
     ///
@@ -173,7 +174,7 @@ impl Sink {
         self.committer(query, epoch).abort()
     }
 
-    /// Removes what attempts of earlier coordinators of the query wrote: a successor starts over.
+    /// Removes the staging files of earlier coordinators: a successor starts over.
     ///
     /// # Errors
     ///

@@ -10,10 +10,10 @@ use sluice_crds::shuffle_query::{FileFormat, IfExists};
 use super::error::SinkError;
 use super::files;
 
-/// A sink as one query uses it.
+/// The paths of one coordinator of one query.
 pub(super) struct SinkPaths {
     pub(super) query: QueryId,
-    /// The epoch of the coordinator that acts.
+    /// The epoch of the acting coordinator.
     pub(super) epoch: CoordinatorEpoch,
     pub(super) location: PathBuf,
     /// The hidden folder beside the location.
@@ -28,7 +28,7 @@ impl SinkPaths {
         self.epoch_folder().join("attempts").join(attempt.to_string())
     }
 
-    /// What this coordinator's attempts and its commit write.
+    /// The folder of this coordinator's attempts and commit.
     pub(super) fn epoch_folder(&self) -> PathBuf {
         self.staging.join(self.epoch.to_string())
     }
@@ -43,7 +43,7 @@ impl SinkPaths {
         self.staging.join("replaced")
     }
 
-    /// Removes the folders of this coordinator and of earlier ones. A later one's stays: it may be at work.
+    /// Removes the folders of this coordinator and of earlier ones. A later coordinator may still use its own.
     pub(super) fn remove_epochs(&self) -> Result<(), SinkError> {
         self.remove_epochs_through(self.epoch.0)
     }
@@ -77,7 +77,7 @@ impl SinkPaths {
         Ok(())
     }
 
-    /// Removes all that [`Self::remove_epochs`] does and what was replaced, and the staging folder if nobody uses it.
+    /// Removes the epoch folders, the replaced folder, and the staging folder if it is empty.
     pub(super) fn clean_up(&self) -> Result<(), SinkError> {
         self.remove_epochs()?;
         files::remove_folder(&self.replaced_folder())?;

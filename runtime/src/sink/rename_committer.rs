@@ -1,4 +1,4 @@
-//! One rename that makes a result visible, and what must hold before and after it.
+//! Commits a result by one rename.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -17,24 +17,24 @@ use super::files::{IfTaken, RenameOutcome, at, exists, link, remove_folder, rena
 use super::paths::{SinkPaths, hidden};
 use super::writer::{attempt_file, receipt, write_json};
 
-/// How often a replacing commit looks again whether the location exists, when others make and remove it meanwhile.
+/// How often a replacing commit retries when others create and remove the location meanwhile.
 const REPLACE_TRIES: usize = 8;
 
-/// The steps of a commit in their order. A crash after any of them leaves the location as it was, or complete; the
-/// next call starts over and ends the same way.
+/// The steps of a commit, in order. A crash after any of them leaves the location unchanged or complete; the next call
+/// starts over with the same result.
 ///
 /// ```text
 /// Cleared -> Assembled -> Recorded -> (SetAside ->) Published -> CleanedUp
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CommitStep {
-    /// Leftovers of a commit that did not finish are gone.
+    /// The leftovers of an unfinished commit are removed.
     Cleared,
     /// The winners' files are in one folder.
     Assembled,
     /// The folder has its record and is durable.
     Recorded,
-    /// Without an exchange in one step: the folder to replace has been moved aside.
+    /// The folder to replace is moved aside. Skipped where the file system can exchange two folders.
     SetAside,
     /// The folder has the location's name.
     Published,
@@ -42,11 +42,11 @@ pub enum CommitStep {
     CleanedUp,
 }
 
-/// What surrounds a commit.
+/// How to commit; tests stop commits and emulate file systems with it.
 pub struct CommitOptions<'a> {
-    /// Told each step once it is done; an error ends the commit there.
+    /// Called after each step; an error ends the commit there.
     pub on_step: &'a mut dyn FnMut(CommitStep) -> Result<(), SinkError>,
-    /// Whether to try to exchange two folders in one step. Where the file system cannot, the commit finds out.
+    /// Whether to try to exchange two folders in one step.
     pub exchange: bool,
 }
 
@@ -113,7 +113,8 @@ pub fn commit(
     Ok(committed)
 }
 
-/// Links the winners' files into the result folder, numbered in the order of their tasks, which is the result's. Links, not renames: a commit that did not finish can start over from the attempts' own files.
+/// Links the winners' files into the result folder, numbered in task order, which is the order of the result. Links and
+/// not renames, so that an unfinished commit can start over from the attempts' own files.
 fn assemble(paths: &SinkPaths, winners: &[AttemptId]) -> Result<Committed, SinkError> {
     let mut receipts = BTreeMap::new();
     for winner in winners {
@@ -151,7 +152,7 @@ fn assemble(paths: &SinkPaths, winners: &[AttemptId]) -> Result<Committed, SinkE
     Ok(committed)
 }
 
-/// Answers with the record of another coordinator of the query that was faster, if one was.
+/// Returns the record of another coordinator of the query, if one was faster.
 fn publish(paths: &SinkPaths, options: &mut CommitOptions<'_>) -> Result<Option<Committed>, SinkError> {
     let (result, location) = (paths.result_folder(), paths.location.as_path());
     for _ in 0..REPLACE_TRIES {
@@ -174,8 +175,8 @@ fn publish(paths: &SinkPaths, options: &mut CommitOptions<'_>) -> Result<Option<
         match moved {
             RenameOutcome::Renamed => return Ok(None),
             RenameOutcome::NotRenamed => {}
-            // Between these two renames a reader finds no folder, never a part of one; `restore` undoes the first
-            // if the second never came.
+            // Between these two renames readers find no folder, never a partial one. `restore` undoes the first one if
+            // the second one never happens.
             RenameOutcome::Unsupported => {
                 at(location, "rename", fs::rename(location, paths.replaced_folder()))?;
                 (options.on_step)(CommitStep::SetAside)?;
@@ -190,7 +191,7 @@ fn move_to_free(paths: &SinkPaths) -> Result<RenameOutcome, SinkError> {
     let (result, location) = (paths.result_folder(), paths.location.as_path());
     match rename(&result, location, IfTaken::Refuse)? {
         RenameOutcome::Unsupported if exists(location)? => Ok(RenameOutcome::NotRenamed),
-        // Whoever makes the folder between the look and the rename keeps it, unless it is empty.
+        // A folder that is created between the check and the rename stays, unless it is empty.
         RenameOutcome::Unsupported => match fs::rename(&result, location) {
             Err(error)
                 if matches!(
@@ -206,7 +207,7 @@ fn move_to_free(paths: &SinkPaths) -> Result<RenameOutcome, SinkError> {
     }
 }
 
-/// Puts back what a commit that did not finish had moved aside.
+/// Moves back what an unfinished commit had moved aside.
 fn restore(paths: &SinkPaths) -> Result<(), SinkError> {
     let replaced = paths.replaced_folder();
     if exists(&replaced)? && !exists(&paths.location)? {
@@ -240,12 +241,11 @@ fn check_replaced(location: &Path, metadata: &Metadata) -> Result<(), SinkError>
     check_replaceable(location)
 }
 
-/// Whether a folder holds nothing but what a commit put there, or nothing at all. What Sluice has not written is not
-/// Sluice's to remove.
+/// Checks that a folder is empty, or has only files of a commit. Sluice does not remove what it has not written.
 ///
 /// # Errors
 ///
-/// What else it holds.
+/// The other file.
 fn check_replaceable(location: &Path) -> Result<(), SinkError> {
     let entries = match fs::read_dir(location) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -287,6 +287,6 @@ fn any_record(location: &Path) -> Result<Option<Committed>, SinkError> {
         }
         Err(error) => return Err(SinkError::io(&path, "read", &error)),
     };
-    // What is no record is not ours, whatever its name.
+    // A file that does not parse is not a record, whatever its name.
     Ok(serde_json::from_slice::<Committed>(&text).ok())
 }

@@ -35,7 +35,7 @@ const STEPS: [CommitStep; 6] = [
     CommitStep::CleanedUp,
 ];
 
-/// A sink as one query uses it.
+/// The paths of one coordinator of one query.
 struct Bound {
     sink: Sink,
     query: QueryId,

@@ -19,17 +19,14 @@ use super::paths::SinkPaths;
 
 /// Name of an attempt's receipt: with it, the file beside it is complete.
 const RECEIPT: &str = "receipt.json";
-/// How often a folder is made again that another attempt, which cleaned up, removed meanwhile.
+/// How often to recreate a folder that another attempt removes meanwhile.
 const FOLDER_TRIES: usize = 8;
 
-/// What an attempt wrote, as its receipt says.
+/// What an attempt has written. The file is complete if its receipt exists.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SinkReceipt {
-    /// Files.
     pub files: u64,
-    /// Rows.
     pub rows: u64,
-    /// Bytes of the files.
     pub bytes: u64,
 }
 
@@ -38,7 +35,7 @@ pub struct SinkWriter {
     folder: PathBuf,
     file: PathBuf,
     encoder: Option<Encoder>,
-    /// What the encoder holds in memory.
+    /// The encoder's buffers.
     reservation: MemoryReservation,
     rows: u64,
     finished: bool,
@@ -69,7 +66,7 @@ impl SinkWriter {
         Ok(writer)
     }
 
-    /// Appends rows. Encoding is work for the thread that calls, and so is writing: an attempt has its own.
+    /// Appends rows. Encodes and writes on the calling thread.
     ///
     /// # Errors
     ///
@@ -115,9 +112,9 @@ impl Drop for SinkWriter {
         if self.finished {
             return;
         }
-        // Nobody can be told of an error here; the query's commit or abort removes what is left.
+        // Errors cannot be reported here; the query's commit or abort removes the rest.
         let _ = fs::remove_dir_all(&self.folder);
-        // After the commit or the abort this attempt may have been the last to use these.
+        // After the commit or the abort this attempt may be the last user of these.
         for folder in self.folder.ancestors().skip(1).take(3) {
             if fs::remove_dir(folder).is_err() {
                 break;
@@ -126,8 +123,8 @@ impl Drop for SinkWriter {
     }
 }
 
-/// Charges what the encoder holds. Where the pool has no more it is written out; the little that stays is charged all
-/// the same, since it is there.
+/// Reserves memory for the encoder's buffers. If the pool is exhausted, writes them to disk, and reserves the rest
+/// unconditionally.
 fn charge(encoder: &mut Encoder, reservation: &MemoryReservation) -> Result<(), ArrowError> {
     if reservation.try_resize(encoder.buffered_bytes()).is_err() {
         encoder.flush_large_group()?;

@@ -1,4 +1,4 @@
-//! A scan of files that nobody has looked into: lengths first, then rows, and a panic of the decoder is an error.
+//! A scan of untrusted files: it checks lengths before rows, and turns panics of decoders into errors.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,14 +25,14 @@ use sluice_core::plan::FileRange;
 use super::check::{Decoder, Held};
 use super::error::{classify_error, decoder_failed, decoder_panicked, place};
 
-/// Files of which the lengths are checked at once.
+/// Files whose lengths are checked concurrently.
 const CONCURRENT_CHECKS: usize = 4;
 
-/// Bytes that the decoders of a scan hold without a charge: those of files that are written well.
+/// Bytes that decoders may hold without a reservation: enough for well-written files.
 const FREE_BYTES: u64 = 64 << 20;
-/// Bytes of rows of text that a batch has at most, unless it is one row.
+/// The most bytes of text rows in a batch of several rows.
 const TEXT_BATCH_BYTES: u64 = 16 << 20;
-/// How many bytes a byte of text may become while it is decoded.
+/// Decoder memory per byte of text.
 const TEXT_GROWTH: u64 = 12;
 
 /// A scan of file ranges that checks them before it decodes them, see [`Decoder::check`], and turns a panic of the
@@ -107,7 +107,7 @@ impl ExecutionPlan for CheckedScan {
             let (batch_size, bytes) = decoding(held, context.session_config().batch_size());
             let reservation = charge(&context, bytes, &ranges)?;
             let rows = scan.execute(partition, of_batches(&context, batch_size))?;
-            // The charge ends with the rows.
+            // Keeps the reservation as long as the stream.
             Ok::<_, DataFusionError>(rows.inspect(move |_| {
                 let _ = &reservation;
             }))
@@ -122,20 +122,20 @@ impl ExecutionPlan for CheckedScan {
     }
 }
 
-/// Rows of a batch, and the bytes that decoding it holds.
+/// Rows per batch, and the bytes that decoding one needs.
 fn decoding(held: Held, batch_size: usize) -> (usize, u64) {
     if held.row == 0 {
         return (batch_size, held.pages);
     }
     let rows = usize::try_from(TEXT_BATCH_BYTES / held.row).unwrap_or(batch_size);
     let rows = rows.clamp(1, batch_size.max(1));
-    // Lines that are all as long as the longest one are rare where it is short; where it is long they are few.
+    // If the longest line is short, few lines are as long; if it is long, a batch has few lines.
     let text = held.row.saturating_mul(u64::try_from(rows).unwrap_or(u64::MAX));
     let bytes = if rows == batch_size { held.row } else { text };
     (rows, bytes.saturating_mul(TEXT_GROWTH))
 }
 
-/// Charges what decoding holds beyond what is usual.
+/// Reserves what decoding needs beyond [`FREE_BYTES`].
 fn charge(context: &TaskContext, bytes: u64, ranges: &[FileRange]) -> Result<MemoryReservation> {
     let reservation = MemoryConsumer::new("scan").register(context.memory_pool());
     let excess = usize::try_from(bytes.saturating_sub(FREE_BYTES)).unwrap_or(usize::MAX);
@@ -149,7 +149,7 @@ fn charge(context: &TaskContext, bytes: u64, ranges: &[FileRange]) -> Result<Mem
     }
 }
 
-/// The same context with batches of so many rows.
+/// The same context with another batch size.
 fn of_batches(context: &Arc<TaskContext>, batch_size: usize) -> Arc<TaskContext> {
     if context.session_config().batch_size() == batch_size {
         return Arc::clone(context);
@@ -167,7 +167,7 @@ fn of_batches(context: &Arc<TaskContext>, batch_size: usize) -> Arc<TaskContext>
 }
 
 async fn check(store: &Arc<dyn ObjectStore>, decoder: &Decoder, ranges: &[FileRange]) -> Result<Held> {
-    // Made before the stream: a closure over references would keep the future from being `Send`.
+    // Collected before the stream: a closure over references would make the future not `Send`.
     let checks: Vec<_> = ranges
         .iter()
         .map(|range| check_range(store, decoder, range))
@@ -187,7 +187,7 @@ async fn check_range(store: &Arc<dyn ObjectStore>, decoder: &Decoder, range: &Fi
     let location = Path::parse(&range.file.path)
         .map_err(|error| DataFusionError::ObjectStore(Box::new(error.into())))?;
     let checked = decoder.check(store, &location, range.start..range.end).await;
-    // Here it is known which file it is.
+    // Only here the file is known.
     checked.map_err(
         |error| match classify_error(&error, std::slice::from_ref(range)) {
             failure @ AttemptFailure::BadInput { .. } => DataFusionError::External(Box::new(failure)),
@@ -196,9 +196,9 @@ async fn check_range(store: &Arc<dyn ObjectStore>, decoder: &Decoder, range: &Fi
     )
 }
 
-/// Rows of a decoder that may panic.
+/// Rows of a decoder, whose panics become errors.
 struct Guarded {
-    /// Gone once it has panicked.
+    /// `None` once it has panicked.
     rows: Option<SendableRecordBatchStream>,
     schema: SchemaRef,
     ranges: Arc<[FileRange]>,
@@ -212,7 +212,7 @@ impl Stream for Guarded {
         let Some(rows) = self.rows.as_mut() else {
             return Poll::Ready(None);
         };
-        // Nothing outlives the unwinding: the decoder is dropped.
+        // The decoder is dropped after a panic, so no broken state is used.
         match catch_unwind(AssertUnwindSafe(|| rows.poll_next_unpin(context))) {
             Ok(Poll::Ready(Some(Err(error)))) if self.is_arrow => {
                 Poll::Ready(Some(Err(decoder_failed(error, &self.ranges))))

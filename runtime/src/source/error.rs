@@ -1,4 +1,4 @@
-//! What errors mean: for the user who planned a query, and for the attempt that met one.
+//! Maps errors to failures: for the user who plans a query, and for attempts.
 
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
@@ -16,18 +16,15 @@ use crate::functions::{reason_of, without_kind};
 
 /// Files that a message names at most.
 const NAMED_FILES: usize = 3;
-/// The most of a decoder's message that is quoted, bytes; it may hold a cell.
+/// The most bytes quoted from a decoder's message, which may contain a cell.
 const MAX_QUOTED_BYTES: usize = 2048;
 
 /// Why a table cannot be read. The message names the location or file, the problem and the fix.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("table {table}: {message}")]
 pub struct SourceError {
-    /// The reason for status.
     pub reason: ErrorReason,
-    /// The table's name.
     pub table: String,
-    /// What is wrong and what to do.
     pub message: String,
 }
 
@@ -41,8 +38,9 @@ impl SourceError {
     }
 }
 
-/// What an engine's error means for the attempt that met it, in a message of bounded length: it may quote a cell. `ranges` are the file ranges that the attempt reads; a
-/// message about bad bytes names them, since decoders know a line at best.
+/// Maps an error of the engine to a failure of the attempt, with a message of bounded length, since it may quote a
+/// cell. `ranges` are the file ranges that the attempt reads: a message about bad bytes names them, because decoders
+/// know at most a line.
 pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptFailure {
     match error {
         DataFusionError::Context(_, inner) => classify_error(inner, ranges),
@@ -115,7 +113,7 @@ fn bad(kind: BadInputKind, message: String) -> AttemptFailure {
     AttemptFailure::BadInput { kind, message }
 }
 
-/// Errors inside of other errors, of which the known kinds decide.
+/// Classifies known errors inside other errors.
 fn classify_external(
     error: &(dyn std::error::Error + Send + Sync + 'static),
     ranges: &[FileRange],
@@ -124,7 +122,7 @@ fn classify_external(
         return Some(failure.clone());
     }
     if let Some(error) = error.downcast_ref::<BadText>() {
-        // It knows the line of the file, and what to do.
+        // It has the line of the file and the fix.
         let message = format!("{}: {error}", place(ranges));
         return Some(bad(BadInputKind::InputCorrupt, message));
     }
@@ -142,7 +140,7 @@ fn classify_external(
         .and_then(classify_store)
 }
 
-/// The operators' spill files report a used-up limit by text alone, and with a knob that is not ours.
+/// Spill files of operators report an exhausted limit only as text, and name a setting that Sluice does not have.
 fn classify_io(error: &std::io::Error, ranges: &[FileRange]) -> Option<AttemptFailure> {
     let text = error.to_string();
     if error.kind() == std::io::ErrorKind::StorageFull
@@ -164,7 +162,7 @@ fn classify_arrow(error: &ArrowError, ranges: &[FileRange]) -> Option<AttemptFai
         | ArrowError::JsonError(message)
         | ArrowError::IpcError(message)
         | ArrowError::ParquetError(message) => Some(corrupt(message, ranges)),
-        // The CSV reader says this about a field, the cast kernels the others.
+        // This text is the CSV reader's; cast kernels have others.
         ArrowError::ParseError(message) if message.starts_with("Error while parsing value") => {
             Some(corrupt(message, ranges))
         }
@@ -173,7 +171,7 @@ fn classify_arrow(error: &ArrowError, ranges: &[FileRange]) -> Option<AttemptFai
         {
             Some(corrupt(message, ranges))
         }
-        // Kernels say it of a decimal that does not fit, for one: another try has the same values.
+        // From kernels, for example for a decimal that does not fit. A retry would have the same values.
         ArrowError::InvalidArgumentError(_)
         | ArrowError::ParseError(_)
         | ArrowError::CastError(_)
@@ -230,7 +228,7 @@ fn classify_store(error: &object_store::Error) -> Option<AttemptFailure> {
     }
 }
 
-/// Scalar functions report a bad value as an execution error; only its text tells.
+/// Scalar functions report a bad value as an execution error, recognisable only by its text.
 fn is_bad_value(message: &str) -> bool {
     let message = message.to_ascii_lowercase();
     ["divide by zero", "overflow", "parse", "invalid", "out of range"]
@@ -239,9 +237,9 @@ fn is_bad_value(message: &str) -> bool {
 }
 
 fn corrupt(message: &str, ranges: &[FileRange]) -> AttemptFailure {
-    // The whole row is quoted behind the value that is wrong in it.
+    // Drop the quoted row after the wrong value.
     let message = message.split(". Row data: ").next().unwrap_or(message);
-    // The advice behind it is read too.
+    // Leave room for the advice after it.
     undecodable(&place(ranges), &shortened_to(&message, MAX_QUOTED_BYTES))
 }
 
@@ -254,14 +252,14 @@ fn undecodable(place: &str, message: &str) -> AttemptFailure {
     )
 }
 
-/// What a panic says.
+/// The message of a panic.
 pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("no message")
 }
 
-/// What is said of a decoder that panicked: the bytes, not the worker, are at fault.
+/// The message for a decoder that panicked: the bytes are at fault, not the worker.
 pub(super) fn gave_up(panic: &(dyn std::any::Any + Send)) -> String {
     format!("the decoder gave up ({})", panic_text(panic))
 }
@@ -271,8 +269,8 @@ pub(super) fn decoder_panicked(panic: &(dyn std::any::Any + Send), ranges: &[Fil
     corrupt(&gave_up(panic), ranges)
 }
 
-/// What a scan of Arrow files failed with. Their decoder says the same of wrong bytes as kernels say of wrong arguments;
-/// in a scan it is the bytes.
+/// The failure of a scan of Arrow files. Its decoder reports wrong bytes like kernels report wrong arguments; in a scan
+/// it is the bytes.
 pub(super) fn decoder_failed(error: DataFusionError, ranges: &[FileRange]) -> DataFusionError {
     let DataFusionError::ArrowError(cause, _) = error.find_root() else {
         return error;

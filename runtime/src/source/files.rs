@@ -32,9 +32,9 @@ use super::manifest::{InputManifest, object_meta, shown};
 use super::tpch::{MIN_SCALE_FACTOR, TpchTable};
 use super::{nulls, schema};
 
-/// Tables whose files are looked at at once.
+/// Tables whose files are read concurrently.
 const CONCURRENT_TABLES: usize = 4;
-/// Footers of a table that are read at once.
+/// Footers of a table that are read concurrently.
 const CONCURRENT_FOOTERS: usize = 8;
 
 /// A table that scans exactly the files of the manifest.
@@ -84,15 +84,15 @@ impl TableProvider for FileTable {
         self.reader.create_physical_plan(state, scan).await
     }
 
-    // A Parquet scan skips row groups and pages by the filters; the rows that it yields are filtered again.
+    // A Parquet scan prunes row groups and pages by the filters; the plan filters its rows again.
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
     }
 }
 
-/// Makes these tables of a query known to the session: files as the manifest lists them, generated TPC-H rows as they
-/// are. The session's runtime must have the stores of [`super::pinned_stores`] for the manifest's roots. Footers and
-/// first rows of files are read; errors of a file name it.
+/// Registers tables of a query with the session: files as the manifest lists them, and generated TPC-H tables. The
+/// session's runtime must have the manifest's [`super::pinned_stores`]. Reads footers and first rows of files; errors
+/// name the file.
 ///
 /// # Errors
 ///
@@ -103,7 +103,7 @@ pub async fn register_tables(
     tables: &[TableSpec],
     manifest: &InputManifest,
 ) -> Result<(), SourceError> {
-    // Made before the stream: a closure over references would keep the future from being `Send`.
+    // Collected before the stream: a closure over references would make the future not `Send`.
     let providers: Vec<_> = tables
         .iter()
         .map(|spec| provider(context, spec, manifest))
@@ -188,7 +188,7 @@ async fn file_table(
     let schema = match columns {
         Some(columns) => {
             let declared = schema::declared(columns).map_err(invalid)?;
-            // A JSON value is read as what is declared, or not at all: only reading tells.
+            // Whether a JSON value fits the declared type shows only when it is read.
             let described = if *format == FileFormat::Json { &[] } else { files };
             for (file, found) in reading.schemas(described).await? {
                 if file.size > 0 {
@@ -219,7 +219,7 @@ async fn file_table(
     }
 }
 
-/// The files as a scan wants them. Empty text files have no rows and no header.
+/// The files for a scan. Empty text files have no rows and no header, and are omitted.
 async fn pinned(
     reading: &Files<'_>,
     files: &[InputFile],
@@ -242,7 +242,7 @@ async fn pinned(
 
 fn reader(format: FileFormat, options: Option<&CsvOptions>) -> Result<Arc<dyn FormatReader>, String> {
     Ok(match format {
-        // Nanoseconds, the other reading of INT96, end in 2262.
+        // INT96 as nanoseconds would end in 2262.
         FileFormat::Parquet => Arc::new(ParquetFormat::default().with_coerce_int96(Some("us".to_owned()))),
         FileFormat::Json => Arc::new(JsonFormat::default()),
         FileFormat::Arrow => Arc::new(ArrowFormat),

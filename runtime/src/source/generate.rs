@@ -21,13 +21,13 @@ use super::tpch::{MIN_SCALE_FACTOR, batches, row_count, schema};
 const ROWS_PER_FILE: u64 = 2_000_000;
 /// Rows below which a table is not cut into more files.
 const MIN_ROWS_PER_FILE: u64 = 10_000;
-/// Files of a table that is large enough for them: a query over them has something to divide.
+/// Files of a large enough table, so that queries can split it.
 const FILES_PER_TABLE: u64 = 4;
 /// Most files of a table.
 const MAX_FILES: u64 = 4096;
-/// Rows of a row group, the unit in which scans are divided; about 30 MB of memory for each file in the making.
+/// Rows per row group, the unit of splits; about 30 MB of memory per open file.
 const ROWS_PER_GROUP: usize = 250_000;
-/// How often a folder is removed while writers that were told to stop may still add to it.
+/// How often to retry the removal of a folder while stopping writers may still add files.
 const REMOVE_TRIES: usize = 8;
 /// Rows generated at once.
 const BATCH_ROWS: usize = 8192;
@@ -35,18 +35,15 @@ const BATCH_ROWS: usize = 8192;
 /// What was written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Files.
     pub files: u64,
-    /// Rows.
     pub rows: u64,
-    /// Bytes of the files.
     pub bytes: u64,
 }
 
 /// Why tables cannot be written.
 #[derive(Debug, Error)]
 pub enum GenerateError {
-    /// Too small, too large, or no number.
+    /// Too small, too large, or not a number.
     #[error("scale {0} is out of bounds: choose one from {MIN_SCALE_FACTOR} to {MAX_SCALE_FACTOR}")]
     Scale(f64),
     /// The folder has content that would be mixed with the tables.
@@ -65,16 +62,15 @@ pub enum GenerateError {
     /// A file could not be written.
     #[error("cannot write {path}: {cause}")]
     Write {
-        /// The file.
         path: String,
         /// What the writer said.
         cause: ParquetError,
     },
 }
 
-/// Writes all eight tables of a scale factor: `<out>/<table>/part-<n>.parquet`, several files for a table that is large
-/// enough. Rows are generated and written in streams, a file on each core. They are written beside `out`, which appears
-/// with all tables at the end. `progress` gets a line for each file.
+/// Writes all eight tables of a scale factor as `<out>/<table>/part-<n>.parquet`, with several files for larger tables.
+/// Streams rows, one file per core. Writes beside `out`, which appears complete at the end. `progress` gets a line per
+/// file.
 ///
 /// # Errors
 ///
@@ -160,7 +156,7 @@ fn check_free(out: &Path) -> Result<(), GenerateError> {
     }
 }
 
-/// The folder while it is made. Dropped before it is published, also because the caller gave up, it goes away.
+/// The folder until it is published. Dropping it, for example when the caller is cancelled, removes it.
 struct Making {
     folder: PathBuf,
     stopped: Arc<AtomicBool>,
@@ -178,7 +174,7 @@ impl Making {
         })
     }
 
-    /// A rename takes the place of an empty folder, and of nothing else.
+    /// A rename replaces an empty folder and nothing else.
     fn publish(self, out: &Path) -> Result<(), GenerateError> {
         fs::rename(&self.folder, out).map_err(|cause| failed("rename the tables to", out, cause))
     }
@@ -187,7 +183,7 @@ impl Making {
 impl Drop for Making {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
-        // It is gone once published. A writer that has not seen the flag yet may add a file meanwhile.
+        // After publication it does not exist. A writer that has not seen the flag yet may still add a file.
         for _ in 0..REMOVE_TRIES {
             let _ = fs::remove_dir_all(&self.folder);
             if !self.folder.exists() {

@@ -1,4 +1,4 @@
-//! What files say about themselves: schemas and statistics.
+//! Schemas and statistics of files.
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -24,12 +24,12 @@ use super::error::{SourceError, classify_error};
 use super::manifest::{object_meta, shown};
 use super::schema::Merge;
 
-/// Most bytes of JSON files of which every row is looked at for its columns.
+/// Most bytes of JSON files for schema inference, which reads every row.
 const MAX_INFERRED_JSON_BYTES: u64 = 1 << 30;
-/// Files that are looked at at once.
+/// Files that are read concurrently.
 const CONCURRENT_FILES: usize = 8;
 
-/// One table's files and what reads them.
+/// One table's files and their reader.
 pub struct Files<'a> {
     /// The table's name, for messages.
     pub table: &'a str,
@@ -39,14 +39,14 @@ pub struct Files<'a> {
     pub reader: &'a Arc<dyn FormatReader>,
     /// How CSV files are written.
     pub csv: Option<(Quoting, Format)>,
-    /// The session, whose caches keep what is read of Parquet files.
+    /// The session, which caches Parquet footers.
     pub session: &'a dyn Session,
     /// Where the files are.
     pub store: &'a Arc<dyn ObjectStore>,
 }
 
 impl Files<'_> {
-    /// The schema that a file itself has, or its rows suggest: the first ones of a CSV file, all of a JSON file.
+    /// The schema of each file: from the file itself, from the first rows of CSV, or from all rows of JSON.
     ///
     /// # Errors
     ///
@@ -62,7 +62,7 @@ impl Files<'_> {
                 .await
                 .map_err(|error| self.unreadable(file, &error))?;
             let mut names = BTreeSet::new();
-            // The scan would find one column where the file has two.
+            // The scan would read one column where the file has two.
             if self.format == FileFormat::Csv
                 && !schema.fields().iter().all(|field| names.insert(field.name()))
             {
@@ -73,10 +73,10 @@ impl Files<'_> {
         schemas.buffered(CONCURRENT_FILES).try_collect().await
     }
 
-    /// What a file says about its columns, after a look at the lengths that it names.
+    /// Reads the schema of a file, after its lengths are checked.
     async fn infer(&self, meta: &ObjectMeta) -> Result<SchemaRef, DataFusionError> {
         match self.format {
-            // DataFusion takes what does not open in one of the two formats for the other one, and believes its lengths.
+            // DataFusion tries the other Arrow format if one fails, and trusts its lengths.
             FileFormat::Arrow => return Ok(Arc::new(arrow_schema(self.store, &meta.location).await?)),
             FileFormat::Parquet => parquet_footer(self.store, &meta.location).await?,
             FileFormat::Json => return Ok(Arc::new(json_schema(self.store, &meta.location).await?)),
@@ -107,7 +107,7 @@ impl Files<'_> {
         let mut merge = Merge::new(self.format);
         for (file, schema) in self.schemas(files).await? {
             let path = shown(&file.path);
-            // An empty text file says nothing about columns and has no rows that would need them.
+            // An empty text file has no columns and no rows.
             if file.size == 0 || schema.fields().is_empty() {
                 continue;
             }
@@ -145,7 +145,7 @@ impl Files<'_> {
         let mut statistics = guard(statistics)
             .await
             .map_err(|error| self.unreadable(file, &error))?;
-        // Bounds of another type than the column's would prune rows by a wrong comparison.
+        // Bounds of another type than the column's would prune wrong rows.
         for (column, field) in statistics.column_statistics.iter_mut().zip(schema.fields()) {
             let bounds = [&column.min_value, &column.max_value];
             let mut types = bounds.iter().filter_map(|bound| bound.get_value());
@@ -170,7 +170,7 @@ impl Files<'_> {
     }
 
     fn unreadable(&self, file: &InputFile, error: &DataFusionError) -> SourceError {
-        // These say what to do; the format is not to blame.
+        // These messages are complete; the format is not at fault.
         if let AttemptFailure::BadInput { kind, message } = classify_error(error, &[]) {
             let reason = match kind {
                 BadInputKind::InputChanged => Some(ErrorReason::InputChanged),
@@ -198,7 +198,7 @@ impl Files<'_> {
     }
 }
 
-/// The message that is closest to the cause; what wraps it repeats the path or says nothing.
+/// The innermost message: the outer ones repeat the path or add nothing.
 fn innermost(error: &DataFusionError) -> String {
     match error.find_root() {
         DataFusionError::ArrowError(inner, _) => inner.to_string(),
@@ -209,7 +209,7 @@ fn innermost(error: &DataFusionError) -> String {
     }
 }
 
-/// Runs a decoder on bytes that nobody has checked; a panic becomes an error.
+/// Runs a decoder on unchecked bytes; a panic becomes an error.
 async fn guard<T>(decoding: impl Future<Output = Result<T, DataFusionError>>) -> Result<T, DataFusionError> {
     AssertUnwindSafe(decoding)
         .catch_unwind()

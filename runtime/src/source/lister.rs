@@ -101,7 +101,7 @@ fn walk(spec: &TableSpec, base: &Path, files_left: usize) -> Result<Option<Walk>
     Ok(Some(walk))
 }
 
-/// How names of files of a format end.
+/// The file name extensions of a format.
 fn extensions(format: FileFormat) -> &'static [&'static str] {
     match format {
         FileFormat::Parquet => &[".parquet"],
@@ -116,7 +116,7 @@ struct Walk {
     extensions: &'static [&'static str],
     files_left: usize,
     files: BTreeSet<PathBuf>,
-    /// Folders seen, links resolved: a link to a folder above it would never end.
+    /// Visited folders, links resolved: a link to a parent folder would never end.
     folders: BTreeSet<PathBuf>,
     roots: Vec<PathBuf>,
 }
@@ -131,7 +131,7 @@ impl Walk {
         self.error(ErrorReason::TableNotFound, path, &problem)
     }
 
-    /// Adds a named file whatever its name, or the files of a folder.
+    /// Adds a file that is named itself, or the files of a folder.
     fn location(&mut self, root: &Path) -> Result<(), SourceError> {
         let metadata = fs::metadata(root).map_err(|cause| self.unreadable(root, &cause))?;
         if metadata.is_dir() {
@@ -227,7 +227,7 @@ async fn read_metadata(table: &str, paths: BTreeSet<PathBuf>) -> Result<Vec<Inpu
             SourceError::new(ErrorReason::TableNotFound, table, message)
         };
         let location = StorePath::from_absolute_path(&path).map_err(|error| problem(&error))?;
-        // Names that the store spells differently would be read as another file.
+        // The store would read a file whose name it spells differently as another file.
         if store
             .path_to_filesystem(&location)
             .map_err(|error| problem(&error))?

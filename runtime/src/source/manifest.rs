@@ -1,4 +1,4 @@
-//! The input manifest: every file of a query, as it was when the query was planned.
+//! The input manifest: every file of a query, as it was at planning.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,13 +21,12 @@ use super::lister;
 use super::roots::InputRoots;
 use super::store::pinned_stores;
 
-/// Most files of one query. Each costs memory in the coordinator and a line in the journal.
+/// Most files of one query. Each costs memory in the coordinator.
 pub(super) const MAX_FILES: usize = 100_000;
-/// Files whose metadata are asked for at once.
+/// Concurrent requests for metadata.
 pub(super) const CONCURRENT_HEADS: usize = 16;
 
-/// Every file of a query, as it was when the query was planned. The query reads these and no others, a successor of
-/// its coordinator too.
+/// Every file of a query, as it was at planning. The query reads only these, also after a coordinator was replaced.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputManifest {
     /// The files of each table of files, in the order of their paths.
@@ -37,9 +36,9 @@ pub struct InputManifest {
 }
 
 impl InputManifest {
-    /// Lists every location of the tables once. A location is a file, or a folder whose files of the table's format
-    /// are taken, also from folders below it. Files and folders whose names start with `.` or `_` are skipped; any other
-    /// file in it, and a folder named `column=value`, is refused, since rows would be missing without a word. Relative locations lie below `base`.
+    /// Lists every location of the tables once. A location is a file, or a folder, whose files of the table's format
+    /// are listed recursively. Names that start with `.` or `_` are skipped. Any other file, and a folder named
+    /// `column=value`, is refused: otherwise rows would be missing silently. Relative locations are below `base`.
     ///
     /// # Errors
     ///
@@ -61,13 +60,13 @@ impl InputManifest {
         Ok(manifest)
     }
 
-    /// The stores of a session that reads these files and no others.
+    /// The stores of a session that reads exactly these files.
     pub fn stores(&self) -> Arc<dyn ObjectStoreRegistry> {
         pinned_stores(&self.roots, self.tables.values().flatten())
     }
 }
 
-/// The manifest's line for a file that a store described; `None` if its modification time does not fit.
+/// The manifest entry for an object of a store; `None` if its modification time is out of range.
 pub fn input_file(meta: &ObjectMeta) -> Option<InputFile> {
     Some(InputFile {
         path: meta.location.to_string(),
@@ -77,7 +76,7 @@ pub fn input_file(meta: &ObjectMeta) -> Option<InputFile> {
     })
 }
 
-/// What a store would say about a file of the manifest; `None` if the path is none.
+/// The store metadata of a file of the manifest; `None` if its path is invalid.
 pub fn object_meta(file: &InputFile) -> Option<ObjectMeta> {
     let distance = Duration::from_nanos(file.modified_nanos.unsigned_abs());
     let modified = if file.modified_nanos >= 0 {
@@ -94,7 +93,7 @@ pub fn object_meta(file: &InputFile) -> Option<ObjectMeta> {
     })
 }
 
-/// A path of the manifest as people write it: stores leave out the first slash.
+/// A path of the manifest for messages: stores omit the first slash.
 pub fn shown(path: &str) -> String {
     if path.starts_with('/') {
         path.to_owned()
@@ -103,18 +102,18 @@ pub fn shown(path: &str) -> String {
     }
 }
 
-/// Asks the session's store whether the files are still those of the manifest.
+/// Checks with the session's store that the files are still those of the manifest.
 ///
 /// # Errors
 ///
-/// [`BadInputKind::InputChanged`] names the first file that is gone or was written since,
-/// [`BadInputKind::ForbiddenPath`] one that the store does not serve; another failure is that of the store.
+/// [`BadInputKind::InputChanged`] names the first file that is gone or was written since;
+/// [`BadInputKind::ForbiddenPath`] names one that the store refuses; other failures are those of the store.
 pub async fn verify(runtime: &RuntimeEnv, files: &[InputFile]) -> Result<(), AttemptFailure> {
     let store = runtime
         .object_store(ObjectStoreUrl::local_filesystem())
         .map_err(|error| super::classify_error(&error, &[]))?;
     let store = store.as_ref();
-    // Made before the stream: a closure over references would keep the future from being `Send`.
+    // Collected before the stream: a closure over references would make the future not `Send`.
     let checks: Vec<_> = files.iter().map(|file| verify_file(store, file)).collect();
     stream::iter(checks)
         .buffered(CONCURRENT_HEADS)
@@ -122,7 +121,7 @@ pub async fn verify(runtime: &RuntimeEnv, files: &[InputFile]) -> Result<(), Att
         .await
 }
 
-/// The store compares with the manifest at every read, and this one reads nothing.
+/// `head` makes the store compare the file with the manifest without reading it.
 async fn verify_file(store: &dyn ObjectStore, file: &InputFile) -> Result<(), AttemptFailure> {
     let location = StorePath::parse(&file.path).map_err(|error| AttemptFailure::BadInput {
         kind: BadInputKind::ForbiddenPath,

@@ -1,10 +1,10 @@
-//! What a query reads: files of the user's tables, pinned when the query is planned, and generated TPC-H rows.
+//! What a query reads: files of the user's tables, pinned at planning, and generated TPC-H rows.
 //!
-//! The way of a query: [`InputManifest::list`] lists every declared location once; [`pinned_stores`] gives the
-//! session (of the coordinator and of every worker) a store that serves the files of the manifest as they were listed,
-//! and nothing else; [`register_tables`] makes tables that scan exactly these files; [`CheckedScan`] looks at the
-//! lengths in them before it decodes them; [`verify`] tells a worker after a scan whether they are still the same;
-//! [`classify_error`] tells what an engine's error means.
+//! [`InputManifest::list`] lists every declared location once. [`pinned_stores`] gives the session (of the coordinator
+//! and of every worker) a store that serves exactly the files of the manifest, as they were listed. [`register_tables`]
+//! creates tables that scan these files. [`CheckedScan`] checks the lengths in a file before it is decoded. [`verify`]
+//! tells a worker after a scan whether the files are unchanged. [`classify_error`] maps errors of the engine to
+//! failures.
 
 mod check;
 mod checked;

@@ -1,5 +1,5 @@
-//! CSV tables with a `nullRegex`. DataFusion's CSV scan knows empty values as NULL and no other, so such a table is
-//! a view over a scan that reads every column as text.
+//! CSV tables with a `nullRegex`. DataFusion's CSV scan treats only empty values as NULL, so such a table is a view
+//! over a scan that reads every column as text.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub fn view(table: &str, texts: FileTable, schema: &Schema, null_regex: &str) ->
         let column = Expr::Column(Column::new(Some(name.clone()), field.name()));
         let text = coalesce(vec![column, lit("")]);
         let is_null = regexp_like(text.clone(), lit(null_regex), None);
-        // The cast is outside: the optimizer makes a CASE of Booleans one of AND and OR, which casts every value.
+        // Cast outside the CASE: the optimizer turns a CASE of Booleans into AND and OR, which would cast every value.
         let value = when(is_null, lit(ScalarValue::Utf8(None))).otherwise(text)?;
         Ok(cast(value, field.data_type().clone()).alias(field.name()))
     });

@@ -1,4 +1,4 @@
-//! The only way from a query to files: a read-only store that serves the files of the manifest, as they were listed.
+//! The only access of queries to files: a read-only store that serves the files of the manifest, as they were listed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,12 +25,12 @@ use url::Url;
 use super::roots::InputRoots;
 use crate::forbidden::forbidden_folder;
 
-/// The most bytes of a range that are read at once.
+/// Bytes per read of a range.
 const CHUNK: u64 = 256 << 10;
 
-/// The stores of a session that reads these files, which lie below `roots`, and nothing else. DataFusion's own
-/// registry would serve every file of the machine under `file://`. Each read fails if its file is not, or is no longer,
-/// what the manifest says: rows of two states of a file never meet in one result.
+/// The stores of a session that reads exactly these files below `roots`. DataFusion's own registry would serve every
+/// file of the machine under `file://`. A read fails if its file differs from the manifest, so that a result never
+/// mixes rows of two versions of a file.
 pub fn pinned_stores<'a>(
     roots: &InputRoots,
     files: impl IntoIterator<Item = &'a InputFile>,
@@ -40,7 +40,7 @@ pub fn pinned_stores<'a>(
     })
 }
 
-/// A range that a file does not have: what told of it, a footer most often, is corrupt.
+/// A range beyond the end of a file: its source, usually a footer, is corrupt.
 #[derive(Debug, thiserror::Error)]
 #[error("bytes {start}..{end} are named in it, which has {size}")]
 pub(super) struct BeyondFile {
@@ -57,7 +57,7 @@ struct PinnedStores {
 }
 
 impl ObjectStoreRegistry for PinnedStores {
-    // Nothing that a query does may add a store.
+    // A query may not add stores.
     fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
         None
     }
@@ -71,7 +71,7 @@ impl ObjectStoreRegistry for PinnedStores {
     }
 }
 
-/// Reads of files that lie, links resolved, in one of the roots, and are as the manifest has them.
+/// Serves files that are, links resolved, in one of the roots and unchanged since they were listed.
 #[derive(Debug)]
 struct PinnedStore {
     roots: Arc<InputRoots>,
@@ -89,7 +89,7 @@ impl PinnedStore {
         }
     }
 
-    /// A file that may be read: its location with links resolved, and what the manifest says about it.
+    /// Checks that a file may be read. Returns its location with links resolved, and its entry in the manifest.
     async fn admit(&self, location: &Path) -> Result<(Path, &InputFile)> {
         let resolved = self.resolve(location).await?;
         let pinned = self.pinned.get(location);
@@ -97,18 +97,18 @@ impl PinnedStore {
         Ok((resolved, pinned))
     }
 
-    /// The location with its links resolved, if that may be read. Resolving per read and not only when the files were
-    /// listed refuses a file that was replaced by a link since.
+    /// Resolves the links of a location and checks that it may be read. Done at every read, so that a file that was
+    /// replaced by a link since it was listed is refused.
     async fn resolve(&self, location: &Path) -> Result<Path> {
         let path = self.files.path_to_filesystem(location)?;
         let roots = Arc::clone(&self.roots);
         let resolved = tokio::task::spawn_blocking(move || match path.canonicalize() {
             Ok(resolved) if forbidden_folder(&resolved).is_some() => Ok(Err(FORBIDDEN)),
             Ok(resolved) if !roots.hold(&resolved) => Ok(Err(OUTSIDE)),
-            // The opening of a pipe waits for whoever writes to it.
+            // Opening a pipe would wait for a writer.
             Ok(resolved) if !resolved.is_file() => Err((path, std::io::ErrorKind::NotFound.into())),
             Ok(resolved) => Ok(Ok(resolved)),
-            // What is absent below a root is absent; what is absent elsewhere is none of the query's business.
+            // Report absence only below a root.
             Err(_) if !roots.hold(&path) => Ok(Err(OUTSIDE)),
             Err(error) => Err((path, error)),
         })
@@ -128,11 +128,11 @@ impl PinnedStore {
     }
 }
 
-/// Why a file is not served, whatever the roots are.
+/// Why a file is refused, whatever the roots are.
 const FORBIDDEN: &str = "it is in a folder of the system or a spill folder, which are no place for tables";
 const OUTSIDE: &str = "it is outside the declared tables";
 
-/// Whether a file is still the one of the manifest.
+/// Checks that a file is still the one of the manifest.
 fn check_unchanged(pinned: &InputFile, now: &ObjectMeta) -> Result<()> {
     let other_tag = matches!((&now.e_tag, &pinned.etag), (Some(now), Some(then)) if now != then);
     let what = if now.size != pinned.size {
@@ -148,7 +148,7 @@ fn check_unchanged(pinned: &InputFile, now: &ObjectMeta) -> Result<()> {
     })
 }
 
-/// Whether a file has these bytes. A buffer is made for a range before it is read.
+/// Checks that a file has these bytes before a buffer for them is allocated.
 fn check_within(pinned: &InputFile, range: &Range<u64>) -> Result<()> {
     if range.start <= range.end && range.end <= pinned.size {
         return Ok(());
@@ -164,8 +164,8 @@ fn check_within(pinned: &InputFile, range: &Range<u64>) -> Result<()> {
     })
 }
 
-/// Reads a range of an open file piece by piece. A file that was cut meanwhile is an error; readers of a bare file wait
-/// for ever for the rest.
+/// Reads a range of an open file in chunks. A file that was truncated meanwhile is an error; a reader of the bare file
+/// would wait for ever.
 fn chunks(file: File, range: Range<u64>, pinned: &InputFile) -> BoxStream<'static, Result<Bytes>> {
     let state = (Arc::new(file), range, pinned.path.clone());
     stream::try_unfold(state, |(file, range, path)| async move {
@@ -212,12 +212,12 @@ impl fmt::Display for PinnedStore {
 
 #[async_trait]
 impl ObjectStore for PinnedStore {
-    // Whole files are read through the open file itself: who reads them asks again at the end (`verify`).
+    // Whole files are read through the file handle: the reader calls `verify` at the end.
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let (resolved, pinned) = self.admit(location).await?;
         let is_part = options.range.is_some();
         if let Some(GetRange::Bounded(range)) = &options.range {
-            // What of a range lies behind the end is left out, as the interface has it.
+            // The interface truncates ranges at the end of the file.
             check_within(pinned, &(range.start..range.end.min(pinned.size)))?;
         }
         let mut got = self.files.get_opts(&resolved, options).await?;
@@ -232,7 +232,7 @@ impl ObjectStore for PinnedStore {
         let (resolved, pinned) = self.admit(location).await?;
         ranges.iter().try_for_each(|range| check_within(pinned, range))?;
         let read = self.files.get_ranges(&resolved, ranges).await;
-        // Asked after the bytes were read: a change before or meanwhile is seen.
+        // Checked after the read, to notice changes before and during it.
         check_unchanged(pinned, &self.files.head(&resolved).await?)?;
         read
     }

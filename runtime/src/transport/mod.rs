@@ -1,4 +1,4 @@
-//! How bytes of streams get from worker to worker: one channel a peer, found by what input updates say.
+//! Fetches from other workers: one channel per peer, whose address comes with input updates.
 
 mod peers;
 
@@ -8,7 +8,7 @@ use sluice_core::reader::{Config, MIN_FETCH_BYTES};
 
 pub use peers::Peers;
 
-/// The bounds of a reader whose inputs may each hold `input_bytes` that nobody has taken yet.
+/// The limits of a reader whose inputs may each buffer `input_bytes`.
 pub(crate) fn read_config(fetch_window: u32, input_bytes: u64) -> Config {
     Config {
         fetch_window,

@@ -1,4 +1,4 @@
-//! The workers that this process fetches from.
+//! Workers that this process fetches from.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,11 +21,11 @@ use crate::shuffle::read::FetchTransport;
 /// How long a peer may stay silent in the middle of a response.
 const CHUNK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The workers that one session has told of: their addresses, the keys of the query's data there, and one lazily made
-/// connection to each. Cheap to clone; clones share the connections. Sessions do not: what one says of a worker is true for
-/// its own query alone.
+/// The workers that one session has named: their addresses, the keys of the query's data there, and one lazy connection
+/// to each. Clones share the connections. Sessions do not: what one says about a worker is trusted for its own query
+/// only.
 ///
-/// The lock guards a cache, no decision is read from it.
+/// The lock protects a cache, which no decision reads.
 #[derive(Clone, Default)]
 pub struct Peers {
     known: Arc<Mutex<BTreeMap<WorkerId, Peer>>>,
@@ -37,7 +37,7 @@ struct Peer {
 }
 
 impl Peers {
-    /// Notes where a worker serves fetches. Older incarnations of it are forgotten.
+    /// Records where a worker serves fetches. Drops its older incarnations.
     pub fn learn(&self, worker: &WorkerId, endpoint: FetchEndpoint) {
         let mut known = self.lock();
         if known.get(worker).is_some_and(|peer| peer.endpoint == endpoint) {
@@ -57,7 +57,7 @@ impl Peers {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection to the worker, and the request with the key that opens the query's data there.
+    /// A connection to the worker, and the request with the key for the query's data there.
     fn prepare(
         &self,
         worker: &WorkerId,

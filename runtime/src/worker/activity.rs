@@ -1,25 +1,25 @@
-//! Whether the thread that runs an attempt does anything: operators may compute for long without a row.
+//! Whether an attempt makes progress: operators may compute for a long time without a row.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 thread_local! {
-    /// The system's number of this thread; 0 where there is none to be had.
+    /// The system's id of this thread; 0 if unknown.
     static THREAD: u32 = thread_number();
 }
 
-/// What is seen of an attempt's work from outside.
+/// The activity of an attempt, as others see it.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
-    /// How often the attempt was called.
+    /// How often the attempt was polled.
     calls: AtomicU64,
-    /// The thread that runs it now, while one does.
+    /// The thread that polls it now; 0 if none does.
     thread: AtomicU32,
 }
 
 impl Activity {
-    /// Runs the work, and notes when and where.
+    /// Runs the work and records polls and threads.
     pub(super) async fn watch<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         poll_fn(|context| {
@@ -33,8 +33,8 @@ impl Activity {
         .await
     }
 
-    /// A number that changes while the attempt is at work: with each call, and within one as long as its thread gets time
-    /// of a processor. One that waits for a file system that does not answer gets none.
+    /// A number that changes while the attempt works: with each poll, and during one while its thread gets CPU time. A
+    /// thread that waits for an unresponsive file system gets none.
     pub(super) fn now(&self) -> u64 {
         let calls = self.calls.load(Ordering::Relaxed);
         let ticks = match self.thread.load(Ordering::Relaxed) {
@@ -52,10 +52,10 @@ fn thread_number() -> u32 {
     number.unwrap_or(0)
 }
 
-/// The processor time of a thread of this process, in ticks of the system.
+/// The CPU time of a thread of this process, in clock ticks.
 fn processor_ticks(thread: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold anything; what follows it are numbers but for the first.
+    // The name, in parentheses, may contain anything. After it follow the state and numbers.
     let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
     let times = after_name.split_whitespace().skip(11).take(2);
     times.filter_map(|ticks| ticks.parse::<u64>().ok()).sum()

@@ -28,10 +28,10 @@ use crate::source::{InputRoots, classify_error, classify_task_error, panic_text,
 use crate::stage_template::StageTemplate;
 use crate::transport::Peers;
 
-/// Everything that an attempt needs.
+/// What an attempt needs to run.
 pub(super) struct AttemptJob {
     pub(super) shared: Arc<Shared>,
-    /// Fetches on behalf of the query.
+    /// Connections to the workers that the session has named.
     pub(super) peers: Peers,
     pub(super) query: QueryId,
     pub(super) coordinator_epoch: CoordinatorEpoch,
@@ -55,8 +55,8 @@ pub(super) enum AttemptEnd {
     Failed(AttemptFailure),
 }
 
-/// Runs an attempt to its end. A panic of an operator ends the attempt, not the worker; one of a decoder of files is
-/// caught in the scan, which knows them. Whatever an attempt that did not succeed has published is dropped.
+/// Runs an attempt to its end. A panic of an operator fails the attempt, not the worker; the scan catches panics of
+/// file decoders, because it knows the files. Drops the output of an attempt that did not succeed.
 pub(super) async fn run(job: AttemptJob) -> AttemptEnd {
     let (store, query, attempt) = (
         job.shared.store.clone(),
@@ -65,7 +65,7 @@ pub(super) async fn run(job: AttemptJob) -> AttemptEnd {
     );
     let (cancel, counters) = (job.cancel.clone(), Arc::clone(&job.counters));
     let shared = Arc::clone(&job.shared);
-    // What it has learnt of the query is asked at the end.
+    // Keeps the pool alive: the end of the attempt asks what it has seen.
     let _memory = shared.memory.query_pool(&query);
     let work = counters.activity.watch(execute(job));
     let work = AssertUnwindSafe(work).catch_unwind();
@@ -87,7 +87,7 @@ pub(super) async fn run(job: AttemptJob) -> AttemptEnd {
     }
 }
 
-/// Whether an attempt that had no room may have it later. What it held itself is free by now.
+/// Whether an attempt that ran out of memory or disk may find room later. Its own share is free by now.
 fn classify_exhaustion(failure: AttemptFailure, shared: &Shared, query: &QueryId) -> AttemptFailure {
     let AttemptFailure::ResourcesExhausted { message } = failure else {
         return failure;
@@ -157,8 +157,8 @@ async fn execute(job: AttemptJob) -> Result<AttemptOutput, AttemptFailure> {
     check_unchanged(written, &runtime, &files).await
 }
 
-/// How the attempt ended, unless its files are no longer those that were planned with. The store checks a file whenever
-/// a read begins; a change while it is read shows here, as rows or as whatever the decoder made of it.
+/// Replaces the end of an attempt whose input files have changed since planning. The store checks a file when a read
+/// starts; a change during the read shows only here, after wrong rows or a decoder's error.
 async fn check_unchanged<T>(
     ended: Result<T, AttemptFailure>,
     runtime: &RuntimeEnv,
@@ -181,8 +181,8 @@ async fn check_unchanged<T>(
     }
 }
 
-/// What a sort keeps back to merge what it has spilled, bytes: DataFusion's 10 MiB, less where an attempt's even part of
-/// the memory is small. A sort that cannot have it fails before its first row.
+/// Bytes that a sort reserves to merge what it has spilled: DataFusion's 10 MiB, or less where an attempt's share of
+/// memory is small. A sort that cannot reserve them fails before its first row.
 fn sort_reservation(options: &WorkerOptions) -> u64 {
     const MOST: u64 = 10 << 20;
     const LEAST: u64 = 64 << 10;
@@ -190,10 +190,10 @@ fn sort_reservation(options: &WorkerOptions) -> u64 {
     (options.memory_bytes / u64::from(options.slots.max(1)) / SHARE).clamp(LEAST, MOST)
 }
 
-/// The folders that the attempt may read: what its coordinator asks for, as far as the session's bounds allow it.
+/// The folders that the attempt may read: those that its coordinator names, as far as the session's policy allows them.
 ///
 /// # Errors
-/// It would write where it may not.
+/// The attempt would write to a forbidden place.
 async fn allowed_roots(job: &AttemptJob) -> Result<InputRoots, AttemptFailure> {
     let (paths, asked) = (Arc::clone(&job.paths), job.input_roots.clone());
     let sink = job.stage.sink.clone();
@@ -211,7 +211,7 @@ async fn allowed_roots(job: &AttemptJob) -> Result<InputRoots, AttemptFailure> {
     })
 }
 
-/// What the engine runs in: the query's memory, the worker's disk space and footers, and the task's files only.
+/// The runtime of DataFusion: the query's memory, the worker's disk space and footers, and the task's files only.
 fn runtime(
     job: &AttemptJob,
     roots: &InputRoots,

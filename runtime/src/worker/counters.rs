@@ -1,4 +1,4 @@
-//! What an attempt counts: read from its plan's own metrics while it runs.
+//! Counters of an attempt, read from its plan's metrics while it runs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -21,12 +21,12 @@ pub(super) struct Counters {
     pub(super) activity: Activity,
     rows_out: AtomicU64,
     bytes_out: AtomicU64,
-    /// When the operators put out their first row.
+    /// When the operators produced their first row.
     first_row: OnceLock<Instant>,
 }
 
 impl Counters {
-    /// The counters of an attempt that begins now.
+    /// The counters of an attempt that starts now.
     pub(super) fn start() -> Self {
         Self {
             started: Instant::now(),
@@ -41,7 +41,7 @@ impl Counters {
 
     /// The plan whose metrics count scans and spills.
     pub(super) fn set_plan(&self, plan: Arc<dyn ExecutionPlan>) {
-        // One attempt has one plan: a second call would be a bug that only costs numbers.
+        // An attempt has one plan; a second call would only lose counts.
         let _ = self.plan.set(plan);
     }
 
@@ -56,7 +56,7 @@ impl Counters {
         self.bytes_out.store(bytes, Ordering::Relaxed);
     }
 
-    /// Notes that rows came out of the operators.
+    /// Records that operators produced rows.
     pub(super) fn note_output(&self, rows: usize) {
         if rows > 0 {
             self.first_row.get_or_init(Instant::now);
@@ -68,7 +68,7 @@ impl Counters {
         u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// All counters so far, but for those of the shuffle store.
+    /// All counters so far, except those of the shuffle store.
     pub(super) fn read(&self) -> AttemptMetrics {
         let mut metrics = AttemptMetrics {
             rows_out: self.rows_out.load(Ordering::Relaxed),

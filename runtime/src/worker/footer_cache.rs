@@ -1,4 +1,4 @@
-//! What this worker has read of Parquet files about themselves, kept from attempt to attempt.
+//! Parquet footers, cached across attempts.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use datafusion::execution::cache::default_cache::DefaultCache;
 use object_store::path::Path;
 use sluice_core::plan::InputFile;
 
-/// The part of the worker's memory that footers may take beside it, and the most.
+/// Footers take at most this fraction of the worker's memory, in addition to it, and at most this many bytes.
 const SHARE: u64 = 32;
 const MOST: u64 = 50 << 20;
 
-/// Footers of the files that attempts of any query have read. Who may read a file is not decided here: an attempt asks
-/// its own store for every file before it looks, see [`crate::source::verify`].
+/// Footers of files that attempts of any query have read. The cache decides nothing about permission: an attempt asks
+/// its own store for every file first, see [`crate::source::verify`].
 pub(super) struct FooterCache {
     cache: Arc<FileMetadataCache>,
     limit: usize,
 }
 
 impl FooterCache {
-    /// For a worker with so much memory.
+    /// For a worker with this much memory.
     pub(super) fn new(memory_bytes: u64) -> Self {
         let limit = usize::try_from((memory_bytes / SHARE).min(MOST)).unwrap_or(0);
         Self {
@@ -30,15 +30,15 @@ impl FooterCache {
         }
     }
 
-    /// The caches of one attempt's runtime: these footers, and empty ones of other things.
+    /// The caches of one attempt's runtime: these footers, and other caches empty.
     pub(super) fn caches(&self) -> CacheManagerConfig {
         CacheManagerConfig::default()
             .with_file_metadata_cache(Some(Arc::clone(&self.cache)))
             .with_metadata_cache_limit(self.limit)
     }
 
-    /// Forgets what is known of files that had these paths before. DataFusion compares size and time, which a file that
-    /// took the place of another may share with it; its tag tells them apart.
+    /// Drops footers of replaced files. DataFusion compares size and time, which a replacement may share with the old
+    /// file; their ETags differ.
     pub(super) fn invalidate_changed(&self, files: &[InputFile]) {
         for file in files {
             let Ok(path) = Path::parse(&file.path) else {

@@ -1,4 +1,4 @@
-//! The inputs of an attempt, as its plan's shuffle-read leaves open them.
+//! The inputs of an attempt, opened by the shuffle reads of its plan.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,14 +23,14 @@ use crate::shuffle::store::StoreHandle;
 use crate::source::classify_error;
 use crate::transport::{Peers, read_config};
 
-/// The streams of an attempt's inputs, there once its plan is known.
+/// The streams of an attempt's inputs; filled once its plan is known.
 #[derive(Default)]
 pub(super) struct Inputs {
     streams: Mutex<Vec<Vec<Option<SendableRecordBatchStream>>>>,
 }
 
 impl Inputs {
-    /// Starts to fetch what the plan's leaves will open. Takes the job's updates.
+    /// Starts to fetch what the plan's shuffle reads will open. Consumes the job's updates.
     pub(super) fn start(&self, plan: &Arc<dyn ExecutionPlan>, job: AttemptJob) -> Result<(), AttemptFailure> {
         let mut uses = vec![InputUse::default(); job.assignment.inputs.len()];
         collect_uses(plan, &mut uses);
@@ -84,12 +84,12 @@ impl Inputs {
     }
 }
 
-/// What one input of one attempt may fetch ahead: a small part of the worker's memory.
+/// Bytes that one input of one attempt may fetch ahead: a small share of the worker's memory.
 fn prefetch_bytes(memory_bytes: u64) -> u64 {
     (memory_bytes / 32).clamp(256 << 10, 16 << 20)
 }
 
-/// How a plan's leaf takes an input.
+/// How a shuffle read of the plan uses an input.
 #[derive(Clone)]
 struct InputUse {
     delivery: Delivery,
@@ -119,7 +119,7 @@ fn collect_uses(plan: &Arc<dyn ExecutionPlan>, uses: &mut [InputUse]) {
     }
 }
 
-/// The rows that the attempt takes of an input's sorted runs, if not all.
+/// The key range that the attempt reads of an input's sorted runs; `None` for all rows.
 fn range_of(
     assigned: &AssignedInput,
     input_use: &InputUse,
@@ -158,7 +158,7 @@ impl InputProvider for Inputs {
     }
 }
 
-/// Reads streams of the own worker from its store, others over the network.
+/// Reads local streams from the worker's own store, others over the network.
 struct LocalFirstTransport {
     local: WorkerId,
     store: StoreHandle,

@@ -1,5 +1,5 @@
-//! A worker: answers sessions and fetches on one runtime, runs attempts on another, so that a busy query cannot
-//! starve its heartbeats.
+//! A worker: it serves sessions and fetches on one runtime and runs attempts on another, so that a busy query cannot
+//! starve heartbeats.
 
 mod activity;
 mod attempt;
@@ -36,10 +36,10 @@ use crate::memory::WorkerMemory;
 use crate::net::{self, Listener};
 use crate::shuffle::store::{StoreConfig, StoreHandle};
 
-/// How often a draining worker looks whether it is still needed.
+/// How often a draining worker checks whether it is still needed.
 const IDLE_PERIOD: Duration = Duration::from_millis(100);
 
-/// What a worker is made of.
+/// The configuration of a worker.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
     /// Its stable name.
@@ -50,23 +50,23 @@ pub struct WorkerOptions {
     pub slots: u32,
     /// Memory for operators and shuffle buffers, bytes.
     pub memory_bytes: u64,
-    /// The folders for everything that it writes, at least one; several for several volumes.
+    /// Folders for everything that the worker writes, at least one; one per volume.
     pub spill_dirs: Vec<PathBuf>,
-    /// The most that it may write there, bytes.
+    /// The most bytes in those folders.
     pub spill_limit_bytes: u64,
     /// Who may call it.
     pub guard: Guard,
-    /// The folders that tables lie in; `None` leaves that to coordinators.
+    /// Folders that contain tables; `None` leaves that to coordinators.
     pub data_dirs: Option<Vec<PathBuf>>,
-    /// The folders that sinks lie in; `None` leaves that to coordinators.
+    /// Folders that contain sinks; `None` leaves that to coordinators.
     pub sink_dirs: Option<Vec<PathBuf>>,
-    /// The node that it runs on, if that is known.
+    /// The Kubernetes node of the worker, if known.
     pub node: Option<String>,
-    /// A file that holds the zone of that node, or will: it is read whenever the zone is asked for.
+    /// A file that has, or will have, the zone of that node. It is read at every use.
     pub zone_file: Option<PathBuf>,
 }
 
-/// What the worker's tasks share.
+/// State that the worker's tasks share.
 struct Shared {
     id: WorkerId,
     options: WorkerOptions,
@@ -81,14 +81,15 @@ struct Shared {
     /// Runs everything else.
     control: tokio::runtime::Handle,
     health: HealthReporter,
-    /// Cancelled when no new attempts are taken.
+    /// Cancelled when the worker drains: it accepts no new attempts.
     draining: CancellationToken,
-    /// Cancelled when the worker goes.
+    /// Cancelled when the worker stops.
     stopping: CancellationToken,
 }
 
 impl Shared {
-    /// Takes no new attempts, tells sessions, and is no longer ready. What runs may end and what is held is served.
+    /// Accepts no new attempts, tells the sessions, and is no longer ready. Running attempts may end, and outputs are
+    /// served.
     async fn drain(&self) {
         self.draining.cancel();
         self.slots.drain();
@@ -99,7 +100,7 @@ impl Shared {
         }
     }
 
-    /// Whether nothing runs here and nothing is held for anybody.
+    /// Whether no attempt runs and no output is held.
     async fn is_idle(&self) -> bool {
         self.slots.in_use().await == 0 && self.store.stats().await.attempts == 0
     }
@@ -107,7 +108,7 @@ impl Shared {
 
 /// A running worker. Dropping it stops it without waiting.
 pub struct RunningWorker {
-    /// Who it is.
+    /// Its name and incarnation.
     pub id: WorkerId,
     /// Where it listens.
     pub address: SocketAddr,
@@ -177,12 +178,12 @@ impl RunningWorker {
         })
     }
 
-    /// Takes no new attempts; what runs may end and what is held is served.
+    /// Accepts no new attempts. Running attempts may end, and outputs are served.
     pub async fn drain(&self) {
         self.shared.drain().await;
     }
 
-    /// Waits until nothing runs here and nobody needs what is held, at most for `grace`.
+    /// Waits until the worker is idle, at most for `grace`.
     pub async fn drained(&self, grace: Duration) {
         let idle = async {
             while !self.shared.is_idle().await {
@@ -197,13 +198,13 @@ impl RunningWorker {
         }
     }
 
-    /// Stops: sessions end, attempts are cancelled, and everything that it wrote is deleted.
+    /// Stops the worker: ends sessions, cancels attempts, deletes everything that it wrote.
     pub async fn stop(mut self) {
         self.stopping.cancel();
         if let Some(server) = self.server.take() {
             let _ = tokio::time::timeout(Duration::from_secs(5), server).await;
         }
-        // The process may end, or its folder be removed, right after this.
+        // The process may end, or the folder be removed, right after this.
         self.store.close().await;
     }
 }
@@ -217,8 +218,8 @@ impl Drop for RunningWorker {
     }
 }
 
-/// A number that no earlier start of any worker had: random, but increasing with every millisecond of the clock. A
-/// coordinator takes the higher of two starts of one worker for the later one, and a process may be back within a second.
+/// A number that no earlier start of any worker had: the clock in milliseconds, then random bits. A coordinator takes
+/// the higher of two incarnations of one worker for the later one, and a process may restart within a second.
 fn new_incarnation() -> Incarnation {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

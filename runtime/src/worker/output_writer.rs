@@ -1,4 +1,4 @@
-//! Where an attempt's rows go: to its exchange, or into files of the sink.
+//! Writes an attempt's rows to its exchange, or to files of the sink.
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ use crate::shuffle::sorted::SortKeys;
 use crate::shuffle::write::{ShuffleWriter, WriteSpec};
 use crate::sink::Sink;
 
-/// The part of the shuffle store's memory that the rows of one attempt may take while they wait for their frame to fill.
+/// One attempt may buffer this fraction of the shuffle store's memory until its frames are full.
 const WRITE_BUFFER_SHARE: usize = 8;
 
-/// What an attempt publishes, and where.
+/// Writes the output of one attempt.
 pub(super) struct OutputWriter {
     shared: Arc<Shared>,
     query: QueryId,
@@ -39,11 +39,11 @@ pub(super) struct OutputWriter {
     counters: Arc<Counters>,
 }
 
-/// What an attempt's exchange holds.
+/// The output of an attempt in its exchange.
 pub(super) struct AttemptOutput {
-    /// One entry a partition that holds bytes.
+    /// One entry per partition that has bytes.
     pub(super) outputs: Vec<MapOutputPartitionMeta>,
-    /// Where the keys are, if it is a sorted run.
+    /// Key samples, if the output is a sorted run.
     pub(super) run: Option<SortedRun>,
 }
 
@@ -80,7 +80,7 @@ impl OutputWriter {
         })
     }
 
-    /// Takes all rows.
+    /// Writes all rows.
     pub(super) async fn run(
         self,
         rows: SendableRecordBatchStream,

@@ -1,5 +1,5 @@
-//! What the attempts of one session may read and write, whatever its coordinator says: the folders of its token, and those
-//! that the worker has been given.
+//! Folders that the attempts of one session may read and write, whatever its coordinator says: those of its token, and
+//! those that the worker was started with.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -12,20 +12,20 @@ use super::WorkerOptions;
 use crate::forbidden::forbidden_folder;
 use crate::source::InputRoots;
 
-/// The folders of a session. Each set bounds by itself; where there is none, nothing is bounded.
+/// The folders of a session. Each set limits on its own; a missing set limits nothing.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PathPolicy {
     read: Vec<BTreeSet<PathBuf>>,
-    /// The sink itself, as the token has it.
+    /// The sinks that the token names.
     sinks: Option<BTreeSet<PathBuf>>,
-    /// Folders that sinks lie in: what is written beside a sink stays in them too.
+    /// Folders that contain sinks: staging files beside a sink stay in them too.
     sink_dirs: Option<BTreeSet<PathBuf>>,
-    /// The folders that the worker spills to: no table and no sink is there.
+    /// The worker's spill folders: no table and no sink may be there.
     spill: BTreeSet<PathBuf>,
 }
 
 impl PathPolicy {
-    /// The bounds of a session whose token, where tokens are checked, names `folders`. Follows links, and blocks.
+    /// The policy of a session whose token, if tokens are checked, names `folders`. Resolves links. Blocks.
     pub(super) fn new(options: &WorkerOptions, folders: Option<&Folders>) -> Self {
         let claimed = |paths: &[String]| resolved(paths.iter().map(Path::new));
         let given = |dirs: &Option<Vec<PathBuf>>| {
@@ -51,7 +51,7 @@ impl PathPolicy {
         }
     }
 
-    /// What is left of the roots that a coordinator asks for, with links resolved. Blocks.
+    /// The allowed part of the roots that a coordinator names, links resolved. Blocks.
     pub(super) fn read_roots(&self, asked: &[String]) -> InputRoots {
         let mut roots = resolved(asked.iter().map(Path::new));
         roots.retain(|root| self.forbidden(root).is_none());
@@ -61,17 +61,17 @@ impl PathPolicy {
         roots.into_iter().collect()
     }
 
-    /// The folder that a path with its links resolved is or lies in, if nothing of a query is there, in words.
+    /// Describes the forbidden folder that contains a path, links resolved.
     fn forbidden(&self, resolved: &Path) -> Option<String> {
         let spill = resolved.ancestors().find(|above| self.spill.contains(*above));
         let spill = spill.map(|folder| format!("the spill folder {}", folder.display()));
         spill.or_else(|| forbidden_folder(resolved))
     }
 
-    /// Whether attempts may write a sink here. Blocks.
+    /// Checks that attempts may write a sink here. Blocks.
     ///
     /// # Errors
-    /// They may not.
+    /// The sink is in a forbidden folder, or outside the allowed ones.
     pub(super) fn check_sink(&self, location: &Path) -> Result<(), AttemptFailure> {
         let resolved = resolve(location);
         let refused = |problem: String| AttemptFailure::BadInput {
@@ -101,7 +101,7 @@ fn resolved<'a>(paths: impl Iterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
     paths.filter(|path| path.is_absolute()).map(resolve).collect()
 }
 
-/// The path with its links resolved, as far as it exists. A missing part may hold no `..`: where it would lead is unknown.
+/// Resolves links of the existing part of a path. The missing part may not contain `..`, which could lead anywhere.
 fn resolve(path: &Path) -> PathBuf {
     let mut missing: Vec<OsString> = Vec::new();
     let mut existing = path;
@@ -173,7 +173,7 @@ mod tests {
             assert_eq!(roots(std::slice::from_ref(&outside)), nothing, "{outside:?}");
         }
         assert_eq!(claimed.read_roots(&["data/t".into()]), nothing);
-        // A claim that leads out of what the worker was given opens nothing.
+        // A claim that leads out of the worker's own folders allows nothing.
         let link = at("data/t/link");
         let out = bounds(&[&[link.as_path()], &[data.as_path()]], None, None);
         assert_eq!(out.read_roots(&[text(&link)]), nothing);
@@ -196,7 +196,7 @@ mod tests {
             assert_eq!(kind, BadInputKind::ForbiddenPath);
             assert!(message.contains(&text(&outside)), "{message}");
         }
-        // The mount itself would be replaced, and written beside.
+        // The mount itself would be replaced, and staging files would be outside of it.
         let whole = bounds(&[], Some(&[mount.as_path()]), Some(&[mount.as_path()]));
         assert!(whole.check_sink(&mount).is_err());
         assert_eq!(PathPolicy::default().check_sink(&sink), Ok(()));

@@ -1,4 +1,4 @@
-//! The worker's gRPC face.
+//! The worker's gRPC service.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use super::path_policy::PathPolicy;
 use super::session::{Session, SessionEnd, SessionPermit};
 use crate::build_id::build_id;
 
-/// How long a session may be silent before its hello: as long as a coordinator waits for the answer.
+/// How long to wait for the hello of a session: as long as a coordinator waits for the answer.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) struct Service {
@@ -115,7 +115,7 @@ async fn accept_session(
         .await;
 }
 
-/// The same once the coordinator has said whose it is.
+/// Serves a session after its hello.
 async fn serve_session(
     shared: Arc<Shared>,
     claims: Option<Claims>,
@@ -139,7 +139,7 @@ async fn serve_session(
     };
     let stopped = opened.stopped.drop_guard();
     if let Some((before, true)) = &opened.previous {
-        // What the predecessor's attempts still write would pass for this coordinator's: they have the same numbers.
+        // Output of the predecessor's attempts would be taken for this coordinator's: they have the same ids.
         before.cancelled().await;
         if replaced.is_cancelled() {
             return;
@@ -172,12 +172,12 @@ async fn serve_session(
 async fn path_policy(shared: &Arc<Shared>, claims: Option<&Claims>) -> Arc<PathPolicy> {
     let (shared, folders) = (Arc::clone(shared), claims.map(|claims| claims.folders.clone()));
     let policy = move || PathPolicy::new(&shared.options, folders.as_ref());
-    // It fails with the process only; what bounds nothing must not come of it.
+    // It fails only when the process ends. The fallback must allow nothing.
     let policy = tokio::task::spawn_blocking(policy).await;
     Arc::new(policy.unwrap_or_else(|_| PathPolicy::nothing()))
 }
 
-/// The coordinator's first message. Whoever sends another one, or none, is told.
+/// The coordinator's first message. Refuses the session if it is not a hello, or does not arrive in time.
 async fn read_hello(inbound: &mut Streaming<wire::CoordinatorMessage>, outbound: &Outbound) -> Option<Hello> {
     let hello = match timeout(HELLO_TIMEOUT, inbound.message()).await {
         Err(_) => Err(format!("no hello came within {HELLO_TIMEOUT:?}")),
@@ -192,7 +192,7 @@ async fn read_hello(inbound: &mut Streaming<wire::CoordinatorMessage>, outbound:
         .ok()
 }
 
-/// Whether this worker may serve the coordinator at all. One that drains does so only where it holds the query's data.
+/// Whether this worker may serve the coordinator. A draining worker serves only queries whose data it holds.
 fn check_hello(shared: &Shared, hello: &Hello) -> Result<(), (RefusedReason, String)> {
     if hello.build_id != build_id() {
         let message = format!("the worker is {}, the coordinator {}", build_id(), hello.build_id);

@@ -37,12 +37,12 @@ const PROGRESS_PERIOD: Duration = Duration::from_millis(250);
 pub(super) enum SessionEnd {
     /// The coordinator sent `EndQuery`.
     QueryEnded,
-    /// It broke: the query's data is kept for its lease.
+    /// The session broke: the query's data is kept for its lease.
     Broken,
 }
 
 impl SessionEnd {
-    /// In a log.
+    /// For the log.
     pub(super) const fn reason(self) -> &'static str {
         match self {
             Self::QueryEnded => "the query is over",
@@ -57,34 +57,34 @@ pub(super) struct Session {
     pub(super) hello: Hello,
     pub(super) slots: SessionSlots,
     permit: SessionPermit,
-    /// The workers that this session has told of.
+    /// The workers that this session has named.
     peers: Peers,
     pub(super) outbound: mpsc::UnboundedSender<Result<wire::WorkerMessage, Status>>,
-    /// Set when a later session of the same query takes over, or the worker shuts down.
+    /// Cancelled when a later session of the query replaces this one, or the worker shuts down.
     pub(super) replaced: CancellationToken,
     stages: SessionStages,
-    /// Attempts that messages have named so far.
+    /// Attempts that messages have named so far, to bound what is remembered of them.
     attempts_named: u64,
     running: BTreeMap<AttemptId, Running>,
-    /// Spilled bytes of attempts that have ended, as they were last told.
+    /// Spilled bytes of ended attempts, as last reported.
     reported_spills: BTreeMap<AttemptId, u64>,
 }
 
-/// What a session's token allows.
+/// What a session's token permits.
 pub(super) struct SessionPermit {
     /// The claims of the token, where tokens are checked.
     pub(super) claims: Option<Claims>,
-    /// What its attempts may read and write.
+    /// What the session's attempts may read and write.
     pub(super) paths: Arc<PathPolicy>,
 }
 
 impl SessionPermit {
-    /// Waits until the token has ended.
+    /// Waits until the token has expired.
     async fn ended(&self) {
         let Some(claims) = &self.claims else {
             return std::future::pending().await;
         };
-        // In pieces: the clock of the token may be set.
+        // In short steps, because the system clock may be changed.
         while let Ok(left) = claims.deadline().duration_since(SystemTime::now()) {
             sleep(left.min(Duration::from_secs(10))).await;
         }
@@ -257,7 +257,7 @@ impl Session {
         Ok(None)
     }
 
-    /// Takes a renewal of the session's token.
+    /// Extends the session's token.
     fn renew(&mut self, renewal: &str) -> Result<(), AuthError> {
         let Some(claims) = self.permit.claims.clone() else {
             return Ok(());
@@ -312,7 +312,7 @@ impl Session {
         self.shared.cpu.spawn(run.in_current_span());
     }
 
-    /// Ends an attempt that does not start.
+    /// Fails an attempt without starting it.
     fn refuse(
         &mut self,
         attempt: AttemptId,
@@ -323,7 +323,7 @@ impl Session {
         self.track(attempt, LayoutId::default()).cancel.cancel();
     }
 
-    /// What was said of attempts is remembered: without bound only in a session that no coordinator has.
+    /// Bounds the attempts that a session may name, because each takes memory. No real coordinator names more.
     fn count_attempt(&mut self) -> Result<(), Status> {
         self.attempts_named += 1;
         if self.attempts_named > MAX_ATTEMPTS_PER_SESSION {
@@ -379,7 +379,7 @@ impl Session {
                 failure: Some(failure.into()),
             }),
         };
-        // A success may end the query: what is known of other attempts goes before it.
+        // A success may end the query: send the counts of other attempts first.
         self.report_spills(&counts);
         self.send(message);
     }
@@ -399,7 +399,7 @@ impl Session {
         self.report_spills(&counts);
     }
 
-    /// The output of attempts that have ended goes to disk first: tells what did since it was last told.
+    /// Reports new spills of ended attempts, whose output is spilled first.
     fn report_spills(&mut self, counts: &BTreeMap<AttemptId, AttemptCounts>) {
         for (attempt, counted) in counts {
             let reported = self.reported_spills.get(attempt).copied().unwrap_or(0);
@@ -421,7 +421,7 @@ impl Session {
     }
 
     fn send(&self, message: ToCoordinator) {
-        // A closed channel shows as the end of the inbound stream.
+        // A closed channel also ends the inbound stream.
         let _ = self.outbound.send(Ok(wire::WorkerMessage::of(message)));
     }
 }
@@ -431,7 +431,7 @@ fn invalid_message(error: WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
-/// Adds what the store has counted; answers the bytes that it has spilled.
+/// Adds the store's counts. Returns the spilled bytes.
 fn add_counts(metrics: &mut AttemptMetrics, counts: Option<&AttemptCounts>) -> u64 {
     let counts = counts.copied().unwrap_or_default();
     metrics.stored(counts.spilled_bytes);

@@ -1,4 +1,4 @@
-//! Which session serves which query at this worker, and when a query's data may go.
+//! Which session serves which query at this worker, and when a query's data may be deleted.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,49 +11,48 @@ use sluice_proto::refuse_fetch;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-/// The sessions of this worker by query.
+/// The sessions of this worker, by query.
 #[derive(Clone, Default)]
 pub(super) struct SessionRegistry {
     sessions: Arc<Mutex<Sessions>>,
 }
 
-/// How many queries' last epochs are remembered after their end, so that a coordinator that was cut off for long is
-/// still known to be superseded.
+/// Ended queries whose last epoch is remembered, so that a coordinator that was cut off for long is still known to be
+/// superseded.
 const MAX_REMEMBERED: usize = 1024;
 
 #[derive(Default)]
 struct Sessions {
     last: u64,
     current: BTreeMap<QueryId, CurrentSession>,
-    /// The last epochs of queries that have ended here, the oldest first.
+    /// The last epochs of ended queries, oldest first.
     ended: VecDeque<(QueryId, CoordinatorEpoch)>,
 }
 
 struct CurrentSession {
     session: SessionId,
     epoch: CoordinatorEpoch,
-    /// What opens the query's data here to fetches: of all sessions of one coordinator, since its readers hold it.
+    /// The key for fetches of the query's data here. All sessions of one coordinator share it, because readers keep it.
     fetch_key: FetchKey,
     replaced: CancellationToken,
     stopped: CancellationToken,
 }
 
-/// A session's place among the sessions of its query.
+/// A session that was opened, and its predecessor.
 #[derive(Debug)]
 pub(super) struct OpenedSession {
-    /// Its number at this worker.
     pub(super) session: SessionId,
-    /// What opens the query's data here to fetches.
+    /// The key for fetches of the query's data here.
     pub(super) fetch_key: FetchKey,
-    /// To be cancelled when the session and those before it have stopped all their attempts.
+    /// To be cancelled once this session and all earlier ones have stopped their attempts.
     pub(super) stopped: CancellationToken,
-    /// The same of the session before it, and whether that was of an earlier coordinator.
+    /// The same token of the previous session, and whether that was of an earlier coordinator.
     pub(super) previous: Option<(CancellationToken, bool)>,
 }
 
 impl SessionRegistry {
-    /// Makes a new session the query's current one and cuts the one before it. `None` if a coordinator of a later
-    /// epoch was here.
+    /// Makes a new session the query's current one and cancels the previous one. `None` if a coordinator of a later
+    /// epoch had a session.
     pub(super) fn open(
         &self,
         query: &QueryId,
@@ -91,7 +90,7 @@ impl SessionRegistry {
         })
     }
 
-    /// Forgets the query, but for its epoch, if `session` is still its current one; says whether it was.
+    /// Removes the query, except its epoch, if `session` is still its current one. Returns whether it was.
     pub(super) fn close(&self, query: &QueryId, session: SessionId) -> bool {
         let mut sessions = self.lock();
         let current = sessions
@@ -108,11 +107,11 @@ impl SessionRegistry {
         current
     }
 
-    /// Lets a fetch in that shows the key of the query's session here, if its coordinator is not superseded. Without a key it
-    /// gets in where `open`: at a worker that lets everybody in.
+    /// Admits a fetch with the key of the query's session, unless its coordinator is superseded. An `open` worker,
+    /// which checks no tokens, also admits fetches without a key.
     ///
     /// # Errors
-    /// What to answer. Of a query that is not here there is nothing to read, and nothing to protect.
+    /// The refusal. A query that is not here has nothing to read and nothing to protect.
     pub(super) fn admit_fetch(
         &self,
         query: &QueryId,
@@ -132,12 +131,12 @@ impl SessionRegistry {
         Ok(())
     }
 
-    /// Whether the query has a session, or data that waits for one.
+    /// Whether the query has a session, or data whose lease runs.
     pub(super) fn has_query(&self, query: &QueryId) -> bool {
         self.lock().current.contains_key(query)
     }
 
-    /// How many such queries there are.
+    /// The number of such queries.
     pub(super) fn count(&self) -> usize {
         self.lock().current.len()
     }

@@ -16,7 +16,7 @@ enum Command {
     InUse(oneshot::Sender<u32>),
 }
 
-/// A way to the task that owns the slots.
+/// A handle of the task that owns the slots.
 #[derive(Clone)]
 pub(crate) struct Slots {
     commands: mpsc::UnboundedSender<Command>,
@@ -41,7 +41,7 @@ impl Slots {
         }
     }
 
-    /// Grants nothing from now on.
+    /// Stops granting slots.
     pub(crate) fn drain(&self) {
         self.send(Command::Drain);
     }
@@ -54,7 +54,7 @@ impl Slots {
     }
 
     fn send(&self, command: Command) {
-        // The owner ends only with its last handle, and this is one.
+        // The task ends only with its last handle, and this is one.
         let _ = self.commands.send(command);
     }
 }
@@ -83,7 +83,7 @@ impl SessionSlots {
         }
     }
 
-    /// Takes a granted slot for an attempt; `None` if the session has none. The slot goes back on drop.
+    /// Uses a granted slot for an attempt; `None` if the session has none. Dropping the guard returns the slot.
     pub(crate) async fn consume(&self) -> Option<SlotGuard> {
         let (answer, taken) = oneshot::channel();
         self.slots.send(Command::Consume(self.session, answer));
@@ -134,7 +134,7 @@ async fn run(mut leases: SlotLeases, mut inbox: mpsc::UnboundedReceiver<Command>
                 leases.close(session);
             }
             Command::Drain => leases.drain(),
-            // Whoever asked may be gone.
+            // The asker may be gone.
             Command::InUse(answer) => drop(answer.send(leases.in_use())),
         }
         for (session, slots) in leases.grant() {

@@ -1,4 +1,4 @@
-//! The stages of one session, within what a worker keeps of one query and of all together.
+//! The stages of one session, within the limits of one query and of the worker.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use sluice_core::limits::{TooLarge, check_fragment_bytes, check_partitions, chec
 
 use crate::stage_template::StageTemplate;
 
-/// The bytes of encoded stages that the sessions of a worker may keep together. Clones are the same.
+/// The bytes of encoded stages that all sessions of a worker may keep together. Clones share the budget.
 #[derive(Debug, Clone)]
 pub(super) struct FragmentBudget {
     used: Arc<AtomicU64>,
@@ -47,7 +47,7 @@ impl FragmentBudget {
 /// A stage, or why its attempts fail.
 type StageResult = Result<Arc<StageTemplate>, AttemptFailure>;
 
-/// The stages that a session has told of.
+/// The stages that a session has defined.
 pub(super) struct SessionStages {
     known: BTreeMap<StageId, (u64, StageResult)>,
     bytes: u64,
@@ -63,7 +63,7 @@ impl SessionStages {
         }
     }
 
-    /// Takes an encoded stage. One that is told again replaces what was told before.
+    /// Adds an encoded stage, or replaces it if it was defined before.
     ///
     /// # Errors
     /// The failure of all its attempts.
@@ -129,7 +129,7 @@ fn decode(encoded: &[u8]) -> StageResult {
     Ok(Arc::new(template))
 }
 
-/// No worker would take it.
+/// The failure for a stage that no worker accepts.
 fn too_large(error: &TooLarge) -> AttemptFailure {
     AttemptFailure::BadInput {
         kind: BadInputKind::UnsupportedPlan,

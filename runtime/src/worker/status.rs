@@ -1,11 +1,11 @@
-//! What a worker says of itself.
+//! The status of a worker.
 
 use sluice_proto::wire;
 
 use super::Shared;
 use crate::build_id::build_id;
 
-/// The longest name of a zone that is taken from a file, bytes: a label's value has 63.
+/// The longest zone name, bytes: a label's value has at most 63.
 const MAX_ZONE_BYTES: usize = 63;
 
 impl Shared {
@@ -28,7 +28,7 @@ impl Shared {
         }
     }
 
-    /// The zone of the worker's node, once it is known: the label that the file shows comes with the pod's node.
+    /// The zone of the worker's node, once known: the downward API file gets the label after the pod has a node.
     pub(super) async fn zone(&self) -> Option<String> {
         let file = self.options.zone_file.as_ref()?;
         let text = tokio::fs::read_to_string(file).await.ok()?;

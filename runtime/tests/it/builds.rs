@@ -1,4 +1,4 @@
-//! A build is told from another one by what it is made of.
+//! Build ids: a build is identified by its sources.
 
 use std::fs;
 use std::path::Path;
@@ -95,7 +95,7 @@ fn a_given_name_is_a_word() {
     }
 }
 
-/// The program under test has a stamp of its own, or the one that its builder gave it.
+/// The program under test has its own stamp, or the one that its builder set.
 #[test]
 fn no_build_is_unknown() {
     let id = sluice::build_id::build_id();

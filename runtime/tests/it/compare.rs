@@ -64,7 +64,7 @@ impl Cell {
         }
     }
 
-    /// An order in which cells that match are beside each other, but for floats.
+    /// An order in which equal cells are adjacent, except floats.
     fn compare(&self, other: &Self) -> Ordering {
         match (self, other) {
             (Self::Text(one), Self::Text(two)) => one.cmp(two),

@@ -25,10 +25,10 @@ use tempfile::TempDir;
 
 use crate::compare::{Order, Rows, differences};
 
-/// A query that is still running then hangs. No test ends by it otherwise.
+/// A query that still runs after this time hangs.
 const HANG: Duration = Duration::from_secs(120);
 
-/// Memory that no test query exhausts, bytes.
+/// More memory than any test query needs, bytes.
 pub const AMPLE_MEMORY: u64 = 2 << 30;
 
 /// The tables of a query and the folder that their relative locations start from.
@@ -63,7 +63,7 @@ impl Tables {
             ..Default::default()
         };
         spec.shuffle.partitions = partitions;
-        // No worker of a suite is lost, however long a busy machine lets it wait.
+        // No worker of a suite counts as lost, however busy the machine is.
         spec.retry.worker_liveness_timeout = Millis::from_millis(600_000);
         LoadedQuery {
             query: ShuffleQuery::new("test", spec),
@@ -121,7 +121,7 @@ impl Fleet {
     }
 }
 
-/// What a query gave.
+/// The rows and the report of a query.
 pub struct Ran {
     pub rows: Rows,
     /// The last snapshot.
@@ -150,7 +150,7 @@ pub enum NoRows {
     Refused(String),
     /// The query ended without success.
     Ended { outcome: Outcome, explained: String },
-    /// It was still running after the time that no query takes.
+    /// It ran longer than any query should.
     Hung {
         snapshot: Box<QuerySnapshot>,
         explained: String,
@@ -188,7 +188,7 @@ pub async fn run(fleet: &Fleet, query: &LoadedQuery) -> Result<Ran, NoRows> {
     run_prepared(fleet, prepared, HANG, |_| ()).await
 }
 
-/// Runs a query that is planned, with other options for its coordinator. One that takes longer than `hang` hangs.
+/// Runs a prepared query with other coordinator options. A query that takes longer than `hang` hangs.
 pub async fn run_prepared(
     fleet: &Fleet,
     prepared: PreparedQuery,
@@ -289,7 +289,7 @@ pub async fn plain_session(tables: &Tables) -> Result<SessionContext, String> {
     Ok(context)
 }
 
-/// Plain DataFusion takes -0.0 for another value than 0.0, which is beside the question here.
+/// Plain DataFusion distinguishes -0.0 from 0.0, which does not matter here.
 async fn zeros_without_sign(context: &SessionContext, table: &str) -> datafusion::error::Result<()> {
     let rows = context.table(table).await?;
     let fields = rows.schema().fields().clone();
@@ -312,7 +312,7 @@ async fn zeros_without_sign(context: &SessionContext, table: &str) -> datafusion
 pub struct Case {
     pub name: String,
     pub sql: String,
-    /// What plain DataFusion is asked in its place, where it gives other rows than SQL asks for.
+    /// The SQL for plain DataFusion, where its rows for the query itself are wrong.
     pub plain: Option<String>,
 }
 
@@ -329,7 +329,7 @@ impl Case {
             .collect()
     }
 
-    /// The cases of a table of names, texts and what plain DataFusion is asked.
+    /// The cases of a table of names, texts and SQL for plain DataFusion.
     pub fn rewritten(table: &[(&str, &str, &str)]) -> Vec<Self> {
         table
             .iter()
@@ -387,7 +387,7 @@ pub async fn compare(fleet: &Fleet, tables: &Tables, cases: &[Case], partitions:
     all
 }
 
-/// A folder of this test binary that outlives a run, made if need be.
+/// A folder of this test binary that is kept between runs. Creates it if necessary.
 pub fn kept_folder(name: &str) -> PathBuf {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     std::fs::create_dir_all(&folder).expect("the target folder can be written");

@@ -1,5 +1,5 @@
-//! Fetches over gRPC from a worker, with the test in the coordinator's place: what is told while an attempt runs, and
-//! what is refused why.
+//! Fetches over gRPC from a worker, with the test as the coordinator: what a fetch returns while an attempt runs, and
+//! the reasons of refusals.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -32,7 +32,7 @@ use wire::worker_message::Message as FromWorker;
 
 use crate::harness::{AMPLE_MEMORY, Tables};
 
-/// A worker that says nothing for so long hangs.
+/// A worker that is silent this long hangs.
 const HANG: Duration = Duration::from_secs(120);
 const EPOCH: CoordinatorEpoch = CoordinatorEpoch(2);
 const MAX_CHUNK_BYTES: u64 = 1 << 20;
@@ -121,7 +121,7 @@ impl Fixture {
         }
     }
 
-    /// Asks again until the answer is `error`; a worker takes messages and fetches side by side.
+    /// Asks again until the answer is `error`: a worker handles messages and fetches concurrently.
     async fn until_refused(&self, request: FetchRequest, error: FetchError) {
         let refused = async {
             while self.fetch(request.clone()).await != Err(error) {
@@ -162,7 +162,7 @@ impl Fixture {
         session
     }
 
-    /// Gets a slot for an attempt of task 0 and gives the order to run it.
+    /// Gets a slot for an attempt of task 0 and assigns it.
     async fn assign(&self, session: &mut Session, attempt: AttemptId, stream_epoch: u64) {
         let stage = self.options.stages.first().expect("there is one stage");
         let template = stage.template.clone();
@@ -305,7 +305,7 @@ impl Watched {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_attempt_is_read_as_it_writes() {
-    // A machine with other things to do may let the reader wait until all is written: then it is tried again.
+    // On a busy machine the reader may get its turn only after everything is written: try again.
     for _ in 0..5 {
         let watched = read_while_written().await;
         if watched.advances >= 2 && watched.empty_below_end >= 1 {
@@ -460,7 +460,7 @@ async fn retired_attempts_and_those_of_an_earlier_stage_epoch_are_stale() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_of_the_coordinator_starts_over_with_the_same_numbers() {
     let (fixture, _session, good) = after_one_attempt().await;
-    // What the one before left is gone. Its readers are refused, and so is it.
+    // The predecessor's data is gone. Its readers are refused, and so is it.
     let mut successor = fixture.session(CoordinatorEpoch(3)).await;
     assert_eq!(successor.welcome().await.held, []);
     fixture

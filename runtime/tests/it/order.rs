@@ -1,4 +1,4 @@
-//! ORDER BY of many rows: tasks merge ranges of sorted runs, and the rows come in order all the same.
+//! ORDER BY of many rows: tasks merge ranges of sorted runs, and the result is still in order.
 
 use crate::harness::{AMPLE_MEMORY, Case, Fleet, Ran, Tables, compare};
 use crate::tpch;
@@ -27,7 +27,7 @@ const ORDERS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Keys that are alike for longer than bounds are: there is none between them.
+/// Keys that share a longer prefix than range bounds keep, so that no bound lies between them.
 const ALIKE: &str = "select repeat('x', 80) || l_comment as text, l_orderkey, l_linenumber from lineitem \
                      order by text, l_orderkey, l_linenumber";
 
@@ -35,7 +35,7 @@ const ALIKE: &str = "select repeat('x', 80) || l_comment as text, l_orderkey, l_
 fn mergers(ran: &Ran) -> u32 {
     let last = ran.snapshot.stages.last().expect("a query has stages");
     let reduce = last.reduce.as_ref().expect("it reads runs");
-    // The first place counts the empty ones.
+    // The first bucket counts empty ranges.
     reduce.partition_bytes_histogram.iter().skip(1).sum()
 }
 

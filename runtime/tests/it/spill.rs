@@ -147,7 +147,7 @@ async fn spill_space_that_runs_out_fails_the_query_and_names_the_knob() {
         failure.message
     );
 
-    // The workers are none the worse for it.
+    // The workers still work.
     let tables = Tables::generated_tpch(0.01);
     let again = run(&fleet, &tables.query("select count(*) from nation", None)).await;
     assert!(again.is_ok());

@@ -16,7 +16,7 @@ pub async fn tables() -> Tables {
     static WRITTEN: OnceCell<PathBuf> = OnceCell::const_new();
     let folder = WRITTEN.get_or_init(|| async {
         let folder = kept_folder("tpch").join(format!("scale-{SCALE}"));
-        // It is renamed to this name once complete.
+        // It gets this name by a rename once complete.
         if !folder.exists() {
             let making = tempfile::tempdir_in(kept_folder("tpch")).expect("the target folder can be written");
             let data = making.path().join("data");
@@ -84,8 +84,8 @@ async fn generated_tables() {
     three_workers(&Tables::generated_tpch(0.02), AMPLE_MEMORY, &[None]).await;
 }
 
-/// Memory of each worker, bytes: little for the rows that the largest queries move, and nearly twice what their hash
-/// joins need, which cannot spill, with [`MANY_PARTITIONS`]: how attempts meet in time decides nothing.
+/// Memory of each worker, bytes. It is little for the rows that the largest queries move, and nearly twice what their
+/// hash joins, which cannot spill, need with [`MANY_PARTITIONS`], so that the timing of attempts does not matter.
 const LITTLE_MEMORY: u64 = 5 << 20;
 /// Small builds: a partition of each.
 const MANY_PARTITIONS: u32 = 29;

@@ -1,4 +1,4 @@
-//! The task that feeds events to a `Reader` and does what it says.
+//! The task that feeds events to a `Reader` and executes its actions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::{FetchTransport, ReadCounters, ReadFailed, StreamKey};
 
 type Sender = mpsc::UnboundedSender<QueueItem>;
 
-/// The driver's ends of the queues: by input, one for all streams (`None`) or one a stream.
+/// The driver's ends of the queues: per input either one for all streams (`None`) or one per stream.
 pub struct QueueSenders {
     senders: Vec<BTreeMap<Option<StreamKey>, Sender>>,
     reservation: Arc<MemoryReservation>,
@@ -45,7 +45,7 @@ impl QueueSenders {
             QueueItem::StreamEnded { .. } | QueueItem::Ended | QueueItem::Failed(_) => 0,
         };
         self.reservation.grow(bytes);
-        // Operators that have enough (a limit) drop their end.
+        // Operators that need no more rows (LIMIT) drop their end.
         if sender.is_none_or(|sender| sender.send(item).is_err()) {
             self.reservation.shrink(bytes);
         }
@@ -73,7 +73,7 @@ impl QueueSenders {
     }
 }
 
-/// What an open call brings: chunks, and `None` when it has ended.
+/// An item of an open fetch: a chunk, or `None` at its end.
 type FetchArrival = (FetchId, Option<Result<(ChunkHead, Bytes), FetchError>>);
 
 pub struct ReadDriver {
@@ -83,11 +83,11 @@ pub struct ReadDriver {
     pub transport: Arc<dyn FetchTransport>,
     pub queues: QueueSenders,
     pub counters: Arc<ReadCounters>,
-    /// What the reader and the queues themselves take.
+    /// Memory of the reader's and the queues' bookkeeping.
     pub _tables: MemoryReservation,
 }
 
-/// The open calls, and which of them are still wanted.
+/// The open fetches, and senders that keep them open.
 #[derive(Default)]
 struct OpenFetches {
     arrivals: SelectAll<BoxStream<'static, FetchArrival>>,
@@ -95,7 +95,7 @@ struct OpenFetches {
 }
 
 impl ReadDriver {
-    /// Runs until all inputs have ended, the read has failed, or nobody wants it.
+    /// Runs until all inputs have ended, the read has failed, or all streams are dropped.
     pub async fn run(
         mut self,
         mut updates: mpsc::UnboundedReceiver<InputUpdate>,
@@ -119,7 +119,7 @@ impl ReadDriver {
                 update = updates.recv(), if updates_open => match update {
                     Some(update) => (Event::InputUpdated(update), None),
                     None => {
-                        // The session is gone; what is known can still be read.
+                        // The session is gone; known inputs can still be read.
                         updates_open = false;
                         (Event::Ticked, None)
                     }
@@ -144,7 +144,7 @@ impl ReadDriver {
         }
     }
 
-    /// A chunk whose head and bytes do not agree is corrupt.
+    /// Checks that a chunk's head matches its bytes.
     fn check_chunk(&self, fetch: FetchId, head: ChunkHead, bytes: &Bytes) -> Event {
         if head.end_offset.checked_sub(head.start_offset) == Some(bytes.len() as u64) {
             self.counters.chunk_came(bytes.len());
@@ -201,7 +201,7 @@ impl ReadDriver {
 }
 
 impl OpenFetches {
-    /// Adds a call; dropping its entry in `open` drops the response.
+    /// Adds a fetch. Dropping its entry in `open` cancels it.
     fn start(
         &mut self,
         fetch: FetchId,

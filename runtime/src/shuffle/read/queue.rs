@@ -1,4 +1,4 @@
-//! Between the driver of a read and its operators: bytes that wait, and their decoding.
+//! The queues between the driver of a read and its operators: encoded bytes, decoded on demand.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{ReadCounters, ReadFailed};
 use crate::shuffle::frame::{FrameDecoder, FrameFormat};
 
-/// What the driver hands over.
+/// What the driver queues.
 #[derive(Debug)]
 pub enum QueueItem {
-    /// The next bytes of a stream, and where in it they are.
+    /// The next bytes of a stream and their offset.
     Bytes {
         stream: StreamId,
         offset: u64,
@@ -32,7 +32,7 @@ pub enum QueueItem {
     },
     /// The stream was read to its end.
     StreamEnded { stream: StreamId },
-    /// The queue's input, or stream if it has one of its own, is complete.
+    /// The queue is complete.
     Ended,
     /// The read has failed.
     Failed(ReadFailed),
@@ -42,17 +42,9 @@ pub enum QueueItem {
 #[derive(Debug)]
 pub enum Part {
     /// The next rows of a stream.
-    Rows {
-        /// The stream.
-        stream: StreamId,
-        /// The rows.
-        batch: RecordBatch,
-    },
-    /// All rows of the stream have come.
-    End {
-        /// The stream.
-        stream: StreamId,
-    },
+    Rows { stream: StreamId, batch: RecordBatch },
+    /// All rows of the stream were read.
+    End { stream: StreamId },
 }
 
 /// The operators' end.
@@ -130,10 +122,10 @@ impl Queue {
         let decoder = decoder.or_insert_with(|| FrameDecoder::starting_at(Arc::clone(format), offset));
         let before = decoder.pending_bytes() + bytes.len();
         let batches = decoder.push(bytes);
-        // Of what waited, the beginning of a frame stays.
+        // Bytes of an incomplete frame stay reserved.
         let after = decoder.pending_bytes();
         self.reservation.shrink(before.saturating_sub(after));
-        // Once the driver has ended it needs no returns.
+        // The driver may have ended.
         let _ = self.returns.send(Event::BytesConsumed {
             input: self.input,
             stream,
@@ -188,7 +180,7 @@ pub fn decoded(
     Box::pin(RecordBatchStreamAdapter::new(schema, batches))
 }
 
-/// What comes of the queues, one queue after the other.
+/// The parts of the queues, one queue after the other.
 pub fn parts(
     format: Arc<FrameFormat>,
     queues: Vec<Queue>,

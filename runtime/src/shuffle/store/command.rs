@@ -1,4 +1,4 @@
-//! What the task that owns the store can be asked. Each command has one answer; an asker who has gone away needs none.
+//! Commands of the store's task. Each has one reply, unless the sender is gone.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::log::Piece;
 use super::{AttemptCounts, StoreError, StoreStats};
 
-/// What a handle asks.
+/// What a handle sends to the task.
 #[derive(Debug)]
 pub enum Command {
     OpenQuery {
@@ -67,13 +67,13 @@ pub enum Command {
     Stats {
         reply: oneshot::Sender<StoreStats>,
     },
-    /// Ends the task; answered once its files are deleted.
+    /// Ends the task; the reply comes once its files are deleted.
     Close {
         reply: oneshot::Sender<()>,
     },
 }
 
-/// A reader who has gone away needs no answer.
+/// Replies, unless the receiver is gone.
 pub fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     let _ = reply.send(value);
 }

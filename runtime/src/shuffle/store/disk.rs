@@ -1,4 +1,4 @@
-//! The disk space of a worker, which the store shares with what operators spill, and queries with each other.
+//! The disk space of a worker, shared by the store and spilling operators, and by queries.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +11,7 @@ use sluice_core::shares::SpaceUsage;
 use super::StoreConfig;
 use crate::shuffle::segment::{OperatorSpillDirs, SpillDirs};
 
-/// What queries have of a worker's disk. The lock guards sums; nothing waits while it is held.
+/// Disk usage by query. The lock protects sums; nothing waits while it is held.
 #[derive(Debug)]
 pub struct SpillSpace {
     limit: u64,
@@ -24,7 +24,7 @@ pub struct SpillSpace {
 struct QueryShare {
     /// Bytes of its shuffle data.
     stored: u64,
-    /// What its operators spill with, once one wants to.
+    /// The disk manager of its operators, once one needs it.
     operators: Option<Arc<DiskManager>>,
 }
 
@@ -51,7 +51,7 @@ impl SpillSpace {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the operators of a query spill with. Its limit is what the query may have at the time.
+    /// The disk manager for a query's operators. Its limit follows the query's current share.
     ///
     /// # Errors
     ///
@@ -68,12 +68,13 @@ impl SpillSpace {
         Ok(made)
     }
 
-    /// Divides anew what operators may write, who report it to nobody: between two calls they may pass the limit together.
+    /// Recomputes the limits of operators, which do not report their usage: between two calls they may exceed the limit
+    /// together.
     pub fn rebalance(&self) {
         self.set_limits(&self.lock());
     }
 
-    /// How the disk is used, as one query sees it.
+    /// The disk usage from the view of one query.
     pub fn usage(&self, query: &QueryId) -> SpaceUsage {
         self.usage_of(query, &self.lock())
     }
@@ -111,7 +112,7 @@ impl SpillSpace {
         }
     }
 
-    /// The query's shuffle data is about to take so many bytes.
+    /// Reserves bytes for a query's shuffle data.
     fn reserve(&self, query: &QueryId, bytes: u64) -> Result<(), SpaceUsage> {
         let mut shares = self.lock();
         let used = self.usage_of(query, &shares);
@@ -131,7 +132,7 @@ impl SpillSpace {
         self.set_limits(&shares);
     }
 
-    /// The query has ended. What its operators still have open goes with them.
+    /// Removes an ended query. Files that its operators still have open are deleted when they close them.
     fn remove_query(&self, query: &QueryId) {
         let mut shares = self.lock();
         shares.remove(query);
@@ -139,7 +140,7 @@ impl SpillSpace {
     }
 }
 
-/// Where a worker writes, and how much of its limit is used.
+/// Where a worker spills, and how much of its limit is used.
 #[derive(Debug)]
 pub struct Disk {
     /// Where the store's files lie.
@@ -150,7 +151,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Takes the folders, with nothing in them.
+    /// Creates the folders, empty.
     ///
     /// # Errors
     ///
@@ -170,11 +171,11 @@ impl Disk {
         self.used
     }
 
-    /// The store is about to write so many bytes of a query.
+    /// Reserves bytes for a query before the store writes them.
     ///
     /// # Errors
     ///
-    /// It may not: why, and which knob helps.
+    /// The query may not: why, and which setting to raise.
     pub fn reserve(&mut self, query: &QueryId, bytes: u64) -> Result<(), String> {
         let reserved = self.space.reserve(query, bytes);
         reserved.map_err(|used| {
@@ -190,13 +191,13 @@ impl Disk {
         Ok(())
     }
 
-    /// The store has deleted so many bytes of a query, or is about to.
+    /// Releases bytes of a query that the store deletes.
     pub fn free(&mut self, query: &QueryId, bytes: u64) {
         self.used = self.used.saturating_sub(bytes);
         self.space.free(query, bytes);
     }
 
-    /// The query has ended, and nothing of it is left here.
+    /// Removes an ended query.
     pub fn remove_query(&mut self, query: &QueryId) {
         self.space.remove_query(query);
     }

@@ -1,4 +1,4 @@
-//! The bytes of one stream, by logical offset: on disk at the beginning, in memory after that.
+//! The bytes of one stream by logical offset: first those on disk, then those in memory.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -6,18 +6,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// Bytes of a stream, and where they are.
+/// Bytes of a stream in memory or on disk.
 #[derive(Debug, Clone)]
 pub enum Piece {
-    /// In memory.
     Memory(Bytes),
-    /// In a file.
     Disk {
-        /// The file.
         path: Arc<Path>,
-        /// The first byte's place in it.
+        /// The file offset of the first byte.
         position: u64,
-        /// How many bytes.
+        /// In bytes.
         length: usize,
     },
 }
@@ -49,7 +46,7 @@ impl StreamLog {
         self.end - self.disk_end
     }
 
-    /// Whether a part of it is on disk.
+    /// Whether any of it is on disk.
     pub fn is_on_disk(&self) -> bool {
         self.disk_end > 0
     }
@@ -64,8 +61,8 @@ impl StreamLog {
         below.cloned().collect()
     }
 
-    /// The first `frames` frames of memory are now at `position` of the attempt's segment. Returns their bytes and
-    /// the offset below which all is on disk.
+    /// Records that the first `frames` frames in memory are now at `position` of the attempt's segment. Returns their
+    /// bytes and the offset below which everything is on disk.
     pub fn mark_spilled(&mut self, frames: usize, position: u64) -> (u64, u64) {
         let moved: u64 = self.memory.drain(..frames).map(|frame| frame.len() as u64).sum();
         let start = self.disk_end;
@@ -75,7 +72,7 @@ impl StreamLog {
         (moved, end)
     }
 
-    /// The bytes of a range; `None` if it is not all there.
+    /// The pieces of a range; `None` if it is not complete.
     pub fn range(&self, start: u64, end: u64, path: Option<&Arc<Path>>) -> Option<Vec<Piece>> {
         if start > end || end > self.end {
             return None;

@@ -1,5 +1,4 @@
-//! Moving bytes from memory to disk, and deleting them there: one job at a time, so that what is deleted is never
-//! what was written after it.
+//! Spilling and deleting files: one job at a time, so that a deletion never removes what was written after it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +10,7 @@ use sluice_core::ids::{AttemptId, QueryId, StreamId};
 
 use crate::shuffle::segment;
 
-/// A stream to be moved up to an offset.
+/// A stream to spill up to an offset.
 #[derive(Debug)]
 pub struct SpillRequest {
     pub query: QueryId,
@@ -19,7 +18,7 @@ pub struct SpillRequest {
     pub upto_offset: u64,
 }
 
-/// One stream's share of a batch.
+/// Frames of one stream in a batch.
 #[derive(Debug)]
 pub struct SpilledFrames {
     pub partition: u32,
@@ -27,7 +26,7 @@ pub struct SpilledFrames {
     pub position: u64,
 }
 
-/// What goes to one file.
+/// Writes to one file.
 #[derive(Debug)]
 pub struct FileWrite {
     pub path: Arc<Path>,
@@ -38,7 +37,7 @@ pub struct FileWrite {
 /// Writes by attempt.
 pub type SpillBatch = BTreeMap<(QueryId, AttemptId), FileWrite>;
 
-/// What became of a batch.
+/// The result of the writes to one file.
 #[derive(Debug)]
 pub struct WriteResult {
     pub query: QueryId,
@@ -48,7 +47,7 @@ pub struct WriteResult {
     pub result: io::Result<()>,
 }
 
-/// What is to be done on disk: first the deletions, then the writes.
+/// Work on disk: first the deletions, then the writes.
 #[derive(Debug, Default)]
 pub struct DiskJob {
     pub removals: Vec<Arc<Path>>,
@@ -61,7 +60,7 @@ impl DiskJob {
     }
 }
 
-/// Does the job; blocks.
+/// Runs the job. Blocks.
 pub fn run(job: DiskJob) -> Vec<WriteResult> {
     for path in job.removals {
         if let Err(error) = segment::remove(&path) {
@@ -79,7 +78,7 @@ pub fn run(job: DiskJob) -> Vec<WriteResult> {
     written.collect()
 }
 
-/// One request a stream: a later one, which reaches further, covers an earlier one that no write has taken up.
+/// Keeps one request per stream: the one that reaches furthest covers the earlier ones.
 pub fn merge_requests(spill_requests: Vec<SpillRequest>) -> impl Iterator<Item = SpillRequest> {
     let mut furthest: BTreeMap<(QueryId, StreamId), u64> = BTreeMap::new();
     for request in spill_requests {

@@ -23,9 +23,9 @@ mod spilling;
 /// The bytes of one attempt.
 #[derive(Debug)]
 struct AttemptLog {
-    /// Where its file is, from its first write on.
+    /// The path of its file; `None` before the first write.
     path: Option<Arc<Path>>,
-    /// Places of the file that are written or about to be.
+    /// The length of the file, pending writes included.
     file_bytes: u64,
     streams: BTreeMap<u32, StreamLog>,
     counts: AttemptCounts,
@@ -40,20 +40,20 @@ pub struct StoreTask {
     stats: StoreStats,
     reservation: MemoryReservation,
     spill_requests: Vec<SpillRequest>,
-    /// Files and directories that are not wanted any more.
+    /// Files and directories to delete.
     removals: Vec<Arc<Path>>,
-    /// Bytes in memory that are chosen to go.
+    /// Bytes in memory that are chosen to be spilled.
     spilling_bytes: u64,
     writing: bool,
     /// Why the last write failed.
     write_failure: Option<String>,
-    /// Queries that have all of the disk that they may have, and what is to be said of it.
+    /// Queries that have used up their disk share, with the message for it.
     over_quota: BTreeMap<QueryId, String>,
-    /// Writers that wait until memory is within its bound.
+    /// Appends that wait until memory is within its limit.
     blocked_appends: Vec<(QueryId, oneshot::Sender<Result<(), StoreError>>)>,
     written_sender: mpsc::UnboundedSender<Vec<WriteResult>>,
     written: mpsc::UnboundedReceiver<Vec<WriteResult>>,
-    /// Who asked the store to end.
+    /// The sender of `Close`.
     closing: Option<oneshot::Sender<()>>,
 }
 
@@ -80,7 +80,7 @@ impl StoreTask {
         }
     }
 
-    /// Runs until it is told to end, or the last handle is gone.
+    /// Runs until `Close`, or until the last handle is dropped.
     pub async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let pressure = Arc::clone(&self.config.pressure);
         while self.closing.is_none() {
@@ -93,7 +93,7 @@ impl StoreTask {
                 () = pressure.notified() => self.spill_down_to(0),
             }
         }
-        // A write under way would make its file anew below the directory that is deleted now.
+        // A running write would recreate its file below the directory that is deleted now.
         if self.writing {
             self.written.recv().await;
         }
@@ -108,7 +108,7 @@ impl StoreTask {
         self.table.handle(event)
     }
 
-    /// Tells the table, and does what needs no answer.
+    /// Feeds the event to the table and executes its actions, except those that are replies, which it returns.
     fn apply(&mut self, event: Event) -> Vec<Action> {
         let mut answers = Vec::new();
         for action in self.handle(event) {
@@ -272,16 +272,16 @@ impl StoreTask {
         }
     }
 
-    /// Writers go on once memory is within its bound. If it is not and nothing is on its way to disk, those fail whose own
-    /// bytes cannot go there: others have nothing left in memory that could make room.
+    /// Confirms blocked appends once memory is within its limit. If it is not and no write runs, appends fail whose
+    /// query cannot spill: no other query has bytes left in memory that could be spilled.
     fn answer_blocked(&mut self) {
         let over = self.stats.memory_bytes > self.config.memory_bytes;
         if over && !self.writing && self.write_failure.is_none() {
-            // More came while files were written than was on its way to them, or space on disk was freed.
+            // More was appended during the last write than it freed, or disk space was freed.
             self.over_quota.clear();
             self.spill_down_to(self.config.memory_bytes / 2);
             if !self.writing {
-                // Whose bytes may not go is known now: others' turn.
+                // The queries over their quota are known now: spill those of others.
                 self.spill_down_to(self.config.memory_bytes / 2);
             }
         }
@@ -318,7 +318,7 @@ impl StoreTask {
     }
 
     fn fetch(&mut self, request: FetchRequest) -> Result<(ChunkHead, Vec<Piece>), FetchError> {
-        // Answered at once: calls need no telling apart.
+        // Answered at once, so one id is enough.
         let fetch = FetchId(0);
         match self.apply(Event::FetchArrived { fetch, request }).pop() {
             Some(Action::ServeChunk {

@@ -283,7 +283,7 @@ fn check_uncompressed(file: &Opened, at: u64, bytes: i64, growth: i64) -> Result
     let Some(said) = prefix.and_then(|prefix| <[u8; 8]>::try_from(prefix).ok()) else {
         return flaw("a compressed buffer is too short for its length");
     };
-    // -1 stands for bytes that are not compressed.
+    // -1 marks uncompressed bytes.
     let said = i64::from_le_bytes(said);
     if said >= -1 && said <= (bytes - PREFIX).saturating_mul(growth) {
         Ok(())

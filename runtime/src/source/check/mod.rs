@@ -1,5 +1,5 @@
-//! Lengths that files name, held against their bytes before a decoder makes room by them. Decoders of Parquet and Arrow
-//! believe what a footer or a block says, and room that cannot be made ends the process, with the attempts of others.
+//! Checks lengths in files against their bytes before a decoder allocates them. Decoders of Parquet and Arrow trust
+//! footers and blocks, and a failed allocation ends the process with all its attempts.
 
 mod arrow;
 mod parquet;
@@ -25,12 +25,12 @@ use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
 use super::error::gave_up;
 pub use text::{Quoting, Rows};
 
-/// What of a file a scan decodes, and how.
+/// What a scan decodes, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoder {
-    /// Text of lines.
+    /// Lines of text.
     Text(Rows),
-    /// What names no lengths.
+    /// A format without lengths to check.
     Other,
     /// The file format of Arrow IPC, with a footer.
     ArrowFile,
@@ -38,15 +38,15 @@ pub enum Decoder {
     ArrowStream,
     /// Parquet.
     Parquet {
-        /// The columns of the file that are read; all, if the scan does not say.
+        /// The columns that are read; `None` for all.
         columns: Option<BTreeSet<String>>,
-        /// Whether pages are skipped by their index.
+        /// Whether the page index prunes pages.
         skips_pages: bool,
     },
 }
 
 impl Decoder {
-    /// That of a scan of files.
+    /// The decoder of a file scan.
     pub fn of(config: &FileScanConfig) -> Self {
         let source = config.file_source();
         match source.file_type() {
@@ -75,10 +75,10 @@ impl Decoder {
         }
     }
 
-    /// Checks what a scan of these bytes of a file will decode, and answers what it will hold at once.
+    /// Checks what a scan of these bytes of a file will decode. Returns what it will hold in memory.
     ///
     /// # Errors
-    /// Those of the store, and lengths beyond the file or beyond sense.
+    /// Errors of the store, and lengths beyond the file or implausible ones.
     pub async fn check(
         &self,
         store: &Arc<dyn ObjectStore>,
@@ -111,19 +111,19 @@ impl Decoder {
     }
 }
 
-/// What a decoder holds at once.
+/// The memory needs of a decoder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Held {
     /// Bytes of the longest row of text.
     pub row: u64,
-    /// Bytes of pages of Parquet, decompressed, and of the values that they stand for.
+    /// Bytes of decompressed Parquet pages and of their values.
     pub pages: u64,
 }
 
-/// The columns of a CSV file as its first rows suggest them.
+/// The columns of a CSV file, inferred from its first rows.
 ///
 /// # Errors
-/// Those of the store, and rows that are none.
+/// Errors of the store, and invalid rows.
 pub async fn csv_schema(
     store: &Arc<dyn ObjectStore>,
     location: &Path,
@@ -139,15 +139,15 @@ pub async fn csv_schema(
 /// The columns of all rows of a JSON file.
 ///
 /// # Errors
-/// Those of the store, and lines that are no objects.
+/// Errors of the store, and lines that are not JSON objects.
 pub async fn json_schema(store: &Arc<dyn ObjectStore>, location: &Path) -> Result<Schema> {
     look(store, location, Flaw::Text, text::json_schema).await
 }
 
-/// The schema of an Arrow file of either format, of which footer and schema were checked.
+/// The schema of an Arrow file of either format, after its footer and schema are checked.
 ///
 /// # Errors
-/// Those of the store, and a file that is none or lies about itself.
+/// Errors of the store, and invalid files.
 pub async fn arrow_schema(store: &Arc<dyn ObjectStore>, location: &Path) -> Result<Schema> {
     look(store, location, Flaw::Arrow, arrow::schema).await
 }
@@ -155,7 +155,7 @@ pub async fn arrow_schema(store: &Arc<dyn ObjectStore>, location: &Path) -> Resu
 /// Checks the footer of a Parquet file.
 ///
 /// # Errors
-/// Those of the store, and a file that is none or lies about itself.
+/// Errors of the store, and invalid files.
 pub async fn parquet_footer(store: &Arc<dyn ObjectStore>, location: &Path) -> Result<()> {
     look(store, location, Flaw::of_parquet, |file| {
         parquet::footer(file).map(|_| ())
@@ -163,10 +163,10 @@ pub async fn parquet_footer(store: &Arc<dyn ObjectStore>, location: &Path) -> Re
     .await
 }
 
-/// The first byte of each row group of a Parquet file: that by which a range has it.
+/// The first byte of each row group of a Parquet file: a range contains the groups that start in it.
 ///
 /// # Errors
-/// Those of the store, and a file that is none or lies about itself.
+/// Errors of the store, and invalid files.
 pub async fn parquet_group_starts(store: &Arc<dyn ObjectStore>, location: &Path) -> Result<Vec<u64>> {
     look(store, location, Flaw::of_parquet, |file| {
         parquet::footer(file).map(|footer| parquet::group_starts(&footer))
@@ -174,8 +174,8 @@ pub async fn parquet_group_starts(store: &Arc<dyn ObjectStore>, location: &Path)
     .await
 }
 
-/// Opens a file by the store, which knows whether it is the one of the manifest, and looks into it on a thread that may
-/// wait. A panic is the file's fault, told as `flaw`.
+/// Opens a file through the store, which checks it against the manifest, and inspects it on a blocking thread. A panic
+/// is the file's fault and becomes a `flaw`.
 async fn look<T: Send + 'static>(
     store: &Arc<dyn ObjectStore>,
     location: &Path,
@@ -199,12 +199,12 @@ async fn look<T: Send + 'static>(
     }
 }
 
-/// What is wrong with the text of a file, with its line and what to do.
+/// A fault in a text file, with its line and the fix.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct BadText(pub(super) String);
 
-/// Why a file is not decoded.
+/// Why a file is refused.
 enum Flaw {
     Arrow(String),
     Text(String),

@@ -1,5 +1,5 @@
-//! Lines of text. The readers of CSV and JSON believe that a file has lines of a sensible length, and a scan of a part of a
-//! file that every line break ends a row.
+//! Lines of text. Readers of CSV and JSON assume lines of reasonable length, and scans of file ranges assume that every
+//! line break ends a row.
 
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
@@ -12,9 +12,9 @@ use serde_json::Value;
 
 use super::{Flaw, Opened};
 
-/// Most bytes of one row: a reader holds a row whole, and several times over while it decodes it.
+/// Most bytes of one row: a reader holds a whole row, several times over while it decodes.
 pub const MAX_ROW_BYTES: u64 = 4 << 20;
-/// Rows of a CSV file from which types are guessed, and most bytes that are read for it.
+/// Rows of a CSV file for type inference, and most bytes that it reads.
 const SAMPLED_ROWS: usize = 1000;
 const SAMPLED_BYTES: u64 = 8 << 20;
 /// Bytes that are read at once.
@@ -35,7 +35,8 @@ pub struct Quoting {
     pub delimiter: u8,
     pub quote: u8,
     pub escape: Option<u8>,
-    /// Whether a line break within quotes belongs to the value. Else it is a fault: the file is divided at line breaks.
+    /// Whether values may contain line breaks within quotes. Otherwise they are a fault, because files are split at
+    /// line breaks.
     pub line_breaks: bool,
 }
 
@@ -57,13 +58,13 @@ enum State {
     QuoteInQuoted,
 }
 
-/// Finds the ends of rows as the readers do.
+/// Finds row ends as the readers do.
 struct Scanner {
     rows: Rows,
     state: State,
     /// Bytes of the row so far.
     length: u64,
-    /// The first and the last byte of the row that is no space.
+    /// The first and the last non-space byte of the row.
     ends: Option<(u8, u8)>,
     longest: u64,
 }
@@ -79,7 +80,7 @@ impl Scanner {
         }
     }
 
-    /// Takes a byte; whether it ends a row.
+    /// Consumes a byte. Returns whether it ends a row.
     fn take(&mut self, byte: u8) -> Result<bool, Fault> {
         let ended = match self.rows {
             Rows::Json => {
@@ -136,12 +137,12 @@ impl Scanner {
     }
 }
 
-/// Checks the rows that a scan of `bytes` reads: from the first line that begins there to the line of its last byte.
-/// Answers the bytes of the longest one.
+/// Checks the rows that a scan of `bytes` reads: from the first line that starts there to the line of its last byte.
+/// Returns the bytes of the longest one.
 pub(super) fn check_rows(file: &Opened, bytes: &Range<u64>, rows: Rows) -> Result<u64, Flaw> {
     let mut scanner = Scanner::new(rows);
     let mut at = bytes.start.saturating_sub(1);
-    // The line that the range begins within is that of the range before it.
+    // A line that starts before the range belongs to the previous range.
     let mut skips = bytes.start > 0;
     while at < file.size {
         let chunk = read(file, at)?;
@@ -199,7 +200,7 @@ fn line_of(file: &Opened, byte: u64) -> Result<u64, Flaw> {
     Ok(line)
 }
 
-/// The columns of a CSV file and their types as its first rows suggest them.
+/// The columns of a CSV file, inferred from its first rows.
 pub(super) fn csv_schema(file: &Opened, quoting: Quoting, format: &Format) -> Result<Schema, Flaw> {
     let mut scanner = Scanner::new(Rows::Csv(quoting));
     let (mut sample, mut rows, mut complete) = (Vec::new(), 0, 0);

@@ -1,4 +1,4 @@
-//! Groups, distinct values, grouping sets, and what comes first.
+//! Groups, distinct values, grouping sets, and first values.
 
 use super::tables::shared;
 use super::{GROUPS, SORTS, check, check_cases};
@@ -95,7 +95,8 @@ async fn distinct_and_grouping_sets() {
     .await;
 }
 
-/// DataFusion has no row for sets that are all empty, and pushes conditions without columns below the group of all rows.
+/// DataFusion has no row for sets that are all empty, and pushes conditions without columns below the group of all
+/// rows.
 #[tokio::test(flavor = "multi_thread")]
 async fn groups_of_all_rows() {
     check_cases(

@@ -1,5 +1,5 @@
-//! What TPC-H does not ask for: every case on plain DataFusion and on three workers of two slots, with one partition
-//! and with five.
+//! What TPC-H does not cover: every case on plain DataFusion and on three workers of two slots, with one partition and
+//! with five.
 
 mod aggregates;
 mod columns;
@@ -19,29 +19,29 @@ use crate::harness::{AMPLE_MEMORY, Case, Fleet, Ran, Tables, compare};
 
 const PARTITIONS: [Option<u32>; 2] = [Some(1), Some(5)];
 
-/// What joins.
+/// Joins.
 const JOINS: &[&str] = &[
     "HashJoinExec",
     "SortMergeJoinExec",
     "NestedLoopJoinExec",
     "CrossJoinExec",
 ];
-/// What makes groups whole.
+/// Operators that finish groups.
 const GROUPS: &[&str] = &["AggregateExec: mode=Final", "AggregateExec: mode=Single"];
-/// What computes windows.
+/// Window operators.
 const WINDOWS: &[&str] = &["WindowAggExec", "BoundedWindowAggExec"];
-/// What sorts.
+/// Sorts.
 const SORTS: &[&str] = &["SortExec"];
-/// What reads a table.
+/// Table scans.
 const SCANS: &[&str] = &["ScanExec"];
-/// Whatever reads an exchange.
+/// Readers of an exchange.
 const READERS: &[&str] = &[];
 
 /// Cases whose operators run in one task, by the reason.
 type Alone<'a> = &'a [(&'a str, &'a [&'a str])];
 
-/// Compares each (name, SQL) with plain DataFusion. With several partitions, an operator of these must run in several
-/// tasks, but for the cases of `alone`: a case whose rows never meet those of other tasks shows little.
+/// Compares each (name, SQL) with plain DataFusion. With several partitions, one of these operators must run in several
+/// tasks, except in the cases of `alone`: a case that runs in one task tests little.
 async fn check(tables: &Tables, cases: &[(&str, &str)], operators: &[&str], alone: Alone<'_>) {
     check_cases(tables, &Case::all(cases), operators, alone).await;
 }
@@ -64,8 +64,7 @@ async fn check_cases(tables: &Tables, cases: &[Case], operators: &[&str], alone:
     assert!(wrong.is_empty(), "not spread as the cases say:\n{wrong}");
 }
 
-/// The number of tasks that have run of the stage with the most among those with one of these operators, or among those
-/// that read an exchange.
+/// The most tasks of any stage that has one of these operators, or that reads an exchange.
 fn most_tasks(ran: &Ran, operators: &[&str]) -> u32 {
     let mut stages = ran.snapshot.stages.iter();
     let (mut tasks, mut most) = (0, 0);

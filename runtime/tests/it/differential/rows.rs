@@ -10,7 +10,7 @@ use super::{READERS, check};
 use crate::harness::Tables;
 
 const COLUMNS: u64 = 1_000;
-/// The length of the longest text: above what gRPC takes in one message, and several chunks long. Bytes.
+/// Bytes of the longest text: more than gRPC takes in one message, and several chunks.
 const HUGE: u64 = 5 << 20;
 
 fn ints(rows: std::ops::Range<u64>, salt: u64) -> ArrayRef {
@@ -59,7 +59,7 @@ async fn a_thousand_columns() {
     .await;
 }
 
-/// Texts that do not compress, of ever more bytes.
+/// Incompressible texts of increasing length.
 fn huge_rows(rows: std::ops::Range<u64>) -> RecordBatch {
     let text = |row: u64| {
         let words = (HUGE >> (row % 6)) / 16;

@@ -37,7 +37,7 @@ async fn set_operations() {
     ]).await;
 }
 
-/// DataFusion keeps all rows that have an equal one on the other side, or none of them.
+/// DataFusion keeps all rows that have a match on the other side, or none of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_are_counted() {
     check_cases(&shared(), &Case::rewritten(&[
@@ -64,7 +64,7 @@ async fn rows_are_counted() {
     ]), READERS, &[]).await;
 }
 
-/// Plain DataFusion leaves samples out.
+/// Plain DataFusion ignores TABLESAMPLE.
 #[tokio::test(flavor = "multi_thread")]
 async fn samples() {
     check_cases(&shared(), &Case::rewritten(&[

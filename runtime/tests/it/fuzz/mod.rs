@@ -1,12 +1,12 @@
 //! Readers of what others send, given mutated samples: none panics, hangs, or takes more memory than a bound.
 //!
-//! Each target of fuzz/targets.rs runs in a process of its own, under a limit of its address space, so that an
-//! allocation without measure, an overflow of the stack and an abort are found like a panic. Inputs follow from a seed:
+//! Each target of fuzz/targets.rs runs in its own process with a limited address space, so that huge allocations, stack
+//! overflows and aborts are found like panics. Inputs follow from a seed:
 //!
 //! - `SLUICE_FUZZ_SEED`: the first one; the same without it.
 //! - `SLUICE_FUZZ_SECONDS`: for all targets together, a minute without it.
 //!
-//! A failure tells the seed of its input and the file that holds it.
+//! A failure names the seed of its input and the file that holds it.
 
 mod mutate;
 mod samples;
@@ -78,7 +78,7 @@ fn run_apart(name: &str, time: Duration) -> Option<String> {
     let mut said = child.stderr.take().expect("it is piped");
     let reader = std::thread::spawn(move || {
         let mut text = Vec::new();
-        // What is not UTF-8 is shown as such.
+        // Non-UTF-8 bytes are shown escaped.
         let _ = said.read_to_end(&mut text);
         String::from_utf8_lossy(&text).into_owned()
     });
@@ -143,9 +143,9 @@ fn run_target((name, target): Target) {
         },
     )
     .expect("it may be lowered");
-    // Caught panics within readers are part of their work: no word of them.
+    // Readers catch panics as part of their work: do not print them.
     std::panic::set_hook(Box::new(|_| {}));
-    // Written over, not anew: that is what takes time.
+    // Overwrites the file: creating it anew takes longer.
     let [of_input, of_seed] =
         ["input", "seed"].map(|end| File::create(input_file(name).with_extension(end)).expect("a file"));
     let first = number("SLUICE_FUZZ_SEED", 1);

@@ -1,4 +1,4 @@
-//! Inputs that are nearly good.
+//! Almost valid inputs.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -22,7 +22,7 @@ const NUMBERS: [u64; 12] = [
     u64::MAX,
 ];
 
-/// Words that change what a text means.
+/// Tokens that change the meaning of a text.
 const WORDS: [&str; 18] = [
     "'",
     "\"",
@@ -54,7 +54,7 @@ pub fn mutated(sample: &[u8], other: &[u8], random: &mut StdRng) -> Vec<u8> {
     bytes
 }
 
-/// A place between the bytes, and one behind it that is not far.
+/// An offset between the bytes, and one a little after it.
 fn range(length: usize, random: &mut StdRng) -> (usize, usize) {
     let from = random.random_range(0..=length);
     let most = (length - from).min(1 << random.random_range(0..10));

@@ -53,11 +53,11 @@ pub enum Value {
     Bool(bool),
 }
 
-/// How a text is put around its arguments: each `{}` stands for the next one.
+/// A text with arguments: each `{}` stands for the next one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Form {
     pub sql: String,
-    /// What DuckDB calls it, where that differs.
+    /// The form of DuckDB, where that differs.
     pub duckdb: Option<String>,
 }
 
@@ -223,7 +223,7 @@ pub enum GroupKind {
     Plain,
     Rollup,
     Cube,
-    /// Each set by the places of its keys.
+    /// Each set, by the indexes of its keys.
     Sets(Vec<Vec<usize>>),
 }
 

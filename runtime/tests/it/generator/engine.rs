@@ -1,4 +1,4 @@
-//! Sluice as it is asked: the real planner, coordinator and workers, in several shapes that must not change an answer.
+//! Sluice under test: the real planner, coordinator and workers, in several shapes that must not change an answer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::harness::{AMPLE_MEMORY, Fleet, NoRows, Plain, Tables, plain_in, plain
 /// No query over these tables takes longer.
 const HANG: Duration = Duration::from_secs(20);
 
-/// Memory of each worker with little of it, bytes.
+/// Memory of each worker in the shape with little memory, bytes.
 const LITTLE_MEMORY: u64 = 6 << 20;
 
 /// A shape in which queries run.
@@ -37,7 +37,7 @@ pub struct Shape {
     broadcast: u64,
     /// The largest build side of a hash join, bytes.
     hash_join: u64,
-    /// From so many bytes on, sorted rows are merged in many tasks.
+    /// Sorted rows of at least this many bytes are merged by several tasks.
     shared_merge: u64,
     /// Rows of a batch.
     batch: usize,
@@ -135,7 +135,7 @@ pub struct Bench {
     manifest: InputManifest,
     plain: SessionContext,
     sessions: Vec<Option<SessionContext>>,
-    /// A query that any tables can answer: what is planned for it is exchanged.
+    /// A query over any tables. Its plan is replaced.
     stand_in: LoadedQuery,
     _folder: TempDir,
 }

@@ -94,7 +94,7 @@ impl Grammar<'_> {
         }
     }
 
-    /// A condition; subqueries stand in it while `depth` is left.
+    /// A condition. It contains subqueries while `depth` is above 0.
     pub(super) fn predicate(&mut self, scope: &Scope, depth: u32) -> Expr {
         if depth > 0 && self.chance(22) {
             return self.subquery(scope, depth - 1);
@@ -211,7 +211,7 @@ impl Grammar<'_> {
         }
     }
 
-    /// An aggregate, at times of distinct values or with a FILTER.
+    /// An aggregate, sometimes of distinct values or with a FILTER.
     pub(super) fn aggregate(&mut self, scope: &Scope) -> Expr {
         let (form, argument, type_) = self.aggregated(scope);
         let mut args: Vec<Expr> = argument.into_iter().collect();

@@ -1,7 +1,7 @@
 //! Random queries over random tables: SELECTs, joins, set operations, common table expressions.
 //!
-//! A query has one right answer: LIMIT and OFFSET follow a total order, and so do window functions whose value depends on
-//! the order of rows.
+//! A query has one right answer: LIMIT and OFFSET follow a total order, and so do window functions whose value depends
+//! on the order of rows.
 
 use rand::rngs::SmallRng;
 use rand::seq::{IndexedRandom, SliceRandom};
@@ -17,7 +17,7 @@ const DEPTH: u32 = 2;
 pub struct Grammar<'a> {
     pub(super) random: SmallRng,
     database: &'a Database,
-    /// The number of names given so far: each is given once.
+    /// Names given so far: each is used once.
     named: usize,
     ctes: Vec<(String, Vec<(String, Type)>)>,
 }
@@ -160,7 +160,7 @@ impl Grammar<'_> {
         (0..count).map(|_| self.window(scope)).collect()
     }
 
-    /// Fills the SELECT list from what must stand there and what may.
+    /// Fills the SELECT list with required and optional expressions.
     fn columns(&mut self, select: &mut Select, may: &Scope, must: &[Expr], types: Option<&[Type]>) {
         let mut columns: Vec<Expr> = Vec::new();
         match types {
@@ -266,7 +266,7 @@ impl Grammar<'_> {
                         .collect::<Vec<_>>()
                 });
                 let mut sets: Vec<_> = sets.collect();
-                // Every key stands in a set: elsewhere it would be no key.
+                // Every key is in some set: otherwise it would not be a key.
                 sets.push((0..keys.len()).collect());
                 GroupKind::Sets(sets)
             }

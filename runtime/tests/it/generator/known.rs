@@ -1,5 +1,5 @@
-//! Faults that are known and not yet mended, by the narrowest shape of a finding that shows them. Such a finding is
-//! counted and not reported.
+//! Known faults that are not fixed yet, each described as narrowly as possible. A finding that matches one is counted
+//! and not reported.
 
 use super::ast::Query;
 use super::suite::Finding;

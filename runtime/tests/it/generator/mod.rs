@@ -1,7 +1,7 @@
 //! Random queries over random small tables, in several shapes of a run, compared with plain DataFusion and with DuckDB.
 //!
-//! Every query has a seed, and so have the tables of [`QUERIES_OF_TABLES`] queries in a row. Without further ado the same
-//! [`COUNT`] seeds are tried each time, as far as time allows. These variables change it:
+//! Every query has a seed, and so have the tables of each [`QUERIES_OF_TABLES`] consecutive queries. By default a run
+//! tries the same [`COUNT`] seeds, as far as time allows. These variables change that:
 //!
 //! - `SLUICE_GENERATOR_SEED`: the first seed.
 //! - `SLUICE_GENERATOR_COUNT`: how many seeds.
@@ -38,13 +38,13 @@ use crate::compare::Rows;
 /// Queries over the same tables.
 const QUERIES_OF_TABLES: u64 = 25;
 
-/// How many seeds are tried where nobody says: a minute's.
+/// Seeds of a run by default: about a minute.
 const COUNT: u64 = 400;
 
-/// How long a run takes at most where nobody says, seconds.
+/// The longest run by default, seconds.
 const SECONDS: u64 = 60;
 
-/// Of a hundred queries, so many have the same rows in every engine and shape: a run of errors alone tests nothing.
+/// The least percentage of queries with the same rows in every engine and shape: a run of errors alone tests nothing.
 const LEAST_AGREED: u64 = 70;
 
 /// Findings after which a run ends.
@@ -59,7 +59,7 @@ fn setting(name: &str) -> Option<u64> {
     )
 }
 
-/// DuckDB, where it can be had. In CI it must be.
+/// DuckDB, if it is available. CI requires it.
 fn duckdb() -> Option<DuckDb> {
     match DuckDb::start() {
         Ok(duckdb) => Some(duckdb),
@@ -187,7 +187,7 @@ async fn random_queries() {
                     *tally.known.entry(why).or_default() += 1;
                 } else {
                     let shrunk = suite.shrink(&query, &database, found).await;
-                    // The tables of the seed are put in place again for the next query.
+                    // Restores the tables of the seed for the next query.
                     bench = None;
                     tally.add(seed, &shrunk);
                 }

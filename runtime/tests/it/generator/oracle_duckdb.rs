@@ -21,10 +21,10 @@ pub struct DuckDb {
 }
 
 impl DuckDb {
-    /// Starts it, after its installation where need be.
+    /// Starts it. Installs it first if necessary.
     ///
     /// # Errors
-    /// Why it cannot be had.
+    /// DuckDB cannot be installed or started.
     pub fn start() -> Result<Self, String> {
         let python = installed()?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/generator/duckdb_rows.py");
@@ -66,7 +66,7 @@ impl DuckDb {
         Ok(rows.iter().map(cells).collect())
     }
 
-    /// Reads the tables in the folders of `base` anew.
+    /// Reloads the tables in the folders of `base`.
     ///
     /// # Errors
     /// DuckDB's message.
@@ -105,8 +105,8 @@ fn cell(cell: &Json) -> Cell {
     }
 }
 
-/// The Python that has DuckDB. Tests beside each other, also those of other processes, install it one after the other:
-/// each would clear what another has begun.
+/// The Python that has DuckDB. Concurrent tests, in other processes too, install it one at a time: each would delete
+/// the unfinished installation of another.
 fn installed() -> Result<PathBuf, String> {
     let kept = kept_folder("duckdb");
     let folder = kept.join(VERSION);

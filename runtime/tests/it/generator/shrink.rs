@@ -239,7 +239,7 @@ fn froms(from: &From) -> Vec<From> {
 fn exprs(expr: &Expr) -> Vec<Expr> {
     let type_ = expr.type_of();
     match expr {
-        // A column that became a constant might fail for another reason.
+        // A column that becomes a constant might fail for another reason.
         Expr::Column { .. } | Expr::Literal(..) => Vec::new(),
         Expr::Op { form, args, .. } => {
             // Where another type does not fit, no engine has an answer.
@@ -364,7 +364,7 @@ mod tests {
     use super::super::render::{Dialect, sql};
     use super::*;
 
-    /// Takes the first step that still fails, until there is none.
+    /// Takes the first smaller case that still fails, until there is none.
     fn shrunk(mut query: Query, fails: impl Fn(&Query) -> bool) -> Query {
         while let Some(smaller) = queries(&query).into_iter().find(|query| fails(query)) {
             assert!(

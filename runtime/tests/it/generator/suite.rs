@@ -1,4 +1,4 @@
-//! One query in every engine and every shape, and what is wrong with the answers.
+//! Runs one query in every engine and every shape, and finds differences between the answers.
 
 use super::ast::{Expr, Query};
 use super::engine::{Answer, Bench, Fleets, SHAPES, against_plain, many, plain_rows};
@@ -8,21 +8,21 @@ use super::render::{self, Dialect};
 use super::tables::Database;
 use crate::compare::Rows;
 
-/// Smaller queries and tables that are tried for one finding.
+/// Smaller queries and tables to try for one finding.
 const MOST_STEPS: u32 = 1_000;
 
 /// What runs queries.
 pub struct Suite {
     pub fleets: Fleets,
     pub duckdb: Option<DuckDb>,
-    /// Changes what Sluice answers: a defect for tests of the suite.
+    /// Changes the answer of Sluice: an artificial defect for tests of the suite.
     pub defect: Option<fn(&mut Rows)>,
 }
 
-/// What came of a query.
+/// The verdict on one query.
 #[derive(Debug)]
 pub enum Verdict {
-    /// All engines and shapes have these many rows.
+    /// All engines and shapes agree on this many rows.
     Agreed(usize),
     /// Nothing was compared, for a reason of a kind.
     Nothing(String),
@@ -97,7 +97,7 @@ impl Suite {
         answer
     }
 
-    /// The smallest query and tables that this takes to fail in the same way.
+    /// Shrinks the query and its tables while they fail in the same way.
     pub async fn shrink(&mut self, query: &Query, database: &Database, found: Finding) -> Shrunk {
         let mut small = Shrunk {
             query: query.clone(),
@@ -158,7 +158,7 @@ impl Suite {
     }
 }
 
-/// A finding and what it takes.
+/// A finding and the smallest case that shows it.
 pub struct Shrunk {
     pub query: Query,
     pub database: Database,
@@ -166,7 +166,7 @@ pub struct Shrunk {
 }
 
 impl Expected {
-    /// Why there is nothing to compare with, if so.
+    /// Why there is nothing to compare with; `None` if there is.
     fn incomparable(&self) -> Option<String> {
         match (&self.plain, &self.duckdb) {
             (Ok(plain), _) if many(&plain.rows.batches) => Some("more rows than are compared".to_owned()),
@@ -252,9 +252,9 @@ impl Expected {
     }
 }
 
-/// Errors where plain DataFusion has rows, by what they say, that are no fault: what cannot spill may find too little
-/// memory, a window that DataFusion refuses when it meets its first rows may meet some in one engine alone, and merged
-/// columns that Sluice cannot resolve are refused where DataFusion reads them from the wrong side.
+/// Errors, by their text, that are allowed where plain DataFusion has rows. Operators that cannot spill may run out of
+/// memory. DataFusion refuses some windows only once it meets rows, which one engine alone may meet. Sluice refuses
+/// merged columns that it cannot resolve, where DataFusion reads them from the wrong side.
 fn is_allowed(message: &str) -> bool {
     let said = message.lines().next().unwrap_or_default();
     ["Resources exhausted", "sliding accumulator", "RIGHT or FULL JOIN"]
@@ -285,7 +285,7 @@ fn places(query: &Query) -> Vec<usize> {
     places.collect()
 }
 
-/// What a shape is called.
+/// The name of a shape.
 pub fn shape_name(shape: usize) -> &'static str {
     SHAPES.get(shape).map_or("no shape", |shape| shape.name)
 }

@@ -33,7 +33,7 @@ pub struct Database {
     pub tables: Vec<Table>,
 }
 
-/// What every table may have beside `id` and `k`.
+/// Columns that a table may have besides `id` and `k`.
 const COLUMNS: [(&str, Type); 7] = [
     ("j", Type::Int),
     ("f", Type::Float),
@@ -181,7 +181,7 @@ fn table(name: &str, hard: bool, random: &mut SmallRng) -> Table {
     }
 }
 
-/// A value of few, so that rows meet; one in six is NULL.
+/// One of a few values, so that rows match; one in six is NULL.
 pub fn value(type_: Type, hard: bool, random: &mut SmallRng) -> Value {
     if random.random_ratio(1, 6) {
         return Value::Null;

@@ -1,5 +1,4 @@
-//! Tokens and keys of fetches, over real sockets: who has none, a wrong one, an old one or another query's is let into
-//! nothing.
+//! Tokens and fetch keys over real sockets: callers without one, or with a wrong, expired or foreign one, are refused.
 
 mod queries;
 mod sessions;
@@ -116,7 +115,7 @@ impl Session {
     }
 
     fn send(&self, message: ToWorker) {
-        // A session that the worker has ended is seen by what it says.
+        // The worker's answers show whether it has ended the session.
         let _ = self.outbound.send(wire::CoordinatorMessage::of(message));
     }
 

@@ -117,7 +117,7 @@ fn a_query_that_never_finds_a_worker_fails_within_the_grace_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_frozen_past_the_liveness_timeout_and_thawed_changes_no_row() {
     let mut workers = Worker::three();
-    // Long enough for workers that share a busy core to be heard.
+    // Long enough for workers that share a busy core to send heartbeats.
     let yaml = |_: &Folder| by_part(0.5, &["retry: {workerLivenessTimeout: 5s}"]);
     let all_work = |seen: &QuerySnapshot| first(seen).running == 3 && first(seen).metrics.rows_out > 0;
     let (folder, mut query) = seen_in(&workers, yaml, "three workers at work", all_work).await;
@@ -128,7 +128,7 @@ async fn a_worker_frozen_past_the_liveness_timeout_and_thawed_changes_no_row() {
     workers[0].thaw();
     let over = query.end().await;
     over.assert_no_failures();
-    // What ran there is lost; an output that it held counts again, and the attempt in its place is cancelled.
+    // What ran there is lost. Its finished outputs count again, and the attempts in their place are cancelled.
     let again = first(&over.last).lost_attempts + first(&over.last).cancelled_attempts;
     assert!(again >= 1, "{:#?}", over.last);
     assert_eq!(csv(&over.rows), csv(&plain(&folder.at("query.yaml")).await));
@@ -154,7 +154,7 @@ async fn a_worker_restarted_on_its_port_in_mid_query_works_again() {
     query.until("its loss", |seen| seen.workers == 2).await;
     workers[0] = Worker::start_on(&address, "512MiB");
     query.until("its return", |seen| seen.workers == 3).await;
-    // The others stand still: what is won now, the restarted worker wins.
+    // The others are frozen: only the restarted worker can win tasks now.
     let done = first(&query.now()).done;
     query
         .until("a map won by it", |seen| first(seen).done > done)

@@ -1,4 +1,4 @@
-//! Workers that come and go behind a name while a query runs.
+//! Workers that appear and disappear behind a DNS name while a query runs.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -19,7 +19,7 @@ use super::program::{Folder, Worker};
 use super::query::{PATIENT, by_part, csv, plain, query};
 use super::watched::{Watched, first};
 
-/// A name server in the hands of the test. It knows one name, `pool:7400`.
+/// A resolver that the test controls. It knows one name, `pool:7400`.
 #[derive(Clone, Default)]
 struct Names(Arc<Mutex<Option<BTreeSet<SocketAddr>>>>);
 
@@ -63,7 +63,7 @@ async fn a_query_waits_for_its_name_and_takes_workers_in_as_they_come_and_go() {
         .await;
     names.list(&[&a, &b, &c]);
     query.until("three workers", |seen| seen.workers == 3).await;
-    // A pod that goes: first its name, which changes nothing, then its process.
+    // A pod that stops: first its DNS record goes, which changes nothing, then its process.
     names.list(&[&b, &c]);
     a.kill();
     query.until("two workers", |seen| seen.workers == 2).await;
@@ -85,7 +85,7 @@ fn a_host_name_is_resolved_by_the_system() {
     assert_eq!(ended.stdout, super::query::plain_csv(&folder.at("query.yaml")));
 }
 
-/// Whoever dials it meets a worker of another build.
+/// A worker of another build.
 struct OtherBuild;
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! Workers that leave in good order.
+//! Workers that drain before they stop.
 
 use rustix::process::Signal;
 use sluice_core::snapshot::QuerySnapshot;
@@ -71,7 +71,7 @@ async fn a_drained_worker_gets_no_more_work_and_the_query_loses_nothing() {
     assert_eq!((after.held_bytes, after.slots_in_use), (0, 0));
     workers[0].assert_well();
 
-    // It takes no query from now on.
+    // It accepts no new query from now on.
     let yaml = by_part(0.01, &["retry: {noWorkersGrace: 1s}"]);
     let arguments = ["--workers", &workers[0].address];
     let command = folder.run_command(&yaml, &arguments);
@@ -95,7 +95,7 @@ async fn a_worker_that_is_asked_to_stop_serves_until_nobody_needs_it() {
     over.assert_nothing_ran_again();
     wait_until("the worker's end", || workers[0].has_ended());
     assert_eq!(workers[0].files(), Vec::<std::path::PathBuf>::new());
-    // One that nobody uses goes at once.
+    // An unused worker stops at once.
     assert_eq!(workers[1].stop(), Some(0));
 }
 

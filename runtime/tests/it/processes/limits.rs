@@ -1,5 +1,5 @@
-//! What others on the machine or the network can do to a run: nothing with its ports, nothing to its log, and no wait
-//! without an end.
+//! Limits against others on the machine or the network: they cannot use a run's ports, forge its log lines, or make it
+//! wait for ever.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
@@ -54,7 +54,7 @@ fn hello(query: &str, build_id: String) -> wire::CoordinatorMessage {
     }))
 }
 
-/// What a caller without a token is told at this port, by workers and coordinators alike.
+/// The answers to a caller without a token at this port, of a worker or a coordinator.
 async fn refusals(port: u16) -> Vec<Code> {
     let address = format!("http://{}", SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     let mut worker = WorkerClient::connect(address.clone()).await.expect("it listens");
@@ -117,7 +117,7 @@ async fn the_ports_of_a_run_open_to_nobody_else() {
         assert_eq!(ports.len(), 3, "two workers and a coordinator");
         for port in ports {
             for code in refusals(port).await {
-                // A worker does not know a coordinator's calls, and the other way round; a fetch must name the worker's
+                // Workers do not serve a coordinator's calls, nor the other way round. A fetch must name the worker's
                 // incarnation before its key is looked at.
                 assert!(
                     matches!(
@@ -137,7 +137,7 @@ async fn the_ports_of_a_run_open_to_nobody_else() {
 fn a_worker_with_thousands_of_idle_connections_answers_and_runs_a_query() {
     let files = sluice_proto::serve::raise_open_files();
     let count = files.saturating_sub(500).min(10_000);
-    // Fewer files than there are callers, whatever the machine allows.
+    // Fewer open files than callers, whatever the machine allows.
     let mut command = Command::new("sh");
     command.args([
         "-c",
@@ -176,7 +176,7 @@ fn a_worker_with_thousands_of_idle_connections_answers_and_runs_a_query() {
 #[test]
 fn planning_ends_at_the_deadline_of_the_query() {
     let folder = Folder::new();
-    // Folded when the query is planned, by as many steps as there are pairs of characters.
+    // Constant folding takes as many steps as there are pairs of characters.
     let sql = "select levenshtein(repeat('x', 60000), repeat('y', 60000)) as n";
     let yaml = query(sql, &[], &["deadlineSeconds: 1"]);
     folder

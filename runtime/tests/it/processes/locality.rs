@@ -1,4 +1,4 @@
-//! Whether tasks run near their data, as the status tells it.
+//! Whether tasks run near their data, as status reports it.
 
 use sluice_crds::shuffle_query::status::{ShuffleQueryStatus, StageLocality};
 
@@ -21,8 +21,8 @@ fn the_status_tells_how_near_to_their_data_tasks_ran() {
     let folder = Folder::new();
     let zone = folder.write("zone", "zone-a\n");
     let zone = zone.to_string_lossy();
-    // Of tasks that should run near their data: on its node, in its zone, elsewhere. A worker that does not know its
-    // place tells nothing of nearness.
+    // Counts of tasks with a preferred location: same node, same zone, elsewhere. A worker without a known location
+    // counts nowhere.
     let cases: [(&[&str], _, [u32; 3]); 4] = [
         (&["--node", "node-1"], Some("100%"), [1, 0, 0]),
         (

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::program::{Folder, run};
 use super::query::by_part;
 
-/// Messages of a run that only one of both processes tells.
+/// Messages that only one of the two processes logs.
 const OF_COORDINATOR: &str = "worker joined";
 const OF_WORKER: &str = "session opened";
 

@@ -1,4 +1,4 @@
-//! What a query loses with a worker, told before the worker is killed from what it alone has.
+//! What a query loses with a worker, computed before the worker is killed from what only this worker has.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use super::program::{Folder, Worker};
 use super::watched::{Over, Watched};
 use super::wire_noise::{Output, incarnation, output_at};
 
-/// How often a moment may be missed: snapshots come each tenth of a second, and a worker may be frozen too late. On a busy
-/// machine more than half are.
+/// How often a test may miss its moment: snapshots come every 100 ms, and a worker may be frozen too late. On a busy
+/// machine more than half are missed.
 const MISSES: u32 = 24;
 
 /// The time between two snapshots, at most, on a busy machine.
@@ -28,7 +28,7 @@ pub(super) struct Held {
     pub(super) running_elsewhere: u32,
 }
 
-/// The state once nothing moves any more.
+/// The state once nothing changes any more.
 async fn settled(query: &Watched) -> QuerySnapshot {
     let mut before = query.now();
     loop {
@@ -41,8 +41,8 @@ async fn settled(query: &Watched) -> QuerySnapshot {
     }
 }
 
-/// What the frozen worker has, by stage: all that the others do not have. They come to a stand soon, for want of its
-/// outputs or of its attempt. None if the query ended, or the worker counted as lost, before that was known.
+/// What the frozen worker has, by stage: all that the others do not have. They soon stop, because they wait for its
+/// outputs or its attempt. `None` if the query ended, or the worker counted as lost, before that was known.
 async fn held_by_frozen(query: &Watched, others: &[Worker]) -> Option<Vec<Held>> {
     let mut starts = Vec::new();
     for worker in others {
@@ -82,7 +82,7 @@ async fn held_by_frozen(query: &Watched, others: &[Worker]) -> Option<Vec<Held>>
                 running_elsewhere: running,
             });
         }
-        // Each worker has one slot; an attempt that has not opened its output yet is seen nowhere.
+        // Each worker has one slot. An attempt that has not opened its output yet is not visible anywhere.
         let running: u32 = held.iter().map(|held| held.running).sum();
         if at_others == 0 {
             // The query has ended and they have dropped it; its last snapshot waits for the frozen worker.
@@ -96,8 +96,7 @@ async fn held_by_frozen(query: &Watched, others: &[Worker]) -> Option<Vec<Held>>
     }
 }
 
-/// A query that was seen in a state, in a folder of its own. A query that was missed in that state is let go, and
-/// another one tried.
+/// A query that was seen in a state, in a folder of its own. Tries again with a new query if the state was missed.
 pub(super) async fn seen_in(
     workers: &[Worker],
     yaml: impl Fn(&Folder) -> String,
@@ -126,7 +125,7 @@ pub(super) async fn frozen_in(
         let (folder, query) = seen_in(workers, &yaml, what, &is_so).await;
         workers[0].freeze();
         match held_by_frozen(&query, &workers[1..]).await {
-            // The attempt that stands still holds the query up, however long the caller takes.
+            // The frozen attempt blocks the query, however long the caller takes.
             Some(held) if is_so(&query.now()) && held.iter().any(|held| held.running > 0) => {
                 return (folder, query, held);
             }
@@ -137,7 +136,7 @@ pub(super) async fn frozen_in(
     panic!("missed {MISSES} times: {what}");
 }
 
-/// A query that worker 0 runs alone, frozen as all others in a state. Everything that the query has is there.
+/// A query in a state with all workers frozen, which worker 0 runs alone: it has everything of the query.
 pub(super) async fn alone_in(
     workers: &[Worker],
     yaml: &str,

@@ -1,4 +1,4 @@
-//! The program as its users run it: processes that are started, killed, frozen, interrupted and lied to.
+//! The program as its users run it: processes that are started, killed, frozen, interrupted, and sent wrong messages.
 
 mod auth;
 mod chaos;

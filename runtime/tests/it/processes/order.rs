@@ -42,7 +42,7 @@ fn rows_by_file(folder: &Folder) -> Vec<String> {
 async fn a_worker_killed_among_ranges_changes_neither_rows_nor_their_order() {
     let mut workers = Worker::three();
     let (folder, query, mut held) = frozen_in(&workers, sorted, "merging ranges", merging).await;
-    // A root attempt's file is not at its worker: whether one that had won runs again is not the matter here.
+    // A root attempt's file is not on its worker, so a root attempt that had won need not run again.
     let root = held.last_mut().expect("a query has stages");
     root.running_elsewhere += std::mem::take(&mut root.won);
     workers[0].kill();

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// The longest that a test waits for anything. A guard against hangs on a busy machine, no measurement.
+/// The longest that a test waits for anything. It guards against hangs and measures nothing.
 pub(super) const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
@@ -22,12 +22,12 @@ pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The program, without the settings of whoever runs the tests.
+/// The program, without the environment of the caller.
 pub(super) fn sluice() -> Command {
     without_settings(Command::new(env!("CARGO_BIN_EXE_sluice")))
 }
 
-/// The command, without the settings of whoever runs the tests.
+/// The command, without the environment of the caller.
 pub(super) fn without_settings(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SLUICE_") {
@@ -49,7 +49,7 @@ pub(super) struct Ended {
 }
 
 impl Ended {
-    /// Asserts the exit code and that every part of `said` stands in standard error, which must tell no panic.
+    /// Asserts the exit code, that standard error has every part of `said`, and that nothing panicked.
     pub(super) fn expect(self, code: i32, said: &[&str]) -> Self {
         assert_eq!(self.code, Some(code), "the exit code of {self:?}");
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
@@ -118,7 +118,7 @@ impl Program {
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let mut stdin = child.stdin.take().expect("a pipe was asked for");
-        // A program that refuses its command line does not read.
+        // A program that refuses its command line does not read its input.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         let mut unread = Some(child.stdout.take().expect("a pipe was asked for"));
@@ -240,7 +240,7 @@ impl Folder {
         path
     }
 
-    /// The command that runs this query with these arguments: quiet spill folder, one worker of one slot unless the
+    /// The command that runs this query with these arguments: its own spill folder, one worker of one slot unless the
     /// arguments say otherwise.
     pub(super) fn run_command(&self, yaml: &str, arguments: &[&str]) -> Command {
         let mut command = sluice();
@@ -262,7 +262,7 @@ impl Folder {
         files_below(&self.at(name))
     }
 
-    /// Whether a file of rows below a folder of this one has bytes; lock files have none, and the key of a run is no rows.
+    /// Whether a file of rows below a folder of this one has bytes. Lock files and the key of a run do not count.
     pub(super) fn has_bytes(&self, name: &str) -> bool {
         let is_key = |file: &Path| file.ends_with("key.pem") || file.ends_with("token");
         let mut files = self.files_below(name).into_iter().filter(|file| !is_key(file));
@@ -345,7 +345,7 @@ impl Worker {
             memory,
         ]);
         command.args(arguments);
-        // Names must differ; one that goes with a fixed port comes back after a restart, as a pod's does.
+        // Names must differ. The name for a fixed port is the same after a restart, as a pod's is.
         let name = match listen.rsplit_once(':') {
             Some((_, "0")) | None => format!("worker-{}", uuid::Uuid::new_v4()),
             Some((_, port)) => format!("worker-{port}"),

@@ -33,15 +33,14 @@ pub(super) fn tpch(name: &str, scale_factor: f64) -> String {
     format!("{{name: {name}, tpch: {{scaleFactor: {scale_factor}}}}}")
 }
 
-/// Rows in no particular order, then rows per part of them: most of the table moves from worker to worker, and the
-/// few rows at the end are exact.
+/// Row counts per part: most of the table moves between workers, and the few result rows are exact.
 pub(super) const BY_PART: &str = "\
 select lines, count(*) as parts, sum(quantity) as quantity, max(comment) as comment
 from (select l_partkey, count(*) as lines, sum(l_quantity) as quantity, max(l_comment) as comment
       from lineitem group by l_partkey) as parts
 group by lines order by lines";
 
-/// No worker counts as lost because a busy machine, or the test, lets it wait.
+/// No worker counts as lost because the machine is busy or the test freezes it.
 pub(super) const PATIENT: &str = "retry: {workerLivenessTimeout: 10m}";
 
 /// [`BY_PART`] over generated rows, in six partitions, with more lines of its spec.

@@ -1,4 +1,4 @@
-//! The way of the rows to whoever asked for them.
+//! Result rows on their way to the client.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;

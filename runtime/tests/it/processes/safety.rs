@@ -1,5 +1,5 @@
-//! What a query must not read, and files that are not what they claim: refused by name, in seconds, and the worker
-//! that met them lives on.
+//! Files that a query must not read, and files that are not what they claim: refused by name, within seconds, and the
+//! worker survives.
 
 use std::path::Path;
 use std::process::Command;
@@ -313,7 +313,7 @@ fn lengths_in_a_file_that_cannot_be_true_cost_a_worker_nothing() {
         FileWriter::try_new_with_options(Vec::new(), &rows.schema(), lz4).expect("a file can be begun");
     writer.write(&rows).expect("rows can be written");
     let mut arrow = writer.into_inner().expect("a file can be closed");
-    // The texts, and how long they were before they were compressed.
+    // The texts, and their uncompressed lengths.
     let said = 25_000_i64.to_le_bytes();
     let place = arrow
         .windows(8)
@@ -363,7 +363,7 @@ async fn a_file_changed_between_planning_and_scanning_fails_by_name() {
     }
 }
 
-/// Rewrites the file while the worker, which has read some of it and has it open, stands still.
+/// Rewrites the file while the worker, which has read a part of it and has it open, is frozen.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_rewritten_while_it_is_scanned_fails_by_name() {
     let sql = "select max(encode(sha512(sha512(sha512(s))), 'hex')) as s from t";
@@ -395,7 +395,7 @@ async fn a_file_rewritten_while_it_is_scanned_fails_by_name() {
                 assert!(message.contains(&*file.to_string_lossy()), "{message}");
                 return;
             }
-            // The scan had ended before the worker stood still.
+            // The scan had ended before the worker was frozen.
             Outcome::Succeeded => missed += 1,
             Outcome::Cancelled => panic!("nobody cancels it"),
         }

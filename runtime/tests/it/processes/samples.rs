@@ -1,4 +1,4 @@
-//! The samples are what people copy from: the command line finds nothing wrong with them, and runs them.
+//! The samples, which users copy: `sluice validate` accepts them and `sluice run` runs them.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ fn samples(folder: &Path) -> Vec<PathBuf> {
 fn every_sample_is_valid() {
     let mut all = samples(&folder());
     assert!(all.len() >= 9, "{all:?}");
-    // The other sample of that folder has a ConfigMap, of which the command line knows nothing.
+    // The other sample of that folder has a ConfigMap, which the command line does not know.
     all.push(folder().join("cluster/volumes.yaml"));
     for path in all {
         let mut command = sluice();
@@ -39,9 +39,9 @@ fn every_sample_is_valid() {
 /// How the rows of a sample are known to be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rows {
-    /// They are printed, in an order that the query gives them all.
+    /// Printed, in a total order.
     Printed,
-    /// They are written, in any order.
+    /// Written to files, in any order.
     Written,
 }
 
@@ -58,7 +58,7 @@ const SAMPLES: [(&str, Rows); 9] = [
     ("workers", Rows::Printed),
 ];
 
-/// Where the sample with a sink writes to: one place of the machine, which the test must not share.
+/// Where the sample with a sink writes: one fixed path of the machine.
 const SINK: &str = "/tmp/sluice-samples/orders-by-day";
 
 #[test]
@@ -82,7 +82,7 @@ fn name(path: &Path) -> &str {
     stem.expect("a name of words")
 }
 
-/// Runs a file as a user does, but for the folder of what does not fit in memory; answers how it ended, and its status.
+/// Runs a file as a user does, except for the spill folder. Returns how it ended, and its status.
 fn run_sample(path: &Path, folder: &Folder) -> (Ended, ShuffleQueryStatus) {
     let status = folder.at("status.json");
     let mut command = sluice();

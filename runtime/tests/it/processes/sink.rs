@@ -98,7 +98,7 @@ fn every_format_arrives_whole_and_the_status_counts_it() {
     assert!(left.is_empty(), "staging is left: {left:?}");
 }
 
-/// The status has when rows were first seen, of the query and of its last stage, and how that stage read.
+/// The status has the times of first rows of the query and its last stage, and how that stage read.
 fn assert_measured(status: &ShuffleQueryStatus, format: &str) {
     let (first, end) = (&status.first_row_time, &status.end_time);
     assert!(
@@ -194,8 +194,8 @@ fn an_empty_result_still_has_a_folder() {
     );
 }
 
-/// A worker whose files cannot grow beyond some kilobytes: a disk that is full in mid-write. The signal that would end
-/// the process must be ignored from its start on, so that writes fail instead.
+/// A worker whose files cannot grow beyond some kilobytes, as on a full disk. The process must ignore SIGXFSZ from its
+/// start, so that writes fail instead.
 fn cramped_worker() -> Worker {
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' XFSZ; ulimit -f 16; exec \"$0\" \"$@\""]);
@@ -216,7 +216,7 @@ fn a_sink_that_fails_in_mid_write_is_named_and_leaves_nothing() {
     }
     let hidden = |name: &String| name.starts_with('.');
     assert!(!folder.names().iter().any(hidden), "{:?}", folder.names());
-    // The worker is as good as before.
+    // The worker still works.
     let yaml = query("select 1 as n", &[], &[]);
     let ended = folder.run(&yaml, &["--workers", &worker.address, "--output", "csv"]);
     assert_eq!(ended.expect(0, &[]).stdout, "n\n1\n");
@@ -238,7 +238,7 @@ fn mid_write(_: &Folder) -> String {
 async fn a_worker_killed_in_mid_write_leaves_exactly_the_winners_files() {
     let mut workers = Worker::three();
     let (folder, query, mut held) = frozen_in(&workers, mid_write, "writing root attempts", writing).await;
-    // A root attempt's file is not at its worker: whether one that had won runs again is not the matter here.
+    // A root attempt's file is not on its worker, so a root attempt that had won need not run again.
     let root = held.last_mut().expect("a query has stages");
     root.running_elsewhere += std::mem::take(&mut root.won);
     workers[0].kill();
@@ -261,7 +261,7 @@ async fn a_worker_killed_in_mid_write_leaves_exactly_the_winners_files() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_cancelled_in_mid_write_leaves_nothing() {
     let mut workers = Worker::three();
-    // With a worker frozen in it, the query cannot end before it is cancelled.
+    // With one worker frozen, the query cannot end before it is cancelled.
     let (folder, query, _) = frozen_in(&workers, mid_write, "writing root attempts", writing).await;
     query.cancel();
     workers[0].thaw();

@@ -1,4 +1,4 @@
-//! `--status`: the file says of the query at hand what its custom resource would, however it ends.
+//! `--status`: the file holds the status that the custom resource would have, however the query ends.
 
 use std::io::Read;
 use std::process::Stdio;

@@ -30,7 +30,7 @@ fn stat(id: i32) -> Option<(String, i32)> {
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-/// Whether the process has ended; one that waits for its parent to notice has.
+/// Whether the process has ended; a zombie has.
 fn is_gone(id: i32) -> bool {
     stat(id).is_none_or(|(state, _)| state == "Z")
 }
@@ -208,7 +208,7 @@ fn the_processes_of_a_killed_run_end_by_themselves() {
         .iter()
         .filter(|file| file.extension().is_some_and(|kind| kind == "segment"));
     assert_eq!(rows.count(), 0, "its workers have cleaned up");
-    // Its own folder waits for the next run.
+    // Its own folder remains for the next run to remove.
     folder
         .run(&by_part(0.01, &[]), &["--local-workers", "1"])
         .expect(0, &[]);
@@ -298,12 +298,12 @@ fn a_second_ctrl_c_ends_the_run_at_once_and_leaves_nothing_either() {
     let mut program = Program::start(long_command(&folder, &["--processes"]));
     wait_until("bytes on disk", || folder.has_bytes("spill"));
     let started = children(program.pid());
-    // The first one waits for them.
+    // The first one waits for the processes.
     let workers = started.iter().filter(|id| runs(**id, "worker"));
     workers.for_each(|id| send(*id, Signal::STOP));
     program.signal(Signal::INT);
     program.wait_for("press Ctrl-C again");
-    // Those that come together with the first are one with it.
+    // Signals that arrive together with the first count as one.
     wait_until("its end", || {
         let ended = program.has_ended();
         if !ended {

@@ -1,4 +1,4 @@
-//! Coordinators as processes that come and go: stopped, succeeded, superseded, and what they say last.
+//! Coordinator processes that are stopped, succeeded or superseded, and their termination messages.
 
 use std::path::Path;
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(super) struct Coordinator {
     query: String,
 }
 
-/// The command for one term of the query in `query.yaml`; its last words go to `words-<epoch>`.
+/// The command for one epoch of the query in `query.yaml`. The termination message goes to `words-<epoch>`.
 pub(super) fn command(folder: &Folder, workers: &str, query: &str, epoch: u64) -> std::process::Command {
     let mut command = sluice();
     command.args(["coordinator", "--listen", "127.0.0.1:0", "--total-slots", "3"]);
@@ -86,7 +86,7 @@ fn rows_of(folder: &Folder) -> String {
 
 fn plain_rows(file: &Path) -> String {
     let file = file.to_owned();
-    // It makes a runtime of its own.
+    // It creates its own runtime.
     std::thread::spawn(move || plain_csv(&file))
         .join()
         .expect("plain rows")
@@ -101,7 +101,7 @@ async fn a_successor_starts_over_on_the_same_workers_and_the_old_one_is_refused(
     let folder = Folder::new();
     folder.write(
         "query.yaml",
-        // Long beside the second between two reports.
+        // Much longer than the second between two reports.
         by_part(3.0, &["sink: {location: out/rows, format: parquet}"]),
     );
     let mut workers = Worker::three();
@@ -131,7 +131,7 @@ async fn a_successor_starts_over_on_the_same_workers_and_the_old_one_is_refused(
     let names = std::fs::read_dir(folder.at("out")).expect("it is there").count();
     assert_eq!(names, 1, "staging is left");
 
-    // Its pod and its words are lost; nobody could run the query again.
+    // Its pod and its termination message are lost: nobody could run the query again.
     workers.iter_mut().for_each(Worker::assert_well);
     workers.iter_mut().for_each(Worker::kill);
     let mut third = Coordinator::start(&folder, &addresses, "q-1", 3).await;
@@ -212,7 +212,7 @@ async fn the_last_state_is_served_until_somebody_has_taken_it() {
     let worker = [Worker::start()];
     let coordinator = Coordinator::start(&folder, &list(&worker), "q-1", 1).await;
     wait_until("last words", || words(&folder, 1).is_some());
-    // It lingers for ten seconds; that it still answers is what counts.
+    // It lingers for ten seconds and still answers.
     tokio::time::sleep(Duration::from_millis(10)).await;
     let mut client = coordinator.client.clone();
     let status = client.get_query_status(coordinator.reference()).await;

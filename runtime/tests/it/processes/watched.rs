@@ -1,4 +1,4 @@
-//! A query whose coordinator runs in the test, so that the test sees each state and can strike at the right moment.
+//! A query whose coordinator runs in the test, so that the test sees each state and can act at the right moment.
 
 use std::sync::Arc;
 
@@ -121,7 +121,7 @@ impl Watched {
         seen
     }
 
-    /// Waits for a state, or for the end of a query that was not seen in it; whichever came.
+    /// Waits for a state or for the end of the query, whichever comes first.
     pub(super) async fn until_or_end(
         &mut self,
         what: &str,
@@ -160,8 +160,8 @@ impl Watched {
 }
 
 impl Over {
-    /// Asserts that the query succeeded, that no attempt failed, and that no attempt ran again for another reason than
-    /// a loss, or a slot given up for it. How many must have been lost is not said by that.
+    /// Asserts that the query succeeded, that no attempt failed, and that attempts ran again only because of a loss or
+    /// because they gave up their slot. Does not say how many were lost.
     pub(super) fn assert_no_failures(&self) {
         assert_eq!(self.outcome, Outcome::Succeeded, "{:#?}", self.last);
         for stage in &self.last.stages {
@@ -172,7 +172,7 @@ impl Over {
         }
     }
 
-    /// Asserts that, besides, nothing was lost and no slot given up.
+    /// Asserts also that nothing was lost and no slot was given up.
     pub(super) fn assert_nothing_ran_again(&self) {
         self.assert_no_failures();
         for stage in &self.last.stages {

@@ -1,4 +1,4 @@
-//! What a worker's port may be sent: it refuses it, in words where there is a way to say them, and serves on.
+//! Bytes and messages that no coordinator sends: a worker refuses them, with a reason where it can, and keeps serving.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -44,7 +44,7 @@ fn message(message: Option<ToWorker>) -> wire::CoordinatorMessage {
     wire::CoordinatorMessage { message }
 }
 
-/// Sends these messages as one session; answers what the worker says until it closes the session or `enough`.
+/// Sends these messages as one session. Returns the answers until the worker closes the session or `enough` holds.
 async fn talk(
     address: &str,
     messages: Vec<wire::CoordinatorMessage>,

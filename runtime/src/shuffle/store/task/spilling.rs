@@ -1,4 +1,4 @@
-//! What leaves memory, when, and what becomes of it: the part of the store's task that drives [`spill`].
+//! The part of the store's task that decides when to spill, and drives [`spill`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ impl StoreTask {
         self.start_disk_job();
     }
 
-    /// Starts to write what is wished for, unless a write is under way.
+    /// Starts the requested writes and deletions, unless a job is running.
     pub(super) fn start_disk_job(&mut self) {
         if self.writing {
             return;
@@ -43,7 +43,7 @@ impl StoreTask {
         self.writing = true;
         let done = self.written_sender.clone();
         tokio::task::spawn_blocking(move || {
-            // The receiver is gone only when the store is.
+            // The receiver lives as long as the store.
             let _ = done.send(spill::run(job));
         });
     }
@@ -101,7 +101,7 @@ impl StoreTask {
                 tracing::warn!(%path, %error, "shuffle data cannot be spilled");
                 self.write_failure = Some(write_failure_text(&path, error));
             }
-            // The attempt may be gone since, or be another one of the same number, of a later coordinator.
+            // The attempt may be gone, or another one of a later coordinator may have its id.
             let same = |path: &Arc<Path>| Arc::ptr_eq(path, &part.path);
             let log = self.logs.get(&key).and_then(|log| log.path.as_ref());
             if !log.is_some_and(same) {
@@ -118,7 +118,7 @@ impl StoreTask {
         self.answer_blocked();
     }
 
-    /// Lets an attempt that has nothing on disk yet choose its volume again: this one could not be written.
+    /// Lets an attempt with nothing on disk choose another volume: this one could not be written.
     fn abandon_volume(&mut self, key: &(QueryId, AttemptId)) {
         if let Some(log) = self.logs.get_mut(key)
             && !log.streams.values().any(StreamLog::is_on_disk)
@@ -157,7 +157,7 @@ impl StoreTask {
     }
 }
 
-/// What is said of bytes that could not be written, and what helps.
+/// The message for a failed write, with advice.
 fn write_failure_text(path: &impl std::fmt::Display, error: &std::io::Error) -> String {
     let help = match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {

@@ -71,7 +71,7 @@ fn a_query_with_its_token_runs_and_shuffles_and_without_it_does_not() {
         .sum();
     let expected = plain_csv(&folder.at("query.yaml")).lines().count() - 1;
     assert_eq!(written, expected);
-    // A key file that is none ends the start, not in silence.
+    // An invalid key file ends the start with a message.
     let mut command = command(&folder, "127.0.0.1:1", "q-3", 1);
     command.args(["--verify-key-file", "/no/such.pem"]);
     Program::start(command)
@@ -118,8 +118,8 @@ fn a_query_reads_and_writes_what_its_token_and_the_workers_folders_allow() {
     attempt(&bounded, "data/t.csv", "out/g", "data", "out/g").expect(0, &[]);
 }
 
-/// One tenant tells a worker that another worker is at an address of its own, again and again, while the query of another
-/// tenant runs: nobody comes there.
+/// One tenant repeatedly tells a worker that another worker is at an address of the tenant's own, while the query of
+/// another tenant runs: no fetch reaches that address.
 #[test]
 fn what_one_session_says_of_a_worker_is_not_believed_by_another() {
     let folder = Folder::new();
@@ -228,7 +228,7 @@ async fn a_coordinator_answers_the_operator_call_by_call_and_gives_it_no_rows() 
         elsewhere.get_query_status(reference()).await.err().map(code),
         denied
     );
-    // The renewal reaches the workers: what is none of the query's ends the session there, as they say.
+    // The renewal reaches the workers: they end the session because the renewal is not of this query.
     let renewal = sign(&Claims::renewal(id("q-1"), CoordinatorEpoch(1), pool())).expect("it signs");
     let renewal = || wire::TokenRenewal {
         query: "q-1".into(),
@@ -239,7 +239,8 @@ async fn a_coordinator_answers_the_operator_call_by_call_and_gives_it_no_rows() 
     assert!(call("q-1", Verb::Cancel).cancel_query(reference()).await.is_ok());
 }
 
-/// A coordinator whose token was over before it began, as that of a pod that waited long for a node, gets in with a renewal.
+/// A coordinator whose token expired before it started, like that of a pod that waited long for a node, gets in with a
+/// renewal.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_coordinator_with_a_token_that_is_over_gets_in_once_it_is_renewed() {
     let folder = Folder::new();

@@ -88,7 +88,7 @@ async fn a_key_of_a_fetch_is_of_one_querys_session_at_one_worker() {
     let (worker, another) = (guarded(&folder), guarded(&folder));
     let one = session(&worker, token("q", 1), "q", 1).await.expect("it opens");
     let (welcome, key) = (one.welcome(), one.welcome().fetch_key);
-    // Nothing of that kind is held, but the reader is let in.
+    // There is no such output, but the reader is admitted.
     assert_eq!(
         fetch(&worker, &welcome, Some(&key), "q", 1).await,
         Code::FailedPrecondition
@@ -107,7 +107,7 @@ async fn a_key_of_a_fetch_is_of_one_querys_session_at_one_worker() {
             Code::PermissionDenied
         );
     }
-    // A key that was sent to one worker is of no use at the other.
+    // A key of one worker does not open another.
     let replayed = fetch(&another, &there.welcome(), Some(&key), "q", 1).await;
     assert_eq!(replayed, Code::PermissionDenied);
 
@@ -134,7 +134,7 @@ async fn a_key_of_a_fetch_is_of_one_querys_session_at_one_worker() {
 async fn a_session_ends_with_its_token_unless_that_is_renewed() {
     let folder = Folder::new();
     let worker = guarded(&folder);
-    // Over already, but for what clocks may differ by: it ends in a moment.
+    // Expired, except for the allowed clock skew: it ends shortly.
     let ends = || Claims {
         expires: SystemTime::now() - sluice_proto::auth::CLOCK_SKEW + Duration::from_secs(3),
         ..claims("q", 1)
@@ -154,7 +154,7 @@ async fn a_session_ends_with_its_token_unless_that_is_renewed() {
     renewed.send(renewal("q"));
     let beyond = tokio::time::timeout(Duration::from_secs(6), renewed.end()).await;
     assert!(beyond.is_err(), "it ended: {beyond:?}");
-    // The renewal of another query's token prolongs nothing.
+    // The renewal of another query's token does not extend this one.
     renewed.send(renewal("other"));
     assert_eq!(renewed.end().await.code(), Code::PermissionDenied);
 }

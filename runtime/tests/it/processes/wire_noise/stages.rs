@@ -44,7 +44,7 @@ async fn an_attempt_that_reads_more_tasks_than_a_graph_has_is_refused() {
     assert_serves(&mut worker).await;
 }
 
-/// What the worker says of the attempt that these messages assign: the query cannot run as it is.
+/// The worker's message for the attempt that these messages assign, which it refuses as an unsupported plan.
 async fn refused_plan(worker: &Worker, messages: Vec<wire::CoordinatorMessage>) -> String {
     let ended = |answer: &FromWorker| matches!(answer, FromWorker::AttemptFailed(_));
     let (heard, status) = talk(&worker.address, messages, ended).await;
@@ -60,7 +60,7 @@ async fn refused_plan(worker: &Worker, messages: Vec<wire::CoordinatorMessage>) 
     }
 }
 
-/// The first stage of a query that runs, with a number of partitions and bytes of plan that no planner makes.
+/// The first stage of a valid query, with more partitions or plan bytes than any planner makes.
 async fn stage_of(partitions: Option<u32>, plan_bytes: usize) -> Bytes {
     let folder = Folder::new();
     let loaded = load(&folder.write("query.yaml", by_part(0.01, &[]))).expect("the query is valid");
@@ -158,7 +158,7 @@ async fn the_plans_of_all_sessions_together_are_bounded_too() {
     first.push(define(0, &large));
     let first = tokio_stream::iter(first).chain(tokio_stream::pending());
     let mut held = client.session(first).await.expect("it is taken").into_inner();
-    // Its messages are taken one after the other: what comes of the last but one shows that the plan is there.
+    // Messages are handled in order: the answer to the second to last shows that the plan is there.
     let begun = timeout(PATIENCE, held.message())
         .await
         .expect("the worker answers");
