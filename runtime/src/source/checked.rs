@@ -22,8 +22,8 @@ use object_store::path::Path;
 use sluice_core::failure::AttemptFailure;
 use sluice_core::plan::FileRange;
 
-use super::check::{Decoder, Held};
-use super::error::{classify_error, decoder_failed, decoder_panicked, place};
+use super::check::{DecodeMemory, Decoder};
+use super::error::{classify_error, decoder_failed, decoder_panicked, describe_ranges};
 
 /// Files whose lengths are checked concurrently.
 const CONCURRENT_CHECKS: usize = 4;
@@ -104,16 +104,16 @@ impl ExecutionPlan for CheckedScan {
         );
         let rows = stream::once(async move {
             let held = check(&store, &decoder, &ranges).await?;
-            let (batch_size, bytes) = decoding(held, context.session_config().batch_size());
-            let reservation = charge(&context, bytes, &ranges)?;
-            let rows = scan.execute(partition, of_batches(&context, batch_size))?;
+            let (batch_size, bytes) = plan_batches(held, context.session_config().batch_size());
+            let reservation = reserve(&context, bytes, &ranges)?;
+            let rows = scan.execute(partition, with_batch_size(&context, batch_size))?;
             // Keeps the reservation as long as the stream.
             Ok::<_, DataFusionError>(rows.inspect(move |_| {
                 let _ = &reservation;
             }))
         });
         let rows = RecordBatchStreamAdapter::new(self.schema(), rows.try_flatten());
-        Ok(Box::pin(Guarded {
+        Ok(Box::pin(PanicGuard {
             rows: Some(Box::pin(rows)),
             schema: self.schema(),
             ranges: Arc::clone(&self.ranges),
@@ -123,7 +123,7 @@ impl ExecutionPlan for CheckedScan {
 }
 
 /// Rows per batch, and the bytes that decoding one needs.
-fn decoding(held: Held, batch_size: usize) -> (usize, u64) {
+fn plan_batches(held: DecodeMemory, batch_size: usize) -> (usize, u64) {
     if held.row == 0 {
         return (batch_size, held.pages);
     }
@@ -136,21 +136,21 @@ fn decoding(held: Held, batch_size: usize) -> (usize, u64) {
 }
 
 /// Reserves what decoding needs beyond [`FREE_BYTES`].
-fn charge(context: &TaskContext, bytes: u64, ranges: &[FileRange]) -> Result<MemoryReservation> {
+fn reserve(context: &TaskContext, bytes: u64, ranges: &[FileRange]) -> Result<MemoryReservation> {
     let reservation = MemoryConsumer::new("scan").register(context.memory_pool());
     let excess = usize::try_from(bytes.saturating_sub(FREE_BYTES)).unwrap_or(usize::MAX);
     match reservation.try_grow(excess) {
         Ok(()) => Ok(reservation),
         Err(_) => Err(DataFusionError::ResourcesExhausted(format!(
             "decoding {} takes {} MiB at once, more than the worker has left: raise workers.memory, or write the file with smaller rows and pages",
-            place(ranges),
+            describe_ranges(ranges),
             bytes >> 20
         ))),
     }
 }
 
 /// The same context with another batch size.
-fn of_batches(context: &Arc<TaskContext>, batch_size: usize) -> Arc<TaskContext> {
+fn with_batch_size(context: &Arc<TaskContext>, batch_size: usize) -> Arc<TaskContext> {
     if context.session_config().batch_size() == batch_size {
         return Arc::clone(context);
     }
@@ -166,7 +166,11 @@ fn of_batches(context: &Arc<TaskContext>, batch_size: usize) -> Arc<TaskContext>
     ))
 }
 
-async fn check(store: &Arc<dyn ObjectStore>, decoder: &Decoder, ranges: &[FileRange]) -> Result<Held> {
+async fn check(
+    store: &Arc<dyn ObjectStore>,
+    decoder: &Decoder,
+    ranges: &[FileRange],
+) -> Result<DecodeMemory> {
     // Collected before the stream: a closure over references would make the future not `Send`.
     let checks: Vec<_> = ranges
         .iter()
@@ -174,8 +178,8 @@ async fn check(store: &Arc<dyn ObjectStore>, decoder: &Decoder, ranges: &[FileRa
         .collect();
     stream::iter(checks)
         .buffered(CONCURRENT_CHECKS)
-        .try_fold(Held::default(), |most, held| async move {
-            Ok(Held {
+        .try_fold(DecodeMemory::default(), |most, held| async move {
+            Ok(DecodeMemory {
                 row: most.row.max(held.row),
                 pages: most.pages.max(held.pages),
             })
@@ -183,7 +187,11 @@ async fn check(store: &Arc<dyn ObjectStore>, decoder: &Decoder, ranges: &[FileRa
         .await
 }
 
-async fn check_range(store: &Arc<dyn ObjectStore>, decoder: &Decoder, range: &FileRange) -> Result<Held> {
+async fn check_range(
+    store: &Arc<dyn ObjectStore>,
+    decoder: &Decoder,
+    range: &FileRange,
+) -> Result<DecodeMemory> {
     let location = Path::parse(&range.file.path)
         .map_err(|error| DataFusionError::ObjectStore(Box::new(error.into())))?;
     let checked = decoder.check(store, &location, range.start..range.end).await;
@@ -197,7 +205,7 @@ async fn check_range(store: &Arc<dyn ObjectStore>, decoder: &Decoder, range: &Fi
 }
 
 /// Rows of a decoder, whose panics become errors.
-struct Guarded {
+struct PanicGuard {
     /// `None` once it has panicked.
     rows: Option<SendableRecordBatchStream>,
     schema: SchemaRef,
@@ -205,7 +213,7 @@ struct Guarded {
     is_arrow: bool,
 }
 
-impl Stream for Guarded {
+impl Stream for PanicGuard {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -227,7 +235,7 @@ impl Stream for Guarded {
     }
 }
 
-impl RecordBatchStream for Guarded {
+impl RecordBatchStream for PanicGuard {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }

@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::check::BadText;
 use super::manifest::shown;
-use super::store::BeyondFile;
+use super::store::RangeBeyondFile;
 use crate::functions::{reason_of, without_kind};
 
 /// Files that a message names at most.
@@ -123,7 +123,7 @@ fn classify_external(
     }
     if let Some(error) = error.downcast_ref::<BadText>() {
         // It has the line of the file and the fix.
-        let message = format!("{}: {error}", place(ranges));
+        let message = format!("{}: {error}", describe_ranges(ranges));
         return Some(bad(BadInputKind::InputCorrupt, message));
     }
     if let Some(error) = error.downcast_ref::<DataFusionError>() {
@@ -217,7 +217,7 @@ fn classify_store(error: &object_store::Error) -> Option<AttemptFailure> {
             ),
         )),
         object_store::Error::Generic { source, .. } => {
-            let beyond = source.downcast_ref::<BeyondFile>()?;
+            let beyond = source.downcast_ref::<RangeBeyondFile>()?;
             Some(undecodable(&shown(&beyond.path), &beyond.to_string()))
         }
         object_store::Error::PermissionDenied { path, source } => Some(bad(
@@ -240,7 +240,10 @@ fn corrupt(message: &str, ranges: &[FileRange]) -> AttemptFailure {
     // Drop the quoted row after the wrong value.
     let message = message.split(". Row data: ").next().unwrap_or(message);
     // Leave room for the advice after it.
-    undecodable(&place(ranges), &shortened_to(&message, MAX_QUOTED_BYTES))
+    undecodable(
+        &describe_ranges(ranges),
+        &shortened_to(&message, MAX_QUOTED_BYTES),
+    )
 }
 
 fn undecodable(place: &str, message: &str) -> AttemptFailure {
@@ -260,13 +263,13 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 /// The message for a decoder that panicked: the bytes are at fault, not the worker.
-pub(super) fn gave_up(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     format!("the decoder gave up ({})", panic_text(panic))
 }
 
 /// The failure of an attempt whose decoder panicked as it read these ranges.
 pub(super) fn decoder_panicked(panic: &(dyn std::any::Any + Send), ranges: &[FileRange]) -> AttemptFailure {
-    corrupt(&gave_up(panic), ranges)
+    corrupt(&panic_message(panic), ranges)
 }
 
 /// The failure of a scan of Arrow files. Its decoder reports wrong bytes like kernels report wrong arguments; in a scan
@@ -288,7 +291,7 @@ pub(super) fn decoder_failed(error: DataFusionError, ranges: &[FileRange]) -> Da
 }
 
 /// Names what an attempt was reading. Lines are counted from the start of a range.
-pub(super) fn place(ranges: &[FileRange]) -> String {
+pub(super) fn describe_ranges(ranges: &[FileRange]) -> String {
     let name = |range: &FileRange| {
         let path = shown(&range.file.path);
         if range.start == 0 {

@@ -85,13 +85,13 @@ pub async fn generate_tpch(
     }
     let out = std::path::absolute(out).map_err(|cause| failed("find", out, cause))?;
     check_free(&out)?;
-    let making = Making::new(&out)?;
+    let staging = StagingDir::new(&out)?;
     let mut parts = Vec::new();
     for table in TpchTable::ALL {
-        let folder = making.folder.join(table.name());
+        let folder = staging.folder.join(table.name());
         fs::create_dir_all(&folder).map_err(|cause| failed("create", &folder, cause))?;
         let files = files(table, scale);
-        parts.extend((0..files).map(|part| Part {
+        parts.extend((0..files).map(|part| TableFile {
             table,
             scale,
             part,
@@ -102,7 +102,7 @@ pub async fn generate_tpch(
     let total = parts.len();
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let written = stream::iter(parts).map(|part| {
-        let stopped = Arc::clone(&making.stopped);
+        let stopped = Arc::clone(&staging.stopped);
         async move {
             let name = format!("{} part {} of {}", part.table.name(), part.part + 1, part.parts);
             let path = part.path.clone();
@@ -125,7 +125,7 @@ pub async fn generate_tpch(
         ));
     }
     drop(written);
-    making.publish(&out)?;
+    staging.publish(&out)?;
     Ok(summary)
 }
 
@@ -157,12 +157,12 @@ fn check_free(out: &Path) -> Result<(), GenerateError> {
 }
 
 /// The folder until it is published. Dropping it, for example when the caller is cancelled, removes it.
-struct Making {
+struct StagingDir {
     folder: PathBuf,
     stopped: Arc<AtomicBool>,
 }
 
-impl Making {
+impl StagingDir {
     fn new(out: &Path) -> Result<Self, GenerateError> {
         let unnamed = || failed("name", out, io::ErrorKind::InvalidInput.into());
         let name = out.file_name().ok_or_else(unnamed)?.to_string_lossy();
@@ -180,7 +180,7 @@ impl Making {
     }
 }
 
-impl Drop for Making {
+impl Drop for StagingDir {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::Relaxed);
         // After publication it does not exist. A writer that has not seen the flag yet may still add a file.
@@ -194,7 +194,7 @@ impl Drop for Making {
 }
 
 /// One file.
-struct Part {
+struct TableFile {
     table: TpchTable,
     scale: f64,
     part: u32,
@@ -202,7 +202,7 @@ struct Part {
     path: PathBuf,
 }
 
-impl Part {
+impl TableFile {
     fn write(&self, stopped: &AtomicBool) -> Result<Summary, GenerateError> {
         let wrong = |cause: ParquetError| GenerateError::Write {
             path: self.path.display().to_string(),

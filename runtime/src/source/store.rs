@@ -43,7 +43,7 @@ pub fn pinned_stores<'a>(
 /// A range beyond the end of a file: its source, usually a footer, is corrupt.
 #[derive(Debug, thiserror::Error)]
 #[error("bytes {start}..{end} are named in it, which has {size}")]
-pub(super) struct BeyondFile {
+pub(super) struct RangeBeyondFile {
     /// The file, as the manifest names it.
     pub(super) path: String,
     start: u64,
@@ -155,7 +155,7 @@ fn check_within(pinned: &InputFile, range: &Range<u64>) -> Result<()> {
     }
     Err(Error::Generic {
         store: "file",
-        source: Box::new(BeyondFile {
+        source: Box::new(RangeBeyondFile {
             path: pinned.path.clone(),
             start: range.start,
             end: range.end,

@@ -8,7 +8,7 @@ use arrow_ipc::{
     Block, CompressionType, Footer, Message, MessageHeader, RecordBatch, root_as_footer, root_as_message,
 };
 
-use super::{Flaw, Opened};
+use super::{CheckError, OpenFile};
 
 const MAGIC: &[u8] = b"ARROW1";
 /// Magic number and padding before the first message.
@@ -19,32 +19,32 @@ const CONTINUATION: [u8; 4] = [0xff; 4];
 /// The length before each compressed buffer of what it was.
 const PREFIX: i64 = 8;
 
-fn flaw<T>(problem: impl Into<String>) -> Result<T, Flaw> {
-    Err(Flaw::Arrow(problem.into()))
+fn fail<T>(problem: impl Into<String>) -> Result<T, CheckError> {
+    Err(CheckError::Arrow(problem.into()))
 }
 
 /// The schema of a file of either format.
-pub(super) fn schema(file: &Opened) -> Result<Schema, Flaw> {
+pub(super) fn schema(file: &OpenFile) -> Result<Schema, CheckError> {
     if is_file_format(file)? {
         let bytes = footer_bytes(file)?;
         return match footer(file, &bytes)?.schema() {
             Some(schema) => Ok(fb_to_schema(schema)),
-            None => flaw("its footer has no schema"),
+            None => fail("its footer has no schema"),
         };
     }
     let Some(first) = StreamMessage::read(file, 0)? else {
-        return flaw("it holds no message");
+        return fail("it holds no message");
     };
     match first.parsed()?.header_as_schema() {
         Some(schema) => Ok(fb_to_schema(schema)),
-        None => flaw("its first message is no schema"),
+        None => fail("its first message is no schema"),
     }
 }
 
 /// Checks the dictionaries of a file, and those of its batches that begin within `bytes`.
-pub(super) fn check_blocks(file: &Opened, bytes: &Range<u64>) -> Result<(), Flaw> {
+pub(super) fn check_blocks(file: &OpenFile, bytes: &Range<u64>) -> Result<(), CheckError> {
     if !is_file_format(file)? {
-        return flaw("it has no footer, unlike the other files of the table: give it a table of its own");
+        return fail("it has no footer, unlike the other files of the table: give it a table of its own");
     }
     let footer_bytes = footer_bytes(file)?;
     let footer = footer(file, &footer_bytes)?;
@@ -57,17 +57,17 @@ pub(super) fn check_blocks(file: &Opened, bytes: &Range<u64>) -> Result<(), Flaw
         let at = wide(block.offset());
         let length = wide(block.metaDataLength().into());
         let Some(metadata) = file.read(at, length)? else {
-            return flaw("it is shorter than its footer says");
+            return fail("it is shorter than its footer says");
         };
         let message = match metadata.split_at_checked(8) {
             Some((head, rest)) if head.starts_with(&CONTINUATION) => rest,
             Some(_) => metadata.get(4..).unwrap_or_default(),
-            None => return flaw("a block is too short for a message"),
+            None => return fail("a block is too short for a message"),
         };
         let message = parsed(message)?;
         if message.header_type() != kind {
             let found = message.header_type();
-            return flaw(format!(
+            return fail(format!(
                 "its footer names a {kind:?} at byte {at}, where there is a {found:?}"
             ));
         }
@@ -77,9 +77,9 @@ pub(super) fn check_blocks(file: &Opened, bytes: &Range<u64>) -> Result<(), Flaw
 }
 
 /// Checks every message of a stream.
-pub(super) fn check_stream(file: &Opened) -> Result<(), Flaw> {
+pub(super) fn check_stream(file: &OpenFile) -> Result<(), CheckError> {
     if is_file_format(file)? {
-        return flaw("it has a footer, unlike the other files of the table: give it a table of its own");
+        return fail("it has a footer, unlike the other files of the table: give it a table of its own");
     }
     let mut at = 0;
     while let Some(message) = StreamMessage::read(file, at)? {
@@ -90,7 +90,7 @@ pub(super) fn check_stream(file: &Opened) -> Result<(), Flaw> {
     Ok(())
 }
 
-fn is_file_format(file: &Opened) -> Result<bool, Flaw> {
+fn is_file_format(file: &OpenFile) -> Result<bool, CheckError> {
     let length = u64::try_from(MAGIC.len()).unwrap_or(0);
     Ok(file.read(0, length)?.is_some_and(|magic| magic == MAGIC))
 }
@@ -100,31 +100,31 @@ fn wide(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
-fn footer_bytes(file: &Opened) -> Result<Vec<u8>, Flaw> {
+fn footer_bytes(file: &OpenFile) -> Result<Vec<u8>, CheckError> {
     let tail = file.size.checked_sub(TAIL).filter(|tail| *tail >= HEAD);
     let tail = tail.map(|tail| file.read(tail, TAIL)).transpose()?.flatten();
     let length = match tail.as_deref() {
         Some([a, b, c, d, magic @ ..]) if magic == MAGIC => i32::from_le_bytes([*a, *b, *c, *d]),
-        _ => return flaw("it does not end as an Arrow file does"),
+        _ => return fail("it does not end as an Arrow file does"),
     };
     let room = file.size - HEAD - TAIL;
     match u64::try_from(length) {
         Ok(length) if length > 0 && length <= room => {
             let bytes = file.read(file.size - TAIL - length, length)?;
-            bytes.map_or_else(|| flaw("it has no footer"), Ok)
+            bytes.map_or_else(|| fail("it has no footer"), Ok)
         }
-        _ => flaw(format!("its footer is said to have {length} bytes, of {room}")),
+        _ => fail(format!("its footer is said to have {length} bytes, of {room}")),
     }
 }
 
 /// The footer, with blocks that lie in the file.
-fn footer<'a>(file: &Opened, bytes: &'a [u8]) -> Result<Footer<'a>, Flaw> {
+fn footer<'a>(file: &OpenFile, bytes: &'a [u8]) -> Result<Footer<'a>, CheckError> {
     let footer = match root_as_footer(bytes) {
         Ok(footer) => footer,
-        Err(error) => return flaw(format!("its footer is corrupt: {error}")),
+        Err(error) => return fail(format!("its footer is corrupt: {error}")),
     };
     if footer.recordBatches().is_none() {
-        return flaw("its footer names no batches");
+        return fail("its footer names no batches");
     }
     let end = file.size - TAIL - u64::try_from(bytes.len()).unwrap_or(u64::MAX);
     let blocks = footer.dictionaries().into_iter().flatten();
@@ -133,13 +133,13 @@ fn footer<'a>(file: &Opened, bytes: &'a [u8]) -> Result<Footer<'a>, Flaw> {
         sum = sum.saturating_add(block_length(block, end)?);
     }
     if sum > end {
-        return flaw(format!("its footer names blocks of {sum} bytes in all, of {end}"));
+        return fail(format!("its footer names blocks of {sum} bytes in all, of {end}"));
     }
     Ok(footer)
 }
 
 /// The length of a block that lies before `end`.
-fn block_length(block: &Block, end: u64) -> Result<u64, Flaw> {
+fn block_length(block: &Block, end: u64) -> Result<u64, CheckError> {
     let (at, metadata, body) = (block.offset(), block.metaDataLength(), block.bodyLength());
     let length = match (u64::try_from(metadata), u64::try_from(body)) {
         (Ok(metadata), Ok(body)) if metadata >= 8 => metadata.checked_add(body),
@@ -151,7 +151,7 @@ fn block_length(block: &Block, end: u64) -> Result<u64, Flaw> {
     };
     match length.filter(within) {
         Some(length) => Ok(length),
-        None => flaw(format!(
+        None => fail(format!(
             "its footer names a block at byte {at} of {metadata} and {body} bytes, and there are {end}"
         )),
     }
@@ -165,15 +165,15 @@ struct StreamMessage {
 
 impl StreamMessage {
     /// The message at a byte; `None` at the end.
-    fn read(file: &Opened, at: u64) -> Result<Option<Self>, Flaw> {
-        let word = |at: u64| -> Result<Option<[u8; 4]>, Flaw> {
+    fn read(file: &OpenFile, at: u64) -> Result<Option<Self>, CheckError> {
+        let word = |at: u64| -> Result<Option<[u8; 4]>, CheckError> {
             let read = file.read(at, 4)?;
             Ok(read.and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()))
         };
         let (length, metadata) = match word(at)? {
             None => return Ok(None),
             Some(CONTINUATION) => match word(at + 4)? {
-                None => return flaw("it ends within a message"),
+                None => return fail("it ends within a message"),
                 Some(length) => (length, at + 8),
             },
             Some(length) => (length, at + 4),
@@ -190,29 +190,29 @@ impl StreamMessage {
         };
         match read {
             Some((metadata, body)) => Ok(Some(Self { metadata, body })),
-            None => flaw(format!(
+            None => fail(format!(
                 "a message at byte {at} is said to have {length} bytes, and the file has {}",
                 file.size
             )),
         }
     }
 
-    fn parsed(&self) -> Result<Message<'_>, Flaw> {
+    fn parsed(&self) -> Result<Message<'_>, CheckError> {
         parsed(&self.metadata)
     }
 }
 
-fn parsed(metadata: &[u8]) -> Result<Message<'_>, Flaw> {
-    root_as_message(metadata).or_else(|error| flaw(format!("a message is corrupt: {error}")))
+fn parsed(metadata: &[u8]) -> Result<Message<'_>, CheckError> {
+    root_as_message(metadata).or_else(|error| fail(format!("a message is corrupt: {error}")))
 }
 
 /// Checks a message whose body begins at `body` and has `length` bytes.
-fn check_message(message: &Message<'_>, file: &Opened, body: u64, length: i64) -> Result<(), Flaw> {
+fn check_message(message: &Message<'_>, file: &OpenFile, body: u64, length: i64) -> Result<(), CheckError> {
     let end = u64::try_from(length)
         .ok()
         .and_then(|length| body.checked_add(length));
     if end.is_none_or(|end| end > file.size) {
-        return flaw(format!(
+        return fail(format!(
             "a message is said to have {length} bytes from byte {body} on, and the file has {}",
             file.size
         ));
@@ -224,18 +224,18 @@ fn check_message(message: &Message<'_>, file: &Opened, body: u64, length: i64) -
             .and_then(|dictionary| dictionary.data()),
         MessageHeader::Schema => return Ok(()),
         other => {
-            return flaw(format!(
+            return fail(format!(
                 "a message before byte {body} is of no known kind: {other:?}"
             ));
         }
     };
     match batch {
         Some(batch) => check_batch(&batch, file, body, length),
-        None => flaw("a batch has no description"),
+        None => fail("a batch has no description"),
     }
 }
 
-fn check_batch(batch: &RecordBatch<'_>, file: &Opened, body: u64, length: i64) -> Result<(), Flaw> {
+fn check_batch(batch: &RecordBatch<'_>, file: &OpenFile, body: u64, length: i64) -> Result<(), CheckError> {
     let rows = batch.length();
     let of_first = batch
         .nodes()
@@ -244,7 +244,7 @@ fn check_batch(batch: &RecordBatch<'_>, file: &Opened, body: u64, length: i64) -
         .map(|node| node.length())
         .next();
     if rows < 0 || of_first.is_some_and(|of_first| of_first != rows) {
-        return flaw(format!(
+        return fail(format!(
             "a batch is said to have {rows} rows, its first column {}",
             of_first.unwrap_or(0)
         ));
@@ -255,13 +255,13 @@ fn check_batch(batch: &RecordBatch<'_>, file: &Opened, body: u64, length: i64) -
         Some(CompressionType::LZ4_FRAME) => Some(255),
         // A block of one repeated byte: 128 KiB in four bytes.
         Some(CompressionType::ZSTD) => Some(32 << 10),
-        Some(other) => return flaw(format!("a batch is compressed by {other:?}, which is unknown")),
+        Some(other) => return fail(format!("a batch is compressed by {other:?}, which is unknown")),
     };
     for buffer in batch.buffers().into_iter().flatten() {
         let (at, bytes) = (buffer.offset(), buffer.length());
         let last = at.checked_add(bytes);
         if at < 0 || bytes < 0 || last.is_none_or(|last| last > length) {
-            return flaw(format!(
+            return fail(format!(
                 "a batch has a buffer of {bytes} bytes from byte {at} of its {length}"
             ));
         }
@@ -275,20 +275,20 @@ fn check_batch(batch: &RecordBatch<'_>, file: &Opened, body: u64, length: i64) -
 }
 
 /// Whether a compressed buffer of `bytes` bytes can hold what it is said to.
-fn check_uncompressed(file: &Opened, at: u64, bytes: i64, growth: i64) -> Result<(), Flaw> {
+fn check_uncompressed(file: &OpenFile, at: u64, bytes: i64, growth: i64) -> Result<(), CheckError> {
     let prefix = match bytes >= PREFIX {
         true => file.read(at, wide(PREFIX))?,
         false => None,
     };
     let Some(said) = prefix.and_then(|prefix| <[u8; 8]>::try_from(prefix).ok()) else {
-        return flaw("a compressed buffer is too short for its length");
+        return fail("a compressed buffer is too short for its length");
     };
     // -1 marks uncompressed bytes.
     let said = i64::from_le_bytes(said);
     if said >= -1 && said <= (bytes - PREFIX).saturating_mul(growth) {
         Ok(())
     } else {
-        flaw(format!(
+        fail(format!(
             "a compressed buffer of {bytes} bytes is said to have been {said}"
         ))
     }

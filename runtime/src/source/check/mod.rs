@@ -22,7 +22,7 @@ use datafusion::error::{DataFusionError, Result};
 use object_store::path::Path;
 use object_store::{GetResultPayload, ObjectStore, ObjectStoreExt};
 
-use super::error::gave_up;
+use super::error::panic_message;
 pub use text::{Quoting, Rows};
 
 /// What a scan decodes, and how.
@@ -84,25 +84,25 @@ impl Decoder {
         store: &Arc<dyn ObjectStore>,
         location: &Path,
         bytes: Range<u64>,
-    ) -> Result<Held> {
+    ) -> Result<DecodeMemory> {
         if *self == Self::Other {
-            return Ok(Held::default());
+            return Ok(DecodeMemory::default());
         }
         let decoder = self.clone();
-        let flaw = match self {
-            Self::Parquet { .. } => Flaw::of_parquet,
-            Self::Text(_) => Flaw::Text,
-            Self::ArrowFile | Self::ArrowStream | Self::Other => Flaw::Arrow,
+        let fault = match self {
+            Self::Parquet { .. } => CheckError::of_parquet,
+            Self::Text(_) => CheckError::Text,
+            Self::ArrowFile | Self::ArrowStream | Self::Other => CheckError::Arrow,
         };
-        look(store, location, flaw, move |file| match &decoder {
-            Self::Other => Ok(Held::default()),
-            Self::Text(rows) => Ok(Held {
+        inspect(store, location, fault, move |file| match &decoder {
+            Self::Other => Ok(DecodeMemory::default()),
+            Self::Text(rows) => Ok(DecodeMemory {
                 row: text::check_rows(file, &bytes, *rows)?,
                 pages: 0,
             }),
-            Self::ArrowFile => arrow::check_blocks(file, &bytes).map(|()| Held::default()),
-            Self::ArrowStream => arrow::check_stream(file).map(|()| Held::default()),
-            Self::Parquet { columns, skips_pages } => Ok(Held {
+            Self::ArrowFile => arrow::check_blocks(file, &bytes).map(|()| DecodeMemory::default()),
+            Self::ArrowStream => arrow::check_stream(file).map(|()| DecodeMemory::default()),
+            Self::Parquet { columns, skips_pages } => Ok(DecodeMemory {
                 row: 0,
                 pages: parquet::check_pages(file, &bytes, columns.as_ref(), *skips_pages)?,
             }),
@@ -113,7 +113,7 @@ impl Decoder {
 
 /// The memory needs of a decoder.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct DecodeMemory {
     /// Bytes of the longest row of text.
     pub row: u64,
     /// Bytes of decompressed Parquet pages and of their values.
@@ -130,7 +130,7 @@ pub async fn csv_schema(
     quoting: Quoting,
     format: Format,
 ) -> Result<Schema> {
-    look(store, location, Flaw::Text, move |file| {
+    inspect(store, location, CheckError::Text, move |file| {
         text::csv_schema(file, quoting, &format)
     })
     .await
@@ -141,7 +141,7 @@ pub async fn csv_schema(
 /// # Errors
 /// Errors of the store, and lines that are not JSON objects.
 pub async fn json_schema(store: &Arc<dyn ObjectStore>, location: &Path) -> Result<Schema> {
-    look(store, location, Flaw::Text, text::json_schema).await
+    inspect(store, location, CheckError::Text, text::json_schema).await
 }
 
 /// The schema of an Arrow file of either format, after its footer and schema are checked.
@@ -149,7 +149,7 @@ pub async fn json_schema(store: &Arc<dyn ObjectStore>, location: &Path) -> Resul
 /// # Errors
 /// Errors of the store, and invalid files.
 pub async fn arrow_schema(store: &Arc<dyn ObjectStore>, location: &Path) -> Result<Schema> {
-    look(store, location, Flaw::Arrow, arrow::schema).await
+    inspect(store, location, CheckError::Arrow, arrow::schema).await
 }
 
 /// Checks the footer of a Parquet file.
@@ -157,7 +157,7 @@ pub async fn arrow_schema(store: &Arc<dyn ObjectStore>, location: &Path) -> Resu
 /// # Errors
 /// Errors of the store, and invalid files.
 pub async fn parquet_footer(store: &Arc<dyn ObjectStore>, location: &Path) -> Result<()> {
-    look(store, location, Flaw::of_parquet, |file| {
+    inspect(store, location, CheckError::of_parquet, |file| {
         parquet::footer(file).map(|_| ())
     })
     .await
@@ -168,19 +168,19 @@ pub async fn parquet_footer(store: &Arc<dyn ObjectStore>, location: &Path) -> Re
 /// # Errors
 /// Errors of the store, and invalid files.
 pub async fn parquet_group_starts(store: &Arc<dyn ObjectStore>, location: &Path) -> Result<Vec<u64>> {
-    look(store, location, Flaw::of_parquet, |file| {
+    inspect(store, location, CheckError::of_parquet, |file| {
         parquet::footer(file).map(|footer| parquet::group_starts(&footer))
     })
     .await
 }
 
 /// Opens a file through the store, which checks it against the manifest, and inspects it on a blocking thread. A panic
-/// is the file's fault and becomes a `flaw`.
-async fn look<T: Send + 'static>(
+/// is the file's fault and becomes a [`CheckError`].
+async fn inspect<T: Send + 'static>(
     store: &Arc<dyn ObjectStore>,
     location: &Path,
-    flaw: fn(String) -> Flaw,
-    at: impl FnOnce(&Opened) -> Result<T, Flaw> + Send + 'static,
+    fault: fn(String) -> CheckError,
+    inspect: impl FnOnce(&OpenFile) -> Result<T, CheckError> + Send + 'static,
 ) -> Result<T> {
     let got = store.get(location).await?;
     let size = got.meta.size;
@@ -189,11 +189,11 @@ async fn look<T: Send + 'static>(
             "{location} was not served as a file"
         )));
     };
-    let looked = tokio::task::spawn_blocking(move || at(&Opened { file, size }));
-    match looked.await {
+    let inspected = tokio::task::spawn_blocking(move || inspect(&OpenFile { file, size }));
+    match inspected.await {
         Ok(found) => found.map_err(DataFusionError::from),
         Err(ended) => match ended.try_into_panic() {
-            Ok(panic) => Err(flaw(gave_up(panic.as_ref())).into()),
+            Ok(panic) => Err(fault(panic_message(panic.as_ref())).into()),
             Err(stopped) => Err(DataFusionError::External(Box::new(stopped))),
         },
     }
@@ -205,43 +205,43 @@ async fn look<T: Send + 'static>(
 pub(super) struct BadText(pub(super) String);
 
 /// Why a file is refused.
-enum Flaw {
+enum CheckError {
     Arrow(String),
     Text(String),
     Parquet(ParquetError),
     Io(io::Error),
 }
 
-impl Flaw {
+impl CheckError {
     fn of_parquet(problem: String) -> Self {
         Self::Parquet(ParquetError::General(problem))
     }
 }
 
-impl From<io::Error> for Flaw {
+impl From<io::Error> for CheckError {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
 }
 
-impl From<Flaw> for DataFusionError {
-    fn from(flaw: Flaw) -> Self {
-        match flaw {
-            Flaw::Arrow(problem) => ArrowError::IpcError(problem).into(),
-            Flaw::Text(problem) => DataFusionError::External(Box::new(BadText(problem))),
-            Flaw::Parquet(error) => error.into(),
-            Flaw::Io(error) => error.into(),
+impl From<CheckError> for DataFusionError {
+    fn from(fault: CheckError) -> Self {
+        match fault {
+            CheckError::Arrow(problem) => ArrowError::IpcError(problem).into(),
+            CheckError::Text(problem) => DataFusionError::External(Box::new(BadText(problem))),
+            CheckError::Parquet(error) => error.into(),
+            CheckError::Io(error) => error.into(),
         }
     }
 }
 
 /// An open file of known size.
-struct Opened {
+struct OpenFile {
     file: File,
     size: u64,
 }
 
-impl Opened {
+impl OpenFile {
     /// Bytes of the file; `None` if it does not have them.
     fn read(&self, start: u64, length: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(end) = start.checked_add(length).filter(|end| *end <= self.size) else {

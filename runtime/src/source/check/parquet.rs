@@ -9,8 +9,8 @@ use parquet::file::metadata::{
     ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData,
 };
 
-use super::thrift::{Broken, Compact};
-use super::{Flaw, Opened};
+use super::thrift::{Compact, ThriftError};
+use super::{CheckError, OpenFile};
 
 /// Length of the footer and magic number behind it.
 const TAIL: u64 = 8;
@@ -20,29 +20,29 @@ const HEADER: u64 = 256;
 /// The largest header that is read: statistics in it may be long texts.
 const MAX_HEADER: u64 = 16 << 20;
 
-fn flaw<T>(problem: impl Into<String>) -> Result<T, Flaw> {
-    Err(Flaw::Parquet(ParquetError::General(problem.into())))
+fn fail<T>(problem: impl Into<String>) -> Result<T, CheckError> {
+    Err(CheckError::Parquet(ParquetError::General(problem.into())))
 }
 
 /// The footer of a file, in which columns lie before it and agree about the rows.
-pub(super) fn footer(file: &Opened) -> Result<ParquetMetaData, Flaw> {
+pub(super) fn footer(file: &OpenFile) -> Result<ParquetMetaData, CheckError> {
     let tail = file.size.checked_sub(TAIL);
     let tail = tail.map(|tail| file.read(tail, TAIL)).transpose()?.flatten();
     let length = match tail.as_deref() {
         Some([a, b, c, d, magic @ ..]) if magic == MAGIC => u32::from_le_bytes([*a, *b, *c, *d]),
-        _ => return flaw("it does not end as a Parquet file does"),
+        _ => return fail("it does not end as a Parquet file does"),
     };
     let length = u64::from(length);
     let end = file.size - TAIL;
     let start = end.checked_sub(length);
     let bytes = start.map(|start| file.read(start, length)).transpose()?.flatten();
     let (Some(start), Some(bytes)) = (start, bytes) else {
-        return flaw(format!("its footer is said to have {length} bytes, of {end}"));
+        return fail(format!("its footer is said to have {length} bytes, of {end}"));
     };
     if let Err(broken) = Compact::new(&bytes).skip_struct() {
-        return flaw(format!("its footer is corrupt: {}", text(broken)));
+        return fail(format!("its footer is corrupt: {}", text(broken)));
     }
-    let footer = ParquetMetaDataReader::decode_metadata(&bytes).map_err(Flaw::Parquet)?;
+    let footer = ParquetMetaDataReader::decode_metadata(&bytes).map_err(CheckError::Parquet)?;
     let groups = footer.row_groups();
     groups.iter().try_for_each(|group| check_group(group, start))?;
     let sum = groups
@@ -51,26 +51,26 @@ pub(super) fn footer(file: &Opened) -> Result<ParquetMetaData, Flaw> {
         .fold(0, i64::saturating_add);
     let rows = footer.file_metadata().num_rows();
     if rows != sum {
-        return flaw(format!(
+        return fail(format!(
             "its footer says that it has {rows} rows, and its row groups {sum}"
         ));
     }
     Ok(footer)
 }
 
-fn text(broken: Broken) -> &'static str {
+fn text(broken: ThriftError) -> &'static str {
     match broken {
-        Broken::Short => "a length in it goes beyond its end",
-        Broken::Malformed => "it has a value of no known type",
+        ThriftError::Short => "a length in it goes beyond its end",
+        ThriftError::Malformed => "it has a value of no known type",
     }
 }
 
-fn check_group(group: &RowGroupMetaData, end: u64) -> Result<(), Flaw> {
+fn check_group(group: &RowGroupMetaData, end: u64) -> Result<(), CheckError> {
     let rows = group.num_rows();
     for column in group.columns() {
         let name = column.column_path().string();
         if chunk(column).is_none_or(|bytes| bytes.end > end) {
-            return flaw(format!(
+            return fail(format!(
                 "its footer names a column chunk of {name} of {} bytes from byte {} on, and there are {end}",
                 column.compressed_size(),
                 first_page(column),
@@ -79,7 +79,7 @@ fn check_group(group: &RowGroupMetaData, end: u64) -> Result<(), Flaw> {
         let (values, uncompressed) = (column.num_values(), column.uncompressed_size());
         let flat = column.column_descr().max_rep_level() == 0;
         if rows < 0 || values < 0 || uncompressed < 0 || (flat && values != rows) {
-            return flaw(format!(
+            return fail(format!(
                 "its footer says that a row group has {rows} rows, its column {name} {values} values in {} bytes",
                 column.compressed_size(),
             ));
@@ -111,11 +111,11 @@ pub(super) fn group_starts(footer: &ParquetMetaData) -> Vec<u64> {
 /// Checks the headers of the pages that a scan of `bytes` reads, and the page indices if it uses them. Answers the most
 /// bytes that its decoders hold at once: of each column a dictionary, a page, and the values of a batch.
 pub(super) fn check_pages(
-    file: &Opened,
+    file: &OpenFile,
     bytes: &Range<u64>,
     columns: Option<&BTreeSet<String>>,
     skips_pages: bool,
-) -> Result<u64, Flaw> {
+) -> Result<u64, CheckError> {
     let footer = footer(file)?;
     let mut most = 0;
     for group in footer.row_groups() {
@@ -143,7 +143,7 @@ pub(super) fn check_pages(
 }
 
 /// The decoder makes room for as many pages as an offset index says it has.
-fn check_index(file: &Opened, column: &ColumnChunkMetaData) -> Result<(), Flaw> {
+fn check_index(file: &OpenFile, column: &ColumnChunkMetaData) -> Result<(), CheckError> {
     let (Some(at), Some(length)) = (column.offset_index_offset(), column.offset_index_length()) else {
         return Ok(());
     };
@@ -154,11 +154,11 @@ fn check_index(file: &Opened, column: &ColumnChunkMetaData) -> Result<(), Flaw> 
     let name = column.column_path().string();
     match bytes.map(|bytes| Compact::new(&bytes).skip_struct()) {
         Some(Ok(())) => Ok(()),
-        Some(Err(broken)) => flaw(format!(
+        Some(Err(broken)) => fail(format!(
             "the page index of column {name} is corrupt: {}",
             text(broken)
         )),
-        None => flaw(format!(
+        None => fail(format!(
             "its footer names a page index of column {name} of {length} bytes from byte {at} on, and there are {}",
             file.size
         )),
@@ -182,11 +182,11 @@ const BATCH_ROWS: i64 = 8192;
 const VALUE_BYTES: i64 = 16;
 
 /// Checks a column chunk; answers the most bytes that its decoder holds at once.
-fn check_chunk(file: &Opened, column: &ColumnChunkMetaData) -> Result<u64, Flaw> {
+fn check_chunk(file: &OpenFile, column: &ColumnChunkMetaData) -> Result<u64, CheckError> {
     let name = column.column_path().string();
     let mut bytes = match chunk(column) {
         Some(bytes) => bytes,
-        None => return flaw(format!("column {name} has no bytes")),
+        None => return fail(format!("column {name} has no bytes")),
     };
     let mut values = 0_i64;
     let (mut dictionary, mut largest) = (0_i64, 0_i64);
@@ -196,7 +196,7 @@ fn check_chunk(file: &Opened, column: &ColumnChunkMetaData) -> Result<u64, Flaw>
     while !bytes.is_empty() && values < column.num_values() {
         let (page, header) = page(file, &bytes, &name)?;
         check_page(&page, column, bytes.end - bytes.start - header).or_else(|problem| {
-            flaw(format!(
+            fail(format!(
                 "a page of column {name} at byte {} {problem}",
                 bytes.start
             ))
@@ -221,7 +221,7 @@ fn check_chunk(file: &Opened, column: &ColumnChunkMetaData) -> Result<u64, Flaw>
 }
 
 /// The page at the beginning of `bytes`, and the length of its header.
-fn page(file: &Opened, bytes: &Range<u64>, column: &str) -> Result<(Page, u64), Flaw> {
+fn page(file: &OpenFile, bytes: &Range<u64>, column: &str) -> Result<(Page, u64), CheckError> {
     // Fields of the header, and of the headers of one kind of page in it.
     const INNER: i64 = 1 << 20;
     const DATA: i64 = 5;
@@ -246,11 +246,11 @@ fn page(file: &Opened, bytes: &Range<u64>, column: &str) -> Result<(Page, u64), 
         );
         match walked {
             Ok(()) => return Ok((page, u64::try_from(walk.walked()).unwrap_or(u64::MAX))),
-            Err(Broken::Short) if length < there && length < MAX_HEADER => length *= 8,
+            Err(ThriftError::Short) if length < there && length < MAX_HEADER => length *= 8,
             Err(broken) => {
                 let at = bytes.start;
                 let broken = text(broken);
-                return flaw(format!(
+                return fail(format!(
                     "the header of a page of column {column} at byte {at} is corrupt: {broken}"
                 ));
             }

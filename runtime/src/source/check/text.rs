@@ -10,7 +10,7 @@ use ::arrow::error::ArrowError;
 use ::arrow::json::reader::infer_json_schema_from_iterator;
 use serde_json::Value;
 
-use super::{Flaw, Opened};
+use super::{CheckError, OpenFile};
 
 /// Most bytes of one row: a reader holds a whole row, several times over while it decodes.
 pub const MAX_ROW_BYTES: u64 = 4 << 20;
@@ -42,7 +42,7 @@ pub struct Quoting {
 
 /// What is wrong with a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+enum RowFault {
     Long,
     QuotedLineBreak,
     NoObject,
@@ -81,7 +81,7 @@ impl Scanner {
     }
 
     /// Consumes a byte. Returns whether it ends a row.
-    fn take(&mut self, byte: u8) -> Result<bool, Fault> {
+    fn take(&mut self, byte: u8) -> Result<bool, RowFault> {
         let ended = match self.rows {
             Rows::Json => {
                 if !byte.is_ascii_whitespace() {
@@ -97,12 +97,12 @@ impl Scanner {
         }
         self.length += 1;
         if self.length > MAX_ROW_BYTES {
-            return Err(Fault::Long);
+            return Err(RowFault::Long);
         }
         Ok(false)
     }
 
-    fn take_csv(&mut self, byte: u8, quoting: Quoting) -> Result<bool, Fault> {
+    fn take_csv(&mut self, byte: u8, quoting: Quoting) -> Result<bool, RowFault> {
         let is_break = matches!(byte, b'\n' | b'\r');
         let unquoted = if byte == quoting.delimiter {
             State::ValueStart
@@ -111,7 +111,7 @@ impl Scanner {
         };
         self.state = match self.state {
             State::Quoted | State::Escaped if byte == b'\n' && !quoting.line_breaks => {
-                return Err(Fault::QuotedLineBreak);
+                return Err(RowFault::QuotedLineBreak);
             }
             State::Escaped => State::Quoted,
             State::Quoted if byte == quoting.quote => State::QuoteInQuoted,
@@ -126,20 +126,20 @@ impl Scanner {
         Ok(false)
     }
 
-    fn end(&mut self) -> Result<(), Fault> {
+    fn end(&mut self) -> Result<(), RowFault> {
         self.longest = self.longest.max(self.length);
         self.length = 0;
         self.state = State::ValueStart;
         match self.ends.take() {
             None | Some((b'{', b'}')) => Ok(()),
-            Some(_) => Err(Fault::NoObject),
+            Some(_) => Err(RowFault::NoObject),
         }
     }
 }
 
 /// Checks the rows that a scan of `bytes` reads: from the first line that starts there to the line of its last byte.
 /// Returns the bytes of the longest one.
-pub(super) fn check_rows(file: &Opened, bytes: &Range<u64>, rows: Rows) -> Result<u64, Flaw> {
+pub(super) fn check_rows(file: &OpenFile, bytes: &Range<u64>, rows: Rows) -> Result<u64, CheckError> {
     let mut scanner = Scanner::new(rows);
     let mut at = bytes.start.saturating_sub(1);
     // A line that starts before the range belongs to the previous range.
@@ -155,7 +155,7 @@ pub(super) fn check_rows(file: &Opened, bytes: &Range<u64>, rows: Rows) -> Resul
             } else {
                 scanner
                     .take(byte)
-                    .map_err(|fault| fault_at(file, at - 1, fault))?;
+                    .map_err(|fault| row_error(file, at - 1, fault))?;
             }
             if skips && at >= bytes.end {
                 return Ok(0);
@@ -163,32 +163,34 @@ pub(super) fn check_rows(file: &Opened, bytes: &Range<u64>, rows: Rows) -> Resul
         }
     }
     // The end of a file ends its last row.
-    scanner.end().map_err(|fault| fault_at(file, at, fault))?;
+    scanner.end().map_err(|fault| row_error(file, at, fault))?;
     Ok(scanner.longest)
 }
 
-fn read(file: &Opened, at: u64) -> Result<Vec<u8>, Flaw> {
+fn read(file: &OpenFile, at: u64) -> Result<Vec<u8>, CheckError> {
     let read = file.read(at, CHUNK.min(file.size - at))?;
     Ok(read.unwrap_or_default())
 }
 
-fn fault_at(file: &Opened, at: u64, fault: Fault) -> Flaw {
+fn row_error(file: &OpenFile, at: u64, fault: RowFault) -> CheckError {
     let what = match fault {
-        Fault::Long => format!("has more than {MAX_ROW_BYTES} bytes: break it up, or close the quotes in it"),
-        Fault::QuotedLineBreak => {
+        RowFault::Long => {
+            format!("has more than {MAX_ROW_BYTES} bytes: break it up, or close the quotes in it")
+        }
+        RowFault::QuotedLineBreak => {
             "has a line break within quotes, and options.newlinesInValues is false: remove that option"
                 .to_owned()
         }
-        Fault::NoObject => "is no JSON object: write each row as one line, from { to }".to_owned(),
+        RowFault::NoObject => "is no JSON object: write each row as one line, from { to }".to_owned(),
     };
     match line_of(file, at) {
-        Ok(line) => Flaw::Text(format!("line {line} {what}")),
-        Err(flaw) => flaw,
+        Ok(line) => CheckError::Text(format!("line {line} {what}")),
+        Err(fault) => fault,
     }
 }
 
 /// The number of the line that has this byte.
-fn line_of(file: &Opened, byte: u64) -> Result<u64, Flaw> {
+fn line_of(file: &OpenFile, byte: u64) -> Result<u64, CheckError> {
     let (mut line, mut at) = (1, 0);
     while at < byte.min(file.size) {
         let chunk = read(file, at)?;
@@ -201,7 +203,7 @@ fn line_of(file: &Opened, byte: u64) -> Result<u64, Flaw> {
 }
 
 /// The columns of a CSV file, inferred from its first rows.
-pub(super) fn csv_schema(file: &Opened, quoting: Quoting, format: &Format) -> Result<Schema, Flaw> {
+pub(super) fn csv_schema(file: &OpenFile, quoting: Quoting, format: &Format) -> Result<Schema, CheckError> {
     let mut scanner = Scanner::new(Rows::Csv(quoting));
     let (mut sample, mut rows, mut complete) = (Vec::new(), 0, 0);
     let mut at = 0;
@@ -211,7 +213,7 @@ pub(super) fn csv_schema(file: &Opened, quoting: Quoting, format: &Format) -> Re
             sample.push(byte);
             if scanner
                 .take(byte)
-                .map_err(|fault| fault_at(file, at - 1, fault))?
+                .map_err(|fault| row_error(file, at - 1, fault))?
             {
                 rows += 1;
                 complete = sample.len();
@@ -226,15 +228,15 @@ pub(super) fn csv_schema(file: &Opened, quoting: Quoting, format: &Format) -> Re
     }
     let (schema, _) = format
         .infer_schema(sample.as_slice(), Some(SAMPLED_ROWS))
-        .map_err(|error| Flaw::Text(cause(&error)))?;
+        .map_err(|error| CheckError::Text(cause(&error)))?;
     Ok(schema)
 }
 
 /// The columns of all rows of a JSON file.
-pub(super) fn json_schema(file: &Opened) -> Result<Schema, Flaw> {
+pub(super) fn json_schema(file: &OpenFile) -> Result<Schema, CheckError> {
     let mut reader = BufReader::with_capacity(64 << 10, Bounded { file, at: 0 });
     let (mut line, mut text) = (0_u64, Vec::new());
-    let mut flaw = None;
+    let mut fault = None;
     let rows = std::iter::from_fn(|| {
         loop {
             line += 1;
@@ -245,7 +247,7 @@ pub(super) fn json_schema(file: &Opened) -> Result<Schema, Flaw> {
                 Ok(_) if text.iter().all(u8::is_ascii_whitespace) => {}
                 Ok(read) if u64::try_from(read).unwrap_or(0) > MAX_ROW_BYTES => {
                     let problem = format!("line {line} has more than {MAX_ROW_BYTES} bytes: break it up");
-                    flaw = Some(Flaw::Text(problem));
+                    fault = Some(CheckError::Text(problem));
                     return None;
                 }
                 Ok(_) => {
@@ -257,16 +259,16 @@ pub(super) fn json_schema(file: &Opened) -> Result<Schema, Flaw> {
                     return Some(row);
                 }
                 Err(error) => {
-                    flaw = Some(Flaw::Io(error));
+                    fault = Some(CheckError::Io(error));
                     return None;
                 }
             }
         }
     });
     let schema = infer_json_schema_from_iterator(rows);
-    match flaw {
-        Some(flaw) => Err(flaw),
-        None => schema.map_err(|error| Flaw::Text(cause(&error))),
+    match fault {
+        Some(fault) => Err(fault),
+        None => schema.map_err(|error| CheckError::Text(cause(&error))),
     }
 }
 
@@ -279,7 +281,7 @@ fn cause(error: &ArrowError) -> String {
 
 /// The bytes of a file that the manifest knows of; what was appended since is not read.
 struct Bounded<'a> {
-    file: &'a Opened,
+    file: &'a OpenFile,
     at: u64,
 }
 

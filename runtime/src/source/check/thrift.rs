@@ -6,14 +6,14 @@ const MAX_DEPTH: u32 = 64;
 
 /// Why bytes are no Thrift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Broken {
+pub(super) enum ThriftError {
     /// They end too early, or a length in them goes beyond their end.
     Short,
     /// No such type, or nested too deeply.
     Malformed,
 }
 
-type Walk<T> = Result<T, Broken>;
+type Walk<T> = Result<T, ThriftError>;
 
 /// A type of a field or of a list's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Type {
             11 => Self::Map,
             12 => Self::Struct,
             13 => Self::Uuid,
-            _ => return Err(Broken::Malformed),
+            _ => return Err(ThriftError::Malformed),
         })
     }
 }
@@ -88,7 +88,7 @@ impl<'a> Compact<'a> {
         integer: &mut dyn FnMut(i64, i64),
     ) -> Walk<()> {
         if depth > MAX_DEPTH {
-            return Err(Broken::Malformed);
+            return Err(ThriftError::Malformed);
         }
         let mut field = 0_i64;
         loop {
@@ -119,7 +119,7 @@ impl<'a> Compact<'a> {
 
     fn skip(&mut self, of: Type, depth: u32) -> Walk<()> {
         if depth > MAX_DEPTH {
-            return Err(Broken::Malformed);
+            return Err(ThriftError::Malformed);
         }
         match of {
             // As an element of a list or a map.
@@ -168,19 +168,19 @@ impl<'a> Compact<'a> {
         if count.saturating_mul(least) <= there {
             Ok(())
         } else {
-            Err(Broken::Short)
+            Err(ThriftError::Short)
         }
     }
 
     fn byte(&mut self) -> Walk<u8> {
-        let (first, rest) = self.rest.split_first().ok_or(Broken::Short)?;
+        let (first, rest) = self.rest.split_first().ok_or(ThriftError::Short)?;
         self.rest = rest;
         Ok(*first)
     }
 
     fn take(&mut self, count: u64) -> Walk<()> {
-        let count = usize::try_from(count).map_err(|_| Broken::Short)?;
-        self.rest = self.rest.get(count..).ok_or(Broken::Short)?;
+        let count = usize::try_from(count).map_err(|_| ThriftError::Short)?;
+        self.rest = self.rest.get(count..).ok_or(ThriftError::Short)?;
         Ok(())
     }
 
@@ -193,7 +193,7 @@ impl<'a> Compact<'a> {
                 return Ok(value);
             }
         }
-        Err(Broken::Malformed)
+        Err(ThriftError::Malformed)
     }
 
     fn integer(&mut self) -> Walk<i64> {
@@ -224,7 +224,7 @@ mod tests {
         for end in 0..bytes.len() - 1 {
             assert_eq!(
                 Compact::new(&bytes[..end]).skip_struct(),
-                Err(Broken::Short),
+                Err(ThriftError::Short),
                 "{end}"
             );
         }
@@ -235,17 +235,21 @@ mod tests {
         let huge = [0xff, 0xff, 0xff, 0xff, 0x07];
         for head in [&[0x18][..], &[0x19, 0xfc], &[0x19, 0xf5], &[0x1b]] {
             let bytes = [head, &huge[..], &[0x11; 40][..]].concat();
-            assert_eq!(Compact::new(&bytes).skip_struct(), Err(Broken::Short), "{head:?}");
+            assert_eq!(
+                Compact::new(&bytes).skip_struct(),
+                Err(ThriftError::Short),
+                "{head:?}"
+            );
         }
-        assert_eq!(Compact::new(&[0x1e]).skip_struct(), Err(Broken::Malformed));
+        assert_eq!(Compact::new(&[0x1e]).skip_struct(), Err(ThriftError::Malformed));
         assert_eq!(
             Compact::new(&[0x1c; 200]).skip_struct(),
-            Err(Broken::Malformed),
+            Err(ThriftError::Malformed),
             "too deep"
         );
         assert_eq!(
             Compact::new(&[0x18, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80]).skip_struct(),
-            Err(Broken::Malformed),
+            Err(ThriftError::Malformed),
             "a number of more than 64 bits"
         );
     }
