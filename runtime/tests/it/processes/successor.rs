@@ -143,7 +143,7 @@ async fn a_successor_starts_over_on_the_same_workers_and_the_old_one_is_refused(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cancel_is_a_call_or_ctrl_c_and_ends_with_last_words() {
+async fn cancel_is_a_call_or_ctrl_c_and_ends_with_a_termination_message() {
     for by_call in [true, false] {
         let folder = Folder::new();
         folder.write("query.yaml", by_part(20.0, &[]));
@@ -168,7 +168,7 @@ async fn cancel_is_a_call_or_ctrl_c_and_ends_with_last_words() {
 }
 
 #[test]
-fn a_query_that_cannot_be_planned_says_why_in_its_last_words() {
+fn a_query_that_cannot_be_planned_says_why_in_its_termination_message() {
     let cases = [
         ("select nothing from lineitem", ErrorReason::InvalidSql),
         ("select * from '/etc/passwd'", ErrorReason::InvalidSql),
