@@ -47,6 +47,9 @@ const SECONDS: u64 = 60;
 /// The least percentage of queries with the same rows in every engine and shape: a run of errors alone tests nothing.
 const LEAST_AGREED: u64 = 70;
 
+/// A run tells how far it is after so many queries.
+const PROGRESS: u64 = 100;
+
 /// Findings after which a run ends.
 const MOST_FINDINGS: usize = 40;
 
@@ -192,6 +195,9 @@ async fn random_queries() {
                     tally.add(seed, &shrunk);
                 }
             }
+        }
+        if tally.tried.is_multiple_of(PROGRESS) {
+            eprintln!("seed {seed}: {}", tally.text().lines().next().unwrap_or_default());
         }
         if started.elapsed() > Duration::from_secs(seconds) || tally.findings.len() >= MOST_FINDINGS {
             break;
