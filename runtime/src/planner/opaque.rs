@@ -1,12 +1,14 @@
-//! Where DataFusion 55 takes for known what holds no more: sorts would be dropped, and groups be given before they are
-//! whole.
+//! DataFusion 55 keeps some properties of rows above operators that break them. It then drops sorts that are needed, and
+//! emits groups before they are complete:
 //!
-//! - The side of an outer join that may be missing keeps its constants, although its columns are NULL in some rows.
-//! - Keys of grouping sets keep constants, equalities and orders, although they are NULL in some sets.
-//! - A join counts rows as ordered by the order of its other side within that of the side whose order it keeps: true only
-//!   if no two rows of that side are equal in their order.
+//! - The nullable side of an outer join keeps its constants, although its columns are NULL in unmatched rows.
+//! - Keys of grouping sets keep constants, equalities and orderings, although they are NULL in some sets.
+//! - A join claims the ordering of the side whose order it keeps, followed by that of the other side. This holds only if no
+//!   two rows of the first side are equal in their ordering.
+//! - The branch of a union whose columns are equal is sorted by one of them. The union does not know that the others are
+//!   sorted too, and the plan fails the sanity check.
 //!
-//! An [`OpaqueExec`] below such an operator hides what is known.
+//! An [`OpaqueExec`] below such an operator hides the properties of its input.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,12 +28,13 @@ use datafusion::physical_plan::aggregates::{AggregateExec, PhysicalGroupBy};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::statistics::StatisticsArgs;
+use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{
     ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
     PlanProperties, ReplaceChildrenOptions,
 };
 
-/// The rows of its input, of which nothing is known but how they are partitioned.
+/// Passes its input through, and keeps only its partitioning as a known property.
 #[derive(Debug)]
 pub(crate) struct OpaqueExec {
     input: Arc<dyn ExecutionPlan>,
@@ -96,7 +99,7 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = plan.transform_up(hide_what_breaks).data()?;
         let ensured = EnsureRequirements::new().optimize(Arc::clone(&plan), config)?;
-        // Sorts that were put in have given the sides of joins their orders.
+        // Enforcement has added sorts, which give the sides of joins an ordering.
         if !ensured.exists(|node| Ok(orders_by_both_sides(node)))? {
             return Ok(ensured);
         }
@@ -134,6 +137,9 @@ fn replace_inputs(
 }
 
 fn hide_what_breaks(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    if node.downcast_ref::<UnionExec>().is_some() {
+        return replace_inputs(node, &|_, input| has_equal_columns(input));
+    }
     if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
         if !aggregate.group_expr().has_grouping_set() {
             return Ok(Transformed::no(node));
@@ -166,16 +172,16 @@ fn hide_what_breaks(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn 
     Ok(hidden)
 }
 
-/// Whether a sort-merge join has NULL for the keys of its other side in some of the rows that are equal in the order it
-/// keeps, but not in all: those that its filter leaves without a match.
+/// Whether the filter of a sort-merge join may leave only some rows of one sort key without a match: their columns of the
+/// other side are NULL between those of matched rows.
 fn keys_go_missing(node: &Arc<dyn ExecutionPlan>) -> bool {
     node.downcast_ref::<SortMergeJoinExec>().is_some_and(|join| {
         matches!(join.join_type(), JoinType::Left | JoinType::Right) && join.filter().is_some()
     })
 }
 
-/// The same aggregate where its keys are columns of their own, of which nothing is known, if one of them is a constant or
-/// rows are to be sorted for a function: by the order that its keys have before some of them are NULL.
+/// The same aggregate over a projection that computes its keys and hides their properties. Needed if a key is constant, or
+/// if a function needs sorted rows: DataFusion would sort by the keys as they are before some of them become NULL.
 fn keys_as_columns(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     let Some(aggregate) = node.downcast_ref::<AggregateExec>() else {
         return Ok(Transformed::no(node));
@@ -232,12 +238,20 @@ fn join_type(node: &Arc<dyn ExecutionPlan>) -> Option<JoinType> {
     Some(*join.join_type())
 }
 
+/// Whether columns of each row are known to be equal.
+fn has_equal_columns(input: &Arc<dyn ExecutionPlan>) -> bool {
+    let classes = input.equivalence_properties().eq_group().iter();
+    classes
+        .map(|class| class.iter().filter(|part| part.is::<Column>()).count())
+        .any(|columns| columns > 1)
+}
+
 fn is_anything_known(input: &Arc<dyn ExecutionPlan>) -> bool {
     let known = input.equivalence_properties();
     known.eq_group().iter().next().is_some() || !known.oeq_class().is_empty()
 }
 
-/// Whether what is known of rows is true of a row of NULLs among them too: that columns are equal.
+/// Whether a property still holds after a row of NULLs is added: only equality of columns does.
 fn holds_for_nulls(input: &Arc<dyn ExecutionPlan>) -> bool {
     let known = input.equivalence_properties();
     known.constants().is_empty()
@@ -247,7 +261,7 @@ fn holds_for_nulls(input: &Arc<dyn ExecutionPlan>) -> bool {
             .all(|class| class.iter().all(|part| part.is::<Column>()))
 }
 
-/// Whether a join counts its rows as ordered by both of its sides.
+/// Whether a join claims an ordering by both of its sides.
 fn orders_by_both_sides(node: &Arc<dyn ExecutionPlan>) -> bool {
     let Some(second) = second_side(node) else {
         return false;
@@ -270,7 +284,7 @@ fn hide_second_order(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn
     }
 }
 
-/// The side of a join whose order it counts within that of the other one.
+/// The side of a join whose ordering it appends to that of the other side.
 fn second_side(node: &Arc<dyn ExecutionPlan>) -> Option<usize> {
     let join_type = join_type(node)?;
     if node.downcast_ref::<HashJoinExec>().is_some() {

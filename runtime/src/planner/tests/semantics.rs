@@ -39,6 +39,12 @@ const ROWS: &[(&str, &[&str])] = &[
         "SELECT k, x, count(*) FROM (SELECT 1 AS k, 5 AS x) FULL JOIN (SELECT 2 AS k) USING (k) GROUP BY k, x ORDER BY k",
         &["1|5|1", "2|null|1"],
     ),
+    // Each branch is sorted by one of two equal columns, which are others in the other branch.
+    (
+        "SELECT k AS a, k AS b, v AS c FROM (VALUES (1, 5), (2, 4)) x(k, v)
+         UNION ALL SELECT v AS p, k AS q, v AS r FROM (VALUES (1, 0), (3, 1)) y(k, v) ORDER BY a, b, c",
+        &["0|1|0", "1|1|5", "1|3|1", "2|2|4"],
+    ),
     // A join that takes NULL for equal, beside conditions that do not.
     (
         "SELECT count(*) FROM (VALUES (1, CAST(NULL AS INT))) a(x, n) JOIN (VALUES (CAST(NULL AS INT))) b(n) ON a.n = b.n
