@@ -1,5 +1,5 @@
-//! Aggregates that compute floats, with their results in the one form of floats: what is computed from the same values in
-//! another order may be another NaN, or another zero.
+//! Aggregates that compute floats, with canonical results: the order of the values may decide which NaN or zero is
+//! computed.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ impl Canonical {
     }
 }
 
-/// What both kinds of checked aggregates are to the planner: the function that they stand for.
+/// The planner sees a checked aggregate as the function that it wraps.
 macro_rules! as_its_function {
     () => {
         fn name(&self) -> &str {

@@ -1,5 +1,5 @@
-//! Errors of values: they name the expression of the query, quote little, and end the query at once: another try has the
-//! same values.
+//! Errors about values. They name the expression, quote little, and end the query at once: a retry would meet the same
+//! values.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -23,7 +23,7 @@ pub(super) fn invalid(expression: &str, reason: &dyn std::fmt::Display) -> DataF
     }))
 }
 
-/// An engine's error about values, as one of the expression. Errors that are not about values stay as they are.
+/// Names the expression in an engine's error about values. Other errors stay unchanged.
 fn named(expression: &str, result: &DataType, error: DataFusionError) -> DataFusionError {
     let reason = match error.find_root() {
         DataFusionError::ArrowError(inner, _) => reason_of(inner, Some(result)),

@@ -24,7 +24,7 @@ use super::canonical::as_its_function;
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub(super) struct Extreme {
     function: Arc<AggregateUDF>,
-    /// What a value is to the one before if it takes its place.
+    /// How a value compares to the current extreme if it replaces it.
     by: Ordering,
 }
 

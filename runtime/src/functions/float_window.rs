@@ -1,5 +1,5 @@
-//! `sum` and `avg` of floats over a moving window. To subtract what leaves it would leave NaN behind, and what was lost
-//! beside large numbers; here sums are only ever added to.
+//! `sum` and `avg` of floats over a moving window. Subtracting the values that leave it would keep NaN, and would keep the
+//! rounding errors of large values. Here values are only added.
 
 use std::mem::{size_of, size_of_val};
 
@@ -12,8 +12,8 @@ use datafusion::logical_expr::function::AccumulatorArgs;
 
 use super::floats::canonical_scalar;
 
-/// The values of a window, in two stacks: of the older ones, which leave it next, the sums of each with all that came
-/// behind it; the younger ones as they are, with their sum.
+/// A queue of two stacks. The older stack holds, for each value, its sum with all later values of the stack; its top leaves
+/// the window next. The younger stack holds new values, and their sum.
 #[derive(Debug, Default)]
 pub(super) struct FloatWindow {
     average: bool,

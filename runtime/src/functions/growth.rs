@@ -1,5 +1,5 @@
-//! Functions whose result is not bounded by their arguments: what they are about to allocate is reckoned before they run,
-//! in tasks and where the planner folds constants alike.
+//! Functions whose result can be much larger than their arguments. Its size is estimated before the function runs, in tasks
+//! and in constant folding alike.
 
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ pub(super) fn invoke(function: &ScalarUDF, text: &str, call: ScalarFunctionArgs)
     if !is_estimate || call.number_rows < 2 || is_constant(&call) {
         return Err(too_much(text, asked, most(&call)));
     }
-    // It may ask for less than it could: the rows are tried in halves, and the results counted.
+    // The estimate may be too high: run halves of the batch and add up what they allocate.
     let half = call.number_rows / 2;
     let rest = call.number_rows - half;
     let (first, second) = (slice(&call, 0, half), slice(&call, half, rest));
@@ -212,7 +212,7 @@ impl Rule {
         match self {
             Self::Repeat => {
                 let (bytes, numbers) = (rows.bytes(0)?, rows.numbers(1)?);
-                // Even nothing takes a byte of a list.
+                // Count at least one byte for each element.
                 Ok(bytes
                     .into_iter()
                     .map(|bytes| bytes.max(1))
@@ -329,7 +329,7 @@ fn series(rows: &Rows<'_>) -> Result<u128> {
     let mut elements = 0_u128;
     for ((first, last), step) in first.into_iter().zip(last).zip(steps) {
         let distance = (i128::from(last) - i128::from(first)) * unit;
-        // A step of nothing is refused by the function.
+        // The function itself refuses a step of zero.
         if step != 0 && (distance == 0 || (distance > 0) == (step > 0)) {
             elements += distance.unsigned_abs() / step.unsigned_abs() + 1;
         }
@@ -446,7 +446,7 @@ fn row_bytes(array: &ArrayRef) -> Vec<u64> {
         DataType::Boolean => vec![1; array.len()],
         other => {
             let width = other.primitive_width().map(|width| width as u64);
-            // A type of which little is known: each row takes its part of the whole.
+            // The size of a value is not known: count the average of the array.
             let width = width.unwrap_or_else(|| {
                 let whole = array.to_data().get_slice_memory_size().unwrap_or(0);
                 whole.div_ceil(array.len().max(1)) as u64

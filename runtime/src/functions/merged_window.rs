@@ -1,5 +1,5 @@
-//! `var`, `stddev`, `corr`, `covar` and `regr` of a moving window. DataFusion subtracts what leaves it, which leaves NaN
-//! behind, and what was lost beside large numbers; here states are only ever merged.
+//! `var`, `stddev`, `corr`, `covar` and `regr` over a moving window. DataFusion subtracts the values that leave it, which
+//! keeps NaN and the rounding errors of large values. Here states are only merged.
 
 use std::mem::{size_of_val, take};
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use datafusion::physical_expr::PhysicalExpr;
 use super::floats::canonical_scalar;
 use super::moments::{is_of_moments, without_infinities};
 
-/// The values of a window in two stacks: of the older ones, which leave it next, the states of each with all that came
-/// behind it; the younger ones as they are, with their state.
+/// A queue of two stacks. The older stack holds, for each row, the state of it and all later rows of the stack; its top
+/// leaves the window next. The younger stack holds new rows, and their state.
 #[derive(Debug)]
 pub(super) struct MergedWindow {
     function: OwnedFunction,
@@ -126,7 +126,7 @@ impl Accumulator for MergedWindow {
     }
 
     fn size(&self) -> usize {
-        // States are a few numbers, of one size each; so are rows.
+        // All states have the same size, and so do all rows.
         let states = self.older.first().map_or(0, |state| {
             let of_values: usize = state.iter().map(ScalarValue::size).sum();
             of_values + size_of_val(state)

@@ -76,7 +76,7 @@ fn first(call: &ScalarFunctionArgs) -> Result<&ColumnarValue> {
     first.ok_or_else(|| DataFusionError::Internal("an operator without operand".into()))
 }
 
-/// What lies below NULLs may be anything; functions that compute it too would fail on values that nobody wrote.
+/// Clears the values below NULLs. They are undefined, and a function that computes them too could fail on them.
 fn without_garbage(value: ColumnarValue) -> ColumnarValue {
     fn zeroed<T: ArrowPrimitiveType>(typed: &PrimitiveArray<T>) -> ArrayRef {
         let values = typed.values().iter().enumerate();
@@ -151,7 +151,7 @@ fn check_shift(of: &DataType, by: &ColumnarValue) -> Result<()> {
         ColumnarValue::Array(array) => Arc::clone(array),
         ColumnarValue::Scalar(scalar) => scalar.to_array_of_size(1)?,
     };
-    // One too large for a BIGINT is NULL here, and refused as well.
+    // A count too large for BIGINT is NULL here, and is refused as well.
     let numbers = cast(&by, &DataType::Int64).or_else(|_| Ok::<_, DataFusionError>(Arc::clone(&by)))?;
     let numbers = numbers.as_primitive_opt::<Int64Type>();
     let bad = numbers.and_then(|numbers| {
@@ -172,7 +172,7 @@ fn check_shift(of: &DataType, by: &ColumnarValue) -> Result<()> {
     }
 }
 
-/// Where the precision of a result is cut to the most that its type has, digits may be too many.
+/// Checks the digits of a decimal result. Its precision is capped at the maximum of the type, so a value may exceed it.
 fn check_digits(value: &ColumnarValue) -> Result<()> {
     macro_rules! check {
         ($type:ty, $precision:expr) => {{
@@ -234,7 +234,7 @@ pub(crate) fn may_fail(from: &DataType, to: &DataType) -> bool {
         | (UInt32, UInt64 | Int64)
         | (Boolean, Int8 | Int16 | Int32 | Int64)
         | (Timestamp(_, _), Date32)
-        // Its error names no expression, but the scans of files with times know this cast.
+        // Scans of files with times recognise this cast, so it stays unchecked.
         | (Date32, Timestamp(TimeUnit::Second | TimeUnit::Millisecond | TimeUnit::Microsecond, _)) => false,
         (Timestamp(from, _), Timestamp(to, _)) => to > from,
         (Decimal128(from, from_scale), Decimal128(to, to_scale)) => {

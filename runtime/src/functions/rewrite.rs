@@ -93,7 +93,7 @@ pub(crate) fn check(expr: Expr, schema: &DFSchema) -> Result<Transformed<Expr>> 
     }
 }
 
-/// An operator over a chain that an operator of its kind gives is one more of the chain: the operands are the same.
+/// Appends an operator to the chain of its left operand, if both are of one kind.
 fn check_binary(binary: BinaryExpr) -> Expr {
     let text = binary_text(&binary.left, binary.op, &binary.right);
     let (mut operators, mut operands) = match *binary.left {
@@ -121,7 +121,7 @@ fn check_cast(cast: Cast, schema: &DFSchema) -> Result<Transformed<Expr>> {
     if !is_plain || !from.is_ok_and(|from| may_fail(&from, &to) && can_cast_types(&from, &to)) {
         return Ok(Transformed::no(Expr::Cast(cast)));
     }
-    // The planner computes it, and says where in the text it stands if it cannot.
+    // The planner folds it, and names its position in the text if that fails.
     if matches!(cast.expr.as_ref(), Expr::Literal(_, _)) {
         let has_floats = contains_float(&to);
         let cast = Expr::Cast(cast);

@@ -58,13 +58,13 @@ impl Wide for i256 {
     }
 }
 
-/// A type of which values are summed.
+/// A type whose values are summed.
 pub(super) trait Summand: ArrowPrimitiveType<Native: Hash + Eq> + Debug {
     type Sum: Wide;
     /// How a sum travels.
     type State: DecimalType<Native = Self::Sum>;
 
-    /// Of so many values the sum is exact.
+    /// The sum of at most so many values is exact.
     const MOST_ROWS: u64 = u64::MAX;
 
     fn widen(value: Self::Native) -> Self::Sum;
@@ -288,7 +288,7 @@ impl<T: Summand> Accumulator for Sum<T> {
     }
 }
 
-/// The sum of the different values, each with how often it is there.
+/// The sum of distinct values; each is kept with its number of occurrences.
 #[derive(Debug)]
 pub(super) struct DistinctSum<T: Summand> {
     outcome: Outcome,

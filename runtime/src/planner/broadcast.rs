@@ -178,7 +178,7 @@ impl PhysicalOptimizerRule for BroadcastSmallBuilds {
         plan: Arc<dyn ExecutionPlan>,
         config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        // Whoever lets DataFusion collect nothing means us too.
+        // A zero threshold disables broadcast here as well.
         if config.optimizer.hash_join_single_partition_threshold == 0 {
             return Ok(plan);
         }

@@ -1,4 +1,4 @@
-//! What a fragment must carry: a plan that workers decode to something else gives wrong rows without a word.
+//! Checks that a fragment carries its whole plan: a plan that decodes to something else gives wrong rows silently.
 
 use std::fmt::Debug;
 use std::sync::Arc;

@@ -102,7 +102,7 @@ fn depends_on_order(plan: &Arc<dyn ExecutionPlan>) -> bool {
         })
 }
 
-/// Whether each partition of a window holds equal rows: their order is not to be seen.
+/// Whether all rows of a window partition are equal, so that their order cannot be observed.
 fn has_equal_rows(function: &Arc<dyn WindowExpr>, input: &Schema) -> bool {
     let keys = function.partition_by().iter();
     let columns: BTreeSet<usize> = keys
@@ -122,7 +122,7 @@ pub(crate) fn has_volatile(plan: &Arc<dyn ExecutionPlan>) -> bool {
             TreeNodeRecursion::Continue
         })
     });
-    // What cannot be looked into may be anything.
+    // An expression that cannot be inspected counts as volatile.
     found || walked.is_err()
 }
 

@@ -1,4 +1,4 @@
-//! DataFusion's rule that pushes filters down, where pushing one gives other rows.
+//! Filter pushdown that skips filters whose pushdown would change the rows.
 
 use std::sync::Arc;
 
@@ -12,9 +12,9 @@ use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
 use super::grouping::has_row_for_nothing;
 
-/// [`PushDownFilter`], which in DataFusion 55 pushes a condition that names no column below every grouping, also one that
-/// it has found to be false of its own. The group of all rows outlives a false one there, and a volatile one chooses
-/// among rows in place of groups.
+/// [`PushDownFilter`] of DataFusion 55 pushes a condition without columns below every aggregate, even one that it has folded
+/// to false. Below an aggregate without keys a false condition no longer removes the one row, and a volatile condition
+/// drops rows instead of groups.
 #[derive(Debug, Default)]
 pub(super) struct PushFilters(PushDownFilter);
 
@@ -35,7 +35,7 @@ impl OptimizerRule for PushFilters {
     }
 }
 
-/// Whether a filter, or one that it is merged with, must stay above the operator below them.
+/// Whether a filter, or a filter that it would be merged with, must stay above its input.
 fn must_stay(filter: &Filter) -> bool {
     let mut conditions = split_conjunction(&filter.predicate);
     let mut input: &Arc<LogicalPlan> = &filter.input;

@@ -5,11 +5,11 @@ use datafusion::common::tree_node::{Transformed, TransformedResult};
 use datafusion::logical_expr::expr::GroupingSet;
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, ident, lit};
 
-/// The name of the rows that copies are made by.
+/// The relation whose rows make the copies.
 const COPY: &str = "__grouping_copy";
 
-/// Rewrites every grouping of a query that has empty sets alone, those in subqueries too: the one group of all rows, and
-/// a copy of it for each further set.
+/// Rewrites every aggregate that has only empty grouping sets, in subqueries too: it computes the one group of all rows and
+/// copies it for each further set.
 pub(super) fn plan_empty_sets(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| match node {
         LogicalPlan::Aggregate(aggregate) => match only_empty_sets(&aggregate.group_expr) {
@@ -21,7 +21,7 @@ pub(super) fn plan_empty_sets(plan: LogicalPlan) -> Result<LogicalPlan> {
     .data()
 }
 
-/// Whether a grouping has a row even if its input has none: all rows are one group of it.
+/// Whether an aggregate gives a row for an empty input: one of its groups holds all rows.
 pub(super) fn has_row_for_nothing(aggregate: &Aggregate) -> bool {
     match aggregate.group_expr.as_slice() {
         [] | [Expr::GroupingSet(GroupingSet::Rollup(_) | GroupingSet::Cube(_))] => true,

@@ -206,19 +206,19 @@ async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, Plan
     let logical = query_plan(planned, &samples)?.map_err(refused)?;
     let physical = state.create_physical_plan(&logical).await.map_err(refused)?;
     let mut planned = cut(&physical, state.task_ctx().as_ref())?;
-    // DataFusion's plan may not know the order any more: a column that it is by need not be selected.
+    // DataFusion's plan loses the ordering if the sort key is not selected.
     planned.graph.ordered |= planned.root_tasks() == 1;
     planned.graph.ordered &= orders_rows(&logical);
     Ok(planned)
 }
 
-/// The plan of a query with our rewrites: one that DataFusion refuses is the inner error.
+/// The plan of a query after our rewrites. The inner error is DataFusion's.
 fn query_plan(
     planned: LogicalPlan,
     samples: &[Sampled],
 ) -> Result<Result<LogicalPlan, DataFusionError>, PlanError> {
     match planned {
-        // The statement was a query; what it became must be one too.
+        // The statement is a query, so its plan must be one.
         LogicalPlan::Dml(_)
         | LogicalPlan::Ddl(_)
         | LogicalPlan::Copy(_)

@@ -1,6 +1,6 @@
-//! Joins whose keys are compared by IS NOT DISTINCT FROM, beside conditions that are compared by `=`. DataFusion 55 has one
-//! way of comparing for all keys of a join, and two of its rules give a join keys that another way was asked for: rows
-//! whose keys are NULL then meet. Both rules leave such joins as they are here; their conditions stay filters.
+//! Joins that mix keys compared by IS NOT DISTINCT FROM with conditions compared by `=`. A join of DataFusion 55 has one
+//! null equality for all of its keys, but two rules add keys without looking at it, so that rows with NULL keys match.
+//! Here both rules skip such joins; the conditions stay filters.
 
 use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{JoinType, NullEquality};
@@ -11,7 +11,7 @@ use datafusion::optimizer::extract_equijoin_predicate::ExtractEquijoinPredicate;
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 
-/// [`EliminateCrossJoin`], which compares the keys of all inner joins that it orders anew as the first of them does.
+/// [`EliminateCrossJoin`] gives all inner joins that it reorders the null equality of the first one.
 #[derive(Debug, Default)]
 pub(super) struct OrderInnerJoins(EliminateCrossJoin);
 
@@ -33,8 +33,8 @@ impl OptimizerRule for OrderInnerJoins {
     }
 }
 
-/// [`ExtractEquijoinPredicate`], which makes a key of each equality in the filter of a join, whatever way the keys that are
-/// there are compared.
+/// [`ExtractEquijoinPredicate`] turns each equality in the filter of a join into a key, whatever the null equality of the
+/// keys that the join has already.
 #[derive(Debug, Default)]
 pub(super) struct ExtractJoinKeys(ExtractEquijoinPredicate);
 

@@ -1,5 +1,5 @@
-//! Comparisons with ANY and ALL rows of a subquery. DataFusion plans them as EXISTS, which a column cannot have and which
-//! compares each row with each. The least and the greatest row decide them too, as do the numbers of rows and of NULLs.
+//! Comparisons with ANY and ALL rows of a subquery. DataFusion plans them as EXISTS, which compares each pair of rows and
+//! cannot be a column. The minimum, the maximum and the numbers of rows and NULLs decide them as well.
 
 use std::sync::Arc;
 

@@ -1,5 +1,4 @@
-//! Where DataFusion's plans give other rows than SQL asks for, a plan that does not: logical plans are rewritten before
-//! they are analysed.
+//! Rewrites of logical plans, before analysis, where DataFusion's plan would give other rows than SQL asks for.
 
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use super::grouping::has_row_for_nothing;
 use super::quantified;
 use super::stored::is_stored;
 
-/// Rewrites every subquery of a query that stands in a predicate, those in subqueries too.
+/// Rewrites every subquery in a predicate, nested ones too.
 pub(super) fn rewrite_predicates(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_down_with_subqueries(|node| match node {
         LogicalPlan::Filter(filter) => rewrite_filter(filter),
@@ -39,7 +38,7 @@ pub(super) fn rewrite_predicates(plan: LogicalPlan) -> Result<LogicalPlan> {
     .data()
 }
 
-/// Where a predicate stands.
+/// Where a predicate is used.
 #[derive(Clone, Copy, PartialEq)]
 enum Context {
     /// A filter: subqueries become joins.
@@ -57,7 +56,7 @@ fn rewrite_filter(filter: Filter) -> Result<Transformed<LogicalPlan>> {
             let compared = predicate.transform_down(quantified_as_in)?;
             changed |= compared.transformed;
             let predicate = compared.data;
-            // As a conjunct of its own it becomes a semi join, or an anti join that knows NULL.
+            // A conjunct becomes a semi join, or a null-aware anti join.
             if let Expr::InSubquery(within) = &predicate
                 && (!within.negated || is_null_aware(within, &filter.input))
                 && !one_row(&within.subquery.subquery)
@@ -118,7 +117,7 @@ fn rewrite_value(expr: Expr, schema: &DFSchema, context: Context) -> Result<Tran
         }
         Expr::InSubquery(within) => {
             let value = in_three_values(&within, schema, context)?;
-            // What it is made of must not be rewritten again.
+            // Its parts must not be rewritten again.
             Ok(Transformed::new(value, true, TreeNodeRecursion::Jump))
         }
         Expr::ScalarSubquery(subquery) if !subquery.outer_ref_columns.is_empty() => {
@@ -178,7 +177,7 @@ fn having_of(plan: &LogicalPlan) -> Result<Option<Having>> {
 
 /// Whether a correlated plan has more than `skip` rows.
 fn rows_beyond(mut plan: &LogicalPlan, skip: usize, like: &Subquery) -> Result<Expr> {
-    // What has a row for each row, in whatever order.
+    // These operators keep the number of rows.
     loop {
         plan = match plan {
             LogicalPlan::Projection(projection) => &projection.input,
@@ -194,15 +193,15 @@ fn rows_beyond(mut plan: &LogicalPlan, skip: usize, like: &Subquery) -> Result<E
     Ok(count_rows(plan.clone(), like)?.gt(lit(skip)))
 }
 
-/// `EXISTS` over an aggregate without groups: it has its one row also where its input has none, which a join cannot
-/// know. `None` where a join gives the right answer.
+/// `EXISTS` over an aggregate without keys. The aggregate gives one row for an empty input too, but a semi join on its
+/// correlation does not. `None` where a join gives the right answer.
 fn exists_of(subquery: &Subquery, context: Context) -> Result<Option<Expr>> {
     let mut plan = subquery.subquery.as_ref();
     let is_correlated = !subquery.outer_ref_columns.is_empty();
     let mut limited = false;
     loop {
         match plan {
-            // A join would take the limit off, or count the rows of all groups together.
+            // A join would drop the limit, or apply it to the rows of all groups together.
             LogicalPlan::Limit(limit) if is_correlated => {
                 match (limit.get_skip_type()?, limit.get_fetch_type()?) {
                     (_, FetchType::Literal(Some(0))) => return Ok(Some(lit(false))),
@@ -313,8 +312,8 @@ pub(super) fn scalar(plan: LogicalPlan, like: &Subquery) -> Expr {
     })
 }
 
-/// `value IN (subquery)` with the three values of SQL: true where it is found; unknown where it is NULL and there are
-/// rows, or one of them is NULL; else false. The mark of a join has two.
+/// `value IN (subquery)` in three-valued logic: true if it is found; unknown if it is NULL and there are rows, or if one of
+/// the rows is NULL; else false. The mark of a mark join has two values.
 fn in_three_values(within: &InSubquery, schema: &DFSchema, context: Context) -> Result<Expr> {
     let InSubquery {
         expr,
@@ -348,7 +347,7 @@ fn in_three_values(within: &InSubquery, schema: &DFSchema, context: Context) -> 
         any_row(rows.build()?, subquery)
     };
     let found = match context {
-        // A mark join takes a column of the subquery for another one of the same name.
+        // A mark join confuses a column of the subquery with an outer column of the same name.
         Context::Filter => {
             let rows = quantified::with_named_value(subquery)?;
             Expr::InSubquery(InSubquery::new(expr.clone(), rows, false))

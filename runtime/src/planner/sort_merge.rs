@@ -80,7 +80,7 @@ impl SortMergeLargeBuilds {
         let Some(join) = plan.downcast_ref::<HashJoinExec>() else {
             return Ok(Transformed::no(plan));
         };
-        // A null-aware join looks at the whole probe side; a sort-merge join does not know what that means.
+        // A sort-merge join has no null-aware form.
         let partitioned = *join.partition_mode() == PartitionMode::Partitioned && !join.null_aware;
         if !partitioned || !can_merge(join) || !self.is_too_large(join, partitions) {
             return Ok(Transformed::no(plan));
@@ -108,8 +108,8 @@ impl SortMergeLargeBuilds {
     }
 }
 
-/// DataFusion's sort-merge join loses rows where a filter has no column (`NULL`, say), and its plans fail the last check where
-/// a key is constant: such a side needs no sort, and has none to name.
+/// DataFusion's sort-merge join loses rows if its filter has no column, such as `NULL`. With a constant key its plan fails
+/// the sanity check: that side needs no sort, so it has no ordering to match.
 fn can_merge(join: &HashJoinExec) -> bool {
     let has_columns = |filter: &JoinFilter| !filter.column_indices().is_empty();
     let (left, right) = (

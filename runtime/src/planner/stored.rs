@@ -1,6 +1,6 @@
-//! Whether a column is read from rows, or made by an expression that may fold to a constant. DataFusion plans NOT IN as
-//! an anti join that knows NULL only where the condition stays a comparison of two columns: one that folds to NULL or
-//! false is taken for no match, and all rows are kept.
+//! Whether a column is stored, or computed by an expression that may fold to a constant. DataFusion plans NOT IN as a
+//! null-aware anti join only if its condition stays a comparison of two columns. A condition that folds to NULL or false
+//! counts as no match, and the join keeps all rows.
 
 use datafusion::common::Column;
 use datafusion::logical_expr::expr::{Alias, Cast, TryCast};

@@ -1,5 +1,5 @@
-//! What `ORDER BY … LIMIT` gets to see of large batches. DataFusion's TopK keeps the batch of each row that it keeps, and
-//! is charged for it whole: a few wide rows would need the memory of all that were read with them.
+//! The input of `ORDER BY … LIMIT`, narrowed. DataFusion's TopK retains the whole batch of each row that it keeps, and is
+//! charged for it: a few wide rows would need the memory of all rows that were read with them.
 
 use std::fmt;
 use std::sync::Arc;

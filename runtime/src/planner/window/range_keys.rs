@@ -1,6 +1,6 @@
-//! RANGE frames with an offset over keys of a type that has room for key and offset. Where their sum does not fit the key's
-//! type, DataFusion takes the edge of the partition for the edge of the frame, with the NULLs that stand there; and it
-//! compares decimals of two precisions with each other, which have no order.
+//! RANGE frames with an offset cast their key to a type that has room for key and offset. If the sum of both overflows,
+//! DataFusion ends the frame at the edge of the partition and includes its NULLs. It also cannot compare a decimal with the
+//! sum, whose precision is larger.
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
