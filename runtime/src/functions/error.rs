@@ -52,6 +52,20 @@ pub(crate) fn without_kind(message: &str) -> &str {
     stripped.map_or(message, without_kind)
 }
 
+/// What is wrong with a regular expression, if a message says that of one.
+pub(crate) fn unread_pattern(message: &str) -> Option<String> {
+    let (_, reason) = message.split_once("Regular expression did not compile: ")?;
+    if reason.starts_with("CompiledTooBig") {
+        let says = "a regular expression takes more than 10 MiB of memory: make its repetitions smaller";
+        return Some(says.to_owned());
+    }
+    let reason = reason.split("This issue was likely caused by").next()?;
+    Some(format!(
+        "a regular expression cannot be read: {}",
+        reason.trim_end()
+    ))
+}
+
 /// What a kernel says of a value, as a user would; `None` for other errors. `result` is the type that it was to have, if
 /// that is known.
 pub(crate) fn reason_of(error: &ArrowError, result: Option<&DataType>) -> Option<String> {
@@ -62,6 +76,7 @@ pub(crate) fn reason_of(error: &ArrowError, result: Option<&DataType>) -> Option
             let fit = result.map_or_else(|| "its type".to_owned(), sql_type);
             Some(format!("overflow: {operation} does not fit {fit}"))
         }
+        ArrowError::ComputeError(message) if unread_pattern(message).is_some() => unread_pattern(message),
         ArrowError::CastError(message)
         | ArrowError::ParseError(message)
         | ArrowError::ComputeError(message)

@@ -35,7 +35,7 @@ use exact::Exact;
 use extremes::Extreme;
 use operation::Operation;
 
-pub(crate) use error::{reason_of, without_kind};
+pub(crate) use error::{reason_of, unread_pattern, without_kind};
 pub(crate) use floats::contains_float;
 pub(crate) use rewrite::{canonical, check};
 pub(crate) use wire::{decode_aggregate, decode_scalar, encode_aggregate, encode_scalar};

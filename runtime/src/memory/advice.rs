@@ -16,8 +16,8 @@ pub(super) fn advice(consumer: &str) -> &'static str {
         "the rows of a recursive query stay in memory: fewer rows, or more memory a slot (raise workers.memory, or \
          lower slots)"
     } else if is(&["AggregateStream"]) {
-        "distinct values of an aggregate without GROUP BY stay in memory: count(*) over SELECT DISTINCT spills, or more \
-         memory a slot (raise workers.memory, or lower slots)"
+        "what an aggregate without GROUP BY collects stays in memory, distinct values or one long text: count(*) over \
+         SELECT DISTINCT spills, or more memory a slot (raise workers.memory, or lower slots)"
     } else if consumer.contains("Aggregate") || consumer.contains("GroupedHash") {
         "groups, and the distinct values of each, that do not fit: a larger shuffle.partitions, or more memory a slot \
          (raise workers.memory, or lower slots)"

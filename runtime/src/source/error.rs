@@ -12,7 +12,7 @@ use thiserror::Error;
 use super::check::BadText;
 use super::manifest::shown;
 use super::store::RangeBeyondFile;
-use crate::functions::{reason_of, without_kind};
+use crate::functions::{reason_of, unread_pattern, without_kind};
 
 /// Files that a message names at most.
 const NAMED_FILES: usize = 3;
@@ -67,6 +67,12 @@ pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptF
         DataFusionError::NotImplemented(message) => {
             bad(BadInputKind::UnsupportedPlan, shortened_display(message))
         }
+        // What an operator or a function says of its arguments: another try has the same.
+        DataFusionError::Plan(message) => bad(BadInputKind::InvalidValue, shortened_display(message)),
+        DataFusionError::Internal(message) if unread_pattern(message).is_some() => bad(
+            BadInputKind::InvalidValue,
+            shortened_display(&unread_pattern(message).unwrap_or_default()),
+        ),
         DataFusionError::Execution(message) if is_bad_value(message) => bad(
             BadInputKind::InvalidValue,
             shortened_display(&without_kind(message)),

@@ -1,6 +1,7 @@
 //! Tests of planning: cut queries run stage by stage in process and give the rows of plain DataFusion.
 
 mod broadcast;
+mod conformance;
 mod data;
 mod error_words;
 mod facts;
