@@ -4,6 +4,7 @@ mod clauses;
 mod dialect;
 mod expressions;
 mod natural;
+mod numbers;
 mod rewrite;
 mod sample;
 mod using;

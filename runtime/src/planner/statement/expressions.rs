@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 
 use datafusion::sql::sqlparser::ast::{
-    CeilFloorKind, DateTimeField, Expr, Function, FunctionArgumentClause, FunctionArgumentList,
-    FunctionArguments, Spanned, WindowFrame, WindowSpec, WindowType,
+    CeilFloorKind, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
+    FunctionArgumentList, FunctionArguments, Spanned, Value, WindowFrame, WindowSpec, WindowType,
 };
+use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::clauses::{Checked, Refusal, absent, check_sort_keys};
+
+/// An approximate percentile is made of at most so many centroids.
+const MOST_CENTROIDS: u64 = 65_536;
 
 /// Refuses what of an expression is not planned; its operands are visited on their own.
 #[allow(
@@ -154,6 +158,9 @@ fn check_function(function: &Function, scalars: &BTreeSet<&str>) -> Checked {
         }
     }
     let lower = name.to_string().to_lowercase();
+    if lower == "approx_percentile_cont" {
+        check_centroids(function, at)?;
+    }
     if !scalars.contains(lower.as_str()) {
         return Ok(());
     }
@@ -164,6 +171,25 @@ fn check_function(function: &Function, scalars: &BTreeSet<&str>) -> Checked {
     absent(null_treatment.is_some(), &of("IGNORE or RESPECT NULLS"), at)?;
     absent(over.is_some(), &of("OVER"), at)?;
     absent(!within_group.is_empty(), &of("WITHIN GROUP"), at)
+}
+
+/// The last of three arguments of approx_percentile_cont, or of two behind which WITHIN GROUP stands: it allocates as many
+/// centroids at once.
+fn check_centroids(function: &Function, at: Span) -> Checked {
+    let FunctionArguments::List(list) = &function.args else {
+        return Ok(());
+    };
+    let place = if function.within_group.is_empty() { 2 } else { 1 };
+    let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(centroids))) = list.args.get(place) else {
+        return Ok(());
+    };
+    let is_bounded = matches!(centroids, Expr::Value(value) if matches!(&value.value,
+        Value::Number(text, _) if text.parse::<u64>().is_ok_and(|count| (1..=MOST_CENTROIDS).contains(&count))));
+    absent(
+        !is_bounded,
+        "a number of centroids that is not between 1 and 65536",
+        at,
+    )
 }
 
 fn check_window(window: &WindowSpec) -> Checked {

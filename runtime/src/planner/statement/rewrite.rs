@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::clauses::{Checked, Refusal};
+use super::numbers::keep_digits;
 use super::using;
 
 /// Rewrites a statement in place.
@@ -56,7 +57,10 @@ impl VisitorMut for Rewrite {
         if let Some(scalar) = compare_tuples(expr) {
             *expr = scalar;
         }
-        ControlFlow::Continue(())
+        match keep_digits(expr) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(refusal) => ControlFlow::Break(refusal),
+        }
     }
 }
 

@@ -5,6 +5,50 @@ use sluice_core::failure::{AttemptFailure, BadInputKind};
 use super::harness::Bench;
 use crate::source::classify_error;
 
+const PARTITIONS: [usize; 2] = [1, 3];
+
+async fn check(cases: &[(&str, &str)]) {
+    let bench = Bench::new().await;
+    let mut wrong = Vec::new();
+    for partitions in PARTITIONS {
+        for (sql, expected) in cases {
+            match bench.try_rows(sql, partitions).await {
+                Ok(rows) => {
+                    let rows: Vec<String> = rows.iter().map(|row| row.join("|")).collect();
+                    if rows.join(", ") != *expected {
+                        wrong.push(format!("{sql}\n    {} in place of {expected}", rows.join(", ")));
+                    }
+                }
+                Err(error) => wrong.push(format!("{sql}\n    {error}")),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn numbers_keep_the_digits_that_are_written() {
+    check(&[
+        (
+            "SELECT 99999999999999999999999999999999999999 AS x",
+            "99999999999999999999999999999999999999",
+        ),
+        ("SELECT 99999999999999999999::DECIMAL(38, 0) + 1 AS x", "100000000000000000000"),
+        ("SELECT -99999999999999999999 AS x", "-99999999999999999999"),
+        ("SELECT 18446744073709551616 = 18446744073709551615 AS x", "false"),
+        (
+            "SELECT CAST(0.12345678901234567890123 AS DECIMAL(38, 23)) AS x",
+            "0.12345678901234567890123",
+        ),
+        (
+            "SELECT CAST(-1.1234567890123456789 AS NUMERIC(38, 19)) AS x, -1.1234567890123456789::DECIMAL(38, 19) AS y",
+            "-1.1234567890123456789|-1.1234567890123456789",
+        ),
+        ("SELECT CAST(1.25 AS DECIMAL(3, 1)) + 1e2 AS x", "101.3"),
+    ])
+    .await;
+}
+
 #[tokio::test]
 async fn arguments_that_a_function_refuses_end_the_query() {
     let bench = Bench::new().await;
