@@ -310,13 +310,15 @@ fn series(rows: &Rows<'_>) -> Result<u128> {
         2 => (Some(0), 1, None),
         _ => (Some(0), 1, Some(2)),
     };
-    let unit = match rows.call.args.first().map(ColumnarValue::data_type) {
+    // The two ends may have units of their own.
+    let unit = |place: usize| match rows.call.args.get(place).map(ColumnarValue::data_type) {
         Some(DataType::Date32) => NANOS_OF_A_DAY,
         Some(DataType::Date64 | DataType::Timestamp(TimeUnit::Millisecond, _)) => 1_000_000,
         Some(DataType::Timestamp(TimeUnit::Second, _)) => 1_000_000_000,
         Some(DataType::Timestamp(TimeUnit::Microsecond, _)) => 1_000,
         Some(_) | None => 1,
     };
+    let units = (unit(first.unwrap_or(last)), unit(last));
     let numbers = |place: Option<usize>| match place {
         Some(place) => rows.numbers(place),
         None => Ok(vec![0; rows.count]),
@@ -328,8 +330,8 @@ fn series(rows: &Rows<'_>) -> Result<u128> {
     };
     let mut elements = 0_u128;
     for ((first, last), step) in first.into_iter().zip(last).zip(steps) {
-        let distance = (i128::from(last) - i128::from(first)) * unit;
-        // The function itself refuses a step of zero.
+        let distance = i128::from(last) * units.1 - i128::from(first) * units.0;
+        // A step of nothing is refused by the function.
         if step != 0 && (distance == 0 || (distance > 0) == (step > 0)) {
             elements += distance.unsigned_abs() / step.unsigned_abs() + 1;
         }

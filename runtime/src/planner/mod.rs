@@ -29,6 +29,7 @@ mod scalar;
 mod scan;
 mod schema_exec;
 mod semantics;
+mod series;
 mod session;
 mod set_operations;
 mod shuffle_read_exec;

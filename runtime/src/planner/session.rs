@@ -18,6 +18,7 @@ use super::filters::PushFilters;
 use super::null_safe::{ExtractJoinKeys, OrderInnerJoins};
 use super::opaque::EnsureKnownRequirements;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
+use super::series::ReadSeriesColumns;
 use super::sort_merge::{HashJoinLimit, PushProjections, SortMergeLargeBuilds};
 use super::split::SplitTarget;
 use super::values::CheckValues;
@@ -125,6 +126,7 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
             *rule = Arc::new(EnsureKnownRequirements);
         }
     }
+    rules.push(Arc::new(ReadSeriesColumns));
     SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)

@@ -27,6 +27,29 @@ async fn check(cases: &[(&str, &str)]) {
 }
 
 #[tokio::test]
+async fn series_of_which_no_column_is_read_have_their_rows() {
+    check(&[
+        ("SELECT count(*) FROM generate_series(1, 20000)", "20000"),
+        ("SELECT count(*) FROM generate_series(1, 0)", "0"),
+        (
+            "SELECT count(*) FROM range(DATE '2020-01-01', DATE '2020-02-01', INTERVAL '1 day')",
+            "31",
+        ),
+        (
+            "SELECT count(*), sum(1) FROM generate_series(1, 3) CROSS JOIN (VALUES (1), (2)) AS v(n)",
+            "6|6",
+        ),
+        (
+            "SELECT array_length(generate_series(arrow_cast('2021-01-01', 'Timestamp(Second, None)'), \
+             TIMESTAMP '2021-01-01 15:00:00', INTERVAL '1 hour')) AS n",
+            "16",
+        ),
+        ("SELECT 7 AS seven FROM generate_series(1, 2)", "7, 7"),
+    ])
+    .await;
+}
+
+#[tokio::test]
 async fn numbers_keep_the_digits_that_are_written() {
     check(&[
         (
