@@ -19,8 +19,10 @@ mod fixed_node;
 mod fragment;
 mod grouping;
 mod label;
+mod named;
 mod null_safe;
 mod opaque;
+mod outer;
 mod quantified;
 mod recursion;
 mod rules;
@@ -232,6 +234,7 @@ fn query_plan(
         }),
         query => Ok(grouping::plan_empty_sets(sample::sample_tables(query, samples)?)
             .and_then(set_operations::count_rows)
+            .and_then(outer::lift_outer_conditions)
             .and_then(semantics::rewrite_predicates)
             .and_then(scalar::guard_scalar_subqueries)
             .and_then(window::filters_as_columns)

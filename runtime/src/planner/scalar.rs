@@ -13,13 +13,16 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, UInt64Type};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Column, ScalarValue};
 use datafusion::error::{DataFusionError, Result};
+use datafusion::logical_expr::expr_rewriter::NamePreserver;
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::utils::format_state_name;
 use datafusion::logical_expr::{
     Accumulator, AggregateUDF, AggregateUDFImpl, Expr, LogicalPlan, LogicalPlanBuilder, Signature, Subquery,
-    Volatility,
+    Volatility, ident,
 };
 use sluice_core::failure::{AttemptFailure, BadInputKind};
+
+use super::named;
 
 /// The name of a subquery's value.
 const VALUE: &str = "__scalar_value";
@@ -34,8 +37,54 @@ pub(crate) static SINGLE_VALUE: LazyLock<Arc<AggregateUDF>> = LazyLock::new(|| {
 
 /// Rewrites every uncorrelated scalar subquery of a query, those in subqueries too.
 pub(crate) fn guard_scalar_subqueries(plan: LogicalPlan) -> Result<LogicalPlan> {
-    plan.transform_down_with_subqueries(|node| node.map_expressions(|expr| expr.transform_down(guard)))
-        .data()
+    plan.transform_down_with_subqueries(|node| {
+        values_below(node)?
+            .transform_data(|node| named::map_expressions(node, |expr| expr.transform_down(guard)))
+    })
+    .data()
+}
+
+/// Puts the values of scalar subqueries in aggregates, windows and sorts into columns below them: DataFusion joins those
+/// of projections and filters alone.
+fn values_below(node: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+    let input = match &node {
+        LogicalPlan::Aggregate(aggregate) => &aggregate.input,
+        LogicalPlan::Window(window) => &window.input,
+        LogicalPlan::Sort(sort) => &sort.input,
+        _ => return Ok(Transformed::no(node)),
+    };
+    let mut below: Vec<Expr> = input.schema().columns().into_iter().map(Expr::Column).collect();
+    let kept = below.len();
+    let mut moved = Vec::new();
+    let names = NamePreserver::new(&node);
+    for expr in node.expressions() {
+        let name = names.save(&expr);
+        let is_set = matches!(expr, Expr::GroupingSet(_));
+        let without = expr.transform_down(|expr| match expr {
+            Expr::ScalarSubquery(_) => {
+                let column = format!("{VALUE}_{}", below.len());
+                below.push(expr.alias(&column));
+                Ok(Transformed::yes(ident(column)))
+            }
+            other => Ok(Transformed::no(other)),
+        })?;
+        moved.push(match without.transformed && !is_set {
+            true => name.restore(without.data),
+            false => without.data,
+        });
+    }
+    if below.len() == kept {
+        return Ok(Transformed::no(node));
+    }
+    let input = LogicalPlanBuilder::from(input.as_ref().clone()).project(below)?;
+    let columns = node.schema().columns();
+    let above = node.with_new_exprs(moved, vec![input.build()?])?;
+    if matches!(above, LogicalPlan::Aggregate(_)) {
+        return Ok(Transformed::yes(above));
+    }
+    let columns = columns.into_iter().map(Expr::Column);
+    let above = LogicalPlanBuilder::from(above).project(columns)?.build()?;
+    Ok(Transformed::yes(above))
 }
 
 fn guard(expr: Expr) -> Result<Transformed<Expr>> {

@@ -15,6 +15,7 @@ use datafusion::logical_expr::{
 
 use super::grouping::has_row_for_nothing;
 use super::quantified;
+use super::named;
 use super::stored::is_stored;
 
 /// Rewrites every subquery in a predicate, nested ones too.
@@ -24,7 +25,7 @@ pub(super) fn rewrite_predicates(plan: LogicalPlan) -> Result<LogicalPlan> {
         other => {
             let schemas = other.inputs().into_iter().map(LogicalPlan::schema).cloned();
             let schemas: Vec<_> = schemas.collect();
-            other.map_expressions(|expr| {
+            named::map_expressions(other, |expr| {
                 expr.transform_down(|expr| {
                     let schema = match schemas.as_slice() {
                         [schema] => schema,

@@ -2,6 +2,7 @@
 
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 
+use super::super::plan;
 use super::harness::Bench;
 use crate::source::classify_error;
 
@@ -24,6 +25,32 @@ async fn check(cases: &[(&str, &str)]) {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[tokio::test]
+async fn columns_of_subqueries_keep_their_names() {
+    let bench = Bench::new().await;
+    let session = bench.session(3, &[]).await;
+    for sql in [
+        "SELECT (SELECT max(id) FROM mid), id FROM mid",
+        "SELECT (SELECT id FROM mid LIMIT 1) + id FROM mid",
+        "SELECT (SELECT 1), (SELECT 2)",
+        "SELECT (SELECT (SELECT 42))",
+        "SELECT (SELECT count(*) AS c FROM mid m WHERE m.g = mid.g HAVING count(*) > 1), id FROM mid",
+        "SELECT id IN (SELECT k FROM big), EXISTS (SELECT 1 FROM big WHERE big.k = mid.k) FROM mid",
+        "SELECT sum(id + (SELECT max(k) FROM big)) FROM mid",
+    ] {
+        let planned = plan(&session.state(), sql).await.unwrap();
+        let plain = bench.plain().sql(sql).await.unwrap();
+        let names = |fields: &datafusion::arrow::datatypes::Fields| -> Vec<String> {
+            fields.iter().map(|field| field.name().clone()).collect()
+        };
+        assert_eq!(
+            names(planned.schema.fields()),
+            names(plain.schema().fields()),
+            "{sql}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -249,6 +249,52 @@ const CASES: &[Case] = &[
         "SELECT k FROM a WHERE k IN (SELECT j FROM b ORDER BY v LIMIT 2) ORDER BY k",
         Some(&["2"]),
     ),
+    // Conditions on the outer query alone.
+    (
+        "SELECT k FROM a WHERE k IN (SELECT j FROM b WHERE a.k > 2) ORDER BY k",
+        Some(&["3"]),
+    ),
+    (
+        "SELECT k FROM a WHERE k NOT IN (SELECT j FROM n WHERE a.k > 2) ORDER BY k",
+        Some(&["1", "2", "null"]),
+    ),
+    (
+        "SELECT k FROM a WHERE k = 1 OR k IN (SELECT DISTINCT j FROM b WHERE a.k > 2) ORDER BY k",
+        Some(&["1", "3"]),
+    ),
+    (
+        "SELECT k, k IN (SELECT j FROM b WHERE a.k < 3) AS x FROM a ORDER BY k",
+        Some(&["1|null", "2|true", "3|false", "null|false"]),
+    ),
+    (
+        "SELECT k, EXISTS (SELECT 1 FROM b WHERE a.k > 2) AS x FROM a ORDER BY k",
+        Some(&["1|false", "2|false", "3|true", "null|false"]),
+    ),
+    (
+        "SELECT k FROM a WHERE NOT EXISTS (SELECT 1 FROM b WHERE a.k > 2 AND b.j = a.k) ORDER BY k",
+        Some(&["1", "2", "null"]),
+    ),
+    // Scalars in aggregates, groups, windows and sorts.
+    (
+        "SELECT sum(k + (SELECT max(j) FROM b)) AS s FROM a",
+        Some(&["15"]),
+    ),
+    (
+        "SELECT k, sum(k + (SELECT max(j) FROM b)) OVER () AS s FROM a ORDER BY k",
+        Some(&["1|15", "2|15", "3|15", "null|15"]),
+    ),
+    (
+        "SELECT (SELECT 42) AS x, max(k) AS m FROM a GROUP BY x",
+        Some(&["42|3"]),
+    ),
+    (
+        "SELECT k FROM a ORDER BY k = (SELECT max(j) FROM n) DESC NULLS LAST, k",
+        Some(&["3", "1", "2", "null"]),
+    ),
+    (
+        "SELECT (SELECT (SELECT (SELECT 99))) AS x, (SELECT max(j) + (SELECT min(j) FROM b) FROM b) AS y",
+        Some(&["99|5"]),
+    ),
     // Conditions that fold to NULL before they are a join.
     (
         "SELECT k FROM a WHERE 5 NOT IN (SELECT CAST(NULL AS INT) FROM b)",
