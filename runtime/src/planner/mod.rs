@@ -238,6 +238,7 @@ fn query_plan(
             .and_then(semantics::rewrite_predicates)
             .and_then(scalar::guard_scalar_subqueries)
             .and_then(window::filters_as_columns)
+            .and_then(window::bound_frames)
             .and_then(window::wide_range_keys)),
     }
 }

@@ -100,6 +100,20 @@ async fn numbers_keep_the_digits_that_are_written() {
 }
 
 #[tokio::test]
+async fn frames_beyond_all_rows_are_whole() {
+    let bench = Bench::new().await;
+    let of = |bounds: &str| {
+        format!("SELECT id, sum(k) OVER (ORDER BY id {bounds}) AS s FROM mid ORDER BY id LIMIT 3")
+    };
+    let whole = "BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING";
+    let far = "BETWEEN 18446744073709551615 PRECEDING AND 18446744073709551615 FOLLOWING";
+    for units in ["ROWS", "GROUPS"] {
+        let expected = bench.rows(&of(&format!("{units} {whole}")), 3).await;
+        assert_eq!(bench.rows(&of(&format!("{units} {far}")), 3).await, expected);
+    }
+}
+
+#[tokio::test]
 async fn arguments_that_a_function_refuses_end_the_query() {
     let bench = Bench::new().await;
     for (sql, says) in [

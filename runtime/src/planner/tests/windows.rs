@@ -31,6 +31,7 @@ async fn window_functions_keep_their_clauses() {
         "SELECT id, count(k) OVER (ORDER BY id RANGE BETWEEN 3 PRECEDING AND 1 PRECEDING) FROM mid".into(),
         "SELECT id, count(DISTINCT k) OVER (PARTITION BY g), ntile(4) OVER (ORDER BY id), rank() OVER (PARTITION BY g ORDER BY k) FROM mid".into(),
         "SELECT id, sum(k) OVER (ORDER BY g RANGE BETWEEN 1 PRECEDING AND 1 FOLLOWING), max(k) OVER (ORDER BY g GROUPS BETWEEN 1 PRECEDING AND CURRENT ROW) FROM mid".into(),
+        "SELECT id, count(*) FILTER (WHERE NULL) OVER (), sum(k) FILTER (WHERE NULL) OVER (PARTITION BY g) FROM mid".into(),
         "SELECT g, array_agg(k ORDER BY id DESC) FILTER (WHERE k > 4), first_value(k ORDER BY id) FROM mid GROUP BY g".into(),
     ];
     Bench::new().await.same_all(&queries, &[1, 3], &[&[]]).await;

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::Result;
-use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Window, ident};
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Window, cast, ident};
 
 /// The same query where the FILTER of each window function is a column that is computed below the window.
 pub(in crate::planner) fn filters_as_columns(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -42,6 +43,11 @@ fn filters_below(window: Window) -> Result<LogicalPlan> {
             Expr::WindowFunction(mut function) => {
                 if let Some(filter) = function.params.filter.take() {
                     let column = format!("__window_filter_{}", below.len());
+                    // A bare NULL has no type yet, and a cast above the column would hide it.
+                    let filter = match filter.get_type(input.schema())? {
+                        DataType::Null => cast(*filter, DataType::Boolean),
+                        _ => *filter,
+                    };
                     below.push(filter.alias(&column));
                     function.params.filter = Some(Box::new(ident(column)));
                     return Ok(Transformed::yes(Expr::WindowFunction(function)));
