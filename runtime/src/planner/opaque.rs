@@ -7,6 +7,8 @@
 //!   two rows of the first side are equal in their ordering.
 //! - The branch of a union whose columns are equal is sorted by one of them. The union does not know that the others are
 //!   sorted too, and the plan fails the sanity check.
+//! - An operator that merges sorted partitions claims every ordering that each of them has, and not only the one by which it
+//!   merges.
 //!
 //! An [`OpaqueExec`] below such an operator hides the properties of its input.
 
@@ -21,12 +23,14 @@ use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, OrderingRequirements, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_plan::aggregates::{AggregateExec, PhysicalGroupBy};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::union::UnionExec;
 use datafusion::physical_plan::{
@@ -34,25 +38,65 @@ use datafusion::physical_plan::{
     PlanProperties, ReplaceChildrenOptions,
 };
 
-/// Passes its input through, and keeps only its partitioning as a known property.
+/// Passes its input through. Known of it remains its partitioning, or all but orderings other than one.
 #[derive(Debug)]
 pub(crate) struct OpaqueExec {
     input: Arc<dyn ExecutionPlan>,
+    /// The one ordering of each partition that remains known.
+    ordering: Option<LexOrdering>,
     properties: Arc<PlanProperties>,
 }
 
 impl OpaqueExec {
     pub(crate) fn new(input: Arc<dyn ExecutionPlan>) -> Self {
+        let known = EquivalenceProperties::new(input.schema());
+        Self::knowing(input, None, known)
+    }
+
+    /// Hides the orderings of an input but for this one.
+    fn with_ordering(input: Arc<dyn ExecutionPlan>, ordering: LexOrdering) -> Self {
+        let mut known = input.equivalence_properties().clone();
+        known.clear_orderings();
+        known.add_ordering(ordering.clone());
+        Self::knowing(input, Some(ordering), known)
+    }
+
+    fn knowing(
+        input: Arc<dyn ExecutionPlan>,
+        ordering: Option<LexOrdering>,
+        known: EquivalenceProperties,
+    ) -> Self {
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(input.schema()),
+            known,
             input.output_partitioning().clone(),
             input.pipeline_behavior(),
             input.boundedness(),
         );
         Self {
             input,
+            ordering,
             properties: Arc::new(properties),
         }
+    }
+
+    /// The same over another input, which need not have the ordering.
+    fn over(&self, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
+        let Some(ordering) = &self.ordering else {
+            return Ok(Self::new(input));
+        };
+        let is_sorted = input
+            .equivalence_properties()
+            .ordering_satisfy(ordering.clone())?;
+        Ok(if is_sorted {
+            Self::with_ordering(input, ordering.clone())
+        } else {
+            Self::new(input)
+        })
+    }
+
+    /// The input, if its partitions keep an ordering. In a task there is one partition, and all that is known of it holds.
+    pub(crate) fn ordered_input(&self) -> Option<&Arc<dyn ExecutionPlan>> {
+        self.ordering.is_some().then_some(&self.input)
     }
 }
 
@@ -71,7 +115,15 @@ impl ExecutionPlan for OpaqueExec {
         &self.properties
     }
 
-    one_input!(input, |_, input| Ok(Self::new(input)));
+    one_input!(input, OpaqueExec::over);
+
+    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        vec![self.ordering.clone().map(OrderingRequirements::from)]
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![self.ordering.is_some()]
+    }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         self.input.execute(partition, context)
@@ -98,13 +150,22 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
         config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = plan.transform_up(hide_what_breaks).data()?;
-        let ensured = EnsureRequirements::new().optimize(Arc::clone(&plan), config)?;
+        let mut ensured = EnsureRequirements::new().optimize(Arc::clone(&plan), config)?;
         // Enforcement has added sorts, which give the sides of joins an ordering.
-        if !ensured.exists(|node| Ok(orders_by_both_sides(node)))? {
-            return Ok(ensured);
+        if ensured.exists(|node| Ok(orders_by_both_sides(node)))? {
+            let plan = plan.transform_up(hide_second_order).data()?;
+            ensured = EnsureRequirements::new().optimize(plan, config)?;
         }
-        let plan = plan.transform_up(hide_second_order).data()?;
-        EnsureRequirements::new().optimize(plan, config)
+        // It also adds merges, where sorts are needed above those that are there.
+        for _ in 0..MOST_ROUNDS {
+            if !ensured.exists(|node| Ok(merged_ordering(node).is_some()))? {
+                return Ok(ensured);
+            }
+            let plan = ensured.transform_up(hide_other_orderings).data()?;
+            ensured = EnsureRequirements::new().optimize(plan, config)?;
+        }
+        // What then lacks a sort fails the sanity check.
+        ensured.transform_up(hide_other_orderings).data()
     }
 
     fn name(&self) -> &str {
@@ -114,6 +175,39 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// How often orderings are hidden and enforced anew.
+const MOST_ROUNDS: usize = 4;
+
+/// The ordering by which an operator merges its input, if it would claim others too.
+fn merged_ordering(node: &Arc<dyn ExecutionPlan>) -> Option<LexOrdering> {
+    let (input, ordering) = if let Some(merge) = node.downcast_ref::<SortPreservingMergeExec>() {
+        (merge.input(), merge.expr().clone())
+    } else {
+        let repartition = node.downcast_ref::<RepartitionExec>()?;
+        let ordering = repartition.input().output_ordering().cloned();
+        let ordering = ordering.filter(|_| repartition.preserve_order())?;
+        (repartition.input(), ordering)
+    };
+    if input.output_partitioning().partition_count() < 2 {
+        return None;
+    }
+    let mut known = input.equivalence_properties().oeq_class().iter();
+    let has_others = known.any(|other| !ordering.as_ref().starts_with(other));
+    has_others.then_some(ordering)
+}
+
+fn hide_other_orderings(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    let input = node.children().first().map(|input| Arc::clone(input));
+    let (Some(ordering), Some(input)) = (merged_ordering(&node), input) else {
+        return Ok(Transformed::no(node));
+    };
+    let input = OpaqueExec::with_ordering(input, ordering);
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    Ok(Transformed::yes(
+        node.replace_children(vec![Arc::new(input)], options)?,
+    ))
 }
 
 fn replace_inputs(

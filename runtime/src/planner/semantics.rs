@@ -14,8 +14,8 @@ use datafusion::logical_expr::{
 };
 
 use super::grouping::has_row_for_nothing;
-use super::quantified;
 use super::named;
+use super::quantified;
 use super::stored::is_stored;
 
 /// Rewrites every subquery in a predicate, nested ones too.

@@ -178,7 +178,9 @@ pub(super) fn shared_facts(
     let properties = first.plan.equivalence_properties();
     if apart {
         facts.orderings.extend(ordering.cloned());
-        for candidate in properties.oeq_class().iter() {
+        // Streams apart are merged, and a merge would claim every ordering that each of them has.
+        let others_hold = matches!(mode, ReadMode::Merged);
+        for candidate in properties.oeq_class().iter().filter(|_| others_hold) {
             let mut held = true;
             for branch in others {
                 held &= is_sorted(&branch.plan, candidate)?;

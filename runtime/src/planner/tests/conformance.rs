@@ -142,3 +142,23 @@ async fn arguments_that_a_function_refuses_end_the_query() {
         );
     }
 }
+
+/// Each branch of the union is sorted by `c3` too, the rows of both together are not.
+#[tokio::test]
+async fn a_merge_has_the_order_by_which_it_merges_and_no_other() {
+    let both = "SELECT 2 AS c2, k AS c3 FROM (SELECT DISTINCT k FROM mid WHERE k IN (1, 2) ORDER BY k LIMIT 2) \
+                UNION ALL (SELECT 1 AS c2, 1000000 AS c3 FROM mid LIMIT 1)";
+    let limited = format!("SELECT * FROM ({both}) ORDER BY c2 LIMIT 100");
+    check(&[
+        (&format!("{both} ORDER BY c2"), "1|1000000, 2|1, 2|2"),
+        (
+            &format!("SELECT c2, c3 FROM ({limited}) ORDER BY c3"),
+            "2|1, 2|2, 1|1000000",
+        ),
+        (
+            &format!("SELECT c2, rank() OVER (ORDER BY c3) AS r FROM ({limited}) ORDER BY c2, r"),
+            "1|3, 2|1, 2|2",
+        ),
+    ])
+    .await;
+}
