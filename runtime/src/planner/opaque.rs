@@ -23,7 +23,7 @@ use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, OrderingRequirements, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_plan::aggregates::{AggregateExec, PhysicalGroupBy};
@@ -38,65 +38,25 @@ use datafusion::physical_plan::{
     PlanProperties, ReplaceChildrenOptions,
 };
 
-/// Passes its input through. Known of it remains its partitioning, or all but orderings other than one.
+/// Passes its input through, and keeps only its partitioning as a known property.
 #[derive(Debug)]
 pub(crate) struct OpaqueExec {
     input: Arc<dyn ExecutionPlan>,
-    /// The one ordering of each partition that remains known.
-    ordering: Option<LexOrdering>,
     properties: Arc<PlanProperties>,
 }
 
 impl OpaqueExec {
     pub(crate) fn new(input: Arc<dyn ExecutionPlan>) -> Self {
-        let known = EquivalenceProperties::new(input.schema());
-        Self::knowing(input, None, known)
-    }
-
-    /// Hides the orderings of an input but for this one.
-    fn with_ordering(input: Arc<dyn ExecutionPlan>, ordering: LexOrdering) -> Self {
-        let mut known = input.equivalence_properties().clone();
-        known.clear_orderings();
-        known.add_ordering(ordering.clone());
-        Self::knowing(input, Some(ordering), known)
-    }
-
-    fn knowing(
-        input: Arc<dyn ExecutionPlan>,
-        ordering: Option<LexOrdering>,
-        known: EquivalenceProperties,
-    ) -> Self {
         let properties = PlanProperties::new(
-            known,
+            EquivalenceProperties::new(input.schema()),
             input.output_partitioning().clone(),
             input.pipeline_behavior(),
             input.boundedness(),
         );
         Self {
             input,
-            ordering,
             properties: Arc::new(properties),
         }
-    }
-
-    /// The same over another input, which need not have the ordering.
-    fn over(&self, input: Arc<dyn ExecutionPlan>) -> Result<Self> {
-        let Some(ordering) = &self.ordering else {
-            return Ok(Self::new(input));
-        };
-        let is_sorted = input
-            .equivalence_properties()
-            .ordering_satisfy(ordering.clone())?;
-        Ok(if is_sorted {
-            Self::with_ordering(input, ordering.clone())
-        } else {
-            Self::new(input)
-        })
-    }
-
-    /// The input, if its partitions keep an ordering. In a task there is one partition, and all that is known of it holds.
-    pub(crate) fn ordered_input(&self) -> Option<&Arc<dyn ExecutionPlan>> {
-        self.ordering.is_some().then_some(&self.input)
     }
 }
 
@@ -115,14 +75,10 @@ impl ExecutionPlan for OpaqueExec {
         &self.properties
     }
 
-    one_input!(input, OpaqueExec::over);
+    one_input!(input, |_, input| Ok(Self::new(input)));
 
-    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
-        vec![self.ordering.clone().map(OrderingRequirements::from)]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![self.ordering.is_some()]
+    fn supports_limit_pushdown(&self) -> bool {
+        true
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
@@ -150,22 +106,19 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
         config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = plan.transform_up(hide_what_breaks).data()?;
+        let mut plan = plan;
         let mut ensured = EnsureRequirements::new().optimize(Arc::clone(&plan), config)?;
-        // Enforcement has added sorts, which give the sides of joins an ordering.
+        // Enforcement has added sorts and merges: the sides of joins and the branches of unions have an ordering. It starts
+        // anew from the plan without them, as it takes away merges that limits need.
+        if ensured.exists(|node| Ok(claims_other_orderings(node)))? {
+            plan = plan.transform_up(hide_branches).data()?;
+            ensured = EnsureRequirements::new().optimize(Arc::clone(&plan), config)?;
+        }
         if ensured.exists(|node| Ok(orders_by_both_sides(node)))? {
-            let plan = plan.transform_up(hide_second_order).data()?;
+            plan = plan.transform_up(hide_second_order).data()?;
             ensured = EnsureRequirements::new().optimize(plan, config)?;
         }
-        // It also adds merges, where sorts are needed above those that are there.
-        for _ in 0..MOST_ROUNDS {
-            if !ensured.exists(|node| Ok(merged_ordering(node).is_some()))? {
-                return Ok(ensured);
-            }
-            let plan = ensured.transform_up(hide_other_orderings).data()?;
-            ensured = EnsureRequirements::new().optimize(plan, config)?;
-        }
-        // What then lacks a sort fails the sanity check.
-        ensured.transform_up(hide_other_orderings).data()
+        Ok(ensured)
     }
 
     fn name(&self) -> &str {
@@ -177,37 +130,31 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
     }
 }
 
-/// How often orderings are hidden and enforced anew.
-const MOST_ROUNDS: usize = 4;
-
-/// The ordering by which an operator merges its input, if it would claim others too.
-fn merged_ordering(node: &Arc<dyn ExecutionPlan>) -> Option<LexOrdering> {
+/// Whether an operator that merges sorted partitions would claim other orderings too.
+fn claims_other_orderings(node: &Arc<dyn ExecutionPlan>) -> bool {
     let (input, ordering) = if let Some(merge) = node.downcast_ref::<SortPreservingMergeExec>() {
-        (merge.input(), merge.expr().clone())
+        (merge.input(), Some(merge.expr()))
+    } else if let Some(repartition) = node.downcast_ref::<RepartitionExec>() {
+        let input = repartition.input();
+        let merged = input.output_ordering();
+        (input, merged.filter(|_| repartition.preserve_order()))
     } else {
-        let repartition = node.downcast_ref::<RepartitionExec>()?;
-        let ordering = repartition.input().output_ordering().cloned();
-        let ordering = ordering.filter(|_| repartition.preserve_order())?;
-        (repartition.input(), ordering)
+        return false;
     };
-    if input.output_partitioning().partition_count() < 2 {
-        return None;
-    }
+    let Some(ordering) = ordering else {
+        return false;
+    };
     let mut known = input.equivalence_properties().oeq_class().iter();
-    let has_others = known.any(|other| !ordering.as_ref().starts_with(other));
-    has_others.then_some(ordering)
+    input.output_partitioning().partition_count() > 1
+        && known.any(|other| !ordering.as_ref().starts_with(other))
 }
 
-fn hide_other_orderings(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
-    let input = node.children().first().map(|input| Arc::clone(input));
-    let (Some(ordering), Some(input)) = (merged_ordering(&node), input) else {
+/// Hides what the branches of a union have in common: that each has an ordering says nothing of all their rows together.
+fn hide_branches(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    if node.downcast_ref::<UnionExec>().is_none() {
         return Ok(Transformed::no(node));
-    };
-    let input = OpaqueExec::with_ordering(input, ordering);
-    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    Ok(Transformed::yes(
-        node.replace_children(vec![Arc::new(input)], options)?,
-    ))
+    }
+    Ok(Transformed::yes(Arc::new(OpaqueExec::new(node))))
 }
 
 fn replace_inputs(

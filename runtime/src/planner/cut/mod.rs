@@ -35,7 +35,6 @@ use sluice_core::plan::{Determinism, Exchange, ExchangeKind, Split, Stage, Stage
 
 use self::order::SharedMerge;
 use super::error::PlanError;
-use super::opaque::OpaqueExec;
 use super::sample::SampleExec;
 use super::schema_exec::SchemaExec;
 use super::{PlanNote, PlannedQuery, PlannedStage};
@@ -193,12 +192,6 @@ impl Cutter<'_> {
         }
         if let Some(sampled) = plan.downcast_ref::<SampleExec>() {
             return Ok(vec![self.sampled(sampled)?]);
-        }
-        if let Some(input) = plan
-            .downcast_ref::<OpaqueExec>()
-            .and_then(OpaqueExec::ordered_input)
-        {
-            return self.visit(input);
         }
         if let Some(repartition) = plan.downcast_ref::<RepartitionExec>() {
             return self.repartition(plan, repartition);

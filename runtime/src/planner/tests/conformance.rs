@@ -156,6 +156,11 @@ async fn a_merge_has_the_order_by_which_it_merges_and_no_other() {
             "2|1, 2|2, 1|1000000",
         ),
         (
+            "SELECT sum(c9), count(*) FROM ((SELECT 'ab' AS c8, k AS c9 FROM (SELECT DISTINCT k FROM mid WHERE k IN (1, 2, 3)) \
+             ORDER BY c8 DESC, c9 DESC OFFSET 1) UNION ALL (SELECT 'ab', NULL FROM mid LIMIT 1))",
+            "3|3",
+        ),
+        (
             &format!("SELECT c2, rank() OVER (ORDER BY c3) AS r FROM ({limited}) ORDER BY c2, r"),
             "1|3, 2|1, 2|2",
         ),
