@@ -15,9 +15,7 @@ use sluice_core::coordinator::Outcome;
 use sluice_core::ids::QueryId;
 use tempfile::TempDir;
 
-use super::ast::Query;
 use super::judge::{self, Row};
-use super::render::{self, Dialect};
 use super::tables::Database;
 use crate::compare::{Rows, differences};
 use crate::harness::{AMPLE_MEMORY, Fleet, NoRows, Plain, Tables, plain_in, plain_session, run_prepared};
@@ -140,7 +138,7 @@ pub struct Bench {
     sessions: Vec<Option<SessionContext>>,
     /// A query over any tables. Its plan is replaced.
     stand_in: LoadedQuery,
-    _folder: TempDir,
+    _folder: Option<TempDir>,
 }
 
 /// What a shape gave.
@@ -167,6 +165,14 @@ impl Bench {
     pub async fn of(database: &Database, shapes: &[usize]) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let tables = database.write(folder.path());
+        Self {
+            _folder: Some(folder),
+            ..Self::over(tables, shapes).await
+        }
+    }
+
+    /// A bench over tables that are there.
+    pub async fn over(tables: Tables, shapes: &[usize]) -> Self {
         let manifest = InputManifest::list(&tables.specs, &tables.base)
             .await
             .expect("the tables can be read");
@@ -185,21 +191,21 @@ impl Bench {
             plain,
             sessions,
             stand_in,
-            _folder: folder,
+            _folder: None,
         }
     }
 
     /// The answer of plain DataFusion.
-    pub async fn plain(&self, query: &Query) -> Result<Plain, String> {
-        let sql = render::sql(query, Dialect::DataFusion);
+    pub async fn plain(&self, sql: &str) -> Result<Plain, String> {
+        let sql = sql.to_owned();
         let context = self.plain.clone();
         let ran = tokio::spawn(async move { plain_in(&context, &sql).await });
         ran.await.unwrap_or_else(|panic| Err(format!("panic: {panic}")))
     }
 
     /// The answer of Sluice in a shape, within some time.
-    pub async fn ours(&self, fleets: &Fleets, query: &Query, shape: usize, limit: Duration) -> Answer {
-        let sql = render::sql(query, Dialect::DataFusion);
+    pub async fn ours(&self, fleets: &Fleets, sql: &str, shape: usize, limit: Duration) -> Answer {
+        let sql = sql.to_owned();
         let (Some(Some(session)), Some(shape)) = (self.sessions.get(shape), SHAPES.get(shape)) else {
             return Answer::Broken("no such shape".to_owned());
         };
@@ -244,7 +250,11 @@ impl Bench {
                 }
             }
             Err(NoRows::Ended { outcome, .. }) => Answer::Broken(format!("{outcome:?}")),
-            Err(NoRows::Hung { explained, .. }) => Answer::Hung(format!("hangs\n{explained}")),
+            Err(NoRows::Hung { explained, snapshot }) => Answer::Hung(format!(
+                "hangs
+{explained}
+{snapshot:#?}"
+            )),
         }
     }
 }

@@ -8,10 +8,14 @@
 //! - `SLUICE_GENERATOR_SECONDS`: how long at most.
 //!
 //! A query that fails is shrunk with its tables, and printed with the command that repeats it.
+//!
+//! Queries of others over tables of others are compared in the same way where `SLUICE_GENERATOR_FOLDER` names their
+//! folder: see [`folder`].
 
 mod ast;
 mod engine;
 mod expressions;
+mod folder;
 mod grammar;
 mod judge;
 mod known;
@@ -179,7 +183,7 @@ async fn random_queries() {
         }
         let Some(tables) = &bench else { continue };
         tally.tried += 1;
-        match suite.examine(tables, &query, &all).await {
+        match suite.examine(tables, &(&query).into(), &all).await {
             Verdict::Agreed(rows) => {
                 tally.agreed += 1;
                 tally.with_rows += u64::from(rows > 0);
@@ -238,11 +242,11 @@ async fn a_lost_row_is_found_and_shrunk() {
         let (database, query) = case_of_seed(seed);
         let bench = suite.bench(&database, &[0]).await;
         suite.defect = None;
-        let Verdict::Agreed(1..) = suite.examine(&bench, &query, &[0]).await else {
+        let Verdict::Agreed(1..) = suite.examine(&bench, &(&query).into(), &[0]).await else {
             continue;
         };
         suite.defect = Some(lose_a_row);
-        let Verdict::Found(finding) = suite.examine(&bench, &query, &[0]).await else {
+        let Verdict::Found(finding) = suite.examine(&bench, &(&query).into(), &[0]).await else {
             panic!("a row less is not noticed: {}", sql(&query, Dialect::DataFusion));
         };
         let shrunk = suite.shrink(&query, &database, finding).await;

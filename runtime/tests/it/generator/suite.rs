@@ -14,6 +14,36 @@ const MOST_STEPS: u32 = 1_000;
 /// As many for a query that hangs: each takes minutes.
 const MOST_HUNG_STEPS: u32 = 10;
 
+/// A query as every engine is asked.
+pub struct Asked {
+    pub sql: String,
+    /// In the words of DuckDB.
+    pub duckdb: String,
+    /// The columns by which it orders its rows.
+    order: Vec<usize>,
+}
+
+impl Asked {
+    /// A text that DataFusion and DuckDB read in the same way.
+    pub fn text(sql: &str) -> Self {
+        Self {
+            sql: sql.to_owned(),
+            duckdb: sql.to_owned(),
+            order: Vec::new(),
+        }
+    }
+}
+
+impl From<&Query> for Asked {
+    fn from(query: &Query) -> Self {
+        Self {
+            sql: render::sql(query, Dialect::DataFusion),
+            duckdb: render::sql(query, Dialect::DuckDb),
+            order: places(query),
+        }
+    }
+}
+
 /// What runs queries.
 pub struct Suite {
     pub fleets: Fleets,
@@ -56,22 +86,27 @@ impl Suite {
     /// Makes the tables of a database known to every engine, and to these shapes.
     pub async fn bench(&mut self, database: &Database, shapes: &[usize]) -> Bench {
         let bench = Bench::of(database, shapes).await;
-        if let Some(duckdb) = &mut self.duckdb {
-            let names = database.tables.iter().map(|table| table.name.as_str());
-            let loaded = duckdb.load(&bench.tables.base, names);
-            loaded.expect("DuckDB reads the tables");
-        }
+        self.load(&bench);
         bench
     }
 
+    /// Makes the tables of a bench known to DuckDB.
+    pub fn load(&mut self, bench: &Bench) {
+        if let Some(duckdb) = &mut self.duckdb {
+            let names = bench.tables.specs.iter().map(|table| table.name.as_str());
+            let loaded = duckdb.load(&bench.tables.base, names);
+            loaded.expect("DuckDB reads the tables");
+        }
+    }
+
     /// Runs a query in these shapes, and compares.
-    pub async fn examine(&mut self, bench: &Bench, query: &Query, shapes: &[usize]) -> Verdict {
+    pub async fn examine(&mut self, bench: &Bench, query: &Asked, shapes: &[usize]) -> Verdict {
         let duckdb = self.duckdb.as_mut();
-        let duckdb = duckdb.map(|duckdb| duckdb.rows(&render::sql(query, Dialect::DuckDb)));
+        let duckdb = duckdb.map(|duckdb| duckdb.rows(&query.duckdb));
         let expected = Expected {
-            plain: bench.plain(query).await,
+            plain: bench.plain(&query.sql).await,
             duckdb,
-            order: places(query),
+            order: query.order.clone(),
         };
         if let Some(kind) = expected.incomparable() {
             return Verdict::Nothing(kind);
@@ -91,12 +126,12 @@ impl Suite {
         }
     }
 
-    async fn answer(&mut self, bench: &Bench, query: &Query, shape: usize) -> Answer {
-        let mut answer = bench.ours(&self.fleets, query, shape, SLOW).await;
+    async fn answer(&mut self, bench: &Bench, query: &Asked, shape: usize) -> Answer {
+        let mut answer = bench.ours(&self.fleets, &query.sql, shape, SLOW).await;
         if matches!(answer, Answer::Hung(_)) {
             // What still runs must not keep the next query waiting; and a busy machine is no fault of this one.
             self.fleets.replace(shape).await;
-            answer = bench.ours(&self.fleets, query, shape, HANG).await;
+            answer = bench.ours(&self.fleets, &query.sql, shape, HANG).await;
         }
         if matches!(answer, Answer::Hung(_)) {
             self.fleets.replace(shape).await;
@@ -164,7 +199,7 @@ impl Suite {
     }
 
     async fn fails_so(&mut self, bench: &Bench, query: &Query, found: &Finding) -> Option<Finding> {
-        match self.examine(bench, query, &[found.shape]).await {
+        match self.examine(bench, &query.into(), &[found.shape]).await {
             Verdict::Found(other) if other.kind == found.kind => Some(other),
             Verdict::Agreed(_) | Verdict::Nothing(_) | Verdict::Found(_) => None,
         }
