@@ -138,7 +138,7 @@ fn a_crash_before_or_after_any_write_changes_nothing_in_the_end() {
     run(
         "a_crash_before_or_after_any_write_changes_nothing_in_the_end",
         async |env| {
-            let without_faults = owner(env, "without_faults").await;
+            let without_faults = owner(env, "without-faults").await;
             let faults = Faults::none();
             assert_eq!(lifecycle(env, &without_faults, &faults).await, 1);
             assert_eq!(faults.writes(), WRITES);
@@ -165,7 +165,7 @@ fn refused_lost_and_late_requests_change_nothing_in_the_end() {
     run(
         "refused_lost_and_late_requests_change_nothing_in_the_end",
         async |env| {
-            let without_faults = owner(env, "without_faults").await;
+            let without_faults = owner(env, "without-faults").await;
             lifecycle(env, &without_faults, &Faults::none()).await;
             let wanted = outcome(env, &without_faults).await;
             let mut disturbed = 0;
