@@ -2,6 +2,7 @@
 //! and the checks in Rust are held against the same objects.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use kube::api::PostParams;
@@ -11,7 +12,7 @@ use kube::{Client, Error};
 use serde::Deserialize;
 use sluice_crds::cases::{Case, cases};
 
-use crate::harness::{self, Space};
+use crate::harness::{self, Space, until};
 
 #[test]
 fn the_api_server_judges_every_case_as_the_table_says() {
@@ -84,6 +85,9 @@ async fn judge(space: &Space, kinds: &Kinds, case: &Case) -> Result<Result<(), S
     }
 }
 
+/// Longest time between a definition's establishment and its discovery.
+const LONGEST_DISCOVERY: Duration = Duration::from_secs(30);
+
 /// What the API server serves of our group.
 struct Kinds(Vec<ApiResource>);
 
@@ -95,21 +99,23 @@ struct Head {
 }
 
 impl Kinds {
+    /// Waits for them: discovery tells of a definition a moment after it is established.
     async fn of(client: &Client) -> Result<Self> {
-        let found = Discovery::new(client.clone())
-            .filter(&[sluice_crds::GROUP])
-            .run()
-            .await?;
-        let group = found
-            .get(sluice_crds::GROUP)
-            .context("the API server does not serve our group")?;
-        Ok(Self(
-            group
-                .recommended_resources()
-                .into_iter()
-                .map(|(resource, _)| resource)
-                .collect(),
-        ))
+        until("both kinds are served", LONGEST_DISCOVERY, || async {
+            let discovery = Discovery::new(client.clone()).filter(&[sluice_crds::GROUP]);
+            let found = discovery.run().await?;
+            let served = found
+                .get(sluice_crds::GROUP)
+                .map(|group| group.recommended_resources());
+            let served = served.unwrap_or_default().into_iter();
+            let served = Self(served.map(|(resource, _)| resource).collect());
+            let is_served = |kind| served.0.iter().any(|resource| resource.kind == kind);
+            Ok(match is_served("ShuffleQuery") && is_served("WorkerPool") {
+                true => Ok(served),
+                false => Err(format!("{:?}", served.0)),
+            })
+        })
+        .await
     }
 
     /// Where an object of this text is created; none if its kind or version is not served.
