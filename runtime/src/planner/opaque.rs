@@ -107,18 +107,21 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = plan.transform_up(hide_what_breaks).data()?;
         let mut plan = plan;
-        let mut ensured = EnsureRequirements::new().optimize(Arc::clone(&plan), config)?;
-        // Enforcement has added sorts and merges: the sides of joins and the branches of unions have an ordering. It starts
-        // anew from the plan without them, as it takes away merges that limits need.
-        if ensured.exists(|node| Ok(claims_other_orderings(node)))? {
-            plan = plan.transform_up(hide_branches).data()?;
-            ensured = EnsureRequirements::new().optimize(Arc::clone(&plan), config)?;
+        let (mut branches_hidden, mut second_hidden) = (false, false);
+        loop {
+            // Enforcement adds sorts and merges, which give branches of unions and sides of joins an ordering. It starts anew
+            // from the plan without them: from one with them it takes away merges that limits need.
+            let ensured = EnsureRequirements::new().optimize(Arc::clone(&plan), config)?;
+            if !branches_hidden && ensured.exists(|node| Ok(claims_other_orderings(node)))? {
+                branches_hidden = true;
+                plan = plan.transform_up(hide_branches).data()?;
+            } else if !second_hidden && ensured.exists(|node| Ok(orders_by_both_sides(node)))? {
+                second_hidden = true;
+                plan = plan.transform_up(hide_second_order).data()?;
+            } else {
+                return Ok(ensured);
+            }
         }
-        if ensured.exists(|node| Ok(orders_by_both_sides(node)))? {
-            plan = plan.transform_up(hide_second_order).data()?;
-            ensured = EnsureRequirements::new().optimize(plan, config)?;
-        }
-        Ok(ensured)
     }
 
     fn name(&self) -> &str {
