@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use super::using::{normal, relation_name};
+use super::using::{constraint, normal, relation_name};
 
 /// The columns of tables by name.
 pub(crate) type TableColumns = BTreeMap<String, Vec<String>>;
@@ -245,17 +245,9 @@ fn takes_all(options: &WildcardAdditionalOptions) -> bool {
 
 /// Whether the rows of a join have the columns of both sides.
 fn keeps_columns(join: &JoinOperator) -> bool {
-    match join {
-        JoinOperator::Join(constraint)
-        | JoinOperator::Inner(constraint)
-        | JoinOperator::Left(constraint)
-        | JoinOperator::LeftOuter(constraint)
-        | JoinOperator::Right(constraint)
-        | JoinOperator::RightOuter(constraint)
-        | JoinOperator::FullOuter(constraint)
-        | JoinOperator::CrossJoin(constraint) => {
-            matches!(constraint, JoinConstraint::On(_) | JoinConstraint::None)
-        }
-        _ => false,
-    }
+    let found = match join {
+        JoinOperator::CrossJoin(constraint) => Some(constraint),
+        other => constraint(other),
+    };
+    matches!(found, Some(JoinConstraint::On(_) | JoinConstraint::None))
 }

@@ -168,7 +168,7 @@ fn merged_columns(select: &Select) -> Result<Merged, Refusal> {
         };
         for (place, join) in joins.iter().enumerate() {
             let merges = matches!(
-                constraint(join),
+                constraint(&join.join_operator),
                 Some(JoinConstraint::Using(_) | JoinConstraint::Natural)
             );
             // The table of the left column is known if there is but one.
@@ -215,8 +215,9 @@ fn keeps_right(join: &Join) -> Option<(bool, &[ObjectName])> {
     }
 }
 
-fn constraint(join: &Join) -> Option<&JoinConstraint> {
-    match &join.join_operator {
+/// The constraint of a join that may have one with USING.
+pub(super) fn constraint(join: &JoinOperator) -> Option<&JoinConstraint> {
+    match join {
         JoinOperator::Join(constraint)
         | JoinOperator::Inner(constraint)
         | JoinOperator::Left(constraint)
