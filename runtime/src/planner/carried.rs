@@ -27,7 +27,8 @@ use super::window;
 /// Compares a plan with what its fragment decodes to, operator by operator.
 ///
 /// # Errors
-/// [`PlanError::Unsupported`] with the first operator that is not what it was.
+/// [`PlanError::Unsupported`] with the first operator that is not what it was; [`PlanError::Internal`] for a window that could
+/// not run.
 pub(crate) fn check(
     plan: &Arc<dyn ExecutionPlan>,
     decoded: &Arc<dyn ExecutionPlan>,
@@ -41,6 +42,12 @@ pub(crate) fn check(
                 what: format!("{} with options that workers would not see ({what})", plan.name()),
                 fix: "write it another way".into(),
             });
+        }
+        if window::misses_partitions(&decoded) {
+            return Err(PlanError::internal(
+                "fragment",
+                "a window does not find the order of its partitions",
+            ));
         }
         let is_recursive = plan.downcast_ref::<RecursiveQueryExec>().is_some();
         for (plan, decoded) in plan.children().into_iter().zip(decoded.children()) {

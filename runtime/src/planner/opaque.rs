@@ -9,6 +9,8 @@
 //!   sorted too, and the plan fails the sanity check.
 //! - An operator that merges sorted partitions claims every ordering that each of them has, and not only the one by which it
 //!   merges.
+//! - The one row of an aggregate without keys counts as sorted by anything. A window that takes such rows as sorted by the
+//!   keys of its partitions looks for their ordering when it runs, and fails: it knows orderings alone.
 //!
 //! An [`OpaqueExec`] below such an operator hides the properties of its input.
 
@@ -16,6 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::fixed_node::one_input;
+use super::window::{functions_of, misses_partitions};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{JoinType, Statistics};
 use datafusion::config::ConfigOptions;
@@ -107,7 +110,7 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let plan = plan.transform_up(hide_what_breaks).data()?;
         let mut plan = plan;
-        let (mut branches_hidden, mut second_hidden) = (false, false);
+        let (mut branches_hidden, mut second_hidden, mut constraints_hidden) = (false, false, false);
         loop {
             // Enforcement adds sorts and merges, which give branches of unions and sides of joins an ordering. It starts anew
             // from the plan without them: from one with them it takes away merges that limits need.
@@ -118,6 +121,9 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
             } else if !second_hidden && ensured.exists(|node| Ok(orders_by_both_sides(node)))? {
                 second_hidden = true;
                 plan = plan.transform_up(hide_second_order).data()?;
+            } else if !constraints_hidden && ensured.exists(|node| Ok(misses_partitions(node)))? {
+                constraints_hidden = true;
+                plan = plan.transform_up(hide_constraints).data()?;
             } else {
                 return Ok(ensured);
             }
@@ -326,6 +332,16 @@ fn hide_second_order(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn
         Some(second) => replace_inputs(node, &|place, _| place == second),
         None => Ok(Transformed::no(node)),
     }
+}
+
+/// Hides that rows below a window are unique.
+fn hide_constraints(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    if functions_of(&node).is_none() {
+        return Ok(Transformed::no(node));
+    }
+    replace_inputs(node, &|_, input| {
+        !input.equivalence_properties().constraints().is_empty()
+    })
 }
 
 /// The side of a join whose ordering it appends to that of the other side.

@@ -23,7 +23,7 @@ use datafusion::physical_plan::windows::{
     BoundedWindowAggExec, WindowAggExec, WindowUDFExpr, create_udwf_window_expr,
 };
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, InputOrderMode, PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, InputOrderMode, PlanProperties,
 };
 use datafusion_proto::physical_plan::from_proto::{parse_physical_sort_exprs, parse_physical_window_expr};
 use datafusion_proto::physical_plan::to_proto::{
@@ -93,6 +93,27 @@ pub(super) fn functions_of(plan: &Arc<dyn ExecutionPlan>) -> Option<WindowParts<
     }
     let window = plan.downcast_ref::<WindowAggExec>()?;
     Some((window.window_expr(), None))
+}
+
+/// Whether a window operator takes its input as sorted by keys of its partitions, and finds no such ordering of it. It looks
+/// for one when it runs: then it fails, or takes several partitions for one.
+pub(super) fn misses_partitions(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let (Some((functions, order)), Some(input)) = (functions_of(plan), plan.children().pop()) else {
+        return false;
+    };
+    let keys = functions
+        .first()
+        .map_or(&[][..], |function| function.partition_by());
+    let sorted: Vec<Arc<dyn PhysicalExpr>> = match order {
+        Some(InputOrderMode::Linear) => Vec::new(),
+        Some(InputOrderMode::PartiallySorted(places)) => places
+            .iter()
+            .filter_map(|place| keys.get(*place).cloned())
+            .collect(),
+        Some(InputOrderMode::Sorted) | None => keys.to_vec(),
+    };
+    let found = input.equivalence_properties().find_longest_permutation(&sorted);
+    found.is_ok_and(|(found, _)| found.len() < sorted.len())
 }
 
 /// The same plan with a slot in place of each window operator.

@@ -37,6 +37,29 @@ async fn window_functions_keep_their_clauses() {
     Bench::new().await.same_all(&queries, &[1, 3], &[&[]]).await;
 }
 
+/// One row counts as sorted by anything, but a window finds its partitions by known orderings alone.
+#[tokio::test]
+async fn windows_find_the_partitions_of_one_row() {
+    let bench = Bench::new().await;
+    let one = "SELECT c, CAST(x AS BIGINT) AS x FROM (SELECT count('b') OVER (ORDER BY n) AS c, lead('a') OVER () AS x
+                FROM (SELECT count(DISTINCT s) AS n FROM mid))";
+    let whole = "ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING";
+    for (function, window) in [
+        ("row_number()", "PARTITION BY c, x"),
+        ("row_number()", "PARTITION BY x, c"),
+        ("count(*)", &format!("PARTITION BY x, c ORDER BY c {whole}")),
+        (
+            "count(*)",
+            "PARTITION BY c, x ROWS BETWEEN 1 PRECEDING AND CURRENT ROW",
+        ),
+    ] {
+        let sql = format!("SELECT c, x, {function} OVER ({window}) AS w FROM ({one})");
+        for partitions in [1, 3] {
+            assert_eq!(bench.rows(&sql, partitions).await, [["1", "null", "1"]], "{sql}");
+        }
+    }
+}
+
 /// What the encoding loses is seen, here by encoding without our codec.
 #[tokio::test]
 async fn what_a_fragment_loses_is_refused() {
