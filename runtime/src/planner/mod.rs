@@ -10,6 +10,7 @@
 mod broadcast;
 mod carried;
 mod codec;
+mod correlated;
 mod cut;
 mod determinism;
 mod error;

@@ -13,6 +13,7 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
 use super::broadcast::{BroadcastLimit, BroadcastSmallBuilds};
+use super::correlated::KeysAsColumns;
 use super::error::PlanError;
 use super::filters::PushFilters;
 use super::null_safe::{ExtractJoinKeys, OrderInnerJoins};
@@ -134,6 +135,7 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         .with_optimizer_rules(logical_rules())
         .with_physical_optimizer_rules(rules)
         .with_analyzer_rule(Arc::new(CheckValues))
+        .with_analyzer_rule(Arc::new(KeysAsColumns))
         .build()
 }
 

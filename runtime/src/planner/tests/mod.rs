@@ -2,6 +2,7 @@
 
 mod broadcast;
 mod conformance;
+mod correlated;
 mod data;
 mod error_words;
 mod facts;
