@@ -7,7 +7,7 @@
 //! - `SLUICE_GENERATOR_COUNT`: how many seeds.
 //! - `SLUICE_GENERATOR_SECONDS`: how long at most.
 //!
-//! A query that fails is shrunk with its tables, and printed with the command that repeats it.
+//! A run of one seed prints its query. A query that fails is shrunk with its tables, and printed with the command that repeats it.
 //!
 //! Queries of others over tables of others are compared in the same way where `SLUICE_GENERATOR_FOLDER` names their
 //! folder: see [`folder`].
@@ -183,6 +183,9 @@ async fn random_queries() {
         }
         let Some(tables) = &bench else { continue };
         tally.tried += 1;
+        if count == 1 {
+            println!("{}\n{}", database.text(), sql(&query, Dialect::DataFusion));
+        }
         match suite.examine(tables, &(&query).into(), &all).await {
             Verdict::Agreed(rows) => {
                 tally.agreed += 1;
