@@ -22,6 +22,7 @@ mod grouping;
 mod label;
 mod named;
 mod null_safe;
+mod on_conditions;
 mod opaque;
 mod outer;
 mod quantified;
@@ -235,6 +236,7 @@ fn query_plan(
         }),
         query => Ok(grouping::plan_empty_sets(sample::sample_tables(query, samples)?)
             .and_then(set_operations::count_rows)
+            .and_then(on_conditions::move_subqueries)
             .and_then(outer::lift_outer_conditions)
             .and_then(semantics::rewrite_predicates)
             .and_then(scalar::guard_scalar_subqueries)

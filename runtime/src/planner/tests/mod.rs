@@ -8,6 +8,7 @@ mod error_words;
 mod facts;
 mod harness;
 mod joins;
+mod on_conditions;
 mod order;
 mod refusals;
 mod samples;
