@@ -7,6 +7,7 @@
 //! SQL -> statement -> DataFusion (with our rules) -> cut -> Fragment -> decode_task -> partition 0
 //! ```
 
+mod aggregate_input;
 mod broadcast;
 mod carried;
 mod codec;
@@ -209,7 +210,9 @@ async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, Plan
     let (statement, samples) = parse(state, sql, Some(&tables))?;
     let planned = state.statement_to_plan(statement).await.map_err(refused)?;
     let logical = query_plan(planned, &samples)?.map_err(refused)?;
-    let physical = state.create_physical_plan(&logical).await.map_err(refused)?;
+    let physical = aggregate_input::physical_plan(state, &logical)
+        .await
+        .map_err(refused)?;
     let mut planned = cut(&physical, state.task_ctx().as_ref())?;
     // DataFusion's plan loses the ordering if the sort key is not selected.
     planned.graph.ordered |= planned.root_tasks() == 1;

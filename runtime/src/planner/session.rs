@@ -12,6 +12,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::prelude::SessionConfig;
 
+use super::aggregate_input::EliminateGroupKeys;
 use super::broadcast::{BroadcastLimit, BroadcastSmallBuilds};
 use super::correlated::KeysAsColumns;
 use super::error::PlanError;
@@ -142,7 +143,8 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
 /// DataFusion's rules for logical plans, with ours in the places of those that give other rows.
 fn logical_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = Optimizer::new().rules;
-    let ours: [Arc<dyn OptimizerRule + Send + Sync>; 3] = [
+    let ours: [Arc<dyn OptimizerRule + Send + Sync>; 4] = [
+        Arc::new(EliminateGroupKeys::default()),
         Arc::new(PushFilters::default()),
         Arc::new(OrderInnerJoins::default()),
         Arc::new(ExtractJoinKeys::default()),

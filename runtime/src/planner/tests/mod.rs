@@ -6,6 +6,7 @@ mod correlated;
 mod data;
 mod error_words;
 mod facts;
+mod groups;
 mod harness;
 mod joins;
 mod on_conditions;
