@@ -11,8 +11,10 @@
 //!   merges.
 //! - The one row of an aggregate without keys counts as sorted by anything. A window that takes such rows as sorted by the
 //!   keys of its partitions looks for their ordering when it runs, and fails: it knows orderings alone.
+//! - An OFFSET without LIMIT keeps the order of its input, so the rule sorts below it by what is ordered above: then it skips
+//!   the first rows of another order.
 //!
-//! An [`OpaqueExec`] below such an operator hides the properties of its input.
+//! An [`OpaqueExec`] below such an operator hides the properties of its input; above an OFFSET it keeps the sort above.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::ensure_requirements::EnsureRequirements;
 use datafusion::physical_plan::aggregates::{AggregateExec, PhysicalGroupBy};
 use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, SortMergeJoinExec};
+use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
@@ -108,8 +111,7 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
         plan: Arc<dyn ExecutionPlan>,
         config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let plan = plan.transform_up(hide_what_breaks).data()?;
-        let mut plan = plan;
+        let mut plan = hide_offsets(plan.transform_up(hide_what_breaks).data()?, true)?;
         let (mut branches_hidden, mut second_hidden, mut constraints_hidden) = (false, false, false);
         loop {
             // Enforcement adds sorts and merges, which give branches of unions and sides of joins an ordering. It starts anew
@@ -165,6 +167,41 @@ fn hide_branches(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Exe
     }
     Ok(Transformed::yes(Arc::new(OpaqueExec::new(node))))
 }
+
+/// Hides every OFFSET without LIMIT but that of the query itself, above which nothing has another order.
+fn hide_offsets(plan: Arc<dyn ExecutionPlan>, is_query: bool) -> Result<Arc<dyn ExecutionPlan>> {
+    let is_query = is_query && IN_ORDER_OF_QUERY.contains(&plan.name());
+    let mut changed = false;
+    let inputs = plan.children().into_iter().map(|input| {
+        let hidden = hide_offsets(Arc::clone(input), is_query)?;
+        let is_offset = hidden
+            .downcast_ref::<GlobalLimitExec>()
+            .is_some_and(|limit| limit.skip() > 0 && limit.fetch().is_none());
+        let hidden: Arc<dyn ExecutionPlan> = match is_offset && !is_query {
+            true => Arc::new(OpaqueExec::new(hidden)),
+            false => hidden,
+        };
+        changed |= !Arc::ptr_eq(&hidden, input);
+        Ok(hidden)
+    });
+    let inputs = inputs.collect::<Result<Vec<_>>>()?;
+    if !changed {
+        return Ok(plan);
+    }
+    plan.replace_children(
+        inputs,
+        ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
+    )
+}
+
+/// Operators between a query's result and its OFFSET.
+const IN_ORDER_OF_QUERY: &[&str] = &[
+    "OutputRequirementExec",
+    "ProjectionExec",
+    "GlobalLimitExec",
+    "CoalescePartitionsExec",
+    "SortPreservingMergeExec",
+];
 
 fn replace_inputs(
     node: Arc<dyn ExecutionPlan>,

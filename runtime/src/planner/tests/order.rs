@@ -133,3 +133,38 @@ async fn first_rows_of_wide_ones_need_little_memory() {
         }
     }
 }
+
+#[tokio::test]
+async fn an_offset_skips_in_its_own_order() {
+    let bench = Bench::new().await;
+    for (sql, expected) in [
+        (
+            "SELECT * FROM (SELECT id FROM tiny ORDER BY id DESC OFFSET 5) AS x ORDER BY id",
+            "0 1",
+        ),
+        (
+            "SELECT * FROM (SELECT id FROM tiny ORDER BY id DESC OFFSET 2) AS x ORDER BY id LIMIT 2",
+            "0 1",
+        ),
+        (
+            "SELECT sum(n) FROM (SELECT id, row_number() OVER (ORDER BY id) * id AS n
+                FROM (SELECT id FROM tiny ORDER BY id DESC OFFSET 5) AS x) AS y",
+            "2",
+        ),
+        (
+            "(SELECT id FROM tiny ORDER BY id DESC OFFSET 5) UNION ALL (SELECT id FROM tiny ORDER BY id OFFSET 5) ORDER BY id",
+            "0 1 5 6",
+        ),
+        (
+            "SELECT a.id FROM (SELECT id FROM mid ORDER BY id DESC OFFSET 297) AS a
+                JOIN (SELECT id FROM mid ORDER BY id OFFSET 1) AS b ON a.id = b.id ORDER BY a.id",
+            "1 2",
+        ),
+        ("SELECT id + 1 AS x FROM mid ORDER BY x OFFSET 297", "298 299 300"),
+    ] {
+        for partitions in [1, 3] {
+            let rows = bench.rows(sql, partitions).await.concat().join(" ");
+            assert_eq!(rows, expected, "{partitions} partitions: {sql}");
+        }
+    }
+}
