@@ -134,6 +134,8 @@ pub struct Window {
     pub args: Vec<Expr>,
     pub partitions: Vec<Expr>,
     pub order: Vec<Key>,
+    /// The value depends on the order, which is by all columns.
+    pub total: bool,
     /// `ROWS BETWEEN …`, or nothing.
     pub frame: String,
     pub type_: Type,

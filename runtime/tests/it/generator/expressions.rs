@@ -286,6 +286,7 @@ impl Grammar<'_> {
             function: Form::of_both(&function.sql, &function.duckdb),
             args: function.args,
             partitions,
+            total,
             frame,
             type_: function.type_,
         }))

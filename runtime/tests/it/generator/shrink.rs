@@ -311,7 +311,8 @@ fn windows(window: &Window) -> Vec<Window> {
     for place in 0..window.partitions.len() {
         with(&|window| drop(window.partitions.remove(place)));
     }
-    for place in 0..window.order.len() {
+    let order = if window.total { 0 } else { window.order.len() };
+    for place in 0..order {
         with(&|window| drop(window.order.remove(place)));
     }
     for (place, arg) in window.args.iter().enumerate() {
