@@ -3,9 +3,10 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::physical_expr::expressions::CastExpr;
+use datafusion::physical_expr::expressions::{CastExpr, Literal};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::filter::FilterExec;
@@ -38,6 +39,13 @@ pub(crate) fn check(
         let forms = form_of(&plan).and_then(|before| Ok((before, form_of(&decoded)?)));
         let (before, after) = forms.map_err(|error| PlanError::internal("fragment", error))?;
         if let Some(what) = before.differs_from(&after) {
+            // The encoding turns them to other floats.
+            if before.expressions.iter().any(has_half_float) {
+                return Err(PlanError::Unsupported {
+                    what: "a constant of the type Float16".into(),
+                    fix: "CAST it to FLOAT".into(),
+                });
+            }
             return Err(PlanError::Unsupported {
                 what: format!("{} with options that workers would not see ({what})", plan.name()),
                 fix: "write it another way".into(),
@@ -119,6 +127,14 @@ impl Form {
         let (before, after) = expressions.find(|(before, after)| !are_same(before, after))?;
         Some(format!("{before} became {after}"))
     }
+}
+
+fn has_half_float(expression: &Arc<dyn PhysicalExpr>) -> bool {
+    let is_half = |part: &Arc<dyn PhysicalExpr>| {
+        let constant = part.downcast_ref::<Literal>();
+        Ok(constant.is_some_and(|constant| constant.value().data_type() == DataType::Float16))
+    };
+    expression.exists(is_half).unwrap_or(false)
 }
 
 /// Whether two expressions give the same values. A cast may have lost the name that its column has above.

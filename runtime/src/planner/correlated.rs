@@ -11,6 +11,9 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
+/// What the names of such columns begin with.
+pub(super) const CORRELATED_KEY: &str = "__correlated_key_";
+
 /// Makes such expressions columns of the subquery's rows. Runs once types are known: comparisons may add casts.
 #[derive(Debug)]
 pub(super) struct KeysAsColumns;
@@ -57,7 +60,7 @@ fn keys_as_columns(filter: Filter, made: &mut usize) -> Result<Transformed<Logic
         } else {
             return condition;
         };
-        let name = format!("__correlated_key_{made}");
+        let name = format!("{CORRELATED_KEY}{made}");
         *made += 1;
         below.push(key.as_ref().clone().alias(&name));
         let column = Expr::Column(Column::new_unqualified(name));

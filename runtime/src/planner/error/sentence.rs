@@ -13,6 +13,7 @@ use super::messages;
 use super::names::{any_of, instead, nearest};
 use super::query_text::{QueryText, at_span};
 use super::{PlanError, syntax};
+use crate::planner::correlated::CORRELATED_KEY;
 
 /// A sentence: `{subject}{at} {predicate}: {fix}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -167,6 +168,11 @@ fn unknown_column(
     diagnostic: Option<&Diagnostic>,
     text: &QueryText,
 ) -> Sentence {
+    if field.name.starts_with(CORRELATED_KEY) {
+        let what = "a subquery in FROM of another subquery";
+        let says = "compares its rows with the query around both";
+        return Sentence::new(what, "", says, "write a join");
+    }
     let at = place(diagnostic, field, text);
     let subject = format!("column {}", field.quoted_flat_name());
     let unknown = |fix: String| Sentence::new(subject.clone(), &at, "is not known there", fix);

@@ -130,3 +130,23 @@ SELECT upper(1, 2)\nFROM big WHERE upper(3, 4) = 'x'
 SELECT id, id FROM big ORDER BY id
 SELECT orders.shipdat FROM (SELECT 1 AS shipdate, 2 AS other_column) orders
 SELECT id FROM big ORDER k
+-- arguments and limits that are no constants
+SELECT ntile(k) OVER (ORDER BY id) FROM big
+SELECT lag(k, k) OVER (ORDER BY id) FROM big
+SELECT lag(k, 1, k) OVER (ORDER BY id) FROM big
+SELECT nth_value(k, k) OVER (ORDER BY id) FROM big
+SELECT id FROM big LIMIT (SELECT 2)
+SELECT id FROM big OFFSET (SELECT 2)
+SELECT id FROM big WHERE EXISTS (SELECT 1 FROM mid WHERE mid.g = big.g LIMIT (SELECT 2))
+-- constants of other types
+SELECT TIMESTAMP '9999-12-31'
+SELECT id FROM big WHERE ts < TIMESTAMP '9999-12-31'
+SELECT CAST('9999-12-31 12:00:00' AS TIMESTAMP)
+SELECT arrow_cast(1.5, 'Float16')
+SELECT id FROM big WHERE arrow_cast(id, 'Float16') > arrow_cast(1.5, 'Float16')
+-- subqueries that are not planned
+SELECT id, (SELECT count(*) FROM mid WHERE mid.k > big.k) FROM big
+SELECT id, (SELECT count(*) FROM mid WHERE mid.k IS NOT DISTINCT FROM big.k) FROM big
+SELECT id FROM big WHERE k > (SELECT count(*) FROM (SELECT id FROM mid WHERE mid.k + 1 = big.k) AS a JOIN mid ON true)
+SELECT big.id FROM big LEFT JOIN mid ON EXISTS (SELECT 1 FROM tiny WHERE tiny.id = big.id AND tiny.k = mid.k)
+SELECT CAST(id AS DOUBLE), id FROM big

@@ -166,16 +166,19 @@ pub(super) const FORMS: &[(&str, Form)] = &[
     (
         "Physical plan does not support logical expression {}(",
         |seen, parts| {
-            let what = match first(parts) {
-                "Exists" | "InSubquery" | "ScalarSubquery" | "SetComparison" => "a subquery",
-                _ => "an expression",
+            let place = "stands where it is not supported";
+            let (what, says, fix) = match first(parts) {
+                "ScalarSubquery" => (
+                    "a subquery in the place of a value",
+                    "does not compare expressions of its rows with those of the query around it by =",
+                    "write such comparisons with AND between them, or a join",
+                ),
+                "Exists" | "InSubquery" | "SetComparison" => {
+                    ("a subquery", place, "write a join, or use WHERE")
+                }
+                _ => ("an expression", place, "write a join, or use WHERE"),
             };
-            Some(Sentence::new(
-                what,
-                &seen.at,
-                "stands where it is not supported",
-                "write a join, or use WHERE",
-            ))
+            Some(Sentence::new(what, &seen.at, says, fix))
         },
     ),
     (
@@ -189,6 +192,12 @@ pub(super) const FORMS: &[(&str, Form)] = &[
             Some(Sentence::new(what, at, says, "write as many in each row"))
         },
     ),
+    ("Unsupported {} expression: ", |seen, parts| {
+        Some(variable_limit(seen, first(parts)))
+    }),
+    ("{} of a subquery in EXISTS are not numbers", |seen, _| {
+        Some(variable_limit(seen, "LIMIT"))
+    }),
     ("{} must be >= 0, '{}' was provided", limit),
     ("{} must be >=0, '{}' was provided", limit),
     (
@@ -244,4 +253,10 @@ fn limit(seen: &Seen<'_>, parts: &[&str]) -> Option<Sentence> {
         "is negative",
         "write 0 or more",
     ))
+}
+
+fn variable_limit(seen: &Seen<'_>, keyword: &str) -> Sentence {
+    let at = seen.at(|text| text.at_sign(keyword));
+    let fix = "write a whole number, or compare row_number() with QUALIFY";
+    Sentence::new(keyword, at, "is no constant", fix)
 }

@@ -162,9 +162,19 @@ fn unknown_function(seen: &Seen<'_>, name: &str) -> Sentence {
 
 fn same_names(seen: &Seen<'_>, parts: &[&str]) -> Option<Sentence> {
     let shown = first(parts);
-    let name = shown.rsplit(" AS ").next().unwrap_or(shown);
-    let at = seen.at(|text| text.at_alias(name));
+    let other = parts.get(2).copied().unwrap_or_default();
+    // The AS of a CAST is within its parentheses.
+    let alias = shown.rsplit_once(" AS ").map(|(_, alias)| alias);
+    let alias = alias.filter(|alias| alias.matches(')').count() <= alias.matches('(').count());
     let fix = "name one of them with AS";
+    if alias.is_none() && shown != other {
+        let names = [shown, other].map(|shown| with_sql_types(&expression(shown)));
+        let at = seen.at(|text| text.at_name(other));
+        let says = "have the same name in one SELECT";
+        return Some(Sentence::new(names.join(" and "), at, says, fix));
+    }
+    let name = alias.unwrap_or(shown);
+    let at = seen.at(|text| text.at_alias(name));
     Some(Sentence::new(
         format!("the name {}", expression(name)),
         at,

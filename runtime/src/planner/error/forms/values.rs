@@ -97,6 +97,31 @@ pub(super) const FORMS: &[(&str, Form)] = &[
         let fix = "write it as '2026-01-31T12:00:00'";
         Some(Sentence::new(format!("'{value}'"), at, "is no TIMESTAMP", fix))
     }),
+    ("Overflow converting {} to Nanosecond.", |seen, parts| {
+        let value = first(parts);
+        let at = seen.at(|text| {
+            let date = value.strip_suffix(" 00:00:00").unwrap_or(value);
+            let at = text.at_value(value);
+            if at.is_empty() { text.at_value(date) } else { at }
+        });
+        Some(Sentence::new(
+            format!("'{value}'"),
+            at,
+            "is out of the range of TIMESTAMP, which has the years 1677 to 2262",
+            "write TIMESTAMP(6), which counts microseconds",
+        ))
+    }),
+    (
+        "There is only support Literal types for field at idx: {} in Window Function",
+        |seen, parts| {
+            let argument: u64 = first(parts).parse().unwrap_or_default();
+            Some(variable_argument(seen, argument.saturating_add(1)))
+        },
+    ),
+    (
+        "Expected a signed integer literal for the second argument of",
+        |seen, _| Some(variable_argument(seen, 2)),
+    ),
     ("Invalid input syntax for type interval: \"{}\"", |seen, parts| {
         let value = first(parts);
         let at = seen.at(|text| text.at_value(value));
@@ -195,6 +220,17 @@ fn no_value(seen: &Seen<'_>, value: &str, kind: &str) -> Sentence {
         _ => "correct it, or CAST the other side to VARCHAR",
     };
     Sentence::new(format!("'{value}'"), at, format!("is no {kind}"), fix)
+}
+
+/// An argument of a window function.
+fn variable_argument(seen: &Seen<'_>, number: u64) -> Sentence {
+    let at = seen.at(|text| text.at_sign("OVER"));
+    let fix = match number {
+        3 => "write a constant, or put coalesce(…, …) around the function",
+        _ => "write a whole number",
+    };
+    let what = format!("argument {number} of the window function");
+    Sentence::new(what, at, "is no constant", fix)
 }
 
 fn parameter(seen: &Seen<'_>, name: &str) -> Sentence {
