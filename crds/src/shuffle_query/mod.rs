@@ -20,7 +20,9 @@ pub use retry::{
     MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_WORKER_LIVENESS_TIMEOUT, MIN_WORKER_LIVENESS_TIMEOUT,
     RetrySpec,
 };
-pub use shuffle::{Compression, MAX_FETCH_WINDOW_PARTITIONS, MAX_PARTITIONS, ShuffleSpec};
+pub use shuffle::{
+    AdaptiveMode, AdaptiveSpec, Compression, MAX_FETCH_WINDOW_PARTITIONS, MAX_PARTITIONS, ShuffleSpec,
+};
 pub use sink::{IfExists, PreviewMode, SinkSpec};
 pub use spec::{
     ConfigMapKeyRef, MAX_PRIORITY, MAX_QUERY_NAME, MAX_SECONDS, MAX_SQL_BYTES, MAX_TABLES, POOL_NAME_PATTERN,

@@ -1,7 +1,10 @@
 //! How rows move between stages.
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::units::ByteSize;
 
 /// Most partitions of one exchange.
 pub const MAX_PARTITIONS: u32 = 65_536;
@@ -23,6 +26,73 @@ pub struct ShuffleSpec {
     #[serde(default = "default_reduce_fetch_window_partitions")]
     #[schemars(range(min = 1, max = MAX_FETCH_WINDOW_PARTITIONS))]
     pub reduce_fetch_window_partitions: u32,
+    /// Tasks that follow the data: how partitions are coalesced once their sizes are known.
+    #[serde(default)]
+    pub adaptive: AdaptiveSpec,
+}
+
+/// How the partitions of exchanges are coalesced into tasks, from the bytes that their writers really produced. An answer does
+/// not depend on it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("self.maxReduceTasks == 0 || self.minReduceTasks <= self.maxReduceTasks")
+        .message("minReduceTasks must not be above maxReduceTasks")
+)]
+pub struct AdaptiveSpec {
+    /// Auto: neighbouring partitions are read by one task as long as no slot stays idle for it. Off: one task for each
+    /// partition.
+    #[serde(default)]
+    pub mode: AdaptiveMode,
+    /// Bytes of shuffle data that one task reads at most, unless a single partition has more. At most an eighth of the memory
+    /// of a worker's slot is used.
+    #[serde(default = "default_target_bytes")]
+    pub target_bytes: ByteSize,
+    /// The least number of tasks of a stage, as far as it has partitions.
+    #[serde(default = "default_min_reduce_tasks")]
+    #[schemars(range(min = 1, max = MAX_PARTITIONS))]
+    pub min_reduce_tasks: u32,
+    /// The most tasks of a stage; 0: as many as were planned.
+    #[serde(default)]
+    #[schemars(range(max = MAX_PARTITIONS))]
+    pub max_reduce_tasks: u32,
+    /// The most partitions that one task reads; 0: any number. It holds even where it needs more tasks than
+    /// maxReduceTasks.
+    #[serde(default)]
+    #[schemars(range(max = MAX_PARTITIONS))]
+    pub max_partitions_per_task: u32,
+}
+
+/// Whether partitions are coalesced: Auto or Off.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum AdaptiveMode {
+    /// Where it saves more than it costs.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+fn default_target_bytes() -> ByteSize {
+    ByteSize::from_mib(128)
+}
+
+fn default_min_reduce_tasks() -> u32 {
+    1
+}
+
+impl Default for AdaptiveSpec {
+    fn default() -> Self {
+        Self {
+            mode: AdaptiveMode::default(),
+            target_bytes: default_target_bytes(),
+            min_reduce_tasks: default_min_reduce_tasks(),
+            max_reduce_tasks: 0,
+            max_partitions_per_task: 0,
+        }
+    }
 }
 
 /// Compression of shuffle data, in memory, on disk and on the wire: None, Lz4 (fast) or Zstd (small). Without it, None if
@@ -47,6 +117,7 @@ impl Default for ShuffleSpec {
             partitions: None,
             compression: None,
             reduce_fetch_window_partitions: default_reduce_fetch_window_partitions(),
+            adaptive: AdaptiveSpec::default(),
         }
     }
 }

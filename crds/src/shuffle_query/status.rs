@@ -255,6 +255,18 @@ pub struct StageStatus {
     /// Tasks that were planned to read the stage's inputs; absent if it reads tables only, as are the fields below.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub planned_reduce_tasks: u32,
+    /// Tasks that read them, once all of them are written: neighbouring partitions are read by one task.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub adaptive_reduce_tasks: u32,
+    /// Bytes that one task reads at most, unless a single partition has more; absent if partitions are not coalesced.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub adaptive_target_bytes: u64,
+    /// How often the division of the inputs among the tasks was decided or voided; absent if it was decided once and holds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub layout_events: u32,
+    /// How often it was decided: again each time that the stage started over. Absent if it was decided once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub layout_finalize_count: u32,
     /// Partitions that each attempt fetches at the same time.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reduce_fetch_window_partitions: u32,

@@ -5,8 +5,9 @@ use super::pool::{check_inline, check_locality, check_workers};
 use super::schema::{QUERY, check_spec};
 use super::{Problem, check_name, excerpt};
 use crate::shuffle_query::{
-    CsvOptions, FileFormat, Location, MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_QUERY_NAME, MAX_SQL_BYTES,
-    MAX_WORKER_LIVENESS_TIMEOUT, MIN_WORKER_LIVENESS_TIMEOUT, RetrySpec, ShuffleQuery, TableSpec, TpchTable,
+    AdaptiveSpec, CsvOptions, FileFormat, Location, MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_QUERY_NAME,
+    MAX_SQL_BYTES, MAX_WORKER_LIVENESS_TIMEOUT, MIN_WORKER_LIVENESS_TIMEOUT, RetrySpec, ShuffleQuery,
+    TableSpec, TpchTable,
 };
 use crate::units::Millis;
 
@@ -37,6 +38,7 @@ pub fn validate_query(query: &ShuffleQuery) -> Vec<Problem> {
         check_location(&sink.location, "spec.sink.location", &mut problems);
     }
     check_retry(&spec.retry, &mut problems);
+    check_adaptive(&spec.shuffle.adaptive, &mut problems);
     if let Some(workers) = &spec.workers {
         check_workers(workers, "spec.workers", &mut problems);
         check_inline(workers, "spec.workers", &mut problems);
@@ -193,6 +195,17 @@ fn check_csv(options: &CsvOptions, path: &str, problems: &mut Vec<Problem>) {
     differ("quote", &options.quote);
     if let Some(escape) = &options.escape {
         differ("escape", escape);
+    }
+}
+
+fn check_adaptive(adaptive: &AdaptiveSpec, problems: &mut Vec<Problem>) {
+    let (least, most) = (adaptive.min_reduce_tasks, adaptive.max_reduce_tasks);
+    if most > 0 && least > most {
+        problems.push(Problem::new(
+            "spec.shuffle.adaptive.minReduceTasks",
+            format!("is {least}, and maxReduceTasks is {most}"),
+            format!("write at most {most}"),
+        ));
     }
 }
 

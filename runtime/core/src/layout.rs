@@ -3,6 +3,8 @@
 //! A layout is a pure function of the stage and of what is known of its inputs. It is decided once in a stage epoch, before
 //! the first assignment, and holds until the epoch ends.
 
+mod adaptive;
+
 use std::fmt;
 use std::ops::Range;
 
@@ -11,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::ids::LayoutVersion;
 use crate::plan::{ReadKind, Stage, StageGraph};
 use crate::ranges::{KeyRange, SortedRun, divide};
+
+pub use adaptive::{AdaptivePolicy, Observed};
 
 /// The version of layouts that are made as this build makes them.
 const VERSION: LayoutVersion = LayoutVersion(1);
@@ -58,6 +62,21 @@ impl Layout {
             range: None,
         };
         Self::new(stage, graph, (0..stage.tasks).map(task).collect())
+    }
+
+    /// The layout in which each task reads neighbouring partitions, as the policy has it: see `layout/README.md`.
+    pub fn adaptive(
+        stage: &Stage,
+        graph: &StageGraph,
+        observed: &Observed<'_>,
+        policy: &AdaptivePolicy,
+    ) -> Self {
+        let task = |partitions| TaskLayout {
+            partitions,
+            range: None,
+        };
+        let tasks = adaptive::coalesce(observed, policy).into_iter().map(task);
+        Self::new(stage, graph, tasks.collect())
     }
 
     /// The layout in which the tasks divide sorted runs, which are in the order of their map tasks, into ranges of at least
@@ -116,7 +135,11 @@ fn fingerprint(stage: &Stage, graph: &StageGraph, tasks: &[TaskLayout]) -> u64 {
         [input.exchange.0, read, partitions]
     });
     let count = u32::try_from(tasks.len()).unwrap_or(u32::MAX);
-    let words = [VERSION.0, stage.id.0, count].into_iter().chain(inputs);
+    let partitions = tasks
+        .iter()
+        .flat_map(|task| [task.partitions.start, task.partitions.end]);
+    let words = [VERSION.0, stage.id.0, count].into_iter();
+    let words = words.chain(inputs).chain(partitions);
     let ranges = tasks.iter().filter_map(|task| task.range.as_deref());
     let bounds = ranges.filter_map(|range| range.upper.as_ref());
     let bounds = bounds.flat_map(|bound| {
@@ -151,6 +174,7 @@ mod tests {
             inputs,
             output: ExchangeId(output),
             determinism: Determinism::Unordered,
+            coalesces: true,
             data: DataLocality::default(),
         };
         let input = StageInput {
@@ -180,6 +204,42 @@ mod tests {
         assert_eq!(layout, Layout::identity(&stage, &graph), "it is a pure function");
         let (wider, graph) = reader(4, ExchangeKind::Hash, ReadKind::OwnPartition, 4);
         assert_ne!(Layout::identity(&wider, &graph).fingerprint, layout.fingerprint);
+    }
+
+    #[test]
+    fn the_adaptive_layout_has_the_tasks_of_its_ranges_and_is_named_by_them() {
+        let (stage, graph) = reader(4, ExchangeKind::Hash, ReadKind::OwnPartition, 4);
+        let policy = AdaptivePolicy {
+            target_bytes: 10,
+            min_tasks: 1,
+            max_tasks: 0,
+            max_partitions_per_task: 0,
+            min_task_bytes: 100,
+        };
+        let of = |partition_bytes: &[u64]| {
+            let observed = Observed {
+                partition_bytes,
+                map_tasks: 2,
+                slots: 1,
+            };
+            Layout::adaptive(&stage, &graph, &observed, &policy)
+        };
+        let layout = of(&[5, 5, 5, 5]);
+        let partitions: Vec<_> = layout.tasks.iter().map(|task| task.partitions.clone()).collect();
+        assert_eq!(partitions, [0..2, 2..4]);
+        assert_eq!(layout, of(&[5, 5, 5, 5]), "it is a pure function");
+        let other = of(&[9, 5, 5, 1]);
+        assert_eq!(other.tasks.len(), 3);
+        let moved = of(&[9, 1, 5, 5]);
+        assert_eq!(moved.tasks.len(), 2);
+        assert_eq!(layout.fingerprint, moved.fingerprint, "the same division");
+        assert_ne!(layout.fingerprint, other.fingerprint);
+        let uneven = of(&[3, 3, 3, 9]);
+        assert_eq!(uneven.tasks.len(), layout.tasks.len());
+        assert_ne!(
+            layout.fingerprint, uneven.fingerprint,
+            "as many tasks, other ranges"
+        );
     }
 
     #[test]

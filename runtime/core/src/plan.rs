@@ -35,6 +35,9 @@ pub struct Stage {
     pub output: ExchangeId,
     /// What another attempt of one of its tasks may change.
     pub determinism: Determinism,
+    /// Whether a task may read several partitions of hash exchanges: then their rows have no common order.
+    #[serde(default)]
+    pub coalesces: bool,
     /// Where the rows are that its scans read, as far as the query declares it.
     #[serde(default)]
     pub data: DataLocality,
@@ -52,7 +55,7 @@ pub struct StageInput {
 /// Which partitions of an exchange task `i` of a stage reads, from all of its map tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReadKind {
-    /// Partition `i` (hash exchanges).
+    /// Partition `i`, or the partitions that the layout gives to task `i` (hash exchanges).
     OwnPartition,
     /// Of each sorted run the rows within the bounds of task `i` (range exchanges). A stage reads one exchange so.
     OwnRange,

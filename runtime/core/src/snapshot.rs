@@ -60,7 +60,7 @@ pub struct StageSnapshot {
     pub output: String,
     /// Where it stands.
     pub state: StageState,
-    /// Tasks planned.
+    /// Tasks: as many as were planned until the layout is decided, then as many as it has.
     pub tasks: u32,
     /// Tasks with an attempt at work.
     pub running: u32,
@@ -96,6 +96,14 @@ pub struct StageSnapshot {
 pub struct ReduceSnapshot {
     /// Tasks that were planned to read.
     pub planned_reduce_tasks: u32,
+    /// Tasks that the stage's layout has, once it is decided.
+    pub adaptive_reduce_tasks: Option<u32>,
+    /// Bytes to which partitions are coalesced; `None` if each task reads one partition or range.
+    pub adaptive_target_bytes: Option<u64>,
+    /// How often a layout was decided or voided.
+    pub layout_events: u32,
+    /// How often a layout was decided: once in each epoch of the stage.
+    pub layout_finalize_count: u32,
     /// Streams that each attempt fetches at once.
     pub reduce_fetch_window_partitions: u32,
     /// The partitions that tasks divide among them, by their bytes: see [`crate::metrics::partition_bytes_histogram`].

@@ -355,12 +355,21 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
         backpressure_events: stage.metrics.backpressure_events,
         elapsed_millis: elapsed,
         planned_reduce_tasks: reduce.planned_reduce_tasks,
+        adaptive_reduce_tasks: reduce.adaptive_reduce_tasks.unwrap_or_default(),
+        adaptive_target_bytes: reduce.adaptive_target_bytes.unwrap_or_default(),
+        layout_events: more_than_once(reduce.layout_events),
+        layout_finalize_count: more_than_once(reduce.layout_finalize_count),
         reduce_fetch_window_partitions: reduce.reduce_fetch_window_partitions,
         partition_bytes_histogram: reduce.partition_bytes_histogram,
         first_chunk_ms: reduce.first_chunk_ms,
         first_reduce_row_ms: reduce.first_reduce_row_ms,
         locality: locality(stage.locality),
     }
+}
+
+/// What nearly every stage shows once is left out: a status has little room.
+fn more_than_once(count: u32) -> u32 {
+    if count > 1 { count } else { 0 }
 }
 
 #[cfg(test)]

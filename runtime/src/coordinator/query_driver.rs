@@ -302,6 +302,11 @@ impl QueryDriver {
                     result.update(addressed, &self.events);
                 }
             }
+            Action::SetResultTasks { writer } => {
+                if let Some(result) = &mut self.result {
+                    result.set_tasks(writer);
+                }
+            }
             Action::CommitSink { winners } => self.commit_sink(winners),
             // Done in `finish`, when no attempt writes any more.
             Action::AbortSink => {}

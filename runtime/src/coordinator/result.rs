@@ -44,14 +44,22 @@ const FETCH_AHEAD_BYTES: u64 = 16 << 20;
 pub struct ResultReader {
     /// What the reading task needs; `None` once it runs.
     start: Option<ReaderStart>,
-    updates: mpsc::UnboundedSender<InputUpdate>,
+    updates: mpsc::UnboundedSender<ResultUpdate>,
     peers: Peers,
     task: Option<AbortOnDropHandle<()>>,
 }
 
+/// What the reading task is told.
+enum ResultUpdate {
+    /// Where a root attempt is, and whether it counts.
+    Input(InputUpdate),
+    /// How many tasks a root stage has.
+    Tasks(Writer),
+}
+
 struct ReaderStart {
     spec: ReadSpec,
-    inbox: mpsc::UnboundedReceiver<InputUpdate>,
+    inbox: mpsc::UnboundedReceiver<ResultUpdate>,
     rows: mpsc::Sender<RecordBatch>,
     mode: PreviewMode,
     preview: watch::Sender<Option<ResultPreview>>,
@@ -119,12 +127,17 @@ impl ResultReader {
         )
     }
 
+    /// Passes on how many tasks a root stage has.
+    pub(super) fn set_tasks(&mut self, writer: Writer) {
+        let _ = self.updates.send(ResultUpdate::Tasks(writer));
+    }
+
     /// Passes on updates about root attempts and their addresses.
     pub(super) fn update(&mut self, updates: Vec<(InputUpdate, FetchEndpoint)>, events: &EventSender) {
         for (update, endpoint) in updates {
             self.peers.learn(&update.worker, endpoint);
             // The reading task ends only with the query.
-            let _ = self.updates.send(update);
+            let _ = self.updates.send(ResultUpdate::Input(update));
         }
         if let Some(start) = self.start.take() {
             let read = read(start, self.peers.clone(), events.clone());
@@ -138,6 +151,8 @@ impl ResultReader {
 enum ReadEnd {
     /// All rows were delivered.
     Delivered,
+    /// A root stage has another number of tasks than the reader waits for.
+    Resized(Writer),
     /// This attempt could not be read, or its rows no longer count.
     Failed {
         attempt: AttemptId,
@@ -158,14 +173,20 @@ async fn read(start: ReaderStart, peers: Peers, events: EventSender) {
         pending: None,
         first_row_sent: false,
     };
-    let mut inbox = start.inbox;
+    let (mut spec, mut inbox) = (start.spec, start.inbox);
     let mut latest: BTreeMap<TaskId, InputUpdate> = BTreeMap::new();
     loop {
-        let end = forwarder
-            .read_once(&start.spec, &peers, &mut inbox, &mut latest)
-            .await;
+        let end = forwarder.read_once(&spec, &peers, &mut inbox, &mut latest).await;
         let (event, done) = match end {
             ReadEnd::Delivered => (Event::ResultDelivered, true),
+            ReadEnd::Resized(told) => {
+                let inputs = spec.inputs.iter_mut();
+                let writers = inputs.flat_map(|input| &mut input.assigned.writers);
+                writers
+                    .filter(|writer| writer.stage == told.stage)
+                    .for_each(|writer| writer.tasks = told.tasks);
+                continue;
+            }
             ReadEnd::Failed {
                 attempt,
                 error,
@@ -211,7 +232,7 @@ impl ResultForwarder {
         &mut self,
         spec: &ReadSpec,
         peers: &Peers,
-        inbox: &mut mpsc::UnboundedReceiver<InputUpdate>,
+        inbox: &mut mpsc::UnboundedReceiver<ResultUpdate>,
         latest: &mut BTreeMap<TaskId, InputUpdate>,
     ) -> ReadEnd {
         self.cursor.restart();
@@ -229,6 +250,10 @@ impl ResultForwarder {
         loop {
             tokio::select! {
                 Some(update) = inbox.recv() => {
+                    let update = match update {
+                        ResultUpdate::Input(update) => update,
+                        ResultUpdate::Tasks(writer) => return ReadEnd::Resized(writer),
+                    };
                     latest.insert(update.map_attempt.task_id(), update.clone());
                     if update.state == InputState::Superseded {
                         // Its rows do not count, even if all were read.

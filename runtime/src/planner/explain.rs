@@ -47,6 +47,9 @@ fn stage_text(
     )?;
     for (number, input) in stage.inputs.iter().enumerate() {
         let what = match input.read {
+            ReadKind::OwnPartition if stage.coalesces => {
+                "partition i in task i, small neighbours in one task"
+            }
             ReadKind::OwnPartition => "partition i in task i",
             ReadKind::AllPartitions => "all of it in each task",
             ReadKind::OwnRange => "range i of all runs in task i",

@@ -9,9 +9,12 @@ use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::SessionContext;
 use sluice_core::coordinator::{GraphError, Policy, check_graph};
 use sluice_core::ids::{CoordinatorEpoch, QueryId, StageId};
+use sluice_core::layout::AdaptivePolicy;
 use sluice_core::limits::check_fragment_bytes;
 use sluice_core::locality::DataLocality;
-use sluice_crds::shuffle_query::{Compression, MAX_PARTITIONS, PreviewMode, TableSpec};
+use sluice_crds::shuffle_query::{
+    AdaptiveMode, AdaptiveSpec, Compression, MAX_PARTITIONS, PreviewMode, TableSpec,
+};
 use sluice_crds::{ErrorReason, ShuffleQuerySpec};
 use sluice_proto::LeafSplit;
 use sluice_proto::auth::Guard;
@@ -146,10 +149,18 @@ async fn prepare_checked(
     let mut planned = plan(&context.state(), sql).await.map_err(unplanned)?;
     check_graph(&planned.graph).map_err(|error| PrepareError::rejected(graph_reason(&error), error))?;
     planned.locate(&data_locality(spec));
+    let adaptive = adaptive_policy(&spec.shuffle.adaptive, memory);
+    if adaptive.is_none() {
+        planned
+            .graph
+            .stages
+            .iter_mut()
+            .for_each(|stage| stage.coalesces = false);
+    }
     if let Some(sink) = &sink {
         sink.check_columns(&planned.schema).map_err(bad_sink)?;
     }
-    let policy = policy(spec, sink.is_some());
+    let policy = policy(spec, sink.is_some(), adaptive);
     let (query, compression) = (query.clone(), spec.shuffle.compression);
     Ok(PreparedQuery {
         query,
@@ -216,7 +227,31 @@ const MIN_RANGE_BYTES: u64 = 4 << 20;
 /// How long a running attempt may make no progress.
 const ATTEMPT_STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
-fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
+/// Encoded bytes that are worth a reading task of their own while slots are free: a task's start takes about as long as its
+/// work on them.
+const MIN_TASK_BYTES: u64 = 1 << 20;
+
+/// The part of a slot's memory that the encoded bytes of a coalesced task may have: decoded they are several times as large,
+/// and so is the hash table over them.
+const TARGET_SHARE_OF_SLOT: u64 = 8;
+
+/// How partitions are coalesced on workers with so much memory for each slot.
+fn adaptive_policy(spec: &AdaptiveSpec, slot_memory_bytes: Option<u64>) -> Option<AdaptivePolicy> {
+    match spec.mode {
+        AdaptiveMode::Off => return None,
+        AdaptiveMode::Auto => {}
+    }
+    let share = slot_memory_bytes.map_or(u64::MAX, |bytes| bytes / TARGET_SHARE_OF_SLOT);
+    Some(AdaptivePolicy {
+        target_bytes: spec.target_bytes.bytes().min(share),
+        min_tasks: spec.min_reduce_tasks,
+        max_tasks: spec.max_reduce_tasks,
+        max_partitions_per_task: spec.max_partitions_per_task,
+        min_task_bytes: MIN_TASK_BYTES,
+    })
+}
+
+fn policy(spec: &ShuffleQuerySpec, sink: bool, adaptive: Option<AdaptivePolicy>) -> Policy {
     Policy {
         max_task_attempts: spec.retry.max_task_attempts,
         retry_backoff_base: spec.retry.backoff_base.into(),
@@ -229,6 +264,7 @@ fn policy(spec: &ShuffleQuerySpec, sink: bool) -> Policy {
             .map(|seconds| Duration::from_secs(seconds.into())),
         reduce_fetch_window_partitions: spec.shuffle.reduce_fetch_window_partitions,
         min_range_bytes: MIN_RANGE_BYTES,
+        adaptive,
         sink,
     }
 }
@@ -329,6 +365,20 @@ fn stage_assignment(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tasks_are_coalesced_as_far_as_a_slot_has_memory_for() {
+        let spec = AdaptiveSpec::default();
+        let target = |memory| adaptive_policy(&spec, memory).map(|policy| policy.target_bytes);
+        assert_eq!(target(None), Some(128 << 20));
+        assert_eq!(target(Some(2 << 30)), Some(128 << 20));
+        assert_eq!(target(Some(256 << 20)), Some(32 << 20));
+        let off = AdaptiveSpec {
+            mode: AdaptiveMode::Off,
+            ..spec
+        };
+        assert_eq!(adaptive_policy(&off, None), None);
+    }
 
     #[test]
     fn bytes_are_compressed_only_if_they_may_leave_the_machine() {

@@ -2,15 +2,16 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::LexOrdering;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::{EmptyRecordBatchStream, ExecutionPlan};
 use futures::stream::BoxStream;
 use sluice_core::failure::{AttemptFailure, FetchError};
 use sluice_core::ids::WorkerId;
+use sluice_core::limits::check_streams;
 use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest};
 use sluice_core::ranges::KeyRange;
 use sluice_core::reader::Delivery;
@@ -36,6 +37,7 @@ impl Inputs {
         collect_uses(plan, &mut uses);
         let mut inputs = Vec::with_capacity(uses.len());
         let mut ranges = Vec::with_capacity(uses.len());
+        let mut merged = Vec::with_capacity(uses.len());
         for ((assigned, input_use), schema) in job
             .assignment
             .inputs
@@ -45,9 +47,10 @@ impl Inputs {
         {
             let schema = decode_schema(schema).map_err(|error| refused(&error))?;
             ranges.push(range_of(assigned, &input_use, &schema)?);
+            merged.push(input_use.merges.map(|tasks| (tasks, Arc::clone(&schema))));
             inputs.push(ReadInput {
                 assigned: assigned.clone(),
-                delivery: input_use.delivery,
+                delivery: delivery_of(assigned, input_use.delivery),
                 schema,
             });
         }
@@ -72,13 +75,18 @@ impl Inputs {
             ShuffleReads::start(spec, transport, job.inputs, &pool, &job.shared.control).map_err(failed)?;
         job.counters.set_inputs(Arc::clone(reads.counters()));
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        for (input, range) in ranges.into_iter().enumerate() {
+        for (input, (range, merged)) in ranges.into_iter().zip(merged).enumerate() {
             let of_input = (0..).zip(reads.take(input).map_err(failed)?);
             let of_input = of_input.map(|(map_task, stream)| match &range {
                 Some((keys, range)) => within(stream, keys.clone(), range.clone(), map_task),
                 None => stream,
             });
-            streams.push(of_input.map(Some).collect());
+            let mut of_input: Vec<_> = of_input.map(Some).collect();
+            if let Some((planned, schema)) = merged {
+                check_streams([(u64::from(planned), 1)]).map_err(|error| refused(&error))?;
+                add_empty_streams(&mut of_input, planned, &schema);
+            }
+            streams.push(of_input);
         }
         Ok(())
     }
@@ -93,6 +101,8 @@ fn prefetch_bytes(memory_bytes: u64) -> u64 {
 #[derive(Clone)]
 struct InputUse {
     delivery: Delivery,
+    /// How many streams the plan merges, one for each map task that was planned.
+    merges: Option<u32>,
     /// The order of the rows of each map task.
     ordering: Option<LexOrdering>,
 }
@@ -101,6 +111,7 @@ impl Default for InputUse {
     fn default() -> Self {
         Self {
             delivery: Delivery::Arrival,
+            merges: None,
             ordering: None,
         }
     }
@@ -109,13 +120,34 @@ impl Default for InputUse {
 fn collect_uses(plan: &Arc<dyn ExecutionPlan>, uses: &mut [InputUse]) {
     if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
         let slot = usize::try_from(read.input_index()).unwrap_or(usize::MAX);
-        if let (Some(input_use), ReadMode::PerMapTask(_)) = (uses.get_mut(slot), read.mode()) {
+        if let (Some(input_use), ReadMode::PerMapTask(tasks)) = (uses.get_mut(slot), read.mode()) {
             input_use.delivery = Delivery::PerStream;
+            input_use.merges = Some(tasks);
             input_use.ordering = read.facts().orderings.first().cloned();
         }
     }
     for child in plan.children() {
         collect_uses(child, uses);
+    }
+}
+
+/// How an input is delivered that the plan takes in any order of its streams. Rows of one map task are in the same order
+/// each time, so its partitions are read one after the other: the planner relies on it where it calls a stage determinate.
+fn delivery_of(assigned: &AssignedInput, delivery: Delivery) -> Delivery {
+    let map_tasks = assigned.writers.iter().map(|writer| u64::from(writer.tasks));
+    let is_one_order = map_tasks.sum::<u64>() == 1 && assigned.assigned_reduce_partitions.len() > 1;
+    match delivery {
+        Delivery::Arrival if is_one_order => Delivery::InOrder,
+        Delivery::Arrival | Delivery::PerStream | Delivery::InOrder => delivery,
+    }
+}
+
+/// Adds a stream without rows for each map task that was planned and did not run: the layout of its stage has fewer.
+fn add_empty_streams(streams: &mut Vec<Option<SendableRecordBatchStream>>, planned: u32, schema: &SchemaRef) {
+    let planned = usize::try_from(planned).unwrap_or(usize::MAX);
+    while streams.len() < planned {
+        let empty = EmptyRecordBatchStream::new(Arc::clone(schema));
+        streams.push(Some(Box::pin(empty)));
     }
 }
 

@@ -6,7 +6,7 @@ use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, WorkerId};
 use crate::layout::LayoutId;
 use crate::locality::NodeLocation;
-use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
+use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta, Writer};
 use crate::metrics::AttemptMetrics;
 use crate::ranges::SortedRun;
 
@@ -196,6 +196,12 @@ pub enum Action {
     UpdateResult {
         /// The updates, in order.
         updates: Vec<InputUpdate>,
+    },
+    /// Tell the client's reader how many tasks a root stage has in its epoch, unless those are as many as were planned or as
+    /// it was told last.
+    SetResultTasks {
+        /// The stage and its number of tasks.
+        writer: Writer,
     },
     /// Make the winners' files visible, all at once.
     CommitSink {

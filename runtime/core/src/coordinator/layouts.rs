@@ -2,9 +2,11 @@
 
 use super::Coordinator;
 use super::attempts::{TaskRun, Winner};
+use super::event::Action;
+use super::worker_registry::Worker;
 use crate::ids::{AttemptId, ExchangeId, StageId, TaskId};
-use crate::layout::{Layout, LayoutId};
-use crate::message::{InputState, InputUpdate, MapOutputPartitionMeta};
+use crate::layout::{AdaptivePolicy, Layout, LayoutId, Observed};
+use crate::message::{InputState, InputUpdate, MapOutputPartitionMeta, Writer};
 use crate::metrics::partition_bytes_histogram;
 use crate::plan::{ReadKind, Stage, StageGraph, StageInput};
 use crate::ranges::{ByteRange, KeyRange, SortedRun};
@@ -18,6 +20,12 @@ pub(super) struct Layouts {
 #[derive(Debug)]
 struct StageLayout {
     planned_tasks: u32,
+    /// How many tasks the client's reader expects, if it reads the stage.
+    told_tasks: u32,
+    /// How often a layout was decided, once an epoch.
+    finalize_count: u32,
+    /// How often a layout was decided or voided.
+    events: u32,
     /// Decided before the first assignment of an epoch, and kept when inputs are written again.
     layout: Option<Layout>,
     /// The bytes of sorted runs that each task reads; empty if it reads no ranges.
@@ -31,6 +39,9 @@ impl Layouts {
     pub(super) fn new(graph: &StageGraph) -> Self {
         let stage = |stage: &Stage| StageLayout {
             planned_tasks: stage.tasks,
+            told_tasks: stage.tasks,
+            finalize_count: 0,
+            events: 0,
             layout: None,
             range_bytes: Vec::new(),
             output_bytes: Vec::new(),
@@ -74,7 +85,7 @@ impl Layouts {
     /// Forgets the layout of a stage that starts over, and what the stage wrote.
     pub(super) fn reset(&mut self, stage: StageId) {
         let stage = self.of_mut(stage);
-        stage.layout = None;
+        stage.events += u32::from(stage.layout.take().is_some());
         stage.range_bytes.clear();
         stage.output_bytes.clear();
     }
@@ -95,6 +106,38 @@ impl Layouts {
         }
     }
 
+    /// Decides the layout of the stage.
+    fn finalize(&mut self, stage: StageId, layout: Layout, range_bytes: Vec<u64>) {
+        let stage = self.of_mut(stage);
+        stage.layout = Some(layout);
+        stage.range_bytes = range_bytes;
+        stage.finalize_count += 1;
+        stage.events += 1;
+    }
+
+    /// How often a layout of the stage was decided.
+    pub(super) fn finalize_count(&self, stage: StageId) -> u32 {
+        self.of(stage).finalize_count
+    }
+
+    /// How often a layout of the stage was decided or voided.
+    pub(super) fn events(&self, stage: StageId) -> u32 {
+        self.of(stage).events
+    }
+
+    /// The bytes of each partition that the stage's tasks divide among them, those of all inputs together; empty before
+    /// anything of them is known.
+    fn partition_bytes(&self, stage: &Stage, graph: &StageGraph) -> Vec<u64> {
+        let mut sizes: Vec<u64> = Vec::new();
+        for written in own_writers(stage, graph).map(|writer| &self.of(writer).output_bytes) {
+            sizes.resize(sizes.len().max(written.len()), 0);
+            for (sum, bytes) in sizes.iter_mut().zip(written) {
+                *sum = sum.saturating_add(*bytes);
+            }
+        }
+        sizes
+    }
+
     /// The sizes of the partitions that the stage's tasks divide among them, those of all inputs together; empty before
     /// anything of them is known.
     pub(super) fn partition_bytes_histogram(&self, stage: &Stage, graph: &StageGraph) -> Vec<u32> {
@@ -102,18 +145,20 @@ impl Layouts {
         if !ranges.is_empty() {
             return partition_bytes_histogram(ranges.iter().copied());
         }
-        let own = |input: &&StageInput| input.read == ReadKind::OwnPartition;
-        let exchanges = stage.inputs.iter().filter(own);
-        let writers = exchanges.flat_map(|input| &graph.exchanges[input.exchange.0 as usize].writers);
-        let mut sizes: Vec<u64> = Vec::new();
-        for written in writers.map(|writer| &self.of(*writer).output_bytes) {
-            sizes.resize(sizes.len().max(written.len()), 0);
-            for (sum, bytes) in sizes.iter_mut().zip(written) {
-                *sum = sum.saturating_add(*bytes);
-            }
-        }
-        partition_bytes_histogram(sizes)
+        partition_bytes_histogram(self.partition_bytes(stage, graph))
     }
+}
+
+/// The stages that write what the tasks of `stage` divide by partition.
+fn own_writers(stage: &Stage, graph: &StageGraph) -> impl Iterator<Item = StageId> {
+    let own = |input: &&StageInput| input.read == ReadKind::OwnPartition;
+    let exchanges = stage.inputs.iter().filter(own);
+    exchanges.flat_map(|input| graph.exchanges[input.exchange.0 as usize].writers.iter().copied())
+}
+
+/// The slots of these workers in all.
+fn slots<'a>(workers: impl Iterator<Item = &'a Worker>) -> u32 {
+    workers.map(Worker::slots).fold(0, u32::saturating_add)
 }
 
 impl Coordinator {
@@ -133,6 +178,18 @@ impl Coordinator {
             .flat_map(|exchange| exchange.writers.iter().copied())
     }
 
+    /// Decides the layouts of the stages whose last input a stage was that may be done now.
+    pub(super) fn finalize_layouts_after(&mut self, stage: StageId) {
+        if !self.stages.get(stage).is_done() {
+            return;
+        }
+        let consumers = self.topology.consumers[stage.0 as usize].iter().copied();
+        let ready: Vec<StageId> = consumers.filter(|consumer| self.inputs_done(*consumer)).collect();
+        ready
+            .into_iter()
+            .for_each(|consumer| self.finalize_layout(consumer));
+    }
+
     /// Decides the layout of a stage whose inputs can all be read, unless it is decided.
     pub(super) fn finalize_layout(&mut self, id: StageId) {
         let Some(stage) = self.graph.stages.get(id.0 as usize) else {
@@ -141,9 +198,10 @@ impl Coordinator {
         if self.layouts.get(id).is_some() {
             return;
         }
-        let (layout, range_bytes) = match self.range_input(id) {
-            None => (Layout::identity(stage, &self.graph), Vec::new()),
-            Some(exchange) => {
+        let (layout, range_bytes) = match (self.range_input(id), self.adaptive_policy(id)) {
+            (None, None) => (Layout::identity(stage, &self.graph), Vec::new()),
+            (None, Some(policy)) => (self.adaptive_layout(stage, &policy), Vec::new()),
+            (Some(exchange), _) => {
                 let empty = SortedRun::default();
                 let tasks = self
                     .writers(exchange)
@@ -156,9 +214,51 @@ impl Coordinator {
                 (layout, sizes)
             }
         };
-        let stage = self.layouts.of_mut(id);
-        stage.layout = Some(layout);
-        stage.range_bytes = range_bytes;
+        self.layouts.finalize(id, layout, range_bytes);
+        let tasks = self.layouts.tasks(id);
+        self.stages.get_mut(id).set_task_count(tasks);
+        self.tell_result_tasks(id, tasks);
+    }
+
+    /// By which policy the stage's partitions are coalesced; `None` if each task reads one.
+    pub(super) fn adaptive_policy(&self, id: StageId) -> Option<AdaptivePolicy> {
+        let stage = self.graph.stages.get(id.0 as usize)?;
+        // A client reads the union of several stages while some of them wait for their inputs. It would have to read
+        // again what it has, once the number of their tasks is known.
+        let client_reads_part =
+            !self.policy.sink && self.topology.roots.contains(&id) && self.topology.roots.len() > 1;
+        let divides = own_writers(stage, &self.graph).next().is_some();
+        self.policy
+            .adaptive
+            .filter(|_| stage.coalesces && divides && stage.tasks > 1 && !client_reads_part)
+    }
+
+    fn adaptive_layout(&self, stage: &Stage, policy: &AdaptivePolicy) -> Layout {
+        let mut partition_bytes = self.layouts.partition_bytes(stage, &self.graph);
+        partition_bytes.resize(stage.tasks as usize, 0);
+        let writers = own_writers(stage, &self.graph);
+        let observed = Observed {
+            partition_bytes: &partition_bytes,
+            map_tasks: writers.map(|writer| u64::from(self.layouts.tasks(writer))).sum(),
+            slots: match slots(self.workers.usable()) {
+                // They all go, and others will come.
+                0 => slots(self.workers.connected()),
+                usable => usable,
+            },
+        };
+        Layout::adaptive(stage, &self.graph, &observed, policy)
+    }
+
+    fn tell_result_tasks(&mut self, stage: StageId, tasks: u32) {
+        if self.policy.sink || !self.topology.roots.contains(&stage) {
+            return;
+        }
+        let told = &mut self.layouts.of_mut(stage).told_tasks;
+        if *told != tasks {
+            *told = tasks;
+            let writer = Writer { stage, tasks };
+            self.out.push(Action::SetResultTasks { writer });
+        }
     }
 
     /// The update about a winner for one reading attempt.

@@ -97,6 +97,13 @@ impl Coordinator {
         let after = |at: Option<Instant>| at.map(|at| at.0.saturating_sub(begun.0));
         Some(ReduceSnapshot {
             planned_reduce_tasks: planned.tasks,
+            adaptive_reduce_tasks: self
+                .layouts
+                .get(planned.id)
+                .map(|_| self.layouts.tasks(planned.id)),
+            adaptive_target_bytes: self.adaptive_policy(planned.id).map(|policy| policy.target_bytes),
+            layout_events: self.layouts.events(planned.id),
+            layout_finalize_count: self.layouts.finalize_count(planned.id),
             reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
             partition_bytes_histogram: self.layouts.partition_bytes_histogram(planned, &self.graph),
             first_chunk_ms: after(stage.first_chunk()),

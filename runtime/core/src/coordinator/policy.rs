@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::layout::AdaptivePolicy;
+
 /// Limits, time-outs and windows of one query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -25,6 +27,9 @@ pub struct Policy {
     pub reduce_fetch_window_partitions: u32,
     /// The least bytes of a range of sorted runs, at least 1. Tasks beyond the last range read nothing.
     pub min_range_bytes: u64,
+    /// How neighbouring partitions are coalesced; `None`: each task reads one.
+    #[serde(default)]
+    pub adaptive: Option<AdaptivePolicy>,
     /// Whether the result goes to a sink (committed at the end) or to a client (read as it is won).
     pub sink: bool,
 }

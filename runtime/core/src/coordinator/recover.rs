@@ -121,6 +121,8 @@ impl Coordinator {
             let past = self.stages.get_mut(id).reset_task(task.task);
             past.iter().for_each(|winner| self.supersede(winner));
         }
+        let planned = self.graph.stages[id.0 as usize].tasks;
+        self.stages.get_mut(id).set_task_count(planned);
     }
 
     /// Tells the client that rows of an old stage epoch do not count, and retires them. Running readers start over too, so

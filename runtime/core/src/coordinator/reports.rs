@@ -126,6 +126,7 @@ impl Coordinator {
                 attempt: other.id,
             }));
         self.notify_readers(&announced, InputState::Won);
+        self.finalize_layouts_after(announced.id.stage);
     }
 
     /// Drops the output of an attempt that does not count.

@@ -25,7 +25,11 @@ pub(super) struct StageRun {
     epoch: StageEpoch,
     /// Whether an attempt was assigned in this epoch.
     begun: bool,
-    tasks: Vec<TaskRun>,
+    /// As many as were planned. What is known of a task stays while the layout leaves it out: attempts are never numbered
+    /// twice.
+    all_tasks: Vec<TaskRun>,
+    /// How many of them the stage has in this epoch, from the first one on.
+    count: usize,
     /// Waiting tasks with the end of their backoff.
     waiting: BTreeSet<(Instant, u32)>,
     /// Tasks with an attempt at work.
@@ -76,13 +80,14 @@ impl StageTable {
 
     /// A task named by a message from outside, if it exists.
     pub(super) fn task(&self, id: TaskId) -> Option<&TaskRun> {
-        self.stages.get(id.stage.0 as usize)?.tasks.get(id.task as usize)
+        let stage = self.stages.get(id.stage.0 as usize)?;
+        stage.all_tasks.get(id.task as usize)
     }
 
     /// A task named by a message from outside, if it exists.
     pub(super) fn task_mut(&mut self, id: TaskId) -> Option<&mut TaskRun> {
         let stage = self.stages.get_mut(id.stage.0 as usize)?;
-        stage.tasks.get_mut(id.task as usize)
+        stage.all_tasks.get_mut(id.task as usize)
     }
 
     /// The winner whose output can be read, of a task named by a message from outside.
@@ -107,7 +112,7 @@ impl StageTable {
         stages: impl IntoIterator<Item = &'a StageId>,
     ) -> impl Iterator<Item = &'a Winner> {
         let stages = stages.into_iter().map(|stage| self.get(*stage));
-        stages.flat_map(|stage| stage.tasks.iter().filter_map(TaskRun::winner))
+        stages.flat_map(|stage| stage.tasks().iter().filter_map(TaskRun::winner))
     }
 
     /// Whether all inputs of the stage can be read: `reduce_schedulable`.
@@ -147,7 +152,7 @@ impl StageTable {
 
     /// Forgets winners that were lost with a worker which has come back without them.
     pub(super) fn forget_lost_winners(&mut self, worker: &str) {
-        for task in self.stages.iter_mut().flat_map(|stage| &mut stage.tasks) {
+        for task in self.stages.iter_mut().flat_map(|stage| &mut stage.all_tasks) {
             task.lost_winner.take_if(|winner| winner.worker.name == worker);
         }
     }
@@ -159,7 +164,8 @@ impl StageRun {
             id,
             epoch: StageEpoch::default(),
             begun: false,
-            tasks: (0..tasks).map(|_| TaskRun::new()).collect(),
+            all_tasks: (0..tasks).map(|_| TaskRun::new()).collect(),
+            count: tasks as usize,
             waiting: (0..tasks).map(|task| (Instant::default(), task)).collect(),
             running: BTreeSet::new(),
             won: 0,
@@ -181,8 +187,19 @@ impl StageRun {
         self.begun
     }
 
+    /// The tasks that the stage has in its epoch.
     pub(super) fn tasks(&self) -> &[TaskRun] {
-        &self.tasks
+        self.all_tasks.get(..self.count).unwrap_or(&self.all_tasks)
+    }
+
+    /// Sets how many tasks the stage has in its epoch, at most as many as were planned. Nothing of the epoch may have begun.
+    pub(super) fn set_task_count(&mut self, tasks: u32) {
+        self.count = (tasks as usize).min(self.all_tasks.len());
+        let waits = |(task, run): (u32, &TaskRun)| match run.state {
+            TaskState::Waiting { not_before } => Some((not_before, task)),
+            TaskState::Running(_) | TaskState::Won(_) => None,
+        };
+        self.waiting = (0..).zip(self.tasks()).filter_map(waits).collect();
     }
 
     /// How many tasks have a winner.
@@ -201,13 +218,13 @@ impl StageRun {
 
     /// The attempts at work, by task.
     pub(super) fn running_attempts(&self) -> impl Iterator<Item = &RunningAttempt> {
-        let tasks = self.running.iter().map(|task| &self.tasks[*task as usize]);
+        let tasks = self.running.iter().map(|task| &self.all_tasks[*task as usize]);
         tasks.flat_map(TaskRun::running_attempts)
     }
 
     /// Whether every task has a winner whose output can be read.
     pub(super) fn is_done(&self) -> bool {
-        self.won as usize == self.tasks.len()
+        self.won as usize == self.count
     }
 
     /// The tasks whose backoff is over.
@@ -243,7 +260,7 @@ impl StageRun {
     /// The counters of the running and the winning attempts.
     pub(super) fn metrics(&self) -> AttemptMetrics {
         let mut metrics = AttemptMetrics::default();
-        for task in &self.tasks {
+        for task in self.tasks() {
             task.running_attempts()
                 .for_each(|attempt| metrics += attempt.metrics);
             if let Some(winner) = task.winner() {
@@ -290,7 +307,7 @@ impl StageRun {
         now: Instant,
     ) -> RunningAttempt {
         let id = TaskId { stage: self.id, task };
-        let run = &mut self.tasks[task as usize];
+        let run = &mut self.all_tasks[task as usize];
         let (id, stream_epoch): (AttemptId, StreamEpoch) = run.next_attempt(id, self.epoch);
         let attempt = RunningAttempt::new(id, worker, stream_epoch, start, now);
         self.begun = true;
@@ -307,7 +324,7 @@ impl StageRun {
 
     /// Ends an attempt at work that has not won. Its task waits until `not_before` once no other attempt of it is at work.
     pub(super) fn end_attempt(&mut self, id: AttemptId, end: AttemptEnd, not_before: Instant) {
-        let Some(run) = self.tasks.get_mut(id.task as usize) else {
+        let Some(run) = self.all_tasks.get_mut(id.task as usize) else {
             return;
         };
         if !run.remove_running(id, not_before) {
@@ -333,7 +350,7 @@ impl StageRun {
     /// Makes an attempt the winner of its task. Answers with the other attempts of the task, which are no longer at work.
     pub(super) fn win(&mut self, winner: Winner, now: Instant) -> Vec<RunningAttempt> {
         let task = winner.id.task;
-        let run = &mut self.tasks[task as usize];
+        let run = &mut self.all_tasks[task as usize];
         if run.past_winners.iter().all(|past| past.id != winner.id) {
             run.past_winners.push(winner.clone());
         }
@@ -363,7 +380,7 @@ impl StageRun {
 
     /// Takes the win from a task: it runs again if it is needed.
     pub(super) fn lose_winner(&mut self, task: u32) -> Option<Winner> {
-        let run = self.tasks.get_mut(task as usize)?;
+        let run = self.all_tasks.get_mut(task as usize)?;
         let winner = run.take_winner()?;
         run.last_loss = Some(format!("its output was lost on {}", winner.worker.name));
         self.won -= 1;
@@ -375,7 +392,7 @@ impl StageRun {
 
     /// Takes a winner that was lost with its worker and has come back with it.
     pub(super) fn take_lost_winner(&mut self, id: AttemptId, worker: &WorkerId) -> Option<Winner> {
-        let run = self.tasks.get_mut(id.task as usize)?;
+        let run = self.all_tasks.get_mut(id.task as usize)?;
         let winner = run
             .lost_winner
             .take_if(|winner| winner.id == id && winner.worker == *worker)?;
@@ -392,7 +409,7 @@ impl StageRun {
     /// Resets a task of which no attempt is at work. Answers with its winners of the last epoch, whose rows do not count
     /// any more.
     pub(super) fn reset_task(&mut self, task: u32) -> Vec<Winner> {
-        let run = &mut self.tasks[task as usize];
+        let run = &mut self.all_tasks[task as usize];
         run.lost_winner = None;
         match &run.state {
             TaskState::Waiting { not_before } => {
@@ -415,7 +432,7 @@ impl StageRun {
     /// Records that the running attempts wait for an input, so that they do not count as stalled.
     pub(super) fn excuse_running(&mut self, now: Instant) {
         for task in &self.running {
-            self.tasks[*task as usize].excuse_running(now);
+            self.all_tasks[*task as usize].excuse_running(now);
         }
     }
 }

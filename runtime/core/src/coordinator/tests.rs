@@ -3,6 +3,7 @@
 mod ending;
 mod fixture;
 mod graphs;
+mod layouts;
 mod losses;
 mod measures;
 mod poison;

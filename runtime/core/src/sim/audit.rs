@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::division::Division;
 use super::model::Row;
 use crate::coordinator::{
     Action, Event, MAX_ATTEMPTS_PER_TASK, MAX_WORKERS_LOST_WITH_TASK, Outcome, Policy, QueryFailure,
@@ -11,6 +12,7 @@ use crate::coordinator::{
 use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, StageEpoch, StageId, StreamId, TaskId, WorkerId};
 use crate::message::{InputState, InputUpdate};
+use crate::plan::StageGraph;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
@@ -40,11 +42,19 @@ pub struct Audit {
     /// Attempts whose rows count no more.
     superseded: BTreeSet<AttemptId>,
     ended: bool,
+    division: Division,
     /// What each stream of a finished attempt holds.
     pub published: BTreeMap<StreamId, Vec<Row>>,
 }
 
 impl Audit {
+    pub fn of(graph: &StageGraph) -> Self {
+        Self {
+            division: Division::of(graph),
+            ..Self::default()
+        }
+    }
+
     /// Records an event before the coordinator handles it.
     pub fn on_event(&mut self, event: &Event) {
         match event {
@@ -139,12 +149,20 @@ impl Audit {
         }
         match action {
             Action::AssignAttempt { worker, assignment } => {
-                self.on_assigned(&worker.name, assignment.attempt)
+                self.on_assigned(&worker.name, assignment.attempt)?;
+                self.division.on_assigned(assignment)
+            }
+            Action::SetResultTasks { writer } => {
+                self.division.tasks.insert(writer.stage, writer.tasks);
+                Ok(())
             }
             Action::UpdateInputs { updates, .. } | Action::UpdateResult { updates } => {
                 updates.iter().try_for_each(|update| self.on_update(update))
             }
-            Action::CommitSink { winners } => winners.iter().try_for_each(|winner| self.on_won(*winner)),
+            Action::CommitSink { winners } => {
+                self.division.on_committed(winners)?;
+                winners.iter().try_for_each(|winner| self.on_won(*winner))
+            }
             Action::ReleaseSlots { worker, slots } => {
                 let granted = self.granted.entry(worker.name.clone()).or_insert(0);
                 *granted = granted
@@ -166,9 +184,12 @@ impl Audit {
                 self.unwin(*attempt);
                 Ok(())
             }
-            Action::EndQuery { .. } => {
+            Action::EndQuery { outcome } => {
                 self.ended = true;
-                Ok(())
+                match outcome {
+                    Outcome::Succeeded => self.division.check_result(),
+                    Outcome::Failed(_) | Outcome::Cancelled => Ok(()),
+                }
             }
             Action::RequestSlots { .. } | Action::AbortSink => Ok(()),
         }

@@ -13,7 +13,7 @@ use super::plan::Sabotage;
 use super::world::{SimEvent, World};
 use crate::coordinator::Event;
 use crate::failure::FetchError;
-use crate::ids::{AttemptId, StreamId, TaskId};
+use crate::ids::{AttemptId, StageId, StreamId, TaskId};
 use crate::message::{AssignedInput, InputState, InputUpdate, Writer};
 use crate::reader::{self, Delivery};
 use crate::result_cursor::{PartiallyDelivered, ResultCursor};
@@ -37,6 +37,8 @@ pub struct Client {
     pub generation: u32,
     /// Its reader, unless it is done or has given up.
     pub reading: Option<Reading>,
+    /// How many tasks a root stage has, if it was told.
+    tasks: BTreeMap<StageId, u32>,
     /// The last update, by root task.
     pub last_updates: BTreeMap<TaskId, InputUpdate>,
     /// In the order of their arrival.
@@ -76,9 +78,12 @@ impl Client {
 impl World {
     pub fn open_client(&mut self) {
         let result = &self.plan.graph.exchanges[self.plan.graph.result.0 as usize];
-        let writer = |stage: &crate::ids::StageId| Writer {
+        let writer = |stage: &StageId| Writer {
             stage: *stage,
-            tasks: self.plan.graph.stages[stage.0 as usize].tasks,
+            tasks: match self.client.tasks.get(stage) {
+                Some(told) => *told,
+                None => self.plan.graph.stages[stage.0 as usize].tasks,
+            },
         };
         let input = AssignedInput {
             writers: result.writers.iter().map(writer).collect(),
@@ -101,6 +106,14 @@ impl World {
             self.after(0, SimEvent::RepeatUpdate { reader, task });
         }
         self.after(0, SimEvent::ReaderTick { reader });
+    }
+
+    /// The client is told how many tasks a root stage has. Another reader waits for just those.
+    pub fn set_result_tasks(&mut self, writer: Writer) {
+        self.client.tasks.insert(writer.stage, writer.tasks);
+        if self.client.reading.is_some() {
+            self.open_client();
+        }
     }
 
     /// The client gets an update about a root attempt.

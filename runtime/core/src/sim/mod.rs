@@ -7,6 +7,7 @@
 
 mod audit;
 mod client;
+mod division;
 mod faults;
 mod fetch;
 mod model;

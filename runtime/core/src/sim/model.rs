@@ -26,11 +26,24 @@ pub fn compute(stage: &Stage, task: u32, inputs: &[Vec<Row>]) -> Vec<Row> {
         let me = mix(base, u64::from(task));
         return (0..3 + me % 9).map(|row| mix(me, row)).collect();
     }
+    // Of an operator whose tasks divide an input, each reads the others whole. Its rows depend on all of theirs, and not on
+    // how many tasks there are.
+    let divides = |input: &StageInput| input.read != ReadKind::AllPartitions;
+    let divided = stage.inputs.iter().any(divides);
+    let whole = stage
+        .inputs
+        .iter()
+        .zip(inputs)
+        .filter(|(input, _)| !divides(input));
+    let digest = whole
+        .flat_map(|(_, rows)| rows)
+        .fold(0, |sum: Row, row| sum.wrapping_add(mix(*row, base)));
     let mut rows = Vec::new();
     for (number, (input, read)) in (0_u64..).zip(stage.inputs.iter().zip(inputs)) {
         let salt = match input.read {
             // A row gives the same row whatever its partition was: the result does not depend on routing.
-            ReadKind::OwnPartition | ReadKind::OwnRange => base + number,
+            ReadKind::OwnPartition | ReadKind::OwnRange => mix(base + number, digest),
+            ReadKind::AllPartitions if divided => continue,
             ReadKind::AllPartitions => mix(base + number, u64::from(task) + 1),
         };
         rows.extend(read.iter().map(|row| mix(*row, salt)));
@@ -139,7 +152,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
     let union = scans == 2 && rng.random_bool(0.3);
     let mut stages = Vec::new();
     let mut exchanges: Vec<Exchange> = Vec::new();
-    let widths: Vec<u32> = (0..depth).map(|_| rng.random_range(1..=3)).collect();
+    let widths: Vec<u32> = (0..depth).map(|_| rng.random_range(1..=5)).collect();
     let add = |stages: &mut Vec<Stage>, inputs: Vec<StageInput>, tasks: u32, output: u32| {
         let id = StageId(u32::try_from(stages.len()).unwrap_or(0));
         stages.push(Stage {
@@ -149,6 +162,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
             inputs,
             output: ExchangeId(output),
             determinism: Determinism::Unordered,
+            coalesces: false,
             data: DataLocality::default(),
         });
         id
@@ -190,6 +204,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
         let inputs = if broadcast { vec![all, own] } else { vec![own] };
         let output = u32::try_from(exchanges.len()).unwrap_or(0);
         let writer = add(&mut stages, inputs, *width, output);
+        stages[writer.0 as usize].coalesces = rng.random_bool(0.8);
         let partitions = widths.get(level as usize + 1).copied().unwrap_or(1);
         exchanges.push(hash(output, partitions, vec![writer]));
         last = ExchangeId(output);

@@ -15,9 +15,9 @@ use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, StreamId, WorkerId};
 use crate::leases::{SessionId, SlotLeases};
 use crate::locality::NodeLocation;
-use crate::message::{Assignment, ChunkHead};
+use crate::message::{AssignedInput, Assignment, ChunkHead};
 use crate::metrics::AttemptMetrics;
-use crate::plan::{ExchangeKind, Stage};
+use crate::plan::{ExchangeKind, ReadKind, Stage, StageGraph};
 use crate::ranges::{RunSample, SortedRun};
 use crate::reader::{self, Delivery};
 use crate::stream::{self, StreamTable};
@@ -110,6 +110,22 @@ impl Node {
             query: World::query(),
             attempt,
         });
+    }
+}
+
+/// Changes what an attempt reads of its own partitions.
+fn misread(sabotage: Sabotage, graph: &StageGraph, attempt: AttemptId, inputs: &mut [AssignedInput]) {
+    let of_stage = &graph.stages[attempt.stage.0 as usize].inputs;
+    let divided = of_stage.iter().zip(inputs);
+    for (_, assigned) in divided.filter(|(input, _)| input.read == ReadKind::OwnPartition) {
+        let partitions = &mut assigned.assigned_reduce_partitions;
+        match sabotage {
+            Sabotage::LeavePartitionOut if partitions.len() > 1 => {
+                partitions.pop();
+            }
+            Sabotage::ReadPartitionTwice if !partitions.contains(&0) => partitions.push(0),
+            _ => {}
+        }
     }
 }
 
@@ -258,7 +274,9 @@ impl World {
             partitions: assignment.output_partitions,
         };
         node.table(opened);
-        let reading = Reading::new(&assignment.inputs, Delivery::Arrival);
+        let mut inputs = assignment.inputs.clone();
+        misread(self.plan.sabotage, &self.plan.graph, attempt, &mut inputs);
+        let reading = Reading::new(&inputs, Delivery::Arrival);
         let scans = assignment.inputs.is_empty();
         node.running.insert(
             attempt,

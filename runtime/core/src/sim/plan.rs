@@ -8,6 +8,7 @@ use rand::{Rng, SeedableRng};
 use super::model::random_graph;
 use crate::coordinator::Policy;
 use crate::ids::TaskId;
+use crate::layout::AdaptivePolicy;
 use crate::plan::{ExchangeKind, StageGraph};
 
 /// When faults end, in milliseconds.
@@ -104,6 +105,12 @@ pub enum Sabotage {
     KeepStrangers,
     /// Every worker that is lost had said that it goes.
     SayAllDrain,
+    /// A task of several partitions leaves the last one out.
+    LeavePartitionOut,
+    /// A task reads a partition of another one, too.
+    ReadPartitionTwice,
+    /// The coordinator leaves the last partition of a task out of its assignment.
+    AssignTooFew,
 }
 
 #[derive(Debug)]
@@ -170,9 +177,11 @@ impl Plan {
     /// Makes a task poison, and removes other causes that could end the query first.
     fn poison(&mut self, rng: &mut SmallRng) {
         let stage = &self.graph.stages[rng.random_range(0..self.graph.stages.len())];
+        // The layout may leave out any other task.
+        let tasks = if stage.coalesces { 1 } else { stage.tasks };
         self.poison = Some(TaskId {
             stage: stage.id,
-            task: rng.random_range(0..stage.tasks),
+            task: rng.random_range(0..tasks),
         });
         self.policy.exclude_worker_after_failures = u32::MAX;
         self.failure = 0.0;
@@ -232,7 +241,10 @@ impl Plan {
             | Sabotage::GiveUpForAnyRow
             | Sabotage::HandOutAgain
             | Sabotage::KeepStrangers
-            | Sabotage::SayAllDrain => {}
+            | Sabotage::SayAllDrain
+            | Sabotage::LeavePartitionOut
+            | Sabotage::ReadPartitionTwice
+            | Sabotage::AssignTooFew => {}
         }
     }
 
@@ -253,7 +265,10 @@ impl Plan {
             | Sabotage::GiveUpForAnyRow
             | Sabotage::HandOutAgain
             | Sabotage::KeepStrangers
-            | Sabotage::SayAllDrain => span,
+            | Sabotage::SayAllDrain
+            | Sabotage::LeavePartitionOut
+            | Sabotage::ReadPartitionTwice
+            | Sabotage::AssignTooFew => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),
@@ -309,6 +324,7 @@ impl Plan {
                 deadline: None,
                 reduce_fetch_window_partitions: 4,
                 min_range_bytes: rng.random_range(1..100_000),
+                adaptive: rng.random_bool(0.8).then(|| random_adaptive(&mut rng)),
                 sink: rng.random_bool(0.4),
             },
             slots,
@@ -337,6 +353,23 @@ impl Plan {
             || self.policy.deadline.is_some()
             || self.poison.is_some();
         self.faults.is_empty() && chances == 0.0 && !ends_early
+    }
+}
+
+/// Frames have up to 90,000 bytes.
+fn random_adaptive(rng: &mut SmallRng) -> AdaptivePolicy {
+    let bounded = rng.random_bool(0.3);
+    let max_tasks = if bounded { rng.random_range(1..=4) } else { 0 };
+    AdaptivePolicy {
+        target_bytes: rng.random_range(1..1_500_000),
+        min_tasks: if bounded {
+            rng.random_range(1..=max_tasks)
+        } else {
+            1
+        },
+        max_tasks,
+        max_partitions_per_task: if bounded { rng.random_range(0..=3) } else { 0 },
+        min_task_bytes: rng.random_range(1..1_000_000),
     }
 }
 

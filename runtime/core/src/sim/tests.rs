@@ -83,11 +83,17 @@ fn sim_seeds() {
     assert_often(&runs, 20, "lost work and succeeded", |run| {
         succeeded(run) && run.lost_attempts > 0
     });
+    assert_often(
+        &runs,
+        15,
+        "coalesced partitions, lost work and succeeded",
+        |run| succeeded(run) && run.coalesced_stages > 0 && run.lost_attempts > 0,
+    );
     assert_often(&runs, 3, "had an attempt that stood still and succeeded", |run| {
         succeeded(run) && run.hung > 0
     });
-    // Two workers that go for other reasons may have run the same task.
-    assert_often(&runs, 98, "did not end for a task that is innocent", |run| {
+    // Two workers that go for other reasons may have run the same task, the more so the fewer tasks there are.
+    assert_often(&runs, 96, "did not end for a task that is innocent", |run| {
         !failed_for(run, ErrorReason::PoisonTask)
     });
 }
@@ -193,6 +199,17 @@ fn lost_rows_are_noticed() {
 #[test]
 fn rows_of_other_ranges_are_noticed() {
     assert_noticed(Scenario::Any, Sabotage::KeepStrangers, "twice");
+}
+
+#[test]
+fn a_partition_that_no_task_reads_is_noticed() {
+    assert_noticed(Scenario::Any, Sabotage::LeavePartitionOut, "0 twice");
+    assert_noticed(Scenario::Any, Sabotage::AssignTooFew, "of input 0 0 times");
+}
+
+#[test]
+fn a_partition_that_two_tasks_read_is_noticed() {
+    assert_noticed(Scenario::Any, Sabotage::ReadPartitionTwice, "0 missing");
 }
 
 #[test]

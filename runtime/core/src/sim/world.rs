@@ -141,6 +141,8 @@ pub struct Run {
     pub killed: usize,
     /// Attempts that stood still.
     pub hung: u32,
+    /// Stages that had fewer tasks than were planned.
+    pub coalesced_stages: usize,
 }
 
 impl World {
@@ -170,7 +172,7 @@ impl World {
             visible: None,
             killed: Vec::new(),
             hung: 0,
-            audit: Audit::default(),
+            audit: Audit::of(&plan.graph),
             usable_worker_at: 0,
             outcome: None,
             trace,
@@ -250,7 +252,16 @@ impl World {
         let snapshot = self.coordinator.snapshot(Instant(self.now));
         let outcome = self.outcome.ok_or("no outcome")?;
         let lost_attempts = snapshot.stages.iter().map(|stage| stage.lost_attempts).sum();
+        let coalesced = snapshot.stages.iter().filter(|stage| {
+            let reduce = stage.reduce.as_ref();
+            reduce.is_some_and(|reduce| {
+                reduce
+                    .adaptive_reduce_tasks
+                    .is_some_and(|tasks| tasks < reduce.planned_reduce_tasks)
+            })
+        });
         Ok(Run {
+            coalesced_stages: coalesced.count(),
             outcome,
             steps,
             lost_attempts,
@@ -371,9 +382,12 @@ impl World {
         }
         self.audit.on_event(&event);
         let actions = self.coordinator.handle(Instant(self.now), event);
-        for action in actions {
+        for mut action in actions {
             if self.trace {
                 println!("        -> {action:?}");
+            }
+            if self.plan.sabotage == Sabotage::AssignTooFew {
+                leave_partition_out(&mut action);
             }
             self.audit.on_action(&action)?;
             self.perform(action)?;
@@ -413,6 +427,7 @@ impl World {
                     self.update_client(update)?;
                 }
             }
+            Action::SetResultTasks { writer } => self.set_result_tasks(writer),
             Action::CommitSink { winners } => {
                 self.visible = Some(winners);
                 self.after(SINK_ANSWER, SimEvent::SinkAnswered);
@@ -436,6 +451,18 @@ impl World {
             return self.notify_coordinator(Event::SinkFailed { message });
         }
         self.notify_coordinator(Event::SinkCommitted)
+    }
+}
+
+/// Takes the last of several partitions from what is assigned.
+fn leave_partition_out(action: &mut Action) {
+    let Action::AssignAttempt { assignment, .. } = action else {
+        return;
+    };
+    for input in &mut assignment.inputs {
+        if input.assigned_reduce_partitions.len() > 1 {
+            input.assigned_reduce_partitions.pop();
+        }
     }
 }
 

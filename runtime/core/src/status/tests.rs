@@ -34,6 +34,10 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
         },
         reduce: (id > 0).then(|| ReduceSnapshot {
             planned_reduce_tasks: 4,
+            adaptive_reduce_tasks: Some(3),
+            adaptive_target_bytes: Some(1 << 20),
+            layout_events: 3,
+            layout_finalize_count: 2,
             reduce_fetch_window_partitions: 8,
             partition_bytes_histogram: vec![3, 0, 1],
             first_chunk_ms: Some(20),

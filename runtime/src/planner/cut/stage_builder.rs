@@ -15,7 +15,7 @@ use datafusion::physical_plan::{
 };
 use sluice_core::ids::{ExchangeId, StageId};
 use sluice_core::locality::DataLocality;
-use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageInput};
+use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Split, Stage, StageInput};
 
 use super::super::PlannedStage;
 use super::super::carried;
@@ -23,7 +23,7 @@ use super::super::determinism::{self, Source};
 use super::super::error::PlanError;
 use super::super::fragment::{self, Fragment, OutputSpec, TaskSplits};
 use super::super::label::{label, tables};
-use super::super::shuffle_read_exec::ShuffleReadExec;
+use super::super::shuffle_read_exec::{ReadMode, ShuffleReadExec};
 use super::super::statement::DEEPEST_EXPRESSION;
 use super::{Branch, Cutter, Written, total_tasks};
 
@@ -121,6 +121,7 @@ impl Cutter<'_> {
         let plan = requirements_hold(branch.plan)?;
         check_depth(&plan)?;
         let label = label(&plan);
+        let coalesces = branch.tasks > 1 && are_copies(&branch.scans) && self.may_interleave(&plan);
         let (plan, exchanges) = number_inputs(&plan)?;
         let inputs = exchanges
             .into_iter()
@@ -151,6 +152,7 @@ impl Cutter<'_> {
             inputs,
             output: writes,
             determinism,
+            coalesces,
             data: DataLocality::default(),
         });
         self.planned.push(PlannedStage {
@@ -161,6 +163,18 @@ impl Cutter<'_> {
             plan,
         });
         Ok(id)
+    }
+
+    /// Whether each leaf that reads partitions of a hash exchange takes their rows in any order.
+    fn may_interleave(&self, plan: &Arc<dyn ExecutionPlan>) -> bool {
+        if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
+            let exchange = self.written.get(read.input_index() as usize);
+            let divided = exchange.is_some_and(|written| written.exchange.kind == ExchangeKind::Hash);
+            return !divided || (read.mode() == ReadMode::Merged && read.facts().orderings.is_empty());
+        }
+        plan.children()
+            .into_iter()
+            .all(|child| self.may_interleave(child))
     }
 
     fn input(&self, exchange: u32) -> Result<StageInput, PlanError> {
@@ -192,6 +206,12 @@ impl Cutter<'_> {
             Err(error) => Err(PlanError::internal("fragment", error)),
         }
     }
+}
+
+/// Whether each task scans the same.
+fn are_copies(scans: &[(u32, Vec<Split>)]) -> bool {
+    let mut splits = scans.iter().flat_map(|(_, splits)| splits.windows(2));
+    splits.all(|pair| pair.first() == pair.last())
 }
 
 /// Refuses expressions that grew deeper in planning than tasks evaluate: each level takes a part of the stack of

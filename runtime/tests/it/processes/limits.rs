@@ -99,7 +99,7 @@ async fn the_ports_of_a_run_open_to_nobody_else() {
         let yaml = query(
             sql,
             &[&tpch("lineitem", 20.0)],
-            &["shuffle: {partitions: 4}", PATIENT],
+            &["shuffle: {partitions: 4, adaptive: {mode: Off}}", PATIENT],
         );
         let arguments = [&["--local-workers", "2", "--output", "csv"], extra].concat();
         let mut program = Program::start(folder.run_command(&yaml, &arguments));

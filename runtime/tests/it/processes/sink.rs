@@ -107,10 +107,16 @@ fn assert_measured(status: &ShuffleQueryStatus, format: &str) {
     );
     assert!(status.time_to_first_row_millis > Some(0), "{format}");
     let root = status.stages.last().expect("a query has stages");
-    assert_eq!(root.planned_reduce_tasks, root.tasks_planned, "{root:?}");
+    assert_eq!(root.planned_reduce_tasks, 5, "{root:?}");
+    assert_eq!(root.adaptive_reduce_tasks, root.tasks_planned, "{root:?}");
+    assert!(
+        root.adaptive_reduce_tasks < 5,
+        "a megabyte is worth no five tasks: {root:?}"
+    );
+    assert!(root.adaptive_target_bytes > 0, "{root:?}");
     assert_eq!(root.reduce_fetch_window_partitions, 4, "{root:?}");
     let partitions: u32 = root.partition_bytes_histogram.iter().sum();
-    assert_eq!(partitions, root.tasks_planned, "{root:?}");
+    assert_eq!(partitions, root.planned_reduce_tasks, "{root:?}");
     assert!(root.first_chunk_ms.is_some(), "{root:?}");
     assert!(root.first_chunk_ms <= root.first_reduce_row_ms, "{root:?}");
     assert!(root.first_reduce_row_ms <= Some(root.elapsed_millis), "{root:?}");
@@ -230,7 +236,7 @@ fn writing(seen: &QuerySnapshot) -> bool {
 fn mid_write(_: &Folder) -> String {
     let sink = "sink: {location: out, format: parquet}";
     let tables = [tpch("orders", 0.3), tpch("lineitem", 0.3)];
-    let more = ["shuffle: {partitions: 5}", sink, PATIENT];
+    let more = ["shuffle: {partitions: 5, adaptive: {mode: Off}}", sink, PATIENT];
     query(ORDERS, &[&tables[0], &tables[1]], &more)
 }
 

@@ -47,7 +47,7 @@ fn long(folder: &Folder) -> String {
     query(
         sql,
         &[&tpch("lineitem", 20.0)],
-        &["shuffle: {partitions: 4}", &sink],
+        &["shuffle: {partitions: 4, adaptive: {mode: Off}}", &sink],
     )
 }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::coordinator::{Action, Coordinator, Event, Outcome, Policy, QueryFailure};
 use crate::failure::AttemptFailure;
-use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, WorkerId};
+use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, StreamEpoch, WorkerId};
 use crate::layout::LayoutId;
 use crate::locality::{DataLocality, NodeLocation};
-use crate::message::{Assignment, InputState, InputUpdate};
+use crate::message::{Assignment, InputState, InputUpdate, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 use crate::time::Instant;
@@ -23,6 +23,7 @@ pub fn policy() -> Policy {
         deadline: None,
         reduce_fetch_window_partitions: 4,
         min_range_bytes: 100,
+        adaptive: None,
         sink: false,
     }
 }
@@ -46,6 +47,7 @@ pub fn stage(id: u32, tasks: u32, inputs: &[(u32, ReadKind)], output: u32) -> St
         inputs: inputs.iter().map(input).collect(),
         output: ExchangeId(output),
         determinism: Determinism::Unordered,
+        coalesces: true,
         data: DataLocality::default(),
     }
 }
@@ -226,6 +228,26 @@ pub fn succeeded(name: &str, id: AttemptId) -> Event {
             rows_out: 10,
             ..AttemptMetrics::default()
         },
+    }
+}
+
+/// A success that wrote so many bytes to each partition.
+pub fn wrote(name: &str, id: AttemptId, bytes: &[u64]) -> Event {
+    let output = |(partition, bytes): (u32, &u64)| MapOutputPartitionMeta {
+        partition,
+        bytes: *bytes,
+        rows: 1,
+        stream_epoch: StreamEpoch(1),
+        committed_offset: *bytes,
+        finalized: true,
+    };
+    Event::AttemptSucceeded {
+        worker: worker(name),
+        attempt: id,
+        layout: LayoutId::default(),
+        outputs: (0..).zip(bytes).map(output).collect(),
+        run: None,
+        metrics: AttemptMetrics::default(),
     }
 }
 

@@ -1,36 +1,15 @@
 //! What a stage shows of its exchanges: sizes of partitions, first bytes and rows, bytes that went to disk.
 
-use super::fixture::{Query, attempt, chain, map_reduce, policy, worker};
+use super::fixture::{Query, attempt, chain, map_reduce, policy, worker, wrote};
 use crate::coordinator::{Event, Policy};
-use crate::ids::{AttemptId, StreamEpoch};
+use crate::ids::AttemptId;
 use crate::layout::LayoutId;
-use crate::message::MapOutputPartitionMeta;
 use crate::metrics::AttemptMetrics;
 use crate::plan::Determinism;
 use crate::snapshot::{ReduceSnapshot, StageSnapshot};
 use crate::time::Instant;
 
 const KIB: u64 = 1 << 10;
-
-/// A success that wrote these bytes to the partitions 0, 1 and so on.
-fn wrote(name: &str, id: AttemptId, bytes: &[u64]) -> Event {
-    let output = |(partition, bytes): (u32, &u64)| MapOutputPartitionMeta {
-        partition,
-        bytes: *bytes,
-        rows: 1,
-        stream_epoch: StreamEpoch(1),
-        committed_offset: *bytes,
-        finalized: true,
-    };
-    Event::AttemptSucceeded {
-        worker: worker(name),
-        attempt: id,
-        layout: LayoutId::default(),
-        outputs: (0..).zip(bytes).map(output).collect(),
-        run: None,
-        metrics: AttemptMetrics::default(),
-    }
-}
 
 fn progressed(name: &str, id: AttemptId, metrics: AttemptMetrics) -> Event {
     Event::AttemptProgressed {

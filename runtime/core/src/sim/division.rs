@@ -1,0 +1,107 @@
+//! The rule that the tasks of a stage divide the partitions of their inputs: each is read once, whatever the layout is.
+
+use std::collections::BTreeMap;
+
+use super::audit::Violation;
+use crate::ids::{AttemptId, StageEpoch, StageId};
+use crate::message::{Assignment, Writer};
+use crate::plan::{ReadKind, StageGraph};
+
+/// What was assigned of the inputs that are divided by partition.
+#[derive(Debug, Default)]
+pub struct Division {
+    /// By stage, the inputs that its tasks divide, with their partitions.
+    inputs: BTreeMap<StageId, Vec<(usize, u32)>>,
+    /// The stages that write the result.
+    roots: Vec<StageId>,
+    /// How many tasks each stage has: as planned, or as was said last.
+    pub tasks: BTreeMap<StageId, u32>,
+    epochs: BTreeMap<StageId, StageEpoch>,
+    /// By stage and task in the stage's epoch, the partitions of each input.
+    assigned: BTreeMap<(StageId, u32), Vec<Vec<u32>>>,
+}
+
+impl Division {
+    pub fn of(graph: &StageGraph) -> Self {
+        let mut division = Self {
+            roots: graph.exchanges[graph.result.0 as usize].writers.clone(),
+            ..Self::default()
+        };
+        for stage in &graph.stages {
+            let inputs = (0..).zip(&stage.inputs);
+            let own = inputs.filter(|(_, input)| input.read == ReadKind::OwnPartition);
+            let partitions =
+                own.map(|(number, input)| (number, graph.exchanges[input.exchange.0 as usize].partitions));
+            division.inputs.insert(stage.id, partitions.collect());
+            division.tasks.insert(stage.id, stage.tasks);
+        }
+        division
+    }
+
+    /// Checks that the stages that the attempt reads were divided, and that attempts of one task read the same.
+    pub fn on_assigned(&mut self, assignment: &Assignment) -> Result<(), Violation> {
+        let attempt = assignment.attempt;
+        let writers = assignment.inputs.iter().flat_map(|input| &input.writers);
+        for Writer { stage, tasks } in writers {
+            self.check(*stage, *tasks)?;
+        }
+        let epoch = self.epochs.entry(attempt.stage).or_default();
+        if *epoch < attempt.stage_epoch {
+            *epoch = attempt.stage_epoch;
+            self.assigned.retain(|(stage, _), _| *stage != attempt.stage);
+        }
+        let inputs = assignment.inputs.iter();
+        let partitions: Vec<Vec<u32>> = inputs
+            .map(|input| input.assigned_reduce_partitions.clone())
+            .collect();
+        let task = (attempt.stage, attempt.task);
+        let before = self.assigned.entry(task).or_insert_with(|| partitions.clone());
+        if *before == partitions {
+            return Ok(());
+        }
+        Err(format!(
+            "{attempt} reads other partitions than an attempt before it"
+        ))
+    }
+
+    /// Checks the root stages of a query whose files become visible.
+    pub fn on_committed(&mut self, winners: &[AttemptId]) -> Result<(), Violation> {
+        for root in &self.roots {
+            let won = winners.iter().filter(|winner| winner.stage == *root).count();
+            self.tasks.insert(*root, u32::try_from(won).unwrap_or(u32::MAX));
+        }
+        self.check_result()
+    }
+
+    /// Checks the root stages of a query that has succeeded.
+    pub fn check_result(&self) -> Result<(), Violation> {
+        let tasks = |root: &StageId| self.tasks.get(root).copied().unwrap_or_default();
+        self.roots
+            .iter()
+            .try_for_each(|root| self.check(*root, tasks(root)))
+    }
+
+    /// Checks that so many tasks read every partition once.
+    fn check(&self, stage: StageId, tasks: u32) -> Result<(), Violation> {
+        for (input, partitions) in self.inputs.get(&stage).into_iter().flatten() {
+            let mut times = vec![0; *partitions as usize];
+            for task in 0..tasks {
+                let assigned = self
+                    .assigned
+                    .get(&(stage, task))
+                    .and_then(|inputs| inputs.get(*input));
+                let assigned = assigned.ok_or_else(|| format!("task {stage}.{task} was never assigned"))?;
+                assigned
+                    .iter()
+                    .for_each(|partition| times[*partition as usize] += 1);
+            }
+            if let Some(partition) = times.iter().position(|times| *times != 1) {
+                let times = times[partition];
+                return Err(format!(
+                    "the {tasks} tasks of stage {stage} read partition {partition} of input {input} {times} times"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
