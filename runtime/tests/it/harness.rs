@@ -18,7 +18,7 @@ use sluice::source::{InputManifest, register_tables};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::snapshot::QuerySnapshot;
-use sluice_crds::shuffle_query::{TableSpec, TpchSpec, TpchTable};
+use sluice_crds::shuffle_query::{AdaptiveMode, TableSpec, TpchSpec, TpchTable};
 use sluice_crds::{Millis, ShuffleQuery, ShuffleQuerySpec};
 use sluice_proto::auth::Guard;
 use tempfile::TempDir;
@@ -133,6 +133,21 @@ pub struct Ran {
 }
 
 impl Ran {
+    /// Stages that had fewer tasks than were planned.
+    pub fn coalesced_stages(&self) -> usize {
+        let reduces = self
+            .snapshot
+            .stages
+            .iter()
+            .filter_map(|stage| stage.reduce.as_ref());
+        let fewer = reduces.filter(|reduce| {
+            reduce
+                .adaptive_reduce_tasks
+                .is_some_and(|tasks| tasks < reduce.planned_reduce_tasks)
+        });
+        fewer.count()
+    }
+
     /// Bytes that all winning attempts spilled.
     pub fn bytes_spilled(&self) -> u64 {
         self.snapshot
@@ -342,9 +357,40 @@ impl Case {
     }
 }
 
-/// Runs each case on plain DataFusion once and on the fleet with each number of partitions, and panics with the
-/// differences of all cases. Answers what the fleet's runs gave, in order.
-pub async fn compare(fleet: &Fleet, tables: &Tables, cases: &[Case], partitions: &[Option<u32>]) -> Vec<Ran> {
+/// How the rows of exchanges are divided among tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Division {
+    /// As users get it, with so many partitions or one for each slot.
+    Default(Option<u32>),
+    /// A task for each of so many partitions.
+    Planned(u32),
+    /// About a task for three of so many partitions, and two at least.
+    Coalesced(u32),
+}
+
+impl Division {
+    fn query(self, tables: &Tables, sql: &str) -> LoadedQuery {
+        let partitions = match self {
+            Self::Default(partitions) => partitions,
+            Self::Planned(partitions) | Self::Coalesced(partitions) => Some(partitions),
+        };
+        let mut query = tables.query(sql, partitions);
+        let adaptive = &mut query.query.spec.shuffle.adaptive;
+        match self {
+            Self::Default(_) => {}
+            Self::Planned(_) => adaptive.mode = AdaptiveMode::Off,
+            Self::Coalesced(partitions) => {
+                adaptive.min_reduce_tasks = partitions.div_ceil(3).max(2);
+                adaptive.max_reduce_tasks = adaptive.min_reduce_tasks;
+            }
+        }
+        query
+    }
+}
+
+/// Runs each case on plain DataFusion once and on the fleet with each division, and panics with the differences of all
+/// cases. Answers what the fleet's runs gave, in order.
+pub async fn compare(fleet: &Fleet, tables: &Tables, cases: &[Case], divisions: &[Division]) -> Vec<Ran> {
     let mut wrong = Vec::new();
     let mut all = Vec::new();
     for case in cases {
@@ -358,8 +404,8 @@ pub async fn compare(fleet: &Fleet, tables: &Tables, cases: &[Case], partitions:
                 continue;
             }
         };
-        for partitions in partitions {
-            let told = match run(fleet, &tables.query(&case.sql, *partitions)).await {
+        for division in divisions {
+            let told = match run(fleet, &division.query(tables, &case.sql)).await {
                 Ok(ran) => {
                     let told = differences(&expected.rows, &expected.order, &ran.rows, ran.ordered)
                         .map(|difference| format!("{difference}\n{}", ran.explained));
@@ -369,11 +415,7 @@ pub async fn compare(fleet: &Fleet, tables: &Tables, cases: &[Case], partitions:
                 Err(no_rows) => Some(no_rows.to_string()),
             };
             if let Some(told) = told {
-                let count = partitions.map_or("default".to_owned(), |count| count.to_string());
-                wrong.push(format!(
-                    "{} ({count} partitions): {told}\n{}",
-                    case.name, case.sql
-                ));
+                wrong.push(format!("{} ({division:?}): {told}\n{}", case.name, case.sql));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! ORDER BY of many rows: tasks merge ranges of sorted runs, and the result is still in order.
 
-use crate::harness::{AMPLE_MEMORY, Case, Fleet, Ran, Tables, compare};
+use crate::harness::{AMPLE_MEMORY, Case, Division, Fleet, Ran, Tables, compare};
 use crate::tpch;
 
 /// Orders of many kinds over 600,000 rows.
@@ -43,7 +43,7 @@ fn mergers(ran: &Ran) -> u32 {
 async fn rows_of_ranges_come_in_order() {
     let fleet = Fleet::start(3, 1, AMPLE_MEMORY).await;
     let tables: Tables = tpch::tables().await;
-    let ran = compare(&fleet, &tables, &Case::all(ORDERS), &[Some(3)]).await;
+    let ran = compare(&fleet, &tables, &Case::all(ORDERS), &[Division::Planned(3)]).await;
     for ran in &ran {
         assert!(
             ran.explained.contains("rows are divided by ranges of"),
@@ -54,7 +54,13 @@ async fn rows_of_ranges_come_in_order() {
         let merged = mergers(ran);
         assert!(merged > 1, "{merged} tasks merge: {:?}", ran.snapshot.stages);
     }
-    let alike = compare(&fleet, &tables, &Case::all(&[("alike", ALIKE)]), &[Some(3)]).await;
+    let alike = compare(
+        &fleet,
+        &tables,
+        &Case::all(&[("alike", ALIKE)]),
+        &[Division::Planned(3)],
+    )
+    .await;
     assert_eq!(alike.iter().map(mergers).collect::<Vec<_>>(), [1]);
     fleet.stop().await;
 }

@@ -6,7 +6,7 @@ use sluice::source::generate::generate_tpch;
 use sluice_crds::shuffle_query::{FileFormat, TableSpec, TpchTable};
 use tokio::sync::OnceCell;
 
-use crate::harness::{AMPLE_MEMORY, Case, Fleet, Ran, Tables, compare, kept_folder};
+use crate::harness::{AMPLE_MEMORY, Case, Division, Fleet, Ran, Tables, compare, kept_folder};
 
 /// The scale of the tables.
 pub const SCALE: f64 = 0.1;
@@ -62,26 +62,44 @@ pub fn queries() -> Vec<Case> {
     (1..=22).map(read).collect()
 }
 
-async fn three_workers(tables: &Tables, memory_bytes: u64, partitions: &[Option<u32>]) -> Vec<Ran> {
+async fn three_workers(tables: &Tables, memory_bytes: u64, divisions: &[Division]) -> Vec<Ran> {
     let fleet = Fleet::start(3, 1, memory_bytes).await;
-    let ran = compare(&fleet, tables, &queries(), partitions).await;
+    let ran = compare(&fleet, tables, &queries(), divisions).await;
     fleet.stop().await;
     ran
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_for_each_slot() {
-    three_workers(&tables().await, AMPLE_MEMORY, &[None]).await;
+    three_workers(
+        &tables().await,
+        AMPLE_MEMORY,
+        &[Division::Default(None), Division::Planned(3)],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_partition_and_thirteen() {
-    three_workers(&tables().await, AMPLE_MEMORY, &[Some(1), Some(13)]).await;
+    let divisions = [
+        Division::Planned(1),
+        Division::Planned(13),
+        Division::Coalesced(13),
+    ];
+    let ran = three_workers(&tables().await, AMPLE_MEMORY, &divisions).await;
+    let coalesced = ran.iter().skip(2).step_by(divisions.len());
+    let coalesced = coalesced.filter(|ran| ran.coalesced_stages() > 0).count();
+    assert!(coalesced >= 15, "{coalesced} of 22 queries coalesced partitions");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn generated_tables() {
-    three_workers(&Tables::generated_tpch(0.02), AMPLE_MEMORY, &[None]).await;
+    three_workers(
+        &Tables::generated_tpch(0.02),
+        AMPLE_MEMORY,
+        &[Division::Default(None)],
+    )
+    .await;
 }
 
 /// Memory of each worker, bytes. It is little for the rows that the largest queries move, and nearly twice what their
@@ -94,7 +112,12 @@ const SPILLING_QUERIES: usize = 3;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn little_memory() {
-    let ran = three_workers(&tables().await, LITTLE_MEMORY, &[Some(MANY_PARTITIONS)]).await;
+    let ran = three_workers(
+        &tables().await,
+        LITTLE_MEMORY,
+        &[Division::Default(Some(MANY_PARTITIONS))],
+    )
+    .await;
     let spilled = ran.iter().filter(|ran| ran.bytes_spilled() > 0).count();
     assert!(
         spilled >= SPILLING_QUERIES,

@@ -1,5 +1,5 @@
-//! What TPC-H does not cover: every case on plain DataFusion and on three workers of two slots, with one partition and
-//! with five.
+//! What TPC-H does not cover: every case on plain DataFusion and on three workers of two slots, with one partition, with
+//! five, and with thirteen of which tasks read several.
 
 mod aggregates;
 mod columns;
@@ -15,9 +15,13 @@ mod windows;
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::harness::{AMPLE_MEMORY, Case, Fleet, Ran, Tables, compare};
+use crate::harness::{AMPLE_MEMORY, Case, Division, Fleet, Ran, Tables, compare};
 
-const PARTITIONS: [Option<u32>; 2] = [Some(1), Some(5)];
+const DIVISIONS: [Division; 3] = [
+    Division::Planned(1),
+    Division::Planned(5),
+    Division::Coalesced(13),
+];
 
 /// Joins.
 const JOINS: &[&str] = &[
@@ -48,12 +52,15 @@ async fn check(tables: &Tables, cases: &[(&str, &str)], operators: &[&str], alon
 
 async fn check_cases(tables: &Tables, cases: &[Case], operators: &[&str], alone: Alone<'_>) {
     let fleet = Fleet::start(3, 2, AMPLE_MEMORY).await;
-    let ran = compare(&fleet, tables, cases, &PARTITIONS).await;
+    let ran = compare(&fleet, tables, cases, &DIVISIONS).await;
     fleet.stop().await;
     let alone: BTreeSet<&str> = alone.iter().flat_map(|(_, names)| *names).copied().collect();
     let names: BTreeSet<&str> = cases.iter().map(|case| case.name.as_str()).collect();
     assert!(alone.is_subset(&names), "no such cases: {:?}", &alone - &names);
-    let several = ran.iter().skip(1).step_by(PARTITIONS.len());
+    let coalesced: usize = ran.iter().map(Ran::coalesced_stages).sum();
+    let meets = operators == JOINS || operators == GROUPS || operators == WINDOWS;
+    assert!(coalesced > 0 || !meets, "no case coalesced partitions");
+    let several = ran.iter().skip(1).step_by(DIVISIONS.len());
     let mut wrong = String::new();
     for (case, ran) in cases.iter().zip(several) {
         let tasks = most_tasks(ran, operators);

@@ -13,6 +13,7 @@ use sluice::query::{LoadedQuery, WorkerCapacity, prepare_with_manifest};
 use sluice::source::{InputManifest, register_tables};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::QueryId;
+use sluice_core::layout::AdaptivePolicy;
 use tempfile::TempDir;
 
 use super::judge::{self, Row};
@@ -43,9 +44,11 @@ pub struct Shape {
     /// Rows of a batch.
     batch: usize,
     little_memory: bool,
+    /// The tasks that read the partitions of an exchange; 0: one for each.
+    coalesced: u32,
 }
 
-pub const SHAPES: [Shape; 4] = [
+pub const SHAPES: [Shape; 6] = [
     Shape {
         name: "1 partition",
         partitions: 1,
@@ -54,6 +57,7 @@ pub const SHAPES: [Shape; 4] = [
         shared_merge: 16 << 20,
         batch: 8192,
         little_memory: false,
+        coalesced: 0,
     },
     Shape {
         name: "3 partitions, hashed joins, 3 rows a batch",
@@ -63,6 +67,7 @@ pub const SHAPES: [Shape; 4] = [
         shared_merge: 16 << 20,
         batch: 3,
         little_memory: false,
+        coalesced: 0,
     },
     Shape {
         name: "13 partitions, merged by ranges",
@@ -72,6 +77,7 @@ pub const SHAPES: [Shape; 4] = [
         shared_merge: 0,
         batch: 8192,
         little_memory: false,
+        coalesced: 0,
     },
     Shape {
         name: "3 partitions, sorted joins, little memory",
@@ -81,6 +87,27 @@ pub const SHAPES: [Shape; 4] = [
         shared_merge: 0,
         batch: 8192,
         little_memory: true,
+        coalesced: 0,
+    },
+    Shape {
+        name: "3 partitions in 2 tasks, sorted joins",
+        partitions: 3,
+        broadcast: 0,
+        hash_join: 0,
+        shared_merge: 16 << 20,
+        batch: 8192,
+        little_memory: false,
+        coalesced: 2,
+    },
+    Shape {
+        name: "13 partitions in 4 tasks, hashed joins",
+        partitions: 13,
+        broadcast: 0,
+        hash_join: u64::MAX,
+        shared_merge: 0,
+        batch: 3,
+        little_memory: false,
+        coalesced: 4,
     },
 ];
 
@@ -230,6 +257,13 @@ impl Bench {
             if shared {
                 options.policy.min_range_bytes = 1;
             }
+            options.policy.adaptive = (shape.coalesced > 0).then_some(AdaptivePolicy {
+                target_bytes: u64::MAX,
+                min_tasks: shape.coalesced,
+                max_tasks: shape.coalesced,
+                max_partitions_per_task: 0,
+                min_task_bytes: 1,
+            });
         });
         match ran.await {
             Ok(ran) => Answer::Rows(Box::new(RanRows {
