@@ -19,6 +19,7 @@ use sluice::planner::{
 use sluice::shuffle::frame::{FrameDecoder, FrameFormat, HEADER_BYTES};
 use sluice::stage_template::StageTemplate;
 use sluice_core::ids::{Incarnation, WorkerId};
+use sluice_core::key_filter::KeyFilter;
 use sluice_core::message::ChunkHead;
 use sluice_core::message::{Assignment, FetchRequest, InputUpdate};
 use sluice_crds::shuffle_query::Compression;
@@ -191,6 +192,10 @@ pub fn session(bytes: &[u8]) {
                 }
             }
             Some(ToWorker::DefineStage(stage)) => stages(&stage.template),
+            Some(ToWorker::DefineFilter(define)) => {
+                let keys = define.keys.map(KeyFilter::try_from);
+                drop(black_box(keys.and_then(Result::ok).map(|keys| keys.lookup())));
+            }
             Some(
                 ToWorker::Heartbeat(_)
                 | ToWorker::RequestSlots(_)

@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "DefineStage",
         "FetchChunk",
         "InputUpdate",
+        "KeyFilter",
         "ResultChunk",
         "RunSample",
         "Welcome",

@@ -5,7 +5,7 @@ use prost::Message;
 use sluice_crds::shuffle_query::Compression;
 use sluice_proto::wire;
 
-use crate::planner::{Fragment, OutputSpec};
+use crate::planner::{Fragment, MadeFilter, OutputSpec};
 use crate::sink::Sink;
 
 /// What all tasks of a stage share.
@@ -18,6 +18,8 @@ pub struct StageTemplate {
     pub compression: Compression,
     /// The sink, in root stages of a query that has one: rows go there instead of the exchange.
     pub sink: Option<Sink>,
+    /// The runtime filters that each task makes.
+    pub filters: Vec<MadeFilter>,
 }
 
 impl StageTemplate {
@@ -36,6 +38,14 @@ impl StageTemplate {
             output: Some(output),
             compression: wire::Compression::from(self.compression).into(),
             sink_json: self.sink.as_ref().map(serde_json::to_string).transpose()?,
+            filters: self
+                .filters
+                .iter()
+                .map(|made| wire::MadeFilter {
+                    column: made.column,
+                    max_bytes: made.max_bytes,
+                })
+                .collect(),
         };
         Ok(template.encode_to_vec().into())
     }
@@ -61,6 +71,14 @@ impl StageTemplate {
                 .as_deref()
                 .map(serde_json::from_str)
                 .transpose()?,
+            filters: template
+                .filters
+                .iter()
+                .map(|made| MadeFilter {
+                    column: made.column,
+                    max_bytes: made.max_bytes,
+                })
+                .collect(),
         })
     }
 }
@@ -95,6 +113,7 @@ mod tests {
                 output,
                 compression,
                 sink: None,
+                filters: Vec::new(),
             };
             let bytes = template.encode().expect("it encodes");
             assert_eq!(StageTemplate::decode(&bytes).expect("it decodes"), template);
@@ -108,6 +127,7 @@ mod tests {
                 }),
                 compression,
                 sink_json: None,
+                filters: Vec::new(),
             };
             let refused = StageTemplate::decode(&unknown.encode_to_vec());
             assert!(refused.is_err(), "{kind} {compression}");

@@ -21,7 +21,8 @@ pub use retry::{
     RetrySpec,
 };
 pub use shuffle::{
-    AdaptiveMode, AdaptiveSpec, Compression, MAX_FETCH_WINDOW_PARTITIONS, MAX_PARTITIONS, ShuffleSpec,
+    AdaptiveMode, AdaptiveSpec, Compression, MAX_FETCH_WINDOW_PARTITIONS, MAX_PARTITIONS, RuntimeFilters,
+    ShuffleSpec,
 };
 pub use sink::{IfExists, PreviewMode, SinkSpec};
 pub use spec::{

@@ -29,6 +29,22 @@ pub struct ShuffleSpec {
     /// Tasks that follow the data: how partitions are coalesced once their sizes are known.
     #[serde(default)]
     pub adaptive: AdaptiveSpec,
+    /// Whether scans leave out rows by the join keys of other stages. The schema tells what the type says.
+    #[serde(default)]
+    pub runtime_filters: RuntimeFilters,
+}
+
+/// Whether scans leave out rows by the join keys that other stages have written, before they are shuffled and joined: Auto
+/// (where it is expected to pay) or Off.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum RuntimeFilters {
+    /// Where the other side of a join has been narrowed by a predicate and the scan is large.
+    #[default]
+    Auto,
+    /// Nowhere.
+    Off,
 }
 
 /// How the partitions of exchanges are coalesced into tasks, from the bytes that their writers really produced. An answer does
@@ -118,6 +134,7 @@ impl Default for ShuffleSpec {
             compression: None,
             reduce_fetch_window_partitions: default_reduce_fetch_window_partitions(),
             adaptive: AdaptiveSpec::default(),
+            runtime_filters: RuntimeFilters::default(),
         }
     }
 }

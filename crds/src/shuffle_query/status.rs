@@ -285,6 +285,30 @@ pub struct StageStatus {
     /// Where attempts ran, if the query declares the locality of the data that the stage scans.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<StageLocality>,
+    /// The runtime filters that the stage makes and uses, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filters: Option<StageFilters>,
+}
+
+/// The runtime filters of a stage: sets of join keys by which scans leave out rows that would find no match.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageFilters {
+    /// Filters that the stage makes for others, of the rows that it writes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub made: u32,
+    /// Filters that its scans use, once it has started.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub used: u32,
+    /// Filters that were not complete when it started.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub missed: u32,
+    /// Time that it waited for filters while the query had nothing else to start, in milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub waited_ms: u64,
+    /// Rows that its scans left out.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rows_filtered: u64,
 }
 
 /// Where attempts ran of a stage that scans data of known locality, counted at assignment.

@@ -74,7 +74,7 @@ spec:
   - {name: lines, tpch: {scaleFactor: 0.5, table: lineitem}}
   sink: {location: /out/daily, format: parquet, ifExists: Replace}
   preview: None
-  shuffle: {partitions: 8, compression: Zstd, reduceFetchWindowPartitions: 7}
+  shuffle: {partitions: 8, compression: Zstd, reduceFetchWindowPartitions: 7, runtimeFilters: "Off"}
   retry:
     maxTaskAttempts: 5
     backoffBase: 1s

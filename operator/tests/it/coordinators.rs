@@ -122,6 +122,7 @@ pub fn snapshot(tasks: u32, done: u32, outcome: Option<Outcome>) -> QuerySnapsho
         attempts: tasks,
         locality: LocalityCounts::default(),
         reduce: None,
+        filters: None,
         metrics: AttemptMetrics {
             rows_read: 100 * u64::from(done),
             rows_out: 10 * u64::from(done),

@@ -28,6 +28,10 @@ number_id!(
     ExchangeId(u32), "x"
 );
 number_id!(
+    /// A runtime filter of one query's plan, numbered from 0.
+    FilterId(u32), "f"
+);
+number_id!(
     /// The epoch of a stage. It grows when the stage starts over because an indeterminate input changed. Attempts of an older
     /// stage epoch are stale.
     StageEpoch(u32), "e"

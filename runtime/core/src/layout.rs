@@ -190,6 +190,7 @@ mod tests {
             ],
             result: ExchangeId(1),
             ordered: false,
+            filters: Vec::new(),
         };
         (reader, graph)
     }

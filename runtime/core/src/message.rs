@@ -1,11 +1,14 @@
 //! What coordinator and workers tell each other, as domain types. `sluice-proto` puts them on the wire under the
 //! same names.
 
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ids::{
-    AttemptId, CoordinatorEpoch, Incarnation, QueryId, StageId, StreamEpoch, StreamId, WorkerId,
+    AttemptId, CoordinatorEpoch, FilterId, Incarnation, QueryId, StageId, StreamEpoch, StreamId, WorkerId,
 };
+use crate::key_filter::KeyFilter;
 use crate::layout::LayoutId;
 use crate::ranges::{ByteRange, KeyRange};
 
@@ -25,6 +28,26 @@ pub struct Assignment {
     pub layout: LayoutId,
     /// How many streams to fetch at once.
     pub recommended_reduce_fetch_window_partitions: u32,
+    /// The runtime filters that its scans use.
+    pub filters: Vec<AssignedFilter>,
+}
+
+/// A runtime filter that is complete. The shell sends its keys once in a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedFilter {
+    /// Which one.
+    pub id: FilterId,
+    /// The keys of all rows of its source.
+    #[serde(serialize_with = "serialize_shared", deserialize_with = "deserialize_shared")]
+    pub keys: Arc<KeyFilter>,
+}
+
+fn serialize_shared<S: Serializer>(keys: &Arc<KeyFilter>, serializer: S) -> Result<S::Ok, S::Error> {
+    keys.as_ref().serialize(serializer)
+}
+
+fn deserialize_shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<KeyFilter>, D::Error> {
+    KeyFilter::deserialize(deserializer).map(Arc::new)
 }
 
 /// What one attempt reads of one exchange.

@@ -12,6 +12,9 @@ pub struct AttemptMetrics {
     pub rows_read: u64,
     /// Bytes that scans read from tables (generated tables: bytes of the Arrow data made).
     pub bytes_read: u64,
+    /// Rows that runtime filters left out.
+    #[serde(default)]
+    pub rows_filtered: u64,
     /// Rows that came in through exchanges.
     pub shuffle_rows_in: u64,
     /// Bytes that came in through exchanges, as they were on the wire.
@@ -53,6 +56,7 @@ impl AddAssign for AttemptMetrics {
         let Self {
             rows_read,
             bytes_read,
+            rows_filtered,
             shuffle_rows_in,
             shuffle_bytes_in,
             rows_out,
@@ -68,6 +72,7 @@ impl AddAssign for AttemptMetrics {
         for (sum, more) in [
             (&mut self.rows_read, rows_read),
             (&mut self.bytes_read, bytes_read),
+            (&mut self.rows_filtered, rows_filtered),
             (&mut self.shuffle_rows_in, shuffle_rows_in),
             (&mut self.shuffle_bytes_in, shuffle_bytes_in),
             (&mut self.rows_out, rows_out),

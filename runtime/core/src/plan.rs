@@ -1,9 +1,11 @@
 //! The stage graph: what the planner hands to the coordinator. It has the shapes of stages and exchanges; the plans
 //! themselves are opaque to decisions.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ExchangeId, StageId};
+use crate::ids::{ExchangeId, FilterId, StageId};
 use crate::locality::DataLocality;
 
 /// A query cut at its exchanges.
@@ -18,6 +20,23 @@ pub struct StageGraph {
     /// Whether the rows have an order: that of each root task, one task after the other.
     #[serde(default)]
     pub ordered: bool,
+    /// Filters that stages make for scans of others, `filters[i].id == FilterId(i)`.
+    #[serde(default)]
+    pub filters: Vec<RuntimeFilter>,
+}
+
+/// A filter of join keys: one stage makes it of the rows that it writes, and scans of others leave out rows that find no
+/// match by it. A target may go without it: the join drops those rows anyway.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeFilter {
+    /// Its number.
+    pub id: FilterId,
+    /// The stage that makes it. Each of its runs must write the same keys.
+    pub source: StageId,
+    /// The stages that use it. None of them is an input of `source`, directly or through others.
+    pub targets: Vec<StageId>,
+    /// How long a target waits for it at most while the query has nothing else to start.
+    pub max_wait: Duration,
 }
 
 /// The work between exchanges.

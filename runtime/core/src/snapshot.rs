@@ -82,12 +82,28 @@ pub struct StageSnapshot {
     /// How it reads exchanges, if it reads any.
     #[serde(default)]
     pub reduce: Option<ReduceSnapshot>,
+    /// The runtime filters that it makes and uses, if there are any.
+    #[serde(default)]
+    pub filters: Option<FilterSnapshot>,
     /// Counters of the winning and the running attempts.
     pub metrics: AttemptMetrics,
     /// When the first attempt was assigned.
     pub started: Option<Instant>,
     /// When the last task was won.
     pub ended: Option<Instant>,
+}
+
+/// The runtime filters of a stage, at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterSnapshot {
+    /// Filters that it makes for other stages.
+    pub made: u32,
+    /// Filters that its scans use, once that is decided.
+    pub used: u32,
+    /// Filters that were not complete when it started.
+    pub missed: u32,
+    /// How long it waited for filters while the query had nothing else to start, in milliseconds.
+    pub waited_ms: u64,
 }
 
 /// How a stage reads exchanges, at one moment.

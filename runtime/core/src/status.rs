@@ -4,8 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sluice_crds::shuffle_query::bound;
 use sluice_crds::shuffle_query::status::{
-    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus, StageLocality,
-    StageState as ShownState, StageStatus, TaskCounts,
+    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus, StageFilters,
+    StageLocality, StageState as ShownState, StageStatus, TaskCounts,
 };
 use sluice_crds::{
     Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
@@ -162,6 +162,7 @@ fn totals(snapshot: &QuerySnapshot, context: &StatusContext) -> QueryTotals {
         let AttemptMetrics {
             rows_read,
             bytes_read,
+            rows_filtered: _,
             shuffle_rows_in: _,
             shuffle_bytes_in: _,
             rows_out,
@@ -364,6 +365,13 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
         first_chunk_ms: reduce.first_chunk_ms,
         first_reduce_row_ms: reduce.first_reduce_row_ms,
         locality: locality(stage.locality),
+        filters: stage.filters.map(|filters| StageFilters {
+            made: filters.made,
+            used: filters.used,
+            missed: filters.missed,
+            waited_ms: filters.waited_ms,
+            rows_filtered: stage.metrics.rows_filtered,
+        }),
     }
 }
 

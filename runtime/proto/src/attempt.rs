@@ -37,6 +37,7 @@ impl wire::AssignAttempt {
             layout_fingerprint: assignment.layout.fingerprint,
             recommended_reduce_fetch_window_partitions: assignment.recommended_reduce_fetch_window_partitions,
             splits: splits.into_iter().map(Into::into).collect(),
+            filters: assignment.filters.iter().map(|filter| filter.id.0).collect(),
         }
     }
 }
@@ -57,6 +58,8 @@ impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
                 fingerprint: wire.layout_fingerprint,
             },
             recommended_reduce_fetch_window_partitions: wire.recommended_reduce_fetch_window_partitions,
+            // The session knows their keys.
+            filters: Vec::new(),
         };
         let splits = wire
             .splits
@@ -147,6 +150,7 @@ impl From<AttemptMetrics> for wire::AttemptMetrics {
         let AttemptMetrics {
             rows_read,
             bytes_read,
+            rows_filtered,
             shuffle_rows_in,
             shuffle_bytes_in,
             rows_out,
@@ -161,6 +165,7 @@ impl From<AttemptMetrics> for wire::AttemptMetrics {
         Self {
             rows_read,
             bytes_read,
+            rows_filtered,
             shuffle_rows_in,
             shuffle_bytes_in,
             rows_out,
@@ -180,6 +185,7 @@ impl From<wire::AttemptMetrics> for AttemptMetrics {
         let wire::AttemptMetrics {
             rows_read,
             bytes_read,
+            rows_filtered,
             shuffle_rows_in,
             shuffle_bytes_in,
             rows_out,
@@ -194,6 +200,7 @@ impl From<wire::AttemptMetrics> for AttemptMetrics {
         Self {
             rows_read,
             bytes_read,
+            rows_filtered,
             shuffle_rows_in,
             shuffle_bytes_in,
             rows_out,

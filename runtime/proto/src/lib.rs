@@ -5,6 +5,7 @@
 
 mod attempt;
 pub mod auth;
+mod filter;
 mod ids;
 pub mod log;
 mod ranges;

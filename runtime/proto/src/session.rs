@@ -180,6 +180,11 @@ impl wire::WorkerMessage {
                 },
                 outputs: success.outputs.into_iter().map(Into::into).collect(),
                 run: success.run.map(TryInto::try_into).transpose()?,
+                filters: success
+                    .filters
+                    .into_iter()
+                    .map(TryInto::try_into)
+                    .collect::<Result<_, WireError>>()?,
                 metrics: success.metrics.unwrap_or_default().into(),
             },
             Message::AttemptFailed(failed) => Event::AttemptFailed {

@@ -238,6 +238,7 @@ fn assignments_survive() {
             fingerprint: u64::MAX,
         },
         recommended_reduce_fetch_window_partitions: 4,
+        filters: Vec::new(),
     };
     let splits = vec![
         LeafSplit {
@@ -265,6 +266,7 @@ fn counters_survive() {
     let metrics = AttemptMetrics {
         rows_read: 1,
         bytes_read: 2,
+        rows_filtered: 13,
         shuffle_rows_in: 3,
         shuffle_bytes_in: 4,
         rows_out: 5,

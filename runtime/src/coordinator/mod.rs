@@ -6,6 +6,7 @@ mod query_driver;
 mod resolve;
 mod result;
 mod service;
+mod worker_connection;
 
 use std::sync::Arc;
 use std::time::Duration;

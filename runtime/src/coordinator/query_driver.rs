@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use sluice_core::coordinator::{Action, Coordinator, Event, Outcome};
 use sluice_core::discovery::{self, Discovery};
-use sluice_core::ids::{AttemptId, StageId, WorkerId};
+use sluice_core::ids::{AttemptId, WorkerId};
 use sluice_core::locality::NodeLocation;
 use sluice_core::message::{Assignment, InputUpdate};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_core::time::Instant;
-use sluice_proto::auth::{FetchEndpoint, FetchKey, Token};
+use sluice_proto::auth::{FetchEndpoint, Token};
 use sluice_proto::{RefusedReason, Welcome, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -26,6 +26,7 @@ use super::link::{self, ConnectError, Credentials, LinkEvent};
 use super::panics::report_panic;
 use super::resolve;
 use super::result::ResultReader;
+use super::worker_connection::WorkerConnection;
 use super::{CoordinatorOptions, EventSender, Handover};
 use crate::sink::Committed;
 
@@ -55,15 +56,6 @@ pub(super) struct QueryDriver {
     links: JoinSet<()>,
     outcome: Option<Outcome>,
     handover: Option<Handover>,
-}
-
-struct WorkerConnection {
-    address: String,
-    /// The key for fetches of the query's data there.
-    fetch_key: FetchKey,
-    outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
-    /// Stages whose template was sent in this session.
-    defined_stages: BTreeSet<StageId>,
 }
 
 impl QueryDriver {
@@ -224,12 +216,7 @@ impl QueryDriver {
     ) {
         let worker = welcome.worker.clone();
         tracing::info!(%worker, address, slots = welcome.slots, "worker joined");
-        let connection = WorkerConnection {
-            address: address.clone(),
-            fetch_key: welcome.fetch_key,
-            outbound,
-            defined_stages: BTreeSet::new(),
-        };
+        let connection = WorkerConnection::new(address.clone(), welcome.fetch_key, outbound);
         self.workers.insert(worker.clone(), connection);
         self.on_discovery(discovery::Event::Joined {
             address,
@@ -317,8 +304,7 @@ impl QueryDriver {
 
     fn send(&self, worker: &WorkerId, message: ToWorker) {
         if let Some(connection) = self.workers.get(worker) {
-            // A closed session reports its own end.
-            let _ = connection.outbound.send(wire::CoordinatorMessage::of(message));
+            connection.send(message);
         }
     }
 
@@ -330,14 +316,8 @@ impl QueryDriver {
         let (Some(assigned), Some(connection)) = (assigned, self.workers.get_mut(worker)) else {
             return;
         };
-        if connection.defined_stages.insert(stage) {
-            let template = assigned.template.clone();
-            let define = ToWorker::DefineStage(wire::DefineStage {
-                stage: stage.0,
-                template,
-            });
-            let _ = connection.outbound.send(wire::CoordinatorMessage::of(define));
-        }
+        connection.define_stage(stage, &assigned.template);
+        connection.define_filters(&assignment.filters);
         let splits = usize::try_from(task)
             .ok()
             .and_then(|task| assigned.splits.get(task))

@@ -145,6 +145,7 @@ mod tests {
 
     fn running() -> QueryReport {
         let stage = StageSnapshot {
+            filters: None,
             id: sluice_core::ids::StageId(0),
             label: "scan".to_owned(),
             output: "hash".to_owned(),

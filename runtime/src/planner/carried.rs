@@ -22,6 +22,7 @@ use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::error::PlanError;
+use super::runtime_filters::RuntimeFilterExec;
 use super::shuffle_read_exec::ShuffleReadExec;
 use super::window;
 
@@ -207,6 +208,8 @@ fn form_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Form> {
         form.option("recursion", &(query.name(), query.is_distinct()));
     } else if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
         form.option("input", &(read.input_index(), read.mode(), read.facts()));
+    } else if let Some(filter) = plan.downcast_ref::<RuntimeFilterExec>() {
+        form.option("filters", &filter.filters());
     }
     Ok(form)
 }

@@ -26,6 +26,7 @@ use prost::Message;
 
 use super::opaque::OpaqueExec;
 use super::recursion::WorkTableSlot;
+use super::runtime_filters::{RuntimeFilterExec, UsedFilter};
 use super::sample::{Method, Sample};
 use super::scalar::SINGLE_VALUE;
 use super::scan::{ScanExec, file_config};
@@ -42,7 +43,7 @@ pub(crate) struct FragmentCodec;
 /// One node that datafusion-proto does not know.
 #[derive(Clone, PartialEq, Message)]
 struct NodeMessage {
-    #[prost(oneof = "Node", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Node", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     node: Option<Node>,
 }
 
@@ -65,6 +66,8 @@ enum Node {
     Window(WindowMessage),
     #[prost(message, tag = "8")]
     Opaque(()),
+    #[prost(message, tag = "9")]
+    RuntimeFilter(RuntimeFilterMessage),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -125,6 +128,15 @@ struct SampleMessage {
     percent: f64,
     #[prost(fixed64, tag = "3")]
     seed: u64,
+}
+
+/// Filters and their columns, in pairs.
+#[derive(Clone, PartialEq, Message)]
+struct RuntimeFilterMessage {
+    #[prost(uint32, repeated, tag = "1")]
+    filters: Vec<u32>,
+    #[prost(uint64, repeated, tag = "2")]
+    columns: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -201,6 +213,12 @@ impl PhysicalExtensionCodec for FragmentCodec {
             Node::Window(window.encode(self, converter)?)
         } else if node.downcast_ref::<OpaqueExec>().is_some() {
             Node::Opaque(())
+        } else if let Some(filter) = node.downcast_ref::<RuntimeFilterExec>() {
+            let used = filter.filters();
+            Node::RuntimeFilter(RuntimeFilterMessage {
+                filters: used.iter().map(|used| used.filter).collect(),
+                columns: used.iter().map(|used| used.column as u64).collect(),
+            })
         } else if let Some(scan) = node.downcast_ref::<TpchScanExec>() {
             Node::Tpch(scan.encode()?)
         } else {
@@ -259,6 +277,12 @@ impl PhysicalExtensionCodec for FragmentCodec {
                 };
                 Ok(Arc::new(OpaqueExec::new(Arc::clone(input))))
             }
+            Node::RuntimeFilter(message) => {
+                let [input] = inputs else {
+                    return Err(malformed("a runtime filter has one input"));
+                };
+                decode_filter(&message, input)
+            }
             Node::Tpch(scan) => Ok(Arc::new(TpchScanExec::decode(&scan)?)),
             Node::WorkTable(table) => {
                 let schema = schema_of(table.schema.as_ref())?;
@@ -288,6 +312,29 @@ pub(super) fn index(number: u64) -> Result<usize> {
 fn schema_of(schema: Option<&protobuf::Schema>) -> Result<SchemaRef> {
     let schema: Schema = schema.ok_or_else(|| malformed("no schema"))?.try_into()?;
     Ok(Arc::new(schema))
+}
+
+fn decode_filter(
+    message: &RuntimeFilterMessage,
+    input: &Arc<dyn ExecutionPlan>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let width = input.schema().fields().len();
+    let filters = message
+        .filters
+        .iter()
+        .zip(&message.columns)
+        .map(|(filter, column)| {
+            let column = index(*column)?;
+            if column >= width {
+                return Err(malformed("a runtime filter tests a column that is not there"));
+            }
+            Ok(UsedFilter {
+                filter: *filter,
+                column,
+            })
+        });
+    let filters = filters.collect::<Result<_>>()?;
+    Ok(Arc::new(RuntimeFilterExec::new(Arc::clone(input), filters)))
 }
 
 fn encode_read(

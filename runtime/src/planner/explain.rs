@@ -66,6 +66,26 @@ fn stage_text(
     {
         writeln!(text, "  | {line}")?;
     }
+    let made = query
+        .graph
+        .filters
+        .iter()
+        .filter(|filter| filter.source == stage.id);
+    for (filter, made) in made.zip(&planned.filters) {
+        let schema = planned.plan.schema();
+        let key = schema
+            .fields()
+            .get(made.column as usize)
+            .map_or("", |field| field.name());
+        let targets: Vec<String> = filter.targets.iter().map(ToString::to_string).collect();
+        writeln!(
+            text,
+            "  makes filter {} of {key} for stage {}, which waits for it up to {} ms",
+            filter.id,
+            targets.join(", "),
+            filter.max_wait.as_millis()
+        )?;
+    }
     let exchange = query.graph.exchanges.get(stage.output.0 as usize);
     let reason = query
         .reasons

@@ -26,7 +26,7 @@ use super::error::{PlanError, plain};
 use super::scan::ScanExec;
 use super::session::travelling_options;
 use super::shuffle_read_exec::{InputProvider, ShuffleReadExec};
-use super::{top_k_input, window};
+use super::{runtime_filters, top_k_input, window};
 
 /// How the rows of a task find their partition of the exchange that it writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -237,6 +237,7 @@ pub fn decode_task(
         Ok(Transformed::no(node))
     })
     .data()
+    .and_then(|plan| runtime_filters::bind(plan, inputs))
     .and_then(top_k_input::narrow_inputs)
     .map_err(|error| match error {
         DataFusionError::External(error) => match error.downcast::<PlanError>() {

@@ -29,6 +29,7 @@ mod outer;
 mod quantified;
 mod recursion;
 mod rules;
+mod runtime_filters;
 mod sample;
 mod scalar;
 mod scan;
@@ -69,6 +70,8 @@ use error::{Names, QueryText};
 pub use error::PlanError;
 pub use explain::explain;
 pub use fragment::{Fragment, OutputSpec, TaskSplits, decode_schema, decode_task, encode_schema};
+pub(crate) use runtime_filters::{FilterMaker, ROWS_FILTERED};
+pub use runtime_filters::{MadeFilter, RuntimeFilterPolicy};
 pub use scan::ScanExec;
 pub use session::{DeclaredTables, session_options, session_state, task_context};
 pub use shuffle_read_exec::{InputProvider, InputStream, ReadMode, RowFacts, ShuffleReadExec};
@@ -98,6 +101,8 @@ pub struct PlannedStage {
     pub fragment: Fragment,
     /// How the rows find their partition of the exchange that the stage writes.
     pub output: OutputSpec,
+    /// The runtime filters that each task makes of the rows that it writes.
+    pub filters: Vec<MadeFilter>,
     /// For each task what its scan leaves read.
     pub tasks: Vec<TaskSplits>,
     /// The tables of which each of its tasks reads a part. A small one that every task reads whole is not among them.
@@ -217,6 +222,9 @@ async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, Plan
     // DataFusion's plan loses the ordering if the sort key is not selected.
     planned.graph.ordered |= planned.root_tasks() == 1;
     planned.graph.ordered &= orders_rows(&logical);
+    let filters = state.config().get_extension::<RuntimeFilterPolicy>();
+    let filters = filters.map_or_else(RuntimeFilterPolicy::default, |given| *given);
+    runtime_filters::add(&mut planned, filters, state.task_ctx().as_ref())?;
     Ok(planned)
 }
 

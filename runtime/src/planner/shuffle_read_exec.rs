@@ -13,6 +13,7 @@ use datafusion::physical_expr::{
 };
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, SchedulingType};
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use sluice_core::key_filter::KeyLookup;
 
 use super::fixed_node::fixed_node;
 
@@ -23,6 +24,11 @@ pub trait InputProvider: Send + Sync {
     /// # Errors
     /// Any error ends the attempt; a typed one keeps its type as the source of an external error.
     fn open(&self, stream: InputStream, context: &Arc<TaskContext>) -> Result<SendableRecordBatchStream>;
+
+    /// The keys of a runtime filter, if the task has it. No task needs one.
+    fn filter(&self, _filter: u32) -> Option<Arc<KeyLookup>> {
+        None
+    }
 }
 
 /// One stream of rows of one input.

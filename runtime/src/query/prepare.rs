@@ -13,7 +13,7 @@ use sluice_core::layout::AdaptivePolicy;
 use sluice_core::limits::check_fragment_bytes;
 use sluice_core::locality::DataLocality;
 use sluice_crds::shuffle_query::{
-    AdaptiveMode, AdaptiveSpec, Compression, MAX_PARTITIONS, PreviewMode, TableSpec,
+    AdaptiveMode, AdaptiveSpec, Compression, MAX_PARTITIONS, PreviewMode, RuntimeFilters, TableSpec,
 };
 use sluice_crds::{ErrorReason, ShuffleQuerySpec};
 use sluice_proto::LeafSplit;
@@ -24,8 +24,8 @@ use super::error::PrepareError;
 use super::load::LoadedQuery;
 use crate::coordinator::{CoordinatorOptions, StageAssignment, SystemResolver};
 use crate::planner::{
-    BroadcastLimit, DeclaredTables, HashJoinLimit, PlanError, PlannedQuery, PlannedStage, plan,
-    session_options, session_state, tables_read,
+    BroadcastLimit, DeclaredTables, HashJoinLimit, PlanError, PlannedQuery, PlannedStage,
+    RuntimeFilterPolicy, plan, session_options, session_state, tables_read,
 };
 use crate::sink::{Sink, SinkError};
 use crate::source::{InputManifest, InputRoots, SourceError, register_tables};
@@ -132,6 +132,10 @@ async fn prepare_checked(
     let options = session_options(usize::try_from(partitions).unwrap_or(1))
         .with_extension(Arc::new(BroadcastLimit::of_slots(memory)))
         .with_extension(Arc::new(HashJoinLimit::of_slots(memory)))
+        .with_extension(Arc::new(RuntimeFilterPolicy {
+            enabled: spec.shuffle.runtime_filters == RuntimeFilters::Auto,
+            ..RuntimeFilterPolicy::default()
+        }))
         .with_extension(Arc::new(DeclaredTables(
             spec.tables.iter().map(|table| table.name.clone()).collect(),
         )));
@@ -346,6 +350,7 @@ fn stage_assignment(
         output: planned.output.clone(),
         compression,
         sink,
+        filters: planned.filters.clone(),
     };
     let splits = planned.tasks.iter().map(|task| {
         task.splits

@@ -8,6 +8,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use futures::FutureExt;
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
+use sluice_core::key_filter::KeyFilter;
 use sluice_core::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{FileRange, InputFile, Split};
@@ -20,6 +21,7 @@ use super::counters::Counters;
 use super::inputs::Inputs;
 use super::output_writer::{AttemptOutput, OutputWriter};
 use super::path_policy::PathPolicy;
+use super::session_filters::AttemptFilters;
 use super::{Shared, WorkerOptions};
 use crate::memory::is_about_memory;
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
@@ -40,6 +42,8 @@ pub(super) struct AttemptJob {
     pub(super) stage: Arc<StageTemplate>,
     pub(super) assignment: Assignment,
     pub(super) splits: Vec<LeafSplit>,
+    /// The runtime filters of its scans.
+    pub(super) filters: AttemptFilters,
     pub(super) inputs: mpsc::UnboundedReceiver<InputUpdate>,
     pub(super) counters: Arc<Counters>,
     pub(super) cancel: CancellationToken,
@@ -50,6 +54,8 @@ pub(super) enum AttemptEnd {
     Succeeded {
         outputs: Vec<MapOutputPartitionMeta>,
         run: Option<SortedRun>,
+        /// The runtime filters that it made.
+        filters: Vec<KeyFilter>,
         metrics: AttemptMetrics,
     },
     Failed(AttemptFailure),
@@ -74,9 +80,14 @@ pub(super) async fn run(job: AttemptJob) -> AttemptEnd {
         () = cancel.cancelled() => Err(AttemptFailure::Cancelled),
     };
     match ended {
-        Ok(AttemptOutput { outputs, run }) => AttemptEnd::Succeeded {
+        Ok(AttemptOutput {
             outputs,
             run,
+            filters,
+        }) => AttemptEnd::Succeeded {
+            outputs,
+            run,
+            filters,
             metrics: counters.read(),
         },
         Err(failure) => {
@@ -138,7 +149,7 @@ async fn execute(job: AttemptJob) -> Result<AttemptOutput, AttemptFailure> {
             .map(|split| (split.leaf, split.split.clone()))
             .collect(),
     };
-    let inputs = Arc::new(Inputs::default());
+    let inputs = Arc::new(Inputs::new(job.filters.clone()));
     let provider = Arc::clone(&inputs) as Arc<dyn InputProvider>;
     let plan = decode_task(&job.stage.fragment, &splits, &context, &provider)
         .map_err(|error| undecodable(&error))?;

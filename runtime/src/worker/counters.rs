@@ -9,7 +9,7 @@ use datafusion::physical_plan::metrics::MetricValue;
 use sluice_core::metrics::AttemptMetrics;
 
 use super::activity::Activity;
-use crate::planner::ShuffleReadExec;
+use crate::planner::{ROWS_FILTERED, ShuffleReadExec};
 use crate::shuffle::read::ReadCounters;
 
 /// The counters of one attempt; read by its session while the attempt runs.
@@ -93,6 +93,9 @@ fn add_plan(plan: &Arc<dyn ExecutionPlan>, sum: &mut AttemptMetrics) {
     let reads_table = plan.children().is_empty() && plan.downcast_ref::<ShuffleReadExec>().is_none();
     if let Some(metrics) = plan.metrics() {
         sum.bytes_spilled += wide(metrics.spilled_bytes().unwrap_or(0));
+        let filtered = metrics
+            .sum(|metric| matches!(metric.value(), MetricValue::Count { name, .. } if name == ROWS_FILTERED));
+        sum.rows_filtered += wide(filtered.map_or(0, |value| value.as_usize()));
         if reads_table {
             sum.rows_read += wide(metrics.output_rows().unwrap_or(0));
             let scanned = metrics.sum(

@@ -11,12 +11,14 @@ use datafusion::physical_plan::{EmptyRecordBatchStream, ExecutionPlan};
 use futures::stream::BoxStream;
 use sluice_core::failure::{AttemptFailure, FetchError};
 use sluice_core::ids::WorkerId;
+use sluice_core::key_filter::KeyLookup;
 use sluice_core::limits::check_streams;
 use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest};
 use sluice_core::ranges::KeyRange;
 use sluice_core::reader::Delivery;
 
 use super::attempt::AttemptJob;
+use super::session_filters::AttemptFilters;
 use crate::planner::{InputProvider, InputStream, ReadMode, ShuffleReadExec, decode_schema};
 use crate::shuffle::read::{FetchTransport, ReadInput, ReadSpec, ShuffleReads};
 use crate::shuffle::sorted::{SortKeys, within};
@@ -25,12 +27,19 @@ use crate::source::classify_error;
 use crate::transport::{Peers, read_config};
 
 /// The streams of an attempt's inputs; filled once its plan is known.
-#[derive(Default)]
 pub(super) struct Inputs {
     streams: Mutex<Vec<Vec<Option<SendableRecordBatchStream>>>>,
+    filters: AttemptFilters,
 }
 
 impl Inputs {
+    pub(super) fn new(filters: AttemptFilters) -> Self {
+        Self {
+            streams: Mutex::default(),
+            filters,
+        }
+    }
+
     /// Starts to fetch what the plan's shuffle reads will open. Consumes the job's updates.
     pub(super) fn start(&self, plan: &Arc<dyn ExecutionPlan>, job: AttemptJob) -> Result<(), AttemptFailure> {
         let mut uses = vec![InputUse::default(); job.assignment.inputs.len()];
@@ -187,6 +196,10 @@ impl InputProvider for Inputs {
             .and_then(|streams| streams.get_mut(of_task)?.take());
         opened
             .ok_or_else(|| DataFusionError::Internal(format!("the attempt has no unread stream {stream:?}")))
+    }
+
+    fn filter(&self, filter: u32) -> Option<Arc<KeyLookup>> {
+        self.filters.get(&filter).cloned()
     }
 }
 

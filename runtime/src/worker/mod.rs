@@ -10,6 +10,7 @@ mod output_writer;
 mod path_policy;
 mod service;
 mod session;
+mod session_filters;
 mod session_registry;
 mod slots;
 mod stages;

@@ -8,6 +8,7 @@ use datafusion::physical_expr;
 use futures::StreamExt;
 use sluice_core::failure::AttemptFailure;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, StreamEpoch};
+use sluice_core::key_filter::KeyFilter;
 use sluice_core::message::MapOutputPartitionMeta;
 use sluice_core::ranges::SortedRun;
 use sluice_crds::shuffle_query::Compression;
@@ -15,7 +16,7 @@ use sluice_crds::shuffle_query::Compression;
 use super::Shared;
 use super::attempt::AttemptJob;
 use super::counters::Counters;
-use crate::planner::{OutputSpec, decode_schema};
+use crate::planner::{FilterMaker, MadeFilter, OutputSpec, decode_schema};
 use crate::shuffle::partition::Partitioning;
 use crate::shuffle::sorted::SortKeys;
 use crate::shuffle::write::{ShuffleWriter, WriteSpec};
@@ -37,6 +38,7 @@ pub(super) struct OutputWriter {
     compression: Compression,
     sink: Option<Sink>,
     counters: Arc<Counters>,
+    filters: Vec<MadeFilter>,
 }
 
 /// The output of an attempt in its exchange.
@@ -45,6 +47,8 @@ pub(super) struct AttemptOutput {
     pub(super) outputs: Vec<MapOutputPartitionMeta>,
     /// Key samples, if the output is a sorted run.
     pub(super) run: Option<SortedRun>,
+    /// The runtime filters of its rows.
+    pub(super) filters: Vec<KeyFilter>,
 }
 
 impl OutputWriter {
@@ -77,6 +81,7 @@ impl OutputWriter {
             compression: job.stage.compression,
             sink: job.stage.sink.clone(),
             counters: Arc::clone(&job.counters),
+            filters: job.stage.filters.clone(),
         })
     }
 
@@ -100,7 +105,11 @@ impl OutputWriter {
             self.write_files(sink, rows, &classify).await?;
             let finalized = store.finalize(self.query.clone(), self.attempt).await;
             let outputs = finalized.map_err(|error| classify(error.into()))?;
-            return Ok(AttemptOutput { outputs, run: None });
+            return Ok(AttemptOutput {
+                outputs,
+                run: None,
+                filters: Vec::new(),
+            });
         }
         self.write_exchange(rows, &classify).await
     }
@@ -124,9 +133,11 @@ impl OutputWriter {
         let store = self.shared.store.clone();
         let mut writer =
             ShuffleWriter::new(&spec, store, &memory.query_pool(&self.query)).map_err(classify)?;
+        let mut filters = FilterMaker::new(&self.filters);
         while let Some(batch) = rows.next().await {
             let batch = batch.map_err(classify)?;
             self.counters.note_output(batch.num_rows());
+            filters.add(&batch).map_err(classify)?;
             writer.write(batch).await.map_err(classify)?;
             let counts = writer.counts();
             self.counters.set_written(counts.rows, counts.bytes);
@@ -134,8 +145,11 @@ impl OutputWriter {
         let written = writer.finish().await.map_err(classify)?;
         self.counters
             .set_written(written.counts.rows, written.counts.bytes);
-        let (outputs, run) = (written.outputs, written.run);
-        Ok(AttemptOutput { outputs, run })
+        Ok(AttemptOutput {
+            outputs: written.outputs,
+            run: written.run,
+            filters: filters.finish(),
+        })
     }
 
     async fn write_files(

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 use sluice_core::ids::{AttemptId, StageId};
+use sluice_core::key_filter::KeyFilter;
 use sluice_core::layout::LayoutId;
 use sluice_core::limits::MAX_ATTEMPTS_PER_SESSION;
 use sluice_core::message::{Assignment, InputUpdate};
@@ -24,6 +25,7 @@ use super::Shared;
 use super::attempt::{self, AttemptEnd, AttemptJob};
 use super::counters::Counters;
 use super::path_policy::PathPolicy;
+use super::session_filters::{AttemptFilters, SessionFilters};
 use super::slots::SessionSlots;
 use super::stages::SessionStages;
 use crate::shuffle::store::AttemptCounts;
@@ -63,6 +65,7 @@ pub(super) struct Session {
     /// Cancelled when a later session of the query replaces this one, or the worker shuts down.
     pub(super) replaced: CancellationToken,
     stages: SessionStages,
+    filters: SessionFilters,
     /// Attempts that messages have named so far, to bound what is remembered of them.
     attempts_named: u64,
     running: BTreeMap<AttemptId, Running>,
@@ -112,6 +115,7 @@ impl Session {
     ) -> Self {
         Self {
             stages: SessionStages::new(&shared.fragments),
+            filters: SessionFilters::new(&shared.fragments),
             attempts_named: 0,
             shared,
             hello,
@@ -210,21 +214,12 @@ impl Session {
                     tracing::warn!(%query, stage = stage.stage, %failure, "refused a stage");
                 }
             }
-            FromCoordinator::AssignAttempt(assign) => {
-                self.count_attempt()?;
-                let attempt = assign.attempt;
-                match (assign.try_into(), attempt) {
-                    (Ok((assignment, splits)), _) => self.start(assignment, splits, ended).await,
-                    (Err(WireError::TooLarge(large)), Some(attempt)) => {
-                        let failure = AttemptFailure::BadInput {
-                            kind: BadInputKind::UnsupportedPlan,
-                            message: large.to_string(),
-                        };
-                        self.refuse(attempt.into(), failure, ended);
-                    }
-                    (Err(error), _) => return Err(invalid_message(error)),
-                }
+            FromCoordinator::DefineFilter(define) => {
+                let keys = define.keys.ok_or(WireError::Missing("define_filter.keys"));
+                let keys = keys.and_then(KeyFilter::try_from).map_err(invalid_message)?;
+                self.filters.define(define.filter, &keys);
             }
+            FromCoordinator::AssignAttempt(assign) => self.on_assigned(assign, ended).await?,
             FromCoordinator::UpdateInputs(update) => {
                 let attempt = update
                     .attempt
@@ -257,6 +252,28 @@ impl Session {
         Ok(None)
     }
 
+    async fn on_assigned(
+        &mut self,
+        assign: wire::AssignAttempt,
+        ended: &mpsc::UnboundedSender<(AttemptId, AttemptEnd)>,
+    ) -> Result<(), Status> {
+        self.count_attempt()?;
+        let attempt = assign.attempt;
+        let filters = self.filters.of_attempt(&assign.filters);
+        match (assign.try_into(), attempt) {
+            (Ok((assignment, splits)), _) => self.start(assignment, (splits, filters), ended).await,
+            (Err(WireError::TooLarge(large)), Some(attempt)) => {
+                let failure = AttemptFailure::BadInput {
+                    kind: BadInputKind::UnsupportedPlan,
+                    message: large.to_string(),
+                };
+                self.refuse(attempt.into(), failure, ended);
+            }
+            (Err(error), _) => return Err(invalid_message(error)),
+        }
+        Ok(())
+    }
+
     /// Extends the session's token.
     fn renew(&mut self, renewal: &str) -> Result<(), AuthError> {
         let Some(claims) = self.permit.claims.clone() else {
@@ -270,7 +287,7 @@ impl Session {
     async fn start(
         &mut self,
         assignment: Assignment,
-        splits: Vec<LeafSplit>,
+        (splits, filters): (Vec<LeafSplit>, AttemptFilters),
         ended: &mpsc::UnboundedSender<(AttemptId, AttemptEnd)>,
     ) {
         let attempt = assignment.attempt;
@@ -299,6 +316,7 @@ impl Session {
             stage,
             assignment,
             splits,
+            filters,
             inputs: tracked.receiver,
             counters: tracked.counters,
             cancel: tracked.cancel,
@@ -361,6 +379,7 @@ impl Session {
             AttemptEnd::Succeeded {
                 outputs,
                 run,
+                filters,
                 mut metrics,
             } => {
                 self.reported_spills
@@ -369,6 +388,7 @@ impl Session {
                     attempt: Some(attempt.into()),
                     outputs: outputs.into_iter().map(Into::into).collect(),
                     run: run.map(Into::into),
+                    filters: filters.iter().map(Into::into).collect(),
                     metrics: Some(metrics.into()),
                     layout_version: running.layout.version.0,
                     layout_fingerprint: running.layout.fingerprint,

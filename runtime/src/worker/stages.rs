@@ -25,7 +25,7 @@ impl FragmentBudget {
         }
     }
 
-    fn reserve(&self, bytes: u64) -> Result<(), AttemptFailure> {
+    pub(super) fn reserve(&self, bytes: u64) -> Result<(), AttemptFailure> {
         let within = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
         let taken = self
             .used
@@ -39,7 +39,7 @@ impl FragmentBudget {
         })
     }
 
-    fn release(&self, bytes: u64) {
+    pub(super) fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
@@ -159,6 +159,7 @@ mod tests {
             },
             compression: Compression::None,
             sink: None,
+            filters: Vec::new(),
         };
         template.encode().expect("it encodes")
     }

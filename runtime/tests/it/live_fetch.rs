@@ -184,6 +184,7 @@ impl Fixture {
                 fingerprint: 7,
             },
             recommended_reduce_fetch_window_partitions: 1,
+            filters: Vec::new(),
         };
         let splits = stage.splits.first().cloned().unwrap_or_default();
         session.send(ToWorker::AssignAttempt(wire::AssignAttempt::new(

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::conditions::{Condition, ConditionStatus, ErrorReason, QueryConditionType};
 use crate::shuffle_query::status::{
-    QueryError, QueryPhase, ResultPreview, ShuffleQueryStatus, SinkStatus, StageLocality, StageState,
-    StageStatus,
+    QueryError, QueryPhase, ResultPreview, ShuffleQueryStatus, SinkStatus, StageFilters, StageLocality,
+    StageState, StageStatus,
 };
 use crate::validate::schema::{QUERY, check};
 
@@ -40,6 +40,12 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
         partition_bytes_histogram: if scans { Vec::new() } else { vec![0, 0, 3, 36, 1] },
         first_chunk_ms: (!scans).then_some(1_234),
         first_reduce_row_ms: (!scans).then_some(12_345),
+        filters: id.is_multiple_of(4).then_some(StageFilters {
+            used: 2,
+            waited_ms: 1_234,
+            rows_filtered: 123_456_789,
+            ..StageFilters::default()
+        }),
         locality: scans.then_some(StageLocality {
             asked: 1_234,
             node: 1_000,

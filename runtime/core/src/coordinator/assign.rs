@@ -85,6 +85,7 @@ impl Coordinator {
             self.restart_consumers_of_other_rows(task.stage);
         }
         self.finalize_layout(task.stage);
+        self.filters.decide(task.stage);
         let locality = self.locality_of(task.stage, worker);
         let Some(worker) = self.workers.get(worker).map(|worker| worker.id().clone()) else {
             return;
@@ -136,6 +137,7 @@ impl Coordinator {
             inputs: self.assigned_inputs(stage, attempt.id.task_id()),
             layout: self.layouts.id(stage.id).unwrap_or_default(),
             recommended_reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
+            filters: self.filters.assigned(stage.id),
         }
     }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, WorkerId};
+use crate::key_filter::KeyFilter;
 use crate::layout::LayoutId;
 use crate::locality::NodeLocation;
 use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta, Writer};
@@ -70,6 +71,8 @@ pub enum Event {
         outputs: Vec<MapOutputPartitionMeta>,
         /// Of an attempt that writes a range exchange, where its keys are.
         run: Option<SortedRun>,
+        /// The runtime filters that its stage makes, in their order: the keys of the rows that it wrote.
+        filters: Vec<KeyFilter>,
         /// Its final counters.
         metrics: AttemptMetrics,
     },

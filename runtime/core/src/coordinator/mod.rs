@@ -4,6 +4,7 @@
 mod assign;
 mod attempts;
 mod event;
+mod filters;
 mod layouts;
 mod observe;
 mod outcome;
@@ -28,6 +29,7 @@ pub use topology::{GraphError, check_graph};
 
 use crate::plan::StageGraph;
 use crate::time::Instant;
+use filters::RuntimeFilters;
 use layouts::Layouts;
 use outcome::QueryState;
 use poison::Suspects;
@@ -54,6 +56,7 @@ pub struct Coordinator {
     state: QueryState,
     stages: StageTable,
     layouts: Layouts,
+    filters: RuntimeFilters,
     workers: WorkerRegistry,
     slots: SlotBroker,
     /// Tasks that were lost together with their workers.
@@ -80,6 +83,7 @@ impl Coordinator {
     pub fn new(graph: StageGraph, policy: Policy, started: Instant) -> Result<Self, GraphError> {
         let topology = Topology::new(&graph)?;
         let (stages, layouts) = (StageTable::new(&graph), Layouts::new(&graph));
+        let filters = RuntimeFilters::new(&graph);
         Ok(Self {
             graph,
             topology,
@@ -88,6 +92,7 @@ impl Coordinator {
             state: QueryState::Running,
             stages,
             layouts,
+            filters,
             workers: WorkerRegistry::new(&policy),
             policy,
             slots: SlotBroker::default(),
@@ -114,6 +119,7 @@ impl Coordinator {
         self.check_roots();
         self.check_commit();
         self.fail_poison_task();
+        self.count_filter_waits();
         self.schedule();
         self.check_worker_availability();
         mem::take(&mut self.out)
@@ -144,12 +150,14 @@ impl Coordinator {
                 layout,
                 outputs,
                 run,
+                filters,
                 metrics,
             } => {
                 let success = Success {
                     layout,
                     outputs,
                     run,
+                    filters,
                     metrics,
                 };
                 self.on_succeeded(&worker, attempt, success);

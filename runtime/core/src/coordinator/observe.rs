@@ -24,6 +24,7 @@ impl Coordinator {
                 .poison_deadlines()
                 .chain(self.next_stall_check())
                 .chain(self.slots.deadlines())
+                .chain(self.filters.deadlines())
                 .collect(),
             QueryState::Committing { .. } | QueryState::Ended { .. } => Vec::new(),
         };
@@ -81,6 +82,7 @@ impl Coordinator {
             attempts: counts.started,
             locality: stage.locality(),
             reduce: self.observe_reduce(stage),
+            filters: self.filters.observe(stage.id()),
             metrics: stage.metrics(),
             started: stage.started(),
             ended: stage.ended(),

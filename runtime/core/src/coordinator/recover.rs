@@ -113,6 +113,7 @@ impl Coordinator {
         let stage = self.stages.get_mut(id);
         stage.begin_epoch();
         self.layouts.reset(id);
+        self.filters.reset(id);
         let tasks = (0..)
             .zip(stage.tasks())
             .map(|(task, _)| TaskId { stage: id, task });

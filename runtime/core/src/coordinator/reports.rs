@@ -8,6 +8,7 @@ use super::attempts::{AttemptEnd, TaskRun, Winner};
 use super::event::{Action, Outcome, QueryFailure};
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
+use crate::key_filter::KeyFilter;
 use crate::layout::LayoutId;
 use crate::message::{InputState, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
@@ -31,6 +32,8 @@ pub(super) struct Success {
     pub(super) outputs: Vec<MapOutputPartitionMeta>,
     /// Where its keys are, if it wrote a sorted run.
     pub(super) run: Option<SortedRun>,
+    /// The runtime filters of its stage.
+    pub(super) filters: Vec<KeyFilter>,
     pub(super) metrics: AttemptMetrics,
 }
 
@@ -99,6 +102,8 @@ impl Coordinator {
         if !has_won_before {
             self.layouts.count_outputs(id.stage, partitions, &success.outputs);
         }
+        let tasks = self.layouts.tasks(id.stage);
+        self.filters.add(id.task_id(), success.filters, tasks);
         self.win(winner);
     }
 

@@ -443,8 +443,9 @@ impl Coordinator {
         self.stages.inputs_done(stage, &self.topology)
     }
 
-    /// The stages that may and must run now, most urgent first.
+    /// The stages that may and must run now, most urgent first. Those that wait for a runtime filter may not.
     pub(super) fn schedulable(&self) -> impl Iterator<Item = StageId> {
-        self.stages.schedulable(&self.topology)
+        let stages = self.stages.schedulable(&self.topology);
+        stages.filter(|stage| !self.filters.is_awaited(*stage))
     }
 }

@@ -1,6 +1,7 @@
 //! Events in, actions out: one behaviour a test.
 
 mod ending;
+mod filters;
 mod fixture;
 mod graphs;
 mod layouts;

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use thiserror::Error;
 
-use crate::ids::{ExchangeId, StageId};
+use crate::ids::{ExchangeId, FilterId, StageId};
 use crate::limits::{TooLarge, check_partitions, check_stages, check_streams, check_tasks};
-use crate::plan::{Exchange, ExchangeKind, ReadKind, Stage, StageGraph};
+use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph};
 
 /// Why a stage graph cannot be executed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -83,6 +83,20 @@ pub enum GraphError {
     /// Nobody reads the exchange, and it is not the result.
     #[error("exchange {0} is read by no stage and is not the result")]
     Unread(ExchangeId),
+    /// The filter's number is not its index in the list, or it names a stage that does not exist.
+    #[error("filter {0} is not at the index of its number, or one of its stages does not exist")]
+    BadFilter(FilterId),
+    /// Another run of the stage may write other keys.
+    #[error("filter {filter} is made by stage {stage}, whose runs do not write the same rows")]
+    FilterOfOtherRows {
+        /// The filter.
+        filter: FilterId,
+        /// Its source.
+        stage: StageId,
+    },
+    /// Stages would wait for each other.
+    #[error("a stage waits for a filter that is made of its own rows")]
+    FilterCycle,
     /// The result is read by a stage, or has more than one partition.
     #[error("the result, exchange {0}, must have one partition and no reading stage")]
     BadResult(ExchangeId),
@@ -144,6 +158,7 @@ impl Topology {
         if let Some(exchange) = unread {
             return Err(GraphError::Unread(exchange.id));
         }
+        check_filters(graph, &inputs)?;
         let urgency = by_urgency(&consumers);
         let roots = result.writers.iter().copied().collect();
         Ok(Self {
@@ -272,6 +287,48 @@ fn check_reads(graph: &StageGraph, stage: &Stage) -> Result<(), GraphError> {
         inputs.push((tasks, partitions));
     }
     check_streams(inputs)?;
+    Ok(())
+}
+
+/// Checks that every filter is made of the same rows in each run, and that no stage waits for itself.
+fn check_filters(graph: &StageGraph, inputs: &[BTreeSet<StageId>]) -> Result<(), GraphError> {
+    let mut waits_for = inputs.to_vec();
+    for (index, filter) in graph.filters.iter().enumerate() {
+        let source = graph.stages.get(filter.source.0 as usize);
+        let known = filter
+            .targets
+            .iter()
+            .all(|target| (target.0 as usize) < graph.stages.len());
+        let Some(source) = source.filter(|_| known && filter.id.0 as usize == index) else {
+            return Err(GraphError::BadFilter(filter.id));
+        };
+        match source.determinism {
+            Determinism::Determinate | Determinism::Unordered => {}
+            Determinism::Indeterminate => {
+                return Err(GraphError::FilterOfOtherRows {
+                    filter: filter.id,
+                    stage: source.id,
+                });
+            }
+        }
+        for target in &filter.targets {
+            waits_for[target.0 as usize].insert(source.id);
+        }
+    }
+    // Stages that wait for none of the others are taken away until none is left.
+    let mut left: BTreeSet<StageId> = graph.stages.iter().map(|stage| stage.id).collect();
+    while !left.is_empty() {
+        let waits = |stage: &StageId| {
+            waits_for[stage.0 as usize]
+                .iter()
+                .any(|other| left.contains(other))
+        };
+        let waiting: BTreeSet<StageId> = left.iter().copied().filter(waits).collect();
+        if waiting.len() == left.len() {
+            return Err(GraphError::FilterCycle);
+        }
+        left = waiting;
+    }
     Ok(())
 }
 

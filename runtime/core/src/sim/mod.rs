@@ -10,6 +10,7 @@ mod client;
 mod division;
 mod faults;
 mod fetch;
+mod filters;
 mod model;
 mod node;
 mod plan;

@@ -3,6 +3,7 @@
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+use super::filters::{join, random_filter};
 use crate::ids::{AttemptId, ExchangeId, StageId};
 use crate::locality::DataLocality;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
@@ -89,7 +90,7 @@ pub fn reference(graph: &StageGraph) -> Vec<Row> {
                     ReadKind::OwnRange => Vec::new(),
                 }
             };
-            let inputs: Vec<Vec<Row>> = stage.inputs.iter().map(read).collect();
+            let inputs = join(graph, stage, stage.inputs.iter().map(read).collect());
             let attempt = AttemptId {
                 stage: stage.id,
                 stage_epoch: Default::default(),
@@ -210,10 +211,12 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
         last = ExchangeId(output);
     }
     let ordered = vary(&mut stages, &mut exchanges, rng);
+    let filters = random_filter(&stages, &exchanges, rng);
     StageGraph {
         stages,
         exchanges,
         result: last,
         ordered,
+        filters: filters.into_iter().collect(),
     }
 }

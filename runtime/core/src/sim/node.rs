@@ -6,6 +6,7 @@ use rand::Rng;
 
 use super::audit::Violation;
 use super::fetch::{ReaderId, Reading};
+use super::filters;
 use super::model::{Row, compute, mix, route, sort_key};
 use super::plan::Sabotage;
 use super::session::ToWorker;
@@ -312,7 +313,7 @@ impl World {
             return;
         }
         let graph = &self.plan.graph;
-        let mut inputs = job.reading.rows(graph);
+        let mut inputs = filters::join(graph, &stage, job.reading.rows(graph));
         if self.plan.sabotage == Sabotage::KeepStrangers {
             inputs = job
                 .reading
@@ -322,6 +323,7 @@ impl World {
                 .collect();
         }
         let mut rows = compute(&stage, attempt.task, &inputs);
+        filters::apply(&job.assignment.filters, &mut rows);
         if repeat_row {
             rows.extend(rows.first().copied());
         }
@@ -435,14 +437,14 @@ impl World {
         let layout = job.map(|job| job.assignment.layout).unwrap_or_default();
         node.finished.insert(attempt);
         node.leases.finish(SessionId(session));
-        let mut rows_out = 0;
+        let mut all = Vec::new();
         let streams = node.store.iter().filter(|(stream, _)| stream.attempt == attempt);
         for (stream, frames) in streams {
             let rows: Vec<Row> = frames
                 .iter()
                 .flat_map(|frame| frame.rows.iter().copied())
                 .collect();
-            rows_out += rows.len() as u64;
+            all.extend(rows.iter().copied());
             if is_root {
                 self.staged.insert(attempt, rows.clone());
             }
@@ -455,9 +457,13 @@ impl World {
         let run = sorts.then(|| node.sorted_run(stage, whole));
         let worker = node.id.clone();
         let metrics = AttemptMetrics {
-            rows_out,
+            rows_out: all.len() as u64,
             ..AttemptMetrics::default()
         };
+        if self.plan.sabotage == Sabotage::ForgetKeys {
+            all.truncate(1);
+        }
+        let filters = filters::made(&self.plan.graph, attempt.stage, &all);
         if !mute {
             self.report(
                 name,
@@ -468,6 +474,7 @@ impl World {
                     layout,
                     outputs,
                     run,
+                    filters,
                     metrics,
                 },
             );

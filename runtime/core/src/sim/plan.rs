@@ -111,6 +111,8 @@ pub enum Sabotage {
     ReadPartitionTwice,
     /// The coordinator leaves the last partition of a task out of its assignment.
     AssignTooFew,
+    /// Runtime filters lack keys of rows that were written.
+    ForgetKeys,
 }
 
 #[derive(Debug)]
@@ -244,7 +246,8 @@ impl Plan {
             | Sabotage::SayAllDrain
             | Sabotage::LeavePartitionOut
             | Sabotage::ReadPartitionTwice
-            | Sabotage::AssignTooFew => {}
+            | Sabotage::AssignTooFew
+            | Sabotage::ForgetKeys => {}
         }
     }
 
@@ -268,7 +271,8 @@ impl Plan {
             | Sabotage::SayAllDrain
             | Sabotage::LeavePartitionOut
             | Sabotage::ReadPartitionTwice
-            | Sabotage::AssignTooFew => span,
+            | Sabotage::AssignTooFew
+            | Sabotage::ForgetKeys => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),

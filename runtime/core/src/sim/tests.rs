@@ -213,6 +213,11 @@ fn a_partition_that_two_tasks_read_is_noticed() {
 }
 
 #[test]
+fn a_filter_that_lacks_keys_is_noticed() {
+    assert_noticed(Scenario::Any, Sabotage::ForgetKeys, "missing");
+}
+
+#[test]
 fn rows_of_two_runs_of_a_stage_are_noticed() {
     assert_noticed(Scenario::Any, Sabotage::HideIndeterminacy, "the result has");
 }

@@ -43,9 +43,11 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
             first_chunk_ms: Some(20),
             first_reduce_row_ms: Some(30),
         }),
+        filters: None,
         metrics: AttemptMetrics {
             rows_read: 100,
             bytes_read: 1_000,
+            rows_filtered: 0,
             shuffle_rows_in: 7,
             shuffle_bytes_in: 70,
             rows_out: 50,

@@ -122,6 +122,7 @@ pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext) -> Result<Plann
             exchanges,
             result,
             ordered,
+            filters: Vec::new(),
         },
         stages: cutter.planned,
         schema: plan.schema(),
@@ -148,7 +149,7 @@ fn with_children(
 }
 
 /// The name of a node without its mode: DataFusion calls a sort with a limit `SortExec(TopK)`.
-pub(super) fn operator(plan: &Arc<dyn ExecutionPlan>) -> &str {
+pub(crate) fn operator(plan: &Arc<dyn ExecutionPlan>) -> &str {
     plan.name().split('(').next().unwrap_or_default()
 }
 

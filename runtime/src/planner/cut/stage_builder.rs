@@ -158,6 +158,7 @@ impl Cutter<'_> {
         self.planned.push(PlannedStage {
             fragment,
             output,
+            filters: Vec::new(),
             tasks,
             tables: tables(&plan, &|leaf| !copied.contains(&leaf)),
             plan,

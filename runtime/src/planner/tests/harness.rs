@@ -1,6 +1,6 @@
 //! Runs a planned query in process, stage by stage, and compares it with plain DataFusion.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,14 +16,17 @@ use datafusion::physical_plan::repartition::BatchPartitioner;
 use datafusion::prelude::{ParquetReadOptions, SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use prost::Message;
-use sluice_core::plan::{ExchangeKind, ReadKind, Stage};
+use sluice_core::ids::{FilterId, StageId};
+use sluice_core::key_filter::{KeyFilter, KeyLookup};
+use sluice_core::plan::{ExchangeKind, ReadKind, Stage, StageGraph};
 use sluice_core::ranges::{SortedRun, divide};
 use tempfile::TempDir;
 
 use super::super::cut::order::SharedMerge;
+use super::super::runtime_filters::FilterMaker;
 use super::super::{
-    Fragment, InputProvider, InputStream, PlanError, PlannedQuery, SplitTarget, decode_schema, decode_task,
-    explain, plan, session_options, session_state, task_context,
+    Fragment, InputProvider, InputStream, PlanError, PlannedQuery, RuntimeFilterPolicy, SplitTarget,
+    decode_schema, decode_task, explain, plan, session_options, session_state, task_context,
 };
 use super::data;
 use crate::shuffle::sorted::{RunSampler, SortKeys};
@@ -143,7 +146,11 @@ pub(super) async fn session_sharing(
     };
     let mut config = session_options(partitions)
         .with_extension(Arc::new(target))
-        .with_extension(Arc::new(SharedMerge { min_bytes }));
+        .with_extension(Arc::new(SharedMerge { min_bytes }))
+        .with_extension(Arc::new(RuntimeFilterPolicy {
+            enabled: true,
+            min_scan_bytes: 0,
+        }));
     for (key, value) in options {
         config.options_mut().set(key, value).unwrap();
     }
@@ -232,7 +239,9 @@ type Written = Vec<Vec<Vec<RecordBatch>>>;
 /// Runs a planned query stage by stage. Every fragment goes through its bytes.
 pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Result<Vec<RecordBatch>> {
     let mut exchanges: HashMap<u32, Written> = HashMap::new();
-    for (stage, planned_stage) in planned.graph.stages.iter().zip(&planned.stages) {
+    let mut filters: BTreeMap<FilterId, KeyFilter> = BTreeMap::new();
+    for stage in in_order(&planned.graph) {
+        let planned_stage = &planned.stages[stage.id.0 as usize];
         let bytes = planned_stage.fragment.encode_to_vec();
         let fragment =
             Fragment::decode(bytes.as_slice()).map_err(|error| DataFusionError::External(error.into()))?;
@@ -265,9 +274,11 @@ pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Re
             let inputs: Arc<dyn InputProvider> = Arc::new(Inputs {
                 streams,
                 fragment: fragment.clone(),
+                filters: filters.clone(),
             });
             let plan = decode_task(&fragment, splits, &context, &inputs).map_err(typed)?;
             let rows: Vec<RecordBatch> = plan.execute(0, Arc::clone(&context))?.try_collect().await?;
+            make_filters(planned, stage.id, &rows, &mut filters)?;
             let partitions = write(&rows, planned_stage, &fragment, &context)?;
             exchanges.entry(stage.output.0).or_default().push(partitions);
         }
@@ -276,6 +287,56 @@ pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Re
         .remove(&planned.graph.result.0)
         .expect("the result is written");
     Ok(result.into_iter().flatten().flatten().collect())
+}
+
+/// The stages in an order in which each comes after its inputs and after the makers of its filters.
+fn in_order(graph: &StageGraph) -> Vec<&Stage> {
+    let mut order: Vec<&Stage> = Vec::new();
+    while order.len() < graph.stages.len() {
+        let done = |id: &StageId| order.iter().any(|stage| stage.id == *id);
+        let ready = |stage: &&Stage| {
+            let exchanges = stage
+                .inputs
+                .iter()
+                .map(|input| &graph.exchanges[input.exchange.0 as usize]);
+            let mut inputs = exchanges.flat_map(|exchange| &exchange.writers);
+            let used = graph
+                .filters
+                .iter()
+                .filter(|filter| filter.targets.contains(&stage.id));
+            !done(&stage.id) && inputs.all(done) && used.map(|filter| &filter.source).all(done)
+        };
+        let next = graph
+            .stages
+            .iter()
+            .find(ready)
+            .expect("no stage waits for itself");
+        order.push(next);
+    }
+    order
+}
+
+/// Adds what a task of a stage wrote to the filters that the stage makes.
+fn make_filters(
+    planned: &PlannedQuery,
+    stage: StageId,
+    rows: &[RecordBatch],
+    filters: &mut BTreeMap<FilterId, KeyFilter>,
+) -> Result<()> {
+    let mut maker = FilterMaker::new(&planned.stages[stage.0 as usize].filters);
+    for batch in rows {
+        maker.add(batch)?;
+    }
+    let made = planned
+        .graph
+        .filters
+        .iter()
+        .filter(|filter| filter.source == stage);
+    for (filter, keys) in made.zip(maker.finish()) {
+        let known = filters.remove(&filter.id).unwrap_or_default();
+        filters.insert(filter.id, known.union(keys));
+    }
+    Ok(())
 }
 
 /// The part of each sorted run that lies in the range of one task, with the decisions of the coordinator and the reading of
@@ -365,9 +426,15 @@ fn write(
 struct Inputs {
     streams: Vec<Vec<Vec<RecordBatch>>>,
     fragment: Fragment,
+    filters: BTreeMap<FilterId, KeyFilter>,
 }
 
 impl InputProvider for Inputs {
+    fn filter(&self, filter: u32) -> Option<Arc<KeyLookup>> {
+        let keys = self.filters.get(&FilterId(filter))?;
+        Some(Arc::new(keys.lookup()))
+    }
+
     fn open(&self, stream: InputStream, _: &Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let input = &self.streams[stream.input];
         let batches: Vec<RecordBatch> = match stream.map_task {

@@ -6,6 +6,7 @@ mod correlated;
 mod data;
 mod error_words;
 mod facts;
+mod filters;
 mod groups;
 mod harness;
 mod joins;

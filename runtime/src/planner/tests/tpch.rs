@@ -198,6 +198,21 @@ async fn rows_with_three_partitions() {
     compare(3, &[]).await;
 }
 
+/// Where nothing is broadcast, most joins are worth a filter.
+#[tokio::test]
+async fn rows_with_many_runtime_filters() {
+    let shuffled = &[("datafusion.optimizer.hash_join_single_partition_threshold", "0")];
+    let dir = generated();
+    let session = session_over(dir.path(), 3, shuffled).await;
+    let mut filters = 0;
+    for number in 1..=22 {
+        let planned = plan(&session.state(), &query(number)).await.unwrap();
+        filters += planned.graph.filters.len();
+    }
+    assert!(filters >= 20, "{filters}");
+    compare(3, shuffled).await;
+}
+
 #[tokio::test]
 async fn rows_with_thirteen_partitions_and_no_broadcast() {
     compare(

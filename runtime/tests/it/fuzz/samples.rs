@@ -12,6 +12,7 @@ use prost::Message;
 use sluice::query::{WorkerCapacity, load, plan_only};
 use sluice::shuffle::frame::FrameEncoder;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
+use sluice_core::key_filter::KeyFilter;
 use sluice_crds::shuffle_query::Compression;
 use sluice_proto::auth::{Claims, Folders, PoolId};
 use sluice_proto::{refuse_fetch, wire};
@@ -248,6 +249,10 @@ fn session() -> Vec<Vec<u8>> {
         ToWorker::AssignAttempt(assignment()),
         ToWorker::UpdateInputs(inputs),
         ToWorker::CancelAttempt(attempt()),
+        ToWorker::DefineFilter(wire::DefineFilter {
+            filter: 1,
+            keys: Some((&KeyFilter::of(vec![1, 2, 3])).into()),
+        }),
     ];
     to_worker.extend(stages().into_iter().take(2).map(|template| {
         ToWorker::DefineStage(wire::DefineStage {
@@ -296,6 +301,7 @@ fn from_worker() -> Vec<FromWorker> {
             attempt: Some(attempt()),
             outputs: vec![output],
             run: Some(run),
+            filters: vec![(&KeyFilter::of(vec![4, 5])).into()],
             ..wire::AttemptSucceeded::default()
         }),
         FromWorker::AttemptFailed(wire::AttemptFailed {

@@ -54,6 +54,7 @@ fn the_first_row_of_a_sink_is_there_once_it_is_committed() {
         layout: LayoutId::default(),
         outputs: Vec::new(),
         run: None,
+        filters: Vec::new(),
         metrics: AttemptMetrics::default(),
     });
     assert_eq!(outcome(&query.run(Event::SinkCommitted)), Outcome::Succeeded);

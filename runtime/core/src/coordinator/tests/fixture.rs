@@ -74,6 +74,7 @@ pub fn map_reduce(maps: u32, reduces: u32) -> StageGraph {
         ],
         result: ExchangeId(1),
         ordered: false,
+        filters: Vec::new(),
     }
 }
 
@@ -89,6 +90,7 @@ pub fn chain(stages: u32) -> StageGraph {
             .collect(),
         result: ExchangeId(stages - 1),
         ordered: false,
+        filters: Vec::new(),
     }
 }
 
@@ -224,6 +226,7 @@ pub fn succeeded(name: &str, id: AttemptId) -> Event {
         layout: LayoutId::default(),
         outputs: Vec::new(),
         run: None,
+        filters: Vec::new(),
         metrics: AttemptMetrics {
             rows_out: 10,
             ..AttemptMetrics::default()
@@ -247,6 +250,7 @@ pub fn wrote(name: &str, id: AttemptId, bytes: &[u64]) -> Event {
         layout: LayoutId::default(),
         outputs: (0..).zip(bytes).map(output).collect(),
         run: None,
+        filters: Vec::new(),
         metrics: AttemptMetrics::default(),
     }
 }

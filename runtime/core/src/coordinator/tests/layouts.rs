@@ -146,6 +146,7 @@ fn inputs_that_are_divided_together_are_coalesced_by_their_sum() {
         ],
         result: ExchangeId(3),
         ordered: false,
+        filters: Vec::new(),
     };
     let mut query = Query::new(graph, adaptive(policy()));
     query.join("a", 2);

@@ -141,6 +141,7 @@ fn an_output_that_goes_to_disk_after_its_attempts_end_still_counts() {
         layout: LayoutId::default(),
         outputs: Vec::new(),
         run: None,
+        filters: Vec::new(),
         metrics: spilled(130, 30),
     });
     let later = AttemptMetrics {

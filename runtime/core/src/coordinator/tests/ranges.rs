@@ -23,6 +23,7 @@ fn sort(tasks: u32) -> StageGraph {
         ],
         result: ExchangeId(1),
         ordered: true,
+        filters: Vec::new(),
     }
 }
 
@@ -41,6 +42,7 @@ fn sorted(name: &str, id: AttemptId, keys: &[u8]) -> Event {
             samples: samples.collect(),
             end: 100 * keys.len() as u64,
         }),
+        filters: Vec::new(),
         metrics: AttemptMetrics::default(),
     }
 }

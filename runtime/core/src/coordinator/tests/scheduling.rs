@@ -65,6 +65,7 @@ fn an_assignment_says_what_to_read_and_write() {
         ],
         result: ExchangeId(2),
         ordered: false,
+        filters: Vec::new(),
     };
     let mut query = Query::new(graph, policy());
     let maps = assignments(&query.join("a", 8));
@@ -106,6 +107,7 @@ fn the_longest_way_to_the_result_goes_first() {
             .collect(),
         result: ExchangeId(3),
         ordered: false,
+        filters: Vec::new(),
     };
     let mut query = Query::new(graph, policy());
     let first = query.join("a", 1);
@@ -339,6 +341,7 @@ fn a_reader_is_told_that_its_partition_of_an_output_is_empty() {
                 layout: LayoutId::default(),
                 outputs: filled.iter().map(|partition| output(*partition)).collect(),
                 run: None,
+                filters: Vec::new(),
                 metrics: AttemptMetrics::default(),
             };
             let actions = query.run(won);

@@ -49,6 +49,7 @@ fn succeeded(id: AttemptId) -> Event {
         layout: LayoutId::default(),
         outputs: Vec::new(),
         run: None,
+        filters: Vec::new(),
         metrics,
     }
 }
@@ -61,6 +62,7 @@ fn assign(id: AttemptId) -> Action {
         inputs: Vec::new(),
         layout: LayoutId::default(),
         recommended_reduce_fetch_window_partitions: 1,
+        filters: Vec::new(),
     };
     Action::AssignAttempt {
         worker: worker(),

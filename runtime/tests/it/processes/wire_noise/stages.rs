@@ -76,6 +76,7 @@ async fn stage_of(partitions: Option<u32>, plan_bytes: usize) -> Bytes {
         output: planned.output.clone(),
         compression: Compression::None,
         sink: None,
+        filters: Vec::new(),
     };
     template.output.partitions = partitions.unwrap_or(template.output.partitions);
     template

@@ -1,0 +1,296 @@
+//! Leaves rows out of a scan by the keys of runtime filters.
+
+use std::fmt;
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, BooleanArray, RecordBatch};
+use datafusion::arrow::compute::filter_record_batch;
+use datafusion::common::hash_utils::{RandomState, create_hashes};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+};
+use futures::StreamExt;
+use sluice_core::key_filter::KeyLookup;
+
+use crate::planner::fixed_node::one_input;
+use crate::planner::scan::ScanExec;
+use crate::planner::shuffle_read_exec::InputProvider;
+
+/// The metric of rows that were left out.
+pub(crate) const ROWS_FILTERED: &str = "rows_filtered";
+/// A filter is given up in a task if after so many rows
+const TRIAL_ROWS: usize = 1 << 16;
+/// it has left out less than one in so many.
+const WORTH_ONE_IN: usize = 8;
+/// The hashes of keys, the same at all workers. Another seed than that of partitions, so that the keys of one partition are
+/// spread over the whole filter.
+const HASHES: RandomState = RandomState::with_seed(0x51ce);
+
+/// A filter and the column of the rows that has its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UsedFilter {
+    pub(crate) filter: u32,
+    pub(crate) column: usize,
+}
+
+/// Leaves out rows whose keys filters do not admit.
+pub(crate) struct RuntimeFilterExec {
+    input: Arc<dyn ExecutionPlan>,
+    filters: Vec<UsedFilter>,
+    /// Filled when a task begins: the filters that it has.
+    lookups: Vec<(usize, Arc<KeyLookup>)>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl RuntimeFilterExec {
+    pub(crate) fn new(input: Arc<dyn ExecutionPlan>, filters: Vec<UsedFilter>) -> Self {
+        // What is known of the input's rows holds for fewer of them, but for how many they are.
+        let properties = PlanProperties::new(
+            input.equivalence_properties().clone(),
+            input.output_partitioning().clone(),
+            input.pipeline_behavior(),
+            input.boundedness(),
+        );
+        Self {
+            input,
+            filters,
+            lookups: Vec::new(),
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+        }
+    }
+
+    pub(crate) fn filters(&self) -> &[UsedFilter] {
+        &self.filters
+    }
+
+    /// The node of a task that has these filters; its input alone if none of them leaves anything out.
+    pub(crate) fn bound(&self, provider: &dyn InputProvider) -> Arc<dyn ExecutionPlan> {
+        let known = self.filters.iter().filter_map(|used| {
+            let lookup = provider.filter(used.filter)?;
+            (!lookup.admits_everything()).then_some((used.column, lookup))
+        });
+        let lookups: Vec<_> = known.collect();
+        if lookups.is_empty() {
+            return Arc::clone(&self.input);
+        }
+        Arc::new(Self {
+            lookups,
+            ..Self::new(Arc::clone(&self.input), self.filters.clone())
+        })
+    }
+}
+
+impl fmt::Debug for RuntimeFilterExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RuntimeFilterExec")
+            .field("filters", &self.filters)
+            .field("bound", &!self.lookups.is_empty())
+            .finish_non_exhaustive()
+    }
+}
+
+impl DisplayAs for RuntimeFilterExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RuntimeFilterExec:")?;
+        let schema = self.input.schema();
+        for (place, used) in self.filters.iter().enumerate() {
+            let name = schema.fields().get(used.column).map_or("", |field| field.name());
+            let comma = if place == 0 { "" } else { "," };
+            write!(f, "{comma} {name} in f{}", used.filter)?;
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for RuntimeFilterExec {
+    fn name(&self) -> &str {
+        "RuntimeFilterExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    one_input!(input, |node, input| Ok(Self {
+        lookups: node.lookups.clone(),
+        ..Self::new(input, node.filters.clone())
+    }));
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let rows = self.input.execute(partition, context)?;
+        let dropped = MetricBuilder::new(&self.metrics).counter(ROWS_FILTERED, partition);
+        let mut filters: Vec<Trial> = self
+            .lookups
+            .iter()
+            .map(|(column, lookup)| Trial::new(*column, Arc::clone(lookup)))
+            .collect();
+        let stream = rows.map(move |batch| leave_out(batch?, &mut filters, &dropped));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream)))
+    }
+}
+
+/// A filter in a task, and whether it is worth its tests.
+struct Trial {
+    column: usize,
+    lookup: Arc<KeyLookup>,
+    tested: usize,
+    dropped: usize,
+    hashes: Vec<u64>,
+}
+
+impl Trial {
+    fn new(column: usize, lookup: Arc<KeyLookup>) -> Self {
+        Self {
+            column,
+            lookup,
+            tested: 0,
+            dropped: 0,
+            hashes: Vec::new(),
+        }
+    }
+
+    fn is_worth_it(&self) -> bool {
+        self.tested < TRIAL_ROWS || self.dropped * WORTH_ONE_IN >= self.tested
+    }
+
+    fn admitted(&mut self, batch: &RecordBatch) -> Result<BooleanArray> {
+        let keys = batch.columns().get(self.column).ok_or_else(|| {
+            DataFusionError::Internal(format!("a runtime filter tests column {}", self.column))
+        })?;
+        hash_keys(keys, &mut self.hashes)?;
+        // NULL matches nothing.
+        let admitted: BooleanArray = match keys.nulls() {
+            None => self
+                .hashes
+                .iter()
+                .map(|hash| Some(self.lookup.admits(*hash)))
+                .collect(),
+            Some(nulls) => (0..)
+                .zip(&self.hashes)
+                .map(|(row, hash)| Some(nulls.is_valid(row) && self.lookup.admits(*hash)))
+                .collect(),
+        };
+        self.tested += batch.num_rows();
+        self.dropped += batch.num_rows() - admitted.true_count();
+        Ok(admitted)
+    }
+}
+
+fn leave_out(mut batch: RecordBatch, filters: &mut [Trial], dropped: &Count) -> Result<RecordBatch> {
+    for filter in filters.iter_mut().filter(|filter| filter.is_worth_it()) {
+        if batch.num_rows() == 0 {
+            break;
+        }
+        let admitted = filter.admitted(&batch)?;
+        if admitted.true_count() < batch.num_rows() {
+            dropped.add(batch.num_rows() - admitted.true_count());
+            batch = filter_record_batch(&batch, &admitted)?;
+        }
+    }
+    Ok(batch)
+}
+
+/// The hashes of keys. Those of NULLs mean nothing.
+///
+/// # Errors
+/// A type that has no hash.
+pub(crate) fn hash_keys(keys: &Arc<dyn Array>, hashes: &mut Vec<u64>) -> Result<()> {
+    hashes.clear();
+    hashes.resize(keys.len(), 0);
+    create_hashes([keys], &HASHES, hashes)?;
+    Ok(())
+}
+
+/// Gives the filters of a plan to a task.
+pub(crate) fn bind(
+    plan: Arc<dyn ExecutionPlan>,
+    provider: &Arc<dyn InputProvider>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(|node| {
+        Ok(match node.downcast_ref::<RuntimeFilterExec>() {
+            Some(filter) => Transformed::yes(filter.bound(provider.as_ref())),
+            None => Transformed::no(node),
+        })
+    })
+    .data()
+}
+
+/// Puts filters above the scans of a plan; `of_scan` says which by the scan's number.
+pub(super) fn above_scans<'a>(
+    plan: Arc<dyn ExecutionPlan>,
+    of_scan: &dyn Fn(u32) -> Option<&'a Vec<UsedFilter>>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(|node| {
+        let filters = node
+            .downcast_ref::<ScanExec>()
+            .and_then(|scan| of_scan(scan.leaf()));
+        Ok(match filters {
+            Some(filters) => {
+                let filtered: Arc<dyn ExecutionPlan> =
+                    Arc::new(RuntimeFilterExec::new(node, filters.clone()));
+                Transformed::yes(filtered)
+            }
+            None => Transformed::no(node),
+        })
+    })
+    .data()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, AsArray, Int64Array};
+    use datafusion::arrow::datatypes::Int64Type;
+    use datafusion::physical_plan::metrics::Count;
+    use sluice_core::key_filter::KeyFilter;
+
+    use super::*;
+
+    fn batch(keys: impl IntoIterator<Item = Option<i64>>) -> RecordBatch {
+        let keys: ArrayRef = Arc::new(keys.into_iter().collect::<Int64Array>());
+        RecordBatch::try_from_iter_with_nullable([("k", keys, true)]).expect("a batch")
+    }
+
+    fn trial(keys: &RecordBatch) -> Trial {
+        let mut hashes = Vec::new();
+        hash_keys(keys.column(0), &mut hashes).expect("keys have hashes");
+        Trial::new(0, Arc::new(KeyFilter::of(hashes).lookup()))
+    }
+
+    #[test]
+    fn rows_without_a_match_and_null_keys_are_left_out() {
+        let mut filters = [trial(&batch([Some(2), Some(4)]))];
+        let dropped = Count::new();
+        let rows = batch([Some(1), Some(2), None, Some(4), Some(2)]);
+        let left = leave_out(rows, &mut filters, &dropped).expect("it is filtered");
+        let left = left.column(0).as_primitive::<Int64Type>().values().to_vec();
+        assert_eq!((left, dropped.value()), (vec![2, 4, 2], 2));
+    }
+
+    #[test]
+    fn a_filter_that_leaves_out_next_to_nothing_is_given_up() {
+        let all = batch((0..TRIAL_ROWS as i64).map(Some));
+        let mut filters = [trial(&all)];
+        let dropped = Count::new();
+        let left = leave_out(all, &mut filters, &dropped).expect("it is filtered");
+        assert_eq!((left.num_rows(), dropped.value()), (TRIAL_ROWS, 0));
+        assert!(!filters[0].is_worth_it());
+        let others = batch([Some(-1), None]);
+        let left = leave_out(others, &mut filters, &dropped).expect("it is not filtered");
+        assert_eq!((left.num_rows(), dropped.value()), (2, 0));
+    }
+}

@@ -1,0 +1,86 @@
+//! The runtime filters that an attempt makes of the rows that it writes.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::{Array, RecordBatch};
+use datafusion::error::{DataFusionError, Result};
+use sluice_core::key_filter::{KeyFilter, KeyFilterBuilder};
+
+use super::MadeFilter;
+use super::exec::hash_keys;
+
+/// Collects the keys of all rows.
+pub(crate) struct FilterMaker {
+    filters: Vec<(usize, KeyFilterBuilder)>,
+    hashes: Vec<u64>,
+}
+
+impl FilterMaker {
+    pub(crate) fn new(filters: &[MadeFilter]) -> Self {
+        let builder = |made: &MadeFilter| {
+            let bytes = usize::try_from(made.max_bytes).unwrap_or(usize::MAX);
+            (made.column as usize, KeyFilterBuilder::new(bytes))
+        };
+        Self {
+            filters: filters.iter().map(builder).collect(),
+            hashes: Vec::new(),
+        }
+    }
+
+    /// Adds the keys of some rows. NULL is none: it matches nothing.
+    pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
+        for (column, builder) in &mut self.filters {
+            let keys: &Arc<dyn Array> = batch.columns().get(*column).ok_or_else(|| {
+                DataFusionError::Internal(format!("a runtime filter is made of column {column}"))
+            })?;
+            hash_keys(keys, &mut self.hashes)?;
+            for (row, hash) in self.hashes.iter().enumerate() {
+                if keys.is_valid(row) {
+                    builder.insert(*hash);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The filters, in their order.
+    pub(crate) fn finish(self) -> Vec<KeyFilter> {
+        self.filters
+            .into_iter()
+            .map(|(_, builder)| builder.finish())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn each_filter_has_the_keys_of_its_column_and_null_is_none() {
+        let numbers: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(1), Some(3)]));
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), Some("b"), None, Some("c")]));
+        let columns = [("n", Arc::clone(&numbers)), ("t", Arc::clone(&texts))];
+        let batch =
+            RecordBatch::try_from_iter_with_nullable(columns.map(|(name, array)| (name, array, true)));
+        let made = [1, 0].map(|column| MadeFilter {
+            column,
+            max_bytes: 1 << 20,
+        });
+        let mut filters = FilterMaker::new(&made);
+        filters.add(&batch.expect("a batch")).expect("keys have hashes");
+        let filters = filters.finish();
+        assert_eq!(
+            filters.iter().map(KeyFilter::exact_keys).collect::<Vec<_>>(),
+            [Some(3), Some(2)]
+        );
+        let mut hashes = Vec::new();
+        for (filter, keys) in filters.iter().zip([texts, numbers]) {
+            hash_keys(&keys, &mut hashes).expect("keys have hashes");
+            let lookup = filter.lookup();
+            assert!((0..4).all(|row| keys.is_null(row) || lookup.admits(hashes[row])));
+        }
+    }
+}
