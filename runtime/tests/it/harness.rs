@@ -18,7 +18,7 @@ use sluice::source::{InputManifest, register_tables};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::snapshot::QuerySnapshot;
-use sluice_crds::shuffle_query::{AdaptiveMode, TableSpec, TpchSpec, TpchTable};
+use sluice_crds::shuffle_query::{AdaptiveMode, RuntimeFilters, TableSpec, TpchSpec, TpchTable};
 use sluice_crds::{Millis, ShuffleQuery, ShuffleQuerySpec};
 use sluice_proto::auth::Guard;
 use tempfile::TempDir;
@@ -148,6 +148,12 @@ impl Ran {
         fewer.count()
     }
 
+    /// Rows that runtime filters left out.
+    pub fn rows_filtered(&self) -> u64 {
+        let stages = self.snapshot.stages.iter();
+        stages.map(|stage| stage.metrics.rows_filtered).sum()
+    }
+
     /// Bytes that all winning attempts spilled.
     pub fn bytes_spilled(&self) -> u64 {
         self.snapshot
@@ -200,7 +206,12 @@ pub async fn run(fleet: &Fleet, query: &LoadedQuery) -> Result<Ran, NoRows> {
     let id = QueryId::new(uuid::Uuid::new_v4().to_string()).expect("a UUID is a legal query id");
     let prepared = prepare(query, &id, fleet.capacity).await;
     let prepared = prepared.map_err(|failure| NoRows::Refused(format!("{failure:?}")))?;
-    run_prepared(fleet, prepared, HANG, |_| ()).await
+    run_prepared(fleet, prepared, HANG, |options| {
+        // Scans get the keys of other stages, however busy the machine is.
+        let filters = options.graph.filters.iter_mut();
+        filters.for_each(|filter| filter.max_wait = HANG);
+    })
+    .await
 }
 
 /// Runs a prepared query with other coordinator options. A query that takes longer than `hang` hangs.
@@ -366,22 +377,29 @@ pub enum Division {
     Planned(u32),
     /// About a task for three of so many partitions, and two at least.
     Coalesced(u32),
+    /// A partition for each slot, and scans that leave out no rows.
+    Unfiltered,
 }
 
 impl Division {
     fn query(self, tables: &Tables, sql: &str) -> LoadedQuery {
         let partitions = match self {
             Self::Default(partitions) => partitions,
+            Self::Unfiltered => None,
             Self::Planned(partitions) | Self::Coalesced(partitions) => Some(partitions),
         };
         let mut query = tables.query(sql, partitions);
-        let adaptive = &mut query.query.spec.shuffle.adaptive;
+        let shuffle = &mut query.query.spec.shuffle;
         match self {
             Self::Default(_) => {}
-            Self::Planned(_) => adaptive.mode = AdaptiveMode::Off,
+            Self::Unfiltered => shuffle.runtime_filters = RuntimeFilters::Off,
+            Self::Planned(_) => shuffle.adaptive.mode = AdaptiveMode::Off,
             Self::Coalesced(partitions) => {
-                adaptive.min_reduce_tasks = partitions.div_ceil(3).max(2);
-                adaptive.max_reduce_tasks = adaptive.min_reduce_tasks;
+                let tasks = partitions.div_ceil(3).max(2);
+                (
+                    shuffle.adaptive.min_reduce_tasks,
+                    shuffle.adaptive.max_reduce_tasks,
+                ) = (tasks, tasks);
             }
         }
         query

@@ -93,14 +93,18 @@ async fn one_partition_and_thirteen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn generated_tables() {
-    three_workers(
-        &Tables::generated_tpch(0.02),
-        AMPLE_MEMORY,
-        &[Division::Default(None)],
-    )
-    .await;
+async fn generated_tables_with_and_without_runtime_filters() {
+    let divisions = [Division::Default(None), Division::Unfiltered];
+    let ran = three_workers(&Tables::generated_tpch(0.02), AMPLE_MEMORY, &divisions).await;
+    let filtered = |ran: &&Ran| ran.rows_filtered() > 0;
+    let with = ran.iter().step_by(divisions.len()).filter(filtered).count();
+    assert!(with >= MANY_FILTERED, "{with} of 22 queries left rows out");
+    let without = ran.iter().skip(1).step_by(divisions.len()).filter(filtered);
+    assert_eq!(without.count(), 0);
 }
+
+/// Queries of which a scan leaves rows out, at least.
+const MANY_FILTERED: usize = 4;
 
 /// Memory of each worker, bytes. It is little for the rows that the largest queries move, and nearly twice what their
 /// hash joins, which cannot spill, need with [`MANY_PARTITIONS`], so that the timing of attempts does not matter.

@@ -23,13 +23,14 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
         tasks_planned: 40,
         tasks_running: 2,
         tasks_done: 38,
-        attempts_failed: 1,
+        attempts_failed: u32::from(id.is_multiple_of(4)),
         rows_read: 123_456_789_012,
         bytes_read: 12_345_678_901_234,
         rows_out: 123_456_789,
         bytes_out: 1_234_567_890_123,
-        bytes_spilled: 1_234_567_890,
-        backpressure_events: 1_234,
+        // Few stages of a query spill.
+        bytes_spilled: if scans { 0 } else { 1_234_567_890 },
+        backpressure_events: if scans { 0 } else { 1_234 },
         elapsed_millis: 1_000 + u64::from(id),
         planned_reduce_tasks: if scans { 0 } else { 40 },
         adaptive_reduce_tasks: if scans { 0 } else { 12 },
@@ -40,7 +41,7 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
         partition_bytes_histogram: if scans { Vec::new() } else { vec![0, 0, 3, 36, 1] },
         first_chunk_ms: (!scans).then_some(1_234),
         first_reduce_row_ms: (!scans).then_some(12_345),
-        filters: id.is_multiple_of(4).then_some(StageFilters {
+        filters: id.is_multiple_of(8).then_some(StageFilters {
             used: 2,
             waited_ms: 1_234,
             rows_filtered: 123_456_789,

@@ -43,7 +43,7 @@ const MAX_REPORTED_BYTES: u64 = 64 << 20;
 /// The least that one task may report: 2,048 keys.
 const MIN_TASK_BYTES: u64 = 16 << 10;
 /// A scan waits for a filter as long as it would take to read its bytes at this rate, per millisecond.
-const BYTES_PER_MILLISECOND: u64 = 100 << 10;
+const BYTES_PER_MILLISECOND: u64 = 50 << 10;
 /// No scan waits longer than that.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// What a part of a generated table counts for, bytes.
