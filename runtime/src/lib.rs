@@ -20,5 +20,6 @@ pub mod shuffle;
 pub mod sink;
 pub mod source;
 pub mod stage_template;
+mod time_text;
 pub mod transport;
 pub mod worker;

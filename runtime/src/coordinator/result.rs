@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::execution::memory_pool::{MemoryPool, UnboundedMemoryPool};
 use futures::StreamExt;
 use sluice_core::coordinator::Event;
@@ -27,6 +26,7 @@ use super::link::LinkEvent;
 use super::panics::report_panic;
 use super::{CoordinatorOptions, EventSender};
 use crate::shuffle::read::{Part, ReadFailed, ReadInput, ReadSpec, ShuffleReads};
+use crate::time_text;
 use crate::transport::Peers;
 use crate::transport::read_config;
 use sluice_proto::auth::FetchEndpoint;
@@ -381,12 +381,10 @@ impl Preview {
             return false;
         }
         self.rows.truncated |= batch.num_rows() > room;
-        let options = FormatOptions::default()
-            .with_display_error(true)
-            .with_null("NULL");
+        let options = time_text::display_options();
         let columns = batch.columns().iter().take(PREVIEW_MAX_COLUMNS);
         let columns: Result<Vec<_>, _> = columns
-            .map(|column| ArrayFormatter::try_new(column, &options))
+            .map(|column| time_text::formatter(column, &options))
             .collect();
         let Ok(columns) = columns else {
             self.rows.truncated = true;

@@ -1,13 +1,15 @@
 //! Result rows on standard output.
 
 use std::io::Write;
+use std::sync::Arc;
 
 use anyhow::Context;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow::json::LineDelimitedWriter;
-use arrow::util::display::FormatOptions;
+use arrow::json::{EncoderFactory, LineDelimitedWriter};
 use arrow::util::pretty::pretty_format_batches_with_options;
+
+use crate::time_text::{self, TimeEncoders};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum OutputFormat {
@@ -31,7 +33,7 @@ pub struct RowPrinter<W: Write> {
 
 enum Form<W: Write> {
     Table { out: W, kept: Vec<RecordBatch> },
-    Json(Box<LineDelimitedWriter<W>>),
+    Json(Box<LineDelimitedWriter<W>>, Arc<TimeEncoders>),
     Csv(Box<arrow::csv::Writer<W>>),
 }
 
@@ -43,11 +45,14 @@ impl<W: Write> RowPrinter<W> {
                 out,
                 kept: Vec::new(),
             },
-            OutputFormat::Json => Form::Json(Box::new(
-                arrow::json::WriterBuilder::new()
+            OutputFormat::Json => {
+                let times = Arc::new(TimeEncoders::default());
+                let writer = arrow::json::WriterBuilder::new()
                     .with_explicit_nulls(true)
-                    .build(out),
-            )),
+                    .with_encoder_factory(Arc::clone(&times) as Arc<dyn EncoderFactory>)
+                    .build(out);
+                Form::Json(Box::new(writer), times)
+            }
             OutputFormat::Csv => Form::Csv(Box::new(
                 arrow::csv::WriterBuilder::new().with_header(true).build(out),
             )),
@@ -73,7 +78,10 @@ impl<W: Write> RowPrinter<W> {
                     kept.push(batch.slice(0, room));
                 }
             }
-            Form::Json(writer) => writer.write(batch).context("--output json")?,
+            Form::Json(writer, times) => {
+                let written = writer.write(batch).and_then(|()| times.check());
+                written.context("--output json")?;
+            }
             Form::Csv(writer) => {
                 writer
                     .write(batch)
@@ -90,9 +98,7 @@ impl<W: Write> RowPrinter<W> {
     pub fn finish(self) -> anyhow::Result<u64> {
         match self.form {
             Form::Table { mut out, kept } => {
-                let options = FormatOptions::default()
-                    .with_display_error(true)
-                    .with_null("NULL");
+                let options = time_text::display_options();
                 let kept = if kept.is_empty() {
                     vec![RecordBatch::new_empty(self.schema)]
                 } else {
@@ -109,7 +115,7 @@ impl<W: Write> RowPrinter<W> {
                 out.write_all(text.as_bytes())?;
                 out.flush()?;
             }
-            Form::Json(mut writer) => {
+            Form::Json(mut writer, _) => {
                 writer.finish()?;
                 writer.into_inner().flush()?;
             }

@@ -19,6 +19,7 @@ use parquet::file::properties::WriterProperties;
 use sluice_crds::shuffle_query::FileFormat;
 
 use super::error::SinkError;
+use crate::time_text::TimeEncoders;
 
 /// Encoded bytes at which a Parquet row group is written: what an attempt holds in memory.
 const ROW_GROUP_BYTES: usize = 64 << 20;
@@ -162,11 +163,14 @@ fn csv_text(batch: &RecordBatch, header: bool) -> Result<Vec<u8>, ArrowError> {
 
 fn json_text(batch: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     let mut text = Vec::new();
+    let times = Arc::new(TimeEncoders::default());
     // Every line has every column: a reader that infers the columns finds them in any file.
     let mut writer = json::WriterBuilder::new()
         .with_explicit_nulls(true)
+        .with_encoder_factory(Arc::clone(&times) as Arc<dyn json::EncoderFactory>)
         .build::<_, LineDelimited>(&mut text);
     writer.write(batch)?;
+    times.check()?;
     writer.finish()?;
     drop(writer);
     Ok(text)
