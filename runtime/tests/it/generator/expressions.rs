@@ -165,7 +165,7 @@ impl Grammar<'_> {
         }
     }
 
-    fn subquery(&mut self, scope: &Scope, depth: u32) -> Expr {
+    pub(super) fn subquery(&mut self, scope: &Scope, depth: u32) -> Expr {
         let negated = self.chance(45);
         let types = [Type::Int, Type::Int, Type::Text, Type::Float, Type::Date];
         match self.random.random_range(0..6) {

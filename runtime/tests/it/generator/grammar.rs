@@ -364,6 +364,16 @@ impl Grammar<'_> {
                 parts.push(Expr::op(form, vec![one, other], Type::Bool));
             }
         }
+        if self.chance(12) {
+            let sides = self.pick(&[left, left, right, right, &both]);
+            let subquery = self.subquery(sides, 0);
+            parts.push(if self.chance(30) {
+                let other = self.predicate(&both, 0);
+                Expr::op("({} OR {})", vec![subquery, other], Type::Bool)
+            } else {
+                subquery
+            });
+        }
         if parts.is_empty() || self.chance(20) {
             parts.push(self.predicate(&both, 0));
         }
@@ -461,7 +471,12 @@ impl Grammar<'_> {
         }
         let mut filter = None;
         if !pairs.is_empty() && self.chance(80) {
-            let (one, other) = self.pick(&pairs);
+            let (mut one, mut other) = self.pick(&pairs);
+            for side in [(&mut one, &scope), (&mut other, outer)] {
+                if self.chance(10) {
+                    *side.0 = self.expr(side.0.type_of(), side.1, 1);
+                }
+            }
             filter = Some(Expr::op("({} = {})", vec![one, other], Type::Bool));
         }
         if self.chance(40) {
