@@ -150,6 +150,11 @@ impl KeyLookup {
         self.words.get(word).is_none_or(|word| word & bits == bits)
     }
 
+    /// Whether it admits no key: there were no rows.
+    pub fn admits_nothing(&self) -> bool {
+        !self.words.is_empty() && self.words.iter().all(|word| *word == 0)
+    }
+
     /// Its size in memory, bytes.
     pub fn bytes(&self) -> u64 {
         self.words.len() as u64 * 8
@@ -252,6 +257,9 @@ mod tests {
     #[test]
     fn no_rows_admit_nothing() {
         assert_eq!(admitted(&filter(0..0), 0..1000), 0);
+        assert!(filter(0..0).lookup().admits_nothing());
+        assert!(!filter(0..1).lookup().admits_nothing());
+        assert!(!KeyFilter::Everything.lookup().admits_nothing());
     }
 
     #[test]

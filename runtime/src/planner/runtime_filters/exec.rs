@@ -10,7 +10,7 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStreamAdapter};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
@@ -132,6 +132,10 @@ impl ExecutionPlan for RuntimeFilterExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        // No row has a match: nothing need be read.
+        if self.lookups.iter().any(|(_, lookup)| lookup.admits_nothing()) {
+            return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema())));
+        }
         let rows = self.input.execute(partition, context)?;
         let dropped = MetricBuilder::new(&self.metrics).counter(ROWS_FILTERED, partition);
         let mut filters: Vec<Trial> = self
@@ -258,6 +262,8 @@ mod tests {
     use datafusion::physical_plan::metrics::Count;
     use sluice_core::key_filter::KeyFilter;
 
+    use crate::planner::shuffle_read_exec::{ReadMode, RowFacts, ShuffleReadExec};
+
     use super::*;
 
     fn batch(keys: impl IntoIterator<Item = Option<i64>>) -> RecordBatch {
@@ -279,6 +285,22 @@ mod tests {
         let left = leave_out(rows, &mut filters, &dropped).expect("it is filtered");
         let left = left.column(0).as_primitive::<Int64Type>().values().to_vec();
         assert_eq!((left, dropped.value()), (vec![2, 4, 2], 2));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_if_the_other_side_has_no_rows() {
+        let facts = RowFacts::default();
+        let schema = batch([]).schema();
+        // A leaf without a reader: it fails when it is read.
+        let leaf = ShuffleReadExec::try_new(0, &schema, ReadMode::Merged, facts).expect("a leaf");
+        for (keys, reads) in [(batch([]), false), (batch([Some(1)]), true)] {
+            let node = RuntimeFilterExec {
+                lookups: vec![(0, trial(&keys).lookup)],
+                ..RuntimeFilterExec::new(Arc::new(leaf.with_input_index(0)), Vec::new())
+            };
+            let rows = node.execute(0, Arc::new(TaskContext::default()));
+            assert_eq!(rows.is_err(), reads);
+        }
     }
 
     #[test]
