@@ -61,7 +61,8 @@ fn waits_for_workers(reason: Option<ConditionReason>) -> bool {
 /// Tasks that run or could run: the remaining tasks of stages that run, and of stages that only read tables.
 fn slots(status: &ShuffleQueryStatus) -> Option<u32> {
     if status.stages.is_empty() {
-        let left = status.tasks.planned.saturating_sub(status.tasks.done);
+        let over = status.tasks.done.saturating_add(status.tasks.skipped);
+        let left = status.tasks.planned.saturating_sub(over);
         return (status.tasks.planned > 0).then_some(left.max(1));
     }
     let open = status.stages.iter().filter(|stage| match stage.state {
@@ -69,7 +70,10 @@ fn slots(status: &ShuffleQueryStatus) -> Option<u32> {
         StageState::Waiting => stage.planned_reduce_tasks == 0,
         StageState::Done => false,
     });
-    let left = open.map(|stage| stage.tasks_planned.saturating_sub(stage.tasks_done));
+    let left = open.map(|stage| {
+        let over = stage.tasks_done.saturating_add(stage.tasks_skipped);
+        stage.tasks_planned.saturating_sub(over)
+    });
     Some(left.fold(0, u32::saturating_add).max(1))
 }
 

@@ -79,7 +79,7 @@ pub struct ShuffleQueryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub stages_done: Option<String>,
-    /// Tasks done of tasks planned, such as 13/40.
+    /// Tasks done of tasks planned, such as 13/40. Tasks that a LIMIT does not need are not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub tasks_done: Option<String>,
@@ -203,6 +203,9 @@ pub struct TaskCounts {
     /// Tasks with an attempt that won.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub done: u32,
+    /// Tasks that need not run: a LIMIT has enough rows without them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u32,
     /// Attempts that failed. Cancelled attempts and speculative losers do not count.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failed_attempts: u32,
@@ -228,6 +231,9 @@ pub struct StageStatus {
     /// Tasks with an attempt that won.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tasks_done: u32,
+    /// Tasks that need not run: a LIMIT has enough rows without them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tasks_skipped: u32,
     /// Attempts that failed.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub attempts_failed: u32,

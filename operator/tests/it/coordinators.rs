@@ -116,6 +116,7 @@ pub fn snapshot(tasks: u32, done: u32, outcome: Option<Outcome>) -> QuerySnapsho
         tasks,
         running: if ended.is_some() { 0 } else { tasks - done },
         done,
+        skipped: 0,
         failed_attempts: 0,
         lost_attempts: 0,
         cancelled_attempts: 0,

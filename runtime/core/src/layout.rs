@@ -166,6 +166,7 @@ mod tests {
             kind,
             partitions,
             writers: vec![StageId(writer)],
+            fetch: None,
         };
         let stage = |id, tasks, inputs, output| Stage {
             id: StageId(id),

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::ids::{
-    AttemptId, CoordinatorEpoch, FilterId, Incarnation, QueryId, StageId, StreamEpoch, StreamId, WorkerId,
+    AttemptId, CoordinatorEpoch, FilterId, Incarnation, QueryId, StageId, StreamEpoch, StreamId, TaskId,
+    WorkerId,
 };
 use crate::key_filter::KeyFilter;
 use crate::layout::LayoutId;
@@ -53,7 +54,7 @@ fn deserialize_shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<
 /// What one attempt reads of one exchange.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssignedInput {
-    /// The writing stages and their numbers of tasks: every map task must be read to its end.
+    /// The writing stages and their map tasks: each of those must be read to its end.
     pub writers: Vec<Writer>,
     /// The partitions to read of each map task (`assigned_reduce_partitions`).
     pub assigned_reduce_partitions: Vec<u32>,
@@ -62,12 +63,33 @@ pub struct AssignedInput {
 }
 
 /// A stage that writes an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
     /// The stage.
     pub stage: StageId,
     /// Its number of tasks.
     pub tasks: u32,
+    /// Of these the tasks to read, ascending, if a limit needs no others; all, if there is none.
+    #[serde(default)]
+    pub only: Option<Vec<u32>>,
+}
+
+impl Writer {
+    /// The map tasks to read.
+    pub fn map_tasks(&self) -> impl Iterator<Item = TaskId> {
+        let all = if self.only.is_none() { self.tasks } else { 0 };
+        let only = self.only.iter().flatten().copied();
+        let stage = self.stage;
+        (0..all).chain(only).map(move |task| TaskId { stage, task })
+    }
+
+    /// How many map tasks are to be read.
+    pub fn count(&self) -> u64 {
+        match &self.only {
+            Some(only) => only.len() as u64,
+            None => u64::from(self.tasks),
+        }
+    }
 }
 
 /// Where the output of one map task is to be read, and whether it counts. A later update for the same map task replaces the

@@ -93,6 +93,10 @@ pub struct Exchange {
     pub partitions: u32,
     /// The stages that write it, at least one.
     pub writers: Vec<StageId>,
+    /// How many rows are enough for every reader, whichever they are: a limit reads the exchange and nothing else does.
+    /// `None`: all rows.
+    #[serde(default)]
+    pub fetch: Option<u64>,
 }
 
 /// How rows find their partition.

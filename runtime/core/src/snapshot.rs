@@ -66,6 +66,9 @@ pub struct StageSnapshot {
     pub running: u32,
     /// Tasks won.
     pub done: u32,
+    /// Tasks that need not run: a limit has enough rows without them.
+    #[serde(default)]
+    pub skipped: u32,
     /// Attempts that failed (not: cancelled, lost with their worker, or made void by a lost input).
     pub failed_attempts: u32,
     /// Attempts lost with their worker or with an input, or that ended because others held what they needed.

@@ -110,6 +110,7 @@ pub fn status(
         planned: sum(snapshot, |stage| stage.tasks),
         running: sum(snapshot, |stage| stage.running),
         done: sum(snapshot, |stage| stage.done),
+        skipped: sum(snapshot, |stage| stage.skipped),
         failed_attempts: sum(snapshot, |stage| stage.failed_attempts),
     };
     let totals = totals(snapshot, context);
@@ -129,7 +130,11 @@ pub fn status(
             .first_row
             .map(|at| at.0.saturating_sub(snapshot.started.0)),
         stages_done: Some(format!("{done}/{}", snapshot.stages.len())),
-        tasks_done: Some(format!("{}/{}", tasks.done, tasks.planned)),
+        tasks_done: Some(format!(
+            "{}/{}",
+            tasks.done,
+            tasks.planned.saturating_sub(tasks.skipped)
+        )),
         totals,
         tasks,
         stages: snapshot
@@ -341,6 +346,7 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
         tasks_planned: stage.tasks,
         tasks_running: stage.running,
         tasks_done: stage.done,
+        tasks_skipped: stage.skipped,
         attempts_failed: stage.failed_attempts,
         rows_read: stage
             .metrics

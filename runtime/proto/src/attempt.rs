@@ -23,6 +23,7 @@ impl wire::AssignAttempt {
                 .map(|writer| wire::Writer {
                     stage: writer.stage.0,
                     tasks: writer.tasks,
+                    only: writer.only.clone().map(|tasks| wire::TaskSet { tasks }),
                 })
                 .collect(),
             assigned_reduce_partitions: input.assigned_reduce_partitions,
@@ -77,7 +78,11 @@ fn check_size(wire: &wire::AssignAttempt) -> Result<(), TooLarge> {
         check_partitions(u32::try_from(input.assigned_reduce_partitions.len()).unwrap_or(u32::MAX))?;
     }
     check_streams(wire.inputs.iter().map(|input| {
-        let tasks = input.writers.iter().map(|writer| u64::from(writer.tasks)).sum();
+        let of_writer = |writer: &wire::Writer| match &writer.only {
+            Some(only) => only.tasks.len() as u64,
+            None => u64::from(writer.tasks),
+        };
+        let tasks = input.writers.iter().map(of_writer).sum();
         (tasks, input.assigned_reduce_partitions.len() as u64)
     }))
 }
@@ -86,9 +91,10 @@ impl TryFrom<wire::AssignedInput> for AssignedInput {
     type Error = WireError;
 
     fn try_from(wire: wire::AssignedInput) -> Result<Self, WireError> {
-        let writers = wire.writers.iter().map(|writer| Writer {
+        let writers = wire.writers.into_iter().map(|writer| Writer {
             stage: StageId(writer.stage),
             tasks: writer.tasks,
+            only: writer.only.map(|only| only.tasks),
         });
         Ok(Self {
             writers: writers.collect(),

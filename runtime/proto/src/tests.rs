@@ -145,6 +145,7 @@ fn an_assignment_of_more_streams_or_partitions_than_a_worker_keeps_is_refused() 
         let writers = tasks.iter().map(|tasks| wire::Writer {
             stage: 0,
             tasks: *tasks,
+            only: None,
         });
         let assign = wire::AssignAttempt {
             attempt: Some(attempt().into()),
@@ -226,10 +227,23 @@ fn assignments_survive() {
         stream_epoch: StreamEpoch(9),
         output_partitions: 4,
         inputs: vec![AssignedInput {
-            writers: vec![Writer {
-                stage: StageId(1),
-                tasks: 5,
-            }],
+            writers: vec![
+                Writer {
+                    stage: StageId(1),
+                    tasks: 5,
+                    only: None,
+                },
+                Writer {
+                    stage: StageId(2),
+                    tasks: 9,
+                    only: Some(vec![1, 7]),
+                },
+                Writer {
+                    stage: StageId(3),
+                    tasks: 2,
+                    only: Some(Vec::new()),
+                },
+            ],
             assigned_reduce_partitions: vec![0, 3],
             range: Some(key_range()),
         }],

@@ -83,7 +83,11 @@ impl ResultReader {
             .flat_map(|exchange| &exchange.writers)
             .filter_map(|stage| {
                 let tasks = graph.stages.iter().find(|other| other.id == *stage)?.tasks;
-                Some(Writer { stage: *stage, tasks })
+                Some(Writer {
+                    stage: *stage,
+                    tasks,
+                    only: None,
+                })
             });
         let input = AssignedInput {
             writers: writers.collect(),

@@ -101,6 +101,9 @@ fn describe(stage: &StageSnapshot, snapshot: &QuerySnapshot) -> String {
         StageState::Running => format!("{}/{} tasks, {} running", stage.done, stage.tasks, stage.running),
         StageState::Done => format!("{}/{} tasks", stage.done, stage.tasks),
     };
+    if stage.skipped > 0 {
+        text.push_str(&format!(", {} not needed", stage.skipped));
+    }
     let metrics = &stage.metrics;
     text.push_str(&format!(
         ", {} rows, {}",

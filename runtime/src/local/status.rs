@@ -153,6 +153,7 @@ mod tests {
             tasks: 2,
             running: 1,
             done: 1,
+            skipped: 0,
             failed_attempts: 0,
             lost_attempts: 0,
             cancelled_attempts: 0,

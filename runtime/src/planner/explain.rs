@@ -103,8 +103,11 @@ fn exchange_text(exchange: &Exchange) -> String {
         (_, 1) => "1 partition".to_owned(),
         (_, partitions) => format!("{partitions} partitions"),
     };
+    let fetch = exchange
+        .fetch
+        .map_or_else(String::new, |rows| format!(", {rows} rows are enough"));
     format!(
-        "exchange {} ({}, {partitions})",
+        "exchange {} ({}, {partitions}{fetch})",
         exchange.id,
         exchange.kind.word()
     )

@@ -17,7 +17,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, TaskId, WorkerId};
-use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest, InputUpdate};
+use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest, InputUpdate, Writer};
 use sluice_core::reader::{Config, Delivery, Reader};
 use sluice_crds::shuffle_query::Compression;
 use thiserror::Error;
@@ -296,8 +296,8 @@ fn charge_tables(
     pool: &Arc<dyn MemoryPool>,
 ) -> Result<MemoryReservation, DataFusionError> {
     let of_input = |input: &ReadInput| {
-        let tasks = input.assigned.writers.iter().map(|writer| writer.tasks as usize);
-        let tasks = tasks.fold(0, usize::saturating_add);
+        let tasks = input.assigned.writers.iter().map(Writer::count);
+        let tasks = usize::try_from(tasks.fold(0, u64::saturating_add)).unwrap_or(usize::MAX);
         let streams = tasks.saturating_mul(input.assigned.assigned_reduce_partitions.len());
         let each = match input.delivery {
             Delivery::Arrival => STREAM_BYTES,
@@ -314,10 +314,7 @@ fn charge_tables(
 type StreamKey = (TaskId, u32);
 
 fn streams_of(input: &AssignedInput) -> Vec<Option<StreamKey>> {
-    let tasks = input.writers.iter().flat_map(|writer| {
-        let stage = writer.stage;
-        (0..writer.tasks).map(move |task| TaskId { stage, task })
-    });
+    let tasks = input.writers.iter().flat_map(Writer::map_tasks);
     let partitions = &input.assigned_reduce_partitions;
     let keys = tasks.flat_map(|task| partitions.iter().map(move |partition| (task, *partition)));
     let sorted: BTreeSet<StreamKey> = keys.collect();

@@ -169,6 +169,7 @@ impl Bench {
                     writers: vec![Writer {
                         stage: StageId(0),
                         tasks: TASKS,
+                        only: None,
                     }],
                     assigned_reduce_partitions: vec![partition],
                     range: None,

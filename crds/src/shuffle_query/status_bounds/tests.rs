@@ -23,6 +23,7 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
         tasks_planned: 40,
         tasks_running: 2,
         tasks_done: 38,
+        tasks_skipped: 0,
         attempts_failed: u32::from(id.is_multiple_of(4)),
         rows_read: 123_456_789_012,
         bytes_read: 12_345_678_901_234,

@@ -22,12 +22,15 @@ impl Coordinator {
             QueryState::Committing { .. } | QueryState::Ended { .. } => return,
         }
         let mut assigned = false;
+        self.follow_demand();
         while let Some((task, worker)) = self.next_start() {
             self.start(task, &worker);
             if self.has_ended() {
                 return;
             }
             assigned = true;
+            // What reads rows of another run starts over.
+            self.follow_demand();
         }
         self.lease_slots(assigned);
     }
@@ -149,6 +152,7 @@ impl Coordinator {
             let writer = |stage: &StageId| Writer {
                 stage: *stage,
                 tasks: self.layouts.tasks(*stage),
+                only: self.stages.get(*stage).only_tasks(),
             };
             AssignedInput {
                 writers: exchange.writers.iter().map(writer).collect(),

@@ -17,6 +17,7 @@ use crate::time::Instant;
 ///    ^ ^_________|         |    the last attempt failed, was refused, cancelled or lost
 ///    |_____________________|    its output was lost, or its stage starts over
 /// Waiting, Running ------> Won  the lost winner's worker came back with its output
+/// Waiting, Running <-----> Skipped, Unneeded
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TaskState {
@@ -29,6 +30,10 @@ pub(super) enum TaskState {
     Running(BTreeMap<u32, RunningAttempt>),
     /// An attempt has won, and a live worker holds its output, or the sink its file.
     Won(Winner),
+    /// Other tasks have written as many rows as the limit that reads the exchange takes. It counts as done, with no rows.
+    Skipped,
+    /// It has no output, and all stages that could read one have ended. It waits again if one of them has to run again.
+    Unneeded,
 }
 
 /// An attempt at work.
@@ -91,6 +96,8 @@ pub(super) struct Winner {
     pub(super) worker: WorkerId,
     pub(super) stream_epoch: StreamEpoch,
     pub(super) metrics: AttemptMetrics,
+    /// Rows that it wrote to its exchange.
+    pub(super) rows: u64,
     /// Where its keys are, if it wrote a sorted run.
     pub(super) run: Option<Arc<SortedRun>>,
     /// The partitions that hold bytes, ascending; `None` if they are too many to be kept.
@@ -117,6 +124,7 @@ impl From<RunningAttempt> for Winner {
             worker: attempt.worker,
             stream_epoch: attempt.stream_epoch,
             metrics: attempt.metrics,
+            rows: 0,
             run: None,
             filled: None,
         }
@@ -184,7 +192,7 @@ impl TaskRun {
     pub(super) fn running_attempts(&self) -> impl Iterator<Item = &RunningAttempt> {
         let attempts = match &self.state {
             TaskState::Running(attempts) => Some(attempts),
-            TaskState::Waiting { .. } | TaskState::Won(_) => None,
+            TaskState::Waiting { .. } | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => None,
         };
         attempts.into_iter().flat_map(BTreeMap::values)
     }
@@ -193,11 +201,11 @@ impl TaskRun {
     pub(super) fn running_attempt(&self, id: AttemptId) -> Option<&RunningAttempt> {
         match &self.state {
             TaskState::Running(attempts) => attempts.get(&id.attempt).filter(|attempt| attempt.id == id),
-            TaskState::Waiting { .. } | TaskState::Won(_) => None,
+            TaskState::Waiting { .. } | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => None,
         }
     }
 
-    /// Adds an attempt to those at work. A task that has won needs none.
+    /// Adds an attempt to those at work. A task that has won or is not needed gets none.
     pub(super) fn add_running(&mut self, attempt: RunningAttempt) {
         match &mut self.state {
             TaskState::Waiting { .. } => {
@@ -206,7 +214,7 @@ impl TaskRun {
             TaskState::Running(attempts) => {
                 attempts.insert(attempt.id.attempt, attempt);
             }
-            TaskState::Won(_) => {}
+            TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => {}
         }
     }
 
@@ -229,7 +237,25 @@ impl TaskRun {
     pub(super) fn is_waiting(&self) -> bool {
         match &self.state {
             TaskState::Waiting { .. } => true,
-            TaskState::Running(_) | TaskState::Won(_) => false,
+            TaskState::Running(_) | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => false,
+        }
+    }
+
+    /// Whether it has no output, and nobody could read one.
+    pub(super) fn is_unneeded(&self) -> bool {
+        match &self.state {
+            TaskState::Unneeded => true,
+            TaskState::Waiting { .. } | TaskState::Running(_) | TaskState::Won(_) | TaskState::Skipped => {
+                false
+            }
+        }
+    }
+
+    /// Whether it does not have to run, for whatever reason.
+    pub(super) fn is_set_aside(&self) -> bool {
+        match &self.state {
+            TaskState::Skipped | TaskState::Unneeded => true,
+            TaskState::Waiting { .. } | TaskState::Running(_) | TaskState::Won(_) => false,
         }
     }
 
@@ -242,7 +268,7 @@ impl TaskRun {
         now: Instant,
     ) {
         match &mut self.state {
-            TaskState::Waiting { .. } => {}
+            TaskState::Waiting { .. } | TaskState::Skipped | TaskState::Unneeded => {}
             TaskState::Running(attempts) => {
                 let attempt = attempts.get_mut(&id.attempt);
                 if let Some(attempt) = attempt.filter(|known| known.id == id && known.worker == *worker) {
@@ -265,7 +291,7 @@ impl TaskRun {
     pub(super) fn excuse_running(&mut self, now: Instant) {
         match &mut self.state {
             TaskState::Running(attempts) => attempts.values_mut().for_each(|attempt| attempt.active = now),
-            TaskState::Waiting { .. } | TaskState::Won(_) => {}
+            TaskState::Waiting { .. } | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => {}
         }
     }
 
@@ -273,7 +299,9 @@ impl TaskRun {
     pub(super) fn winner(&self) -> Option<&Winner> {
         match &self.state {
             TaskState::Won(winner) => Some(winner),
-            TaskState::Waiting { .. } | TaskState::Running(_) => None,
+            TaskState::Waiting { .. } | TaskState::Running(_) | TaskState::Skipped | TaskState::Unneeded => {
+                None
+            }
         }
     }
 
@@ -284,7 +312,10 @@ impl TaskRun {
         };
         match std::mem::replace(&mut self.state, waiting) {
             TaskState::Won(winner) => Some(winner),
-            other @ (TaskState::Waiting { .. } | TaskState::Running(_)) => {
+            other @ (TaskState::Waiting { .. }
+            | TaskState::Running(_)
+            | TaskState::Skipped
+            | TaskState::Unneeded) => {
                 self.state = other;
                 None
             }

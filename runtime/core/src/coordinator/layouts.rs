@@ -256,7 +256,11 @@ impl Coordinator {
         let told = &mut self.layouts.of_mut(stage).told_tasks;
         if *told != tasks {
             *told = tasks;
-            let writer = Writer { stage, tasks };
+            let writer = Writer {
+                stage,
+                tasks,
+                only: None,
+            };
             self.out.push(Action::SetResultTasks { writer });
         }
     }

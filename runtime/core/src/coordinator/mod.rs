@@ -3,6 +3,7 @@
 
 mod assign;
 mod attempts;
+mod demand;
 mod event;
 mod filters;
 mod layouts;

@@ -32,7 +32,8 @@ impl Coordinator {
         let tasks: Vec<TaskId> = held_there.map(|winner| winner.id.task_id()).collect();
         for task in tasks {
             let winner = self.lose_winner(task);
-            if let Some(run) = self.stages.task_mut(task) {
+            let run = self.stages.task_mut(task);
+            if let Some(run) = run.filter(|run| run.is_waiting()) {
                 run.lost_winner = winner;
             }
         }
@@ -42,6 +43,7 @@ impl Coordinator {
     fn lose_winner(&mut self, task: TaskId) -> Option<Winner> {
         let winner = self.stages.get_mut(task.stage).lose_winner(task.task)?;
         self.notify_readers(&winner, InputState::Lost);
+        self.apply_row_limit(task.stage);
         Some(winner)
     }
 

@@ -92,6 +92,11 @@ impl Coordinator {
         }
         let partitions = self.output_partitions(id.stage);
         winner.metrics = success.metrics;
+        winner.rows = success
+            .outputs
+            .iter()
+            .map(|output| output.rows)
+            .fold(0, u64::saturating_add);
         winner.run = success.run.map(Arc::new);
         winner.filled = filled(&success.outputs, partitions);
         self.record_firsts(id.stage, assigned, &success.metrics);
@@ -131,6 +136,7 @@ impl Coordinator {
                 attempt: other.id,
             }));
         self.notify_readers(&announced, InputState::Won);
+        self.apply_row_limit(announced.id.stage);
         self.finalize_layouts_after(announced.id.stage);
     }
 

@@ -1,5 +1,7 @@
 //! The stages of a query with their tasks, and which stages may run and must run.
 
+mod set_aside;
+
 use std::collections::BTreeSet;
 
 use super::Coordinator;
@@ -35,6 +37,12 @@ pub(super) struct StageRun {
     /// Tasks with an attempt at work.
     running: BTreeSet<u32>,
     won: u32,
+    /// Rows that the winners wrote.
+    won_rows: u128,
+    /// Tasks that a limit does not need.
+    skipped: u32,
+    /// Tasks whose output nobody can read any more.
+    unneeded: u32,
     counts: AttemptCounts,
     locality: LocalityCounts,
     /// When an attempt first read bytes of an exchange.
@@ -121,18 +129,6 @@ impl StageTable {
         inputs.all(|input| self.get(*input).is_done())
     }
 
-    /// Per stage, whether its output is still needed: by the client, the sink, or a needed stage with a task that has no
-    /// winner.
-    fn demanded(&self, topology: &Topology) -> Vec<bool> {
-        let mut demanded = vec![false; self.stages.len()];
-        for stage in (0..self.stages.len()).rev() {
-            let mut consumers = topology.consumers[stage].iter();
-            demanded[stage] =
-                consumers.len() == 0 || consumers.any(|c| demanded[c.0 as usize] && !self.get(*c).is_done());
-        }
-        demanded
-    }
-
     /// The stages that may and must run now, most urgent first.
     pub(super) fn schedulable(&self, topology: &Topology) -> impl Iterator<Item = StageId> {
         let demanded = self.demanded(topology);
@@ -169,6 +165,9 @@ impl StageRun {
             waiting: (0..tasks).map(|task| (Instant::default(), task)).collect(),
             running: BTreeSet::new(),
             won: 0,
+            won_rows: 0,
+            skipped: 0,
+            unneeded: 0,
             counts: AttemptCounts::default(),
             locality: LocalityCounts::default(),
             first_chunk: None,
@@ -195,16 +194,18 @@ impl StageRun {
     /// Sets how many tasks the stage has in its epoch, at most as many as were planned. Nothing of the epoch may have begun.
     pub(super) fn set_task_count(&mut self, tasks: u32) {
         self.count = (tasks as usize).min(self.all_tasks.len());
+        self.forget_surplus();
         let waits = |(task, run): (u32, &TaskRun)| match run.state {
             TaskState::Waiting { not_before } => Some((not_before, task)),
-            TaskState::Running(_) | TaskState::Won(_) => None,
+            TaskState::Running(_) | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => None,
         };
         self.waiting = (0..).zip(self.tasks()).filter_map(waits).collect();
+        self.count_set_aside();
     }
 
-    /// How many tasks have a winner.
-    pub(super) fn won(&self) -> u32 {
-        self.won
+    /// Rows that the winners wrote to the exchange.
+    pub(super) fn won_rows(&self) -> u128 {
+        self.won_rows
     }
 
     /// How many tasks have an attempt at work.
@@ -222,9 +223,9 @@ impl StageRun {
         tasks.flat_map(TaskRun::running_attempts)
     }
 
-    /// Whether every task has a winner whose output can be read.
+    /// Whether every task that is read has a winner whose output can be read.
     pub(super) fn is_done(&self) -> bool {
-        self.won as usize == self.count
+        (self.won + self.skipped) as usize == self.count
     }
 
     /// The tasks whose backoff is over.
@@ -238,7 +239,7 @@ impl StageRun {
 
     /// Where the stage stands, given whether all its inputs can be read.
     pub(super) fn state(&self, inputs_done: bool) -> StageState {
-        if self.is_done() {
+        if self.is_settled() {
             StageState::Done
         } else if self.is_running() || self.won > 0 {
             StageState::Running
@@ -263,7 +264,9 @@ impl StageRun {
         for task in self.tasks() {
             task.running_attempts()
                 .for_each(|attempt| metrics += attempt.metrics);
-            if let Some(winner) = task.winner() {
+            // What an output cost that was lost when nobody needed it any more.
+            let past = task.past_winners.last().filter(|_| task.is_unneeded());
+            if let Some(winner) = task.winner().or(past) {
                 metrics += winner.metrics;
             }
         }
@@ -357,6 +360,7 @@ impl StageRun {
         run.lost_winner = None;
         run.failed_on = None;
         let id = winner.id;
+        self.won_rows += u128::from(winner.rows);
         let before = std::mem::replace(&mut run.state, TaskState::Won(winner));
         self.running.remove(&task);
         let others = match before {
@@ -365,16 +369,23 @@ impl StageRun {
                 Vec::new()
             }
             TaskState::Running(attempts) => attempts.into_values().filter(|other| other.id != id).collect(),
-            TaskState::Won(_) => {
+            TaskState::Won(before) => {
                 self.won -= 1;
+                self.won_rows -= u128::from(before.rows);
+                Vec::new()
+            }
+            TaskState::Skipped => {
+                self.skipped -= 1;
+                Vec::new()
+            }
+            TaskState::Unneeded => {
+                self.unneeded -= 1;
                 Vec::new()
             }
         };
         self.counts.cancelled += u32::try_from(others.len()).unwrap_or(u32::MAX);
         self.won += 1;
-        if self.is_done() {
-            self.ended.get_or_insert(now);
-        }
+        self.note_end(now);
         others
     }
 
@@ -384,6 +395,7 @@ impl StageRun {
         let winner = run.take_winner()?;
         run.last_loss = Some(format!("its output was lost on {}", winner.worker.name));
         self.won -= 1;
+        self.won_rows -= u128::from(winner.rows);
         self.ended = None;
         self.counts.lost += 1;
         self.waiting.insert((Instant::default(), task));
@@ -416,12 +428,15 @@ impl StageRun {
                 self.waiting.remove(&(*not_before, task));
             }
             TaskState::Running(_) => return Vec::new(),
-            TaskState::Won(_) => {
+            TaskState::Won(winner) => {
                 self.won -= 1;
-                self.ended = None;
+                self.won_rows -= u128::from(winner.rows);
                 self.counts.lost += 1;
             }
+            TaskState::Skipped => self.skipped -= 1,
+            TaskState::Unneeded => self.unneeded -= 1,
         }
+        self.ended = None;
         run.state = TaskState::Waiting {
             not_before: Instant::default(),
         };

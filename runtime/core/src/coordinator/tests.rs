@@ -5,6 +5,7 @@ mod filters;
 mod fixture;
 mod graphs;
 mod layouts;
+mod limits;
 mod losses;
 mod measures;
 mod poison;

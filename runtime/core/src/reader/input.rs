@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::event::FetchId;
 use super::machine::{Config, MIN_FETCH_BYTES};
 use crate::ids::{AttemptId, StreamEpoch, StreamId, TaskId, WorkerId};
-use crate::message::AssignedInput;
+use crate::message::{AssignedInput, Writer};
 use crate::ranges::ByteRange;
 use crate::time::Instant;
 
@@ -123,10 +123,8 @@ impl Input {
         let partitions: BTreeSet<u32> = assigned.assigned_reduce_partitions.iter().copied().collect();
         let mut tasks = BTreeMap::new();
         if !partitions.is_empty() {
-            for writer in &assigned.writers {
-                let stage = writer.stage;
-                tasks.extend((0..writer.tasks).map(|task| (TaskId { stage, task }, MapTask::default())));
-            }
+            let map_tasks = assigned.writers.iter().flat_map(Writer::map_tasks);
+            tasks.extend(map_tasks.map(|task| (task, MapTask::default())));
         }
         Self {
             delivery,

@@ -84,6 +84,7 @@ impl World {
                 Some(told) => *told,
                 None => self.plan.graph.stages[stage.0 as usize].tasks,
             },
+            only: None,
         };
         let input = AssignedInput {
             writers: result.writers.iter().map(writer).collect(),

@@ -42,7 +42,12 @@ impl Division {
     pub fn on_assigned(&mut self, assignment: &Assignment) -> Result<(), Violation> {
         let attempt = assignment.attempt;
         let writers = assignment.inputs.iter().flat_map(|input| &input.writers);
-        for Writer { stage, tasks } in writers {
+        for Writer {
+            stage,
+            tasks,
+            only: _,
+        } in writers
+        {
             self.check(*stage, *tasks)?;
         }
         let epoch = self.epochs.entry(attempt.stage).or_default();

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::audit::Violation;
+use super::limit;
 use super::model::{Row, sort_key};
 use super::plan::Sabotage;
 use super::world::{SimEvent, World};
@@ -60,15 +61,11 @@ impl Reading {
             silence_limit: Duration::from_millis(800),
         };
         let with_delivery: Vec<_> = inputs.iter().map(|input| (input.clone(), delivery)).collect();
-        let tasks_of = |writer: &Writer| {
-            let stage = writer.stage;
-            (0..writer.tasks).map(move |task| TaskId { stage, task })
-        };
         Self {
             reader: Reader::new(config, &with_delivery),
             tasks: inputs
                 .iter()
-                .map(|input| input.writers.iter().flat_map(tasks_of).collect())
+                .map(|input| input.writers.iter().flat_map(Writer::map_tasks).collect())
                 .collect(),
             ranges: inputs.iter().map(|input| input.range.clone()).collect(),
             taken: vec![BTreeMap::new(); inputs.len()],
@@ -235,6 +232,12 @@ impl World {
                 let (taken, ranges) = (reading.taken[input].clone(), reading.ranges[input].is_some());
                 self.audit.on_input_read(&tasks, &taken, ranges)?;
                 self.check_range(id, input, &taken)?;
+                if let ReaderId::Attempt { attempt, .. } = id {
+                    let graph = &self.plan.graph;
+                    let exchange = graph.stages[attempt.stage.0 as usize].inputs[input].exchange;
+                    let rows = taken.values().map(|rows| rows.len() as u64).sum();
+                    limit::judge_read(graph, exchange, &tasks, rows)?;
+                }
             }
             reader::Action::Fail { map_attempt, error } => self.fail_reader(id, map_attempt, error),
         }

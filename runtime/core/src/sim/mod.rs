@@ -11,6 +11,7 @@ mod division;
 mod faults;
 mod fetch;
 mod filters;
+mod limit;
 mod model;
 mod node;
 mod plan;

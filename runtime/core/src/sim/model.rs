@@ -173,6 +173,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
         kind: ExchangeKind::Hash,
         partitions,
         writers,
+        fetch: None,
     };
     let first: Vec<StageId> = (0..scans)
         .map(|scan| {

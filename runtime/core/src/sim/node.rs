@@ -7,6 +7,7 @@ use rand::Rng;
 use super::audit::Violation;
 use super::fetch::{ReaderId, Reading};
 use super::filters;
+use super::limit;
 use super::model::{Row, compute, mix, route, sort_key};
 use super::plan::Sabotage;
 use super::session::ToWorker;
@@ -322,8 +323,10 @@ impl World {
                 .map(|streams| streams.values().flatten().copied().collect())
                 .collect();
         }
+        limit::take(graph, &stage, attempt, &mut inputs);
         let mut rows = compute(&stage, attempt.task, &inputs);
         filters::apply(&job.assignment.filters, &mut rows);
+        limit::scan(graph, &stage, attempt, &mut rows);
         if repeat_row {
             rows.extend(rows.first().copied());
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::limit::limited_graph;
 use super::model::random_graph;
 use crate::coordinator::Policy;
 use crate::ids::TaskId;
@@ -50,14 +51,17 @@ pub enum Scenario {
     Client,
     /// As any, with a task that kills its worker whenever it runs.
     Poison,
+    /// As any, of queries with a limit.
+    Limit,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Deadline,
         Self::Abandoned,
         Self::Client,
         Self::Poison,
+        Self::Limit,
         Self::Any,
     ];
 
@@ -69,6 +73,7 @@ impl Scenario {
             Self::Abandoned => "abandoned-",
             Self::Client => "client-",
             Self::Poison => "poison-",
+            Self::Limit => "limit-",
         }
     }
 }
@@ -113,6 +118,8 @@ pub enum Sabotage {
     AssignTooFew,
     /// Runtime filters lack keys of rows that were written.
     ForgetKeys,
+    /// The coordinator takes half of a limit's rows for enough.
+    HalfLimit,
 }
 
 #[derive(Debug)]
@@ -156,6 +163,7 @@ impl Plan {
             Scenario::Abandoned => plan.abandon(&mut rng),
             Scenario::Client => plan.slow_the_client(&mut rng),
             Scenario::Poison => plan.poison(&mut rng),
+            Scenario::Limit => plan.graph = limited_graph(&mut rng),
         }
         (plan, rng)
     }
@@ -247,7 +255,8 @@ impl Plan {
             | Sabotage::LeavePartitionOut
             | Sabotage::ReadPartitionTwice
             | Sabotage::AssignTooFew
-            | Sabotage::ForgetKeys => {}
+            | Sabotage::ForgetKeys
+            | Sabotage::HalfLimit => {}
         }
     }
 
@@ -272,7 +281,8 @@ impl Plan {
             | Sabotage::LeavePartitionOut
             | Sabotage::ReadPartitionTwice
             | Sabotage::AssignTooFew
-            | Sabotage::ForgetKeys => span,
+            | Sabotage::ForgetKeys
+            | Sabotage::HalfLimit => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),

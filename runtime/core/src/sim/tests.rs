@@ -136,6 +136,22 @@ fn sim_seeds_with_a_task_that_kills_its_workers() {
     assert_often(&runs, 80, "lost two workers to it", |run| run.killed == 2);
 }
 
+#[test]
+fn sim_seeds_with_a_limit() {
+    let runs = honest_runs(Scenario::Limit, SEEDS);
+    let succeeded = |run: &Run| run.outcome == Outcome::Succeeded;
+    assert_often(&runs, 80, "succeeded", succeeded);
+    assert_often(&runs, 30, "succeeded without all of their tasks", |run| {
+        succeeded(run) && run.skipped > 0
+    });
+    assert_often(
+        &runs,
+        5,
+        "lost work and succeeded without all of their tasks",
+        |run| succeeded(run) && run.lost_attempts > 0 && run.skipped > 0,
+    );
+}
+
 fn replay(scenario: Scenario, seed: u64) -> String {
     let prefix = scenario.prefix();
     format!("SLUICE_SIM_SEED={prefix}{seed} cargo test -p sluice-core sim_replay -- --nocapture")
@@ -220,6 +236,16 @@ fn a_filter_that_lacks_keys_is_noticed() {
 #[test]
 fn rows_of_two_runs_of_a_stage_are_noticed() {
     assert_noticed(Scenario::Any, Sabotage::HideIndeterminacy, "the result has");
+}
+
+#[test]
+fn a_limit_with_too_few_rows_is_noticed() {
+    assert_noticed(Scenario::Limit, Sabotage::HalfLimit, "a limit got");
+}
+
+#[test]
+fn rows_of_two_runs_of_a_limit_are_noticed() {
+    assert_noticed(Scenario::Limit, Sabotage::HideIndeterminacy, "the result has");
 }
 
 #[test]

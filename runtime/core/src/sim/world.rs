@@ -8,6 +8,7 @@ use rand::rngs::SmallRng;
 use super::audit::{Audit, Violation, judge_patience, judge_silence};
 use super::client::Client;
 use super::fetch::{Answer, ReaderId};
+use super::limit::judge_result;
 use super::model::{Row, reference};
 use super::node::Node;
 use super::plan::{FAULTS_END, Fault, Plan, SINK_ANSWER, SLOWEST, Sabotage};
@@ -143,6 +144,8 @@ pub struct Run {
     pub hung: u32,
     /// Stages that had fewer tasks than were planned.
     pub coalesced_stages: usize,
+    /// Tasks that a limit did not need.
+    pub skipped: u32,
 }
 
 impl World {
@@ -153,6 +156,13 @@ impl World {
                 .stages
                 .iter_mut()
                 .for_each(|stage| stage.determinism = Determinism::Unordered);
+        }
+        if plan.sabotage == Sabotage::HalfLimit {
+            let limits = graph
+                .exchanges
+                .iter_mut()
+                .filter_map(|exchange| exchange.fetch.as_mut());
+            limits.for_each(|rows| *rows = rows.div_ceil(2));
         }
         let coordinator = Coordinator::new(graph, plan.coordinator_policy(), Instant(0));
         let mut world = Self {
@@ -251,6 +261,7 @@ impl World {
         self.judge_end()?;
         let snapshot = self.coordinator.snapshot(Instant(self.now));
         let outcome = self.outcome.ok_or("no outcome")?;
+        let skipped = snapshot.stages.iter().map(|stage| stage.skipped).sum();
         let lost_attempts = snapshot.stages.iter().map(|stage| stage.lost_attempts).sum();
         let coalesced = snapshot.stages.iter().filter(|stage| {
             let reduce = stage.reduce.as_ref();
@@ -268,6 +279,7 @@ impl World {
             client_went_on: self.client.went_on,
             killed: self.killed.len(),
             hung: self.hung,
+            skipped,
         })
     }
 
@@ -293,7 +305,16 @@ impl World {
                         .collect(),
                     None => left,
                 };
-                self.audit.on_result(rows, &self.reference)
+                match self
+                    .plan
+                    .graph
+                    .exchanges
+                    .iter()
+                    .any(|exchange| exchange.fetch.is_some())
+                {
+                    true => judge_result(&self.plan.graph, &rows, &self.reference),
+                    false => self.audit.on_result(rows, &self.reference),
+                }
             }
             Some(Outcome::Failed(_) | Outcome::Cancelled) if self.plan.is_calm() => {
                 Err(format!("nothing went wrong, but: {:?}", self.outcome))

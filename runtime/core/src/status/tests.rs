@@ -22,6 +22,7 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
             StageState::Running => 1,
             StageState::Done => 4,
         },
+        skipped: 0,
         failed_attempts: u32::from(begun),
         lost_attempts: 0,
         cancelled_attempts: 0,

@@ -38,6 +38,7 @@ impl Cutter<'_> {
         let schema = schema_of(&branches)?;
         let facts = shared_facts(&branches, ReadMode::Merged, None)?;
         let exchange = self.close_all(branches, ExchangeKind::Forward, 1, &[], why)?;
+        self.set_fetch(exchange, fetch);
         Ok(limited(
             Branch {
                 plan: read(exchange, &schema, ReadMode::Merged, facts)?,
@@ -46,6 +47,13 @@ impl Cutter<'_> {
             },
             fetch,
         ))
+    }
+
+    /// Any `fetch` rows of the exchange are enough: its only reader is a limit.
+    fn set_fetch(&mut self, exchange: ExchangeId, fetch: Option<usize>) {
+        if let Some(written) = self.written.get_mut(exchange.0 as usize) {
+            written.exchange.fetch = fetch.map(|rows| rows as u64);
+        }
     }
 
     /// All rows of `plan`, whose branches these are, in one task; in its order, if it has one.

@@ -86,6 +86,7 @@ impl Cutter<'_> {
             kind: output.kind,
             partitions: output.partitions,
             writers,
+            fetch: None,
         };
         self.written.push(Written {
             exchange,

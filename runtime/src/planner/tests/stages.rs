@@ -204,6 +204,43 @@ async fn limits_stand_on_both_sides_of_a_cut() {
 }
 
 #[tokio::test]
+async fn an_exchange_that_a_limit_reads_says_how_many_rows_are_enough() {
+    let bench = Bench::new().await;
+    let fetches = |query: &PlannedQuery| -> Vec<Option<u64>> {
+        let exchanges = query.graph.exchanges.iter();
+        exchanges.map(|exchange| exchange.fetch).collect()
+    };
+    for (sql, expected) in [
+        ("SELECT id FROM big LIMIT 10", vec![Some(10), None]),
+        (
+            "SELECT id FROM big WHERE k > 3 LIMIT 10 OFFSET 5",
+            vec![Some(15), None],
+        ),
+        (
+            "SELECT id FROM big UNION ALL SELECT id FROM mid LIMIT 7",
+            // The limit also stands in a branch of several tasks.
+            vec![Some(7), Some(7), None],
+        ),
+        (
+            "SELECT count(*) FROM (SELECT id FROM big LIMIT 7)",
+            vec![Some(7), None],
+        ),
+        // Which rows are first is known only when all were read.
+        ("SELECT id FROM big ORDER BY id LIMIT 10", vec![None, None]),
+        ("SELECT g, count(*) FROM big GROUP BY g", vec![None, None]),
+    ] {
+        let query = planned(&bench, sql).await;
+        assert_eq!(fetches(&query), expected, "{sql}\n{}", explain(&query));
+    }
+    let query = planned(&bench, "SELECT id FROM big LIMIT 10").await;
+    let text = explain(&query);
+    assert!(
+        text.contains("(forward, 1 partition, 10 rows are enough)"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
 async fn a_query_is_ordered_by_its_own_order_alone() {
     let bench = Bench::new().await;
     assert!(

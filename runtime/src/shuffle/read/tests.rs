@@ -152,6 +152,7 @@ fn input(stage: u32, tasks: u32, delivery: Delivery) -> ReadInput {
             writers: vec![Writer {
                 stage: StageId(stage),
                 tasks,
+                only: None,
             }],
             assigned_reduce_partitions: vec![0],
             range: None,

@@ -199,7 +199,11 @@ fn assignment() -> wire::AssignAttempt {
         stream_epoch: 4,
         output_partitions: 8,
         inputs: vec![wire::AssignedInput {
-            writers: vec![wire::Writer { stage: 1, tasks: 5 }],
+            writers: vec![wire::Writer {
+                stage: 1,
+                tasks: 5,
+                only: Some(wire::TaskSet { tasks: vec![0, 4] }),
+            }],
             assigned_reduce_partitions: vec![1, 2, 3],
             range: Some(wire::KeyRange {
                 lower: Some(bound(b"a")),

@@ -58,6 +58,7 @@ pub fn exchange(id: u32, kind: ExchangeKind, partitions: u32, writers: &[u32]) -
         kind,
         partitions,
         writers: writers.iter().copied().map(StageId).collect(),
+        fetch: None,
     }
 }
 

@@ -40,7 +40,7 @@ fn partitions(actions: &[Action]) -> Vec<Vec<u32>> {
 
 fn result_tasks(actions: &[Action]) -> Vec<Writer> {
     let told = |action: &Action| match action {
-        Action::SetResultTasks { writer } => Some(*writer),
+        Action::SetResultTasks { writer } => Some(writer.clone()),
         _ => None,
     };
     actions.iter().filter_map(told).collect()
@@ -73,7 +73,8 @@ fn barrier_time_coalescing_reads_neighbours_in_one_task() {
         result_tasks(&actions),
         [Writer {
             stage: root,
-            tasks: 2
+            tasks: 2,
+            only: None,
         }]
     );
     let seen = reduce(&query, 1);
@@ -167,7 +168,8 @@ fn inputs_that_are_divided_together_are_coalesced_by_their_sum() {
         writers,
         [Writer {
             stage: StageId(2),
-            tasks: 2
+            tasks: 2,
+            only: None,
         }],
         "its reader waits for no surplus task"
     );

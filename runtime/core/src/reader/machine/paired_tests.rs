@@ -42,6 +42,7 @@ impl World {
             writers: vec![Writer {
                 stage: StageId(0),
                 tasks: TASKS,
+                only: None,
             }],
             assigned_reduce_partitions: PARTITIONS.to_vec(),
             range: None,

@@ -22,6 +22,7 @@ fn input(stage: u32, tasks: u32, partitions: &[u32]) -> AssignedInput {
         writers: vec![Writer {
             stage: StageId(stage),
             tasks,
+            only: None,
         }],
         assigned_reduce_partitions: partitions.to_vec(),
         range: None,

@@ -21,6 +21,7 @@ async fn an_attempt_that_reads_more_tasks_than_a_graph_has_is_refused() {
     let writer = wire::Writer {
         stage: 0,
         tasks: u32::MAX,
+        only: None,
     };
     let input = wire::AssignedInput {
         writers: vec![writer; 4],

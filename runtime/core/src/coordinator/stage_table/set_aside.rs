@@ -1,0 +1,148 @@
+//! Tasks that do not have to run: a limit has enough rows without them, or nobody can read what they would write.
+
+use super::{StageRun, StageTable};
+use crate::coordinator::attempts::{TaskRun, TaskState};
+use crate::coordinator::topology::Topology;
+use crate::ids::TaskId;
+use crate::time::Instant;
+
+impl StageTable {
+    /// Per stage, whether its output is still needed: by the client, the sink, or a needed stage with a task that has no
+    /// winner.
+    pub(super) fn demanded(&self, topology: &Topology) -> Vec<bool> {
+        let mut demanded = vec![false; self.stages.len()];
+        for stage in (0..self.stages.len()).rev() {
+            let mut consumers = topology.consumers[stage].iter();
+            demanded[stage] =
+                consumers.len() == 0 || consumers.any(|c| demanded[c.0 as usize] && !self.get(*c).is_done());
+        }
+        demanded
+    }
+}
+
+impl StageRun {
+    /// Whether a limit was found to need fewer tasks than there are.
+    pub(in crate::coordinator) fn has_skipped(&self) -> bool {
+        self.skipped > 0
+    }
+
+    /// How many tasks have won, whatever became of their output since, unless they must run again.
+    pub(in crate::coordinator) fn done(&self) -> u32 {
+        let unneeded = self.tasks().iter().filter(|task| task.is_unneeded());
+        let won_before = unneeded.filter(|task| task.has_won_before()).count();
+        self.won
+            .saturating_add(u32::try_from(won_before).unwrap_or(u32::MAX))
+    }
+
+    /// How many tasks count as done without an attempt that has won.
+    pub(in crate::coordinator) fn without_winner(&self) -> u32 {
+        self.won + self.skipped + self.unneeded - self.done()
+    }
+
+    /// Whether no task has to run as things stand.
+    pub(in crate::coordinator) fn is_settled(&self) -> bool {
+        (self.won + self.skipped + self.unneeded) as usize == self.count
+    }
+
+    /// The tasks that have won, if a limit needs no others.
+    pub(in crate::coordinator) fn only_tasks(&self) -> Option<Vec<u32>> {
+        let won = (0..)
+            .zip(self.tasks())
+            .filter(|(_, task)| task.winner().is_some());
+        self.has_skipped().then(|| won.map(|(task, _)| task).collect())
+    }
+
+    /// Notes that the stage has ended, if it has.
+    pub(super) fn note_end(&mut self, now: Instant) {
+        if self.is_settled() {
+            self.ended.get_or_insert(now);
+        }
+    }
+
+    /// The tasks without a winner: those that wait, and those with attempts at work.
+    pub(in crate::coordinator) fn open_tasks(&self) -> Vec<TaskId> {
+        let waiting = self.waiting.iter().map(|(_, task)| *task);
+        let open = waiting.chain(self.running.iter().copied());
+        open.map(|task| TaskId { stage: self.id, task }).collect()
+    }
+
+    /// Takes a waiting task from those that have to run.
+    fn set_aside(&mut self, task: u32, state: TaskState, now: Instant) -> bool {
+        let run = &mut self.all_tasks[task as usize];
+        let TaskState::Waiting { not_before } = run.state else {
+            return false;
+        };
+        self.waiting.remove(&(not_before, task));
+        run.state = state;
+        self.note_end(now);
+        true
+    }
+
+    /// Skips a waiting task, since other tasks have written enough rows. An output of it that comes back does not count.
+    pub(in crate::coordinator) fn skip(&mut self, task: u32, now: Instant) {
+        self.skipped += 1;
+        if self.set_aside(task, TaskState::Skipped, now) {
+            self.all_tasks[task as usize].lost_winner = None;
+        } else {
+            self.skipped -= 1;
+        }
+    }
+
+    /// Marks a waiting task as one whose output nobody can read.
+    pub(in crate::coordinator) fn mark_unneeded(&mut self, task: u32, now: Instant) {
+        self.unneeded += 1;
+        if !self.set_aside(task, TaskState::Unneeded, now) {
+            self.unneeded -= 1;
+        }
+    }
+
+    /// Lets tasks that the layout leaves out wait for an epoch in which the stage has them.
+    pub(super) fn forget_surplus(&mut self) {
+        for run in self.all_tasks.iter_mut().skip(self.count) {
+            if run.is_set_aside() {
+                run.state = TaskState::Waiting {
+                    not_before: Instant::default(),
+                };
+            }
+        }
+    }
+
+    /// Counts the tasks that do not have to run, of those that the stage has.
+    pub(super) fn count_set_aside(&mut self) {
+        let count = |is_so: &dyn Fn(&TaskRun) -> bool| {
+            let tasks = self.tasks().iter().filter(|task| is_so(task)).count();
+            u32::try_from(tasks).unwrap_or(u32::MAX)
+        };
+        let unneeded = count(&TaskRun::is_unneeded);
+        self.skipped = count(&TaskRun::is_set_aside) - unneeded;
+        self.unneeded = unneeded;
+    }
+
+    /// Lets the skipped tasks wait again.
+    pub(in crate::coordinator) fn wake_skipped(&mut self) {
+        if self.skipped > 0 {
+            self.wake(&TaskState::Skipped);
+            self.skipped = 0;
+        }
+    }
+
+    /// Lets the tasks wait again whose output somebody needs after all.
+    pub(in crate::coordinator) fn wake_unneeded(&mut self) {
+        if self.unneeded > 0 {
+            self.wake(&TaskState::Unneeded);
+            self.unneeded = 0;
+        }
+    }
+
+    fn wake(&mut self, from: &TaskState) {
+        for (task, run) in (0..).zip(self.all_tasks.iter_mut().take(self.count)) {
+            if run.state == *from {
+                run.state = TaskState::Waiting {
+                    not_before: Instant::default(),
+                };
+                self.waiting.insert((Instant::default(), task));
+                self.ended = None;
+            }
+        }
+    }
+}
