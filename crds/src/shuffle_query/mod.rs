@@ -22,7 +22,7 @@ pub use retry::{
 };
 pub use shuffle::{
     AdaptiveMode, AdaptiveSpec, Compression, MAX_FETCH_WINDOW_PARTITIONS, MAX_PARTITIONS, RuntimeFilters,
-    ShuffleSpec,
+    ShuffleRetention, ShuffleSpec,
 };
 pub use sink::{IfExists, PreviewMode, SinkSpec};
 pub use spec::{

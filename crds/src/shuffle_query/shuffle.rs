@@ -32,6 +32,9 @@ pub struct ShuffleSpec {
     /// Whether scans leave out rows by the join keys of other stages. The schema tells what the type says.
     #[serde(default)]
     pub runtime_filters: RuntimeFilters,
+    /// How long workers keep shuffle data: UntilRead, or UntilEnd of the query. The schema tells what the types say.
+    #[serde(default)]
+    pub retention: ShuffleRetention,
 }
 
 /// Whether scans leave out rows by the join keys that other stages have written, before they are shuffled and joined: Auto
@@ -111,6 +114,20 @@ impl Default for AdaptiveSpec {
     }
 }
 
+/// How long workers keep what a stage wrote to its exchange. UntilRead: until all stages that read it have ended; a query
+/// takes little memory and disk, and when a worker is lost, what its tasks had read has to be made again. UntilEnd: until the
+/// query ends; only what the lost worker had runs again.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum ShuffleRetention {
+    /// Until all stages that read it have ended.
+    #[default]
+    UntilRead,
+    /// Until the query ends.
+    UntilEnd,
+}
+
 /// Compression of shuffle data, in memory, on disk and on the wire: None, Lz4 (fast) or Zstd (small). Without it, None if
 /// coordinator and workers run on one machine, else Lz4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
@@ -135,6 +152,7 @@ impl Default for ShuffleSpec {
             reduce_fetch_window_partitions: default_reduce_fetch_window_partitions(),
             adaptive: AdaptiveSpec::default(),
             runtime_filters: RuntimeFilters::default(),
+            retention: ShuffleRetention::default(),
         }
     }
 }

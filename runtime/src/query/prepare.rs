@@ -269,6 +269,7 @@ fn policy(spec: &ShuffleQuerySpec, sink: bool, adaptive: Option<AdaptivePolicy>)
         reduce_fetch_window_partitions: spec.shuffle.reduce_fetch_window_partitions,
         min_range_bytes: MIN_RANGE_BYTES,
         adaptive,
+        retention: spec.shuffle.retention,
         sink,
     }
 }

@@ -33,7 +33,10 @@ pub(super) enum TaskState {
     /// Other tasks have written as many rows as the limit that reads the exchange takes. It counts as done, with no rows.
     Skipped,
     /// It has no output, and all stages that could read one have ended. It waits again if one of them has to run again.
-    Unneeded,
+    Unneeded {
+        /// Whether it had an output, which was dropped when all of them had ended.
+        released: bool,
+    },
 }
 
 /// An attempt at work.
@@ -192,7 +195,10 @@ impl TaskRun {
     pub(super) fn running_attempts(&self) -> impl Iterator<Item = &RunningAttempt> {
         let attempts = match &self.state {
             TaskState::Running(attempts) => Some(attempts),
-            TaskState::Waiting { .. } | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => None,
+            TaskState::Waiting { .. }
+            | TaskState::Won(_)
+            | TaskState::Skipped
+            | TaskState::Unneeded { .. } => None,
         };
         attempts.into_iter().flat_map(BTreeMap::values)
     }
@@ -201,7 +207,10 @@ impl TaskRun {
     pub(super) fn running_attempt(&self, id: AttemptId) -> Option<&RunningAttempt> {
         match &self.state {
             TaskState::Running(attempts) => attempts.get(&id.attempt).filter(|attempt| attempt.id == id),
-            TaskState::Waiting { .. } | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => None,
+            TaskState::Waiting { .. }
+            | TaskState::Won(_)
+            | TaskState::Skipped
+            | TaskState::Unneeded { .. } => None,
         }
     }
 
@@ -214,7 +223,7 @@ impl TaskRun {
             TaskState::Running(attempts) => {
                 attempts.insert(attempt.id.attempt, attempt);
             }
-            TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => {}
+            TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded { .. } => {}
         }
     }
 
@@ -237,14 +246,16 @@ impl TaskRun {
     pub(super) fn is_waiting(&self) -> bool {
         match &self.state {
             TaskState::Waiting { .. } => true,
-            TaskState::Running(_) | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => false,
+            TaskState::Running(_) | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded { .. } => {
+                false
+            }
         }
     }
 
     /// Whether it has no output, and nobody could read one.
     pub(super) fn is_unneeded(&self) -> bool {
         match &self.state {
-            TaskState::Unneeded => true,
+            TaskState::Unneeded { .. } => true,
             TaskState::Waiting { .. } | TaskState::Running(_) | TaskState::Won(_) | TaskState::Skipped => {
                 false
             }
@@ -254,7 +265,7 @@ impl TaskRun {
     /// Whether it does not have to run, for whatever reason.
     pub(super) fn is_set_aside(&self) -> bool {
         match &self.state {
-            TaskState::Skipped | TaskState::Unneeded => true,
+            TaskState::Skipped | TaskState::Unneeded { .. } => true,
             TaskState::Waiting { .. } | TaskState::Running(_) | TaskState::Won(_) => false,
         }
     }
@@ -268,7 +279,7 @@ impl TaskRun {
         now: Instant,
     ) {
         match &mut self.state {
-            TaskState::Waiting { .. } | TaskState::Skipped | TaskState::Unneeded => {}
+            TaskState::Waiting { .. } | TaskState::Skipped | TaskState::Unneeded { .. } => {}
             TaskState::Running(attempts) => {
                 let attempt = attempts.get_mut(&id.attempt);
                 if let Some(attempt) = attempt.filter(|known| known.id == id && known.worker == *worker) {
@@ -291,7 +302,10 @@ impl TaskRun {
     pub(super) fn excuse_running(&mut self, now: Instant) {
         match &mut self.state {
             TaskState::Running(attempts) => attempts.values_mut().for_each(|attempt| attempt.active = now),
-            TaskState::Waiting { .. } | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => {}
+            TaskState::Waiting { .. }
+            | TaskState::Won(_)
+            | TaskState::Skipped
+            | TaskState::Unneeded { .. } => {}
         }
     }
 
@@ -299,9 +313,10 @@ impl TaskRun {
     pub(super) fn winner(&self) -> Option<&Winner> {
         match &self.state {
             TaskState::Won(winner) => Some(winner),
-            TaskState::Waiting { .. } | TaskState::Running(_) | TaskState::Skipped | TaskState::Unneeded => {
-                None
-            }
+            TaskState::Waiting { .. }
+            | TaskState::Running(_)
+            | TaskState::Skipped
+            | TaskState::Unneeded { .. } => None,
         }
     }
 
@@ -315,7 +330,7 @@ impl TaskRun {
             other @ (TaskState::Waiting { .. }
             | TaskState::Running(_)
             | TaskState::Skipped
-            | TaskState::Unneeded) => {
+            | TaskState::Unneeded { .. }) => {
                 self.state = other;
                 None
             }

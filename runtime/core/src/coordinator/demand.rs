@@ -1,12 +1,14 @@
-//! Which tasks need not run. A limit may have enough rows without them, or all stages that could read their output have
-//! ended.
+//! Which tasks need not run, and which outputs are not needed any more. A limit may have enough rows without a task, or all
+//! stages that could read its output have ended.
 
 use super::Coordinator;
 use super::outcome::QueryState;
 use crate::ids::{StageId, TaskId};
+use sluice_crds::shuffle_query::ShuffleRetention;
 
 impl Coordinator {
-    /// Sets aside the tasks whose output nobody can read any more, and wakes those that are needed again.
+    /// Sets aside the tasks whose output nobody can read any more, drops the outputs that were read, and wakes the tasks that
+    /// are needed again.
     pub(super) fn follow_demand(&mut self) {
         let stages = u32::try_from(self.graph.stages.len()).unwrap_or(u32::MAX);
         // Readers come after what they read.
@@ -27,6 +29,24 @@ impl Coordinator {
                 for task in self.stop_open_tasks(id) {
                     self.stages.get_mut(id).mark_unneeded(task.task, self.now);
                 }
+                self.release_outputs(id);
+            }
+        }
+    }
+
+    /// Drops what a stage wrote, if that is not to be kept until the query ends.
+    fn release_outputs(&mut self, id: StageId) {
+        match self.policy.retention {
+            ShuffleRetention::UntilRead => {}
+            ShuffleRetention::UntilEnd => return,
+        }
+        if self.stages.get(id).won() == 0 {
+            return;
+        }
+        let tasks = u32::try_from(self.stages.get(id).tasks().len()).unwrap_or(u32::MAX);
+        for task in 0..tasks {
+            if let Some(winner) = self.stages.get_mut(id).release(task) {
+                self.retire(&winner.worker, winner.id);
             }
         }
     }

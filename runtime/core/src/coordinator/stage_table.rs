@@ -197,10 +197,17 @@ impl StageRun {
         self.forget_surplus();
         let waits = |(task, run): (u32, &TaskRun)| match run.state {
             TaskState::Waiting { not_before } => Some((not_before, task)),
-            TaskState::Running(_) | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded => None,
+            TaskState::Running(_) | TaskState::Won(_) | TaskState::Skipped | TaskState::Unneeded { .. } => {
+                None
+            }
         };
         self.waiting = (0..).zip(self.tasks()).filter_map(waits).collect();
         self.count_set_aside();
+    }
+
+    /// How many tasks have a winner whose output can be read.
+    pub(super) fn won(&self) -> u32 {
+        self.won
     }
 
     /// Rows that the winners wrote to the exchange.
@@ -264,7 +271,7 @@ impl StageRun {
         for task in self.tasks() {
             task.running_attempts()
                 .for_each(|attempt| metrics += attempt.metrics);
-            // What an output cost that was lost when nobody needed it any more.
+            // What an output cost that nobody needs any more.
             let past = task.past_winners.last().filter(|_| task.is_unneeded());
             if let Some(winner) = task.winner().or(past) {
                 metrics += winner.metrics;
@@ -378,7 +385,7 @@ impl StageRun {
                 self.skipped -= 1;
                 Vec::new()
             }
-            TaskState::Unneeded => {
+            TaskState::Unneeded { released: _ } => {
                 self.unneeded -= 1;
                 Vec::new()
             }
@@ -434,7 +441,10 @@ impl StageRun {
                 self.counts.lost += 1;
             }
             TaskState::Skipped => self.skipped -= 1,
-            TaskState::Unneeded => self.unneeded -= 1,
+            TaskState::Unneeded { released } => {
+                self.unneeded -= 1;
+                self.counts.lost += u32::from(*released);
+            }
         }
         self.ended = None;
         run.state = TaskState::Waiting {

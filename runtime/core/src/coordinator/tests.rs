@@ -10,6 +10,7 @@ mod losses;
 mod measures;
 mod poison;
 mod ranges;
+mod release;
 mod retries;
 mod scheduling;
 mod stalls;

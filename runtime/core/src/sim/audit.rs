@@ -41,6 +41,12 @@ pub struct Audit {
     winners: BTreeMap<TaskId, AttemptId>,
     /// Attempts whose rows count no more.
     superseded: BTreeSet<AttemptId>,
+    /// Finished outputs that a worker was not told to drop, and where they are.
+    kept: BTreeMap<AttemptId, String>,
+    /// Tasks of which the output that counted was dropped, and in which epoch of their stage.
+    released: BTreeMap<TaskId, StageEpoch>,
+    /// How often such a task ran again in that epoch.
+    pub ran_again: u32,
     ended: bool,
     division: Division,
     /// What each stream of a finished attempt holds.
@@ -58,8 +64,10 @@ impl Audit {
     /// Records an event before the coordinator handles it.
     pub fn on_event(&mut self, event: &Event) {
         match event {
-            Event::WorkerJoined { worker, .. } => {
+            Event::WorkerJoined { worker, held, .. } => {
                 self.lose(&worker.name);
+                let held = held.iter().map(|attempt| (*attempt, worker.name.clone()));
+                self.kept.extend(held);
                 self.connected.insert(worker.name.clone());
                 let at_work = (worker.clone(), BTreeSet::new());
                 self.at_work.insert(worker.name.clone(), at_work);
@@ -71,8 +79,12 @@ impl Audit {
             Event::SlotsGranted { worker, slots } => {
                 *self.granted.entry(worker.name.clone()).or_insert(0) += slots;
             }
-            Event::AttemptSucceeded { attempt, .. } => {
+            Event::AttemptSucceeded { worker, attempt, .. } => {
                 self.end_work(*attempt);
+                let session = self.at_work.get(&worker.name);
+                if session.is_some_and(|(start, _)| start == worker) {
+                    self.kept.insert(*attempt, worker.name.clone());
+                }
                 // What was cancelled or lost does not count, even if it finished.
                 if self.live.get(&attempt.task_id()) == Some(attempt) {
                     self.succeeded.insert(*attempt);
@@ -130,6 +142,7 @@ impl Audit {
         self.connected.remove(worker);
         self.draining.remove(worker);
         self.granted.remove(worker);
+        self.kept.retain(|_, name| name != worker);
         let assigned = &self.assigned;
         let there = |attempt: &AttemptId| assigned.get(attempt).is_some_and(|name| name == worker);
         self.live.retain(|_, attempt| !there(attempt));
@@ -181,6 +194,10 @@ impl Audit {
                 Ok(())
             }
             Action::RetireAttempt { attempt, .. } => {
+                self.kept.remove(attempt);
+                if self.winners.get(&attempt.task_id()) == Some(attempt) {
+                    self.released.insert(attempt.task_id(), attempt.stage_epoch);
+                }
                 self.unwin(*attempt);
                 Ok(())
             }
@@ -207,6 +224,8 @@ impl Audit {
         if let Some(live) = self.live.insert(task, attempt) {
             return Err(format!("{attempt} was assigned while {live} is at work"));
         }
+        let again = self.released.remove(&task) == Some(attempt.stage_epoch);
+        self.ran_again += u32::from(again);
         let next = self.next_attempt.entry(task).or_insert(0);
         if attempt.attempt < *next {
             return Err(format!("the number of {attempt} was used before"));
@@ -319,6 +338,14 @@ impl Audit {
             return Err(format!("all rows of {attempt} had left, and they count"));
         }
         Ok(())
+    }
+
+    /// Checks at the end of a query that workers keep nothing of these stages, whose readers have all ended.
+    pub fn on_kept(&self, is_read: impl Fn(StageId) -> bool) -> Result<(), Violation> {
+        match self.kept.keys().find(|attempt| is_read(attempt.stage)) {
+            Some(attempt) => Err(format!("{attempt} was read and is kept")),
+            None => Ok(()),
+        }
     }
 
     /// Checks a failure for a poison task: two workers were lost while they ran it, and neither came back.

@@ -11,6 +11,7 @@ use crate::coordinator::Policy;
 use crate::ids::TaskId;
 use crate::layout::AdaptivePolicy;
 use crate::plan::{ExchangeKind, StageGraph};
+use sluice_crds::shuffle_query::ShuffleRetention;
 
 /// When faults end, in milliseconds.
 pub const FAULTS_END: u64 = 6_000;
@@ -120,6 +121,8 @@ pub enum Sabotage {
     ForgetKeys,
     /// The coordinator takes half of a limit's rows for enough.
     HalfLimit,
+    /// The coordinator keeps outputs that were read.
+    KeepOutputs,
 }
 
 #[derive(Debug)]
@@ -256,7 +259,8 @@ impl Plan {
             | Sabotage::ReadPartitionTwice
             | Sabotage::AssignTooFew
             | Sabotage::ForgetKeys
-            | Sabotage::HalfLimit => {}
+            | Sabotage::HalfLimit
+            | Sabotage::KeepOutputs => {}
         }
     }
 
@@ -282,11 +286,17 @@ impl Plan {
             | Sabotage::ReadPartitionTwice
             | Sabotage::AssignTooFew
             | Sabotage::ForgetKeys
-            | Sabotage::HalfLimit => span,
+            | Sabotage::HalfLimit
+            | Sabotage::KeepOutputs => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),
             no_workers_grace: stretched(self.policy.no_workers_grace),
+            retention: if self.sabotage == Sabotage::KeepOutputs {
+                ShuffleRetention::UntilEnd
+            } else {
+                self.policy.retention
+            },
             ..self.policy.clone()
         }
     }
@@ -339,6 +349,10 @@ impl Plan {
                 reduce_fetch_window_partitions: 4,
                 min_range_bytes: rng.random_range(1..100_000),
                 adaptive: rng.random_bool(0.8).then(|| random_adaptive(&mut rng)),
+                retention: match seed % 2 {
+                    0 => ShuffleRetention::UntilRead,
+                    _ => ShuffleRetention::UntilEnd,
+                },
                 sink: rng.random_bool(0.4),
             },
             slots,

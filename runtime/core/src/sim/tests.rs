@@ -92,6 +92,12 @@ fn sim_seeds() {
     assert_often(&runs, 3, "had an attempt that stood still and succeeded", |run| {
         succeeded(run) && run.hung > 0
     });
+    assert_often(
+        &runs,
+        1,
+        "made what was read and dropped again and succeeded",
+        |run| succeeded(run) && run.ran_again > 0,
+    );
     // Two workers that go for other reasons may have run the same task, the more so the fewer tasks there are.
     assert_often(&runs, 96, "did not end for a task that is innocent", |run| {
         !failed_for(run, ErrorReason::PoisonTask)
@@ -236,6 +242,11 @@ fn a_filter_that_lacks_keys_is_noticed() {
 #[test]
 fn rows_of_two_runs_of_a_stage_are_noticed() {
     assert_noticed(Scenario::Any, Sabotage::HideIndeterminacy, "the result has");
+}
+
+#[test]
+fn an_output_that_is_kept_for_nobody_is_noticed() {
+    assert_noticed(Scenario::Any, Sabotage::KeepOutputs, "was read and is kept");
 }
 
 #[test]

@@ -1,14 +1,15 @@
 //! The clock, the queue of what is going to happen, and the coordinator's shell.
 
+mod judge;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-use super::audit::{Audit, Violation, judge_patience, judge_silence};
+use super::audit::{Audit, Violation};
 use super::client::Client;
 use super::fetch::{Answer, ReaderId};
-use super::limit::judge_result;
 use super::model::{Row, reference};
 use super::node::Node;
 use super::plan::{FAULTS_END, Fault, Plan, SINK_ANSWER, SLOWEST, Sabotage};
@@ -146,6 +147,8 @@ pub struct Run {
     pub coalesced_stages: usize,
     /// Tasks that a limit did not need.
     pub skipped: u32,
+    /// Tasks that ran again after their output was dropped.
+    pub ran_again: u32,
 }
 
 impl World {
@@ -280,52 +283,8 @@ impl World {
             killed: self.killed.len(),
             hung: self.hung,
             skipped,
+            ran_again: self.audit.ran_again,
         })
-    }
-
-    fn judge_end(&mut self) -> Result<(), Violation> {
-        let wake = self.coordinator.next_deadline();
-        let later = self.coordinator.handle(Instant(self.now + 1), Event::Ticked);
-        judge_silence(wake, &later)?;
-        if let Some(outcome) = &self.outcome {
-            judge_patience(outcome, self.now, self.usable_worker_at, &self.plan.policy)?;
-            self.audit.on_poison(outcome)?;
-            self.audit
-                .on_outcome(outcome, &self.client.left, &self.client.ended)?;
-        }
-        let left: Vec<Row> = self.client.left.values().flatten().copied().collect();
-        match self.outcome {
-            Some(Outcome::Succeeded) => {
-                let rows = match &self.visible {
-                    Some(winners) => winners
-                        .iter()
-                        .filter_map(|winner| self.staged.get(winner))
-                        .flatten()
-                        .copied()
-                        .collect(),
-                    None => left,
-                };
-                match self
-                    .plan
-                    .graph
-                    .exchanges
-                    .iter()
-                    .any(|exchange| exchange.fetch.is_some())
-                {
-                    true => judge_result(&self.plan.graph, &rows, &self.reference),
-                    false => self.audit.on_result(rows, &self.reference),
-                }
-            }
-            Some(Outcome::Failed(_) | Outcome::Cancelled) if self.plan.is_calm() => {
-                Err(format!("nothing went wrong, but: {:?}", self.outcome))
-            }
-            Some(Outcome::Failed(_) | Outcome::Cancelled) | None if self.visible.is_some() => {
-                Err("the sink shows files of a query that did not succeed".to_owned())
-            }
-            Some(Outcome::Failed(_) | Outcome::Cancelled) | None => {
-                self.audit.on_part(&left, &self.reference)
-            }
-        }
     }
 
     fn dispatch(&mut self, what: SimEvent) -> Result<(), Violation> {

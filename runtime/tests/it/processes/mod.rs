@@ -15,6 +15,7 @@ mod order;
 mod program;
 mod query;
 mod result;
+mod retention;
 mod safety;
 mod samples;
 mod sink;

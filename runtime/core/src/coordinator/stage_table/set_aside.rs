@@ -1,7 +1,7 @@
 //! Tasks that do not have to run: a limit has enough rows without them, or nobody can read what they would write.
 
 use super::{StageRun, StageTable};
-use crate::coordinator::attempts::{TaskRun, TaskState};
+use crate::coordinator::attempts::{TaskRun, TaskState, Winner};
 use crate::coordinator::topology::Topology;
 use crate::ids::TaskId;
 use crate::time::Instant;
@@ -91,7 +91,7 @@ impl StageRun {
     /// Marks a waiting task as one whose output nobody can read.
     pub(in crate::coordinator) fn mark_unneeded(&mut self, task: u32, now: Instant) {
         self.unneeded += 1;
-        if !self.set_aside(task, TaskState::Unneeded, now) {
+        if !self.set_aside(task, TaskState::Unneeded { released: false }, now) {
             self.unneeded -= 1;
         }
     }
@@ -118,31 +118,47 @@ impl StageRun {
         self.unneeded = unneeded;
     }
 
+    /// Gives up the output of a task, since nobody can read it any more. Answers with the winner that it had.
+    pub(in crate::coordinator) fn release(&mut self, task: u32) -> Option<Winner> {
+        let run = &mut self.all_tasks[task as usize];
+        let winner = run.take_winner()?;
+        run.state = TaskState::Unneeded { released: true };
+        self.won -= 1;
+        self.won_rows -= u128::from(winner.rows);
+        self.unneeded += 1;
+        Some(winner)
+    }
+
     /// Lets the skipped tasks wait again.
     pub(in crate::coordinator) fn wake_skipped(&mut self) {
         if self.skipped > 0 {
-            self.wake(&TaskState::Skipped);
             self.skipped = 0;
+            self.wake(|state| *state == TaskState::Skipped);
         }
     }
 
     /// Lets the tasks wait again whose output somebody needs after all.
     pub(in crate::coordinator) fn wake_unneeded(&mut self) {
         if self.unneeded > 0 {
-            self.wake(&TaskState::Unneeded);
             self.unneeded = 0;
+            self.wake(|state| matches!(state, TaskState::Unneeded { .. }));
         }
     }
 
-    fn wake(&mut self, from: &TaskState) {
+    fn wake(&mut self, wakes: impl Fn(&TaskState) -> bool) {
         for (task, run) in (0..).zip(self.all_tasks.iter_mut().take(self.count)) {
-            if run.state == *from {
-                run.state = TaskState::Waiting {
-                    not_before: Instant::default(),
-                };
-                self.waiting.insert((Instant::default(), task));
-                self.ended = None;
+            if !wakes(&run.state) {
+                continue;
             }
+            if run.state == (TaskState::Unneeded { released: true }) {
+                run.last_loss = Some("its output had been read and was released".to_owned());
+                self.counts.lost += 1;
+            }
+            run.state = TaskState::Waiting {
+                not_before: Instant::default(),
+            };
+            self.waiting.insert((Instant::default(), task));
+            self.ended = None;
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::message::{Assignment, InputState, InputUpdate, MapOutputPartitionMeta
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 use crate::time::Instant;
+use sluice_crds::shuffle_query::ShuffleRetention;
 
 pub fn policy() -> Policy {
     Policy {
@@ -24,6 +25,7 @@ pub fn policy() -> Policy {
         reduce_fetch_window_partitions: 4,
         min_range_bytes: 100,
         adaptive: None,
+        retention: ShuffleRetention::UntilEnd,
         sink: false,
     }
 }
