@@ -48,6 +48,10 @@ e2e *ARGS:
 bench *ARGS:
     cargo bench --locked --bench tpch -- {{ ARGS }}
 
+# What a decision of the coordinator costs, and a task of its memory.
+bench-scheduler *ARGS:
+    cargo bench --locked --bench scheduler -- {{ ARGS }}
+
 # every check of a change
 ci:
     .ci/run

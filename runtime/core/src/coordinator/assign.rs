@@ -37,6 +37,7 @@ impl Coordinator {
 
     /// The most urgent task that may run now, and the worker for it.
     fn next_start(&self) -> Option<(TaskId, String)> {
+        self.slots.with_grants().next()?;
         let mut may_start = self.may_start();
         for stage in self.schedulable() {
             for task in self.stages.get(stage).due(self.now) {
@@ -59,10 +60,9 @@ impl Coordinator {
     fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
         let data = &self.graph.stages[task.stage.0 as usize].data;
         let failed_on = self.stages.task(task).and_then(|task| task.failed_on.as_ref());
-        let offers = self
-            .workers
-            .usable()
-            .filter(|worker| self.slots.granted(worker) > 0 && !not_there.contains(worker.name()));
+        let granted = self.slots.with_grants().filter_map(|name| self.workers.get(name));
+        let offers =
+            granted.filter(|worker| self.workers.is_usable(worker) && !not_there.contains(worker.name()));
         let best = offers.min_by_key(|worker| {
             let failed_here = failed_on == Some(worker.id());
             (

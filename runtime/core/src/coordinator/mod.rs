@@ -14,6 +14,7 @@ mod policy;
 mod recover;
 mod reports;
 mod slot_broker;
+mod spread;
 mod stage_table;
 mod stalls;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod tests;
 mod topology;
 mod worker_registry;
 
+use std::collections::BTreeSet;
 use std::mem;
 
 pub use event::{Action, Event, Outcome, QueryFailure};
@@ -28,6 +30,7 @@ pub use poison::MAX_WORKERS_LOST_WITH_TASK;
 pub use policy::Policy;
 pub use topology::{GraphError, check_graph};
 
+use crate::ids::TaskId;
 use crate::plan::StageGraph;
 use crate::time::Instant;
 use filters::RuntimeFilters;
@@ -62,6 +65,10 @@ pub struct Coordinator {
     slots: SlotBroker,
     /// Tasks that were lost together with their workers.
     suspects: Suspects,
+    /// Workers that were lost with outputs and have not come back.
+    workers_with_lost_winners: BTreeSet<String>,
+    /// Tasks whose last attempt failed and that have not won since.
+    failed_tasks: BTreeSet<TaskId>,
     /// The first failure that counted. It is the cause to report when no worker is left.
     first_failure: Option<QueryFailure>,
     first_row: Option<Instant>,
@@ -98,6 +105,8 @@ impl Coordinator {
             policy,
             slots: SlotBroker::default(),
             suspects: Suspects::default(),
+            workers_with_lost_winners: BTreeSet::new(),
+            failed_tasks: BTreeSet::new(),
             first_failure: None,
             first_row: None,
             starts: 0,

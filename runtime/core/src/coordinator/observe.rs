@@ -17,7 +17,7 @@ impl Coordinator {
             QueryState::Committing { .. } => (deadline, None),
             QueryState::Ended { .. } => return None,
         };
-        let silences = self.workers.liveness_deadlines();
+        let silence = self.workers.next_liveness_deadline();
         let retries = self.stages.retry_deadlines(self.now);
         let waits: Vec<Instant> = match self.state {
             QueryState::Running => self
@@ -29,8 +29,8 @@ impl Coordinator {
             QueryState::Committing { .. } | QueryState::Ended { .. } => Vec::new(),
         };
         let grace = no_usable_worker.map(|since| since + self.policy.no_workers_grace);
-        let all = silences
-            .chain(retries)
+        let all = retries
+            .chain(silence)
             .chain(waits)
             .chain(deadline)
             .chain(self.commit_deadline())

@@ -244,7 +244,7 @@ impl Coordinator {
         let idle = self.stages.running_attempts().next().is_none();
         let works = |stage: &StageRun| stage.is_running() && self.inputs_done(stage.id());
         let at_work = self.stages.iter().any(works);
-        let usable = self.workers.usable().next().is_some();
+        let usable = self.slots.has_usable_worker();
         let work = self
             .topology
             .roots

@@ -60,6 +60,11 @@ pub(super) enum Start {
 }
 
 impl Suspects {
+    /// Whether no task was lost with a worker and has not won since.
+    pub(super) fn is_empty(&self) -> bool {
+        self.losses.is_empty()
+    }
+
     /// Tasks that are isolated or blocked.
     fn tasks(&self) -> impl Iterator<Item = TaskId> {
         self.losses.keys().copied()
@@ -140,7 +145,9 @@ impl Coordinator {
     /// Returns a function that says where a task may start; each call may use up room for one suspect.
     pub(super) fn may_start(&self) -> impl FnMut(TaskId) -> Start {
         let hosts = self.hosts_of_suspects();
-        let mut room = if self.suspects.lost_workers() >= MAX_WORKERS_LOST_WITH_TASK {
+        let mut room = if self.suspects.is_empty() {
+            0
+        } else if self.suspects.lost_workers() >= MAX_WORKERS_LOST_WITH_TASK {
             usize::from(hosts.is_empty())
         } else {
             let usable = self.workers.usable();

@@ -35,6 +35,7 @@ impl Coordinator {
             let run = self.stages.task_mut(task);
             if let Some(run) = run.filter(|run| run.is_waiting()) {
                 run.lost_winner = winner;
+                self.workers_with_lost_winners.insert(worker.name.clone());
             }
         }
     }
@@ -72,7 +73,9 @@ impl Coordinator {
             }
         }
         // What did not come back never will.
-        self.stages.forget_lost_winners(&worker.name);
+        if self.workers_with_lost_winners.remove(&worker.name) {
+            self.stages.forget_lost_winners(&worker.name);
+        }
     }
 
     /// Makes a lost winner count again, unless another attempt has won or the stage has started over.

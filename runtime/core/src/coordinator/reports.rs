@@ -129,6 +129,7 @@ impl Coordinator {
     pub(super) fn win(&mut self, winner: Winner) {
         let announced = winner.clone();
         self.suspects.clear(winner.id.task_id());
+        self.failed_tasks.remove(&winner.id.task_id());
         let others = self.stages.get_mut(winner.id.stage).win(winner, self.now);
         self.out
             .extend(others.into_iter().map(|other| Action::CancelAttempt {
@@ -138,6 +139,16 @@ impl Coordinator {
         self.notify_readers(&announced, InputState::Won);
         self.apply_row_limit(announced.id.stage);
         self.finalize_layouts_after(announced.id.stage);
+    }
+
+    /// Whether a task of the stage has failed and not won since.
+    pub(super) fn has_failed_tasks(&self, stage: StageId) -> bool {
+        let first = TaskId { stage, task: 0 };
+        let last = TaskId {
+            stage,
+            task: u32::MAX,
+        };
+        self.failed_tasks.range(first..=last).next().is_some()
     }
 
     /// Drops the output of an attempt that does not count.
@@ -237,6 +248,7 @@ impl Coordinator {
     /// The task waits until others free what it needs, a limited number of times.
     fn retry_when_uncontended(&mut self, worker: &WorkerId, id: AttemptId, message: &str) {
         let base = self.policy.retry_backoff_base;
+        self.failed_tasks.insert(id.task_id());
         let Some(task) = self.stages.task_mut(id.task_id()) else {
             return;
         };
@@ -256,6 +268,7 @@ impl Coordinator {
     fn count_for_task(&mut self, worker: &WorkerId, id: AttemptId, cause: QueryFailure) {
         let limit = self.policy.max_task_attempts.max(1);
         let (now, base) = (self.now, self.policy.retry_backoff_base);
+        self.failed_tasks.insert(id.task_id());
         let Some(task) = self.stages.task_mut(id.task_id()) else {
             return;
         };

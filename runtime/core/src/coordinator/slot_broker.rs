@@ -1,13 +1,18 @@
 //! Leases of slots: which to request, which to release, and what to do when none is granted.
+//!
+//! What an event costs does not depend on how many workers there are, as long as more tasks wait than slots are free: sums
+//! and the names of accounts that changed are kept up to date.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::time::Duration;
 
 use super::Coordinator;
 use super::event::Action;
 use super::poison::Start;
+use super::spread::{Offer, Runnable, spread};
 use super::worker_registry::{Worker, WorkerRegistry};
-use crate::ids::{AttemptId, StageId, WorkerId};
+use crate::ids::AttemptId;
 use crate::plan::Stage;
 use crate::time::Instant;
 
@@ -22,15 +27,39 @@ const DEADLOCK_PATIENCE: Duration = Duration::from_millis(500);
 /// The slots that the query leases of its workers.
 #[derive(Debug, Default)]
 pub(super) struct SlotBroker {
-    /// By name of a worker with a session.
+    /// By name of a worker with a session. Changed by [`Self::change`] alone, which keeps the sums.
     accounts: BTreeMap<String, Account>,
+    /// Accounts with granted slots.
+    with_grants: BTreeSet<String>,
+    /// Accounts of which slots are requested.
+    with_requests: BTreeSet<String>,
+    /// Accounts that changed since the requests were last updated.
+    changed: BTreeSet<String>,
+    /// Whether the requests were last updated so that each usable worker is asked for all its spare slots.
+    asks_for_all: bool,
+    sums: Sums,
     /// Since when tasks could run but found no slot.
     starved_since: Option<Instant>,
+}
+
+/// Sums over all accounts, or what one of them adds to them.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    /// Workers to which attempts may be assigned.
+    usable: u64,
+    /// Their spare slots.
+    spare: u64,
+    /// Attempts that have a slot.
+    occupied: u64,
 }
 
 /// The slots of one session.
 #[derive(Debug, Default)]
 struct Account {
+    /// The worker's slots in all.
+    slots: u32,
+    /// Whether attempts may be assigned to the worker.
+    usable: bool,
     /// Granted to this query and not consumed.
     granted: u32,
     /// Requested of the worker beyond those granted.
@@ -39,55 +68,110 @@ struct Account {
     occupied: BTreeSet<AttemptId>,
 }
 
-/// A task that could start now.
-struct Runnable {
-    stage: StageId,
-    /// For a task that was lost with a worker: the workers where it may not run.
-    away_from: Option<BTreeSet<String>>,
-    /// The worker where it has just failed.
-    failed_on: Option<WorkerId>,
-}
+impl Account {
+    fn load(&self) -> u32 {
+        u32::try_from(self.occupied.len()).unwrap_or(u32::MAX)
+    }
 
-impl Runnable {
-    fn may_run_at(&self, worker: &Worker) -> bool {
-        let away_from = self.away_from.as_ref();
-        away_from.is_none_or(|hosts| !hosts.contains(worker.name()))
+    /// Slots that this query could still get; none of a worker that takes no attempts.
+    fn spare(&self) -> u32 {
+        let taken = self.load().saturating_add(self.granted);
+        if self.usable {
+            self.slots.saturating_sub(taken)
+        } else {
+            0
+        }
+    }
+
+    fn sums(&self) -> Sums {
+        Sums {
+            usable: u64::from(self.usable),
+            spare: u64::from(self.spare()),
+            occupied: self.occupied.len() as u64,
+        }
     }
 }
 
 impl SlotBroker {
-    /// Opens the account of a new session.
-    pub(super) fn open_account(&mut self, worker: &str) {
-        self.accounts.insert(worker.to_owned(), Account::default());
+    /// Changes an account, if there is one, and keeps sums and sets.
+    fn change<R>(&mut self, name: &str, change: impl FnOnce(&mut Account) -> R) -> Option<R> {
+        let account = self.accounts.get_mut(name)?;
+        let before = account.sums();
+        let result = change(account);
+        let after = account.sums();
+        let (granted, requested) = (account.granted > 0, account.requested > 0);
+        self.count(before, after);
+        for (set, belongs) in [
+            (&mut self.with_grants, granted),
+            (&mut self.with_requests, requested),
+            (&mut self.changed, true),
+        ] {
+            match (belongs, set.contains(name)) {
+                (true, false) => drop(set.insert(name.to_owned())),
+                (false, true) => drop(set.remove(name)),
+                (true, true) | (false, false) => {}
+            }
+        }
+        Some(result)
+    }
+
+    fn count(&mut self, before: Sums, after: Sums) {
+        let moved = |sum: u64, before: u64, after: u64| sum.saturating_sub(before).saturating_add(after);
+        self.sums = Sums {
+            usable: moved(self.sums.usable, before.usable, after.usable),
+            spare: moved(self.sums.spare, before.spare, after.spare),
+            occupied: moved(self.sums.occupied, before.occupied, after.occupied),
+        };
+    }
+
+    /// Opens the account of a new session with a worker that has so many slots.
+    pub(super) fn open_account(&mut self, worker: &str, slots: u32) {
+        self.close_account(worker);
+        let account = Account {
+            slots,
+            ..Account::default()
+        };
+        self.accounts.insert(worker.to_owned(), account);
+        self.changed.insert(worker.to_owned());
     }
 
     /// Closes the account of a session that has ended; answers with the attempts that had a slot.
     pub(super) fn close_account(&mut self, worker: &str) -> BTreeSet<AttemptId> {
-        let account = self.accounts.remove(worker);
-        account.map(|account| account.occupied).unwrap_or_default()
+        let Some(account) = self.accounts.remove(worker) else {
+            return BTreeSet::new();
+        };
+        self.count(account.sums(), Sums::default());
+        for set in [&mut self.with_grants, &mut self.with_requests, &mut self.changed] {
+            set.remove(worker);
+        }
+        account.occupied
+    }
+
+    /// Records whether attempts may be assigned to the worker.
+    pub(super) fn set_usable(&mut self, worker: &str, usable: bool) {
+        self.change(worker, |account| account.usable = usable);
     }
 
     /// The worker has granted this many more slots.
     pub(super) fn grant(&mut self, worker: &str, slots: u32) {
-        if let Some(account) = self.accounts.get_mut(worker) {
+        self.change(worker, |account| {
             account.granted = account.granted.saturating_add(slots);
             account.requested = account.requested.saturating_sub(slots);
-        }
+        });
     }
 
     /// Consumes a granted slot of the worker for an attempt.
     pub(super) fn consume(&mut self, worker: &str, attempt: AttemptId) {
-        if let Some(account) = self.accounts.get_mut(worker) {
+        self.change(worker, |account| {
             account.granted = account.granted.saturating_sub(1);
             account.occupied.insert(attempt);
-        }
+        });
     }
 
     /// An attempt has ended at the worker, to which its slot goes back.
     pub(super) fn vacate(&mut self, worker: &str, attempt: AttemptId, now: Instant) {
-        let account = self.accounts.get_mut(worker);
-        let was_occupied = account.is_some_and(|account| account.occupied.remove(&attempt));
-        if was_occupied && self.starved_since.is_some() {
+        let was_occupied = self.change(worker, |account| account.occupied.remove(&attempt));
+        if was_occupied == Some(true) && self.starved_since.is_some() {
             // The worker has a free slot that it will grant soon: no reader has to give up its own.
             self.restart_patience(now);
         }
@@ -102,6 +186,16 @@ impl SlotBroker {
     fn starved_for_long(&self, now: Instant) -> bool {
         self.starved_since
             .is_some_and(|since| since + DEADLOCK_PATIENCE <= now)
+    }
+
+    /// Whether attempts may be assigned to any worker.
+    pub(super) fn has_usable_worker(&self) -> bool {
+        self.sums.usable > 0
+    }
+
+    /// The names of workers with granted slots that are not consumed, in order.
+    pub(super) fn with_grants(&self) -> impl Iterator<Item = &str> {
+        self.with_grants.iter().map(String::as_str)
     }
 
     /// Slots of the worker that are granted and not consumed.
@@ -130,19 +224,6 @@ impl SlotBroker {
             .map_or(0, |account| account.occupied.len())
     }
 
-    /// How many attempts have a slot anywhere.
-    fn total_load(&self) -> usize {
-        self.accounts.values().map(|account| account.occupied.len()).sum()
-    }
-
-    /// Slots of the worker that this query could still get.
-    pub(super) fn spare(&self, worker: &Worker) -> u32 {
-        let load = u32::try_from(self.load(worker)).unwrap_or(u32::MAX);
-        worker
-            .slots()
-            .saturating_sub(load.saturating_add(self.granted(worker)))
-    }
-
     /// When starving tasks make the query request more slots, or free one.
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
         self.starved_since
@@ -152,13 +233,13 @@ impl SlotBroker {
 
     /// Releases granted slots that have no work.
     fn release_granted(&mut self, workers: &WorkerRegistry, out: &mut Vec<Action>) {
-        for (name, account) in &mut self.accounts {
-            if let Some(worker) = workers.get(name).filter(|_| account.granted > 0) {
+        for name in mem::take(&mut self.with_grants) {
+            let slots = self.change(&name, |account| mem::take(&mut account.granted));
+            if let Some((worker, slots)) = workers.get(&name).zip(slots) {
                 out.push(Action::ReleaseSlots {
                     worker: worker.id().clone(),
-                    slots: account.granted,
+                    slots,
                 });
-                account.granted = 0;
             }
         }
     }
@@ -181,69 +262,70 @@ impl SlotBroker {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let is_patient = self
-            .starved_since
-            .is_none_or(|since| now < since + SPREAD_PATIENCE);
-        let shares = if is_patient {
-            self.spread(runnable, stages, workers)
-        } else {
-            let all = |worker: &Worker| (worker.name().to_owned(), self.at_most(runnable, worker));
-            workers.usable().map(all).collect()
+        let tasks: u64 = runnable.iter().map(|run| u64::from(run.count)).sum();
+        let asks_for_all = tasks >= self.sums.spare && runnable.iter().all(Runnable::runs_anywhere);
+        // As many tasks as slots, or none: nobody has to be chosen, and accounts that did not change have their request.
+        let names = match (asks_for_all, tasks) {
+            (true, _) if self.asks_for_all => mem::take(&mut self.changed),
+            (false, 0) => self.with_requests.clone(),
+            (true | false, _) => self.accounts.keys().cloned().collect(),
         };
-        for (name, account) in &mut self.accounts {
-            let slots = shares.get(name).copied().unwrap_or(0);
-            let Some(worker) = workers.get(name).filter(|_| account.requested != slots) else {
+        let shares = if asks_for_all || tasks == 0 {
+            BTreeMap::new()
+        } else {
+            self.shares(runnable, stages, workers, now)
+        };
+        for name in names {
+            let Some(account) = self.accounts.get(&name) else {
                 continue;
             };
-            account.requested = slots;
+            let slots = match asks_for_all {
+                true => account.spare(),
+                false => shares.get(&name).copied().unwrap_or(0),
+            };
+            let Some(worker) = workers.get(&name).filter(|_| account.requested != slots) else {
+                continue;
+            };
             out.push(Action::RequestSlots {
                 worker: worker.id().clone(),
                 slots,
             });
+            self.change(&name, |account| account.requested = slots);
         }
+        self.asks_for_all = asks_for_all;
+        self.changed.clear();
     }
 
-    /// How many of the tasks the worker could take. It takes at most one of those that were lost with a worker.
-    fn at_most(&self, tasks: &[Runnable], worker: &Worker) -> u32 {
-        let anywhere = tasks.iter().filter(|task| task.away_from.is_none()).count();
-        let mut suspects = tasks.iter().filter(|task| task.away_from.is_some());
-        let suspect = suspects.any(|task| task.may_run_at(worker));
-        let tasks = u32::try_from(anywhere + usize::from(suspect)).unwrap_or(u32::MAX);
-        tasks.min(self.spare(worker))
-    }
-
-    /// Spreads tasks over workers with spare slots: each to the worker with the best locality, then the fewest attempts of
-    /// this query, then the fewest failures.
-    fn spread(
+    /// How many slots to request of each worker, by name.
+    fn shares(
         &self,
-        tasks: &[Runnable],
+        runnable: &[Runnable],
         stages: &[Stage],
         workers: &WorkerRegistry,
+        now: Instant,
     ) -> BTreeMap<String, u32> {
-        let mut shares = BTreeMap::new();
-        let mut with_suspect: BTreeSet<&str> = BTreeSet::new();
-        for task in tasks {
-            let data = &stages[task.stage.0 as usize].data;
-            let dealt = |worker: &Worker| shares.get(worker.name()).copied().unwrap_or(0);
-            let free = workers.usable().filter(|worker| {
-                let apart = task.away_from.is_none() || !with_suspect.contains(worker.name());
-                dealt(worker) < self.spare(worker) && apart && task.may_run_at(worker)
-            });
-            let least = free.min_by_key(|worker| {
-                let running = self.load(worker).saturating_add(dealt(worker) as usize);
-                let level = data.level_for(worker.location());
-                let failed_here = task.failed_on.as_ref() == Some(worker.id());
-                (failed_here, level, running, worker.failures(), worker.name())
-            });
-            let Some(worker) = least else {
-                continue;
-            };
-            if task.away_from.is_some() {
-                with_suspect.insert(worker.name());
-            }
-            *shares.entry(worker.name().to_owned()).or_insert(0) += 1;
+        let is_patient = self
+            .starved_since
+            .is_none_or(|since| now < since + SPREAD_PATIENCE);
+        let offers = self.offers(workers);
+        if is_patient {
+            return spread(runnable, stages, offers);
         }
-        shares
+        let all = offers
+            .iter()
+            .map(|offer| (offer.name().to_owned(), offer.at_most(runnable)));
+        all.collect()
+    }
+
+    /// The workers with spare slots, by name.
+    fn offers<'a>(&self, workers: &'a WorkerRegistry) -> Vec<Offer<'a>> {
+        // Both are in the order of their names.
+        let mut known = workers.all();
+        let offer = |(name, account): (&String, &Account)| {
+            let worker = known.find(|worker| worker.name() == name)?;
+            (account.spare() > 0).then(|| Offer::new(worker, account.load(), account.spare()))
+        };
+        self.accounts.iter().filter_map(offer).collect()
     }
 }
 
@@ -272,29 +354,41 @@ impl Coordinator {
 
     /// The tasks that could start now, given slots; at most as many as slots could still come.
     fn runnable(&self) -> Vec<Runnable> {
-        if self.workers.usable().next().is_none() {
-            return Vec::new();
+        let mut all = Vec::new();
+        if !self.slots.has_usable_worker() {
+            return all;
         }
         // At least 1, so that starvation is noticed even when all slots are taken.
-        let spare = self.workers.usable().map(|worker| self.slots.spare(worker));
-        let capacity = spare.fold(0, u32::saturating_add).max(1);
+        let mut left = usize::try_from(self.slots.sums.spare.max(1)).unwrap_or(usize::MAX);
         let mut may_start = self.may_start();
-        let due = self
-            .schedulable()
-            .flat_map(|stage| self.stages.get(stage).due(self.now));
-        let tasks = due.filter_map(|task| {
-            let away_from = match may_start(task) {
-                Start::Anywhere => None,
-                Start::AwayFrom(hosts) => Some(hosts),
-                Start::No => return None,
-            };
-            Some(Runnable {
-                stage: task.stage,
-                away_from,
-                failed_on: self.stages.task(task).and_then(|task| task.failed_on.clone()),
-            })
-        });
-        tasks.take(capacity as usize).collect()
+        for id in self.schedulable() {
+            let stage = self.stages.get(id);
+            if self.suspects.is_empty() && !self.has_failed_tasks(id) {
+                let count = stage.due(self.now).take(left).count();
+                left -= count;
+                all.extend(Runnable::anywhere(id, count));
+                continue;
+            }
+            for task in stage.due(self.now) {
+                if left == 0 {
+                    break;
+                }
+                let away_from = match may_start(task) {
+                    Start::Anywhere => None,
+                    Start::AwayFrom(hosts) => Some(hosts),
+                    Start::No => continue,
+                };
+                left -= 1;
+                let failed_on = self.stages.task(task).and_then(|task| task.failed_on.clone());
+                all.push(Runnable {
+                    stage: id,
+                    count: 1,
+                    away_from,
+                    failed_on,
+                });
+            }
+        }
+        all
     }
 
     /// Breaks a deadlock: if tasks starve while every attempt of the query waits for what they make, the youngest of those
@@ -317,9 +411,9 @@ impl Coordinator {
 
     /// Whether all running attempts wait for an input, and no cancelled attempt is about to free its slot.
     fn all_wait_for_inputs(&self) -> bool {
-        let running = self.stages.running_attempts().count();
         let mut stages = self.stages.iter().filter(|stage| stage.is_running());
         let wait = stages.all(|stage| !self.inputs_done(stage.id()));
-        running > 0 && self.slots.total_load() == running && wait
+        let running = || self.stages.running_attempts().count() as u64;
+        wait && self.slots.sums.occupied > 0 && self.slots.sums.occupied == running()
     }
 }

@@ -1,6 +1,6 @@
 //! The workers of a query: sessions, liveness, and which of them may run attempts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Coordinator;
@@ -84,6 +84,8 @@ impl Worker {
 #[derive(Debug)]
 pub(super) struct WorkerRegistry {
     workers: BTreeMap<String, Worker>,
+    /// Workers with a session by the time when they were last heard.
+    heard: BTreeSet<(Instant, String)>,
     exclude_after_failures: u32,
     liveness_timeout: Duration,
 }
@@ -109,6 +111,7 @@ impl WorkerRegistry {
     pub(super) fn new(policy: &Policy) -> Self {
         Self {
             workers: BTreeMap::new(),
+            heard: BTreeSet::new(),
             exclude_after_failures: policy.exclude_worker_after_failures.max(1),
             liveness_timeout: policy.worker_liveness_timeout,
         }
@@ -155,13 +158,15 @@ impl WorkerRegistry {
 
     /// Records a sign of life; false if it comes from a session or a start of the worker that is over.
     pub(super) fn heard(&mut self, id: &WorkerId, now: Instant) -> bool {
-        match self.connected_mut(id) {
-            Some(worker) => {
-                worker.last_heard = now;
-                true
-            }
-            None => false,
+        let Some(worker) = self.connected_mut(id) else {
+            return false;
+        };
+        let before = std::mem::replace(&mut worker.last_heard, now);
+        if before != now {
+            let entry = self.heard.take(&(before, id.name.clone()));
+            self.heard.extend(entry.map(|(_, name)| (now, name)));
         }
+        true
     }
 
     fn connected_mut(&mut self, id: &WorkerId) -> Option<&mut Worker> {
@@ -190,7 +195,10 @@ impl WorkerRegistry {
             last_error: None,
             last_heard: now,
         };
-        self.workers.insert(id.name.clone(), worker);
+        if let Some(before) = self.workers.insert(id.name.clone(), worker) {
+            self.heard.remove(&(before.last_heard, before.id.name));
+        }
+        self.heard.insert((now, id.name.clone()));
     }
 
     /// Records why a worker could not be reached. It is what the user must see when no worker comes.
@@ -229,6 +237,7 @@ impl WorkerRegistry {
         };
         worker.session = Session::Lost;
         worker.last_error = Some(message.to_owned());
+        self.heard.remove(&(worker.last_heard, name.to_owned()));
         Some(EndedSession {
             worker: worker.id.clone(),
             drained,
@@ -238,15 +247,20 @@ impl WorkerRegistry {
     /// Workers that were silent for longer than the liveness timeout.
     pub(super) fn silent(&self, now: Instant) -> Vec<WorkerId> {
         let silent = self
-            .connected()
-            .filter(|worker| worker.last_heard + self.liveness_timeout <= now);
-        silent.map(|worker| worker.id.clone()).collect()
+            .heard
+            .iter()
+            .take_while(|(heard, _)| *heard + self.liveness_timeout <= now);
+        let silent = silent.filter_map(|(_, name)| self.get(name));
+        let mut silent: Vec<WorkerId> = silent.map(|worker| worker.id.clone()).collect();
+        silent.sort_unstable();
+        silent
     }
 
-    /// When the connected workers count as silent if nothing is heard of them.
-    pub(super) fn liveness_deadlines(&self) -> impl Iterator<Item = Instant> {
-        self.connected()
-            .map(|worker| worker.last_heard + self.liveness_timeout)
+    /// When the first of the connected workers counts as silent if nothing is heard of it.
+    pub(super) fn next_liveness_deadline(&self) -> Option<Instant> {
+        self.heard
+            .first()
+            .map(|(heard, _)| *heard + self.liveness_timeout)
     }
 
     /// Counts a failure against this start of the worker.
@@ -274,7 +288,8 @@ impl Coordinator {
             Registration::New => {}
         }
         self.workers.register(id, slots, location, self.now);
-        self.slots.open_account(&id.name);
+        self.slots.open_account(&id.name, slots);
+        self.follow_usability(&id.name);
         self.suspects.on_joined(id);
         self.resynchronise(id, held);
     }
@@ -290,7 +305,15 @@ impl Coordinator {
     pub(super) fn on_drained(&mut self, id: &WorkerId) {
         if self.workers.heard(id, self.now) {
             self.workers.drain(id);
+            self.follow_usability(&id.name);
         }
+    }
+
+    /// Tells the broker whether the worker takes attempts.
+    fn follow_usability(&mut self, name: &str) {
+        let worker = self.workers.get(name);
+        let usable = worker.is_some_and(|worker| self.workers.is_usable(worker));
+        self.slots.set_usable(name, usable);
     }
 
     pub(super) fn on_granted(&mut self, id: &WorkerId, slots: u32) {
@@ -336,5 +359,6 @@ impl Coordinator {
     pub(super) fn record_worker_failure(&mut self, worker: &WorkerId, cause: &super::QueryFailure) {
         self.first_failure.get_or_insert_with(|| cause.clone());
         self.workers.record_failure(worker);
+        self.follow_usability(&worker.name);
     }
 }

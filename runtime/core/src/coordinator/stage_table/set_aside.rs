@@ -28,6 +28,9 @@ impl StageRun {
 
     /// How many tasks have won, whatever became of their output since, unless they must run again.
     pub(in crate::coordinator) fn done(&self) -> u32 {
+        if self.unneeded == 0 {
+            return self.won;
+        }
         let unneeded = self.tasks().iter().filter(|task| task.is_unneeded());
         let won_before = unneeded.filter(|task| task.has_won_before()).count();
         self.won

@@ -1,0 +1,292 @@
+//! How long the coordinator takes for a decision, and how many bytes it keeps for a task: `cargo bench --bench scheduler`.
+//!
+//! A decision is an attempt assigned, with everything that the coordinator does for it: the grant of its slot, its success
+//! and the requests of slots that follow. The workers are simulated and take no time.
+
+use std::collections::VecDeque;
+use std::process::Command;
+use std::time::{Duration, Instant as Clock};
+
+use sluice_core::coordinator::{Action, Coordinator, Event, Policy};
+use sluice_core::ids::{AttemptId, ExchangeId, Incarnation, StageId, StreamEpoch, WorkerId};
+use sluice_core::layout::LayoutId;
+use sluice_core::locality::{DataLocality, NodeLocation};
+use sluice_core::message::MapOutputPartitionMeta;
+use sluice_core::metrics::AttemptMetrics;
+use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
+use sluice_core::time::Instant;
+use sluice_crds::shuffle_query::ShuffleRetention;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+struct Size {
+    workers: u32,
+    slots: u32,
+    /// Tasks that scan.
+    maps: u32,
+    /// Tasks that read what those write, one partition each; none: the scan writes the result.
+    reduces: u32,
+}
+
+const FULL: [Size; 3] = [
+    Size {
+        workers: 100,
+        slots: 8,
+        maps: 100_000,
+        reduces: 0,
+    },
+    Size {
+        workers: 1_000,
+        slots: 8,
+        maps: 1_000_000,
+        reduces: 0,
+    },
+    Size {
+        workers: 1_000,
+        slots: 8,
+        maps: 100,
+        reduces: 10_000,
+    },
+];
+
+/// Sizes at which every path runs and which take no time.
+const SMOKE: [Size; 2] = [
+    Size {
+        workers: 20,
+        slots: 2,
+        maps: 2_000,
+        reduces: 0,
+    },
+    Size {
+        workers: 20,
+        slots: 2,
+        maps: 10,
+        reduces: 200,
+    },
+];
+
+fn graph(size: Size) -> StageGraph {
+    let stage = |id: u32, tasks: u32, inputs: Vec<StageInput>| Stage {
+        id: StageId(id),
+        label: "stage".to_owned(),
+        tasks,
+        inputs,
+        output: ExchangeId(id),
+        determinism: Determinism::Unordered,
+        coalesces: true,
+        data: DataLocality::default(),
+    };
+    let exchange = |id: u32, kind, partitions: u32| Exchange {
+        id: ExchangeId(id),
+        kind,
+        partitions,
+        writers: vec![StageId(id)],
+        fetch: None,
+    };
+    let mut graph = StageGraph {
+        stages: vec![stage(0, size.maps, Vec::new())],
+        exchanges: vec![exchange(0, ExchangeKind::Forward, 1)],
+        result: ExchangeId(0),
+        ordered: false,
+    };
+    if size.reduces > 0 {
+        let own = StageInput {
+            exchange: ExchangeId(0),
+            read: ReadKind::OwnPartition,
+        };
+        graph.exchanges = vec![
+            exchange(0, ExchangeKind::Hash, size.reduces),
+            exchange(1, ExchangeKind::Forward, 1),
+        ];
+        graph.stages.push(stage(1, size.reduces, vec![own]));
+        graph.result = ExchangeId(1);
+    }
+    graph
+}
+
+fn policy() -> Policy {
+    Policy {
+        max_task_attempts: 3,
+        retry_backoff_base: Duration::from_millis(250),
+        exclude_worker_after_failures: 3,
+        worker_liveness_timeout: Duration::from_secs(3_600),
+        no_workers_grace: Duration::from_secs(30),
+        attempt_stall_timeout: Duration::from_secs(600),
+        deadline: None,
+        reduce_fetch_window_partitions: 4,
+        min_range_bytes: 1 << 20,
+        adaptive: None,
+        retention: ShuffleRetention::UntilEnd,
+        sink: true,
+    }
+}
+
+/// The coordinator and what its workers are about to say.
+struct Query {
+    machine: Coordinator,
+    events: VecDeque<Event>,
+    /// Attempts that run; the first one ends next.
+    running: VecDeque<(WorkerId, AttemptId, LayoutId)>,
+    partitions: u32,
+    assigned: u64,
+    committed: bool,
+    /// The time spent in the coordinator.
+    spent: Duration,
+    now: u64,
+}
+
+impl Query {
+    fn handle(&mut self, event: Event) {
+        self.now += 1;
+        let begun = Clock::now();
+        let actions = self.machine.handle(Instant(self.now), event);
+        let deadline = self.machine.next_deadline();
+        self.spent += begun.elapsed();
+        assert!(deadline.is_some(), "a query that runs has a deadline");
+        for action in actions {
+            match action {
+                Action::RequestSlots { worker, slots } if slots > 0 => {
+                    self.events.push_back(Event::SlotsGranted { worker, slots });
+                }
+                Action::AssignAttempt { worker, assignment } => {
+                    self.assigned += 1;
+                    self.running
+                        .push_back((worker, assignment.attempt, assignment.layout));
+                }
+                Action::CommitSink { .. } => self.committed = true,
+                Action::RequestSlots { .. }
+                | Action::ReleaseSlots { .. }
+                | Action::UpdateInputs { .. }
+                | Action::CancelAttempt { .. }
+                | Action::RetireAttempt { .. }
+                | Action::DropWorker { .. }
+                | Action::UpdateResult { .. }
+                | Action::SetResultTasks { .. }
+                | Action::AbortSink
+                | Action::EndQuery { .. } => {}
+            }
+        }
+    }
+
+    /// What comes next: a grant, or the end of the attempt that runs longest.
+    fn next(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        let (worker, attempt, layout) = self.running.pop_front()?;
+        let partitions = if attempt.stage == StageId(0) {
+            self.partitions
+        } else {
+            1
+        };
+        let output = |partition| MapOutputPartitionMeta {
+            partition,
+            bytes: 1_000,
+            rows: 10,
+            stream_epoch: StreamEpoch(1),
+            committed_offset: 1_000,
+            finalized: true,
+        };
+        Some(Event::AttemptSucceeded {
+            worker,
+            attempt,
+            layout,
+            outputs: (0..partitions).map(output).collect(),
+            run: None,
+            metrics: AttemptMetrics {
+                rows_out: 10,
+                ..AttemptMetrics::default()
+            },
+        })
+    }
+}
+
+/// Resident bytes of this process, where the system tells.
+fn resident_bytes() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split_whitespace().nth(1)?.parse().ok()?;
+    Some(pages * 4096)
+}
+
+fn measure(size: Size, most: u64) {
+    let before = resident_bytes();
+    let machine = Coordinator::new(graph(size), policy(), Instant(0)).expect("the graph can be executed");
+    let mut query = Query {
+        machine,
+        events: VecDeque::new(),
+        running: VecDeque::new(),
+        partitions: size.reduces.max(1),
+        assigned: 0,
+        committed: false,
+        spent: Duration::ZERO,
+        now: 0,
+    };
+    for number in 0..size.workers {
+        query.handle(Event::WorkerJoined {
+            worker: WorkerId {
+                name: format!("worker-{number:05}"),
+                incarnation: Incarnation(1),
+            },
+            slots: size.slots,
+            location: NodeLocation::default(),
+            held: Vec::new(),
+        });
+    }
+    let joins = query.spent;
+    query.spent = Duration::ZERO;
+    while query.assigned < most && !query.committed {
+        let Some(event) = query.next() else { break };
+        query.handle(event);
+    }
+    let tasks = u64::from(size.maps) + u64::from(size.reduces);
+    assert!(
+        query.committed || query.assigned >= most,
+        "the query came to an end"
+    );
+    let bytes = resident_bytes()
+        .zip(before)
+        .map(|(after, before)| after.saturating_sub(before));
+    let each = |total: f64, count: u64| total / count.max(1) as f64;
+    let begun = Clock::now();
+    let snapshot = query.machine.snapshot(Instant(query.now));
+    let took = begun.elapsed();
+    assert_eq!(snapshot.workers, size.workers);
+    println!(
+        "{:>7} {:>9} {:>11} {:>10} {:>12.2} {:>9.0} {:>12.2} {:>11}",
+        size.workers,
+        tasks,
+        size.reduces.max(1),
+        query.assigned,
+        each(query.spent.as_secs_f64() * 1e6, query.assigned),
+        each(joins.as_secs_f64() * 1e6, size.workers.into()),
+        took.as_secs_f64() * 1e3,
+        bytes.map_or_else(
+            || "-".to_owned(),
+            |bytes| format!("{:.0}", each(bytes as f64, tasks))
+        ),
+    );
+}
+
+/// The value after an argument of this name.
+fn value_of(arguments: &[String], name: &str) -> Option<u64> {
+    let mut rest = arguments.iter().skip_while(|argument| *argument != name).skip(1);
+    rest.next().and_then(|value| value.parse().ok())
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let smoke = arguments.iter().any(|argument| argument == "--smoke");
+    let sizes: &[Size] = if smoke { &SMOKE } else { &FULL };
+    if let Some(size) = value_of(&arguments, "--size").and_then(|size| sizes.get(size as usize)) {
+        return measure(*size, value_of(&arguments, "--decisions").unwrap_or(u64::MAX));
+    }
+    println!("workers     tasks  partitions  decisions  us/decision  us/join  ms/snapshot  bytes/task");
+    // Each in a process of its own: memory that one has freed would hide what the next one takes.
+    let program = std::env::current_exe().expect("the benchmark has a path");
+    for size in 0..sizes.len() {
+        let mut command = Command::new(&program);
+        command.args(&arguments).args(["--size", &size.to_string()]);
+        let status = command.status().expect("the benchmark can start itself");
+        assert!(status.success(), "size {size}: {status}");
+    }
+}
