@@ -87,6 +87,7 @@ fn graph(size: Size) -> StageGraph {
         stages: vec![stage(0, size.maps, Vec::new())],
         exchanges: vec![exchange(0, ExchangeKind::Forward, 1)],
         result: ExchangeId(0),
+        filters: Vec::new(),
         ordered: false,
     };
     if size.reduces > 0 {
@@ -168,6 +169,11 @@ impl Query {
         }
     }
 
+    /// Whether one attempt is left to end.
+    fn is_about_to_end(&self, tasks: u64) -> bool {
+        self.assigned == tasks && self.running.len() == 1 && self.events.is_empty()
+    }
+
     /// What comes next: a grant, or the end of the attempt that runs longest.
     fn next(&mut self) -> Option<Event> {
         if let Some(event) = self.events.pop_front() {
@@ -193,6 +199,7 @@ impl Query {
             layout,
             outputs: (0..partitions).map(output).collect(),
             run: None,
+            filters: Vec::new(),
             metrics: AttemptMetrics {
                 rows_out: 10,
                 ..AttemptMetrics::default()
@@ -209,6 +216,7 @@ fn resident_bytes() -> Option<u64> {
 }
 
 fn measure(size: Size, most: u64) {
+    let tasks = u64::from(size.maps) + u64::from(size.reduces);
     let before = resident_bytes();
     let machine = Coordinator::new(graph(size), policy(), Instant(0)).expect("the graph can be executed");
     let mut query = Query {
@@ -234,18 +242,20 @@ fn measure(size: Size, most: u64) {
     }
     let joins = query.spent;
     query.spent = Duration::ZERO;
+    let mut resident = None;
     while query.assigned < most && !query.committed {
+        if query.is_about_to_end(tasks) {
+            resident = resident_bytes();
+        }
         let Some(event) = query.next() else { break };
         query.handle(event);
     }
-    let tasks = u64::from(size.maps) + u64::from(size.reduces);
     assert!(
         query.committed || query.assigned >= most,
         "the query came to an end"
     );
-    let bytes = resident_bytes()
-        .zip(before)
-        .map(|(after, before)| after.saturating_sub(before));
+    let resident = resident.or_else(resident_bytes).zip(before);
+    let bytes = resident.map(|(after, before)| after.saturating_sub(before));
     let each = |total: f64, count: u64| total / count.max(1) as f64;
     let begun = Clock::now();
     let snapshot = query.machine.snapshot(Instant(query.now));

@@ -51,8 +51,12 @@ impl AttemptMetrics {
     }
 }
 
-impl AddAssign for AttemptMetrics {
-    fn add_assign(&mut self, other: Self) {
+/// How many counters are added up over attempts.
+pub(crate) const COUNTERS: usize = 10;
+
+impl AttemptMetrics {
+    /// The counters that are added up over attempts.
+    pub(crate) fn counters(self) -> [u64; COUNTERS] {
         let Self {
             rows_read,
             bytes_read,
@@ -67,22 +71,64 @@ impl AddAssign for AttemptMetrics {
             activity: _,
             first_chunk_ms: _,
             first_reduce_row_ms: _,
-        } = other;
-        // Workers may report any number: an overflow must not end the coordinator.
-        for (sum, more) in [
-            (&mut self.rows_read, rows_read),
-            (&mut self.bytes_read, bytes_read),
-            (&mut self.rows_filtered, rows_filtered),
-            (&mut self.shuffle_rows_in, shuffle_rows_in),
-            (&mut self.shuffle_bytes_in, shuffle_bytes_in),
-            (&mut self.rows_out, rows_out),
-            (&mut self.bytes_out, bytes_out),
-            (&mut self.bytes_spilled, bytes_spilled),
-            (&mut self.shuffle_bytes_spilled, shuffle_bytes_spilled),
-            (&mut self.backpressure_events, backpressure_events),
-        ] {
+        } = self;
+        [
+            rows_read,
+            bytes_read,
+            rows_filtered,
+            shuffle_rows_in,
+            shuffle_bytes_in,
+            rows_out,
+            bytes_out,
+            bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+        ]
+    }
+
+    /// Metrics with these counters, in the order of [`Self::counters`].
+    pub(crate) fn of_counters(counters: [u64; COUNTERS]) -> Self {
+        let [
+            rows_read,
+            bytes_read,
+            rows_filtered,
+            shuffle_rows_in,
+            shuffle_bytes_in,
+            rows_out,
+            bytes_out,
+            bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+        ] = counters;
+        Self {
+            rows_read,
+            bytes_read,
+            rows_filtered,
+            shuffle_rows_in,
+            shuffle_bytes_in,
+            rows_out,
+            bytes_out,
+            bytes_spilled,
+            shuffle_bytes_spilled,
+            backpressure_events,
+            ..Self::default()
+        }
+    }
+}
+
+impl AddAssign for AttemptMetrics {
+    fn add_assign(&mut self, other: Self) {
+        let mut sum = self.counters();
+        for (sum, more) in sum.iter_mut().zip(other.counters()) {
+            // Workers may report any number: an overflow must not end the coordinator.
             *sum = sum.saturating_add(more);
         }
+        *self = Self {
+            activity: self.activity,
+            first_chunk_ms: self.first_chunk_ms,
+            first_reduce_row_ms: self.first_reduce_row_ms,
+            ..Self::of_counters(sum)
+        };
     }
 }
 

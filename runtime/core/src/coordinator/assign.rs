@@ -3,13 +3,13 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use super::attempts::RunningAttempt;
+use super::attempts::{RunningAttempt, TaskRun};
 use super::event::Action;
 use super::outcome::QueryState;
 use super::poison::Start;
 use super::worker_registry::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
-use crate::ids::{StageId, TaskId};
+use crate::ids::{StageId, TaskId, WorkerId};
 use crate::locality::{LocalityCounts, LocalityLevel};
 use crate::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
 use crate::plan::{Determinism, ReadKind, Stage, StageInput};
@@ -59,7 +59,7 @@ impl Coordinator {
     /// comes last; those of `not_there` are left out.
     fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
         let data = &self.graph.stages[task.stage.0 as usize].data;
-        let failed_on = self.stages.task(task).and_then(|task| task.failed_on.as_ref());
+        let failed_on = self.stages.task(task).and_then(TaskRun::failed_on);
         let granted = self.slots.with_grants().filter_map(|name| self.workers.get(name));
         let offers =
             granted.filter(|worker| self.workers.is_usable(worker) && !not_there.contains(worker.name()));
@@ -90,7 +90,7 @@ impl Coordinator {
         self.finalize_layout(task.stage);
         self.filters.decide(task.stage);
         let locality = self.locality_of(task.stage, worker);
-        let Some(worker) = self.workers.get(worker).map(|worker| worker.id().clone()) else {
+        let Some(worker) = self.workers.get(worker).map(Worker::shared_id) else {
             return;
         };
         self.starts += 1;
@@ -99,7 +99,7 @@ impl Coordinator {
         self.slots.consume(&attempt.worker.name, attempt.id);
         let assignment = self.assignment(&attempt);
         self.out.push(Action::AssignAttempt {
-            worker: attempt.worker.clone(),
+            worker: WorkerId::clone(&attempt.worker),
             assignment,
         });
         self.send_inputs(&attempt);
@@ -180,7 +180,7 @@ impl Coordinator {
         let updates: Vec<InputUpdate> = winners.map(update).collect();
         if !updates.is_empty() {
             self.out.push(Action::UpdateInputs {
-                worker: attempt.worker.clone(),
+                worker: WorkerId::clone(&attempt.worker),
                 attempt: attempt.id,
                 updates,
             });

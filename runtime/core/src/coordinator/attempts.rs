@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::event::QueryFailure;
 use crate::ids::{AttemptId, StageEpoch, StreamEpoch, TaskId, WorkerId};
 use crate::message::{InputState, InputUpdate};
-use crate::metrics::AttemptMetrics;
+use crate::metrics::{AttemptMetrics, COUNTERS};
 use crate::ranges::SortedRun;
 use crate::time::Instant;
 
@@ -27,15 +27,15 @@ pub(super) enum TaskState {
         not_before: Instant,
     },
     /// Attempts are at work: by attempt number, at least one.
-    Running(BTreeMap<u32, RunningAttempt>),
+    Running(Box<BTreeMap<u32, RunningAttempt>>),
     /// An attempt has won, and a live worker holds its output, or the sink its file.
-    Won(Winner),
+    Won(Box<Winner>),
     /// Other tasks have written as many rows as the limit that reads the exchange takes. It counts as done, with no rows.
     Skipped,
     /// It has no output, and all stages that could read one have ended. It waits again if one of them has to run again.
     Unneeded {
-        /// Whether it had an output, which was dropped when all of them had ended.
-        released: bool,
+        /// Whose output was dropped when all of them had ended; none, if it had no output.
+        released: Option<Box<Winner>>,
     },
 }
 
@@ -49,7 +49,7 @@ pub(super) enum TaskState {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RunningAttempt {
     pub(super) id: AttemptId,
-    pub(super) worker: WorkerId,
+    pub(super) worker: Arc<WorkerId>,
     pub(super) stream_epoch: StreamEpoch,
     /// Start sequence number within the query.
     pub(super) start: u64,
@@ -62,7 +62,7 @@ pub(super) struct RunningAttempt {
 impl RunningAttempt {
     pub(super) fn new(
         id: AttemptId,
-        worker: WorkerId,
+        worker: Arc<WorkerId>,
         stream_epoch: StreamEpoch,
         start: u64,
         now: Instant,
@@ -96,15 +96,15 @@ pub(super) enum AttemptEnd {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Winner {
     pub(super) id: AttemptId,
-    pub(super) worker: WorkerId,
-    pub(super) stream_epoch: StreamEpoch,
-    pub(super) metrics: AttemptMetrics,
+    pub(super) worker: Arc<WorkerId>,
+    /// Its counters, as [`AttemptMetrics::counters`] has them.
+    pub(super) counters: [u64; COUNTERS],
     /// Rows that it wrote to its exchange.
     pub(super) rows: u64,
     /// Where its keys are, if it wrote a sorted run.
     pub(super) run: Option<Arc<SortedRun>>,
     /// The partitions that hold bytes, ascending; `None` if they are too many to be kept.
-    pub(super) filled: Option<Arc<[u32]>>,
+    pub(super) filled: Option<Arc<Vec<u32>>>,
 }
 
 impl Winner {
@@ -112,8 +112,8 @@ impl Winner {
     pub(super) fn update(&self, state: InputState) -> InputUpdate {
         InputUpdate {
             map_attempt: self.id,
-            stream_epoch: self.stream_epoch,
-            worker: self.worker.clone(),
+            stream_epoch: stream_epoch(self.id),
+            worker: WorkerId::clone(&self.worker),
             state,
             range: None,
         }
@@ -125,8 +125,7 @@ impl From<RunningAttempt> for Winner {
         Self {
             id: attempt.id,
             worker: attempt.worker,
-            stream_epoch: attempt.stream_epoch,
-            metrics: attempt.metrics,
+            counters: attempt.metrics.counters(),
             rows: 0,
             run: None,
             filled: None,
@@ -134,12 +133,24 @@ impl From<RunningAttempt> for Winner {
     }
 }
 
-/// One task over all its attempts.
+/// The epoch of the streams of an attempt, which grows over the attempts of its task.
+fn stream_epoch(attempt: AttemptId) -> StreamEpoch {
+    StreamEpoch(u64::from(attempt.attempt) + 1)
+}
+
+/// One task over all its attempts. Of most tasks nothing is kept but the attempt that has won.
 #[derive(Debug)]
 pub(super) struct TaskRun {
     pub(super) state: TaskState,
     /// The number of the next attempt; also how many there were.
     pub(super) attempts: u32,
+    /// What went wrong before.
+    history: Option<Box<History>>,
+}
+
+/// What is kept of attempts that failed or were lost.
+#[derive(Debug, Default)]
+pub(super) struct History {
     /// Failures that count towards the limit.
     pub(super) failures: u32,
     /// Attempts that ended because others held the memory or disk that they needed.
@@ -152,8 +163,8 @@ pub(super) struct TaskRun {
     pub(super) last_loss: Option<String>,
     /// A winner whose worker was lost with its output. It counts again if the worker returns with the output before another
     /// attempt wins.
-    pub(super) lost_winner: Option<Winner>,
-    /// All winners in the stage's epoch, lost or not. Readers may have rows of each.
+    pub(super) lost_winner: Option<Box<Winner>>,
+    /// The winners in the stage's epoch whose output does not count any more. Readers may have rows of each.
     pub(super) past_winners: Vec<Winner>,
 }
 
@@ -164,14 +175,47 @@ impl TaskRun {
                 not_before: Instant::default(),
             },
             attempts: 0,
-            failures: 0,
-            contended: 0,
-            first_failure: None,
-            failed_on: None,
-            last_loss: None,
-            lost_winner: None,
-            past_winners: Vec::new(),
+            history: None,
         }
+    }
+
+    /// What is kept of attempts before.
+    pub(super) fn history(&self) -> Option<&History> {
+        self.history.as_deref()
+    }
+
+    pub(super) fn history_mut(&mut self) -> &mut History {
+        self.history.get_or_insert_default()
+    }
+
+    /// What is kept of attempts before, if there is anything.
+    pub(super) fn known_history(&mut self) -> Option<&mut History> {
+        self.history.as_deref_mut()
+    }
+
+    /// The worker where its last attempt failed.
+    pub(super) fn failed_on(&self) -> Option<&WorkerId> {
+        self.history()?.failed_on.as_ref()
+    }
+
+    /// The attempt that won last, of a task whose output nobody needs any more.
+    pub(super) fn unneeded_winner(&self) -> Option<&Winner> {
+        match &self.state {
+            TaskState::Unneeded {
+                released: Some(winner),
+            } => Some(winner),
+            TaskState::Unneeded { released: None } => self.history()?.past_winners.last(),
+            TaskState::Waiting { .. } | TaskState::Running(_) | TaskState::Won(_) | TaskState::Skipped => {
+                None
+            }
+        }
+    }
+
+    /// What it adds to the counters of its stage beside attempts at work: those of its winner, also if nobody needs the output
+    /// any more.
+    pub(super) fn counters(&self) -> [u64; COUNTERS] {
+        let winner = self.winner().or(self.unneeded_winner());
+        winner.map_or([0; COUNTERS], |winner| winner.counters)
     }
 
     /// Allocates the next attempt. Numbers and stream epochs grow over the task's life and are never used twice.
@@ -183,12 +227,15 @@ impl TaskRun {
             attempt: self.attempts,
         };
         self.attempts += 1;
-        (attempt, StreamEpoch(u64::from(self.attempts)))
+        (attempt, stream_epoch(attempt))
     }
 
     /// Whether an attempt has won in the stage's epoch, whatever became of its output: readers may have rows of it.
     pub(super) fn has_won_before(&self) -> bool {
-        !self.past_winners.is_empty()
+        let past = self.history.as_ref();
+        self.winner().is_some()
+            || self.unneeded_winner().is_some()
+            || past.is_some_and(|history| !history.past_winners.is_empty())
     }
 
     /// The attempts at work, by number.
@@ -200,7 +247,7 @@ impl TaskRun {
             | TaskState::Skipped
             | TaskState::Unneeded { .. } => None,
         };
-        attempts.into_iter().flat_map(BTreeMap::values)
+        attempts.into_iter().flat_map(|attempts| attempts.values())
     }
 
     /// The attempt, if it is at work.
@@ -218,7 +265,8 @@ impl TaskRun {
     pub(super) fn add_running(&mut self, attempt: RunningAttempt) {
         match &mut self.state {
             TaskState::Waiting { .. } => {
-                self.state = TaskState::Running(BTreeMap::from([(attempt.id.attempt, attempt)]));
+                let attempts = BTreeMap::from([(attempt.id.attempt, attempt)]);
+                self.state = TaskState::Running(Box::new(attempts));
             }
             TaskState::Running(attempts) => {
                 attempts.insert(attempt.id.attempt, attempt);
@@ -282,7 +330,7 @@ impl TaskRun {
             TaskState::Waiting { .. } | TaskState::Skipped | TaskState::Unneeded { .. } => {}
             TaskState::Running(attempts) => {
                 let attempt = attempts.get_mut(&id.attempt);
-                if let Some(attempt) = attempt.filter(|known| known.id == id && known.worker == *worker) {
+                if let Some(attempt) = attempt.filter(|known| known.id == id && *known.worker == *worker) {
                     if attempt.metrics != metrics {
                         attempt.active = now;
                     }
@@ -291,8 +339,10 @@ impl TaskRun {
             }
             // Of an attempt that has ended, only the bytes on disk can change.
             TaskState::Won(winner) => {
-                if winner.id == id && winner.worker == *worker {
-                    winner.metrics.stored(metrics.shuffle_bytes_spilled);
+                if winner.id == id && *winner.worker == *worker {
+                    let mut stored = AttemptMetrics::of_counters(winner.counters);
+                    stored.stored(metrics.shuffle_bytes_spilled);
+                    winner.counters = stored.counters();
                 }
             }
         }
@@ -312,7 +362,7 @@ impl TaskRun {
     /// The winner whose output can be read, if there is one.
     pub(super) fn winner(&self) -> Option<&Winner> {
         match &self.state {
-            TaskState::Won(winner) => Some(winner),
+            TaskState::Won(winner) => Some(winner.as_ref()),
             TaskState::Waiting { .. }
             | TaskState::Running(_)
             | TaskState::Skipped
@@ -321,7 +371,7 @@ impl TaskRun {
     }
 
     /// Takes the win from the task, which waits again.
-    pub(super) fn take_winner(&mut self) -> Option<Winner> {
+    pub(super) fn take_winner(&mut self) -> Option<Box<Winner>> {
         let waiting = TaskState::Waiting {
             not_before: Instant::default(),
         };
@@ -348,10 +398,10 @@ mod tests {
             stage: StageId(0),
             task: 0,
         };
-        let worker = WorkerId {
+        let worker = Arc::new(WorkerId {
             name: worker.to_owned(),
             incarnation: Incarnation(1),
-        };
+        });
         let (id, stream_epoch) = run.next_attempt(task, StageEpoch(0));
         run.add_running(RunningAttempt::new(id, worker, stream_epoch, 0, Instant(5)));
         id

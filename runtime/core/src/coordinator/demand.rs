@@ -3,7 +3,7 @@
 
 use super::Coordinator;
 use super::outcome::QueryState;
-use crate::ids::{StageId, TaskId};
+use crate::ids::{StageId, TaskId, WorkerId};
 use sluice_crds::shuffle_query::ShuffleRetention;
 
 impl Coordinator {
@@ -45,8 +45,10 @@ impl Coordinator {
         }
         let tasks = u32::try_from(self.stages.get(id).tasks().len()).unwrap_or(u32::MAX);
         for task in 0..tasks {
-            if let Some(winner) = self.stages.get_mut(id).release(task) {
-                self.retire(&winner.worker, winner.id);
+            let released = self.stages.get_mut(id).release(task);
+            let output = released.map(|winner| (WorkerId::clone(&winner.worker), winner.id));
+            if let Some((worker, attempt)) = output {
+                self.retire(&worker, attempt);
             }
         }
     }

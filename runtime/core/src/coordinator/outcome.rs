@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use super::attempts::TaskRun;
 use super::event::{Action, Outcome, QueryFailure};
 use super::stage_table::StageRun;
 use super::worker_registry::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
 use crate::failure::FetchError;
-use crate::ids::{AttemptId, TaskId};
+use crate::ids::{AttemptId, TaskId, WorkerId};
 use crate::message::InputState;
+use crate::metrics::AttemptMetrics;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
 use sluice_crds::text::shortened;
@@ -91,7 +93,7 @@ impl Coordinator {
     fn cancel_all(&mut self) {
         let running = self.stages.running_attempts();
         let running: Vec<_> = running
-            .map(|attempt| (attempt.worker.clone(), attempt.id))
+            .map(|attempt| (WorkerId::clone(&attempt.worker), attempt.id))
             .collect();
         for (worker, attempt) in running {
             self.cancel_attempt(worker, attempt);
@@ -143,7 +145,7 @@ impl Coordinator {
     /// Whether a root attempt that counts has made rows.
     fn has_rows(&self) -> bool {
         let mut winners = self.stages.winners(&self.topology.roots);
-        winners.any(|winner| winner.metrics.rows_out > 0)
+        winners.any(|winner| AttemptMetrics::of_counters(winner.counters).rows_out > 0)
     }
 
     /// Ends the query because the sink or the reader of the result will not answer: with the first cause.
@@ -298,7 +300,8 @@ impl Coordinator {
 
     /// Fails the query for a task that was lost too often. Lost attempts are no failures, but they must have an end.
     pub(super) fn fail_for_lost_attempts(&mut self, task: TaskId) {
-        let loss = self.stages.task(task).and_then(|task| task.last_loss.clone());
+        let loss = self.stages.task(task).and_then(TaskRun::history);
+        let loss = loss.and_then(|history| history.last_loss.clone());
         let message = format!(
             "task {task} was started {MAX_ATTEMPTS_PER_TASK} times and lost each time; the last time: {}",
             loss.unwrap_or_else(|| "unknown".to_owned())

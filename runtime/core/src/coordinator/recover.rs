@@ -18,7 +18,7 @@ impl Coordinator {
         let ran_there = self
             .stages
             .running_attempts()
-            .filter(|attempt| attempt.worker == *worker);
+            .filter(|attempt| *attempt.worker == *worker);
         let lost: Vec<AttemptId> = ran_there.map(|attempt| attempt.id).collect();
         for attempt in lost {
             let cause = format!("worker {} was lost: {message}", worker.name);
@@ -28,20 +28,20 @@ impl Coordinator {
         let in_sink = |stage: StageId| self.policy.sink && self.topology.roots.contains(&stage);
         let stages = self.stages.iter().filter(|stage| !in_sink(stage.id()));
         let winners = stages.flat_map(|stage| stage.tasks().iter().filter_map(TaskRun::winner));
-        let held_there = winners.filter(|winner| winner.worker == *worker);
+        let held_there = winners.filter(|winner| *winner.worker == *worker);
         let tasks: Vec<TaskId> = held_there.map(|winner| winner.id.task_id()).collect();
         for task in tasks {
             let winner = self.lose_winner(task);
             let run = self.stages.task_mut(task);
             if let Some(run) = run.filter(|run| run.is_waiting()) {
-                run.lost_winner = winner;
+                run.history_mut().lost_winner = winner;
                 self.workers_with_lost_winners.insert(worker.name.clone());
             }
         }
     }
 
     /// Takes the win from a task whose output cannot be read any more, and notifies its readers.
-    fn lose_winner(&mut self, task: TaskId) -> Option<Winner> {
+    fn lose_winner(&mut self, task: TaskId) -> Option<Box<Winner>> {
         let winner = self.stages.get_mut(task.stage).lose_winner(task.task)?;
         self.notify_readers(&winner, InputState::Lost);
         self.apply_row_limit(task.stage);
@@ -54,7 +54,7 @@ impl Coordinator {
         let winner = self.stages.winner(attempt.task_id());
         let Some(worker) = winner
             .filter(|winner| winner.id == attempt)
-            .map(|winner| winner.worker.clone())
+            .map(|winner| WorkerId::clone(&winner.worker))
         else {
             return;
         };
@@ -93,10 +93,10 @@ impl Coordinator {
             .take_lost_winner(attempt, worker);
         let Some(winner) = lost else {
             let winner = self.stages.winner(attempt.task_id());
-            return winner.is_some_and(|winner| winner.id == attempt && winner.worker == *worker);
+            return winner.is_some_and(|winner| winner.id == attempt && *winner.worker == *worker);
         };
         self.cancel_task(attempt.task_id());
-        self.win(winner);
+        self.win(*winner);
         true
     }
 

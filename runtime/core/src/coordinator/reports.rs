@@ -46,8 +46,9 @@ impl Coordinator {
         if let Some(assigned) = running.map(|attempt| attempt.assigned) {
             self.record_firsts(id.stage, assigned, &metrics);
         }
-        if let Some(task) = self.stages.task_mut(id.task_id()) {
-            task.record_progress(worker, id, metrics, self.now);
+        if self.stages.task(id.task_id()).is_some() {
+            let stage = self.stages.get_mut(id.stage);
+            stage.record_progress(worker, id, metrics, self.now);
         }
     }
 
@@ -91,7 +92,7 @@ impl Coordinator {
             return self.refuse_success(worker, id, success.layout, layout);
         }
         let partitions = self.output_partitions(id.stage);
-        winner.metrics = success.metrics;
+        winner.counters = success.metrics.counters();
         winner.rows = success
             .outputs
             .iter()
@@ -133,7 +134,7 @@ impl Coordinator {
         let others = self.stages.get_mut(winner.id.stage).win(winner, self.now);
         self.out
             .extend(others.into_iter().map(|other| Action::CancelAttempt {
-                worker: other.worker,
+                worker: WorkerId::clone(&other.worker),
                 attempt: other.id,
             }));
         self.notify_readers(&announced, InputState::Won);
@@ -171,7 +172,9 @@ impl Coordinator {
         }
         let consumers = self.topology.consumers[task.stage.0 as usize].iter();
         let readers = consumers.flat_map(|stage| self.stages.get(*stage).running_attempts());
-        let readers: Vec<_> = readers.map(|reader| (reader.worker.clone(), reader.id)).collect();
+        let readers: Vec<_> = readers
+            .map(|reader| (WorkerId::clone(&reader.worker), reader.id))
+            .collect();
         for (worker, attempt) in readers {
             if self.workers.is_connected(&worker) {
                 let updates = vec![self.update_for(attempt, winner, state)];
@@ -252,9 +255,10 @@ impl Coordinator {
         let Some(task) = self.stages.task_mut(id.task_id()) else {
             return;
         };
-        task.contended += 1;
-        task.failed_on = Some(worker.clone());
-        let waits = task.contended;
+        let history = task.history_mut();
+        history.contended += 1;
+        history.failed_on = Some(worker.clone());
+        let waits = history.contended;
         if waits > MAX_CONTENDED_ATTEMPTS {
             let message = format!("it waited {MAX_CONTENDED_ATTEMPTS} times for room at workers; {message}");
             let cause = query_failure(ErrorReason::ResourcesExhausted, id, worker, &message);
@@ -272,11 +276,12 @@ impl Coordinator {
         let Some(task) = self.stages.task_mut(id.task_id()) else {
             return;
         };
-        let doublings = task.failures.min(MAX_BACKOFF_DOUBLINGS);
-        task.failures += 1;
-        task.failed_on = Some(worker.clone());
-        let first = task.first_failure.get_or_insert(cause).clone();
-        let failures = task.failures;
+        let history = task.history_mut();
+        let doublings = history.failures.min(MAX_BACKOFF_DOUBLINGS);
+        history.failures += 1;
+        history.failed_on = Some(worker.clone());
+        let first = history.first_failure.get_or_insert(cause).clone();
+        let failures = history.failures;
         let stage = self.stages.get_mut(id.stage);
         stage.end_attempt(id, AttemptEnd::Failed, now + base * (1 << doublings));
         if failures >= limit {
@@ -323,7 +328,7 @@ impl Coordinator {
             .into_iter()
             .flat_map(TaskRun::running_attempts);
         let running: Vec<_> = running
-            .map(|attempt| (attempt.worker.clone(), attempt.id))
+            .map(|attempt| (WorkerId::clone(&attempt.worker), attempt.id))
             .collect();
         for (worker, attempt) in running {
             self.cancel_attempt(worker, attempt);
@@ -339,13 +344,14 @@ impl Coordinator {
 }
 
 /// The partitions that hold bytes, if they are few of all.
-fn filled(outputs: &[MapOutputPartitionMeta], partitions: u32) -> Option<Arc<[u32]>> {
+fn filled(outputs: &[MapOutputPartitionMeta], partitions: u32) -> Option<Arc<Vec<u32>>> {
     if outputs.len() > MAX_FILLED_KEPT || outputs.len() > partitions as usize / 2 {
         return None;
     }
     let mut filled: Vec<u32> = outputs.iter().map(|output| output.partition).collect();
     filled.sort_unstable();
-    Some(filled.into())
+    filled.shrink_to_fit();
+    Some(Arc::new(filled))
 }
 
 /// The failure of an attempt as the cause of a query's end.

@@ -8,11 +8,12 @@ use std::mem;
 use std::time::Duration;
 
 use super::Coordinator;
+use super::attempts::TaskRun;
 use super::event::Action;
 use super::poison::Start;
 use super::spread::{Offer, Runnable, spread};
 use super::worker_registry::{Worker, WorkerRegistry};
-use crate::ids::AttemptId;
+use crate::ids::{AttemptId, WorkerId};
 use crate::plan::Stage;
 use crate::time::Instant;
 
@@ -379,7 +380,7 @@ impl Coordinator {
                     Start::No => continue,
                 };
                 left -= 1;
-                let failed_on = self.stages.task(task).and_then(|task| task.failed_on.clone());
+                let failed_on = self.stages.task(task).and_then(TaskRun::failed_on).cloned();
                 all.push(Runnable {
                     stage: id,
                     count: 1,
@@ -403,7 +404,7 @@ impl Coordinator {
                 .is_some_and(|worker| self.workers.is_usable(worker))
         });
         if let Some(youngest) = reclaimable.max_by_key(|attempt| attempt.start) {
-            let (worker, attempt) = (youngest.worker.clone(), youngest.id);
+            let (worker, attempt) = (WorkerId::clone(&youngest.worker), youngest.id);
             self.cancel_attempt(worker, attempt);
             self.slots.restart_patience(self.now);
         }

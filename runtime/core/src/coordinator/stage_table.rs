@@ -1,18 +1,21 @@
 //! The stages of a query with their tasks, and which stages may run and must run.
 
+mod counters;
 mod set_aside;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::Coordinator;
 use super::attempts::{AttemptEnd, RunningAttempt, TaskRun, TaskState, Winner};
 use super::topology::Topology;
 use crate::ids::{AttemptId, StageEpoch, StageId, StreamEpoch, TaskId, WorkerId};
 use crate::locality::LocalityCounts;
-use crate::metrics::AttemptMetrics;
+use crate::metrics::COUNTERS;
 use crate::plan::StageGraph;
 use crate::snapshot::StageState;
 use crate::time::Instant;
+use counters::recount;
 
 /// All stages of a query, by number.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub(super) struct StageRun {
     won: u32,
     /// Rows that the winners wrote.
     won_rows: u128,
+    /// The counters of the tasks, see [`TaskRun::counters`].
+    counters: [u128; COUNTERS],
     /// Tasks that a limit does not need.
     skipped: u32,
     /// Tasks whose output nobody can read any more.
@@ -106,7 +111,7 @@ impl StageTable {
     /// The attempt, if it is at work on its task at this worker.
     pub(super) fn running_attempt(&self, worker: &WorkerId, id: AttemptId) -> Option<&RunningAttempt> {
         let attempt = self.task(id.task_id())?.running_attempt(id)?;
-        (attempt.worker == *worker).then_some(attempt)
+        (*attempt.worker == *worker).then_some(attempt)
     }
 
     /// All attempts at work, by stage and task.
@@ -149,7 +154,9 @@ impl StageTable {
     /// Forgets winners that were lost with a worker which has come back without them.
     pub(super) fn forget_lost_winners(&mut self, worker: &str) {
         for task in self.stages.iter_mut().flat_map(|stage| &mut stage.all_tasks) {
-            task.lost_winner.take_if(|winner| winner.worker.name == worker);
+            if let Some(history) = task.known_history() {
+                history.lost_winner.take_if(|winner| winner.worker.name == worker);
+            }
         }
     }
 }
@@ -166,6 +173,7 @@ impl StageRun {
             running: BTreeSet::new(),
             won: 0,
             won_rows: 0,
+            counters: [0; COUNTERS],
             skipped: 0,
             unneeded: 0,
             counts: AttemptCounts::default(),
@@ -265,21 +273,6 @@ impl StageRun {
         self.locality
     }
 
-    /// The counters of the running and the winning attempts.
-    pub(super) fn metrics(&self) -> AttemptMetrics {
-        let mut metrics = AttemptMetrics::default();
-        for task in self.tasks() {
-            task.running_attempts()
-                .for_each(|attempt| metrics += attempt.metrics);
-            // What an output cost that nobody needs any more.
-            let past = task.past_winners.last().filter(|_| task.is_unneeded());
-            if let Some(winner) = task.winner().or(past) {
-                metrics += winner.metrics;
-            }
-        }
-        metrics
-    }
-
     /// When an attempt first read bytes of an exchange.
     pub(super) fn first_chunk(&self) -> Option<Instant> {
         self.first_chunk
@@ -311,7 +304,7 @@ impl StageRun {
     pub(super) fn start(
         &mut self,
         task: u32,
-        worker: WorkerId,
+        worker: Arc<WorkerId>,
         start: u64,
         locality: LocalityCounts,
         now: Instant,
@@ -344,11 +337,11 @@ impl StageRun {
             AttemptEnd::Failed => self.counts.failed += 1,
             AttemptEnd::Lost { cause } => {
                 self.counts.lost += 1;
-                run.last_loss = Some(cause);
+                run.history_mut().last_loss = Some(cause);
             }
             AttemptEnd::Cancelled => {
                 self.counts.cancelled += 1;
-                run.last_loss = Some("it was cancelled".to_owned());
+                run.history_mut().last_loss = Some("it was cancelled".to_owned());
             }
         }
         if run.is_waiting() {
@@ -361,14 +354,15 @@ impl StageRun {
     pub(super) fn win(&mut self, winner: Winner, now: Instant) -> Vec<RunningAttempt> {
         let task = winner.id.task;
         let run = &mut self.all_tasks[task as usize];
-        if run.past_winners.iter().all(|past| past.id != winner.id) {
-            run.past_winners.push(winner.clone());
-        }
-        run.lost_winner = None;
-        run.failed_on = None;
         let id = winner.id;
+        let counted = run.counters();
+        if let Some(history) = run.known_history() {
+            history.past_winners.retain(|past| past.id != id);
+            history.lost_winner = None;
+            history.failed_on = None;
+        }
         self.won_rows += u128::from(winner.rows);
-        let before = std::mem::replace(&mut run.state, TaskState::Won(winner));
+        let before = std::mem::replace(&mut run.state, TaskState::Won(Box::new(winner)));
         self.running.remove(&task);
         let others = match before {
             TaskState::Waiting { not_before } => {
@@ -379,17 +373,22 @@ impl StageRun {
             TaskState::Won(before) => {
                 self.won -= 1;
                 self.won_rows -= u128::from(before.rows);
+                run.history_mut().past_winners.push(*before);
                 Vec::new()
             }
             TaskState::Skipped => {
                 self.skipped -= 1;
                 Vec::new()
             }
-            TaskState::Unneeded { released: _ } => {
+            TaskState::Unneeded { released } => {
                 self.unneeded -= 1;
+                if let Some(winner) = released {
+                    run.history_mut().past_winners.push(*winner);
+                }
                 Vec::new()
             }
         };
+        recount(&mut self.counters, counted, run.counters());
         self.counts.cancelled += u32::try_from(others.len()).unwrap_or(u32::MAX);
         self.won += 1;
         self.note_end(now);
@@ -397,24 +396,29 @@ impl StageRun {
     }
 
     /// Takes the win from a task: it runs again if it is needed.
-    pub(super) fn lose_winner(&mut self, task: u32) -> Option<Winner> {
+    pub(super) fn lose_winner(&mut self, task: u32) -> Option<Box<Winner>> {
         let run = self.all_tasks.get_mut(task as usize)?;
+        let counted = run.counters();
         let winner = run.take_winner()?;
-        run.last_loss = Some(format!("its output was lost on {}", winner.worker.name));
+        let history = run.history_mut();
+        history.last_loss = Some(format!("its output was lost on {}", winner.worker.name));
+        history.past_winners.push(Winner::clone(&winner));
         self.won -= 1;
         self.won_rows -= u128::from(winner.rows);
         self.ended = None;
         self.counts.lost += 1;
+        recount(&mut self.counters, counted, run.counters());
         self.waiting.insert((Instant::default(), task));
         Some(winner)
     }
 
     /// Takes a winner that was lost with its worker and has come back with it.
-    pub(super) fn take_lost_winner(&mut self, id: AttemptId, worker: &WorkerId) -> Option<Winner> {
+    pub(super) fn take_lost_winner(&mut self, id: AttemptId, worker: &WorkerId) -> Option<Box<Winner>> {
         let run = self.all_tasks.get_mut(id.task as usize)?;
         let winner = run
+            .known_history()?
             .lost_winner
-            .take_if(|winner| winner.id == id && winner.worker == *worker)?;
+            .take_if(|winner| winner.id == id && *winner.worker == *worker)?;
         self.counts.lost = self.counts.lost.saturating_sub(1);
         Some(winner)
     }
@@ -429,29 +433,45 @@ impl StageRun {
     /// any more.
     pub(super) fn reset_task(&mut self, task: u32) -> Vec<Winner> {
         let run = &mut self.all_tasks[task as usize];
-        run.lost_winner = None;
-        match &run.state {
+        let counted = run.counters();
+        let waiting = TaskState::Waiting {
+            not_before: Instant::default(),
+        };
+        let last = match std::mem::replace(&mut run.state, waiting) {
             TaskState::Waiting { not_before } => {
-                self.waiting.remove(&(*not_before, task));
+                self.waiting.remove(&(not_before, task));
+                None
             }
-            TaskState::Running(_) => return Vec::new(),
+            running @ TaskState::Running(_) => {
+                run.state = running;
+                return Vec::new();
+            }
             TaskState::Won(winner) => {
                 self.won -= 1;
                 self.won_rows -= u128::from(winner.rows);
                 self.counts.lost += 1;
+                Some(winner)
             }
-            TaskState::Skipped => self.skipped -= 1,
+            TaskState::Skipped => {
+                self.skipped -= 1;
+                None
+            }
             TaskState::Unneeded { released } => {
                 self.unneeded -= 1;
-                self.counts.lost += u32::from(*released);
+                self.counts.lost += u32::from(released.is_some());
+                released
             }
-        }
-        self.ended = None;
-        run.state = TaskState::Waiting {
-            not_before: Instant::default(),
         };
+        self.ended = None;
         self.waiting.insert((Instant::default(), task));
-        std::mem::take(&mut run.past_winners)
+        let mut winners = Vec::new();
+        if let Some(history) = run.known_history() {
+            history.lost_winner = None;
+            winners = std::mem::take(&mut history.past_winners);
+        }
+        winners.extend(last.map(|winner| *winner));
+        recount(&mut self.counters, counted, run.counters());
+        winners
     }
 
     /// Records that the running attempts wait for an input, so that they do not count as stalled.

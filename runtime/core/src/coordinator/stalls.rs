@@ -43,7 +43,7 @@ impl Coordinator {
             }
             let attempts = self.stages.get(id).running_attempts();
             let stalls = attempts.filter(|attempt| attempt.active + timeout <= now);
-            stalled.extend(stalls.map(|attempt| (attempt.worker.clone(), attempt.id)));
+            stalled.extend(stalls.map(|attempt| (WorkerId::clone(&attempt.worker), attempt.id)));
         }
         for (worker, attempt) in stalled {
             if self.has_ended() {

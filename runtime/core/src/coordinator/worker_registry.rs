@@ -1,6 +1,7 @@
 //! The workers of a query: sessions, liveness, and which of them may run attempts.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Coordinator;
@@ -14,7 +15,7 @@ use crate::time::Instant;
 /// A worker, over all its sessions since its last start.
 #[derive(Debug)]
 pub(super) struct Worker {
-    id: WorkerId,
+    id: Arc<WorkerId>,
     session: Session,
     location: NodeLocation,
     /// Its slots in all, shared by all queries.
@@ -47,6 +48,11 @@ enum Session {
 impl Worker {
     pub(super) fn id(&self) -> &WorkerId {
         &self.id
+    }
+
+    /// Its id, for what is kept of many attempts.
+    pub(super) fn shared_id(&self) -> Arc<WorkerId> {
+        Arc::clone(&self.id)
     }
 
     pub(super) fn name(&self) -> &str {
@@ -153,7 +159,7 @@ impl WorkerRegistry {
     /// Whether this start of the worker has a session.
     pub(super) fn is_connected(&self, id: &WorkerId) -> bool {
         self.get(&id.name)
-            .is_some_and(|worker| worker.id == *id && worker.is_connected())
+            .is_some_and(|worker| *worker.id == *id && worker.is_connected())
     }
 
     /// Records a sign of life; false if it comes from a session or a start of the worker that is over.
@@ -171,7 +177,7 @@ impl WorkerRegistry {
 
     fn connected_mut(&mut self, id: &WorkerId) -> Option<&mut Worker> {
         let worker = self.workers.get_mut(&id.name)?;
-        (worker.id == *id && worker.is_connected()).then_some(worker)
+        (*worker.id == *id && worker.is_connected()).then_some(worker)
     }
 
     /// What a session with this start of the worker would mean.
@@ -185,9 +191,9 @@ impl WorkerRegistry {
 
     /// Registers a session. Failures of the same start of the worker still count.
     pub(super) fn register(&mut self, id: &WorkerId, slots: u32, location: NodeLocation, now: Instant) {
-        let known = self.get(&id.name).filter(|worker| worker.id == *id);
+        let known = self.get(&id.name).filter(|worker| *worker.id == *id);
         let worker = Worker {
-            id: id.clone(),
+            id: Arc::new(id.clone()),
             session: Session::Live,
             location,
             slots,
@@ -196,7 +202,7 @@ impl WorkerRegistry {
             last_heard: now,
         };
         if let Some(before) = self.workers.insert(id.name.clone(), worker) {
-            self.heard.remove(&(before.last_heard, before.id.name));
+            self.heard.remove(&(before.last_heard, before.id.name.clone()));
         }
         self.heard.insert((now, id.name.clone()));
     }
@@ -208,7 +214,7 @@ impl WorkerRegistry {
             Some(worker) => worker.last_error = Some(message),
             None => {
                 let worker = Worker {
-                    id: id.clone(),
+                    id: Arc::new(id.clone()),
                     session: Session::Lost,
                     location: NodeLocation::default(),
                     slots: 0,
@@ -239,7 +245,7 @@ impl WorkerRegistry {
         worker.last_error = Some(message.to_owned());
         self.heard.remove(&(worker.last_heard, name.to_owned()));
         Some(EndedSession {
-            worker: worker.id.clone(),
+            worker: WorkerId::clone(&worker.id),
             drained,
         })
     }
@@ -251,7 +257,7 @@ impl WorkerRegistry {
             .iter()
             .take_while(|(heard, _)| *heard + self.liveness_timeout <= now);
         let silent = silent.filter_map(|(_, name)| self.get(name));
-        let mut silent: Vec<WorkerId> = silent.map(|worker| worker.id.clone()).collect();
+        let mut silent: Vec<WorkerId> = silent.map(|worker| WorkerId::clone(&worker.id)).collect();
         silent.sort_unstable();
         silent
     }
@@ -265,7 +271,7 @@ impl WorkerRegistry {
 
     /// Counts a failure against this start of the worker.
     pub(super) fn record_failure(&mut self, id: &WorkerId) {
-        if let Some(worker) = self.workers.get_mut(&id.name).filter(|known| known.id == *id) {
+        if let Some(worker) = self.workers.get_mut(&id.name).filter(|known| *known.id == *id) {
             worker.failures = worker.failures.saturating_add(1);
         }
     }

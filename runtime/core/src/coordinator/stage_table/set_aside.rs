@@ -1,5 +1,6 @@
 //! Tasks that do not have to run: a limit has enough rows without them, or nobody can read what they would write.
 
+use super::counters::recount;
 use super::{StageRun, StageTable};
 use crate::coordinator::attempts::{TaskRun, TaskState, Winner};
 use crate::coordinator::topology::Topology;
@@ -76,7 +77,9 @@ impl StageRun {
             return false;
         };
         self.waiting.remove(&(not_before, task));
+        let counted = run.counters();
         run.state = state;
+        recount(&mut self.counters, counted, run.counters());
         self.note_end(now);
         true
     }
@@ -85,7 +88,9 @@ impl StageRun {
     pub(in crate::coordinator) fn skip(&mut self, task: u32, now: Instant) {
         self.skipped += 1;
         if self.set_aside(task, TaskState::Skipped, now) {
-            self.all_tasks[task as usize].lost_winner = None;
+            if let Some(history) = self.all_tasks[task as usize].known_history() {
+                history.lost_winner = None;
+            }
         } else {
             self.skipped -= 1;
         }
@@ -94,7 +99,7 @@ impl StageRun {
     /// Marks a waiting task as one whose output nobody can read.
     pub(in crate::coordinator) fn mark_unneeded(&mut self, task: u32, now: Instant) {
         self.unneeded += 1;
-        if !self.set_aside(task, TaskState::Unneeded { released: false }, now) {
+        if !self.set_aside(task, TaskState::Unneeded { released: None }, now) {
             self.unneeded -= 1;
         }
     }
@@ -122,14 +127,16 @@ impl StageRun {
     }
 
     /// Gives up the output of a task, since nobody can read it any more. Answers with the winner that it had.
-    pub(in crate::coordinator) fn release(&mut self, task: u32) -> Option<Winner> {
+    pub(in crate::coordinator) fn release(&mut self, task: u32) -> Option<&Winner> {
         let run = &mut self.all_tasks[task as usize];
         let winner = run.take_winner()?;
-        run.state = TaskState::Unneeded { released: true };
         self.won -= 1;
         self.won_rows -= u128::from(winner.rows);
         self.unneeded += 1;
-        Some(winner)
+        run.state = TaskState::Unneeded {
+            released: Some(winner),
+        };
+        run.unneeded_winner()
     }
 
     /// Lets the skipped tasks wait again.
@@ -153,13 +160,21 @@ impl StageRun {
             if !wakes(&run.state) {
                 continue;
             }
-            if run.state == (TaskState::Unneeded { released: true }) {
-                run.last_loss = Some("its output had been read and was released".to_owned());
-                self.counts.lost += 1;
-            }
-            run.state = TaskState::Waiting {
+            let counted = run.counters();
+            let waiting = TaskState::Waiting {
                 not_before: Instant::default(),
             };
+            let before = std::mem::replace(&mut run.state, waiting);
+            if let TaskState::Unneeded {
+                released: Some(winner),
+            } = before
+            {
+                let history = run.history_mut();
+                history.last_loss = Some("its output had been read and was released".to_owned());
+                history.past_winners.push(*winner);
+                self.counts.lost += 1;
+            }
+            recount(&mut self.counters, counted, run.counters());
             self.waiting.insert((Instant::default(), task));
             self.ended = None;
         }
