@@ -3,6 +3,12 @@
 //! A decision is an attempt assigned, with everything that the coordinator does for it: the grant of its slot, its success
 //! and the requests of slots that follow. The workers are simulated and take no time.
 
+#![allow(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "a benchmark reads the clock, its arguments and what the system says of its memory"
+)]
+
 use std::collections::VecDeque;
 use std::process::Command;
 use std::time::{Duration, Instant as Clock};

@@ -20,6 +20,10 @@ use crate::time::Instant;
 /// Waiting, Running <-----> Skipped, Unneeded
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(
+    clippy::box_collection,
+    reason = "few of many tasks run, and a map would double the size of the others"
+)]
 pub(super) enum TaskState {
     /// No attempt is at work and none has won.
     Waiting {

@@ -110,7 +110,7 @@ impl World {
     }
 
     /// The client is told how many tasks a root stage has. Another reader waits for just those.
-    pub fn set_result_tasks(&mut self, writer: Writer) {
+    pub fn set_result_tasks(&mut self, writer: &Writer) {
         self.client.tasks.insert(writer.stage, writer.tasks);
         if self.client.reading.is_some() {
             self.open_client();

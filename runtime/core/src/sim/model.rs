@@ -146,6 +146,17 @@ fn vary(stages: &mut [Stage], exchanges: &mut [Exchange], rng: &mut SmallRng) ->
     ordered
 }
 
+/// A hash exchange.
+fn hash(id: u32, partitions: u32, writers: Vec<StageId>) -> Exchange {
+    Exchange {
+        id: ExchangeId(id),
+        kind: ExchangeKind::Hash,
+        partitions,
+        writers,
+        fetch: None,
+    }
+}
+
 /// A small plan: scans, then one to three reading stages over one or two of what comes before.
 pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
     let scans = rng.random_range(1..=2_u32);
@@ -167,13 +178,6 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
             data: DataLocality::default(),
         });
         id
-    };
-    let hash = |id: u32, partitions: u32, writers: Vec<StageId>| Exchange {
-        id: ExchangeId(id),
-        kind: ExchangeKind::Hash,
-        partitions,
-        writers,
-        fetch: None,
     };
     let first: Vec<StageId> = (0..scans)
         .map(|scan| {

@@ -407,7 +407,7 @@ impl World {
                     self.update_client(update)?;
                 }
             }
-            Action::SetResultTasks { writer } => self.set_result_tasks(writer),
+            Action::SetResultTasks { writer } => self.set_result_tasks(&writer),
             Action::CommitSink { winners } => {
                 self.visible = Some(winners);
                 self.after(SINK_ANSWER, SimEvent::SinkAnswered);
