@@ -106,6 +106,8 @@ pub struct InputUpdate {
     pub state: InputState,
     /// The frames of it that hold the reader's range of a sorted run; all, if there is none.
     pub range: Option<ByteRange>,
+    /// Of the reader's partitions those that hold bytes: the others are not fetched. `None`: any may hold bytes.
+    pub filled_partitions: Option<Vec<u32>>,
 }
 
 /// Whether a map attempt's output counts for its readers.

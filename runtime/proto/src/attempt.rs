@@ -119,6 +119,9 @@ impl wire::InputUpdate {
             address: endpoint.address,
             state: state.into(),
             range: update.range.map(Into::into),
+            filled_partitions: update
+                .filled_partitions
+                .map(|partitions| wire::PartitionList { partitions }),
             fetch_key: FetchKey::to_wire(endpoint.key.as_ref()),
         }
     }
@@ -142,6 +145,7 @@ impl TryFrom<wire::InputUpdate> for (InputUpdate, FetchEndpoint) {
             worker: need(wire.worker, "updates.worker")?.into(),
             state,
             range: wire.range.map(TryInto::try_into).transpose()?,
+            filled_partitions: filled_partitions(wire.filled_partitions)?,
         };
         let endpoint = FetchEndpoint {
             address: wire.address,
@@ -149,6 +153,14 @@ impl TryFrom<wire::InputUpdate> for (InputUpdate, FetchEndpoint) {
         };
         Ok((update, endpoint))
     }
+}
+
+/// Refuses more partitions than an exchange has.
+fn filled_partitions(wire: Option<wire::PartitionList>) -> Result<Option<Vec<u32>>, WireError> {
+    let partitions = wire.map(|list| list.partitions);
+    let count = partitions.as_ref().map_or(0, Vec::len);
+    check_partitions(u32::try_from(count).unwrap_or(u32::MAX))?;
+    Ok(partitions)
 }
 
 impl From<AttemptMetrics> for wire::AttemptMetrics {

@@ -307,6 +307,7 @@ fn input_updates_survive() {
             stream_epoch: StreamEpoch(2),
             worker,
             state,
+            filled_partitions: (state == InputState::Won).then(|| vec![1, 300, 7]),
             range: (state == InputState::Won).then_some(ByteRange { start: 3, end: 9 }),
         };
         let endpoint = FetchEndpoint {

@@ -193,6 +193,7 @@ impl Bench {
                 stream_epoch: StreamEpoch(1),
                 worker: worker(),
                 state: InputState::Won,
+                filled_partitions: None,
                 range: None,
             };
             updates.send(won).unwrap();

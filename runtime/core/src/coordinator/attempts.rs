@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::event::QueryFailure;
+use super::partition_set::PartitionSet;
 use crate::ids::{AttemptId, StageEpoch, StreamEpoch, TaskId, WorkerId};
 use crate::message::{InputState, InputUpdate};
 use crate::metrics::{AttemptMetrics, COUNTERS};
@@ -107,8 +108,8 @@ pub(super) struct Winner {
     pub(super) rows: u64,
     /// Where its keys are, if it wrote a sorted run.
     pub(super) run: Option<Arc<SortedRun>>,
-    /// The partitions that hold bytes, ascending; `None` if they are too many to be kept.
-    pub(super) filled: Option<Arc<Vec<u32>>>,
+    /// The partitions that hold bytes; `None` if all of them do.
+    pub(super) filled: Option<Arc<PartitionSet>>,
 }
 
 impl Winner {
@@ -120,6 +121,7 @@ impl Winner {
             worker: WorkerId::clone(&self.worker),
             state,
             range: None,
+            filled_partitions: None,
         }
     }
 }

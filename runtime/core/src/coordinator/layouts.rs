@@ -269,41 +269,30 @@ impl Coordinator {
     pub(super) fn update_for(&self, reader: AttemptId, winner: &Winner, state: InputState) -> InputUpdate {
         InputUpdate {
             range: self.bytes_for(reader.task_id(), winner),
+            filled_partitions: self.filled_for(reader.task_id(), winner),
             ..winner.update(state)
         }
     }
 
-    /// Whether the reader's own partitions of the output are empty, so that it need not fetch them. With many partitions
-    /// nearly all streams are empty, and there are as many as map tasks times reduce tasks.
-    fn reads_nothing(&self, reader: TaskId, winner: &Winner) -> bool {
-        let Some(filled) = &winner.filled else {
-            return false;
-        };
-        let Some(stage) = self.graph.stages.get(reader.stage.0 as usize) else {
-            return false;
-        };
-        let layout = self.layouts.get(reader.stage);
-        let Some(own) = layout.and_then(|layout| layout.tasks.get(reader.task as usize)) else {
-            return false;
-        };
+    /// Which partitions of the output that the reader reads hold bytes, so that it need not fetch the others; `None` if all of
+    /// them do. With many partitions nearly all streams are empty, and there are as many as map tasks times partitions.
+    fn filled_for(&self, reader: TaskId, winner: &Winner) -> Option<Vec<u32>> {
+        let filled = winner.filled.as_ref()?;
+        let stage = self.graph.stages.get(reader.stage.0 as usize)?;
         let of_winner = |input: &&StageInput| {
             self.writers(input.exchange)
                 .any(|writer| writer == winner.id.stage)
         };
         let mut inputs = stage.inputs.iter().filter(of_winner);
-        // Both are ascending.
-        let first = filled.partition_point(|partition| *partition < own.partitions.start);
-        let has_rows = filled
-            .get(first)
-            .is_some_and(|partition| own.partitions.contains(partition));
-        inputs.all(|input| input.read == ReadKind::OwnPartition) && !has_rows
+        if inputs.all(|input| input.read == ReadKind::OwnPartition) {
+            let own = self.layouts.get(reader.stage)?.tasks.get(reader.task as usize)?;
+            return filled.part_of(own.partitions.clone());
+        }
+        filled.part_of(0..self.output_partitions(winner.id.stage))
     }
 
     /// The bytes of a winner's run that hold the rows of a reading task.
     fn bytes_for(&self, reader: TaskId, winner: &Winner) -> Option<ByteRange> {
-        if self.reads_nothing(reader, winner) {
-            return Some(ByteRange { start: 0, end: 0 });
-        }
         let range = self.layouts.range_of(reader)?;
         let run = winner.run.as_deref()?;
         let exchange = self.range_input(reader.stage)?;

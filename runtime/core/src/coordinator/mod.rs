@@ -9,6 +9,7 @@ mod filters;
 mod layouts;
 mod observe;
 mod outcome;
+mod partition_set;
 mod poison;
 mod policy;
 mod recover;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Coordinator;
 use super::attempts::{AttemptEnd, TaskRun, Winner};
 use super::event::{Action, Outcome, QueryFailure};
+use super::partition_set::PartitionSet;
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
 use crate::key_filter::KeyFilter;
@@ -18,8 +19,6 @@ use sluice_crds::ErrorReason;
 
 /// Doublings of the backoff: at most 64 times the base.
 const MAX_BACKOFF_DOUBLINGS: u32 = 6;
-/// Most partitions of one output that are remembered as filled, at four bytes each.
-const MAX_FILLED_KEPT: usize = 1024;
 /// Most attempts of one task that may end because others hold memory or disk. With their backoffs they take a quarter of
 /// an hour at the default base.
 pub(super) const MAX_CONTENDED_ATTEMPTS: u32 = 60;
@@ -121,7 +120,8 @@ impl Coordinator {
         self.count_failure(worker, id, ErrorReason::TaskFailed, &message);
     }
 
-    fn output_partitions(&self, stage: StageId) -> u32 {
+    /// How many partitions each task of the stage writes.
+    pub(super) fn output_partitions(&self, stage: StageId) -> u32 {
         let exchange = self.graph.stages[stage.0 as usize].output;
         self.graph.exchanges[exchange.0 as usize].partitions
     }
@@ -343,15 +343,13 @@ impl Coordinator {
     }
 }
 
-/// The partitions that hold bytes, if they are few of all.
-fn filled(outputs: &[MapOutputPartitionMeta], partitions: u32) -> Option<Arc<Vec<u32>>> {
-    if outputs.len() > MAX_FILLED_KEPT || outputs.len() > partitions as usize / 2 {
+/// The partitions that hold bytes, unless all of them do.
+fn filled(outputs: &[MapOutputPartitionMeta], partitions: u32) -> Option<Arc<PartitionSet>> {
+    if outputs.len() >= partitions as usize {
         return None;
     }
-    let mut filled: Vec<u32> = outputs.iter().map(|output| output.partition).collect();
-    filled.sort_unstable();
-    filled.shrink_to_fit();
-    Some(Arc::new(filled))
+    let members = outputs.iter().map(|output| output.partition);
+    Some(Arc::new(PartitionSet::new(partitions, members)))
 }
 
 /// The failure of an attempt as the cause of a query's end.

@@ -28,6 +28,16 @@ pub(super) struct Source {
     pub worker: WorkerId,
     /// The bytes to read of each stream; all, if there is none.
     pub range: Option<ByteRange>,
+    /// The partitions that hold bytes; any may, if there are none named.
+    pub filled: Option<BTreeSet<u32>>,
+}
+
+impl Source {
+    /// Whether nothing of the partition is to be fetched.
+    fn is_empty(&self, partition: u32) -> bool {
+        let filled = self.filled.as_ref();
+        filled.is_some_and(|filled| !filled.contains(&partition))
+    }
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +46,9 @@ pub(super) struct MapTask {
     pub source: Option<Source>,
     /// By partition; empty without a source.
     pub streams: BTreeMap<u32, Stream>,
+    /// Partitions without bytes whose end was not said yet. It waits until something of the map task is read: until then
+    /// another attempt may take its place.
+    empty_partitions: Vec<u32>,
 }
 
 #[derive(Debug)]
@@ -148,18 +161,25 @@ impl Input {
         let Some(entry) = self.tasks.get_mut(&task) else {
             return;
         };
-        let range = source.range;
-        entry.source = Some(source);
-        let start = range.map_or(0, |range| range.start);
-        let fresh = || Stream {
-            start,
-            cursor: start,
-            end: range.map(|range| range.end),
-            held: 0,
-            phase: Phase::Ready,
-            retry_state: None,
+        let stream = |partition: u32| {
+            let start = source.range.map_or(0, |range| range.start);
+            let end = source.range.map(|range| range.end);
+            let is_empty = source.is_empty(partition);
+            Stream {
+                start,
+                cursor: start,
+                end: if is_empty { Some(start) } else { end },
+                held: 0,
+                phase: if is_empty { Phase::Ended } else { Phase::Ready },
+                retry_state: None,
+            }
         };
-        entry.streams = self.partitions.iter().map(|&p| (p, fresh())).collect();
+        entry.streams = self.partitions.iter().map(|&p| (p, stream(p))).collect();
+        let partitions = self.partitions.iter().copied();
+        entry.empty_partitions = partitions
+            .filter(|partition| source.is_empty(*partition))
+            .collect();
+        entry.source = Some(source);
         for partition in self.partitions.clone() {
             self.enqueue(task, partition);
         }
@@ -229,7 +249,8 @@ impl Input {
     /// Whether rows of the map task were delivered: then no other attempt of it may be read.
     pub fn is_partly_read(&self, task: TaskId) -> bool {
         let streams = self.tasks.get(&task).map(|entry| entry.streams.values());
-        let read = |stream: &Stream| !stream.is_unread() || stream.phase == Phase::Ended;
+        let read =
+            |stream: &Stream| !stream.is_unread() || (stream.phase == Phase::Ended && !stream.is_complete());
         streams.is_some_and(|mut streams| streams.any(read))
     }
 
@@ -240,6 +261,7 @@ impl Input {
         };
         entry.source = None;
         entry.streams.clear();
+        entry.empty_partitions.clear();
         for partition in self.partitions.clone() {
             self.enqueue(task, partition);
         }
@@ -258,17 +280,33 @@ impl Input {
         }
     }
 
-    /// Ends the streams of a map task of which nothing is to be read; returns which.
+    /// Ends a map task of which nothing is to be read; returns its streams.
     pub fn end_complete(&mut self, task: TaskId) -> Vec<StreamId> {
-        let streams = self.tasks.get(&task).into_iter().flat_map(|entry| &entry.streams);
-        let complete = streams.filter(|(_, stream)| stream.is_complete());
-        let ids: Vec<StreamId> = complete
-            .filter_map(|(&partition, _)| self.stream_id(task, partition))
+        let Some(entry) = self.tasks.get(&task) else {
+            return Vec::new();
+        };
+        if !entry.streams.values().all(Stream::is_complete) {
+            return Vec::new();
+        }
+        let ids: Vec<StreamId> = entry
+            .streams
+            .keys()
+            .filter_map(|&partition| self.stream_id(task, partition))
             .collect();
         for id in &ids {
             self.end_stream(task, id.partition);
         }
         ids
+    }
+
+    /// Takes the streams without bytes whose end can be said now, as something of their map task is read.
+    pub fn take_empty(&mut self, task: TaskId) -> Vec<StreamId> {
+        let entry = self.tasks.get_mut(&task);
+        let partitions = entry.map(|entry| std::mem::take(&mut entry.empty_partitions));
+        let partitions = partitions.into_iter().flatten();
+        partitions
+            .filter_map(|partition| self.stream_id(task, partition))
+            .collect()
     }
 
     pub fn map_attempt(&self, task: TaskId) -> Option<AttemptId> {

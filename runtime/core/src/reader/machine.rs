@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::event::{Action, Event, FetchId};
 use super::input::{Delivery, Input, Phase, RetryState, Source};
+use super::verdict::{Verdict, check_chunk};
 use crate::failure::FetchError;
-use crate::ids::{StreamEpoch, StreamId, TaskId};
+use crate::ids::{StreamId, TaskId};
 use crate::message::{AssignedInput, ChunkHead, InputState, InputUpdate};
 use crate::time::Instant;
 
@@ -146,6 +147,10 @@ impl Reader {
             stream_epoch: update.stream_epoch,
             worker: update.worker.clone(),
             range: update.range,
+            filled: update
+                .filled_partitions
+                .as_ref()
+                .map(|filled| filled.iter().copied().collect()),
         };
         let source = entry.source.as_ref();
         let same = source.is_some_and(|source| source.attempt == update.map_attempt);
@@ -248,13 +253,14 @@ impl Reader {
         let Some((source, stream)) = source.zip(input.stream_mut(task, partition)) else {
             return;
         };
+        let cursor = stream.cursor;
         let stream_id = StreamId {
             attempt: source.attempt,
             partition,
         };
         fetch.last_chunk = now;
         let bytes = head.end_offset.saturating_sub(head.start_offset);
-        match check_chunk(head, source.stream_epoch, stream.cursor, fetch.reserved) {
+        match check_chunk(head, source.stream_epoch, cursor, fetch.reserved) {
             Verdict::Next => {}
             Verdict::Repeated => return,
             Verdict::Gap => {
@@ -264,6 +270,14 @@ impl Reader {
             }
             Verdict::Wrong(error) => return self.fail(stream_id, error, actions),
         }
+        let empty = input.take_empty(task).into_iter();
+        actions.extend(empty.map(|stream| Action::EndStream {
+            input: to_u32(index),
+            stream,
+        }));
+        let Some(stream) = input.stream_mut(task, partition) else {
+            return;
+        };
         if bytes > 0 {
             stream.cursor = head.end_offset;
             stream.held = stream.held.saturating_add(bytes);
@@ -457,36 +471,6 @@ impl Reader {
             map_attempt: stream.attempt,
             error,
         });
-    }
-}
-
-/// How a chunk fits the stream for which it was fetched.
-enum Verdict {
-    /// It has the next bytes.
-    Next,
-    /// Its bytes are there already: it was repeated on its way.
-    Repeated,
-    /// Bytes before it are missing, or it is an empty chunk of a winner that is not finalized yet at the worker: worth a
-    /// retry.
-    Gap,
-    /// It does not answer the request.
-    Wrong(FetchError),
-}
-
-fn check_chunk(head: &ChunkHead, min_epoch: StreamEpoch, cursor: u64, most: u64) -> Verdict {
-    if head.stream_epoch < min_epoch {
-        return Verdict::Wrong(FetchError::StaleStreamEpoch);
-    }
-    if head.start_offset < cursor {
-        return Verdict::Repeated;
-    }
-    if head.start_offset > cursor {
-        return Verdict::Gap;
-    }
-    match head.end_offset.checked_sub(cursor) {
-        Some(0) if !head.finalized => Verdict::Gap,
-        Some(bytes) if bytes <= most && head.end_offset <= head.watermark_offset => Verdict::Next,
-        Some(_) | None => Verdict::Wrong(FetchError::Corrupt),
     }
 }
 

@@ -4,6 +4,7 @@
 mod event;
 mod input;
 mod machine;
+mod verdict;
 
 pub use event::{Action, Event, FetchId};
 pub use input::Delivery;

@@ -123,6 +123,8 @@ pub enum Sabotage {
     HalfLimit,
     /// The coordinator keeps outputs that were read.
     KeepOutputs,
+    /// The coordinator says of a partition that holds bytes that it holds none.
+    ForgetFilled,
 }
 
 #[derive(Debug)]
@@ -260,7 +262,8 @@ impl Plan {
             | Sabotage::AssignTooFew
             | Sabotage::ForgetKeys
             | Sabotage::HalfLimit
-            | Sabotage::KeepOutputs => {}
+            | Sabotage::KeepOutputs
+            | Sabotage::ForgetFilled => {}
         }
     }
 
@@ -287,7 +290,8 @@ impl Plan {
             | Sabotage::AssignTooFew
             | Sabotage::ForgetKeys
             | Sabotage::HalfLimit
-            | Sabotage::KeepOutputs => span,
+            | Sabotage::KeepOutputs
+            | Sabotage::ForgetFilled => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),

@@ -230,6 +230,11 @@ fn a_partition_that_no_task_reads_is_noticed() {
 }
 
 #[test]
+fn a_partition_whose_bytes_are_not_told_of_is_noticed() {
+    assert_noticed(Scenario::Any, Sabotage::ForgetFilled, "other rows");
+}
+
+#[test]
 fn a_partition_that_two_tasks_read_is_noticed() {
     assert_noticed(Scenario::Any, Sabotage::ReadPartitionTwice, "0 missing");
 }

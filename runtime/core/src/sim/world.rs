@@ -366,8 +366,10 @@ impl World {
             if self.trace {
                 println!("        -> {action:?}");
             }
-            if self.plan.sabotage == Sabotage::AssignTooFew {
-                leave_partition_out(&mut action);
+            match self.plan.sabotage {
+                Sabotage::AssignTooFew => leave_partition_out(&mut action),
+                Sabotage::ForgetFilled => forget_filled(&mut action),
+                _ => {}
             }
             self.audit.on_action(&action)?;
             self.perform(action)?;
@@ -444,6 +446,16 @@ fn leave_partition_out(action: &mut Action) {
             input.assigned_reduce_partitions.pop();
         }
     }
+}
+
+/// Takes a partition from those that hold bytes.
+fn forget_filled(action: &mut Action) {
+    let Action::UpdateInputs { updates, .. } = action else {
+        return;
+    };
+    updates.iter_mut().for_each(|update| {
+        update.filled_partitions.as_mut().and_then(Vec::pop);
+    });
 }
 
 impl SimEvent {

@@ -112,6 +112,7 @@ impl Cluster {
             stream_epoch: StreamEpoch(u64::from(map.attempt)),
             worker: self.home(map),
             state,
+            filled_partitions: None,
             range: None,
         };
         self.updates.send(update).unwrap();

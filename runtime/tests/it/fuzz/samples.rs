@@ -229,6 +229,9 @@ fn update() -> wire::InputUpdate {
         }),
         address: "10.0.0.1:7400".into(),
         state: wire::InputState::Won.into(),
+        filled_partitions: Some(wire::PartitionList {
+            partitions: vec![1, 300],
+        }),
         range: Some(wire::ByteRange { start: 1, end: 2 }),
         ..wire::InputUpdate::default()
     }

@@ -4,14 +4,13 @@ use super::fixture::{
     Query, assigned, assignments, attempt, chain, client_updates, exchange, failed, map_reduce, outcome,
     policy, stage, succeeded, updates_to, worker,
 };
-use crate::coordinator::{Action, Event, Outcome};
+use crate::coordinator::{Action, Event, Outcome, Policy};
 use crate::ids::{ExchangeId, StageId, StreamEpoch};
-use crate::layout::LayoutId;
+use crate::layout::{AdaptivePolicy, LayoutId};
 use crate::locality::{DataLocality, LocalityCounts, NodeLocation};
 use crate::message::{InputState, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{ExchangeKind, ReadKind, StageGraph};
-use crate::ranges::ByteRange;
 use crate::time::Instant;
 
 #[test]
@@ -308,9 +307,8 @@ fn slots_are_asked_for_near_the_data_first() {
     assert_eq!(counts, expected);
 }
 
-#[test]
-fn a_reader_is_told_that_its_partition_of_an_output_is_empty() {
-    let nothing = Some(ByteRange { start: 0, end: 0 });
+/// What each reader of one map task's output is told of where it holds bytes.
+fn told_as_filled(graph: StageGraph, policy: Policy, filled: &[u32]) -> Vec<(u32, Option<Vec<u32>>)> {
     let output = |partition: u32| MapOutputPartitionMeta {
         partition,
         bytes: 10,
@@ -319,42 +317,62 @@ fn a_reader_is_told_that_its_partition_of_an_output_is_empty() {
         committed_offset: 10,
         finalized: true,
     };
-    // The partitions that hold bytes, of four, and what each reader is told to read.
-    let cases: &[(&[u32], [Option<ByteRange>; 4])] = &[
-        (&[], [nothing; 4]),
-        (&[2], [nothing, nothing, None, nothing]),
-        (&[3, 1], [nothing, None, nothing, None]),
-        // So many that it is not worth remembering.
-        (&[0, 1, 2], [None; 4]),
-    ];
-    for (filled, expected) in cases {
-        for reads_all in [false, true] {
-            let mut graph = map_reduce(1, 4);
-            if reads_all {
-                graph.stages[1].inputs[0].read = ReadKind::AllPartitions;
-            }
-            let mut query = Query::new(graph, policy());
-            query.join("a", 4);
-            let won = Event::AttemptSucceeded {
-                worker: worker("a"),
-                attempt: attempt(0, 0, 0),
-                layout: LayoutId::default(),
-                outputs: filled.iter().map(|partition| output(*partition)).collect(),
-                run: None,
-                filters: Vec::new(),
-                metrics: AttemptMetrics::default(),
-            };
-            let actions = query.run(won);
-            let received = actions.iter().filter_map(|action| match action {
-                Action::UpdateInputs { attempt, updates, .. } => Some((attempt.task, updates[0].range)),
-                _ => None,
-            });
-            let received: Vec<_> = received.collect();
-            assert_eq!(received.len(), 4, "{filled:?}");
-            for (task, range) in received {
-                let expected = if reads_all { None } else { expected[task as usize] };
-                assert_eq!(range, expected, "{filled:?}, task {task}");
-            }
+    let mut query = Query::new(graph, policy);
+    query.join("a", 4);
+    let won = Event::AttemptSucceeded {
+        worker: worker("a"),
+        attempt: attempt(0, 0, 0),
+        layout: LayoutId::default(),
+        outputs: filled.iter().map(|partition| output(*partition)).collect(),
+        run: None,
+        filters: Vec::new(),
+        metrics: AttemptMetrics::default(),
+    };
+    let actions = query.run(won);
+    let received = actions.iter().filter_map(|action| match action {
+        Action::UpdateInputs { attempt, updates, .. } => {
+            Some((attempt.task, updates[0].filled_partitions.clone()))
+        }
+        _ => None,
+    });
+    received.collect()
+}
+
+#[test]
+fn a_reader_is_told_which_of_its_partitions_hold_bytes() {
+    // The partitions that hold bytes, of four.
+    let cases: [&[u32]; 4] = [&[], &[2], &[3, 0, 1], &[0, 1, 2, 3]];
+    for filled in cases {
+        let told = told_as_filled(map_reduce(1, 4), policy(), filled);
+        assert_eq!(told.len(), 4, "{filled:?}");
+        for (task, told) in told {
+            let nothing = (!filled.contains(&task)).then(Vec::new);
+            assert_eq!(told, nothing, "{filled:?}, task {task}");
         }
     }
+}
+
+#[test]
+fn a_reader_of_several_partitions_is_told_which_of_them_hold_bytes() {
+    let coalesced = || Policy {
+        adaptive: Some(AdaptivePolicy {
+            target_bytes: 1_000,
+            min_tasks: 1,
+            max_tasks: 0,
+            max_partitions_per_task: 0,
+            min_task_bytes: 1_000,
+        }),
+        ..policy()
+    };
+    let told = |filled: &[u32]| told_as_filled(map_reduce(1, 4), coalesced(), filled);
+    assert_eq!(told(&[3, 1]), [(0, Some(vec![1, 3]))]);
+    assert_eq!(told(&[3, 1, 0, 2]), [(0, None)]);
+    let mut whole = map_reduce(1, 4);
+    whole.stages[1].inputs[0].read = ReadKind::AllPartitions;
+    let told = told_as_filled(whole, policy(), &[2]);
+    assert_eq!(told.len(), 4);
+    assert!(
+        told.iter().all(|(_, filled)| *filled == Some(vec![2])),
+        "{told:?}"
+    );
 }

@@ -103,6 +103,7 @@ impl World {
                 incarnation: Incarnation(worker),
             },
             state,
+            filled_partitions: None,
             range: None,
         };
         self.handle(Event::InputUpdated(update));

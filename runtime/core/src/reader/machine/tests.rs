@@ -1,6 +1,6 @@
 use super::super::event::{Action, Event, FetchId};
 use super::*;
-use crate::ids::{AttemptId, Incarnation, StageEpoch, StageId, WorkerId};
+use crate::ids::{AttemptId, Incarnation, StageEpoch, StageId, StreamEpoch, WorkerId};
 use crate::message::Writer;
 use crate::ranges::ByteRange;
 
@@ -47,6 +47,7 @@ fn update(map_attempt: AttemptId, stream_epoch: u64, state: InputState) -> Event
             incarnation: Incarnation(stream_epoch),
         },
         state,
+        filled_partitions: None,
         range: None,
     })
 }
@@ -477,4 +478,72 @@ fn a_stream_that_ends_before_its_range_is_another_one() {
         actions.last().is_some_and(|last| last.contains("fail")),
         "{actions:?}"
     );
+}
+
+#[test]
+fn partitions_without_bytes_are_not_fetched() {
+    let mut reader = Reader::new(config(), &[(input(1, 2, &[3, 4, 5]), Delivery::Arrival)]);
+    let filled = |task, partitions: &[u32]| {
+        let mut event = update(attempt(1, task, 0), 9, InputState::Won);
+        if let Event::InputUpdated(update) = &mut event {
+            update.filled_partitions = Some(partitions.to_vec());
+        }
+        event
+    };
+    let actions = reader.handle(Instant(0), filled(0, &[4]));
+    let fetched = |actions: &[Action]| {
+        let stream = |action: &Action| match action {
+            Action::Fetch { stream, .. } => Some(stream.partition),
+            _ => None,
+        };
+        actions.iter().filter_map(stream).collect::<Vec<_>>()
+    };
+    let ended = |actions: &[Action]| {
+        let stream = |action: &Action| match action {
+            Action::EndStream { stream, .. } => Some(stream.partition),
+            _ => None,
+        };
+        actions.iter().filter_map(stream).collect::<Vec<_>>()
+    };
+    assert_eq!(fetched(&actions), [4]);
+    assert_eq!(ended(&actions), [0; 0], "another attempt may take its place");
+    let lost = reader.handle(Instant(1), update(attempt(1, 0, 0), 9, InputState::Lost));
+    assert!(matches!(lost[..], [Action::CancelFetch { .. }]), "{lost:?}");
+    let mut again = filled(0, &[4]);
+    if let Event::InputUpdated(update) = &mut again {
+        update.map_attempt = attempt(1, 0, 1);
+    }
+    let actions = reader.handle(Instant(2), again);
+    let [Action::Fetch { fetch, .. }] = actions[..] else {
+        panic!("a fetch: {actions:?}");
+    };
+    let head = head(0, 10, 10);
+    let actions = reader.handle(Instant(3), Event::ChunkArrived { fetch, head });
+    assert_eq!(ended(&actions), [3, 5, 4]);
+    let actions = reader.handle(Instant(4), filled(1, &[]));
+    assert_eq!((fetched(&actions), ended(&actions)), (vec![], vec![3, 4, 5]));
+    assert!(reader.is_done(), "{actions:?}");
+}
+
+#[test]
+fn partitions_without_bytes_do_not_hold_up_those_after_them() {
+    let mut reader = Reader::new(config(), &[(input(1, 1, &[3, 4, 5]), Delivery::InOrder)]);
+    let mut event = update(attempt(1, 0, 0), 9, InputState::Won);
+    if let Event::InputUpdated(update) = &mut event {
+        update.filled_partitions = Some(vec![5]);
+    }
+    let actions = reader.handle(Instant(0), event);
+    let [Action::Fetch { fetch, stream, .. }] = actions[..] else {
+        panic!("a fetch: {actions:?}");
+    };
+    assert_eq!(stream.partition, 5);
+    let head = head(0, 10, 10);
+    let actions = reader.handle(Instant(1), Event::ChunkArrived { fetch, head });
+    let order = actions.iter().map(|action| match action {
+        Action::EndStream { stream, .. } => (stream.partition, false),
+        Action::Deliver { stream, .. } => (stream.partition, true),
+        other => panic!("{other:?}"),
+    });
+    let order: Vec<_> = order.take(4).collect();
+    assert_eq!(order, [(3, false), (4, false), (5, true), (5, false)]);
 }

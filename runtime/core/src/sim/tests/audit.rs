@@ -76,6 +76,7 @@ fn update(id: AttemptId, state: InputState) -> Action {
         stream_epoch: StreamEpoch(1),
         worker: worker(),
         state,
+        filled_partitions: None,
         range: None,
     };
     Action::UpdateInputs {
