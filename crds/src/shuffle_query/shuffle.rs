@@ -15,7 +15,8 @@ pub const MAX_FETCH_WINDOW_PARTITIONS: u32 = 65_536;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ShuffleSpec {
-    /// Partitions of every exchange. Without it, the number of slots of all workers.
+    /// Partitions of every exchange. Without it, one for each slot of all workers, and more if the tables that the query reads
+    /// have more bytes than the slots times adaptive.targetBytes: at most 1024.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = MAX_PARTITIONS))]
     pub partitions: Option<u32>,

@@ -11,7 +11,8 @@ use crate::query;
 pub(super) struct ExplainArgs {
     #[command(flatten)]
     query: QueryFile,
-    /// Partitions of an exchange when the file does not say; default: as many as `run` takes, the slots of all workers.
+    /// Slots of all workers: so many partitions an exchange has at least when the file does not say; default: as many as `run`
+    /// takes.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PARTITIONS)))]
     partitions: Option<u32>,
 }

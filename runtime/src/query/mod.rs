@@ -3,6 +3,7 @@
 mod deadline;
 mod error;
 mod load;
+mod policy;
 mod prepare;
 
 pub use deadline::Deadline;

@@ -3,18 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::SessionContext;
 use sluice_core::coordinator::{GraphError, Policy, check_graph};
 use sluice_core::ids::{CoordinatorEpoch, QueryId, StageId};
-use sluice_core::layout::AdaptivePolicy;
 use sluice_core::limits::check_fragment_bytes;
 use sluice_core::locality::DataLocality;
-use sluice_crds::shuffle_query::{
-    AdaptiveMode, AdaptiveSpec, Compression, MAX_PARTITIONS, PreviewMode, RuntimeFilters, TableSpec,
-};
+use sluice_crds::shuffle_query::{Compression, MAX_PARTITIONS, PreviewMode, RuntimeFilters, TableSpec};
 use sluice_crds::{ErrorReason, ShuffleQuerySpec};
 use sluice_proto::LeafSplit;
 use sluice_proto::auth::Guard;
@@ -22,13 +18,14 @@ use tokio::time::Instant;
 
 use super::error::PrepareError;
 use super::load::LoadedQuery;
+use super::policy::{adaptive_policy, default_partitions, policy};
 use crate::coordinator::{CoordinatorOptions, StageAssignment, SystemResolver};
 use crate::planner::{
     BroadcastLimit, DeclaredTables, HashJoinLimit, PlanError, PlannedQuery, PlannedStage,
     RuntimeFilterPolicy, plan, session_options, session_state, tables_read,
 };
 use crate::sink::{Sink, SinkError};
-use crate::source::{InputManifest, InputRoots, SourceError, register_tables};
+use crate::source::{InputManifest, InputRoots, SourceError, register_tables, table_bytes};
 use crate::stage_template::StageTemplate;
 
 /// A query that is ready to run.
@@ -50,7 +47,7 @@ pub struct PreparedQuery {
 /// What the workers of a query have, as far as it is known when the query is planned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerCapacity {
-    /// Slots of all workers, the number of partitions where the query does not say.
+    /// Slots of all workers, the least number of partitions where the query does not say.
     pub slots: u32,
     /// Memory for each slot, bytes.
     pub slot_memory_bytes: Option<u64>,
@@ -123,13 +120,11 @@ async fn prepare_checked(
         .with_object_store_registry(manifest.stores())
         .build_arc()
         .map_err(anyhow::Error::from)?;
-    let partitions = spec
-        .shuffle
-        .partitions
-        .unwrap_or(capacity.slots)
-        .clamp(1, MAX_PARTITIONS);
     let memory = capacity.slot_memory_bytes;
-    let options = session_options(usize::try_from(partitions).unwrap_or(1))
+    let adaptive = adaptive_policy(&spec.shuffle.adaptive, memory);
+    let given = spec.shuffle.partitions.unwrap_or(capacity.slots);
+    let given = given.clamp(1, MAX_PARTITIONS);
+    let options = session_options(usize::try_from(given).unwrap_or(1))
         .with_extension(Arc::new(BroadcastLimit::of_slots(memory)))
         .with_extension(Arc::new(HashJoinLimit::of_slots(memory)))
         .with_extension(Arc::new(RuntimeFilterPolicy {
@@ -150,17 +145,16 @@ async fn prepare_checked(
     register_tables(&context, &tables, &manifest)
         .await
         .map_err(bad_source)?;
+    if let (None, Some(adaptive)) = (spec.shuffle.partitions, &adaptive) {
+        let sizes = tables.iter().map(|table| table_bytes(table, &manifest));
+        let bytes = sizes.fold(0, u64::saturating_add);
+        set_partitions(&context, default_partitions(bytes, adaptive.target_bytes, given));
+    }
     let mut planned = plan(&context.state(), sql).await.map_err(unplanned)?;
     check_graph(&planned.graph).map_err(|error| PrepareError::rejected(graph_reason(&error), error))?;
     planned.locate(&data_locality(spec));
-    let adaptive = adaptive_policy(&spec.shuffle.adaptive, memory);
-    if adaptive.is_none() {
-        planned
-            .graph
-            .stages
-            .iter_mut()
-            .for_each(|stage| stage.coalesces = false);
-    }
+    let stages = planned.graph.stages.iter_mut();
+    stages.for_each(|stage| stage.coalesces &= adaptive.is_some());
     if let Some(sink) = &sink {
         sink.check_columns(&planned.schema).map_err(bad_sink)?;
     }
@@ -177,6 +171,14 @@ async fn prepare_checked(
         preview: spec.preview,
         compression,
     })
+}
+
+/// Sets how many partitions exchanges have. Scans keep the number of tasks for which the session was made.
+fn set_partitions(context: &SessionContext, partitions: u32) {
+    let state = context.state_ref();
+    let mut state = state.write();
+    let options = state.config_mut().options_mut();
+    options.execution.target_partitions = usize::try_from(partitions).unwrap_or(1);
 }
 
 /// The reason for a graph that no coordinator accepts.
@@ -223,55 +225,6 @@ fn bad_sink(error: SinkError) -> PrepareError {
 
 fn bad_source(error: SourceError) -> PrepareError {
     PrepareError::rejected(error.reason, error)
-}
-
-/// Encoded bytes of sorted rows that are worth a merging task of their own.
-const MIN_RANGE_BYTES: u64 = 4 << 20;
-
-/// How long a running attempt may make no progress.
-const ATTEMPT_STALL_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// Encoded bytes that are worth a reading task of their own while slots are free: a task's start takes about as long as its
-/// work on them.
-const MIN_TASK_BYTES: u64 = 1 << 20;
-
-/// The part of a slot's memory that the encoded bytes of a coalesced task may have: decoded they are several times as large,
-/// and so is the hash table over them.
-const TARGET_SHARE_OF_SLOT: u64 = 8;
-
-/// How partitions are coalesced on workers with so much memory for each slot.
-fn adaptive_policy(spec: &AdaptiveSpec, slot_memory_bytes: Option<u64>) -> Option<AdaptivePolicy> {
-    match spec.mode {
-        AdaptiveMode::Off => return None,
-        AdaptiveMode::Auto => {}
-    }
-    let share = slot_memory_bytes.map_or(u64::MAX, |bytes| bytes / TARGET_SHARE_OF_SLOT);
-    Some(AdaptivePolicy {
-        target_bytes: spec.target_bytes.bytes().min(share),
-        min_tasks: spec.min_reduce_tasks,
-        max_tasks: spec.max_reduce_tasks,
-        max_partitions_per_task: spec.max_partitions_per_task,
-        min_task_bytes: MIN_TASK_BYTES,
-    })
-}
-
-fn policy(spec: &ShuffleQuerySpec, sink: bool, adaptive: Option<AdaptivePolicy>) -> Policy {
-    Policy {
-        max_task_attempts: spec.retry.max_task_attempts,
-        retry_backoff_base: spec.retry.backoff_base.into(),
-        exclude_worker_after_failures: spec.retry.exclude_worker_after_failures,
-        worker_liveness_timeout: spec.retry.worker_liveness_timeout.into(),
-        no_workers_grace: spec.retry.no_workers_grace.into(),
-        attempt_stall_timeout: ATTEMPT_STALL_TIMEOUT,
-        deadline: spec
-            .deadline_seconds
-            .map(|seconds| Duration::from_secs(seconds.into())),
-        reduce_fetch_window_partitions: spec.shuffle.reduce_fetch_window_partitions,
-        min_range_bytes: MIN_RANGE_BYTES,
-        adaptive,
-        retention: spec.shuffle.retention,
-        sink,
-    }
 }
 
 impl PreparedQuery {
@@ -370,20 +323,56 @@ fn stage_assignment(
 
 #[cfg(test)]
 mod tests {
+    use sluice_core::plan::ExchangeKind;
+    use sluice_crds::shuffle_query::{AdaptiveMode, TpchSpec};
+    use sluice_crds::{ByteSize, ShuffleQuery};
+
     use super::*;
 
-    #[test]
-    fn tasks_are_coalesced_as_far_as_a_slot_has_memory_for() {
-        let spec = AdaptiveSpec::default();
-        let target = |memory| adaptive_policy(&spec, memory).map(|policy| policy.target_bytes);
-        assert_eq!(target(None), Some(128 << 20));
-        assert_eq!(target(Some(2 << 30)), Some(128 << 20));
-        assert_eq!(target(Some(256 << 20)), Some(32 << 20));
-        let off = AdaptiveSpec {
-            mode: AdaptiveMode::Off,
-            ..spec
+    /// The partitions of the exchange by which a generated table of this scale is grouped on two slots.
+    async fn planned_partitions(scale_factor: f64, change: impl FnOnce(&mut ShuffleQuerySpec)) -> u32 {
+        let mut spec = ShuffleQuerySpec {
+            sql: Some("select l_partkey, count(*) from lineitem group by l_partkey".to_owned()),
+            tables: vec![TableSpec {
+                name: "lineitem".to_owned(),
+                tpch: Some(TpchSpec {
+                    scale_factor,
+                    table: None,
+                }),
+                ..TableSpec::default()
+            }],
+            ..ShuffleQuerySpec::default()
         };
-        assert_eq!(adaptive_policy(&off, None), None);
+        change(&mut spec);
+        let loaded = LoadedQuery {
+            query: ShuffleQuery::new("q", spec),
+            pool: None,
+            base: std::path::PathBuf::new(),
+        };
+        let capacity = WorkerCapacity {
+            slots: 2,
+            slot_memory_bytes: None,
+        };
+        let id = QueryId::new("q").unwrap();
+        let prepared = plan_only(&loaded, &id, capacity).await.unwrap();
+        let exchanges = prepared.planned.graph.exchanges;
+        let hashed = exchanges
+            .iter()
+            .find(|exchange| exchange.kind == ExchangeKind::Hash);
+        hashed.unwrap().partitions
+    }
+
+    #[tokio::test]
+    async fn exchanges_have_as_many_partitions_as_the_tables_have_targets() {
+        assert_eq!(planned_partitions(0.1, |_| {}).await, 2, "one for each slot");
+        let many = planned_partitions(10.0, |_| {}).await;
+        assert!((20..200).contains(&many), "{many}");
+        let half = |spec: &mut ShuffleQuerySpec| spec.shuffle.adaptive.target_bytes = ByteSize::from_mib(256);
+        assert_eq!(planned_partitions(10.0, half).await, many.div_ceil(2));
+        let given = |spec: &mut ShuffleQuerySpec| spec.shuffle.partitions = Some(3);
+        assert_eq!(planned_partitions(10.0, given).await, 3);
+        let off = |spec: &mut ShuffleQuerySpec| spec.shuffle.adaptive.mode = AdaptiveMode::Off;
+        assert_eq!(planned_partitions(10.0, off).await, 2, "each is a task");
     }
 
     #[test]

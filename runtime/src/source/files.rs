@@ -122,6 +122,19 @@ pub async fn register_tables(
     Ok(())
 }
 
+/// The bytes of a table: of its files, or of its generated rows in memory.
+pub fn table_bytes(spec: &TableSpec, manifest: &InputManifest) -> u64 {
+    match spec.source() {
+        Some(TableSource::Tpch { scale_factor, table }) => {
+            TpchTable::new(table, scale_factor).map_or(0, |table| table.bytes())
+        }
+        Some(TableSource::Files { .. }) | None => {
+            let files = manifest.tables.get(&spec.name).into_iter().flatten();
+            files.map(|file| file.size).fold(0, u64::saturating_add)
+        }
+    }
+}
+
 async fn provider(
     context: &SessionContext,
     spec: &TableSpec,

@@ -31,6 +31,12 @@ impl TpchTable {
     pub fn new(table: TableName, scale_factor: f64) -> Option<Self> {
         rows::is_scale_factor(scale_factor).then_some(Self { table, scale_factor })
     }
+
+    /// Bytes of its rows in memory, about.
+    pub fn bytes(&self) -> u64 {
+        let (rows, _) = row_count(self.table, self.scale_factor);
+        rows.saturating_mul(scan::row_bytes(self.table, &schema(self.table)) as u64)
+    }
 }
 
 #[async_trait]

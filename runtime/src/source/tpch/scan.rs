@@ -209,7 +209,7 @@ fn projected_schema(table: TpchTable, projection: Option<&[usize]>) -> Result<Sc
 }
 
 /// Bytes of one row in memory, about.
-fn row_bytes(table: TpchTable, schema: &Schema) -> usize {
+pub(super) fn row_bytes(table: TpchTable, schema: &Schema) -> usize {
     let column_bytes = |name: &str, data_type: &DataType| match data_type.primitive_width() {
         Some(width) => width,
         None if name.ends_with("_comment") => VIEW_BYTES + comment_bytes(table),

@@ -1,0 +1,105 @@
+//! What a query's fields mean to its coordinator and its planner.
+
+use std::time::Duration;
+
+use sluice_core::coordinator::Policy;
+use sluice_core::layout::AdaptivePolicy;
+use sluice_crds::ShuffleQuerySpec;
+use sluice_crds::shuffle_query::{AdaptiveMode, AdaptiveSpec};
+
+/// Encoded bytes of sorted rows that are worth a merging task of their own.
+const MIN_RANGE_BYTES: u64 = 4 << 20;
+
+/// How long a running attempt may make no progress.
+const ATTEMPT_STALL_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// Encoded bytes that are worth a reading task of their own while slots are free: a task's start takes about as long as its
+/// work on them.
+const MIN_TASK_BYTES: u64 = 1 << 20;
+
+/// The part of a slot's memory that the encoded bytes of a coalesced task may have: decoded they are several times as large,
+/// and so is the hash table over them.
+const TARGET_SHARE_OF_SLOT: u64 = 8;
+
+/// How partitions are coalesced on workers with so much memory for each slot.
+pub(super) fn adaptive_policy(spec: &AdaptiveSpec, slot_memory_bytes: Option<u64>) -> Option<AdaptivePolicy> {
+    match spec.mode {
+        AdaptiveMode::Off => return None,
+        AdaptiveMode::Auto => {}
+    }
+    let share = slot_memory_bytes.map_or(u64::MAX, |bytes| bytes / TARGET_SHARE_OF_SLOT);
+    Some(AdaptivePolicy {
+        target_bytes: spec.target_bytes.bytes().min(share),
+        min_tasks: spec.min_reduce_tasks,
+        max_tasks: spec.max_reduce_tasks,
+        max_partitions_per_task: spec.max_partitions_per_task,
+        min_task_bytes: MIN_TASK_BYTES,
+    })
+}
+
+/// The policy of the coordinator.
+pub(super) fn policy(spec: &ShuffleQuerySpec, sink: bool, adaptive: Option<AdaptivePolicy>) -> Policy {
+    Policy {
+        max_task_attempts: spec.retry.max_task_attempts,
+        retry_backoff_base: spec.retry.backoff_base.into(),
+        exclude_worker_after_failures: spec.retry.exclude_worker_after_failures,
+        worker_liveness_timeout: spec.retry.worker_liveness_timeout.into(),
+        no_workers_grace: spec.retry.no_workers_grace.into(),
+        attempt_stall_timeout: ATTEMPT_STALL_TIMEOUT,
+        deadline: spec
+            .deadline_seconds
+            .map(|seconds| Duration::from_secs(seconds.into())),
+        reduce_fetch_window_partitions: spec.shuffle.reduce_fetch_window_partitions,
+        min_range_bytes: MIN_RANGE_BYTES,
+        adaptive,
+        retention: spec.shuffle.retention,
+        sink,
+    }
+}
+
+/// Most partitions that an exchange has where the query does not say: each map task writes a stream for each of them.
+const MAX_DEFAULT_PARTITIONS: u64 = 1024;
+
+/// How many partitions exchanges have where the query does not say: as many as the tables that it reads have targets of bytes,
+/// so that a layout has something to choose from, and at least one for each slot. What is shuffled is mostly less than what
+/// is read, and what is too many is coalesced.
+pub(super) fn default_partitions(table_bytes: u64, target_bytes: u64, slots: u32) -> u32 {
+    let wanted = table_bytes
+        .div_ceil(target_bytes.max(1))
+        .min(MAX_DEFAULT_PARTITIONS);
+    u32::try_from(wanted).unwrap_or(u32::MAX).max(slots)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_are_coalesced_as_far_as_a_slot_has_memory_for() {
+        let spec = AdaptiveSpec::default();
+        let target = |memory| adaptive_policy(&spec, memory).map(|policy| policy.target_bytes);
+        assert_eq!(target(None), Some(128 << 20));
+        assert_eq!(target(Some(2 << 30)), Some(128 << 20));
+        assert_eq!(target(Some(256 << 20)), Some(32 << 20));
+        let off = AdaptiveSpec {
+            mode: AdaptiveMode::Off,
+            ..spec
+        };
+        assert_eq!(adaptive_policy(&off, None), None);
+    }
+
+    #[test]
+    fn partitions_follow_the_tables_and_not_below_the_slots() {
+        let target = 128 << 20;
+        assert_eq!(default_partitions(0, target, 4), 4);
+        assert_eq!(
+            default_partitions(4 * target, target, 4),
+            4,
+            "little data pay nothing"
+        );
+        assert_eq!(default_partitions(4 * target + 1, target, 4), 5);
+        assert_eq!(default_partitions(80 * target, target, 4), 80);
+        assert_eq!(default_partitions(u64::MAX, target, 4), 1024);
+        assert_eq!(default_partitions(u64::MAX, 0, 4_000), 4_000);
+    }
+}
