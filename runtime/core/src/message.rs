@@ -150,6 +150,9 @@ pub struct FetchRequest {
     pub query: QueryId,
     /// Stage, stage epoch, map task, attempt and partition.
     pub stream: StreamId,
+    /// Other partitions of the attempt, each from its beginning, as far as the response has room: each after the end of the
+    /// one before it. At most [`crate::limits::MAX_STREAMS_PER_FETCH`] with the first.
+    pub next_partitions: Vec<u32>,
     /// The first byte wanted.
     pub start_offset: u64,
     /// The most bytes that one response may bring.
@@ -165,6 +168,8 @@ pub struct FetchRequest {
 /// The head of one chunk of a response; its bytes follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkHead {
+    /// The partition.
+    pub partition: u32,
     /// Offset of the first byte.
     pub start_offset: u64,
     /// One past the last byte; equal to `start_offset` in an empty chunk.

@@ -5,6 +5,7 @@ use sluice_core::failure::FetchError;
 use sluice_core::ids::{
     AttemptId, CoordinatorEpoch, Incarnation, StageEpoch, StageId, StreamEpoch, StreamId,
 };
+use sluice_core::limits::MAX_STREAMS_PER_FETCH;
 use sluice_core::message::{ChunkHead, FetchRequest};
 use tonic::{Code, Status};
 
@@ -26,6 +27,7 @@ impl From<FetchRequest> for wire::FetchRequest {
             min_stream_epoch: request.min_stream_epoch.0,
             coordinator_epoch: request.coordinator_epoch.0,
             worker_incarnation: request.worker_incarnation.0,
+            next_partitions: request.next_partitions,
         }
     }
 }
@@ -40,7 +42,12 @@ impl TryFrom<wire::FetchRequest> for FetchRequest {
             task: wire.map_task,
             attempt: wire.attempt,
         };
+        if wire.next_partitions.len() >= MAX_STREAMS_PER_FETCH {
+            let count = wire.next_partitions.len() as u64;
+            return Err(WireError::impossible("next_partitions", count));
+        }
         Ok(Self {
+            next_partitions: wire.next_partitions,
             query: query_id(wire.query)?,
             stream: StreamId {
                 attempt,
@@ -64,6 +71,7 @@ impl wire::FetchChunk {
             watermark_offset: head.watermark_offset,
             finalized: head.finalized,
             stream_epoch: head.stream_epoch.0,
+            reduce_partition: head.partition,
             data,
         }
     }
@@ -81,6 +89,7 @@ impl TryFrom<wire::FetchChunk> for (ChunkHead, prost::bytes::Bytes) {
             return Err(WireError::impossible("watermark_offset", wire.watermark_offset));
         }
         let head = ChunkHead {
+            partition: wire.reduce_partition,
             start_offset: wire.start_offset,
             end_offset: wire.end_offset,
             watermark_offset: wire.watermark_offset,

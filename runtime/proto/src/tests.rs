@@ -352,6 +352,19 @@ fn impossible_messages_are_refused() {
         refused,
         Err(WireError::Impossible { field: "query", .. })
     ));
+    let many = wire::FetchRequest {
+        query: "q".into(),
+        next_partitions: vec![0; sluice_core::limits::MAX_STREAMS_PER_FETCH],
+        ..Default::default()
+    };
+    let refused = sluice_core::message::FetchRequest::try_from(many);
+    assert!(matches!(
+        refused,
+        Err(WireError::Impossible {
+            field: "next_partitions",
+            ..
+        })
+    ));
     let short = wire::FetchChunk {
         end_offset: 4,
         watermark_offset: 4,

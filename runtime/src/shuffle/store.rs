@@ -321,13 +321,25 @@ impl StoreHandle {
                     request.start_offset = head.end_offset;
                     request.max_bytes = request.max_bytes.saturating_sub(bytes);
                     let full = request.max_bytes == 0 || served + 1 == MAX_CHUNKS_PER_RESPONSE;
-                    (!ended && !full).then_some((request, served + 1))
+                    let at_end = head.finalized && head.end_offset == head.watermark_offset;
+                    let goes_on = !ended || (at_end && to_next_stream(&mut request));
+                    (goes_on && !full).then_some((request, served + 1))
                 });
                 Some((answer, next))
             }
         });
         chunks.boxed()
     }
+}
+
+/// Turns a request for several streams to the next one; false if there is none.
+fn to_next_stream(request: &mut FetchRequest) -> bool {
+    if request.next_partitions.is_empty() {
+        return false;
+    }
+    request.stream.partition = request.next_partitions.remove(0);
+    request.start_offset = 0;
+    true
 }
 
 /// The bytes of the pieces, in order. Uses a blocking thread only if files must be read.

@@ -95,6 +95,7 @@ impl Fixture {
                 attempt,
                 partition: 0,
             },
+            next_partitions: Vec::new(),
             start_offset,
             max_bytes: 4 * MAX_CHUNK_BYTES,
             min_stream_epoch: StreamEpoch(1),

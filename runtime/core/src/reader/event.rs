@@ -57,6 +57,8 @@ pub enum Action {
         worker: WorkerId,
         /// The stream.
         stream: StreamId,
+        /// Other partitions of the attempt to bring after it, each from its beginning, as far as there is room.
+        next_partitions: Vec<u32>,
         /// The lowest epoch that will do.
         min_stream_epoch: StreamEpoch,
         /// The first byte.

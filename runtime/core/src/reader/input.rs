@@ -1,10 +1,12 @@
 //! One input of a reader: its map tasks, their streams, and the bytes that it may hold.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::event::FetchId;
 use super::machine::{Config, MIN_FETCH_BYTES};
 use crate::ids::{AttemptId, StreamEpoch, StreamId, TaskId, WorkerId};
+use crate::limits::MAX_STREAMS_PER_FETCH;
 use crate::message::{AssignedInput, Writer};
 use crate::ranges::ByteRange;
 use crate::time::Instant;
@@ -234,6 +236,32 @@ impl Input {
             let left = stream.and_then(|stream| Some(stream.end?.saturating_sub(stream.cursor)));
             (task, partition, left.map_or(grant, |left| left.min(grant)))
         })
+    }
+
+    /// Partitions of the map task that the fetch of this one may bring after it: those not begun, in order. Where each stream is
+    /// taken by itself, or a part of it, there are none.
+    pub fn streams_after(&self, task: TaskId, partition: u32) -> Vec<u32> {
+        let entry = self.tasks.get(&task);
+        let whole = |stream: &Stream| stream.end.is_none();
+        let first = entry.and_then(|entry| entry.streams.get(&partition));
+        let Some(entry) = entry.filter(|_| self.delivery != Delivery::PerStream && first.is_some_and(whole))
+        else {
+            return Vec::new();
+        };
+        let after = (Bound::Excluded(partition), Bound::Unbounded);
+        let streams = entry.streams.range(after);
+        let fresh =
+            streams.filter(|(_, stream)| stream.phase == Phase::Ready && stream.is_unread() && whole(stream));
+        let partitions = fresh.map(|(partition, _)| *partition);
+        partitions.take(MAX_STREAMS_PER_FETCH - 1).collect()
+    }
+
+    /// Marks a stream as one that a fetch is to bring.
+    pub fn set_fetching(&mut self, task: TaskId, partition: u32, fetch: FetchId) {
+        if let Some(stream) = self.stream_mut(task, partition) {
+            stream.phase = Phase::Fetching(fetch);
+        }
+        self.enqueue(task, partition);
     }
 
     /// Whether all streams before this one have been read.

@@ -1,10 +1,11 @@
 //! The machine of a shuffle read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::event::{Action, Event, FetchId};
 use super::input::{Delivery, Input, Phase, RetryState, Source};
+use super::open_fetch::{Key, OpenFetch};
 use super::verdict::{Verdict, check_chunk};
 use crate::failure::FetchError;
 use crate::ids::{StreamId, TaskId};
@@ -59,18 +60,6 @@ pub struct Reader {
     waits: BTreeSet<(Instant, Key)>,
     started: bool,
     failed: bool,
-}
-
-/// Input, map task and partition.
-type Key = (usize, TaskId, u32);
-
-#[derive(Debug)]
-struct OpenFetch {
-    key: Key,
-    /// Bytes that it may still bring.
-    reserved: u64,
-    received_bytes: bool,
-    last_chunk: Instant,
 }
 
 impl Reader {
@@ -223,7 +212,8 @@ impl Reader {
     /// Cancels the open fetches and the waits of a map task.
     fn cancel_task(&mut self, index: usize, task: TaskId, actions: &mut Vec<Action>) {
         let of_task = |key: &Key| key.0 == index && key.1 == task;
-        let open = self.fetches.iter().filter(|(_, fetch)| of_task(&fetch.key));
+        let open = self.fetches.iter();
+        let open = open.filter(|(_, fetch)| fetch.input == index && fetch.task == task);
         let open: Vec<FetchId> = open.map(|(&id, _)| id).collect();
         for id in open {
             self.close_fetch(id);
@@ -234,7 +224,7 @@ impl Reader {
 
     fn close_fetch(&mut self, id: FetchId) -> Option<OpenFetch> {
         let fetch = self.fetches.remove(&id)?;
-        if let Some(input) = self.inputs.get_mut(fetch.key.0) {
+        if let Some(input) = self.inputs.get_mut(fetch.input) {
             input.reserved = input.reserved.saturating_sub(fetch.reserved);
             input.in_flight = input.in_flight.saturating_sub(1);
         }
@@ -245,7 +235,7 @@ impl Reader {
         let Some(fetch) = self.fetches.get_mut(&id) else {
             return;
         };
-        let key @ (index, task, partition) = fetch.key;
+        let (index, task, partition) = (fetch.input, fetch.task, head.partition);
         let Some(input) = self.inputs.get_mut(index) else {
             return;
         };
@@ -258,16 +248,18 @@ impl Reader {
             attempt: source.attempt,
             partition,
         };
+        let verdict = match fetch.partitions.iter().position(|awaited| *awaited == partition) {
+            Some(0) => check_chunk(head, source.stream_epoch, cursor, fetch.reserved),
+            Some(_) => Verdict::Gap,
+            // It has come to its end.
+            None => return,
+        };
         fetch.last_chunk = now;
         let bytes = head.end_offset.saturating_sub(head.start_offset);
-        match check_chunk(head, source.stream_epoch, cursor, fetch.reserved) {
+        match verdict {
             Verdict::Next => {}
             Verdict::Repeated => return,
-            Verdict::Gap => {
-                self.close_fetch(id);
-                actions.push(Action::CancelFetch { fetch: id });
-                return self.retry(now, key, FetchError::Unreachable, actions);
-            }
+            Verdict::Gap => return self.retry_fetch(now, id, actions),
             Verdict::Wrong(error) => return self.fail(stream_id, error, actions),
         }
         let empty = input.take_empty(task).into_iter();
@@ -283,7 +275,7 @@ impl Reader {
             stream.held = stream.held.saturating_add(bytes);
             stream.retry_state = None;
             fetch.reserved -= bytes;
-            fetch.received_bytes = true;
+            fetch.progressed = true;
             actions.push(Action::Deliver {
                 input: to_u32(index),
                 stream: stream_id,
@@ -301,7 +293,11 @@ impl Reader {
         }
         if at_end || complete {
             input.end_stream(task, partition);
-            self.close_fetch(id);
+            fetch.progressed = true;
+            fetch.partitions.pop_front();
+            if fetch.partitions.is_empty() {
+                self.close_fetch(id);
+            }
             actions.push(Action::EndStream {
                 input: to_u32(index),
                 stream: stream_id,
@@ -319,19 +315,32 @@ impl Reader {
         let Some(fetch) = self.close_fetch(id) else {
             return;
         };
-        let (index, task, partition) = fetch.key;
         match error {
-            None if fetch.received_bytes => self.ready(fetch.key),
-            None => self.retry(now, fetch.key, FetchError::Unreachable, actions),
-            Some(error) if error.is_transient() => self.retry(now, fetch.key, error, actions),
+            None if fetch.progressed => fetch.keys().into_iter().for_each(|key| self.ready(key)),
+            None => self.retry_all(now, &fetch.keys(), FetchError::Unreachable, actions),
+            Some(error) if error.is_transient() => self.retry_all(now, &fetch.keys(), error, actions),
             Some(error) => {
-                let stream = self
-                    .inputs
-                    .get(index)
-                    .and_then(|input| input.stream_id(task, partition));
-                if let Some(stream) = stream {
+                let input = self.inputs.get(fetch.input);
+                let partition = fetch.partitions.front().copied().unwrap_or_default();
+                if let Some(stream) = input.and_then(|input| input.stream_id(fetch.task, partition)) {
                     self.fail(stream, error, actions);
                 }
+            }
+        }
+    }
+
+    /// Gives up an open fetch and schedules retries of what it should have brought.
+    fn retry_fetch(&mut self, now: Instant, id: FetchId, actions: &mut Vec<Action>) {
+        if let Some(fetch) = self.close_fetch(id) {
+            actions.push(Action::CancelFetch { fetch: id });
+            self.retry_all(now, &fetch.keys(), FetchError::Unreachable, actions);
+        }
+    }
+
+    fn retry_all(&mut self, now: Instant, keys: &[Key], error: FetchError, actions: &mut Vec<Action>) {
+        for key in keys {
+            if !self.failed {
+                self.retry(now, *key, error, actions);
             }
         }
     }
@@ -397,12 +406,10 @@ impl Reader {
             .fetches
             .iter()
             .filter(|(_, fetch)| fetch.last_chunk + limit <= now);
-        let silent: Vec<(FetchId, Key)> = silent.map(|(&id, fetch)| (id, fetch.key)).collect();
-        for (id, key) in silent {
-            self.close_fetch(id);
-            actions.push(Action::CancelFetch { fetch: id });
-            self.retry(now, key, FetchError::Unreachable, actions);
-        }
+        let silent: Vec<FetchId> = silent.map(|(&id, _)| id).collect();
+        silent
+            .into_iter()
+            .for_each(|id| self.retry_fetch(now, id, actions));
     }
 
     fn end_inputs(&mut self, actions: &mut Vec<Action>) {
@@ -438,16 +445,23 @@ impl Reader {
             let Some(stream) = input.stream_mut(task, partition) else {
                 return;
             };
-            stream.phase = Phase::Fetching(fetch);
             let start_offset = stream.cursor;
-            input.enqueue(task, partition);
+            let next_partitions = input.streams_after(task, partition);
+            let partitions: VecDeque<u32> = std::iter::once(partition)
+                .chain(next_partitions.iter().copied())
+                .collect();
+            for partition in &partitions {
+                input.set_fetching(task, *partition, fetch);
+            }
             input.reserved = input.reserved.saturating_add(grant);
             input.in_flight += 1;
             self.next_fetch += 1;
             let open = OpenFetch {
-                key: (index, task, partition),
+                input: index,
+                task,
+                partitions,
                 reserved: grant,
-                received_bytes: false,
+                progressed: false,
                 last_chunk: now,
             };
             self.fetches.insert(fetch, open);
@@ -458,6 +472,7 @@ impl Reader {
                     attempt: source.attempt,
                     partition,
                 },
+                next_partitions,
                 min_stream_epoch: source.stream_epoch,
                 start_offset,
                 max_bytes: grant,

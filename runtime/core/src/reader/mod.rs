@@ -4,6 +4,7 @@
 mod event;
 mod input;
 mod machine;
+mod open_fetch;
 mod verdict;
 
 pub use event::{Action, Event, FetchId};

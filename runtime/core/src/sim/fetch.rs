@@ -8,6 +8,7 @@ use rand::Rng;
 use super::audit::Violation;
 use super::limit;
 use super::model::{Row, sort_key};
+use super::node::Node;
 use super::plan::Sabotage;
 use super::world::{SimEvent, World};
 use crate::failure::{AttemptFailure, FetchError};
@@ -104,6 +105,42 @@ impl Reading {
     }
 }
 
+impl Node {
+    /// The chunks of a response, one of each stream, while there is room; then its end.
+    fn respond(&mut self, fetch: FetchId, mut request: FetchRequest) -> Result<Vec<Answer>, Violation> {
+        let mut answers = Vec::new();
+        let mut next = std::mem::take(&mut request.next_partitions).into_iter();
+        loop {
+            let event = stream::Event::FetchArrived {
+                fetch: stream::FetchId(fetch.0),
+                request: request.clone(),
+            };
+            let head = match self.table.handle(event).pop() {
+                Some(stream::Action::ServeChunk { stream, head, .. }) => {
+                    let rows = self.rows(stream, &head);
+                    answers.push(Answer::Chunk { head, rows });
+                    head
+                }
+                Some(stream::Action::RefuseFetch { error, .. }) => {
+                    answers.push(Answer::End { error: Some(error) });
+                    return Ok(answers);
+                }
+                other => return Err(format!("a fetch was answered with {other:?}")),
+            };
+            let bytes = head.end_offset - head.start_offset;
+            request.max_bytes = request.max_bytes.saturating_sub(bytes);
+            let ended = head.finalized && head.end_offset == head.watermark_offset;
+            let room = ended && request.max_bytes > 0;
+            let Some(partition) = next.next().filter(|_| room) else {
+                answers.push(Answer::End { error: None });
+                return Ok(answers);
+            };
+            request.stream.partition = partition;
+            request.start_offset = 0;
+        }
+    }
+}
+
 impl World {
     pub fn reading(&mut self, id: &ReaderId) -> Option<&mut Reading> {
         match id {
@@ -182,6 +219,7 @@ impl World {
                 fetch,
                 worker,
                 stream,
+                next_partitions,
                 min_stream_epoch,
                 start_offset,
                 max_bytes,
@@ -189,6 +227,7 @@ impl World {
                 let request = FetchRequest {
                     query: Self::query(),
                     stream,
+                    next_partitions,
                     start_offset,
                     max_bytes,
                     min_stream_epoch,
@@ -337,31 +376,16 @@ impl World {
             );
             return Ok(());
         };
-        let event = stream::Event::FetchArrived {
-            fetch: stream::FetchId(fetch.0),
-            request,
-        };
-        let answers = node.table.handle(event);
-        for answer in answers {
-            let (answer, then) = match answer {
-                stream::Action::ServeChunk { stream, head, .. } => {
-                    let rows = node.rows(stream, &head);
-                    (Answer::Chunk { head, rows }, Some(Answer::End { error: None }))
-                }
-                stream::Action::RefuseFetch { error, .. } => (Answer::End { error: Some(error) }, None),
-                other => return Err(format!("a fetch was answered with {other:?}")),
-            };
-            if lost {
-                continue;
-            }
-            let again = repeated.then(|| answer.clone());
-            for answer in [Some(answer), then].into_iter().flatten() {
-                self.sequenced(delay, from.clone(), fetch, answer);
-            }
-            if let Some(answer) = again {
-                self.sequenced(delay * 2, from, fetch, answer);
-            }
+        let answers = node.respond(fetch, request)?;
+        if lost {
             return Ok(());
+        }
+        for answer in answers.clone() {
+            self.sequenced(delay, from.clone(), fetch, answer);
+        }
+        // Chunks come again, after the end.
+        for answer in answers.into_iter().filter(|_| repeated) {
+            self.sequenced(delay * 2, from.clone(), fetch, answer);
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ mod limit;
 mod model;
 mod node;
 mod plan;
+mod sabotage;
 mod session;
 mod tests;
 mod world;

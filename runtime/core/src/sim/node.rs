@@ -10,6 +10,7 @@ use super::filters;
 use super::limit;
 use super::model::{Row, compute, mix, route, sort_key};
 use super::plan::Sabotage;
+use super::sabotage::misread;
 use super::session::ToWorker;
 use super::world::{SimEvent, World};
 use crate::coordinator::Event;
@@ -17,9 +18,9 @@ use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, StreamId, WorkerId};
 use crate::leases::{SessionId, SlotLeases};
 use crate::locality::NodeLocation;
-use crate::message::{AssignedInput, Assignment, ChunkHead};
+use crate::message::{Assignment, ChunkHead};
 use crate::metrics::AttemptMetrics;
-use crate::plan::{ExchangeKind, ReadKind, Stage, StageGraph};
+use crate::plan::{ExchangeKind, Stage};
 use crate::ranges::{RunSample, SortedRun};
 use crate::reader::{self, Delivery};
 use crate::stream::{self, StreamTable};
@@ -112,22 +113,6 @@ impl Node {
             query: World::query(),
             attempt,
         });
-    }
-}
-
-/// Changes what an attempt reads of its own partitions.
-fn misread(sabotage: Sabotage, graph: &StageGraph, attempt: AttemptId, inputs: &mut [AssignedInput]) {
-    let of_stage = &graph.stages[attempt.stage.0 as usize].inputs;
-    let divided = of_stage.iter().zip(inputs);
-    for (_, assigned) in divided.filter(|(input, _)| input.read == ReadKind::OwnPartition) {
-        let partitions = &mut assigned.assigned_reduce_partitions;
-        match sabotage {
-            Sabotage::LeavePartitionOut if partitions.len() > 1 => {
-                partitions.pop();
-            }
-            Sabotage::ReadPartitionTwice if !partitions.contains(&0) => partitions.push(0),
-            _ => {}
-        }
     }
 }
 

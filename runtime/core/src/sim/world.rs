@@ -13,6 +13,7 @@ use super::fetch::{Answer, ReaderId};
 use super::model::{Row, reference};
 use super::node::Node;
 use super::plan::{FAULTS_END, Fault, Plan, SINK_ANSWER, SLOWEST, Sabotage};
+use super::sabotage::falsify;
 use super::session::{Link, ToWorker};
 use crate::coordinator::{Action, Coordinator, Event, Outcome};
 use crate::ids::{AttemptId, Incarnation, QueryId, StreamId, WorkerId};
@@ -366,11 +367,7 @@ impl World {
             if self.trace {
                 println!("        -> {action:?}");
             }
-            match self.plan.sabotage {
-                Sabotage::AssignTooFew => leave_partition_out(&mut action),
-                Sabotage::ForgetFilled => forget_filled(&mut action),
-                _ => {}
-            }
+            falsify(self.plan.sabotage, &mut action);
             self.audit.on_action(&action)?;
             self.perform(action)?;
         }
@@ -434,28 +431,6 @@ impl World {
         }
         self.notify_coordinator(Event::SinkCommitted)
     }
-}
-
-/// Takes the last of several partitions from what is assigned.
-fn leave_partition_out(action: &mut Action) {
-    let Action::AssignAttempt { assignment, .. } = action else {
-        return;
-    };
-    for input in &mut assignment.inputs {
-        if input.assigned_reduce_partitions.len() > 1 {
-            input.assigned_reduce_partitions.pop();
-        }
-    }
-}
-
-/// Takes a partition from those that hold bytes.
-fn forget_filled(action: &mut Action) {
-    let Action::UpdateInputs { updates, .. } = action else {
-        return;
-    };
-    updates.iter_mut().for_each(|update| {
-        update.filled_partitions.as_mut().and_then(Vec::pop);
-    });
 }
 
 impl SimEvent {

@@ -338,6 +338,7 @@ impl Attempt {
             .min(watermark_offset)
             .max(start_offset);
         Ok(ChunkHead {
+            partition: request.stream.partition,
             start_offset,
             end_offset,
             watermark_offset,

@@ -160,6 +160,7 @@ impl ReadDriver {
                 fetch,
                 worker,
                 stream,
+                next_partitions,
                 min_stream_epoch,
                 start_offset,
                 max_bytes,
@@ -167,6 +168,7 @@ impl ReadDriver {
                 let request = FetchRequest {
                     query: self.query.clone(),
                     stream,
+                    next_partitions,
                     start_offset,
                     max_bytes,
                     min_stream_epoch,

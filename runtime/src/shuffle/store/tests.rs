@@ -10,6 +10,7 @@ use super::*;
 mod lifetime;
 mod limits;
 mod memory_and_disk;
+mod several;
 
 fn query(name: &str) -> QueryId {
     QueryId::new(name).unwrap()
@@ -35,6 +36,7 @@ fn request(stream: StreamId, start_offset: u64) -> FetchRequest {
     FetchRequest {
         query: query("q"),
         stream,
+        next_partitions: Vec::new(),
         start_offset,
         max_bytes: u64::MAX,
         min_stream_epoch: StreamEpoch(0),

@@ -181,6 +181,7 @@ impl World {
                 fetch,
                 worker,
                 stream,
+                next_partitions,
                 min_stream_epoch,
                 start_offset,
                 max_bytes,
@@ -188,6 +189,7 @@ impl World {
                 let request = FetchRequest {
                     query: QueryId::new("q").unwrap(),
                     stream,
+                    next_partitions,
                     start_offset,
                     max_bytes,
                     min_stream_epoch,
@@ -213,7 +215,18 @@ impl World {
             }
             Action::EndStream { stream, .. } => {
                 self.ended.push(stream);
-                self.open.retain(|_, request| request.stream != stream);
+                // The response goes on with the next stream.
+                self.open.retain(|_, request| {
+                    if request.stream != stream {
+                        return true;
+                    }
+                    let next = !request.next_partitions.is_empty();
+                    if next {
+                        request.stream.partition = request.next_partitions.remove(0);
+                        request.start_offset = 0;
+                    }
+                    next
+                });
             }
             Action::EndInput { .. } => self.input_ended = true,
             Action::Fail { map_attempt, error } => self.failed = Some((map_attempt, error)),

@@ -54,6 +54,7 @@ fn update(map_attempt: AttemptId, stream_epoch: u64, state: InputState) -> Event
 
 fn head(start: u64, end: u64, watermark: u64) -> ChunkHead {
     ChunkHead {
+        partition: 0,
         start_offset: start,
         end_offset: end,
         watermark_offset: watermark,
@@ -91,6 +92,16 @@ impl Bench {
         self.on(Event::ChunkArrived { fetch, head })
     }
 
+    /// A chunk of another partition.
+    fn chunk_of(&mut self, fetch: u64, partition: u32, start: u64, end: u64, watermark: u64) -> Vec<String> {
+        let fetch = FetchId(fetch);
+        let head = ChunkHead {
+            partition,
+            ..head(start, end, watermark)
+        };
+        self.on(Event::ChunkArrived { fetch, head })
+    }
+
     fn ended(&mut self, fetch: u64, error: Option<FetchError>) -> Vec<String> {
         let fetch = FetchId(fetch);
         self.on(Event::FetchEnded { fetch, error })
@@ -118,11 +129,16 @@ fn words(action: Action) -> String {
             stream,
             start_offset,
             max_bytes,
+            next_partitions,
             ..
-        } => format!(
-            "fetch {} {stream}@{start_offset}+{max_bytes} of {}",
-            fetch.0, worker.name
-        ),
+        } => {
+            let next: Vec<String> = next_partitions.iter().map(|next| format!(",p{next}")).collect();
+            let next = next.concat();
+            format!(
+                "fetch {} {stream}{next}@{start_offset}+{max_bytes} of {}",
+                fetch.0, worker.name
+            )
+        }
         Action::CancelFetch { fetch } => format!("cancel {}", fetch.0),
         Action::Deliver {
             input,
@@ -179,15 +195,10 @@ fn a_replaced_attempt_is_repointed_kept_or_fatal() {
         let inputs = [(input(1, 1, &[0, 1]), Delivery::Arrival)];
 
         let mut untouched = Bench::new(config(), &inputs);
-        assert_eq!(untouched.won(1, 0).len(), 2);
+        assert_eq!(untouched.won(1, 0).len(), 1);
         let mut actions = untouched.on(replace());
         actions.extend(untouched.on(again.clone()));
-        let repointed = [
-            "cancel 0",
-            "cancel 1",
-            "fetch 2 s1.e0.t0.a1.p0@0+2097152 of w2",
-            "fetch 3 s1.e0.t0.a1.p1@0+2097152 of w2",
-        ];
+        let repointed = ["cancel 0", "fetch 1 s1.e0.t0.a1.p0,p1@0+2097152 of w2"];
         assert_eq!(actions, repointed, "{state:?}");
         assert_eq!(untouched.chunk(0, 0, 10, 10), [""; 0], "late bytes do not count");
 
@@ -206,7 +217,7 @@ fn a_replaced_attempt_is_repointed_kept_or_fatal() {
         let mut read = Bench::new(config(), &two);
         read.won(1, 0);
         read.chunk(0, 0, 10, 10);
-        read.chunk(1, 0, 0, 0);
+        read.chunk_of(0, 1, 0, 0, 0);
         assert_eq!(read.on(replace()), [""; 0], "{state:?}");
         assert_eq!(read.on(again), [""; 0], "the rows of a map task count once");
     }
@@ -517,7 +528,10 @@ fn partitions_without_bytes_are_not_fetched() {
     let [Action::Fetch { fetch, .. }] = actions[..] else {
         panic!("a fetch: {actions:?}");
     };
-    let head = head(0, 10, 10);
+    let head = ChunkHead {
+        partition: 4,
+        ..head(0, 10, 10)
+    };
     let actions = reader.handle(Instant(3), Event::ChunkArrived { fetch, head });
     assert_eq!(ended(&actions), [3, 5, 4]);
     let actions = reader.handle(Instant(4), filled(1, &[]));
@@ -537,7 +551,10 @@ fn partitions_without_bytes_do_not_hold_up_those_after_them() {
         panic!("a fetch: {actions:?}");
     };
     assert_eq!(stream.partition, 5);
-    let head = head(0, 10, 10);
+    let head = ChunkHead {
+        partition: 5,
+        ..head(0, 10, 10)
+    };
     let actions = reader.handle(Instant(1), Event::ChunkArrived { fetch, head });
     let order = actions.iter().map(|action| match action {
         Action::EndStream { stream, .. } => (stream.partition, false),
@@ -546,4 +563,44 @@ fn partitions_without_bytes_do_not_hold_up_those_after_them() {
     });
     let order: Vec<_> = order.take(4).collect();
     assert_eq!(order, [(3, false), (4, false), (5, true), (5, false)]);
+}
+
+#[test]
+fn one_fetch_brings_several_streams_of_a_map_task() {
+    let mut bench = Bench::new(config(), &[(input(1, 1, &[0, 3, 5]), Delivery::Arrival)]);
+    assert_eq!(bench.won(1, 0), ["fetch 0 s1.e0.t0.a0.p0,p3,p5@0+2097152 of w1"]);
+    assert_eq!(bench.chunk(0, 0, 10, 10).len(), 2, "delivered and ended");
+    assert_eq!(bench.chunk(0, 0, 10, 10), [""; 0], "it was repeated");
+    bench.chunk_of(0, 3, 0, 10, 40);
+    // The response has no more room: what is left is fetched again from where it is.
+    assert_eq!(
+        bench.ended(0, None),
+        ["fetch 1 s1.e0.t0.a0.p3,p5@10+2097152 of w1"]
+    );
+}
+
+#[test]
+fn streams_of_a_fetch_that_breaks_are_all_tried_again() {
+    let mut bench = Bench::new(config(), &[(input(1, 1, &[0, 3]), Delivery::Arrival)]);
+    bench.won(1, 0);
+    assert_eq!(
+        bench.chunk_of(0, 3, 0, 10, 10),
+        ["cancel 0"],
+        "the first one is missing"
+    );
+    assert_eq!(bench.tick_at(100), ["fetch 1 s1.e0.t0.a0.p0,p3@0+2097152 of w1"]);
+    assert_eq!(bench.ended(1, Some(FetchError::Unreachable)), [""; 0]);
+    let again = bench.tick_at(300);
+    assert_eq!(again, ["fetch 2 s1.e0.t0.a0.p0,p3@0+2097152 of w1"]);
+}
+
+#[test]
+fn streams_that_are_taken_one_by_one_or_in_part_are_fetched_one_by_one() {
+    let mut bench = Bench::new(config(), &[(input(1, 1, &[0, 3]), Delivery::PerStream)]);
+    assert_eq!(bench.won(1, 0).len(), 2);
+    let mut bench = Bench::new(config(), &[(input(1, 1, &[0]), Delivery::Arrival)]);
+    assert_eq!(
+        bench.on(ranged(0, 10, 30)),
+        ["fetch 0 s1.e0.t0.a0.p0@10+20 of w1"]
+    );
 }

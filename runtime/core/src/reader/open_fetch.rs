@@ -1,0 +1,32 @@
+//! A fetch that a reader has open.
+
+use std::collections::VecDeque;
+
+use crate::ids::TaskId;
+use crate::time::Instant;
+
+/// Input, map task and partition.
+pub(super) type Key = (usize, TaskId, u32);
+
+#[derive(Debug)]
+pub(super) struct OpenFetch {
+    pub(super) input: usize,
+    pub(super) task: TaskId,
+    /// Those that it may still bring, in order; never empty.
+    pub(super) partitions: VecDeque<u32>,
+    /// Bytes that it may still bring.
+    pub(super) reserved: u64,
+    /// Whether it has brought bytes, or the end of a stream.
+    pub(super) progressed: bool,
+    pub(super) last_chunk: Instant,
+}
+
+impl OpenFetch {
+    /// What it may still bring.
+    pub(super) fn keys(&self) -> Vec<Key> {
+        let partitions = self.partitions.iter();
+        partitions
+            .map(|partition| (self.input, self.task, *partition))
+            .collect()
+    }
+}

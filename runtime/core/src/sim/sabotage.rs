@@ -1,0 +1,54 @@
+//! Defects in layouts, put in on purpose.
+
+use super::plan::Sabotage;
+use crate::coordinator::Action;
+use crate::ids::AttemptId;
+use crate::message::AssignedInput;
+use crate::plan::{ReadKind, StageGraph};
+
+/// Changes what the coordinator says.
+pub fn falsify(sabotage: Sabotage, action: &mut Action) {
+    match sabotage {
+        Sabotage::AssignTooFew => leave_partition_out(action),
+        Sabotage::ForgetFilled => forget_filled(action),
+        _ => {}
+    }
+}
+
+/// Takes the last of several partitions from what is assigned.
+fn leave_partition_out(action: &mut Action) {
+    let Action::AssignAttempt { assignment, .. } = action else {
+        return;
+    };
+    for input in &mut assignment.inputs {
+        if input.assigned_reduce_partitions.len() > 1 {
+            input.assigned_reduce_partitions.pop();
+        }
+    }
+}
+
+/// Takes a partition from those that hold bytes.
+fn forget_filled(action: &mut Action) {
+    let Action::UpdateInputs { updates, .. } = action else {
+        return;
+    };
+    updates.iter_mut().for_each(|update| {
+        update.filled_partitions.as_mut().and_then(Vec::pop);
+    });
+}
+
+/// Changes what an attempt reads of its own partitions.
+pub fn misread(sabotage: Sabotage, graph: &StageGraph, attempt: AttemptId, inputs: &mut [AssignedInput]) {
+    let of_stage = &graph.stages[attempt.stage.0 as usize].inputs;
+    let divided = of_stage.iter().zip(inputs);
+    for (_, assigned) in divided.filter(|(input, _)| input.read == ReadKind::OwnPartition) {
+        let partitions = &mut assigned.assigned_reduce_partitions;
+        match sabotage {
+            Sabotage::LeavePartitionOut if partitions.len() > 1 => {
+                partitions.pop();
+            }
+            Sabotage::ReadPartitionTwice if !partitions.contains(&0) => partitions.push(0),
+            _ => {}
+        }
+    }
+}
