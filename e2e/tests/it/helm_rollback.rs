@@ -34,9 +34,10 @@ fn a_rollback_brings_the_operator_back_and_stops_no_query() {
         }
         assert!(arguments(&space).await?.contains(&"--concurrency=3".to_owned()));
         Pool::ready(&space, "p").await?;
-        let query = Query::submit(&space, answers::longer_query("p", TIMES)).await?;
-        query.until_under_way().await?;
-        restoring_definitions(&space, async {
+        let query = restoring_definitions(&space, async {
+            // Only now: other tests may have had the definitions for longer than it runs.
+            let query = Query::submit(&space, answers::longer_query("p", TIMES)).await?;
+            query.until_under_way().await?;
             // As if the upgrade had been one to a newer release.
             let crds = crds_of(&space);
             pretend(&crds, "99.0.0").await?;
@@ -44,11 +45,11 @@ fn a_rollback_brings_the_operator_back_and_stops_no_query() {
             release
                 .helm(&["rollback", "r", "1", "--wait", "--timeout", "180s"])
                 .await?;
+            query.is_under_way().await?;
             ensure!(found(&crds).await? == newer, "definitions do not go back");
-            Ok(())
+            Ok(query)
         })
         .await?;
-        query.is_under_way().await?;
         assert_eq!(arguments(&space).await?, first);
         let status = query.succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
