@@ -23,7 +23,7 @@ const DEFINITION: &str = "shufflequeries.sluice.dev";
 const FIELD: &str = "newlinesInValues";
 const ITS_PLACE: &str = "/versions/0/schema/openAPIV3Schema/properties/spec/properties/tables/items/properties/options/properties";
 /// As many times the lines of a long query outlast an upgrade, and a rollback.
-pub const TIMES: u32 = 6;
+pub const TIMES: u32 = 10;
 
 /// The definitions of the cluster.
 pub fn crds_of(space: &Space) -> Api<CustomResourceDefinition> {
