@@ -1,14 +1,18 @@
-//! Stamps the build, so that a coordinator and workers of different builds refuse each other.
+//! Stamps the build, so that a coordinator and workers of different builds refuse each other; makes a release small.
 
 use std::env;
 use std::path::Path;
 use std::process::Command;
 
+#[path = "build/link.rs"]
+mod link;
 #[path = "build/stamp.rs"]
 mod stamp;
 
 fn main() {
     println!("cargo::rerun-if-env-changed=SLUICE_BUILD");
+    println!("cargo::rerun-if-changed=build/link.rs");
+    link::smaller_programs();
     match identity() {
         Ok(stamp) => println!("cargo::rustc-env=SLUICE_BUILD={stamp}"),
         Err(problem) => println!("cargo::error={problem}"),
