@@ -117,7 +117,7 @@ impl Node {
 }
 
 impl World {
-    fn node(&mut self, name: &str, incarnation: u64) -> Option<&mut Node> {
+    pub fn node(&mut self, name: &str, incarnation: u64) -> Option<&mut Node> {
         self.nodes
             .get_mut(name)
             .filter(|node| node.alive && node.id.incarnation.0 == incarnation)
@@ -492,16 +492,5 @@ impl World {
             },
         );
         self.grant(name);
-    }
-
-    pub fn beat(&mut self, name: String, incarnation: u64) -> Result<(), Violation> {
-        if let Some(node) = self.node(&name, incarnation) {
-            let (worker, session) = (node.id.clone(), node.session);
-            if let Some(session) = session {
-                self.report(&name, session, Event::WorkerHeard { worker });
-            }
-            self.after(600, SimEvent::Beat { name, incarnation });
-        }
-        Ok(())
     }
 }

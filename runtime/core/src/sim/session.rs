@@ -228,4 +228,15 @@ impl World {
             },
         );
     }
+
+    pub fn beat(&mut self, name: String, incarnation: u64) -> Result<(), Violation> {
+        if let Some(node) = self.node(&name, incarnation) {
+            let (worker, session) = (node.id.clone(), node.session);
+            if let Some(session) = session {
+                self.report(&name, session, Event::WorkerHeard { worker });
+            }
+            self.after(600, SimEvent::Beat { name, incarnation });
+        }
+        Ok(())
+    }
 }

@@ -42,20 +42,12 @@ const SAME_COLUMNS: &[&str] = &[
     "RuntimeFilterExec",
 ];
 
-/// Of those, the operators that treat each row for itself, or all rows alike.
-const ROW_BY_ROW: &[&str] = &[
-    "SortExec",
-    "PartialSortExec",
-    "SortPreservingMergeExec",
-    "CoalescePartitionsExec",
-    "CoalesceBatchesExec",
-    "CooperativeExec",
-    "BufferExec",
-    "SchemaExec",
-    "OpaqueExec",
-    "RuntimeFilterExec",
-    "FilterExec",
-    "ProjectionExec",
+/// Of those, the operators whose rows depend on which other rows there are.
+const AMONG_ROWS: &[&str] = &[
+    "LocalLimitExec",
+    "GlobalLimitExec",
+    "BoundedWindowAggExec",
+    "WindowAggExec",
 ];
 
 /// An equi-join: its sides are children 0 and 1.
@@ -232,9 +224,9 @@ pub(super) fn may_leave_out(plan: &Arc<dyn ExecutionPlan>, column: usize) -> Vec
         );
         return columns;
     }
-    if ROW_BY_ROW.contains(&operator(plan)) {
-        vec![origin]
-    } else {
+    if AMONG_ROWS.contains(&operator(plan)) {
         Vec::new()
+    } else {
+        vec![origin]
     }
 }
