@@ -35,11 +35,6 @@ pub fn long_query(pool: &str) -> Value {
     long_query_of_scale(pool, 5)
 }
 
-/// The same over `times` as many lines, for what takes longer than it to be done. It answers the same.
-pub fn longer_query(pool: &str, times: u32) -> Value {
-    long_query_of_scale(pool, 5 * times)
-}
-
 /// One like it that takes longer than any test waits for it.
 pub fn endless_query(pool: &str) -> Value {
     long_query_of_scale(pool, 300)

@@ -14,17 +14,13 @@ use serde_json::{Value, json};
 use sluice_crds::yaml::VERSION_ANNOTATION;
 use sluice_crds::{ShuffleQuery, WorkerPool};
 
-use crate::answers;
-use crate::harness::{self, Pool, Query, Release, Space, query, restoring_definitions, rows, until};
+use crate::harness::{self, Pool, Release, Space, query, restoring_definitions, until, while_queries_run};
 use crate::helm_install::SMALL_POOL;
 
 const DEFINITION: &str = "shufflequeries.sluice.dev";
 /// An optional field of CSV tables, which queries of other tests do without.
 const FIELD: &str = "newlinesInValues";
 const ITS_PLACE: &str = "/versions/0/schema/openAPIV3Schema/properties/spec/properties/tables/items/properties/options/properties";
-/// As many times the lines of a long query outlast an upgrade, and a rollback.
-pub const TIMES: u32 = 10;
-
 /// The definitions of the cluster.
 pub fn crds_of(space: &Space) -> Api<CustomResourceDefinition> {
     Api::all(space.client.clone())
@@ -97,24 +93,20 @@ fn an_upgrade_stops_no_query_and_brings_definitions_up() {
         release.install(&[]).await?;
         let first_key = key(&space).await?;
         Pool::ready(&space, "p").await?;
-        let query = restoring_definitions(&space, async {
+        let queries = restoring_definitions(&space, async {
             let crds = crds_of(&space);
             let ours = found(&crds).await?;
             pretend(&crds, "0.0.1").await?;
             until_taken(&space, false).await?;
-            let query = Query::submit(&space, answers::longer_query("p", TIMES)).await?;
-            query.until_under_way().await?;
-            release.upgrade(&["--set", "logFilter=debug"]).await?;
-            query.is_under_way().await?;
-            ensure!(found(&crds).await? == ours, "an older definition is brought up");
-            until_taken(&space, true).await?;
-            Ok(query)
+            while_queries_run(&space, "p", async {
+                release.upgrade(&["--set", "logFilter=debug"]).await?;
+                ensure!(found(&crds).await? == ours, "an older definition is brought up");
+                until_taken(&space, true).await
+            })
+            .await
         })
         .await?;
-
-        let status = query.succeeded().await?;
-        assert_eq!(rows(&status)?, answers::long_rows());
-        assert_eq!(status.coordinator_epoch, 1, "its coordinator was left alone");
+        queries.succeeds().await?;
         assert_eq!(
             key(&space).await?,
             first_key,
@@ -185,18 +177,15 @@ fn a_new_image_reaches_the_operator_and_a_pool_when_it_is_told() {
             format!("image.repository={repository}"),
             format!("image.tag={tag}"),
         );
-        let query = {
+        let queries = {
             let _same = harness::share_definitions().await;
-            // Only now: other tests may have had the definitions for longer than it runs.
-            let query = Query::submit(&space, answers::longer_query("p", TIMES)).await?;
-            query.until_under_way().await?;
-            release.upgrade(&["--set", &repository, "--set", &tag]).await?;
-            query
+            while_queries_run(&space, "p", async {
+                release.upgrade(&["--set", &repository, "--set", &tag]).await?;
+                Ok(())
+            })
+            .await?
         };
-        query.is_under_way().await?;
-        let status = query.succeeded().await?;
-        assert_eq!(rows(&status)?, answers::long_rows());
-        assert_eq!(status.coordinator_epoch, 1, "its coordinator was left alone");
+        queries.succeeds().await?;
         assert_eq!(
             uids().await?,
             before,

@@ -11,6 +11,7 @@ mod leftovers;
 mod node;
 mod pool;
 mod query;
+mod relay;
 mod space;
 mod wait;
 
@@ -32,6 +33,7 @@ pub use diagnostics::keep;
 pub use helm::{Release, lock_definitions, output, restoring_definitions, share_definitions};
 pub use pool::Pool;
 pub use query::{Query, in_order, query, rows, sample, sample_in_pool, samples};
+pub use relay::while_queries_run;
 pub use space::Space;
 pub use wait::until;
 
