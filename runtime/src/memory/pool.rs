@@ -40,6 +40,8 @@ pub fn is_about_memory(message: &str) -> bool {
 pub struct WorkerMemory {
     limit: usize,
     shared: FairSpillPool,
+    /// What the shuffle store holds of it.
+    store_used: AtomicUsize,
     queries: Mutex<Vec<(QueryId, Weak<QueryMemory>)>>,
     active_queries: AtomicUsize,
     pressure: Arc<Notify>,
@@ -51,6 +53,7 @@ impl WorkerMemory {
         Arc::new(Self {
             limit,
             shared: FairSpillPool::new(limit),
+            store_used: AtomicUsize::new(0),
             queries: Mutex::default(),
             active_queries: AtomicUsize::new(0),
             pressure: Arc::default(),
@@ -91,8 +94,9 @@ impl WorkerMemory {
         pool
     }
 
-    /// Whether an attempt of the query that ran out of memory, and has released its own, may succeed later: other
-    /// consumers hold memory, and the attempt did not need more than the worker has.
+    /// Whether an attempt of the query that ran out of memory, and has released its own, may succeed once others have
+    /// ended: they hold memory, and the attempt did not need more than the worker has. The shuffle store is no such
+    /// other: it was asked to spill before memory was refused, and what it cannot spill stays for as long as the query.
     pub fn may_have_room(&self, query: &QueryId) -> bool {
         let queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
         let pool = queries.iter().find(|(id, _)| id == query);
@@ -101,7 +105,7 @@ impl WorkerMemory {
         let held = SpaceUsage {
             limit: self.limit as u64,
             own: 0,
-            all: self.reserved() as u64,
+            all: self.reserved_by_operators() as u64,
             queries: 1,
         };
         !exceeds_worker && held.is_contended()
@@ -110,6 +114,12 @@ impl WorkerMemory {
     /// Bytes reserved now.
     pub fn reserved(&self) -> usize {
         self.shared.reserved()
+    }
+
+    /// Bytes of them that attempts' operators have reserved.
+    pub fn reserved_by_operators(&self) -> usize {
+        self.reserved()
+            .saturating_sub(self.store_used.load(Ordering::Relaxed))
     }
 
     /// Whether a consumer that can spill may grow: in the last fifth only its first reservation.
@@ -247,14 +257,18 @@ impl MemoryPool for StoreMemory {
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
         self.0.shared.grow(reservation, additional);
+        self.0.store_used.fetch_add(additional, Ordering::Relaxed);
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
         self.0.shared.shrink(reservation, shrink);
+        self.0.store_used.fetch_sub(shrink, Ordering::Relaxed);
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        self.0.shared.try_grow(reservation, additional)
+        self.0.shared.try_grow(reservation, additional)?;
+        self.0.store_used.fetch_add(additional, Ordering::Relaxed);
+        Ok(())
     }
 
     fn reserved(&self) -> usize {

@@ -114,9 +114,9 @@ fn classify_exhaustion(failure: AttemptFailure, shared: &Shared, query: &QueryId
     }
     AttemptFailure::ResourcesContended {
         message: format!(
-            "{message}; other attempts and shuffle data hold {} bytes of memory, and other queries {} of {} bytes of \
+            "{message}; other attempts hold {} bytes of memory, and other queries {} of {} bytes of \
              spill space at this worker",
-            shared.memory.reserved(),
+            shared.memory.reserved_by_operators(),
             disk.all.saturating_sub(disk.own),
             disk.limit
         ),

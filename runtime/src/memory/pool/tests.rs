@@ -123,7 +123,12 @@ fn who_had_no_room_may_have_it_once_others_are_gone() {
     attempt.try_grow(PIECE).unwrap();
     // Alone, it has what it can get.
     assert!(!memory.may_have_room(&query("a")));
-    for held_by in [&one, &other, &memory.store_pool()] {
+    let stored = consumer(&memory.store_pool(), false);
+    stored.grow(300 * PIECE);
+    // It stays for as long as the query, which must not wait for itself.
+    assert!(!memory.may_have_room(&query("a")));
+    stored.shrink(300 * PIECE);
+    for held_by in [&one, &other] {
         let held = consumer(held_by, false);
         held.grow(300 * PIECE);
         assert!(memory.may_have_room(&query("a")), "{held_by}");
