@@ -53,6 +53,7 @@ pub const POOL_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
     printcolumn = r#"{"name":"Local","type":"string","jsonPath":".status.localAttempts","description":"Attempts near their data of those that should be."}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","priority":1}"#,
+    printcolumn = r#"{"name":"Duration(ms)","type":"integer","jsonPath":".status.durationMillis","priority":1,"description":"Milliseconds from submission to the end."}"#,
     printcolumn = r#"{"name":"Shuffled(bytes)","type":"integer","jsonPath":".status.totals.bytesShuffled","priority":1}"#,
     printcolumn = r#"{"name":"Message","type":"string","jsonPath":".status.message","priority":1}"#
 )]

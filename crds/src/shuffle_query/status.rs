@@ -75,6 +75,9 @@ pub struct ShuffleQueryStatus {
     /// Time from submission to the first result row that a client can read, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_to_first_row_millis: Option<u64>,
+    /// Time from submission to the end, in milliseconds. Submissions and ends are told in whole seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_millis: Option<u64>,
     /// Stages done of stages planned, such as 2/5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]

@@ -26,10 +26,8 @@ pub fn compose(
     let first_row = body.first_row_time.clone();
     // The status keeps seconds. Once the first row is in it, only the coordinator knows the milliseconds.
     let told = first_row.is_some() && first_row.as_ref().map(whole_second) == old.first_row_time;
-    let waited = first_row
-        .as_ref()
-        .map(|time| elapsed(submitted, time.0).as_millis());
-    let waited = waited.and_then(|millis| u64::try_from(millis).ok());
+    let since = |time| u64::try_from(elapsed(submitted, time).as_millis()).ok();
+    let waited = first_row.as_ref().and_then(|time| since(time.0));
     // The coordinator's clock may be ahead of this one, or behind.
     let first = record
         .admitted
@@ -62,6 +60,7 @@ pub fn compose(
         time_to_first_row_millis: old.time_to_first_row_millis.filter(|_| told).or(waited),
         first_row_time: first_row,
         end_time: ended.then_some(Time(end)),
+        duration_millis: ended.then(|| old.duration_millis.or(since(end))).flatten(),
         error,
         ..body
     }))

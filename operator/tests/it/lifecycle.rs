@@ -429,7 +429,7 @@ fn alike(name: &str) -> String {
 /// Removes times, random names, and what only a coordinator reports that is followed to its end: an operator that was away has
 /// only its termination message, with phase, reason and totals.
 fn without_the_run(value: &mut Value, namespace: &str) {
-    const OF_THE_RUN: [&str; 21] = [
+    const OF_THE_RUN: [&str; 22] = [
         "creationTimestamp",
         "lastTransitionTime",
         "lastProbeTime",
@@ -440,6 +440,7 @@ fn without_the_run(value: &mut Value, namespace: &str) {
         "firstRowTime",
         "endTime",
         "timeToFirstRowMillis",
+        "durationMillis",
         "podIP",
         "podIPs",
         "clusterIP",

@@ -129,6 +129,7 @@ pub fn status(
         time_to_first_row_millis: snapshot
             .first_row
             .map(|at| at.0.saturating_sub(snapshot.started.0)),
+        duration_millis: snapshot.ended.map(|at| at.0.saturating_sub(snapshot.started.0)),
         stages_done: Some(format!("{done}/{}", snapshot.stages.len())),
         tasks_done: Some(format!(
             "{}/{}",

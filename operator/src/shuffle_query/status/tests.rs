@@ -69,6 +69,14 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     // It may end before it has.
     let failed = record.clone().failed(ErrorReason::DeadlineExceeded, "late", now);
     assert_eq!(columns(&compose(&query, &failed, None, now)), columns(&status));
+    let after = compose(&query, &failed, None, now);
+    assert_eq!(after.duration_millis, Some(60_000));
+    query.status = Some(after);
+    // Read back, the end has no milliseconds any more.
+    let end = now + jiff::SignedDuration::from_millis(700);
+    let again = compose(&query, &failed, None, end);
+    assert_eq!(again.duration_millis, Some(60_000));
+    query.status = Some(status.clone());
     let started = ShuffleQueryStatus {
         tasks_done: Some("0/4".to_owned()),
         ..ShuffleQueryStatus::default()

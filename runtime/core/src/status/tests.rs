@@ -182,6 +182,7 @@ fn a_succeeded_query_shows_its_sink_and_times() {
         "as the record says"
     );
     assert_eq!(shown.time_to_first_row_millis, Some(1_500));
+    assert_eq!(shown.duration_millis, Some(2_000));
     let end = shown.end_time.expect("an end").0.to_string();
     assert_eq!(end, "2026-01-01T00:00:02Z");
 }
