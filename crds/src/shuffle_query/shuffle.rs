@@ -33,6 +33,9 @@ pub struct ShuffleSpec {
     /// Whether scans leave out rows by the join keys of other stages. The schema tells what the type says.
     #[serde(default)]
     pub runtime_filters: RuntimeFilters,
+    /// In which order inner joins run. The schema tells what the type says.
+    #[serde(default)]
+    pub join_order: JoinOrderMode,
     /// How long workers keep shuffle data: UntilRead, or UntilEnd of the query. The schema tells what the types say.
     #[serde(default)]
     pub retention: ShuffleRetention,
@@ -49,6 +52,19 @@ pub enum RuntimeFilters {
     Auto,
     /// Nowhere.
     Off,
+}
+
+/// In which order inner joins run: Auto (that with the fewest rows between joins, by the statistics of the tables; as
+/// written where there are none, or it gains little) or AsWritten.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum JoinOrderMode {
+    /// By estimate.
+    #[default]
+    Auto,
+    /// That of the text.
+    AsWritten,
 }
 
 /// How the partitions of exchanges are coalesced into tasks, from the bytes that their writers really produced. An answer does
@@ -153,6 +169,7 @@ impl Default for ShuffleSpec {
             reduce_fetch_window_partitions: default_reduce_fetch_window_partitions(),
             adaptive: AdaptiveSpec::default(),
             runtime_filters: RuntimeFilters::default(),
+            join_order: JoinOrderMode::default(),
             retention: ShuffleRetention::default(),
         }
     }

@@ -13,6 +13,7 @@ pub mod coordinator;
 pub mod discovery;
 pub mod failure;
 pub mod ids;
+pub mod join_order;
 pub mod key_filter;
 pub mod layout;
 pub mod leases;

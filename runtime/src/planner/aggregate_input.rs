@@ -12,23 +12,28 @@ use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 use datafusion::physical_plan::ExecutionPlan;
 
-/// Makes the physical plan of a query.
+/// Makes the physical plan of a query from its optimised logical plan.
 ///
 /// DataFusion compares the input of each aggregate with its logical schema. It takes IS DISTINCT FROM, and IS TRUE and the
 /// like, as nullable in physical plans alone; what may be NULL by the physical schema is safe.
 pub(super) async fn physical_plan(
     state: &SessionState,
-    logical: &LogicalPlan,
+    optimized: &LogicalPlan,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    match state.create_physical_plan(logical).await {
+    match create(state, optimized).await {
         Err(error) if differs_in_nullability(&error) => {
             let mut state = state.clone();
             let options = state.config_mut().options_mut();
             options.execution.skip_physical_aggregate_schema_check = true;
-            state.create_physical_plan(logical).await
+            create(&state, optimized).await
         }
         planned => planned,
     }
+}
+
+async fn create(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+    let planner = Arc::clone(state.query_planner());
+    planner.create_physical_plan(optimized, state).await
 }
 
 fn differs_in_nullability(error: &DataFusionError) -> bool {

@@ -21,6 +21,9 @@ pub fn explain(query: &PlannedQuery) -> String {
         "in any order"
     };
     let _infallible = writeln!(text, "result: exchange {}, rows {order}", query.graph.result);
+    for order in &query.join_orders {
+        let _infallible = writeln!(text, "join order: {order}");
+    }
     for note in &query.notes {
         let _infallible = writeln!(text, "single task: {}: {}", note.operator, note.reason);
     }

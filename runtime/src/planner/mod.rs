@@ -20,6 +20,7 @@ mod filters;
 mod fixed_node;
 mod fragment;
 mod grouping;
+mod join_order;
 mod label;
 mod named;
 mod null_safe;
@@ -70,6 +71,7 @@ use error::{Names, QueryText};
 pub use error::PlanError;
 pub use explain::explain;
 pub use fragment::{Fragment, OutputSpec, TaskSplits, decode_schema, decode_task, encode_schema};
+pub use join_order::JoinOrderPolicy;
 pub(crate) use runtime_filters::{FilterMaker, ROWS_FILTERED};
 pub use runtime_filters::{MadeFilter, RuntimeFilterPolicy};
 pub use scan::ScanExec;
@@ -92,6 +94,8 @@ pub struct PlannedQuery {
     pub notes: Vec<PlanNote>,
     /// For each exchange of the graph, in order, why the plan is cut there.
     pub reasons: Vec<String>,
+    /// The joins that run in another order than the text's, for [`explain`].
+    join_orders: Vec<String>,
 }
 
 /// What the tasks of one stage run.
@@ -215,10 +219,16 @@ async fn plan_here(state: &SessionState, sql: &str) -> Result<PlannedQuery, Plan
     let (statement, samples) = parse(state, sql, Some(&tables))?;
     let planned = state.statement_to_plan(statement).await.map_err(refused)?;
     let logical = query_plan(planned, &samples)?.map_err(refused)?;
-    let physical = aggregate_input::physical_plan(state, &logical)
+    let policy = state.config().get_extension::<JoinOrderPolicy>();
+    let policy = policy.map_or_else(JoinOrderPolicy::default, |given| *given);
+    let optimized = state.optimize(&logical).map_err(refused)?;
+    let ordered = join_order::order_joins(state, optimized, policy).await;
+    let (optimized, join_orders) = ordered.map_err(refused)?;
+    let physical = aggregate_input::physical_plan(state, &optimized)
         .await
         .map_err(refused)?;
     let mut planned = cut(&physical, state.task_ctx().as_ref())?;
+    planned.join_orders = join_orders;
     // DataFusion's plan loses the ordering if the sort key is not selected.
     planned.graph.ordered |= planned.root_tasks() == 1;
     planned.graph.ordered &= orders_rows(&logical);

@@ -5,12 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::prelude::SessionContext;
+use datafusion::prelude::{SessionConfig, SessionContext};
 use sluice_core::coordinator::{GraphError, Policy, check_graph};
 use sluice_core::ids::{CoordinatorEpoch, QueryId, StageId};
 use sluice_core::limits::check_fragment_bytes;
 use sluice_core::locality::DataLocality;
-use sluice_crds::shuffle_query::{Compression, MAX_PARTITIONS, PreviewMode, RuntimeFilters, TableSpec};
+use sluice_crds::shuffle_query::{
+    Compression, JoinOrderMode, MAX_PARTITIONS, PreviewMode, RuntimeFilters, TableSpec,
+};
 use sluice_crds::{ErrorReason, ShuffleQuerySpec};
 use sluice_proto::LeafSplit;
 use sluice_proto::auth::Guard;
@@ -21,7 +23,7 @@ use super::load::LoadedQuery;
 use super::policy::{adaptive_policy, default_partitions, policy};
 use crate::coordinator::{CoordinatorOptions, StageAssignment, SystemResolver};
 use crate::planner::{
-    BroadcastLimit, DeclaredTables, HashJoinLimit, PlanError, PlannedQuery, PlannedStage,
+    BroadcastLimit, DeclaredTables, HashJoinLimit, JoinOrderPolicy, PlanError, PlannedQuery, PlannedStage,
     RuntimeFilterPolicy, plan, session_options, session_state, tables_read,
 };
 use crate::sink::{Sink, SinkError};
@@ -124,16 +126,7 @@ async fn prepare_checked(
     let adaptive = adaptive_policy(&spec.shuffle.adaptive, memory);
     let given = spec.shuffle.partitions.unwrap_or(capacity.slots);
     let given = given.clamp(1, MAX_PARTITIONS);
-    let options = session_options(usize::try_from(given).unwrap_or(1))
-        .with_extension(Arc::new(BroadcastLimit::of_slots(memory)))
-        .with_extension(Arc::new(HashJoinLimit::of_slots(memory)))
-        .with_extension(Arc::new(RuntimeFilterPolicy {
-            enabled: spec.shuffle.runtime_filters == RuntimeFilters::Auto,
-            ..RuntimeFilterPolicy::default()
-        }))
-        .with_extension(Arc::new(DeclaredTables(
-            spec.tables.iter().map(|table| table.name.clone()).collect(),
-        )));
+    let options = planning_options(spec, given, memory);
     let context = SessionContext::new_with_state(session_state(options, runtime));
     let unplanned = |error: PlanError| PrepareError::rejected(error.reason(), error);
     let read = tables_read(&context.state(), sql).await.map_err(unplanned)?;
@@ -171,6 +164,24 @@ async fn prepare_checked(
         preview: spec.preview,
         compression,
     })
+}
+
+/// What the planner may do for a query on workers with so much memory for each slot.
+fn planning_options(spec: &ShuffleQuerySpec, partitions: u32, memory: Option<u64>) -> SessionConfig {
+    session_options(usize::try_from(partitions).unwrap_or(1))
+        .with_extension(Arc::new(BroadcastLimit::of_slots(memory)))
+        .with_extension(Arc::new(HashJoinLimit::of_slots(memory)))
+        .with_extension(Arc::new(RuntimeFilterPolicy {
+            enabled: spec.shuffle.runtime_filters == RuntimeFilters::Auto,
+            ..RuntimeFilterPolicy::default()
+        }))
+        .with_extension(Arc::new(JoinOrderPolicy {
+            enabled: spec.shuffle.join_order == JoinOrderMode::Auto,
+            ..JoinOrderPolicy::default()
+        }))
+        .with_extension(Arc::new(DeclaredTables(
+            spec.tables.iter().map(|table| table.name.clone()).collect(),
+        )))
 }
 
 /// Sets how many partitions exchanges have. Scans keep the number of tasks for which the session was made.

@@ -18,7 +18,9 @@ use sluice::source::{InputManifest, register_tables};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::snapshot::QuerySnapshot;
-use sluice_crds::shuffle_query::{AdaptiveMode, RuntimeFilters, TableSpec, TpchSpec, TpchTable};
+use sluice_crds::shuffle_query::{
+    AdaptiveMode, JoinOrderMode, RuntimeFilters, TableSpec, TpchSpec, TpchTable,
+};
 use sluice_crds::{Millis, ShuffleQuery, ShuffleQuerySpec};
 use sluice_proto::auth::Guard;
 use tempfile::TempDir;
@@ -377,22 +379,25 @@ pub enum Division {
     Planned(u32),
     /// About a task for three of so many partitions, and two at least.
     Coalesced(u32),
-    /// A partition for each slot, and scans that leave out no rows.
-    Unfiltered,
+    /// A partition for each slot, joins as they are written, and scans that leave out no rows.
+    AsWritten,
 }
 
 impl Division {
     fn query(self, tables: &Tables, sql: &str) -> LoadedQuery {
         let partitions = match self {
             Self::Default(partitions) => partitions,
-            Self::Unfiltered => None,
+            Self::AsWritten => None,
             Self::Planned(partitions) | Self::Coalesced(partitions) => Some(partitions),
         };
         let mut query = tables.query(sql, partitions);
         let shuffle = &mut query.query.spec.shuffle;
         match self {
             Self::Default(_) => {}
-            Self::Unfiltered => shuffle.runtime_filters = RuntimeFilters::Off,
+            Self::AsWritten => {
+                shuffle.runtime_filters = RuntimeFilters::Off;
+                shuffle.join_order = JoinOrderMode::AsWritten;
+            }
             Self::Planned(_) => shuffle.adaptive.mode = AdaptiveMode::Off,
             Self::Coalesced(partitions) => {
                 let tasks = partitions.div_ceil(3).max(2);

@@ -94,7 +94,7 @@ async fn one_partition_and_thirteen() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn generated_tables_with_and_without_runtime_filters() {
-    let divisions = [Division::Default(None), Division::Unfiltered];
+    let divisions = [Division::Default(None), Division::AsWritten];
     let ran = three_workers(&Tables::generated_tpch(0.02), AMPLE_MEMORY, &divisions).await;
     let filtered = |ran: &&Ran| ran.rows_filtered() > 0;
     let with = ran.iter().step_by(divisions.len()).filter(filtered).count();

@@ -76,7 +76,7 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let end = now + jiff::SignedDuration::from_millis(700);
     let again = compose(&query, &failed, None, end);
     assert_eq!(again.duration_millis, Some(60_000));
-    query.status = Some(status.clone());
+    query.status = Some(status);
     let started = ShuffleQueryStatus {
         tasks_done: Some("0/4".to_owned()),
         ..ShuffleQueryStatus::default()

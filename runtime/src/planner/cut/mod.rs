@@ -117,6 +117,7 @@ pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext) -> Result<Plann
         .collect();
     let reasons = cutter.written.iter().map(|written| written.why.clone()).collect();
     Ok(PlannedQuery {
+        join_orders: Vec::new(),
         graph: StageGraph {
             stages: cutter.stages,
             exchanges,

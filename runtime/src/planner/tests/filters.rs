@@ -58,7 +58,7 @@ async fn scans_get_the_keys_of_narrowed_sides_and_no_others() {
         "SELECT b.id, b.r FROM (SELECT id, k, row_number() OVER (ORDER BY id) r FROM big) b JOIN mid m ON b.k = m.k WHERE m.g = 1",
         "SELECT b.id FROM (SELECT id, k FROM big ORDER BY id LIMIT 50) b JOIN mid m ON b.k = m.k WHERE m.g = 1",
         // Both tables of the first join have the key of the second.
-        "SELECT b.id, c.id FROM big b JOIN big c ON b.k = c.k JOIN mid m ON b.k = m.k WHERE m.g = 1",
+        "SELECT b.id, c.id FROM tiny b JOIN tiny c ON b.k = c.k JOIN mid m ON b.k = m.k WHERE m.g = 1",
         // Equal floating-point numbers have several forms.
         "SELECT b.id FROM big b JOIN mid m ON b.f = m.f WHERE m.g = 1",
         // NULL is equal to NULL here.

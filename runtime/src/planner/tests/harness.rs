@@ -25,8 +25,8 @@ use tempfile::TempDir;
 use super::super::cut::order::SharedMerge;
 use super::super::runtime_filters::FilterMaker;
 use super::super::{
-    Fragment, InputProvider, InputStream, PlanError, PlannedQuery, RuntimeFilterPolicy, SplitTarget,
-    decode_schema, decode_task, explain, plan, session_options, session_state, task_context,
+    Fragment, InputProvider, InputStream, JoinOrderPolicy, PlanError, PlannedQuery, RuntimeFilterPolicy,
+    SplitTarget, decode_schema, decode_task, explain, plan, session_options, session_state, task_context,
 };
 use super::data;
 use crate::shuffle::sorted::{RunSampler, SortKeys};
@@ -150,6 +150,10 @@ pub(super) async fn session_sharing(
         .with_extension(Arc::new(RuntimeFilterPolicy {
             enabled: true,
             min_scan_bytes: 0,
+        }))
+        .with_extension(Arc::new(JoinOrderPolicy {
+            enabled: true,
+            max_cost_ratio: 1.0,
         }));
     for (key, value) in options {
         config.options_mut().set(key, value).unwrap();

@@ -9,6 +9,7 @@ mod facts;
 mod filters;
 mod groups;
 mod harness;
+mod join_order;
 mod joins;
 mod on_conditions;
 mod order;

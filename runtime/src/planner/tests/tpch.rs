@@ -106,7 +106,7 @@ fn generated() -> TempDir {
     dir
 }
 
-fn query(number: usize) -> String {
+pub(super) fn query(number: usize) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../manifests/tpch/q{number:02}.sql"));
     std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
