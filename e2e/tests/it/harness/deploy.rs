@@ -181,6 +181,11 @@ fn deployment(space: &Space) -> Value {
                             "readOnlyRootFilesystem": true,
                             "capabilities": {"drop": ["ALL"]},
                         },
+                        // The chart's: without a request a busy node leaves it no processor.
+                        "resources": {
+                            "requests": {"cpu": "100m", "memory": "128Mi"},
+                            "limits": {"memory": "512Mi"},
+                        },
                         "volumeMounts": [{"name": "key", "mountPath": KEY_FOLDER, "readOnly": true}],
                     }],
                     "volumes": [{"name": "key", "secret": {"secretName": KEY_SECRET}}],
