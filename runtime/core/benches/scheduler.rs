@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::{Duration, Instant as Clock};
 
 use sluice_core::coordinator::{Action, Coordinator, Event, Policy};
-use sluice_core::ids::{AttemptId, ExchangeId, Incarnation, StageId, StreamEpoch, WorkerId};
+use sluice_core::ids::{AttemptId, ExchangeId, Incarnation, StageId, WorkerId};
 use sluice_core::layout::LayoutId;
 use sluice_core::locality::{DataLocality, NodeLocation};
 use sluice_core::message::MapOutputPartitionMeta;
@@ -195,9 +195,6 @@ impl Query {
             partition,
             bytes: 1_000,
             rows: 10,
-            stream_epoch: StreamEpoch(1),
-            committed_offset: 1_000,
-            finalized: true,
         };
         Some(Event::AttemptSucceeded {
             worker,

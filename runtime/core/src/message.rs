@@ -135,12 +135,6 @@ pub struct MapOutputPartitionMeta {
     pub bytes: u64,
     /// Rows.
     pub rows: u64,
-    /// The epoch of the stream.
-    pub stream_epoch: StreamEpoch,
-    /// The end of the last whole frame that readers may have.
-    pub committed_offset: u64,
-    /// Whether that is the end of the stream.
-    pub finalized: bool,
 }
 
 /// A reader's request for a range of one stream.

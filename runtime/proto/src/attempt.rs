@@ -239,17 +239,11 @@ impl From<MapOutputPartitionMeta> for wire::MapOutputPartitionMeta {
             partition,
             bytes,
             rows,
-            stream_epoch,
-            committed_offset,
-            finalized,
         } = meta;
         Self {
             partition,
             bytes,
             rows,
-            stream_epoch: stream_epoch.0,
-            committed_offset,
-            finalized,
         }
     }
 }
@@ -260,18 +254,11 @@ impl From<wire::MapOutputPartitionMeta> for MapOutputPartitionMeta {
             partition,
             bytes,
             rows,
-            stream_epoch,
-            committed_offset,
-            finalized,
         } = wire;
-        let stream_epoch = StreamEpoch(stream_epoch);
         Self {
             partition,
             bytes,
             rows,
-            stream_epoch,
-            committed_offset,
-            finalized,
         }
     }
 }

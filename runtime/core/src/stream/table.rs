@@ -218,7 +218,6 @@ impl StreamTable {
             return Vec::new();
         }
         attempt.finalized = true;
-        let stream_epoch = attempt.stream_epoch;
         let outputs = attempt
             .streams
             .iter()
@@ -226,9 +225,6 @@ impl StreamTable {
                 partition,
                 bytes: stream.committed_offset,
                 rows: stream.rows,
-                stream_epoch,
-                committed_offset: stream.committed_offset,
-                finalized: true,
             })
             .collect();
         vec![Action::ReportOutputs {

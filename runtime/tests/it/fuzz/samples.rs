@@ -286,9 +286,6 @@ fn from_worker() -> Vec<FromWorker> {
         partition: 1,
         bytes: 100,
         rows: 10,
-        stream_epoch: 4,
-        committed_offset: 100,
-        finalized: true,
     };
     let lost = wire::FetchFailed {
         map_attempt: Some(attempt()),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::coordinator::{Action, Coordinator, Event, Outcome, Policy, QueryFailure};
 use crate::failure::AttemptFailure;
-use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, StreamEpoch, WorkerId};
+use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, WorkerId};
 use crate::layout::LayoutId;
 use crate::locality::{DataLocality, NodeLocation};
 use crate::message::{Assignment, InputState, InputUpdate, MapOutputPartitionMeta};
@@ -243,9 +243,6 @@ pub fn wrote(name: &str, id: AttemptId, bytes: &[u64]) -> Event {
         partition,
         bytes: *bytes,
         rows: 1,
-        stream_epoch: StreamEpoch(1),
-        committed_offset: *bytes,
-        finalized: true,
     };
     Event::AttemptSucceeded {
         worker: worker(name),

@@ -6,7 +6,7 @@ use super::fixture::{
 };
 use crate::coordinator::{Action, Event, Outcome};
 use crate::failure::{AttemptFailure, FetchError};
-use crate::ids::{AttemptId, StageId, StreamEpoch};
+use crate::ids::{AttemptId, StageId};
 use crate::message::{InputState, MapOutputPartitionMeta, Writer};
 use crate::plan::{Determinism, ExchangeKind, ReadKind, StageGraph};
 use crate::snapshot::{StageSnapshot, StageState};
@@ -50,9 +50,6 @@ fn wrote(name: &str, id: AttemptId, rows: u64) -> Event {
             partition: 0,
             bytes: 8 * rows,
             rows,
-            stream_epoch: StreamEpoch(1),
-            committed_offset: 8 * rows,
-            finalized: true,
         });
     }
     event

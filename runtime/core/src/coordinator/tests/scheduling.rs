@@ -313,9 +313,6 @@ fn told_as_filled(graph: StageGraph, policy: Policy, filled: &[u32]) -> Vec<(u32
         partition,
         bytes: 10,
         rows: 1,
-        stream_epoch: StreamEpoch(1),
-        committed_offset: 10,
-        finalized: true,
     };
     let mut query = Query::new(graph, policy);
     query.join("a", 4);

@@ -240,9 +240,6 @@ fn finalizing_reports_the_partitions_that_hold_bytes() {
         partition,
         bytes,
         rows,
-        stream_epoch: StreamEpoch(5),
-        committed_offset: bytes,
-        finalized: true,
     };
     let report = vec![Action::ReportOutputs {
         query: query("q"),
