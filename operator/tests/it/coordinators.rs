@@ -421,7 +421,7 @@ impl wire::worker_server::Worker for Worker {
     ) -> Result<Response<wire::WorkerStatus>, Status> {
         self.guard.admit(request.metadata(), Verb::ReadStatus)?;
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Response::new(state.clone()))
+        Ok(Response::new(*state))
     }
 
     async fn drain(
@@ -432,6 +432,6 @@ impl wire::worker_server::Worker for Worker {
         self.drains.cancel();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.draining = true;
-        Ok(Response::new(state.clone()))
+        Ok(Response::new(*state))
     }
 }

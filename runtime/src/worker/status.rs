@@ -3,7 +3,6 @@
 use sluice_proto::wire;
 
 use super::Shared;
-use crate::build_id::build_id;
 
 /// The longest zone name, bytes: a label's value has at most 63.
 const MAX_ZONE_BYTES: usize = 63;
@@ -13,18 +12,12 @@ impl Shared {
     pub(super) async fn status(&self) -> wire::WorkerStatus {
         let stats = self.store.stats().await;
         wire::WorkerStatus {
-            name: self.id.name.clone(),
-            incarnation: self.id.incarnation.0,
-            build_id: build_id(),
             slots: self.options.slots,
             slots_in_use: self.slots.in_use().await,
             held_bytes: stats.memory_bytes.saturating_add(stats.disk_bytes),
             spill_used_bytes: stats.disk_bytes.saturating_add(stats.operator_bytes),
-            spill_limit_bytes: self.options.spill_limit_bytes,
             queries: u32::try_from(self.sessions.count()).unwrap_or(u32::MAX),
             draining: self.draining.is_cancelled(),
-            node: self.options.node.clone().unwrap_or_default(),
-            zone: self.zone().await.unwrap_or_default(),
         }
     }
 

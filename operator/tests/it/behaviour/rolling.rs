@@ -131,7 +131,7 @@ fn a_worker_that_does_not_end_what_it_runs_goes_at_the_drain_time_out() {
                 slots_in_use: 1,
                 ..idle()
             };
-            let program = programs_with(move |_| busy.clone(), succeeds);
+            let program = programs_with(move |_| busy, succeeds);
             let _kubelet = Kubelet::start(fixture.env, program).await;
             fixture.pool("p", json!({"replicas": 2})).await;
             eventually("both are busy", async || {

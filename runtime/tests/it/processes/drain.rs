@@ -13,6 +13,7 @@ use super::losses::seen_in;
 use super::program::{Folder, Program, Worker, wait_until};
 use super::query::{PATIENT, by_part, csv, plain};
 use super::watched::{Watched, first};
+use super::wire_noise::welcome;
 
 async fn channel(worker: &Worker) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{}", worker.address)).expect("an address");
@@ -120,8 +121,8 @@ async fn a_worker_tells_its_node_and_its_zone_once_that_is_known() {
     let zone = zone.to_string_lossy();
     let arguments = ["--node", "node-1", "--zone-file", &zone];
     let worker = Worker::start_with("127.0.0.1:0", "512MiB", &arguments);
-    let before = status(&worker).await;
+    let before = welcome(&worker.address).await;
     assert_eq!((before.node.as_str(), before.zone.as_str()), ("node-1", ""));
     folder.write("zone", "zone-a\n");
-    assert_eq!(status(&worker).await.zone, "zone-a");
+    assert_eq!(welcome(&worker.address).await.zone, "zone-a");
 }

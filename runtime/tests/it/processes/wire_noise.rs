@@ -95,7 +95,8 @@ fn fetch(query: &str, incarnation: u64) -> wire::FetchRequest {
     }
 }
 
-pub(super) async fn incarnation(address: &str) -> u64 {
+/// How a worker welcomes a coordinator of a new query.
+pub(super) async fn welcome(address: &str) -> wire::Welcome {
     let welcomed = |answer: &FromWorker| matches!(answer, FromWorker::Welcome(_));
     let query = uuid::Uuid::new_v4().to_string();
     let (heard, _) = talk(
@@ -105,11 +106,14 @@ pub(super) async fn incarnation(address: &str) -> u64 {
     )
     .await;
     match heard.into_iter().next() {
-        Some(FromWorker::Welcome(wire::Welcome {
-            worker: Some(worker), ..
-        })) => worker.incarnation,
+        Some(FromWorker::Welcome(welcome)) => welcome,
         other => panic!("no welcome: {other:?}"),
     }
+}
+
+pub(super) async fn incarnation(address: &str) -> u64 {
+    let worker = welcome(address).await.worker;
+    worker.expect("it names itself").incarnation
 }
 
 /// The first chunk that a worker serves, or why it serves none.
