@@ -224,7 +224,6 @@ impl Coordinator {
             taken,
             context: StatusContext {
                 start_time: Timestamp::now(),
-                observed_generation: None,
                 result_stages: vec![StageId(0)],
                 sink: None,
             },
@@ -246,7 +245,6 @@ impl Coordinator {
             snapshot: snapshot.clone(),
             context: self.context.clone(),
             preview: snapshot.outcome.is_some().then(preview),
-            sink: None,
         }
     }
 

@@ -26,8 +26,6 @@ use crate::time::Instant;
 pub struct StatusContext {
     /// The wall time of the snapshot's `started`.
     pub start_time: Timestamp,
-    /// The generation of the spec that was planned, in a cluster.
-    pub observed_generation: Option<i64>,
     /// The stages that write the result; all others write to exchanges.
     pub result_stages: Vec<crate::ids::StageId>,
     /// Location and files of the sink, if there is one. It is shown once the query has succeeded.
@@ -79,7 +77,6 @@ impl StatusContext {
         let result = graph.exchanges.get(graph.result.0 as usize);
         Self {
             start_time,
-            observed_generation: None,
             result_stages: result
                 .map(|exchange| exchange.writers.clone())
                 .unwrap_or_default(),
@@ -118,7 +115,6 @@ pub fn status(
     let sink = context.sink.as_ref().filter(|_| phase == QueryPhase::Succeeded);
     let error = snapshot.outcome.as_ref().and_then(error);
     bound(ShuffleQueryStatus {
-        observed_generation: context.observed_generation,
         phase,
         reason: Some(succeeded(snapshot).2),
         message: error.as_ref().map(|error| error.message.clone()),
@@ -153,7 +149,7 @@ pub fn status(
             rows: sink.rows,
             bytes: sink.bytes,
         }),
-        // What the operator knows and a coordinator does not: pool, epochs, suspension.
+        // What the operator knows and a coordinator does not: generation, pool, epochs, suspension.
         ..ShuffleQueryStatus::default()
     })
 }
@@ -256,7 +252,7 @@ fn conditions(snapshot: &QuerySnapshot, context: &StatusContext) -> Vec<Conditio
         status,
         reason,
         message,
-        observed_generation: context.observed_generation,
+        observed_generation: None,
         last_transition_time: context.wall(snapshot, since),
     };
     all.into_iter().map(condition).collect()

@@ -1,7 +1,7 @@
 //! Reports of a coordinator about its query.
 
 use sluice_core::snapshot::QuerySnapshot;
-use sluice_core::status::{Committed, StatusContext, status};
+use sluice_core::status::{StatusContext, status};
 use sluice_crds::shuffle_query::status::{ResultPreview, ShuffleQueryStatus};
 
 use crate::{WireError, wire};
@@ -15,8 +15,6 @@ pub struct QueryReport {
     pub context: StatusContext,
     /// The first rows, if the result goes to a client.
     pub preview: Option<ResultPreview>,
-    /// What the sink shows, once committed.
-    pub sink: Option<Committed>,
 }
 
 impl QueryReport {
@@ -35,7 +33,6 @@ impl TryFrom<&QueryReport> for wire::QueryStatus {
         Ok(Self {
             snapshot_json: serde_json::to_string(&report.snapshot)?,
             preview_json: report.preview.as_ref().map(serde_json::to_string).transpose()?,
-            sink_json: report.sink.as_ref().map(serde_json::to_string).transpose()?,
             context_json: serde_json::to_string(&report.context)?,
         })
     }
@@ -49,12 +46,10 @@ impl TryFrom<wire::QueryStatus> for QueryReport {
             serde_json::from_str(text).map_err(|error| WireError::impossible(field, error))
         }
         let preview = wire.preview_json.as_deref();
-        let sink = wire.sink_json.as_deref();
         Ok(Self {
             snapshot: read(&wire.snapshot_json, "snapshot_json")?,
             context: read(&wire.context_json, "context_json")?,
             preview: preview.map(|text| read(text, "preview_json")).transpose()?,
-            sink: sink.map(|text| read(text, "sink_json")).transpose()?,
         })
     }
 }

@@ -118,9 +118,9 @@ impl Reporter {
     }
 
     fn at(&self, snapshot: QuerySnapshot) -> QueryReport {
-        let sink = self.committed.borrow().clone();
+        let committed = self.committed.borrow();
         let mut context = self.context.clone();
-        context.sink = sink
+        context.sink = committed
             .as_ref()
             .zip(self.location.clone())
             .map(|(committed, location)| SinkFiles::new(location, committed));
@@ -128,7 +128,6 @@ impl Reporter {
             snapshot,
             context,
             preview: self.preview.borrow().clone(),
-            sink,
         }
     }
 }
@@ -199,7 +198,6 @@ impl RunningQuery {
                 committed,
                 context: StatusContext {
                     start_time: jiff::Timestamp::now(),
-                    observed_generation: None,
                     result_stages: Vec::new(),
                     sink: None,
                 },

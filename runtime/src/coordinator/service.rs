@@ -231,25 +231,22 @@ async fn send_rows(
     chunks: &Chunks,
 ) -> Result<(), Option<ArrowError>> {
     let mut writer = StreamWriter::try_new(Vec::new(), &schema).map_err(Some)?;
-    send_chunks(std::mem::take(writer.get_mut()), 0, chunks).await?;
+    send_chunks(std::mem::take(writer.get_mut()), chunks).await?;
     while let Some(batch) = rows.recv().await {
         writer.write(&batch).map_err(Some)?;
-        let rows = u64::try_from(batch.num_rows()).unwrap_or(u64::MAX);
-        send_chunks(std::mem::take(writer.get_mut()), rows, chunks).await?;
+        send_chunks(std::mem::take(writer.get_mut()), chunks).await?;
     }
     // A decoder returns a message once more bytes arrive: without the end marker, a result without rows would have no
     // schema.
     writer.finish().map_err(Some)?;
-    send_chunks(std::mem::take(writer.get_mut()), 0, chunks).await
+    send_chunks(std::mem::take(writer.get_mut()), chunks).await
 }
 
-/// Sends bytes of the stream in chunks; the last one has their row count.
-async fn send_chunks(bytes: Vec<u8>, rows: u64, chunks: &Chunks) -> Result<(), Option<ArrowError>> {
+async fn send_chunks(bytes: Vec<u8>, chunks: &Chunks) -> Result<(), Option<ArrowError>> {
     let mut bytes = Bytes::from(bytes);
     while !bytes.is_empty() {
         let ipc = bytes.split_to(bytes.len().min(CHUNK_BYTES));
-        let rows = if bytes.is_empty() { rows } else { 0 };
-        let sent = chunks.send(Ok(wire::ResultChunk { ipc, rows })).await;
+        let sent = chunks.send(Ok(wire::ResultChunk { ipc })).await;
         sent.map_err(|_| None)?;
     }
     Ok(())
@@ -302,7 +299,6 @@ mod tests {
             snapshot: QuerySnapshot::committed_before(),
             context: StatusContext {
                 start_time: jiff::Timestamp::UNIX_EPOCH,
-                observed_generation: None,
                 result_stages: Vec::new(),
                 sink: None,
             },
@@ -311,7 +307,6 @@ mod tests {
                 rows: vec![vec![cell]],
                 truncated: false,
             }),
-            sink: None,
         };
         let end_reported = CancellationToken::new();
         let status = encode_report(&report, &end_reported).expect("it fits without");

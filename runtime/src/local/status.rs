@@ -175,12 +175,10 @@ mod tests {
             snapshot,
             context: StatusContext {
                 start_time: jiff::Timestamp::now(),
-                observed_generation: None,
                 result_stages: Vec::new(),
                 sink: None,
             },
             preview: None,
-            sink: None,
         }
     }
 

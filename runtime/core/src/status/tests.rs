@@ -82,7 +82,6 @@ fn snapshot(stages: Vec<StageSnapshot>) -> QuerySnapshot {
 fn context() -> StatusContext {
     StatusContext {
         start_time: "2026-01-01T00:00:00Z".parse().expect("a time"),
-        observed_generation: Some(3),
         result_stages: vec![StageId(1)],
         sink: None,
     }
