@@ -20,6 +20,7 @@ pub mod shuffle;
 pub mod sink;
 pub mod source;
 pub mod stage_template;
+mod stderr;
 mod time_text;
 pub mod transport;
 pub mod worker;

@@ -18,7 +18,7 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::cli::attached::{announce, watch_stdin};
-use crate::cli::exit::{Failure, print_stderr};
+use crate::cli::exit::Failure;
 use crate::cli::signals::{Signals, listen};
 use crate::cli::worker::{PoolArgs, trusted_keys};
 use crate::cli::{CommandResult, QueryFile, parse_size, parse_workers};
@@ -29,6 +29,7 @@ use crate::query::{
 };
 use crate::sink::{Committed, Sink};
 use crate::source::InputManifest;
+use crate::stderr::print_stderr;
 
 /// How long a coordinator with a termination log serves the last state to clients that have not seen it.
 const LINGER: Duration = Duration::from_secs(10);

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use sluice_core::coordinator::Outcome;
 
 use crate::cli::CommandResult;
-use crate::cli::exit::{Failure, print_stderr};
+use crate::cli::exit::Failure;
 use crate::cli::signals::{ExitHooks, cancel_on_signal};
 use crate::source::generate::generate_tpch;
+use crate::stderr::print_stderr;
 
 /// Makes data to query.
 #[derive(clap::Subcommand)]

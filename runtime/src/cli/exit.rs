@@ -1,6 +1,5 @@
 //! How a command ends: the message and the exit code.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use sluice_core::coordinator::{Outcome, QueryFailure};
@@ -8,10 +7,12 @@ use sluice_core::termination::Termination;
 use sluice_crds::ErrorReason;
 use sluice_crds::process::exit_code;
 use sluice_crds::shuffle_query::status::QueryPhase;
-use sluice_proto::text::escaped_lines;
 
 use crate::coordinator::Handover;
+use crate::local::client::CoordinatorLost;
+use crate::local::error::FollowError;
 use crate::query::PrepareError;
+use crate::stderr::print_stderr;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -131,15 +132,24 @@ impl From<PrepareError> for Failure {
     }
 }
 
+impl From<FollowError> for Failure {
+    fn from(error: FollowError) -> Self {
+        match error {
+            FollowError::Query(outcome) => Self::Query(outcome),
+            FollowError::OutputClosed => Self::OutputClosed,
+            FollowError::Other(error) => Self::Other(error),
+        }
+    }
+}
+
+impl From<CoordinatorLost> for Failure {
+    fn from(lost: CoordinatorLost) -> Self {
+        FollowError::from(lost).into()
+    }
+}
+
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
         Self::Other(error)
     }
-}
-
-/// Writes a line to standard error. A closed standard error must not end the process, and text from a file or a peer
-/// must not control the terminal.
-pub fn print_stderr(line: impl std::fmt::Display) {
-    let line = line.to_string();
-    let _ = writeln!(std::io::stderr(), "{}", escaped_lines(&line));
 }

@@ -21,7 +21,8 @@ use sluice_crds::ByteSize;
 use sluice_crds::process::env;
 use sluice_proto::log::LogFormat;
 
-use exit::{Failure, print_stderr};
+use crate::stderr::print_stderr;
+use exit::Failure;
 
 /// How long the process waits at its end for blocked threads, such as one that reads a file.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);

@@ -9,13 +9,13 @@ use sluice_crds::worker_pool::DEFAULT_SLOTS_PER_WORKER;
 use sluice_crds::{ByteSize, ErrorReason, WorkerPoolSpec};
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::attached::{ExitedEarly, self_command, spawn_attached, stop_attached};
 use crate::cli::exit::Failure;
 use crate::cli::machine::{cores, machine_memory};
 use crate::cli::signals::{ExitHooks, cancel_on_signal};
 use crate::cli::{CommandResult, QueryFile, parse_size, parse_workers};
 use crate::coordinator::{RunningQuery, serve};
 use crate::forbidden::RUN_PREFIX;
+use crate::local::child_process::{ExitedEarly, self_command, spawn_attached, stop_attached};
 use crate::local::client::Client;
 use crate::local::follow::{View, follow};
 use crate::local::key::{KeyFiles, RunKey};
@@ -75,7 +75,7 @@ pub(super) async fn run(args: RunArgs) -> CommandResult {
     let mut status = status.map_err(Failure::bad_input)?;
     let ended = run_query(&args, status.as_mut()).await;
     if let (Some(status), Err(failure)) = (&mut status, &ended)
-        && let Err(error) = status.fail(failure)
+        && let Err(error) = status.fail(failure.final_termination())
     {
         tracing::error!(error = format!("{error:#}"), "the last status is not written");
     }
@@ -356,5 +356,5 @@ async fn follow_at(
     interrupted: &CancellationToken,
 ) -> CommandResult {
     let client = Client::connect(address, id, key.client_token.clone()).await?;
-    follow(&client, &mut view, interrupted).await
+    Ok(follow(&client, &mut view, interrupted).await?)
 }

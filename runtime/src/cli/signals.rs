@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use sluice_crds::process::exit_code;
 
-use super::exit::print_stderr;
+use crate::stderr::print_stderr;
 
 /// Signals within this time are one request: `timeout` and some shells signal both the process and its group.
 const REPEAT_WINDOW: Duration = Duration::from_millis(500);

@@ -11,11 +11,12 @@ use sluice_proto::auth::{Guard, PoolId, TrustedKeys};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::attached::{announce, watch_stdin};
-use crate::cli::exit::{Failure, print_stderr};
+use crate::cli::exit::Failure;
 use crate::cli::machine::{cores, machine_memory};
 use crate::cli::signals::{Signals, listen};
 use crate::cli::{CommandResult, parse_size};
 use crate::owned_dir;
+use crate::stderr::print_stderr;
 use crate::worker::{RunningWorker, WorkerOptions};
 
 /// Runs a worker until it is told to stop. Coordinators find it by its address; several can share it.

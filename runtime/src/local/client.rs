@@ -4,14 +4,12 @@ use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow_ipc::reader::StreamDecoder;
-use sluice_core::coordinator::{Outcome, QueryFailure};
+use sluice_core::coordinator::Outcome;
 use sluice_core::ids::QueryId;
-use sluice_crds::ErrorReason;
 use sluice_proto::auth::Token;
 use sluice_proto::{QueryReport, wire};
 use wire::coordinator_client::CoordinatorClient;
 
-use crate::cli::exit::Failure;
 use crate::net::{self, AuthenticatedChannel};
 
 /// The coordinator disconnected or hangs, and has not reported the end of its query.
@@ -40,16 +38,6 @@ impl CoordinatorLost {
             Some(cause) => Self::to_say(cause),
             None => Self(status.message().to_owned()),
         }
-    }
-}
-
-impl From<CoordinatorLost> for Failure {
-    fn from(lost: CoordinatorLost) -> Self {
-        Self::Query(Outcome::Failed(QueryFailure {
-            reason: ErrorReason::CoordinatorLost,
-            message: lost.to_string(),
-            attempt: None,
-        }))
     }
 }
 

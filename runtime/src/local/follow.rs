@@ -6,11 +6,11 @@ use tokio_util::sync::CancellationToken;
 use sluice_proto::QueryReport;
 
 use super::client::{Client, CoordinatorLost};
+use super::error::FollowError;
 use super::progress::Progress;
 use super::result_printer::ResultPrinter;
 use super::row_printer::OutputFormat;
 use super::status::StatusFile;
-use crate::cli::exit::Failure;
 
 /// How a query is shown.
 pub struct View<'a> {
@@ -31,7 +31,7 @@ pub async fn follow(
     client: &Client,
     view: &mut View<'_>,
     interrupted: &CancellationToken,
-) -> Result<(), Failure> {
+) -> Result<(), FollowError> {
     let streams = view.rows.is_some_and(|format| format != OutputFormat::Table);
     let mut progress = Progress::new(view.quiet, streams);
     let mut printing = view
@@ -48,7 +48,7 @@ pub async fn follow(
     let (ended, print_failure) = watch(client, &mut show, &mut printing, interrupted).await;
     let (seen, outcome) = match ended {
         Ok(ended) => ended,
-        Err(_) if interrupted.is_cancelled() => return Err(Failure::Query(Outcome::Cancelled)),
+        Err(_) if interrupted.is_cancelled() => return Err(FollowError::Query(Outcome::Cancelled)),
         Err(lost) => return Err(lost.into()),
     };
     progress.finish(&seen.snapshot);
@@ -59,7 +59,7 @@ pub async fn follow(
         (Outcome::Succeeded, None) => {}
         // Rows may have stopped because the query failed: report its own cause first.
         (outcome @ Outcome::Failed(_), _) | (outcome @ Outcome::Cancelled, None) => {
-            return Err(Failure::Query(outcome));
+            return Err(FollowError::Query(outcome));
         }
         (Outcome::Succeeded | Outcome::Cancelled, Some(print_failure)) => return Err(print_failure),
     }
@@ -68,7 +68,7 @@ pub async fn follow(
     };
     tokio::select! {
         printed = printing.finish() => printed,
-        () = interrupted.cancelled() => Err(Failure::Query(Outcome::Cancelled)),
+        () = interrupted.cancelled() => Err(FollowError::Query(Outcome::Cancelled)),
     }
 }
 
@@ -78,7 +78,10 @@ async fn watch(
     show: &mut impl FnMut(&QueryReport),
     printing: &mut Option<ResultPrinter>,
     interrupted: &CancellationToken,
-) -> (Result<(QueryReport, Outcome), CoordinatorLost>, Option<Failure>) {
+) -> (
+    Result<(QueryReport, Outcome), CoordinatorLost>,
+    Option<FollowError>,
+) {
     let mut watching = client.clone();
     let watched = watching.watch(show);
     tokio::pin!(watched);
@@ -103,7 +106,7 @@ async fn watch(
     }
 }
 
-async fn stopped(printing: &mut Option<ResultPrinter>) -> Failure {
+async fn stopped(printing: &mut Option<ResultPrinter>) -> FollowError {
     match printing {
         Some(printing) => printing.failure().await,
         None => std::future::pending().await,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use indicatif::{HumanBytes, HumanCount, MultiProgress, ProgressBar, ProgressStyle};
 use sluice_core::snapshot::{QuerySnapshot, StageSnapshot, StageState};
 
-use crate::cli::exit::print_stderr;
+use crate::stderr::print_stderr;
 
 /// Shows snapshots as they come.
 pub enum Progress {

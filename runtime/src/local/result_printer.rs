@@ -12,8 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client::{Client, CoordinatorLost, ResultPart};
+use super::error::FollowError;
 use super::row_printer::{OutputFormat, RowPrinter};
-use crate::cli::exit::Failure;
 
 /// Batches that wait for the thread.
 const QUEUED: usize = 4;
@@ -24,7 +24,7 @@ pub struct ResultPrinter {
     /// Reads the result from the coordinator; `None` once all of it is read.
     reading: Option<AbortOnDropHandle<Result<(), CoordinatorLost>>>,
     commands: mpsc::Sender<PrintCommand>,
-    printed: oneshot::Receiver<Result<(), Failure>>,
+    printed: oneshot::Receiver<Result<(), FollowError>>,
 }
 
 enum PrintCommand {
@@ -51,9 +51,9 @@ impl ResultPrinter {
             let closed = Arc::clone(&out.closed);
             let printed = print(format, out, inbox).map_err(|error| {
                 if closed.load(Ordering::Relaxed) {
-                    return Failure::OutputClosed;
+                    return FollowError::OutputClosed;
                 }
-                Failure::Other(error)
+                FollowError::Other(error)
             });
             // Nobody receives it once the query has failed.
             let _ = done.send(printed);
@@ -67,7 +67,7 @@ impl ResultPrinter {
     }
 
     /// Waits for a failure to read or print the result, possibly for ever.
-    pub async fn failure(&mut self) -> Failure {
+    pub async fn failure(&mut self) -> FollowError {
         loop {
             let Some(reading) = &mut self.reading else {
                 return failed(&mut self.printed).await;
@@ -79,7 +79,7 @@ impl ResultPrinter {
                     match read {
                         Ok(Ok(())) => {}
                         Ok(Err(lost)) => return lost.into(),
-                        Err(error) => return Failure::Other(error.into()),
+                        Err(error) => return FollowError::Other(error.into()),
                     }
                 }
             }
@@ -90,7 +90,7 @@ impl ResultPrinter {
     ///
     /// # Errors
     /// It cannot be read or printed.
-    pub async fn finish(mut self) -> Result<(), Failure> {
+    pub async fn finish(mut self) -> Result<(), FollowError> {
         if let Some(reading) = self.reading.take() {
             reading.await.map_err(anyhow::Error::from)??;
         }
@@ -101,10 +101,10 @@ impl ResultPrinter {
 }
 
 /// Why the thread ended early.
-async fn failed(printed: &mut oneshot::Receiver<Result<(), Failure>>) -> Failure {
+async fn failed(printed: &mut oneshot::Receiver<Result<(), FollowError>>) -> FollowError {
     match printed.await {
         Ok(Err(failure)) => failure,
-        Ok(Ok(())) | Err(_) => Failure::Other(anyhow::anyhow!("rows are printed no more")),
+        Ok(Ok(())) | Err(_) => FollowError::Other(anyhow::anyhow!("rows are printed no more")),
     }
 }
 

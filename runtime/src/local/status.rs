@@ -10,7 +10,6 @@ use sluice_core::termination::Termination;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ErrorReason, ProgressReason};
 
-use crate::cli::exit::Failure;
 use sluice_proto::QueryReport;
 
 /// The least time between two writes while the query runs.
@@ -63,15 +62,15 @@ impl StatusFile {
         self.write(&seen.status())
     }
 
-    /// Writes the last status of a query that failed like this, unless a coordinator has reported its end.
+    /// Writes the last status of a query that ended like this, unless a coordinator has reported its end.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn fail(&mut self, failure: &Failure) -> anyhow::Result<()> {
+    pub fn fail(&mut self, end: Termination) -> anyhow::Result<()> {
         match &self.seen {
             Some(seen) if seen.snapshot.outcome.is_some() => Ok(()),
-            Some(seen) => self.write(&with_end(seen.clone(), failure.final_termination()).status()),
-            None => self.write(&failure.final_termination().status()),
+            Some(seen) => self.write(&with_end(seen.clone(), end).status()),
+            None => self.write(&end.status()),
         }
     }
 
@@ -143,6 +142,10 @@ mod tests {
         serde_json::from_str(&text).expect("it is a status")
     }
 
+    fn end(reason: ErrorReason, message: &str) -> Termination {
+        Termination::refused(reason, message.to_owned(), jiff::Timestamp::now())
+    }
+
     fn running() -> QueryReport {
         let stage = StageSnapshot {
             filters: None,
@@ -189,11 +192,8 @@ mod tests {
         std::fs::write(&path, "{\"phase\": \"Succeeded\"}").expect("it can be written");
         let mut file = StatusFile::create(&path).expect("it can be written");
         assert_eq!(read(&path).phase, QueryPhase::Pending);
-        let refused = Failure::Rejected {
-            reason: ErrorReason::InvalidSql,
-            message: "no SQL".to_owned(),
-        };
-        file.fail(&refused).expect("it can be written");
+        file.fail(end(ErrorReason::InvalidSql, "no SQL"))
+            .expect("it can be written");
         let status = read(&path);
         assert_eq!(status.phase, QueryPhase::Failed);
         assert_eq!(status.reason, Some(ErrorReason::InvalidSql.into()));
@@ -231,8 +231,8 @@ mod tests {
         let mut file = StatusFile::create(&path).expect("it can be written");
         file.update(&running());
         assert_eq!(read(&path).phase, QueryPhase::Running);
-        let failure = Failure::Other(anyhow::anyhow!("gone"));
-        file.fail(&failure).expect("it can be written");
+        let gone = end(ErrorReason::Internal, "gone");
+        file.fail(gone.clone()).expect("it can be written");
         let status = read(&path);
         assert_eq!(
             (status.phase, status.tasks.running, status.tasks.done),
@@ -248,7 +248,7 @@ mod tests {
         let mut succeeded = running();
         succeeded.snapshot.outcome = Some(Outcome::Succeeded);
         file.finish(&succeeded).expect("it can be written");
-        file.fail(&failure).expect("nothing is written");
+        file.fail(gone).expect("nothing is written");
         assert_eq!(read(&path).phase, QueryPhase::Succeeded);
     }
 }

@@ -8,7 +8,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use sluice_proto::auth::Guard;
 use tokio::process::Child;
 
-use crate::cli::attached::{self_command, spawn_attached, stop_attached};
+use super::child_process::{self_command, spawn_attached, stop_attached};
 use crate::worker::{RunningWorker, WorkerOptions};
 
 /// The shape of workers that a run starts.

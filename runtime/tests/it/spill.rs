@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use sluice::cli::attached::start_attached;
+use sluice::local::child_process::spawn_attached;
 use sluice_core::coordinator::Outcome;
 use sluice_crds::ErrorReason;
 use tokio::process::Child;
@@ -52,9 +52,8 @@ async fn worker_processes(count: u32, memory: u64, spill_limit: u64) -> Processe
         command
             .arg("--spill-dir")
             .arg(folder.path().join(number.to_string()));
-        let (child, address) = start_attached(command.into())
-            .await
-            .expect("a worker process starts");
+        let (mut child, announcement) = spawn_attached(command.into()).expect("a worker process starts");
+        let address = announcement.address(&mut child).await.expect("it listens");
         children.push(child);
         addresses.push(address);
     }
