@@ -14,6 +14,7 @@ pub mod local;
 pub mod memory;
 mod net;
 mod owned_dir;
+mod panic_text;
 pub mod planner;
 pub mod query;
 pub mod shuffle;

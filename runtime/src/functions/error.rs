@@ -93,7 +93,7 @@ pub(super) fn guarded<T>(expression: &str, result: &DataType, run: impl FnOnce()
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(named(expression, result, error)),
         Err(panic) => {
-            let text = crate::source::panic_text(panic.as_ref());
+            let text = crate::panic_text::panic_text(panic.as_ref());
             Err(invalid(
                 expression,
                 &format!("a value is out of the range that it works on ({text})"),

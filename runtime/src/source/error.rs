@@ -13,6 +13,7 @@ use super::check::BadText;
 use super::manifest::shown;
 use super::store::RangeBeyondFile;
 use crate::functions::{reason_of, unread_pattern, without_kind};
+use crate::panic_text::panic_text;
 
 /// Files that a message names at most.
 const NAMED_FILES: usize = 3;
@@ -259,13 +260,6 @@ fn undecodable(place: &str, message: &str) -> AttemptFailure {
             "{place} cannot be decoded: {message}: mend the file, or declare columns in the table's schema that fit it"
         ),
     )
-}
-
-/// The message of a panic.
-pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message")
 }
 
 /// The message for a decoder that panicked: the bytes are at fault, not the worker.

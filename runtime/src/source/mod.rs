@@ -25,7 +25,7 @@ pub mod tpch;
 
 pub use check::{Decoder, parquet_group_starts};
 pub use checked::CheckedScan;
-pub use error::{SourceError, classify_error, classify_task_error, panic_text};
+pub use error::{SourceError, classify_error, classify_task_error};
 pub use files::{FileTable, register_tables, table_bytes};
 pub use location::{InvalidLocation, local_path};
 pub use manifest::{InputManifest, input_file, object_meta, shown, verify};

@@ -24,9 +24,10 @@ use super::path_policy::PathPolicy;
 use super::session_filters::AttemptFilters;
 use super::{Shared, WorkerOptions};
 use crate::memory::is_about_memory;
+use crate::panic_text::panic_text;
 use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
 use crate::shuffle::read::ReadFailed;
-use crate::source::{InputRoots, classify_error, classify_task_error, panic_text, pinned_stores, verify};
+use crate::source::{InputRoots, classify_error, classify_task_error, pinned_stores, verify};
 use crate::stage_template::StageTemplate;
 use crate::transport::Peers;
 
