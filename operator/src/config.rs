@@ -5,8 +5,6 @@ use std::path::PathBuf;
 
 use sluice_proto::log::LogFormat;
 
-use crate::shuffle_query::admission::Quota;
-
 /// Runs ShuffleQueries and WorkerPools of a Kubernetes cluster; or does one of the chores around an installation.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(
@@ -119,6 +117,21 @@ pub struct Config {
     /// As the command line has it.
     #[arg(skip)]
     pub log_format: LogFormat,
+}
+
+/// The limits of each namespace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Admitted queries.
+    pub queries: Option<u32>,
+    /// Slots of the pools of admitted queries.
+    pub slots: Option<u32>,
+}
+
+impl Quota {
+    pub const fn is_set(self) -> bool {
+        self.queries.is_some() || self.slots.is_some()
+    }
 }
 
 /// The namespaces that a watch covers.

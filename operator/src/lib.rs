@@ -24,6 +24,7 @@ pub mod pod_diagnosis;
 pub mod rpc;
 pub mod shuffle_query;
 pub mod signing;
+pub mod volume_claims;
 pub mod worker_pool;
 
 use std::sync::Arc;

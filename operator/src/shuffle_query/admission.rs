@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
+use crate::config::Quota;
+
 /// A query that is admitted to a pool or waits for admission.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Candidate {
@@ -29,21 +31,6 @@ pub enum WaitsFor {
     Quota,
     /// Something else, such as its pool.
     Other,
-}
-
-/// The limits of each namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Quota {
-    /// Admitted queries.
-    pub queries: Option<u32>,
-    /// Slots of the pools of admitted queries.
-    pub slots: Option<u32>,
-}
-
-impl Quota {
-    pub const fn is_set(self) -> bool {
-        self.queries.is_some() || self.slots.is_some()
-    }
 }
 
 /// Whether a query may be admitted now.

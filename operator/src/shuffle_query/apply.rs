@@ -15,7 +15,7 @@ use crate::controller_runtime::controller::Error;
 use crate::objects::folders::folders;
 use crate::objects::{coordinator, names, pod};
 use crate::rpc::coordinator::CoordinatorTarget;
-use crate::worker_pool::claims;
+use crate::volume_claims;
 
 impl QueryReconciler {
     /// Executes one action. A rejection stays the same until somebody changes something.
@@ -216,7 +216,7 @@ impl QueryReconciler {
             let name = &volume.claim_name;
             let claim = api.get_opt(name).await;
             let claim = claim.map_err(Error::api(format!("reading PersistentVolumeClaim {name}")))?;
-            if claim.is_some_and(|claim| claims::is_of_one_node(&claim, writable)) {
+            if claim.is_some_and(|claim| volume_claims::is_of_one_node(&claim, writable)) {
                 return Ok(true);
             }
         }

@@ -9,12 +9,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use sluice_crds::{ConditionReason, ErrorReason, ProgressReason, validate_pool};
 
-use super::claims;
 use super::observed::Observed;
 use super::worker::{Worker, WorkerState};
 use crate::objects::pool::PoolObjects;
 use crate::objects::worker::WorkerPod;
 use crate::objects::{labels, names};
+use crate::volume_claims;
 
 /// How long a new pod may be unschedulable before an old one makes room for it.
 const SURGE_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
@@ -114,7 +114,7 @@ fn blocked(seen: &Observed) -> Option<Blocked> {
             message: problems.join("; "),
         });
     }
-    let message = claims::unmountable(&seen.claims, seen.pool.spec.most_replicas())?;
+    let message = volume_claims::unmountable(&seen.claims, seen.pool.spec.most_replicas())?;
     Some(Blocked {
         reason: ProgressReason::VolumesUnmountable.into(),
         message,
@@ -152,9 +152,10 @@ fn missing(seen: &Observed) -> usize {
 /// Pods with the lowest unused numbers. Numbers of terminating pods and of pods of other owners are in use.
 fn create_pods(seen: &Observed, count: usize) -> Vec<Pod> {
     let pool = seen.name();
-    let claims = claims::node_selector_terms(&seen.claims);
+    let claims = volume_claims::node_selector_terms(&seen.claims);
     // A volume that is attached to a dead node is detached by Kubernetes. The successor must not be bound to that node.
-    let same_node = claims::of_one_node(&seen.claims) && seen.workers.iter().all(|worker| worker.reachable);
+    let same_node =
+        volume_claims::of_one_node(&seen.claims) && seen.workers.iter().all(|worker| worker.reachable);
     let free = (0..).filter(|number| !seen.taken.contains(&names::worker(&pool, *number)));
     free.take(count)
         .map(|number| {

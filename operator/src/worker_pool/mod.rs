@@ -4,7 +4,6 @@
 
 pub mod apply;
 pub mod autoscaling;
-pub mod claims;
 mod controller;
 pub mod decide;
 mod event;

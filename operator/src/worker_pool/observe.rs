@@ -9,15 +9,16 @@ use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use sluice_crds::WorkerPool;
 
+use super::autoscaling;
 use super::controller::PoolReconciler;
 use super::observed::{Observed, Settings};
 use super::revision::Revision;
 use super::worker::{PollResult, Worker};
-use super::{autoscaling, claims};
 use crate::controller_runtime::api;
 use crate::demand::PoolDemand;
 use crate::objects::{labels, names};
 use crate::rpc::worker::WorkerRpc;
+use crate::volume_claims;
 
 impl<R: WorkerRpc> PoolReconciler<R> {
     /// Reads everything around `pool` from the caches.
@@ -48,7 +49,7 @@ impl<R: WorkerRpc> PoolReconciler<R> {
         Observed {
             workers,
             taken,
-            claims: claims::mounted(&pool.spec, claim, volume),
+            claims: volume_claims::mounted(&pool.spec, claim, volume),
             revision,
             settings,
             replicas,

@@ -8,10 +8,10 @@ use kube::ResourceExt;
 use sluice_crds::WorkerPool;
 use sluice_proto::log::LogFormat;
 
-use super::claims::MountedClaim;
 use super::revision::Revision;
 use super::worker::Worker;
 use crate::demand::PoolDemand;
+use crate::volume_claims::MountedClaim;
 
 /// A pool and everything around it at one moment.
 #[derive(Clone, Debug)]

@@ -9,13 +9,13 @@ use kube::ResourceExt;
 use serde_json::{Value, json};
 use sluice_crds::{WorkerPool, WorkerPoolStatus};
 
-use super::claims;
 use super::decide::{Desired, decide};
 use super::observed::{Observed, Settings};
 use super::revision::Revision;
 use super::status::status;
 use super::worker::{PollResult, Worker};
 use crate::rpc::worker::WorkerReport;
+use crate::volume_claims;
 
 mod mounts;
 mod status;
@@ -120,7 +120,7 @@ fn observed(spec: &Value, workers: &[&str]) -> Observed {
         demand: Default::default(),
         taken: workers.iter().map(|worker| worker.pod.name_any()).collect(),
         workers,
-        claims: claims::mounted(&pool.spec, |_| None, |_| None),
+        claims: volume_claims::mounted(&pool.spec, |_| None, |_| None),
         revision: revision(&pool),
         settings: Settings {
             default_image: "sluice:1".to_owned(),

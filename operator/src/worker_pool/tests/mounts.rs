@@ -30,7 +30,7 @@ fn claims_that_not_all_pods_can_mount() {
         let volume = affinity
             .map(|terms| json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}}));
         let volume = volume.map(|volume| Arc::new(serde_json::from_value(volume).unwrap()));
-        seen.claims = claims::mounted(&seen.pool.spec, |_| claim.clone(), |_| volume.clone());
+        seen.claims = volume_claims::mounted(&seen.pool.spec, |_| claim.clone(), |_| volume.clone());
         let wanted = decide(&seen);
         let case = format!("{list} {mode:?} {affinity:?} {replicas}");
         assert_eq!(wanted.blocked.is_none(), mountable, "{case}");
@@ -71,7 +71,7 @@ fn pods_go_where_their_claim_is_attached() {
         let claim = json!({"spec": {"accessModes": modes}});
         let claim: PersistentVolumeClaim = serde_json::from_value(claim).unwrap();
         let claim = Arc::new(claim);
-        seen.claims = claims::mounted(&seen.pool.spec, |_| Some(claim.clone()), |_| None);
+        seen.claims = volume_claims::mounted(&seen.pool.spec, |_| Some(claim.clone()), |_| None);
         let created = decide(&seen).create;
         assert_eq!(created.len(), 1, "{list} {modes} {workers:?}");
         let pod = serde_json::to_value(&created[0]).unwrap();
