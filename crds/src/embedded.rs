@@ -4,7 +4,7 @@
 use schemars::{Schema, SchemaGenerator, json_schema};
 use serde_json::json;
 
-use crate::shuffle_query::MAX_SECONDS;
+use crate::bounds::MAX_SECONDS;
 
 /// Most entries of a map of labels or of a node selector.
 pub const MAX_LABELS: usize = 32;
@@ -22,6 +22,9 @@ pub const QUANTITY_PATTERN: &str = "^[0-9]{1,15}([.][0-9]{1,9})?(m|k|M|G|T|P|Ki|
 pub const LABEL_VALUE_PATTERN: &str = "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
 /// What the name of most objects looks like (a DNS subdomain, RFC 1123); 253 characters at most.
 pub const OBJECT_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+
+/// What the name of a pool or of a volume looks like (a DNS label, RFC 1123); 63 characters at most.
+pub const DNS_LABEL_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
 /// What a key of a ConfigMap looks like; 253 characters at most.
 pub const CONFIG_KEY_PATTERN: &str = "^[-._a-zA-Z0-9]+$";

@@ -4,6 +4,7 @@
 //! Nothing here talks to a cluster. The operator, the coordinator and local mode share these types, so the same
 //! YAML means the same thing in each of them.
 
+pub mod bounds;
 pub mod cases;
 pub mod conditions;
 pub mod embedded;

@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use self::value::Bounded;
 use crate::shuffle_query::ShuffleQuery;
-use crate::validate::{Problem, excerpt, schema};
+use crate::text::excerpt;
+use crate::validate::{Problem, schema};
 use crate::worker_pool::WorkerPool;
 use crate::{GROUP, VERSION};
 

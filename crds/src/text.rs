@@ -21,6 +21,11 @@ pub fn shortened(text: &str, max_chars: usize) -> String {
     text
 }
 
+/// At most 60 characters of a text that a message quotes, control characters escaped.
+pub(crate) fn excerpt(text: &str) -> String {
+    shortened(text, 61).chars().flat_map(char::escape_debug).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::shortened;

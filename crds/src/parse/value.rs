@@ -9,7 +9,7 @@ use serde::de::{self, DeserializeSeed, Deserializer, EnumAccess, MapAccess, SeqA
 use serde_json::{Map, Number, Value};
 
 use super::MAX_EXPANDED_BYTES;
-use crate::validate::excerpt;
+use crate::text::excerpt;
 
 /// Reads one value; all values of a file share the budget, in bytes.
 #[derive(Clone, Copy)]

@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use crate::validate::excerpt;
+use crate::text::excerpt;
 
 /// Most bytes of one location.
 pub const MAX_LOCATION_BYTES: usize = 1024;

@@ -26,8 +26,8 @@ pub use shuffle::{
 };
 pub use sink::{IfExists, PreviewMode, SinkSpec};
 pub use spec::{
-    ConfigMapKeyRef, MAX_PRIORITY, MAX_QUERY_NAME, MAX_SECONDS, MAX_SQL_BYTES, MAX_TABLES, POOL_NAME_PATTERN,
-    ShuffleQuery, ShuffleQuerySpec, SqlSource, WorkerPoolRef,
+    ConfigMapKeyRef, MAX_QUERY_NAME, MAX_SQL_BYTES, MAX_TABLES, ShuffleQuery, ShuffleQuerySpec, SqlSource,
+    WorkerPoolRef,
 };
 pub use status_bounds::{
     HARD_STATUS_BYTES, HISTOGRAM_CLASSES, MAX_SHORT_MESSAGE, MAX_STAGES, PREVIEW_MAX_BYTES,

@@ -9,7 +9,8 @@ use super::shuffle::ShuffleSpec;
 use super::sink::{PreviewMode, SinkSpec};
 use super::status::ShuffleQueryStatus;
 use super::table::TableSpec;
-use crate::embedded::{CONFIG_KEY_PATTERN, OBJECT_NAME_PATTERN};
+use crate::bounds::{MAX_PRIORITY, MAX_SECONDS};
+use crate::embedded::{CONFIG_KEY_PATTERN, DNS_LABEL_PATTERN, OBJECT_NAME_PATTERN};
 use crate::worker_pool::{SERVICE_NAME_PATTERN, WorkerPoolSpec};
 
 /// Most bytes of the SQL text.
@@ -18,12 +19,6 @@ pub const MAX_SQL_BYTES: usize = 65_536;
 pub const MAX_TABLES: usize = 64;
 /// Most characters of the name of a query: its objects put suffixes behind it and hold 63.
 pub const MAX_QUERY_NAME: usize = 40;
-/// Longest deadline and longest time to live, in seconds: ten years.
-pub const MAX_SECONDS: u32 = 315_360_000;
-/// Highest priority of a query; the lowest is as far below 0.
-pub const MAX_PRIORITY: i32 = 1_000_000;
-/// What the name of a pool looks like (a DNS label, as in Kubernetes); 63 characters at most.
-pub const POOL_NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
 
 /// Desired state of a query: what to run, over which tables, and where its rows go.
 #[derive(CustomResource, Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -192,6 +187,6 @@ pub struct ConfigMapKeyRef {
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolRef {
     /// Name of the pool.
-    #[schemars(length(min = 1, max = 63), regex(pattern = POOL_NAME_PATTERN))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = DNS_LABEL_PATTERN))]
     pub name: String,
 }

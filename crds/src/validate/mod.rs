@@ -11,7 +11,7 @@ mod volumes;
 
 use std::fmt;
 
-use crate::text::shortened;
+use crate::text::excerpt;
 
 pub use pool::validate_pool;
 pub use query::validate_query;
@@ -64,11 +64,6 @@ fn check_name(name: Option<&str>, problems: &mut Vec<Problem>) {
         }
         Some(_) => {}
     }
-}
-
-/// At most 60 characters of a text that a message quotes, control characters escaped.
-pub(crate) fn excerpt(text: &str) -> String {
-    shortened(text, 61).chars().flat_map(char::escape_debug).collect()
 }
 
 #[cfg(test)]

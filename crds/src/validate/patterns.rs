@@ -2,10 +2,11 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use crate::embedded::{CONFIG_KEY_PATTERN, LABEL_VALUE_PATTERN, OBJECT_NAME_PATTERN, QUANTITY_PATTERN};
+use crate::embedded::{
+    CONFIG_KEY_PATTERN, DNS_LABEL_PATTERN, LABEL_VALUE_PATTERN, OBJECT_NAME_PATTERN, QUANTITY_PATTERN,
+};
 use crate::shuffle_query::{
-    COLUMN_TYPE_PATTERN, CSV_CHARACTER_PATTERN, ColumnType, LOCATION_PATTERN, POOL_NAME_PATTERN,
-    TABLE_NAME_PATTERN,
+    COLUMN_TYPE_PATTERN, CSV_CHARACTER_PATTERN, ColumnType, LOCATION_PATTERN, TABLE_NAME_PATTERN,
 };
 use crate::units::{BYTE_SIZE_PATTERN, ByteSize, MILLIS_PATTERN, Millis, nanos};
 use crate::worker_pool::{IMAGE_PATTERN, MOUNT_PATH_PATTERN};
@@ -28,9 +29,9 @@ pub(super) const SHAPES: [Shape; 13] = [
         check: |text| valid(is_table_name(text)),
     },
     Shape {
-        pattern: POOL_NAME_PATTERN,
+        pattern: DNS_LABEL_PATTERN,
         fix: "write lower-case letters, digits and `-`, with a letter or digit at each end",
-        check: |text| valid(is_pool_name(text)),
+        check: |text| valid(is_dns_label(text)),
     },
     Shape {
         pattern: CSV_CHARACTER_PATTERN,
@@ -74,7 +75,7 @@ pub(super) const SHAPES: [Shape; 13] = [
     Shape {
         pattern: OBJECT_NAME_PATTERN,
         fix: "write lower-case letters, digits, `-` and `.`, with a letter or digit at each end of every part between dots",
-        check: |text| valid(text.split('.').all(is_pool_name)),
+        check: |text| valid(text.split('.').all(is_dns_label)),
     },
     Shape {
         pattern: CONFIG_KEY_PATTERN,
@@ -110,7 +111,7 @@ fn is_table_name(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-fn is_pool_name(text: &str) -> bool {
+fn is_dns_label(text: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     text.bytes().next().is_some_and(plain)
         && text.bytes().next_back().is_some_and(plain)
@@ -159,12 +160,12 @@ pub(super) fn is_qualified_name(text: &str) -> bool {
     };
     (1..=63).contains(&name.len())
         && is_label_value(name)
-        && prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(is_pool_name))
+        && prefix.is_none_or(|prefix| prefix.len() <= 253 && prefix.split('.').all(is_dns_label))
 }
 
 /// What the Service of a pool, and hence the pool, may be called (RFC 1035).
 pub(super) fn is_service_name(text: &str) -> bool {
-    is_pool_name(text)
+    is_dns_label(text)
         && text
             .bytes()
             .next()

@@ -8,7 +8,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use super::patterns::{is_qualified_name, is_service_name};
 use super::schema::{POOL, check_spec};
 use super::volumes::{check_claims, check_spill};
-use super::{Problem, check_name, excerpt};
+use super::{Problem, check_name};
+use crate::text::excerpt;
 use crate::units::{nanos, quantity_bytes};
 use crate::worker_pool::{
     LocalityHint, MAX_WORKER_POOL_NAME, MIN_MEMORY, PlacementSpec, RESERVED_KEY_PREFIXES, WorkerPool,

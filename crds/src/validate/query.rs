@@ -3,12 +3,13 @@
 use super::patterns::is_service_name;
 use super::pool::{check_inline, check_locality, check_workers};
 use super::schema::{QUERY, check_spec};
-use super::{Problem, check_name, excerpt};
+use super::{Problem, check_name};
 use crate::shuffle_query::{
     AdaptiveSpec, CsvOptions, FileFormat, Location, MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_QUERY_NAME,
     MAX_SQL_BYTES, MAX_WORKER_LIVENESS_TIMEOUT, MIN_WORKER_LIVENESS_TIMEOUT, RetrySpec, ShuffleQuery,
     TableSpec, TpchTable,
 };
+use crate::text::excerpt;
 use crate::units::Millis;
 
 /// Everything that is wrong with a query; empty if it is valid. The SQL text is not parsed here.

@@ -8,9 +8,10 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use serde_json::Value;
 
+use super::Problem;
 use super::patterns::SHAPES;
-use super::{Problem, excerpt};
 use crate::embedded::QUANTITY_PATTERN;
+use crate::text::excerpt;
 use crate::yaml::{shuffle_query_crd, worker_pool_crd};
 
 /// Schema of a whole `ShuffleQuery`.

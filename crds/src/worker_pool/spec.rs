@@ -17,8 +17,8 @@ use super::volumes::{
     APART_MESSAGE, APART_RULE, ClaimVolume, DEFAULT_SPILL_SIZE, DEFAULT_SPILL_VOLUME, EmptyDirVolume,
     LISTS_APART_MESSAGE, LISTS_APART_RULE, MAX_CLAIM_VOLUMES, SpillSpec, SpillVolume,
 };
+use crate::bounds::{MAX_PRIORITY, MAX_SECONDS};
 use crate::embedded::resources;
-use crate::shuffle_query::{MAX_PRIORITY, MAX_SECONDS};
 use crate::units::{ByteSize, NANOS_IN_ONE, nanos, quantity_bytes};
 
 /// Most workers of one pool.

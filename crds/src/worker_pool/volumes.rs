@@ -4,8 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::embedded::OBJECT_NAME_PATTERN;
-use crate::shuffle_query::POOL_NAME_PATTERN;
+use crate::embedded::{DNS_LABEL_PATTERN, OBJECT_NAME_PATTERN};
 use crate::units::ByteSize;
 
 /// Most spill volumes of one worker.
@@ -53,7 +52,7 @@ pub struct SpillSpec {
 )]
 pub struct SpillVolume {
     /// Name of the volume, unique within the pool.
-    #[schemars(length(min = 1, max = MAX_VOLUME_NAME), regex(pattern = POOL_NAME_PATTERN))]
+    #[schemars(length(min = 1, max = MAX_VOLUME_NAME), regex(pattern = DNS_LABEL_PATTERN))]
     pub name: String,
     /// Space on the disk of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -97,7 +96,7 @@ pub struct EphemeralVolume {
 #[serde(rename_all = "camelCase")]
 pub struct ClaimVolume {
     /// Name of the volume, unique among dataVolumes and sinkVolumes of the pool.
-    #[schemars(length(min = 1, max = MAX_VOLUME_NAME), regex(pattern = POOL_NAME_PATTERN))]
+    #[schemars(length(min = 1, max = MAX_VOLUME_NAME), regex(pattern = DNS_LABEL_PATTERN))]
     pub name: String,
     /// Name of the claim. All pods must be able to mount it at once.
     #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME_PATTERN))]
