@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use sluice_crds::ErrorReason;
 
-use crate::coordinator::QueryFailure;
 use crate::failure::RefusedReason;
 use crate::ids::WorkerId;
+use crate::query_outcome::QueryFailure;
 use crate::time::Instant;
 
 /// The first wait before an address is dialled again; it doubles up to [`MAX_REDIAL_BACKOFF`].

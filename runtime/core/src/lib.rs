@@ -22,6 +22,7 @@ pub mod locality;
 pub mod message;
 pub mod metrics;
 pub mod plan;
+mod query_outcome;
 pub mod ranges;
 pub mod reader;
 pub mod result_cursor;

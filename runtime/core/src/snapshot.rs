@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::coordinator::Outcome;
 use crate::ids::StageId;
 use crate::locality::LocalityCounts;
 use crate::metrics::AttemptMetrics;
+use crate::query_outcome::Outcome;
 use crate::time::Instant;
 
 /// A query at one moment. Times are on the coordinator's monotonic clock.

@@ -13,11 +13,11 @@ use sluice_crds::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::coordinator::Outcome;
 use crate::ids::QueryId;
 use crate::locality::LocalityCounts;
 use crate::metrics::AttemptMetrics;
 use crate::plan::StageGraph;
+use crate::query_outcome::Outcome;
 use crate::snapshot::{QuerySnapshot, StageSnapshot, StageState};
 use crate::time::Instant;
 

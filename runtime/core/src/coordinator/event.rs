@@ -11,6 +11,8 @@ use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta, Writer};
 use crate::metrics::AttemptMetrics;
 use crate::ranges::SortedRun;
 
+pub use crate::query_outcome::{Outcome, QueryFailure};
+
 /// Something that happened. Events about a worker that was lost since, or an attempt that ended since, are stale and
 /// ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,26 +220,4 @@ pub enum Action {
         /// How.
         outcome: Outcome,
     },
-}
-
-/// How a query ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// All rows were delivered or committed.
-    Succeeded,
-    /// It failed, with its first cause.
-    Failed(QueryFailure),
-    /// It was cancelled.
-    Cancelled,
-}
-
-/// The first cause of a query's failure.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QueryFailure {
-    /// The reason, as status shows it.
-    pub reason: sluice_crds::ErrorReason,
-    /// The message for people.
-    pub message: String,
-    /// The attempt that failed, if one did.
-    pub attempt: Option<AttemptId>,
 }

@@ -1,9 +1,9 @@
 use sluice_crds::shuffle_query::TERMINAL_STATUS_BYTES;
 
 use super::*;
-use crate::coordinator::QueryFailure;
 use crate::ids::{AttemptId, StageEpoch, StageId};
 use crate::locality::LocalityCounts;
+use crate::query_outcome::QueryFailure;
 use crate::snapshot::ReduceSnapshot;
 
 const STARTED: Instant = Instant(1_000);
