@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, PodCondition, 
 use sluice_crds::ProgressReason;
 
 /// How long a kubelet may take to mount volumes before the delay is reported.
-const MOUNT_PATIENCE: SignedDuration = SignedDuration::from_secs(60);
+const MOUNT_TIMEOUT: SignedDuration = SignedDuration::from_secs(60);
 
 /// The condition of this type.
 pub fn condition<'a>(status: &'a PodStatus, kind: &str) -> Option<&'a PodCondition> {
@@ -99,7 +99,7 @@ pub fn unmounted(status: &PodStatus, name: &str, now: Timestamp) -> Option<(Prog
         state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
     });
     let since = scheduled.last_transition_time.as_ref()?.0;
-    if begun || now.duration_since(since) < MOUNT_PATIENCE {
+    if begun || now.duration_since(since) < MOUNT_TIMEOUT {
         return None;
     }
     let message = format!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use sluice_proto::auth::{AuthError, Claims, Token, TokenSigner};
 
 /// How often the file is read again.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const RELOAD_PERIOD: Duration = Duration::from_secs(10);
 /// How long a new key is only published while an older one signs. Pools' ConfigMaps are written within a minute, and the kubelet
 /// brings them to the pods within two.
 const PUBLISHED_FOR: Duration = Duration::from_secs(300);
@@ -68,7 +68,7 @@ impl SigningKeys {
 
     fn current(&self, now: Instant) -> MutexGuard<'_, Read> {
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_duration_since(read.at) >= LOOK_AGAIN {
+        if now.saturating_duration_since(read.at) >= RELOAD_PERIOD {
             read.at = now;
             match load(&self.path) {
                 Ok((text, signer)) if text != read.text => {
@@ -129,12 +129,12 @@ mod tests {
         };
         assert_eq!(signed_by(Duration::ZERO), Some(0), "the only key signs at once");
         std::fs::write(&file, KEYS.concat()).unwrap();
-        assert_eq!(signed_by(LOOK_AGAIN), Some(0));
+        assert_eq!(signed_by(RELOAD_PERIOD), Some(0));
         let both = TokenSigner::from_pem(&KEYS.concat()).unwrap().public_pem();
         assert_eq!(keys.read.lock().unwrap().signer.public_pem(), both);
-        assert_eq!(signed_by(LOOK_AGAIN + PUBLISHED_FOR), Some(1));
+        assert_eq!(signed_by(RELOAD_PERIOD + PUBLISHED_FOR), Some(1));
         std::fs::write(&file, "half a file").unwrap();
-        assert_eq!(signed_by(LOOK_AGAIN * 2 + PUBLISHED_FOR), Some(1));
+        assert_eq!(signed_by(RELOAD_PERIOD * 2 + PUBLISHED_FOR), Some(1));
         std::fs::remove_file(&file).unwrap();
     }
 }

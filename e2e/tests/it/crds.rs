@@ -86,7 +86,7 @@ async fn judge(space: &Space, kinds: &Kinds, case: &Case) -> Result<Result<(), S
 }
 
 /// Longest time between a definition's establishment and its discovery.
-const LONGEST_DISCOVERY: Duration = Duration::from_secs(30);
+const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the API server serves of our group.
 struct Kinds(Vec<ApiResource>);
@@ -101,7 +101,7 @@ struct Head {
 impl Kinds {
     /// Waits for them: discovery tells of a definition a moment after it is established.
     async fn of(client: &Client) -> Result<Self> {
-        until("both kinds are served", LONGEST_DISCOVERY, || async {
+        until("both kinds are served", DISCOVERY_TIMEOUT, || async {
             let discovery = Discovery::new(client.clone()).filter(&[sluice_crds::GROUP]);
             let found = discovery.run().await?;
             let served = found

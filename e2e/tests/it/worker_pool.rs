@@ -17,7 +17,7 @@ use sluice_crds::ConditionStatus;
 use crate::harness::{self, Pool, Space, until};
 
 /// Workers have a minute to stop, which they use if attempts run.
-const LONGEST_REMOVAL: Duration = Duration::from_secs(150);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(150);
 
 #[test]
 fn a_pool_spreads_over_zones_scales_and_leaves_nothing() {
@@ -39,7 +39,7 @@ fn a_pool_spreads_over_zones_scales_and_leaves_nothing() {
         pool.scale(2).await?;
         let status = pool.until_ready(2).await?;
         assert_eq!(status.slots, 4, "two workers of two slots");
-        until("the third pod is gone", LONGEST_REMOVAL, || async {
+        until("the third pod is gone", REMOVAL_TIMEOUT, || async {
             let pods = listed::<Pod>(&space).await?;
             Ok(if pods.len() == 2 {
                 Ok(())
@@ -50,7 +50,7 @@ fn a_pool_spreads_over_zones_scales_and_leaves_nothing() {
         .await?;
 
         pool.delete().await?;
-        until("everything owned is gone", LONGEST_REMOVAL, || async {
+        until("everything owned is gone", REMOVAL_TIMEOUT, || async {
             let left = owned(&space).await?;
             Ok(if left.is_empty() {
                 Ok(())

@@ -14,7 +14,7 @@ use sluice_crds::yaml::{VERSION_ANNOTATION, shuffle_query_crd, worker_pool_crd};
 /// Not the operator's manager: it does not own the definitions.
 const FIELD_MANAGER: &str = "sluice-crds";
 /// How long the API server may take to serve an accepted definition.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most attempts when a definition changes at the same time.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(200);
@@ -139,9 +139,9 @@ async fn wait_until_served(api: &Api<CustomResourceDefinition>, name: &str) -> a
             tokio::time::sleep(PAUSE).await;
         }
     };
-    match tokio::time::timeout(LONGEST_WAIT, served).await {
+    match tokio::time::timeout(ESTABLISH_TIMEOUT, served).await {
         Ok(outcome) => outcome,
-        Err(_) => bail!("not served after {} s", LONGEST_WAIT.as_secs()),
+        Err(_) => bail!("not served after {} s", ESTABLISH_TIMEOUT.as_secs()),
     }
 }
 

@@ -78,7 +78,7 @@ where
     let api = scope.dynamic_api(client, &ApiResource::erase::<K>(&()));
     let (reader, writer) = reflector::store();
     let stream = events(api, watcher::Config::default())
-        .backoff(Waits::default())
+        .backoff(WatchBackoff::default())
         .filter_map(move |event| future::ready(typed::<K>(event, &mut unreadable)))
         .modify(slim)
         .reflect(writer);
@@ -118,7 +118,7 @@ where
 {
     let (reader, writer) = reflector::store();
     let stream = events(api, watcher::Config::default().labels(labels))
-        .backoff(Waits::default())
+        .backoff(WatchBackoff::default())
         .modify(move |object| {
             object.managed_fields_mut().clear();
             strip(object);
@@ -161,19 +161,19 @@ fn is_lost(error: &watcher::Error) -> bool {
 /// The back-off of a failed watch: client-go's, but at most ten seconds instead of a minute, since the operator has a dozen
 /// watches and must notice quickly that the API server is back.
 #[derive(Default)]
-struct Waits(DefaultBackoff);
+struct WatchBackoff(DefaultBackoff);
 
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-impl Iterator for Waits {
+impl Iterator for WatchBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        self.0.next().map(|wait| wait.min(LONGEST_WAIT))
+        self.0.next().map(|wait| wait.min(MAX_BACKOFF))
     }
 }
 
-impl Backoff for Waits {
+impl Backoff for WatchBackoff {
     fn reset(&mut self) {
         self.0.reset();
     }
@@ -339,9 +339,9 @@ mod tests {
 
     #[test]
     fn no_wait_is_long() {
-        let waits: Vec<_> = Waits::default().take(20).collect();
+        let waits: Vec<_> = WatchBackoff::default().take(20).collect();
         assert!(waits[0] < Duration::from_secs(2), "{waits:?}");
-        assert_eq!(waits.iter().max(), Some(&LONGEST_WAIT));
+        assert_eq!(waits.iter().max(), Some(&MAX_BACKOFF));
     }
 
     #[tokio::test]

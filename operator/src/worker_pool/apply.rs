@@ -20,7 +20,7 @@ use crate::controller_runtime::api::{self, Created, Object};
 use crate::controller_runtime::controller::{Error, Keyed};
 use crate::objects::labels;
 
-const AT_ONCE: usize = 8;
+const MAX_CONCURRENT_CREATIONS: usize = 8;
 
 /// The result of applying a decision.
 #[derive(Debug, Default)]
@@ -106,7 +106,7 @@ async fn create(client: &Client, pods: &[Pod], applied: &mut Applied) {
     let well = AtomicBool::new(true);
     let begun = stream::iter(pods.to_vec()).take_while(|_| future::ready(well.load(Relaxed)));
     let creations = begun.map(|pod| async move { (pod.name_any(), api::create(client, &pod).await) });
-    let mut creations = pin!(creations.buffered(AT_ONCE));
+    let mut creations = pin!(creations.buffered(MAX_CONCURRENT_CREATIONS));
     while let Some((name, created)) = creations.next().await {
         match created {
             Ok(Created::Ours(_)) => tracing::info!(pod = name, "created a worker"),
@@ -162,7 +162,7 @@ fn is_as<K: Object>(existing: &K, wanted: &K) -> bool {
 }
 
 /// Fields that the API server omits when they are false. For other fields absence may mean something else.
-const LEFT_OUT_IF_FALSE: [&str; 1] = ["publishNotReadyAddresses"];
+const OMITTED_IF_FALSE: [&str; 1] = ["publishNotReadyAddresses"];
 
 /// Whether every field of `wanted` has the same value in `existing`. Lists are compared whole.
 fn covers(existing: &Value, wanted: &Value) -> bool {
@@ -170,7 +170,7 @@ fn covers(existing: &Value, wanted: &Value) -> bool {
         (Value::Object(existing), Value::Object(wanted)) => {
             wanted.iter().all(|(field, wanted)| match existing.get(field) {
                 Some(existing) => covers(existing, wanted),
-                None => *wanted == Value::Bool(false) && LEFT_OUT_IF_FALSE.contains(&field.as_str()),
+                None => *wanted == Value::Bool(false) && OMITTED_IF_FALSE.contains(&field.as_str()),
             })
         }
         (Value::Array(existing), Value::Array(wanted)) => {
@@ -292,7 +292,7 @@ mod tests {
         let begun = counts.begun.load(Relaxed);
         assert_eq!(applied.rejected.len(), 1, "{applied:?}");
         assert_eq!(applied.rejected[0].reason, ProgressReason::QuotaExceeded);
-        assert!((3..=2 + AT_ONCE).contains(&begun), "{begun}");
+        assert!((3..=2 + MAX_CONCURRENT_CREATIONS).contains(&begun), "{begun}");
         assert_eq!(counts.ended.load(Relaxed), begun);
     }
 }

@@ -24,7 +24,7 @@ pub fn wanted(spec: &WorkerPoolSpec, scaling: &AutoscalingSpec, demand: PoolDema
 }
 
 /// How long an operator that has just started keeps the existing workers, at least.
-const LEAST_AFTER_START: SignedDuration = SignedDuration::from_secs(60);
+const MIN_TIME_AFTER_START: SignedDuration = SignedDuration::from_secs(60);
 
 /// Recent demand, newest last. It keeps only values larger than all later ones: the others can never be the maximum.
 #[derive(Clone, Debug, Default)]
@@ -44,8 +44,11 @@ impl DemandHistory {
     ) -> u32 {
         let window = SignedDuration::from_secs(scaling.scale_down_stabilization_seconds.into());
         if self.wanted.is_empty() {
-            let until =
-                now.saturating_add(LEAST_AFTER_START.saturating_sub(window).max(SignedDuration::ZERO));
+            let until = now.saturating_add(
+                MIN_TIME_AFTER_START
+                    .saturating_sub(window)
+                    .max(SignedDuration::ZERO),
+            );
             self.wanted
                 .extend(has.zip(until.ok()).map(|(has, until)| (until, has)));
         }

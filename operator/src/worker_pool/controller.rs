@@ -79,7 +79,7 @@ fn on_changes(
 }
 
 /// When rejected calls are tried again: no event reports that a quota has room.
-const AGAIN: Duration = Duration::from_secs(10);
+const REJECTED_RETRY: Duration = Duration::from_secs(10);
 
 type Histories = Mutex<BTreeMap<(String, String), DemandHistory>>;
 
@@ -135,7 +135,7 @@ impl<R: WorkerRpc> PoolReconciler<R> {
         match applied.failed {
             Some(error) => Err(error),
             None if seen.workers.is_empty() && applied.rejected.is_empty() => Ok(RESYNC_PERIOD),
-            None if seen.workers.is_empty() => Ok(AGAIN),
+            None if seen.workers.is_empty() => Ok(REJECTED_RETRY),
             None => Ok(PERIOD),
         }
     }

@@ -17,7 +17,7 @@ use crate::objects::{labels, names};
 use crate::volume_claims;
 
 /// How long a new pod may be unschedulable before an old one makes room for it.
-const SURGE_PATIENCE: SignedDuration = SignedDuration::from_secs(30);
+const SURGE_TIMEOUT: SignedDuration = SignedDuration::from_secs(30);
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
@@ -295,7 +295,7 @@ fn is_stuck(seen: &Observed) -> bool {
     seen.workers.iter().any(|worker| {
         let since = worker.unschedulable_since;
         let waited = since.map(|since| seen.now.duration_since(since));
-        worker.is_active() && !worker.outdated && waited.is_some_and(|waited| waited >= SURGE_PATIENCE)
+        worker.is_active() && !worker.outdated && waited.is_some_and(|waited| waited >= SURGE_TIMEOUT)
     })
 }
 

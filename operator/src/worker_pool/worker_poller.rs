@@ -16,9 +16,9 @@ use crate::rpc::worker::{WorkerAddress, WorkerRpc};
 /// Time between two polls of a pool.
 pub const PERIOD: Duration = Duration::from_secs(5);
 /// Questions of one poll under way at a time.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_CALLS: usize = 32;
 /// After how long a pool that is not polled any more is forgotten.
-const FORGET: Duration = Duration::from_secs(600);
+const RETENTION: Duration = Duration::from_secs(600);
 
 /// A worker to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl<R: WorkerRpc> WorkerPoller<R> {
     fn begin(&self, pool: &str, draining: BTreeSet<String>) -> bool {
         let mut pools = self.pools();
         let now = Instant::now();
-        pools.retain(|_, polled| polled.running || now.duration_since(polled.started) < FORGET);
+        pools.retain(|_, polled| polled.running || now.duration_since(polled.started) < RETENTION);
         let mut answers = BTreeMap::new();
         if let Some(polled) = pools.get_mut(pool) {
             let news = !draining.is_subset(&polled.draining);
@@ -131,7 +131,7 @@ impl<R: WorkerRpc> WorkerPoller<R> {
             };
             (target.address.uid, answer)
         });
-        answers.buffer_unordered(AT_ONCE).collect().await
+        answers.buffer_unordered(MAX_CONCURRENT_CALLS).collect().await
     }
 
     /// Keeps `answers`; whether they are news.

@@ -124,11 +124,11 @@ impl<'a> LifecycleRun<'a> {
     /// Waits for `condition`. A crashed operator is replaced. An operator that waits for a lost event gets a new one.
     async fn until(&mut self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
         let begin = Instant::now();
-        let (mut looked, mut patience) = (begin, NEWS);
+        let (mut looked, mut timeout) = (begin, NEWS);
         while !condition().await {
             self.succeed().await;
-            if self.operator.faults.faulty() > 0 && looked.elapsed() > patience {
-                (looked, patience) = (Instant::now(), 2 * patience);
+            if self.operator.faults.faulty() > 0 && looked.elapsed() > timeout {
+                (looked, timeout) = (Instant::now(), 2 * timeout);
                 self.operator.faults.forget_history();
             }
             assert!(begin.elapsed() < STEP, "not within {} s: {what}", STEP.as_secs());
@@ -197,7 +197,7 @@ impl<'a> LifecycleRun<'a> {
     async fn vanish(&mut self) -> Vec<String> {
         let begin = Instant::now();
         let mut looked = begin;
-        let patience = if self.gc { STEP } else { TIMEOUT };
+        let timeout = if self.gc { STEP } else { TIMEOUT };
         loop {
             let misled = self.operator.faults.faulty() > 0;
             let mut left = objects_left(self.env).await;
@@ -206,7 +206,7 @@ impl<'a> LifecycleRun<'a> {
                 tokio::time::sleep(if misled { LATE } else { SOON }).await;
                 left = objects_left(self.env).await;
             }
-            if left.is_empty() || begin.elapsed() > patience {
+            if left.is_empty() || begin.elapsed() > timeout {
                 return left;
             }
             self.succeed().await;

@@ -35,7 +35,7 @@ const BETWEEN: Duration = Duration::from_millis(100);
 /// Queries whose requests are counted.
 const COUNTED: usize = 20;
 /// Concurrent requests of the test.
-const AT_ONCE: usize = 64;
+const MAX_CONCURRENT_REQUESTS: usize = 64;
 
 /// An operator in a process of its own.
 struct Process(Child, PathBuf);
@@ -198,7 +198,7 @@ async fn submit(env: &TestEnv, names: &[String]) -> Duration {
     let queries = Api::<ShuffleQuery>::namespaced(env.client.clone(), &env.namespace);
     let begin = Instant::now();
     stream::iter(names)
-        .for_each_concurrent(AT_ONCE, async |name| {
+        .for_each_concurrent(MAX_CONCURRENT_REQUESTS, async |name| {
             queries
                 .create(&PostParams::default(), &query(name, "p"))
                 .await
@@ -221,7 +221,7 @@ async fn finished(env: &TestEnv) {
         "stages": [stage], "preview": {"columns": ["a"], "rows": [["1"]]},
     }});
     stream::iter(&all)
-        .for_each_concurrent(AT_ONCE, async |name| {
+        .for_each_concurrent(MAX_CONCURRENT_REQUESTS, async |name| {
             let patch = Patch::Merge(&status);
             queries
                 .patch_status(name, &PatchParams::default(), &patch)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 
 /// How long workers may take to clean up.
-const PATIENCE: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Workers; dropping it stops them.
 pub(super) struct Pool {
@@ -72,7 +72,7 @@ impl Drop for Pool {
         }
         let asked = Instant::now();
         for worker in &mut self.workers {
-            while matches!(worker.try_wait(), Ok(None)) && asked.elapsed() < PATIENCE {
+            while matches!(worker.try_wait(), Ok(None)) && asked.elapsed() < STOP_TIMEOUT {
                 std::thread::sleep(Duration::from_millis(10));
             }
             // Fails if it has ended already, which is fine.

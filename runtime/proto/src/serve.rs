@@ -23,11 +23,11 @@ const MAX_CONNECTIONS: u64 = 4096;
 /// Files that a process needs beside its connections are at least as many as these.
 const FILES_PER_CONNECTION: u64 = 2;
 /// How long a connection may take to its first byte.
-const GREETING: Duration = Duration::from_secs(10);
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may be silent. Our clients send a keep-alive at least every ten seconds.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// A connection that has been silent for so long gives way to a new one where there are too many.
-const GIVES_WAY: Duration = Duration::from_secs(12);
+const EVICTABLE_AFTER: Duration = Duration::from_secs(12);
 /// How often silent connections are looked for.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 /// The wait after a connection could not be accepted, for example because no file can be opened.
@@ -189,7 +189,7 @@ impl Table {
         let Some((number, entry)) = least.map(|(number, entry)| (*number, Arc::clone(entry))) else {
             return false;
         };
-        if entry.greeted.load(Ordering::Relaxed) && entry.silence(now) < GIVES_WAY {
+        if entry.greeted.load(Ordering::Relaxed) && entry.silence(now) < EVICTABLE_AFTER {
             return false;
         }
         entries.open.remove(&number);
@@ -203,9 +203,9 @@ impl Table {
         let now = self.now();
         let is_silent = |entry: &Entry| {
             let most = if entry.greeted.load(Ordering::Relaxed) {
-                IDLE
+                IDLE_TIMEOUT
             } else {
-                GREETING
+                FIRST_BYTE_TIMEOUT
             };
             entry.silence(now) >= most
         };
@@ -365,11 +365,11 @@ mod tests {
             began: listener.table.began - Duration::from_secs(1000),
             entries: Mutex::new(std::mem::take(&mut *listener.table.lock())),
         });
-        set_back(&greeted, GREETING);
-        set_back(&silent, GREETING);
+        set_back(&greeted, FIRST_BYTE_TIMEOUT);
+        set_back(&silent, FIRST_BYTE_TIMEOUT);
         table.close_silent();
         assert!(silent.entry.is_closed() && !greeted.entry.is_closed());
-        set_back(&greeted, IDLE);
+        set_back(&greeted, IDLE_TIMEOUT);
         table.close_silent();
         assert!(greeted.entry.is_closed());
     }

@@ -265,7 +265,7 @@ async fn serve_query(
     stop.cancel();
     // Clients read the last state before they disconnect; do not wait long for one that does not. A parent reads the
     // rows as slowly as its own reader.
-    let patience = async {
+    let disconnected = async {
         if args.attached {
             parent_gone.cancelled().await;
         }
@@ -273,7 +273,7 @@ async fn serve_query(
     };
     tokio::select! {
         _ = served.task => {}
-        () = patience => {}
+        () = disconnected => {}
     }
     match outcome {
         Outcome::Succeeded => Ok(()),

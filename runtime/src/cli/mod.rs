@@ -25,7 +25,7 @@ use crate::stderr::print_stderr;
 use exit::Failure;
 
 /// How long the process waits at its end for blocked threads, such as one that reads a file.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(2);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs SQL queries as stages on many workers, with the same YAML on one machine and on Kubernetes.
 #[derive(Parser)]
@@ -90,7 +90,7 @@ pub fn run() -> ExitCode {
         }
     };
     let ended = runtime.block_on(dispatch(cli.command));
-    runtime.shutdown_timeout(SHUTDOWN_PATIENCE);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

@@ -401,9 +401,9 @@ impl QueryDriver {
         for worker in &leaving {
             self.send(worker, ToWorker::EndQuery(wire::EndQuery {}));
         }
-        let patience = tokio::time::Instant::now() + END_QUERY_TIMEOUT;
+        let deadline = tokio::time::Instant::now() + END_QUERY_TIMEOUT;
         while !leaving.is_empty() {
-            match tokio::time::timeout_at(patience, self.inbox.recv()).await {
+            match tokio::time::timeout_at(deadline, self.inbox.recv()).await {
                 Ok(Some(LinkEvent::SessionEnded { worker, .. })) => {
                     leaving.remove(&worker);
                 }

@@ -12,11 +12,11 @@ use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF};
 use super::error::invalid;
 
 /// The most that one call may make for one batch of rows, bytes.
-pub(super) const MOST_OF_A_BATCH: u128 = 128 << 20;
+pub(super) const MAX_BATCH_BYTES: u128 = 128 << 20;
 
 /// The largest constant that a call may make, bytes, as large as the text of a query: it is copied for each row of a
 /// batch.
-pub(super) const MOST_OF_A_CONSTANT: u128 = 64 << 10;
+pub(super) const MAX_CONSTANT_BYTES: u128 = 64 << 10;
 
 /// How the size of a result follows from the arguments.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,8 +107,8 @@ pub(super) fn invoke(function: &ScalarUDF, text: &str, call: ScalarFunctionArgs)
     let first = invoke(function, text, first)?.into_array(half)?;
     let second = invoke(function, text, second)?.into_array(rest)?;
     let made = total(&row_bytes(&first)) + total(&row_bytes(&second));
-    if made > MOST_OF_A_BATCH {
-        return Err(too_much(text, made, MOST_OF_A_BATCH));
+    if made > MAX_BATCH_BYTES {
+        return Err(too_much(text, made, MAX_BATCH_BYTES));
     }
     Ok(ColumnarValue::Array(concat(&[first.as_ref(), second.as_ref()])?))
 }
@@ -123,7 +123,7 @@ pub(super) fn check_concat(text: &str, call: &ScalarFunctionArgs) -> Result<()> 
 }
 
 fn too_much(text: &str, asked: u128, most: u128) -> DataFusionError {
-    let of = if most == MOST_OF_A_CONSTANT {
+    let of = if most == MAX_CONSTANT_BYTES {
         "a constant"
     } else {
         "one batch of rows"
@@ -141,9 +141,9 @@ fn is_constant(call: &ScalarFunctionArgs) -> bool {
 
 fn most(call: &ScalarFunctionArgs) -> u128 {
     if is_constant(call) {
-        MOST_OF_A_CONSTANT
+        MAX_CONSTANT_BYTES
     } else {
-        MOST_OF_A_BATCH
+        MAX_BATCH_BYTES
     }
 }
 

@@ -29,7 +29,7 @@ impl Summand for IntervalMonthDayNanoType {
     type Sum = i256;
     type State = Decimal256Type;
 
-    const MOST_ROWS: u64 = 1 << 38;
+    const MAX_ROWS: u64 = 1 << 38;
 
     fn widen(value: IntervalMonthDayNano) -> i256 {
         let months = i256::from_i128(value.months.into()) << DAYS;
@@ -55,7 +55,7 @@ impl Summand for IntervalDayTimeType {
     type Sum = i128;
     type State = Decimal128Type;
 
-    const MOST_ROWS: u64 = 1 << 30;
+    const MAX_ROWS: u64 = 1 << 30;
 
     fn widen(value: IntervalDayTime) -> i128 {
         (i128::from(value.days) << MILLISECONDS) + i128::from(value.milliseconds)
@@ -95,7 +95,7 @@ mod tests {
             let result = DataType::Null;
             assert_eq!(IntervalMonthDayNanoType::narrow(wide, &result), Some(one));
             // As many as may be summed, and then all of them but one again.
-            let rows = i256::from_i128(i128::from(IntervalMonthDayNanoType::MOST_ROWS));
+            let rows = i256::from_i128(i128::from(IntervalMonthDayNanoType::MAX_ROWS));
             let many = wide.checked_mul(rows).unwrap();
             let fits = one == interval(0, 0, 0);
             assert_eq!(

@@ -65,7 +65,7 @@ pub(super) trait Summand: ArrowPrimitiveType<Native: Hash + Eq> + Debug {
     type State: DecimalType<Native = Self::Sum>;
 
     /// The sum of at most so many values is exact.
-    const MOST_ROWS: u64 = u64::MAX;
+    const MAX_ROWS: u64 = u64::MAX;
 
     fn widen(value: Self::Native) -> Self::Sum;
     /// The sum as a value of the result's type, if it is one.
@@ -185,7 +185,7 @@ impl Outcome {
         if count == 0 {
             return Ok(None);
         }
-        if count > T::MOST_ROWS {
+        if count > T::MAX_ROWS {
             return Err(self.overflow());
         }
         let value = if self.average {

@@ -23,7 +23,7 @@ use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::{ColumnarValue, ReturnFieldArgs, ScalarFunctionArgs, ScalarUDF};
 use datafusion::prelude::SessionContext;
 
-use super::growth::{MOST_OF_A_BATCH, is_listed};
+use super::growth::{MAX_BATCH_BYTES, is_listed};
 use super::{Checked, FUNCTIONS, Operation};
 use crate::planner::{session_options, session_state};
 
@@ -269,7 +269,7 @@ fn no_function_panics_or_allocates_without_bound() {
     assert!(uncalled.len() < 20, "not called: {uncalled:?}");
     // Tests beside this one allocate too.
     let grown = most_memory() - before;
-    assert!(grown < 12 * MOST_OF_A_BATCH, "{grown} bytes");
+    assert!(grown < 12 * MAX_BATCH_BYTES, "{grown} bytes");
 }
 
 #[test]

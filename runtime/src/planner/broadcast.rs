@@ -27,7 +27,7 @@ use datafusion::physical_plan::{
 use super::rules::build_side_may_be_broadcast;
 
 /// The largest build side, in estimated bytes, that is sent to every task, where the memory of a task is not known.
-const LARGEST_BUILD: u64 = 32 << 20;
+const MAX_BUILD_BYTES: u64 = 32 << 20;
 
 /// The part of a slot's memory that a build side may have by estimate: its hash table is as large again, estimates
 /// are often too low, and other joins may run in the same task.
@@ -46,9 +46,9 @@ pub struct BroadcastLimit {
 impl BroadcastLimit {
     /// The bound for workers with so much memory for each of their slots, if that is known.
     pub fn of_slots(memory_bytes: Option<u64>) -> Self {
-        let share = memory_bytes.map_or(LARGEST_BUILD, |bytes| bytes / SHARE_OF_SLOT);
+        let share = memory_bytes.map_or(MAX_BUILD_BYTES, |bytes| bytes / SHARE_OF_SLOT);
         Self {
-            bytes: share.min(LARGEST_BUILD),
+            bytes: share.min(MAX_BUILD_BYTES),
         }
     }
 }

@@ -9,7 +9,7 @@ use super::cut::operator;
 use super::scan::{ScanExec, file_config};
 
 /// The longest label, in characters.
-const LONGEST: usize = 80;
+const MAX_CHARS: usize = 80;
 
 /// What a fragment does, in the order in which its rows pass: `scan lineitem, join, aggregate`.
 pub(crate) fn label(plan: &Arc<dyn ExecutionPlan>) -> String {
@@ -19,10 +19,10 @@ pub(crate) fn label(plan: &Arc<dyn ExecutionPlan>) -> String {
         words.push("forward".to_owned());
     }
     let label = words.join(", ");
-    if label.chars().count() <= LONGEST {
+    if label.chars().count() <= MAX_CHARS {
         return label;
     }
-    let short: String = label.chars().take(LONGEST - 1).collect();
+    let short: String = label.chars().take(MAX_CHARS - 1).collect();
     format!("{short}…")
 }
 

@@ -162,7 +162,7 @@ pub(crate) fn build_side_may_be_broadcast(join_type: JoinType) -> bool {
 }
 
 /// The largest probe side, in estimated bytes, that becomes a build side to keep a nested-loop join parallel.
-const LARGEST_SWAPPED_BUILD: usize = 64 << 20;
+const MAX_SWAPPED_BUILD_BYTES: usize = 64 << 20;
 
 /// Hash joins of which the build side may not be broadcast are partitioned; nested-loop joins change sides.
 /// Runs after join selection, which decides by size alone.
@@ -199,7 +199,7 @@ fn is_small(plan: &Arc<dyn ExecutionPlan>) -> bool {
     statistics
         .total_byte_size
         .get_value()
-        .is_none_or(|bytes| *bytes <= LARGEST_SWAPPED_BUILD)
+        .is_none_or(|bytes| *bytes <= MAX_SWAPPED_BUILD_BYTES)
 }
 
 impl PhysicalOptimizerRule for PartitionUnsafeJoins {

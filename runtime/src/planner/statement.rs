@@ -70,10 +70,10 @@ pub(crate) fn parse(
 /// The longest chain of operators (`a + b + c`, `x OR y OR z`) and nesting of expressions that is planned. The
 /// parser follows chains of any length; planners take time and memory by the square of it, tasks a part of
 /// their stack for each level.
-pub(crate) const DEEPEST_EXPRESSION: usize = 1000;
+pub(crate) const MAX_EXPRESSION_DEPTH: usize = 1000;
 
 /// The most SELECTs that UNION, INTERSECT and EXCEPT put in a row.
-const LONGEST_SET_OPERATION: usize = 500;
+const MAX_SET_OPERANDS: usize = 500;
 
 /// Refuses long chains before any planner sees them.
 fn check_depth(statement: &Statement) -> Result<(), PlanError> {
@@ -97,11 +97,11 @@ impl Visitor for Depth {
 
     fn pre_visit_expr(&mut self, _: &ast::Expr) -> ControlFlow<String> {
         self.expressions += 1;
-        if self.expressions <= DEEPEST_EXPRESSION {
+        if self.expressions <= MAX_EXPRESSION_DEPTH {
             return ControlFlow::Continue(());
         }
         ControlFlow::Break(format!(
-            "an expression has more than {DEEPEST_EXPRESSION} levels or operands in a row; IN (…) takes the \
+            "an expression has more than {MAX_EXPRESSION_DEPTH} levels or operands in a row; IN (…) takes the \
              place of many ORs"
         ))
     }
@@ -118,11 +118,11 @@ impl Visitor for Depth {
             selects += 1;
             body = left.as_ref();
         }
-        if selects <= LONGEST_SET_OPERATION {
+        if selects <= MAX_SET_OPERANDS {
             return ControlFlow::Continue(());
         }
         ControlFlow::Break(format!(
-            "{selects} SELECTs in a row, at most {LONGEST_SET_OPERATION} are planned"
+            "{selects} SELECTs in a row, at most {MAX_SET_OPERANDS} are planned"
         ))
     }
 }

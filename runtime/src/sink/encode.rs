@@ -24,7 +24,7 @@ use crate::time_text::TimeEncoders;
 /// Encoded bytes at which a Parquet row group is written: what an attempt holds in memory.
 const ROW_GROUP_BYTES: usize = 64 << 20;
 /// Row groups smaller than this are not written early for lack of memory: many small ones make a poor file.
-pub(super) const LEAST_ROW_GROUP_BYTES: usize = 1 << 20;
+pub(super) const MIN_ROW_GROUP_BYTES: usize = 1 << 20;
 
 /// The file name extension of a format, without the dot.
 pub fn extension(format: FileFormat) -> &'static str {
@@ -123,7 +123,7 @@ impl Encoder {
     ///
     /// If the file cannot be written.
     pub fn flush_large_group(&mut self) -> Result<(), ArrowError> {
-        let much = self.buffered_bytes() >= LEAST_ROW_GROUP_BYTES;
+        let much = self.buffered_bytes() >= MIN_ROW_GROUP_BYTES;
         match &mut self.file {
             Format::Parquet(writer) if much => Ok(writer.flush()?),
             Format::Parquet(_) | Format::Arrow(_) | Format::Csv { .. } | Format::Json(_) => Ok(()),

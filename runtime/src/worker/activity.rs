@@ -70,7 +70,7 @@ mod tests {
 
     /// How the number of an attempt moves while it does this, once it has begun.
     fn seen_while(
-        patience: Duration,
+        timeout: Duration,
         work: impl FnOnce(&mpsc::Sender<()>, &mpsc::Receiver<()>) + Send + 'static,
     ) -> (u64, u64) {
         let activity = Arc::new(Activity::default());
@@ -83,7 +83,7 @@ mod tests {
         has_begun.recv().expect("it begins");
         let first = activity.now();
         // Ticks come a hundred times a second of processor time, of which a busy machine gives little.
-        let until = Instant::now() + patience;
+        let until = Instant::now() + timeout;
         while activity.now() == first && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));
         }

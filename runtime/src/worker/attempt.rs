@@ -196,10 +196,10 @@ async fn check_unchanged<T>(
 /// Bytes that a sort reserves to merge what it has spilled: DataFusion's 10 MiB, or less where an attempt's share of
 /// memory is small. A sort that cannot reserve them fails before its first row.
 fn sort_reservation(options: &WorkerOptions) -> u64 {
-    const MOST: u64 = 10 << 20;
-    const LEAST: u64 = 64 << 10;
+    const MAX_BYTES: u64 = 10 << 20;
+    const MIN_BYTES: u64 = 64 << 10;
     const SHARE: u64 = 16;
-    (options.memory_bytes / u64::from(options.slots.max(1)) / SHARE).clamp(LEAST, MOST)
+    (options.memory_bytes / u64::from(options.slots.max(1)) / SHARE).clamp(MIN_BYTES, MAX_BYTES)
 }
 
 /// The folders that the attempt may read: those that its coordinator names, as far as the session's policy allows them.

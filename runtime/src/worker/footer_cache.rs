@@ -11,7 +11,7 @@ use sluice_core::plan::InputFile;
 
 /// Footers take at most this fraction of the worker's memory, in addition to it, and at most this many bytes.
 const SHARE: u64 = 32;
-const MOST: u64 = 50 << 20;
+const MAX_BYTES: u64 = 50 << 20;
 
 /// Footers of files that attempts of any query have read. The cache decides nothing about permission: an attempt asks
 /// its own store for every file first, see [`crate::source::verify`].
@@ -23,7 +23,7 @@ pub(super) struct FooterCache {
 impl FooterCache {
     /// For a worker with this much memory.
     pub(super) fn new(memory_bytes: u64) -> Self {
-        let limit = usize::try_from((memory_bytes / SHARE).min(MOST)).unwrap_or(0);
+        let limit = usize::try_from((memory_bytes / SHARE).min(MAX_BYTES)).unwrap_or(0);
         Self {
             cache: Arc::new(DefaultCache::<Path, CachedFileMetadataEntry>::new(limit)),
             limit,

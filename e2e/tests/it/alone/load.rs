@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::harness::{self, Pool, Query, Space, measured, measures, query, rows};
 
 /// Longest time in which no query changes.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(300);
 
 #[test]
 fn two_hundred_queries_at_five_a_second_end_with_their_rows() {
@@ -81,7 +81,7 @@ async fn lags(space: Space, count: usize) -> Result<BTreeMap<String, Duration>> 
     let mut changes = pin!(changes.applied_objects());
     let mut lags = BTreeMap::new();
     while lags.len() < count {
-        let change = timeout(LONGEST_PAUSE, changes.next()).await;
+        let change = timeout(PROGRESS_TIMEOUT, changes.next()).await;
         let change =
             change.with_context(|| format!("nothing changes, and {} of {count} ended", lags.len()))?;
         // The watch goes on after an error.

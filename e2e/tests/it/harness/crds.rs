@@ -12,7 +12,7 @@ use super::helm::share_definitions;
 
 /// Not the operator's manager: it does not own the definitions.
 const FIELD_MANAGER: &str = "sluice-e2e";
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const ESTABLISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Applies `crds/yaml/*.yaml` and waits until the API server serves them. Tests may do it side by side.
 ///
@@ -84,9 +84,14 @@ async fn wait_until_served(api: &Api<CustomResourceDefinition>, name: &str) -> R
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(LONGEST_WAIT, served)
+    tokio::time::timeout(ESTABLISH_TIMEOUT, served)
         .await
-        .unwrap_or_else(|_| Err(anyhow!("{name} is not served after {} s", LONGEST_WAIT.as_secs())))
+        .unwrap_or_else(|_| {
+            Err(anyhow!(
+                "{name} is not served after {} s",
+                ESTABLISH_TIMEOUT.as_secs()
+            ))
+        })
 }
 
 /// The message of a condition that has this status.

@@ -22,7 +22,7 @@ const NAME: &str = "sluice-operator";
 const KEY_SECRET: &str = "sluice-signing-key";
 const KEY_FOLDER: &str = "/etc/sluice/signing";
 /// Its pod starts, and gets an answer of the API server.
-const LONGEST_START: Duration = Duration::from_secs(90);
+const START_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Installs the operator and waits until it is ready.
 ///
@@ -77,7 +77,7 @@ pub async fn operator_node(space: &Space) -> Result<String> {
 
 async fn wait_until_ready(space: &Space) -> Result<()> {
     let deployments = Api::<Deployment>::namespaced(space.client.clone(), &space.namespace);
-    until("the operator is ready", LONGEST_START, || async {
+    until("the operator is ready", START_TIMEOUT, || async {
         let status = deployments.get(NAME).await?.status.unwrap_or_default();
         Ok(match status.ready_replicas {
             Some(1) => Ok(()),

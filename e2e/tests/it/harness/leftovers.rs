@@ -16,7 +16,7 @@ use super::wait::until;
 /// What the operator makes, and the rights to list it.
 const OURS: &str = "app.kubernetes.io/managed-by=sluice-operator";
 /// A worker has a minute to end, which it needs if something runs.
-const LONGEST_REMOVAL: Duration = Duration::from_secs(120);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Deletes the queries and pools of a namespace and waits until nothing is left of what they had.
 ///
@@ -36,7 +36,7 @@ pub async fn none_stay(space: &Space) -> Result<()> {
     drop(pools.delete_collection(&delete, &all).await?);
     until(
         "nothing is left of queries and pools",
-        LONGEST_REMOVAL,
+        REMOVAL_TIMEOUT,
         || async {
             let left = left(space).await?;
             Ok(if left.is_empty() {

@@ -38,9 +38,9 @@ pub use space::Space;
 pub use wait::until;
 
 /// A test that takes longer hangs, and fails with its diagnostics instead of holding up the whole run.
-const LONGEST_TEST: Duration = Duration::from_secs(600);
+const TEST_TIMEOUT: Duration = Duration::from_secs(600);
 /// The same of one that measures a thousand queries.
-const LONGEST_MEASURE: Duration = Duration::from_secs(3_600);
+const MEASURE_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Starts the line of a skipped test, for whoever counts them.
 const SKIPPED: &str = "SKIPPED";
 /// Held for writing by a test that no other may run beside.
@@ -236,7 +236,7 @@ where
     let space = Space::create(&config, test).await?;
     // In a task of its own, so that a panic ends the test and not the clean-up.
     let mut running = tokio::spawn(body(space.clone()));
-    let longest = if measures() { LONGEST_MEASURE } else { LONGEST_TEST };
+    let longest = if measures() { MEASURE_TIMEOUT } else { TEST_TIMEOUT };
     let outcome = match tokio::time::timeout(longest, &mut running).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(failure)) => Err(match failure.try_into_panic() {

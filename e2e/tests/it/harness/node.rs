@@ -17,11 +17,11 @@ use super::space::Space;
 use super::wait::until;
 
 /// A worker has a minute to end, and a budget may let one go at a time.
-const LONGEST_DRAIN: Duration = Duration::from_secs(180);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
 /// `kubectl drain` waits 5 s.
 const PAUSE: Duration = Duration::from_millis(500);
 /// A machine that starts.
-const LONGEST_START: Duration = Duration::from_secs(90);
+const START_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The nodes of a cluster, as far as tests take them away.
 #[derive(Clone)]
@@ -103,7 +103,7 @@ impl Space {
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&Taken::Killed(node.to_owned()));
         let nodes = Api::<Node>::all(self.client.clone());
-        until(&format!("{node} is ready"), LONGEST_START, || async {
+        until(&format!("{node} is ready"), START_TIMEOUT, || async {
             let status = nodes.get(node).await?.status.unwrap_or_default();
             let mut conditions = status.conditions.iter().flatten();
             let ready = conditions.any(|seen| seen.type_ == "Ready" && seen.status == "True");
@@ -128,7 +128,7 @@ impl Space {
         self.cordon(node, true).await?;
         let pods = Api::<Pod>::namespaced(self.nodes.evictor.clone(), &self.namespace);
         let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
-        let (end, mut refusals) = (Instant::now() + LONGEST_DRAIN, 0);
+        let (end, mut refusals) = (Instant::now() + DRAIN_TIMEOUT, 0);
         loop {
             let left = pods.list(&there).await?.items;
             if left.is_empty() {
@@ -145,7 +145,7 @@ impl Space {
             }
             if Instant::now() >= end {
                 let left: Vec<_> = left.iter().map(ResourceExt::name_any).collect();
-                bail!("{node} is not drained after {LONGEST_DRAIN:?}: {left:?} are there");
+                bail!("{node} is not drained after {DRAIN_TIMEOUT:?}: {left:?} are there");
             }
             sleep(PAUSE).await;
         }

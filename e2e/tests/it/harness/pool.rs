@@ -14,7 +14,7 @@ use super::space::Space;
 use super::wait::until;
 
 /// The scheduler, three kubelets and three workers on a machine that may be busy.
-const LONGEST_CHANGE: Duration = Duration::from_secs(120);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A pool in the namespace of a test.
 #[derive(Clone)]
@@ -125,7 +125,7 @@ impl Pool {
         wanted: impl Fn(&WorkerPoolStatus) -> bool,
     ) -> Result<WorkerPoolStatus> {
         let pools = Api::<WorkerPool>::namespaced(self.space.client.clone(), &self.space.namespace);
-        until(&format!("pool {}: {what}", self.name), LONGEST_CHANGE, || async {
+        until(&format!("pool {}: {what}", self.name), CHANGE_TIMEOUT, || async {
             let status = pools.get(&self.name).await?.status.unwrap_or_default();
             Ok(if wanted(&status) {
                 Ok(status)
@@ -167,7 +167,7 @@ impl Pool {
     /// They do not become so.
     pub async fn until_ready_elsewhere(&self, node: &str, count: usize) -> Result<()> {
         let what = format!("pool {} has {count} ready workers off {node}", self.name);
-        until(&what, LONGEST_CHANGE, || async {
+        until(&what, CHANGE_TIMEOUT, || async {
             let mut pods = self.pods().await?;
             pods.retain(|pod| is_ready(pod) && node_of(pod).is_some_and(|its| its != node));
             Ok(if pods.len() == count {
@@ -226,7 +226,7 @@ impl Pool {
     /// They do not become so.
     pub async fn until_pods(&self, count: usize) -> Result<()> {
         let what = format!("pool {} has {count} pods", self.name);
-        until(&what, LONGEST_CHANGE, || async {
+        until(&what, CHANGE_TIMEOUT, || async {
             let names: Vec<_> = self.pods().await?.iter().map(ResourceExt::name_any).collect();
             Ok(if names.len() == count {
                 Ok(())

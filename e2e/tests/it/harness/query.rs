@@ -17,9 +17,9 @@ use super::space::Space;
 use super::wait::until;
 
 /// A debug build of everything on a machine that may be busy.
-const LONGEST_QUERY: Duration = Duration::from_secs(400);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(400);
 /// A coordinator has 10 s to end, and as long to be told before; the garbage collector has other work, too.
-const LONGEST_END: Duration = Duration::from_secs(120);
+const END_TIMEOUT: Duration = Duration::from_secs(120);
 /// How often a query that was over too soon is made anew.
 const TRIES: usize = 3;
 /// How much larger its tables are then.
@@ -151,7 +151,7 @@ impl Query {
         wanted: impl Fn(&ShuffleQueryStatus) -> bool,
     ) -> Result<ShuffleQueryStatus> {
         let what = format!("query {}: {what}", self.name);
-        until(&what, LONGEST_QUERY, || async {
+        until(&what, QUERY_TIMEOUT, || async {
             let status = self.status().await?.context("the query is gone")?;
             if wanted(&status) {
                 return Ok(Ok(status));
@@ -221,7 +221,7 @@ impl Query {
     pub async fn stops(&self) -> Result<()> {
         let what = format!("the coordinator of query {} ends", self.name);
         let coordinators = ListParams::default().labels(&format!("sluice.dev/query={}", self.name));
-        until(&what, LONGEST_END, || async {
+        until(&what, END_TIMEOUT, || async {
             let pods = self.pods.list(&coordinators).await?.items.into_iter();
             let phases = pods.filter_map(|pod| pod.status.and_then(|status| status.phase));
             let mut running = phases.filter(|phase| !["Succeeded", "Failed"].contains(&phase.as_str()));
@@ -257,7 +257,7 @@ impl Query {
     pub async fn rests(&self) -> Result<()> {
         let what = format!("the coordinator of query {} is gone", self.name);
         let coordinators = ListParams::default().labels(&format!("sluice.dev/query={}", self.name));
-        until(&what, LONGEST_END, || async {
+        until(&what, END_TIMEOUT, || async {
             let left = self.pods.list(&coordinators).await?.items.len();
             Ok(if left == 0 {
                 Ok(())
@@ -275,7 +275,7 @@ impl Query {
     /// It stays.
     pub async fn gone(&self) -> Result<()> {
         let what = format!("query {} is gone", self.name);
-        until(&what, LONGEST_END, || async {
+        until(&what, END_TIMEOUT, || async {
             Ok(self.status().await?.map_or(Ok(()), |status| Err(stands(&status))))
         })
         .await

@@ -23,7 +23,7 @@ const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
 /// Not the operator's manager: it does not own these objects.
 const FIELD_MANAGER: &str = "sluice-e2e";
 /// Pods have 30 s to end, and their volumes go after them.
-const LONGEST_REMOVAL: Duration = Duration::from_secs(120);
+const REMOVAL_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Where a test puts its objects.
 #[derive(Clone)]
@@ -208,9 +208,9 @@ impl Space {
             }
             Ok::<_, kube::Error>(())
         };
-        match tokio::time::timeout(LONGEST_REMOVAL, gone).await {
+        match tokio::time::timeout(REMOVAL_TIMEOUT, gone).await {
             Ok(outcome) => Ok(outcome?),
-            Err(_) => bail!("it is still there after {} s", LONGEST_REMOVAL.as_secs()),
+            Err(_) => bail!("it is still there after {} s", REMOVAL_TIMEOUT.as_secs()),
         }
     }
 }

@@ -20,7 +20,7 @@ const MAX_WORKERS_NAMED: usize = 8;
 /// How long to wait for the sink's answer beyond the query's deadline.
 const COMMIT_GRACE: Duration = Duration::from_secs(30);
 /// How long to wait for the sink's answer at all. A commit renames and links files, which takes seconds.
-const COMMIT_PATIENCE: Duration = Duration::from_secs(600);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// Where the query stands.
 ///
@@ -226,9 +226,9 @@ impl Coordinator {
             .policy
             .deadline
             .map(|span| self.started + span + COMMIT_GRACE);
-        let patience = *since + COMMIT_PATIENCE;
+        let timeout = *since + COMMIT_TIMEOUT;
         // A commit that began close to the deadline has its grace too.
-        Some(grace.map_or(patience, |grace| grace.max(*since + COMMIT_GRACE).min(patience)))
+        Some(grace.map_or(timeout, |grace| grace.max(*since + COMMIT_GRACE).min(timeout)))
     }
 
     /// Ends a query whose sink does not answer: a file system can hang for ever.

@@ -19,11 +19,11 @@ use crate::time::Instant;
 
 /// How long tasks wait for an even spread before the query requests all it could use of every worker. Longer than a round
 /// trip, shorter than anyone notices.
-const SPREAD_PATIENCE: Duration = Duration::from_millis(100);
+const SPREAD_DELAY: Duration = Duration::from_millis(100);
 
 /// How long tasks wait for a slot before a reader that waits for them gives up its own. Long enough for a free slot to be
 /// granted.
-const DEADLOCK_PATIENCE: Duration = Duration::from_millis(500);
+const DEADLOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The slots that the query leases of its workers.
 #[derive(Debug, Default)]
@@ -174,19 +174,19 @@ impl SlotBroker {
         let was_occupied = self.change(worker, |account| account.occupied.remove(&attempt));
         if was_occupied == Some(true) && self.starved_since.is_some() {
             // The worker has a free slot that it will grant soon: no reader has to give up its own.
-            self.restart_patience(now);
+            self.restart_starvation(now);
         }
     }
 
     /// Restarts the wait of starving tasks, since a slot is about to become free.
-    fn restart_patience(&mut self, now: Instant) {
+    fn restart_starvation(&mut self, now: Instant) {
         self.starved_since = Some(now);
     }
 
     /// Whether tasks have starved long enough for a reader to give up its slot.
     fn starved_for_long(&self, now: Instant) -> bool {
         self.starved_since
-            .is_some_and(|since| since + DEADLOCK_PATIENCE <= now)
+            .is_some_and(|since| since + DEADLOCK_TIMEOUT <= now)
     }
 
     /// Whether attempts may be assigned to any worker.
@@ -229,7 +229,7 @@ impl SlotBroker {
     pub(super) fn deadlines(&self) -> impl Iterator<Item = Instant> {
         self.starved_since
             .into_iter()
-            .flat_map(|since| [since + SPREAD_PATIENCE, since + DEADLOCK_PATIENCE])
+            .flat_map(|since| [since + SPREAD_DELAY, since + DEADLOCK_TIMEOUT])
     }
 
     /// Releases granted slots that have no work.
@@ -305,9 +305,7 @@ impl SlotBroker {
         workers: &WorkerRegistry,
         now: Instant,
     ) -> BTreeMap<String, u32> {
-        let is_patient = self
-            .starved_since
-            .is_none_or(|since| now < since + SPREAD_PATIENCE);
+        let is_patient = self.starved_since.is_none_or(|since| now < since + SPREAD_DELAY);
         let offers = self.offers(workers);
         if is_patient {
             return spread(runnable, stages, offers);
@@ -406,7 +404,7 @@ impl Coordinator {
         if let Some(youngest) = reclaimable.max_by_key(|attempt| attempt.start) {
             let (worker, attempt) = (WorkerId::clone(&youngest.worker), youngest.id);
             self.cancel_attempt(worker, attempt);
-            self.slots.restart_patience(self.now);
+            self.slots.restart_starvation(self.now);
         }
     }
 

@@ -408,7 +408,7 @@ pub fn judge_silence(wake: Option<Instant>, later: &[Action]) -> Result<(), Viol
 
 /// Checks a failure for missing time or workers: the query had all of what the policy gives it. `usable_worker_at` is when a
 /// worker last could take attempts.
-pub fn judge_patience(
+pub fn check_failure_time(
     outcome: &Outcome,
     now: u64,
     usable_worker_at: u64,

@@ -24,9 +24,9 @@ const PRIVATE_END: &str = "-----END PRIVATE KEY-----";
 /// Bytes of a public key that name it: 16 of 32, which two keys do not share by chance.
 const KEY_ID_BYTES: usize = 16;
 /// How often a file of public keys is read again, at the most: also for a token whose key is unknown.
-const READ_AGAIN: Duration = Duration::from_secs(1);
+const MIN_RELOAD_PERIOD: Duration = Duration::from_secs(1);
 /// How old what was read of a file of public keys may be. A key that was removed is trusted no longer than that.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const RELOAD_PERIOD: Duration = Duration::from_secs(10);
 
 #[derive(Serialize, Deserialize)]
 struct Header {
@@ -261,10 +261,10 @@ impl TrustedKeys {
     }
 
     pub(super) fn verify_signature(&self, token: &Token) -> Result<Claims, AuthError> {
-        let verified = self.current(LOOK_AGAIN).verify_signature(token);
+        let verified = self.current(RELOAD_PERIOD).verify_signature(token);
         match verified {
             // Its key may be new.
-            Err(AuthError::BadSignature) => self.current(READ_AGAIN).verify_signature(token),
+            Err(AuthError::BadSignature) => self.current(MIN_RELOAD_PERIOD).verify_signature(token),
             verified => verified,
         }
     }
@@ -311,6 +311,6 @@ impl TrustedKeys {
     /// As if the file had not been read for long.
     pub(super) fn age(&self) {
         let mut read = self.lock();
-        read.at = read.at.checked_sub(LOOK_AGAIN).unwrap_or(read.at);
+        read.at = read.at.checked_sub(RELOAD_PERIOD).unwrap_or(read.at);
     }
 }

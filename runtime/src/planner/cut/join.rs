@@ -127,7 +127,7 @@ fn why_broadcast(plan: &Arc<dyn ExecutionPlan>) -> String {
 
 /// The largest build side, in bytes of its tables, that each task of a join reads for itself. A stage costs a round
 /// trip of every task, and all that read it wait for it.
-const LARGEST_COPY: u64 = 4 << 20;
+const MAX_COPY_BYTES: u64 = 4 << 20;
 
 /// What a task may read and do once more than another without any difference in its rows, and at little cost.
 const REPEATABLE: &[&str] = &[
@@ -146,7 +146,7 @@ fn read_by_each_task(build: &[Branch]) -> Option<&Branch> {
     match build {
         [branch] if branch.tasks == 1 => {
             let bytes = repeated_bytes(&branch.plan, &branch.scans)?;
-            (bytes <= LARGEST_COPY).then_some(branch)
+            (bytes <= MAX_COPY_BYTES).then_some(branch)
         }
         _ => None,
     }

@@ -415,7 +415,7 @@ fn under_schema(branch: Branch, plan: &Arc<dyn ExecutionPlan>) -> Result<Branch,
 }
 
 /// The largest number of rows that a limit or offset can name: fragments carry it in 32 bits.
-const LARGEST_LIMIT: usize = u32::MAX as usize;
+const MAX_LIMIT: usize = u32::MAX as usize;
 
 fn check_limits(plan: &Arc<dyn ExecutionPlan>) -> Result<(), PlanError> {
     let skip = plan
@@ -429,10 +429,10 @@ fn check_limits(plan: &Arc<dyn ExecutionPlan>) -> Result<(), PlanError> {
         .and_then(|aggregate| aggregate.limit_options().map(|options| options.limit()))
         .unwrap_or(0);
     let largest = plan.fetch().unwrap_or(0).max(skip).max(local).max(soft);
-    if largest > LARGEST_LIMIT {
+    if largest > MAX_LIMIT {
         return Err(PlanError::Unsupported {
             what: format!("a LIMIT or OFFSET of {largest} rows"),
-            fix: format!("use at most {LARGEST_LIMIT} rows in sum, or no limit"),
+            fix: format!("use at most {MAX_LIMIT} rows in sum, or no limit"),
         });
     }
     Ok(())

@@ -24,7 +24,7 @@ use super::super::error::PlanError;
 use super::super::fragment::{self, Fragment, OutputSpec, TaskSplits};
 use super::super::label::{label, tables};
 use super::super::shuffle_read_exec::{ReadMode, ShuffleReadExec};
-use super::super::statement::DEEPEST_EXPRESSION;
+use super::super::statement::MAX_EXPRESSION_DEPTH;
 use super::{Branch, Cutter, Written, total_tasks};
 
 impl Cutter<'_> {
@@ -236,12 +236,12 @@ fn check_depth(plan: &Arc<dyn ExecutionPlan>) -> Result<(), PlanError> {
         })
     });
     walked.map_err(|error| PlanError::internal("expressions", error))?;
-    if deepest <= DEEPEST_EXPRESSION {
+    if deepest <= MAX_EXPRESSION_DEPTH {
         return Ok(());
     }
     Err(PlanError::TooDeep {
         what: format!(
-            "an expression has {deepest} levels when planned, at most {DEEPEST_EXPRESSION} are evaluated"
+            "an expression has {deepest} levels when planned, at most {MAX_EXPRESSION_DEPTH} are evaluated"
         ),
     })
 }

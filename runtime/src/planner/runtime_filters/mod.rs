@@ -41,7 +41,7 @@ const MIN_TASK_BYTES: u64 = 16 << 10;
 /// A scan waits for a filter as long as it would take to read its bytes at this rate, per millisecond.
 const BYTES_PER_MILLISECOND: u64 = 50 << 10;
 /// No scan waits longer than that.
-const LONGEST_WAIT: Duration = Duration::from_secs(10);
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// Whether and where runtime filters are used. An extension of the session's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +160,7 @@ fn accept(
         id: FilterId(id),
         source,
         targets: stages.into_iter().collect(),
-        max_wait: Duration::from_millis(millis).min(LONGEST_WAIT),
+        max_wait: Duration::from_millis(millis).min(MAX_WAIT),
     });
     for (stage, leaf, column) in targets {
         let filter = UsedFilter { filter: id, column };

@@ -11,7 +11,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use super::clauses::{Checked, Refusal, absent, check_sort_keys};
 
 /// An approximate percentile is made of at most so many centroids.
-const MOST_CENTROIDS: u64 = 65_536;
+const MAX_CENTROIDS: u64 = 65_536;
 
 /// Refuses what of an expression is not planned; its operands are visited on their own.
 #[allow(
@@ -184,7 +184,7 @@ fn check_centroids(function: &Function, at: Span) -> Checked {
         return Ok(());
     };
     let is_bounded = matches!(centroids, Expr::Value(value) if matches!(&value.value,
-        Value::Number(text, _) if text.parse::<u64>().is_ok_and(|count| (1..=MOST_CENTROIDS).contains(&count))));
+        Value::Number(text, _) if text.parse::<u64>().is_ok_and(|count| (1..=MAX_CENTROIDS).contains(&count))));
     absent(
         !is_bounded,
         "a number of centroids that is not between 1 and 65536",

@@ -8,9 +8,9 @@ use datafusion::logical_expr::{Expr, LogicalPlan, WindowFrameBound, WindowFrameU
 use super::super::named;
 
 /// More rows than a partition can have. DataFusion adds bounds of frames and limits without a check.
-const MOST_ROWS: u64 = 1 << 48;
+const MAX_ROWS: u64 = 1 << 48;
 
-/// The same query where a frame of rows or groups that reaches further than [`MOST_ROWS`] has no bound there.
+/// The same query where a frame of rows or groups that reaches further than [`MAX_ROWS`] has no bound there.
 pub(in crate::planner) fn bound_frames(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| match node {
         LogicalPlan::Window(_) => named::map_expressions(node, |expr| expr.transform_down(bound)),
@@ -28,7 +28,7 @@ fn bound(expr: Expr) -> Result<Transformed<Expr>> {
     if matches!(frame.units, WindowFrameUnits::Rows | WindowFrameUnits::Groups) {
         let far = |bound: &WindowFrameBound| match bound {
             WindowFrameBound::Preceding(rows) | WindowFrameBound::Following(rows) => {
-                matches!(rows, ScalarValue::UInt64(Some(rows)) if *rows > MOST_ROWS)
+                matches!(rows, ScalarValue::UInt64(Some(rows)) if *rows > MAX_ROWS)
             }
             WindowFrameBound::CurrentRow => false,
         };
@@ -36,14 +36,14 @@ fn bound(expr: Expr) -> Result<Transformed<Expr>> {
             changed = true;
             frame.start_bound = match &frame.start_bound {
                 WindowFrameBound::Preceding(_) => WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
-                _ => WindowFrameBound::Following(ScalarValue::UInt64(Some(MOST_ROWS))),
+                _ => WindowFrameBound::Following(ScalarValue::UInt64(Some(MAX_ROWS))),
             };
         }
         if far(&frame.end_bound) {
             changed = true;
             frame.end_bound = match &frame.end_bound {
                 WindowFrameBound::Following(_) => WindowFrameBound::Following(ScalarValue::UInt64(None)),
-                _ => WindowFrameBound::Preceding(ScalarValue::UInt64(Some(MOST_ROWS))),
+                _ => WindowFrameBound::Preceding(ScalarValue::UInt64(Some(MAX_ROWS))),
             };
         }
     }

@@ -33,7 +33,7 @@ const TARGET: &str = "SLUICE_FUZZ_TARGET";
 /// What an input may take beyond what the process has when it begins, bytes. The planner's stack alone has 256 MiB.
 const ADDRESS_SPACE: u64 = 1 << 30;
 /// How much longer than its time a process may take; one input takes far less.
-const PATIENCE: Duration = Duration::from_secs(60);
+const EXTRA_TIME: Duration = Duration::from_secs(60);
 
 fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable)
@@ -82,7 +82,7 @@ fn run_apart(name: &str, time: Duration) -> Option<String> {
         let _ = said.read_to_end(&mut text);
         String::from_utf8_lossy(&text).into_owned()
     });
-    let deadline = Instant::now() + time + PATIENCE;
+    let deadline = Instant::now() + time + EXTRA_TIME;
     let ended = loop {
         match child.try_wait().expect("it is ours") {
             Some(status) => break Some(status),

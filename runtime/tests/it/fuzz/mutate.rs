@@ -4,7 +4,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 /// Longest input, bytes.
-const LONGEST: usize = 16 << 10;
+const MAX_BYTES: usize = 16 << 10;
 
 /// Lengths and counts that code gets wrong.
 const NUMBERS: [u64; 12] = [
@@ -49,7 +49,7 @@ pub fn mutated(sample: &[u8], other: &[u8], random: &mut StdRng) -> Vec<u8> {
     let mut bytes = sample.to_vec();
     for _ in 0..random.random_range(1..=8) {
         mistake(&mut bytes, other, random);
-        bytes.truncate(LONGEST);
+        bytes.truncate(MAX_BYTES);
     }
     bytes
 }

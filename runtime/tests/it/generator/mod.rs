@@ -49,13 +49,13 @@ const COUNT: u64 = 400;
 const SECONDS: u64 = 60;
 
 /// The least percentage of queries with the same rows in every engine and shape: a run of errors alone tests nothing.
-const LEAST_AGREED: u64 = 70;
+const MIN_AGREED_PERCENT: u64 = 70;
 
 /// A run tells how far it is after so many queries.
 const PROGRESS: u64 = 100;
 
 /// Findings after which a run ends.
-const MOST_FINDINGS: usize = 40;
+const MAX_FINDINGS: usize = 40;
 
 /// A number from the environment.
 fn setting(name: &str) -> Option<u64> {
@@ -206,7 +206,7 @@ async fn random_queries() {
         if tally.tried.is_multiple_of(PROGRESS) {
             eprintln!("seed {seed}: {}", tally.text().lines().next().unwrap_or_default());
         }
-        if started.elapsed() > Duration::from_secs(seconds) || tally.findings.len() >= MOST_FINDINGS {
+        if started.elapsed() > Duration::from_secs(seconds) || tally.findings.len() >= MAX_FINDINGS {
             break;
         }
     }
@@ -219,7 +219,7 @@ async fn random_queries() {
         tally.text()
     );
     assert!(
-        tally.tried < 100 || tally.counted() * 100 >= tally.tried * LEAST_AGREED,
+        tally.tried < 100 || tally.counted() * 100 >= tally.tried * MIN_AGREED_PERCENT,
         "too few queries were compared: {}",
         tally.text()
     );

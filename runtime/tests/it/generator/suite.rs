@@ -9,10 +9,10 @@ use super::tables::Database;
 use crate::compare::Rows;
 
 /// Smaller queries and tables to try for one finding.
-const MOST_STEPS: u32 = 1_000;
+const MAX_STEPS: u32 = 1_000;
 
 /// As many for a query that hangs: each takes minutes.
-const MOST_HUNG_STEPS: u32 = 10;
+const MAX_HUNG_STEPS: u32 = 10;
 
 /// A query as every engine is asked.
 pub struct Asked {
@@ -150,8 +150,8 @@ impl Suite {
             found,
         };
         let mut left = match small.found.hung {
-            true => MOST_HUNG_STEPS,
-            false => MOST_STEPS,
+            true => MAX_HUNG_STEPS,
+            false => MAX_STEPS,
         };
         loop {
             let before = left;

@@ -16,7 +16,7 @@ use wire::coordinator_client::CoordinatorClient;
 use wire::coordinator_message::Message as ToWorker;
 use wire::worker_client::WorkerClient;
 
-use super::program::{Folder, PATIENCE as PATIENCE_OF_TESTS, Program, Worker, wait_until, without_settings};
+use super::program::{Folder, Program, TIMEOUT, Worker, wait_until, without_settings};
 use super::query::{PATIENT, by_part, plain_csv, query, tpch};
 
 /// The ports on which a process listens.
@@ -163,7 +163,7 @@ fn a_worker_with_thousands_of_idle_connections_answers_and_runs_a_query() {
             .status()
     };
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let health = async { tokio::time::timeout(PATIENCE_OF_TESTS, health).await };
+    let health = async { tokio::time::timeout(TIMEOUT, health).await };
     assert_eq!(runtime.block_on(health), Ok(ServingStatus::Serving));
     let folder = Folder::new();
     let arguments = ["--workers", &worker.address, "--output", "csv"];

@@ -11,13 +11,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// The longest that a test waits for anything. It guards against hangs and measures nothing.
-pub(super) const PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Waits until a condition holds.
 pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
-        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        assert!(begun.elapsed() < TIMEOUT, "waited in vain: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -202,7 +202,7 @@ fn wait(child: &mut Child, said: impl Fn() -> String) -> ExitStatus {
         if let Some(status) = child.try_wait().expect("the child is ours") {
             return status;
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > TIMEOUT {
             let _ = child.kill();
             panic!("it did not end; it said: {}", said());
         }

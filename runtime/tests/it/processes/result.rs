@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use sluice_core::coordinator::Outcome;
 use tokio::time::timeout;
 
-use super::program::{Folder, PATIENCE, Worker};
+use super::program::{Folder, TIMEOUT, Worker};
 use super::query::{PATIENT, by_part, csv, plain, query, sorted_rows, tpch};
 use super::watched::{Watched, first};
 
@@ -30,7 +30,7 @@ async fn an_attempt_that_cannot_be_read_runs_again_if_only_rows_of_others_have_l
     let more = "shuffle: {partitions: 40, compression: None}";
     let yaml = query(sql, &[&tpch("lineitem", 0.2)], &[more]);
     let (mut query, mut rows) = Watched::start_untaken(&folder, &yaml, &workers).await;
-    let taken = timeout(PATIENCE, rows.recv()).await.expect("rows come");
+    let taken = timeout(TIMEOUT, rows.recv()).await.expect("rows come");
     let taken = taken.expect("the query has rows");
     let won = |seen: &sluice_core::snapshot::QuerySnapshot| first(seen).done == first(seen).tasks;
     let seen = query.until("outputs of all tasks", won).await;

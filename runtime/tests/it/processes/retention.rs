@@ -5,7 +5,7 @@ use sluice_core::snapshot::{QuerySnapshot, StageState};
 use sluice_proto::wire;
 
 use super::losses::frozen_in;
-use super::program::{Folder, PATIENCE, Worker};
+use super::program::{Folder, TIMEOUT, Worker};
 use super::query::{PATIENT, csv, plain, query, sorted_rows, tpch};
 use super::watched::Watched;
 use super::wire_noise::{Output, incarnation, output_at};
@@ -73,7 +73,7 @@ async fn a_worker_drops_what_was_read_while_the_query_runs() {
             tokio::task::yield_now().await;
         }
     };
-    let dropped = tokio::time::timeout(PATIENCE, dropped).await;
+    let dropped = tokio::time::timeout(TIMEOUT, dropped).await;
     dropped.expect("the outputs of the scan are dropped");
     assert_eq!(kept(&workers[0], &query, 1, roots.tasks).await, roots.tasks);
     take_all(&folder, query, rows).await;

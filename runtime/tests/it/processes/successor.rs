@@ -12,7 +12,7 @@ use sluice_proto::{QueryReport, wire};
 use tonic::transport::Channel;
 use wire::coordinator_client::CoordinatorClient;
 
-use super::program::{Folder, PATIENCE, Program, Worker, list, sluice, wait_until};
+use super::program::{Folder, Program, TIMEOUT, Worker, list, sluice, wait_until};
 use super::query::{by_part, plain_csv, query, sorted_rows, tpch};
 
 /// A coordinator process of one query.
@@ -68,7 +68,7 @@ impl Coordinator {
             }
             panic!("the query ended before");
         };
-        let seen = tokio::time::timeout(PATIENCE, seen).await;
+        let seen = tokio::time::timeout(TIMEOUT, seen).await;
         seen.expect("waited in vain for a state")
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::program::{Folder, PATIENCE, Worker};
+use super::program::{Folder, TIMEOUT, Worker};
 
 /// A query under way on workers that the test owns.
 pub(super) struct Watched {
@@ -128,7 +128,7 @@ impl Watched {
         is_so: impl Fn(&QuerySnapshot) -> bool,
     ) -> QuerySnapshot {
         let seen = timeout(
-            PATIENCE,
+            TIMEOUT,
             self.snapshots
                 .wait_for(|seen| is_so(seen) || seen.outcome.is_some()),
         )
@@ -145,10 +145,10 @@ impl Watched {
 
     /// Waits for its end.
     pub(super) async fn end(self) -> Over {
-        let outcome = timeout(PATIENCE, self.running.outcome()).await;
+        let outcome = timeout(TIMEOUT, self.running.outcome()).await;
         let outcome = outcome.unwrap_or_else(|_| panic!("it does not end: {:#?}", self.snapshots.borrow()));
         let rows = match self.rows {
-            Some(rows) => timeout(PATIENCE, rows)
+            Some(rows) => timeout(TIMEOUT, rows)
                 .await
                 .expect("rows end")
                 .expect("rows can be read"),

@@ -17,7 +17,7 @@ use wire::coordinator_message::Message as ToWorker;
 use wire::worker_client::WorkerClient;
 use wire::worker_message::Message as FromWorker;
 
-use super::program::{Folder, PATIENCE, Worker};
+use super::program::{Folder, TIMEOUT, Worker};
 use super::query::{by_part, plain_csv};
 
 mod stages;
@@ -53,7 +53,7 @@ async fn talk(
     let mut client = client(address).await;
     // The coordinator's side stays open, as a living coordinator's does.
     let messages = tokio_stream::iter(messages).chain(tokio_stream::pending());
-    let session = timeout(PATIENCE, client.session(messages))
+    let session = timeout(TIMEOUT, client.session(messages))
         .await
         .expect("the worker answers");
     let mut answers = match session {
@@ -62,7 +62,7 @@ async fn talk(
     };
     let mut heard = Vec::new();
     loop {
-        match timeout(PATIENCE, answers.message())
+        match timeout(TIMEOUT, answers.message())
             .await
             .expect("the worker answers")
         {
@@ -119,10 +119,10 @@ pub(super) async fn incarnation(address: &str) -> u64 {
 /// The first chunk that a worker serves, or why it serves none.
 async fn answer(address: &str, request: wire::FetchRequest) -> Result<wire::FetchChunk, Status> {
     let mut client = client(address).await;
-    let chunks = timeout(PATIENCE, client.fetch(request))
+    let chunks = timeout(TIMEOUT, client.fetch(request))
         .await
         .expect("the worker answers")?;
-    let first = timeout(PATIENCE, chunks.into_inner().message())
+    let first = timeout(TIMEOUT, chunks.into_inner().message())
         .await
         .expect("the worker answers")?;
     Ok(first.expect("a response has a chunk"))

@@ -3,7 +3,7 @@
 use super::World;
 use crate::coordinator::{Event, Outcome};
 use crate::ids::StageId;
-use crate::sim::audit::{Violation, judge_patience, judge_silence};
+use crate::sim::audit::{Violation, check_failure_time, judge_silence};
 use crate::sim::limit::judge_result;
 use crate::sim::model::Row;
 use crate::snapshot::StageState;
@@ -16,7 +16,7 @@ impl World {
         let later = self.coordinator.handle(Instant(self.now + 1), Event::Ticked);
         judge_silence(wake, &later)?;
         if let Some(outcome) = &self.outcome {
-            judge_patience(outcome, self.now, self.usable_worker_at, &self.plan.policy)?;
+            check_failure_time(outcome, self.now, self.usable_worker_at, &self.plan.policy)?;
             self.audit.on_poison(outcome)?;
             self.audit
                 .on_outcome(outcome, &self.client.left, &self.client.ended)?;

@@ -9,7 +9,7 @@ use tonic::Code;
 use wire::coordinator_message::Message as ToWorker;
 use wire::worker_message::Message as FromWorker;
 
-use super::super::program::{Folder, PATIENCE};
+use super::super::program::{Folder, TIMEOUT};
 use super::{HOUR, claims, client, fetch, guarded, id, operator, pool, session, sign, signer, token};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +176,7 @@ async fn keys_change_while_a_worker_runs() {
             Ok(opened) => break drop(opened.welcome()),
             Err(status) => assert_eq!(status.code(), Code::Unauthenticated),
         }
-        assert!(begun.elapsed() < PATIENCE, "the new key is not read");
+        assert!(begun.elapsed() < TIMEOUT, "the new key is not read");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     session(&worker, token("q", 1), "q", 1)

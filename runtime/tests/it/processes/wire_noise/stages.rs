@@ -12,7 +12,7 @@ use wire::coordinator_message::Message as ToWorker;
 use wire::worker_message::Message as FromWorker;
 
 use super::{assert_serves, client, hello, message, talk};
-use crate::processes::program::{Folder, PATIENCE, Worker};
+use crate::processes::program::{Folder, TIMEOUT, Worker};
 use crate::processes::query::by_part;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,7 +161,7 @@ async fn the_plans_of_all_sessions_together_are_bounded_too() {
     let first = tokio_stream::iter(first).chain(tokio_stream::pending());
     let mut held = client.session(first).await.expect("it is taken").into_inner();
     // Messages are handled in order: the answer to the second to last shows that the plan is there.
-    let begun = timeout(PATIENCE, held.message())
+    let begun = timeout(TIMEOUT, held.message())
         .await
         .expect("the worker answers");
     assert!(begun.is_ok_and(|answer| answer.is_some()));
@@ -175,7 +175,7 @@ async fn the_plans_of_all_sessions_together_are_bounded_too() {
     let begun = std::time::Instant::now();
     let mut last = said().await;
     while !last.contains("maxConcurrentQueries") {
-        assert!(begun.elapsed() < PATIENCE, "{last}");
+        assert!(begun.elapsed() < TIMEOUT, "{last}");
         last = said().await;
     }
     assert!(last.contains("ResourcesExhausted"), "{last}");
