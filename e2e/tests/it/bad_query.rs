@@ -14,13 +14,16 @@ use crate::harness::{self, Pool, Query, Space, query};
 fn wrong_sql_fails_with_its_reason() {
     harness::run("bad-query", |space| async move {
         harness::install_operator(&space).await?;
-        Pool::ready(&space, "p").await?;
+        Pool::apply_ready(&space, "p").await?;
         let spec = json!({
             "sql": "SELECT no_such_column FROM nation",
             "tables": [{"name": "nation", "tpch": {"scaleFactor": 0.01}}],
             "workerPoolRef": {"name": "p"},
         });
-        let status = Query::submit(&space, query("bad", &spec)).await?.ended().await?;
+        let status = Query::submit(&space, query("bad", &spec))
+            .await?
+            .wait_until_ended()
+            .await?;
         assert_eq!(status.phase, QueryPhase::Failed);
         assert_eq!(status.reason, Some(ErrorReason::InvalidSql.into()));
         let error = status.error.context("no error")?;

@@ -9,20 +9,23 @@ use crate::harness::{self, Pool, Query, rows, sample_in_pool};
 fn a_deleted_query_gives_its_workers_back() {
     harness::run("cancel", |space| async move {
         harness::install_operator(&space).await?;
-        let pool = Pool::ready(&space, "p").await?;
+        let pool = Pool::apply_ready(&space, "p").await?;
         let query = Query::submit(&space, answers::endless_query("p")).await?;
-        pool.until_busy().await?;
+        pool.wait_until_busy().await?;
         let before: Vec<_> = pool.pods().await?.iter().map(ResourceExt::uid).collect();
 
         query.delete().await?;
-        query.gone().await?;
-        query.rests().await?;
-        pool.until_free().await?;
+        query.wait_until_gone().await?;
+        query.wait_until_coordinators_gone().await?;
+        pool.wait_until_idle().await?;
 
         // The same workers run the next query.
         let next = sample_in_pool("tpch-pricing-summary.yaml", "p")?;
         let next = Query::submit(&space, next).await?;
-        assert_eq!(rows(&next.succeeded().await?)?, answers::pricing_summary());
+        assert_eq!(
+            rows(&next.wait_until_succeeded().await?)?,
+            answers::pricing_summary()
+        );
         let after: Vec<_> = pool.pods().await?.iter().map(ResourceExt::uid).collect();
         assert_eq!(before, after);
         Ok(())

@@ -12,7 +12,7 @@ use kube::{Client, Error};
 use serde::Deserialize;
 use sluice_crds::cases::{Case, cases};
 
-use crate::harness::{self, Space, until};
+use crate::harness::{self, Space, wait_until};
 
 #[test]
 fn the_api_server_judges_every_case_as_the_table_says() {
@@ -101,7 +101,7 @@ struct Head {
 impl Kinds {
     /// Waits for them: discovery tells of a definition a moment after it is established.
     async fn of(client: &Client) -> Result<Self> {
-        until("both kinds are served", DISCOVERY_TIMEOUT, || async {
+        wait_until("both kinds are served", DISCOVERY_TIMEOUT, || async {
             let discovery = Discovery::new(client.clone()).filter(&[sluice_crds::GROUP]);
             let found = discovery.run().await?;
             let served = found

@@ -13,13 +13,13 @@ fn a_query_beyond_its_deadline_fails_and_gives_its_workers_back() {
     harness::run("deadline", |space| async move {
         harness::install_operator(&space).await?;
         let pool = Pool::apply(&space, "p", 2, json!({})).await?;
-        pool.until_ready(2).await?;
+        pool.wait_until_ready(2).await?;
         let query = Query::submit(&space, answers::endless_query("p")).await?;
-        pool.until_busy().await?;
+        pool.wait_until_busy().await?;
         // It counts from the submission.
         let deadline = query.age().await?.as_secs() + 2;
         query.change(json!({"deadlineSeconds": deadline})).await?;
-        let status = query.ended().await?;
+        let status = query.wait_until_ended().await?;
         assert_eq!(status.phase, QueryPhase::Failed);
         assert_eq!(status.reason, Some(ErrorReason::DeadlineExceeded.into()));
         let error = status.error.context("no error")?;
@@ -27,8 +27,8 @@ fn a_query_beyond_its_deadline_fails_and_gives_its_workers_back() {
         let told = format!("its deadline of {deadline} s");
         assert!(error.message.contains(&told), "{}", error.message);
         assert_eq!(status.coordinator_epoch, 1, "another would come too late, too");
-        query.stops().await?;
-        pool.until_free().await?;
+        query.wait_until_coordinators_ended().await?;
+        pool.wait_until_idle().await?;
         Ok(())
     });
 }

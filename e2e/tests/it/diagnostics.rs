@@ -12,14 +12,17 @@ fn objects_events_and_logs_of_a_failed_test_are_kept() {
     harness::run("diagnostics", |space| async move {
         harness::install_operator(&space).await?;
         let pool = Pool::apply(&space, "p", 1, json!({})).await?;
-        pool.until_ready(1).await?;
+        pool.wait_until_ready(1).await?;
         let spec = json!({
             "sql": "SELECT no_such_column FROM nation",
             "tables": [{"name": "nation", "tpch": {"scaleFactor": 0.01}}],
             "workerPoolRef": {"name": "p"},
         });
-        Query::submit(&space, query("bad", &spec)).await?.ended().await?;
-        let other = space.beside(&format!("{}-b", space.namespace)).await?;
+        Query::submit(&space, query("bad", &spec))
+            .await?
+            .wait_until_ended()
+            .await?;
+        let other = space.create_namespace(&format!("{}-b", space.namespace)).await?;
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "elsewhere"}});
         other.apply(map).await?;
         harness::keep(&space).await?;

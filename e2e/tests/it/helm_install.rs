@@ -30,13 +30,16 @@ fn a_release_with_a_pool_runs_queries() {
             said.contains("helm test r"),
             "the notes tell what comes next: {said}"
         );
-        Pool::existing(&space, "default").until_ready(2).await?;
+        Pool::existing(&space, "default").wait_until_ready(2).await?;
         let said = release.test().await?;
         assert!(said.contains("Succeeded"), "{said}");
 
         let query = sample_in_pool("tpch-pricing-summary.yaml", "default")?;
         let query = Query::submit(&space, query).await?;
-        assert_eq!(rows(&query.succeeded().await?)?, answers::pricing_summary());
+        assert_eq!(
+            rows(&query.wait_until_succeeded().await?)?,
+            answers::pricing_summary()
+        );
 
         // The jobs of the release leave nothing behind, nor does the query of the test.
         let jobs = Api::<Job>::namespaced(space.client.clone(), &space.namespace);

@@ -6,7 +6,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 
 use crate::harness::{self, Pool, Release, Space, restoring_definitions, while_queries_run};
-use crate::helm_upgrade::{crds_of, found, pretend};
+use crate::helm_upgrade::{crds_of, install_definition_of, installed_definition};
 
 /// The arguments of the operator.
 async fn arguments(space: &Space) -> Result<Vec<String>> {
@@ -32,17 +32,20 @@ fn a_rollback_brings_the_operator_back_and_stops_no_query() {
             release.upgrade(&["--set", "concurrency=3"]).await?;
         }
         assert!(arguments(&space).await?.contains(&"--concurrency=3".to_owned()));
-        Pool::ready(&space, "p").await?;
+        Pool::apply_ready(&space, "p").await?;
         let queries = restoring_definitions(&space, async {
             while_queries_run(&space, "p", async {
                 // As if the upgrade had been one to a newer release.
                 let crds = crds_of(&space);
-                pretend(&crds, "99.0.0").await?;
-                let newer = found(&crds).await?;
+                install_definition_of(&crds, "99.0.0").await?;
+                let newer = installed_definition(&crds).await?;
                 release
                     .helm(&["rollback", "r", "1", "--wait", "--timeout", "180s"])
                     .await?;
-                ensure!(found(&crds).await? == newer, "definitions do not go back");
+                ensure!(
+                    installed_definition(&crds).await? == newer,
+                    "definitions do not go back"
+                );
                 Ok(())
             })
             .await

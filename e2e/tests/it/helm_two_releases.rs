@@ -6,7 +6,7 @@ use crate::harness::{self, Release};
 fn two_releases_in_two_namespaces_do_not_meet() {
     harness::run("helm-two-releases", |space| async move {
         let other = format!("{}-b", space.namespace);
-        space.beside(&other).await?;
+        space.create_namespace(&other).await?;
         let first = Release::new(&space, "r");
         let second = first.in_namespace(&other);
         first.install(&[]).await?;

@@ -18,7 +18,7 @@ use serde_json::json;
 use sluice_crds::WorkerPool;
 
 use crate::answers;
-use crate::harness::{self, Pool, Query, Release, Space, rows, sample_in_pool, until};
+use crate::harness::{self, Pool, Query, Release, Space, rows, sample_in_pool, wait_until};
 use crate::helm_install::SMALL_POOL;
 
 /// What a release labels.
@@ -84,18 +84,18 @@ fn what_people_have_made_outlives_the_release() {
         release.install(&SMALL_POOL).await?;
         assert!(everything_of_the_release(&space).await?.len() > 12);
         let theirs = Pool::existing(&space, "default");
-        theirs.until_ready(2).await?;
+        theirs.wait_until_ready(2).await?;
         let mine = Pool::apply(&space, "mine", 1, json!({})).await?;
-        mine.until_ready(1).await?;
+        mine.wait_until_ready(1).await?;
         let query = Query::submit(&space, pricing_summary("first")?).await?;
-        query.succeeded().await?;
+        query.wait_until_succeeded().await?;
         let workers = mine.nodes().await?;
 
         release.uninstall().await?;
         let left = everything_of_the_release(&space).await?;
         assert_eq!(left, ["Secret r-sluice-signing-key"]);
         let leases = Api::<Lease>::namespaced(space.client.clone(), &space.namespace);
-        until("the lease is gone", Duration::from_secs(60), || async {
+        wait_until("the lease is gone", Duration::from_secs(60), || async {
             let left = leases.list(&ListParams::default()).await?.items;
             let left: Vec<_> = left.iter().map(ResourceExt::name_any).collect();
             Ok(if left.is_empty() {
@@ -106,7 +106,7 @@ fn what_people_have_made_outlives_the_release() {
         })
         .await?;
         let pools = Api::<WorkerPool>::namespaced(space.client.clone(), &space.namespace);
-        until(
+        wait_until(
             "the release's pool is gone, and its pods",
             Duration::from_secs(120),
             || async {
@@ -131,7 +131,10 @@ fn what_people_have_made_outlives_the_release() {
 
         release.install(&[]).await?;
         let query = Query::submit(&space, pricing_summary("second")?).await?;
-        assert_eq!(rows(&query.succeeded().await?)?, answers::pricing_summary());
+        assert_eq!(
+            rows(&query.wait_until_succeeded().await?)?,
+            answers::pricing_summary()
+        );
         assert_eq!(mine.nodes().await?, workers, "they trust the next installation");
         Ok(())
     });

@@ -14,22 +14,24 @@ use serde_json::{Value, json};
 use sluice_crds::yaml::VERSION_ANNOTATION;
 use sluice_crds::{ShuffleQuery, WorkerPool};
 
-use crate::harness::{self, Pool, Release, Space, query, restoring_definitions, until, while_queries_run};
+use crate::harness::{
+    self, Pool, Release, Space, query, restoring_definitions, wait_until, while_queries_run,
+};
 use crate::helm_install::SMALL_POOL;
 
 const DEFINITION: &str = "shufflequeries.sluice.dev";
 /// An optional field of CSV tables, which queries of other tests do without.
 const FIELD: &str = "newlinesInValues";
-const ITS_PLACE: &str = "/versions/0/schema/openAPIV3Schema/properties/spec/properties/tables/items/properties/options/properties";
+const FIELD_PATH: &str = "/versions/0/schema/openAPIV3Schema/properties/spec/properties/tables/items/properties/options/properties";
 /// The definitions of the cluster.
 pub fn crds_of(space: &Space) -> Api<CustomResourceDefinition> {
     Api::all(space.client.clone())
 }
 
 /// Makes the definition one of another release, which lacks a field and all columns but one.
-pub async fn pretend(crds: &Api<CustomResourceDefinition>, release: &str) -> Result<()> {
+pub async fn install_definition_of(crds: &Api<CustomResourceDefinition>, release: &str) -> Result<()> {
     let mut spec = serde_json::to_value(crds.get(DEFINITION).await?.spec)?;
-    let fields = spec.pointer_mut(ITS_PLACE).and_then(Value::as_object_mut);
+    let fields = spec.pointer_mut(FIELD_PATH).and_then(Value::as_object_mut);
     let fields = fields.context("no fields")?;
     fields.remove(FIELD).with_context(|| format!("no {FIELD}"))?;
     let columns = spec.pointer_mut("/versions/0/additionalPrinterColumns");
@@ -45,7 +47,7 @@ pub async fn pretend(crds: &Api<CustomResourceDefinition>, release: &str) -> Res
 }
 
 /// The release that the definition is of, and all that it says.
-pub async fn found(crds: &Api<CustomResourceDefinition>) -> Result<(String, Value)> {
+pub async fn installed_definition(crds: &Api<CustomResourceDefinition>) -> Result<(String, Value)> {
     let crd = crds.get(DEFINITION).await?;
     let release = crd.annotations().get(VERSION_ANNOTATION).cloned();
     Ok((release.context("no release")?, serde_json::to_value(crd.spec)?))
@@ -53,7 +55,7 @@ pub async fn found(crds: &Api<CustomResourceDefinition>) -> Result<(String, Valu
 
 /// Waits until the API server takes a query with the field, or refuses it. A changed definition reaches those who judge
 /// objects a moment after it was taken.
-async fn until_taken(space: &Space, wanted: bool) -> Result<()> {
+async fn wait_until_taken(space: &Space, wanted: bool) -> Result<()> {
     let table = json!({"name": "t", "location": "/t", "format": "csv", "options": {FIELD: true}});
     let spec = json!({"sql": "SELECT 1 FROM t", "tables": [table], "workerPoolRef": {"name": "p"}});
     let object = query("new-field", &spec);
@@ -64,7 +66,7 @@ async fn until_taken(space: &Space, wanted: bool) -> Result<()> {
         "a query with {FIELD} is {}",
         if wanted { "taken" } else { "refused" }
     );
-    until(&what, Duration::from_secs(30), || async {
+    wait_until(&what, Duration::from_secs(30), || async {
         let said = match queries.patch("new-field", &how, &Patch::Apply(&object)).await {
             Ok(_) => None,
             Err(kube::Error::Api(status)) if status.message.contains(FIELD) => Some(status.message),
@@ -92,16 +94,19 @@ fn an_upgrade_stops_no_query_and_brings_definitions_up() {
         let release = Release::new(&space, "r");
         release.install(&[]).await?;
         let first_key = key(&space).await?;
-        Pool::ready(&space, "p").await?;
+        Pool::apply_ready(&space, "p").await?;
         let queries = restoring_definitions(&space, async {
             let crds = crds_of(&space);
-            let ours = found(&crds).await?;
-            pretend(&crds, "0.0.1").await?;
-            until_taken(&space, false).await?;
+            let ours = installed_definition(&crds).await?;
+            install_definition_of(&crds, "0.0.1").await?;
+            wait_until_taken(&space, false).await?;
             while_queries_run(&space, "p", async {
                 release.upgrade(&["--set", "logFilter=debug"]).await?;
-                ensure!(found(&crds).await? == ours, "an older definition is brought up");
-                until_taken(&space, true).await
+                ensure!(
+                    installed_definition(&crds).await? == ours,
+                    "an older definition is brought up"
+                );
+                wait_until_taken(&space, true).await
             })
             .await
         })
@@ -123,10 +128,10 @@ fn an_upgrade_leaves_newer_definitions_alone() {
         release.install(&[]).await?;
         restoring_definitions(&space, async {
             let crds = crds_of(&space);
-            pretend(&crds, "99.0.0").await?;
-            let newer = found(&crds).await?;
+            install_definition_of(&crds, "99.0.0").await?;
+            let newer = installed_definition(&crds).await?;
             release.upgrade(&["--set", "logFilter=debug"]).await?;
-            ensure!(found(&crds).await? == newer, "a newer one stays");
+            ensure!(installed_definition(&crds).await? == newer, "a newer one stays");
             Ok(())
         })
         .await
@@ -140,13 +145,13 @@ fn a_pool_of_another_name_takes_the_place_of_the_first() {
         let release = Release::new(&space, "r");
         release.install(&SMALL_POOL).await?;
         let first = Pool::existing(&space, "default");
-        first.until_ready(2).await?;
+        first.wait_until_ready(2).await?;
         {
             let _same = harness::share_definitions().await;
             release.upgrade(&["--set", "workerPool.name=other"]).await?;
         }
-        Pool::existing(&space, "other").until_ready(2).await?;
-        first.until_pods(0).await?;
+        Pool::existing(&space, "other").wait_until_ready(2).await?;
+        first.wait_for_pods(0).await?;
         let pools = Api::<WorkerPool>::namespaced(space.client.clone(), &space.namespace);
         let names: Vec<_> = pools
             .list(&ListParams::default())
@@ -164,7 +169,7 @@ fn a_new_image_reaches_the_operator_and_a_pool_when_it_is_told() {
     harness::run_with_next_image("helm-upgrade-image", |space, image| async move {
         let release = Release::new(&space, "r");
         release.install(&[]).await?;
-        let pool = Pool::ready(&space, "p").await?;
+        let pool = Pool::apply_ready(&space, "p").await?;
         let uids = async || -> Result<Vec<_>> {
             let pods = pool.pods().await?;
             let mut uids: Vec<_> = pods.into_iter().filter_map(|pod| pod.metadata.uid).collect();
@@ -192,13 +197,13 @@ fn a_new_image_reaches_the_operator_and_a_pool_when_it_is_told() {
             "an upgrade of the operator restarts no worker"
         );
         pool.change(json!({"image": image})).await?;
-        pool.until("is of the new image", |status| {
+        pool.wait_until("is of the new image", |status| {
             status.image.as_deref() == Some(&*image)
                 && status.ready_replicas == 3
                 && status.draining_replicas == 0
         })
         .await?;
-        pool.until_pods(3).await?;
+        pool.wait_for_pods(3).await?;
         let after = uids().await?;
         assert!(after.iter().all(|uid| !before.contains(uid)), "{after:?}");
         assert!(release.test().await?.contains("Succeeded"));

@@ -139,8 +139,8 @@ fn an_image_is_the_same_bytes_whoever_makes_it_and_holds_what_it_needs() -> Resu
     let seen = output(look.args(["-c", LOOK]).args([&one, &program]))?;
     let seen: Value = serde_json::from_str(&seen)?;
     assert_eq!(seen["names"], json!(["localhost/sluice:dev"]));
-    is_configured(&seen["config"])?;
-    holds_little(&seen["files"])?;
+    assert_configuration(&seen["config"])?;
+    assert_small(&seen["files"])?;
     for name in PROGRAMS {
         let [one, two] = ["one", "two"].map(|image| folder.join(format!("{image}.symbols/{name}.debug")));
         ensure!(fs::read(&one)? == fs::read(&two)?, "{} differs", one.display());
@@ -185,7 +185,7 @@ fn its_symbols_are_beside_it(program: &Path, symbols: &Path) -> Result<()> {
     Ok(())
 }
 
-fn is_configured(image: &Value) -> Result<()> {
+fn assert_configuration(image: &Value) -> Result<()> {
     let config = &image["config"];
     assert_eq!(image["os"], "linux");
     assert_eq!(
@@ -203,7 +203,7 @@ fn is_configured(image: &Value) -> Result<()> {
     Ok(())
 }
 
-fn holds_little(files: &Value) -> Result<()> {
+fn assert_small(files: &Value) -> Result<()> {
     let mut programs = 0;
     for (name, about) in files.as_object().context("no files")? {
         ensure!(

@@ -7,11 +7,11 @@ use crate::harness::{self, Pool, Query, rows};
 fn an_operator_that_is_killed_stops_no_query() {
     harness::run("operator-killed", |space| async move {
         harness::install_operator(&space).await?;
-        Pool::ready(&space, "p").await?;
+        Pool::apply_ready(&space, "p").await?;
         let query = Query::submit(&space, answers::long_query("p")).await?;
-        query.until_under_way().await?;
+        query.wait_until_in_progress().await?;
         harness::kill_operator(&space).await?;
-        let status = query.succeeded().await?;
+        let status = query.wait_until_succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
         assert_eq!(
             status.coordinator_epoch, 1,

@@ -11,13 +11,13 @@ use crate::harness::{self, Pool, Query, in_order, rows, sample, sample_in_pool};
 fn a_sample_runs_in_a_pool() {
     harness::run("query-in-a-pool", |space| async move {
         harness::install_operator(&space).await?;
-        Pool::ready(&space, "p").await?;
+        Pool::apply_ready(&space, "p").await?;
         let query = sample_in_pool("tpch-pricing-summary.yaml", "p")?;
         let query = Query::submit(&space, query).await?;
-        let status = query.succeeded().await?;
+        let status = query.wait_until_succeeded().await?;
         assert_eq!(rows(&status)?, answers::pricing_summary());
         assert_eq!(status.pool_name.as_deref(), Some("p"));
-        is_filled(&status)
+        assert_complete(&status)
     });
 }
 
@@ -26,13 +26,13 @@ fn a_sample_with_workers_of_its_own_runs_and_takes_them_along() {
     harness::run("query-with-workers", |space| async move {
         harness::install_operator(&space).await?;
         let query = Query::submit(&space, sample("tpch-join.yaml")?).await?;
-        let status = query.succeeded().await?;
+        let status = query.wait_until_succeeded().await?;
         assert_eq!(rows(&status)?, answers::join());
-        is_filled(&status)
+        assert_complete(&status)
     });
 }
 
-fn is_filled(status: &ShuffleQueryStatus) -> Result<()> {
+fn assert_complete(status: &ShuffleQueryStatus) -> Result<()> {
     assert_eq!(
         status.error.as_ref().map(|error| error.reason),
         None::<ErrorReason>

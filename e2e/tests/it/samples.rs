@@ -60,13 +60,13 @@ fn samples_that_bring_their_workers() {
     harness::run("samples", |space| async move {
         harness::install_operator(&space).await?;
         for (name, expected) in complete() {
-            let status = apply(&space, name).await?.succeeded().await?;
+            let status = apply(&space, name).await?.wait_until_succeeded().await?;
             assert_eq!(rows(&status)?, expected, "{name}");
             if name == "spill" {
                 assert!(status.totals.bytes_spilled > 0, "{:?}", status.totals);
             }
         }
-        is_printed(&space).await
+        assert_printed(&space).await
     });
 }
 
@@ -84,7 +84,7 @@ async fn apply(space: &Space, name: &str) -> Result<Query> {
 }
 
 /// What `kubectl get` prints of a query and of a pool.
-async fn is_printed(space: &Space) -> Result<()> {
+async fn assert_printed(space: &Space) -> Result<()> {
     // Another test changes the columns.
     let _same = harness::share_definitions().await;
     let line = columns::<sluice_crds::ShuffleQuery>(space, "worker-pool").await?;
@@ -138,10 +138,12 @@ async fn over_files(space: &Space, folder: &Path) -> Result<()> {
         fs::set_permissions(made, Permissions::from_mode(0o777))?;
     }
     copy(&manifests().join("data"), &tables.join("data"))?;
-    space.claim("tables", "ReadOnlyMany", &tables).await?;
-    space.claim("results", "ReadWriteMany", &results).await?;
+    space.create_claim("tables", "ReadOnlyMany", &tables).await?;
+    space.create_claim("results", "ReadWriteMany", &results).await?;
     // Through another claim of the same folder: the samples only read it.
-    space.claim("tables-made", "ReadWriteMany", &tables).await?;
+    space
+        .create_claim("tables-made", "ReadWriteMany", &tables)
+        .await?;
     harness::install_operator(space).await?;
     let maker = json!({"sinkVolumes": [{"name": "made", "claimName": "tables-made", "mountPath": "/made"}]});
     Pool::apply(space, "maker", 1, maker).await?;
@@ -153,10 +155,13 @@ async fn over_files(space: &Space, folder: &Path) -> Result<()> {
     });
     Query::submit(space, query("make", &spec))
         .await?
-        .succeeded()
+        .wait_until_succeeded()
         .await?;
 
-    let status = apply(space, "cluster/volumes").await?.succeeded().await?;
+    let status = apply(space, "cluster/volumes")
+        .await?
+        .wait_until_succeeded()
+        .await?;
     let committed = status.sink.context("nothing committed")?;
     assert_eq!(
         (committed.rows, committed.location.as_str()),
@@ -170,7 +175,7 @@ async fn over_files(space: &Space, folder: &Path) -> Result<()> {
         table["location"] = json!(format!("/tables/{place}"));
     }
     csv["spec"]["workerPoolRef"] = json!({"name": "with-claims"});
-    let status = Query::submit(space, csv).await?.succeeded().await?;
+    let status = Query::submit(space, csv).await?.wait_until_succeeded().await?;
     let expected = ["Graz|0|NULL|NULL", "Lima|2|16.0|18.4", "Oslo|3|-7.2|1.0"];
     assert_eq!(rows(&status)?, table(&expected));
 
@@ -178,7 +183,7 @@ async fn over_files(space: &Space, folder: &Path) -> Result<()> {
     let mut sink = sample("sink.yaml")?;
     sink["spec"]["sink"]["location"] = json!("/results/orders-by-day");
     sink["spec"]["workerPoolRef"] = json!({"name": "with-claims"});
-    let status = Query::submit(space, sink).await?.succeeded().await?;
+    let status = Query::submit(space, sink).await?.wait_until_succeeded().await?;
     let committed = status.sink.context("nothing committed")?;
     assert_eq!(committed.rows, status.totals.rows_written);
     assert!(committed.rows > 10_000, "{committed:?}");

@@ -16,17 +16,17 @@ fn a_spill_volume_that_is_full_fails_the_query_and_spares_the_worker() {
     harness::run("spill-full", |space| async move {
         harness::install_operator(&space).await?;
         let pool = small_pool(&space, "4MiB").await?;
-        let before = starts(&pool.pods().await?);
+        let before = container_starts(&pool.pods().await?);
         let query_of = Query::submit(&space, answers::long_query("p")).await?;
-        let status = query_of.ended().await?;
+        let status = query_of.wait_until_ended().await?;
         assert_eq!(status.phase, QueryPhase::Failed, "{status:?}");
         let error = status.error.context("no error")?;
         assert_eq!(error.reason, ErrorReason::ResourcesExhausted, "{error:?}");
         assert!(error.message.contains("spill.limit"), "{}", error.message);
         assert_eq!(status.coordinator_epoch, 1, "another would fare no better");
-        is_freed(&pool).await?;
+        wait_until_freed(&pool).await?;
         assert_eq!(
-            starts(&pool.pods().await?),
+            container_starts(&pool.pods().await?),
             before,
             "no worker was evicted or killed for it"
         );
@@ -37,7 +37,7 @@ fn a_spill_volume_that_is_full_fails_the_query_and_spares_the_worker() {
         });
         let status = Query::submit(&space, query("small", &small))
             .await?
-            .succeeded()
+            .wait_until_succeeded()
             .await?;
         assert_eq!(rows(&status)?, [["25"]]);
         Ok(())
@@ -48,13 +48,13 @@ fn a_spill_volume_that_is_full_fails_the_query_and_spares_the_worker() {
 async fn small_pool(space: &Space, limit: &str) -> Result<Pool> {
     let small: Value = json!({"memory": "48MiB", "spill": {"limit": limit}});
     let pool = Pool::apply(space, "p", 2, small).await?;
-    pool.until_ready(2).await?;
+    pool.wait_until_ready(2).await?;
     Ok(pool)
 }
 
 /// Workers keep nothing of a query that has ended.
-async fn is_freed(pool: &Pool) -> Result<()> {
-    pool.until("holds nothing", |status| {
+async fn wait_until_freed(pool: &Pool) -> Result<()> {
+    pool.wait_until("holds nothing", |status| {
         status.held_bytes == 0 && status.spill_used_bytes == 0 && status.ready_replicas == 2
     })
     .await?;
@@ -62,7 +62,7 @@ async fn is_freed(pool: &Pool) -> Result<()> {
 }
 
 /// Which pods there are, and how often their containers were started again.
-fn starts(pods: &[Pod]) -> Vec<(String, Option<String>, i32)> {
+fn container_starts(pods: &[Pod]) -> Vec<(String, Option<String>, i32)> {
     let restarts = |pod: &Pod| {
         let containers = pod
             .status

@@ -10,18 +10,18 @@ use crate::harness::{self, Pool, Query, rows};
 fn a_suspended_query_rests_and_starts_over() {
     harness::run("suspend", |space| async move {
         harness::install_operator(&space).await?;
-        let pool = Pool::ready(&space, "p").await?;
+        let pool = Pool::apply_ready(&space, "p").await?;
         let query = Query::submit(&space, answers::long_query("p")).await?;
-        query.until_under_way().await?;
-        pool.until_busy().await?;
+        query.wait_until_in_progress().await?;
+        pool.wait_until_busy().await?;
         query.change(json!({"suspend": true})).await?;
         query
-            .until("is suspended", |status| status.phase == QueryPhase::Suspended)
+            .wait_until("is suspended", |status| status.phase == QueryPhase::Suspended)
             .await?;
-        query.rests().await?;
-        pool.until_free().await?;
+        query.wait_until_coordinators_gone().await?;
+        pool.wait_until_idle().await?;
         query.change(json!({"suspend": false})).await?;
-        let status = query.succeeded().await?;
+        let status = query.wait_until_succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
         assert_eq!(status.coordinator_epoch, 2, "a coordinator of its own");
         assert!(status.suspended_millis > 0);

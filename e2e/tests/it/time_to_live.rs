@@ -7,13 +7,13 @@ use kube::Api;
 use kube::api::ListParams;
 use serde_json::json;
 
-use crate::harness::{self, Pool, Query, query, until};
+use crate::harness::{self, Pool, Query, query, wait_until};
 
 #[test]
 fn a_query_with_a_time_to_live_goes_with_all_it_owned() {
     harness::run("time-to-live", |space| async move {
         harness::install_operator(&space).await?;
-        Pool::ready(&space, "p").await?;
+        Pool::apply_ready(&space, "p").await?;
         let spec = json!({
             "sql": "SELECT count(*) AS nations FROM nation",
             "tables": [{"name": "nation", "tpch": {"scaleFactor": 0.01}}],
@@ -21,13 +21,13 @@ fn a_query_with_a_time_to_live_goes_with_all_it_owned() {
             "ttlSecondsAfterFinished": 3,
         });
         let query = Query::submit(&space, query("brief", &spec)).await?;
-        query.succeeded().await?;
-        query.gone().await?;
+        query.wait_until_succeeded().await?;
+        query.wait_until_gone().await?;
         let (client, namespace) = (&space.client, &space.namespace);
         let pods = Api::<Pod>::namespaced(client.clone(), namespace);
         let inputs = Api::<ConfigMap>::namespaced(client.clone(), namespace);
         let tokens = Api::<Secret>::namespaced(client.clone(), namespace);
-        until("what it owned is gone", Duration::from_secs(120), || async {
+        wait_until("what it owned is gone", Duration::from_secs(120), || async {
             let its = ListParams::default().labels("sluice.dev/query=brief");
             let left = [
                 pods.list(&its).await?.items.len(),

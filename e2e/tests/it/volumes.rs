@@ -28,14 +28,17 @@ async fn on_volumes(space: &Space, folder: &Path) -> Result<()> {
     fs::create_dir_all(folder)?;
     // Pods run as a user that this machine does not know.
     fs::set_permissions(folder, Permissions::from_mode(0o777))?;
-    space.claim("out", "ReadWriteMany", folder).await?;
-    space.claim("tables", "ReadOnlyMany", folder).await?;
+    space.create_claim("out", "ReadWriteMany", folder).await?;
+    space.create_claim("tables", "ReadOnlyMany", folder).await?;
     harness::install_operator(space).await?;
     let claims = json!({
         "sinkVolumes": [{"name": "out", "claimName": "out", "mountPath": "/out"}],
         "dataVolumes": [{"name": "tables", "claimName": "tables", "mountPath": "/tables"}],
     });
-    Pool::apply(space, "p", 3, claims).await?.until_ready(3).await?;
+    Pool::apply(space, "p", 3, claims)
+        .await?
+        .wait_until_ready(3)
+        .await?;
 
     let lineitem = json!([{"name": "lineitem", "tpch": {"scaleFactor": 0.1}}]);
     let written = run(
@@ -76,7 +79,10 @@ async fn run(
     if let Some(location) = sink {
         spec["sink"] = json!({"location": location, "format": "parquet"});
     }
-    Query::submit(space, query(name, &spec)).await?.succeeded().await
+    Query::submit(space, query(name, &spec))
+        .await?
+        .wait_until_succeeded()
+        .await
 }
 
 fn parquet_files(folder: &Path) -> Result<u32> {

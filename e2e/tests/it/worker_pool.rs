@@ -14,7 +14,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use sluice_crds::ConditionStatus;
 
-use crate::harness::{self, Pool, Space, until};
+use crate::harness::{self, Pool, Space, wait_until};
 
 /// Workers have a minute to stop, which they use if attempts run.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(150);
@@ -23,8 +23,8 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(150);
 fn a_pool_spreads_over_zones_scales_and_leaves_nothing() {
     harness::run("worker-pool", |space| async move {
         harness::install_operator(&space).await?;
-        let pool = Pool::ready(&space, "p").await?;
-        is_spread(&pool).await?;
+        let pool = Pool::apply_ready(&space, "p").await?;
+        assert_spread(&pool).await?;
         let kinds: BTreeSet<_> = owned(&space).await?.into_iter().map(|(kind, _)| kind).collect();
         let wanted = [
             "ConfigMap",
@@ -37,9 +37,9 @@ fn a_pool_spreads_over_zones_scales_and_leaves_nothing() {
         assert_eq!(kinds, wanted.map(str::to_owned).into());
 
         pool.scale(2).await?;
-        let status = pool.until_ready(2).await?;
+        let status = pool.wait_until_ready(2).await?;
         assert_eq!(status.slots, 4, "two workers of two slots");
-        until("the third pod is gone", REMOVAL_TIMEOUT, || async {
+        wait_until("the third pod is gone", REMOVAL_TIMEOUT, || async {
             let pods = listed::<Pod>(&space).await?;
             Ok(if pods.len() == 2 {
                 Ok(())
@@ -50,7 +50,7 @@ fn a_pool_spreads_over_zones_scales_and_leaves_nothing() {
         .await?;
 
         pool.delete().await?;
-        until("everything owned is gone", REMOVAL_TIMEOUT, || async {
+        wait_until("everything owned is gone", REMOVAL_TIMEOUT, || async {
             let left = owned(&space).await?;
             Ok(if left.is_empty() {
                 Ok(())
@@ -63,8 +63,8 @@ fn a_pool_spreads_over_zones_scales_and_leaves_nothing() {
 }
 
 /// Three workers on three nodes; the status shows their zones.
-async fn is_spread(pool: &Pool) -> Result<()> {
-    let status = pool.until_ready(3).await?;
+async fn assert_spread(pool: &Pool) -> Result<()> {
+    let status = pool.wait_until_ready(3).await?;
     assert_eq!(status.slots, 6, "three workers of two slots");
     assert_eq!(status.zones, ["zone-1", "zone-2", "zone-3"]);
     let ready: Vec<_> = status

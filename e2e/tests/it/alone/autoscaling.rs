@@ -12,7 +12,7 @@ fn forty_queries_bring_a_pool_up_from_zero_and_it_goes_back() {
         harness::install_operator(&space).await?;
         let scaling = json!({"maxReplicas": 3, "scaleDownStabilizationSeconds": 10});
         let pool = Pool::apply(&space, "p", 2, json!({"autoscaling": scaling})).await?;
-        pool.until("has no workers", |status| {
+        pool.wait_until("has no workers", |status| {
             status.desired_replicas == Some(0) && status.replicas == 0
         })
         .await?;
@@ -26,18 +26,18 @@ fn forty_queries_bring_a_pool_up_from_zero_and_it_goes_back() {
         for number in 0..QUERIES {
             queries.push(Query::submit(&space, query(&format!("q{number}"), &spec)).await?);
         }
-        pool.until("has as many workers as it may", |status| {
+        pool.wait_until("has as many workers as it may", |status| {
             status.desired_replicas == Some(3) && status.ready_replicas == 3
         })
         .await?;
         for query in &queries {
-            let status = query.succeeded().await?;
+            let status = query.wait_until_succeeded().await?;
             assert_eq!(
                 rows(&status)?,
                 ["0", "1", "2", "3", "4"].map(|region| [region, "5"])
             );
         }
-        pool.until("has no workers again", |status| {
+        pool.wait_until("has no workers again", |status| {
             status.desired_replicas == Some(0) && status.replicas == 0 && status.draining_replicas == 0
         })
         .await?;

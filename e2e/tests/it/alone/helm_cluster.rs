@@ -34,10 +34,10 @@ fn a_release_for_the_cluster_serves_every_namespace() {
 
 async fn serves_every_namespace(space: &Space, release: &Release) -> Result<()> {
     release.install(&["--set", "scope=Cluster"]).await?;
-    let other = space.beside(&format!("{}-b", space.namespace)).await?;
+    let other = space.create_namespace(&format!("{}-b", space.namespace)).await?;
     let query = Query::submit(&other, sample("tpch-pricing-summary.yaml")?).await?;
     ensure!(
-        rows(&query.succeeded().await?)? == answers::pricing_summary(),
+        rows(&query.wait_until_succeeded().await?)? == answers::pricing_summary(),
         "other rows"
     );
     let beside = Release::new(space, "s").in_namespace(&other.namespace);
@@ -52,5 +52,5 @@ async fn serves_every_namespace(space: &Space, release: &Release) -> Result<()> 
     );
     // As long as there is an operator that could have to do with its end.
     query.delete().await?;
-    query.gone().await
+    query.wait_until_gone().await
 }

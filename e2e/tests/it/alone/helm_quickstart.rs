@@ -56,7 +56,7 @@ async fn shell(commands: &str) -> Result<String> {
 }
 
 /// What a run that failed has left.
-async fn clear() -> Result<String> {
+async fn remove_all() -> Result<String> {
     shell(
         "helm uninstall sluice --namespace sluice-system --ignore-not-found --wait
          kubectl delete -f manifests/install.yaml --ignore-not-found",
@@ -70,8 +70,8 @@ fn the_quick_start_does_what_it_says() {
     harness::run_alone("helm-quickstart", |space| async move {
         let (repository, tag) = space.image.rsplit_once(':').context("an image with a tag")?;
         let ours = format!("image.repository={repository} --set image.tag={tag}");
-        space.uses(NAMESPACE);
-        clear().await?;
+        space.track_namespace(NAMESPACE);
+        remove_all().await?;
         let blocks = blocks("cluster")?;
         ensure!(blocks.len() == 5, "{} blocks", blocks.len());
         ensure!(
@@ -85,7 +85,7 @@ fn the_quick_start_does_what_it_says() {
             if done.is_err() {
                 // The first problem is the one to tell.
                 drop(harness::keep(&space).await);
-                drop(clear().await);
+                drop(remove_all().await);
             }
             said.push(done?);
         }
@@ -95,12 +95,12 @@ fn the_quick_start_does_what_it_says() {
             "{}",
             said[3]
         );
-        take_the_definitions_away(&space).await
+        remove_definitions(&space).await
     });
 }
 
 /// The block that removes the last trace; other tests need the definitions again.
-async fn take_the_definitions_away(space: &Space) -> Result<()> {
+async fn remove_definitions(space: &Space) -> Result<()> {
     let end = blocks("end")?;
     let [end] = end.as_slice() else {
         bail!("{} blocks", end.len());
@@ -118,8 +118,8 @@ async fn take_the_definitions_away(space: &Space) -> Result<()> {
 #[test]
 fn the_manifests_do_without_helm() {
     harness::run_alone("manifests-install", |space| async move {
-        space.uses(NAMESPACE);
-        clear().await?;
+        space.track_namespace(NAMESPACE);
+        remove_all().await?;
         let blocks = blocks("manifests")?;
         let [install, remove] = blocks.as_slice() else {
             bail!("{} blocks", blocks.len());
@@ -133,7 +133,7 @@ fn the_manifests_do_without_helm() {
         );
         let installed = shell(&install.replace(apply, &ours)).await;
         let outcome = match installed {
-            Ok(_) => anywhere(&space).await,
+            Ok(_) => run_sample(&space).await,
             Err(problem) => Err(problem),
         };
         if outcome.is_err() {
@@ -147,8 +147,11 @@ fn the_manifests_do_without_helm() {
 }
 
 /// The operator serves every namespace, that of the test too.
-async fn anywhere(space: &Space) -> Result<()> {
+async fn run_sample(space: &Space) -> Result<()> {
     let query = Query::submit(space, sample("tpch-pricing-summary.yaml")?).await?;
-    assert_eq!(rows(&query.succeeded().await?)?, answers::pricing_summary());
+    assert_eq!(
+        rows(&query.wait_until_succeeded().await?)?,
+        answers::pricing_summary()
+    );
     Ok(())
 }

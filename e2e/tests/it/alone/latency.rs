@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::harness::{self, Pool, Query, measured, query, rows};
+use crate::harness::{self, Pool, Query, query, record_measurement, rows};
 
 const QUERIES: usize = 20;
 
@@ -12,7 +12,7 @@ const QUERIES: usize = 20;
 fn small_queries_of_a_warm_pool() {
     harness::run_alone("latency", |space| async move {
         harness::install_operator(&space).await?;
-        Pool::ready(&space, "p").await?;
+        Pool::apply_ready(&space, "p").await?;
         let spec = json!({
             "sql": "SELECT n_regionkey, count(*) AS nations FROM nation GROUP BY n_regionkey ORDER BY n_regionkey",
             "tables": [{"name": "nation", "tpch": {"scaleFactor": 0.01}}],
@@ -24,10 +24,10 @@ fn small_queries_of_a_warm_pool() {
             let started = Instant::now();
             let query = Query::submit(&space, query(&format!("small-{number}"), &spec)).await?;
             query
-                .until("has a row", |status| status.first_row_time.is_some())
+                .wait_until("has a row", |status| status.first_row_time.is_some())
                 .await?;
             seen.push(started.elapsed());
-            let status = query.succeeded().await?;
+            let status = query.wait_until_succeeded().await?;
             assert_eq!(
                 rows(&status)?,
                 ["0", "1", "2", "3", "4"].map(|region| [region, "5"])
@@ -36,7 +36,7 @@ fn small_queries_of_a_warm_pool() {
         seen.sort();
         let at = |share: usize| seen[(QUERIES - 1) * share / 100].as_secs_f64();
         let (p50, p90) = (at(50), at(90));
-        measured(
+        record_measurement(
             &space,
             &format!(
                 "apply to first row on a warm pool, {QUERIES} queries in turn: p50 {p50:.2} s, p90 {p90:.2} s (p50 2 s)"

@@ -16,7 +16,7 @@ use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use tokio::time::timeout;
 
-use crate::harness::{self, Pool, Query, Space, measured, measures, query, rows};
+use crate::harness::{self, Pool, Query, Space, is_measuring, query, record_measurement, rows};
 
 /// Longest time in which no query changes.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(300);
@@ -32,13 +32,13 @@ fn a_thousand_queries_at_once_end_with_their_rows() {
 }
 
 fn load(test: &'static str, count: usize, between: Duration) {
-    if !measures() {
-        harness::skip_measure(test);
+    if !is_measuring() {
+        harness::skip_measurement(test);
         return;
     }
     harness::run_alone(test, move |space| async move {
         harness::install_operator(&space).await?;
-        Pool::ready(&space, "p").await?;
+        Pool::apply_ready(&space, "p").await?;
         let spec = json!({
             "sql": "SELECT n_regionkey, count(*) AS nations FROM nation GROUP BY n_regionkey ORDER BY n_regionkey",
             "tables": [{"name": "nation", "tpch": {"scaleFactor": 0.01}}],
@@ -61,7 +61,7 @@ fn load(test: &'static str, count: usize, between: Duration) {
         let at = |share: usize| lags[(lags.len() - 1) * share / 100].as_secs_f64();
         let (p50, p95) = (at(50), at(95));
         let took = begun.elapsed().as_secs();
-        measured(
+        record_measurement(
             &space,
             &format!(
                 "end to status, {count} queries, {} ms apart, done after {took} s: p50 {p50:.1} s, p95 {p95:.1} s (p95 2 s)",

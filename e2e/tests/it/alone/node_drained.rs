@@ -14,7 +14,7 @@ fn a_node_that_is_drained_costs_no_rows_and_one_worker_at_a_time() {
         harness::install_operator(&space).await?;
         // One more than nodes: two share one.
         let pool = Pool::apply(&space, "p", 4, json!({})).await?;
-        pool.until_ready(4).await?;
+        pool.wait_until_ready(4).await?;
         let mut crowd: BTreeMap<String, u32> = BTreeMap::new();
         for node in pool.nodes().await?.into_values() {
             *crowd.entry(node).or_default() += 1;
@@ -24,13 +24,13 @@ fn a_node_that_is_drained_costs_no_rows_and_one_worker_at_a_time() {
             .find(|(_, workers)| *workers > 1)
             .context("a node with two workers")?;
         let query = Query::submit(&space, answers::long_query("p")).await?;
-        query.until_under_way().await?;
+        query.wait_until_in_progress().await?;
         let refusals = space.drain_node(&victim).await?;
         assert!(refusals > 0, "all workers of {victim} went at once");
-        let status = query.succeeded().await?;
+        let status = query.wait_until_succeeded().await?;
         assert_eq!(rows(&status)?, answers::long_rows());
         assert_eq!(status.coordinator_failures, 0, "a drain is nobody's fault");
-        pool.until_ready(4).await?;
+        pool.wait_until_ready(4).await?;
         let nodes = pool.nodes().await?;
         assert!(nodes.values().all(|node| *node != victim), "{nodes:?}");
         Ok(())

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::crds::install_crds;
 use super::space::Space;
-use super::wait::until;
+use super::wait::wait_until;
 
 /// The operator's Deployment and ServiceAccount.
 const NAME: &str = "sluice-operator";
@@ -77,7 +77,7 @@ pub async fn operator_node(space: &Space) -> Result<String> {
 
 async fn wait_until_ready(space: &Space) -> Result<()> {
     let deployments = Api::<Deployment>::namespaced(space.client.clone(), &space.namespace);
-    until("the operator is ready", START_TIMEOUT, || async {
+    wait_until("the operator is ready", START_TIMEOUT, || async {
         let status = deployments.get(NAME).await?.status.unwrap_or_default();
         Ok(match status.ready_replicas {
             Some(1) => Ok(()),

@@ -31,7 +31,7 @@ struct Place<'a> {
 /// If a folder cannot be written.
 pub async fn keep(space: &Space) -> Result<()> {
     let own = (space.namespace.clone(), space.evidence.clone());
-    let further = space.further().into_iter().map(|name| {
+    let further = space.tracked_namespaces().into_iter().map(|name| {
         let folder = space.evidence.join(&name);
         (name, folder)
     });

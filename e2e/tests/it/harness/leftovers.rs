@@ -11,7 +11,7 @@ use kube::{Api, Resource, ResourceExt};
 use sluice_crds::{ShuffleQuery, WorkerPool};
 
 use super::space::Space;
-use super::wait::until;
+use super::wait::wait_until;
 
 /// What the operator makes, and the rights to list it.
 const OURS: &str = "app.kubernetes.io/managed-by=sluice-operator";
@@ -23,7 +23,7 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(120);
 /// # Errors
 ///
 /// Something stays.
-pub async fn none_stay(space: &Space) -> Result<()> {
+pub async fn wait_until_nothing_is_left(space: &Space) -> Result<()> {
     let (client, namespace) = (&space.client, &space.namespace);
     let (delete, all) = (DeleteParams::default(), ListParams::default());
     let queries = Api::<ShuffleQuery>::namespaced(client.clone(), namespace);
@@ -34,11 +34,11 @@ pub async fn none_stay(space: &Space) -> Result<()> {
         outcome => drop(outcome?),
     }
     drop(pools.delete_collection(&delete, &all).await?);
-    until(
+    wait_until(
         "nothing is left of queries and pools",
         REMOVAL_TIMEOUT,
         || async {
-            let left = left(space).await?;
+            let left = list_left(space).await?;
             Ok(if left.is_empty() {
                 Ok(())
             } else {
@@ -49,7 +49,7 @@ pub async fn none_stay(space: &Space) -> Result<()> {
     .await
 }
 
-async fn left(space: &Space) -> Result<Vec<String>> {
+async fn list_left(space: &Space) -> Result<Vec<String>> {
     let kinds = [
         kind::<ShuffleQuery>(),
         kind::<WorkerPool>(),

@@ -35,7 +35,7 @@ pub use pool::Pool;
 pub use query::{Query, in_order, query, rows, sample, sample_in_pool, samples};
 pub use relay::while_queries_run;
 pub use space::Space;
-pub use wait::until;
+pub use wait::wait_until;
 
 /// A test that takes longer hangs, and fails with its diagnostics instead of holding up the whole run.
 const TEST_TIMEOUT: Duration = Duration::from_secs(600);
@@ -44,7 +44,7 @@ const MEASURE_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// Starts the line of a skipped test, for whoever counts them.
 const SKIPPED: &str = "SKIPPED";
 /// Held for writing by a test that no other may run beside.
-static TURN: RwLock<()> = RwLock::new(());
+static ALONE_LOCK: RwLock<()> = RwLock::new(());
 
 /// Runs `body` in a namespace of its own. `test` names the test: lower-case words with dashes, at most 40 characters,
 /// as it becomes part of the namespace's name and of the folder of its diagnostics.
@@ -105,8 +105,8 @@ where
     F: FnOnce(Space) -> Fut,
     Fut: Future<Output = Result<()>> + Send + 'static,
 {
-    let _turn = TURN.write().unwrap_or_else(PoisonError::into_inner);
-    run_in_turn(test, |_| Ok(()), |space, ()| body(space));
+    let _lock = ALONE_LOCK.write().unwrap_or_else(PoisonError::into_inner);
+    run_locked(test, |_| Ok(()), |space, ()| body(space));
 }
 
 /// The same where nodes can be killed, and with no other test beside it; a cluster without that skips the test.
@@ -123,8 +123,8 @@ where
         let why = "SLUICE_E2E_CLUSTER names no folder with node-kill and node-start";
         config.programs.is_some().then_some(()).ok_or(why)
     };
-    let _turn = TURN.write().unwrap_or_else(PoisonError::into_inner);
-    run_in_turn(test, programs, |space, ()| body(space));
+    let _lock = ALONE_LOCK.write().unwrap_or_else(PoisonError::into_inner);
+    run_locked(test, programs, |space, ()| body(space));
 }
 
 fn run_with<T, F, Fut>(test: &str, needs: impl Fn(&ClusterConfig) -> Result<T, &'static str>, body: F)
@@ -132,11 +132,11 @@ where
     F: FnOnce(Space, T) -> Fut,
     Fut: Future<Output = Result<()>> + Send + 'static,
 {
-    let _turn = TURN.read().unwrap_or_else(PoisonError::into_inner);
-    run_in_turn(test, needs, body);
+    let _lock = ALONE_LOCK.read().unwrap_or_else(PoisonError::into_inner);
+    run_locked(test, needs, body);
 }
 
-fn run_in_turn<T, F, Fut>(test: &str, needs: impl Fn(&ClusterConfig) -> Result<T, &'static str>, body: F)
+fn run_locked<T, F, Fut>(test: &str, needs: impl Fn(&ClusterConfig) -> Result<T, &'static str>, body: F)
 where
     F: FnOnce(Space, T) -> Fut,
     Fut: Future<Output = Result<()>> + Send + 'static,
@@ -147,7 +147,7 @@ where
         Target::Refuse(why) => panic!("{test}: {why}"),
     };
     match needs(&config) {
-        Ok(needed) => drive(test, config, |space| body(space, needed)),
+        Ok(needed) => run_to_end(test, config, |space| body(space, needed)),
         Err(why) => {
             assert!(!config.required, "{test}: {why}, and the tests are required");
             report_skip(test, why);
@@ -155,7 +155,7 @@ where
     }
 }
 
-fn drive<F, Fut>(test: &str, config: ClusterConfig, body: F)
+fn run_to_end<F, Fut>(test: &str, config: ClusterConfig, body: F)
 where
     F: FnOnce(Space) -> Fut,
     Fut: Future<Output = Result<()>> + Send + 'static,
@@ -166,15 +166,15 @@ where
         .enable_all()
         .build()
         .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(in_a_space(test, config, body)));
-    note(&record, test, outcome.is_ok(), started.elapsed());
+        .and_then(|runtime| runtime.block_on(run_in_namespace(test, config, body)));
+    record_result(&record, test, outcome.is_ok(), started.elapsed());
     if let Err(error) = outcome {
         panic!("{test}: {error:#}");
     }
 }
 
 /// One line for each test that ran: how it ended, its seconds, its name.
-fn note(record: &Path, test: &str, passed: bool, took: Duration) {
+fn record_result(record: &Path, test: &str, passed: bool, took: Duration) {
     let line = format!(
         "{} {:4} s  {test}\n",
         if passed { "passed" } else { "FAILED" },
@@ -191,7 +191,7 @@ fn note(record: &Path, test: &str, passed: bool, took: Duration) {
 }
 
 /// Tells what a test has measured: on standard error, and in the summary of `e2e/run`.
-pub fn measured(space: &Space, what: &str) {
+pub fn record_measurement(space: &Space, what: &str) {
     // As of a skipped test.
     let _ = writeln!(std::io::stderr(), "MEASURED {what}");
     let record = space.evidence.with_file_name("tests.txt");
@@ -202,12 +202,12 @@ pub fn measured(space: &Space, what: &str) {
 }
 
 /// Whether loads are measured that take long and the whole machine.
-pub fn measures() -> bool {
+pub fn is_measuring() -> bool {
     std::env::var("SLUICE_MEASURE").is_ok_and(|measure| measure == "1")
 }
 
 /// Says that a load is not measured: nobody requires it who does not ask for it.
-pub fn skip_measure(test: &str) {
+pub fn skip_measurement(test: &str) {
     report_skip(test, "SLUICE_MEASURE=1 is not set");
 }
 
@@ -227,7 +227,7 @@ fn report_skip(test: &str, why: &str) {
     let _ = writeln!(std::io::stderr(), "{SKIPPED} {test}: {why}");
 }
 
-async fn in_a_space<F, Fut>(test: &str, config: ClusterConfig, body: F) -> Result<()>
+async fn run_in_namespace<F, Fut>(test: &str, config: ClusterConfig, body: F) -> Result<()>
 where
     F: FnOnce(Space) -> Fut,
     Fut: Future<Output = Result<()>> + Send + 'static,
@@ -236,7 +236,11 @@ where
     let space = Space::create(&config, test).await?;
     // In a task of its own, so that a panic ends the test and not the clean-up.
     let mut running = tokio::spawn(body(space.clone()));
-    let longest = if measures() { MEASURE_TIMEOUT } else { TEST_TIMEOUT };
+    let longest = if is_measuring() {
+        MEASURE_TIMEOUT
+    } else {
+        TEST_TIMEOUT
+    };
     let outcome = match tokio::time::timeout(longest, &mut running).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(failure)) => Err(match failure.try_into_panic() {
@@ -250,7 +254,7 @@ where
     };
     let restored = node::restore(&space).await.context("a node did not come back");
     let outcome = match outcome.and(restored) {
-        Ok(()) => leftovers::none_stay(&space).await,
+        Ok(()) => leftovers::wait_until_nothing_is_left(&space).await,
         Err(error) => Err(error),
     };
     match outcome {

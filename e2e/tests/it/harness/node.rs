@@ -14,7 +14,7 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
 use super::space::Space;
-use super::wait::until;
+use super::wait::wait_until;
 
 /// A worker has a minute to end, and a budget may let one go at a time.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(180);
@@ -30,36 +30,36 @@ pub struct Nodes {
     programs: Option<PathBuf>,
     /// Takes the first answer to an eviction.
     evictor: Client,
-    taken: Arc<Mutex<BTreeSet<Taken>>>,
+    changes: Arc<Mutex<BTreeSet<NodeChange>>>,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Taken {
+enum NodeChange {
     Killed(String),
     Cordoned(String),
 }
 
 /// What an eviction came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Evicted {
+enum EvictionOutcome {
     /// The pod ends, or is gone.
-    Ends,
+    Accepted,
     /// Its budget allows none for now.
-    Later,
+    Blocked,
 }
 
 impl Nodes {
-    /// None is taken.
+    /// None is changed.
     pub fn new(programs: Option<PathBuf>, evictor: Client) -> Self {
         Self {
             programs,
             evictor,
-            taken: Arc::default(),
+            changes: Arc::default(),
         }
     }
 
-    fn take(&self, what: Taken) {
-        self.taken
+    fn record(&self, what: NodeChange) {
+        self.changes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .insert(what);
@@ -86,7 +86,7 @@ impl Space {
     ///
     /// There is no way to do that.
     pub async fn kill_node(&self, node: &str) -> Result<()> {
-        self.nodes.take(Taken::Killed(node.to_owned()));
+        self.nodes.record(NodeChange::Killed(node.to_owned()));
         self.nodes.run("node-kill", node).await
     }
 
@@ -98,12 +98,12 @@ impl Space {
     pub async fn start_node(&self, node: &str) -> Result<()> {
         self.nodes.run("node-start", node).await?;
         self.nodes
-            .taken
+            .changes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .remove(&Taken::Killed(node.to_owned()));
+            .remove(&NodeChange::Killed(node.to_owned()));
         let nodes = Api::<Node>::all(self.client.clone());
-        until(&format!("{node} is ready"), START_TIMEOUT, || async {
+        wait_until(&format!("{node} is ready"), START_TIMEOUT, || async {
             let status = nodes.get(node).await?.status.unwrap_or_default();
             let mut conditions = status.conditions.iter().flatten();
             let ready = conditions.any(|seen| seen.type_ == "Ready" && seen.status == "True");
@@ -124,7 +124,7 @@ impl Space {
     ///
     /// An eviction fails, or takes too long.
     pub async fn drain_node(&self, node: &str) -> Result<u32> {
-        self.nodes.take(Taken::Cordoned(node.to_owned()));
+        self.nodes.record(NodeChange::Cordoned(node.to_owned()));
         self.cordon(node, true).await?;
         let pods = Api::<Pod>::namespaced(self.nodes.evictor.clone(), &self.namespace);
         let there = ListParams::default().fields(&format!("spec.nodeName={node}"));
@@ -139,8 +139,8 @@ impl Space {
                 .filter(|pod| pod.metadata.deletion_timestamp.is_none())
             {
                 match evict(&pods, &pod.name_any()).await? {
-                    Evicted::Ends => {}
-                    Evicted::Later => refusals += 1,
+                    EvictionOutcome::Accepted => {}
+                    EvictionOutcome::Blocked => refusals += 1,
                 }
             }
             if Instant::now() >= end {
@@ -159,11 +159,11 @@ impl Space {
     }
 }
 
-async fn evict(pods: &Api<Pod>, name: &str) -> Result<Evicted> {
+async fn evict(pods: &Api<Pod>, name: &str) -> Result<EvictionOutcome> {
     match pods.evict(name, &EvictParams::default()).await {
-        Ok(_) => Ok(Evicted::Ends),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(Evicted::Ends),
-        Err(kube::Error::Api(status)) if status.code == 429 => Ok(Evicted::Later),
+        Ok(_) => Ok(EvictionOutcome::Accepted),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(EvictionOutcome::Accepted),
+        Err(kube::Error::Api(status)) if status.code == 429 => Ok(EvictionOutcome::Blocked),
         Err(error) => Err(error).with_context(|| format!("evicting {name}")),
     }
 }
@@ -174,11 +174,11 @@ async fn evict(pods: &Api<Pod>, name: &str) -> Result<Evicted> {
 ///
 /// A node does not come back.
 pub async fn restore(space: &Space) -> Result<()> {
-    let taken = std::mem::take(&mut *space.nodes.taken.lock().unwrap_or_else(PoisonError::into_inner));
-    for node in taken {
+    let changes = std::mem::take(&mut *space.nodes.changes.lock().unwrap_or_else(PoisonError::into_inner));
+    for node in changes {
         match node {
-            Taken::Killed(node) => space.start_node(&node).await?,
-            Taken::Cordoned(node) => space.cordon(&node, false).await?,
+            NodeChange::Killed(node) => space.start_node(&node).await?,
+            NodeChange::Cordoned(node) => space.cordon(&node, false).await?,
         }
     }
     Ok(())

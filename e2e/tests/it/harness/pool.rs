@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sluice_crds::{WorkerPool, WorkerPoolStatus};
 
 use super::space::Space;
-use super::wait::until;
+use super::wait::wait_until;
 
 /// The scheduler, three kubelets and three workers on a machine that may be busy.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -65,9 +65,9 @@ impl Pool {
     /// # Errors
     ///
     /// It is refused, or does not become ready.
-    pub async fn ready(space: &Space, name: &str) -> Result<Self> {
+    pub async fn apply_ready(space: &Space, name: &str) -> Result<Self> {
         let pool = Self::apply(space, name, 3, json!({})).await?;
-        pool.until_ready(3).await?;
+        pool.wait_until_ready(3).await?;
         Ok(pool)
     }
 
@@ -76,9 +76,9 @@ impl Pool {
     /// # Errors
     ///
     /// It does not get there.
-    pub async fn until_ready(&self, replicas: u32) -> Result<WorkerPoolStatus> {
+    pub async fn wait_until_ready(&self, replicas: u32) -> Result<WorkerPoolStatus> {
         let wanted = format!("{replicas}/{replicas}");
-        self.until(&format!("is ready {wanted}"), |status| {
+        self.wait_until(&format!("is ready {wanted}"), |status| {
             status.ready.as_deref() == Some(&wanted)
                 && status.replicas == replicas
                 && status.draining_replicas == 0
@@ -119,18 +119,18 @@ impl Pool {
     /// # Errors
     ///
     /// It does not become so.
-    pub async fn until(
+    pub async fn wait_until(
         &self,
         what: &str,
         wanted: impl Fn(&WorkerPoolStatus) -> bool,
     ) -> Result<WorkerPoolStatus> {
         let pools = Api::<WorkerPool>::namespaced(self.space.client.clone(), &self.space.namespace);
-        until(&format!("pool {}: {what}", self.name), CHANGE_TIMEOUT, || async {
+        wait_until(&format!("pool {}: {what}", self.name), CHANGE_TIMEOUT, || async {
             let status = pools.get(&self.name).await?.status.unwrap_or_default();
             Ok(if wanted(&status) {
                 Ok(status)
             } else {
-                Err(stands(&status))
+                Err(describe(&status))
             })
         })
         .await
@@ -141,8 +141,8 @@ impl Pool {
     /// # Errors
     ///
     /// They do not.
-    pub async fn until_busy(&self) -> Result<WorkerPoolStatus> {
-        self.until("holds what a query has shuffled", |status| {
+    pub async fn wait_until_busy(&self) -> Result<WorkerPoolStatus> {
+        self.wait_until("holds what a query has shuffled", |status| {
             status.held_bytes > 0 && status.slots_in_use > 0
         })
         .await
@@ -153,8 +153,8 @@ impl Pool {
     /// # Errors
     ///
     /// They do.
-    pub async fn until_free(&self) -> Result<WorkerPoolStatus> {
-        self.until("does nothing and holds nothing", |status| {
+    pub async fn wait_until_idle(&self) -> Result<WorkerPoolStatus> {
+        self.wait_until("does nothing and holds nothing", |status| {
             status.held_bytes == 0 && status.slots_in_use == 0 && status.spill_used_bytes == 0
         })
         .await
@@ -165,9 +165,9 @@ impl Pool {
     /// # Errors
     ///
     /// They do not become so.
-    pub async fn until_ready_elsewhere(&self, node: &str, count: usize) -> Result<()> {
+    pub async fn wait_until_ready_elsewhere(&self, node: &str, count: usize) -> Result<()> {
         let what = format!("pool {} has {count} ready workers off {node}", self.name);
-        until(&what, CHANGE_TIMEOUT, || async {
+        wait_until(&what, CHANGE_TIMEOUT, || async {
             let mut pods = self.pods().await?;
             pods.retain(|pod| is_ready(pod) && node_of(pod).is_some_and(|its| its != node));
             Ok(if pods.len() == count {
@@ -224,9 +224,9 @@ impl Pool {
     /// # Errors
     ///
     /// They do not become so.
-    pub async fn until_pods(&self, count: usize) -> Result<()> {
+    pub async fn wait_for_pods(&self, count: usize) -> Result<()> {
         let what = format!("pool {} has {count} pods", self.name);
-        until(&what, CHANGE_TIMEOUT, || async {
+        wait_until(&what, CHANGE_TIMEOUT, || async {
             let names: Vec<_> = self.pods().await?.iter().map(ResourceExt::name_any).collect();
             Ok(if names.len() == count {
                 Ok(())
@@ -249,7 +249,7 @@ fn is_ready(pod: &Pod) -> bool {
         && conditions.any(|seen| seen.type_ == "Ready" && seen.status == "True")
 }
 
-fn stands(status: &WorkerPoolStatus) -> String {
+fn describe(status: &WorkerPoolStatus) -> String {
     let why = status.conditions.iter().map(|condition| &condition.message);
     let why: Vec<_> = why.map(String::as_str).collect();
     format!(

@@ -14,7 +14,7 @@ use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use sluice_crds::{ShuffleQuery, Time};
 
 use super::space::Space;
-use super::wait::until;
+use super::wait::wait_until;
 
 /// A debug build of everything on a machine that may be busy.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(400);
@@ -145,21 +145,21 @@ impl Query {
     /// # Errors
     ///
     /// It does not become so, or the query ends before.
-    pub async fn until(
+    pub async fn wait_until(
         &self,
         what: &str,
         wanted: impl Fn(&ShuffleQueryStatus) -> bool,
     ) -> Result<ShuffleQueryStatus> {
         let what = format!("query {}: {what}", self.name);
-        until(&what, QUERY_TIMEOUT, || async {
+        wait_until(&what, QUERY_TIMEOUT, || async {
             let status = self.status().await?.context("the query is gone")?;
             if wanted(&status) {
                 return Ok(Ok(status));
             }
             if status.phase.is_terminal() {
-                bail!("{what}: it has ended before: {}", stands(&status));
+                bail!("{what}: it has ended before: {}", describe(&status));
             }
-            Ok(Err(stands(&status)))
+            Ok(Err(describe(&status)))
         })
         .await
     }
@@ -182,29 +182,29 @@ impl Query {
     /// # Errors
     ///
     /// It fails, or is over too soon however large its tables are.
-    pub async fn until_under_way(&self) -> Result<ShuffleQueryStatus> {
+    pub async fn wait_until_in_progress(&self) -> Result<ShuffleQueryStatus> {
         let mut object = self.object.clone();
         for _ in 0..TRIES {
-            if let Some(status) = self.met_under_way().await? {
+            if let Some(status) = self.status_in_progress().await? {
                 return Ok(status);
             }
             enlarge(&mut object)?;
             self.delete().await?;
-            self.gone().await?;
-            self.rests().await?;
+            self.wait_until_gone().await?;
+            self.wait_until_coordinators_gone().await?;
             self.space.apply(object.clone()).await?;
         }
         bail!("query {} is over too soon", self.name)
     }
 
     /// Its status in the middle of its work; `None` if most of that was done before.
-    async fn met_under_way(&self) -> Result<Option<ShuffleQueryStatus>> {
+    async fn status_in_progress(&self) -> Result<Option<ShuffleQueryStatus>> {
         let over = |status: &ShuffleQueryStatus| {
             let tasks = &status.tasks;
             status.phase == QueryPhase::Succeeded || tasks.done > tasks.planned / 3 * 2
         };
         let status = self
-            .until("some of its tasks are done", |status| {
+            .wait_until("some of its tasks are done", |status| {
                 let tasks = &status.tasks;
                 let middle = status.phase == QueryPhase::Running && tasks.done > 0 && tasks.running > 0;
                 middle || over(status)
@@ -218,10 +218,10 @@ impl Query {
     /// # Errors
     ///
     /// One runs on.
-    pub async fn stops(&self) -> Result<()> {
+    pub async fn wait_until_coordinators_ended(&self) -> Result<()> {
         let what = format!("the coordinator of query {} ends", self.name);
         let coordinators = ListParams::default().labels(&format!("sluice.dev/query={}", self.name));
-        until(&what, END_TIMEOUT, || async {
+        wait_until(&what, END_TIMEOUT, || async {
             let pods = self.pods.list(&coordinators).await?.items.into_iter();
             let phases = pods.filter_map(|pod| pod.status.and_then(|status| status.phase));
             let mut running = phases.filter(|phase| !["Succeeded", "Failed"].contains(&phase.as_str()));
@@ -235,8 +235,9 @@ impl Query {
     /// # Errors
     ///
     /// It takes too long.
-    pub async fn ended(&self) -> Result<ShuffleQueryStatus> {
-        self.until("has ended", |status| status.phase.is_terminal()).await
+    pub async fn wait_until_ended(&self) -> Result<ShuffleQueryStatus> {
+        self.wait_until("has ended", |status| status.phase.is_terminal())
+            .await
     }
 
     /// Waits until the query has succeeded.
@@ -244,8 +245,8 @@ impl Query {
     /// # Errors
     ///
     /// It takes too long, or ends in another way.
-    pub async fn succeeded(&self) -> Result<ShuffleQueryStatus> {
-        self.until("has succeeded", |status| status.phase == QueryPhase::Succeeded)
+    pub async fn wait_until_succeeded(&self) -> Result<ShuffleQueryStatus> {
+        self.wait_until("has succeeded", |status| status.phase == QueryPhase::Succeeded)
             .await
     }
 
@@ -254,10 +255,10 @@ impl Query {
     /// # Errors
     ///
     /// One stays.
-    pub async fn rests(&self) -> Result<()> {
+    pub async fn wait_until_coordinators_gone(&self) -> Result<()> {
         let what = format!("the coordinator of query {} is gone", self.name);
         let coordinators = ListParams::default().labels(&format!("sluice.dev/query={}", self.name));
-        until(&what, END_TIMEOUT, || async {
+        wait_until(&what, END_TIMEOUT, || async {
             let left = self.pods.list(&coordinators).await?.items.len();
             Ok(if left == 0 {
                 Ok(())
@@ -273,10 +274,13 @@ impl Query {
     /// # Errors
     ///
     /// It stays.
-    pub async fn gone(&self) -> Result<()> {
+    pub async fn wait_until_gone(&self) -> Result<()> {
         let what = format!("query {} is gone", self.name);
-        until(&what, END_TIMEOUT, || async {
-            Ok(self.status().await?.map_or(Ok(()), |status| Err(stands(&status))))
+        wait_until(&what, END_TIMEOUT, || async {
+            Ok(self
+                .status()
+                .await?
+                .map_or(Ok(()), |status| Err(describe(&status))))
         })
         .await
     }
@@ -314,7 +318,7 @@ fn enlarge(query: &mut Value) -> Result<()> {
     Ok(())
 }
 
-fn stands(status: &ShuffleQueryStatus) -> String {
+fn describe(status: &ShuffleQueryStatus) -> String {
     format!(
         "{:?}, {:?} {:?}, epoch {}, tasks {:?}, error {:?}",
         status.phase,

@@ -38,7 +38,7 @@ pub async fn while_queries_run(
     work: impl Future<Output = Result<()>>,
 ) -> Result<Relay> {
     let mut last = submit(space, pool, 0).await?;
-    last.until_under_way().await?;
+    last.wait_until_in_progress().await?;
     let mut queries = vec![last.clone()];
     let mut work = pin!(work);
     loop {
@@ -62,7 +62,7 @@ async fn submit(space: &Space, pool: &str, turn: usize) -> Result<Query> {
 
 async fn half_done(query: &Query) -> Result<()> {
     query
-        .until("half of its tasks are done", |status| {
+        .wait_until("half of its tasks are done", |status| {
             let tasks = &status.tasks;
             let half = tasks.planned > 0 && tasks.done > tasks.planned / 2;
             half || status.phase == QueryPhase::Succeeded
@@ -82,7 +82,7 @@ impl Relay {
         let replaced = self.operator_made().await?;
         let mut ran = Vec::new();
         for query in &self.queries {
-            let status = query.succeeded().await?;
+            let status = query.wait_until_succeeded().await?;
             ensure!(rows(&status)? == answers::long_rows(), "wrong rows: {status:?}");
             ensure!(
                 status.coordinator_epoch == 1 && status.pod_retries == 0,

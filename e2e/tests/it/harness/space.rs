@@ -40,7 +40,7 @@ pub struct Space {
     pub image: String,
     /// What the test took from the cluster.
     pub nodes: Nodes,
-    further: Arc<Mutex<BTreeSet<String>>>,
+    tracked: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Space {
@@ -69,20 +69,20 @@ impl Space {
             evidence,
             image: config.image.clone(),
             nodes: Nodes::new(config.programs.clone(), config.client_without_retry().await?),
-            further: Arc::default(),
+            tracked: Arc::default(),
         })
     }
 
     /// Names a further namespace that the test uses: what is in it is kept too if the test fails. Who makes it removes it.
-    pub fn uses(&self, namespace: &str) {
-        let mut further = self.further.lock().unwrap_or_else(PoisonError::into_inner);
-        further.insert(namespace.to_owned());
+    pub fn track_namespace(&self, namespace: &str) {
+        let mut tracked = self.tracked.lock().unwrap_or_else(PoisonError::into_inner);
+        tracked.insert(namespace.to_owned());
     }
 
     /// The further namespaces that the test has named.
-    pub fn further(&self) -> BTreeSet<String> {
-        let further = self.further.lock().unwrap_or_else(PoisonError::into_inner);
-        further.clone()
+    pub fn tracked_namespaces(&self) -> BTreeSet<String> {
+        let tracked = self.tracked.lock().unwrap_or_else(PoisonError::into_inner);
+        tracked.clone()
     }
 
     /// A further namespace, which goes with the test's own.
@@ -90,8 +90,8 @@ impl Space {
     /// # Errors
     ///
     /// The API server refuses it.
-    pub async fn beside(&self, name: &str) -> Result<Self> {
-        self.uses(name);
+    pub async fn create_namespace(&self, name: &str) -> Result<Self> {
+        self.track_namespace(name);
         self.apply(json!({
             "apiVersion": "v1",
             "kind": "Namespace",
@@ -153,7 +153,7 @@ impl Space {
     /// # Errors
     ///
     /// The API server refuses one.
-    pub async fn claim(&self, name: &str, mode: &str, folder: &Path) -> Result<()> {
+    pub async fn create_claim(&self, name: &str, mode: &str, folder: &Path) -> Result<()> {
         let volume = format!("{}-{name}", self.namespace);
         self.apply(json!({
             "apiVersion": "v1",

@@ -7,24 +7,21 @@ use tokio::time::Instant;
 
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Looks until `look` finds what it waits for (the inner `Ok`), for at most `longest`. The inner error says how it stands.
+/// Looks until `look` finds what it waits for (the inner `Ok`), for at most `timeout`. The inner error says how it seen.
 ///
 /// # Errors
 ///
 /// It took too long, or `look` failed.
-pub async fn until<T, F>(what: &str, longest: Duration, look: impl Fn() -> F) -> Result<T>
+pub async fn wait_until<T, F>(what: &str, timeout: Duration, look: impl Fn() -> F) -> Result<T>
 where
     F: Future<Output = Result<Result<T, String>>>,
 {
-    let end = Instant::now() + longest;
+    let end = Instant::now() + timeout;
     loop {
         match look().await? {
             Ok(found) => return Ok(found),
-            Err(stands) if Instant::now() >= end => {
-                bail!(
-                    "not after {} s: {what}; it stands so: {stands}",
-                    longest.as_secs()
-                )
+            Err(seen) if Instant::now() >= end => {
+                bail!("not after {} s: {what}; it seen so: {seen}", timeout.as_secs())
             }
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
