@@ -67,9 +67,9 @@ where
             match container.label(labels::COMPONENT) {
                 "worker" => {
                     let state = workers(&container);
-                    Worker::live(container, state).await
+                    Worker::run(container, state).await
                 }
-                "coordinator" => Coordinator::live(container, script).await,
+                "coordinator" => Coordinator::run(container, script).await,
                 other => panic!("{other} is no component"),
             }
         }
@@ -79,7 +79,7 @@ where
 
 /// A coordinator that plans two tasks, runs them, and succeeds. SIGTERM stops it.
 pub async fn succeeds(coordinator: Coordinator) -> Exit {
-    coordinator.container.runs(true).await;
+    coordinator.container.report_running(true).await;
     for done in 0..2 {
         coordinator.report(&snapshot(2, done, None));
         tokio::select! {
@@ -187,7 +187,7 @@ async fn listen(container: &Container, port: u16) -> TcpIncoming {
 
 /// A report, and whether it is the last.
 #[derive(Clone)]
-struct Told {
+struct LastReport {
     report: wire::QueryStatus,
     last: bool,
 }
@@ -195,7 +195,7 @@ struct Told {
 /// A coordinator's process.
 pub struct Coordinator {
     pub container: Container,
-    reports: watch::Sender<Option<Told>>,
+    reports: watch::Sender<Option<LastReport>>,
     cancelled: CancellationToken,
     taken: CancellationToken,
     context: StatusContext,
@@ -203,7 +203,7 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
-    async fn live(container: Container, script: Script) -> Exit {
+    async fn run(container: Container, script: Script) -> Exit {
         let incoming = listen(&container, port::COORDINATOR).await;
         let reports = watch::Sender::new(None);
         let (cancelled, taken) = (CancellationToken::new(), CancellationToken::new());
@@ -252,7 +252,7 @@ impl Coordinator {
     pub fn report(&self, snapshot: &QuerySnapshot) {
         let report = wire::QueryStatus::try_from(&self.as_report(snapshot)).unwrap();
         let last = snapshot.outcome.is_some();
-        self.reports.send_replace(Some(Told { report, last }));
+        self.reports.send_replace(Some(LastReport { report, last }));
     }
 
     /// Waits until the operator has cancelled the query.
@@ -269,18 +269,18 @@ impl Coordinator {
         };
         let snapshot = snapshot(2, done, Some(outcome));
         self.report(&snapshot);
-        let words = Termination::from(&self.as_report(&snapshot).status());
+        let termination = Termination::from(&self.as_report(&snapshot).status());
         tokio::select! {
             () = self.taken.cancelled() => {}
             () = self.container.terminated() => {}
             () = tokio::time::sleep(LINGER) => {}
         }
-        Exit::with(code, words.encode().unwrap())
+        Exit::with(code, termination.encode().unwrap())
     }
 }
 
 struct CoordinatorService {
-    reports: watch::Receiver<Option<Told>>,
+    reports: watch::Receiver<Option<LastReport>>,
     cancelled: CancellationToken,
     taken: CancellationToken,
     guard: Guard,
@@ -300,7 +300,7 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
         self.guard.admit(request.metadata(), Verb::ReadStatus)?;
         let report = self.reports.borrow().clone();
         report
-            .map(|told| Response::new(told.report))
+            .map(|reported| Response::new(reported.report))
             .ok_or_else(|| Status::unavailable("it starts"))
     }
 
@@ -322,8 +322,8 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
                 }
                 loop {
                     reports.changed().await.ok()?;
-                    let told = reports.borrow_and_update().clone();
-                    if let Some(Told { report, last }) = told {
+                    let reported = reports.borrow_and_update().clone();
+                    if let Some(LastReport { report, last }) = reported {
                         return Some((Ok(report), (reports, last)));
                     }
                 }
@@ -373,7 +373,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn live(container: Container, state: wire::WorkerStatus) -> Exit {
+    async fn run(container: Container, state: wire::WorkerStatus) -> Exit {
         let incoming = listen(&container, port::WORKER).await;
         let drains = CancellationToken::new();
         let service = WorkerServer::new(Self {
@@ -385,13 +385,13 @@ impl Worker {
             .add_service(service)
             .serve_with_incoming(incoming);
         let _serves = AbortOnDropHandle::new(tokio::spawn(serving.map(Result::unwrap)));
-        container.runs(true).await;
+        container.report_running(true).await;
         tokio::select! {
             () = container.terminated() => return Exit::with(0, ""),
             () = drains.cancelled() => {}
         }
         // As its health service says.
-        container.runs(false).await;
+        container.report_running(false).await;
         container.terminated().await;
         Exit::with(0, "")
     }

@@ -31,7 +31,7 @@ pub enum Fault {
     /// The connection breaks before anything is sent.
     Disconnect,
     /// The API server is out of reach for this time, from this request on; open watches break.
-    Away(Duration),
+    Unreachable(Duration),
     /// The operator crashes before the request is sent.
     CrashBefore,
     /// The operator crashes after the request succeeded, before it receives the answer.
@@ -94,7 +94,7 @@ struct State {
 }
 
 impl State {
-    /// Ends running watches. Unlike with [`Faults::go_away`], later requests succeed.
+    /// Ends running watches. Unlike with [`Faults::disconnect`], later requests succeed.
     fn break_watches(&mut self) {
         if !self.away.is_cancelled() {
             std::mem::take(&mut self.away).cancel();
@@ -139,17 +139,17 @@ impl Faults {
     }
 
     /// Makes the API server unreachable; open watches break.
-    pub fn go_away(&self) {
+    pub fn disconnect(&self) {
         self.lock().away.cancel();
     }
 
     /// When the API server is reachable again, if it was not.
-    pub fn back(&self) -> Option<Instant> {
+    pub fn reachable_at(&self) -> Option<Instant> {
         self.lock().back
     }
 
     /// The same faults, while the API server stays unreachable until `back`.
-    pub fn away_until(self, back: Option<Instant>) -> Self {
+    pub fn unreachable_until(self, back: Option<Instant>) -> Self {
         self.lock().back = back;
         self
     }
@@ -180,7 +180,7 @@ impl Faults {
         self.lock().watches = watches;
     }
 
-    pub fn faulty(&self) -> usize {
+    pub fn fault_count(&self) -> usize {
         self.lock().faulty
     }
 
@@ -228,7 +228,7 @@ impl Faults {
         } else {
             (state.script)(&call)
         };
-        if let Some(Fault::Away(time)) = fault {
+        if let Some(Fault::Unreachable(time)) = fault {
             state.back = Some(now + time);
             state.break_watches();
         }
@@ -369,7 +369,7 @@ async fn inject(
         // A crashed operator sends nothing.
         _ if faults.crashed.is_cancelled() => return pending().await,
         Some(Fault::Refuse(code)) => return answer(code),
-        Some(Fault::Disconnect | Fault::Away(_)) => return Err(disconnected()),
+        Some(Fault::Disconnect | Fault::Unreachable(_)) => return Err(disconnected()),
         Some(Fault::CrashBefore) => {
             faults.crashed.cancel();
             return pending().await;
@@ -386,7 +386,11 @@ async fn inject(
             pending().await
         }
         Some(
-            Fault::Refuse(_) | Fault::Delay(_) | Fault::Disconnect | Fault::Away(_) | Fault::CrashBefore,
+            Fault::Refuse(_)
+            | Fault::Delay(_)
+            | Fault::Disconnect
+            | Fault::Unreachable(_)
+            | Fault::CrashBefore,
         )
         | None => Ok(answered.map(BodyExt::boxed_unsync)),
     }

@@ -68,11 +68,11 @@ pub fn run(name: &str, test: impl AsyncFnOnce(&TestEnv)) {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(OPERATORS.scope(RefCell::default(), within(test)));
+    runtime.block_on(OPERATORS.scope(RefCell::default(), run_in_namespace(test)));
 }
 
 /// Runs `test` in a new namespace, with the rules of manifests/rbac.yaml, and removes both.
-pub async fn within(test: impl AsyncFnOnce(&TestEnv)) {
+pub async fn run_in_namespace(test: impl AsyncFnOnce(&TestEnv)) {
     let env = TestEnv::new().await;
     let ended = AssertUnwindSafe(test(&env)).catch_unwind().await;
     env.remove().await;
@@ -163,7 +163,7 @@ impl TestEnv {
     }
 
     /// Releases the lease of a crashed operator, instead of waiting until it expires.
-    pub async fn free_lease(&self) {
+    pub async fn release_lease(&self) {
         let leases = Api::<Lease>::namespaced(self.client.clone(), &self.namespace);
         match leases.delete("sluice-operator", &DeleteParams::default()).await {
             Ok(_) => {}
@@ -292,9 +292,9 @@ pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Result<T, Strin
     loop {
         match look().await {
             Ok(found) => return found,
-            Err(stands) if begin.elapsed() >= TIMEOUT => {
+            Err(seen) if begin.elapsed() >= TIMEOUT => {
                 let seconds = TIMEOUT.as_secs();
-                panic!("not within {seconds} s: {what}. {stands}{}", failed_operators())
+                panic!("not within {seconds} s: {what}. {seen}{}", failed_operators())
             }
             Err(_) => tokio::time::sleep(POLL_PERIOD).await,
         }

@@ -86,26 +86,26 @@ pub struct Started {
 /// The kubelet of one namespace. It stops when it is dropped; its node is deleted with the test's
 /// [`TestEnv`](crate::harness::TestEnv).
 pub struct Kubelet {
-    node: Arc<Local>,
+    node: Arc<KubeletState>,
     _running: AbortOnDropHandle<()>,
 }
 
 /// What all pods of the node share.
-struct Local {
+struct KubeletState {
     client: Client,
     namespace: String,
     name: String,
     program: Program,
     /// Reports nothing to the API server while it is true, like a node that is unreachable.
-    silent: watch::Sender<bool>,
+    unreachable: watch::Sender<bool>,
     started: Mutex<Vec<Started>>,
     /// The metadata of every version of every pod, in order.
-    told: Mutex<Vec<ObjectMeta>>,
+    versions: Mutex<Vec<ObjectMeta>>,
     /// By uid.
-    pods: Mutex<BTreeMap<String, Handle>>,
+    pods: Mutex<BTreeMap<String, PodHandle>>,
 }
 
-struct Handle {
+struct PodHandle {
     name: String,
     terminate: CancellationToken,
     end: watch::Sender<Option<Exit>>,
@@ -117,14 +117,14 @@ impl Kubelet {
     pub async fn start(env: &TestEnv, program: Program) -> Self {
         let name = node_name(&env.namespace);
         register(&env.client, &name).await;
-        let node = Arc::new(Local {
+        let node = Arc::new(KubeletState {
             client: env.client.clone(),
             namespace: env.namespace.clone(),
             name,
             program,
-            silent: watch::Sender::new(false),
+            unreachable: watch::Sender::new(false),
             started: Mutex::default(),
-            told: Mutex::default(),
+            versions: Mutex::default(),
             pods: Mutex::default(),
         });
         let running = AbortOnDropHandle::new(tokio::spawn(node.clone().run()));
@@ -142,13 +142,13 @@ impl Kubelet {
     }
 
     /// Stops or resumes all reports to the API server: deletions do not finish and ends do not show meanwhile.
-    pub fn silence(&self, silent: bool) {
-        self.node.silent.send_replace(silent);
+    pub fn set_unreachable(&self, unreachable: bool) {
+        self.node.unreachable.send_replace(unreachable);
     }
 
     /// The metadata of every version of every pod so far.
-    pub fn told(&self) -> Vec<ObjectMeta> {
-        locked(&self.node.told).clone()
+    pub fn pod_versions(&self) -> Vec<ObjectMeta> {
+        locked(&self.node.versions).clone()
     }
 
     /// The pods that were started so far, in order.
@@ -222,7 +222,7 @@ pub fn address() -> Ipv4Addr {
     Ipv4Addr::new(127, CLAIM.0, third, fourth)
 }
 
-impl Local {
+impl KubeletState {
     fn pods_api(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
@@ -231,7 +231,7 @@ impl Local {
         let mut events = watcher(self.pods_api(), watcher::Config::default()).boxed();
         while let Some(event) = events.next().await {
             match event {
-                Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => self.look_at(pod),
+                Ok(watcher::Event::Apply(pod) | watcher::Event::InitApply(pod)) => self.on_pod(pod),
                 Ok(watcher::Event::Delete(pod)) => {
                     locked(&self.pods).remove(&pod.uid().unwrap_or_default());
                 }
@@ -241,9 +241,9 @@ impl Local {
         }
     }
 
-    fn look_at(self: &Arc<Self>, mut pod: Pod) {
+    fn on_pod(self: &Arc<Self>, mut pod: Pod) {
         pod.managed_fields_mut().clear();
-        locked(&self.told).push(pod.metadata.clone());
+        locked(&self.versions).push(pod.metadata.clone());
         let uid = pod.uid().unwrap_or_default();
         let mut pods = locked(&self.pods);
         let leaves = pod.metadata.deletion_timestamp.is_some();
@@ -269,8 +269,8 @@ impl Local {
             node: self.clone(),
             terminate: terminate.clone(),
         };
-        let runs = AbortOnDropHandle::new(tokio::spawn(container.live(end.subscribe())));
-        let handle = Handle {
+        let runs = AbortOnDropHandle::new(tokio::spawn(container.run(end.subscribe())));
+        let handle = PodHandle {
             name,
             terminate,
             end,
@@ -287,7 +287,7 @@ pub struct Container {
     pub pod: Arc<Pod>,
     /// Its address.
     pub address: Ipv4Addr,
-    node: Arc<Local>,
+    node: Arc<KubeletState>,
     terminate: CancellationToken,
 }
 
@@ -298,15 +298,17 @@ impl Container {
     }
 
     /// Reports that it runs, ready or not.
-    pub async fn runs(&self, ready: bool) {
+    pub async fn report_running(&self, ready: bool) {
         let state = json!({"running": {"startedAt": Timestamp::now()}});
-        self.tell("Running", ready, &state, &Exit::with(0, "")).await;
+        self.report_status("Running", ready, &state, &Exit::with(0, ""))
+            .await;
     }
 
     /// Reports that it cannot start for this reason, such as ImagePullBackOff.
-    pub async fn waits(&self, reason: &str, message: &str) {
+    pub async fn report_waiting(&self, reason: &str, message: &str) {
         let state = json!({"waiting": {"reason": reason, "message": message}});
-        self.tell("Pending", false, &state, &Exit::with(0, "")).await;
+        self.report_status("Pending", false, &state, &Exit::with(0, ""))
+            .await;
     }
 
     /// Waits until the pod is deleted.
@@ -314,7 +316,7 @@ impl Container {
         self.terminate.cancelled().await;
     }
 
-    async fn live(self, mut end: watch::Receiver<Option<Exit>>) {
+    async fn run(self, mut end: watch::Receiver<Option<Exit>>) {
         if self.pod.metadata.deletion_timestamp.is_none() {
             self.bind().await;
             let stopped = async {
@@ -331,10 +333,10 @@ impl Container {
             let phase = if exit.code == 0 { "Succeeded" } else { "Failed" };
             let state = json!({"terminated": {"exitCode": exit.code, "reason": exit.reason,
                 "message": exit.message, "finishedAt": Timestamp::now()}});
-            self.tell(phase, false, &state, &exit).await;
+            self.report_status(phase, false, &state, &exit).await;
         }
         self.terminate.cancelled().await;
-        self.heard().await;
+        self.wait_until_reachable().await;
         let params = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: self.pod.uid(),
@@ -347,9 +349,9 @@ impl Container {
     }
 
     /// Waits until the API server may receive reports.
-    async fn heard(&self) {
-        let mut silent = self.node.silent.subscribe();
-        let _ = silent.wait_for(|silent| !silent).await;
+    async fn wait_until_reachable(&self) {
+        let mut unreachable = self.node.unreachable.subscribe();
+        let _ = unreachable.wait_for(|unreachable| !unreachable).await;
     }
 
     async fn bind(&self) {
@@ -382,8 +384,8 @@ impl Container {
             .await;
     }
 
-    async fn tell(&self, phase: &str, ready: bool, state: &Value, exit: &Exit) {
-        self.heard().await;
+    async fn report_status(&self, phase: &str, ready: bool, state: &Value, exit: &Exit) {
+        self.wait_until_reachable().await;
         let name = self.pod.spec.as_ref().and_then(|spec| spec.containers.first());
         let name = name.map(|container| (&container.name, container.image.as_ref()));
         let (name, image) = name.unwrap();

@@ -87,7 +87,7 @@ fn a_leader_that_loses_the_api_server_ends_before_another_leads() {
         "a_leader_that_loses_the_api_server_ends_before_another_leads",
         async |env| {
             let (first, second) = pair(env, Faults::none()).await;
-            first.faults.go_away();
+            first.faults.disconnect();
             eventually("the second leads", async || {
                 let leads = second.leads().await;
                 assert!(!leads || first.ended().is_some(), "two lead");

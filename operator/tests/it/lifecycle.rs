@@ -23,12 +23,12 @@ use crate::kubelet::{Exit, Kubelet};
 use crate::pods::{Kind, pool, query};
 
 /// The query whose first coordinator is lost.
-const LOST: &str = "lost";
+const LOST_QUERY: &str = "lost";
 /// Longest time of one step; the API server may be away for minutes.
-const STEP: Duration = Duration::from_secs(300);
+const STEP_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long to wait before watches list again with expired history. It doubles each time, since the wait of the watches doubles
 /// too.
-const NEWS: Duration = Duration::from_secs(5);
+const RELIST_DELAY: Duration = Duration::from_secs(5);
 /// When objects exist that an operator creates before it sees a deletion: at once, or once its cache has caught up.
 const SOON: Duration = Duration::from_millis(300);
 const LATE: Duration = Duration::from_secs(3);
@@ -122,16 +122,20 @@ impl<'a> LifecycleRun<'a> {
     }
 
     /// Waits for `condition`. A crashed operator is replaced. An operator that waits for a lost event gets a new one.
-    async fn until(&mut self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    async fn wait_until(&mut self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
         let begin = Instant::now();
-        let (mut looked, mut timeout) = (begin, NEWS);
+        let (mut looked, mut timeout) = (begin, RELIST_DELAY);
         while !condition().await {
             self.succeed().await;
-            if self.operator.faults.faulty() > 0 && looked.elapsed() > timeout {
+            if self.operator.faults.fault_count() > 0 && looked.elapsed() > timeout {
                 (looked, timeout) = (Instant::now(), 2 * timeout);
                 self.operator.faults.forget_history();
             }
-            assert!(begin.elapsed() < STEP, "not within {} s: {what}", STEP.as_secs());
+            assert!(
+                begin.elapsed() < STEP_TIMEOUT,
+                "not within {} s: {what}",
+                STEP_TIMEOUT.as_secs()
+            );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -141,8 +145,8 @@ impl<'a> LifecycleRun<'a> {
             return;
         }
         self.deaths += 1;
-        self.env.free_lease().await;
-        let faults = (self.faults_of)(self.deaths).away_until(self.operator.faults.back());
+        self.env.release_lease().await;
+        let faults = (self.faults_of)(self.deaths).unreachable_until(self.operator.faults.reachable_at());
         let name = format!("operator-{}", self.deaths);
         self.operator = self.env.start(&name, faults);
     }
@@ -162,9 +166,9 @@ impl<'a> LifecycleRun<'a> {
     }
 
     /// Waits until the pool has exactly its wanted pods.
-    async fn pool_settles(&mut self, what: &str) {
+    async fn wait_until_pool_settles(&mut self, what: &str) {
         let (pools, pods) = (self.api::<WorkerPool>(), self.api::<Pod>());
-        self.until(what, async || {
+        self.wait_until(what, async || {
             let pool = pools.get("p").await.unwrap();
             let status = pool.status.unwrap_or_default();
             let workers = ListParams::default().labels("app.kubernetes.io/component=worker");
@@ -179,10 +183,10 @@ impl<'a> LifecycleRun<'a> {
         .await;
     }
 
-    async fn query_succeeds(&mut self, name: &str) {
+    async fn wait_until_query_succeeds(&mut self, name: &str) {
         self.create(&query(name, "p")).await;
         let queries = self.api::<ShuffleQuery>();
-        self.until(name, async || {
+        self.wait_until(name, async || {
             let status = queries.get(name).await.unwrap().status.unwrap_or_default();
             assert!(
                 !status.phase.is_terminal() || status.phase == QueryPhase::Succeeded,
@@ -194,12 +198,12 @@ impl<'a> LifecycleRun<'a> {
     }
 
     /// Waits until nothing exists and nothing comes back. Returns what does.
-    async fn vanish(&mut self) -> Vec<String> {
+    async fn wait_until_gone(&mut self) -> Vec<String> {
         let begin = Instant::now();
         let mut looked = begin;
-        let timeout = if self.gc { STEP } else { TIMEOUT };
+        let timeout = if self.gc { STEP_TIMEOUT } else { TIMEOUT };
         loop {
-            let misled = self.operator.faults.faulty() > 0;
+            let misled = self.operator.faults.fault_count() > 0;
             let mut left = objects_left(self.env).await;
             if left.is_empty() {
                 // An operator that has not seen the deletion creates objects again once. Their owner is gone.
@@ -210,12 +214,12 @@ impl<'a> LifecycleRun<'a> {
                 return left;
             }
             self.succeed().await;
-            if misled && looked.elapsed() > NEWS {
+            if misled && looked.elapsed() > RELIST_DELAY {
                 looked = Instant::now();
                 self.operator.faults.forget_history();
             }
             if !self.gc {
-                clear(self.env).await;
+                delete_objects(self.env).await;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
@@ -223,27 +227,28 @@ impl<'a> LifecycleRun<'a> {
 
     /// A pool grows. One query succeeds, and one loses its first coordinator. The pods of the pool change, and it shrinks.
     /// Everything is deleted.
-    async fn live(&mut self, kubelet: &Kubelet, disturbance: impl AsyncFnOnce()) -> FinalState {
+    async fn run(&mut self, kubelet: &Kubelet, disturbance: impl AsyncFnOnce()) -> FinalState {
         self.create(&pool("p", 1)).await;
-        self.pool_settles("the pool starts").await;
+        self.wait_until_pool_settles("the pool starts").await;
         self.edit_pool(json!({"replicas": 2})).await;
-        self.pool_settles("the pool grows").await;
-        self.query_succeeds("plain").await;
-        self.query_succeeds(LOST).await;
+        self.wait_until_pool_settles("the pool grows").await;
+        self.wait_until_query_succeeds("plain").await;
+        self.wait_until_query_succeeds(LOST_QUERY).await;
         self.edit_pool(json!({"replicas": 1, "podMetadata": {"labels": {"edited": "yes"}}}))
             .await;
-        self.pool_settles("the pool shrinks and its pods change").await;
+        self.wait_until_pool_settles("the pool shrinks and its pods change")
+            .await;
         disturbance().await;
         let pods = self.api::<Pod>();
         let coordinators = ListParams::default().labels("app.kubernetes.io/component=coordinator");
-        self.until("coordinators are tidied up", async || {
+        self.wait_until("coordinators are tidied up", async || {
             pods.list(&coordinators).await.unwrap().items.is_empty()
         })
         .await;
         let maps = self.api::<ConfigMap>();
-        self.until("inputs are removed", async || {
+        self.wait_until("inputs are removed", async || {
             let mut there = 0;
-            for query in ["plain", LOST] {
+            for query in ["plain", LOST_QUERY] {
                 let input = maps.get_opt(&names::input(query)).await.unwrap();
                 there += usize::from(input.is_some());
             }
@@ -252,13 +257,13 @@ impl<'a> LifecycleRun<'a> {
         .await;
         let objects = objects(self.env).await;
         let mut orphans = orphans(self.env).await;
-        for name in ["plain", LOST] {
+        for name in ["plain", LOST_QUERY] {
             let queries = self.api::<ShuffleQuery>();
             queries.delete(name, &DeleteParams::default()).await.unwrap();
         }
         let pools = self.api::<WorkerPool>();
         pools.delete("p", &DeleteParams::default()).await.unwrap();
-        orphans.extend(self.vanish().await);
+        orphans.extend(self.wait_until_gone().await);
         FinalState {
             objects,
             coordinators: coordinators_of(kubelet),
@@ -278,16 +283,16 @@ pub async fn run_lifecycle(
 ) -> (FinalState, u32) {
     let kubelet = Kubelet::start(env, programs(coordinator)).await;
     let mut run = LifecycleRun::new(env, faults_of, gc);
-    let left = run.live(&kubelet, disturbance).await;
+    let left = run.run(&kubelet, disturbance).await;
     run.operator.kill();
     run.operator.end().await;
-    env.free_lease().await;
+    env.release_lease().await;
     (left, run.deaths)
 }
 
 async fn coordinator(coordinator: Coordinator) -> Exit {
-    if coordinator.query() == LOST && coordinator.epoch() == 1 {
-        coordinator.container.runs(true).await;
+    if coordinator.query() == LOST_QUERY && coordinator.epoch() == 1 {
+        coordinator.container.report_running(true).await;
         coordinator.report(&snapshot(2, 1, None));
         tokio::time::sleep(Duration::from_millis(50)).await;
         return Exit::evicted();
@@ -332,7 +337,7 @@ async fn orphans(env: &TestEnv) -> Vec<String> {
 }
 
 /// Deletes what the operator made.
-async fn clear(env: &TestEnv) {
+async fn delete_objects(env: &TestEnv) {
     async fn all<K>(env: &TestEnv)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
@@ -388,7 +393,7 @@ impl Listing {
                 // A token: the garbage collector deletes it with the input of its query.
                 continue;
             }
-            let name = format!("{} {}", K::kind(&()), alike(&object.name_any()));
+            let name = format!("{} {}", K::kind(&()), normalized_name(&object.name_any()));
             self.uids.extend(object.uid());
             self.owners
                 .push((name.clone(), controller.map(|owner| owner.uid.clone())));
@@ -405,7 +410,7 @@ impl Listing {
                 // They belong to the scheduler, the kubelet and the disruption controller.
                 value["status"] = Value::Null;
             }
-            without_the_run(&mut value, &env.namespace);
+            strip_run_specifics(&mut value, &env.namespace);
             // Two equal objects are one too many.
             let count = self.objects.keys().filter(|key| key.starts_with(&name)).count();
             let name = if count == 0 {
@@ -419,7 +424,7 @@ impl Listing {
 }
 
 /// The number of a worker depends on which predecessor was deleted first.
-fn alike(name: &str) -> String {
+fn normalized_name(name: &str) -> String {
     match name.strip_prefix("p-") {
         Some(number) if number.parse::<u32>().is_ok() => "p-n".to_owned(),
         _ => name.to_owned(),
@@ -428,8 +433,8 @@ fn alike(name: &str) -> String {
 
 /// Removes times, random names, and what only a coordinator reports that is followed to its end: an operator that was away has
 /// only its termination message, with phase, reason and totals.
-fn without_the_run(value: &mut Value, namespace: &str) {
-    const OF_THE_RUN: [&str; 22] = [
+fn strip_run_specifics(value: &mut Value, namespace: &str) {
+    const RUN_SPECIFIC_FIELDS: [&str; 22] = [
         "creationTimestamp",
         "lastTransitionTime",
         "lastProbeTime",
@@ -455,19 +460,21 @@ fn without_the_run(value: &mut Value, namespace: &str) {
     ];
     match value {
         Value::Object(fields) => {
-            fields.retain(|name, _| !OF_THE_RUN.contains(&name.as_str()));
+            fields.retain(|name, _| !RUN_SPECIFIC_FIELDS.contains(&name.as_str()));
             if fields.get("type").is_some_and(|type_| type_ == "Accepted") {
                 fields.remove("reason");
             }
             fields
                 .values_mut()
-                .for_each(|value| without_the_run(value, namespace));
+                .for_each(|value| strip_run_specifics(value, namespace));
         }
         Value::Array(items) => {
             items.retain(|item| item["type"] != "WorkersReady");
-            items.iter_mut().for_each(|item| without_the_run(item, namespace));
+            items
+                .iter_mut()
+                .for_each(|item| strip_run_specifics(item, namespace));
         }
-        Value::String(text) => *text = alike(&text.replace(namespace, "namespace")),
+        Value::String(text) => *text = normalized_name(&text.replace(namespace, "namespace")),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

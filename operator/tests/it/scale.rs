@@ -94,7 +94,7 @@ impl SignalledCoordinators {
     }
 
     async fn run(self: Arc<Self>, coordinator: Coordinator) -> Exit {
-        coordinator.container.runs(true).await;
+        coordinator.container.report_running(true).await;
         let name = coordinator.query().to_owned();
         let mut end = {
             let mut ends = self.ends.lock().unwrap_or_else(PoisonError::into_inner);

@@ -19,7 +19,7 @@ use crate::lifecycle::{FinalState, run_lifecycle};
 use crate::pods::object;
 
 /// Between the seeds of two operators of one lifecycle.
-const LATER: u64 = 1_000;
+const SECOND_OPERATOR_SEED: u64 = 1_000;
 /// Lifecycles that run at the same time, each in its own namespace.
 const PARALLEL: usize = 4;
 
@@ -102,13 +102,13 @@ fn a_crash_before_or_after_any_write_of_the_operator_changes_nothing_in_the_end(
 fn random_faults(seed: u64) -> Faults {
     let mut random = SmallRng::seed_from_u64(seed);
     // Only for the first operator. Its successors get the time to finish.
-    let away = seed < LATER && seed.is_multiple_of(4);
+    let away = seed < SECOND_OPERATOR_SEED && seed.is_multiple_of(4);
     let mut away = away.then(|| random.random_range(10..40_usize));
     let script = move |call: &Call| {
         if call.write.is_some() && call.write == away {
             away = None;
             let seconds = if seed == 0 { 130 } else { 20 };
-            return Some(Fault::Away(Duration::from_secs(seconds)));
+            return Some(Fault::Unreachable(Duration::from_secs(seconds)));
         }
         match random.random_range(0..100) {
             0 => Some(Fault::Refuse(409)),
@@ -153,14 +153,14 @@ fn operator_survives_faults() {
         let mut faults_of = |operator: u32| {
             // After a few crashes there are no more faults.
             let faults = match operator {
-                0..6 => random_faults(seed + LATER * u64::from(operator)),
+                0..6 => random_faults(seed + SECOND_OPERATOR_SEED * u64::from(operator)),
                 _ => Faults::none(),
             };
             all.push(faults.clone());
             faults
         };
         let (left, deaths) = run_lifecycle(env, &mut faults_of, false, async || {}).await;
-        let faulty: usize = all.iter().map(Faults::faulty).sum();
+        let faulty: usize = all.iter().map(Faults::fault_count).sum();
         disturbed.fetch_add(usize::from(faulty > 0 || deaths > 0), Ordering::Relaxed);
         let differences = left.differs_from(&wanted);
         if !differences.is_empty() {

@@ -72,16 +72,16 @@ fn a_watch_whose_events_are_lost_repeated_and_cut_ends_with_the_truth() {
             for n in 0..60 {
                 change(env, n).await;
             }
-            eventually("many events met a fault", async || faults.faulty() > 10).await;
+            eventually("many events met a fault", async || faults.fault_count() > 10).await;
             // What was dropped comes back with the next list, which an expired history asks for.
             faults.set_watch_faults(WatchFaults {
                 expire: 100,
                 ..WatchFaults::default()
             });
-            let before = faults.faulty();
+            let before = faults.fault_count();
             change(env, 61).await;
             eventually("the watch was told that its history is gone", async || {
-                faults.faulty() > before
+                faults.fault_count() > before
             })
             .await;
             faults.set_watch_faults(WatchFaults::default());
@@ -124,11 +124,11 @@ fn a_watch_that_cannot_go_on_from_where_it_was_lists_again() {
                 drop: 100,
                 ..WatchFaults::default()
             });
-            let before = faults.faulty();
+            let before = faults.fault_count();
             change(env, 4).await;
             let maps = Api::<ConfigMap>::namespaced(env.client.clone(), &env.namespace);
             maps.delete("m1", &DeleteParams::default()).await.unwrap();
-            eventually("both are dropped", async || faults.faulty() >= before + 2).await;
+            eventually("both are dropped", async || faults.fault_count() >= before + 2).await;
             faults.set_watch_faults(WatchFaults::default());
             told.lock().unwrap().clear();
             refuses.store(true, Ordering::Relaxed);

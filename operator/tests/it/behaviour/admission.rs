@@ -11,19 +11,19 @@ fn places_go_by_priority_and_then_by_age() {
     with_signalled_coordinators("places_go_by_priority_and_then_by_age", async |scripted| {
         let fixture = scripted.fixture;
         fixture
-            .pool("p", json!({"replicas": 1, "maxConcurrentQueries": 1}))
+            .create_pool("p", json!({"replicas": 1, "maxConcurrentQueries": 1}))
             .await;
-        fixture.query("first", json!({})).await;
-        fixture.runs("first", 1).await;
+        fixture.create_query("first", json!({})).await;
+        fixture.wait_until_running("first", 1).await;
         // Times of creation are whole seconds; of the same second, names decide.
         for (query, priority) in [("old", 0), ("raised", 0), ("young", 0), ("high", 5)] {
-            fixture.query(query, json!({"priority": priority})).await;
-            fixture.waits(query, "Queued").await;
+            fixture.create_query(query, json!({"priority": priority})).await;
+            fixture.wait_until_pending(query, "Queued").await;
         }
         fixture.edit_query("raised", json!({"priority": 9})).await;
         let mut order = Vec::new();
         for running in ["first", "raised", "high", "old", "young"] {
-            fixture.runs(running, 1).await;
+            fixture.wait_until_running(running, 1).await;
             let waiting = ["raised", "high", "old", "young"]
                 .into_iter()
                 .filter(|query| *query != running && !order.contains(query));
@@ -33,8 +33,8 @@ fn places_go_by_priority_and_then_by_age() {
                     "{query} beside {running}"
                 );
             }
-            scripted.signals.give(running);
-            fixture.reaches(running, QueryPhase::Succeeded).await;
+            scripted.signals.signal(running);
+            fixture.wait_for_phase(running, QueryPhase::Succeeded).await;
             order.push(running);
         }
         let mut started: Vec<_> = scripted
@@ -56,23 +56,23 @@ fn a_pool_that_takes_more_queries_lets_them_in() {
     with_signalled_coordinators("a_pool_that_takes_more_queries_lets_them_in", async |scripted| {
         let fixture = scripted.fixture;
         fixture
-            .pool("p", json!({"replicas": 1, "maxConcurrentQueries": 1}))
+            .create_pool("p", json!({"replicas": 1, "maxConcurrentQueries": 1}))
             .await;
         // One after the other: how many are before it, each says as it is at first.
-        fixture.query("a", json!({})).await;
-        fixture.runs("a", 1).await;
-        fixture.query("b", json!({})).await;
-        fixture.waits("b", "Queued").await;
-        fixture.query("c", json!({})).await;
-        let message = fixture.waits("c", "Queued").await;
+        fixture.create_query("a", json!({})).await;
+        fixture.wait_until_running("a", 1).await;
+        fixture.create_query("b", json!({})).await;
+        fixture.wait_until_pending("b", "Queued").await;
+        fixture.create_query("c", json!({})).await;
+        let message = fixture.wait_until_pending("c", "Queued").await;
         assert_eq!(message, "1 queries run in pool p, and 1 wait before this one");
         fixture.edit("p", json!({"maxConcurrentQueries": 2})).await;
-        fixture.runs("b", 1).await;
-        fixture.waits("c", "Queued").await;
+        fixture.wait_until_running("b", 1).await;
+        fixture.wait_until_pending("c", "Queued").await;
         assert!(fixture.coordinators("c").await.is_empty());
         // A query that goes makes room as one that ends does.
         fixture.delete::<sluice_crds::ShuffleQuery>("a").await;
-        fixture.runs("c", 1).await;
+        fixture.wait_until_running("c", 1).await;
     });
 }
 
@@ -82,12 +82,12 @@ fn a_query_waits_for_its_pool_and_for_enough_workers() {
         "a_query_waits_for_its_pool_and_for_enough_workers",
         async |scripted| {
             let fixture = scripted.fixture;
-            scripted.signals.give("q");
-            fixture.query("q", json!({})).await;
-            let message = fixture.waits("q", "PoolNotFound").await;
+            scripted.signals.signal("q");
+            fixture.create_query("q", json!({})).await;
+            let message = fixture.wait_until_pending("q", "PoolNotFound").await;
             assert!(message.contains("create a WorkerPool p"), "{message}");
             fixture
-                .pool("p", json!({"replicas": 1, "minReadyWorkers": 2}))
+                .create_pool("p", json!({"replicas": 1, "minReadyWorkers": 2}))
                 .await;
             eventually("one worker is not enough", async || {
                 let status = fixture.query_status("q").await;
@@ -97,7 +97,7 @@ fn a_query_waits_for_its_pool_and_for_enough_workers() {
             .await;
             assert!(fixture.coordinators("q").await.is_empty());
             fixture.edit("p", json!({"replicas": 2})).await;
-            fixture.reaches("q", QueryPhase::Succeeded).await;
+            fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
         },
     );
 }

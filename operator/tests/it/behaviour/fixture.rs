@@ -76,7 +76,7 @@ impl Fixture<'_> {
     }
 
     /// The cluster-wide name of `name` in this test.
-    pub fn global(&self, name: &str) -> String {
+    pub fn cluster_name(&self, name: &str) -> String {
         format!("{}-{name}", self.env.namespace)
     }
 
@@ -109,12 +109,12 @@ impl Fixture<'_> {
     }
 
     /// Registers the node `name` of this test in `zone`, with room for `pods` pods.
-    pub async fn node(&self, name: &str, zone: &str, pods: u32) {
+    pub async fn create_node(&self, name: &str, zone: &str, pods: u32) {
         let nodes = Api::<Node>::all(self.env.client.clone());
-        let name = self.global(name);
+        let name = self.cluster_name(name);
         let own = json!([{"key": OWN, "value": self.env.namespace, "effect": "NoSchedule"}]);
         let labels =
-            json!({"kubernetes.io/hostname": name, ZONE: self.global(zone), OWN: self.env.namespace});
+            json!({"kubernetes.io/hostname": name, ZONE: self.cluster_name(zone), OWN: self.env.namespace});
         let node = object(json!({"metadata": {"name": name, "labels": labels}, "spec": {"taints": own}}));
         nodes.create(&PostParams::default(), &node).await.unwrap();
         let room =
@@ -133,15 +133,20 @@ impl Fixture<'_> {
 
     /// Waits until the scheduler knows every node of this test, by a pod that it places there. The scheduler ignores unknown
     /// nodes, whatever the preferences.
-    pub async fn scheduler_knows_nodes(&self) {
+    pub async fn wait_until_scheduler_knows_nodes(&self) {
         let nodes = Api::<Node>::all(self.env.client.clone());
         let own = ListParams::default().labels(&format!("{OWN}={}", self.env.namespace));
         let nodes = nodes.list(&own).await.unwrap();
-        join_all(nodes.iter().map(|node| self.finds(node.name_any()))).await;
+        join_all(
+            nodes
+                .iter()
+                .map(|node| self.wait_until_scheduler_knows(node.name_any())),
+        )
+        .await;
     }
 
-    async fn finds(&self, node: String) {
-        let name = format!("finds-{}", self.local(&node));
+    async fn wait_until_scheduler_knows(&self, node: String) {
+        let name = format!("finds-{}", self.local_name(&node));
         self.create::<Pod>(json!({
             "metadata": {"name": name},
             "spec": {"nodeSelector": {"kubernetes.io/hostname": node},
@@ -157,28 +162,28 @@ impl Fixture<'_> {
     }
 
     /// Makes a node ready or not ready.
-    pub async fn node_answers(&self, name: &str, answers: bool) {
+    pub async fn set_node_ready(&self, name: &str, answers: bool) {
         let nodes = Api::<Node>::all(self.env.client.clone());
         let condition = ready(if answers { "True" } else { "Unknown" });
         let status = json!({"status": {"conditions": [condition]}});
         let params = PatchParams::default();
         nodes
-            .patch_status(&self.global(name), &params, &Patch::Merge(&status))
+            .patch_status(&self.cluster_name(name), &params, &Patch::Merge(&status))
             .await
             .unwrap();
     }
 
     /// A volume, reached from nodes that match `terms`, and the claim `name` bound to it.
-    pub async fn claim(&self, name: &str, mode: &str, terms: &Value) {
+    pub async fn create_claim(&self, name: &str, mode: &str, terms: &Value) {
         let storage = json!({"storage": "1Gi"});
         let volumes = Api::<PersistentVolume>::all(self.env.client.clone());
         let affinity = (!terms.is_null()).then(|| json!({"required": {"nodeSelectorTerms": terms}}));
         let volume = json!({
-            "metadata": {"name": self.global(name), "labels": {OWN: self.env.namespace}},
+            "metadata": {"name": self.cluster_name(name), "labels": {OWN: self.env.namespace}},
             "spec": {"capacity": storage, "accessModes": [mode], "storageClassName": "",
                 "persistentVolumeReclaimPolicy": "Retain", "nodeAffinity": affinity,
                 "claimRef": {"namespace": self.env.namespace, "name": name},
-                "csi": {"driver": "sluice.test", "volumeHandle": self.global(name)}},
+                "csi": {"driver": "sluice.test", "volumeHandle": self.cluster_name(name)}},
         });
         volumes
             .create(&PostParams::default(), &object(volume))
@@ -186,7 +191,7 @@ impl Fixture<'_> {
             .unwrap();
         self.create::<PersistentVolumeClaim>(json!({
             "metadata": {"name": name},
-            "spec": {"accessModes": [mode], "storageClassName": "", "volumeName": self.global(name),
+            "spec": {"accessModes": [mode], "storageClassName": "", "volumeName": self.cluster_name(name),
                 "resources": {"requests": storage}},
         }))
         .await;
@@ -199,7 +204,7 @@ impl Fixture<'_> {
     }
 
     /// Creates a quota of as many pods as the namespace has, and waits until it is in force.
-    pub async fn no_more_pods(&self, name: &str, there: u32) {
+    pub async fn exhaust_pod_quota(&self, name: &str, there: u32) {
         let spec = json!({"hard": {"pods": there.to_string()}});
         let quota = json!({"metadata": {"name": name}, "spec": spec});
         self.create::<ResourceQuota>(quota).await;
@@ -226,7 +231,7 @@ impl Fixture<'_> {
     }
 
     /// Creates a pool whose workers run on the test's nodes.
-    pub async fn pool(&self, name: &str, spec: Value) -> WorkerPool {
+    pub async fn create_pool(&self, name: &str, spec: Value) -> WorkerPool {
         let spec = self.on_own_nodes(spec);
         self.create(json!({"apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool",
                            "metadata": {"name": name}, "spec": spec}))
@@ -250,7 +255,7 @@ impl Fixture<'_> {
     }
 
     /// Waits until the status of the current spec is not ready for this reason. Returns the message.
-    pub async fn is_not_ready_for(&self, pool: &str, reason: &str) -> String {
+    pub async fn wait_until_not_ready(&self, pool: &str, reason: &str) -> String {
         let mut message = String::new();
         eventually(&format!("{pool} says {reason}"), async || {
             let status = self.status(pool).await;
@@ -275,7 +280,7 @@ impl Fixture<'_> {
     }
 
     /// Waits until the pool has exactly the pods `names`, apart from terminating ones.
-    pub async fn has_pods(&self, pool: &str, names: &[&str]) -> Vec<Pod> {
+    pub async fn wait_for_pods(&self, pool: &str, names: &[&str]) -> Vec<Pod> {
         until(&format!("{pool} has the pods {names:?}"), async || {
             let mut pods = self.pods(pool).await;
             pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
@@ -290,29 +295,29 @@ impl Fixture<'_> {
 
     /// Waits until the scheduler has placed `count` pods of the pool and found the others unschedulable. Returns the number of
     /// pods by node.
-    pub async fn placed(&self, pool: &str, count: usize) -> BTreeMap<String, usize> {
+    pub async fn wait_until_placed(&self, pool: &str, count: usize) -> BTreeMap<String, usize> {
         let mut nodes = BTreeMap::new();
         eventually(&format!("{count} pods of {pool} have a node"), async || {
             let mut pods = self.pods(pool).await;
             pods.retain(|pod| pod.metadata.deletion_timestamp.is_none());
             nodes = BTreeMap::new();
             for node in pods.iter().filter_map(node_of) {
-                *nodes.entry(self.local(&node)).or_default() += 1;
+                *nodes.entry(self.local_name(&node)).or_default() += 1;
             }
-            nodes.values().sum::<usize>() == count && pods.iter().all(scheduler_spoke)
+            nodes.values().sum::<usize>() == count && pods.iter().all(has_scheduling_condition)
         })
         .await;
         nodes
     }
 
     /// The name within this test of a cluster-wide name.
-    pub fn local(&self, name: &str) -> String {
+    pub fn local_name(&self, name: &str) -> String {
         let prefix = format!("{}-", self.env.namespace);
         name.strip_prefix(&prefix).unwrap_or(name).to_owned()
     }
 
     /// Marks a placed pod as running, as the kubelet of its node does. No process answers there.
-    pub async fn has_started(&self, pod: &Pod) {
+    pub async fn mark_running(&self, pod: &Pod) {
         let status =
             json!({"status": {"phase": "Running", "podIP": "127.0.0.1", "conditions": [ready("True")]}});
         let patch = Patch::Merge(status);
@@ -358,7 +363,7 @@ pub fn node_of(pod: &Pod) -> Option<String> {
     pod.spec.as_ref()?.node_name.clone()
 }
 
-fn scheduler_spoke(pod: &Pod) -> bool {
+fn has_scheduling_condition(pod: &Pod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     let mut conditions = conditions.into_iter().flatten();
     conditions.any(|condition| condition.type_ == "PodScheduled")

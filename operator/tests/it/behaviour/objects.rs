@@ -30,7 +30,7 @@ where
 }
 
 /// Waits for the object, deletes it, and waits until it is there again as it was.
-async fn comes_back<K>(fixture: &Fixture<'_>, name: &str)
+async fn wait_until_recreated<K>(fixture: &Fixture<'_>, name: &str)
 where
     K: Kind,
 {
@@ -61,18 +61,18 @@ fn objects_of_a_pool_come_back_when_somebody_deletes_them() {
     with_operator(
         "objects_of_a_pool_come_back_when_somebody_deletes_them",
         async |fixture| {
-            fixture.pool("p", json!({"replicas": 1})).await;
-            comes_back::<Service>(fixture, "p-workers").await;
-            comes_back::<PodDisruptionBudget>(fixture, "p-workers").await;
-            comes_back::<ServiceAccount>(fixture, "p-workers").await;
-            comes_back::<NetworkPolicy>(fixture, "p-workers").await;
-            comes_back::<ConfigMap>(fixture, "p-workers-key").await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            wait_until_recreated::<Service>(fixture, "p-workers").await;
+            wait_until_recreated::<PodDisruptionBudget>(fixture, "p-workers").await;
+            wait_until_recreated::<ServiceAccount>(fixture, "p-workers").await;
+            wait_until_recreated::<NetworkPolicy>(fixture, "p-workers").await;
+            wait_until_recreated::<ConfigMap>(fixture, "p-workers-key").await;
         },
     );
 }
 
 /// Waits for the object, merges `change` into it, and waits until it is as it was.
-async fn is_put_back<K>(fixture: &Fixture<'_>, name: &str, change: Value)
+async fn wait_until_restored<K>(fixture: &Fixture<'_>, name: &str, change: Value)
 where
     K: Kind,
 {
@@ -103,21 +103,21 @@ fn what_somebody_changes_in_objects_of_a_pool_is_put_back() {
     with_operator(
         "what_somebody_changes_in_objects_of_a_pool_is_put_back",
         async |fixture| {
-            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
             let selector = json!({"spec": {"selector": {"sluice.dev/pool": "another"}}});
-            is_put_back::<Service>(fixture, "p-workers", selector).await;
+            wait_until_restored::<Service>(fixture, "p-workers", selector).await;
             let unready = json!({"spec": {"publishNotReadyAddresses": true}});
-            is_put_back::<Service>(fixture, "p-workers", unready).await;
+            wait_until_restored::<Service>(fixture, "p-workers", unready).await;
             let all = json!({"spec": {"maxUnavailable": "100%"}});
-            is_put_back::<PodDisruptionBudget>(fixture, "p-workers", all).await;
+            wait_until_restored::<PodDisruptionBudget>(fixture, "p-workers", all).await;
             let open = json!({"spec": {"ingress": [{}]}});
-            is_put_back::<NetworkPolicy>(fixture, "p-workers", open).await;
+            wait_until_restored::<NetworkPolicy>(fixture, "p-workers", open).await;
             for token in [json!(true), Value::Null] {
                 let token = json!({"automountServiceAccountToken": token});
-                is_put_back::<ServiceAccount>(fixture, "p-workers", token).await;
+                wait_until_restored::<ServiceAccount>(fixture, "p-workers", token).await;
             }
             let key = json!({"data": {"public.pem": "mine"}});
-            is_put_back::<ConfigMap>(fixture, "p-workers-key", key).await;
+            wait_until_restored::<ConfigMap>(fixture, "p-workers-key", key).await;
         },
     );
 }
@@ -127,15 +127,15 @@ fn an_object_of_somebody_else_is_left_alone() {
     with_operator("an_object_of_somebody_else_is_left_alone", async |fixture| {
         let theirs = json!({"metadata": {"name": "p-workers"}, "spec": {"ports": [{"port": 80}]}});
         let theirs: Service = fixture.create(theirs).await;
-        fixture.pool("p", json!({"replicas": 1})).await;
-        let message = fixture.is_not_ready_for("p", "NameTaken").await;
+        fixture.create_pool("p", json!({"replicas": 1})).await;
+        let message = fixture.wait_until_not_ready("p", "NameTaken").await;
         assert!(message.starts_with("Service p-workers exists"), "{message}");
         let now = fixture.api::<Service>().get("p-workers").await.unwrap();
         assert_eq!(now.resource_version(), theirs.resource_version());
         assert_eq!(fixture.pods("p").await, []);
         // Once it has made room, the pool takes its name.
         fixture.delete::<Service>("p-workers").await;
-        fixture.has_pods("p", &["p-0"]).await;
+        fixture.wait_for_pods("p", &["p-0"]).await;
         let ours = fixture.api::<Service>().get("p-workers").await.unwrap();
         assert_eq!(ours.owner_references().len(), 1);
     });
@@ -166,8 +166,8 @@ async fn owned(fixture: &Fixture<'_>) -> [usize; 6] {
 #[test]
 fn everything_that_a_pool_owns_goes_with_it() {
     with_operator("everything_that_a_pool_owns_goes_with_it", async |fixture| {
-        fixture.pool("p", json!({"replicas": 2})).await;
-        fixture.pool("stays", json!({"replicas": 1})).await;
+        fixture.create_pool("p", json!({"replicas": 2})).await;
+        fixture.create_pool("stays", json!({"replicas": 1})).await;
         eventually("both pools have their objects", async || {
             owned(fixture).await == [3, 2, 2, 2, 4, 2]
         })
@@ -186,11 +186,11 @@ fn a_pool_that_is_made_anew_gets_objects_of_its_own() {
     with_operator(
         "a_pool_that_is_made_anew_gets_objects_of_its_own",
         async |fixture| {
-            let first = fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.has_pods("p", &["p-0"]).await;
+            let first = fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.wait_for_pods("p", &["p-0"]).await;
             fixture.delete::<WorkerPool>("p").await;
             // At once: what the first one owned may still be there.
-            let second = fixture.pool("p", json!({"replicas": 1})).await;
+            let second = fixture.create_pool("p", json!({"replicas": 1})).await;
             assert_ne!(first.uid(), second.uid());
             let owner = |object: &dyn Fn() -> Vec<String>| object() == [second.uid().unwrap()];
             eventually("all belongs to the second", async || {
@@ -220,7 +220,7 @@ fn a_namespace_under_the_restricted_standard_takes_the_pods() {
                 .patch(&fixture.env.namespace, &params, &Patch::Merge(label))
                 .await
                 .unwrap();
-            fixture.claim("data", "ReadOnlyMany", &Value::Null).await;
+            fixture.create_claim("data", "ReadOnlyMany", &Value::Null).await;
             let spill = json!({"limit": "2GiB", "volumes": [
                 {"name": "a", "emptyDir": {"sizeLimit": "1GiB"}},
                 {"name": "b", "ephemeral": {"size": "1GiB"}},
@@ -229,8 +229,8 @@ fn a_namespace_under_the_restricted_standard_takes_the_pods() {
                 "replicas": 1, "spill": spill, "credentials": {"secretName": "s"},
                 "dataVolumes": [{"name": "data", "claimName": "data", "mountPath": "/data"}],
             });
-            fixture.pool("p", spec).await;
-            fixture.has_pods("p", &["p-0"]).await;
+            fixture.create_pool("p", spec).await;
+            fixture.wait_for_pods("p", &["p-0"]).await;
             // The standard is in force: a pod that heeds it not is refused.
             let plain =
                 json!({"metadata": {"name": "x"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});

@@ -34,33 +34,35 @@ fn a_namespace_runs_as_many_queries_as_it_is_granted_in_all_its_pools() {
             let _kubelet = Kubelet::start(fixture.env, program).await;
             let operator = fixture.start("operator", &["--max-queries-per-namespace=1"]);
             for pool in ["p", "other"] {
-                fixture.pool(pool, json!({"replicas": 1})).await;
+                fixture.create_pool(pool, json!({"replicas": 1})).await;
             }
-            fixture.query("first", json!({})).await;
-            fixture.runs("first", 1).await;
+            fixture.create_query("first", json!({})).await;
+            fixture.wait_until_running("first", 1).await;
             fixture
-                .query("second", json!({"workerPoolRef": {"name": "other"}}))
+                .create_query("second", json!({"workerPoolRef": {"name": "other"}}))
                 .await;
-            let message = fixture.waits("second", "NamespaceQuotaReached").await;
+            let message = fixture
+                .wait_until_pending("second", "NamespaceQuotaReached")
+                .await;
             assert!(
                 message.starts_with("1 queries run in this namespace, which may have 1"),
                 "{message}"
             );
             // Its workers are not started before.
             fixture
-                .query("third", json!({"workers": {"replicas": 1}, "priority": -1}))
+                .create_query("third", json!({"workers": {"replicas": 1}, "priority": -1}))
                 .await;
-            fixture.waits("third", "NamespaceQuotaReached").await;
+            fixture.wait_until_pending("third", "NamespaceQuotaReached").await;
             assert_eq!(fixture.owned_by_query("third").await, [""; 0]);
             for (name, next) in [
                 ("first", Some("second")),
                 ("second", Some("third")),
                 ("third", None),
             ] {
-                signals.give(name);
-                fixture.reaches(name, QueryPhase::Succeeded).await;
+                signals.signal(name);
+                fixture.wait_for_phase(name, QueryPhase::Succeeded).await;
                 if let Some(next) = next {
-                    fixture.runs(next, 1).await;
+                    fixture.wait_until_running(next, 1).await;
                 }
             }
             operator.assert_nothing_forbidden();
@@ -76,26 +78,26 @@ fn a_pool_says_what_queries_have_that_do_not_say() {
             let fixture = scripted.fixture;
             let spec = json!({"replicas": 1, "maxConcurrentQueries": 1, "defaultDeadlineSeconds": 8,
                           "defaultTtlSecondsAfterFinished": 1, "maxQueryPriority": 3});
-            fixture.pool("p", spec).await;
+            fixture.create_pool("p", spec).await;
             fixture
-                .query("late", json!({"ttlSecondsAfterFinished": 3600}))
+                .create_query("late", json!({"ttlSecondsAfterFinished": 3600}))
                 .await;
-            fixture.runs("late", 1).await;
+            fixture.wait_until_running("late", 1).await;
             // Of two that are above the cap, the older goes first.
             fixture
-                .query("older", json!({"priority": 4, "deadlineSeconds": 600}))
+                .create_query("older", json!({"priority": 4, "deadlineSeconds": 600}))
                 .await;
-            fixture.waits("older", "Queued").await;
+            fixture.wait_until_pending("older", "Queued").await;
             tokio::time::sleep(Duration::from_millis(1_100)).await;
             fixture
-                .query("younger", json!({"priority": 9, "deadlineSeconds": 600}))
+                .create_query("younger", json!({"priority": 9, "deadlineSeconds": 600}))
                 .await;
-            let (reason, message) = fixture.fails("late").await;
+            let (reason, message) = fixture.wait_until_failed("late").await;
             assert_eq!(reason, "DeadlineExceeded");
             assert!(message.contains("deadline of 8 s"), "{message}");
-            fixture.runs("older", 1).await;
-            scripted.signals.give("older");
-            scripted.signals.give("younger");
+            fixture.wait_until_running("older", 1).await;
+            scripted.signals.signal("older");
+            scripted.signals.signal("younger");
             eventually("the default time to live deletes both", async || {
                 let queries = fixture.api::<ShuffleQuery>();
                 let left = queries.list(&ListParams::default()).await.unwrap();
@@ -120,12 +122,12 @@ fn what_coordinators_needed_goes_with_the_end_of_their_query() {
         "what_coordinators_needed_goes_with_the_end_of_their_query",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
             let text = json!({"metadata": {"name": "text"}, "data": {"q.sql": "select 1"}});
             fixture.create::<ConfigMap>(text).await;
             let source = json!({"sqlFrom": {"configMapKeyRef": {"name": "text", "key": "q.sql"}}});
-            fixture.query("q", source).await;
-            fixture.runs("q", 1).await;
+            fixture.create_query("q", source).await;
+            fixture.wait_until_running("q", 1).await;
             let left = async || {
                 let ours = ListParams::default().labels(&format!("{}=q", labels::QUERY));
                 let maps = fixture.api::<ConfigMap>().list(&ours).await.unwrap();
@@ -133,8 +135,8 @@ fn what_coordinators_needed_goes_with_the_end_of_their_query() {
                 (maps.items.len(), secrets.items.len())
             };
             assert_eq!(left().await, (1, 1));
-            scripted.signals.give("q");
-            fixture.reaches("q", QueryPhase::Succeeded).await;
+            scripted.signals.signal("q");
+            fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
             eventually("input and token are gone", async || left().await == (0, 0)).await;
             assert!(
                 fixture
@@ -157,7 +159,7 @@ fn silent_coordinators() -> Program {
             return usual(container);
         }
         async move {
-            container.runs(true).await;
+            container.report_running(true).await;
             container.terminated().await;
             Exit::stopped()
         }
@@ -171,9 +173,9 @@ fn a_coordinator_that_the_operator_does_not_reach_is_told_of() {
         "a_coordinator_that_the_operator_does_not_reach_is_told_of",
         async |fixture| {
             let _kubelet = Kubelet::start(fixture.env, silent_coordinators()).await;
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("q", json!({})).await;
-            let message = fixture.waits("q", "CoordinatorUnreachable").await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.create_query("q", json!({})).await;
+            let message = fixture.wait_until_pending("q", "CoordinatorUnreachable").await;
             assert!(
                 message.contains("port 7401 since") && message.contains("NetworkPolicy"),
                 "{message}"
@@ -194,7 +196,7 @@ fn coordinators_of_a_pool_have_a_network_policy_of_their_own() {
         "coordinators_of_a_pool_have_a_network_policy_of_their_own",
         async |fixture| {
             fixture
-                .pool("p", json!({"replicas": 0, "egress": "Internal"}))
+                .create_pool("p", json!({"replicas": 0, "egress": "Internal"}))
                 .await;
             let policies = fixture.api::<NetworkPolicy>();
             let policy = until("the pool has the policy", async || {
@@ -231,8 +233,8 @@ fn an_object_that_cannot_be_read_is_told_of_and_stops_nothing() {
         "an_object_that_cannot_be_read_is_told_of_and_stops_nothing",
         async |fixture| {
             let _kubelet = Kubelet::start(fixture.env, programs(succeeds)).await;
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("odd", json!({"suspend": true})).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.create_query("odd", json!({"suspend": true})).await;
             // As a newer operator may have written it.
             let status = json!({"status": {"phase": "Pending", "reason": "FromTheFuture"}});
             let odd = async |status| {
@@ -266,10 +268,10 @@ fn an_object_that_cannot_be_read_is_told_of_and_stops_nothing() {
                 })
             };
             eventually("an event tells of it", told).await;
-            fixture.query("q", json!({})).await;
-            fixture.reaches("q", QueryPhase::Succeeded).await;
+            fixture.create_query("q", json!({})).await;
+            fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
             odd(json!({"status": null})).await;
-            fixture.reaches("odd", QueryPhase::Suspended).await;
+            fixture.wait_for_phase("odd", QueryPhase::Suspended).await;
             eventually("none is counted", async || counts(0).await).await;
             operator.assert_nothing_forbidden();
         },
@@ -336,7 +338,7 @@ fn a_pool_scales_itself_from_zero_and_back() {
         let operator = fixture.start("operator", &[]);
         let scaling = json!({"maxReplicas": 3, "scaleDownStabilizationSeconds": 2});
         fixture
-            .pool(
+            .create_pool(
                 "p",
                 json!({"replicas": 1, "slotsPerWorker": 2, "autoscaling": scaling}),
             )
@@ -347,12 +349,12 @@ fn a_pool_scales_itself_from_zero_and_back() {
         .await;
         let names = ["a", "b", "c", "d", "e"];
         for name in names {
-            fixture.query(name, json!({})).await;
+            fixture.create_query(name, json!({})).await;
         }
         // Five queries that are not planned want two slots each: more than the most.
-        fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+        fixture.wait_for_pods("p", &["p-0", "p-1", "p-2"]).await;
         for name in names {
-            fixture.runs(name, 1).await;
+            fixture.wait_until_running(name, 1).await;
         }
         let shown = async |line: &str| {
             let text = operator.get("/metrics").await.unwrap_or_default();
@@ -370,20 +372,20 @@ fn a_pool_scales_itself_from_zero_and_back() {
         })
         .await;
         for name in &names[..4] {
-            signals.give(name);
-            fixture.reaches(name, QueryPhase::Succeeded).await;
+            signals.signal(name);
+            fixture.wait_for_phase(name, QueryPhase::Succeeded).await;
         }
         eventually("one worker is left for one query", async || {
             desired(fixture, "p").await == Some(1)
         })
         .await;
-        signals.give("e");
-        fixture.reaches("e", QueryPhase::Succeeded).await;
+        signals.signal("e");
+        fixture.wait_for_phase("e", QueryPhase::Succeeded).await;
         eventually("nothing is wanted again", async || {
             desired(fixture, "p").await == Some(0)
         })
         .await;
-        fixture.has_pods("p", &[]).await;
+        fixture.wait_for_pods("p", &[]).await;
         fixture.delete::<sluice_crds::WorkerPool>("p").await;
         eventually("a pool that is gone is not shown", async || {
             let text = operator.get("/metrics").await.unwrap_or_default();

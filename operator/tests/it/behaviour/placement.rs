@@ -24,19 +24,19 @@ fn on(nodes: &[(&str, usize)]) -> Placed {
 async fn three_zones(fixture: &Fixture<'_>, pods: u32) {
     for zone in ["a", "b", "c"] {
         for number in [1, 2] {
-            fixture.node(&format!("{zone}{number}"), zone, pods).await;
+            fixture.create_node(&format!("{zone}{number}"), zone, pods).await;
         }
     }
 }
 
 /// Terms that a node of the test's zone matches.
 fn in_zone(fixture: &Fixture<'_>, zone: &str) -> Value {
-    json!([{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": [fixture.global(zone)]}]}])
+    json!([{"matchExpressions": [{"key": "topology.kubernetes.io/zone", "operator": "In", "values": [fixture.cluster_name(zone)]}]}])
 }
 
 /// Terms that a node of the test matches.
 fn on_node(fixture: &Fixture<'_>, node: &str) -> Value {
-    json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [fixture.global(node)]}]}])
+    json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [fixture.cluster_name(node)]}]}])
 }
 
 fn by_zone(placed: &Placed) -> Placed {
@@ -52,18 +52,18 @@ const TRIES: usize = 3;
 
 /// Makes a pool of `count` workers that the scheduler places as `wished` says. It weighs wishes against one another and promises
 /// none: a pool gets a few tries.
-async fn is_placed_as_wished(
+async fn assert_placement(
     fixture: &Fixture<'_>,
     spec: Value,
     count: usize,
     wished: impl Fn(&Placed) -> bool,
 ) {
-    fixture.scheduler_knows_nodes().await;
+    fixture.wait_until_scheduler_knows_nodes().await;
     let mut seen = Vec::new();
     for number in 0..TRIES {
         let pool = format!("p{number}");
-        fixture.pool(&pool, spec.clone()).await;
-        let placed = fixture.placed(&pool, count).await;
+        fixture.create_pool(&pool, spec.clone()).await;
+        let placed = fixture.wait_until_placed(&pool, count).await;
         if wished(&placed) {
             return;
         }
@@ -94,12 +94,12 @@ fn workers_run_on_the_node_that_their_claim_is_bound_to() {
         async |fixture| {
             three_zones(fixture, 10).await;
             let terms = on_node(fixture, "b2");
-            fixture.claim("data", "ReadWriteOnce", &terms).await;
+            fixture.create_claim("data", "ReadWriteOnce", &terms).await;
             let volumes = json!([{"name": "data", "claimName": "data", "mountPath": "/data"}]);
             let spec =
                 json!({"replicas": 3, "dataVolumes": volumes, "placement": {"dataAffinity": "Required"}});
-            fixture.pool("p", spec).await;
-            assert_eq!(fixture.placed("p", 3).await, on(&[("b2", 3)]));
+            fixture.create_pool("p", spec).await;
+            assert_eq!(fixture.wait_until_placed("p", 3).await, on(&[("b2", 3)]));
             for pod in fixture.pods("p").await {
                 let required = &node_affinity(&pod)["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"];
                 assert_eq!(required, &terms);
@@ -115,17 +115,17 @@ fn workers_run_where_all_their_claims_are_reached() {
         async |fixture| {
             three_zones(fixture, 10).await;
             let b_or_c = json!([in_zone(fixture, "b")[0], in_zone(fixture, "c")[0]]);
-            fixture.claim("data", "ReadOnlyMany", &b_or_c).await;
+            fixture.create_claim("data", "ReadOnlyMany", &b_or_c).await;
             fixture
-                .claim("sink", "ReadWriteMany", &in_zone(fixture, "b"))
+                .create_claim("sink", "ReadWriteMany", &in_zone(fixture, "b"))
                 .await;
             let spec = json!({
                 "replicas": 4, "placement": {"dataAffinity": "Required"},
                 "dataVolumes": [{"name": "data", "claimName": "data", "mountPath": "/data"}],
                 "sinkVolumes": [{"name": "sink", "claimName": "sink", "mountPath": "/sink"}],
             });
-            fixture.pool("p", spec).await;
-            assert_eq!(by_zone(&fixture.placed("p", 4).await), on(&[("b", 4)]));
+            fixture.create_pool("p", spec).await;
+            assert_eq!(by_zone(&fixture.wait_until_placed("p", 4).await), on(&[("b", 4)]));
         },
     );
 }
@@ -135,10 +135,10 @@ fn workers_prefer_the_zone_that_a_hint_names() {
     with_operator("workers_prefer_the_zone_that_a_hint_names", async |fixture| {
         // Room for four in the zone: the others go elsewhere and do not wait.
         three_zones(fixture, 2).await;
-        let hints = json!([{"zone": fixture.global("c")}]);
+        let hints = json!([{"zone": fixture.cluster_name("c")}]);
         let placement = json!({"locality": hints, "zones": "Any", "antiAffinity": "None"});
         let spec = json!({"replicas": 5, "placement": placement});
-        is_placed_as_wished(fixture, spec, 5, |placed| by_zone(placed).get("c") == Some(&4)).await;
+        assert_placement(fixture, spec, 5, |placed| by_zone(placed).get("c") == Some(&4)).await;
     });
 }
 
@@ -148,25 +148,25 @@ fn a_small_weight_yields_to_other_wishes_of_the_scheduler() {
         "a_small_weight_yields_to_other_wishes_of_the_scheduler",
         async |fixture| {
             three_zones(fixture, 20).await;
-            let hints = json!([{"node": fixture.global("a1")}]);
+            let hints = json!([{"node": fixture.cluster_name("a1")}]);
             // Three quarters of the node are taken: the scheduler would rather use another.
             let large = json!({"requests": {"cpu": "8", "memory": "32Gi"}, "limits": {"memory": "32Gi"}});
             let placement = json!({"locality": hints, "dataAffinity": "Required", "antiAffinity": "None"});
             fixture
-                .pool(
+                .create_pool(
                     "full",
                     json!({"replicas": 6, "resources": large, "placement": placement}),
                 )
                 .await;
-            assert_eq!(fixture.placed("full", 6).await, on(&[("a1", 6)]));
-            fixture.scheduler_knows_nodes().await;
+            assert_eq!(fixture.wait_until_placed("full", 6).await, on(&[("a1", 6)]));
+            fixture.wait_until_scheduler_knows_nodes().await;
             for (name, weight, near) in [("light", 5, 0), ("heavy", 100, 1)] {
                 let placement =
                     json!({"locality": hints, "weight": weight, "zones": "Any", "antiAffinity": "None"});
                 fixture
-                    .pool(name, json!({"replicas": 1, "placement": placement}))
+                    .create_pool(name, json!({"replicas": 1, "placement": placement}))
                     .await;
-                let placed = fixture.placed(name, 1).await;
+                let placed = fixture.wait_until_placed(name, 1).await;
                 assert_eq!(placed.get("a1").copied().unwrap_or(0), near, "{name}: {placed:?}");
             }
         },
@@ -177,16 +177,20 @@ fn a_small_weight_yields_to_other_wishes_of_the_scheduler() {
 fn workers_wait_for_the_zone_that_a_hint_demands() {
     with_operator("workers_wait_for_the_zone_that_a_hint_demands", async |fixture| {
         three_zones(fixture, 1).await;
-        let placement = json!({"locality": [{"zone": fixture.global("c")}], "dataAffinity": "Required"});
+        let placement =
+            json!({"locality": [{"zone": fixture.cluster_name("c")}], "dataAffinity": "Required"});
         fixture
-            .pool("p", json!({"replicas": 3, "placement": placement}))
+            .create_pool("p", json!({"replicas": 3, "placement": placement}))
             .await;
-        assert_eq!(fixture.placed("p", 2).await, on(&[("c1", 1), ("c2", 1)]));
-        let message = fixture.is_not_ready_for("p", "Unschedulable").await;
-        assert!(message.contains("nodes are available"), "{message}");
-        fixture.node("c3", "c", 1).await;
         assert_eq!(
-            fixture.placed("p", 3).await,
+            fixture.wait_until_placed("p", 2).await,
+            on(&[("c1", 1), ("c2", 1)])
+        );
+        let message = fixture.wait_until_not_ready("p", "Unschedulable").await;
+        assert!(message.contains("nodes are available"), "{message}");
+        fixture.create_node("c3", "c", 1).await;
+        assert_eq!(
+            fixture.wait_until_placed("p", 3).await,
             on(&[("c1", 1), ("c2", 1), ("c3", 1)])
         );
     });
@@ -196,13 +200,13 @@ fn workers_wait_for_the_zone_that_a_hint_demands() {
 fn workers_run_on_the_nodes_that_hints_demand() {
     with_operator("workers_run_on_the_nodes_that_hints_demand", async |fixture| {
         three_zones(fixture, 10).await;
-        let hints = json!([{"node": fixture.global("a2")}, {"node": fixture.global("c1")}]);
+        let hints = json!([{"node": fixture.cluster_name("a2")}, {"node": fixture.cluster_name("c1")}]);
         let placement = json!({"locality": hints, "dataAffinity": "Required"});
         fixture
-            .pool("p", json!({"replicas": 4, "placement": placement}))
+            .create_pool("p", json!({"replicas": 4, "placement": placement}))
             .await;
         // How many on which is the scheduler's affair.
-        let placed = fixture.placed("p", 4).await;
+        let placed = fixture.wait_until_placed("p", 4).await;
         let demanded = |node: &String| ["a2", "c1"].contains(&node.as_str());
         assert!(placed.keys().all(demanded), "{placed:?}");
     });
@@ -212,10 +216,10 @@ fn workers_run_on_the_nodes_that_hints_demand() {
 fn hints_that_are_ignored_attract_nobody() {
     with_operator("hints_that_are_ignored_attract_nobody", async |fixture| {
         three_zones(fixture, 10).await;
-        let placement = json!({"locality": [{"zone": fixture.global("c")}], "dataAffinity": "Ignore"});
+        let placement = json!({"locality": [{"zone": fixture.cluster_name("c")}], "dataAffinity": "Ignore"});
         let spec = json!({"replicas": 6, "placement": placement});
         let evenly = on(&[("a", 2), ("b", 2), ("c", 2)]);
-        is_placed_as_wished(fixture, spec, 6, |placed| by_zone(placed) == evenly).await;
+        assert_placement(fixture, spec, 6, |placed| by_zone(placed) == evenly).await;
     });
 }
 
@@ -223,11 +227,11 @@ fn hints_that_are_ignored_attract_nobody() {
 fn workers_spread_over_zones_of_different_size() {
     with_operator("workers_spread_over_zones_of_different_size", async |fixture| {
         for node in ["a1", "a2", "a3", "a4", "b1", "c1"] {
-            fixture.node(node, &node[..1], 10).await;
+            fixture.create_node(node, &node[..1], 10).await;
         }
         let spec = json!({"replicas": 6, "placement": {"antiAffinity": "None"}});
         let evenly = on(&[("a", 2), ("b", 2), ("c", 2)]);
-        is_placed_as_wished(fixture, spec, 6, |placed| by_zone(placed) == evenly).await;
+        assert_placement(fixture, spec, 6, |placed| by_zone(placed) == evenly).await;
     });
 }
 
@@ -236,11 +240,11 @@ fn packed_workers_share_a_zone_and_no_node() {
     with_operator("packed_workers_share_a_zone_and_no_node", async |fixture| {
         for zone in ["a", "b", "c"] {
             for number in 1..=4 {
-                fixture.node(&format!("{zone}{number}"), zone, 10).await;
+                fixture.create_node(&format!("{zone}{number}"), zone, 10).await;
             }
         }
         let spec = json!({"replicas": 4, "placement": {"zones": "Pack"}});
-        is_placed_as_wished(fixture, spec, 4, |placed| {
+        assert_placement(fixture, spec, 4, |placed| {
             by_zone(placed).len() == 1 && placed.values().all(|pods| *pods == 1)
         })
         .await;
@@ -252,19 +256,22 @@ fn workers_that_may_share_no_node_wait_for_one_each() {
     with_operator(
         "workers_that_may_share_no_node_wait_for_one_each",
         async |fixture| {
-            fixture.node("a1", "a", 10).await;
-            fixture.node("b1", "b", 10).await;
+            fixture.create_node("a1", "a", 10).await;
+            fixture.create_node("b1", "b", 10).await;
             fixture
-                .pool(
+                .create_pool(
                     "p",
                     json!({"replicas": 3, "placement": {"antiAffinity": "Required"}}),
                 )
                 .await;
-            assert_eq!(fixture.placed("p", 2).await, on(&[("a1", 1), ("b1", 1)]));
-            fixture.is_not_ready_for("p", "Unschedulable").await;
-            fixture.node("c1", "c", 10).await;
             assert_eq!(
-                fixture.placed("p", 3).await,
+                fixture.wait_until_placed("p", 2).await,
+                on(&[("a1", 1), ("b1", 1)])
+            );
+            fixture.wait_until_not_ready("p", "Unschedulable").await;
+            fixture.create_node("c1", "c", 10).await;
+            assert_eq!(
+                fixture.wait_until_placed("p", 3).await,
                 on(&[("a1", 1), ("b1", 1), ("c1", 1)])
             );
         },
@@ -274,21 +281,22 @@ fn workers_that_may_share_no_node_wait_for_one_each() {
 #[test]
 fn workers_learn_the_zone_of_their_node() {
     with_operator("workers_learn_the_zone_of_their_node", async |fixture| {
-        fixture.node("a1", "a", 10).await;
-        fixture.node("b1", "b", 10).await;
-        fixture.pool("p", json!({"replicas": 2})).await;
+        fixture.create_node("a1", "a", 10).await;
+        fixture.create_node("b1", "b", 10).await;
+        fixture.create_pool("p", json!({"replicas": 2})).await;
         eventually("the pods carry the zone of their node", async || {
             let pods = fixture.pods("p").await;
             pods.len() == 2
                 && pods.iter().all(|pod| {
                     let node = node_of(pod).unwrap_or_default();
-                    let zone = fixture.global(&fixture.local(&node).chars().take(1).collect::<String>());
+                    let zone =
+                        fixture.cluster_name(&fixture.local_name(&node).chars().take(1).collect::<String>());
                     pod.labels().get("topology.kubernetes.io/zone") == Some(&zone)
                 })
         })
         .await;
         eventually("the pool names its zones", async || {
-            fixture.status("p").await.zones == [fixture.global("a"), fixture.global("b")]
+            fixture.status("p").await.zones == [fixture.cluster_name("a"), fixture.cluster_name("b")]
         })
         .await;
     });
@@ -302,13 +310,16 @@ fn inline_workers_run_where_the_tables_of_their_query_are() {
             three_zones(fixture, 10).await;
             // Generated, so that the workers need no volume, which would bind them to a place of its own.
             let table = json!({"name": "lineitem", "tpch": {"scaleFactor": 0.01},
-                               "locality": [{"zone": fixture.global("b")}]});
+                               "locality": [{"zone": fixture.cluster_name("b")}]});
             let placement = json!({"placement": {"dataAffinity": "Required"}, "replicas": 3});
             let workers = fixture.on_own_nodes(placement);
             fixture
-                .query("q", json!({"tables": [table], "workers": workers}))
+                .create_query("q", json!({"tables": [table], "workers": workers}))
                 .await;
-            assert_eq!(by_zone(&fixture.placed("q-workers", 3).await), on(&[("b", 3)]));
+            assert_eq!(
+                by_zone(&fixture.wait_until_placed("q-workers", 3).await),
+                on(&[("b", 3)])
+            );
         },
     );
 }
@@ -316,19 +327,19 @@ fn inline_workers_run_where_the_tables_of_their_query_are() {
 #[test]
 fn a_coordinator_runs_in_the_zone_of_its_workers() {
     with_operator("a_coordinator_runs_in_the_zone_of_its_workers", async |fixture| {
-        fixture.node("a1", "a", 10).await;
-        fixture.pool("p", json!({"replicas": 2})).await;
-        assert_eq!(fixture.placed("p", 2).await, on(&[("a1", 2)]));
+        fixture.create_node("a1", "a", 10).await;
+        fixture.create_pool("p", json!({"replicas": 2})).await;
+        assert_eq!(fixture.wait_until_placed("p", 2).await, on(&[("a1", 2)]));
         // Nothing but the workers speaks for their zone, and there is more room in the others.
         for zone in ["b", "c"] {
-            fixture.node(&format!("{zone}1"), zone, 100).await;
-            fixture.node(&format!("{zone}2"), zone, 100).await;
+            fixture.create_node(&format!("{zone}1"), zone, 100).await;
+            fixture.create_node(&format!("{zone}2"), zone, 100).await;
         }
-        fixture.scheduler_knows_nodes().await;
+        fixture.wait_until_scheduler_knows_nodes().await;
         for pod in fixture.pods("p").await {
-            fixture.has_started(&pod).await;
+            fixture.mark_running(&pod).await;
         }
-        fixture.query("q", json!({})).await;
+        fixture.create_query("q", json!({})).await;
         let mut node = None;
         eventually("the coordinator has a node", async || {
             let coordinator = fixture.api::<Pod>().get_opt("q-c1").await.unwrap();
@@ -336,7 +347,7 @@ fn a_coordinator_runs_in_the_zone_of_its_workers() {
             node.is_some()
         })
         .await;
-        assert_eq!(fixture.local(&node.unwrap()), "a1");
+        assert_eq!(fixture.local_name(&node.unwrap()), "a1");
     });
 }
 
@@ -346,17 +357,17 @@ fn workers_that_tolerate_no_node_say_so_until_they_do() {
         "workers_that_tolerate_no_node_say_so_until_they_do",
         async |fixture| {
             // Every node of every test has a taint of its own.
-            fixture.node("a1", "a", 10).await;
+            fixture.create_node("a1", "a", 10).await;
             fixture
                 .create::<WorkerPool>(json!({
                     "apiVersion": "sluice.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "p"},
                     "spec": {"replicas": 1},
                 }))
                 .await;
-            let message = fixture.is_not_ready_for("p", "Tainted").await;
+            let message = fixture.wait_until_not_ready("p", "Tainted").await;
             assert!(message.contains("untolerated taint"), "{message}");
             fixture.edit("p", fixture.on_own_nodes(json!({}))).await;
-            assert_eq!(fixture.placed("p", 1).await, on(&[("a1", 1)]));
+            assert_eq!(fixture.wait_until_placed("p", 1).await, on(&[("a1", 1)]));
         },
     );
 }

@@ -12,7 +12,7 @@ use sluice_proto::wire::WorkerStatus;
 
 use super::fixture::{Fixture, node_of, with_fixture, with_operator};
 use crate::coordinators::{idle, programs, programs_with, succeeds};
-use crate::harness::{Running, eventually, within};
+use crate::harness::{Running, eventually, run_in_namespace};
 use crate::kubelet::Kubelet;
 
 fn uids(pods: &[Pod]) -> BTreeSet<String> {
@@ -40,7 +40,7 @@ async fn seen(fixture: &Fixture<'_>, pool: &str) {
 }
 
 /// How often each of the operators has looked at a pool.
-async fn looks(operators: &[&Running]) -> Vec<u64> {
+async fn reconcile_counts(operators: &[&Running]) -> Vec<u64> {
     let mut all = Vec::new();
     for operator in operators {
         let metrics = operator.get("/metrics").await.unwrap_or_default();
@@ -59,10 +59,10 @@ fn writes(operators: &[&Running]) -> Vec<usize> {
 }
 
 /// Waits until each of the operators has looked at each of as many pools this often.
-async fn have_looked(operators: &[&Running], pools: u64, times: u64) {
-    let before = looks(operators).await;
+async fn wait_until_reconciled(operators: &[&Running], pools: u64, times: u64) {
+    let before = reconcile_counts(operators).await;
     eventually("the operators look at their pools", async || {
-        let now = looks(operators).await;
+        let now = reconcile_counts(operators).await;
         now.iter()
             .zip(&before)
             .all(|(now, before)| *now >= before + pools * times)
@@ -71,10 +71,10 @@ async fn have_looked(operators: &[&Running], pools: u64, times: u64) {
 }
 
 /// Waits until each of the operators has looked at each of as many pools twice since one of them wrote.
-async fn calm(operators: &[&Running], pools: u64) {
+async fn wait_until_idle(operators: &[&Running], pools: u64) {
     let (mut written, mut since) = (Vec::new(), Vec::new());
     eventually("nobody writes any more", async || {
-        let (writes, looks) = (writes(operators), looks(operators).await);
+        let (writes, looks) = (writes(operators), reconcile_counts(operators).await);
         if writes != written {
             (written, since) = (writes, looks);
             return false;
@@ -88,8 +88,8 @@ async fn calm(operators: &[&Running], pools: u64) {
 #[test]
 fn a_pool_scales_by_its_scale_subresource() {
     with_operator("a_pool_scales_by_its_scale_subresource", async |fixture| {
-        fixture.pool("p", json!({"replicas": 2})).await;
-        fixture.has_pods("p", &["p-0", "p-1"]).await;
+        fixture.create_pool("p", json!({"replicas": 2})).await;
+        fixture.wait_for_pods("p", &["p-0", "p-1"]).await;
         let pools = fixture.api::<WorkerPool>();
         let scale = async |replicas: u32| {
             let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
@@ -99,7 +99,7 @@ fn a_pool_scales_by_its_scale_subresource() {
                 .unwrap();
         };
         scale(4).await;
-        let pods = fixture.has_pods("p", &["p-0", "p-1", "p-2", "p-3"]).await;
+        let pods = fixture.wait_for_pods("p", &["p-0", "p-1", "p-2", "p-3"]).await;
         eventually("the scale tells of four", async || {
             let status = pools.get_scale("p").await.unwrap().status.unwrap();
             status.replicas == 4
@@ -107,10 +107,10 @@ fn a_pool_scales_by_its_scale_subresource() {
         })
         .await;
         scale(1).await;
-        let left = fixture.has_pods("p", &["p-0"]).await;
+        let left = fixture.wait_for_pods("p", &["p-0"]).await;
         assert!(uids(&left).is_subset(&uids(&pods)));
         scale(0).await;
-        fixture.has_pods("p", &[]).await;
+        fixture.wait_for_pods("p", &[]).await;
     });
 }
 
@@ -127,15 +127,15 @@ fn a_pool_at_rest_is_not_written() {
         );
         let _kubelet = Kubelet::start(fixture.env, program).await;
         let operator = fixture.start("operator", &[]);
-        fixture.pool("p", json!({"replicas": 2})).await;
+        fixture.create_pool("p", json!({"replicas": 2})).await;
         eventually("both workers have told what they hold", async || {
             let status = fixture.status("p").await;
             (status.ready_replicas, status.held_bytes) == (2, 2 << 20)
         })
         .await;
-        calm(&[&operator], 1).await;
+        wait_until_idle(&[&operator], 1).await;
         let before = writes(&[&operator]);
-        have_looked(&[&operator], 1, 3).await;
+        wait_until_reconciled(&[&operator], 1, 3).await;
         assert_eq!(writes(&[&operator]), before, "a pool at rest was written");
         operator.assert_nothing_forbidden();
     });
@@ -144,8 +144,8 @@ fn a_pool_at_rest_is_not_written() {
 #[test]
 fn a_pod_that_somebody_deletes_is_replaced() {
     with_operator("a_pod_that_somebody_deletes_is_replaced", async |fixture| {
-        fixture.pool("p", json!({"replicas": 3})).await;
-        let before = uids(&fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await);
+        fixture.create_pool("p", json!({"replicas": 3})).await;
+        let before = uids(&fixture.wait_for_pods("p", &["p-0", "p-1", "p-2"]).await);
         fixture.delete::<Pod>("p-1").await;
         let mut pods = Vec::new();
         eventually("three again, one of them new", async || {
@@ -167,18 +167,18 @@ fn a_terminating_pod_does_not_block_its_replacement() {
     with_operator(
         "a_terminating_pod_does_not_block_its_replacement",
         async |fixture| {
-            fixture.node("a1", "a", 10).await;
-            fixture.pool("p", json!({"replicas": 2})).await;
-            fixture.placed("p", 2).await;
+            fixture.create_node("a1", "a", 10).await;
+            fixture.create_pool("p", json!({"replicas": 2})).await;
+            fixture.wait_until_placed("p", 2).await;
             // It has a node, whose kubelet never ends it.
             fixture.delete::<Pod>("p-0").await;
-            fixture.has_pods("p", &["p-1", "p-2"]).await;
+            fixture.wait_for_pods("p", &["p-1", "p-2"]).await;
             let all = fixture.pods("p").await;
             assert_eq!(all.last().map(ResourceExt::name_any).as_deref(), Some("p-0"));
             // Its name is free once it is gone.
             fixture.force_delete_pod("p-0").await;
             fixture.edit("p", json!({"replicas": 3})).await;
-            fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            fixture.wait_for_pods("p", &["p-0", "p-1", "p-2"]).await;
         },
     );
 }
@@ -188,20 +188,20 @@ fn pods_of_a_node_that_does_not_answer_are_replaced_until_it_does() {
     with_operator(
         "pods_of_a_node_that_does_not_answer_are_replaced_until_it_does",
         async |fixture| {
-            fixture.node("a1", "a", 1).await;
-            fixture.node("b1", "b", 1).await;
-            fixture.pool("p", json!({"replicas": 2})).await;
-            fixture.placed("p", 2).await;
-            let pods = fixture.has_pods("p", &["p-0", "p-1"]).await;
-            let node = fixture.local(&node_of(&pods[0]).unwrap());
-            fixture.node_answers(&node, false).await;
-            fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            fixture.create_node("a1", "a", 1).await;
+            fixture.create_node("b1", "b", 1).await;
+            fixture.create_pool("p", json!({"replicas": 2})).await;
+            fixture.wait_until_placed("p", 2).await;
+            let pods = fixture.wait_for_pods("p", &["p-0", "p-1"]).await;
+            let node = fixture.local_name(&node_of(&pods[0]).unwrap());
+            fixture.set_node_ready(&node, false).await;
+            fixture.wait_for_pods("p", &["p-0", "p-1", "p-2"]).await;
             eventually("the lost one does not count", async || {
                 fixture.status("p").await.replicas == 2
             })
             .await;
-            fixture.node_answers(&node, true).await;
-            fixture.has_pods("p", &["p-0", "p-1"]).await;
+            fixture.set_node_ready(&node, true).await;
+            fixture.wait_for_pods("p", &["p-0", "p-1"]).await;
         },
     );
 }
@@ -209,8 +209,10 @@ fn pods_of_a_node_that_does_not_answer_are_replaced_until_it_does() {
 #[test]
 fn an_edit_that_pods_see_replaces_them() {
     with_operator("an_edit_that_pods_see_replaces_them", async |fixture| {
-        fixture.pool("p", json!({"replicas": 2, "memory": "1GiB"})).await;
-        let before = uids(&fixture.has_pods("p", &["p-0", "p-1"]).await);
+        fixture
+            .create_pool("p", json!({"replicas": 2, "memory": "1GiB"}))
+            .await;
+        let before = uids(&fixture.wait_for_pods("p", &["p-0", "p-1"]).await);
         fixture
             .edit(
                 "p",
@@ -233,8 +235,8 @@ fn an_edit_that_pods_see_replaces_them() {
 #[test]
 fn an_edit_that_pods_do_not_see_replaces_none() {
     with_operator("an_edit_that_pods_do_not_see_replaces_none", async |fixture| {
-        fixture.pool("p", json!({"replicas": 2})).await;
-        let before = uids(&fixture.has_pods("p", &["p-0", "p-1"]).await);
+        fixture.create_pool("p", json!({"replicas": 2})).await;
+        let before = uids(&fixture.wait_for_pods("p", &["p-0", "p-1"]).await);
         let unseen = json!({
             "maxConcurrentQueries": 3, "minReadyWorkers": 2, "drainTimeoutSeconds": 7,
             "coordinator": {"resources": {"requests": {"cpu": "1"}}}, "slotsPerWorker": 2,
@@ -251,11 +253,11 @@ fn an_operator_of_another_version_restarts_no_pod() {
         "an_operator_of_another_version_restarts_no_pod",
         async |fixture| {
             let old = fixture.start("old", &["--image=localhost/sluice:old"]);
-            fixture.pool("p", json!({"replicas": 2})).await;
+            fixture.create_pool("p", json!({"replicas": 2})).await;
             let pinned = json!({"replicas": 1, "image": "localhost/sluice:pinned"});
-            fixture.pool("pinned", pinned).await;
-            let before = uids(&fixture.has_pods("p", &["p-0", "p-1"]).await);
-            fixture.has_pods("pinned", &["pinned-0"]).await;
+            fixture.create_pool("pinned", pinned).await;
+            let before = uids(&fixture.wait_for_pods("p", &["p-0", "p-1"]).await);
+            fixture.wait_for_pods("pinned", &["pinned-0"]).await;
             eventually("the status tells the image", async || {
                 fixture.status("p").await.image.as_deref() == Some("localhost/sluice:old")
             })
@@ -266,7 +268,7 @@ fn an_operator_of_another_version_restarts_no_pod() {
             let new = fixture.start("new", &["--image=localhost/sluice:new"]);
             // A pool that grows stays of one build: a coordinator uses no other workers than its own.
             fixture.edit("p", json!({"replicas": 3})).await;
-            let pods = fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            let pods = fixture.wait_for_pods("p", &["p-0", "p-1", "p-2"]).await;
             assert!(uids(&pods).is_superset(&before));
             assert!(pods.iter().all(|pod| image(pod) == "localhost/sluice:old"));
             seen(fixture, "p").await;
@@ -277,8 +279,8 @@ fn an_operator_of_another_version_restarts_no_pod() {
             seen(fixture, "p").await;
             assert_eq!(uids(&fixture.pods("p").await), uids(&pods));
             // New pods are of the new build: those of a new pool, and those of an old one that change anyway.
-            fixture.pool("later", json!({"replicas": 1})).await;
-            let later = fixture.has_pods("later", &["later-0"]).await;
+            fixture.create_pool("later", json!({"replicas": 1})).await;
+            let later = fixture.wait_for_pods("later", &["later-0"]).await;
             assert_eq!(image(&later[0]), "localhost/sluice:new");
             fixture
                 .edit(
@@ -304,14 +306,14 @@ fn a_pool_that_makes_no_sense_keeps_its_pods_and_says_so() {
     with_operator(
         "a_pool_that_makes_no_sense_keeps_its_pods_and_says_so",
         async |fixture| {
-            fixture.pool("p", json!({"replicas": 1})).await;
-            let before = uids(&fixture.has_pods("p", &["p-0"]).await);
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            let before = uids(&fixture.wait_for_pods("p", &["p-0"]).await);
             fixture.edit("p", json!({"replicas": 3, "memory": "1KiB"})).await;
-            let message = fixture.is_not_ready_for("p", "InvalidSpec").await;
+            let message = fixture.wait_until_not_ready("p", "InvalidSpec").await;
             assert!(message.starts_with("spec.memory"), "{message}");
             assert_eq!(uids(&fixture.pods("p").await), before);
             fixture.edit("p", json!({"memory": null})).await;
-            let now = fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            let now = fixture.wait_for_pods("p", &["p-0", "p-1", "p-2"]).await;
             assert!(uids(&now).is_superset(&before));
         },
     );
@@ -322,26 +324,28 @@ fn a_claim_that_all_pods_cannot_mount_is_refused() {
     with_operator("a_claim_that_all_pods_cannot_mount_is_refused", async |fixture| {
         let volumes = |claim: &str| json!([{"name": "data", "claimName": claim, "mountPath": "/data"}]);
         fixture
-            .pool("p", json!({"replicas": 2, "dataVolumes": volumes("missing")}))
+            .create_pool("p", json!({"replicas": 2, "dataVolumes": volumes("missing")}))
             .await;
-        let message = fixture.is_not_ready_for("p", "VolumesUnmountable").await;
+        let message = fixture.wait_until_not_ready("p", "VolumesUnmountable").await;
         assert_eq!(
             message,
             "spec.dataVolumes[0]: claim `missing` does not exist: create it"
         );
-        fixture.claim("one", "ReadWriteOnce", &Value::Null).await;
+        fixture.create_claim("one", "ReadWriteOnce", &Value::Null).await;
         fixture.edit("p", json!({"dataVolumes": volumes("one")})).await;
-        let message = fixture.is_not_ready_for("p", "VolumesUnmountable").await;
+        let message = fixture.wait_until_not_ready("p", "VolumesUnmountable").await;
         assert!(message.contains("is ReadWriteOnce"), "{message}");
         assert_eq!(fixture.pods("p").await, []);
         // One pod can; and all can once the claim that was missing is there.
         fixture.edit("p", json!({"replicas": 1})).await;
-        fixture.has_pods("p", &["p-0"]).await;
+        fixture.wait_for_pods("p", &["p-0"]).await;
         fixture
             .edit("p", json!({"replicas": 2, "dataVolumes": volumes("missing")}))
             .await;
-        fixture.is_not_ready_for("p", "VolumesUnmountable").await;
-        fixture.claim("missing", "ReadOnlyMany", &Value::Null).await;
+        fixture.wait_until_not_ready("p", "VolumesUnmountable").await;
+        fixture
+            .create_claim("missing", "ReadOnlyMany", &Value::Null)
+            .await;
         eventually("two pods mount it", async || {
             let pods = fixture.pods("p").await;
             let mounts = |pod: &Pod| serde_json::to_string(pod).unwrap().contains("\"missing\"");
@@ -357,15 +361,15 @@ fn a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is() {
         "a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is",
         async |fixture| {
             let operator = fixture.start("operator", &[]);
-            fixture.no_more_pods("quota", 0).await;
-            fixture.pool("p", json!({"replicas": 3})).await;
-            let message = fixture.is_not_ready_for("p", "QuotaExceeded").await;
+            fixture.exhaust_pod_quota("quota", 0).await;
+            fixture.create_pool("p", json!({"replicas": 3})).await;
+            let message = fixture.wait_until_not_ready("p", "QuotaExceeded").await;
             assert!(message.contains("exceeded quota: quota"), "{message}");
             assert_eq!(fixture.pods("p").await, []);
             // Requests that the quota's controller has not caught up with yet count against it for minutes.
             let room = json!({"spec": {"hard": {"pods": "100"}}});
             fixture.merge::<ResourceQuota>("quota", room).await;
-            fixture.has_pods("p", &["p-0", "p-1", "p-2"]).await;
+            fixture.wait_for_pods("p", &["p-0", "p-1", "p-2"]).await;
             // The quota's refusal is a 403 too.
             let refused = format!("POST /api/v1/namespaces/{}/pods", fixture.env.namespace);
             let forbidden = operator.faults.forbidden();
@@ -377,16 +381,16 @@ fn a_pool_without_room_in_its_quota_says_so_and_goes_on_when_there_is() {
 #[test]
 fn a_namespace_that_is_not_served_is_left_alone() {
     with_operator("a_namespace_that_is_not_served_is_left_alone", async |fixture| {
-        within(async |other| {
+        run_in_namespace(async |other| {
             let other = Fixture { env: other };
-            let pool = other.pool("p", json!({"replicas": 1})).await;
-            let query = other.query("q", json!({})).await;
+            let pool = other.create_pool("p", json!({"replicas": 1})).await;
+            let query = other.create_query("q", json!({})).await;
             // Created later, and done: the operator had its time for the others.
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.has_pods("p", &["p-0"]).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.wait_for_pods("p", &["p-0"]).await;
             seen(fixture, "p").await;
-            fixture.query("q", json!({})).await;
-            fixture.waits("q", "WaitingForPool").await;
+            fixture.create_query("q", json!({})).await;
+            fixture.wait_until_pending("q", "WaitingForPool").await;
             let now = other.api::<WorkerPool>().get("p").await.unwrap();
             assert_eq!(now.resource_version(), pool.resource_version());
             let now = other.api::<ShuffleQuery>().get("q").await.unwrap();
@@ -401,16 +405,16 @@ fn a_namespace_that_is_not_served_is_left_alone() {
 #[test]
 fn several_namespaces_are_served_by_one_operator() {
     with_fixture("several_namespaces_are_served_by_one_operator", async |fixture| {
-        within(async |other| {
+        run_in_namespace(async |other| {
             let other = Fixture { env: other };
             let both = format!("--namespaces={},{}", fixture.env.namespace, other.env.namespace);
             let operator = fixture.start("operator", &[&both]);
             for fixture in [fixture, &other] {
                 let _kubelet = Kubelet::start(fixture.env, programs(succeeds)).await;
-                fixture.pool("p", json!({"replicas": 1})).await;
-                fixture.has_pods("p", &["p-0"]).await;
-                fixture.query("q", json!({})).await;
-                fixture.reaches("q", QueryPhase::Succeeded).await;
+                fixture.create_pool("p", json!({"replicas": 1})).await;
+                fixture.wait_for_pods("p", &["p-0"]).await;
+                fixture.create_query("q", json!({})).await;
+                fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
             }
             operator.assert_nothing_forbidden();
         })
@@ -421,36 +425,38 @@ fn several_namespaces_are_served_by_one_operator() {
 #[test]
 fn two_operators_that_both_lead_do_no_harm() {
     with_fixture("two_operators_that_both_lead_do_no_harm", async |fixture| {
-        within(async |other| {
+        run_in_namespace(async |other| {
             // Each leads by a lease of its own, and serves the same namespace.
             let other = Fixture { env: other };
             let one = fixture.start("one", &[]);
             let two = other.start("two", &[&format!("--namespaces={}", fixture.env.namespace)]);
             eventually("both lead", async || one.leads().await && two.leads().await).await;
             for number in 0..5 {
-                fixture.pool(&format!("p{number}"), json!({"replicas": 3})).await;
+                fixture
+                    .create_pool(&format!("p{number}"), json!({"replicas": 3}))
+                    .await;
             }
             for number in 0..5 {
                 let names = [0, 1, 2].map(|pod| format!("p{number}-{pod}"));
                 let names = names.each_ref().map(String::as_str);
-                fixture.has_pods(&format!("p{number}"), &names).await;
+                fixture.wait_for_pods(&format!("p{number}"), &names).await;
             }
-            calm(&[&one, &two], 5).await;
+            wait_until_idle(&[&one, &two], 5).await;
             let kept = uids(&fixture.pods("p0").await);
             fixture.edit("p0", json!({"replicas": 5})).await;
             fixture.edit("p1", json!({"replicas": 1})).await;
             fixture.edit("p2", json!({"memory": "1GiB"})).await;
             let grown = fixture
-                .has_pods("p0", &["p0-0", "p0-1", "p0-2", "p0-3", "p0-4"])
+                .wait_for_pods("p0", &["p0-0", "p0-1", "p0-2", "p0-3", "p0-4"])
                 .await;
             assert!(uids(&grown).is_superset(&kept));
-            fixture.has_pods("p1", &["p1-0"]).await;
+            fixture.wait_for_pods("p1", &["p1-0"]).await;
             eventually("all pods are of the new spec", async || {
                 let pods = fixture.pods("p2").await;
                 pods.len() == 3 && pods.iter().all(|pod| variable(pod, "SLUICE_MEMORY").is_some())
             })
             .await;
-            calm(&[&one, &two], 5).await;
+            wait_until_idle(&[&one, &two], 5).await;
             for (pool, pods) in [("p0", 5), ("p1", 1), ("p2", 3), ("p3", 3), ("p4", 3)] {
                 assert_eq!(fixture.pods(pool).await.len(), pods, "{pool}");
                 assert_eq!(fixture.status(pool).await.replicas, pods as u32, "{pool}");

@@ -19,7 +19,7 @@ use super::script::{
 };
 use crate::coordinators::{programs, succeeds};
 use crate::faults::{Faults, WatchFaults};
-use crate::harness::{eventually, within};
+use crate::harness::{eventually, run_in_namespace};
 use crate::kubelet::Kubelet;
 
 #[test]
@@ -28,22 +28,22 @@ fn a_query_that_is_suspended_rests_and_starts_over_when_it_is_resumed() {
         "a_query_that_is_suspended_rests_and_starts_over_when_it_is_resumed",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("q", json!({})).await;
-            fixture.runs("q", 1).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.create_query("q", json!({})).await;
+            fixture.wait_until_running("q", 1).await;
             fixture.edit_query("q", json!({"suspend": true})).await;
-            let status = fixture.reaches("q", QueryPhase::Suspended).await;
+            let status = fixture.wait_for_phase("q", QueryPhase::Suspended).await;
             assert!(status.suspended_time.is_some() && status.admitted_time.is_none());
             eventually("its coordinator is gone", async || {
                 fixture.coordinators("q").await.is_empty()
             })
             .await;
             // Told, so that workers drop its data; what it said of its end ended nothing.
-            assert_eq!(scripted.signals.heard(), ["q-c1 is cancelled"]);
+            assert_eq!(scripted.signals.events(), ["q-c1 is cancelled"]);
             assert_eq!(fixture.query_status("q").await.phase, QueryPhase::Suspended);
-            scripted.signals.give("q");
+            scripted.signals.signal("q");
             fixture.edit_query("q", json!({"suspend": false})).await;
-            let status = fixture.reaches("q", QueryPhase::Succeeded).await;
+            let status = fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
             assert_eq!((status.coordinator_epoch, status.pod_retries), (2, 0));
             assert!(status.suspended_millis > 0);
         },
@@ -63,13 +63,13 @@ fn a_coordinator_is_created_once() {
         });
         let _kubelet = Kubelet::start(fixture.env, programs(succeeds)).await;
         let _operator = fixture.env.start("operator", faults);
-        fixture.pool("p", json!({"replicas": 1})).await;
+        fixture.create_pool("p", json!({"replicas": 1})).await;
         let names: Vec<_> = (0..20).map(|number| format!("q{number}")).collect();
         for name in &names {
-            fixture.query(name, json!({})).await;
+            fixture.create_query(name, json!({})).await;
         }
         for name in &names {
-            fixture.reaches(name, QueryPhase::Succeeded).await;
+            fixture.wait_for_phase(name, QueryPhase::Succeeded).await;
         }
         assert_eq!(tokens.load(Ordering::Relaxed), names.len());
     });
@@ -82,15 +82,15 @@ fn a_query_that_is_suspended_from_the_start_takes_nobodys_place() {
         async |scripted| {
             let fixture = scripted.fixture;
             fixture
-                .pool("p", json!({"replicas": 1, "maxConcurrentQueries": 1}))
+                .create_pool("p", json!({"replicas": 1, "maxConcurrentQueries": 1}))
                 .await;
             fixture
-                .query("rests", json!({"suspend": true, "priority": 9}))
+                .create_query("rests", json!({"suspend": true, "priority": 9}))
                 .await;
-            fixture.reaches("rests", QueryPhase::Suspended).await;
-            scripted.signals.give("other");
-            fixture.query("other", json!({})).await;
-            fixture.reaches("other", QueryPhase::Succeeded).await;
+            fixture.wait_for_phase("rests", QueryPhase::Suspended).await;
+            scripted.signals.signal("other");
+            fixture.create_query("other", json!({})).await;
+            fixture.wait_for_phase("other", QueryPhase::Succeeded).await;
             assert_eq!(fixture.owned_by_query("rests").await, [""; 0]);
         },
     );
@@ -106,8 +106,8 @@ async fn age(fixture: &Fixture<'_>, query: &str) -> SignedDuration {
 /// take so long without its rest.
 async fn succeeds_after_a_rest(scripted: &ScriptedQueries<'_>, name: &str) -> bool {
     let fixture = scripted.fixture;
-    fixture.query(name, json!({"suspend": true})).await;
-    fixture.reaches(name, QueryPhase::Suspended).await;
+    fixture.create_query(name, json!({"suspend": true})).await;
+    fixture.wait_for_phase(name, QueryPhase::Suspended).await;
     // Beyond what it took to get there, this long to run.
     let deadline = age(fixture, name).await.as_secs() + 10;
     fixture
@@ -117,7 +117,7 @@ async fn succeeds_after_a_rest(scripted: &ScriptedQueries<'_>, name: &str) -> bo
         age(fixture, name).await.as_secs() > deadline
     })
     .await;
-    scripted.signals.give(name);
+    scripted.signals.signal(name);
     fixture.edit_query(name, json!({"suspend": null})).await;
     let mut status = ShuffleQueryStatus::default();
     eventually("the query ends", async || {
@@ -143,7 +143,7 @@ async fn succeeds_after_a_rest(scripted: &ScriptedQueries<'_>, name: &str) -> bo
 #[test]
 fn the_deadline_does_not_count_a_rest() {
     with_signalled_coordinators("the_deadline_does_not_count_a_rest", async |scripted| {
-        scripted.fixture.pool("p", json!({"replicas": 1})).await;
+        scripted.fixture.create_pool("p", json!({"replicas": 1})).await;
         for query in ["q0", "q1", "q2"] {
             if succeeds_after_a_rest(scripted, query).await {
                 return;
@@ -159,27 +159,27 @@ fn a_query_that_takes_longer_than_its_deadline_fails() {
         "a_query_that_takes_longer_than_its_deadline_fails",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("runs", json!({})).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.create_query("runs", json!({})).await;
             fixture
-                .query("waits", json!({"workerPoolRef": {"name": "none"}}))
+                .create_query("waits", json!({"workerPoolRef": {"name": "none"}}))
                 .await;
-            fixture.runs("runs", 1).await;
-            fixture.waits("waits", "PoolNotFound").await;
+            fixture.wait_until_running("runs", 1).await;
+            fixture.wait_until_pending("waits", "PoolNotFound").await;
             for query in ["runs", "waits"] {
                 // From its submission on, which may be a while ago.
                 let deadline = age(fixture, query).await.as_secs() + 1;
                 fixture
                     .edit_query(query, json!({"deadlineSeconds": deadline}))
                     .await;
-                let (reason, message) = fixture.fails(query).await;
+                let (reason, message) = fixture.wait_until_failed(query).await;
                 assert_eq!(reason, "DeadlineExceeded");
                 assert_eq!(
                     message,
                     format!("the query ran longer than its deadline of {deadline} s")
                 );
             }
-            assert_eq!(scripted.signals.heard(), ["runs-c1 is cancelled"]);
+            assert_eq!(scripted.signals.events(), ["runs-c1 is cancelled"]);
         },
     );
 }
@@ -190,23 +190,25 @@ fn a_query_is_deleted_when_its_time_to_live_is_over() {
         "a_query_is_deleted_when_its_time_to_live_is_over",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
             for query in ["goes", "later", "stays"] {
-                scripted.signals.give(query);
+                scripted.signals.signal(query);
             }
-            fixture.query("stays", json!({})).await;
+            fixture.create_query("stays", json!({})).await;
             fixture
-                .query("later", json!({"ttlSecondsAfterFinished": 86400}))
+                .create_query("later", json!({"ttlSecondsAfterFinished": 86400}))
                 .await;
-            fixture.query("goes", json!({"ttlSecondsAfterFinished": 1})).await;
+            fixture
+                .create_query("goes", json!({"ttlSecondsAfterFinished": 1}))
+                .await;
             let queries = fixture.api::<ShuffleQuery>();
             eventually("the query and all that it owned is gone", async || {
                 queries.get_opt("goes").await.unwrap().is_none()
                     && fixture.owned_by_query("goes").await.is_empty()
             })
             .await;
-            fixture.reaches("stays", QueryPhase::Succeeded).await;
-            fixture.reaches("later", QueryPhase::Succeeded).await;
+            fixture.wait_for_phase("stays", QueryPhase::Succeeded).await;
+            fixture.wait_for_phase("later", QueryPhase::Succeeded).await;
             // That an edit was seen is said, and nothing else changes.
             let before = fixture.query_status("stays").await;
             fixture
@@ -228,7 +230,7 @@ fn a_query_is_deleted_when_its_time_to_live_is_over() {
                 queries.get_opt("later").await.unwrap().is_none()
             })
             .await;
-            fixture.reaches("stays", QueryPhase::Succeeded).await;
+            fixture.wait_for_phase("stays", QueryPhase::Succeeded).await;
         },
     );
 }
@@ -239,9 +241,9 @@ fn a_query_that_is_deleted_is_cancelled_and_leaves_nothing() {
         "a_query_that_is_deleted_is_cancelled_and_leaves_nothing",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("q", json!({})).await;
-            fixture.runs("q", 1).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.create_query("q", json!({})).await;
+            fixture.wait_until_running("q", 1).await;
             let query = fixture.api::<ShuffleQuery>().get("q").await.unwrap();
             let token = format!("Secret {}", names::token("q", &query.uid().unwrap(), 1));
             assert_eq!(
@@ -254,7 +256,7 @@ fn a_query_that_is_deleted_is_cancelled_and_leaves_nothing() {
             })
             .await;
             // By the operator, or by Kubernetes, whichever came first.
-            let heard = scripted.signals.heard();
+            let heard = scripted.signals.events();
             assert_eq!(heard.len(), 1, "{heard:?}");
         },
     );
@@ -265,13 +267,13 @@ fn a_query_that_its_coordinator_cancels_is_cancelled() {
     with_scripted_coordinators(
         "a_query_that_its_coordinator_cancels_is_cancelled",
         async |coordinator| {
-            coordinator.container.runs(true).await;
+            coordinator.container.report_running(true).await;
             coordinator.end(Outcome::Cancelled).await
         },
         async |fixture, _| {
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("q", json!({})).await;
-            let status = fixture.reaches("q", QueryPhase::Cancelled).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.create_query("q", json!({})).await;
+            let status = fixture.wait_for_phase("q", QueryPhase::Cancelled).await;
             assert_eq!(status.coordinator_epoch, 1);
         },
     );
@@ -284,16 +286,16 @@ fn inline_workers_are_a_pool_that_comes_and_goes_with_its_query() {
         async |scripted| {
             let fixture = scripted.fixture;
             fixture
-                .query("q", json!({"workers": {"replicas": 2, "memory": "1GiB"}}))
+                .create_query("q", json!({"workers": {"replicas": 2, "memory": "1GiB"}}))
                 .await;
-            fixture.runs("q", 1).await;
+            fixture.wait_until_running("q", 1).await;
             let pool = fixture.api::<WorkerPool>().get("q-workers").await.unwrap();
             assert_eq!(pool.spec.replicas, 2);
             fixture
-                .has_pods("q-workers", &["q-workers-0", "q-workers-1"])
+                .wait_for_pods("q-workers", &["q-workers-0", "q-workers-1"])
                 .await;
-            scripted.signals.give("q");
-            fixture.reaches("q", QueryPhase::Succeeded).await;
+            scripted.signals.signal("q");
+            fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
             eventually("the pool and its workers are gone", async || {
                 let pool = fixture.api::<WorkerPool>().get_opt("q-workers").await.unwrap();
                 pool.is_none() && fixture.pods("q-workers").await.is_empty()
@@ -309,17 +311,19 @@ fn a_query_that_rests_gives_its_inline_workers_back() {
         "a_query_that_rests_gives_its_inline_workers_back",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.query("q", json!({"workers": {"replicas": 1}})).await;
-            fixture.runs("q", 1).await;
+            fixture
+                .create_query("q", json!({"workers": {"replicas": 1}}))
+                .await;
+            fixture.wait_until_running("q", 1).await;
             fixture.edit_query("q", json!({"suspend": true})).await;
             eventually("the pool and its workers are gone", async || {
                 let pool = fixture.api::<WorkerPool>().get_opt("q-workers").await.unwrap();
                 pool.is_none() && fixture.pods("q-workers").await.is_empty()
             })
             .await;
-            scripted.signals.give("q");
+            scripted.signals.signal("q");
             fixture.edit_query("q", json!({"suspend": false})).await;
-            fixture.reaches("q", QueryPhase::Succeeded).await;
+            fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
         },
     );
 }
@@ -328,15 +332,15 @@ fn a_query_that_rests_gives_its_inline_workers_back() {
 fn a_query_keeps_the_text_that_it_began_with() {
     with_signalled_coordinators("a_query_keeps_the_text_that_it_began_with", async |scripted| {
         let fixture = scripted.fixture;
-        fixture.pool("p", json!({"replicas": 1})).await;
+        fixture.create_pool("p", json!({"replicas": 1})).await;
         let from = json!({"configMapKeyRef": {"name": "texts", "key": "a.sql"}});
-        fixture.query("q", json!({"sqlFrom": from})).await;
-        let message = fixture.waits("q", "SqlNotFound").await;
+        fixture.create_query("q", json!({"sqlFrom": from})).await;
+        let message = fixture.wait_until_pending("q", "SqlNotFound").await;
         assert_eq!(message, "ConfigMap texts does not exist");
         fixture
             .create::<ConfigMap>(json!({"metadata": {"name": "texts"}, "data": {"a.sql": "select 42"}}))
             .await;
-        fixture.runs("q", 1).await;
+        fixture.wait_until_running("q", 1).await;
         let input = async || {
             let input = fixture.api::<ConfigMap>().get("q-input").await.unwrap();
             assert_eq!(input.immutable, Some(true));
@@ -348,7 +352,7 @@ fn a_query_keeps_the_text_that_it_began_with() {
             .merge::<ConfigMap>("texts", json!({"data": {"a.sql": "select 43"}}))
             .await;
         fixture.delete::<k8s_openapi::api::core::v1::Pod>("q-c1").await;
-        fixture.runs("q", 2).await;
+        fixture.wait_until_running("q", 2).await;
         assert_eq!(input().await, before);
     });
 }
@@ -361,16 +365,16 @@ fn a_query_goes_on_while_no_operator_runs() {
         let program = programs(move |coordinator| all.clone().follow(coordinator));
         let kubelet = Kubelet::start(fixture.env, program).await;
         let first = fixture.start("first", &[]);
-        fixture.pool("p", json!({"replicas": 1})).await;
-        fixture.query("ends", json!({})).await;
-        fixture.query("runs", json!({})).await;
-        fixture.runs("ends", 1).await;
-        fixture.runs("runs", 1).await;
+        fixture.create_pool("p", json!({"replicas": 1})).await;
+        fixture.create_query("ends", json!({})).await;
+        fixture.create_query("runs", json!({})).await;
+        fixture.wait_until_running("ends", 1).await;
+        fixture.wait_until_running("runs", 1).await;
         first.kill();
         first.end().await;
-        fixture.env.free_lease().await;
+        fixture.env.release_lease().await;
         // Nobody follows it: it says how it ended with its last words.
-        signals.give("ends");
+        signals.signal("ends");
         eventually("a coordinator has ended", async || {
             let pods = fixture.coordinators("ends").await;
             let status = pods
@@ -381,15 +385,15 @@ fn a_query_goes_on_while_no_operator_runs() {
         })
         .await;
         let second = fixture.start("second", &[]);
-        let status = fixture.reaches("ends", QueryPhase::Succeeded).await;
+        let status = fixture.wait_for_phase("ends", QueryPhase::Succeeded).await;
         assert_eq!((status.coordinator_epoch, status.totals.rows_written), (1, 20));
-        signals.give("runs");
-        let status = fixture.reaches("runs", QueryPhase::Succeeded).await;
+        signals.signal("runs");
+        let status = fixture.wait_for_phase("runs", QueryPhase::Succeeded).await;
         assert_eq!(status.coordinator_epoch, 1);
         let coordinators = kubelet.started().into_iter().map(|pod| pod.name);
         let coordinators: Vec<_> = coordinators.filter(|name| name.contains("-c")).collect();
         assert_eq!(coordinators.len(), 2, "{coordinators:?}");
-        assert_eq!(signals.heard(), [""; 0]);
+        assert_eq!(signals.events(), [""; 0]);
         second.assert_nothing_forbidden();
     });
 }
@@ -399,7 +403,7 @@ fn two_operators_that_both_lead_start_one_coordinator() {
     with_fixture(
         "two_operators_that_both_lead_start_one_coordinator",
         async |fixture| {
-            within(async |other| {
+            run_in_namespace(async |other| {
                 let other = Fixture { env: other };
                 let signals = CoordinatorSignals::default();
                 let all = signals.clone();
@@ -409,20 +413,20 @@ fn two_operators_that_both_lead_start_one_coordinator() {
                 let two = other.start("two", &[&format!("--namespaces={}", fixture.env.namespace)]);
                 eventually("both lead", async || one.leads().await && two.leads().await).await;
                 let names: Vec<_> = (0..5).map(|number| format!("q{number}")).collect();
-                fixture.pool("p", json!({"replicas": 2})).await;
+                fixture.create_pool("p", json!({"replicas": 2})).await;
                 for query in &names {
-                    fixture.query(query, json!({})).await;
+                    fixture.create_query(query, json!({})).await;
                 }
                 for query in &names {
-                    fixture.runs(query, 1).await;
+                    fixture.wait_until_running(query, 1).await;
                 }
                 fixture.edit_query("q0", json!({"suspend": true})).await;
-                fixture.reaches("q0", QueryPhase::Suspended).await;
+                fixture.wait_for_phase("q0", QueryPhase::Suspended).await;
                 fixture.edit_query("q0", json!({"suspend": false})).await;
-                fixture.runs("q0", 2).await;
+                fixture.wait_until_running("q0", 2).await;
                 for query in &names {
-                    signals.give(query);
-                    let status = fixture.reaches(query, QueryPhase::Succeeded).await;
+                    signals.signal(query);
+                    let status = fixture.wait_for_phase(query, QueryPhase::Succeeded).await;
                     let epoch = if query == "q0" { 2 } else { 1 };
                     assert_eq!(
                         (status.coordinator_epoch, status.pod_retries),

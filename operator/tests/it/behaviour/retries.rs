@@ -18,12 +18,14 @@ fn a_lost_coordinator_is_followed_by_another_without_end() {
         "a_lost_coordinator_is_followed_by_another_without_end",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
             // One that counts would be one too many.
-            fixture.query("q", json!({"retry": {"maxTaskAttempts": 1}})).await;
-            fixture.runs("q", 1).await;
+            fixture
+                .create_query("q", json!({"retry": {"maxTaskAttempts": 1}}))
+                .await;
+            fixture.wait_until_running("q", 1).await;
             scripted.kubelet.end("q-c1", Exit::evicted());
-            fixture.runs("q", 2).await;
+            fixture.wait_until_running("q", 2).await;
             let shutdown = Some((
                 "Terminated",
                 "Pod was terminated in response to imminent node shutdown.",
@@ -35,12 +37,12 @@ fn a_lost_coordinator_is_followed_by_another_without_end() {
                     ..Exit::stopped()
                 },
             );
-            fixture.runs("q", 3).await;
+            fixture.wait_until_running("q", 3).await;
             fixture.delete::<Pod>("q-c3").await;
-            let status = fixture.runs("q", 4).await;
+            let status = fixture.wait_until_running("q", 4).await;
             assert_eq!((status.pod_retries, status.coordinator_failures), (3, 0));
-            scripted.signals.give("q");
-            let status = fixture.reaches("q", QueryPhase::Succeeded).await;
+            scripted.signals.signal("q");
+            let status = fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
             assert_eq!(status.coordinator_epoch, 4);
         },
     );
@@ -53,13 +55,15 @@ fn a_coordinator_that_its_kubelet_stops_is_followed_a_few_times_only() {
         "a_coordinator_that_its_kubelet_stops_is_followed_a_few_times_only",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("q", json!({"retry": {"maxTaskAttempts": 2}})).await;
-            fixture.runs("q", 1).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture
+                .create_query("q", json!({"retry": {"maxTaskAttempts": 2}}))
+                .await;
+            fixture.wait_until_running("q", 1).await;
             scripted.kubelet.end("q-c1", Exit::stopped());
-            fixture.runs("q", 2).await;
+            fixture.wait_until_running("q", 2).await;
             scripted.kubelet.end("q-c2", Exit::stopped());
-            let (reason, message) = fixture.fails("q").await;
+            let (reason, message) = fixture.wait_until_failed("q").await;
             assert_eq!(reason, "CoordinatorLost");
             assert!(message.contains("stopped by its kubelet"), "{message}");
         },
@@ -72,19 +76,19 @@ fn nobody_waits_for_the_pod_of_a_lost_coordinator_to_vanish() {
         "nobody_waits_for_the_pod_of_a_lost_coordinator_to_vanish",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("q", json!({})).await;
-            fixture.runs("q", 1).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.create_query("q", json!({})).await;
+            fixture.wait_until_running("q", 1).await;
             // As of a node out of reach: its pods are told to go, and do not.
-            scripted.kubelet.silence(true);
+            scripted.kubelet.set_unreachable(true);
             fixture.delete::<Pod>("q-c1").await;
             eventually("the next one is there beside it", async || {
                 let pods = fixture.coordinators("q").await;
                 pods.len() == 2 && pods[0].metadata.deletion_timestamp.is_some()
             })
             .await;
-            scripted.kubelet.silence(false);
-            fixture.runs("q", 2).await;
+            scripted.kubelet.set_unreachable(false);
+            fixture.wait_until_running("q", 2).await;
         },
     );
 }
@@ -94,7 +98,7 @@ fn a_coordinator_without_memory_is_followed_by_one_with_more() {
     with_scripted_coordinators(
         "a_coordinator_without_memory_is_followed_by_one_with_more",
         async |coordinator| {
-            coordinator.container.runs(true).await;
+            coordinator.container.report_running(true).await;
             match coordinator.epoch() {
                 1 | 2 => Exit::out_of_memory(),
                 _ => coordinator.end(Outcome::Succeeded).await,
@@ -103,13 +107,13 @@ fn a_coordinator_without_memory_is_followed_by_one_with_more() {
         async |fixture, kubelet| {
             let resources = json!({"requests": {"memory": "100Mi"}, "limits": {"memory": "200Mi"}});
             fixture
-                .pool(
+                .create_pool(
                     "p",
                     json!({"replicas": 1, "coordinator": {"resources": resources}}),
                 )
                 .await;
-            fixture.query("q", json!({})).await;
-            let status = fixture.reaches("q", QueryPhase::Succeeded).await;
+            fixture.create_query("q", json!({})).await;
+            let status = fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
             assert_eq!((status.pod_retries, status.coordinator_failures), (2, 2));
             let memory = |pod: &Pod| {
                 let resources = pod.spec.as_ref().unwrap().containers[0]
@@ -132,13 +136,13 @@ fn a_coordinator_that_never_has_enough_memory_fails_its_query() {
     with_scripted_coordinators(
         "a_coordinator_that_never_has_enough_memory_fails_its_query",
         async |coordinator| {
-            coordinator.container.runs(true).await;
+            coordinator.container.report_running(true).await;
             Exit::out_of_memory()
         },
         async |fixture, kubelet| {
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("q", json!({})).await;
-            let (reason, message) = fixture.fails("q").await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.create_query("q", json!({})).await;
+            let (reason, message) = fixture.wait_until_failed("q").await;
             assert_eq!(reason, "OutOfMemory");
             assert!(
                 message.contains("raise coordinator.resources of the pool"),
@@ -159,7 +163,7 @@ fn bad_input_is_not_tried_again() {
     with_scripted_coordinators(
         "bad_input_is_not_tried_again",
         async |coordinator| {
-            coordinator.container.runs(true).await;
+            coordinator.container.report_running(true).await;
             match coordinator.query() {
                 "sql" => {
                     let outcome = failure(ErrorReason::InvalidSql, "no such column: x");
@@ -173,16 +177,16 @@ fn bad_input_is_not_tried_again() {
             }
         },
         async |fixture, _| {
-            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
             for query in ["sql", "poison", "refused"] {
-                fixture.query(query, json!({})).await;
+                fixture.create_query(query, json!({})).await;
             }
             for (query, expected, words) in [
                 ("sql", "InvalidSql", "no such column: x"),
                 ("poison", "TaskFailed", "division by zero"),
                 ("refused", "InvalidSpec", "spec.tables[0]: no such format"),
             ] {
-                let (reason, message) = fixture.fails(query).await;
+                let (reason, message) = fixture.wait_until_failed(query).await;
                 assert_eq!(reason, expected);
                 assert!(message.contains(words), "{message}");
                 let status = fixture.query_status(query).await;
@@ -197,7 +201,7 @@ fn what_may_be_gone_the_next_time_is_tried_a_few_times() {
     with_scripted_coordinators(
         "what_may_be_gone_the_next_time_is_tried_a_few_times",
         async |coordinator| {
-            coordinator.container.runs(true).await;
+            coordinator.container.report_running(true).await;
             match (coordinator.query(), coordinator.epoch()) {
                 ("heals", 2) => coordinator.end(Outcome::Succeeded).await,
                 ("heals" | "sink", _) => {
@@ -209,10 +213,10 @@ fn what_may_be_gone_the_next_time_is_tried_a_few_times() {
             }
         },
         async |fixture, _| {
-            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
             for query in ["heals", "sink", "workers", "crashes"] {
                 fixture
-                    .query(query, json!({"retry": {"maxTaskAttempts": 2}}))
+                    .create_query(query, json!({"retry": {"maxTaskAttempts": 2}}))
                     .await;
             }
             for (query, expected) in [
@@ -220,7 +224,7 @@ fn what_may_be_gone_the_next_time_is_tried_a_few_times() {
                 ("workers", "WorkersLost"),
                 ("crashes", "CoordinatorLost"),
             ] {
-                assert_eq!(fixture.fails(query).await.0, expected);
+                assert_eq!(fixture.wait_until_failed(query).await.0, expected);
                 let status = fixture.query_status(query).await;
                 assert_eq!(
                     (status.coordinator_epoch, status.coordinator_failures),
@@ -228,7 +232,7 @@ fn what_may_be_gone_the_next_time_is_tried_a_few_times() {
                     "{query}"
                 );
             }
-            let status = fixture.reaches("heals", QueryPhase::Succeeded).await;
+            let status = fixture.wait_for_phase("heals", QueryPhase::Succeeded).await;
             assert_eq!((status.coordinator_epoch, status.coordinator_failures), (2, 1));
         },
     );

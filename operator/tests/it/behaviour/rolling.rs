@@ -37,7 +37,7 @@ fn is_ready(pod: &Pod) -> bool {
 fn a_pool_that_shrinks_drains_its_workers_first() {
     with_signalled_coordinators("a_pool_that_shrinks_drains_its_workers_first", async |scripted| {
         let fixture = scripted.fixture;
-        fixture.pool("p", json!({"replicas": 3})).await;
+        fixture.create_pool("p", json!({"replicas": 3})).await;
         eventually("three are ready", async || {
             fixture.status("p").await.ready_replicas == 3
         })
@@ -45,7 +45,7 @@ fn a_pool_that_shrinks_drains_its_workers_first() {
         fixture.edit("p", json!({"replicas": 1})).await;
         eventually("one is left", async || fixture.pods("p").await.len() == 1).await;
         // That they drained, and were told to go later, shows in what they were meanwhile.
-        let told = scripted.kubelet.told();
+        let told = scripted.kubelet.pod_versions();
         let draining = told.iter().filter(|pod| {
             let marks = pod.annotations.as_ref();
             pod.deletion_timestamp.is_none() && marks.is_some_and(|marks| marks.contains_key(DRAINING))
@@ -63,7 +63,7 @@ fn a_pool_that_changes_has_as_many_ready_workers_all_the_while() {
         "a_pool_that_changes_has_as_many_ready_workers_all_the_while",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.pool("p", json!({"replicas": 2})).await;
+            fixture.create_pool("p", json!({"replicas": 2})).await;
             eventually("two are ready", async || {
                 fixture.status("p").await.ready_replicas == 2
             })
@@ -74,8 +74,8 @@ fn a_pool_that_changes_has_as_many_ready_workers_all_the_while() {
                 .iter()
                 .filter_map(ResourceExt::uid)
                 .collect();
-            fixture.query("q", json!({})).await;
-            fixture.runs("q", 1).await;
+            fixture.create_query("q", json!({})).await;
+            fixture.wait_until_running("q", 1).await;
             fixture.edit("p", json!({"memory": "2GiB"})).await;
             eventually("both are new", async || {
                 let pods = fixture.pods("p").await;
@@ -86,8 +86,8 @@ fn a_pool_that_changes_has_as_many_ready_workers_all_the_while() {
             })
             .await;
             // The query has kept its coordinator.
-            scripted.signals.give("q");
-            let status = fixture.reaches("q", QueryPhase::Succeeded).await;
+            scripted.signals.signal("q");
+            let status = fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
             assert_eq!(status.coordinator_epoch, 1);
         },
     );
@@ -108,16 +108,16 @@ fn the_worker_that_holds_least_goes_first() {
             succeeds,
         );
         let _kubelet = Kubelet::start(fixture.env, program).await;
-        fixture.pool("p", json!({"replicas": 3})).await;
+        fixture.create_pool("p", json!({"replicas": 3})).await;
         eventually("it is known what they hold", async || {
             let status = fixture.status("p").await;
             (status.ready_replicas, status.held_bytes) == (3, 15 << 20)
         })
         .await;
         fixture.edit("p", json!({"replicas": 2})).await;
-        fixture.has_pods("p", &["p-0", "p-2"]).await;
+        fixture.wait_for_pods("p", &["p-0", "p-2"]).await;
         fixture.edit("p", json!({"replicas": 1})).await;
-        fixture.has_pods("p", &["p-2"]).await;
+        fixture.wait_for_pods("p", &["p-2"]).await;
     });
 }
 
@@ -133,7 +133,7 @@ fn a_worker_that_does_not_end_what_it_runs_goes_at_the_drain_time_out() {
             };
             let program = programs_with(move |_| busy, succeeds);
             let _kubelet = Kubelet::start(fixture.env, program).await;
-            fixture.pool("p", json!({"replicas": 2})).await;
+            fixture.create_pool("p", json!({"replicas": 2})).await;
             eventually("both are busy", async || {
                 let status = fixture.status("p").await;
                 (status.ready_replicas, status.slots_in_use) == (2, 2)
@@ -149,7 +149,7 @@ fn a_worker_that_does_not_end_what_it_runs_goes_at_the_drain_time_out() {
             // It runs on for up to ten minutes, or as long as its user says.
             assert_eq!(fixture.pods("p").await.len(), 2);
             fixture.edit("p", json!({"drainTimeoutSeconds": 1})).await;
-            let left = fixture.has_pods("p", &["p-0"]).await;
+            let left = fixture.wait_for_pods("p", &["p-0"]).await;
             assert!(!drains(&left[0]));
         },
     );
@@ -176,28 +176,28 @@ fn a_query_that_starts_while_the_image_changes_waits_for_workers_of_the_new_one(
                 .boxed()
             });
             let _kubelet = Kubelet::start(fixture.env, program).await;
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("before", json!({})).await;
-            fixture.runs("before", 1).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.create_query("before", json!({})).await;
+            fixture.wait_until_running("before", 1).await;
             fixture.edit("p", json!({"image": "next:1"})).await;
             eventually("coordinators get the new image", async || {
                 fixture.status("p").await.image.as_deref() == Some("next:1")
             })
             .await;
-            fixture.query("meanwhile", json!({})).await;
-            let message = fixture.waits("meanwhile", "WaitingForPool").await;
+            fixture.create_query("meanwhile", json!({})).await;
+            let message = fixture.wait_until_pending("meanwhile", "WaitingForPool").await;
             assert!(
                 message.starts_with("pool p is being rolled: 0 workers"),
                 "{message}"
             );
             assert_eq!(fixture.query_status("before").await.phase, QueryPhase::Running);
             may_start.send_replace(true);
-            fixture.runs("meanwhile", 1).await;
+            fixture.wait_until_running("meanwhile", 1).await;
             let coordinators = fixture.coordinators("meanwhile").await;
             assert_eq!(image(&coordinators[0]), Some("next:1"));
             for query in ["before", "meanwhile"] {
-                signals.give(query);
-                let status = fixture.reaches(query, QueryPhase::Succeeded).await;
+                signals.signal(query);
+                let status = fixture.wait_for_phase(query, QueryPhase::Succeeded).await;
                 assert_eq!(status.coordinator_epoch, 1, "{query}");
             }
         },

@@ -20,48 +20,48 @@ use crate::kubelet::{Exit, Kubelet};
 /// The signals that coordinators of a test wait for, and the events that they received.
 #[derive(Clone, Default)]
 pub struct CoordinatorSignals {
-    given: watch::Sender<BTreeSet<String>>,
-    heard: Arc<Mutex<Vec<String>>>,
+    signalled: watch::Sender<BTreeSet<String>>,
+    events: Arc<Mutex<Vec<String>>>,
 }
 
 impl CoordinatorSignals {
     /// Lets the query's coordinator succeed.
-    pub fn give(&self, query: &str) {
-        self.given.send_modify(|given| {
-            given.insert(query.to_owned());
+    pub fn signal(&self, query: &str) {
+        self.signalled.send_modify(|signalled| {
+            signalled.insert(query.to_owned());
         });
     }
 
     /// The events of coordinators in order: `q-c1 is cancelled`, `q-c1 is stopped`.
-    pub fn heard(&self) -> Vec<String> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn events(&self) -> Vec<String> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn hear(&self, coordinator: &Coordinator, what: &str) {
+    fn record_event(&self, coordinator: &Coordinator, what: &str) {
         let words = format!("{} is {what}", coordinator.container.pod.name_any());
-        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.push(words);
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.push(words);
     }
 
     /// A coordinator that runs until its query is signalled, and then succeeds.
     pub async fn follow(self, coordinator: Coordinator) -> Exit {
-        coordinator.container.runs(true).await;
+        coordinator.container.report_running(true).await;
         coordinator.report(&snapshot(2, 1, None));
-        let mut given = self.given.subscribe();
+        let mut signalled = self.signalled.subscribe();
         let query = coordinator.query().to_owned();
-        let cued = async {
-            let _ = given.wait_for(|given| given.contains(&query)).await;
+        let is_signalled = async {
+            let _ = signalled.wait_for(|signalled| signalled.contains(&query)).await;
         };
         tokio::select! {
             () = coordinator.container.terminated() => {
-                self.hear(&coordinator, "stopped");
+                self.record_event(&coordinator, "stopped");
                 Exit::stopped()
             }
             () = coordinator.cancelled() => {
-                self.hear(&coordinator, "cancelled");
+                self.record_event(&coordinator, "cancelled");
                 coordinator.end(Outcome::Cancelled).await
             }
-            () = cued => coordinator.end(Outcome::Succeeded).await,
+            () = is_signalled => coordinator.end(Outcome::Succeeded).await,
         }
     }
 }
@@ -105,7 +105,7 @@ pub fn with_scripted_coordinators<F>(
 
 impl Fixture<'_> {
     /// Creates a query on the pool `p` with additional `spec`.
-    pub async fn query(&self, name: &str, spec: Value) -> ShuffleQuery {
+    pub async fn create_query(&self, name: &str, spec: Value) -> ShuffleQuery {
         let mut whole = json!({"sql": "select 1"});
         if spec.get("workers").is_none() {
             whole["workerPoolRef"] = json!({"name": "p"});
@@ -134,7 +134,7 @@ impl Fixture<'_> {
     }
 
     /// Waits until the query is in this phase. Returns its status.
-    pub async fn reaches(&self, name: &str, phase: QueryPhase) -> ShuffleQueryStatus {
+    pub async fn wait_for_phase(&self, name: &str, phase: QueryPhase) -> ShuffleQueryStatus {
         let mut status = ShuffleQueryStatus::default();
         eventually(&format!("{name} is {phase:?}"), async || {
             status = self.query_status(name).await;
@@ -150,14 +150,14 @@ impl Fixture<'_> {
     }
 
     /// Waits until the query has failed. Returns reason and message.
-    pub async fn fails(&self, name: &str) -> (String, String) {
-        let error = self.reaches(name, QueryPhase::Failed).await.error.unwrap();
+    pub async fn wait_until_failed(&self, name: &str) -> (String, String) {
+        let error = self.wait_for_phase(name, QueryPhase::Failed).await.error.unwrap();
         let reason = serde_json::to_value(error.reason).unwrap();
         (reason.as_str().unwrap().to_owned(), error.message)
     }
 
     /// Waits until the query waits with this reason. Returns the message.
-    pub async fn waits(&self, name: &str, reason: &str) -> String {
+    pub async fn wait_until_pending(&self, name: &str, reason: &str) -> String {
         let mut status = ShuffleQueryStatus::default();
         eventually(&format!("{name} waits: {reason}"), async || {
             status = self.query_status(name).await;
@@ -169,7 +169,7 @@ impl Fixture<'_> {
     }
 
     /// Waits until this coordinator runs and its query with it.
-    pub async fn runs(&self, name: &str, epoch: u64) -> ShuffleQueryStatus {
+    pub async fn wait_until_running(&self, name: &str, epoch: u64) -> ShuffleQueryStatus {
         let mut status = ShuffleQueryStatus::default();
         eventually(&format!("coordinator {epoch} of {name} runs"), async || {
             status = self.query_status(name).await;

@@ -17,7 +17,7 @@ fn a_query_is_refused_with_the_names_of_its_fields() {
         "a_query_is_refused_with_the_names_of_its_fields",
         async |scripted| {
             let fixture = scripted.fixture;
-            fixture.pool("p", json!({"replicas": 1})).await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
             // What no schema can say.
             let table = json!({"name": "t", "location": format!("/{}", "é".repeat(600)), "format": "csv"});
             for (query, spec, fields) in [
@@ -33,8 +33,8 @@ fn a_query_is_refused_with_the_names_of_its_fields() {
                     vec!["spec.sql", "spec.tables[0].location"],
                 ),
             ] {
-                fixture.query(query, spec).await;
-                let (reason, message) = fixture.fails(query).await;
+                fixture.create_query(query, spec).await;
+                let (reason, message) = fixture.wait_until_failed(query).await;
                 assert_eq!(reason, "InvalidSpec");
                 for field in fields {
                     assert!(message.contains(field), "{message}");
@@ -42,9 +42,9 @@ fn a_query_is_refused_with_the_names_of_its_fields() {
                 assert_eq!(fixture.owned_by_query(query).await, [""; 0]);
             }
             // One that is good is none the worse for them.
-            scripted.signals.give("good");
-            fixture.query("good", json!({})).await;
-            fixture.reaches("good", QueryPhase::Succeeded).await;
+            scripted.signals.signal("good");
+            fixture.create_query("good", json!({})).await;
+            fixture.wait_for_phase("good", QueryPhase::Succeeded).await;
         },
     );
 }
@@ -55,14 +55,16 @@ fn a_coordinator_whose_image_is_not_there_says_so() {
         "a_coordinator_whose_image_is_not_there_says_so",
         async |coordinator| {
             let container = &coordinator.container;
-            container.waits("ImagePullBackOff", "no such image").await;
+            container
+                .report_waiting("ImagePullBackOff", "no such image")
+                .await;
             container.terminated().await;
             crate::kubelet::Exit::stopped()
         },
         async |fixture, _| {
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.query("q", json!({})).await;
-            let message = fixture.waits("q", "ImagePullFailed").await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.create_query("q", json!({})).await;
+            let message = fixture.wait_until_pending("q", "ImagePullFailed").await;
             assert_eq!(message, "no such image");
         },
     );
@@ -75,15 +77,15 @@ fn a_coordinator_beyond_the_quota_says_so_and_starts_when_there_is_room() {
         async |fixture| {
             let kubelet = Kubelet::start(fixture.env, programs(succeeds)).await;
             let operator = fixture.start("operator", &[]);
-            fixture.pool("p", json!({"replicas": 1})).await;
-            fixture.has_pods("p", &["p-0"]).await;
-            fixture.no_more_pods("quota", 1).await;
-            fixture.query("q", json!({})).await;
-            let message = fixture.waits("q", "QuotaExceeded").await;
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            fixture.wait_for_pods("p", &["p-0"]).await;
+            fixture.exhaust_pod_quota("quota", 1).await;
+            fixture.create_query("q", json!({})).await;
+            let message = fixture.wait_until_pending("q", "QuotaExceeded").await;
             assert!(message.contains("exceeded quota: quota"), "{message}");
             let room = json!({"spec": {"hard": {"pods": "100"}}});
             fixture.merge::<ResourceQuota>("quota", room).await;
-            fixture.reaches("q", QueryPhase::Succeeded).await;
+            fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
             let started: Vec<_> = kubelet.started().into_iter().map(|pod| pod.name).collect();
             assert_eq!(started, ["p-0", "q-c1"]);
             // The quota's refusal is a 403 too.
@@ -100,9 +102,11 @@ fn a_pool_of_somebody_else_is_not_taken_for_inline_workers() {
         "a_pool_of_somebody_else_is_not_taken_for_inline_workers",
         async |scripted| {
             let fixture = scripted.fixture;
-            let theirs = fixture.pool("q-workers", json!({"replicas": 1})).await;
-            fixture.query("q", json!({"workers": {"replicas": 3}})).await;
-            let message = fixture.waits("q", "NameTaken").await;
+            let theirs = fixture.create_pool("q-workers", json!({"replicas": 1})).await;
+            fixture
+                .create_query("q", json!({"workers": {"replicas": 3}}))
+                .await;
+            let message = fixture.wait_until_pending("q", "NameTaken").await;
             assert!(message.contains("WorkerPool q-workers exists"), "{message}");
             let now = fixture.api::<WorkerPool>().get("q-workers").await.unwrap();
             assert_eq!(now.uid(), theirs.uid());
