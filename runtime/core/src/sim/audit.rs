@@ -98,10 +98,10 @@ impl Audit {
                     self.live.remove(&attempt.task_id());
                 }
                 if let AttemptFailure::FetchFailed { map_attempt, .. } = failure {
-                    self.unwin(*map_attempt);
+                    self.withdraw_win(*map_attempt);
                 }
             }
-            Event::ResultFetchFailed { map_attempt, .. } => self.unwin(*map_attempt),
+            Event::ResultFetchFailed { map_attempt, .. } => self.withdraw_win(*map_attempt),
             Event::WorkerDrained { worker } => {
                 self.draining.insert(worker.name.clone());
             }
@@ -149,7 +149,7 @@ impl Audit {
         self.winners.retain(|_, attempt| !there(attempt));
     }
 
-    fn unwin(&mut self, attempt: AttemptId) {
+    fn withdraw_win(&mut self, attempt: AttemptId) {
         if self.winners.get(&attempt.task_id()) == Some(&attempt) {
             self.winners.remove(&attempt.task_id());
         }
@@ -198,7 +198,7 @@ impl Audit {
                 if self.winners.get(&attempt.task_id()) == Some(attempt) {
                     self.released.insert(attempt.task_id(), attempt.stage_epoch);
                 }
-                self.unwin(*attempt);
+                self.withdraw_win(*attempt);
                 Ok(())
             }
             Action::EndQuery { outcome } => {
@@ -256,11 +256,11 @@ impl Audit {
             InputState::Won => self.on_won(update.map_attempt),
             InputState::Superseded => {
                 self.superseded.insert(update.map_attempt);
-                self.unwin(update.map_attempt);
+                self.withdraw_win(update.map_attempt);
                 Ok(())
             }
             InputState::Lost => {
-                self.unwin(update.map_attempt);
+                self.withdraw_win(update.map_attempt);
                 Ok(())
             }
         }
@@ -393,7 +393,7 @@ impl Audit {
 }
 
 /// Checks that a coordinator wants nothing once the query has ended.
-pub fn judge_silence(wake: Option<Instant>, later: &[Action]) -> Result<(), Violation> {
+pub fn check_nothing_follows(wake: Option<Instant>, later: &[Action]) -> Result<(), Violation> {
     if let Some(at) = wake {
         return Err(format!(
             "the query has ended and still wants to be woken at {} ms",

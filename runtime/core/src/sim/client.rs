@@ -9,7 +9,7 @@ use rand::Rng;
 use super::audit::Violation;
 use super::fetch::{ReaderId, Reading};
 use super::model::Row;
-use super::plan::Sabotage;
+use super::plan::Defect;
 use super::world::{SimEvent, World};
 use crate::coordinator::Event;
 use crate::failure::FetchError;
@@ -55,7 +55,7 @@ pub struct Client {
 
 impl Client {
     /// Takes rows of a stream, and delivers those that were not delivered before.
-    fn hand_out(&mut self, stream: StreamId, rows: &[Row], again: bool) -> Result<(), PartiallyDelivered> {
+    fn deliver(&mut self, stream: StreamId, rows: &[Row], again: bool) -> Result<(), PartiallyDelivered> {
         let before = self.cursor.take(stream.attempt, rows.len() as u64)?;
         let before = if again { 0 } else { before as usize };
         let left = self.left.entry(stream.attempt).or_default();
@@ -64,7 +64,7 @@ impl Client {
     }
 
     /// Takes the ends of streams whose rows were all taken.
-    fn settle(&mut self) -> Result<(), PartiallyDelivered> {
+    fn take_ends(&mut self) -> Result<(), PartiallyDelivered> {
         while let Some(Queued::End { stream }) = self.queue.front() {
             let attempt = stream.attempt;
             self.queue.pop_front();
@@ -146,7 +146,7 @@ impl World {
     /// The reader has delivered the last chunk of a stream.
     pub fn end_for_client(&mut self, stream: StreamId) {
         self.client.queue.push_back(Queued::End { stream });
-        if let Err(PartiallyDelivered(attempt)) = self.client.settle() {
+        if let Err(PartiallyDelivered(attempt)) = self.client.take_ends() {
             self.fail_client(attempt, FetchError::StaleAttempt, true);
         }
     }
@@ -160,9 +160,9 @@ impl World {
         let Some(Queued::Chunk { stream, bytes, rows }) = client.queue.pop_front() else {
             return Err("the client takes a chunk that was not delivered".to_owned());
         };
-        let again = self.plan.sabotage == Sabotage::HandOutAgain;
-        let taken = client.hand_out(stream, &rows, again);
-        if let Err(PartiallyDelivered(attempt)) = taken.and_then(|()| client.settle()) {
+        let again = self.plan.defect == Defect::DeliverAgain;
+        let taken = client.deliver(stream, &rows, again);
+        if let Err(PartiallyDelivered(attempt)) = taken.and_then(|()| client.take_ends()) {
             self.fail_client(attempt, FetchError::StaleAttempt, true);
             return Ok(());
         }
@@ -175,7 +175,7 @@ impl World {
     pub fn finish_client(&mut self) {
         if self.client.queue.is_empty() {
             self.client.reading = None;
-            self.say_as_client(Event::ResultDelivered);
+            self.send_as_client(Event::ResultDelivered);
         }
     }
 
@@ -192,8 +192,7 @@ impl World {
             return;
         }
         let any = client.left.values().any(|rows| !rows.is_empty());
-        let partially_delivered =
-            partially_delivered || (any && self.plan.sabotage == Sabotage::GiveUpForAnyRow);
+        let partially_delivered = partially_delivered || (any && self.plan.defect == Defect::FailForAnyRow);
         if !partially_delivered {
             client.went_on += u32::from(any);
             // The next reader waits for the coordinator's next update about it.
@@ -203,7 +202,7 @@ impl World {
             }
             self.open_client();
         }
-        self.say_as_client(Event::ResultFetchFailed {
+        self.send_as_client(Event::ResultFetchFailed {
             map_attempt,
             error,
             partially_delivered,
@@ -211,7 +210,7 @@ impl World {
     }
 
     /// The client runs in the coordinator's process: its events arrive at once, in order.
-    fn say_as_client(&mut self, event: Event) {
+    fn send_as_client(&mut self, event: Event) {
         let (name, session) = ("client".to_owned(), 0);
         self.after(0, SimEvent::ToCoordinator { name, session, event });
     }

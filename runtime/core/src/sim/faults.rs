@@ -10,7 +10,7 @@ use crate::coordinator::{Event, MAX_WORKERS_LOST_WITH_TASK};
 use crate::ids::Incarnation;
 
 impl World {
-    pub fn strike(&mut self, name: String, fault: Fault) -> Result<(), Violation> {
+    pub fn apply_fault(&mut self, name: String, fault: Fault) -> Result<(), Violation> {
         let Some(node) = self.nodes.get_mut(&name).filter(|node| !node.gone) else {
             return Ok(());
         };

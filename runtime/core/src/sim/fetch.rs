@@ -9,7 +9,7 @@ use super::audit::Violation;
 use super::limit;
 use super::model::{Row, sort_key};
 use super::node::Node;
-use super::plan::Sabotage;
+use super::plan::Defect;
 use super::world::{SimEvent, World};
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, CoordinatorEpoch, StreamId, TaskId, WorkerId};
@@ -243,7 +243,7 @@ impl World {
                 start_offset,
                 end_offset,
             } => {
-                let lose = self.plan.sabotage == Sabotage::LoseChunk && !rows.is_empty();
+                let lose = self.plan.defect == Defect::LoseChunk && !rows.is_empty();
                 let bytes = end_offset - start_offset;
                 self.consume(id, input, stream, bytes, rows);
                 if let Some(reading) = self.reading(id).filter(|_| !lose) {
@@ -275,7 +275,7 @@ impl World {
                     let graph = &self.plan.graph;
                     let exchange = graph.stages[attempt.stage.0 as usize].inputs[input].exchange;
                     let rows = taken.values().map(|rows| rows.len() as u64).sum();
-                    limit::judge_read(graph, exchange, &tasks, rows)?;
+                    limit::check_limit_read(graph, exchange, &tasks, rows)?;
                 }
             }
             reader::Action::Fail { map_attempt, error } => self.fail_reader(id, map_attempt, error),

@@ -103,7 +103,7 @@ pub fn scan(graph: &StageGraph, stage: &Stage, attempt: AttemptId, rows: &mut Ve
 }
 
 /// Checks what the reader of a limited exchange got: enough rows, or those of all map tasks.
-pub fn judge_read(
+pub fn check_limit_read(
     graph: &StageGraph,
     exchange: ExchangeId,
     tasks: &BTreeSet<TaskId>,
@@ -123,7 +123,7 @@ pub fn judge_read(
 
 /// Checks the rows of a query with a limit: each once, and as many as the limit takes. Where scans have other rows each time,
 /// nobody knows how many that are if they are fewer than the limit.
-pub fn judge_result(graph: &StageGraph, rows: &[Row], reference: &[Row]) -> Result<(), Violation> {
+pub fn check_limit_result(graph: &StageGraph, rows: &[Row], reference: &[Row]) -> Result<(), Violation> {
     let Some(fetch) = graph.exchanges.iter().find_map(|exchange| exchange.fetch) else {
         return Ok(());
     };

@@ -7,6 +7,7 @@
 
 mod audit;
 mod client;
+mod defects;
 mod division;
 mod faults;
 mod fetch;
@@ -15,7 +16,6 @@ mod limit;
 mod model;
 mod node;
 mod plan;
-mod sabotage;
 mod session;
 mod tests;
 mod world;

@@ -5,12 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rand::Rng;
 
 use super::audit::Violation;
+use super::defects::apply_to_inputs;
 use super::fetch::{ReaderId, Reading};
 use super::filters;
 use super::limit;
 use super::model::{Row, compute, mix, route, sort_key};
-use super::plan::Sabotage;
-use super::sabotage::misread;
+use super::plan::Defect;
 use super::session::ToWorker;
 use super::world::{SimEvent, World};
 use crate::coordinator::Event;
@@ -225,7 +225,7 @@ impl World {
             return;
         };
         let worker = node.id.clone();
-        let claimed = if self.plan.sabotage == Sabotage::GrantTwice {
+        let claimed = if self.plan.defect == Defect::GrantTwice {
             2
         } else {
             1
@@ -262,7 +262,7 @@ impl World {
         };
         node.table(opened);
         let mut inputs = assignment.inputs.clone();
-        misread(self.plan.sabotage, &self.plan.graph, attempt, &mut inputs);
+        apply_to_inputs(self.plan.defect, &self.plan.graph, attempt, &mut inputs);
         let reading = Reading::new(&inputs, Delivery::Arrival);
         let scans = assignment.inputs.is_empty();
         node.running.insert(
@@ -287,7 +287,7 @@ impl World {
     /// All inputs are read: computes the output and begins to publish it.
     pub fn start_writing(&mut self, name: &str, incarnation: u64, attempt: AttemptId) {
         let stage = self.plan.graph.stages[attempt.stage.0 as usize].clone();
-        let repeat_row = self.plan.sabotage == Sabotage::RepeatRow;
+        let repeat_row = self.plan.defect == Defect::RepeatRow;
         let Some(job) = self
             .nodes
             .get_mut(name)
@@ -300,7 +300,7 @@ impl World {
         }
         let graph = &self.plan.graph;
         let mut inputs = filters::join(graph, &stage, job.reading.rows(graph));
-        if self.plan.sabotage == Sabotage::KeepStrangers {
+        if self.plan.defect == Defect::KeepForeignRows {
             inputs = job
                 .reading
                 .taken
@@ -349,7 +349,7 @@ impl World {
         if self.plan.poison == Some(attempt.task_id()) && self.runs(name, incarnation, attempt) {
             return self.poisoned(name);
         }
-        if self.chance(self.plan.failure) || self.plan.sabotage == Sabotage::FailAttempts {
+        if self.chance(self.plan.failure) || self.plan.defect == Defect::FailAttempts {
             let message = "put in by the simulator".to_owned();
             let failure = if self.rng.random_bool(0.5) {
                 AttemptFailure::Failed { message }
@@ -402,7 +402,7 @@ impl World {
         let stage = &self.plan.graph.stages[attempt.stage.0 as usize];
         let is_root = stage.output == self.plan.graph.result;
         let sorts = self.plan.graph.exchanges[stage.output.0 as usize].kind == ExchangeKind::Range;
-        let mute = self.plan.sabotage == Sabotage::MuteSuccess;
+        let mute = self.plan.defect == Defect::DropSuccess;
         let Some(node) = self.nodes.get_mut(name) else {
             return Ok(());
         };
@@ -448,7 +448,7 @@ impl World {
             rows_out: all.len() as u64,
             ..AttemptMetrics::default()
         };
-        if self.plan.sabotage == Sabotage::ForgetKeys {
+        if self.plan.defect == Defect::DropKeys {
             all.truncate(1);
         }
         let filters = filters::made(&self.plan.graph, attempt.stage, &all);

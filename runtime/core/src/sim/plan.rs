@@ -81,10 +81,10 @@ impl Scenario {
 
 /// A defect put in on purpose, to show that the checks notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sabotage {
+pub enum Defect {
     None,
     /// Workers keep their successes to themselves.
-    MuteSuccess,
+    DropSuccess,
     /// A stage writes one row of each task twice.
     RepeatRow,
     /// A reader loses the rows of one chunk.
@@ -98,33 +98,33 @@ pub enum Sabotage {
     /// A worker says that it has granted twice as many slots as it has.
     GrantTwice,
     /// The query is taken for ended though the coordinator has not ended it.
-    EndUnasked,
-    /// The coordinator has a hundred times the time that it was given, and the patience with missing workers.
-    EndlessPatience,
-    /// Half of both.
-    HalfPatience,
+    EndEarly,
+    /// The coordinator takes its deadline and the grace time for missing workers a hundredfold.
+    LongTimeouts,
+    /// The coordinator halves both.
+    ShortTimeouts,
     /// The client gives up when any row has left, whatever attempt cannot be read.
-    GiveUpForAnyRow,
+    FailForAnyRow,
     /// The client hands out again what a reader reads again.
-    HandOutAgain,
+    DeliverAgain,
     /// A reader keeps rows of its frames that lie in other ranges.
-    KeepStrangers,
+    KeepForeignRows,
     /// Every worker that is lost had said that it goes.
-    SayAllDrain,
+    ReportAllDrained,
     /// A task of several partitions leaves the last one out.
-    LeavePartitionOut,
+    SkipPartition,
     /// A task reads a partition of another one, too.
     ReadPartitionTwice,
     /// The coordinator leaves the last partition of a task out of its assignment.
     AssignTooFew,
     /// Runtime filters lack keys of rows that were written.
-    ForgetKeys,
+    DropKeys,
     /// The coordinator takes half of a limit's rows for enough.
     HalfLimit,
     /// The coordinator keeps outputs that were read.
     KeepOutputs,
     /// The coordinator says of a partition that holds bytes that it holds none.
-    ForgetFilled,
+    DropFilledPartition,
 }
 
 #[derive(Debug)]
@@ -154,7 +154,7 @@ pub struct Plan {
     pub client_pause: u64,
     /// When the last worker has vanished.
     pub abandoned_at: Option<u64>,
-    pub sabotage: Sabotage,
+    pub defect: Defect,
 }
 
 impl Plan {
@@ -166,7 +166,7 @@ impl Plan {
                 plan.policy.deadline = Some(Duration::from_millis(rng.random_range(50..5_000)));
             }
             Scenario::Abandoned => plan.abandon(&mut rng),
-            Scenario::Client => plan.slow_the_client(&mut rng),
+            Scenario::Client => plan.slow_client(&mut rng),
             Scenario::Poison => plan.poison(&mut rng),
             Scenario::Limit => plan.graph = limited_graph(&mut rng),
         }
@@ -203,7 +203,7 @@ impl Plan {
         self.cancel_at = None;
     }
 
-    fn slow_the_client(&mut self, rng: &mut SmallRng) {
+    fn slow_client(&mut self, rng: &mut SmallRng) {
         self.policy.sink = false;
         self.cancel_at = None;
         self.client_pause = rng.random_range(50..800);
@@ -236,67 +236,67 @@ impl Plan {
     }
 
     /// Puts in a defect, and what brings it to light.
-    pub fn put_in(&mut self, sabotage: Sabotage) {
-        self.sabotage = sabotage;
-        match sabotage {
-            Sabotage::KeepFiles => {
+    pub fn inject(&mut self, defect: Defect) {
+        self.defect = defect;
+        match defect {
+            Defect::KeepFiles => {
                 self.policy.sink = true;
                 self.sink_fails = true;
             }
-            Sabotage::EndUnasked => self.cancel_at = Some(0),
-            Sabotage::None
-            | Sabotage::MuteSuccess
-            | Sabotage::RepeatRow
-            | Sabotage::LoseChunk
-            | Sabotage::HideIndeterminacy
-            | Sabotage::FailAttempts
-            | Sabotage::GrantTwice
-            | Sabotage::EndlessPatience
-            | Sabotage::HalfPatience
-            | Sabotage::GiveUpForAnyRow
-            | Sabotage::HandOutAgain
-            | Sabotage::KeepStrangers
-            | Sabotage::SayAllDrain
-            | Sabotage::LeavePartitionOut
-            | Sabotage::ReadPartitionTwice
-            | Sabotage::AssignTooFew
-            | Sabotage::ForgetKeys
-            | Sabotage::HalfLimit
-            | Sabotage::KeepOutputs
-            | Sabotage::ForgetFilled => {}
+            Defect::EndEarly => self.cancel_at = Some(0),
+            Defect::None
+            | Defect::DropSuccess
+            | Defect::RepeatRow
+            | Defect::LoseChunk
+            | Defect::HideIndeterminacy
+            | Defect::FailAttempts
+            | Defect::GrantTwice
+            | Defect::LongTimeouts
+            | Defect::ShortTimeouts
+            | Defect::FailForAnyRow
+            | Defect::DeliverAgain
+            | Defect::KeepForeignRows
+            | Defect::ReportAllDrained
+            | Defect::SkipPartition
+            | Defect::ReadPartitionTwice
+            | Defect::AssignTooFew
+            | Defect::DropKeys
+            | Defect::HalfLimit
+            | Defect::KeepOutputs
+            | Defect::DropFilledPartition => {}
         }
     }
 
     /// The policy that the coordinator gets.
     pub fn coordinator_policy(&self) -> Policy {
-        let stretched = |span: Duration| match self.sabotage {
-            Sabotage::EndlessPatience => span * 100,
-            Sabotage::HalfPatience => span / 2,
-            Sabotage::None
-            | Sabotage::MuteSuccess
-            | Sabotage::RepeatRow
-            | Sabotage::LoseChunk
-            | Sabotage::HideIndeterminacy
-            | Sabotage::FailAttempts
-            | Sabotage::KeepFiles
-            | Sabotage::GrantTwice
-            | Sabotage::EndUnasked
-            | Sabotage::GiveUpForAnyRow
-            | Sabotage::HandOutAgain
-            | Sabotage::KeepStrangers
-            | Sabotage::SayAllDrain
-            | Sabotage::LeavePartitionOut
-            | Sabotage::ReadPartitionTwice
-            | Sabotage::AssignTooFew
-            | Sabotage::ForgetKeys
-            | Sabotage::HalfLimit
-            | Sabotage::KeepOutputs
-            | Sabotage::ForgetFilled => span,
+        let stretched = |span: Duration| match self.defect {
+            Defect::LongTimeouts => span * 100,
+            Defect::ShortTimeouts => span / 2,
+            Defect::None
+            | Defect::DropSuccess
+            | Defect::RepeatRow
+            | Defect::LoseChunk
+            | Defect::HideIndeterminacy
+            | Defect::FailAttempts
+            | Defect::KeepFiles
+            | Defect::GrantTwice
+            | Defect::EndEarly
+            | Defect::FailForAnyRow
+            | Defect::DeliverAgain
+            | Defect::KeepForeignRows
+            | Defect::ReportAllDrained
+            | Defect::SkipPartition
+            | Defect::ReadPartitionTwice
+            | Defect::AssignTooFew
+            | Defect::DropKeys
+            | Defect::HalfLimit
+            | Defect::KeepOutputs
+            | Defect::DropFilledPartition => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),
             no_workers_grace: stretched(self.policy.no_workers_grace),
-            retention: if self.sabotage == Sabotage::KeepOutputs {
+            retention: if self.defect == Defect::KeepOutputs {
                 ShuffleRetention::UntilEnd
             } else {
                 self.policy.retention
@@ -372,7 +372,7 @@ impl Plan {
             sink_fails: !calm && rng.random_bool(0.03),
             client_pause: 40,
             abandoned_at: None,
-            sabotage: Sabotage::None,
+            defect: Defect::None,
         };
         (plan, rng)
     }

@@ -4,8 +4,8 @@ mod audit;
 
 use std::collections::BTreeSet;
 
-use super::audit::judge_silence;
-use super::plan::{Plan, Sabotage, Scenario};
+use super::audit::check_nothing_follows;
+use super::plan::{Defect, Plan, Scenario};
 use super::world::{Run, World};
 use crate::coordinator::{Action, Outcome};
 use sluice_crds::ErrorReason;
@@ -15,9 +15,9 @@ const SEEDS: u64 = 600;
 /// Seeds of each scenario that has an end of its own.
 const SEEDS_OF_ENDS: u64 = 200;
 
-fn run(scenario: Scenario, seed: u64, sabotage: Sabotage, trace: bool) -> Result<Run, String> {
+fn run(scenario: Scenario, seed: u64, defect: Defect, trace: bool) -> Result<Run, String> {
     let (mut plan, rng) = Plan::new(seed, scenario);
-    plan.put_in(sabotage);
+    plan.inject(defect);
     if trace {
         println!("{plan:#?}");
     }
@@ -45,7 +45,7 @@ fn honest_runs(scenario: Scenario, seeds: u64) -> Vec<Run> {
     let mut broken = Vec::new();
     let mut runs = Vec::new();
     for seed in 0..seeds {
-        match run(scenario, seed, Sabotage::None, false) {
+        match run(scenario, seed, Defect::None, false) {
             Ok(run) if is_plausible(scenario, &run.outcome) => runs.push(run),
             Ok(run) => broken.push(format!("{}: {:?}", replay(scenario, seed), run.outcome)),
             Err(violation) => broken.push(format!("{}: {violation}", replay(scenario, seed))),
@@ -181,14 +181,14 @@ fn sim_replay() {
         .into_iter()
         .find_map(numbered)
         .expect("SLUICE_SIM_SEED is a number, perhaps behind the name of a scenario");
-    let run = run(scenario, seed, Sabotage::None, trace).expect("the rules hold");
+    let run = run(scenario, seed, Defect::None, trace).expect("the rules hold");
     println!("{:?} after {} steps", run.outcome, run.steps);
     assert!(is_plausible(scenario, &run.outcome), "{:?}", run.outcome);
 }
 
-/// Asserts that some sabotaged run is complained of in these words.
-fn assert_noticed(scenario: Scenario, sabotage: Sabotage, words: &str) {
-    let mut complaints = (0..SEEDS).filter_map(|seed| run(scenario, seed, sabotage, false).err());
+/// Asserts that some defective run is complained of in these words.
+fn assert_noticed(scenario: Scenario, defect: Defect, words: &str) {
+    let mut complaints = (0..SEEDS).filter_map(|seed| run(scenario, seed, defect, false).err());
     let mut others = BTreeSet::new();
     let noticed = complaints.any(|complaint| {
         let so = complaint.contains(words);
@@ -200,115 +200,115 @@ fn assert_noticed(scenario: Scenario, sabotage: Sabotage, words: &str) {
 
 #[test]
 fn a_query_that_never_ends_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::MuteSuccess, "has not ended");
+    assert_noticed(Scenario::Any, Defect::DropSuccess, "has not ended");
 }
 
 #[test]
 fn a_task_that_goes_on_killing_workers_is_noticed() {
-    assert_noticed(Scenario::Poison, Sabotage::SayAllDrain, "one task has killed");
+    assert_noticed(Scenario::Poison, Defect::ReportAllDrained, "one task has killed");
 }
 
 #[test]
 fn a_repeated_row_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::RepeatRow, "twice");
+    assert_noticed(Scenario::Any, Defect::RepeatRow, "twice");
 }
 
 #[test]
 fn lost_rows_are_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::LoseChunk, "other rows");
+    assert_noticed(Scenario::Any, Defect::LoseChunk, "other rows");
 }
 
 #[test]
 fn rows_of_other_ranges_are_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::KeepStrangers, "twice");
+    assert_noticed(Scenario::Any, Defect::KeepForeignRows, "twice");
 }
 
 #[test]
 fn a_partition_that_no_task_reads_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::LeavePartitionOut, "0 twice");
-    assert_noticed(Scenario::Any, Sabotage::AssignTooFew, "of input 0 0 times");
+    assert_noticed(Scenario::Any, Defect::SkipPartition, "0 twice");
+    assert_noticed(Scenario::Any, Defect::AssignTooFew, "of input 0 0 times");
 }
 
 #[test]
 fn a_partition_whose_bytes_are_not_told_of_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::ForgetFilled, "other rows");
+    assert_noticed(Scenario::Any, Defect::DropFilledPartition, "other rows");
 }
 
 #[test]
 fn a_partition_that_two_tasks_read_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::ReadPartitionTwice, "0 missing");
+    assert_noticed(Scenario::Any, Defect::ReadPartitionTwice, "0 missing");
 }
 
 #[test]
 fn a_filter_that_lacks_keys_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::ForgetKeys, "missing");
+    assert_noticed(Scenario::Any, Defect::DropKeys, "missing");
 }
 
 #[test]
 fn rows_of_two_runs_of_a_stage_are_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::HideIndeterminacy, "the result has");
+    assert_noticed(Scenario::Any, Defect::HideIndeterminacy, "the result has");
 }
 
 #[test]
 fn an_output_that_is_kept_for_nobody_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::KeepOutputs, "was read and is kept");
+    assert_noticed(Scenario::Any, Defect::KeepOutputs, "was read and is kept");
 }
 
 #[test]
 fn a_limit_with_too_few_rows_is_noticed() {
-    assert_noticed(Scenario::Limit, Sabotage::HalfLimit, "a limit got");
+    assert_noticed(Scenario::Limit, Defect::HalfLimit, "a limit got");
 }
 
 #[test]
 fn rows_of_two_runs_of_a_limit_are_noticed() {
-    assert_noticed(Scenario::Limit, Sabotage::HideIndeterminacy, "the result has");
+    assert_noticed(Scenario::Limit, Defect::HideIndeterminacy, "the result has");
 }
 
 #[test]
 fn a_client_that_hands_rows_out_twice_is_noticed() {
-    assert_noticed(Scenario::Client, Sabotage::HandOutAgain, "twice");
+    assert_noticed(Scenario::Client, Defect::DeliverAgain, "twice");
 }
 
 #[test]
 fn a_client_that_gives_up_for_rows_of_another_attempt_is_noticed() {
-    assert_noticed(Scenario::Client, Sabotage::GiveUpForAnyRow, "had left");
+    assert_noticed(Scenario::Client, Defect::FailForAnyRow, "had left");
 }
 
 #[test]
 fn a_calm_query_that_fails_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::FailAttempts, "nothing went wrong, but");
+    assert_noticed(Scenario::Any, Defect::FailAttempts, "nothing went wrong, but");
 }
 
 #[test]
 fn a_sink_that_shows_files_of_a_failed_query_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::KeepFiles, "the sink shows files");
+    assert_noticed(Scenario::Any, Defect::KeepFiles, "the sink shows files");
 }
 
 #[test]
 fn an_attempt_that_a_worker_has_no_slot_for_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::GrantTwice, "where the query has no slot");
+    assert_noticed(Scenario::Any, Defect::GrantTwice, "where the query has no slot");
 }
 
 #[test]
 fn a_wish_to_be_woken_after_the_end_is_noticed() {
-    assert_noticed(Scenario::Any, Sabotage::EndUnasked, "still wants to be woken");
+    assert_noticed(Scenario::Any, Defect::EndEarly, "still wants to be woken");
 }
 
 #[test]
 fn words_after_the_end_are_noticed() {
-    assert_eq!(judge_silence(None, &[]), Ok(()));
-    let complaint = judge_silence(None, &[Action::AbortSink]).expect_err("an action");
+    assert_eq!(check_nothing_follows(None, &[]), Ok(()));
+    let complaint = check_nothing_follows(None, &[Action::AbortSink]).expect_err("an action");
     assert!(complaint.contains("after the query's end"), "{complaint}");
 }
 
 #[test]
 fn deadlines_that_do_not_end_a_query_in_time_are_noticed() {
-    assert_noticed(Scenario::Deadline, Sabotage::EndlessPatience, "has not ended");
-    assert_noticed(Scenario::Deadline, Sabotage::HalfPatience, "counted as exceeded");
+    assert_noticed(Scenario::Deadline, Defect::LongTimeouts, "has not ended");
+    assert_noticed(Scenario::Deadline, Defect::ShortTimeouts, "counted as exceeded");
 }
 
 #[test]
 fn workers_that_are_waited_for_too_long_or_too_shortly_are_noticed() {
-    assert_noticed(Scenario::Abandoned, Sabotage::EndlessPatience, "has not ended");
-    assert_noticed(Scenario::Abandoned, Sabotage::HalfPatience, "gave up");
+    assert_noticed(Scenario::Abandoned, Defect::LongTimeouts, "has not ended");
+    assert_noticed(Scenario::Abandoned, Defect::ShortTimeouts, "gave up");
 }

@@ -1,6 +1,6 @@
 //! The clock, the queue of what is going to happen, and the coordinator's shell.
 
-mod judge;
+mod end;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,11 +9,11 @@ use rand::rngs::SmallRng;
 
 use super::audit::{Audit, Violation};
 use super::client::Client;
+use super::defects::apply_to_action;
 use super::fetch::{Answer, ReaderId};
 use super::model::{Row, reference};
 use super::node::Node;
-use super::plan::{FAULTS_END, Fault, Plan, SINK_ANSWER, SLOWEST, Sabotage};
-use super::sabotage::falsify;
+use super::plan::{Defect, FAULTS_END, Fault, Plan, SINK_ANSWER, SLOWEST};
 use super::session::{Link, ToWorker};
 use crate::coordinator::{Action, Coordinator, Event, Outcome};
 use crate::ids::{AttemptId, Incarnation, QueryId, StreamId, WorkerId};
@@ -155,13 +155,13 @@ pub struct Run {
 impl World {
     pub fn new(plan: Plan, rng: SmallRng, trace: bool) -> Result<Self, Violation> {
         let mut graph = plan.graph.clone();
-        if plan.sabotage == Sabotage::HideIndeterminacy {
+        if plan.defect == Defect::HideIndeterminacy {
             graph
                 .stages
                 .iter_mut()
                 .for_each(|stage| stage.determinism = Determinism::Unordered);
         }
-        if plan.sabotage == Sabotage::HalfLimit {
+        if plan.defect == Defect::HalfLimit {
             let limits = graph
                 .exchanges
                 .iter_mut()
@@ -262,7 +262,7 @@ impl World {
             let step = self.dispatch(what);
             step.map_err(|violation| format!("at {at} ms: {violation}"))?;
         }
-        self.judge_end()?;
+        self.check_end()?;
         let snapshot = self.coordinator.snapshot(Instant(self.now));
         let outcome = self.outcome.ok_or("no outcome")?;
         let skipped = snapshot.stages.iter().map(|stage| stage.skipped).sum();
@@ -341,11 +341,11 @@ impl World {
                 &[],
             ),
             SimEvent::ClientTakes { generation } => self.client_takes(generation),
-            SimEvent::Fault { name, fault } => self.strike(name, fault),
+            SimEvent::Fault { name, fault } => self.apply_fault(name, fault),
             SimEvent::Restart { name } => self.restart(name),
             SimEvent::Thaw { name } => self.thaw(&name),
             SimEvent::SinkAnswered => self.answer_for_sink(),
-            SimEvent::CancelRequested if self.plan.sabotage == Sabotage::EndUnasked => {
+            SimEvent::CancelRequested if self.plan.defect == Defect::EndEarly => {
                 self.outcome = Some(Outcome::Cancelled);
                 Ok(())
             }
@@ -355,7 +355,7 @@ impl World {
 
     /// Hands the coordinator an event and carries out its actions.
     pub fn notify_coordinator(&mut self, event: Event) -> Result<(), Violation> {
-        if let (Event::WorkerLost { worker, .. }, Sabotage::SayAllDrain) = (&event, self.plan.sabotage) {
+        if let (Event::WorkerLost { worker, .. }, Defect::ReportAllDrained) = (&event, self.plan.defect) {
             let drained = Event::WorkerDrained {
                 worker: worker.clone(),
             };
@@ -367,7 +367,7 @@ impl World {
             if self.trace {
                 println!("        -> {action:?}");
             }
-            falsify(self.plan.sabotage, &mut action);
+            apply_to_action(self.plan.defect, &mut action);
             self.audit.on_action(&action)?;
             self.perform(action)?;
         }
@@ -411,7 +411,7 @@ impl World {
                 self.visible = Some(winners);
                 self.after(SINK_ANSWER, SimEvent::SinkAnswered);
             }
-            Action::AbortSink if self.plan.sabotage == Sabotage::KeepFiles => {}
+            Action::AbortSink if self.plan.defect == Defect::KeepFiles => {}
             Action::AbortSink => {
                 self.staged.clear();
                 self.visible = None;
@@ -423,7 +423,7 @@ impl World {
 
     fn answer_for_sink(&mut self) -> Result<(), Violation> {
         if self.plan.sink_fails {
-            if self.plan.sabotage != Sabotage::KeepFiles {
+            if self.plan.defect != Defect::KeepFiles {
                 self.visible = None;
             }
             let message = "no space".to_owned();

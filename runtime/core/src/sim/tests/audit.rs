@@ -216,17 +216,17 @@ fn readers_that_mix_lose_or_invent_rows_are_noticed() {
     let mut audit = audit_after(&[attempt(0, 0), attempt(0, 1)]);
     audit.published = BTreeMap::from([(stream(0, 0), vec![1, 2]), (stream(1, 1), vec![3])]);
     let taken = |streams: &[(StreamId, Vec<u64>)]| streams.iter().cloned().collect::<BTreeMap<_, _>>();
-    let judge = |streams: &[(StreamId, Vec<u64>)]| {
+    let check_streams = |streams: &[(StreamId, Vec<u64>)]| {
         audit
             .on_input_read(&tasks, &taken(streams), false)
             .err()
             .unwrap_or_default()
     };
-    assert_eq!(judge(&[(stream(0, 0), vec![1, 2])]), "");
-    assert!(judge(&[(stream(0, 0), vec![1, 2]), (stream(1, 1), vec![3])]).contains("mixed"));
-    assert!(judge(&[(stream(0, 0), vec![1])]).contains("other rows"));
-    assert!(judge(&[(stream(2, 0), vec![1])]).contains("not won"));
-    assert!(judge(&[]).contains("without the rows"));
+    assert_eq!(check_streams(&[(stream(0, 0), vec![1, 2])]), "");
+    assert!(check_streams(&[(stream(0, 0), vec![1, 2]), (stream(1, 1), vec![3])]).contains("mixed"));
+    assert!(check_streams(&[(stream(0, 0), vec![1])]).contains("other rows"));
+    assert!(check_streams(&[(stream(2, 0), vec![1])]).contains("not won"));
+    assert!(check_streams(&[]).contains("without the rows"));
 }
 
 #[test]

@@ -3,25 +3,25 @@
 use super::World;
 use crate::coordinator::{Event, Outcome};
 use crate::ids::StageId;
-use crate::sim::audit::{Violation, check_failure_time, judge_silence};
-use crate::sim::limit::judge_result;
+use crate::sim::audit::{Violation, check_failure_time, check_nothing_follows};
+use crate::sim::limit::check_limit_result;
 use crate::sim::model::Row;
 use crate::snapshot::StageState;
 use crate::time::Instant;
 use sluice_crds::shuffle_query::ShuffleRetention;
 
 impl World {
-    pub(super) fn judge_end(&mut self) -> Result<(), Violation> {
+    pub(super) fn check_end(&mut self) -> Result<(), Violation> {
         let wake = self.coordinator.next_deadline();
         let later = self.coordinator.handle(Instant(self.now + 1), Event::Ticked);
-        judge_silence(wake, &later)?;
+        check_nothing_follows(wake, &later)?;
         if let Some(outcome) = &self.outcome {
             check_failure_time(outcome, self.now, self.usable_worker_at, &self.plan.policy)?;
             self.audit.on_poison(outcome)?;
             self.audit
                 .on_outcome(outcome, &self.client.left, &self.client.ended)?;
         }
-        self.judge_kept()?;
+        self.check_retention()?;
         let left: Vec<Row> = self.client.left.values().flatten().copied().collect();
         match self.outcome {
             Some(Outcome::Succeeded) => {
@@ -41,7 +41,7 @@ impl World {
                     .iter()
                     .any(|exchange| exchange.fetch.is_some())
                 {
-                    true => judge_result(&self.plan.graph, &rows, &self.reference),
+                    true => check_limit_result(&self.plan.graph, &rows, &self.reference),
                     false => self.audit.on_result(rows, &self.reference),
                 }
             }
@@ -58,7 +58,7 @@ impl World {
     }
 
     /// Checks that a client has the rows of a query of which workers keep no more than these.
-    fn judge_kept(&self) -> Result<(), Violation> {
+    fn check_retention(&self) -> Result<(), Violation> {
         let (policy, graph) = (&self.plan.policy, &self.plan.graph);
         let is_root = |stage: StageId| graph.stages[stage.0 as usize].output == graph.result;
         let snapshot = self.coordinator.snapshot(Instant(self.now));

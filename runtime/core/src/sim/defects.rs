@@ -1,22 +1,22 @@
 //! Defects in layouts, put in on purpose.
 
-use super::plan::Sabotage;
+use super::plan::Defect;
 use crate::coordinator::Action;
 use crate::ids::AttemptId;
 use crate::message::AssignedInput;
 use crate::plan::{ReadKind, StageGraph};
 
 /// Changes what the coordinator says.
-pub fn falsify(sabotage: Sabotage, action: &mut Action) {
-    match sabotage {
-        Sabotage::AssignTooFew => leave_partition_out(action),
-        Sabotage::ForgetFilled => forget_filled(action),
+pub fn apply_to_action(defect: Defect, action: &mut Action) {
+    match defect {
+        Defect::AssignTooFew => drop_partition(action),
+        Defect::DropFilledPartition => drop_filled_partition(action),
         _ => {}
     }
 }
 
 /// Takes the last of several partitions from what is assigned.
-fn leave_partition_out(action: &mut Action) {
+fn drop_partition(action: &mut Action) {
     let Action::AssignAttempt { assignment, .. } = action else {
         return;
     };
@@ -28,7 +28,7 @@ fn leave_partition_out(action: &mut Action) {
 }
 
 /// Takes a partition from those that hold bytes.
-fn forget_filled(action: &mut Action) {
+fn drop_filled_partition(action: &mut Action) {
     let Action::UpdateInputs { updates, .. } = action else {
         return;
     };
@@ -38,16 +38,16 @@ fn forget_filled(action: &mut Action) {
 }
 
 /// Changes what an attempt reads of its own partitions.
-pub fn misread(sabotage: Sabotage, graph: &StageGraph, attempt: AttemptId, inputs: &mut [AssignedInput]) {
+pub fn apply_to_inputs(defect: Defect, graph: &StageGraph, attempt: AttemptId, inputs: &mut [AssignedInput]) {
     let of_stage = &graph.stages[attempt.stage.0 as usize].inputs;
     let divided = of_stage.iter().zip(inputs);
     for (_, assigned) in divided.filter(|(input, _)| input.read == ReadKind::OwnPartition) {
         let partitions = &mut assigned.assigned_reduce_partitions;
-        match sabotage {
-            Sabotage::LeavePartitionOut if partitions.len() > 1 => {
+        match defect {
+            Defect::SkipPartition if partitions.len() > 1 => {
                 partitions.pop();
             }
-            Sabotage::ReadPartitionTwice if !partitions.contains(&0) => partitions.push(0),
+            Defect::ReadPartitionTwice if !partitions.contains(&0) => partitions.push(0),
             _ => {}
         }
     }
