@@ -12,7 +12,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::serve::Listener;
-use sluice_proto::serve::{BoundedListener, Connection};
+use sluice_proto::listener::{BoundedListener, Connection};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 

@@ -9,7 +9,7 @@ use sluice_operator::config::{CommandLine, Config};
 async fn main() -> ExitCode {
     let line = CommandLine::parse();
     sluice_operator::log::start(line.log_format);
-    sluice_proto::serve::raise_open_files();
+    sluice_proto::listener::raise_open_files();
     let ended = match (line.command, line.config) {
         (Some(command), _) => sluice_operator::execute(command).await,
         (None, Some(config)) => {

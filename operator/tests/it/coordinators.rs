@@ -22,7 +22,7 @@ use sluice_crds::ErrorReason;
 use sluice_crds::process::port;
 use sluice_crds::shuffle_query::status::ResultPreview;
 use sluice_operator::objects::labels;
-use sluice_proto::auth::{Guard, PoolId, TokenSigner, TokenVerifier, TrustedKeys, Verb};
+use sluice_proto::auth::{Authorizer, PoolId, TokenSigner, TokenVerifier, TrustedKeys, Verb};
 use sluice_proto::wire::coordinator_server::CoordinatorServer;
 use sluice_proto::wire::worker_server::WorkerServer;
 use sluice_proto::{QueryReport, wire};
@@ -167,17 +167,17 @@ fn pool(container: &Container) -> PoolId {
     }
 }
 
-/// The guard of a coordinator's query, or of a worker.
-fn guard(container: &Container) -> Guard {
+/// The authorizer of a coordinator's query, or of a worker.
+fn authorizer(container: &Container) -> Authorizer {
     let metadata = &container.pod.metadata;
     if container.label(labels::COMPONENT) == "worker" {
         let uid = metadata.uid.clone().unwrap_or_default();
-        return Guard::of_worker(keys(), pool(container), uid);
+        return Authorizer::for_worker(keys(), pool(container), uid);
     }
     // A test removes the owner.
     let owner = metadata.owner_references.iter().flatten().next();
     let query = QueryId::new(owner.map_or("nobody", |owner| owner.uid.as_str())).unwrap();
-    Guard::of_coordinator(keys(), pool(container), query)
+    Authorizer::for_coordinator(keys(), pool(container), query)
 }
 
 async fn listen(container: &Container, port: u16) -> TcpIncoming {
@@ -211,7 +211,7 @@ impl Coordinator {
             reports: reports.subscribe(),
             cancelled: cancelled.clone(),
             taken: taken.clone(),
-            guard: guard(&container),
+            authorizer: authorizer(&container),
         });
         let serving = Server::builder()
             .add_service(service)
@@ -283,7 +283,7 @@ struct CoordinatorService {
     reports: watch::Receiver<Option<LastReport>>,
     cancelled: CancellationToken,
     taken: CancellationToken,
-    guard: Guard,
+    authorizer: Authorizer,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -297,7 +297,7 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<wire::QueryRef>,
     ) -> Result<Response<wire::QueryStatus>, Status> {
-        self.guard.admit(request.metadata(), Verb::ReadStatus)?;
+        self.authorizer.authorize(request.metadata(), Verb::ReadStatus)?;
         let report = self.reports.borrow().clone();
         report
             .map(|reported| Response::new(reported.report))
@@ -308,7 +308,7 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<wire::QueryRef>,
     ) -> Result<Response<Self::WatchQueryStatusStream>, Status> {
-        self.guard.admit(request.metadata(), Verb::ReadStatus)?;
+        self.authorizer.authorize(request.metadata(), Verb::ReadStatus)?;
         let mut reports = self.reports.clone();
         reports.mark_changed();
         let taken = self.taken.clone();
@@ -343,7 +343,7 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<wire::QueryRef>,
     ) -> Result<Response<wire::CancelAck>, Status> {
-        self.guard.admit(request.metadata(), Verb::Cancel)?;
+        self.authorizer.authorize(request.metadata(), Verb::Cancel)?;
         self.cancelled.cancel();
         Ok(Response::new(wire::CancelAck {}))
     }
@@ -352,7 +352,7 @@ impl wire::coordinator_server::Coordinator for CoordinatorService {
         &self,
         request: Request<wire::TokenRenewal>,
     ) -> Result<Response<wire::RenewAck>, Status> {
-        self.guard.admit(request.metadata(), Verb::Renew)?;
+        self.authorizer.authorize(request.metadata(), Verb::Renew)?;
         Ok(Response::new(wire::RenewAck {}))
     }
 }
@@ -369,7 +369,7 @@ pub fn idle() -> wire::WorkerStatus {
 struct Worker {
     state: Arc<Mutex<wire::WorkerStatus>>,
     drains: CancellationToken,
-    guard: Guard,
+    authorizer: Authorizer,
 }
 
 impl Worker {
@@ -379,7 +379,7 @@ impl Worker {
         let service = WorkerServer::new(Self {
             state: Arc::new(Mutex::new(state)),
             drains: drains.clone(),
-            guard: guard(&container),
+            authorizer: authorizer(&container),
         });
         let serving = Server::builder()
             .add_service(service)
@@ -417,7 +417,7 @@ impl wire::worker_server::Worker for Worker {
         &self,
         request: Request<wire::WorkerStatusRequest>,
     ) -> Result<Response<wire::WorkerStatus>, Status> {
-        self.guard.admit(request.metadata(), Verb::ReadStatus)?;
+        self.authorizer.authorize(request.metadata(), Verb::ReadStatus)?;
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(Response::new(*state))
     }
@@ -426,7 +426,7 @@ impl wire::worker_server::Worker for Worker {
         &self,
         request: Request<wire::DrainRequest>,
     ) -> Result<Response<wire::WorkerStatus>, Status> {
-        self.guard.admit(request.metadata(), Verb::Drain)?;
+        self.authorizer.authorize(request.metadata(), Verb::Drain)?;
         self.drains.cancel();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.draining = true;

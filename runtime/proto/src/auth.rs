@@ -11,9 +11,9 @@
 //!
 //! Why it is so is in docs/decisions/0005-tokens.md.
 
+mod authorizer;
 mod claims;
 mod fetch_key;
-mod guard;
 mod keys;
 mod token;
 
@@ -23,9 +23,9 @@ use std::time::Duration;
 
 use tonic::{Code, Status};
 
+pub use authorizer::Authorizer;
 pub use claims::{Audience, Claims, Folders, PoolId, Subject, Verb};
 pub use fetch_key::{FetchEndpoint, FetchKey};
-pub use guard::Guard;
 pub use keys::{TokenSigner, TokenVerifier, TrustedKeys};
 pub use token::{Bearer, Token};
 
@@ -74,7 +74,7 @@ pub enum AuthError {
     WrongPool {
         /// The token's.
         token: PoolId,
-        /// The receiver's.
+        /// The policy's.
         here: PoolId,
     },
     /// It is for another coordinator epoch than the call.

@@ -12,7 +12,7 @@ use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::termination::Termination;
 use sluice_crds::ByteSize;
 use sluice_crds::process::{env, port};
-use sluice_proto::auth::{Guard, Token};
+use sluice_proto::auth::{Authorizer, Token};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use tracing::field::Empty;
@@ -153,8 +153,8 @@ async fn start_query(args: &CoordinatorArgs) -> Result<StartedQuery, Failure> {
     let span = tracing::Span::current();
     span.record("query", loaded.query.metadata.name.as_deref());
     span.record("uid", id.as_str());
-    let guard = keys.map(|keys| Guard::of_coordinator(keys, args.pool.id(), id.clone()));
-    let guard = guard.unwrap_or_default();
+    let authorizer = keys.map(|keys| Authorizer::for_coordinator(keys, args.pool.id(), id.clone()));
+    let authorizer = authorizer.unwrap_or_default();
     let workers = u32::try_from(args.workers.len()).unwrap_or(u32::MAX);
     let capacity = WorkerCapacity {
         slots: args.total_slots.unwrap_or(workers),
@@ -171,7 +171,7 @@ async fn start_query(args: &CoordinatorArgs) -> Result<StartedQuery, Failure> {
             return Ok(StartedQuery {
                 id,
                 schema: Arc::new(Schema::empty()),
-                running: RunningQuery::committed_before(committed, &sink, guard),
+                running: RunningQuery::committed_before(committed, &sink, authorizer),
             });
         }
     };
@@ -179,7 +179,7 @@ async fn start_query(args: &CoordinatorArgs) -> Result<StartedQuery, Failure> {
     let schema = prepared.planned.schema.clone();
     let mut options = prepared.into_options(CoordinatorEpoch(args.epoch), args.workers.clone())?;
     options.token = token;
-    options.guard = guard;
+    options.authorizer = authorizer;
     let mut running = RunningQuery::start(options)?;
     if args.results == Results::Preview {
         running.discard_rows();

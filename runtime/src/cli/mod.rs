@@ -81,7 +81,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_new(&cli.log).unwrap_or_else(|_| "warn".into());
     sluice_proto::log::start(filter, cli.log_format);
-    sluice_proto::serve::raise_open_files();
+    sluice_proto::listener::raise_open_files();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -160,7 +160,7 @@ async fn start(
     if args.processes {
         return Ok(workers.start_processes(shape, folder, &files.public).await?);
     }
-    *workers = Workers::start_in_process(shape, folder, &key.worker_guard).await?;
+    *workers = Workers::start_in_process(shape, folder, &key.worker_authorizer).await?;
     Ok(())
 }
 
@@ -259,7 +259,7 @@ async fn run_in_process(
     let id = prepared.query.clone();
     let schema = prepared.planned.schema.clone();
     let mut options = prepared.into_options(EPOCH, workers)?;
-    options.guard = key.coordinator_guard.clone();
+    options.authorizer = key.coordinator_authorizer.clone();
     // Not for external workers: with the token they could call this coordinator.
     options.token = started_here.then(|| key.token.clone());
     // Workers in this process log about the same query.

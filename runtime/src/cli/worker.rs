@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use sluice_crds::ByteSize;
 use sluice_crds::process::{env, port};
-use sluice_proto::auth::{Guard, PoolId, TrustedKeys};
+use sluice_proto::auth::{Authorizer, PoolId, TrustedKeys};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::attached::{announce, watch_stdin};
@@ -84,7 +84,7 @@ impl WorkerArgs {
         let name = self.name.clone().unwrap_or_else(default_name);
         let keys = trusted_keys(self.verify_key_file.as_deref())?;
         let id = self.pod_uid.clone().unwrap_or_else(|| name.clone());
-        let guard = keys.map(|keys| Guard::of_worker(keys, self.pool.id(), id));
+        let authorizer = keys.map(|keys| Authorizer::for_worker(keys, self.pool.id(), id));
         Ok(WorkerOptions {
             name,
             listen: self.listen,
@@ -94,7 +94,7 @@ impl WorkerArgs {
                 .map_or_else(|| machine_memory() / 2, |memory| memory.bytes()),
             spill_dirs,
             spill_limit_bytes: self.spill_limit.bytes(),
-            guard: guard.unwrap_or_default(),
+            authorizer: authorizer.unwrap_or_default(),
             data_dirs: folders("--data-dirs", self.data_dirs.as_deref())?,
             sink_dirs: folders("--sink-dirs", self.sink_dirs.as_deref())?,
             node: self.node.clone().filter(|node| !node.is_empty()),

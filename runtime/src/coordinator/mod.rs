@@ -19,7 +19,7 @@ use sluice_core::snapshot::QuerySnapshot;
 use sluice_core::status::{SinkFiles, StatusContext};
 use sluice_crds::shuffle_query::PreviewMode;
 use sluice_crds::shuffle_query::status::ResultPreview;
-use sluice_proto::auth::{Guard, Token};
+use sluice_proto::auth::{Authorizer, Token};
 use sluice_proto::{Hello, LeafSplit, QueryReport};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -59,7 +59,7 @@ pub struct CoordinatorOptions {
     /// The token for sessions with workers that check tokens.
     pub token: Option<Token>,
     /// Who may call the coordinator's service.
-    pub guard: Guard,
+    pub authorizer: Authorizer,
     /// Where the rows land; without one a client reads them.
     pub sink: Option<Sink>,
     /// What the status shows of rows without a sink.
@@ -138,7 +138,7 @@ pub struct RunningQuery {
     /// Its rows, if it has no sink. Unread rows block the query: read or drop them.
     pub rows: Option<ResultBatches>,
     reporter: Reporter,
-    guard: Guard,
+    authorizer: Authorizer,
     renewals: watch::Sender<Option<Token>>,
     cancel: CancellationToken,
     stop: CancellationToken,
@@ -157,7 +157,7 @@ impl RunningQuery {
         let planning = jiff::SignedDuration::try_from(options.began.elapsed()).unwrap_or_default();
         let context = StatusContext::new(&options.graph, jiff::Timestamp::now() - planning);
         let location = options.sink.as_ref().map(shown_location);
-        let guard = options.guard.clone();
+        let authorizer = options.authorizer.clone();
         let (rows, batches) = ResultReader::channel(&options, shown);
         let signals = (cancel.clone(), stop.clone());
         let renewals = watch::Sender::new(None);
@@ -175,7 +175,7 @@ impl RunningQuery {
                 context,
                 location,
             },
-            guard,
+            authorizer,
             renewals,
             cancel,
             stop,
@@ -184,7 +184,7 @@ impl RunningQuery {
     }
 
     /// A query whose result an earlier coordinator has committed: nothing runs.
-    pub fn committed_before(committed: Committed, sink: &Sink, guard: Guard) -> Self {
+    pub fn committed_before(committed: Committed, sink: &Sink, authorizer: Authorizer) -> Self {
         let snapshot = QuerySnapshot::committed_before();
         let (_, snapshots) = watch::channel(snapshot);
         let (_, preview) = watch::channel(None);
@@ -203,7 +203,7 @@ impl RunningQuery {
                 },
                 location: Some(shown_location(sink)),
             },
-            guard,
+            authorizer,
             renewals: watch::Sender::new(None),
             cancel: CancellationToken::new(),
             stop: CancellationToken::new(),

@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt};
 use prost::Message;
 use sluice_core::ids::QueryId;
 use sluice_core::snapshot::QuerySnapshot;
-use sluice_proto::auth::{Guard, Subject, Token, Verb};
+use sluice_proto::auth::{Authorizer, Subject, Token, Verb};
 use sluice_proto::{MAX_REPORT_BYTES, QueryReport, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
@@ -30,7 +30,7 @@ pub struct CoordinatorService {
     reporter: Reporter,
     schema: SchemaRef,
     rows: Mutex<Option<ResultBatches>>,
-    guard: Guard,
+    authorizer: Authorizer,
     renewals: watch::Sender<Option<Token>>,
     cancel: CancellationToken,
     end_reported: CancellationToken,
@@ -62,7 +62,7 @@ pub async fn serve(
         reporter: running.reporter(),
         schema,
         rows: Mutex::new(running.rows.take()),
-        guard: running.guard.clone(),
+        authorizer: running.authorizer.clone(),
         renewals: running.renewals.clone(),
         cancel: running.cancel_token(),
         end_reported: end_reported.clone(),
@@ -84,7 +84,7 @@ pub async fn serve(
 impl CoordinatorService {
     /// Checks a call. Returns the caller, if tokens are checked.
     fn check(&self, request: &Request<wire::QueryRef>, verb: Verb) -> Result<Option<Subject>, Status> {
-        let claims = self.guard.admit(request.metadata(), verb)?;
+        let claims = self.authorizer.authorize(request.metadata(), verb)?;
         self.check_query(&request.get_ref().query)?;
         Ok(claims.map(|claims| claims.subject))
     }
@@ -201,7 +201,7 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<wire::TokenRenewal>,
     ) -> Result<Response<wire::RenewAck>, Status> {
-        self.guard.admit(request.metadata(), Verb::Renew)?;
+        self.authorizer.authorize(request.metadata(), Verb::Renew)?;
         let wire::TokenRenewal { query, renewal } = request.into_inner();
         self.check_query(&query)?;
         // Workers verify it.

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_proto::auth::{
-    Audience, Claims, Folders, Guard, PoolId, Token, TokenSigner, TokenVerifier, TrustedKeys, Verb,
+    Audience, Authorizer, Claims, Folders, PoolId, Token, TokenSigner, TokenVerifier, TrustedKeys, Verb,
 };
 
 /// Longer than any run: the key is gone when the run ends.
@@ -21,9 +21,9 @@ pub struct RunKey {
     /// For the coordinator: read status and result, cancel.
     pub client_token: Token,
     /// Workers admit the run's coordinator with it.
-    pub worker_guard: Guard,
+    pub worker_authorizer: Authorizer,
     /// The coordinator admits the run's client with it.
-    pub coordinator_guard: Guard,
+    pub coordinator_authorizer: Authorizer,
     public_pem: String,
 }
 
@@ -63,8 +63,8 @@ impl RunKey {
         Ok(Self {
             token: signer.sign(&session)?,
             client_token: signer.sign(&client)?,
-            worker_guard: Guard::of_worker(keys.clone(), PoolId::default(), query.as_str()),
-            coordinator_guard: Guard::of_coordinator(keys, PoolId::default(), query.clone()),
+            worker_authorizer: Authorizer::for_worker(keys.clone(), PoolId::default(), query.as_str()),
+            coordinator_authorizer: Authorizer::for_coordinator(keys, PoolId::default(), query.clone()),
             public_pem,
         })
     }

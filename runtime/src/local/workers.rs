@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use sluice_proto::auth::Guard;
+use sluice_proto::auth::Authorizer;
 use tokio::process::Child;
 
 use super::child_process::{self_command, spawn_attached, stop_attached};
@@ -41,14 +41,14 @@ impl Workers {
         }
     }
 
-    /// Starts workers in this process; `guard` decides who may use them.
+    /// Starts workers in this process; `authorizer` decides who may use them.
     ///
     /// # Errors
     /// A worker cannot bind a port or create its spill folder.
     pub async fn start_in_process(
         shape: WorkerShape,
         spill_dir: &Path,
-        guard: &Guard,
+        authorizer: &Authorizer,
     ) -> anyhow::Result<Self> {
         let mut workers = Self::external(Vec::new());
         for number in 0..shape.count {
@@ -59,7 +59,7 @@ impl Workers {
                 memory_bytes: shape.memory_bytes,
                 spill_dirs: vec![spill_dir.join(format!("worker-{number}"))],
                 spill_limit_bytes: shape.spill_limit_bytes,
-                guard: guard.clone(),
+                authorizer: authorizer.clone(),
                 data_dirs: None,
                 sink_dirs: None,
                 node: None,

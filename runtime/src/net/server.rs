@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use sluice_proto::serve::BoundedListener;
+use sluice_proto::listener::BoundedListener;
 use sluice_proto::wire::coordinator_server::{Coordinator, CoordinatorServer};
 use sluice_proto::wire::worker_server::{Worker, WorkerServer};
 use sluice_proto::{LIVENESS_SERVICE, MAX_SESSION_MESSAGE_BYTES};

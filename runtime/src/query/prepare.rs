@@ -15,7 +15,7 @@ use sluice_crds::shuffle_query::{
 };
 use sluice_crds::{ErrorReason, ShuffleQuerySpec};
 use sluice_proto::LeafSplit;
-use sluice_proto::auth::Guard;
+use sluice_proto::auth::Authorizer;
 use tokio::time::Instant;
 
 use super::error::PrepareError;
@@ -276,7 +276,7 @@ impl PreparedQuery {
             workers,
             resolver: Arc::new(SystemResolver),
             token: None,
-            guard: Guard::default(),
+            authorizer: Authorizer::default(),
             stages,
             graph: self.planned.graph.clone(),
             schema: self.planned.schema.clone(),

@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::Context;
 use sluice_core::ids::{Incarnation, WorkerId};
 use sluice_core::limits::worker_fragment_bytes;
-use sluice_proto::auth::Guard;
+use sluice_proto::auth::Authorizer;
 use sluice_proto::wire::worker_server::WorkerServer;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
@@ -56,7 +56,7 @@ pub struct WorkerOptions {
     /// The most bytes in those folders.
     pub spill_limit_bytes: u64,
     /// Who may call it.
-    pub guard: Guard,
+    pub authorizer: Authorizer,
     /// Folders that contain tables; `None` leaves that to coordinators.
     pub data_dirs: Option<Vec<PathBuf>>,
     /// Folders that contain sinks; `None` leaves that to coordinators.

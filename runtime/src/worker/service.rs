@@ -50,8 +50,8 @@ impl wire::worker_server::Worker for Service {
         request: Request<Streaming<wire::CoordinatorMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbound, messages) = mpsc::unbounded_channel();
-        let guard = &self.shared.options.guard;
-        let claims = guard.admit(request.metadata(), Verb::OpenSession)?;
+        let authorizer = &self.shared.options.authorizer;
+        let claims = authorizer.authorize(request.metadata(), Verb::OpenSession)?;
         let session = accept_session(Arc::clone(&self.shared), claims, request.into_inner(), outbound);
         tokio::spawn(session);
         Ok(Response::new(UnboundedReceiverStream::new(messages)))
@@ -68,7 +68,7 @@ impl wire::worker_server::Worker for Service {
             return Err(refuse_fetch(FetchError::WrongIncarnation));
         }
         let key = FetchKey::of(&metadata);
-        let key = (key.as_ref(), self.shared.options.guard.is_open());
+        let key = (key.as_ref(), self.shared.options.authorizer.accepts_all());
         let sessions = &self.shared.sessions;
         sessions.admit_fetch(&request.query, request.coordinator_epoch, key)?;
         let chunks = self.shared.store.fetch(request);
@@ -83,8 +83,8 @@ impl wire::worker_server::Worker for Service {
         &self,
         request: Request<wire::WorkerStatusRequest>,
     ) -> Result<Response<wire::WorkerStatus>, Status> {
-        let guard = &self.shared.options.guard;
-        guard.admit(request.metadata(), Verb::ReadStatus)?;
+        let authorizer = &self.shared.options.authorizer;
+        authorizer.authorize(request.metadata(), Verb::ReadStatus)?;
         Ok(Response::new(self.shared.status().await))
     }
 
@@ -92,8 +92,8 @@ impl wire::worker_server::Worker for Service {
         &self,
         request: Request<wire::DrainRequest>,
     ) -> Result<Response<wire::WorkerStatus>, Status> {
-        let guard = &self.shared.options.guard;
-        guard.admit(request.metadata(), Verb::Drain)?;
+        let authorizer = &self.shared.options.authorizer;
+        authorizer.authorize(request.metadata(), Verb::Drain)?;
         self.shared.drain().await;
         Ok(Response::new(self.shared.status().await))
     }

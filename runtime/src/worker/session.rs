@@ -279,8 +279,8 @@ impl Session {
         let Some(claims) = self.permit.claims.clone() else {
             return Ok(());
         };
-        let guard = &self.shared.options.guard;
-        self.permit.claims = Some(guard.prolong(claims, &Token::new(renewal)?)?);
+        let authorizer = &self.shared.options.authorizer;
+        self.permit.claims = Some(authorizer.extend(claims, &Token::new(renewal)?)?);
         Ok(())
     }
 

@@ -22,7 +22,7 @@ use sluice_crds::shuffle_query::{
     AdaptiveMode, JoinOrderMode, RuntimeFilters, TableSpec, TpchSpec, TpchTable,
 };
 use sluice_crds::{Millis, ShuffleQuery, ShuffleQuerySpec};
-use sluice_proto::auth::Guard;
+use sluice_proto::auth::Authorizer;
 use tempfile::TempDir;
 
 use crate::compare::{Order, Rows, differences};
@@ -92,7 +92,7 @@ impl Fleet {
             memory_bytes,
             spill_limit_bytes: 16 << 30,
         };
-        let workers = Workers::start_in_process(shape, folder.path(), &Guard::default())
+        let workers = Workers::start_in_process(shape, folder.path(), &Authorizer::default())
             .await
             .expect("workers start on loopback");
         Self {

@@ -69,7 +69,7 @@ impl Fixture {
             memory_bytes: AMPLE_MEMORY,
             spill_dirs: vec![folder.path().to_owned()],
             spill_limit_bytes: 1 << 30,
-            guard: sluice_proto::auth::Guard::default(),
+            authorizer: sluice_proto::auth::Authorizer::default(),
             data_dirs: None,
             sink_dirs: None,
             node: None,

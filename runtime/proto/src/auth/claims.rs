@@ -92,8 +92,8 @@ pub enum Verb {
     ReadResult,
     /// To renew a coordinator's token.
     Renew,
-    /// Nothing by itself: to prolong the session token of the same query and epoch.
-    Prolong,
+    /// Nothing by itself: to extend the session token of the same query and epoch.
+    Extend,
 }
 
 impl fmt::Display for Verb {
@@ -105,7 +105,7 @@ impl fmt::Display for Verb {
             Self::Cancel => "cancel",
             Self::ReadResult => "readResult",
             Self::Renew => "renew",
-            Self::Prolong => "prolong",
+            Self::Extend => "extend",
         })
     }
 }
@@ -173,7 +173,7 @@ impl Claims {
     /// The renewal of the same coordinator's token.
     pub fn renewal(query: QueryId, epoch: CoordinatorEpoch, pool: PoolId) -> Self {
         Self {
-            verbs: [Verb::Prolong].into(),
+            verbs: [Verb::Extend].into(),
             ..Self::query(query, epoch, pool, Folders::default())
         }
     }

@@ -195,18 +195,18 @@ fn keys_that_are_none_are_refused_with_a_reason() {
     assert!(error.to_string().contains("/no/such/key.pem"), "{error}");
 }
 
-/// The guards of a worker and of a coordinator of pool `p`.
-fn guards(signer: &TokenSigner) -> (Guard, Guard) {
+/// The authorizers of a worker and of a coordinator of pool `p`.
+fn authorizers(signer: &TokenSigner) -> (Authorizer, Authorizer) {
     let keys = TrustedKeys::from(verifier(signer));
     (
-        Guard::of_worker(keys.clone(), pool("p"), "w-1"),
-        Guard::of_coordinator(keys, pool("p"), query("q")),
+        Authorizer::for_worker(keys.clone(), pool("p"), "w-1"),
+        Authorizer::for_coordinator(keys, pool("p"), query("q")),
     )
 }
 
-fn admit(guard: &Guard, claims: &Claims, verb: Verb) -> Result<(), AuthError> {
+fn authorize(authorizer: &Authorizer, claims: &Claims, verb: Verb) -> Result<(), AuthError> {
     let token = signer(1).sign(claims).expect("it signs");
-    guard.admit(&metadata(&token), verb).map(|_| ())
+    authorizer.authorize(&metadata(&token), verb).map(|_| ())
 }
 
 fn to_worker(id: &str, verb: Verb) -> Claims {
@@ -219,28 +219,28 @@ fn to_query(id: &str, verb: Verb) -> Claims {
 
 #[test]
 fn a_guard_lets_in_who_may() {
-    let (worker, coordinator) = guards(&signer(1));
-    for (guard, claims, verb) in [
+    let (worker, coordinator) = authorizers(&signer(1));
+    for (authorizer, claims, verb) in [
         (&worker, of_query("q", 1), Verb::OpenSession),
         (&worker, to_worker("w-1", Verb::Drain), Verb::Drain),
         (&coordinator, to_query("q", Verb::Cancel), Verb::Cancel),
     ] {
-        assert_eq!(admit(guard, &claims, verb), Ok(()));
+        assert_eq!(authorize(authorizer, &claims, verb), Ok(()));
     }
     let none = MetadataMap::new();
-    assert_eq!(worker.admit(&none, Verb::Drain), Err(AuthError::Missing));
-    assert_eq!(Guard::default().admit(&none, Verb::Drain), Ok(None));
+    assert_eq!(worker.authorize(&none, Verb::Drain), Err(AuthError::Missing));
+    assert_eq!(Authorizer::default().authorize(&none, Verb::Drain), Ok(None));
 }
 
 #[test]
 fn a_token_opens_one_kind_of_call_at_one_receiver() {
-    let (worker, coordinator) = guards(&signer(1));
+    let (worker, coordinator) = authorizers(&signer(1));
     let another = Audience::Worker("w-2".into());
     let (q, other) = (
         Audience::Coordinator(query("q")),
         Audience::Coordinator(query("other")),
     );
-    for (guard, claims, verb, error) in [
+    for (authorizer, claims, verb, error) in [
         (
             &worker,
             to_worker("w-2", Verb::Drain),
@@ -284,13 +284,13 @@ fn a_token_opens_one_kind_of_call_at_one_receiver() {
             AuthError::WrongAudience(Audience::Workers),
         ),
     ] {
-        assert_eq!(admit(guard, &claims, verb), Err(error), "{claims:?}");
+        assert_eq!(authorize(authorizer, &claims, verb), Err(error), "{claims:?}");
     }
 }
 
 #[test]
 fn a_token_of_another_pool_or_namespace_is_refused() {
-    let (worker, _) = guards(&signer(1));
+    let (worker, _) = authorizers(&signer(1));
     let namespace = PoolId {
         namespace: "m".into(),
         ..pool("p")
@@ -304,7 +304,7 @@ fn a_token_of_another_pool_or_namespace_is_refused() {
             token: elsewhere,
             here: pool("p"),
         };
-        assert_eq!(admit(&worker, &claims, Verb::OpenSession), Err(error));
+        assert_eq!(authorize(&worker, &claims, Verb::OpenSession), Err(error));
     }
 }
 
@@ -325,7 +325,7 @@ fn a_session_is_of_one_query_and_epoch() {
 #[test]
 fn a_renewal_prolongs_its_own_token_and_opens_nothing() {
     let signer = signer(1);
-    let guard = Guard::of_worker(TrustedKeys::from(verifier(&signer)), pool("p"), "w");
+    let authorizer = Authorizer::for_worker(TrustedKeys::from(verifier(&signer)), pool("p"), "w");
     let sign = |claims: &Claims| signer.sign(claims).expect("it signs");
     let over = SystemTime::now() - HOUR;
     let expired = sign(&Claims {
@@ -338,7 +338,7 @@ fn a_renewal_prolongs_its_own_token_and_opens_nothing() {
         if let Some(renewal) = renewal {
             sign(renewal).attach_renewal(&mut metadata);
         }
-        guard.admit(&metadata, Verb::OpenSession)
+        authorizer.authorize(&metadata, Verb::OpenSession)
     };
     assert_eq!(admit(&expired, None), Err(AuthError::Expired));
     let claims = admit(&expired, Some(&renewal("q", 1)));
@@ -357,7 +357,7 @@ fn a_renewal_prolongs_its_own_token_and_opens_nothing() {
             },
             AuthError::Expired,
         ),
-        (of_query("q", 1), AuthError::WrongVerb(Verb::Prolong)),
+        (of_query("q", 1), AuthError::WrongVerb(Verb::Extend)),
     ] {
         assert_eq!(admit(&expired, Some(&renewal)), Err(error));
     }

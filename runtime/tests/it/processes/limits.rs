@@ -135,7 +135,7 @@ async fn the_ports_of_a_run_open_to_nobody_else() {
 
 #[test]
 fn a_worker_with_thousands_of_idle_connections_answers_and_runs_a_query() {
-    let files = sluice_proto::serve::raise_open_files();
+    let files = sluice_proto::listener::raise_open_files();
     let count = files.saturating_sub(500).min(10_000);
     // Fewer open files than callers, whatever the machine allows.
     let mut command = Command::new("sh");

@@ -59,12 +59,12 @@ impl BoundedListener {
     pub fn new(inner: TcpListener) -> Self {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let most = (files / FILES_PER_CONNECTION).clamp(8, MAX_CONNECTIONS);
-        Self::with_most(inner, usize::try_from(most).unwrap_or(usize::MAX))
+        Self::with_limit(inner, usize::try_from(most).unwrap_or(usize::MAX))
     }
 
-    fn with_most(inner: TcpListener, most: usize) -> Self {
+    fn with_limit(inner: TcpListener, limit: usize) -> Self {
         let table = Arc::new(Table {
-            most,
+            limit,
             began: Instant::now(),
             entries: Mutex::default(),
         });
@@ -110,7 +110,7 @@ impl BoundedListener {
 /// The connections of a listener. The lock guards a list, which is changed in no wait.
 #[derive(Debug)]
 struct Table {
-    most: usize,
+    limit: usize,
     began: Instant,
     entries: Mutex<Entries>,
 }
@@ -156,7 +156,7 @@ impl Table {
     }
 
     fn admit(self: &Arc<Self>, stream: TcpStream) -> Option<Connection> {
-        if self.lock().open.len() >= self.most && !self.make_room() {
+        if self.lock().open.len() >= self.limit && !self.make_room() {
             return None;
         }
         let entry = Arc::new(Entry {
@@ -300,10 +300,10 @@ mod tests {
 
     use super::*;
 
-    async fn listener(most: usize) -> (BoundedListener, SocketAddr) {
+    async fn listener(limit: usize) -> (BoundedListener, SocketAddr) {
         let inner = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = inner.local_addr().expect("it listens");
-        (BoundedListener::with_most(inner, most), address)
+        (BoundedListener::with_limit(inner, limit), address)
     }
 
     async fn pair(listener: &BoundedListener, address: SocketAddr) -> (TcpStream, Connection) {
@@ -361,7 +361,7 @@ mod tests {
         };
         // The clock of the table is the one that moves: the entries stand still.
         let table = Arc::new(Table {
-            most: 8,
+            limit: 8,
             began: listener.table.began - Duration::from_secs(1000),
             entries: Mutex::new(std::mem::take(&mut *listener.table.lock())),
         });

@@ -11,30 +11,30 @@ use super::{Audience, AuthError, Claims, PoolId, Token, TrustedKeys, Verb};
 
 /// Checks the token of every call that a worker or coordinator serves. Without keys it accepts every call.
 #[derive(Debug, Clone, Default)]
-pub struct Guard(Option<Arc<Receiver>>);
+pub struct Authorizer(Option<Arc<AuthorizationPolicy>>);
 
 /// Who checks.
 #[derive(Debug)]
-struct Receiver {
+struct AuthorizationPolicy {
     keys: TrustedKeys,
     audiences: Vec<Audience>,
     pool: PoolId,
 }
 
-impl Guard {
-    /// The guard of a worker of `pool`; `id` is the unique id of its pod.
-    pub fn of_worker(keys: TrustedKeys, pool: PoolId, id: impl Into<String>) -> Self {
+impl Authorizer {
+    /// The authorizer of a worker of `pool`; `id` is the unique id of its pod.
+    pub fn for_worker(keys: TrustedKeys, pool: PoolId, id: impl Into<String>) -> Self {
         let audiences = vec![Audience::Workers, Audience::Worker(id.into())];
-        Self(Some(Arc::new(Receiver {
+        Self(Some(Arc::new(AuthorizationPolicy {
             keys,
             audiences,
             pool,
         })))
     }
 
-    /// The guard of a query's coordinator, whose workers are those of `pool`.
-    pub fn of_coordinator(keys: TrustedKeys, pool: PoolId, query: QueryId) -> Self {
-        Self(Some(Arc::new(Receiver {
+    /// The authorizer of a query's coordinator, whose workers are those of `pool`.
+    pub fn for_coordinator(keys: TrustedKeys, pool: PoolId, query: QueryId) -> Self {
+        Self(Some(Arc::new(AuthorizationPolicy {
             keys,
             audiences: vec![Audience::Coordinator(query)],
             pool,
@@ -42,46 +42,46 @@ impl Guard {
     }
 
     /// Whether it accepts every call.
-    pub const fn is_open(&self) -> bool {
+    pub const fn accepts_all(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Checks that a call may do `verb` here. Returns the claims of its token, prolonged by the renewal that came with it;
+    /// Checks that a call may do `verb` here. Returns the claims of its token, extended by the renewal that came with it;
     /// `None` where nothing is checked.
     ///
     /// # Errors
     /// The call has no good token for it.
-    pub fn admit(&self, metadata: &MetadataMap, verb: Verb) -> Result<Option<Claims>, AuthError> {
-        let Some(receiver) = &self.0 else {
+    pub fn authorize(&self, metadata: &MetadataMap, verb: Verb) -> Result<Option<Claims>, AuthError> {
+        let Some(policy) = &self.0 else {
             return Ok(None);
         };
         if !metadata.contains_key(METADATA_KEY) {
             return Err(AuthError::Missing);
         }
         let token = Token::of(metadata).ok_or(AuthError::Malformed)?;
-        let mut claims = receiver.keys.verify_signature(&token)?;
-        receiver.fits(&claims, verb)?;
+        let mut claims = policy.keys.verify_signature(&token)?;
+        policy.check(&claims, verb)?;
         if let Some(renewal) = Token::renewal_of(metadata) {
-            claims = receiver.prolong(claims, &renewal)?;
+            claims = policy.extend(claims, &renewal)?;
         }
         claims.check_time(SystemTime::now())?;
         Ok(Some(claims))
     }
 
-    /// The claims, prolonged by a renewal; as they are where nothing is checked.
+    /// The claims, extended by a renewal; as they are where nothing is checked.
     ///
     /// # Errors
     /// It is no good renewal of their token.
-    pub fn prolong(&self, claims: Claims, renewal: &Token) -> Result<Claims, AuthError> {
+    pub fn extend(&self, claims: Claims, renewal: &Token) -> Result<Claims, AuthError> {
         match &self.0 {
-            Some(receiver) => receiver.prolong(claims, renewal),
+            Some(policy) => policy.extend(claims, renewal),
             None => Ok(claims),
         }
     }
 }
 
-impl Receiver {
-    fn fits(&self, claims: &Claims, verb: Verb) -> Result<(), AuthError> {
+impl AuthorizationPolicy {
+    fn check(&self, claims: &Claims, verb: Verb) -> Result<(), AuthError> {
         if claims.pool != self.pool {
             return Err(AuthError::WrongPool {
                 token: claims.pool.clone(),
@@ -97,9 +97,9 @@ impl Receiver {
         Ok(())
     }
 
-    fn prolong(&self, claims: Claims, renewal: &Token) -> Result<Claims, AuthError> {
+    fn extend(&self, claims: Claims, renewal: &Token) -> Result<Claims, AuthError> {
         let renewal = self.keys.verify_signature(renewal)?;
-        self.fits(&renewal, Verb::Prolong)?;
+        self.check(&renewal, Verb::Extend)?;
         if renewal.subject != claims.subject {
             return Err(AuthError::WrongSubject(renewal.subject));
         }
