@@ -355,7 +355,7 @@ impl TaskRun {
     }
 
     /// Notes that the attempts at work have reason to stand still.
-    pub(super) fn excuse_running(&mut self, now: Instant) {
+    pub(super) fn reset_activity(&mut self, now: Instant) {
         match &mut self.state {
             TaskState::Running(attempts) => attempts.values_mut().for_each(|attempt| attempt.active = now),
             TaskState::Waiting { .. }

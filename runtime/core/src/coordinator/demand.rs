@@ -7,7 +7,7 @@ use crate::ids::{StageId, TaskId, WorkerId};
 use sluice_crds::shuffle_query::ShuffleRetention;
 
 impl Coordinator {
-    /// Sets aside the tasks whose output nobody can read any more, drops the outputs that were read, and wakes the tasks that
+    /// Sets aside the tasks whose output nobody can read any more, drops the outputs that were read, and queues the tasks again that
     /// are needed again.
     pub(super) fn follow_demand(&mut self) {
         let stages = u32::try_from(self.graph.stages.len()).unwrap_or(u32::MAX);
@@ -24,7 +24,7 @@ impl Coordinator {
                 .iter()
                 .all(|consumer| self.stages.get(*consumer).is_settled());
             if is_demanded {
-                self.stages.get_mut(id).wake_unneeded();
+                self.stages.get_mut(id).requeue_unneeded();
             } else if is_over {
                 for task in self.stop_open_tasks(id) {
                     self.stages.get_mut(id).mark_unneeded(task.task, self.now);
@@ -73,7 +73,7 @@ impl Coordinator {
             .sum();
         for writer in writers {
             if rows < u128::from(enough) {
-                self.stages.get_mut(writer).wake_skipped();
+                self.stages.get_mut(writer).requeue_skipped();
                 continue;
             }
             for task in self.stop_open_tasks(writer) {

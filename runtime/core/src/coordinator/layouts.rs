@@ -21,7 +21,7 @@ pub(super) struct Layouts {
 struct StageLayout {
     planned_tasks: u32,
     /// How many tasks the client's reader expects, if it reads the stage.
-    told_tasks: u32,
+    sent_tasks: u32,
     /// How often a layout was decided, once an epoch.
     finalize_count: u32,
     /// How often a layout was decided or voided.
@@ -39,7 +39,7 @@ impl Layouts {
     pub(super) fn new(graph: &StageGraph) -> Self {
         let stage = |stage: &Stage| StageLayout {
             planned_tasks: stage.tasks,
-            told_tasks: stage.tasks,
+            sent_tasks: stage.tasks,
             finalize_count: 0,
             events: 0,
             layout: None,
@@ -217,7 +217,7 @@ impl Coordinator {
         self.layouts.finalize(id, layout, range_bytes);
         let tasks = self.layouts.tasks(id);
         self.stages.get_mut(id).set_task_count(tasks);
-        self.tell_result_tasks(id, tasks);
+        self.update_result_tasks(id, tasks);
     }
 
     /// By which policy the stage's partitions are coalesced; `None` if each task reads one.
@@ -249,11 +249,11 @@ impl Coordinator {
         Layout::adaptive(stage, &self.graph, &observed, policy)
     }
 
-    fn tell_result_tasks(&mut self, stage: StageId, tasks: u32) {
+    fn update_result_tasks(&mut self, stage: StageId, tasks: u32) {
         if self.policy.sink || !self.topology.roots.contains(&stage) {
             return;
         }
-        let told = &mut self.layouts.of_mut(stage).told_tasks;
+        let told = &mut self.layouts.of_mut(stage).sent_tasks;
         if *told != tasks {
             *told = tasks;
             let writer = Writer {

@@ -184,7 +184,7 @@ impl SlotBroker {
     }
 
     /// Whether tasks have starved long enough for a reader to give up its slot.
-    fn starved_for_long(&self, now: Instant) -> bool {
+    fn has_starved(&self, now: Instant) -> bool {
         self.starved_since
             .is_some_and(|since| since + DEADLOCK_TIMEOUT <= now)
     }
@@ -393,7 +393,7 @@ impl Coordinator {
     /// Breaks a deadlock: if tasks starve while every attempt of the query waits for what they make, the youngest of those
     /// attempts gives up its slot.
     fn free_slot_of_waiting_reader(&mut self) {
-        if !self.slots.starved_for_long(self.now) || !self.all_wait_for_inputs() {
+        if !self.slots.has_starved(self.now) || !self.all_wait_for_inputs() {
             return;
         }
         let reclaimable = self.stages.running_attempts().filter(|attempt| {

@@ -391,7 +391,7 @@ impl StageRun {
         recount(&mut self.counters, counted, run.counters());
         self.counts.cancelled += u32::try_from(others.len()).unwrap_or(u32::MAX);
         self.won += 1;
-        self.note_end(now);
+        self.record_end(now);
         others
     }
 
@@ -475,9 +475,9 @@ impl StageRun {
     }
 
     /// Records that the running attempts wait for an input, so that they do not count as stalled.
-    pub(super) fn excuse_running(&mut self, now: Instant) {
+    pub(super) fn reset_activity(&mut self, now: Instant) {
         for task in &self.running {
-            self.all_tasks[*task as usize].excuse_running(now);
+            self.all_tasks[*task as usize].reset_activity(now);
         }
     }
 }

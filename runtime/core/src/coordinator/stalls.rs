@@ -38,7 +38,7 @@ impl Coordinator {
         for id in running {
             // A reader whose input is being made again may wait as long as that takes.
             if !self.inputs_done(id) {
-                self.stages.get_mut(id).excuse_running(now);
+                self.stages.get_mut(id).reset_activity(now);
                 continue;
             }
             let attempts = self.stages.get(id).running_attempts();

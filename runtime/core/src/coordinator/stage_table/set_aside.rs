@@ -57,7 +57,7 @@ impl StageRun {
     }
 
     /// Notes that the stage has ended, if it has.
-    pub(super) fn note_end(&mut self, now: Instant) {
+    pub(super) fn record_end(&mut self, now: Instant) {
         if self.is_settled() {
             self.ended.get_or_insert(now);
         }
@@ -80,7 +80,7 @@ impl StageRun {
         let counted = run.counters();
         run.state = state;
         recount(&mut self.counters, counted, run.counters());
-        self.note_end(now);
+        self.record_end(now);
         true
     }
 
@@ -140,24 +140,24 @@ impl StageRun {
     }
 
     /// Lets the skipped tasks wait again.
-    pub(in crate::coordinator) fn wake_skipped(&mut self) {
+    pub(in crate::coordinator) fn requeue_skipped(&mut self) {
         if self.skipped > 0 {
             self.skipped = 0;
-            self.wake(|state| *state == TaskState::Skipped);
+            self.requeue(|state| *state == TaskState::Skipped);
         }
     }
 
     /// Lets the tasks wait again whose output somebody needs after all.
-    pub(in crate::coordinator) fn wake_unneeded(&mut self) {
+    pub(in crate::coordinator) fn requeue_unneeded(&mut self) {
         if self.unneeded > 0 {
             self.unneeded = 0;
-            self.wake(|state| matches!(state, TaskState::Unneeded { .. }));
+            self.requeue(|state| matches!(state, TaskState::Unneeded { .. }));
         }
     }
 
-    fn wake(&mut self, wakes: impl Fn(&TaskState) -> bool) {
+    fn requeue(&mut self, matches: impl Fn(&TaskState) -> bool) {
         for (task, run) in (0..).zip(self.all_tasks.iter_mut().take(self.count)) {
-            if !wakes(&run.state) {
+            if !matches(&run.state) {
                 continue;
             }
             let counted = run.counters();
