@@ -134,7 +134,7 @@ impl BroadcastSmallBuilds {
                 .build_exec()?,
             _ => Arc::clone(plan),
         };
-        let wants = wants_of_children(&plan, wanted);
+        let wants = keys_wanted_of_children(&plan, wanted);
         let before = plan.children();
         let after = before.iter().enumerate();
         let children = after
@@ -164,7 +164,7 @@ impl BroadcastSmallBuilds {
         // operator above wants them: a chain on one key moves each of its inputs once.
         let in_place =
             keys_of(join, JoinSide::Right).is_some_and(|keys| is_partitioned_on(join.right(), &keys));
-        if in_place || wanted.is_some_and(|wanted| gives(join, wanted)) {
+        if in_place || wanted.is_some_and(|wanted| co_locates(join, wanted)) {
             return false;
         }
         let tasks = partitions.max(join.right().output_partitioning().partition_count());
@@ -225,7 +225,7 @@ fn sources_of(join: &HashJoinExec) -> Vec<ColumnIndex> {
 
 /// Whether a partitioned join puts rows that are equal in `keys` of its output into one partition: they are the
 /// columns that it compares, of either side.
-fn gives(join: &HashJoinExec, keys: &Keys) -> bool {
+fn co_locates(join: &HashJoinExec, keys: &Keys) -> bool {
     let sources = sources_of(join);
     let (Some(left), Some(right)) = (keys_of(join, JoinSide::Left), keys_of(join, JoinSide::Right)) else {
         return false;
@@ -246,7 +246,7 @@ fn gives(join: &HashJoinExec, keys: &Keys) -> bool {
 }
 
 /// For each child of `plan` by which columns its rows should lie together, given what is wanted of `plan`.
-fn wants_of_children(plan: &Arc<dyn ExecutionPlan>, wanted: Option<&Keys>) -> Vec<Option<Keys>> {
+fn keys_wanted_of_children(plan: &Arc<dyn ExecutionPlan>, wanted: Option<&Keys>) -> Vec<Option<Keys>> {
     if let Some(join) = plan.downcast_ref::<HashJoinExec>()
         && *join.partition_mode() == PartitionMode::Partitioned
     {
@@ -278,7 +278,7 @@ fn is_partitioned_on(plan: &Arc<dyn ExecutionPlan>, keys: &Keys) -> bool {
     if let Some(join) = plan.downcast_ref::<HashJoinExec>()
         && *join.partition_mode() == PartitionMode::Partitioned
     {
-        return gives(join, keys);
+        return co_locates(join, keys);
     }
     if let Some(aggregate) = plan.downcast_ref::<AggregateExec>()
         && *aggregate.mode() == AggregateMode::FinalPartitioned

@@ -25,14 +25,14 @@ use datafusion_proto::protobuf;
 use prost::Message;
 
 use super::opaque::OpaqueExec;
-use super::recursion::WorkTableSlot;
+use super::recursion::WorkTablePlaceholder;
 use super::runtime_filters::{RuntimeFilterExec, UsedFilter};
 use super::sample::{Method, Sample};
 use super::scalar::SINGLE_VALUE;
 use super::scan::{ScanExec, file_config};
 use super::schema_exec::SchemaExec;
 use super::shuffle_read_exec::{ReadMode, RowFacts, ShuffleReadExec};
-use super::window::{self, WindowMessage, WindowSlot};
+use super::window::{self, WindowMessage, WindowPlaceholder};
 use crate::functions::{decode_aggregate, decode_scalar, encode_aggregate, encode_scalar};
 use crate::source::tpch::TpchScanExec;
 
@@ -203,13 +203,13 @@ impl PhysicalExtensionCodec for FragmentCodec {
                 schema: Some(node.schema().as_ref().try_into()?),
                 distinct: query.is_distinct(),
             })
-        } else if let Some(table) = node.downcast_ref::<WorkTableSlot>() {
+        } else if let Some(table) = node.downcast_ref::<WorkTablePlaceholder>() {
             Node::WorkTable(WorkTableMessage {
                 name: table.table().to_owned(),
                 schema: Some(table.table_schema().as_ref().try_into()?),
                 projection: table.projection().iter().map(|column| *column as u64).collect(),
             })
-        } else if let Some(window) = node.downcast_ref::<WindowSlot>() {
+        } else if let Some(window) = node.downcast_ref::<WindowPlaceholder>() {
             Node::Window(window.encode(self, converter)?)
         } else if node.downcast_ref::<OpaqueExec>().is_some() {
             Node::Opaque(())

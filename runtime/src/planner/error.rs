@@ -1,8 +1,8 @@
 //! Why a query cannot be planned.
 
-mod forms;
 mod messages;
 mod names;
+mod patterns;
 mod query_text;
 mod sentence;
 mod syntax;

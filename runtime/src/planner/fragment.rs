@@ -86,7 +86,7 @@ pub(crate) fn encode(plan: &Arc<dyn ExecutionPlan>, config: &SessionConfig) -> R
     if let Some(error) = failed {
         return Err(error);
     }
-    let slots = window::with_slots(plan).map_err(|error| unsupported(&error))?;
+    let slots = window::with_placeholders(plan).map_err(|error| unsupported(&error))?;
     let message = DeduplicatingProtoConverter {}
         .execution_plan_to_proto(&slots, &FragmentCodec)
         .map_err(|error| unsupported(&error))?;

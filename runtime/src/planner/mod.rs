@@ -9,7 +9,6 @@
 
 mod aggregate_input;
 mod broadcast;
-mod carried;
 mod codec;
 mod correlated;
 mod cut;
@@ -29,6 +28,7 @@ mod opaque;
 mod outer;
 mod quantified;
 mod recursion;
+mod round_trip;
 mod rules;
 mod runtime_filters;
 mod sample;

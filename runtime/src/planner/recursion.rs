@@ -14,15 +14,15 @@ use super::fixed_node::fixed_node;
 
 /// Stands for a `WorkTableExec` in a fragment that is being encoded: that node does not tell its projection.
 #[derive(Debug)]
-pub(crate) struct WorkTableSlot {
+pub(crate) struct WorkTablePlaceholder {
     table: String,
     table_schema: SchemaRef,
     projection: Vec<usize>,
     properties: Arc<PlanProperties>,
 }
 
-impl WorkTableSlot {
-    /// The slot for `work`, which reads some columns of the recursive query `table_schema`.
+impl WorkTablePlaceholder {
+    /// The placeholder of `work`, which reads some columns of the recursive query `table_schema`.
     pub(crate) fn try_new(work: &WorkTableExec, table_schema: SchemaRef) -> Result<Self, PlanError> {
         let projection = work
             .schema()
@@ -72,15 +72,15 @@ impl WorkTableSlot {
     }
 }
 
-impl DisplayAs for WorkTableSlot {
+impl DisplayAs for WorkTablePlaceholder {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WorkTableExec: name={}", self.table)
     }
 }
 
-impl ExecutionPlan for WorkTableSlot {
+impl ExecutionPlan for WorkTablePlaceholder {
     fn name(&self) -> &str {
-        "WorkTableSlot"
+        "WorkTablePlaceholder"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {

@@ -1,4 +1,4 @@
-//! The leaf of a fragment that scans a table: a slot that a split fills.
+//! The leaf of a fragment that scans a table: a placeholder that a split fills.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::sample::{Sample, SampledScan};
 use crate::source::tpch::TpchScanExec;
 use crate::source::{CheckedScan, Decoder, input_file, object_meta};
 
-/// Scans a table: the slot in a fragment that a split fills. The source inside it reads nothing until then.
+/// Scans a table: the placeholder in a fragment that a split fills. The source inside it reads nothing until then.
 #[derive(Debug)]
 pub struct ScanExec {
     leaf: u32,

@@ -42,7 +42,7 @@ pub(super) use range_keys::wide_range_keys;
 
 /// Stands for a window operator in a fragment that is being encoded: datafusion-proto encodes those itself.
 #[derive(Debug)]
-pub(crate) struct WindowSlot {
+pub(crate) struct WindowPlaceholder {
     window: Arc<dyn ExecutionPlan>,
     input: Arc<dyn ExecutionPlan>,
 }
@@ -116,8 +116,8 @@ pub(super) fn misses_partitions(plan: &Arc<dyn ExecutionPlan>) -> bool {
     found.is_ok_and(|(found, _)| found.len() < sorted.len())
 }
 
-/// The same plan with a slot in place of each window operator.
-pub(super) fn with_slots(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+/// The same plan with a placeholder in place of each window operator.
+pub(super) fn with_placeholders(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     Arc::clone(plan)
         .transform_up(|node| {
             if functions_of(&node).is_none() {
@@ -127,14 +127,14 @@ pub(super) fn with_slots(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Execut
                 [input] => Arc::clone(input),
                 _ => return Err(malformed("a window has one input")),
             };
-            let slot = WindowSlot { window: node, input };
-            Ok(Transformed::yes(Arc::new(slot) as Arc<dyn ExecutionPlan>))
+            let placeholder = WindowPlaceholder { window: node, input };
+            Ok(Transformed::yes(Arc::new(placeholder) as Arc<dyn ExecutionPlan>))
         })
         .data()
 }
 
 /// What a window function is beside what datafusion-proto encodes.
-pub(super) struct Beside {
+pub(super) struct FunctionOptions {
     pub(super) ignore_nulls: bool,
     pub(super) is_reversed: bool,
     pub(super) filter: Option<Arc<dyn PhysicalExpr>>,
@@ -158,9 +158,9 @@ pub(super) fn standard_of(function: &Arc<dyn WindowExpr>) -> Option<&WindowUDFEx
 
 /// # Errors
 /// A function that tells neither.
-pub(super) fn beside(function: &Arc<dyn WindowExpr>, input: &Schema) -> Result<Beside> {
+pub(super) fn options_of(function: &Arc<dyn WindowExpr>, input: &Schema) -> Result<FunctionOptions> {
     if let Some(aggregate) = aggregate_of(function) {
-        return Ok(Beside {
+        return Ok(FunctionOptions {
             ignore_nulls: aggregate.ignore_nulls(),
             is_reversed: aggregate.is_reversed(),
             filter: filter_of(function, input)?,
@@ -172,7 +172,7 @@ pub(super) fn beside(function: &Arc<dyn WindowExpr>, input: &Schema) -> Result<B
         if text.ends_with(&format!(
             "is_reversed: {is_reversed}, ignore_nulls: {ignore_nulls} }}"
         )) {
-            return Ok(Beside {
+            return Ok(FunctionOptions {
                 ignore_nulls,
                 is_reversed,
                 filter: None,
@@ -297,24 +297,24 @@ fn decode_function(
     )))
 }
 
-impl WindowSlot {
+impl WindowPlaceholder {
     pub(super) fn encode(
         &self,
         codec: &FragmentCodec,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<WindowMessage> {
         let (functions, order) =
-            functions_of(&self.window).ok_or_else(|| malformed("a slot without a window"))?;
+            functions_of(&self.window).ok_or_else(|| malformed("a placeholder without a window"))?;
         let encoded = functions.iter().map(|function| {
-            let beside = beside(function, &self.input.schema())?;
-            let filter = beside.filter.as_ref();
+            let options = options_of(function, &self.input.schema())?;
+            let filter = options.filter.as_ref();
             let filter = filter.map(|filter| converter.physical_expr_to_proto(filter, codec));
             let order_by = aggregate_of(function).map_or(&[][..], AggregateFunctionExpr::order_bys);
             Ok(FunctionMessage {
                 function: Some(serialize_physical_window_expr(function, codec, converter)?),
                 filter: filter.transpose()?,
-                ignore_nulls: beside.ignore_nulls,
-                is_reversed: beside.is_reversed,
+                ignore_nulls: options.ignore_nulls,
+                is_reversed: options.is_reversed,
                 order_by: serialize_physical_sort_exprs(order_by.iter().cloned(), codec, converter)?,
             })
         });
@@ -338,15 +338,15 @@ impl WindowSlot {
     }
 }
 
-impl DisplayAs for WindowSlot {
+impl DisplayAs for WindowPlaceholder {
     fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.window.fmt_as(format, f)
     }
 }
 
-impl ExecutionPlan for WindowSlot {
+impl ExecutionPlan for WindowPlaceholder {
     fn name(&self) -> &str {
-        "WindowSlot"
+        "WindowPlaceholder"
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {

@@ -51,7 +51,7 @@ impl Cutter<'_> {
 
     /// Any `fetch` rows of the exchange are enough: its only reader is a limit.
     fn set_fetch(&mut self, exchange: ExchangeId, fetch: Option<usize>) {
-        if let Some(written) = self.written.get_mut(exchange.0 as usize) {
+        if let Some(written) = self.exchanges.get_mut(exchange.0 as usize) {
             written.exchange.fetch = fetch.map(|rows| rows as u64);
         }
     }

@@ -9,8 +9,8 @@
 
 mod gather;
 mod join;
-mod local;
 pub(super) mod order;
+mod recursive;
 mod scan;
 mod stage_builder;
 
@@ -52,7 +52,7 @@ pub(crate) struct Branch {
 
 /// What is known of an exchange when its readers are cut.
 #[derive(Debug, Clone)]
-struct Written {
+struct CutExchange {
     exchange: Exchange,
     /// Map tasks over all writing stages.
     map_tasks: usize,
@@ -67,7 +67,7 @@ pub(crate) struct Cutter<'a> {
     context: &'a TaskContext,
     stages: Vec<Stage>,
     planned: Vec<PlannedStage>,
-    written: Vec<Written>,
+    exchanges: Vec<CutExchange>,
     notes: Vec<PlanNote>,
     next_leaf: u32,
     /// How many tasks share what is divided, at least 1.
@@ -87,7 +87,7 @@ pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext) -> Result<Plann
         context,
         stages: Vec::new(),
         planned: Vec::new(),
-        written: Vec::new(),
+        exchanges: Vec::new(),
         notes: Vec::new(),
         next_leaf: 0,
         partitions: config.target_partitions().max(1),
@@ -111,11 +111,15 @@ pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext) -> Result<Plann
     };
     let result = cutter.close_all(branches, ExchangeKind::Forward, 1, &[], "the query's result")?;
     let exchanges: Vec<Exchange> = cutter
-        .written
+        .exchanges
         .iter()
         .map(|written| written.exchange.clone())
         .collect();
-    let reasons = cutter.written.iter().map(|written| written.why.clone()).collect();
+    let reasons = cutter
+        .exchanges
+        .iter()
+        .map(|written| written.why.clone())
+        .collect();
     Ok(PlannedQuery {
         join_orders: Vec::new(),
         graph: StageGraph {

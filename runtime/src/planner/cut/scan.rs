@@ -72,14 +72,14 @@ impl Cutter<'_> {
     fn generated(&mut self, scan: &TpchScanExec, parts: u32) -> Result<Branch, PlanError> {
         let leaf = self.next_leaf;
         self.next_leaf += 1;
-        // The slot has one partition; the split says which part that is.
-        let slot = scan
+        // The placeholder has one partition; the split says which part that is.
+        let placeholder = scan
             .with_part(0, parts)
             .map_err(|error| PlanError::internal("scan", error))?;
         let splits: Vec<Split> = (0..parts).map(|part| Split::Tpch { part, parts }).collect();
         let table = Some(scan.table().name().to_owned());
         Ok(Branch {
-            plan: Arc::new(ScanExec::new(leaf, Arc::new(slot)).of_table(table)),
+            plan: Arc::new(ScanExec::new(leaf, Arc::new(placeholder)).of_table(table)),
             tasks: splits.len(),
             scans: vec![(leaf, splits)],
         })
@@ -90,11 +90,11 @@ impl Cutter<'_> {
         self.next_leaf += 1;
         // Files travel with the splits; statistics served planning alone.
         let table = config.file_source().table_schema().table_schema();
-        let slot = FileScanConfigBuilder::from(config.clone())
+        let placeholder = FileScanConfigBuilder::from(config.clone())
             .with_file_groups(vec![FileGroup::new(Vec::new())])
             .with_statistics(Statistics::new_unknown(table))
             .build();
-        let source = DataSourceExec::from_data_source(slot);
+        let source = DataSourceExec::from_data_source(placeholder);
         if splits.is_empty() {
             return Ok(one_task(Arc::new(EmptyExec::new(source.schema()))));
         }

@@ -18,14 +18,14 @@ use sluice_core::locality::DataLocality;
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Split, Stage, StageInput};
 
 use super::super::PlannedStage;
-use super::super::carried;
 use super::super::determinism::{self, Source};
 use super::super::error::PlanError;
 use super::super::fragment::{self, Fragment, OutputSpec, TaskSplits};
 use super::super::label::{label, tables};
+use super::super::round_trip;
 use super::super::shuffle_read_exec::{ReadMode, ShuffleReadExec};
 use super::super::statement::MAX_EXPRESSION_DEPTH;
-use super::{Branch, Cutter, Written, total_tasks};
+use super::{Branch, CutExchange, Cutter, total_tasks};
 
 impl Cutter<'_> {
     /// Makes a stage of each branch; together they write one new exchange.
@@ -68,7 +68,7 @@ impl Cutter<'_> {
         keys: &[Arc<dyn PhysicalExpr>],
         why: &str,
     ) -> Result<ExchangeId, PlanError> {
-        let id = ExchangeId(to_u32(self.written.len())?);
+        let id = ExchangeId(to_u32(self.exchanges.len())?);
         let map_tasks = total_tasks(&branches);
         let mut writers = Vec::new();
         let mut determinism = Determinism::Determinate;
@@ -88,7 +88,7 @@ impl Cutter<'_> {
             writers,
             fetch: None,
         };
-        self.written.push(Written {
+        self.exchanges.push(CutExchange {
             exchange,
             map_tasks,
             determinism,
@@ -99,7 +99,7 @@ impl Cutter<'_> {
 
     /// What the determinism of a reader of `exchange` depends on.
     fn source(&self, exchange: u32) -> Source {
-        self.written.get(exchange as usize).map_or(
+        self.exchanges.get(exchange as usize).map_or(
             Source {
                 streams: 0,
                 writers: Determinism::Indeterminate,
@@ -170,7 +170,7 @@ impl Cutter<'_> {
     /// Whether each leaf that reads partitions of a hash exchange takes their rows in any order.
     fn may_interleave(&self, plan: &Arc<dyn ExecutionPlan>) -> bool {
         if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
-            let exchange = self.written.get(read.input_index() as usize);
+            let exchange = self.exchanges.get(read.input_index() as usize);
             let divided = exchange.is_some_and(|written| written.exchange.kind == ExchangeKind::Hash);
             return !divided || (read.mode() == ReadMode::Merged && read.facts().orderings.is_empty());
         }
@@ -181,7 +181,7 @@ impl Cutter<'_> {
 
     fn input(&self, exchange: u32) -> Result<StageInput, PlanError> {
         let written = self
-            .written
+            .exchanges
             .get(exchange as usize)
             .ok_or_else(|| PlanError::internal("inputs", format!("exchange {exchange} is not written")))?;
         let read = match written.exchange.kind {
@@ -199,7 +199,7 @@ impl Cutter<'_> {
     /// So is one that workers decode to something else.
     fn check_decodes(&self, fragment: &Fragment, plan: &Arc<dyn ExecutionPlan>) -> Result<(), PlanError> {
         match fragment::decode_empty(fragment, self.context) {
-            Ok(decoded) => carried::check(plan, &decoded),
+            Ok(decoded) => round_trip::check(plan, &decoded),
             Err(PlanError::Fragment { message, .. }) if message.contains("recursion limit") => {
                 Err(PlanError::TooDeep {
                     what: "a stage has about a hundred levels of operators and expressions".into(),

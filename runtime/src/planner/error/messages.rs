@@ -2,8 +2,8 @@
 
 use datafusion::common::Diagnostic;
 
-use super::forms::{Seen, forms};
 use super::names::{expression, with_sql_types};
+use super::patterns::{MessageContext, patterns};
 use super::query_text::{QueryText, at_span};
 use super::sentence::Sentence;
 use super::syntax::lower_first;
@@ -14,7 +14,7 @@ const MAX_MESSAGE: usize = 300;
 /// What the planner says of its own.
 pub(super) fn planning(text: &QueryText, diagnostic: Option<&Diagnostic>, message: &str) -> Sentence {
     let message = without_prefixes(message);
-    let seen = Seen {
+    let seen = MessageContext {
         text,
         at: at_span(diagnostic.and_then(|diagnostic| diagnostic.span)),
         notes: diagnostic
@@ -23,7 +23,7 @@ pub(super) fn planning(text: &QueryText, diagnostic: Option<&Diagnostic>, messag
             .map(|note| note.message.as_str())
             .collect(),
     };
-    let known = forms().find_map(|(pattern, sentence)| {
+    let known = patterns().find_map(|(pattern, sentence)| {
         let parts = captures(message, pattern)?;
         sentence(&seen, &parts)
     });

@@ -27,7 +27,7 @@ pub(in crate::planner) struct QueryText {
 }
 
 /// A token that is not white space, and its neighbours.
-struct Seen<'a> {
+struct TokenContext<'a> {
     before: Option<&'a Token>,
     token: &'a Token,
     after: Option<&'a Token>,
@@ -45,9 +45,9 @@ impl QueryText {
         }
     }
 
-    fn places(&self, is: impl Fn(&Seen<'_>) -> bool) -> Vec<Location> {
+    fn places(&self, is: impl Fn(&TokenContext<'_>) -> bool) -> Vec<Location> {
         let token = |index: Option<usize>| Some(&self.tokens.get(index?)?.token);
-        let seen = self.tokens.iter().enumerate().map(|(index, here)| Seen {
+        let seen = self.tokens.iter().enumerate().map(|(index, here)| TokenContext {
             before: token(index.checked_sub(1)),
             token: &here.token,
             after: token(index.checked_add(1)),
@@ -62,7 +62,8 @@ impl QueryText {
         let Some((last, qualifiers)) = parts.split_last() else {
             return String::new();
         };
-        let named = |seen: &Seen<'_>| is_word(Some(seen.token), last) && !is(seen.after, &Token::LParen);
+        let named =
+            |seen: &TokenContext<'_>| is_word(Some(seen.token), last) && !is(seen.after, &Token::LParen);
         let places = match qualifiers.last() {
             None => Vec::new(),
             Some(qualifier) => {
@@ -113,7 +114,7 @@ impl QueryText {
         })
     }
 
-    fn at_last(&self, is: impl Fn(&Seen<'_>) -> bool) -> String {
+    fn at_last(&self, is: impl Fn(&TokenContext<'_>) -> bool) -> String {
         self.places(is)
             .last()
             .map_or_else(String::new, |last| at(&[*last]))
@@ -147,7 +148,7 @@ impl QueryText {
 
     /// Whether an expression of the text is renamed so.
     pub(super) fn is_alias(&self, name: &str) -> bool {
-        let renamed = |seen: &Seen<'_>| is_word(Some(seen.token), name) && is_word(seen.before, "as");
+        let renamed = |seen: &TokenContext<'_>| is_word(Some(seen.token), name) && is_word(seen.before, "as");
         !self.places(renamed).is_empty()
     }
 

@@ -25,7 +25,7 @@ pub(super) struct Origin {
 }
 
 /// Operators that hand on the columns of their one input in their places, perhaps with more behind them.
-const SAME_COLUMNS: &[&str] = &[
+const COLUMN_PRESERVING: &[&str] = &[
     "SortExec",
     "PartialSortExec",
     "SortPreservingMergeExec",
@@ -43,7 +43,7 @@ const SAME_COLUMNS: &[&str] = &[
 ];
 
 /// Of those, the operators whose rows depend on which other rows there are.
-const AMONG_ROWS: &[&str] = &[
+const ACROSS_ROWS: &[&str] = &[
     "LocalLimitExec",
     "GlobalLimitExec",
     "BoundedWindowAggExec",
@@ -124,7 +124,7 @@ pub(super) fn origin(plan: &Arc<dyn ExecutionPlan>, column: usize) -> Option<Ori
         return side_of(join_type, left, column);
     }
     let width = plan.children().first()?.schema().fields().len();
-    (SAME_COLUMNS.contains(&operator(plan)) && column < width).then_some(Origin { child: 0, column })
+    (COLUMN_PRESERVING.contains(&operator(plan)) && column < width).then_some(Origin { child: 0, column })
 }
 
 fn projected(projection: Option<&[usize]>, column: usize) -> Option<usize> {
@@ -175,7 +175,7 @@ fn side_of(join_type: JoinType, left: usize, column: usize) -> Option<Origin> {
 
 /// The columns of an operator's inputs by which rows may be left out instead of rows of its output by `column`: the same
 /// rows come out but for those. Empty if there is no such column.
-pub(super) fn may_leave_out(plan: &Arc<dyn ExecutionPlan>, column: usize) -> Vec<Origin> {
+pub(super) fn prunable_columns(plan: &Arc<dyn ExecutionPlan>, column: usize) -> Vec<Origin> {
     if plan.fetch().is_some() {
         return Vec::new();
     }
@@ -224,7 +224,7 @@ pub(super) fn may_leave_out(plan: &Arc<dyn ExecutionPlan>, column: usize) -> Vec
         );
         return columns;
     }
-    if AMONG_ROWS.contains(&operator(plan)) {
+    if ACROSS_ROWS.contains(&operator(plan)) {
         Vec::new()
     } else {
         vec![origin]

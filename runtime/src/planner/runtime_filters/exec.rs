@@ -26,7 +26,7 @@ pub(crate) const ROWS_FILTERED: &str = "rows_filtered";
 /// A filter is given up in a task if after so many rows
 const TRIAL_ROWS: usize = 1 << 16;
 /// it has left out less than one in so many.
-const WORTH_ONE_IN: usize = 8;
+const MIN_DROPPED_ONE_IN: usize = 8;
 /// The hashes of keys, the same at all workers. Another seed than that of partitions, so that the keys of one partition are
 /// spread over the whole filter.
 const HASHES: RandomState = RandomState::with_seed(0x51ce);
@@ -138,18 +138,18 @@ impl ExecutionPlan for RuntimeFilterExec {
         }
         let rows = self.input.execute(partition, context)?;
         let dropped = MetricBuilder::new(&self.metrics).counter(ROWS_FILTERED, partition);
-        let mut filters: Vec<Trial> = self
+        let mut filters: Vec<FilterTrial> = self
             .lookups
             .iter()
-            .map(|(column, lookup)| Trial::new(*column, Arc::clone(lookup)))
+            .map(|(column, lookup)| FilterTrial::new(*column, Arc::clone(lookup)))
             .collect();
-        let stream = rows.map(move |batch| leave_out(batch?, &mut filters, &dropped));
+        let stream = rows.map(move |batch| filter_batch(batch?, &mut filters, &dropped));
         Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), stream)))
     }
 }
 
 /// A filter in a task, and whether it is worth its tests.
-struct Trial {
+struct FilterTrial {
     column: usize,
     lookup: Arc<KeyLookup>,
     tested: usize,
@@ -157,7 +157,7 @@ struct Trial {
     hashes: Vec<u64>,
 }
 
-impl Trial {
+impl FilterTrial {
     fn new(column: usize, lookup: Arc<KeyLookup>) -> Self {
         Self {
             column,
@@ -169,7 +169,7 @@ impl Trial {
     }
 
     fn is_worth_it(&self) -> bool {
-        self.tested < TRIAL_ROWS || self.dropped * WORTH_ONE_IN >= self.tested
+        self.tested < TRIAL_ROWS || self.dropped * MIN_DROPPED_ONE_IN >= self.tested
     }
 
     fn admitted(&mut self, batch: &RecordBatch) -> Result<BooleanArray> {
@@ -195,7 +195,7 @@ impl Trial {
     }
 }
 
-fn leave_out(mut batch: RecordBatch, filters: &mut [Trial], dropped: &Count) -> Result<RecordBatch> {
+fn filter_batch(mut batch: RecordBatch, filters: &mut [FilterTrial], dropped: &Count) -> Result<RecordBatch> {
     for filter in filters.iter_mut().filter(|filter| filter.is_worth_it()) {
         if batch.num_rows() == 0 {
             break;
@@ -271,10 +271,10 @@ mod tests {
         RecordBatch::try_from_iter_with_nullable([("k", keys, true)]).expect("a batch")
     }
 
-    fn trial(keys: &RecordBatch) -> Trial {
+    fn trial(keys: &RecordBatch) -> FilterTrial {
         let mut hashes = Vec::new();
         hash_keys(keys.column(0), &mut hashes).expect("keys have hashes");
-        Trial::new(0, Arc::new(KeyFilter::of(hashes).lookup()))
+        FilterTrial::new(0, Arc::new(KeyFilter::of(hashes).lookup()))
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
         let mut filters = [trial(&batch([Some(2), Some(4)]))];
         let dropped = Count::new();
         let rows = batch([Some(1), Some(2), None, Some(4), Some(2)]);
-        let left = leave_out(rows, &mut filters, &dropped).expect("it is filtered");
+        let left = filter_batch(rows, &mut filters, &dropped).expect("it is filtered");
         let left = left.column(0).as_primitive::<Int64Type>().values().to_vec();
         assert_eq!((left, dropped.value()), (vec![2, 4, 2], 2));
     }
@@ -308,11 +308,11 @@ mod tests {
         let all = batch((0..TRIAL_ROWS as i64).map(Some));
         let mut filters = [trial(&all)];
         let dropped = Count::new();
-        let left = leave_out(all, &mut filters, &dropped).expect("it is filtered");
+        let left = filter_batch(all, &mut filters, &dropped).expect("it is filtered");
         assert_eq!((left.num_rows(), dropped.value()), (TRIAL_ROWS, 0));
         assert!(!filters[0].is_worth_it());
         let others = batch([Some(-1), None]);
-        let left = leave_out(others, &mut filters, &dropped).expect("it is not filtered");
+        let left = filter_batch(others, &mut filters, &dropped).expect("it is not filtered");
         assert_eq!((left.num_rows(), dropped.value()), (2, 0));
     }
 }

@@ -9,8 +9,8 @@ use datafusion::physical_plan::filter::FilterExec;
 use sluice_core::ids::{ExchangeId, StageId};
 use sluice_core::plan::{Determinism, Exchange, Split};
 
-use super::columns::{EquiJoin, may_leave_out, origin};
-use super::{Candidate, RuntimeFilterPolicy, Scanned, Written};
+use super::columns::{EquiJoin, origin, prunable_columns};
+use super::{Candidate, RuntimeFilterPolicy, ScanColumn, SourceColumn};
 use crate::planner::PlannedQuery;
 use crate::planner::scan::ScanExec;
 use crate::planner::shuffle_read_exec::ShuffleReadExec;
@@ -148,7 +148,7 @@ impl<'a> Graph<'a> {
     ) -> Option<Candidate> {
         let schema = from.schema();
         let key_type = schema.fields().get(from_key)?.data_type();
-        if !has_filter(key_type) {
+        if !has_hashable_keys(key_type) {
             return None;
         }
         let source = self.source(stage, from, from_key)?;
@@ -170,7 +170,7 @@ impl<'a> Graph<'a> {
     }
 
     /// The stage that writes the keys of a column: the first whose rows nothing narrows further on their way.
-    fn source(&self, stage: StageId, plan: &Arc<dyn ExecutionPlan>, column: usize) -> Option<Written> {
+    fn source(&self, stage: StageId, plan: &Arc<dyn ExecutionPlan>, column: usize) -> Option<SourceColumn> {
         let (mut stage, mut plan, mut column) = (stage, Arc::clone(plan), column);
         let mut best = None;
         loop {
@@ -243,7 +243,7 @@ impl<'a> Graph<'a> {
         stage: StageId,
         (plan, column): (&Arc<dyn ExecutionPlan>, usize),
         steps: usize,
-        found: &mut Vec<Scanned>,
+        found: &mut Vec<ScanColumn>,
     ) {
         if let Some(scan) = plan.downcast_ref::<ScanExec>() {
             if steps > 0 {
@@ -267,14 +267,14 @@ impl<'a> Graph<'a> {
             return;
         }
         let joins = usize::from(plan.children().len() > 1);
-        for next in may_leave_out(plan, column) {
+        for next in prunable_columns(plan, column) {
             if let Some(child) = plan.children().get(next.child) {
                 self.targets(stage, (child, next.column), steps + joins, found);
             }
         }
     }
 
-    fn bytes_of_scan(&self, (stage, leaf, _): Scanned) -> u64 {
+    fn bytes_of_scan(&self, (stage, leaf, _): ScanColumn) -> u64 {
         let planned = self.query.stages.get(stage.0 as usize).into_iter();
         let splits = planned.flat_map(|planned| {
             planned
@@ -285,7 +285,7 @@ impl<'a> Graph<'a> {
         splits.map(split_bytes).fold(0, u64::saturating_add)
     }
 
-    fn type_of(&self, (stage, leaf, column): Scanned) -> Option<DataType> {
+    fn type_of(&self, (stage, leaf, column): ScanColumn) -> Option<DataType> {
         let schema = scan_of(self.plan(stage)?, leaf)?.schema();
         Some(schema.fields().get(column)?.data_type().clone())
     }
@@ -320,9 +320,9 @@ fn is_predicate(plan: &Arc<dyn ExecutionPlan>) -> bool {
 
 /// Whether equal keys of the type have equal hashes. Floating-point numbers are left out: 0.0 and -0.0 are equal, and NaNs
 /// have many forms.
-fn has_filter(key: &DataType) -> bool {
+fn has_hashable_keys(key: &DataType) -> bool {
     match key {
-        DataType::Dictionary(_, values) => has_filter(values),
+        DataType::Dictionary(_, values) => has_hashable_keys(values),
         other => {
             other.is_integer()
                 || other.is_temporal()

@@ -28,7 +28,7 @@ use self::graph::Graph;
 pub(crate) use self::make::FilterMaker;
 use super::error::PlanError;
 use super::fragment;
-use super::{PlannedQuery, carried};
+use super::{PlannedQuery, round_trip};
 
 /// Filters of one query. More would seldom narrow anything further.
 const MAX_FILTERS: usize = 16;
@@ -71,14 +71,14 @@ pub struct MadeFilter {
 }
 
 /// A column of the rows that a stage writes.
-type Written = (StageId, usize);
+type SourceColumn = (StageId, usize);
 /// A scan of a stage, and one of its columns.
-type Scanned = (StageId, u32, usize);
+type ScanColumn = (StageId, u32, usize);
 
 /// A filter that could be.
 struct Candidate {
-    source: Written,
-    targets: Vec<Scanned>,
+    source: SourceColumn,
+    targets: Vec<ScanColumn>,
     /// Bytes that the source's side reads.
     source_bytes: u64,
     target_bytes: u64,
@@ -111,7 +111,7 @@ pub(super) fn add(
         let plan = exec::above_scans(Arc::clone(&planned.plan), &of_stage)
             .map_err(|error| PlanError::internal("runtime filters", error))?;
         let fragment = fragment::encode(&plan, context.session_config())?;
-        carried::check(&plan, &fragment::decode_empty(&fragment, context)?)?;
+        round_trip::check(&plan, &fragment::decode_empty(&fragment, context)?)?;
         planned.plan = plan;
         planned.fragment = fragment;
     }

@@ -16,7 +16,7 @@ use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
 
 use super::super::codec::FragmentCodec;
 use super::super::scan::ScanExec;
-use super::super::{carried, fragment, plan, window};
+use super::super::{fragment, plan, round_trip, window};
 use super::harness::Bench;
 use crate::source::tpch::TpchTable;
 
@@ -113,7 +113,7 @@ const OURS: &[&str] = &[
     "ShuffleReadExec",
     "ScanExec",
     "RecursiveQueryExec",
-    "WorkTableSlot",
+    "WorkTablePlaceholder",
     "BoundedWindowAggExec",
     "WindowAggExec",
     "OpaqueExec",
@@ -271,7 +271,7 @@ struct Seen {
 
 impl Seen {
     fn operator(&mut self, node: &Arc<dyn ExecutionPlan>) {
-        let slots = window::with_slots(node).unwrap();
+        let slots = window::with_placeholders(node).unwrap();
         let message = DeduplicatingProtoConverter {}
             .execution_plan_to_proto(&slots, &FragmentCodec)
             .unwrap();
@@ -350,7 +350,7 @@ async fn every_kind_of_operator_and_expression_travels() {
                 .unwrap_or_else(|error| panic!("{sql}: {error}"));
             for stage in &planned.stages {
                 let decoded = fragment::decode_empty(&stage.fragment, &state.task_ctx()).unwrap();
-                carried::check(&stage.plan, &decoded).unwrap();
+                round_trip::check(&stage.plan, &decoded).unwrap();
                 seen.compare(sql, &stage.plan, &decoded);
                 stage
                     .plan

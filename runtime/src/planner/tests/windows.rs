@@ -7,7 +7,7 @@ use datafusion_proto::physical_plan::{
 };
 use std::sync::Arc;
 
-use super::super::carried;
+use super::super::round_trip;
 use super::harness::Bench;
 
 #[tokio::test]
@@ -86,7 +86,7 @@ async fn what_a_fragment_loses_is_refused() {
         let decoded = DeduplicatingProtoConverter {}
             .proto_to_execution_plan(&message, &decode)
             .unwrap();
-        let told = carried::check(&plan, &decoded)
+        let told = round_trip::check(&plan, &decoded)
             .map_err(|error| error.to_string())
             .err();
         match (lost, told) {

@@ -3,10 +3,10 @@
 use super::super::messages::plain;
 use super::super::names::{any_of, expression, instead, nearest, with_sql_types};
 use super::super::sentence::Sentence;
-use super::{Form, Seen, first};
+use super::{MessageContext, Pattern, first};
 
 /// Patterns and their sentences.
-pub(super) const FORMS: &[(&str, Form)] = &[
+pub(super) const PATTERNS: &[(&str, Pattern)] = &[
     ("table '{}' not found", |seen, parts| {
         Some(unknown_table(seen, first(parts)))
     }),
@@ -101,7 +101,7 @@ pub(super) const FORMS: &[(&str, Form)] = &[
     ),
 ];
 
-fn unknown_table(seen: &Seen<'_>, name: &str) -> Sentence {
+fn unknown_table(seen: &MessageContext<'_>, name: &str) -> Sentence {
     let name = name.strip_prefix("datafusion.public.").unwrap_or(name);
     let name = name.strip_prefix("datafusion.").unwrap_or(name);
     let at = seen.at(|text| text.at_name(name));
@@ -123,7 +123,7 @@ fn unknown_table(seen: &Seen<'_>, name: &str) -> Sentence {
     Sentence::new(subject, at, "is not declared", fix)
 }
 
-fn unknown_table_function(seen: &Seen<'_>, name: &str) -> Sentence {
+fn unknown_table_function(seen: &MessageContext<'_>, name: &str) -> Sentence {
     let at = seen.at(|text| text.at_call(name));
     let subject = format!("function {name} in FROM");
     if name.starts_with("read_") || name.ends_with("_scan") || name.starts_with("parquet") {
@@ -142,7 +142,7 @@ fn unknown_table_function(seen: &Seen<'_>, name: &str) -> Sentence {
     Sentence::new(subject, at, "does not exist", fix)
 }
 
-fn unknown_function(seen: &Seen<'_>, name: &str) -> Sentence {
+fn unknown_function(seen: &MessageContext<'_>, name: &str) -> Sentence {
     let at = seen.at(|text| text.at_call(name));
     let subject = format!("function {name}");
     let names = &seen.text.names;
@@ -160,7 +160,7 @@ fn unknown_function(seen: &Seen<'_>, name: &str) -> Sentence {
     Sentence::new(subject, at, "does not exist", fix)
 }
 
-fn same_names(seen: &Seen<'_>, parts: &[&str]) -> Option<Sentence> {
+fn same_names(seen: &MessageContext<'_>, parts: &[&str]) -> Option<Sentence> {
     let shown = first(parts);
     let other = parts.get(2).copied().unwrap_or_default();
     // The AS of a CAST is within its parentheses.
@@ -184,7 +184,7 @@ fn same_names(seen: &Seen<'_>, parts: &[&str]) -> Option<Sentence> {
 }
 
 /// `{why}No function matches … 'name(types)'. … Candidate functions: …`.
-fn wrong_arguments(seen: &Seen<'_>, parts: &[&str]) -> Option<Sentence> {
+fn wrong_arguments(seen: &MessageContext<'_>, parts: &[&str]) -> Option<Sentence> {
     let [why, name, types, rest] = parts else {
         return None;
     };

@@ -13,13 +13,13 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use sluice_core::plan::Split;
 
 use super::super::error::PlanError;
-use super::super::recursion::WorkTableSlot;
+use super::super::recursion::WorkTablePlaceholder;
 use super::super::sample::SampleExec;
 use super::{Branch, Cutter, check_limits, with_children};
 
 /// What is known inside a recursive query.
 #[derive(Default)]
-struct Inside {
+struct RecursionScope {
     /// The recursive queries around, innermost last: name and columns.
     queries: Vec<(String, SchemaRef)>,
     scans: Vec<(u32, Vec<Split>)>,
@@ -33,12 +33,12 @@ impl Cutter<'_> {
             plan,
             "each round of a recursive query needs all rows of the round before",
         );
-        let mut inside = Inside::default();
-        let plan = self.local(plan, &mut inside)?;
+        let mut scope = RecursionScope::default();
+        let plan = self.local(plan, &mut scope)?;
         Ok(Branch {
             plan,
             tasks: 1,
-            scans: inside.scans,
+            scans: scope.scans,
         })
     }
 
@@ -46,32 +46,32 @@ impl Cutter<'_> {
     fn local(
         &mut self,
         plan: &Arc<dyn ExecutionPlan>,
-        inside: &mut Inside,
+        scope: &mut RecursionScope,
     ) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
         check_limits(plan)?;
         if let Some(work) = plan.downcast_ref::<WorkTableExec>() {
-            return work_table(work, inside);
+            return work_table(work, scope);
         }
         if plan.children().is_empty() {
             let branch = self.leaf_in_one_task(plan)?;
-            inside.scans.extend(branch.scans);
+            scope.scans.extend(branch.scans);
             return Ok(branch.plan);
         }
         if let Some(sampled) = plan.downcast_ref::<SampleExec>() {
             let branch = self.sampled_in_one_task(sampled)?;
-            inside.scans.extend(branch.scans);
+            scope.scans.extend(branch.scans);
             return Ok(branch.plan);
         }
         if let Some(query) = plan.downcast_ref::<RecursiveQueryExec>() {
-            let first = self.local(query.static_term(), inside)?;
-            inside.queries.push((query.name().to_owned(), plan.schema()));
-            let again = self.local(query.recursive_term(), inside)?;
-            inside.queries.pop();
+            let first = self.local(query.static_term(), scope)?;
+            scope.queries.push((query.name().to_owned(), plan.schema()));
+            let again = self.local(query.recursive_term(), scope)?;
+            scope.queries.pop();
             return with_children(plan, vec![one_partition(first), one_partition(again)]);
         }
         let mut children = Vec::new();
         for child in plan.children() {
-            children.push(self.local(child, inside)?);
+            children.push(self.local(child, scope)?);
         }
         if plan.downcast_ref::<RepartitionExec>().is_some()
             && let Some(child) = children.pop()
@@ -99,9 +99,9 @@ fn one_partition(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     Arc::new(CoalescePartitionsExec::new(plan))
 }
 
-fn work_table(work: &WorkTableExec, inside: &Inside) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
-    let query = inside.queries.iter().rev().find(|(name, _)| name == work.name());
+fn work_table(work: &WorkTableExec, scope: &RecursionScope) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
+    let query = scope.queries.iter().rev().find(|(name, _)| name == work.name());
     let (_, schema) = query
         .ok_or_else(|| PlanError::internal("recursion", format!("{} is no query around it", work.name())))?;
-    Ok(Arc::new(WorkTableSlot::try_new(work, Arc::clone(schema))?))
+    Ok(Arc::new(WorkTablePlaceholder::try_new(work, Arc::clone(schema))?))
 }

@@ -85,12 +85,12 @@ fn term<'a>(
 
 /// All that decides an operator's rows, beside those of its inputs.
 #[derive(Default)]
-struct Form {
+struct OperatorForm {
     options: Vec<(&'static str, String)>,
     expressions: Vec<Arc<dyn PhysicalExpr>>,
 }
 
-impl Form {
+impl OperatorForm {
     fn option(&mut self, name: &'static str, value: &dyn Debug) {
         self.options.push((name, format!("{value:?}")));
     }
@@ -163,10 +163,13 @@ fn with_unnamed_casts(expression: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn Phys
         .data()
 }
 
-fn form_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Form> {
-    let mut form = Form::default();
-    // A work table's slot stands for it.
-    form.option("operator", &plan.name().replace("WorkTableSlot", "WorkTableExec"));
+fn form_of(plan: &Arc<dyn ExecutionPlan>) -> Result<OperatorForm> {
+    let mut form = OperatorForm::default();
+    // Its placeholder encodes it.
+    form.option(
+        "operator",
+        &plan.name().replace("WorkTablePlaceholder", "WorkTableExec"),
+    );
     let schema = plan.schema();
     // Nullability is derived from the inputs anew, and may be known better.
     let types = schema
@@ -214,7 +217,7 @@ fn form_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Form> {
     Ok(form)
 }
 
-fn joins(plan: &Arc<dyn ExecutionPlan>, form: &mut Form) {
+fn joins(plan: &Arc<dyn ExecutionPlan>, form: &mut OperatorForm) {
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
         form.option(
             "join",
@@ -240,7 +243,7 @@ fn joins(plan: &Arc<dyn ExecutionPlan>, form: &mut Form) {
     }
 }
 
-fn aggregates(plan: &Arc<dyn ExecutionPlan>, form: &mut Form) {
+fn aggregates(plan: &Arc<dyn ExecutionPlan>, form: &mut OperatorForm) {
     let Some(aggregate) = plan.downcast_ref::<AggregateExec>() else {
         return;
     };
@@ -269,7 +272,7 @@ fn aggregates(plan: &Arc<dyn ExecutionPlan>, form: &mut Form) {
     }
 }
 
-fn windows(plan: &Arc<dyn ExecutionPlan>, form: &mut Form) -> Result<()> {
+fn windows(plan: &Arc<dyn ExecutionPlan>, form: &mut OperatorForm) -> Result<()> {
     let Some((functions, order)) = window::functions_of(plan) else {
         return Ok(());
     };
@@ -280,11 +283,11 @@ fn windows(plan: &Arc<dyn ExecutionPlan>, form: &mut Form) -> Result<()> {
         .ok_or_else(|| DataFusionError::Internal("a window without input".into()))?;
     form.option("order of the input", &order);
     for function in functions {
-        let beside = window::beside(function, &input)?;
-        form.option("IGNORE NULLS", &beside.ignore_nulls);
-        form.option("reversed", &beside.is_reversed);
-        form.option("has a FILTER", &beside.filter.is_some());
-        form.expressions.extend(beside.filter);
+        let options = window::options_of(function, &input)?;
+        form.option("IGNORE NULLS", &options.ignore_nulls);
+        form.option("reversed", &options.is_reversed);
+        form.option("has a FILTER", &options.filter.is_some());
+        form.expressions.extend(options.filter);
         // Whether a frame is causal follows from its bounds; before their types are known it may count as not.
         let frame = function.get_window_frame();
         let frame = (frame.units, &frame.start_bound, &frame.end_bound);

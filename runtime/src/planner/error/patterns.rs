@@ -8,7 +8,7 @@ use super::query_text::QueryText;
 use super::sentence::Sentence;
 
 /// What is known beside a message.
-pub(super) struct Seen<'a> {
+pub(super) struct MessageContext<'a> {
     pub(super) text: &'a QueryText,
     /// The place that the planner told; empty where it told none.
     pub(super) at: String,
@@ -16,7 +16,7 @@ pub(super) struct Seen<'a> {
     pub(super) notes: Vec<&'a str>,
 }
 
-impl Seen<'_> {
+impl MessageContext<'_> {
     /// The place that the planner told, or else this one.
     fn at(&self, other: impl FnOnce(&QueryText) -> String) -> String {
         if self.at.is_empty() {
@@ -28,11 +28,14 @@ impl Seen<'_> {
 }
 
 /// Makes a sentence of the parts of a message; `None` leaves it to the next pattern.
-pub(super) type Form = fn(&Seen<'_>, &[&str]) -> Option<Sentence>;
+pub(super) type Pattern = fn(&MessageContext<'_>, &[&str]) -> Option<Sentence>;
 
 /// Patterns and their sentences; the first that fits counts.
-pub(super) fn forms() -> impl Iterator<Item = &'static (&'static str, Form)> {
-    names::FORMS.iter().chain(values::FORMS).chain(clauses::FORMS)
+pub(super) fn patterns() -> impl Iterator<Item = &'static (&'static str, Pattern)> {
+    names::PATTERNS
+        .iter()
+        .chain(values::PATTERNS)
+        .chain(clauses::PATTERNS)
 }
 
 fn first<'a>(parts: &[&'a str]) -> &'a str {

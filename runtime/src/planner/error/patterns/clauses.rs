@@ -2,10 +2,10 @@
 
 use super::super::names::{expression, with_sql_types};
 use super::super::sentence::Sentence;
-use super::{Form, Seen, first};
+use super::{MessageContext, Pattern, first};
 
 /// Patterns and their sentences.
-pub(super) const FORMS: &[(&str, Form)] = &[
+pub(super) const PATTERNS: &[(&str, Pattern)] = &[
     (
         "Column in {} must be in GROUP BY or an aggregate function: While expanding wildcard, column \"{}\" must",
         |seen, parts| {
@@ -228,7 +228,7 @@ pub(super) const FORMS: &[(&str, Form)] = &[
 ];
 
 /// A number in the place of a column.
-fn position(seen: &Seen<'_>, parts: &[&str]) -> Option<Sentence> {
+fn position(seen: &MessageContext<'_>, parts: &[&str]) -> Option<Sentence> {
     let most = parts.get(1).copied().unwrap_or_default();
     let at = seen.at(|text| text.at_value(first(parts)));
     let fix = match most {
@@ -243,7 +243,7 @@ fn position(seen: &Seen<'_>, parts: &[&str]) -> Option<Sentence> {
     ))
 }
 
-fn limit(seen: &Seen<'_>, parts: &[&str]) -> Option<Sentence> {
+fn limit(seen: &MessageContext<'_>, parts: &[&str]) -> Option<Sentence> {
     let keyword = first(parts);
     let value = parts.get(1).copied().unwrap_or_default();
     let at = seen.at(|text| text.at_sign(keyword));
@@ -255,7 +255,7 @@ fn limit(seen: &Seen<'_>, parts: &[&str]) -> Option<Sentence> {
     ))
 }
 
-fn variable_limit(seen: &Seen<'_>, keyword: &str) -> Sentence {
+fn variable_limit(seen: &MessageContext<'_>, keyword: &str) -> Sentence {
     let at = seen.at(|text| text.at_sign(keyword));
     let fix = "write a whole number, or compare row_number() with QUALIFY";
     Sentence::new(keyword, at, "is no constant", fix)

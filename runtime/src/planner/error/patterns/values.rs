@@ -2,10 +2,10 @@
 
 use super::super::names::{expression, with_sql_types};
 use super::super::sentence::Sentence;
-use super::{Form, Seen, first};
+use super::{MessageContext, Pattern, first};
 
 /// Patterns and their sentences.
-pub(super) const FORMS: &[(&str, Form)] = &[
+pub(super) const PATTERNS: &[(&str, Pattern)] = &[
     (
         "Cannot coerce arithmetic expression {} to valid types",
         |seen, parts| Some(operation(seen, first(parts))),
@@ -180,7 +180,7 @@ pub(super) const FORMS: &[(&str, Form)] = &[
 ];
 
 /// `Int64 + Utf8View`.
-fn operation(seen: &Seen<'_>, operation: &str) -> Sentence {
+fn operation(seen: &MessageContext<'_>, operation: &str) -> Sentence {
     let sign = operation
         .split(' ')
         .find(|part| !part.is_empty() && !part.starts_with(char::is_alphanumeric));
@@ -194,7 +194,7 @@ fn operation(seen: &Seen<'_>, operation: &str) -> Sentence {
     Sentence::new(with_sql_types(operation), at, "is not defined", fix)
 }
 
-fn unary(seen: &Seen<'_>, sign: &str, needs: &str) -> Sentence {
+fn unary(seen: &MessageContext<'_>, sign: &str, needs: &str) -> Sentence {
     let at = seen.at(|text| text.at_sign(sign));
     Sentence::new(
         format!("the operand of {sign}"),
@@ -205,14 +205,14 @@ fn unary(seen: &Seen<'_>, sign: &str, needs: &str) -> Sentence {
 }
 
 /// Two types that have none in common.
-fn mixed(seen: &Seen<'_>, keyword: &str, what: &str, parts: &[&str]) -> Sentence {
+fn mixed(seen: &MessageContext<'_>, keyword: &str, what: &str, parts: &[&str]) -> Sentence {
     let at = seen.at(|text| text.at_sign(keyword));
     let types: Vec<String> = parts.iter().take(2).map(|kind| with_sql_types(kind)).collect();
     let says = format!("are {}, which have no type in common", types.join(" and "));
     Sentence::new(what, at, says, "CAST one to the type of the other")
 }
 
-fn no_value(seen: &Seen<'_>, value: &str, kind: &str) -> Sentence {
+fn no_value(seen: &MessageContext<'_>, value: &str, kind: &str) -> Sentence {
     let at = seen.at(|text| text.at_value(value));
     let fix = match kind {
         "DATE" => "write it as '2026-01-31'",
@@ -223,7 +223,7 @@ fn no_value(seen: &Seen<'_>, value: &str, kind: &str) -> Sentence {
 }
 
 /// An argument of a window function.
-fn variable_argument(seen: &Seen<'_>, number: u64) -> Sentence {
+fn variable_argument(seen: &MessageContext<'_>, number: u64) -> Sentence {
     let at = seen.at(|text| text.at_sign("OVER"));
     let fix = match number {
         3 => "write a constant, or put coalesce(…, …) around the function",
@@ -233,7 +233,7 @@ fn variable_argument(seen: &Seen<'_>, number: u64) -> Sentence {
     Sentence::new(what, at, "is no constant", fix)
 }
 
-fn parameter(seen: &Seen<'_>, name: &str) -> Sentence {
+fn parameter(seen: &MessageContext<'_>, name: &str) -> Sentence {
     let at = seen.at(|text| {
         let at = text.at_value(name);
         if at.is_empty() { text.at_name(name) } else { at }
