@@ -14,8 +14,8 @@ pub const MAX_EXACT_KEYS: usize = 1 << 17;
 pub const BLOOM_WORDS: usize = 1 << 17;
 /// Bits that one key sets.
 const BITS_PER_KEY: u32 = 4;
-/// A Bloom filter with more than this many percent of its bits set admits nearly a third of all keys: it is not worth its
-/// tests.
+/// A Bloom filter with a larger percentage of its bits set admits nearly a third of all keys: testing rows costs more than it
+/// saves.
 const MAX_BLOOM_PERCENT: u64 = 75;
 /// Hashes collected before the first removal of duplicates.
 const FIRST_COMPACTION: usize = 4096;
@@ -74,11 +74,11 @@ impl KeyFilter {
         }
     }
 
-    /// Its form for many tests.
+    /// The form in which rows are tested.
     pub fn lookup(&self) -> KeyLookup {
         let words = match self {
             Self::Exact(hashes) => {
-                // Sixteen bits a key: one key in a few hundred is admitted wrongly.
+                // With sixteen bits for each key, one other key in a few hundred is admitted.
                 let words = (hashes.len() / 4).next_power_of_two().clamp(64, BLOOM_WORDS);
                 let mut words = vec![0; words];
                 hashes.iter().for_each(|hash| set(&mut words, *hash));
@@ -98,7 +98,7 @@ impl KeyFilter {
         }
     }
 
-    /// The same in its next form, if it is too large or too full for this one.
+    /// Changes to the next form if it is too large or too full for this one.
     fn bounded(self) -> Self {
         match self {
             Self::Exact(hashes) if hashes.len() > MAX_EXACT_KEYS => {
@@ -136,7 +136,7 @@ fn set(words: &mut [u64], hash: u64) {
     }
 }
 
-/// A [`KeyFilter`] for many tests.
+/// A [`KeyFilter`] in the form in which rows are tested.
 #[derive(Debug, Clone)]
 pub struct KeyLookup {
     /// Empty if every key is admitted.

@@ -69,7 +69,7 @@ pub struct Writer {
     pub stage: StageId,
     /// Its number of tasks.
     pub tasks: u32,
-    /// Of these the tasks to read, ascending, if a limit needs no others; all, if there is none.
+    /// The tasks to read, ascending, if a limit needs no others; `None` means all.
     #[serde(default)]
     pub only: Option<Vec<u32>>,
 }
@@ -106,7 +106,7 @@ pub struct InputUpdate {
     pub state: InputState,
     /// The frames of it that hold the reader's range of a sorted run; all, if there is none.
     pub range: Option<ByteRange>,
-    /// Of the reader's partitions those that hold bytes: the others are not fetched. `None`: any may hold bytes.
+    /// Those of the reader's partitions that hold bytes; the others are not fetched. `None` means that any may hold bytes.
     pub filled_partitions: Option<Vec<u32>>,
 }
 
@@ -144,8 +144,8 @@ pub struct FetchRequest {
     pub query: QueryId,
     /// Stage, stage epoch, map task, attempt and partition.
     pub stream: StreamId,
-    /// Other partitions of the attempt, each from its beginning, as far as the response has room: each after the end of the
-    /// one before it. At most [`crate::limits::MAX_STREAMS_PER_FETCH`] with the first.
+    /// Other partitions of the attempt. Each follows the end of the one before it, from its beginning, as far as the response
+    /// has room. At most [`crate::limits::MAX_STREAMS_PER_FETCH`] with the first.
     pub next_partitions: Vec<u32>,
     /// The first byte wanted.
     pub start_offset: u64,

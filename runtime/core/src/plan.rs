@@ -93,8 +93,7 @@ pub struct Exchange {
     pub partitions: u32,
     /// The stages that write it, at least one.
     pub writers: Vec<StageId>,
-    /// How many rows are enough for every reader, whichever they are: a limit reads the exchange and nothing else does.
-    /// `None`: all rows.
+    /// How many rows satisfy the reader, whichever they are, if it is a limit and the only reader. `None` means all rows.
     #[serde(default)]
     pub fetch: Option<u64>,
 }

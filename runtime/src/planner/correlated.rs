@@ -1,4 +1,4 @@
-//! Conditions that compare an expression over rows of a subquery with the query around it, as `t.k + 1 = outer.k`. DataFusion
+//! Conditions that compare an expression over rows of a subquery with the outer query, as `t.k + 1 = outer.k`. DataFusion
 //! joins a correlated aggregate by columns and plain casts of columns alone, and casts that are checked are neither.
 
 use datafusion::common::Column;
@@ -11,7 +11,7 @@ use datafusion::logical_expr::{
 };
 use datafusion::optimizer::AnalyzerRule;
 
-/// What the names of such columns begin with.
+/// The prefix of the names of such columns.
 pub(super) const CORRELATED_KEY: &str = "__correlated_key_";
 
 /// Makes such expressions columns of the subquery's rows. Runs once types are known: comparisons may add casts.
@@ -77,7 +77,7 @@ fn keys_as_columns(filter: Filter, made: &mut usize) -> Result<Transformed<Logic
     Ok(Transformed::yes(plan.project(columns)?.build()?))
 }
 
-/// Whether an expression is over the subquery's rows alone, and none of those that DataFusion takes.
+/// Whether an expression refers to the subquery's rows only, and is not one that DataFusion supports.
 fn is_key(expr: &Expr) -> bool {
     let is_taken = match expr {
         Expr::Column(_) => true,
@@ -87,7 +87,7 @@ fn is_key(expr: &Expr) -> bool {
     !is_taken && expr.any_column_refs() && !expr.contains_outer() && !has_subquery(expr)
 }
 
-/// Whether an expression is over the query around alone.
+/// Whether an expression refers to the outer query only.
 fn is_outer(expr: &Expr) -> bool {
     expr.contains_outer() && !expr.any_column_refs() && !has_subquery(expr)
 }

@@ -60,9 +60,8 @@ pub(super) fn policy(spec: &ShuffleQuerySpec, sink: bool, adaptive: Option<Adapt
 /// Most partitions that an exchange has where the query does not say: each map task writes a stream for each of them.
 const MAX_DEFAULT_PARTITIONS: u64 = 1024;
 
-/// How many partitions exchanges have where the query does not say: as many as the tables that it reads have targets of bytes,
-/// so that a layout has something to choose from, and at least one for each slot. What is shuffled is mostly less than what
-/// is read, and what is too many is coalesced.
+/// How many partitions exchanges have where the query does not say: the bytes of the tables that it reads divided by the
+/// target, and at least one for each slot. Mostly less is shuffled than is read; layouts coalesce surplus partitions.
 pub(super) fn default_partitions(table_bytes: u64, target_bytes: u64, slots: u32) -> u32 {
     let wanted = table_bytes
         .div_ceil(target_bytes.max(1))

@@ -39,7 +39,7 @@ impl SessionFilters {
         }
     }
 
-    /// Those of an attempt's filters that are known.
+    /// The filters of an attempt that this session has.
     pub(super) fn of_attempt(&self, filters: &[u32]) -> AttemptFilters {
         let known = |filter: &u32| Some((*filter, Arc::clone(&self.known.get(filter)?.1)));
         filters.iter().filter_map(known).collect()

@@ -11,7 +11,7 @@ use crate::metrics::{AttemptMetrics, COUNTERS};
 use crate::ranges::SortedRun;
 use crate::time::Instant;
 
-/// Where a task stands.
+/// The state of a task.
 ///
 /// ```text
 /// Waiting --> Running --> Won
@@ -26,12 +26,12 @@ use crate::time::Instant;
     reason = "few of many tasks run, and a map would double the size of the others"
 )]
 pub(super) enum TaskState {
-    /// No attempt is at work and none has won.
+    /// No attempt runs and none has won.
     Waiting {
         /// Backoff: no attempt starts before.
         not_before: Instant,
     },
-    /// Attempts are at work: by attempt number, at least one.
+    /// Attempts run, at least one: by attempt number.
     Running(Box<BTreeMap<u32, RunningAttempt>>),
     /// An attempt has won, and a live worker holds its output, or the sink its file.
     Won(Box<Winner>),
@@ -39,7 +39,7 @@ pub(super) enum TaskState {
     Skipped,
     /// It has no output, and all stages that could read one have ended. It waits again if one of them has to run again.
     Unneeded {
-        /// Whose output was dropped when all of them had ended; none, if it had no output.
+        /// The winner whose output was dropped when those stages had ended; `None` if there was no output.
         released: Option<Box<Winner>>,
     },
 }
@@ -84,7 +84,7 @@ impl RunningAttempt {
     }
 }
 
-/// How an attempt ended that did not win.
+/// How an attempt ended without a win.
 pub(super) enum AttemptEnd {
     /// It failed.
     Failed,
@@ -144,7 +144,7 @@ fn stream_epoch(attempt: AttemptId) -> StreamEpoch {
     StreamEpoch(u64::from(attempt.attempt) + 1)
 }
 
-/// One task over all its attempts. Of most tasks nothing is kept but the attempt that has won.
+/// One task over all its attempts. For most tasks only the winner is kept.
 #[derive(Debug)]
 pub(super) struct TaskRun {
     pub(super) state: TaskState,
@@ -217,8 +217,8 @@ impl TaskRun {
         }
     }
 
-    /// What it adds to the counters of its stage beside attempts at work: those of its winner, also if nobody needs the output
-    /// any more.
+    /// Its part of the counters of its stage, without running attempts: the counters of its winner, even if nobody needs the
+    /// output any more.
     pub(super) fn counters(&self) -> [u64; COUNTERS] {
         let winner = self.winner().or(self.unneeded_winner());
         winner.map_or([0; COUNTERS], |winner| winner.counters)
@@ -244,7 +244,7 @@ impl TaskRun {
             || past.is_some_and(|history| !history.past_winners.is_empty())
     }
 
-    /// The attempts at work, by number.
+    /// The running attempts, by number.
     pub(super) fn running_attempts(&self) -> impl Iterator<Item = &RunningAttempt> {
         let attempts = match &self.state {
             TaskState::Running(attempts) => Some(attempts),
@@ -256,7 +256,7 @@ impl TaskRun {
         attempts.into_iter().flat_map(|attempts| attempts.values())
     }
 
-    /// The attempt, if it is at work.
+    /// The attempt, if it runs.
     pub(super) fn running_attempt(&self, id: AttemptId) -> Option<&RunningAttempt> {
         match &self.state {
             TaskState::Running(attempts) => attempts.get(&id.attempt).filter(|attempt| attempt.id == id),
@@ -267,7 +267,7 @@ impl TaskRun {
         }
     }
 
-    /// Adds an attempt to those at work. A task that has won or is not needed gets none.
+    /// Adds a running attempt. A task that has won or is not needed gets none.
     pub(super) fn add_running(&mut self, attempt: RunningAttempt) {
         match &mut self.state {
             TaskState::Waiting { .. } => {
@@ -281,7 +281,7 @@ impl TaskRun {
         }
     }
 
-    /// Takes an attempt from those at work; false if it is none of them. After the last one the task waits.
+    /// Removes a running attempt; false if it does not run. After the last one the task waits.
     pub(super) fn remove_running(&mut self, id: AttemptId, not_before: Instant) -> bool {
         let TaskState::Running(attempts) = &mut self.state else {
             return false;
@@ -296,7 +296,7 @@ impl TaskRun {
         was_running
     }
 
-    /// Whether no attempt is at work and none has won.
+    /// Whether no attempt runs and none has won.
     pub(super) fn is_waiting(&self) -> bool {
         match &self.state {
             TaskState::Waiting { .. } => true,
@@ -354,7 +354,7 @@ impl TaskRun {
         }
     }
 
-    /// Notes that the attempts at work have reason to stand still.
+    /// Restarts the stall timeout of the running attempts, which have reason to make no progress.
     pub(super) fn reset_activity(&mut self, now: Instant) {
         match &mut self.state {
             TaskState::Running(attempts) => attempts.values_mut().for_each(|attempt| attempt.active = now),
@@ -376,7 +376,7 @@ impl TaskRun {
         }
     }
 
-    /// Takes the win from the task, which waits again.
+    /// Removes the winner of the task, which waits again.
     pub(super) fn take_winner(&mut self) -> Option<Box<Winner>> {
         let waiting = TaskState::Waiting {
             not_before: Instant::default(),

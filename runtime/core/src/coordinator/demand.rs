@@ -7,7 +7,7 @@ use crate::ids::{StageId, TaskId, WorkerId};
 use sluice_crds::shuffle_query::ShuffleRetention;
 
 impl Coordinator {
-    /// Sets aside the tasks whose output nobody can read any more, drops the outputs that were read, and queues the tasks again that
+    /// Marks tasks whose output nobody can read any more as unneeded, drops the outputs that were read, and queues tasks that
     /// are needed again.
     pub(super) fn follow_demand(&mut self) {
         let stages = u32::try_from(self.graph.stages.len()).unwrap_or(u32::MAX);
@@ -82,7 +82,7 @@ impl Coordinator {
         }
     }
 
-    /// Cancels what runs of a stage; answers with its tasks that have not won.
+    /// Cancels the running attempts of a stage. Returns its tasks that have not won.
     fn stop_open_tasks(&mut self, stage: StageId) -> Vec<TaskId> {
         let open = self.stages.get(stage).open_tasks();
         for task in &open {

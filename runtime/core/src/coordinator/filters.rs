@@ -1,4 +1,4 @@
-//! Runtime filters: what their sources have reported, which stages wait for one, and which go without.
+//! Runtime filters: what their sources have reported, which stages wait for them, and which stages start without them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -110,7 +110,7 @@ impl RuntimeFilters {
         }
     }
 
-    /// Decides which filters a stage uses, unless that is decided: those that are complete.
+    /// Decides, once in a stage epoch, which filters a stage uses: the complete ones.
     pub(super) fn decide(&mut self, stage: StageId) {
         let (mut known, mut missing) = (Vec::new(), 0);
         for (filter, state) in self.used_by(stage) {

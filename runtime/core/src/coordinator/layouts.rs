@@ -178,7 +178,7 @@ impl Coordinator {
             .flat_map(|exchange| exchange.writers.iter().copied())
     }
 
-    /// Decides the layouts of the stages whose last input a stage was that may be done now.
+    /// Decides the layouts of the stages that waited for this one last, if it is done.
     pub(super) fn finalize_layouts_after(&mut self, stage: StageId) {
         if !self.stages.get(stage).is_done() {
             return;
@@ -220,7 +220,7 @@ impl Coordinator {
         self.update_result_tasks(id, tasks);
     }
 
-    /// By which policy the stage's partitions are coalesced; `None` if each task reads one.
+    /// The policy by which the stage's partitions are coalesced; `None` if each task reads one.
     pub(super) fn adaptive_policy(&self, id: StageId) -> Option<AdaptivePolicy> {
         let stage = self.graph.stages.get(id.0 as usize)?;
         // A client reads the union of several stages while some of them wait for their inputs. It would have to read

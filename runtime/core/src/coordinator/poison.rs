@@ -60,7 +60,7 @@ pub(super) enum Start {
 }
 
 impl Suspects {
-    /// Whether no task was lost with a worker and has not won since.
+    /// Whether every task that was lost with a worker has won since.
     pub(super) fn is_empty(&self) -> bool {
         self.losses.is_empty()
     }

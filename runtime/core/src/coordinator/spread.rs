@@ -149,8 +149,8 @@ fn fill_by_level(tasks: u32, data: &DataLocality, offers: &mut [Offer<'_>]) {
     }
 }
 
-/// Deals one task after the other to the worker with the fewest running ones; answers with how many were dealt. All workers
-/// fill up to one level, and what is left goes above it, one each.
+/// Deals tasks one by one to the worker with the fewest running ones. Returns how many were dealt. All workers fill up to one
+/// level; the rest goes above it, one for each worker.
 fn fill(tasks: u32, mut offers: Vec<&mut Offer<'_>>) -> u32 {
     let dealt = |offers: &[&mut Offer<'_>], level: u32| -> u64 {
         offers.iter().map(|offer| u64::from(offer.up_to(level))).sum()

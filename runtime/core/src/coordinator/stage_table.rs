@@ -488,7 +488,7 @@ impl Coordinator {
         self.stages.inputs_done(stage, &self.topology)
     }
 
-    /// The stages that may and must run now, most urgent first. Those that wait for a runtime filter may not.
+    /// The stages that may and must run now, most urgent first. Stages that wait for a runtime filter may not run.
     pub(super) fn schedulable(&self) -> impl Iterator<Item = StageId> {
         let stages = self.stages.schedulable(&self.topology);
         stages.filter(|stage| !self.filters.is_awaited(*stage))

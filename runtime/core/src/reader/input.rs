@@ -48,8 +48,8 @@ pub(super) struct MapTask {
     pub source: Option<Source>,
     /// By partition; empty without a source.
     pub streams: BTreeMap<u32, Stream>,
-    /// Partitions without bytes whose end was not said yet. It waits until something of the map task is read: until then
-    /// another attempt may take its place.
+    /// Partitions without bytes whose end is not delivered yet. That waits until bytes of the map task are read, since until
+    /// then another attempt may replace it.
     empty_partitions: Vec<u32>,
 }
 
@@ -238,8 +238,8 @@ impl Input {
         })
     }
 
-    /// Partitions of the map task that the fetch of this one may bring after it: those not begun, in order. Where each stream is
-    /// taken by itself, or a part of it, there are none.
+    /// Partitions of the map task that the same fetch may bring after this one: those not begun, in order. None if each stream
+    /// is delivered by itself or in part.
     pub fn streams_after(&self, task: TaskId, partition: u32) -> Vec<u32> {
         let entry = self.tasks.get(&task);
         let whole = |stream: &Stream| stream.end.is_none();
@@ -327,7 +327,7 @@ impl Input {
         ids
     }
 
-    /// Takes the streams without bytes whose end can be said now, as something of their map task is read.
+    /// Takes the streams without bytes whose end can be delivered, because bytes of their map task are read.
     pub fn take_empty(&mut self, task: TaskId) -> Vec<StreamId> {
         let entry = self.tasks.get_mut(&task);
         let partitions = entry.map(|entry| std::mem::take(&mut entry.empty_partitions));

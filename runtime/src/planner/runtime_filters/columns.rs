@@ -24,7 +24,7 @@ pub(super) struct Origin {
     pub(super) column: usize,
 }
 
-/// Operators that hand on the columns of their one input in their places, perhaps with more behind them.
+/// Operators whose first columns are those of their one input, in the same order.
 const COLUMN_PRESERVING: &[&str] = &[
     "SortExec",
     "PartialSortExec",
@@ -42,7 +42,7 @@ const COLUMN_PRESERVING: &[&str] = &[
     "RuntimeFilterExec",
 ];
 
-/// Of those, the operators whose rows depend on which other rows there are.
+/// Of those, the operators whose output for a row depends on other rows.
 const ACROSS_ROWS: &[&str] = &[
     "LocalLimitExec",
     "GlobalLimitExec",
@@ -54,7 +54,7 @@ const ACROSS_ROWS: &[&str] = &[
 pub(super) struct EquiJoin<'a> {
     pub(super) join_type: JoinType,
     pub(super) on: JoinOnRef<'a>,
-    /// Whether NULL keys match nothing, and decide nothing.
+    /// Whether NULL keys match nothing, and the join is not null-aware.
     pub(super) ignores_null_keys: bool,
 }
 
@@ -84,7 +84,7 @@ impl<'a> EquiJoin<'a> {
             .filter_map(move |(left, right)| index(left).zip(index(right)))
     }
 
-    /// Whether rows of a side without a match leave no trace.
+    /// Whether the join drops rows of this side that have no match.
     pub(super) fn drops_unmatched(&self, child: usize) -> bool {
         self.ignores_null_keys
             && match self.join_type {
@@ -96,7 +96,7 @@ impl<'a> EquiJoin<'a> {
     }
 }
 
-/// Where the values of a column come from: each is that of a row of the input, or NULL.
+/// The input column from which the values of a column come. A value may also be NULL.
 pub(super) fn origin(plan: &Arc<dyn ExecutionPlan>, column: usize) -> Option<Origin> {
     if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
         let of = projection.expr().get(column)?.expr.downcast_ref::<Column>()?;
@@ -154,7 +154,7 @@ fn side_of(join_type: JoinType, left: usize, column: usize) -> Option<Origin> {
         JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => JoinSide::Right,
         JoinType::LeftSemi | JoinType::LeftAnti => JoinSide::Left,
         JoinType::RightSemi | JoinType::RightAnti => JoinSide::Right,
-        // The mark comes behind the columns, and its place is not worth the knowledge.
+        // Columns of mark joins are not followed.
         JoinType::LeftMark | JoinType::RightMark => return None,
     };
     match side {
@@ -173,8 +173,8 @@ fn side_of(join_type: JoinType, left: usize, column: usize) -> Option<Origin> {
     }
 }
 
-/// The columns of an operator's inputs by which rows may be left out instead of rows of its output by `column`: the same
-/// rows come out but for those. Empty if there is no such column.
+/// The input columns by which an operator's input may be filtered instead of its output by `column`, with the same result.
+/// Empty if there are none.
 pub(super) fn prunable_columns(plan: &Arc<dyn ExecutionPlan>, column: usize) -> Vec<Origin> {
     if plan.fetch().is_some() {
         return Vec::new();
@@ -202,7 +202,7 @@ pub(super) fn prunable_columns(plan: &Arc<dyn ExecutionPlan>, column: usize) -> 
             return Vec::new();
         }
         let mut columns = vec![origin];
-        // Rows of the other side with this key match only rows that are left out.
+        // Rows of the other side with such a key match only rows that are left out.
         columns.extend(
             EquiJoin::of(plan)
                 .into_iter()

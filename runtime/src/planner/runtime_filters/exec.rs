@@ -23,9 +23,9 @@ use crate::planner::shuffle_read_exec::InputProvider;
 
 /// The metric of rows that were left out.
 pub(crate) const ROWS_FILTERED: &str = "rows_filtered";
-/// A filter is given up in a task if after so many rows
+/// Rows after which a task decides whether to go on with a filter.
 const TRIAL_ROWS: usize = 1 << 16;
-/// it has left out less than one in so many.
+/// It stops if the filter has dropped fewer than one row in this many.
 const MIN_DROPPED_ONE_IN: usize = 8;
 /// The hashes of keys, the same at all workers. Another seed than that of partitions, so that the keys of one partition are
 /// spread over the whole filter.
@@ -42,7 +42,7 @@ pub(crate) struct UsedFilter {
 pub(crate) struct RuntimeFilterExec {
     input: Arc<dyn ExecutionPlan>,
     filters: Vec<UsedFilter>,
-    /// Filled when a task begins: the filters that it has.
+    /// The filters that the task has; set when it begins.
     lookups: Vec<(usize, Arc<KeyLookup>)>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -50,7 +50,7 @@ pub(crate) struct RuntimeFilterExec {
 
 impl RuntimeFilterExec {
     pub(crate) fn new(input: Arc<dyn ExecutionPlan>, filters: Vec<UsedFilter>) -> Self {
-        // What is known of the input's rows holds for fewer of them, but for how many they are.
+        // Filtering keeps all properties of the input but its number of rows.
         let properties = PlanProperties::new(
             input.equivalence_properties().clone(),
             input.output_partitioning().clone(),
@@ -70,7 +70,7 @@ impl RuntimeFilterExec {
         &self.filters
     }
 
-    /// The node of a task that has these filters; its input alone if none of them leaves anything out.
+    /// The node with the filters of a task; its input alone if no filter drops rows.
     pub(crate) fn bound(&self, provider: &dyn InputProvider) -> Arc<dyn ExecutionPlan> {
         let known = self.filters.iter().filter_map(|used| {
             let lookup = provider.filter(used.filter)?;
@@ -132,7 +132,7 @@ impl ExecutionPlan for RuntimeFilterExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        // No row has a match: nothing need be read.
+        // No row can match, so the input is not read.
         if self.lookups.iter().any(|(_, lookup)| lookup.admits_nothing()) {
             return Ok(Box::pin(EmptyRecordBatchStream::new(self.schema())));
         }
@@ -148,7 +148,7 @@ impl ExecutionPlan for RuntimeFilterExec {
     }
 }
 
-/// A filter in a task, and whether it is worth its tests.
+/// A filter in a task, and how many rows it has dropped.
 struct FilterTrial {
     column: usize,
     lookup: Arc<KeyLookup>,

@@ -15,7 +15,7 @@ use crate::planner::PlannedQuery;
 use crate::planner::scan::ScanExec;
 use crate::planner::shuffle_read_exec::ShuffleReadExec;
 
-/// What a part of a generated table counts for, bytes.
+/// The assumed size of a part of a generated table, bytes.
 const BYTES_OF_PART: u64 = 8 << 20;
 
 /// The stages of a query, as keys are followed through them.
@@ -99,7 +99,7 @@ impl<'a> Graph<'a> {
         exchanges.flat_map(|exchange| exchange.writers.iter().copied())
     }
 
-    /// The filters of all joins.
+    /// The possible filters of all joins.
     pub(super) fn candidates(&self, policy: RuntimeFilterPolicy) -> Vec<Candidate> {
         let mut found = Vec::new();
         for stage in &self.query.graph.stages {
@@ -169,7 +169,7 @@ impl<'a> Graph<'a> {
         })
     }
 
-    /// The stage that writes the keys of a column: the first whose rows nothing narrows further on their way.
+    /// The stage that writes the keys of a column: the deepest one above which nothing narrows them further.
     fn source(&self, stage: StageId, plan: &Arc<dyn ExecutionPlan>, column: usize) -> Option<SourceColumn> {
         let (mut stage, mut plan, mut column) = (stage, Arc::clone(plan), column);
         let mut best = None;
@@ -313,7 +313,7 @@ fn has_predicate(plan: &Arc<dyn ExecutionPlan>) -> bool {
     is_predicate(plan) || plan.children().into_iter().any(has_predicate)
 }
 
-/// Whether an operator takes away rows by their values.
+/// Whether an operator drops rows by their values.
 fn is_predicate(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.downcast_ref::<FilterExec>().is_some()
 }

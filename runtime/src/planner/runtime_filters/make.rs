@@ -27,7 +27,7 @@ impl FilterMaker {
         }
     }
 
-    /// Adds the keys of some rows. NULL is none: it matches nothing.
+    /// Adds the keys of some rows. A NULL is skipped, since it matches nothing.
     pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
         for (column, builder) in &mut self.filters {
             let keys: &Arc<dyn Array> = batch.columns().get(*column).ok_or_else(|| {

@@ -5,8 +5,8 @@
 //! sideways information passing (Ullman's magic sets, the semi-join reduction of Bernstein and Chiu, 1981); Spark, Trino and
 //! Impala do the same.
 //!
-//! Two questions decide it. Where do the keys of the narrowed side come from (`source`)? As deep as nothing narrows them
-//! further above, because a filter that is made early delays nobody. Where may rows be left out (`targets`)? In the scans
+//! Two questions decide it. Where do the keys of the narrowed side come from (`source`)? From the deepest stage above which
+//! nothing narrows them further, because an early filter delays nobody. Where may rows be left out (`targets`)? In the scans
 //! from which the other side's keys come, through operators that treat rows one by one or in whole groups.
 
 mod columns;
@@ -30,9 +30,9 @@ use super::error::PlanError;
 use super::fragment;
 use super::{PlannedQuery, round_trip};
 
-/// Filters of one query. More would seldom narrow anything further.
+/// Most filters of one query. More would seldom drop further rows.
 const MAX_FILTERS: usize = 16;
-/// Filters of one scan: each costs a hash of every row.
+/// Most filters of one scan. Each costs a hash of every row.
 const MAX_FILTERS_OF_SCAN: usize = 3;
 /// Bytes of all reports of one filter to the coordinator.
 const MAX_REPORTED_BYTES: u64 = 64 << 20;

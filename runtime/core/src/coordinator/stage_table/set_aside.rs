@@ -27,7 +27,7 @@ impl StageRun {
         self.skipped > 0
     }
 
-    /// How many tasks have won, whatever became of their output since, unless they must run again.
+    /// How many tasks have won and need not run again, whether or not their output still exists.
     pub(in crate::coordinator) fn done(&self) -> u32 {
         if self.unneeded == 0 {
             return self.won;
@@ -43,7 +43,7 @@ impl StageRun {
         self.won + self.skipped + self.unneeded - self.done()
     }
 
-    /// Whether no task has to run as things stand.
+    /// Whether no task has to run now.
     pub(in crate::coordinator) fn is_settled(&self) -> bool {
         (self.won + self.skipped + self.unneeded) as usize == self.count
     }
@@ -56,21 +56,21 @@ impl StageRun {
         self.has_skipped().then(|| won.map(|(task, _)| task).collect())
     }
 
-    /// Notes that the stage has ended, if it has.
+    /// Records the end of the stage, if it has ended.
     pub(super) fn record_end(&mut self, now: Instant) {
         if self.is_settled() {
             self.ended.get_or_insert(now);
         }
     }
 
-    /// The tasks without a winner: those that wait, and those with attempts at work.
+    /// The tasks without a winner, waiting and running ones.
     pub(in crate::coordinator) fn open_tasks(&self) -> Vec<TaskId> {
         let waiting = self.waiting.iter().map(|(_, task)| *task);
         let open = waiting.chain(self.running.iter().copied());
         open.map(|task| TaskId { stage: self.id, task }).collect()
     }
 
-    /// Takes a waiting task from those that have to run.
+    /// Takes a task from the waiting ones; false if it does not wait.
     fn set_aside(&mut self, task: u32, state: TaskState, now: Instant) -> bool {
         let run = &mut self.all_tasks[task as usize];
         let TaskState::Waiting { not_before } = run.state else {
@@ -126,7 +126,7 @@ impl StageRun {
         self.unneeded = unneeded;
     }
 
-    /// Gives up the output of a task, since nobody can read it any more. Answers with the winner that it had.
+    /// Releases the output of a task, since nobody can read it any more. Returns the winner that it had.
     pub(in crate::coordinator) fn release(&mut self, task: u32) -> Option<&Winner> {
         let run = &mut self.all_tasks[task as usize];
         let winner = run.take_winner()?;
@@ -147,7 +147,7 @@ impl StageRun {
         }
     }
 
-    /// Lets the tasks wait again whose output somebody needs after all.
+    /// Lets tasks wait again whose output is needed again.
     pub(in crate::coordinator) fn requeue_unneeded(&mut self) {
         if self.unneeded > 0 {
             self.unneeded = 0;
