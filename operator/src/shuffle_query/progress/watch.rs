@@ -18,9 +18,13 @@ use super::{CoordinatorRpc, CoordinatorTarget, RateLimiter, Urgency};
 use crate::rpc::RpcError;
 use crate::rpc::coordinator::Reports;
 
-/// First and longest back-off of the stream. A coordinator serves once it has planned, and many queries end within a second of
-/// that: a longer back-off would delay the report of their end.
+/// First and longest back-off of calls.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
+/// The longest back-off of the stream of a coordinator that may be starting. It serves once it has planned, and many queries
+/// end within a second of that: each back-off delays the report of their end.
+const LONGEST_WHILE_STARTING: Duration = Duration::from_millis(250);
+/// How long calls may fail before a coordinator is no longer thought to be starting.
+const STARTING_FOR: Duration = Duration::from_secs(20);
 /// How often the token of a coordinator is renewed. Each renewal is valid for [`QUERY_TOKEN_LIFETIME`], so a query survives an
 /// absence of the operator of at least the difference.
 ///
@@ -71,7 +75,7 @@ struct Notified {
 impl ReportWatcher {
     /// Follows until the query ends, or until the future is dropped.
     pub async fn run(self) {
-        let (mut delay, longest) = BACKOFF;
+        let mut delay = BACKOFF.0;
         let mut notified = None;
         loop {
             match self.rpc.watch(&self.target).await {
@@ -86,8 +90,15 @@ impl ReportWatcher {
                 Err(error) => self.on_error(&error),
             }
             sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
-            delay = delay.saturating_mul(2).min(longest);
+            delay = delay.saturating_mul(2).min(longest_delay(self.failing_for()));
         }
+    }
+
+    /// How long calls have failed.
+    fn failing_for(&self) -> Duration {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = latest.failing.as_ref();
+        failing.map_or(Duration::ZERO, |failing| failing.since.0.elapsed())
     }
 
     /// A coordinator that starts does not answer yet. One that does not answer for long is unreachable.
@@ -203,6 +214,15 @@ impl ReportWatcher {
     }
 }
 
+/// The longest back-off of a stream whose calls have failed for so long.
+fn longest_delay(failing_for: Duration) -> Duration {
+    if failing_for < STARTING_FOR {
+        LONGEST_WHILE_STARTING
+    } else {
+        BACKOFF.1
+    }
+}
+
 /// Renews the token of a coordinator every `period`.
 pub(super) async fn renew(rpc: Arc<dyn CoordinatorRpc>, target: CoordinatorTarget, period: Duration) {
     let (first, longest) = BACKOFF;
@@ -232,5 +252,19 @@ pub(super) async fn cancel(rpc: Arc<dyn CoordinatorRpc>, target: CoordinatorTarg
             }
         }
         sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_coordinator_that_may_be_starting_is_called_often_and_a_lost_one_seldom() {
+        let seconds = Duration::from_secs;
+        for (failing_for, millis) in [(0, 250), (19, 250), (20, 1_000), (3_600, 1_000)] {
+            let longest = longest_delay(seconds(failing_for));
+            assert_eq!(longest, Duration::from_millis(millis), "{failing_for} s");
+        }
     }
 }
