@@ -23,6 +23,7 @@ use crate::local::row_printer::OutputFormat;
 use crate::local::status::StatusFile;
 use crate::local::workers::{WorkerShape, Workers};
 use crate::owned_dir::OwnedDir;
+use crate::planner::explain_parts;
 use crate::query::{Deadline, LoadedQuery, PreparedQuery, WorkerCapacity, load, prepare};
 use crate::sink::Sink;
 
@@ -65,6 +66,10 @@ pub(super) struct RunArgs {
     /// The folder for what does not fit in memory; default: below the system's temporary folder.
     #[arg(long)]
     spill_dir: Option<PathBuf>,
+    /// When the query has ended, print to standard error its plan and how each stage ran: time, tasks, rows, bytes, the layout of its
+    /// inputs and its runtime filters.
+    #[arg(long)]
+    explain_analyze: bool,
     /// Show no progress.
     #[arg(long, short)]
     quiet: bool,
@@ -119,6 +124,7 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
         rows: sink.is_none().then_some(args.output),
         quiet: args.quiet,
         status,
+        analyze: args.explain_analyze.then(|| explain_parts(&prepared.planned)),
     };
     let ended = match started {
         Err(failure) => Err(failure),

@@ -5,12 +5,15 @@ use tokio_util::sync::CancellationToken;
 
 use sluice_proto::QueryReport;
 
+use super::analyze::analyzed;
 use super::client::{Client, CoordinatorLost};
 use super::error::FollowError;
 use super::progress::Progress;
 use super::result_printer::ResultPrinter;
 use super::row_printer::OutputFormat;
 use super::status::StatusFile;
+use crate::planner::ExplainedQuery;
+use crate::stderr::print_stderr;
 
 /// How a query is shown.
 pub struct View<'a> {
@@ -20,6 +23,8 @@ pub struct View<'a> {
     pub quiet: bool,
     /// Where its status is kept.
     pub status: Option<&'a mut StatusFile>,
+    /// The plan, if how it ran is printed at the end.
+    pub analyze: Option<ExplainedQuery>,
 }
 
 /// Shows progress and prints rows until the query has ended and its rows are printed. Cancels the query once
@@ -54,6 +59,9 @@ pub async fn follow(
     progress.finish(&seen.snapshot);
     if let Some(status) = &mut view.status {
         status.finish(&seen)?;
+    }
+    if let Some(plan) = &view.analyze {
+        print_stderr(analyzed(plan, &seen.status()).trim_end().to_owned());
     }
     match (outcome, print_failure) {
         (Outcome::Succeeded, None) => {}

@@ -1,6 +1,7 @@
 //! What `sluice run` adds to the real coordinator and workers: it starts them on this machine, follows the query as a
 //! client, and shows progress and rows.
 
+pub mod analyze;
 pub mod child_process;
 pub mod client;
 pub mod error;

@@ -7,14 +7,41 @@ use sluice_core::plan::{Determinism, Exchange, ExchangeKind, FileRange, ReadKind
 
 use super::{PlannedQuery, PlannedStage};
 
-/// The stages of `query` in the order in which they can start, each with its tasks, what it reads, its plan,
-/// and the exchange that it writes with the reason for the cut; then the parts that run in a single task.
-pub fn explain(query: &PlannedQuery) -> String {
-    let mut text = String::new();
-    for (stage, planned) in query.graph.stages.iter().zip(&query.stages) {
+/// A planned query as text, in parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExplainedQuery {
+    /// The stages in the order in which they can start: the id of each, and its tasks, what it reads, its plan, and the
+    /// exchange that it writes with the reason for the cut.
+    pub stages: Vec<(u32, String)>,
+    /// The result, the order of joins, and the parts that run in a single task.
+    pub rest: String,
+}
+
+/// The parts of [`explain`].
+pub fn explain_parts(query: &PlannedQuery) -> ExplainedQuery {
+    let stages = query.graph.stages.iter().zip(&query.stages);
+    let stages = stages.map(|(stage, planned)| {
+        let mut text = String::new();
         // Writing to a String cannot fail.
         let _infallible = stage_text(&mut text, query, stage, planned);
+        (stage.id.0, text)
+    });
+    ExplainedQuery {
+        stages: stages.collect(),
+        rest: rest_text(query),
     }
+}
+
+/// The stages of `query`, then what is true of it as a whole.
+pub fn explain(query: &PlannedQuery) -> String {
+    let parts = explain_parts(query);
+    let mut text: String = parts.stages.into_iter().map(|(_, stage)| stage).collect();
+    text.push_str(&parts.rest);
+    text
+}
+
+fn rest_text(query: &PlannedQuery) -> String {
+    let mut text = String::new();
     let order = if query.graph.ordered {
         "in the order of the query"
     } else {

@@ -69,7 +69,7 @@ pub use cut::order::SharedMerge;
 use error::{Names, QueryText};
 
 pub use error::PlanError;
-pub use explain::explain;
+pub use explain::{ExplainedQuery, explain, explain_parts};
 pub use fragment::{Fragment, OutputSpec, TaskSplits, decode_schema, decode_task, encode_schema};
 pub use join_order::JoinOrderPolicy;
 pub(crate) use runtime_filters::{FilterMaker, ROWS_FILTERED};

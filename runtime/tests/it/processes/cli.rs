@@ -268,6 +268,26 @@ fn a_quiet_run_says_nothing_and_others_tell_stages_and_a_total() {
 }
 
 #[test]
+fn how_each_stage_ran_is_told_beside_the_plan() {
+    let folder = Folder::new();
+    let yaml = by_part(0.01, &[]);
+    for more in [&[][..], &["--processes"]] {
+        let arguments = [&["--local-workers", "2", "--quiet", "--explain-analyze"], more].concat();
+        let said = ["stage s0", "layout: 6 tasks of 6 planned", "query: "];
+        let ended = folder.run(&yaml, &arguments).expect(0, &said);
+        let lines = |start: &str| {
+            ended
+                .stderr
+                .lines()
+                .filter(|line| line.starts_with(start))
+                .count()
+        };
+        assert!(lines("stage s") >= 2, "{}", ended.stderr);
+        assert!(lines("  ran: ") >= lines("stage s"), "{}", ended.stderr);
+    }
+}
+
+#[test]
 fn processes_of_their_own_print_the_same_rows() {
     let folder = Folder::new();
     let yaml = by_part(0.01, &[]);
