@@ -1,17 +1,21 @@
-//! The input of `ORDER BY … LIMIT`, narrowed. DataFusion's TopK retains the whole batch of each row that it keeps, and is
-//! charged for it: a few wide rows would need the memory of all rows that were read with them.
+//! The input of `ORDER BY … LIMIT`, narrowed. DataFusion's TopK retains the whole batch of each row that it keeps, or the
+//! buffers of its texts, and is charged for it: a few rows would need the memory of all rows that were read with them.
 
+use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::fmt;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take_record_batch;
-use datafusion::arrow::row::{RowConverter, SortField};
+use datafusion::arrow::row::{OwnedRow, Row, RowConverter, SortField};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::error::Result;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::LexOrdering;
+use datafusion::physical_plan::limit::LocalLimitExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
@@ -24,9 +28,13 @@ use super::fixed_node::one_input;
 use crate::shuffle::compact::compact;
 
 /// Batches of more bytes are narrowed: the copy of a few rows is worth it.
-const LARGE_BATCH: usize = 1 << 20;
+const LARGE_BATCH: usize = 64 << 10;
 
 /// The same plan with a [`TopKInputExec`] below each sort that keeps its first rows.
+///
+/// DataFusion's TopK compares later rows with the last of the first so far by expressions. To these a NULL within a list or a
+/// struct comes first, whatever the order of the sort, so that rows are lost. Where such are keys, a sort without TopK orders
+/// what is left.
 pub(super) fn narrow_inputs(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
         let Some(sort) = node.downcast_ref::<SortExec>() else {
@@ -35,11 +43,25 @@ pub(super) fn narrow_inputs(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Exec
         let Some(fetch) = sort.fetch() else {
             return Ok(Transformed::no(node));
         };
+        let schema = sort.input().schema();
+        let has_nested_key = sort.expr().iter().any(|key| {
+            let data_type = key.expr.data_type(&schema);
+            data_type.is_ok_and(|data_type| data_type.is_nested())
+        });
         let narrowed = Arc::new(TopKInputExec {
             input: Arc::clone(sort.input()),
             order: sort.expr().clone(),
             fetch,
+            large_batch: if has_nested_key { 0 } else { LARGE_BATCH },
         });
+        if has_nested_key {
+            let sorted = SortExec::new(sort.expr().clone(), narrowed)
+                .with_preserve_partitioning(sort.preserve_partitioning());
+            return Ok(Transformed::yes(Arc::new(LocalLimitExec::new(
+                Arc::new(sorted),
+                fetch,
+            ))));
+        }
         // The sort keeps the filter that it shares with scans.
         let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Keep);
         Ok(Transformed::yes(node.replace_children(vec![narrowed], options)?))
@@ -47,12 +69,15 @@ pub(super) fn narrow_inputs(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Exec
     .data()
 }
 
-/// Hands on the rows of each large batch that may be among the first, in their order, as a batch of their own.
+/// Hands on the rows of each large batch that may be among the first, in their order, as a batch of their own. Rows behind
+/// as many others as are wanted are not among them.
 #[derive(Debug)]
 struct TopKInputExec {
     input: Arc<dyn ExecutionPlan>,
     order: LexOrdering,
     fetch: usize,
+    /// Bytes of a batch from which on it is narrowed.
+    large_batch: usize,
 }
 
 impl DisplayAs for TopKInputExec {
@@ -74,6 +99,7 @@ impl ExecutionPlan for TopKInputExec {
         input,
         order: node.order.clone(),
         fetch: node.fetch,
+        large_batch: node.large_batch,
     }));
 
     fn maintains_input_order(&self) -> Vec<bool> {
@@ -81,6 +107,8 @@ impl ExecutionPlan for TopKInputExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let consumer = MemoryConsumer::new(format!("TopK input[{partition}]"));
+        let memory = consumer.register(context.memory_pool());
         let rows = self.input.execute(partition, context)?;
         let schema = rows.schema();
         let fields = self.order.iter().map(|key| {
@@ -88,26 +116,72 @@ impl ExecutionPlan for TopKInputExec {
             Ok(SortField::new_with_options(data_type, key.options))
         });
         let keys = RowConverter::new(fields.collect::<Result<Vec<_>>>()?)?;
-        let (order, fetch) = (self.order.clone(), self.fetch);
-        let narrowed = rows.map(move |batch| narrow(batch?, &order, &keys, fetch));
+        let mut first = FirstRows {
+            order: self.order.clone(),
+            fetch: self.fetch,
+            large_batch: self.large_batch,
+            keys,
+            first: BinaryHeap::new(),
+            bytes: 0,
+            memory,
+        };
+        let narrowed = rows.map(move |batch| first.of_batch(batch?));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, narrowed)))
     }
 }
 
-fn narrow(batch: RecordBatch, order: &LexOrdering, keys: &RowConverter, fetch: usize) -> Result<RecordBatch> {
-    let rows = batch.num_rows();
-    if fetch == 0 || rows <= fetch || get_record_batch_memory_size(&batch) <= LARGE_BATCH {
-        return Ok(batch);
+/// What is known of the first rows.
+struct FirstRows {
+    order: LexOrdering,
+    fetch: usize,
+    large_batch: usize,
+    keys: RowConverter,
+    /// The keys of the first rows so far, the last of them on top.
+    first: BinaryHeap<OwnedRow>,
+    /// Bytes of these keys.
+    bytes: usize,
+    memory: MemoryReservation,
+}
+
+impl FirstRows {
+    /// The rows of a batch that are among the first so far.
+    fn of_batch(&mut self, batch: RecordBatch) -> Result<RecordBatch> {
+        if self.fetch == 0 || get_record_batch_memory_size(&batch) <= self.large_batch {
+            return Ok(batch);
+        }
+        let rows = batch.num_rows();
+        let columns = self
+            .order
+            .iter()
+            .map(|key| key.expr.evaluate(&batch)?.into_array(rows));
+        let encoded = self.keys.convert_columns(&columns.collect::<Result<Vec<_>>>()?)?;
+        let mut kept: Vec<u32> = Vec::new();
+        for (row, key) in (0_u32..).zip(encoded.iter()) {
+            if self.keep(key) {
+                kept.push(row);
+            }
+        }
+        // Later rows of the same batch may have come before them.
+        if let Some(last) = self.first.peek().filter(|_| self.first.len() == self.fetch) {
+            kept.retain(|row| encoded.row(*row as usize) <= last.row());
+        }
+        self.memory.try_resize(self.bytes)?;
+        let narrowed = take_record_batch(&batch, &UInt32Array::from(kept))?;
+        Ok(compact(&narrowed)?)
     }
-    let columns = order
-        .iter()
-        .map(|key| key.expr.evaluate(&batch)?.into_array(rows));
-    let encoded = keys.convert_columns(&columns.collect::<Result<Vec<_>>>()?)?;
-    let mut first: Vec<usize> = (0..rows).collect();
-    first.select_nth_unstable_by(fetch - 1, |one, two| encoded.row(*one).cmp(&encoded.row(*two)));
-    first.truncate(fetch);
-    first.sort_unstable();
-    let indices = first.into_iter().map(|row| u32::try_from(row).ok());
-    let indices: UInt32Array = indices.collect();
-    Ok(compact(&take_record_batch(&batch, &indices)?)?)
+
+    /// Whether a row is among the first so far.
+    fn keep(&mut self, key: Row<'_>) -> bool {
+        let size = |key: &OwnedRow| size_of::<OwnedRow>() + key.row().as_ref().len();
+        if self.first.len() == self.fetch {
+            match self.first.peek_mut() {
+                Some(last) if key < last.row() => self.bytes -= size(&PeekMut::pop(last)),
+                _ => return false,
+            }
+        }
+        let key = key.owned();
+        self.bytes += size(&key);
+        self.first.push(key);
+        true
+    }
 }

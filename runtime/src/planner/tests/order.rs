@@ -1,5 +1,6 @@
 //! The order of a query's rows where a part of it is constant, equal to another column, or known in some tasks only.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
@@ -78,10 +79,89 @@ async fn a_fragment_of_two_partitions_is_refused() {
     assert!(text.contains("2 partitions"), "{text}");
 }
 
+/// NULL within lists and structs comes where the order of their sort puts it, in every batch.
+#[tokio::test]
+async fn first_rows_by_nested_keys_are_those_of_the_whole_order() {
+    let bench = Bench::new().await;
+    for (key, order) in [
+        ("p", "ASC NULLS LAST"),
+        ("p", "DESC NULLS FIRST"),
+        ("make_array(k)", "ASC NULLS LAST"),
+        ("make_array(k)", "DESC NULLS LAST"),
+        ("make_array(k, NULL)", "DESC NULLS FIRST"),
+        ("named_struct('a', g, 'b', p)", "ASC NULLS FIRST"),
+        ("named_struct('a', g, 'b', p)", "ASC NULLS LAST"),
+    ] {
+        let sql = format!("SELECT id, {key} AS key FROM mid ORDER BY key {order}, id");
+        for partitions in [1, 3] {
+            let options = &[("datafusion.execution.batch_size", "20")];
+            let all = bench.rows_with(&sql, partitions, options).await.unwrap();
+            for limit in [1, 25, 120, 290] {
+                let first = bench
+                    .rows_with(&format!("{sql} LIMIT {limit}"), partitions, options)
+                    .await;
+                assert_eq!(
+                    first.unwrap(),
+                    all[..limit],
+                    "{partitions} partitions: {sql} LIMIT {limit}"
+                );
+            }
+        }
+    }
+}
+
 /// An environment with less memory than a batch of wide rows takes.
 fn little_memory() -> Arc<RuntimeEnv> {
     let limited = RuntimeEnvBuilder::new().with_memory_limit(2 << 20, 1.0);
     limited.build_arc().unwrap()
+}
+
+/// Writes a table of ids from 0 on, and texts that show them.
+fn write_texts(folder: &Path, rows: i64, width: usize) {
+    std::fs::create_dir_all(folder).unwrap();
+    let ids: Vec<i64> = (0..rows).collect();
+    let texts: Vec<String> = ids.iter().map(|id| format!("{id:0width$}")).collect();
+    let columns = [
+        ("id", Arc::new(Int64Array::from(ids)) as ArrayRef),
+        ("s", Arc::new(StringArray::from(texts))),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let file = std::fs::File::create(folder.join("0.parquet")).unwrap();
+    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+}
+
+/// Plain DataFusion cannot run a query over this folder in [`little_memory`].
+async fn needs_more(folder: &Path, sql: &str) {
+    let config = SessionConfig::new().with_target_partitions(1);
+    let plain = SessionContext::new_with_config_rt(config, little_memory());
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    let options = ParquetReadOptions::default();
+    let path = folder.to_str().unwrap();
+    plain.register_parquet(name, path, options).await.unwrap();
+    let refused = plain.sql(sql).await.unwrap().collect().await.unwrap_err();
+    assert!(refused.to_string().contains("TopK"), "{refused}");
+}
+
+/// Batches of less than a megabyte, each with some of the first rows.
+#[tokio::test]
+async fn first_rows_of_many_batches_need_little_memory() {
+    let bench = Bench::new().await;
+    write_texts(&bench.folder().join("many"), 80_000, 60);
+    let sql = "SELECT id, s FROM many ORDER BY id % 499, id LIMIT 150";
+    needs_more(&bench.folder().join("many"), sql).await;
+    for partitions in [1, 3] {
+        let session = bench.session(partitions, &[]).await;
+        let planned = plan(&session.state(), sql).await.unwrap();
+        let memory = little_memory();
+        let rows = run(&planned, &memory)
+            .await
+            .unwrap_or_else(|error| panic!("{partitions} partitions: {error}"));
+        let rows: Vec<_> = texts(&rows).into_iter().map(|row| row[0].clone()).collect();
+        let first: Vec<String> = (0..150).map(|row| (row * 499).to_string()).collect();
+        assert_eq!(rows, first);
+    }
 }
 
 /// The first rows of wide ones need the memory of those rows, not of the batches that they are read in.
@@ -89,18 +169,7 @@ fn little_memory() -> Arc<RuntimeEnv> {
 async fn first_rows_of_wide_ones_need_little_memory() {
     let bench = Bench::new().await;
     let folder = bench.folder().join("wide");
-    std::fs::create_dir_all(&folder).unwrap();
-    let ids: Vec<i64> = (0..20_000).collect();
-    let wide: Vec<String> = ids.iter().map(|id| format!("{id:01000}")).collect();
-    let columns = [
-        ("id", Arc::new(Int64Array::from(ids)) as ArrayRef),
-        ("s", Arc::new(StringArray::from(wide))),
-    ];
-    let batch = RecordBatch::try_from_iter(columns).unwrap();
-    let file = std::fs::File::create(folder.join("0.parquet")).unwrap();
-    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
+    write_texts(&folder, 20_000, 1_000);
     for (sql, first) in [
         (
             "SELECT id, s FROM wide ORDER BY id % 7, id DESC LIMIT 3",
@@ -111,16 +180,7 @@ async fn first_rows_of_wide_ones_need_little_memory() {
             ["19999", "19998", "19997"],
         ),
     ] {
-        // Plain DataFusion needs more.
-        let config = SessionConfig::new().with_target_partitions(1);
-        let plain = SessionContext::new_with_config_rt(config, little_memory());
-        let path = folder.to_str().unwrap();
-        plain
-            .register_parquet("wide", path, ParquetReadOptions::default())
-            .await
-            .unwrap();
-        let refused = plain.sql(sql).await.unwrap().collect().await.unwrap_err();
-        assert!(refused.to_string().contains("TopK"), "{refused}");
+        needs_more(&folder, sql).await;
         for partitions in [1, 3] {
             let session = bench.session(partitions, &[]).await;
             let planned = plan(&session.state(), sql).await.unwrap();
