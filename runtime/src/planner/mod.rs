@@ -26,6 +26,7 @@ mod null_safe;
 mod on_conditions;
 mod opaque;
 mod outer;
+mod outer_keys;
 mod quantified;
 mod recursion;
 mod round_trip;
@@ -261,6 +262,7 @@ fn query_plan(
             .and_then(outer::lift_outer_conditions)
             .and_then(semantics::rewrite_predicates)
             .and_then(scalar::guard_scalar_subqueries)
+            .and_then(outer_keys::join_with_outer_keys)
             .and_then(window::filters_as_columns)
             .and_then(window::bound_frames)
             .and_then(window::wide_range_keys)),

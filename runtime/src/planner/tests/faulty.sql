@@ -145,8 +145,8 @@ SELECT CAST('9999-12-31 12:00:00' AS TIMESTAMP)
 SELECT arrow_cast(1.5, 'Float16')
 SELECT id FROM big WHERE arrow_cast(id, 'Float16') > arrow_cast(1.5, 'Float16')
 -- subqueries that are not planned
-SELECT id, (SELECT count(*) FROM mid WHERE mid.k > big.k) FROM big
-SELECT id, (SELECT count(*) FROM mid WHERE mid.k IS NOT DISTINCT FROM big.k) FROM big
+SELECT id, (SELECT count(*) FROM mid WHERE mid.k > big.k) FROM (SELECT id, k FROM big LIMIT 5) AS big
+SELECT id, (SELECT sum(mid.k + big.k) FROM mid WHERE mid.g = big.g) FROM big
 SELECT id FROM big WHERE k > (SELECT count(*) FROM (SELECT id FROM mid WHERE mid.k + 1 = big.k) AS a JOIN mid ON true)
 SELECT big.id FROM big LEFT JOIN mid ON EXISTS (SELECT 1 FROM tiny WHERE tiny.id = big.id AND tiny.k = mid.k)
 SELECT CAST(id AS DOUBLE), id FROM big

@@ -170,8 +170,8 @@ pub(super) const PATTERNS: &[(&str, Pattern)] = &[
             let (what, says, fix) = match first(parts) {
                 "ScalarSubquery" => (
                     "a subquery in the place of a value",
-                    "does not compare expressions of its rows with those of the query around it by =",
-                    "write such comparisons with AND between them, or a join",
+                    "uses columns of the query around it outside of WHERE, or that query has a LIMIT or a window",
+                    "compare them in WHERE, or write a join",
                 ),
                 "Exists" | "InSubquery" | "SetComparison" => {
                     ("a subquery", place, "write a join, or use WHERE")
