@@ -45,6 +45,7 @@ pub struct Quoting {
 enum RowFault {
     Long,
     QuotedLineBreak,
+    OpenQuote,
     NoObject,
 }
 
@@ -126,6 +127,15 @@ impl Scanner {
         Ok(false)
     }
 
+    /// The end of the file ends its last row.
+    fn end_file(&mut self) -> Result<(), RowFault> {
+        match self.state {
+            // Readers take all rows behind the quote for one value.
+            State::Quoted | State::Escaped => Err(RowFault::OpenQuote),
+            State::ValueStart | State::Plain | State::QuoteInQuoted => self.end(),
+        }
+    }
+
     fn end(&mut self) -> Result<(), RowFault> {
         self.longest = self.longest.max(self.length);
         self.length = 0;
@@ -162,8 +172,8 @@ pub(super) fn check_rows(file: &OpenFile, bytes: &Range<u64>, rows: Rows) -> Res
             }
         }
     }
-    // The end of a file ends its last row.
-    scanner.end().map_err(|fault| row_error(file, at, fault))?;
+    let row = at.saturating_sub(scanner.length);
+    scanner.end_file().map_err(|fault| row_error(file, row, fault))?;
     Ok(scanner.longest)
 }
 
@@ -181,6 +191,7 @@ fn row_error(file: &OpenFile, at: u64, fault: RowFault) -> CheckError {
             "has a line break within quotes, and options.newlinesInValues is false: remove that option"
                 .to_owned()
         }
+        RowFault::OpenQuote => "begins a quoted value that is not closed: close it".to_owned(),
         RowFault::NoObject => "is no JSON object: write each row as one line, from { to }".to_owned(),
     };
     match line_of(file, at) {

@@ -124,6 +124,30 @@ async fn line_breaks_within_quotes_are_values_or_an_error_but_never_rows() {
 }
 
 #[tokio::test]
+async fn rows_behind_an_open_quote_are_not_taken_for_one_value() {
+    let folder = TempDir::new().unwrap();
+    let options = json!({});
+    for (text, line) in [
+        ("a,b\n1,\"x\n2,y\n3,z\n", 2),
+        ("a,b\n1,x\n2,\"y\n\"\n3,\"\"\"", 5),
+    ] {
+        write(&folder, "a.csv", text);
+        let error = scan(&csv(&folder, &options), PLENTY, whole).await.unwrap_err();
+        let AttemptFailure::BadInput { message, .. } = error else {
+            panic!("{error:?}")
+        };
+        let expected = format!("line {line} begins a quoted value that is not closed");
+        assert!(
+            message.contains("a.csv") && message.contains(&expected),
+            "{message}"
+        );
+    }
+    write(&folder, "a.csv", "a,b\n1,\"x\n\"\"\n\"");
+    let read = scan(&csv(&folder, &options), PLENTY, whole).await.unwrap();
+    assert_eq!(read.iter().map(RecordBatch::num_rows).sum::<usize>(), 1);
+}
+
+#[tokio::test]
 async fn a_null_regex_acts_on_booleans() {
     let folder = TempDir::new().unwrap();
     write(&folder, "a.csv", "i,b\n1,true\n2,NA\n3,false\n");
