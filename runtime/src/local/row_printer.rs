@@ -83,9 +83,13 @@ impl<W: Write> RowPrinter<W> {
                 written.context("--output json")?;
             }
             Form::Csv(writer) => {
-                writer
-                    .write(batch)
-                    .context("--output csv (nested columns need --output json)")?;
+                let schema = batch.schema();
+                let is_nested = schema.fields().iter().any(|field| field.data_type().is_nested());
+                writer.write(batch).context(if is_nested {
+                    "--output csv (nested columns need --output json)"
+                } else {
+                    "--output csv"
+                })?;
             }
         }
         Ok(())

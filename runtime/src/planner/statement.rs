@@ -3,6 +3,7 @@
 mod clauses;
 mod dialect;
 mod expressions;
+mod like;
 mod natural;
 mod numbers;
 mod rewrite;

@@ -14,6 +14,7 @@ use super::names::{any_of, instead, nearest};
 use super::query_text::{QueryText, at_span};
 use super::{PlanError, syntax};
 use crate::planner::correlated::CORRELATED_KEY;
+use crate::planner::outer_keys::OUTER_KEY;
 
 /// A sentence: `{subject}{at} {predicate}: {fix}`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -168,7 +169,15 @@ fn unknown_column(
     diagnostic: Option<&Diagnostic>,
     text: &QueryText,
 ) -> Sentence {
-    if field.name.starts_with(CORRELATED_KEY) {
+    // A name of the planner's own, or among them, is none of the text.
+    let is_own = |column: &Column| {
+        let table = column.relation.as_ref().map_or("", |table| table.table());
+        [CORRELATED_KEY, OUTER_KEY]
+            .iter()
+            .any(|key| column.name.starts_with(key))
+            || table.starts_with("__")
+    };
+    if is_own(field) || valid_fields.iter().any(is_own) {
         let what = "a subquery in FROM of another subquery";
         let says = "compares its rows with the query around both";
         return Sentence::new(what, "", says, "write a join");

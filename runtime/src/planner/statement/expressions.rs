@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use datafusion::sql::sqlparser::ast::{
-    CeilFloorKind, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArgumentList, FunctionArguments, Spanned, Value, WindowFrame, WindowSpec, WindowType,
+    CeilFloorKind, DateTimeField, DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArgumentClause, FunctionArgumentList, FunctionArguments, Spanned, Value, WindowFrame, WindowSpec,
+    WindowType,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -158,6 +159,14 @@ fn check_function(function: &Function, scalars: &BTreeSet<&str>) -> Checked {
         }
     }
     let lower = name.to_string().to_lowercase();
+    if let FunctionArguments::List(list) = args
+        && list.duplicate_treatment == Some(DuplicateTreatment::Distinct)
+        && list.args.len() > 1
+        && lower == "count"
+    {
+        let fix = "write count(*) over a subquery with SELECT DISTINCT";
+        return Err(Refusal::new("count(DISTINCT …) of several arguments", at, fix));
+    }
     if lower == "approx_percentile_cont" {
         check_centroids(function, at)?;
     }

@@ -9,6 +9,7 @@ use datafusion::sql::sqlparser::ast::{
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use super::clauses::{Checked, Refusal};
+use super::like::escape_with_backslash;
 use super::numbers::keep_digits;
 use super::using;
 
@@ -57,7 +58,7 @@ impl VisitorMut for Rewrite {
         if let Some(scalar) = compare_tuples(expr) {
             *expr = scalar;
         }
-        match keep_digits(expr) {
+        match escape_with_backslash(expr).and_then(|()| keep_digits(expr)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(refusal) => ControlFlow::Break(refusal),
         }

@@ -147,6 +147,12 @@ SELECT id FROM big WHERE arrow_cast(id, 'Float16') > arrow_cast(1.5, 'Float16')
 -- subqueries that are not planned
 SELECT id, (SELECT count(*) FROM mid WHERE mid.k > big.k) FROM (SELECT id, k FROM big LIMIT 5) AS big
 SELECT id, (SELECT sum(mid.k + big.k) FROM mid WHERE mid.g = big.g) FROM big
+SELECT sum(id) OVER (ORDER BY s RANGE BETWEEN 1 PRECEDING AND CURRENT ROW) FROM big
+SELECT sum(id) OVER (ORDER BY l RANGE BETWEEN CURRENT ROW AND '1' FOLLOWING) FROM big
+SELECT g, (SELECT count(x) FROM (SELECT DISTINCT mid.k AS x FROM mid WHERE mid.g = big.g) AS q) FROM (SELECT DISTINCT g FROM big) AS big
+SELECT id FROM big WHERE s LIKE w ESCAPE '!'
+SELECT count(DISTINCT k, g) FROM big
+SELECT DISTINCT k FROM big ORDER BY g
 SELECT id FROM big WHERE k > (SELECT count(*) FROM (SELECT id FROM mid WHERE mid.k + 1 = big.k) AS a JOIN mid ON true)
 SELECT big.id FROM big LEFT JOIN mid ON EXISTS (SELECT 1 FROM tiny WHERE tiny.id = big.id AND tiny.k = mid.k)
 SELECT CAST(id AS DOUBLE), id FROM big

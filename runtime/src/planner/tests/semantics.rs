@@ -93,6 +93,19 @@ const ROWS: &[(&str, &[&str])] = &[
         &["1", "2"],
     ),
     ("SELECT 1 IS DISTINCT FROM 2 AND false", &["false"]),
+    (
+        "SELECT s LIKE 'a!%b' ESCAPE '!', s LIKE 'a!!b' ESCAPE '!', s LIKE 'a!b' ESCAPE '!', s NOT LIKE 'a\\%' ESCAPE '!',
+            s ILIKE 'A#_b%' ESCAPE '#', s LIKE 'a\\%b' ESCAPE '\\'
+            FROM (VALUES (1, 'a%b'), (2, 'axb'), (3, 'a!b'), (4, 'ab'), (5, 'a\\b'), (6, 'A_bc')) v(n, s) ORDER BY n",
+        &[
+            "true|false|false|true|false|true",
+            "false|false|false|true|false|false",
+            "false|true|false|true|false|false",
+            "false|false|true|true|false|false",
+            "false|false|false|false|false|false",
+            "false|false|false|true|true|false",
+        ],
+    ),
     ("SELECT 1 IS NOT DISTINCT FROM 1 AND false OR true", &["true"]),
     (
         "SELECT g, count(*) FROM (VALUES (1), (1), (2)) t(g) GROUP BY g WITH ROLLUP ORDER BY g NULLS LAST",

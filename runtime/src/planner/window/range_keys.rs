@@ -5,16 +5,30 @@
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::expr::WindowFunctionParams;
 use datafusion::logical_expr::{
     Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Window, WindowFrameBound, WindowFrameUnits, cast,
     ident,
 };
 
+use super::super::PlanError;
+
 /// The same query where the keys of such frames are cast.
 pub(in crate::planner) fn wide_range_keys(plan: LogicalPlan) -> Result<LogicalPlan> {
     plan.transform_up_with_subqueries(|node| match node {
+        LogicalPlan::Window(window)
+            if window
+                .window_expr
+                .iter()
+                .any(|expr| has_key_without_distance(expr, &window)) =>
+        {
+            Err(DataFusionError::External(Box::new(PlanError::Clause {
+                what: "RANGE with an offset, over a key that is neither a number nor a time,".to_owned(),
+                place: String::new(),
+                fix: "order by another key, or write ROWS or GROUPS".to_owned(),
+            })))
+        }
         LogicalPlan::Window(window)
             if window
                 .window_expr
@@ -36,8 +50,18 @@ fn has_narrow_key(function: &Expr, window: &Window) -> bool {
     }
 }
 
-/// The type that the key of a frame needs, if it is another one.
-fn wide_type(params: &WindowFunctionParams, schema: &DFSchema) -> Option<DataType> {
+/// Whether a frame has an offset to a key that none can be added to. DataFusion compares such keys with the offset.
+fn has_key_without_distance(function: &Expr, window: &Window) -> bool {
+    match function {
+        Expr::WindowFunction(function) => range_key(&function.params, window.input.schema())
+            .is_some_and(|key| !(key.is_numeric() || key.is_temporal() || matches!(key, DataType::Null))),
+        Expr::Alias(alias) => has_key_without_distance(&alias.expr, window),
+        _ => false,
+    }
+}
+
+/// The type of the key of a RANGE frame with an offset.
+fn range_key(params: &WindowFunctionParams, schema: &DFSchema) -> Option<DataType> {
     let frame = &params.window_frame;
     let has_offset = |bound: &WindowFrameBound| match bound {
         WindowFrameBound::Preceding(offset) | WindowFrameBound::Following(offset) => !offset.is_null(),
@@ -51,7 +75,12 @@ fn wide_type(params: &WindowFunctionParams, schema: &DFSchema) -> Option<DataTyp
     {
         return None;
     }
-    match key.expr.get_type(schema).ok()? {
+    key.expr.get_type(schema).ok()
+}
+
+/// The type that the key of a frame needs, if it is another one.
+fn wide_type(params: &WindowFunctionParams, schema: &DFSchema) -> Option<DataType> {
+    match range_key(params, schema)? {
         DataType::Int8
         | DataType::Int16
         | DataType::Int32

@@ -74,6 +74,19 @@ pub(super) const PATTERNS: &[(&str, Pattern)] = &[
             "write 1 for the first column of SELECT",
         ))
     }),
+    (
+        "For SELECT DISTINCT, ORDER BY expressions {} must appear in select list",
+        |seen, parts| {
+            let key = expression(first(parts));
+            let at = seen.at(|text| text.at_name(&key));
+            Some(Sentence::new(
+                format!("{key}, by which SELECT DISTINCT is ordered,"),
+                at,
+                "is not selected",
+                "select it, or remove it from ORDER BY",
+            ))
+        },
+    ),
     ("QUALIFY clause requires window functions", |seen, _| {
         let at = seen.at(|text| text.at_sign("QUALIFY"));
         Some(Sentence::new(
@@ -90,13 +103,15 @@ pub(super) const PATTERNS: &[(&str, Pattern)] = &[
             .filter_map(|note| note.strip_prefix("this side has "));
         let counts: Vec<&str> = fields.filter_map(|note| note.split(' ').next()).collect();
         let what = format!("the sides of {}", first(parts));
+        // The span is that of the whole query.
+        let at = seen.text.at_sign(first(parts));
         let says = match counts.as_slice() {
             [left, right] => format!("have {left} and {right} columns"),
             _ => "differ in the number of columns".to_owned(),
         };
         Some(Sentence::new(
             what,
-            &seen.at,
+            at,
             says,
             "select as many on each side; NULL fills one",
         ))
