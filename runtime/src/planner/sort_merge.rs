@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use datafusion::arrow::compute::SortOptions;
-use datafusion::arrow::datatypes::Schema;
-use datafusion::common::JoinSide;
+use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::{JoinSide, JoinType};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::{PhysicalExpr, PhysicalExprRef};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::projection_pushdown::ProjectionPushdown;
 use datafusion::physical_plan::joins::utils::JoinFilter;
@@ -85,32 +85,40 @@ impl SortMergeLargeBuilds {
         if !partitioned || !can_merge(join) || !self.is_too_large(join, partitions) {
             return Ok(Transformed::no(plan));
         }
-        let merged = SortMergeJoinExec::try_new(
-            Arc::clone(join.left()),
-            Arc::clone(join.right()),
-            join.on().to_vec(),
-            join.filter().map(as_evaluated).transpose()?,
-            *join.join_type(),
-            vec![SortOptions::default(); join.on().len()],
-            join.null_equality(),
-        )?;
-        let merged: Arc<dyn ExecutionPlan> = Arc::new(merged);
-        let Some(columns) = join.projection.as_ref() else {
-            return Ok(Transformed::yes(merged));
-        };
-        let schema = merged.schema();
-        let kept = columns.iter().map(|index| {
-            let name = schema.field(*index).name();
-            ProjectionExpr::new(Arc::new(Column::new(name, *index)), name.clone())
-        });
-        let kept: Vec<ProjectionExpr> = kept.collect();
-        Ok(Transformed::yes(Arc::new(ProjectionExec::try_new(kept, merged)?)))
+        Ok(Transformed::yes(merged(join)?))
     }
+}
+
+/// The join as one that merges sorted sides. Its sides are not sorted yet.
+pub(super) fn merged(join: &HashJoinExec) -> Result<Arc<dyn ExecutionPlan>> {
+    let merged = SortMergeJoinExec::try_new(
+        Arc::clone(join.left()),
+        Arc::clone(join.right()),
+        join.on().to_vec(),
+        join.filter().map(as_evaluated).transpose()?,
+        *join.join_type(),
+        vec![SortOptions::default(); join.on().len()],
+        join.null_equality(),
+    )?;
+    let merged: Arc<dyn ExecutionPlan> = Arc::new(merged);
+    let Some(columns) = join.projection.as_ref() else {
+        return Ok(merged);
+    };
+    let schema = merged.schema();
+    let kept = columns.iter().map(|index| {
+        let name = schema.field(*index).name();
+        ProjectionExpr::new(Arc::new(Column::new(name, *index)), name.clone())
+    });
+    let kept: Vec<ProjectionExpr> = kept.collect();
+    Ok(Arc::new(ProjectionExec::try_new(kept, merged)?))
 }
 
 /// DataFusion's sort-merge join loses rows if its filter has no column, such as `NULL`. With a constant key its plan fails
 /// the sanity check: that side needs no sort, so it has no ordering to match.
-fn can_merge(join: &HashJoinExec) -> bool {
+pub(super) fn can_merge(join: &HashJoinExec) -> bool {
+    if !keys_compare(join) {
+        return false;
+    }
     let has_columns = |filter: &JoinFilter| !filter.column_indices().is_empty();
     let (left, right) = (
         join.left().equivalence_properties(),
@@ -120,6 +128,43 @@ fn can_merge(join: &HashJoinExec) -> bool {
         left.is_expr_constant(left_key).is_some() || right.is_expr_constant(right_key).is_some()
     };
     join.filter().is_none_or(has_columns) && !join.on().iter().any(is_constant)
+}
+
+/// Whether a sort-merge join of this type compares keys of these types. Semi, anti and mark joins compare keys across batches
+/// by a list of types: it has no others, and panics for NaN.
+fn keys_compare(join: &HashJoinExec) -> bool {
+    let by_list = match join.join_type() {
+        JoinType::LeftSemi
+        | JoinType::RightSemi
+        | JoinType::LeftAnti
+        | JoinType::RightAnti
+        | JoinType::LeftMark
+        | JoinType::RightMark => true,
+        JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => false,
+    };
+    let schema = join.left().schema();
+    let is_listed = |key: &PhysicalExprRef| {
+        let key = key.data_type(&schema);
+        key.is_ok_and(|key| {
+            key.is_integer()
+                || matches!(
+                    key,
+                    DataType::Boolean
+                        | DataType::Binary
+                        | DataType::BinaryView
+                        | DataType::FixedSizeBinary(_)
+                        | DataType::LargeBinary
+                        | DataType::Utf8
+                        | DataType::Utf8View
+                        | DataType::LargeUtf8
+                        | DataType::Decimal128(..)
+                        | DataType::Timestamp(_, None)
+                        | DataType::Date32
+                        | DataType::Date64
+                )
+        })
+    };
+    !by_list || join.on().iter().all(|(left, _)| is_listed(left))
 }
 
 /// A sort-merge join hands its filter the columns of the left side, then those of the right, each in the filter's order;

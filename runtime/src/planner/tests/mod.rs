@@ -1,5 +1,6 @@
 //! Tests of planning: cut queries run stage by stage in process and give the rows of plain DataFusion.
 
+mod adaptive_joins;
 mod broadcast;
 mod conformance;
 mod correlated;
