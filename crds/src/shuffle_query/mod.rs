@@ -21,8 +21,8 @@ pub use retry::{
     RetrySpec,
 };
 pub use shuffle::{
-    AdaptiveMode, AdaptiveSpec, Compression, JoinOrderMode, MAX_FETCH_WINDOW_PARTITIONS, MAX_PARTITIONS,
-    RuntimeFilters, ShuffleRetention, ShuffleSpec,
+    AdaptiveJoins, AdaptiveMode, AdaptiveSpec, Compression, JoinOrderMode, MAX_FETCH_WINDOW_PARTITIONS,
+    MAX_PARTITIONS, RuntimeFilters, ShuffleRetention, ShuffleSpec,
 };
 pub use sink::{IfExists, PreviewMode, SinkSpec};
 pub use spec::{

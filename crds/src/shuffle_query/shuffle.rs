@@ -97,6 +97,23 @@ pub struct AdaptiveSpec {
     #[serde(default)]
     #[schemars(range(max = MAX_PARTITIONS))]
     pub max_partitions_per_task: u32,
+    /// Whether joins are done in another way than planned, by what was observed. The schema tells what the type says.
+    #[serde(default)]
+    pub joins: AdaptiveJoins,
+}
+
+/// Whether joins are done in another way than planned, by what was observed: Auto or Off. Auto: a task whose hash join runs out
+/// of memory runs again and sorts both sides, which spills; when one side of a join has no rows and the result needs some, the
+/// other side is not read to its end. Off: such a task fails, and so does the query in the end; all tasks run.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum AdaptiveJoins {
+    /// By what was observed.
+    #[default]
+    Auto,
+    /// As planned.
+    Off,
 }
 
 /// Whether partitions are coalesced: Auto or Off.
@@ -127,6 +144,7 @@ impl Default for AdaptiveSpec {
             min_reduce_tasks: default_min_reduce_tasks(),
             max_reduce_tasks: 0,
             max_partitions_per_task: 0,
+            joins: AdaptiveJoins::default(),
         }
     }
 }

@@ -206,7 +206,7 @@ pub struct TaskCounts {
     /// Tasks with an attempt that won.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub done: u32,
-    /// Tasks that need not run: a LIMIT has enough rows without them.
+    /// Tasks that need not run: a LIMIT has enough rows without them, or a join has nothing to join with.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub skipped: u32,
     /// Attempts that failed. Cancelled attempts and speculative losers do not count.
@@ -234,7 +234,7 @@ pub struct StageStatus {
     /// Tasks with an attempt that won.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tasks_done: u32,
-    /// Tasks that need not run: a LIMIT has enough rows without them.
+    /// Tasks that need not run: a LIMIT has enough rows without them, or a join has nothing to join with.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tasks_skipped: u32,
     /// Attempts that failed.
@@ -297,6 +297,9 @@ pub struct StageStatus {
     /// The runtime filters that the stage makes and uses, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filters: Option<StageFilters>,
+    /// Tasks that ran out of memory with hash joins and ran again with both sides sorted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub join_switches: u32,
 }
 
 /// The runtime filters of a stage: sets of join keys by which scans leave out rows that would find no match.

@@ -124,6 +124,7 @@ pub fn snapshot(tasks: u32, done: u32, outcome: Option<Outcome>) -> QuerySnapsho
         locality: LocalityCounts::default(),
         reduce: None,
         filters: None,
+        join_switches: 0,
         metrics: AttemptMetrics {
             rows_read: 100 * u64::from(done),
             rows_out: 10 * u64::from(done),

@@ -21,7 +21,7 @@ use sluice_core::message::MapOutputPartitionMeta;
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 use sluice_core::time::Instant;
-use sluice_crds::shuffle_query::ShuffleRetention;
+use sluice_crds::shuffle_query::{AdaptiveJoins, ShuffleRetention};
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +80,7 @@ fn graph(size: Size) -> StageGraph {
         output: ExchangeId(id),
         determinism: Determinism::Unordered,
         coalesces: true,
+        has_sortable_join: false,
         data: DataLocality::default(),
     };
     let exchange = |id: u32, kind, partitions: u32| Exchange {
@@ -100,6 +101,7 @@ fn graph(size: Size) -> StageGraph {
         let own = StageInput {
             exchange: ExchangeId(0),
             read: ReadKind::OwnPartition,
+            empty_ends: false,
         };
         graph.exchanges = vec![
             exchange(0, ExchangeKind::Hash, size.reduces),
@@ -123,6 +125,7 @@ fn policy() -> Policy {
         reduce_fetch_window_partitions: 4,
         min_range_bytes: 1 << 20,
         adaptive: None,
+        joins: AdaptiveJoins::Auto,
         retention: ShuffleRetention::UntilEnd,
         sink: true,
     }

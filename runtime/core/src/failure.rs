@@ -72,13 +72,17 @@ pub enum AttemptFailure {
     /// Memory or spill space ran out. Other workers have no more of it, so this counts against none.
     #[error("{message}")]
     ResourcesExhausted {
-        /// What ran out and which knob helps.
+        /// What ran out.
+        resource: Resource,
+        /// In words, and which knob helps.
         message: String,
     },
     /// Memory or spill space ran out while other queries or attempts held a good part of it. Worth another attempt later.
     #[error("{message}")]
     ResourcesContended {
-        /// What ran out, and what others hold.
+        /// What ran out.
+        resource: Resource,
+        /// In words, and what others hold.
         message: String,
     },
     /// The sink's files could not be written. The location is at fault, not the worker.
@@ -102,6 +106,17 @@ pub enum AttemptFailure {
         /// The engine's message.
         message: String,
     },
+}
+
+/// What a worker has a bounded amount of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Resource {
+    /// Memory of operators, in which the build sides of hash joins lie.
+    Memory,
+    /// Spill space.
+    Disk,
+    /// Memory for the encoded plans of stages.
+    Plans,
 }
 
 /// What kind of bad input ended an attempt for good.

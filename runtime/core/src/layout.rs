@@ -176,11 +176,13 @@ mod tests {
             output: ExchangeId(output),
             determinism: Determinism::Unordered,
             coalesces: true,
+            has_sortable_join: false,
             data: DataLocality::default(),
         };
         let input = StageInput {
             exchange: ExchangeId(0),
             read,
+            empty_ends: false,
         };
         let reader = stage(1, tasks, vec![input], 1);
         let graph = StageGraph {

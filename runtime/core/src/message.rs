@@ -31,6 +31,9 @@ pub struct Assignment {
     pub recommended_reduce_fetch_window_partitions: u32,
     /// The runtime filters that its scans use.
     pub filters: Vec<AssignedFilter>,
+    /// Whether it sorts both sides of its joins, where it can, instead of keeping one in memory.
+    #[serde(default)]
+    pub sort_joins: bool,
 }
 
 /// A runtime filter that is complete. The shell sends its keys once in a session.
@@ -69,7 +72,7 @@ pub struct Writer {
     pub stage: StageId,
     /// Its number of tasks.
     pub tasks: u32,
-    /// The tasks to read, ascending, if a limit needs no others; `None` means all.
+    /// The tasks to read, ascending, if readers need no others; `None` means all.
     #[serde(default)]
     pub only: Option<Vec<u32>>,
 }

@@ -57,6 +57,9 @@ pub struct Stage {
     /// Whether a task may read several partitions of hash exchanges: then their rows have no common order.
     #[serde(default)]
     pub coalesces: bool,
+    /// Whether its tasks have a hash join that they can also do by sorting both sides, which spills.
+    #[serde(default)]
+    pub has_sortable_join: bool,
     /// Where the rows are that its scans read, as far as the query declares it.
     #[serde(default)]
     pub data: DataLocality,
@@ -69,6 +72,9 @@ pub struct StageInput {
     pub exchange: ExchangeId,
     /// Which partitions a task reads.
     pub read: ReadKind,
+    /// Whether a task that reads no row of it writes none: the side of an inner join, what groups are made of.
+    #[serde(default)]
+    pub empty_ends: bool,
 }
 
 /// Which partitions of an exchange task `i` of a stage reads, from all of its map tasks.

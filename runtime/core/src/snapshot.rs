@@ -66,7 +66,7 @@ pub struct StageSnapshot {
     pub running: u32,
     /// Tasks won.
     pub done: u32,
-    /// Tasks that need not run: a limit has enough rows without them.
+    /// Tasks that need not run: a limit has enough rows without them, or a join has nothing to join with.
     #[serde(default)]
     pub skipped: u32,
     /// Attempts that failed (not: cancelled, lost with their worker, or made void by a lost input).
@@ -88,6 +88,9 @@ pub struct StageSnapshot {
     /// The runtime filters that it makes and uses, if there are any.
     #[serde(default)]
     pub filters: Option<FilterSnapshot>,
+    /// Tasks that ran out of memory with hash joins and were told to sort instead.
+    #[serde(default)]
+    pub join_switches: u32,
     /// Counters of the winning and the running attempts.
     pub metrics: AttemptMetrics,
     /// When the first attempt was assigned.

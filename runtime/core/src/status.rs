@@ -375,6 +375,7 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
             waited_ms: filters.waited_ms,
             rows_filtered: stage.metrics.rows_filtered,
         }),
+        join_switches: stage.join_switches,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Assignments, input updates, and reports of attempts.
 
-use sluice_core::failure::{AttemptFailure, BadInputKind};
+use sluice_core::failure::{AttemptFailure, BadInputKind, Resource};
 use sluice_core::ids::{LayoutVersion, StageId, StreamEpoch};
 use sluice_core::layout::LayoutId;
 use sluice_core::limits::{TooLarge, check_partitions, check_streams};
@@ -39,6 +39,7 @@ impl wire::AssignAttempt {
             recommended_reduce_fetch_window_partitions: assignment.recommended_reduce_fetch_window_partitions,
             splits: splits.into_iter().map(Into::into).collect(),
             filters: assignment.filters.iter().map(|filter| filter.id.0).collect(),
+            sort_joins: assignment.sort_joins,
         }
     }
 }
@@ -61,6 +62,7 @@ impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
             recommended_reduce_fetch_window_partitions: wire.recommended_reduce_fetch_window_partitions,
             // The session knows their keys.
             filters: Vec::new(),
+            sort_joins: wire.sort_joins,
         };
         let splits = wire
             .splits
@@ -263,6 +265,31 @@ impl From<wire::MapOutputPartitionMeta> for MapOutputPartitionMeta {
     }
 }
 
+impl wire::ResourcesShort {
+    fn new(resource: Resource, message: String) -> Self {
+        let resource = match resource {
+            Resource::Memory => wire::Resource::Memory,
+            Resource::Disk => wire::Resource::Disk,
+            Resource::Plans => wire::Resource::Plans,
+        };
+        Self {
+            resource: resource.into(),
+            message: shortened(message),
+        }
+    }
+
+    fn known_resource(&self) -> Result<Resource, WireError> {
+        match wire::Resource::try_from(self.resource) {
+            Ok(wire::Resource::Memory) => Ok(Resource::Memory),
+            Ok(wire::Resource::Disk) => Ok(Resource::Disk),
+            Ok(wire::Resource::Plans) => Ok(Resource::Plans),
+            Ok(wire::Resource::Unspecified) | Err(_) => {
+                Err(WireError::impossible("resources_short.resource", self.resource))
+            }
+        }
+    }
+}
+
 impl From<AttemptFailure> for wire::attempt_failed::Failure {
     fn from(failure: AttemptFailure) -> Self {
         match failure {
@@ -283,8 +310,12 @@ impl From<AttemptFailure> for wire::attempt_failed::Failure {
                     message: shortened(message),
                 })
             }
-            AttemptFailure::ResourcesExhausted { message } => Self::ResourcesExhausted(shortened(message)),
-            AttemptFailure::ResourcesContended { message } => Self::ResourcesContended(shortened(message)),
+            AttemptFailure::ResourcesExhausted { resource, message } => {
+                Self::ResourcesExhausted(wire::ResourcesShort::new(resource, message))
+            }
+            AttemptFailure::ResourcesContended { resource, message } => {
+                Self::ResourcesContended(wire::ResourcesShort::new(resource, message))
+            }
             AttemptFailure::SinkFailed { message } => Self::SinkFailed(shortened(message)),
             AttemptFailure::Refused { message } => Self::Refused(shortened(message)),
             AttemptFailure::Cancelled => Self::Cancelled(wire::Cancelled {}),
@@ -319,11 +350,13 @@ impl TryFrom<wire::attempt_failed::Failure> for AttemptFailure {
                     message: shortened(bad.message),
                 }
             }
-            Wire::ResourcesExhausted(message) => Self::ResourcesExhausted {
-                message: shortened(message),
+            Wire::ResourcesExhausted(short) => Self::ResourcesExhausted {
+                resource: short.known_resource()?,
+                message: shortened(short.message),
             },
-            Wire::ResourcesContended(message) => Self::ResourcesContended {
-                message: shortened(message),
+            Wire::ResourcesContended(short) => Self::ResourcesContended {
+                resource: short.known_resource()?,
+                message: shortened(short.message),
             },
             Wire::SinkFailed(message) => Self::SinkFailed {
                 message: shortened(message),

@@ -1,6 +1,6 @@
 //! Every domain value survives the wire, and impossible messages are refused.
 
-use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError};
+use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError, Resource};
 use sluice_core::ids::{AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, WorkerId};
 use sluice_core::layout::LayoutId;
 use sluice_core::limits::{MAX_PARTITIONS, MAX_STREAMS_PER_ATTEMPT};
@@ -77,9 +77,15 @@ fn failures_survive() {
     }));
     failures.extend([
         AttemptFailure::ResourcesExhausted {
+            resource: Resource::Memory,
             message: "memory".into(),
         },
+        AttemptFailure::ResourcesExhausted {
+            resource: Resource::Plans,
+            message: "plans".into(),
+        },
         AttemptFailure::ResourcesContended {
+            resource: Resource::Disk,
             message: "others".into(),
         },
         AttemptFailure::SinkFailed {
@@ -109,9 +115,11 @@ fn texts_of_failures_have_an_end() {
                 message: message.clone(),
             },
             AttemptFailure::ResourcesExhausted {
+                resource: Resource::Disk,
                 message: message.clone(),
             },
             AttemptFailure::ResourcesContended {
+                resource: Resource::Memory,
                 message: message.clone(),
             },
             AttemptFailure::SinkFailed {
@@ -253,6 +261,7 @@ fn assignments_survive() {
         },
         recommended_reduce_fetch_window_partitions: 4,
         filters: Vec::new(),
+        sort_joins: true,
     };
     let splits = vec![
         LeafSplit {

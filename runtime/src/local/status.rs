@@ -149,6 +149,7 @@ mod tests {
     fn running() -> QueryReport {
         let stage = StageSnapshot {
             filters: None,
+            join_switches: 0,
             id: sluice_core::ids::StageId(0),
             label: "scan".to_owned(),
             output: "hash".to_owned(),

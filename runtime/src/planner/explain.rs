@@ -86,6 +86,9 @@ fn stage_text(
         };
         writeln!(text, "  input {number}: exchange {}, {what}", input.exchange)?;
     }
+    if stage.has_sortable_join {
+        writeln!(text, "  joins: both sides are sorted if memory runs out")?;
+    }
     if let Some(reads) = splits(planned) {
         writeln!(text, "  reads {reads}")?;
     }

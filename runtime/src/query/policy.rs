@@ -52,6 +52,7 @@ pub(super) fn policy(spec: &ShuffleQuerySpec, sink: bool, adaptive: Option<Adapt
         reduce_fetch_window_partitions: spec.shuffle.reduce_fetch_window_partitions,
         min_range_bytes: MIN_RANGE_BYTES,
         adaptive,
+        joins: spec.shuffle.adaptive.joins,
         retention: spec.shuffle.retention,
         sink,
     }

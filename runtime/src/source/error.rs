@@ -3,7 +3,7 @@
 use arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use parquet::errors::ParquetError;
-use sluice_core::failure::{AttemptFailure, BadInputKind};
+use sluice_core::failure::{AttemptFailure, BadInputKind, Resource};
 use sluice_core::plan::FileRange;
 use sluice_crds::ErrorReason;
 use sluice_proto::text::{shortened_display, shortened_to};
@@ -13,6 +13,7 @@ use super::check::BadText;
 use super::manifest::shown;
 use super::store::RangeBeyondFile;
 use crate::functions::{reason_of, unread_pattern, without_kind};
+use crate::memory::is_about_memory;
 use crate::panic_text::panic_text;
 
 /// Files that a message names at most.
@@ -51,9 +52,7 @@ pub fn classify_error(error: &DataFusionError, ranges: &[FileRange]) -> AttemptF
             Some(first) => classify_error(first, ranges),
             None => failed(error),
         },
-        DataFusionError::ResourcesExhausted(message) => AttemptFailure::ResourcesExhausted {
-            message: shortened_display(message),
-        },
+        DataFusionError::ResourcesExhausted(message) => exhausted(shortened_display(message)),
         DataFusionError::ArrowError(inner, _) => {
             classify_arrow(inner, ranges).unwrap_or_else(|| failed(error))
         }
@@ -116,6 +115,16 @@ fn failed(error: &DataFusionError) -> AttemptFailure {
     }
 }
 
+/// Operators report what ran out only as text.
+fn exhausted(message: String) -> AttemptFailure {
+    let resource = if is_about_memory(&message) {
+        Resource::Memory
+    } else {
+        Resource::Disk
+    };
+    AttemptFailure::ResourcesExhausted { resource, message }
+}
+
 fn bad(kind: BadInputKind, message: String) -> AttemptFailure {
     AttemptFailure::BadInput { kind, message }
 }
@@ -154,9 +163,9 @@ fn classify_io(error: &std::io::Error, ranges: &[FileRange]) -> Option<AttemptFa
         || text.starts_with("The used disk space during the spilling")
     {
         let what = text.split(". Please").next().unwrap_or_default();
-        return Some(AttemptFailure::ResourcesExhausted {
-            message: format!("spill space is used up: {what}: raise workers.spill.limit, or workers.memory"),
-        });
+        return Some(exhausted(format!(
+            "spill space is used up: {what}: raise workers.spill.limit, or workers.memory"
+        )));
     }
     error.get_ref().and_then(|inner| classify_external(inner, ranges))
 }
@@ -188,9 +197,7 @@ fn classify_arrow(error: &ArrowError, ranges: &[FileRange]) -> Option<AttemptFai
             let reason = reason_of(error, None).unwrap_or_else(|| error.to_string());
             Some(bad(BadInputKind::InvalidValue, shortened_display(&reason)))
         }
-        ArrowError::MemoryError(message) => Some(AttemptFailure::ResourcesExhausted {
-            message: shortened_display(message),
-        }),
+        ArrowError::MemoryError(message) => Some(exhausted(shortened_display(message))),
         _ => None,
     }
 }

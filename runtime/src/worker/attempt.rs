@@ -6,7 +6,7 @@ use std::sync::Arc;
 use datafusion::error::DataFusionError;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use futures::FutureExt;
-use sluice_core::failure::{AttemptFailure, BadInputKind};
+use sluice_core::failure::{AttemptFailure, BadInputKind, Resource};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::key_filter::KeyFilter;
 use sluice_core::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
@@ -23,13 +23,16 @@ use super::output_writer::{AttemptOutput, OutputWriter};
 use super::path_policy::PathPolicy;
 use super::session_filters::AttemptFilters;
 use super::{Shared, WorkerOptions};
-use crate::memory::is_about_memory;
 use crate::panic_text::panic_text;
-use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, task_context};
+use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, sort_joins, task_context};
 use crate::shuffle::read::ReadFailed;
 use crate::source::{InputRoots, classify_error, classify_task_error, pinned_stores, verify};
 use crate::stage_template::StageTemplate;
 use crate::transport::Peers;
+
+/// How many spilled runs a sort merges at once if another sort is to find memory beside it, as the two of a join do. Without
+/// a bound the first one takes all that is free.
+const RUNS_MERGED_AT_ONCE: usize = 8;
 
 /// What an attempt needs to run.
 pub(super) struct AttemptJob {
@@ -101,19 +104,20 @@ pub(super) async fn run(job: AttemptJob) -> AttemptEnd {
 
 /// Whether an attempt that ran out of memory or disk may find room later. Its own share is free by now.
 fn classify_exhaustion(failure: AttemptFailure, shared: &Shared, query: &QueryId) -> AttemptFailure {
-    let AttemptFailure::ResourcesExhausted { message } = failure else {
+    let AttemptFailure::ResourcesExhausted { resource, message } = failure else {
         return failure;
     };
     let disk = shared.store.space().usage(query);
-    let later = if is_about_memory(&message) {
-        shared.memory.may_have_room(query)
-    } else {
-        disk.is_contended()
+    let later = match resource {
+        Resource::Memory => shared.memory.may_have_room(query),
+        Resource::Disk => disk.is_contended(),
+        Resource::Plans => false,
     };
     if !later {
-        return AttemptFailure::ResourcesExhausted { message };
+        return AttemptFailure::ResourcesExhausted { resource, message };
     }
     AttemptFailure::ResourcesContended {
+        resource,
         message: format!(
             "{message}; other attempts hold {} bytes of memory, and other queries {} of {} bytes of \
              spill space at this worker",
@@ -152,8 +156,13 @@ async fn execute(job: AttemptJob) -> Result<AttemptOutput, AttemptFailure> {
     };
     let inputs = Arc::new(Inputs::new(job.filters.clone()));
     let provider = Arc::clone(&inputs) as Arc<dyn InputProvider>;
-    let plan = decode_task(&job.stage.fragment, &splits, &context, &provider)
-        .map_err(|error| undecodable(&error))?;
+    let plan = decode_task(&job.stage.fragment, &splits, &context, &provider);
+    let plan = if job.assignment.sort_joins {
+        plan.and_then(sort_joins)
+    } else {
+        plan
+    };
+    let plan = plan.map_err(|error| undecodable(&error))?;
     job.counters.set_plan(Arc::clone(&plan));
     let writer = OutputWriter::new(&job, &context)?;
     inputs.start(&plan, job)?;
@@ -234,7 +243,12 @@ fn runtime(
         .with_cache_manager(job.shared.footers.caches())
         .with_object_store_registry(pinned_stores(roots, files));
     let disk = job.shared.store.space().operators(&job.query);
-    environment.disk_manager = Some(disk.map_err(|error| classify_error(&error.into(), &[]))?);
+    let disk = disk.map_err(|error| classify_error(&error.into(), &[]))?;
+    if job.assignment.sort_joins {
+        // All sorts of the query, which has run short of memory at this worker.
+        disk.set_max_spill_merge_fan_in(RUNS_MERGED_AT_ONCE);
+    }
+    environment.disk_manager = Some(disk);
     environment
         .build_arc()
         .map_err(|error| classify_error(&error, &[]))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sluice_core::failure::{AttemptFailure, BadInputKind};
+use sluice_core::failure::{AttemptFailure, BadInputKind, Resource};
 use sluice_core::ids::StageId;
 use sluice_core::limits::{TooLarge, check_fragment_bytes, check_partitions, check_stages};
 
@@ -31,6 +31,7 @@ impl FragmentBudget {
             .used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within);
         taken.map(|_| ()).map_err(|used| AttemptFailure::ResourcesExhausted {
+            resource: Resource::Plans,
             message: format!(
                 "the plans of all queries at this worker have {used} bytes, and this one would bring {bytes} more than \
                  the {} that it keeps: lower maxConcurrentQueries of the pool, or raise workers.memory",
@@ -209,7 +210,11 @@ mod tests {
         let (mut one, mut two) = (SessionStages::new(&budget), SessionStages::new(&budget));
         assert_eq!(one.define(StageId(0), &encoded(600, 1)), Ok(()));
         let short = two.define(StageId(0), &encoded(600, 1));
-        let Err(AttemptFailure::ResourcesExhausted { message }) = short else {
+        let Err(AttemptFailure::ResourcesExhausted {
+            resource: Resource::Plans,
+            message,
+        }) = short
+        else {
             panic!("{short:?}");
         };
         assert!(message.contains("maxConcurrentQueries"), "{message}");

@@ -19,7 +19,7 @@ use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_crds::shuffle_query::{
-    AdaptiveMode, JoinOrderMode, RuntimeFilters, TableSpec, TpchSpec, TpchTable,
+    AdaptiveJoins, AdaptiveMode, JoinOrderMode, RuntimeFilters, TableSpec, TpchSpec, TpchTable,
 };
 use sluice_crds::{Millis, ShuffleQuery, ShuffleQuerySpec};
 use sluice_proto::auth::Authorizer;
@@ -117,6 +117,12 @@ impl Fleet {
         }
     }
 
+    /// The same workers, of whose memory the planner knows nothing.
+    pub fn of_unknown_memory(mut self) -> Self {
+        self.capacity.slot_memory_bytes = None;
+        self
+    }
+
     /// Stops what [`Fleet::start`] started.
     pub async fn stop(self) {
         self.workers.stop().await;
@@ -154,6 +160,17 @@ impl Ran {
     pub fn rows_filtered(&self) -> u64 {
         let stages = self.snapshot.stages.iter();
         stages.map(|stage| stage.metrics.rows_filtered).sum()
+    }
+
+    /// Tasks whose hash joins ran out of memory and that sorted instead.
+    pub fn join_switches(&self) -> u32 {
+        let stages = self.snapshot.stages.iter();
+        stages.map(|stage| stage.join_switches).sum()
+    }
+
+    /// Tasks that did not have to run.
+    pub fn skipped(&self) -> u32 {
+        self.snapshot.stages.iter().map(|stage| stage.skipped).sum()
     }
 
     /// Bytes that all winning attempts spilled.
@@ -375,7 +392,7 @@ impl Case {
 pub enum Division {
     /// As users get it, with so many partitions or one for each slot.
     Default(Option<u32>),
-    /// A task for each of so many partitions.
+    /// A task for each of so many partitions, and joins as planned.
     Planned(u32),
     /// About a task for three of so many partitions, and two at least.
     Coalesced(u32),
@@ -398,7 +415,10 @@ impl Division {
                 shuffle.runtime_filters = RuntimeFilters::Off;
                 shuffle.join_order = JoinOrderMode::AsWritten;
             }
-            Self::Planned(_) => shuffle.adaptive.mode = AdaptiveMode::Off,
+            Self::Planned(_) => {
+                shuffle.adaptive.mode = AdaptiveMode::Off;
+                shuffle.adaptive.joins = AdaptiveJoins::Off;
+            }
             Self::Coalesced(partitions) => {
                 let tasks = partitions.div_ceil(3).max(2);
                 (

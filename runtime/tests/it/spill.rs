@@ -5,6 +5,7 @@ use std::process::Command;
 use sluice::local::child_process::spawn_attached;
 use sluice_core::coordinator::Outcome;
 use sluice_crds::ErrorReason;
+use sluice_crds::shuffle_query::AdaptiveJoins;
 use tokio::process::Child;
 
 use crate::compare::differences;
@@ -172,5 +173,38 @@ async fn a_join_whose_build_side_does_not_fit_sorts_and_completes() {
         None
     );
     assert!(ran.bytes_spilled() > 0, "nothing was spilled");
+    fleet.stop().await;
+}
+
+/// A planner that knows nothing of the workers' memory hashes whatever it has to join.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hash_join_that_runs_out_of_memory_is_sorted_and_completes() {
+    let tables = tpch::tables().await;
+    let expected = plain(&tables, LARGE_JOIN)
+        .await
+        .expect("plain DataFusion has rows");
+    let fleet = Fleet::start(2, 1, 2 * MEMORY).await.of_unknown_memory();
+    let ran = run(&fleet, &tables.query(LARGE_JOIN, Some(2)))
+        .await
+        .unwrap_or_else(|no_rows| panic!("{no_rows}"));
+    assert!(!ran.explained.contains("SortMergeJoin"), "{}", ran.explained);
+    assert_eq!(
+        differences(&expected.rows, &expected.order, &ran.rows, ran.ordered),
+        None
+    );
+    assert!(ran.join_switches() > 0, "it had room for a hash table");
+    assert!(ran.bytes_spilled() > 0, "nothing was spilled");
+
+    let mut as_planned = tables.query(LARGE_JOIN, Some(2));
+    as_planned.query.spec.shuffle.adaptive.joins = AdaptiveJoins::Off;
+    let Err(NoRows::Ended {
+        outcome: Outcome::Failed(failure),
+        ..
+    }) = run(&fleet, &as_planned).await
+    else {
+        panic!("the query did not fail")
+    };
+    assert_eq!(failure.reason, ErrorReason::ResourcesExhausted, "{failure:?}");
+    assert!(failure.message.contains("HashJoin"), "{}", failure.message);
     fleet.stop().await;
 }

@@ -129,3 +129,19 @@ async fn little_memory() {
         ran.len()
     );
 }
+
+/// No order is so cheap. What joins them has nothing to do, and the other side need not be read to its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn joins_with_an_empty_side_skip_tasks() {
+    let sql = "select l_suppkey, count(*) from lineitem join orders on l_orderkey = o_orderkey
+               where o_totalprice < 0 group by l_suppkey";
+    let outer = "select l_suppkey, count(o_orderkey) from lineitem left join
+               (select * from orders where o_totalprice < 0) o on l_orderkey = o_orderkey group by l_suppkey";
+    let fleet = Fleet::start(2, 1, AMPLE_MEMORY).await;
+    let cases = Case::all(&[("inner", sql), ("outer", outer)]);
+    let divisions = [Division::Default(Some(4)), Division::Planned(4)];
+    let ran = compare(&fleet, &tables().await, &cases, &divisions).await;
+    let skipped: Vec<bool> = ran.iter().map(|ran| ran.skipped() > 0).collect();
+    assert_eq!(skipped, [true, false, false, false]);
+    fleet.stop().await;
+}

@@ -48,6 +48,7 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
             rows_filtered: 123_456_789,
             ..StageFilters::default()
         }),
+        join_switches: u32::from(id.is_multiple_of(8)),
         locality: scans.then_some(StageLocality {
             asked: 1_234,
             node: 1_000,

@@ -94,8 +94,9 @@ impl Coordinator {
             return;
         };
         self.starts += 1;
+        let how = (self.starts, self.joins.sorts(task));
         let stage = self.stages.get_mut(task.stage);
-        let attempt = stage.start(task.task, worker, self.starts, locality, self.now);
+        let attempt = stage.start(task.task, worker, how, locality, self.now);
         self.slots.consume(&attempt.worker.name, attempt.id);
         let assignment = self.assignment(&attempt);
         self.out.push(Action::AssignAttempt {
@@ -141,6 +142,7 @@ impl Coordinator {
             layout: self.layouts.id(stage.id).unwrap_or_default(),
             recommended_reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
             filters: self.filters.assigned(stage.id),
+            sort_joins: attempt.sorts_joins,
         }
     }
 

@@ -35,7 +35,8 @@ pub(super) enum TaskState {
     Running(Box<BTreeMap<u32, RunningAttempt>>),
     /// An attempt has won, and a live worker holds its output, or the sink its file.
     Won(Box<Winner>),
-    /// Other tasks have written as many rows as the limit that reads the exchange takes. It counts as done, with no rows.
+    /// Other tasks have written as many rows as the limit that reads the exchange takes, it would write none, or its reader
+    /// would. It counts as done, with no rows.
     Skipped,
     /// It has no output, and all stages that could read one have ended. It waits again if one of them has to run again.
     Unneeded {
@@ -58,6 +59,8 @@ pub(super) struct RunningAttempt {
     pub(super) stream_epoch: StreamEpoch,
     /// Start sequence number within the query.
     pub(super) start: u64,
+    /// Whether it was told to sort both sides of its joins.
+    pub(super) sorts_joins: bool,
     pub(super) assigned: Instant,
     pub(super) metrics: AttemptMetrics,
     /// When its counters last changed, or it had reason to make no progress.
@@ -77,6 +80,7 @@ impl RunningAttempt {
             worker,
             stream_epoch,
             start,
+            sorts_joins: false,
             assigned: now,
             metrics: AttemptMetrics::default(),
             active: now,

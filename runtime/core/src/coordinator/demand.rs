@@ -1,10 +1,10 @@
-//! Which tasks need not run, and which outputs are not needed any more. A limit may have enough rows without a task, or all
-//! stages that could read its output have ended.
+//! Which tasks need not run, and which outputs are not needed any more. A limit may have enough rows without a task, a stage may
+//! have nothing to join with, or all stages that could read an output have ended.
 
 use super::Coordinator;
 use super::outcome::QueryState;
-use crate::ids::{StageId, TaskId, WorkerId};
-use sluice_crds::shuffle_query::ShuffleRetention;
+use crate::ids::{ExchangeId, StageId, TaskId, WorkerId};
+use sluice_crds::shuffle_query::{AdaptiveJoins, ShuffleRetention};
 
 impl Coordinator {
     /// Marks tasks whose output nobody can read any more as unneeded, drops the outputs that were read, and queues tasks that
@@ -80,6 +80,72 @@ impl Coordinator {
                 self.stages.get_mut(writer).skip(task.task, self.now);
             }
         }
+    }
+
+    /// Ends the readers of a stage that are known to write no rows, because it has written none. Nothing of them has to run but
+    /// the tasks of a root, which hand out the empty result: then what else it reads need not be written.
+    pub(super) fn end_readers_of_nothing(&mut self, stage: StageId) {
+        let wanted = match self.policy.joins {
+            AdaptiveJoins::Auto => self.state == QueryState::Running,
+            AdaptiveJoins::Off => false,
+        };
+        let mut ended = vec![stage];
+        while let Some(writer) = ended.pop().filter(|_| wanted) {
+            let exchange = self.graph.stages[writer.0 as usize].output;
+            if !self.is_empty(exchange) {
+                continue;
+            }
+            for reader in self.topology.consumers[writer.0 as usize].clone() {
+                let inputs = &self.graph.stages[reader.0 as usize].inputs;
+                let in_vain = inputs
+                    .iter()
+                    .any(|input| input.exchange == exchange && input.empty_ends);
+                if !in_vain || self.stages.get(reader).has_begun() {
+                    continue;
+                }
+                self.stages.get_mut(reader).begin_empty();
+                if self.topology.roots.contains(&reader) {
+                    self.skip_inputs_of(reader);
+                } else {
+                    self.skip_open_tasks(reader);
+                    self.filters.complete_empty(reader);
+                    ended.push(reader);
+                }
+            }
+        }
+    }
+
+    /// Whether all tasks that write the exchange have won without a row, or did not have to run.
+    fn is_empty(&self, exchange: ExchangeId) -> bool {
+        let writers = &self.graph.exchanges[exchange.0 as usize].writers;
+        let mut writers = writers.iter().map(|writer| self.stages.get(*writer));
+        writers.all(|writer| writer.is_done() && writer.won_rows() == 0)
+    }
+
+    /// Skips what is left of the stages that nobody reads but this one.
+    fn skip_inputs_of(&mut self, reader: StageId) {
+        for input in self.topology.inputs[reader.0 as usize].clone() {
+            if self.topology.consumers[input.0 as usize].len() == 1 {
+                self.skip_open_tasks(input);
+            }
+        }
+    }
+
+    /// Lets the tasks run again that were skipped because their reader wrote no rows.
+    pub(super) fn requeue_inputs_of(&mut self, reader: StageId) {
+        for input in self.topology.inputs[reader.0 as usize].clone() {
+            if self.topology.consumers[input.0 as usize].len() == 1 {
+                self.stages.get_mut(input).requeue_skipped();
+                self.apply_row_limit(input);
+            }
+        }
+    }
+
+    fn skip_open_tasks(&mut self, stage: StageId) {
+        for task in self.stop_open_tasks(stage) {
+            self.stages.get_mut(stage).skip(task.task, self.now);
+        }
+        self.finalize_layouts_after(stage);
     }
 
     /// Cancels the running attempts of a stage. Returns its tasks that have not won.

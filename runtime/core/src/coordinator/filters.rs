@@ -98,6 +98,14 @@ impl RuntimeFilters {
         }
     }
 
+    /// Completes the filters of a stage that writes no rows: no row finds a match.
+    pub(super) fn complete_empty(&mut self, stage: StageId) {
+        let made = self.filters.iter_mut();
+        for (_, state) in made.filter(|(filter, _)| filter.source == stage) {
+            *state = FilterState::Complete(Arc::new(KeyFilter::default()));
+        }
+    }
+
     /// Forgets the keys and the decision of a stage that starts over.
     pub(super) fn reset(&mut self, stage: StageId) {
         let made = self

@@ -190,12 +190,13 @@ impl Coordinator {
             .for_each(|consumer| self.finalize_layout(consumer));
     }
 
-    /// Decides the layout of a stage whose inputs can all be read, unless it is decided.
+    /// Decides the layout of a stage whose inputs can all be read, unless it is decided or no task of the stage will run.
     pub(super) fn finalize_layout(&mut self, id: StageId) {
         let Some(stage) = self.graph.stages.get(id.0 as usize) else {
             return;
         };
-        if self.layouts.get(id).is_some() {
+        let runs_nothing = self.stages.get(id).is_empty() && !self.topology.roots.contains(&id);
+        if self.layouts.get(id).is_some() || runs_nothing {
             return;
         }
         let (layout, range_bytes) = match (self.range_input(id), self.adaptive_policy(id)) {

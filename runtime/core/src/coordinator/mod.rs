@@ -6,6 +6,7 @@ mod attempts;
 mod demand;
 mod event;
 mod filters;
+mod joins;
 mod layouts;
 mod observe;
 mod outcome;
@@ -35,6 +36,7 @@ use crate::ids::TaskId;
 use crate::plan::StageGraph;
 use crate::time::Instant;
 use filters::RuntimeFilters;
+use joins::JoinSwitches;
 use layouts::Layouts;
 use outcome::QueryState;
 use poison::Suspects;
@@ -62,6 +64,7 @@ pub struct Coordinator {
     stages: StageTable,
     layouts: Layouts,
     filters: RuntimeFilters,
+    joins: JoinSwitches,
     workers: WorkerRegistry,
     slots: SlotBroker,
     /// Tasks that were lost together with their workers.
@@ -93,6 +96,7 @@ impl Coordinator {
         let topology = Topology::new(&graph)?;
         let (stages, layouts) = (StageTable::new(&graph), Layouts::new(&graph));
         let filters = RuntimeFilters::new(&graph);
+        let joins = JoinSwitches::new(&graph);
         Ok(Self {
             graph,
             topology,
@@ -102,6 +106,7 @@ impl Coordinator {
             stages,
             layouts,
             filters,
+            joins,
             workers: WorkerRegistry::new(&policy),
             policy,
             slots: SlotBroker::default(),

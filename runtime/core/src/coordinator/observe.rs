@@ -84,6 +84,7 @@ impl Coordinator {
             locality: stage.locality(),
             reduce: self.observe_reduce(stage),
             filters: self.filters.observe(stage.id()),
+            join_switches: self.joins.switches(stage.id()),
             metrics: stage.metrics(),
             started: stage.started(),
             ended: stage.ended(),

@@ -116,6 +116,7 @@ impl Coordinator {
 
     fn restart(&mut self, id: StageId) {
         let stage = self.stages.get_mut(id);
+        let was_empty = stage.is_empty();
         stage.begin_epoch();
         self.layouts.reset(id);
         self.filters.reset(id);
@@ -129,6 +130,9 @@ impl Coordinator {
         }
         let planned = self.graph.stages[id.0 as usize].tasks;
         self.stages.get_mut(id).set_task_count(planned);
+        if was_empty {
+            self.requeue_inputs_of(id);
+        }
     }
 
     /// Tells the client that rows of an old stage epoch do not count, and retires them. Running readers start over too, so

@@ -139,6 +139,7 @@ impl Coordinator {
             }));
         self.notify_readers(&announced, InputState::Won);
         self.apply_row_limit(announced.id.stage);
+        self.end_readers_of_nothing(announced.id.stage);
         self.finalize_layouts_after(announced.id.stage);
     }
 
@@ -205,12 +206,17 @@ impl Coordinator {
                 stage.end_attempt(id, AttemptEnd::Failed, Instant::default());
                 self.end(Outcome::Failed(failure));
             }
-            AttemptFailure::ResourcesExhausted { message } => {
+            AttemptFailure::ResourcesExhausted { resource, message } => {
+                if self.switch_joins(worker, id, *resource) {
+                    // The attempt that sorts is another one, not the same once more.
+                    return self.lose_attempt(id, message.clone(), Duration::ZERO);
+                }
                 // All workers of a pool have the same memory and disk.
                 let cause = query_failure(ErrorReason::ResourcesExhausted, id, worker, message);
                 self.count_for_task(worker, id, cause);
             }
-            AttemptFailure::ResourcesContended { message } => {
+            AttemptFailure::ResourcesContended { resource, message } => {
+                self.switch_joins(worker, id, *resource);
                 self.retry_when_uncontended(worker, id, message);
             }
             AttemptFailure::Failed { message } => {

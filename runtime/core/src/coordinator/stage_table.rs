@@ -30,6 +30,8 @@ pub(super) struct StageRun {
     epoch: StageEpoch,
     /// Whether an attempt was assigned in this epoch.
     begun: bool,
+    /// Whether it is known to write no rows in this epoch.
+    empty: bool,
     /// As many as were planned. What is known of a task stays while the layout leaves it out: attempts are never numbered
     /// twice.
     all_tasks: Vec<TaskRun>,
@@ -167,6 +169,7 @@ impl StageRun {
             id,
             epoch: StageEpoch::default(),
             begun: false,
+            empty: false,
             all_tasks: (0..tasks).map(|_| TaskRun::new()).collect(),
             count: tasks as usize,
             waiting: (0..tasks).map(|task| (Instant::default(), task)).collect(),
@@ -189,9 +192,20 @@ impl StageRun {
         self.id
     }
 
-    /// Whether an attempt was assigned in the stage's epoch.
+    /// Whether an attempt was assigned in the stage's epoch, or none has to be, so that it depends on what its inputs hold.
     pub(super) fn has_begun(&self) -> bool {
         self.begun
+    }
+
+    /// Begins the epoch of a stage that is known to write no rows.
+    pub(super) fn begin_empty(&mut self) {
+        self.begun = true;
+        self.empty = true;
+    }
+
+    /// Whether the stage is known to write no rows in its epoch.
+    pub(super) fn is_empty(&self) -> bool {
+        self.empty
     }
 
     /// The tasks that the stage has in its epoch.
@@ -305,14 +319,17 @@ impl StageRun {
         &mut self,
         task: u32,
         worker: Arc<WorkerId>,
-        start: u64,
+        (start, sorts_joins): (u64, bool),
         locality: LocalityCounts,
         now: Instant,
     ) -> RunningAttempt {
         let id = TaskId { stage: self.id, task };
         let run = &mut self.all_tasks[task as usize];
         let (id, stream_epoch): (AttemptId, StreamEpoch) = run.next_attempt(id, self.epoch);
-        let attempt = RunningAttempt::new(id, worker, stream_epoch, start, now);
+        let attempt = RunningAttempt {
+            sorts_joins,
+            ..RunningAttempt::new(id, worker, stream_epoch, start, now)
+        };
         self.begun = true;
         self.locality += locality;
         self.counts.started += 1;
@@ -427,6 +444,7 @@ impl StageRun {
     pub(super) fn begin_epoch(&mut self) {
         self.epoch.0 += 1;
         self.begun = false;
+        self.empty = false;
     }
 
     /// Resets a task of which no attempt is at work. Answers with its winners of the last epoch, whose rows do not count

@@ -1,9 +1,11 @@
 //! Events in, actions out: one behaviour a test.
 
+mod empty;
 mod ending;
 mod filters;
 mod fixture;
 mod graphs;
+mod joins;
 mod layouts;
 mod limits;
 mod losses;

@@ -11,6 +11,7 @@ pub fn apply_to_action(defect: Defect, action: &mut Action) {
     match defect {
         Defect::AssignTooFew => drop_partition(action),
         Defect::DropFilledPartition => drop_filled_partition(action),
+        Defect::NeverSort => never_sort(action),
         _ => {}
     }
 }
@@ -24,6 +25,13 @@ fn drop_partition(action: &mut Action) {
         if input.assigned_reduce_partitions.len() > 1 {
             input.assigned_reduce_partitions.pop();
         }
+    }
+}
+
+/// Lets an attempt do its joins as planned.
+fn never_sort(action: &mut Action) {
+    if let Action::AssignAttempt { assignment, .. } = action {
+        assignment.sort_joins = false;
     }
 }
 

@@ -20,6 +20,7 @@ pub fn limited_graph(rng: &mut SmallRng) -> StageGraph {
     let input = |exchange: u32, read| StageInput {
         exchange: ExchangeId(exchange),
         read,
+        empty_ends: false,
     };
     let stage = |id: u32, tasks: u32, inputs: Vec<StageInput>, output: u32, determinism| Stage {
         id: StageId(id),
@@ -29,6 +30,7 @@ pub fn limited_graph(rng: &mut SmallRng) -> StageGraph {
         output: ExchangeId(output),
         determinism,
         coalesces: false,
+        has_sortable_join: false,
         data: DataLocality::default(),
     };
     let exchange = |id: u32, kind, partitions: u32, writers: Vec<StageId>, fetch| Exchange {

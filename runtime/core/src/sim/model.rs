@@ -10,6 +10,9 @@ use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGra
 
 pub type Row = u64;
 
+/// The label of a scan of a table without rows.
+const NO_ROWS: &str = "scan nothing";
+
 /// A number that looks random and depends on both (the finaliser of SplitMix64).
 pub fn mix(a: u64, b: u64) -> u64 {
     let mut x = a ^ b
@@ -23,6 +26,10 @@ pub fn mix(a: u64, b: u64) -> u64 {
 /// What one task makes of its inputs' rows; a scan makes its own.
 pub fn compute(stage: &Stage, task: u32, inputs: &[Vec<Row>]) -> Vec<Row> {
     let base = u64::from(stage.id.0) << 32;
+    let mut read = stage.inputs.iter().zip(inputs);
+    if stage.label == NO_ROWS || read.any(|(input, rows)| input.empty_ends && rows.is_empty()) {
+        return Vec::new();
+    }
     if stage.inputs.is_empty() {
         let me = mix(base, u64::from(task));
         return (0..3 + me % 9).map(|row| mix(me, row)).collect();
@@ -157,6 +164,19 @@ fn hash(id: u32, partitions: u32, writers: Vec<StageId>) -> Exchange {
     }
 }
 
+/// Lets stages write nothing without some of their inputs, and a scan read nothing, or not.
+fn vary_emptiness(stages: &mut [Stage], scans: u32, rng: &mut SmallRng) {
+    let own = stages.iter_mut().flat_map(|stage| &mut stage.inputs);
+    own.for_each(|input| input.empty_ends = rng.random_bool(0.5));
+    let scan = rng.random_range(0..scans * 2);
+    if let Some(scan) = stages
+        .get_mut(scan as usize)
+        .filter(|_| scan < scans && rng.random_bool(0.5))
+    {
+        NO_ROWS.clone_into(&mut scan.label);
+    }
+}
+
 /// A small plan: scans, then one to three reading stages over one or two of what comes before.
 pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
     let scans = rng.random_range(1..=2_u32);
@@ -175,6 +195,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
             output: ExchangeId(output),
             determinism: Determinism::Unordered,
             coalesces: false,
+            has_sortable_join: false,
             data: DataLocality::default(),
         });
         id
@@ -201,21 +222,25 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
         let own = StageInput {
             exchange: last,
             read: ReadKind::OwnPartition,
+            empty_ends: false,
         };
         let all = StageInput {
             exchange: ExchangeId(1),
             read: ReadKind::AllPartitions,
+            empty_ends: false,
         };
         let broadcast = level == 0 && exchanges.len() == 2;
         let inputs = if broadcast { vec![all, own] } else { vec![own] };
         let output = u32::try_from(exchanges.len()).unwrap_or(0);
         let writer = add(&mut stages, inputs, *width, output);
         stages[writer.0 as usize].coalesces = rng.random_bool(0.8);
+        stages[writer.0 as usize].has_sortable_join = rng.random_bool(0.3);
         let partitions = widths.get(level as usize + 1).copied().unwrap_or(1);
         exchanges.push(hash(output, partitions, vec![writer]));
         last = ExchangeId(output);
     }
     let ordered = vary(&mut stages, &mut exchanges, rng);
+    vary_emptiness(&mut stages, scans, rng);
     let filters = random_filter(&stages, &exchanges, rng);
     StageGraph {
         stages,

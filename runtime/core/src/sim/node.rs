@@ -14,11 +14,11 @@ use super::plan::Defect;
 use super::session::ToWorker;
 use super::world::{SimEvent, World};
 use crate::coordinator::Event;
-use crate::failure::AttemptFailure;
+use crate::failure::{AttemptFailure, Resource};
 use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, StreamId, WorkerId};
 use crate::leases::{SessionId, SlotLeases};
 use crate::locality::NodeLocation;
-use crate::message::{Assignment, ChunkHead};
+use crate::message::{Assignment, ChunkHead, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{ExchangeKind, Stage};
 use crate::ranges::{RunSample, SortedRun};
@@ -354,11 +354,22 @@ impl World {
             let failure = if self.rng.random_bool(0.5) {
                 AttemptFailure::Failed { message }
             } else {
-                AttemptFailure::ResourcesContended { message }
+                AttemptFailure::ResourcesContended {
+                    resource: Resource::Memory,
+                    message,
+                }
             };
             if self.node(name, incarnation).is_some() {
                 self.end_attempt(name, attempt, failure);
             }
+            return Ok(());
+        }
+        if self.overflows(name, incarnation, attempt) {
+            let failure = AttemptFailure::ResourcesExhausted {
+                resource: Resource::Memory,
+                message: "its hash join does not fit".to_owned(),
+            };
+            self.end_attempt(name, attempt, failure);
             return Ok(());
         }
         if self.chance(self.plan.hang) {
@@ -398,11 +409,20 @@ impl World {
         Ok(())
     }
 
+    /// Whether the attempt has a hash join that does not fit into memory.
+    fn overflows(&mut self, name: &str, incarnation: u64, attempt: AttemptId) -> bool {
+        let stage = &self.plan.graph.stages[attempt.stage.0 as usize];
+        let fits = !stage.has_sortable_join || mix(u64::from(attempt.task), 7).is_multiple_of(3);
+        let node = self.node(name, incarnation);
+        let job = node.and_then(|node| node.running.get(&attempt));
+        !fits && job.is_some_and(|job| !job.assignment.sort_joins)
+    }
+
     fn finish(&mut self, name: &str, attempt: AttemptId) -> Result<(), Violation> {
         let stage = &self.plan.graph.stages[attempt.stage.0 as usize];
         let is_root = stage.output == self.plan.graph.result;
         let sorts = self.plan.graph.exchanges[stage.output.0 as usize].kind == ExchangeKind::Range;
-        let mute = self.plan.defect == Defect::DropSuccess;
+        let defect = self.plan.defect;
         let Some(node) = self.nodes.get_mut(name) else {
             return Ok(());
         };
@@ -416,7 +436,7 @@ impl World {
         let mut reported = None;
         for action in node.table(finalized) {
             match action {
-                stream::Action::ReportOutputs { outputs, .. } => reported = Some(outputs),
+                stream::Action::ReportOutputs { outputs, .. } => reported = Some(report(defect, outputs)),
                 other => return Err(format!("the end of {attempt} was answered with {other:?}")),
             }
         }
@@ -452,7 +472,7 @@ impl World {
             all.truncate(1);
         }
         let filters = filters::made(&self.plan.graph, attempt.stage, &all);
-        if !mute {
+        if defect != Defect::DropSuccess {
             self.report(
                 name,
                 session,
@@ -493,4 +513,12 @@ impl World {
         );
         self.grant(name);
     }
+}
+
+/// What is reported of outputs: that they have no rows, if that is the defect.
+fn report(defect: Defect, mut outputs: Vec<MapOutputPartitionMeta>) -> Vec<MapOutputPartitionMeta> {
+    if defect == Defect::ReportNoRows {
+        outputs.iter_mut().for_each(|output| output.rows = 0);
+    }
+    outputs
 }

@@ -11,7 +11,7 @@ use crate::coordinator::Policy;
 use crate::ids::TaskId;
 use crate::layout::AdaptivePolicy;
 use crate::plan::{ExchangeKind, StageGraph};
-use sluice_crds::shuffle_query::ShuffleRetention;
+use sluice_crds::shuffle_query::{AdaptiveJoins, ShuffleRetention};
 
 /// When faults end, in milliseconds.
 pub const FAULTS_END: u64 = 6_000;
@@ -125,6 +125,10 @@ pub enum Defect {
     KeepOutputs,
     /// The coordinator says of a partition that holds bytes that it holds none.
     DropFilledPartition,
+    /// The coordinator never tells an attempt to sort.
+    NeverSort,
+    /// Workers report that outputs have no rows.
+    ReportNoRows,
 }
 
 #[derive(Debug)]
@@ -263,7 +267,9 @@ impl Plan {
             | Defect::DropKeys
             | Defect::HalfLimit
             | Defect::KeepOutputs
-            | Defect::DropFilledPartition => {}
+            | Defect::DropFilledPartition
+            | Defect::NeverSort
+            | Defect::ReportNoRows => {}
         }
     }
 
@@ -291,7 +297,9 @@ impl Plan {
             | Defect::DropKeys
             | Defect::HalfLimit
             | Defect::KeepOutputs
-            | Defect::DropFilledPartition => span,
+            | Defect::DropFilledPartition
+            | Defect::NeverSort
+            | Defect::ReportNoRows => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),
@@ -353,6 +361,7 @@ impl Plan {
                 reduce_fetch_window_partitions: 4,
                 min_range_bytes: rng.random_range(1..100_000),
                 adaptive: rng.random_bool(0.8).then(|| random_adaptive(&mut rng)),
+                joins: AdaptiveJoins::Auto,
                 retention: match seed % 2 {
                     0 => ShuffleRetention::UntilRead,
                     _ => ShuffleRetention::UntilEnd,

@@ -98,6 +98,15 @@ fn sim_seeds() {
         "made what was read and dropped again and succeeded",
         |run| succeeded(run) && run.ran_again > 0,
     );
+    assert_often(
+        &runs,
+        3,
+        "sorted what did not fit, lost work and succeeded",
+        |run| succeeded(run) && run.join_switches > 0 && run.lost_attempts > 0,
+    );
+    assert_often(&runs, 3, "did not run what reads nothing, and succeeded", |run| {
+        succeeded(run) && run.skipped > 0
+    });
     // Two workers that go for other reasons may have run the same task, the more so the fewer tasks there are.
     assert_often(&runs, 96, "did not end for a task that is innocent", |run| {
         !failed_for(run, ErrorReason::PoisonTask)
@@ -242,6 +251,16 @@ fn a_partition_that_two_tasks_read_is_noticed() {
 #[test]
 fn a_filter_that_lacks_keys_is_noticed() {
     assert_noticed(Scenario::Any, Defect::DropKeys, "missing");
+}
+
+#[test]
+fn rows_that_are_taken_for_none_are_noticed() {
+    assert_noticed(Scenario::Any, Defect::ReportNoRows, "missing");
+}
+
+#[test]
+fn a_join_that_is_never_sorted_is_noticed() {
+    assert_noticed(Scenario::Any, Defect::NeverSort, "nothing went wrong, but");
 }
 
 #[test]

@@ -146,6 +146,8 @@ pub struct Run {
     pub hung: u32,
     /// Stages that had fewer tasks than were planned.
     pub coalesced_stages: usize,
+    /// Tasks whose joins did not fit and were sorted.
+    pub join_switches: u32,
     /// Tasks that a limit did not need.
     pub skipped: u32,
     /// Tasks that ran again after their output was dropped.
@@ -266,7 +268,8 @@ impl World {
         let snapshot = self.coordinator.snapshot(Instant(self.now));
         let outcome = self.outcome.ok_or("no outcome")?;
         let skipped = snapshot.stages.iter().map(|stage| stage.skipped).sum();
-        let lost_attempts = snapshot.stages.iter().map(|stage| stage.lost_attempts).sum();
+        let join_switches = snapshot.stages.iter().map(|stage| stage.join_switches).sum();
+        let lost: u32 = snapshot.stages.iter().map(|stage| stage.lost_attempts).sum();
         let coalesced = snapshot.stages.iter().filter(|stage| {
             let reduce = stage.reduce.as_ref();
             reduce.is_some_and(|reduce| {
@@ -279,7 +282,9 @@ impl World {
             coalesced_stages: coalesced.count(),
             outcome,
             steps,
-            lost_attempts,
+            // Every switch is an attempt that was given up.
+            lost_attempts: lost - join_switches,
+            join_switches,
             client_went_on: self.client.went_on,
             killed: self.killed.len(),
             hung: self.hung,

@@ -45,6 +45,7 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
             first_reduce_row_ms: Some(30),
         }),
         filters: None,
+        join_switches: 2,
         metrics: AttemptMetrics {
             rows_read: 100,
             bytes_read: 1_000,

@@ -34,6 +34,7 @@ use datafusion::physical_plan::{
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, Split, Stage, StageGraph};
 
 use self::order::SharedMerge;
+pub(super) use self::stage_builder::requirements_hold;
 use super::error::PlanError;
 use super::sample::SampleExec;
 use super::schema_exec::SchemaExec;

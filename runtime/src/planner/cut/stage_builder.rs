@@ -19,11 +19,13 @@ use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Split, St
 
 use super::super::PlannedStage;
 use super::super::determinism::{self, Source};
+use super::super::empty_inputs::empty_ends;
 use super::super::error::PlanError;
 use super::super::fragment::{self, Fragment, OutputSpec, TaskSplits};
 use super::super::label::{label, tables};
 use super::super::round_trip;
 use super::super::shuffle_read_exec::{ReadMode, ShuffleReadExec};
+use super::super::sorted_joins::has_sortable_join;
 use super::super::statement::MAX_EXPRESSION_DEPTH;
 use super::{Branch, CutExchange, Cutter, total_tasks};
 
@@ -126,7 +128,8 @@ impl Cutter<'_> {
         let (plan, exchanges) = number_inputs(&plan)?;
         let inputs = exchanges
             .into_iter()
-            .map(|exchange| self.input(exchange))
+            .zip(0..)
+            .map(|(exchange, number)| self.input(exchange, empty_ends(&plan, number)))
             .collect::<Result<_, _>>()?;
         let fragment = fragment::encode(&plan, self.context.session_config())?;
         self.check_decodes(&fragment, &plan)?;
@@ -154,6 +157,7 @@ impl Cutter<'_> {
             output: writes,
             determinism,
             coalesces,
+            has_sortable_join: has_sortable_join(&plan)?,
             data: DataLocality::default(),
         });
         self.planned.push(PlannedStage {
@@ -179,7 +183,7 @@ impl Cutter<'_> {
             .all(|child| self.may_interleave(child))
     }
 
-    fn input(&self, exchange: u32) -> Result<StageInput, PlanError> {
+    fn input(&self, exchange: u32, empty_ends: bool) -> Result<StageInput, PlanError> {
         let written = self
             .exchanges
             .get(exchange as usize)
@@ -192,6 +196,7 @@ impl Cutter<'_> {
         Ok(StageInput {
             exchange: written.exchange.id,
             read,
+            empty_ends,
         })
     }
 
@@ -248,7 +253,7 @@ fn check_depth(plan: &Arc<dyn ExecutionPlan>) -> Result<(), PlanError> {
 
 /// The same plan, with sorts put back where an order does not survive the cut. Nothing is taken away: an order or a merge
 /// that no operator asks for may be what the reader of the stage relies on.
-fn requirements_hold(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
+pub(crate) fn requirements_hold(plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
     let mut options = ConfigOptions::new();
     options.execution.target_partitions = 1;
     let check = |plan: &Arc<dyn ExecutionPlan>| SanityCheckPlan::new().optimize(Arc::clone(plan), &options);

@@ -171,7 +171,7 @@ async fn bad_values_are_no_bad_files() {
 fn other_errors_keep_their_kind() {
     let error = DataFusionError::ResourcesExhausted("pool".to_owned()).context("while sorting");
     assert!(
-        matches!(classify_error(&error, &[]), AttemptFailure::ResourcesExhausted { message } if message == "pool")
+        matches!(classify_error(&error, &[]), AttemptFailure::ResourcesExhausted { message, .. } if message == "pool")
     );
     let error = DataFusionError::Internal("odd".to_owned());
     assert!(matches!(

@@ -290,7 +290,7 @@ async fn pages_that_swell_are_charged_before_they_are_decoded() {
     writer.close().unwrap();
     assert!(fs::metadata(&path).unwrap().len() < 100_000);
     let error = scan(&files("parquet", &path), 16 << 20, whole).await.unwrap_err();
-    let AttemptFailure::ResourcesExhausted { message } = error else {
+    let AttemptFailure::ResourcesExhausted { message, .. } = error else {
         panic!("{error:?}")
     };
     assert!(

@@ -1,4 +1,5 @@
-//! Tasks that do not have to run: a limit has enough rows without them, or nobody can read what they would write.
+//! Tasks that do not have to run: a limit has enough rows without them, they would write none, or nobody can read what they
+//! would write.
 
 use super::counters::recount;
 use super::{StageRun, StageTable};
@@ -22,7 +23,7 @@ impl StageTable {
 }
 
 impl StageRun {
-    /// Whether a limit was found to need fewer tasks than there are.
+    /// Whether readers were found to need fewer tasks than there are.
     pub(in crate::coordinator) fn has_skipped(&self) -> bool {
         self.skipped > 0
     }
@@ -48,7 +49,7 @@ impl StageRun {
         (self.won + self.skipped + self.unneeded) as usize == self.count
     }
 
-    /// The tasks that have won, if a limit needs no others.
+    /// The tasks that have won, if readers need no others.
     pub(in crate::coordinator) fn only_tasks(&self) -> Option<Vec<u32>> {
         let won = (0..)
             .zip(self.tasks())
@@ -84,7 +85,7 @@ impl StageRun {
         true
     }
 
-    /// Skips a waiting task, since other tasks have written enough rows. An output of it that comes back does not count.
+    /// Skips a waiting task, since readers need no rows of it. An output of it that comes back does not count.
     pub(in crate::coordinator) fn skip(&mut self, task: u32, now: Instant) {
         self.skipped += 1;
         if self.set_aside(task, TaskState::Skipped, now) {
@@ -139,9 +140,9 @@ impl StageRun {
         run.unneeded_winner()
     }
 
-    /// Lets the skipped tasks wait again.
+    /// Lets the skipped tasks wait again, unless the stage is known to write no rows.
     pub(in crate::coordinator) fn requeue_skipped(&mut self) {
-        if self.skipped > 0 {
+        if self.skipped > 0 && !self.empty {
             self.skipped = 0;
             self.requeue(|state| *state == TaskState::Skipped);
         }

@@ -11,7 +11,7 @@ use crate::message::{Assignment, InputState, InputUpdate, MapOutputPartitionMeta
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 use crate::time::Instant;
-use sluice_crds::shuffle_query::ShuffleRetention;
+use sluice_crds::shuffle_query::{AdaptiveJoins, ShuffleRetention};
 
 pub fn policy() -> Policy {
     Policy {
@@ -25,6 +25,7 @@ pub fn policy() -> Policy {
         reduce_fetch_window_partitions: 4,
         min_range_bytes: 100,
         adaptive: None,
+        joins: AdaptiveJoins::Auto,
         retention: ShuffleRetention::UntilEnd,
         sink: false,
     }
@@ -41,6 +42,7 @@ pub fn stage(id: u32, tasks: u32, inputs: &[(u32, ReadKind)], output: u32) -> St
     let input = |(exchange, read): &(u32, ReadKind)| StageInput {
         exchange: ExchangeId(*exchange),
         read: *read,
+        empty_ends: false,
     };
     Stage {
         id: StageId(id),
@@ -50,6 +52,7 @@ pub fn stage(id: u32, tasks: u32, inputs: &[(u32, ReadKind)], output: u32) -> St
         output: ExchangeId(output),
         determinism: Determinism::Unordered,
         coalesces: true,
+        has_sortable_join: false,
         data: DataLocality::default(),
     }
 }

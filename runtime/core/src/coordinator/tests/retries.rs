@@ -6,7 +6,7 @@ use super::fixture::{
 };
 use crate::coordinator::reports::MAX_CONTENDED_ATTEMPTS;
 use crate::coordinator::{Event, MAX_ATTEMPTS_PER_TASK, Policy};
-use crate::failure::{AttemptFailure, BadInputKind};
+use crate::failure::{AttemptFailure, BadInputKind, Resource};
 use crate::ids::{AttemptId, LayoutVersion};
 use crate::layout::LayoutId;
 use crate::message::InputState;
@@ -143,6 +143,7 @@ fn want_of_space_counts_for_the_task_and_not_against_the_worker() {
     let mut query = Query::new(map_reduce(4, 1), policy());
     query.join("a", 4);
     let exhausted = || AttemptFailure::ResourcesExhausted {
+        resource: Resource::Disk,
         message: "spill space is used up".to_owned(),
     };
     for task in 0..4 {
@@ -162,6 +163,7 @@ fn a_task_waits_for_what_other_queries_hold_and_not_for_ever() {
     let mut query = Query::new(chain(1), policy());
     query.join("a", 1);
     let contended = || AttemptFailure::ResourcesContended {
+        resource: Resource::Memory,
         message: "others hold the memory".to_owned(),
     };
     for number in 0..MAX_CONTENDED_ATTEMPTS {
@@ -206,6 +208,7 @@ fn a_task_that_waits_for_room_rather_runs_elsewhere() {
     query.join("a", 1);
     query.join("b", 1);
     let contended = AttemptFailure::ResourcesContended {
+        resource: Resource::Memory,
         message: "others hold the memory".to_owned(),
     };
     query.fail("a", attempt(0, 0, 0), contended);

@@ -63,6 +63,7 @@ fn assign(id: AttemptId) -> Action {
         layout: LayoutId::default(),
         recommended_reduce_fetch_window_partitions: 1,
         filters: Vec::new(),
+        sort_joins: false,
     };
     Action::AssignAttempt {
         worker: worker(),
