@@ -1,5 +1,6 @@
 //! The stages of a query with their tasks, and which stages may run and must run.
 
+mod activity;
 mod counters;
 mod set_aside;
 
@@ -277,41 +278,6 @@ impl StageRun {
         } else {
             StageState::Waiting
         }
-    }
-
-    pub(super) fn counts(&self) -> AttemptCounts {
-        self.counts
-    }
-
-    pub(super) fn locality(&self) -> LocalityCounts {
-        self.locality
-    }
-
-    /// When an attempt first read bytes of an exchange.
-    pub(super) fn first_chunk(&self) -> Option<Instant> {
-        self.first_chunk
-    }
-
-    /// When an attempt that reads exchanges first put out a row.
-    pub(super) fn first_reduce_row(&self) -> Option<Instant> {
-        self.first_reduce_row
-    }
-
-    /// When the first attempt was assigned.
-    pub(super) fn started(&self) -> Option<Instant> {
-        self.started
-    }
-
-    /// When the last task was won.
-    pub(super) fn ended(&self) -> Option<Instant> {
-        self.ended
-    }
-
-    /// Records when the stage got its first bytes and put out its first row.
-    pub(super) fn record_firsts(&mut self, chunk: Option<Instant>, reduce_row: Option<Instant>) {
-        let first = |known: Option<Instant>, at: Option<Instant>| known.into_iter().chain(at).min();
-        self.first_chunk = first(self.first_chunk, chunk);
-        self.first_reduce_row = first(self.first_reduce_row, reduce_row);
     }
 
     /// Starts another attempt of a task.
