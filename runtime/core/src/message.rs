@@ -65,6 +65,22 @@ pub struct AssignedInput {
     pub range: Option<KeyRange>,
 }
 
+impl AssignedInput {
+    /// The numbers that ranges know the runs of the map tasks to read by, in the order of these tasks. All tasks of all writers
+    /// are counted, in their order: those that are not read have a number too.
+    pub fn run_numbers(&self) -> Vec<u32> {
+        let mut before = 0u32;
+        let mut numbers = Vec::new();
+        for writer in &self.writers {
+            let of_writer = writer.map_tasks();
+            numbers.extend(of_writer.map(|task| (task, before.saturating_add(task.task))));
+            before = before.saturating_add(writer.tasks);
+        }
+        numbers.sort_unstable();
+        numbers.into_iter().map(|(_, number)| number).collect()
+    }
+}
+
 /// A stage that writes an exchange.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Writer {
@@ -177,4 +193,33 @@ pub struct ChunkHead {
     pub finalized: bool,
     /// The epoch of the stream.
     pub stream_epoch: StreamEpoch,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_keep_their_numbers_where_others_are_not_read() {
+        let writer = |stage, tasks, only: Option<&[u32]>| Writer {
+            stage: StageId(stage),
+            tasks,
+            only: only.map(<[u32]>::to_vec),
+        };
+        for (writers, numbers) in [
+            (vec![writer(0, 2, None), writer(1, 2, None)], vec![0, 1, 2, 3]),
+            (vec![writer(0, 2, Some(&[])), writer(1, 1, None)], vec![2]),
+            (
+                vec![writer(0, 3, Some(&[2])), writer(1, 2, Some(&[0]))],
+                vec![2, 3],
+            ),
+        ] {
+            let input = AssignedInput {
+                writers,
+                assigned_reduce_partitions: vec![0],
+                range: None,
+            };
+            assert_eq!(input.run_numbers(), numbers);
+        }
+    }
 }

@@ -85,12 +85,16 @@ impl Inputs {
         job.counters.set_inputs(Arc::clone(reads.counters()));
         let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
         for (input, (range, merged)) in ranges.into_iter().zip(merged).enumerate() {
-            let of_input = (0..).zip(reads.take(input).map_err(failed)?);
-            let of_input = of_input.map(|(map_task, stream)| match &range {
-                Some((keys, range)) => within(stream, keys.clone(), range.clone(), map_task),
-                None => stream,
-            });
-            let mut of_input: Vec<_> = of_input.map(Some).collect();
+            let of_input = reads.take(input).map_err(failed)?.into_iter();
+            let mut of_input: Vec<_> = match range {
+                Some(runs) => of_input
+                    .zip(&runs.numbers)
+                    .map(|(stream, number)| {
+                        Some(within(stream, runs.keys.clone(), runs.range.clone(), *number))
+                    })
+                    .collect(),
+                None => of_input.map(Some).collect(),
+            };
             if let Some((planned, schema)) = merged {
                 check_streams([(u64::from(planned), 1)]).map_err(|error| refused(&error))?;
                 add_empty_streams(&mut of_input, planned, &schema);
@@ -160,12 +164,20 @@ fn add_empty_streams(streams: &mut Vec<Option<SendableRecordBatchStream>>, plann
     }
 }
 
-/// The key range that the attempt reads of an input's sorted runs; `None` for all rows.
+/// What an attempt reads of the sorted runs of an input.
+struct RunRange {
+    keys: SortKeys,
+    range: KeyRange,
+    /// The numbers of the runs that are read.
+    numbers: Vec<u32>,
+}
+
+/// What the attempt reads of an input's sorted runs; `None` for all rows.
 fn range_of(
     assigned: &AssignedInput,
     input_use: &InputUse,
     schema: &Schema,
-) -> Result<Option<(SortKeys, KeyRange)>, AttemptFailure> {
+) -> Result<Option<RunRange>, AttemptFailure> {
     let Some(range) = &assigned.range else {
         return Ok(None);
     };
@@ -174,7 +186,11 @@ fn range_of(
         .clone()
         .ok_or_else(|| refused(&"a range of runs without an order"))?;
     let keys = SortKeys::new(ordering, schema).map_err(|error| refused(&error))?;
-    Ok(Some((keys, range.clone())))
+    Ok(Some(RunRange {
+        keys,
+        range: range.clone(),
+        numbers: assigned.run_numbers(),
+    }))
 }
 
 fn refused(error: &dyn std::fmt::Display) -> AttemptFailure {
