@@ -9,9 +9,9 @@ mod diagnostics;
 mod helm;
 mod leftovers;
 mod node;
+mod overlapping_queries;
 mod pool;
 mod query;
-mod relay;
 mod space;
 mod wait;
 
@@ -31,9 +31,9 @@ pub use crds::apply_crds;
 pub use deploy::{install_operator, kill_operator, operator_node};
 pub use diagnostics::keep;
 pub use helm::{Release, lock_definitions, output, restoring_definitions, share_definitions};
+pub use overlapping_queries::while_queries_run;
 pub use pool::Pool;
 pub use query::{Query, in_order, query, rows, sample, sample_in_pool, samples};
-pub use relay::while_queries_run;
 pub use space::Space;
 pub use wait::wait_until;
 

@@ -22,9 +22,9 @@ use crate::rpc::coordinator::Reports;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 /// The longest back-off of the stream of a coordinator that may be starting. It serves once it has planned, and many queries
 /// end within a second of that: each back-off delays the report of their end.
-const LONGEST_WHILE_STARTING: Duration = Duration::from_millis(250);
+const MAX_BACKOFF_WHILE_STARTING: Duration = Duration::from_millis(250);
 /// How long calls may fail before a coordinator is no longer thought to be starting.
-const STARTING_FOR: Duration = Duration::from_secs(20);
+const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the token of a coordinator is renewed. Each renewal is valid for [`QUERY_TOKEN_LIFETIME`], so a query survives an
 /// absence of the operator of at least the difference.
 ///
@@ -90,7 +90,7 @@ impl ReportWatcher {
                 Err(error) => self.on_error(&error),
             }
             sleep(delay.mul_f64(rand::random_range(0.5..1.0))).await;
-            delay = delay.saturating_mul(2).min(longest_delay(self.failing_for()));
+            delay = delay.saturating_mul(2).min(max_backoff(self.failing_for()));
         }
     }
 
@@ -215,9 +215,9 @@ impl ReportWatcher {
 }
 
 /// The longest back-off of a stream whose calls have failed for so long.
-fn longest_delay(failing_for: Duration) -> Duration {
-    if failing_for < STARTING_FOR {
-        LONGEST_WHILE_STARTING
+fn max_backoff(failing_for: Duration) -> Duration {
+    if failing_for < STARTUP_TIMEOUT {
+        MAX_BACKOFF_WHILE_STARTING
     } else {
         BACKOFF.1
     }
@@ -263,7 +263,7 @@ mod tests {
     fn a_coordinator_that_may_be_starting_is_called_often_and_a_lost_one_seldom() {
         let seconds = Duration::from_secs;
         for (failing_for, millis) in [(0, 250), (19, 250), (20, 1_000), (3_600, 1_000)] {
-            let longest = longest_delay(seconds(failing_for));
+            let longest = max_backoff(seconds(failing_for));
             assert_eq!(longest, Duration::from_millis(millis), "{failing_for} s");
         }
     }

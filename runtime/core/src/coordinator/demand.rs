@@ -12,14 +12,10 @@ impl Coordinator {
     pub(super) fn follow_demand(&mut self) {
         let stages = u32::try_from(self.graph.stages.len()).unwrap_or(u32::MAX);
         // Readers come after what they read.
-        let mut demanded = vec![false; self.graph.stages.len()];
+        let demanded = self.stages.demanded(&self.topology);
         for id in (0..stages).rev().map(StageId) {
             let consumers = &self.topology.consumers[id.0 as usize];
-            let is_root = consumers.is_empty();
-            let needs =
-                |consumer: &StageId| demanded[consumer.0 as usize] && !self.stages.get(*consumer).is_done();
-            let is_demanded = is_root || consumers.iter().any(needs);
-            demanded[id.0 as usize] = is_demanded;
+            let is_demanded = demanded[id.0 as usize];
             let is_over = consumers
                 .iter()
                 .all(|consumer| self.stages.get(*consumer).is_settled());

@@ -28,6 +28,8 @@ pub(super) struct Chain {
 /// Expressions that equal each other in every row of the result, one a relation.
 struct Class {
     members: BTreeMap<usize, Expr>,
+    /// Whether what equals a member equals all of them.
+    transitive: bool,
 }
 
 /// A join whose place is free: its rows are all pairs that fulfil its keys and conditions.
@@ -267,16 +269,17 @@ impl Chain {
             expr.get_type(plan.schema()).ok()
         };
         let (left, right) = (type_of(&one)?, type_of(&other)?);
-        let merges = left == right && has_one_form(&left);
+        let transitive = left == right && has_one_form(&left);
         let mut class = Class {
             members: BTreeMap::from([one, other]),
+            transitive,
         };
-        if merges {
+        if transitive {
             // Of all classes that have one of its members, one is made.
             let members = class.members.clone();
             let touches = |known: &Class| {
-                let mut known = known.members.iter();
-                known.any(|(relation, expr)| members.get(relation) == Some(expr))
+                let mut of_known = known.members.iter();
+                known.transitive && of_known.any(|(relation, expr)| members.get(relation) == Some(expr))
             };
             let (touched, apart) = std::mem::take(&mut self.classes).into_iter().partition(touches);
             self.classes = apart;

@@ -11,7 +11,7 @@ use crate::time::Instant;
 impl StageTable {
     /// Per stage, whether its output is still needed: by the client, the sink, or a needed stage with a task that has no
     /// winner.
-    pub(super) fn demanded(&self, topology: &Topology) -> Vec<bool> {
+    pub(in crate::coordinator) fn demanded(&self, topology: &Topology) -> Vec<bool> {
         let mut demanded = vec![false; self.stages.len()];
         for stage in (0..self.stages.len()).rev() {
             let mut consumers = topology.consumers[stage].iter();

@@ -1,4 +1,4 @@
-//! Queries that take turns, so that one is in the middle of its work for as long as something else is done. How long that
+//! Queries that overlap, so that one is in the middle of its work for as long as something else is done. How long that
 //! takes, and how long a query takes, depends on the machine: a query that is long enough on one ends too soon or too late
 //! on another.
 
@@ -20,8 +20,8 @@ use crate::answers;
 /// The pods of the operator.
 const OPERATOR: &str = "app.kubernetes.io/component=operator";
 
-/// The queries that took turns, oldest first.
-pub struct Relay {
+/// The queries, oldest first.
+pub struct OverlappingQueries {
     space: Space,
     queries: Vec<Query>,
 }
@@ -36,7 +36,7 @@ pub async fn while_queries_run(
     space: &Space,
     pool: &str,
     work: impl Future<Output = Result<()>>,
-) -> Result<Relay> {
+) -> Result<OverlappingQueries> {
     let mut last = submit(space, pool, 0).await?;
     last.wait_until_in_progress().await?;
     let mut queries = vec![last.clone()];
@@ -45,7 +45,7 @@ pub async fn while_queries_run(
         tokio::select! {
             done = &mut work => {
                 done?;
-                return Ok(Relay { space: space.clone(), queries });
+                return Ok(OverlappingQueries { space: space.clone(), queries });
             }
             half = half_done(&last) => half?,
         }
@@ -71,7 +71,7 @@ async fn half_done(query: &Query) -> Result<()> {
     Ok(())
 }
 
-impl Relay {
+impl OverlappingQueries {
     /// All of them succeed, have the right rows and were left alone; and one of them ran when the operator's pod of now was
     /// made.
     ///
