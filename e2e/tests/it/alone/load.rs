@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{Config, watcher};
 use kube::{Api, ResourceExt};
-use serde_json::json;
+use serde_json::{Value, json};
 use sluice_crds::ShuffleQuery;
 use sluice_crds::shuffle_query::status::{QueryPhase, ShuffleQueryStatus};
 use tokio::time::timeout;
@@ -48,7 +48,7 @@ fn load(test: &'static str, count: usize, between: Duration) {
         let begun = Instant::now();
         let watching = tokio::spawn(lags(space.clone(), count));
         for number in 0..count {
-            Query::submit(&space, query(&format!("q{number}"), &spec)).await?;
+            submit(&space, &query(&format!("q{number}"), &spec)).await?;
             tokio::time::sleep(between).await;
         }
         let lags = watching.await??;
@@ -72,9 +72,27 @@ fn load(test: &'static str, count: usize, between: Duration) {
     });
 }
 
+/// Submits a query, again where an API server that has too much to do did not answer: the same object is applied once.
+async fn submit(space: &Space, query: &Value) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let Err(error) = Query::submit(space, query.clone()).await else {
+            return Ok(());
+        };
+        let refused = match error.downcast_ref::<kube::Error>() {
+            Some(kube::Error::Api(status)) => status.code < 500 && status.code != 429,
+            _ => false,
+        };
+        if refused || begun.elapsed() > PROGRESS_TIMEOUT {
+            return Err(error);
+        }
+        println!("submitted again: {error:#}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// How long after its end each of `count` queries showed it, by name, as a watch sees it: lists of a thousand queries would take
-/// the time that is measured. What all queries
-/// must show is looked at too.
+/// the time that is measured. What all queries must show is looked at too.
 async fn lags(space: Space, count: usize) -> Result<BTreeMap<String, Duration>> {
     let queries = Api::<ShuffleQuery>::namespaced(space.client.clone(), &space.namespace);
     let changes = watcher(queries, Config::default()).default_backoff();
