@@ -264,7 +264,8 @@ pub struct StageStatus {
     /// Tasks that were planned to read the stage's inputs; absent if it reads tables only, as are the fields below.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub planned_reduce_tasks: u32,
-    /// Tasks that read them, once all of them are written: neighbouring partitions are read by one task.
+    /// Tasks that read them, once all of them are written: neighbouring partitions are read by one task, and a hot one by
+    /// several.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub adaptive_reduce_tasks: u32,
     /// Bytes that one task reads at most, unless a single partition has more; absent if partitions are not coalesced.
@@ -276,6 +277,9 @@ pub struct StageStatus {
     /// How often it was decided: again each time that the stage started over. Absent if it was decided once.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub layout_finalize_count: u32,
+    /// Of those tasks, the ones that read a part of a hot partition.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skew_split_tasks: u32,
     /// Partitions that each attempt fetches at the same time.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub reduce_fetch_window_partitions: u32,

@@ -102,6 +102,7 @@ fn graph(size: Size) -> StageGraph {
             exchange: ExchangeId(0),
             read: ReadKind::OwnPartition,
             empty_ends: false,
+            may_split: false,
         };
         graph.exchanges = vec![
             exchange(0, ExchangeKind::Hash, size.reduces),

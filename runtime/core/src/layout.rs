@@ -4,6 +4,7 @@
 //! the first assignment, and holds until the epoch ends.
 
 mod adaptive;
+mod skew;
 
 use std::fmt;
 use std::ops::Range;
@@ -14,7 +15,8 @@ use crate::ids::LayoutVersion;
 use crate::plan::{ReadKind, Stage, StageGraph};
 use crate::ranges::{KeyRange, SortedRun, divide};
 
-pub use adaptive::{AdaptivePolicy, Observed};
+pub use adaptive::{AdaptivePolicy, Observed, ObservedInput};
+pub use skew::MapTaskBytes;
 
 /// The version of layouts that are made as this build makes them.
 const VERSION: LayoutVersion = LayoutVersion(1);
@@ -37,6 +39,18 @@ pub struct TaskLayout {
     pub partitions: Range<u32>,
     /// Its rows of the input that is divided by ranges of keys.
     pub range: Option<Box<KeyRange>>,
+    /// Its part of its partition, if other tasks read that partition too.
+    pub shard: Option<Shard>,
+}
+
+/// A part of a hot partition. Its task reads it of one input, and the whole partition of the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// The input of the stage that is split.
+    pub input: u32,
+    /// The map tasks of which it is read. All tasks of all writers of the input are counted, in their order. What a map task
+    /// wrote to a partition is read by one task as a whole: another attempt of it may write other bytes.
+    pub map_tasks: Range<u32>,
 }
 
 /// Names a layout. An assignment says it, and so does the report of a success: a report of another layout is refused.
@@ -60,23 +74,20 @@ impl Layout {
         let task = |task| TaskLayout {
             partitions: task..task.saturating_add(1),
             range: None,
+            shard: None,
         };
         Self::new(stage, graph, (0..stage.tasks).map(task).collect())
     }
 
-    /// The layout in which each task reads neighbouring partitions, as the policy has it: see `layout/README.md`.
+    /// The layout in which each task reads neighbouring partitions or a shard of one, as the policy has it: see
+    /// `layout/README.md`.
     pub fn adaptive(
         stage: &Stage,
         graph: &StageGraph,
         observed: &Observed<'_>,
         policy: &AdaptivePolicy,
     ) -> Self {
-        let task = |partitions| TaskLayout {
-            partitions,
-            range: None,
-        };
-        let tasks = adaptive::coalesce(observed, policy).into_iter().map(task);
-        Self::new(stage, graph, tasks.collect())
+        Self::new(stage, graph, adaptive::divide(observed, policy))
     }
 
     /// The layout in which the tasks divide sorted runs, which are in the order of their map tasks, into ranges of at least
@@ -86,6 +97,7 @@ impl Layout {
         let task = |(task, range): (u32, KeyRange)| TaskLayout {
             partitions: task..task.saturating_add(1),
             range: Some(Box::new(range)),
+            shard: None,
         };
         Self::new(stage, graph, (0..).zip(ranges).map(task).collect())
     }
@@ -104,6 +116,12 @@ impl Layout {
             version: self.version,
             fingerprint: self.fingerprint,
         }
+    }
+
+    /// How many tasks read a shard of a partition.
+    pub fn shards(&self) -> u32 {
+        let shards = self.tasks.iter().filter(|task| task.shard.is_some()).count();
+        u32::try_from(shards).unwrap_or(u32::MAX)
     }
 
     /// The bytes of sorted runs that each task reads; zeros if the stage reads no ranges.
@@ -139,7 +157,9 @@ fn fingerprint(stage: &Stage, graph: &StageGraph, tasks: &[TaskLayout]) -> u64 {
         .iter()
         .flat_map(|task| [task.partitions.start, task.partitions.end]);
     let words = [VERSION.0, stage.id.0, count].into_iter();
-    let words = words.chain(inputs).chain(partitions);
+    let shards = tasks.iter().filter_map(|task| task.shard.as_ref());
+    let shards = shards.flat_map(|shard| [shard.input, shard.map_tasks.start, shard.map_tasks.end]);
+    let words = words.chain(inputs).chain(partitions).chain(shards);
     let ranges = tasks.iter().filter_map(|task| task.range.as_deref());
     let bounds = ranges.filter_map(|range| range.upper.as_ref());
     let bounds = bounds.flat_map(|bound| {
@@ -183,6 +203,7 @@ mod tests {
             exchange: ExchangeId(0),
             read,
             empty_ends: false,
+            may_split: true,
         };
         let reader = stage(1, tasks, vec![input], 1);
         let graph = StageGraph {
@@ -221,9 +242,15 @@ mod tests {
             min_task_bytes: 100,
         };
         let of = |partition_bytes: &[u64]| {
+            let input = ObservedInput {
+                input: 0,
+                partition_bytes: partition_bytes.to_vec(),
+                map_tasks: vec![None; 2],
+                may_split: true,
+            };
             let observed = Observed {
-                partition_bytes,
-                map_tasks: 2,
+                partitions: 4,
+                inputs: &[input],
                 slots: 1,
             };
             Layout::adaptive(&stage, &graph, &observed, &policy)
@@ -244,6 +271,15 @@ mod tests {
             layout.fingerprint, uneven.fingerprint,
             "as many tasks, other ranges"
         );
+        let split = |map_tasks: Range<u32>| {
+            let shard = Shard { input: 0, map_tasks };
+            let mut tasks = layout.tasks.clone();
+            tasks[0].shard = Some(shard);
+            Layout::new(&stage, &graph, tasks)
+        };
+        assert_ne!(split(0..1).fingerprint, layout.fingerprint);
+        assert_ne!(split(0..1).fingerprint, split(1..2).fingerprint);
+        assert_eq!((split(0..1).shards(), layout.shards()), (1, 0));
     }
 
     #[test]

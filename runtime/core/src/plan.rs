@@ -75,6 +75,10 @@ pub struct StageInput {
     /// Whether a task that reads no row of it writes none: the side of an inner join, what groups are made of.
     #[serde(default)]
     pub empty_ends: bool,
+    /// Whether a partition's rows may be shared among tasks that each read the other inputs whole: together they write the rows
+    /// that one task would, and whoever reads those takes them from any number of tasks.
+    #[serde(default)]
+    pub may_split: bool,
 }
 
 /// Which partitions of an exchange task `i` of a stage reads, from all of its map tasks.

@@ -124,6 +124,8 @@ pub struct ReduceSnapshot {
     pub adaptive_target_bytes: Option<u64>,
     /// How often a layout was decided or voided.
     pub layout_events: u32,
+    /// Tasks that read a part of a hot partition.
+    pub skew_split_tasks: u32,
     /// How often a layout was decided: once in each epoch of the stage.
     pub layout_finalize_count: u32,
     /// Streams that each attempt fetches at once.

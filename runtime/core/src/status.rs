@@ -363,6 +363,7 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
         adaptive_target_bytes: reduce.adaptive_target_bytes.unwrap_or_default(),
         layout_events: more_than_once(reduce.layout_events),
         layout_finalize_count: more_than_once(reduce.layout_finalize_count),
+        skew_split_tasks: reduce.skew_split_tasks,
         reduce_fetch_window_partitions: reduce.reduce_fetch_window_partitions,
         partition_bytes_histogram: reduce.partition_bytes_histogram,
         first_chunk_ms: reduce.first_chunk_ms,

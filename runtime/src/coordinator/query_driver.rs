@@ -318,11 +318,11 @@ impl QueryDriver {
         };
         connection.define_stage(stage, &assigned.template);
         connection.define_filters(&assignment.filters);
-        let splits = usize::try_from(task)
+        // Only stages whose tasks all scan the same have more tasks than were planned.
+        let of_task = usize::try_from(task)
             .ok()
-            .and_then(|task| assigned.splits.get(task))
-            .cloned()
-            .unwrap_or_default();
+            .and_then(|task| assigned.splits.get(task));
+        let splits = of_task.or(assigned.splits.first()).cloned().unwrap_or_default();
         tracing::debug!(%worker, attempt = %assignment.attempt, "assigned");
         self.send(
             worker,

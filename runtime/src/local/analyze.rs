@@ -105,6 +105,12 @@ fn layout(stage: &StageStatus) -> Option<String> {
             HumanBytes(stage.adaptive_target_bytes)
         ));
     }
+    if stage.skew_split_tasks > 0 {
+        text.push_str(&format!(
+            ", {} of them share hot partitions",
+            stage.skew_split_tasks
+        ));
+    }
     let classes = stage.partition_bytes_histogram.iter().zip(0u32..);
     for (partitions, class) in classes.filter(|(partitions, _)| **partitions > 0) {
         let below = SMALLEST_CLASS.saturating_mul(4u64.saturating_pow(class));

@@ -57,7 +57,8 @@ pub(crate) fn empty_ends(plan: &Arc<dyn ExecutionPlan>, input: u32) -> bool {
     }
 }
 
-fn join_type(plan: &Arc<dyn ExecutionPlan>) -> Option<JoinType> {
+/// The type of a join; `None` for another operator.
+pub(super) fn join_type(plan: &Arc<dyn ExecutionPlan>) -> Option<JoinType> {
     let hash = plan.downcast_ref::<HashJoinExec>();
     let merge = plan.downcast_ref::<SortMergeJoinExec>();
     let nested = plan.downcast_ref::<NestedLoopJoinExec>();

@@ -77,6 +77,9 @@ fn stage_text(
     )?;
     for (number, input) in stage.inputs.iter().enumerate() {
         let what = match input.read {
+            ReadKind::OwnPartition if stage.coalesces && input.may_split => {
+                "partition i in task i, small neighbours in one task, a hot one in several"
+            }
             ReadKind::OwnPartition if stage.coalesces => {
                 "partition i in task i, small neighbours in one task"
             }

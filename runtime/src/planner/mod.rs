@@ -45,6 +45,7 @@ mod shuffle_read_exec;
 mod sort_merge;
 mod sorted_joins;
 mod split;
+mod split_inputs;
 mod statement;
 mod stored;
 mod top_k_input;

@@ -97,6 +97,12 @@ impl Inputs {
             };
             if let Some((planned, schema)) = merged {
                 check_streams([(u64::from(planned), 1)]).map_err(|error| refused(&error))?;
+                if of_input.len() > planned as usize {
+                    return Err(refused(&format!(
+                        "{} map tasks are merged by a plan for {planned}",
+                        of_input.len()
+                    )));
+                }
                 add_empty_streams(&mut of_input, planned, &schema);
             }
             streams.push(of_input);

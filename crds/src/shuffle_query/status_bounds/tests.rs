@@ -38,6 +38,7 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
         adaptive_target_bytes: if scans { 0 } else { 134_217_728 },
         layout_events: 0,
         layout_finalize_count: 0,
+        skew_split_tasks: 0,
         reduce_fetch_window_partitions: if scans { 0 } else { 4 },
         partition_bytes_histogram: if scans { Vec::new() } else { vec![0, 0, 3, 36, 1] },
         first_chunk_ms: (!scans).then_some(1_234),

@@ -11,7 +11,7 @@ use super::worker_registry::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
 use crate::ids::{StageId, TaskId, WorkerId};
 use crate::locality::{LocalityCounts, LocalityLevel};
-use crate::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
+use crate::message::{AssignedInput, Assignment, InputState, InputUpdate};
 use crate::plan::{Determinism, ReadKind, Stage, StageInput};
 
 impl Coordinator {
@@ -149,15 +149,10 @@ impl Coordinator {
     fn assigned_inputs(&self, stage: &Stage, task: TaskId) -> Vec<AssignedInput> {
         let layout = self.layouts.get(stage.id);
         let own = layout.and_then(|layout| layout.tasks.get(task.task as usize));
-        let input = |input: &StageInput| {
+        let input = |(number, input): (u32, &StageInput)| {
             let exchange = &self.graph.exchanges[input.exchange.0 as usize];
-            let writer = |stage: &StageId| Writer {
-                stage: *stage,
-                tasks: self.layouts.tasks(*stage),
-                only: self.stages.get(*stage).only_tasks(),
-            };
             AssignedInput {
-                writers: exchange.writers.iter().map(writer).collect(),
+                writers: self.writers_for(task, number, input.exchange),
                 assigned_reduce_partitions: match input.read {
                     ReadKind::OwnPartition => {
                         own.into_iter().flat_map(|own| own.partitions.clone()).collect()
@@ -170,7 +165,7 @@ impl Coordinator {
                 },
             }
         };
-        stage.inputs.iter().map(input).collect()
+        (0..).zip(&stage.inputs).map(input).collect()
     }
 
     /// Tells a new attempt where all its inputs are.
@@ -178,8 +173,10 @@ impl Coordinator {
         let winners = self
             .stages
             .winners(&self.topology.inputs[attempt.id.stage.0 as usize]);
+        let reader = attempt.id.task_id();
+        let read = winners.filter(|winner| self.reads_map_task(reader, winner.id.task_id()));
         let update = |winner| self.update_for(attempt.id, winner, InputState::Won);
-        let updates: Vec<InputUpdate> = winners.map(update).collect();
+        let updates: Vec<InputUpdate> = read.map(update).collect();
         if !updates.is_empty() {
             self.out.push(Action::UpdateInputs {
                 worker: WorkerId::clone(&attempt.worker),

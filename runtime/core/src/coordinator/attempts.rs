@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::event::QueryFailure;
 use super::partition_set::PartitionSet;
 use crate::ids::{AttemptId, StageEpoch, StreamEpoch, TaskId, WorkerId};
+use crate::layout::MapTaskBytes;
 use crate::message::{InputState, InputUpdate};
 use crate::metrics::{AttemptMetrics, COUNTERS};
 use crate::ranges::SortedRun;
@@ -114,6 +115,8 @@ pub(super) struct Winner {
     pub(super) run: Option<Arc<SortedRun>>,
     /// The partitions that hold bytes; `None` if all of them do.
     pub(super) filled: Option<Arc<PartitionSet>>,
+    /// The sizes of its partitions, if a reader may split them.
+    pub(super) bytes: Option<Arc<MapTaskBytes>>,
 }
 
 impl Winner {
@@ -139,6 +142,7 @@ impl From<RunningAttempt> for Winner {
             rows: 0,
             run: None,
             filled: None,
+            bytes: None,
         }
     }
 }

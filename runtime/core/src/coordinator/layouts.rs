@@ -5,7 +5,7 @@ use super::attempts::{TaskRun, Winner};
 use super::event::Action;
 use super::worker_registry::Worker;
 use crate::ids::{AttemptId, ExchangeId, StageId, TaskId};
-use crate::layout::{AdaptivePolicy, Layout, LayoutId, Observed};
+use crate::layout::{AdaptivePolicy, Layout, LayoutId, MapTaskBytes, Observed, ObservedInput, Shard};
 use crate::message::{InputState, InputUpdate, MapOutputPartitionMeta, Writer};
 use crate::metrics::partition_bytes_histogram;
 use crate::plan::{ReadKind, Stage, StageGraph, StageInput};
@@ -76,6 +76,17 @@ impl Layouts {
         decided.map_or(planned, |tasks| u32::try_from(tasks).unwrap_or(u32::MAX))
     }
 
+    /// How many tasks of the stage read a shard of a hot partition.
+    pub(super) fn shards(&self, stage: StageId) -> u32 {
+        self.get(stage).map_or(0, Layout::shards)
+    }
+
+    /// The shard that a task reads, if its partition is split.
+    pub(super) fn shard_of(&self, task: TaskId) -> Option<&Shard> {
+        let layout = self.get(task.stage)?;
+        layout.tasks.get(task.task as usize)?.shard.as_ref()
+    }
+
     /// The rows that a task takes of the range exchange that its stage reads.
     pub(super) fn range_of(&self, task: TaskId) -> Option<&KeyRange> {
         let layout = self.get(task.stage)?;
@@ -125,11 +136,11 @@ impl Layouts {
         self.of(stage).events
     }
 
-    /// The bytes of each partition that the stage's tasks divide among them, those of all inputs together; empty before
-    /// anything of them is known.
-    fn partition_bytes(&self, stage: &Stage, graph: &StageGraph) -> Vec<u64> {
+    /// The bytes of each partition of an exchange; empty before anything of them is known.
+    fn bytes_of(&self, exchange: ExchangeId, graph: &StageGraph) -> Vec<u64> {
+        let writers = &graph.exchanges[exchange.0 as usize].writers;
         let mut sizes: Vec<u64> = Vec::new();
-        for written in own_writers(stage, graph).map(|writer| &self.of(writer).output_bytes) {
+        for written in writers.iter().map(|writer| &self.of(*writer).output_bytes) {
             sizes.resize(sizes.len().max(written.len()), 0);
             for (sum, bytes) in sizes.iter_mut().zip(written) {
                 *sum = sum.saturating_add(*bytes);
@@ -145,15 +156,22 @@ impl Layouts {
         if !ranges.is_empty() {
             return partition_bytes_histogram(ranges.iter().copied());
         }
-        partition_bytes_histogram(self.partition_bytes(stage, graph))
+        let mut sizes: Vec<u64> = Vec::new();
+        for (_, input) in own_inputs(stage) {
+            let of_input = self.bytes_of(input.exchange, graph);
+            sizes.resize(sizes.len().max(of_input.len()), 0);
+            for (sum, bytes) in sizes.iter_mut().zip(of_input) {
+                *sum = sum.saturating_add(bytes);
+            }
+        }
+        partition_bytes_histogram(sizes)
     }
 }
 
-/// The stages that write what the tasks of `stage` divide by partition.
-fn own_writers(stage: &Stage, graph: &StageGraph) -> impl Iterator<Item = StageId> {
-    let own = |input: &&StageInput| input.read == ReadKind::OwnPartition;
-    let exchanges = stage.inputs.iter().filter(own);
-    exchanges.flat_map(|input| graph.exchanges[input.exchange.0 as usize].writers.iter().copied())
+/// The inputs that the tasks of `stage` divide by partition, with their numbers.
+fn own_inputs(stage: &Stage) -> impl Iterator<Item = (u32, &StageInput)> {
+    let own = |(_, input): &(u32, &StageInput)| input.read == ReadKind::OwnPartition;
+    (0..).zip(&stage.inputs).filter(own)
 }
 
 /// The slots of these workers in all.
@@ -228,19 +246,23 @@ impl Coordinator {
         // again what it has, once the number of their tasks is known.
         let client_reads_part =
             !self.policy.sink && self.topology.roots.contains(&id) && self.topology.roots.len() > 1;
-        let divides = own_writers(stage, &self.graph).next().is_some();
+        let divides = own_inputs(stage).next().is_some();
         self.policy
             .adaptive
             .filter(|_| stage.coalesces && divides && stage.tasks > 1 && !client_reads_part)
     }
 
     fn adaptive_layout(&self, stage: &Stage, policy: &AdaptivePolicy) -> Layout {
-        let mut partition_bytes = self.layouts.partition_bytes(stage, &self.graph);
-        partition_bytes.resize(stage.tasks as usize, 0);
-        let writers = own_writers(stage, &self.graph);
+        let observe = |(number, input): (u32, &StageInput)| ObservedInput {
+            input: number,
+            partition_bytes: self.layouts.bytes_of(input.exchange, &self.graph),
+            map_tasks: self.map_task_bytes(input.exchange),
+            may_split: input.may_split,
+        };
+        let inputs: Vec<_> = own_inputs(stage).map(observe).collect();
         let observed = Observed {
-            partition_bytes: &partition_bytes,
-            map_tasks: writers.map(|writer| u64::from(self.layouts.tasks(writer))).sum(),
+            partitions: stage.tasks as usize,
+            inputs: &inputs,
             slots: match slots(self.workers.usable()) {
                 // They all go, and others will come.
                 0 => slots(self.workers.connected()),
@@ -248,6 +270,22 @@ impl Coordinator {
             },
         };
         Layout::adaptive(stage, &self.graph, &observed, policy)
+    }
+
+    /// What each map task of an exchange wrote, where that is known.
+    fn map_task_bytes(&self, exchange: ExchangeId) -> Vec<Option<&MapTaskBytes>> {
+        let tasks = self
+            .writers(exchange)
+            .flat_map(|writer| self.stages.get(writer).tasks());
+        tasks.map(|task| task.winner()?.bytes.as_deref()).collect()
+    }
+
+    /// Whether partitions that the stage writes may be split, so that the sizes of single map tasks matter.
+    pub(super) fn may_be_split(&self, stage: StageId) -> bool {
+        let output = self.graph.stages[stage.0 as usize].output;
+        let consumers = self.topology.consumers[stage.0 as usize].iter();
+        let mut inputs = consumers.flat_map(|consumer| &self.graph.stages[consumer.0 as usize].inputs);
+        self.policy.adaptive.is_some() && inputs.any(|input| input.exchange == output && input.may_split)
     }
 
     fn update_result_tasks(&mut self, stage: StageId, tasks: u32) {
@@ -290,6 +328,44 @@ impl Coordinator {
             return filled.part_of(own.partitions.clone());
         }
         filled.part_of(0..self.output_partitions(winner.id.stage))
+    }
+
+    /// The writers of an input of a stage, with the map tasks of them that a task reads.
+    pub(super) fn writers_for(&self, task: TaskId, number: u32, exchange: ExchangeId) -> Vec<Writer> {
+        let shard = self.layouts.shard_of(task).filter(|shard| shard.input == number);
+        let mut before = 0_u32;
+        let mut writers = Vec::new();
+        for stage in self.writers(exchange) {
+            let tasks = self.layouts.tasks(stage);
+            let mut only = self.stages.get(stage).only_tasks();
+            if let Some(shard) = shard {
+                let mut read = only.unwrap_or_else(|| (0..tasks).collect());
+                read.retain(|task| shard.map_tasks.contains(&before.saturating_add(*task)));
+                only = Some(read);
+            }
+            before = before.saturating_add(tasks);
+            writers.push(Writer { stage, tasks, only });
+        }
+        writers
+    }
+
+    /// Whether a task reads what this map task wrote to the input that its stage reads.
+    pub(super) fn reads_map_task(&self, reader: TaskId, map_task: TaskId) -> bool {
+        let Some(shard) = self.layouts.shard_of(reader) else {
+            return true;
+        };
+        let stage = &self.graph.stages[reader.stage.0 as usize];
+        let Some(input) = stage.inputs.get(shard.input as usize) else {
+            return true;
+        };
+        let mut before = 0_u32;
+        for writer in self.writers(input.exchange) {
+            if writer == map_task.stage {
+                return shard.map_tasks.contains(&before.saturating_add(map_task.task));
+            }
+            before = before.saturating_add(self.layouts.tasks(writer));
+        }
+        true
     }
 
     /// The bytes of a winner's run that hold the rows of a reading task.

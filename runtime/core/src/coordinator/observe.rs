@@ -107,6 +107,7 @@ impl Coordinator {
                 .map(|_| self.layouts.tasks(planned.id)),
             adaptive_target_bytes: self.adaptive_policy(planned.id).map(|policy| policy.target_bytes),
             layout_events: self.layouts.events(planned.id),
+            skew_split_tasks: self.layouts.shards(planned.id),
             layout_finalize_count: self.layouts.finalize_count(planned.id),
             reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
             partition_bytes_histogram: self.layouts.partition_bytes_histogram(planned, &self.graph),

@@ -10,7 +10,7 @@ use super::partition_set::PartitionSet;
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
 use crate::key_filter::KeyFilter;
-use crate::layout::LayoutId;
+use crate::layout::{LayoutId, MapTaskBytes};
 use crate::message::{InputState, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::ranges::SortedRun;
@@ -99,6 +99,8 @@ impl Coordinator {
             .fold(0, u64::saturating_add);
         winner.run = success.run.map(Arc::new);
         winner.filled = filled(&success.outputs, partitions);
+        let sizes = self.may_be_split(id.stage);
+        winner.bytes = sizes.then(|| Arc::new(MapTaskBytes::new(&success.outputs, partitions)));
         self.record_firsts(id.stage, assigned, &success.metrics);
         let has_won_before = self
             .stages
@@ -173,6 +175,7 @@ impl Coordinator {
         }
         let consumers = self.topology.consumers[task.stage.0 as usize].iter();
         let readers = consumers.flat_map(|stage| self.stages.get(*stage).running_attempts());
+        let readers = readers.filter(|reader| self.reads_map_task(reader.id.task_id(), task));
         let readers: Vec<_> = readers
             .map(|reader| (WorkerId::clone(&reader.worker), reader.id))
             .collect();

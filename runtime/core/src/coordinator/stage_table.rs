@@ -33,8 +33,8 @@ pub(super) struct StageRun {
     begun: bool,
     /// Whether it is known to write no rows in this epoch.
     empty: bool,
-    /// As many as were planned. What is known of a task stays while the layout leaves it out: attempts are never numbered
-    /// twice.
+    /// As many as were planned, or as a layout has ever had, if that is more. What is known of a task stays while the layout
+    /// leaves it out: attempts are never numbered twice.
     all_tasks: Vec<TaskRun>,
     /// How many of them the stage has in this epoch, from the first one on.
     count: usize,
@@ -214,9 +214,12 @@ impl StageRun {
         self.all_tasks.get(..self.count).unwrap_or(&self.all_tasks)
     }
 
-    /// Sets how many tasks the stage has in its epoch, at most as many as were planned. Nothing of the epoch may have begun.
+    /// Sets how many tasks the stage has in its epoch. Nothing of the epoch may have begun.
     pub(super) fn set_task_count(&mut self, tasks: u32) {
-        self.count = (tasks as usize).min(self.all_tasks.len());
+        self.count = tasks as usize;
+        if self.count > self.all_tasks.len() {
+            self.all_tasks.resize_with(self.count, TaskRun::new);
+        }
         self.forget_surplus();
         let waits = |(task, run): (u32, &TaskRun)| match run.state {
             TaskState::Waiting { not_before } => Some((not_before, task)),

@@ -15,4 +15,5 @@ mod ranges;
 mod release;
 mod retries;
 mod scheduling;
+mod skew;
 mod stalls;

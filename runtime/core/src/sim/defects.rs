@@ -12,6 +12,7 @@ pub fn apply_to_action(defect: Defect, action: &mut Action) {
         Defect::AssignTooFew => drop_partition(action),
         Defect::DropFilledPartition => drop_filled_partition(action),
         Defect::NeverSort => never_sort(action),
+        Defect::SkipMapTask => skip_map_task(action),
         _ => {}
     }
 }
@@ -26,6 +27,17 @@ fn drop_partition(action: &mut Action) {
             input.assigned_reduce_partitions.pop();
         }
     }
+}
+
+/// Takes a map task from those of which a shard consists.
+fn skip_map_task(action: &mut Action) {
+    let Action::AssignAttempt { assignment, .. } = action else {
+        return;
+    };
+    let writers = assignment.inputs.iter_mut().flat_map(|input| &mut input.writers);
+    writers.for_each(|writer| {
+        writer.only.as_mut().and_then(Vec::pop);
+    });
 }
 
 /// Lets an attempt do its joins as planned.

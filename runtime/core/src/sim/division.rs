@@ -1,10 +1,11 @@
-//! The rule that the tasks of a stage divide the partitions of their inputs: each is read once, whatever the layout is.
+//! The rule that the tasks of a stage divide the partitions of their inputs: what each map task wrote to each of them is read
+//! once, whatever the layout is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::audit::Violation;
-use crate::ids::{AttemptId, StageEpoch, StageId};
-use crate::message::{Assignment, Writer};
+use crate::ids::{AttemptId, StageEpoch, StageId, TaskId};
+use crate::message::{AssignedInput, Assignment, Writer};
 use crate::plan::{ReadKind, StageGraph};
 
 /// What was assigned of the inputs that are divided by partition.
@@ -17,8 +18,24 @@ pub struct Division {
     /// How many tasks each stage has: as planned, or as was said last.
     pub tasks: BTreeMap<StageId, u32>,
     epochs: BTreeMap<StageId, StageEpoch>,
-    /// By stage and task in the stage's epoch, the partitions of each input.
-    assigned: BTreeMap<(StageId, u32), Vec<Vec<u32>>>,
+    /// By stage and task in the stage's epoch, what it reads of each input.
+    assigned: BTreeMap<(StageId, u32), Vec<Part>>,
+}
+
+/// What one task reads of one input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    partitions: Vec<u32>,
+    map_tasks: BTreeSet<TaskId>,
+}
+
+impl Part {
+    fn of(input: &AssignedInput) -> Self {
+        Self {
+            partitions: input.assigned_reduce_partitions.clone(),
+            map_tasks: input.writers.iter().flat_map(Writer::map_tasks).collect(),
+        }
+    }
 }
 
 impl Division {
@@ -44,7 +61,10 @@ impl Division {
         let writers = assignment.inputs.iter().flat_map(|input| &input.writers);
         for Writer { stage, tasks, only } in writers {
             // Of a stage that is read in part, no rows are needed of the partitions that no task has read.
-            if only.is_none() {
+            let all_ran = |only: &Vec<u32>| {
+                (0..*tasks).all(|task| self.assigned.contains_key(&(*stage, task))) && !only.is_empty()
+            };
+            if only.as_ref().is_none_or(all_ran) {
                 self.check(*stage, *tasks)?;
             }
         }
@@ -53,13 +73,18 @@ impl Division {
             *epoch = attempt.stage_epoch;
             self.assigned.retain(|(stage, _), _| *stage != attempt.stage);
         }
-        let inputs = assignment.inputs.iter();
-        let partitions: Vec<Vec<u32>> = inputs
-            .map(|input| input.assigned_reduce_partitions.clone())
-            .collect();
+        let parts: Vec<Part> = assignment.inputs.iter().map(Part::of).collect();
         let task = (attempt.stage, attempt.task);
-        let before = self.assigned.entry(task).or_insert_with(|| partitions.clone());
-        if *before == partitions {
+        let before = self.assigned.entry(task).or_insert_with(|| parts.clone());
+        let partitions = |parts: &[Part]| {
+            parts
+                .iter()
+                .map(|part| part.partitions.clone())
+                .collect::<Vec<_>>()
+        };
+        if partitions(before) == partitions(&parts) {
+            // Tasks may have been skipped since.
+            *before = parts;
             return Ok(());
         }
         Err(format!(
@@ -84,25 +109,32 @@ impl Division {
             .try_for_each(|root| self.check(*root, tasks(root)))
     }
 
-    /// Checks that so many tasks read every partition once.
+    /// Checks that so many tasks read every partition once, be it in shards.
     fn check(&self, stage: StageId, tasks: u32) -> Result<(), Violation> {
         for (input, partitions) in self.inputs.get(&stage).into_iter().flatten() {
-            let mut times = vec![0; *partitions as usize];
+            let mut readers: Vec<Vec<&BTreeSet<TaskId>>> = vec![Vec::new(); *partitions as usize];
             for task in 0..tasks {
                 let assigned = self
                     .assigned
                     .get(&(stage, task))
                     .and_then(|inputs| inputs.get(*input));
-                let assigned = assigned.ok_or_else(|| format!("task {stage}.{task} was never assigned"))?;
-                assigned
-                    .iter()
-                    .for_each(|partition| times[*partition as usize] += 1);
+                let part = assigned.ok_or_else(|| format!("task {stage}.{task} was never assigned"))?;
+                for partition in &part.partitions {
+                    readers[*partition as usize].push(&part.map_tasks);
+                }
             }
-            if let Some(partition) = times.iter().position(|times| *times != 1) {
-                let times = times[partition];
-                return Err(format!(
-                    "the {tasks} tasks of stage {stage} read partition {partition} of input {input} {times} times"
-                ));
+            let all: BTreeSet<TaskId> = readers.iter().flatten().copied().flatten().copied().collect();
+            for (partition, readers) in readers.iter().enumerate() {
+                let mut times = vec![readers.len()];
+                if let [_, _, ..] = readers.as_slice() {
+                    let of = |task| readers.iter().filter(|read| read.contains(task)).count();
+                    times = all.iter().map(of).collect();
+                }
+                if let Some(times) = times.into_iter().find(|times| *times != 1) {
+                    return Err(format!(
+                        "the {tasks} tasks of stage {stage} read partition {partition} of input {input} {times} times"
+                    ));
+                }
             }
         }
         Ok(())

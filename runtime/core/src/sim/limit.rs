@@ -21,6 +21,7 @@ pub fn limited_graph(rng: &mut SmallRng) -> StageGraph {
         exchange: ExchangeId(exchange),
         read,
         empty_ends: false,
+        may_split: false,
     };
     let stage = |id: u32, tasks: u32, inputs: Vec<StageInput>, output: u32, determinism| Stage {
         id: StageId(id),

@@ -164,10 +164,13 @@ fn hash(id: u32, partitions: u32, writers: Vec<StageId>) -> Exchange {
     }
 }
 
-/// Lets stages write nothing without some of their inputs, and a scan read nothing, or not.
-fn vary_emptiness(stages: &mut [Stage], scans: u32, rng: &mut SmallRng) {
+/// Lets stages write nothing without some of their inputs, or share partitions, and a scan read nothing, or not.
+fn vary_inputs(stages: &mut [Stage], scans: u32, rng: &mut SmallRng) {
     let own = stages.iter_mut().flat_map(|stage| &mut stage.inputs);
-    own.for_each(|input| input.empty_ends = rng.random_bool(0.5));
+    own.for_each(|input| {
+        input.empty_ends = rng.random_bool(0.5);
+        input.may_split = input.read == ReadKind::OwnPartition && rng.random_bool(0.7);
+    });
     let scan = rng.random_range(0..scans * 2);
     if let Some(scan) = stages
         .get_mut(scan as usize)
@@ -219,16 +222,14 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
     }
     let mut last = ExchangeId(0);
     for (level, width) in (0_u32..).zip(&widths) {
-        let own = StageInput {
-            exchange: last,
-            read: ReadKind::OwnPartition,
+        let input = |exchange, read| StageInput {
+            exchange,
+            read,
             empty_ends: false,
+            may_split: false,
         };
-        let all = StageInput {
-            exchange: ExchangeId(1),
-            read: ReadKind::AllPartitions,
-            empty_ends: false,
-        };
+        let own = input(last, ReadKind::OwnPartition);
+        let all = input(ExchangeId(1), ReadKind::AllPartitions);
         let broadcast = level == 0 && exchanges.len() == 2;
         let inputs = if broadcast { vec![all, own] } else { vec![own] };
         let output = u32::try_from(exchanges.len()).unwrap_or(0);
@@ -240,7 +241,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
         last = ExchangeId(output);
     }
     let ordered = vary(&mut stages, &mut exchanges, rng);
-    vary_emptiness(&mut stages, scans, rng);
+    vary_inputs(&mut stages, scans, rng);
     let filters = random_filter(&stages, &exchanges, rng);
     StageGraph {
         stages,

@@ -129,6 +129,8 @@ pub enum Defect {
     NeverSort,
     /// Workers report that outputs have no rows.
     ReportNoRows,
+    /// The coordinator leaves a map task out of a shard.
+    SkipMapTask,
 }
 
 #[derive(Debug)]
@@ -269,7 +271,8 @@ impl Plan {
             | Defect::KeepOutputs
             | Defect::DropFilledPartition
             | Defect::NeverSort
-            | Defect::ReportNoRows => {}
+            | Defect::ReportNoRows
+            | Defect::SkipMapTask => {}
         }
     }
 
@@ -299,7 +302,8 @@ impl Plan {
             | Defect::KeepOutputs
             | Defect::DropFilledPartition
             | Defect::NeverSort
-            | Defect::ReportNoRows => span,
+            | Defect::ReportNoRows
+            | Defect::SkipMapTask => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),
@@ -410,7 +414,12 @@ fn random_adaptive(rng: &mut SmallRng) -> AdaptivePolicy {
         },
         max_tasks,
         max_partitions_per_task: if bounded { rng.random_range(0..=3) } else { 0 },
-        min_task_bytes: rng.random_range(1..1_000_000),
+        // With few bytes, partitions that differ by chance are hot.
+        min_task_bytes: if rng.random_bool(0.5) {
+            rng.random_range(1..5_000)
+        } else {
+            rng.random_range(1..1_000_000)
+        },
     }
 }
 

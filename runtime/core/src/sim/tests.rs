@@ -89,6 +89,9 @@ fn sim_seeds() {
         "coalesced partitions, lost work and succeeded",
         |run| succeeded(run) && run.coalesced_stages > 0 && run.lost_attempts > 0,
     );
+    assert_often(&runs, 3, "split partitions, lost work and succeeded", |run| {
+        succeeded(run) && run.split_stages > 0 && run.lost_attempts > 0
+    });
     assert_often(&runs, 3, "had an attempt that stood still and succeeded", |run| {
         succeeded(run) && run.hung > 0
     });
@@ -236,6 +239,11 @@ fn rows_of_other_ranges_are_noticed() {
 fn a_partition_that_no_task_reads_is_noticed() {
     assert_noticed(Scenario::Any, Defect::SkipPartition, "0 twice");
     assert_noticed(Scenario::Any, Defect::AssignTooFew, "of input 0 0 times");
+}
+
+#[test]
+fn a_map_task_that_no_shard_reads_is_noticed() {
+    assert_noticed(Scenario::Any, Defect::SkipMapTask, "of input 0 0 times");
 }
 
 #[test]

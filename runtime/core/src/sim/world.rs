@@ -146,6 +146,8 @@ pub struct Run {
     pub hung: u32,
     /// Stages that had fewer tasks than were planned.
     pub coalesced_stages: usize,
+    /// Stages that read partitions in shards.
+    pub split_stages: usize,
     /// Tasks whose joins did not fit and were sorted.
     pub join_switches: u32,
     /// Tasks that a limit did not need.
@@ -278,7 +280,9 @@ impl World {
                     .is_some_and(|tasks| tasks < reduce.planned_reduce_tasks)
             })
         });
+        let reads = snapshot.stages.iter().filter_map(|stage| stage.reduce.as_ref());
         Ok(Run {
+            split_stages: reads.filter(|reduce| reduce.skew_split_tasks > 0).count(),
             coalesced_stages: coalesced.count(),
             outcome,
             steps,

@@ -38,6 +38,7 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
             adaptive_reduce_tasks: Some(3),
             adaptive_target_bytes: Some(1 << 20),
             layout_events: 3,
+            skew_split_tasks: 2,
             layout_finalize_count: 2,
             reduce_fetch_window_partitions: 8,
             partition_bytes_histogram: vec![3, 0, 1],

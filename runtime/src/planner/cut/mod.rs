@@ -111,6 +111,11 @@ pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &TaskContext) -> Result<Plann
         }
     };
     let result = cutter.close_all(branches, ExchangeKind::Forward, 1, &[], "the query's result")?;
+    if ordered {
+        let roots = cutter.stages.iter().filter(|stage| stage.output == result);
+        let roots: Vec<_> = roots.map(|stage| stage.id).collect();
+        cutter.keep_whole(&roots);
+    }
     let exchanges: Vec<Exchange> = cutter
         .exchanges
         .iter()

@@ -26,6 +26,7 @@ use super::super::label::{label, tables};
 use super::super::round_trip;
 use super::super::shuffle_read_exec::{ReadMode, ShuffleReadExec};
 use super::super::sorted_joins::has_sortable_join;
+use super::super::split_inputs::may_split;
 use super::super::statement::MAX_EXPRESSION_DEPTH;
 use super::{Branch, CutExchange, Cutter, total_tasks};
 
@@ -126,11 +127,17 @@ impl Cutter<'_> {
         let label = label(&plan);
         let coalesces = branch.tasks > 1 && are_copies(&branch.scans) && self.may_interleave(&plan);
         let (plan, exchanges) = number_inputs(&plan)?;
-        let inputs = exchanges
-            .into_iter()
-            .zip(0..)
-            .map(|(exchange, number)| self.input(exchange, empty_ends(&plan, number)))
-            .collect::<Result<_, _>>()?;
+        // What is not split is read by several tasks, and must be the same in each.
+        let splits = coalesces && determinism != Determinism::Indeterminate;
+        let inputs = exchanges.iter().zip(0..).map(|(exchange, number)| {
+            Ok(StageInput {
+                empty_ends: empty_ends(&plan, number),
+                may_split: splits && may_split(&plan, number),
+                ..self.input(*exchange)?
+            })
+        });
+        let inputs = inputs.collect::<Result<_, PlanError>>()?;
+        self.keep_merged_whole(&plan, &exchanges);
         let fragment = fragment::encode(&plan, self.context.session_config())?;
         self.check_decodes(&fragment, &plan)?;
         let mut tasks = vec![TaskSplits::default(); branch.tasks];
@@ -183,7 +190,29 @@ impl Cutter<'_> {
             .all(|child| self.may_interleave(child))
     }
 
-    fn input(&self, exchange: u32, empty_ends: bool) -> Result<StageInput, PlanError> {
+    /// Lets stages whose tasks a merge counts have no more tasks than were planned.
+    fn keep_merged_whole(&mut self, plan: &Arc<dyn ExecutionPlan>, exchanges: &[u32]) {
+        if let Some(read) = plan.downcast_ref::<ShuffleReadExec>()
+            && let ReadMode::PerMapTask(_) = read.mode()
+        {
+            let exchange = exchanges.get(read.input_index() as usize);
+            let written = exchange.and_then(|exchange| self.exchanges.get(*exchange as usize));
+            let writers = written.map(|written| written.exchange.writers.clone());
+            self.keep_whole(&writers.unwrap_or_default());
+        }
+        for child in plan.children() {
+            self.keep_merged_whole(child, exchanges);
+        }
+    }
+
+    /// Lets these stages have no more tasks than were planned.
+    pub(super) fn keep_whole(&mut self, stages: &[StageId]) {
+        for stage in self.stages.iter_mut().filter(|stage| stages.contains(&stage.id)) {
+            stage.inputs.iter_mut().for_each(|input| input.may_split = false);
+        }
+    }
+
+    fn input(&self, exchange: u32) -> Result<StageInput, PlanError> {
         let written = self
             .exchanges
             .get(exchange as usize)
@@ -196,7 +225,8 @@ impl Cutter<'_> {
         Ok(StageInput {
             exchange: written.exchange.id,
             read,
-            empty_ends,
+            empty_ends: false,
+            may_split: false,
         })
     }
 

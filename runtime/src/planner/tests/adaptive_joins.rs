@@ -6,7 +6,7 @@ use super::super::{HashJoinLimit, plan};
 use super::harness::{Bench, Options, same_rows};
 
 /// Every join moves both sides.
-const SHUFFLED: Options<'static> = &[
+pub(super) const SHUFFLED: Options<'static> = &[
     ("datafusion.optimizer.hash_join_single_partition_threshold", "0"),
     (
         "datafusion.optimizer.hash_join_single_partition_threshold_rows",

@@ -1,6 +1,7 @@
 //! Runs a planned query in process, stage by stage, and compares it with plain DataFusion.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -252,29 +253,13 @@ pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Re
             Fragment::decode(bytes.as_slice()).map_err(|error| DataFusionError::External(error.into()))?;
         assert_eq!(fragment.inputs.len(), stage.inputs.len());
         assert_eq!(planned_stage.tasks.len(), stage.tasks as usize);
-        for (task, splits) in planned_stage.tasks.iter().enumerate() {
+        let tasks = planned_stage.tasks.iter().enumerate();
+        let parts = tasks.flat_map(|task| shards(stage, &exchanges, task.0).map(move |shard| (task, shard)));
+        for ((task, splits), shard) in parts.collect::<Vec<_>>() {
             let context = task_context(&fragment.options, "test", Arc::clone(runtime)).map_err(typed)?;
-            let mut streams = Vec::new();
-            for input in &stage.inputs {
-                let written = exchanges
-                    .get(&input.exchange.0)
-                    .expect("inputs are written before");
-                let partition = match input.read {
-                    ReadKind::OwnPartition => task,
-                    ReadKind::AllPartitions => 0,
-                    ReadKind::OwnRange => {
-                        let runs: Vec<&Vec<RecordBatch>> = written.iter().map(|parts| &parts[0]).collect();
-                        let range = range_of(&runs, planned, stage, task, &context)?;
-                        streams.push(range);
-                        continue;
-                    }
-                };
-                streams.push(
-                    written
-                        .iter()
-                        .map(|map_task| map_task[partition].clone())
-                        .collect(),
-                );
+            let mut streams = read(planned, stage, &exchanges, task, &context)?;
+            if let Some((input, map_tasks)) = shard {
+                streams[input] = streams[input][map_tasks].to_vec();
             }
             let needs_rows = |(input, read): (&StageInput, &Vec<Vec<RecordBatch>>)| {
                 input.empty_ends && read.iter().flatten().all(|batch| batch.num_rows() == 0)
@@ -305,6 +290,53 @@ pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Re
         .remove(&planned.graph.result.0)
         .expect("the result is written");
     Ok(result.into_iter().flatten().flatten().collect())
+}
+
+/// The shards in which a task is run: as many as its input has map tasks, where an input may be split.
+fn shards(
+    stage: &Stage,
+    exchanges: &HashMap<u32, Written>,
+    task: usize,
+) -> impl Iterator<Item = Option<(usize, Range<usize>)>> + use<> {
+    let inputs = stage.inputs.iter().enumerate();
+    let splittable: Vec<_> = inputs.filter(|(_, input)| input.may_split).collect();
+    // Of the sides of a join, one in this task and the other in the next.
+    let split = splittable.get(task % splittable.len().max(1));
+    let shards = split.map_or(vec![None], |(number, input)| {
+        let map_tasks = exchanges[&input.exchange.0].len();
+        (0..map_tasks)
+            .map(|map_task| Some((*number, map_task..map_task + 1)))
+            .collect()
+    });
+    shards.into_iter()
+}
+
+/// What a task reads of each input, by map task.
+fn read(
+    planned: &PlannedQuery,
+    stage: &Stage,
+    exchanges: &HashMap<u32, Written>,
+    task: usize,
+    context: &TaskContext,
+) -> Result<Vec<Vec<Vec<RecordBatch>>>> {
+    let mut streams = Vec::new();
+    for input in &stage.inputs {
+        let written = exchanges
+            .get(&input.exchange.0)
+            .expect("inputs are written before");
+        let partition = match input.read {
+            ReadKind::OwnPartition => task,
+            ReadKind::AllPartitions => 0,
+            ReadKind::OwnRange => {
+                let runs: Vec<&Vec<RecordBatch>> = written.iter().map(|parts| &parts[0]).collect();
+                streams.push(range_of(&runs, planned, stage, task, context)?);
+                continue;
+            }
+        };
+        let of_partition = written.iter().map(|map_task| map_task[partition].clone());
+        streams.push(of_partition.collect());
+    }
+    Ok(streams)
 }
 
 /// The stages in an order in which each comes after its inputs and after the makers of its filters.

@@ -18,6 +18,7 @@ mod refusals;
 mod samples;
 mod semantics;
 mod shapes;
+mod split_inputs;
 mod splits;
 mod sql_page;
 mod stages;

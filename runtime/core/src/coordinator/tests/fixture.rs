@@ -43,6 +43,7 @@ pub fn stage(id: u32, tasks: u32, inputs: &[(u32, ReadKind)], output: u32) -> St
         exchange: ExchangeId(*exchange),
         read: *read,
         empty_ends: false,
+        may_split: false,
     };
     Stage {
         id: StageId(id),
