@@ -44,8 +44,35 @@ pub struct Shape {
     /// Rows of a batch.
     batch: usize,
     little_memory: bool,
-    /// The tasks that read the partitions of an exchange; 0: one for each.
-    coalesced: u32,
+    layout: LayoutShape,
+}
+
+/// How the tasks of a stage divide the partitions of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LayoutShape {
+    /// One task for each.
+    Fixed,
+    /// So many tasks.
+    Coalesced(u32),
+    /// One task for each, and several for those that have more rows than others.
+    Split,
+}
+
+impl LayoutShape {
+    fn policy(self) -> Option<AdaptivePolicy> {
+        let (target_bytes, tasks) = match self {
+            Self::Fixed => return None,
+            Self::Coalesced(tasks) => (u64::MAX, tasks),
+            Self::Split => (1, 0),
+        };
+        Some(AdaptivePolicy {
+            target_bytes,
+            min_tasks: tasks,
+            max_tasks: tasks,
+            max_partitions_per_task: 0,
+            min_task_bytes: 1,
+        })
+    }
 }
 
 pub const SHAPES: [Shape; 6] = [
@@ -57,17 +84,17 @@ pub const SHAPES: [Shape; 6] = [
         shared_merge: 16 << 20,
         batch: 8192,
         little_memory: false,
-        coalesced: 0,
+        layout: LayoutShape::Fixed,
     },
     Shape {
-        name: "3 partitions, hashed joins, 3 rows a batch",
+        name: "3 partitions, split, hashed joins, 3 rows a batch",
         partitions: 3,
         broadcast: 0,
         hash_join: u64::MAX,
         shared_merge: 16 << 20,
         batch: 3,
         little_memory: false,
-        coalesced: 0,
+        layout: LayoutShape::Split,
     },
     Shape {
         name: "13 partitions, merged by ranges",
@@ -77,7 +104,7 @@ pub const SHAPES: [Shape; 6] = [
         shared_merge: 0,
         batch: 8192,
         little_memory: false,
-        coalesced: 0,
+        layout: LayoutShape::Fixed,
     },
     Shape {
         name: "3 partitions, sorted joins, little memory",
@@ -87,7 +114,7 @@ pub const SHAPES: [Shape; 6] = [
         shared_merge: 0,
         batch: 8192,
         little_memory: true,
-        coalesced: 0,
+        layout: LayoutShape::Fixed,
     },
     Shape {
         name: "3 partitions in 2 tasks, sorted joins",
@@ -97,7 +124,7 @@ pub const SHAPES: [Shape; 6] = [
         shared_merge: 16 << 20,
         batch: 8192,
         little_memory: false,
-        coalesced: 2,
+        layout: LayoutShape::Coalesced(2),
     },
     Shape {
         name: "13 partitions in 4 tasks, hashed joins",
@@ -107,7 +134,7 @@ pub const SHAPES: [Shape; 6] = [
         shared_merge: 0,
         batch: 3,
         little_memory: false,
-        coalesced: 4,
+        layout: LayoutShape::Coalesced(4),
     },
 ];
 
@@ -257,13 +284,7 @@ impl Bench {
             if shared {
                 options.policy.min_range_bytes = 1;
             }
-            options.policy.adaptive = (shape.coalesced > 0).then_some(AdaptivePolicy {
-                target_bytes: u64::MAX,
-                min_tasks: shape.coalesced,
-                max_tasks: shape.coalesced,
-                max_partitions_per_task: 0,
-                min_task_bytes: 1,
-            });
+            options.policy.adaptive = shape.layout.policy();
         });
         match ran.await {
             Ok(ran) => Answer::Rows(Box::new(RanRows {

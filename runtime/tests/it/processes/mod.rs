@@ -19,6 +19,7 @@ mod retention;
 mod safety;
 mod samples;
 mod sink;
+mod skew;
 mod status_file;
 mod stop;
 mod successor;
