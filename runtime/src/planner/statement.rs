@@ -6,6 +6,7 @@ mod expressions;
 mod like;
 mod natural;
 mod numbers;
+mod refusal;
 mod rewrite;
 mod sample;
 mod using;
@@ -63,7 +64,7 @@ pub(crate) fn parse(
         natural::name_columns(inner, tables);
         rewrite::rewrite(inner)?;
         samples = sample::take(inner.as_mut())?;
-        clauses::check(inner, scalars)?;
+        clauses::check(inner, &tokens(sql), scalars)?;
     }
     Ok((statement, samples))
 }

@@ -11,50 +11,22 @@ use datafusion::sql::sqlparser::ast::{
     Spanned, TableAlias, TableFactor, TableFunctionArgs, TableWithJoins, Top, Visit, Visitor,
     WildcardAdditionalOptions, With,
 };
-use datafusion::sql::sqlparser::tokenizer::Span;
+use datafusion::sql::sqlparser::tokenizer::{Span, TokenWithSpan};
 
 use super::super::error::PlanError;
 use super::expressions;
+use super::refusal::{Checked, Refusal, absent};
 
-/// A clause that is not planned.
-pub(super) struct Refusal {
-    what: String,
-    at: Span,
-    fix: String,
-}
-
-impl Refusal {
-    pub(super) fn new(what: impl Into<String>, at: Span, fix: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            at,
-            fix: fix.into(),
-        }
-    }
-}
-
-impl From<Refusal> for PlanError {
-    fn from(refusal: Refusal) -> Self {
-        let start = refusal.at.start;
-        let place = match start.line {
-            0 => String::new(),
-            line => format!(" at line {line}, column {}", start.column),
-        };
-        Self::Clause {
-            what: refusal.what,
-            place,
-            fix: refusal.fix,
-        }
-    }
-}
-
-pub(super) type Checked = Result<(), Refusal>;
-
-/// Refuses what is not planned. `scalars` are the names of functions that give a value for each row.
-pub(super) fn check(statement: &ast::Statement, scalars: &BTreeSet<&str>) -> Result<(), PlanError> {
+/// Refuses what is not planned of a statement with these tokens. `scalars` are the names of functions that give a value for each
+/// row.
+pub(super) fn check(
+    statement: &ast::Statement,
+    tokens: &[TokenWithSpan],
+    scalars: &BTreeSet<&str>,
+) -> Result<(), PlanError> {
     match statement.visit(&mut Clauses { scalars }) {
         ControlFlow::Continue(()) => Ok(()),
-        ControlFlow::Break(refusal) => Err(refusal.into()),
+        ControlFlow::Break(refusal) => Err(refusal.into_error(tokens)),
     }
 }
 
@@ -87,14 +59,6 @@ impl Visitor for Clauses<'_> {
     fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<Refusal> {
         flow(expressions::check(expr, self.scalars))
     }
-}
-
-/// Refuses a clause that is there.
-pub(super) fn absent(there: bool, what: &str, at: Span) -> Checked {
-    if there {
-        return Err(Refusal::new(what, at, "remove it"));
-    }
-    Ok(())
 }
 
 fn check_query(query: &Query) -> Checked {

@@ -9,7 +9,8 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use super::clauses::{Checked, Refusal, absent, check_sort_keys};
+use super::clauses::check_sort_keys;
+use super::refusal::{Checked, Refusal, absent};
 
 /// An approximate percentile is made of at most so many centroids.
 const MAX_CENTROIDS: u64 = 65_536;

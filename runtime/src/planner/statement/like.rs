@@ -2,7 +2,7 @@
 
 use datafusion::sql::sqlparser::ast::{Expr, Value, ValueWithSpan};
 
-use super::clauses::{Checked, Refusal};
+use super::refusal::{Checked, Refusal};
 
 /// A pattern that escapes with another character, written with backslashes.
 pub(super) fn escape_with_backslash(expr: &mut Expr) -> Checked {

@@ -4,7 +4,7 @@ use datafusion::sql::sqlparser::ast::{
     CastKind, DataType, ExactNumberInfo, Expr, UnaryOperator, Value, ValueWithSpan,
 };
 
-use super::clauses::{Checked, Refusal};
+use super::refusal::{Checked, Refusal};
 
 /// A DOUBLE keeps every number of so many digits.
 const DIGITS_OF_DOUBLE: usize = 15;

@@ -8,9 +8,9 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use super::clauses::{Checked, Refusal};
 use super::like::escape_with_backslash;
 use super::numbers::keep_digits;
+use super::refusal::{Checked, Refusal};
 use super::using;
 
 /// Rewrites a statement in place.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::super::error::PlanError;
 use super::super::sample::{Method, Sample};
-use super::clauses::Refusal;
+use super::refusal::Refusal;
 
 /// What is asked of a table.
 #[derive(Debug, Clone)]

@@ -12,7 +12,7 @@ use datafusion::sql::sqlparser::ast::{
     Select, SelectItem, SetExpr, Spanned, TableAlias, TableFactor, VisitMut, VisitorMut,
 };
 
-use super::clauses::{Checked, Refusal};
+use super::refusal::{Checked, Refusal};
 
 /// Column to its value.
 type Merged = BTreeMap<String, Expr>;

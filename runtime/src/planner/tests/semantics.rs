@@ -246,7 +246,11 @@ async fn clauses_that_are_not_planned_are_refused_by_name() {
     let bench = Bench::new().await;
     let session = bench.session(2, &[]).await;
     for (sql, clause) in [
-        ("SELECT id FROM big FOR UPDATE", "FOR UPDATE"),
+        ("SELECT id FROM big FOR UPDATE", "FOR UPDATE at line 1, column 20"),
+        (
+            "SELECT id FROM big ORDER BY id LIMIT 3 BY g",
+            "BY at line 1, column 32",
+        ),
         ("SELECT id FROM big FETCH FIRST 3 ROWS WITH TIES", "FETCH"),
         ("SELECT upper(s) OVER () FROM big", "OVER"),
     ] {
