@@ -16,7 +16,7 @@ const REASON_BYTES: usize = 300;
 
 /// The error of an expression that cannot work on its values.
 pub(super) fn invalid(expression: &str, reason: &dyn std::fmt::Display) -> DataFusionError {
-    let reason = shortened_to(reason, REASON_BYTES);
+    let reason = shortened_to(&with_intervals(&reason.to_string()), REASON_BYTES);
     DataFusionError::External(Box::new(AttemptFailure::BadInput {
         kind: BadInputKind::InvalidValue,
         message: format!("{expression} cannot be computed: {reason}"),
@@ -60,10 +60,39 @@ pub(crate) fn unread_pattern(message: &str) -> Option<String> {
         return Some(says.to_owned());
     }
     let reason = reason.split("This issue was likely caused by").next()?;
-    Some(format!(
-        "a regular expression cannot be read: {}",
-        reason.trim_end()
-    ))
+    // The parser draws: the pattern, a mark below the place, and the reason.
+    let drawn = reason.split_once("regex parse error:").and_then(|(_, drawn)| {
+        let pattern = drawn.lines().map(str::trim).find(|line| !line.is_empty())?;
+        let (_, why) = drawn.rsplit_once("error: ")?;
+        let why = why.lines().next()?;
+        Some(format!(
+            "the regular expression '{pattern}' cannot be read: {why}"
+        ))
+    });
+    Some(drawn.unwrap_or_else(|| format!("a regular expression cannot be read: {}", reason.trim_end())))
+}
+
+/// A message in which intervals are written as in SQL: kernels print their fields.
+fn with_intervals(message: &str) -> String {
+    const FIELDS: [&str; 3] = ["IntervalMonthDayNano { months: ", ", days: ", ", nanoseconds: "];
+    let mut text = String::new();
+    let mut rest = message;
+    while let Some((before, after)) = rest.split_once(FIELDS[0]) {
+        let fields = after.split_once(" }").and_then(|(fields, rest)| {
+            let (months, fields) = fields.split_once(FIELDS[1])?;
+            let (days, nanoseconds) = fields.split_once(FIELDS[2])?;
+            Some((months, days, nanoseconds, rest))
+        });
+        let Some((months, days, nanoseconds, after)) = fields else {
+            break;
+        };
+        text.push_str(before);
+        text.push_str(&format!(
+            "INTERVAL '{months} months {days} days {nanoseconds} nanoseconds'"
+        ));
+        rest = after;
+    }
+    text + rest
 }
 
 /// What a kernel says of a value, as a user would; `None` for other errors. `result` is the type that it was to have, if
@@ -99,5 +128,32 @@ pub(super) fn guarded<T>(expression: &str, result: &DataType, run: impl FnOnce()
                 &format!("a value is out of the range that it works on ({text})"),
             ))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drawing_of_a_regular_expression_becomes_a_sentence() {
+        let drawn = "Regular expression did not compile: Syntax(\n~~~~\nregex parse error:\n    a(\n     ^\nerror: unclosed group\n~~~~\n)";
+        let told = "the regular expression 'a(' cannot be read: unclosed group";
+        assert_eq!(unread_pattern(drawn).as_deref(), Some(told));
+        let other = "Regular expression did not compile: no reason";
+        assert_eq!(
+            unread_pattern(other).as_deref(),
+            Some("a regular expression cannot be read: no reason")
+        );
+        assert_eq!(unread_pattern("another message"), None);
+    }
+
+    #[test]
+    fn intervals_are_written_as_in_sql() {
+        let printed = "1 + IntervalMonthDayNano { months: 1, days: -2, nanoseconds: 3 } - IntervalMonthDayNano { months: 0";
+        assert_eq!(
+            with_intervals(printed),
+            "1 + INTERVAL '1 months -2 days 3 nanoseconds' - IntervalMonthDayNano { months: 0"
+        );
     }
 }

@@ -129,7 +129,7 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         }
     }
     rules.push(Arc::new(ReadSeriesColumns));
-    SessionStateBuilder::new()
+    let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
@@ -137,7 +137,11 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         .with_physical_optimizer_rules(rules)
         .with_analyzer_rule(Arc::new(CheckValues))
         .with_analyzer_rule(Arc::new(KeysAsColumns))
-        .build()
+        .build();
+    // The type TIMESTAMP WITH TIME ZONE loses its zone without this. Functions have been made by now: those that make timestamps
+    // of texts and numbers make them without a zone.
+    state.config_mut().options_mut().execution.time_zone = Some("+00:00".to_owned());
+    state
 }
 
 /// DataFusion's rules for logical plans, with ours in the places of those that give other rows.

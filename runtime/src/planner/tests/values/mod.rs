@@ -4,6 +4,7 @@ mod bounds;
 mod floats;
 mod frames;
 mod overflows;
+mod zones;
 
 use std::path::Path;
 use std::sync::Arc;
