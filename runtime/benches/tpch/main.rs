@@ -5,6 +5,9 @@
 //! cargo bench --bench tpch -- --scale 1
 //! ```
 //!
+//! `--skew` compares Sluice with itself instead: a join of which one key has half of the rows, with and without layouts that
+//! follow the data.
+//!
 //! Both sides are timed alike: a process is started, plans one query, runs it, prints its rows as JSON lines and
 //! ends. On the side of Sluice that process holds the coordinator, and the workers, new for each query, run before
 //! it starts, as those of a pool do.
@@ -13,6 +16,7 @@ mod measure;
 mod plain;
 mod pool;
 mod report;
+mod skew;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -61,6 +65,9 @@ struct Args {
     /// The folder of the tables, for --plain.
     #[arg(long, requires = "plain")]
     data: Option<PathBuf>,
+    /// Run a join of which one key has half of the rows, with `shuffle.adaptive.mode` Auto and Off.
+    #[arg(long, conflicts_with_all = ["queries", "compression"])]
+    skew: bool,
     /// Passed by `cargo bench`; without it nothing is measured.
     #[arg(long)]
     bench: bool,
@@ -93,6 +100,9 @@ fn compare(args: &Args) -> anyhow::Result<bool> {
         .context("the root of the repository")?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
     let data = tables(&target.join("tpch"), args.scale)?;
+    if args.skew {
+        return skew::compare(args, &data);
+    }
     let queries = if args.queries.is_empty() {
         (1..=22).collect()
     } else {
@@ -195,17 +205,22 @@ fn sluice_command(pool: &Pool, file: &Path, status: &Path) -> Command {
 /// A query over the eight tables, as JSON, which is YAML too.
 fn query_file(args: &Args, sql: &Path, data: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(sql).with_context(|| sql.display().to_string())?;
+    let mut object = query_object(&text, data);
+    object["spec"]["shuffle"] = serde_json::json!({"partitions": args.workers});
+    if let Some(compression) = &args.compression {
+        object["spec"]["shuffle"]["compression"] = compression.as_str().into();
+    }
+    Ok(serde_json::to_string_pretty(&object)?)
+}
+
+/// A query over the eight tables.
+fn query_object(sql: &str, data: &Path) -> serde_json::Value {
     let tables = TABLES
         .map(|name| serde_json::json!({"name": name, "location": data.join(name), "format": "parquet"}));
-    let mut shuffle = serde_json::json!({"partitions": args.workers});
-    if let Some(compression) = &args.compression {
-        shuffle["compression"] = compression.as_str().into();
-    }
-    let object = serde_json::json!({
+    serde_json::json!({
         "apiVersion": "sluice.dev/v1alpha1",
         "kind": "ShuffleQuery",
         "metadata": {"name": "tpch"},
-        "spec": {"sql": text, "tables": tables, "shuffle": shuffle},
-    });
-    Ok(serde_json::to_string_pretty(&object)?)
+        "spec": {"sql": sql, "tables": tables},
+    })
 }

@@ -23,7 +23,7 @@ use crate::local::row_printer::OutputFormat;
 use crate::local::status::StatusFile;
 use crate::local::workers::{WorkerShape, Workers};
 use crate::owned_dir::OwnedDir;
-use crate::planner::explain_parts;
+use crate::planner::{analyzed_query, explain_parts};
 use crate::query::{Deadline, LoadedQuery, PreparedQuery, WorkerCapacity, load, prepare};
 use crate::sink::Sink;
 
@@ -67,7 +67,7 @@ pub(super) struct RunArgs {
     #[arg(long)]
     spill_dir: Option<PathBuf>,
     /// When the query has ended, print to standard error its plan and how each stage ran: time, tasks, rows, bytes, the layout of its
-    /// inputs and its runtime filters.
+    /// inputs and its runtime filters. EXPLAIN ANALYZE before the SQL text does the same.
     #[arg(long)]
     explain_analyze: bool,
     /// Show no progress.
@@ -88,7 +88,15 @@ pub(super) async fn run(args: RunArgs) -> CommandResult {
 }
 
 async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandResult {
-    let loaded = load(&args.query.file)?;
+    let mut loaded = load(&args.query.file)?;
+    let analyzed = loaded.query.spec.sql.as_deref().and_then(analyzed_query);
+    if analyzed.is_some() && args.processes {
+        // The coordinator's process reads the file too.
+        let message = "with --processes, write --explain-analyze instead of EXPLAIN ANALYZE in the query";
+        return Err(Failure::BadInput(message.to_owned()));
+    }
+    let explain_analyze = args.explain_analyze || analyzed.is_some();
+    loaded.query.spec.sql = analyzed.or(loaded.query.spec.sql);
     let shape = shape(args, &loaded);
     let slots = match u32::try_from(args.workers.len()) {
         Ok(given @ 1..) => given.saturating_mul(shape.slots),
@@ -124,7 +132,7 @@ async fn run_query(args: &RunArgs, status: Option<&mut StatusFile>) -> CommandRe
         rows: sink.is_none().then_some(args.output),
         quiet: args.quiet,
         status,
-        analyze: args.explain_analyze.then(|| explain_parts(&prepared.planned)),
+        analyze: explain_analyze.then(|| explain_parts(&prepared.planned)),
     };
     let ended = match started {
         Err(failure) => Err(failure),

@@ -46,6 +46,15 @@ pub enum PlanError {
         /// Where it begins, as `line 1, column 1`.
         position: String,
     },
+    /// The statement asks for a plan.
+    #[error(
+        "EXPLAIN at {position} gives no rows of tables: `sluice explain` shows the plan, `sluice run` takes EXPLAIN ANALYZE SELECT …, \
+         and the status of a query has its stages"
+    )]
+    Explain {
+        /// Where it begins, as `line 1, column 1`.
+        position: String,
+    },
     /// A clause that is not planned, and not dropped either.
     #[error("{what}{place} is not supported: {fix}")]
     Clause {
@@ -102,6 +111,7 @@ impl PlanError {
             | Self::Empty
             | Self::SeveralStatements { .. }
             | Self::NotAQuery { .. }
+            | Self::Explain { .. }
             | Self::Clause { .. }
             | Self::TooDeep { .. }
             | Self::Query { .. } => ErrorReason::InvalidSql,

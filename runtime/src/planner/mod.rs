@@ -84,6 +84,7 @@ pub use shuffle_read_exec::{InputProvider, InputStream, ReadMode, RowFacts, Shuf
 pub use sort_merge::HashJoinLimit;
 pub use sorted_joins::sort_joins;
 pub use split::{Cuts, FilePart, SplitTarget, SplittableFile, split_files};
+pub use statement::analyzed_query;
 use statement::{Sampled, TableColumns};
 
 /// A query cut into stages.

@@ -1,5 +1,6 @@
 //! One statement, and only a query.
 
+mod analyzed;
 mod clauses;
 mod dialect;
 mod expressions;
@@ -22,6 +23,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use super::error::{Names, PlanError, QueryText, describe};
 use super::session::RECURSION_LIMIT;
+pub use analyzed::analyzed_query;
 use dialect::SluiceDialect;
 pub(crate) use natural::TableColumns;
 pub(crate) use sample::Sampled;
@@ -53,10 +55,11 @@ pub(crate) fn parse(
     }
     check_depth(&statement)?;
     if let Some(what) = refused(&statement) {
-        return Err(PlanError::NotAQuery {
-            what,
-            position: position(sql, 0),
-        });
+        let position = position(sql, 0);
+        if what == EXPLAIN {
+            return Err(PlanError::Explain { position });
+        }
+        return Err(PlanError::NotAQuery { what, position });
     }
     let mut statement = statement;
     let mut samples = Vec::new();
@@ -148,6 +151,9 @@ pub(crate) fn tokens(sql: &str) -> Vec<TokenWithSpan> {
     tokens
 }
 
+/// The kind of a statement that asks for a plan.
+const EXPLAIN: &str = "EXPLAIN";
+
 /// What a statement is, if it is no query.
 fn refused(statement: &Statement) -> Option<String> {
     match statement {
@@ -157,7 +163,7 @@ fn refused(statement: &Statement) -> Option<String> {
         },
         Statement::CreateExternalTable(_) => Some("CREATE EXTERNAL TABLE".into()),
         Statement::CopyTo(_) => Some("COPY".into()),
-        Statement::Explain(_) => Some("EXPLAIN".into()),
+        Statement::Explain(_) => Some(EXPLAIN.into()),
         Statement::Reset(_) => Some("RESET".into()),
     }
 }

@@ -285,6 +285,18 @@ fn how_each_stage_ran_is_told_beside_the_plan() {
         assert!(lines("stage s") >= 2, "{}", ended.stderr);
         assert!(lines("  ran: ") >= lines("stage s"), "{}", ended.stderr);
     }
+    // The words before the query do the same; its rows are printed too.
+    let worded = yaml.replacen("select", "explain analyze select", 1);
+    assert_ne!(worded, yaml);
+    let arguments = ["--local-workers", "2", "--quiet", "--output", "csv"];
+    let ended = folder
+        .run(&worded, &arguments)
+        .expect(0, &["stage s0", "query: "]);
+    assert!(ended.stdout.starts_with("lines,parts,"), "{}", ended.stdout);
+    let arguments = [&arguments[..], &["--processes"]].concat();
+    folder
+        .run(&worded, &arguments)
+        .expect(2, &["write --explain-analyze"]);
 }
 
 #[test]
