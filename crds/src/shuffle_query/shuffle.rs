@@ -41,8 +41,8 @@ pub struct ShuffleSpec {
     pub retention: ShuffleRetention,
 }
 
-/// Whether scans leave out rows by the join keys that other stages have written, before they are shuffled and joined: Auto
-/// (where it is expected to pay) or Off.
+/// Whether scans leave out rows by the join keys that other stages have written, before they are shuffled and joined, and row
+/// groups by what a join or a limit of their own task has found: Auto (where it is expected to pay) or Off.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]

@@ -26,7 +26,7 @@ use super::error::{PlanError, plain};
 use super::scan::ScanExec;
 use super::session::travelling_options;
 use super::shuffle_read_exec::{InputProvider, ShuffleReadExec};
-use super::{runtime_filters, top_k_input, window};
+use super::{runtime_filters, task_filters, top_k_input, window};
 
 /// How the rows of a task find their partition of the exchange that it writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,6 +238,7 @@ pub fn decode_task(
     })
     .data()
     .and_then(|plan| runtime_filters::bind(plan, inputs))
+    .and_then(|plan| task_filters::push_down(plan, context))
     .and_then(top_k_input::narrow_inputs)
     .map_err(|error| match error {
         DataFusionError::External(error) => match error.downcast::<PlanError>() {

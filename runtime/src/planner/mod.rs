@@ -48,6 +48,7 @@ mod split;
 mod split_inputs;
 mod statement;
 mod stored;
+mod task_filters;
 mod top_k_input;
 mod values;
 mod window;
@@ -86,6 +87,7 @@ pub use sorted_joins::sort_joins;
 pub use split::{Cuts, FilePart, SplitTarget, SplittableFile, split_files};
 pub use statement::analyzed_query;
 use statement::{Sampled, TableColumns};
+pub(crate) use task_filters::TASK_FILTERS;
 
 /// A query cut into stages.
 #[derive(Debug)]

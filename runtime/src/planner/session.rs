@@ -20,27 +20,25 @@ use super::filters::PushFilters;
 use super::null_safe::{ExtractJoinKeys, OrderInnerJoins};
 use super::opaque::EnsureKnownRequirements;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
+use super::runtime_filters::RuntimeFilterPolicy;
 use super::series::ReadSeriesColumns;
 use super::sort_merge::{HashJoinLimit, PushProjections, SortMergeLargeBuilds};
 use super::split::SplitTarget;
+use super::task_filters::TASK_FILTERS;
 use super::values::CheckValues;
 use crate::functions::FUNCTIONS;
+
+/// The option that sets those of [`TASK_FILTERS`].
+const ALL_TASK_FILTERS: &str = "datafusion.optimizer.enable_dynamic_filter_pushdown";
 
 /// What must hold in every session, on the planning side and in tasks. An optimisation that shares state
 /// between operators in one process does not survive a cut; one that adds partitions of its own fights with
 /// the splits.
 const FIXED: &[(&str, &str)] = &[
-    // A filter that a join or a sort fills while it runs would stay empty on the other side of a cut, and a
-    // scan that waits for it would wait for ever.
-    ("datafusion.optimizer.enable_dynamic_filter_pushdown", "false"),
-    (
-        "datafusion.optimizer.enable_join_dynamic_filter_pushdown",
-        "false",
-    ),
-    (
-        "datafusion.optimizer.enable_topk_dynamic_filter_pushdown",
-        "false",
-    ),
+    // A filter that a join or a sort fills while it runs would stay empty on the other side of a cut: tasks make them.
+    (ALL_TASK_FILTERS, "false"),
+    (TASK_FILTERS[0], "false"),
+    (TASK_FILTERS[1], "false"),
     (
         "datafusion.optimizer.enable_aggregate_dynamic_filter_pushdown",
         "false",
@@ -163,17 +161,22 @@ fn logical_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     rules
 }
 
-/// The options that travel with a fragment: those that differ from DataFusion's defaults, by key.
+/// The options that travel with a fragment: those that differ from DataFusion's defaults, by key. Where runtime filters are
+/// wanted, those that forbid operators of a task to fill filters stay behind.
 pub(crate) fn travelling_options(config: &SessionConfig) -> BTreeMap<String, String> {
     let defaults: BTreeMap<String, Option<String>> = ConfigOptions::new()
         .entries()
         .into_iter()
         .map(|entry| (entry.key, entry.value))
         .collect();
+    let policy = config.get_extension::<RuntimeFilterPolicy>();
+    let enabled = policy.is_some_and(|policy| policy.enabled);
+    let stays = |key: &str| enabled && (TASK_FILTERS.contains(&key) || key == ALL_TASK_FILTERS);
     config
         .options()
         .entries()
         .into_iter()
+        .filter(|entry| !stays(&entry.key))
         .filter(|entry| defaults.get(&entry.key) != Some(&entry.value))
         .filter_map(|entry| Some((entry.key, entry.value?)))
         .collect()

@@ -24,7 +24,9 @@ use super::path_policy::PathPolicy;
 use super::session_filters::AttemptFilters;
 use super::{Shared, WorkerOptions};
 use crate::panic_text::panic_text;
-use crate::planner::{InputProvider, PlanError, TaskSplits, decode_task, sort_joins, task_context};
+use crate::planner::{
+    InputProvider, PlanError, TASK_FILTERS, TaskSplits, decode_task, sort_joins, task_context,
+};
 use crate::shuffle::read::ReadFailed;
 use crate::source::{InputRoots, classify_error, classify_task_error, pinned_stores, verify};
 use crate::stage_template::StageTemplate;
@@ -136,6 +138,11 @@ async fn execute(job: AttemptJob) -> Result<AttemptOutput, AttemptFailure> {
         "datafusion.execution.sort_spill_reservation_bytes".into(),
         reservation,
     );
+    if job.assignment.sort_joins {
+        // The joins that would fill them go.
+        let off = TASK_FILTERS.map(|option| (option.to_owned(), "false".to_owned()));
+        options.extend(off);
+    }
     let mut files: Vec<_> = ranges.iter().map(|range| range.file.clone()).collect();
     files.dedup();
     job.shared.footers.invalidate_changed(&files);

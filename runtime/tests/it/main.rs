@@ -9,5 +9,6 @@ mod harness;
 mod live_fetch;
 mod order;
 mod processes;
+mod pruning;
 mod spill;
 mod tpch;
