@@ -17,16 +17,118 @@ const BITS_PER_KEY: u32 = 4;
 /// A Bloom filter with a larger percentage of its bits set admits nearly a third of all keys: testing rows costs more than it
 /// saves.
 const MAX_BLOOM_PERCENT: u64 = 75;
+/// The most bytes of a key that is a bound. Longer ones are no bounds.
+pub const MAX_BOUND_BYTES: usize = 256;
 /// Hashes collected before the first removal of duplicates.
 const FIRST_COMPACTION: usize = 4096;
 
 /// The keys of some rows.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFilter {
+    /// Their hashes.
+    pub hashes: KeyHashes,
+    /// The least and the greatest key, where that is known: scans leave out files and row groups by it, which know no hashes.
+    pub bounds: Option<KeyBounds>,
+}
+
+impl KeyFilter {
+    /// The filter of hashes in any order, without bounds.
+    pub fn of(hashes: Vec<u64>) -> Self {
+        Self {
+            hashes: KeyHashes::of(hashes),
+            bounds: None,
+        }
+    }
+
+    /// The filter that admits every key.
+    pub fn everything() -> Self {
+        Self {
+            hashes: KeyHashes::Everything,
+            bounds: None,
+        }
+    }
+
+    /// The keys of both.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        let bounds = match (self.hashes.is_empty(), other.hashes.is_empty()) {
+            (true, _) => other.bounds,
+            (false, true) => self.bounds,
+            (false, false) => self
+                .bounds
+                .zip(other.bounds)
+                .and_then(|(one, two)| one.union(two)),
+        };
+        Self {
+            hashes: self.hashes.union(other.hashes),
+            bounds,
+        }
+    }
+
+    /// The form in which rows are tested.
+    pub fn lookup(&self) -> KeyLookup {
+        KeyLookup {
+            bounds: self.bounds.clone(),
+            ..self.hashes.lookup()
+        }
+    }
+}
+
+/// The least and the greatest of some keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum KeyBounds {
+    /// Whole numbers, and what is counted by them: days, moments, decimals of one scale.
+    Numbers {
+        /// The least.
+        least: i128,
+        /// The greatest.
+        greatest: i128,
+    },
+    /// Texts and binary values, which are compared byte by byte.
+    Bytes {
+        /// The least, at most [`MAX_BOUND_BYTES`].
+        least: Vec<u8>,
+        /// The greatest, at most [`MAX_BOUND_BYTES`].
+        greatest: Vec<u8>,
+    },
+}
+
+impl KeyBounds {
+    /// The bounds of both; `None` if they are of different kinds.
+    pub fn union(self, other: Self) -> Option<Self> {
+        match (self, other) {
+            (
+                Self::Numbers { least, greatest },
+                Self::Numbers {
+                    least: other_least,
+                    greatest: other_greatest,
+                },
+            ) => Some(Self::Numbers {
+                least: least.min(other_least),
+                greatest: greatest.max(other_greatest),
+            }),
+            (
+                Self::Bytes { least, greatest },
+                Self::Bytes {
+                    least: other_least,
+                    greatest: other_greatest,
+                },
+            ) => Some(Self::Bytes {
+                least: least.min(other_least),
+                greatest: greatest.max(other_greatest),
+            }),
+            (Self::Numbers { .. }, Self::Bytes { .. }) | (Self::Bytes { .. }, Self::Numbers { .. }) => None,
+        }
+    }
+}
+
+/// The hashes of some keys.
 ///
 /// ```text
 /// Exact -> Bloom -> Everything
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum KeyFilter {
+pub enum KeyHashes {
     /// The hashes of all keys, ascending, each once; at most [`MAX_EXACT_KEYS`].
     Exact(Vec<u64>),
     /// A Bloom filter of [`BLOOM_WORDS`].
@@ -35,13 +137,13 @@ pub enum KeyFilter {
     Everything,
 }
 
-impl Default for KeyFilter {
+impl Default for KeyHashes {
     fn default() -> Self {
         Self::Exact(Vec::new())
     }
 }
 
-impl KeyFilter {
+impl KeyHashes {
     /// The filter of hashes in any order.
     pub fn of(mut hashes: Vec<u64>) -> Self {
         hashes.sort_unstable();
@@ -87,7 +189,12 @@ impl KeyFilter {
             Self::Bloom(words) => words.clone(),
             Self::Everything => Vec::new(),
         };
-        KeyLookup { words }
+        KeyLookup { words, bounds: None }
+    }
+
+    /// Whether there are none: there were no rows.
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Exact(hashes) if hashes.is_empty())
     }
 
     /// Changes to the next form if it is too large or too full for this one.
@@ -133,6 +240,7 @@ fn set(words: &mut [u64], hash: u64) {
 pub struct KeyLookup {
     /// Empty if every key is admitted.
     words: Vec<u64>,
+    bounds: Option<KeyBounds>,
 }
 
 impl KeyLookup {
@@ -152,9 +260,14 @@ impl KeyLookup {
         self.words.len() as u64 * 8
     }
 
-    /// Whether it admits every key.
+    /// Whether it admits the hash of every key.
     pub fn admits_everything(&self) -> bool {
         self.words.is_empty()
+    }
+
+    /// The least and the greatest key, if they are known.
+    pub fn bounds(&self) -> Option<&KeyBounds> {
+        self.bounds.as_ref()
     }
 }
 
@@ -163,7 +276,7 @@ impl KeyLookup {
 pub struct KeyFilterBuilder {
     /// Collected and not yet part of `filter`.
     hashes: Vec<u64>,
-    filter: KeyFilter,
+    filter: KeyHashes,
     last: Option<u64>,
     compact_at: usize,
     /// The most bytes that the filter may have.
@@ -171,11 +284,11 @@ pub struct KeyFilterBuilder {
 }
 
 impl KeyFilterBuilder {
-    /// Collects no keys yet. A filter that would have more than `max_bytes` becomes [`KeyFilter::Everything`].
+    /// Collects no keys yet. A filter that would have more than `max_bytes` becomes [`KeyHashes::Everything`].
     pub fn new(max_bytes: usize) -> Self {
         Self {
             hashes: Vec::new(),
-            filter: KeyFilter::default(),
+            filter: KeyHashes::default(),
             last: None,
             compact_at: FIRST_COMPACTION,
             max_bytes,
@@ -189,36 +302,36 @@ impl KeyFilterBuilder {
         }
         self.last = Some(hash);
         match &mut self.filter {
-            KeyFilter::Exact(_) => {
+            KeyHashes::Exact(_) => {
                 self.hashes.push(hash);
                 if self.hashes.len() >= self.compact_at {
                     self.compact();
                 }
             }
-            KeyFilter::Bloom(words) => set(words, hash),
-            KeyFilter::Everything => {}
+            KeyHashes::Bloom(words) => set(words, hash),
+            KeyHashes::Everything => {}
         }
     }
 
     /// The keys of all rows.
-    pub fn finish(mut self) -> KeyFilter {
+    pub fn finish(mut self) -> KeyHashes {
         self.compact();
         self.filter.bounded()
     }
 
     fn compact(&mut self) {
         let filter = std::mem::take(&mut self.filter);
-        self.filter = filter.union(KeyFilter::Exact(std::mem::take(&mut self.hashes)));
+        self.filter = filter.union(KeyHashes::Exact(std::mem::take(&mut self.hashes)));
         let bytes = match &self.filter {
-            KeyFilter::Exact(hashes) => {
+            KeyHashes::Exact(hashes) => {
                 self.compact_at = hashes.len().max(FIRST_COMPACTION);
                 hashes.len() * 8
             }
-            KeyFilter::Bloom(words) => words.len() * 8,
-            KeyFilter::Everything => 0,
+            KeyHashes::Bloom(words) => words.len() * 8,
+            KeyHashes::Everything => 0,
         };
         if bytes > self.max_bytes {
-            self.filter = KeyFilter::Everything;
+            self.filter = KeyHashes::Everything;
         }
     }
 }
@@ -235,13 +348,13 @@ mod tests {
         x ^ (x >> 31)
     }
 
-    fn filter(keys: std::ops::Range<u64>) -> KeyFilter {
+    fn filter(keys: std::ops::Range<u64>) -> KeyHashes {
         let mut builder = KeyFilterBuilder::new(usize::MAX);
         keys.for_each(|key| builder.insert(hash(key)));
         builder.finish()
     }
 
-    fn admitted(filter: &KeyFilter, keys: std::ops::Range<u64>) -> usize {
+    fn admitted(filter: &KeyHashes, keys: std::ops::Range<u64>) -> usize {
         let lookup = filter.lookup();
         keys.filter(|key| lookup.admits(hash(*key))).count()
     }
@@ -251,7 +364,7 @@ mod tests {
         assert_eq!(admitted(&filter(0..0), 0..1000), 0);
         assert!(filter(0..0).lookup().admits_nothing());
         assert!(!filter(0..1).lookup().admits_nothing());
-        assert!(!KeyFilter::Everything.lookup().admits_nothing());
+        assert!(!KeyHashes::Everything.lookup().admits_nothing());
     }
 
     #[test]
@@ -259,7 +372,7 @@ mod tests {
         for keys in [1, 1000, 100_000, 200_000, 1_000_000] {
             let made = filter(0..keys);
             assert_eq!(
-                matches!(made, KeyFilter::Exact(_)),
+                matches!(made, KeyHashes::Exact(_)),
                 keys <= MAX_EXACT_KEYS as u64,
                 "{keys}"
             );
@@ -281,18 +394,18 @@ mod tests {
             assert_eq!(admitted(&union, one.clone()) as u64, one.end - one.start);
             assert_eq!(admitted(&union, two.clone()) as u64, two.end - two.start);
         }
-        assert_eq!(filter(0..1).union(KeyFilter::Everything), KeyFilter::Everything);
+        assert_eq!(filter(0..1).union(KeyHashes::Everything), KeyHashes::Everything);
     }
 
     #[test]
     fn a_filter_that_is_too_full_or_too_large_admits_everything() {
-        let full = KeyFilter::bloom(vec![u64::MAX; BLOOM_WORDS]);
-        assert_eq!(full, Some(KeyFilter::Everything));
-        assert_eq!(KeyFilter::bloom(vec![0; 7]), None);
+        let full = KeyHashes::bloom(vec![u64::MAX; BLOOM_WORDS]);
+        assert_eq!(full, Some(KeyHashes::Everything));
+        assert_eq!(KeyHashes::bloom(vec![0; 7]), None);
         let mut small = KeyFilterBuilder::new(64 << 10);
         (0..20_000).for_each(|key| small.insert(hash(key)));
         let small = small.finish();
-        assert_eq!(small, KeyFilter::Everything);
+        assert_eq!(small, KeyHashes::Everything);
         assert!(small.lookup().admits_everything());
         assert!(small.lookup().admits(7));
     }
@@ -304,6 +417,35 @@ mod tests {
             (0..10_000).for_each(|key| builder.insert(hash(key)));
             assert!(builder.hashes.capacity() < 1 << 16, "round {round}");
         }
-        assert!(matches!(builder.finish(), KeyFilter::Exact(hashes) if hashes.len() == 10_000));
+        assert!(matches!(builder.finish(), KeyHashes::Exact(hashes) if hashes.len() == 10_000));
+    }
+
+    #[test]
+    fn bounds_of_a_union_hold_for_both_and_are_unknown_where_one_is() {
+        let numbers = |least, greatest| Some(KeyBounds::Numbers { least, greatest });
+        let texts = |least: &str, greatest: &str| {
+            Some(KeyBounds::Bytes {
+                least: least.into(),
+                greatest: greatest.into(),
+            })
+        };
+        let filter = |bounds: Option<KeyBounds>| KeyFilter {
+            bounds,
+            ..KeyFilter::of(vec![7])
+        };
+        for (one, two, union) in [
+            (numbers(-3, 5), numbers(2, 9), numbers(-3, 9)),
+            (texts("b", "ba"), texts("a", "b"), texts("a", "ba")),
+            (numbers(1, 2), texts("a", "b"), None),
+            (numbers(1, 2), None, None),
+        ] {
+            assert_eq!(filter(one.clone()).union(filter(two.clone())).bounds, union);
+            assert_eq!(filter(two).union(filter(one)).bounds, union);
+        }
+        // Without rows there is nothing to bound.
+        let none = KeyFilter::default();
+        assert_eq!(filter(numbers(1, 2)).union(none.clone()).bounds, numbers(1, 2));
+        assert_eq!(none.union(filter(numbers(1, 2))).bounds, numbers(1, 2));
+        assert_eq!(KeyFilter::everything().union(filter(numbers(1, 2))).bounds, None);
     }
 }

@@ -1,6 +1,6 @@
 //! Runtime filters.
 
-use sluice_core::key_filter::{KeyFilter, MAX_EXACT_KEYS};
+use sluice_core::key_filter::{KeyBounds, KeyFilter, KeyHashes, MAX_BOUND_BYTES, MAX_EXACT_KEYS};
 
 use crate::wire::key_filter::Keys;
 use crate::{WireError, need, wire};
@@ -13,12 +13,27 @@ impl From<&KeyFilter> for wire::KeyFilter {
                 .flat_map(|word| word.to_le_bytes())
                 .collect::<Vec<u8>>()
         };
-        let keys = match filter {
-            KeyFilter::Exact(hashes) => Keys::Exact(bytes(hashes).into()),
-            KeyFilter::Bloom(words) => Keys::Bloom(bytes(words).into()),
-            KeyFilter::Everything => Keys::Everything(wire::Everything {}),
+        let keys = match &filter.hashes {
+            KeyHashes::Exact(hashes) => Keys::Exact(bytes(hashes).into()),
+            KeyHashes::Bloom(words) => Keys::Bloom(bytes(words).into()),
+            KeyHashes::Everything => Keys::Everything(wire::Everything {}),
         };
-        Self { keys: Some(keys) }
+        let bounds = filter.bounds.as_ref().map(|bounds| match bounds {
+            KeyBounds::Numbers { least, greatest } => wire::KeyBounds {
+                numbers: true,
+                least: least.to_be_bytes().to_vec(),
+                greatest: greatest.to_be_bytes().to_vec(),
+            },
+            KeyBounds::Bytes { least, greatest } => wire::KeyBounds {
+                numbers: false,
+                least: least.clone(),
+                greatest: greatest.clone(),
+            },
+        });
+        Self {
+            keys: Some(keys),
+            bounds,
+        }
     }
 }
 
@@ -26,22 +41,48 @@ impl TryFrom<wire::KeyFilter> for KeyFilter {
     type Error = WireError;
 
     fn try_from(wire: wire::KeyFilter) -> Result<Self, WireError> {
-        Ok(match need(wire.keys, "key_filter.keys")? {
+        let hashes = match need(wire.keys, "key_filter.keys")? {
             Keys::Exact(bytes) => {
                 let hashes = words(&bytes, "key_filter.exact")?;
                 if hashes.len() > MAX_EXACT_KEYS {
                     return Err(WireError::impossible("key_filter.exact", hashes.len()));
                 }
-                Self::of(hashes)
+                KeyHashes::of(hashes)
             }
             Keys::Bloom(bytes) => {
                 let words = words(&bytes, "key_filter.bloom")?;
                 let length = words.len();
-                Self::bloom(words).ok_or_else(|| WireError::impossible("key_filter.bloom", length))?
+                KeyHashes::bloom(words).ok_or_else(|| WireError::impossible("key_filter.bloom", length))?
             }
-            Keys::Everything(_) => Self::Everything,
-        })
+            Keys::Everything(_) => KeyHashes::Everything,
+        };
+        let bounds = wire.bounds.map(bounds).transpose()?;
+        Ok(Self { hashes, bounds })
     }
+}
+
+fn bounds(wire: wire::KeyBounds) -> Result<KeyBounds, WireError> {
+    const FIELD: &str = "key_filter.bounds";
+    let impossible = |bytes: &[u8]| WireError::impossible(FIELD, bytes.len());
+    if wire.numbers {
+        let number = |bytes: &[u8]| {
+            let number = bytes.try_into().map(i128::from_be_bytes);
+            number.map_err(|_| impossible(bytes))
+        };
+        return Ok(KeyBounds::Numbers {
+            least: number(&wire.least)?,
+            greatest: number(&wire.greatest)?,
+        });
+    }
+    for bytes in [&wire.least, &wire.greatest] {
+        if bytes.len() > MAX_BOUND_BYTES {
+            return Err(impossible(bytes));
+        }
+    }
+    Ok(KeyBounds::Bytes {
+        least: wire.least,
+        greatest: wire.greatest,
+    })
 }
 
 fn words(bytes: &[u8], field: &'static str) -> Result<Vec<u64>, WireError> {
@@ -62,13 +103,28 @@ mod tests {
     fn filters_keep_their_keys_on_the_wire() {
         let mut words = vec![0; BLOOM_WORDS];
         words[7] = 0xf0;
-        for filter in [
-            KeyFilter::default(),
-            KeyFilter::of(vec![3, 1, u64::MAX]),
-            KeyFilter::Bloom(words),
-            KeyFilter::Everything,
+        let bounds = [
+            None,
+            Some(KeyBounds::Numbers {
+                least: i128::MIN,
+                greatest: -1,
+            }),
+            Some(KeyBounds::Bytes {
+                least: Vec::new(),
+                greatest: vec![255; MAX_BOUND_BYTES],
+            }),
+        ];
+        for hashes in [
+            KeyHashes::default(),
+            KeyHashes::of(vec![3, 1, u64::MAX]),
+            KeyHashes::Bloom(words),
+            KeyHashes::Everything,
         ] {
-            assert_eq!(KeyFilter::try_from(wire::KeyFilter::from(&filter)), Ok(filter));
+            for bounds in bounds.clone() {
+                let hashes = hashes.clone();
+                let filter = KeyFilter { hashes, bounds };
+                assert_eq!(KeyFilter::try_from(wire::KeyFilter::from(&filter)), Ok(filter));
+            }
         }
     }
 
@@ -76,10 +132,18 @@ mod tests {
     fn filters_of_a_wrong_size_are_refused() {
         let exact = |bytes: usize| Keys::Exact(vec![0; bytes].into());
         let bloom = |bytes: usize| Keys::Bloom(vec![0; bytes].into());
+        let wire = |keys, bounds| wire::KeyFilter { keys, bounds };
         for keys in [exact(7), exact(8 * MAX_EXACT_KEYS + 8), bloom(8), bloom(0)] {
-            let wire = wire::KeyFilter { keys: Some(keys) };
-            assert!(KeyFilter::try_from(wire).is_err());
+            assert!(KeyFilter::try_from(wire(Some(keys), None)).is_err());
         }
-        assert!(KeyFilter::try_from(wire::KeyFilter { keys: None }).is_err());
+        assert!(KeyFilter::try_from(wire(None, None)).is_err());
+        for (numbers, bytes) in [(true, 15), (true, 17), (false, MAX_BOUND_BYTES + 1)] {
+            let bounds = wire::KeyBounds {
+                numbers,
+                least: vec![0; bytes],
+                greatest: vec![0; 16],
+            };
+            assert!(KeyFilter::try_from(wire(Some(exact(8)), Some(bounds))).is_err());
+        }
     }
 }

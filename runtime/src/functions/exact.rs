@@ -19,7 +19,8 @@ use datafusion::logical_expr::{
 };
 
 use super::canonical::as_its_function;
-use super::sums::{DistinctSum, GroupedSums, Outcome, Sum, Summand};
+use super::summand::Summand;
+use super::sums::{DistinctSum, GroupedSums, Outcome, Sum};
 
 /// A `sum` or `avg` of DataFusion that computes exactly.
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -6,7 +6,7 @@ use datafusion::arrow::datatypes::{
     IntervalMonthDayNanoType, i256,
 };
 
-use super::sums::Summand;
+use super::summand::Summand;
 
 /// The digits of nanoseconds, bits: the sum of 2^38 values of 64 bits, and its sign.
 const NANOSECONDS: u8 = 103;

@@ -17,6 +17,7 @@ mod merged_window;
 mod moments;
 mod operation;
 mod rewrite;
+mod summand;
 mod sums;
 #[cfg(test)]
 mod tests;

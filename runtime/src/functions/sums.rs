@@ -1,144 +1,19 @@
 //! The states of exact sums.
 
 use std::collections::HashMap;
-use std::fmt::Debug;
-use std::hash::Hash;
 use std::mem::{size_of, size_of_val, take};
 use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, BooleanArray, PrimitiveArray, UInt64Array};
-use datafusion::arrow::datatypes::{
-    ArrowNativeType, ArrowPrimitiveType, DataType, Decimal32Type, Decimal64Type, Decimal128Type,
-    Decimal256Type, DecimalType, DurationMicrosecondType, DurationMillisecondType, DurationNanosecondType,
-    DurationSecondType, Int64Type, IntervalYearMonthType, UInt64Type, i256,
-};
+use datafusion::arrow::datatypes::{ArrowPrimitiveType, DataType};
 use datafusion::common::ScalarValue;
 use datafusion::common::utils::SingleRowListArrayBuilder;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::{Accumulator, EmitTo, GroupsAccumulator};
 
 use super::error::invalid;
+use super::summand::{Summand, Wide};
 use super::text::sql_type;
-
-/// A number in which no sum of rows overflows.
-pub(super) trait Wide: ArrowNativeType + Copy + Default + Send + Sync + Debug + 'static {
-    fn plus(self, other: Self) -> Option<Self>;
-    fn minus(self, other: Self) -> Option<Self>;
-    /// Times ten to some power, divided by a count, towards zero.
-    fn average(self, zeros: u32, count: u64) -> Option<Self>;
-}
-
-impl Wide for i128 {
-    fn plus(self, other: Self) -> Option<Self> {
-        self.checked_add(other)
-    }
-
-    fn minus(self, other: Self) -> Option<Self> {
-        self.checked_sub(other)
-    }
-
-    fn average(self, zeros: u32, count: u64) -> Option<Self> {
-        self.checked_mul(10_i128.checked_pow(zeros)?)?
-            .checked_div(i128::from(count))
-    }
-}
-
-impl Wide for i256 {
-    fn plus(self, other: Self) -> Option<Self> {
-        self.checked_add(other)
-    }
-
-    fn minus(self, other: Self) -> Option<Self> {
-        self.checked_sub(other)
-    }
-
-    fn average(self, zeros: u32, count: u64) -> Option<Self> {
-        self.checked_mul(i256::from_i128(10).checked_pow(zeros)?)?
-            .checked_div(i256::from_i128(i128::from(count)))
-    }
-}
-
-/// A type whose values are summed.
-pub(super) trait Summand: ArrowPrimitiveType<Native: Hash + Eq> + Debug {
-    type Sum: Wide;
-    /// How a sum travels.
-    type State: DecimalType<Native = Self::Sum>;
-
-    /// The sum of at most so many values is exact.
-    const MAX_ROWS: u64 = u64::MAX;
-
-    fn widen(value: Self::Native) -> Self::Sum;
-    /// The sum as a value of the result's type, if it is one.
-    fn narrow(sum: Self::Sum, result: &DataType) -> Option<Self::Native>;
-}
-
-macro_rules! whole {
-    ($type:ty) => {
-        impl Summand for $type {
-            type Sum = i128;
-            type State = Decimal128Type;
-
-            fn widen(value: Self::Native) -> i128 {
-                i128::from(value)
-            }
-
-            fn narrow(sum: i128, _: &DataType) -> Option<Self::Native> {
-                Self::Native::try_from(sum).ok()
-            }
-        }
-    };
-}
-whole!(Int64Type);
-whole!(UInt64Type);
-whole!(DurationSecondType);
-whole!(DurationMillisecondType);
-whole!(DurationMicrosecondType);
-whole!(DurationNanosecondType);
-whole!(IntervalYearMonthType);
-
-/// A value, if it has no more digits than its type.
-fn fitting<T: DecimalType>(value: T::Native, result: &DataType) -> Option<T::Native> {
-    match result {
-        DataType::Decimal32(precision, _)
-        | DataType::Decimal64(precision, _)
-        | DataType::Decimal128(precision, _)
-        | DataType::Decimal256(precision, _) => {
-            T::is_valid_decimal_precision(value, *precision).then_some(value)
-        }
-        _ => None,
-    }
-}
-
-macro_rules! decimal {
-    ($type:ty, $sum:ty, $state:ty, $widen:expr, $narrow:expr) => {
-        impl Summand for $type {
-            type Sum = $sum;
-            type State = $state;
-
-            fn widen(value: Self::Native) -> $sum {
-                $widen(value)
-            }
-
-            fn narrow(sum: $sum, result: &DataType) -> Option<Self::Native> {
-                fitting::<$type>($narrow(sum)?, result)
-            }
-        }
-    };
-}
-decimal!(Decimal32Type, i128, Decimal128Type, i128::from, |sum| {
-    i32::try_from(sum).ok()
-});
-decimal!(Decimal64Type, i128, Decimal128Type, i128::from, |sum| {
-    i64::try_from(sum).ok()
-});
-decimal!(
-    Decimal128Type,
-    i256,
-    Decimal256Type,
-    i256::from_i128,
-    |sum: i256| sum.to_i128()
-);
-decimal!(Decimal256Type, i256, Decimal256Type, |value| value, Some);
 
 /// What becomes of a sum.
 #[derive(Debug)]
@@ -152,6 +27,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    #[cold]
     fn overflow(&self) -> DataFusionError {
         let what = if self.average { "result" } else { "sum" };
         let result = sql_type(&self.result);
@@ -201,8 +77,13 @@ impl Outcome {
         ScalarValue::new_primitive::<T>(self.value::<T>(sum, count)?, &self.result)
     }
 
+    // For each row. The crate is compiled for size, which would make calls of it.
+    #[inline(always)]
     fn add<W: Wide>(&self, sum: &mut W, value: W) -> Result<()> {
-        *sum = sum.plus(value).ok_or_else(|| self.overflow())?;
+        match sum.plus(value) {
+            Some(more) => *sum = more,
+            None => return Err(self.overflow()),
+        }
         Ok(())
     }
 }
@@ -377,10 +258,32 @@ impl<T: Summand> GroupedSums<T> {
         self.counts.resize(groups, 0);
     }
 
+    #[inline(always)]
     fn add(&mut self, group: usize, value: T::Sum, count: u64) -> Result<()> {
         self.outcome.add(&mut self.sums[group], value)?;
         self.counts[group] += count;
         Ok(())
+    }
+
+    /// Adds values of few groups: those of each are added up in fewer bits before they meet its sum. Says false if a part
+    /// has no room in them; then nothing was added.
+    fn add_parts(&mut self, values: &[T::Native], groups: &[usize]) -> Result<bool> {
+        let mut parts = vec![(0_i128, 0_u64); self.sums.len()];
+        for (value, group) in values.iter().zip(groups) {
+            let Some(value) = T::part(*value) else {
+                return Ok(false);
+            };
+            let (part, count) = &mut parts[*group];
+            let Some(more) = part.checked_add(value) else {
+                return Ok(false);
+            };
+            *part = more;
+            *count += 1;
+        }
+        for (group, (part, count)) in parts.into_iter().enumerate().filter(|(_, (_, count))| *count > 0) {
+            self.add(group, T::Sum::of(part), count)?;
+        }
+        Ok(true)
     }
 }
 
@@ -400,6 +303,9 @@ impl<T: Summand> GroupsAccumulator for GroupedSums<T> {
         let values = typed::<T>(values.first())?;
         self.grow(count);
         if filter.is_none() && values.null_count() == 0 {
+            if count <= values.len() && self.add_parts(values.values(), groups)? {
+                return Ok(());
+            }
             for (value, group) in values.values().iter().zip(groups) {
                 self.add(*group, T::widen(*value), 1)?;
             }
@@ -456,5 +362,45 @@ impl<T: Summand> GroupsAccumulator for GroupedSums<T> {
 
     fn size(&self) -> usize {
         self.sums.capacity() * size_of::<T::Sum>() + self.counts.capacity() * size_of::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::Decimal128Array;
+    use datafusion::arrow::datatypes::{Decimal128Type, i256};
+
+    use super::*;
+
+    const LARGEST: i128 = 10_i128.pow(38) - 1;
+
+    fn sums(values: &[i128], groups: &[usize], count: usize) -> GroupedSums<Decimal128Type> {
+        let data_type = DataType::Decimal128(38, 0);
+        let mut sums = GroupedSums::new(Outcome {
+            name: "sum(x)".to_owned(),
+            argument: data_type.clone(),
+            result: data_type.clone(),
+            average: false,
+        });
+        let values = Decimal128Array::from(values.to_vec()).with_data_type(data_type);
+        sums.update_batch(&[Arc::new(values)], groups, None, count)
+            .expect("256 bits hold it");
+        sums
+    }
+
+    #[test]
+    fn values_whose_parts_overflow_are_summed_all_the_same() {
+        // In any order, and with more groups than rows too, where no parts are made.
+        for count in [2, 20] {
+            let values = [LARGEST, LARGEST, 7, LARGEST, -LARGEST, -LARGEST];
+            let mut sums = sums(&values, &[0, 0, 1, 0, 0, 0], count);
+            assert_eq!(sums.sums[..2], [LARGEST, 7].map(i256::from_i128));
+            assert_eq!(sums.counts[..2], [5, 1]);
+            let more = Decimal128Array::from(vec![1]).with_data_type(DataType::Decimal128(38, 0));
+            sums.update_batch(&[Arc::new(more)], &[0], None, count)
+                .expect("256 bits hold it");
+            let error = sums.evaluate(EmitTo::All).expect_err("it has 39 digits");
+            assert!(error.to_string().contains("the sum does not fit"), "{error}");
+        }
     }
 }

@@ -148,7 +148,7 @@ impl OutputWriter {
         Ok(AttemptOutput {
             outputs: written.outputs,
             run: written.run,
-            filters: filters.finish(),
+            filters: filters.finish().map_err(classify)?,
         })
     }
 

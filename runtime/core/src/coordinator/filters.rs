@@ -85,7 +85,7 @@ impl RuntimeFilters {
             .iter_mut()
             .filter(|(filter, _)| filter.source == task.stage);
         for (_, state) in made {
-            let more = reported.next().unwrap_or(KeyFilter::Everything);
+            let more = reported.next().unwrap_or_else(KeyFilter::everything);
             let FilterState::Collecting { tasks: known, keys } = state else {
                 continue;
             };

@@ -8,13 +8,18 @@ use rand::rngs::SmallRng;
 
 use super::model::{Row, mix};
 use crate::ids::{FilterId, StageId};
-use crate::key_filter::KeyFilter;
+use crate::key_filter::{KeyBounds, KeyFilter};
 use crate::message::AssignedFilter;
 use crate::plan::{Determinism, Exchange, RuntimeFilter, Stage, StageGraph, StageInput};
 
 /// The hash of a row's key.
 fn key(row: Row) -> u64 {
     mix(row % 23, 1)
+}
+
+/// A row's key as a number.
+fn number(row: Row) -> i128 {
+    i128::from(row % 23)
 }
 
 /// What a stage takes of its inputs' rows: of what a filter's target wrote only rows whose keys its source wrote too.
@@ -40,14 +45,24 @@ pub fn join(graph: &StageGraph, stage: &Stage, mut inputs: Vec<Vec<Row>>) -> Vec
 pub fn apply(filters: &[AssignedFilter], rows: &mut Vec<Row>) {
     for filter in filters {
         let keys = filter.keys.lookup();
-        rows.retain(|row| keys.admits(key(*row)));
+        let lies_within = |row: Row| match keys.bounds() {
+            Some(KeyBounds::Numbers { least, greatest }) => (*least..=*greatest).contains(&number(row)),
+            Some(KeyBounds::Bytes { .. }) | None => true,
+        };
+        rows.retain(|row| keys.admits(key(*row)) && lies_within(*row));
     }
 }
 
 /// The filters that a task of a stage reports of the rows that it wrote.
 pub fn made(graph: &StageGraph, stage: StageId, rows: &[Row]) -> Vec<KeyFilter> {
     let of_stage = graph.filters.iter().filter(|filter| filter.source == stage);
-    let keys = |_| KeyFilter::of(rows.iter().map(|row| key(*row)).collect());
+    let numbers = rows.iter().map(|row| number(*row));
+    let bounds = numbers.clone().min().zip(numbers.max());
+    let bounds = bounds.map(|(least, greatest)| KeyBounds::Numbers { least, greatest });
+    let keys = |_| KeyFilter {
+        bounds: bounds.clone(),
+        ..KeyFilter::of(rows.iter().map(|row| key(*row)).collect())
+    };
     of_stage.map(keys).collect()
 }
 

@@ -11,7 +11,10 @@ use datafusion::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::filter_pushdown::{FilterDescription, FilterPushdownPhase};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::filter_pushdown::{
+    ChildFilterDescription, FilterDescription, FilterPushdownPhase,
+};
 use datafusion::physical_plan::metrics::{Count, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet};
 use datafusion::physical_plan::stream::{EmptyRecordBatchStream, RecordBatchStreamAdapter};
 use datafusion::physical_plan::{
@@ -20,6 +23,7 @@ use datafusion::physical_plan::{
 use futures::StreamExt;
 use sluice_core::key_filter::KeyLookup;
 
+use super::bounds::within;
 use crate::planner::fixed_node::one_input;
 use crate::planner::scan::ScanExec;
 use crate::planner::shuffle_read_exec::InputProvider;
@@ -45,7 +49,7 @@ pub(crate) struct UsedFilter {
 pub(crate) struct RuntimeFilterExec {
     input: Arc<dyn ExecutionPlan>,
     filters: Vec<UsedFilter>,
-    /// The filters that the task has; set when it begins.
+    /// The filters that the task has, with their columns; set when it begins.
     lookups: Vec<(usize, Arc<KeyLookup>)>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -77,7 +81,8 @@ impl RuntimeFilterExec {
     pub(crate) fn bound(&self, provider: &dyn InputProvider) -> Arc<dyn ExecutionPlan> {
         let known = self.filters.iter().filter_map(|used| {
             let lookup = provider.filter(used.filter)?;
-            (!lookup.admits_everything()).then_some((used.column, lookup))
+            let drops_rows = !lookup.admits_everything() || lookup.bounds().is_some();
+            drops_rows.then_some((used.column, lookup))
         });
         let lookups: Vec<_> = known.collect();
         if lookups.is_empty() {
@@ -87,6 +92,21 @@ impl RuntimeFilterExec {
             lookups,
             ..Self::new(Arc::clone(&self.input), self.filters.clone())
         })
+    }
+
+    /// That keys lie within the bounds of the filters, for the statistics of files.
+    fn bounds(&self) -> Vec<Arc<dyn PhysicalExpr>> {
+        let schema = self.input.schema();
+        let lookups = self.lookups.iter();
+        let bounds = lookups.filter_map(|(column, lookup)| {
+            let field = schema.fields().get(*column)?;
+            within(
+                lookup.bounds()?,
+                &Column::new(field.name(), *column),
+                field.data_type(),
+            )
+        });
+        bounds.collect()
     }
 }
 
@@ -130,14 +150,18 @@ impl ExecutionPlan for RuntimeFilterExec {
         vec![true]
     }
 
-    // Rows are left out here and there, in any order.
+    // Filters leave rows out in any order.
     fn gather_filters_for_pushdown(
         &self,
-        _: FilterPushdownPhase,
+        phase: FilterPushdownPhase,
         parent_filters: Vec<Arc<dyn PhysicalExpr>>,
         _: &ConfigOptions,
     ) -> Result<FilterDescription> {
-        FilterDescription::from_children(parent_filters, &self.children())
+        let mut child = ChildFilterDescription::from_child(&parent_filters, &self.input)?;
+        if phase == FilterPushdownPhase::Post {
+            child = child.with_self_filters(self.bounds());
+        }
+        Ok(FilterDescription::new().with_child(child))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {
@@ -151,9 +175,9 @@ impl ExecutionPlan for RuntimeFilterExec {
         }
         let rows = self.input.execute(partition, context)?;
         let dropped = MetricBuilder::new(&self.metrics).counter(ROWS_FILTERED, partition);
-        let mut filters: Vec<FilterTrial> = self
-            .lookups
-            .iter()
+        let lookups = self.lookups.iter();
+        let mut filters: Vec<FilterTrial> = lookups
+            .filter(|(_, lookup)| !lookup.admits_everything())
             .map(|(column, lookup)| FilterTrial::new(*column, Arc::clone(lookup)))
             .collect();
         let stream = rows.map(move |batch| filter_batch(batch?, &mut filters, &dropped));

@@ -9,6 +9,7 @@
 //! nothing narrows them further, because an early filter delays nobody. Where may rows be left out (`targets`)? In the scans
 //! from which the other side's keys come, through operators that treat rows one by one or in whole groups.
 
+mod bounds;
 mod columns;
 mod exec;
 mod graph;

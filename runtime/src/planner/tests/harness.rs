@@ -382,7 +382,7 @@ fn make_filters(
         .filters
         .iter()
         .filter(|filter| filter.source == stage);
-    for (filter, keys) in made.zip(maker.finish()) {
+    for (filter, keys) in made.zip(maker.finish()?) {
         let known = filters.remove(&filter.id).unwrap_or_default();
         filters.insert(filter.id, known.union(keys));
     }

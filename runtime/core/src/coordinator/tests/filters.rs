@@ -146,7 +146,7 @@ fn a_filter_that_is_not_reported_admits_everything() {
     assert!(
         probe
             .iter()
-            .all(|(_, filters)| *filters == [KeyFilter::Everything])
+            .all(|(_, filters)| *filters == [KeyFilter::everything()])
     );
 }
 
