@@ -5,12 +5,12 @@ use std::sync::Arc;
 use datafusion::arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch, RecordBatchOptions,
 };
-use datafusion::arrow::compute::cast;
 use datafusion::arrow::compute::kernels::numeric::neg;
+use datafusion::arrow::compute::{cast, max, min};
 use datafusion::arrow::datatypes::{
     DECIMAL32_MAX_PRECISION, DECIMAL64_MAX_PRECISION, DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION,
-    DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, Field, Int64Type, Schema,
-    TimeUnit,
+    DataType, Decimal32Type, Decimal64Type, Decimal128Type, Decimal256Type, DecimalType, Field, Int64Type,
+    Schema, TimeUnit,
 };
 use datafusion::arrow::downcast_primitive_array;
 use datafusion::common::ScalarValue;
@@ -180,15 +180,17 @@ fn check_digits(value: &ColumnarValue) -> Result<()> {
                 ColumnarValue::Array(array) => Arc::clone(array),
                 ColumnarValue::Scalar(scalar) => scalar.to_array_of_size(1)?,
             };
-            array
-                .as_primitive::<$type>()
-                .validate_decimal_precision($precision)
-                .map_err(|_| {
-                    DataFusionError::Execution(format!(
-                        "overflow: a result has more than {} digits",
-                        $precision
-                    ))
-                })
+            let array = array.as_primitive::<$type>();
+            let fits = |extreme: Option<_>| {
+                extreme.is_none_or(|extreme| <$type>::is_valid_decimal_precision(extreme, $precision))
+            };
+            if fits(min(array)) && fits(max(array)) {
+                return Ok(());
+            }
+            Err(DataFusionError::Execution(format!(
+                "overflow: a result has more than {} digits",
+                $precision
+            )))
         }};
     }
     match value.data_type() {
