@@ -107,7 +107,7 @@ fn bad_sql() -> Vec<Case> {
         (
             "EXPLAIN",
             over_t("explain select 1"),
-            &["EXPLAIN", "is not allowed"],
+            &["EXPLAIN", "sluice explain"],
         ),
     ]
 }
