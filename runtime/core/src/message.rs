@@ -46,12 +46,14 @@ pub struct AssignedFilter {
     pub keys: Arc<KeyFilter>,
 }
 
-fn serialize_shared<S: Serializer>(keys: &Arc<KeyFilter>, serializer: S) -> Result<S::Ok, S::Error> {
-    keys.as_ref().serialize(serializer)
+fn serialize_shared<T: Serialize, S: Serializer>(shared: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    shared.as_ref().serialize(serializer)
 }
 
-fn deserialize_shared<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<KeyFilter>, D::Error> {
-    KeyFilter::deserialize(deserializer).map(Arc::new)
+fn deserialize_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Arc<T>, D::Error> {
+    T::deserialize(deserializer).map(Arc::new)
 }
 
 /// What one attempt reads of one exchange.
@@ -119,8 +121,9 @@ pub struct InputUpdate {
     pub map_attempt: AttemptId,
     /// The epoch of its streams; fetches ask for at least this one.
     pub stream_epoch: StreamEpoch,
-    /// Who serves it.
-    pub worker: WorkerId,
+    /// Who serves it. There is an update for each pair of a map task and a reader: they share it.
+    #[serde(serialize_with = "serialize_shared", deserialize_with = "deserialize_shared")]
+    pub worker: Arc<WorkerId>,
     /// Whether it counts.
     pub state: InputState,
     /// The frames of it that hold the reader's range of a sorted run; all, if there is none.

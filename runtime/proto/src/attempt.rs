@@ -1,13 +1,14 @@
 //! Assignments, input updates, and reports of attempts.
 
 use sluice_core::failure::{AttemptFailure, BadInputKind, Resource};
-use sluice_core::ids::{LayoutVersion, StageId, StreamEpoch};
+use sluice_core::ids::{LayoutVersion, StageId, StreamEpoch, WorkerId};
 use sluice_core::layout::LayoutId;
 use sluice_core::limits::{TooLarge, check_partitions, check_streams};
 use sluice_core::message::{
     AssignedInput, Assignment, InputState, InputUpdate, MapOutputPartitionMeta, Writer,
 };
 use sluice_core::metrics::AttemptMetrics;
+use std::sync::Arc;
 
 use crate::auth::{FetchEndpoint, FetchKey};
 use crate::stream::{fetch_error_code, fetch_error_from};
@@ -117,7 +118,7 @@ impl wire::InputUpdate {
         Self {
             map_attempt: Some(update.map_attempt.into()),
             stream_epoch: update.stream_epoch.0,
-            worker: Some(update.worker.into()),
+            worker: Some(WorkerId::clone(&update.worker).into()),
             address: endpoint.address,
             state: state.into(),
             range: update.range.map(Into::into),
@@ -144,7 +145,7 @@ impl TryFrom<wire::InputUpdate> for (InputUpdate, FetchEndpoint) {
         let update = InputUpdate {
             map_attempt: need(wire.map_attempt, "updates.map_attempt")?.into(),
             stream_epoch: StreamEpoch(wire.stream_epoch),
-            worker: need(wire.worker, "updates.worker")?.into(),
+            worker: Arc::new(need(wire.worker, "updates.worker")?.into()),
             state,
             range: wire.range.map(TryInto::try_into).transpose()?,
             filled_partitions: filled_partitions(wire.filled_partitions)?,

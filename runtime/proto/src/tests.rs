@@ -8,6 +8,7 @@ use sluice_core::message::{AssignedInput, Assignment, InputState, InputUpdate, W
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{FileRange, InputFile, Split};
 use sluice_core::ranges::{Bound, ByteRange, KeyRange, MAX_KEY_BYTES, MAX_SAMPLES, RunSample, SortedRun};
+use std::sync::Arc;
 
 use crate::auth::{FetchEndpoint, FetchKey};
 use crate::{LeafSplit, MAX_TEXT_BYTES, WireError, fetch_error_of, refuse_fetch, shortened, wire};
@@ -314,7 +315,7 @@ fn input_updates_survive() {
         let update = InputUpdate {
             map_attempt: attempt(),
             stream_epoch: StreamEpoch(2),
-            worker,
+            worker: Arc::new(worker),
             state,
             filled_partitions: (state == InputState::Won).then(|| vec![1, 300, 7]),
             range: (state == InputState::Won).then_some(ByteRange { start: 3, end: 9 }),

@@ -343,7 +343,7 @@ impl QueryDriver {
     }
 
     fn addressed(&self, update: InputUpdate) -> (InputUpdate, FetchEndpoint) {
-        let worker = self.workers.get(&update.worker);
+        let worker = self.workers.get(update.worker.as_ref());
         let endpoint = FetchEndpoint {
             address: worker.map(|worker| worker.address.clone()).unwrap_or_default(),
             key: worker.map(|worker| worker.fetch_key.clone()),

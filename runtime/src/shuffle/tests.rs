@@ -191,7 +191,7 @@ impl Bench {
             let won = InputUpdate {
                 map_attempt: attempt(task),
                 stream_epoch: StreamEpoch(1),
-                worker: worker(),
+                worker: Arc::new(worker()),
                 state: InputState::Won,
                 filled_partitions: None,
                 range: None,

@@ -111,21 +111,43 @@ pub(super) struct Winner {
     pub(super) counters: [u64; COUNTERS],
     /// Rows that it wrote to its exchange.
     pub(super) rows: u64,
+    /// What is known of the parts of its output, if anything is: most tasks of a large query have little to tell.
+    pub(super) parts: Option<Arc<OutputParts>>,
+}
+
+/// What is known of the parts of an attempt's output.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct OutputParts {
     /// Where its keys are, if it wrote a sorted run.
-    pub(super) run: Option<Arc<SortedRun>>,
+    pub(super) run: Option<SortedRun>,
     /// The partitions that hold bytes; `None` if all of them do.
-    pub(super) filled: Option<Arc<PartitionSet>>,
+    pub(super) filled: Option<PartitionSet>,
     /// The sizes of its partitions, if a reader may split them.
-    pub(super) bytes: Option<Arc<MapTaskBytes>>,
+    pub(super) bytes: Option<MapTaskBytes>,
 }
 
 impl Winner {
+    /// Where its keys are, if it wrote a sorted run.
+    pub(super) fn run(&self) -> Option<&SortedRun> {
+        self.parts.as_ref()?.run.as_ref()
+    }
+
+    /// The partitions that hold bytes; `None` if all of them do.
+    pub(super) fn filled(&self) -> Option<&PartitionSet> {
+        self.parts.as_ref()?.filled.as_ref()
+    }
+
+    /// The sizes of its partitions, if a reader may split them.
+    pub(super) fn bytes(&self) -> Option<&MapTaskBytes> {
+        self.parts.as_ref()?.bytes.as_ref()
+    }
+
     /// The update for readers that read all of it.
     pub(super) fn update(&self, state: InputState) -> InputUpdate {
         InputUpdate {
             map_attempt: self.id,
             stream_epoch: stream_epoch(self.id),
-            worker: WorkerId::clone(&self.worker),
+            worker: Arc::clone(&self.worker),
             state,
             range: None,
             filled_partitions: None,
@@ -140,9 +162,7 @@ impl From<RunningAttempt> for Winner {
             worker: attempt.worker,
             counters: attempt.metrics.counters(),
             rows: 0,
-            run: None,
-            filled: None,
-            bytes: None,
+            parts: None,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The layouts of stages in their epochs: when they are decided, and what readers are told of them.
 
 use super::Coordinator;
-use super::attempts::{TaskRun, Winner};
+use super::attempts::Winner;
 use super::event::Action;
 use super::worker_registry::Worker;
 use crate::ids::{AttemptId, ExchangeId, StageId, TaskId};
@@ -225,9 +225,8 @@ impl Coordinator {
                 let tasks = self
                     .writers(exchange)
                     .flat_map(|writer| self.stages.get(writer).tasks());
-                let run = |task: &'_ TaskRun| task.winner().and_then(|winner| winner.run.clone());
-                let runs: Vec<_> = tasks.map(run).collect();
-                let runs: Vec<&SortedRun> = runs.iter().map(|run| run.as_deref().unwrap_or(&empty)).collect();
+                let runs = tasks.map(|task| task.winner().and_then(Winner::run));
+                let runs: Vec<&SortedRun> = runs.map(|run| run.unwrap_or(&empty)).collect();
                 let layout = Layout::by_ranges(stage, &self.graph, &runs, self.policy.min_range_bytes);
                 let sizes = layout.range_bytes(&runs);
                 (layout, sizes)
@@ -277,7 +276,7 @@ impl Coordinator {
         let tasks = self
             .writers(exchange)
             .flat_map(|writer| self.stages.get(writer).tasks());
-        tasks.map(|task| task.winner()?.bytes.as_deref()).collect()
+        tasks.map(|task| task.winner()?.bytes()).collect()
     }
 
     /// Whether partitions that the stage writes may be split, so that the sizes of single map tasks matter.
@@ -316,7 +315,7 @@ impl Coordinator {
     /// Which partitions of the output that the reader reads hold bytes, so that it need not fetch the others; `None` if all of
     /// them do. With many partitions nearly all streams are empty, and there are as many as map tasks times partitions.
     fn filled_for(&self, reader: TaskId, winner: &Winner) -> Option<Vec<u32>> {
-        let filled = winner.filled.as_ref()?;
+        let filled = winner.filled()?;
         let stage = self.graph.stages.get(reader.stage.0 as usize)?;
         let of_winner = |input: &&StageInput| {
             self.writers(input.exchange)
@@ -371,7 +370,7 @@ impl Coordinator {
     /// The bytes of a winner's run that hold the rows of a reading task.
     fn bytes_for(&self, reader: TaskId, winner: &Winner) -> Option<ByteRange> {
         let range = self.layouts.range_of(reader)?;
-        let run = winner.run.as_deref()?;
+        let run = winner.run()?;
         let exchange = self.range_input(reader.stage)?;
         let mut before = 0;
         for writer in self.writers(exchange) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Coordinator;
-use super::attempts::{AttemptEnd, TaskRun, Winner};
+use super::attempts::{AttemptEnd, OutputParts, TaskRun, Winner};
 use super::event::{Action, Outcome, QueryFailure};
 use super::partition_set::PartitionSet;
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
@@ -97,10 +97,15 @@ impl Coordinator {
             .iter()
             .map(|output| output.rows)
             .fold(0, u64::saturating_add);
-        winner.run = success.run.map(Arc::new);
-        winner.filled = filled(&success.outputs, partitions);
-        let sizes = self.may_be_split(id.stage);
-        winner.bytes = sizes.then(|| Arc::new(MapTaskBytes::new(&success.outputs, partitions)));
+        let mut parts = OutputParts {
+            run: success.run,
+            filled: filled(&success.outputs, partitions),
+            bytes: None,
+        };
+        if self.may_be_split(id.stage) {
+            parts.bytes = Some(MapTaskBytes::new(&success.outputs, partitions));
+        }
+        winner.parts = (parts != OutputParts::default()).then(|| Arc::new(parts));
         self.record_firsts(id.stage, assigned, &success.metrics);
         let has_won_before = self
             .stages
@@ -353,12 +358,12 @@ impl Coordinator {
 }
 
 /// The partitions that hold bytes, unless all of them do.
-fn filled(outputs: &[MapOutputPartitionMeta], partitions: u32) -> Option<Arc<PartitionSet>> {
+fn filled(outputs: &[MapOutputPartitionMeta], partitions: u32) -> Option<PartitionSet> {
     if outputs.len() >= partitions as usize {
         return None;
     }
     let members = outputs.iter().map(|output| output.partition);
-    Some(Arc::new(PartitionSet::new(partitions, members)))
+    Some(PartitionSet::new(partitions, members))
 }
 
 /// The failure of an attempt as the cause of a query's end.

@@ -134,7 +134,7 @@ impl Reader {
         let update_source = Source {
             attempt: update.map_attempt,
             stream_epoch: update.stream_epoch,
-            worker: update.worker.clone(),
+            worker: update.worker.as_ref().clone(),
             range: update.range,
             filled: update
                 .filled_partitions

@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -110,7 +111,7 @@ impl Cluster {
         let update = InputUpdate {
             map_attempt: map,
             stream_epoch: StreamEpoch(u64::from(map.attempt)),
-            worker: self.home(map),
+            worker: Arc::new(self.home(map)),
             state,
             filled_partitions: None,
             range: None,

@@ -1,6 +1,7 @@
 //! Readers against stream tables: random chunk sizes, repeats, breaks, restarts and losses, and slow operators.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -98,10 +99,10 @@ impl World {
         let update = InputUpdate {
             map_attempt: map,
             stream_epoch: StreamEpoch(u64::from(map.attempt)),
-            worker: WorkerId {
+            worker: Arc::new(WorkerId {
                 name: format!("w{worker}"),
                 incarnation: Incarnation(worker),
-            },
+            }),
             state,
             filled_partitions: None,
             range: None,

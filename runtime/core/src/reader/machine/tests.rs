@@ -5,6 +5,7 @@ use super::*;
 use crate::ids::{AttemptId, Incarnation, StageEpoch, StageId, StreamEpoch, WorkerId};
 use crate::message::Writer;
 use crate::ranges::ByteRange;
+use std::sync::Arc;
 
 const MIB: u64 = 1 << 20;
 
@@ -44,10 +45,10 @@ fn update(map_attempt: AttemptId, stream_epoch: u64, state: InputState) -> Event
     Event::InputUpdated(InputUpdate {
         map_attempt,
         stream_epoch: StreamEpoch(stream_epoch),
-        worker: WorkerId {
+        worker: Arc::new(WorkerId {
             name: format!("w{stream_epoch}"),
             incarnation: Incarnation(stream_epoch),
-        },
+        }),
         state,
         filled_partitions: None,
         range: None,

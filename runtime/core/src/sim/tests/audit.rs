@@ -1,6 +1,7 @@
 //! What the audit of a run notices, event by event and action by action.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::super::audit::Audit;
 use crate::coordinator::{Action, Event, MAX_ATTEMPTS_PER_TASK, Outcome, QueryFailure};
@@ -75,7 +76,7 @@ fn update(id: AttemptId, state: InputState) -> Action {
     let update = InputUpdate {
         map_attempt: id,
         stream_epoch: StreamEpoch(1),
-        worker: worker(),
+        worker: Arc::new(worker()),
         state,
         filled_partitions: None,
         range: None,
