@@ -22,6 +22,7 @@ mod fragment;
 mod grouping;
 mod join_order;
 mod label;
+mod limited_aggregates;
 mod named;
 mod null_safe;
 mod on_conditions;

@@ -17,6 +17,7 @@ use super::broadcast::{BroadcastLimit, BroadcastSmallBuilds};
 use super::correlated::KeysAsColumns;
 use super::error::PlanError;
 use super::filters::PushFilters;
+use super::limited_aggregates::LimitAggregates;
 use super::null_safe::{ExtractJoinKeys, OrderInnerJoins};
 use super::opaque::EnsureKnownRequirements;
 use super::rules::{PartitionUnsafeJoins, SplitScans};
@@ -124,6 +125,8 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
             *rule = Arc::new(PushProjections);
         } else if rule.name() == EnsureKnownRequirements.name() {
             *rule = Arc::new(EnsureKnownRequirements);
+        } else if rule.name() == LimitAggregates.name() {
+            *rule = Arc::new(LimitAggregates);
         }
     }
     rules.push(Arc::new(ReadSeriesColumns));

@@ -71,6 +71,19 @@ const FLOATS: &[(&str, &[&str])] = &[
         "SELECT count(DISTINCT f), count(DISTINCT g) FROM floats",
         &["5|5"],
     ),
+    // Keys of groups that come and go while the first ones are kept.
+    (
+        "SELECT DISTINCT f FROM floats ORDER BY f DESC NULLS FIRST LIMIT 2",
+        &["null", "NaN"],
+    ),
+    (
+        "(SELECT f FROM floats WHERE f > 100) UNION (SELECT f FROM floats) ORDER BY f NULLS LAST LIMIT 2",
+        &["-inf", "0.0"],
+    ),
+    (
+        "SELECT id, max(f) FROM floats GROUP BY id ORDER BY max(f) DESC NULLS LAST, id LIMIT 1",
+        &["1|NaN"],
+    ),
     (
         "SELECT DISTINCT f FROM floats WHERE f >= 0 ORDER BY f DESC",
         &["NaN", "inf", "1.5", "0.0"],
