@@ -138,15 +138,8 @@ impl Layouts {
 
     /// The bytes of each partition of an exchange; empty before anything of them is known.
     fn bytes_of(&self, exchange: ExchangeId, graph: &StageGraph) -> Vec<u64> {
-        let writers = &graph.exchanges[exchange.0 as usize].writers;
-        let mut sizes: Vec<u64> = Vec::new();
-        for written in writers.iter().map(|writer| &self.of(*writer).output_bytes) {
-            sizes.resize(sizes.len().max(written.len()), 0);
-            for (sum, bytes) in sizes.iter_mut().zip(written) {
-                *sum = sum.saturating_add(*bytes);
-            }
-        }
-        sizes
+        let writers = graph.exchanges[exchange.0 as usize].writers.iter();
+        sum_by_partition(writers.map(|writer| self.of(*writer).output_bytes.as_slice()))
     }
 
     /// The sizes of the partitions that the stage's tasks divide among them, those of all inputs together; empty before
@@ -156,15 +149,10 @@ impl Layouts {
         if !ranges.is_empty() {
             return partition_bytes_histogram(ranges.iter().copied());
         }
-        let mut sizes: Vec<u64> = Vec::new();
-        for (_, input) in own_inputs(stage) {
-            let of_input = self.bytes_of(input.exchange, graph);
-            sizes.resize(sizes.len().max(of_input.len()), 0);
-            for (sum, bytes) in sizes.iter_mut().zip(of_input) {
-                *sum = sum.saturating_add(bytes);
-            }
-        }
-        partition_bytes_histogram(sizes)
+        let of_inputs: Vec<_> = own_inputs(stage)
+            .map(|(_, input)| self.bytes_of(input.exchange, graph))
+            .collect();
+        partition_bytes_histogram(sum_by_partition(of_inputs.iter().map(Vec::as_slice)))
     }
 }
 
@@ -172,6 +160,18 @@ impl Layouts {
 fn own_inputs(stage: &Stage) -> impl Iterator<Item = (u32, &StageInput)> {
     let own = |(_, input): &(u32, &StageInput)| input.read == ReadKind::OwnPartition;
     (0..).zip(&stage.inputs).filter(own)
+}
+
+/// The sums of sizes by partition; as many as the longest of them has.
+fn sum_by_partition<'a>(all: impl Iterator<Item = &'a [u64]>) -> Vec<u64> {
+    let mut sums: Vec<u64> = Vec::new();
+    for sizes in all {
+        sums.resize(sums.len().max(sizes.len()), 0);
+        for (sum, bytes) in sums.iter_mut().zip(sizes) {
+            *sum = sum.saturating_add(*bytes);
+        }
+    }
+    sums
 }
 
 /// The slots of these workers in all.
@@ -238,7 +238,7 @@ impl Coordinator {
         self.update_result_tasks(id, tasks);
     }
 
-    /// The policy by which the stage's partitions are coalesced; `None` if each task reads one.
+    /// The policy by which the stage's partitions are coalesced and split; `None` if each task reads one.
     pub(super) fn adaptive_policy(&self, id: StageId) -> Option<AdaptivePolicy> {
         let stage = self.graph.stages.get(id.0 as usize)?;
         // A client reads the union of several stages while some of them wait for their inputs. It would have to read
@@ -332,20 +332,32 @@ impl Coordinator {
     /// The writers of an input of a stage, with the map tasks of them that a task reads.
     pub(super) fn writers_for(&self, task: TaskId, number: u32, exchange: ExchangeId) -> Vec<Writer> {
         let shard = self.layouts.shard_of(task).filter(|shard| shard.input == number);
-        let mut before = 0_u32;
-        let mut writers = Vec::new();
-        for stage in self.writers(exchange) {
+        let writer = |stage: StageId| {
             let tasks = self.layouts.tasks(stage);
             let mut only = self.stages.get(stage).only_tasks();
             if let Some(shard) = shard {
                 let mut read = only.unwrap_or_else(|| (0..tasks).collect());
-                read.retain(|task| shard.map_tasks.contains(&before.saturating_add(*task)));
+                read.retain(|task| {
+                    let number = self.map_task_number(exchange, TaskId { stage, task: *task });
+                    number.is_some_and(|number| shard.map_tasks.contains(&number))
+                });
                 only = Some(read);
             }
-            before = before.saturating_add(tasks);
-            writers.push(Writer { stage, tasks, only });
+            Writer { stage, tasks, only }
+        };
+        self.writers(exchange).map(writer).collect()
+    }
+
+    /// The number of a map task among all tasks of all writers of an exchange, in their order: ranges and shards know it by that.
+    fn map_task_number(&self, exchange: ExchangeId, map_task: TaskId) -> Option<u32> {
+        let mut before = 0_u32;
+        for writer in self.writers(exchange) {
+            if writer == map_task.stage {
+                return Some(before.saturating_add(map_task.task));
+            }
+            before = before.saturating_add(self.layouts.tasks(writer));
         }
-        writers
+        None
     }
 
     /// Whether a task reads what this map task wrote to the input that its stage reads.
@@ -357,14 +369,8 @@ impl Coordinator {
         let Some(input) = stage.inputs.get(shard.input as usize) else {
             return true;
         };
-        let mut before = 0_u32;
-        for writer in self.writers(input.exchange) {
-            if writer == map_task.stage {
-                return shard.map_tasks.contains(&before.saturating_add(map_task.task));
-            }
-            before = before.saturating_add(self.layouts.tasks(writer));
-        }
-        true
+        let number = self.map_task_number(input.exchange, map_task);
+        number.is_none_or(|number| shard.map_tasks.contains(&number))
     }
 
     /// The bytes of a winner's run that hold the rows of a reading task.
@@ -372,14 +378,7 @@ impl Coordinator {
         let range = self.layouts.range_of(reader)?;
         let run = winner.run()?;
         let exchange = self.range_input(reader.stage)?;
-        let mut before = 0;
-        for writer in self.writers(exchange) {
-            if writer == winner.id.stage {
-                let map_task = before + winner.id.task;
-                return Some(range.bytes_of(run, map_task));
-            }
-            before += self.layouts.tasks(writer);
-        }
-        None
+        let number = self.map_task_number(exchange, winner.id.task_id())?;
+        Some(range.bytes_of(run, number))
     }
 }

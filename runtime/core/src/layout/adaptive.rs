@@ -96,8 +96,8 @@ pub(super) fn divide(observed: &Observed<'_>, policy: &AdaptivePolicy) -> Vec<Ta
     };
     let cap = partitions_per_task(observed.map_tasks(), policy);
     let (mut units, mut sources) = (Vec::new(), Vec::new());
-    let mut hot = hot_partitions(observed, policy).into_iter().peekable();
     let sizes = observed.partition_bytes();
+    let mut hot = hot_partitions(observed, &sizes, policy).into_iter().peekable();
     for (partition, bytes) in sizes.iter().enumerate() {
         let shards = hot.next_if(|hot| hot.partition == partition);
         match shards {
@@ -237,12 +237,12 @@ pub(super) fn count(number: impl TryInto<usize>) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const MIB: u64 = 1 << 20;
 
-    fn policy() -> AdaptivePolicy {
+    pub(in super::super) fn policy() -> AdaptivePolicy {
         AdaptivePolicy {
             target_bytes: 128 * MIB,
             min_tasks: 1,

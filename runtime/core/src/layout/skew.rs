@@ -63,11 +63,14 @@ pub(super) struct HotPartition {
     pub(super) shards: Vec<(Shard, u64)>,
 }
 
-/// The partitions that are worth splitting, ascending.
-pub(super) fn hot_partitions(observed: &Observed<'_>, policy: &AdaptivePolicy) -> Vec<HotPartition> {
-    let sizes = observed.partition_bytes();
-    let fair = total(&sizes) / u128::from(observed.slots.max(1));
-    let mut sorted = sizes.clone();
+/// The partitions that are worth splitting, ascending, by the sizes of all.
+pub(super) fn hot_partitions(
+    observed: &Observed<'_>,
+    sizes: &[u64],
+    policy: &AdaptivePolicy,
+) -> Vec<HotPartition> {
+    let fair = total(sizes) / u128::from(observed.slots.max(1));
+    let mut sorted = sizes.to_vec();
     sorted.sort_unstable();
     let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
     let target = u128::from(policy.target_bytes.max(1));
@@ -129,19 +132,10 @@ fn split(observed: &Observed<'_>, partition: usize, bytes: u64, shard_bytes: u12
 #[cfg(test)]
 mod tests {
     use super::super::adaptive::ObservedInput;
+    use super::super::adaptive::tests::policy;
     use super::*;
 
     const MIB: u64 = 1 << 20;
-
-    fn policy() -> AdaptivePolicy {
-        AdaptivePolicy {
-            target_bytes: 128 * MIB,
-            min_tasks: 1,
-            max_tasks: 0,
-            max_partitions_per_task: 0,
-            min_task_bytes: MIB,
-        }
-    }
 
     /// The bytes that the shards of the only hot partition read, for a probe side of map tasks that wrote so many MiB by partition.
     fn shards(map_tasks: &[&[u64]], build: &[u64], slots: u32) -> Vec<u64> {
@@ -175,7 +169,7 @@ mod tests {
             inputs: &inputs,
             slots,
         };
-        let hot = hot_partitions(&observed, &policy());
+        let hot = hot_partitions(&observed, &observed.partition_bytes(), &policy());
         let shards = hot.into_iter().flat_map(|hot| hot.shards);
         shards
             .map(|(shard, bytes)| {
