@@ -18,45 +18,31 @@ pub(super) trait Wide: ArrowNativeType + Copy + Default + Send + Sync + Debug + 
     fn average(self, zeros: u32, count: u64) -> Option<Self>;
 }
 
-impl Wide for i128 {
-    fn of(number: i128) -> Self {
-        number
-    }
+macro_rules! wide {
+    ($type:ty, $of:expr) => {
+        impl Wide for $type {
+            fn of(number: i128) -> Self {
+                $of(number)
+            }
 
-    #[inline(always)]
-    fn plus(self, other: Self) -> Option<Self> {
-        self.checked_add(other)
-    }
+            #[inline(always)]
+            fn plus(self, other: Self) -> Option<Self> {
+                self.checked_add(other)
+            }
 
-    fn minus(self, other: Self) -> Option<Self> {
-        self.checked_sub(other)
-    }
+            fn minus(self, other: Self) -> Option<Self> {
+                self.checked_sub(other)
+            }
 
-    fn average(self, zeros: u32, count: u64) -> Option<Self> {
-        self.checked_mul(10_i128.checked_pow(zeros)?)?
-            .checked_div(i128::from(count))
-    }
+            fn average(self, zeros: u32, count: u64) -> Option<Self> {
+                self.checked_mul(Self::of(10).checked_pow(zeros)?)?
+                    .checked_div(Self::of(count.into()))
+            }
+        }
+    };
 }
-
-impl Wide for i256 {
-    fn of(number: i128) -> Self {
-        Self::from_i128(number)
-    }
-
-    #[inline(always)]
-    fn plus(self, other: Self) -> Option<Self> {
-        self.checked_add(other)
-    }
-
-    fn minus(self, other: Self) -> Option<Self> {
-        self.checked_sub(other)
-    }
-
-    fn average(self, zeros: u32, count: u64) -> Option<Self> {
-        self.checked_mul(i256::from_i128(10).checked_pow(zeros)?)?
-            .checked_div(i256::from_i128(i128::from(count)))
-    }
-}
+wide!(i128, |number| number);
+wide!(i256, i256::from_i128);
 
 /// A type whose values are summed.
 pub(super) trait Summand: ArrowPrimitiveType<Native: Hash + Eq> + Debug {

@@ -120,13 +120,14 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
         Arc::new(SortMergeLargeBuilds::new(builds)),
     ];
     rules.splice(after_join_selection..after_join_selection, joins);
+    let ours: [Arc<dyn PhysicalOptimizerRule + Send + Sync>; 3] = [
+        Arc::new(PushProjections),
+        Arc::new(EnsureKnownRequirements),
+        Arc::new(LimitAggregates),
+    ];
     for rule in &mut rules {
-        if rule.name() == PushProjections.name() {
-            *rule = Arc::new(PushProjections);
-        } else if rule.name() == EnsureKnownRequirements.name() {
-            *rule = Arc::new(EnsureKnownRequirements);
-        } else if rule.name() == LimitAggregates.name() {
-            *rule = Arc::new(LimitAggregates);
+        if let Some(own) = ours.iter().find(|own| own.name() == rule.name()) {
+            *rule = Arc::clone(own);
         }
     }
     rules.push(Arc::new(ReadSeriesColumns));

@@ -21,6 +21,7 @@ mod shapes;
 mod split_inputs;
 mod splits;
 mod sql_page;
+mod stage_runner;
 mod stages;
 mod subqueries;
 mod survey;

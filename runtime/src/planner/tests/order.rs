@@ -14,7 +14,8 @@ use datafusion::prelude::{ParquetReadOptions, SessionConfig};
 use parquet::arrow::ArrowWriter;
 
 use super::super::{InputProvider, TaskSplits, decode_task, fragment, plan, task_context};
-use super::harness::{Bench, Unread, run, same_rows, texts};
+use super::harness::{Bench, same_rows, texts};
+use super::stage_runner::{Unread, run};
 
 const QUERIES: &[&str] = &[
     "SELECT 1 AS a UNION ALL SELECT 2 ORDER BY a",

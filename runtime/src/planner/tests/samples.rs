@@ -7,7 +7,8 @@ use datafusion::prelude::SessionContext;
 use sluice_crds::shuffle_query::TpchTable as Table;
 
 use super::super::{PlanError, PlannedQuery, plan};
-use super::harness::{Bench, run, texts};
+use super::harness::{Bench, texts};
+use super::stage_runner::run;
 use super::survey::register_formats;
 use crate::source::tpch::TpchTable;
 

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 
 use super::super::{PlanError, plan};
-use super::harness::{Bench, run};
+use super::harness::Bench;
+use super::stage_runner::run;
 
 /// Set, it makes the test write the lists of functions.
 const WRITE: &str = "SLUICE_RENDER";

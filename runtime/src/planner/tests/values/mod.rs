@@ -14,7 +14,8 @@ use parquet::arrow::ArrowWriter;
 use sluice_core::failure::{AttemptFailure, BadInputKind};
 
 use super::super::plan;
-use super::harness::{Bench, run, texts};
+use super::harness::{Bench, texts};
+use super::stage_runner::run;
 use crate::source::classify_error;
 
 const PARTITIONS: [usize; 3] = [1, 3, 13];
