@@ -14,6 +14,7 @@ mod correlated;
 mod cut;
 mod determinism;
 mod empty_inputs;
+mod empty_unions;
 mod error;
 mod explain;
 mod filters;

@@ -15,6 +15,7 @@ use datafusion::prelude::SessionConfig;
 use super::aggregate_input::EliminateGroupKeys;
 use super::broadcast::{BroadcastLimit, BroadcastSmallBuilds};
 use super::correlated::KeysAsColumns;
+use super::empty_unions::PropagateEmpty;
 use super::error::PlanError;
 use super::filters::PushFilters;
 use super::limited_aggregates::LimitAggregates;
@@ -149,7 +150,8 @@ pub fn session_state(config: SessionConfig, runtime: Arc<RuntimeEnv>) -> Session
 /// DataFusion's rules for logical plans, with ours in the places of those that give other rows.
 fn logical_rules() -> Vec<Arc<dyn OptimizerRule + Send + Sync>> {
     let mut rules = Optimizer::new().rules;
-    let ours: [Arc<dyn OptimizerRule + Send + Sync>; 4] = [
+    let ours: [Arc<dyn OptimizerRule + Send + Sync>; 5] = [
+        Arc::new(PropagateEmpty::default()),
         Arc::new(EliminateGroupKeys::default()),
         Arc::new(PushFilters::default()),
         Arc::new(OrderInnerJoins::default()),

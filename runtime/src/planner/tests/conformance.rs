@@ -77,6 +77,22 @@ async fn series_of_which_no_column_is_read_have_their_rows() {
 }
 
 #[tokio::test]
+async fn a_union_of_which_one_branch_is_left_keeps_its_names() {
+    let nothing = "SELECT id AS a FROM mid WHERE NOT EXISTS (SELECT max(id) FROM mid)";
+    check(&[
+        (
+            &format!("({nothing} ORDER BY a) UNION ALL (SELECT id AS b FROM tiny ORDER BY b DESC) ORDER BY a LIMIT 2"),
+            "0, 1",
+        ),
+        (
+            &format!("SELECT a + 1 AS n FROM ({nothing} UNION ALL SELECT id FROM tiny UNION ALL {nothing}) ORDER BY n DESC LIMIT 1"),
+            "7",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
 async fn numbers_keep_the_digits_that_are_written() {
     check(&[
         (
