@@ -9,6 +9,8 @@
 //!   sorted too, and the plan fails the sanity check.
 //! - An operator that merges sorted partitions claims every ordering that each of them has, and not only the one by which it
 //!   merges.
+//! - A sort that is pushed below an outer join leaves out the constants of that side. The join does not know them any more, and
+//!   the plan fails the sanity check.
 //! - The one row of an aggregate without keys counts as sorted by anything. A window that takes such rows as sorted by the
 //!   keys of its partitions looks for their ordering when it runs, and fails: it knows orderings alone.
 //! - An OFFSET without LIMIT keeps the order of its input, so the rule sorts below it by what is ordered above: then it skips
@@ -101,6 +103,19 @@ impl ExecutionPlan for OpaqueExec {
     }
 }
 
+/// Whether an operator of an enforced plan is wrong.
+type IsWrong = fn(&Arc<dyn ExecutionPlan>) -> Result<bool>;
+/// Hides what made it wrong, in the plan before enforcement.
+type Hide = fn(Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>>;
+
+/// What is looked for in an enforced plan, and what is hidden once before it is enforced anew.
+const REMEDIES: [(IsWrong, Hide); 4] = [
+    (claims_other_orderings, hide_branches),
+    (orders_by_both_sides, hide_second_order),
+    (partitions_are_missed, hide_constraints),
+    (misses_its_ordering, hide_ordered_joins),
+];
+
 /// DataFusion's rule that puts in sorts and repartitions, over plans that know only what holds.
 #[derive(Debug, Default)]
 pub(crate) struct EnsureKnownRequirements;
@@ -112,23 +127,22 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
         config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let mut plan = hide_offsets(plan.transform_up(hide_what_breaks).data()?, true)?;
-        let (mut branches_hidden, mut second_hidden, mut constraints_hidden) = (false, false, false);
+        let mut remedies = REMEDIES.to_vec();
         loop {
             // Enforcement adds sorts and merges, which give branches of unions and sides of joins an ordering. It starts anew
             // from the plan without them: from one with them it takes away merges that limits need.
             let ensured = EnsureRequirements::new().optimize(Arc::clone(&plan), config)?;
-            if !branches_hidden && ensured.exists(|node| Ok(claims_other_orderings(node)))? {
-                branches_hidden = true;
-                plan = plan.transform_up(hide_branches).data()?;
-            } else if !second_hidden && ensured.exists(|node| Ok(orders_by_both_sides(node)))? {
-                second_hidden = true;
-                plan = plan.transform_up(hide_second_order).data()?;
-            } else if !constraints_hidden && ensured.exists(|node| Ok(misses_partitions(node)))? {
-                constraints_hidden = true;
-                plan = plan.transform_up(hide_constraints).data()?;
-            } else {
-                return Ok(ensured);
+            let mut needed = None;
+            for (place, (is_wrong, _)) in remedies.iter().enumerate() {
+                if needed.is_none() && ensured.exists(is_wrong)? {
+                    needed = Some(place);
+                }
             }
+            let Some(place) = needed else {
+                return Ok(ensured);
+            };
+            let (_, hide) = remedies.remove(place);
+            plan = plan.transform_up(hide).data()?;
         }
     }
 
@@ -142,7 +156,7 @@ impl PhysicalOptimizerRule for EnsureKnownRequirements {
 }
 
 /// Whether an operator that merges sorted partitions would claim other orderings too.
-fn claims_other_orderings(node: &Arc<dyn ExecutionPlan>) -> bool {
+fn claims_other_orderings(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     let (input, ordering) = if let Some(merge) = node.downcast_ref::<SortPreservingMergeExec>() {
         (merge.input(), Some(merge.expr()))
     } else if let Some(repartition) = node.downcast_ref::<RepartitionExec>() {
@@ -150,14 +164,14 @@ fn claims_other_orderings(node: &Arc<dyn ExecutionPlan>) -> bool {
         let merged = input.output_ordering();
         (input, merged.filter(|_| repartition.preserve_order()))
     } else {
-        return false;
+        return Ok(false);
     };
     let Some(ordering) = ordering else {
-        return false;
+        return Ok(false);
     };
     let mut known = input.equivalence_properties().oeq_class().iter();
-    input.output_partitioning().partition_count() > 1
-        && known.any(|other| !ordering.as_ref().starts_with(other))
+    Ok(input.output_partitioning().partition_count() > 1
+        && known.any(|other| !ordering.as_ref().starts_with(other)))
 }
 
 /// Hides what the branches of a union have in common: that each has an ordering says nothing of all their rows together.
@@ -349,25 +363,54 @@ fn holds_for_nulls(input: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 /// Whether a join claims an ordering by both of its sides.
-fn orders_by_both_sides(node: &Arc<dyn ExecutionPlan>) -> bool {
+fn orders_by_both_sides(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {
     let Some(second) = second_side(node) else {
-        return false;
+        return Ok(false);
     };
     let inputs = node.children();
     let (Some(first), Some(second)) = (inputs.get(1 - second), inputs.get(second)) else {
-        return false;
+        return Ok(false);
     };
     // The keys of a merge are equal on both sides.
     let merged = node.downcast_ref::<SortMergeJoinExec>();
     let keys = merged.map_or(0, |join| join.on().len());
     let mut orders = second.equivalence_properties().oeq_class().iter();
-    first.output_ordering().is_some() && orders.any(|order| order.len() > keys)
+    Ok(first.output_ordering().is_some() && orders.any(|order| order.len() > keys))
 }
 
 fn hide_second_order(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     match second_side(&node) {
         Some(second) => replace_inputs(node, &|place, _| place == second),
         None => Ok(Transformed::no(node)),
+    }
+}
+
+/// [`misses_partitions`], which never fails.
+fn partitions_are_missed(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    Ok(misses_partitions(node))
+}
+
+/// Whether an input is not sorted as the operator needs it.
+fn misses_its_ordering(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {
+    for (input, required) in node.children().into_iter().zip(node.required_input_ordering()) {
+        if let Some(required) = required
+            && !input
+                .equivalence_properties()
+                .ordering_satisfy_requirement(required.into_single())?
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Hides that outer joins keep the order of a side.
+fn hide_ordered_joins(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    match join_type(&node) {
+        Some(JoinType::Left | JoinType::Right | JoinType::Full) => {
+            Ok(Transformed::yes(Arc::new(OpaqueExec::new(node))))
+        }
+        _ => Ok(Transformed::no(node)),
     }
 }
 

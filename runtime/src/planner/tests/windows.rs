@@ -95,3 +95,21 @@ async fn what_a_fragment_loses_is_refused() {
         }
     }
 }
+
+#[tokio::test]
+async fn windows_by_a_constant_of_an_outer_join_are_sorted_above_it() {
+    let bench = Bench::new().await;
+    for (kind, keeps) in [("LEFT", "1200"), ("FULL", "1206")] {
+        let sql = format!(
+            "SELECT count(*) OVER (PARTITION BY n, u ORDER BY n DESC NULLS LAST) AS c \
+             FROM (SELECT CAST('0.00' AS DECIMAL(15, 2)) AS u, id AS n FROM big) AS a \
+             {kind} JOIN (SELECT CAST(id AS DECIMAL(15, 2)) AS u FROM tiny) AS b USING (u)"
+        );
+        for partitions in [1, 3] {
+            let rows = bench
+                .rows(&format!("SELECT sum(c) FROM ({sql})"), partitions)
+                .await;
+            assert_eq!(rows, [[keeps]], "{kind} {partitions}");
+        }
+    }
+}
