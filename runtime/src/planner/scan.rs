@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use datafusion::common::Statistics;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
@@ -10,6 +11,7 @@ use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
@@ -26,6 +28,8 @@ pub struct ScanExec {
     leaf: u32,
     /// For people; it does not travel.
     table: Option<String>,
+    /// What planning knows of the rows of all splits; it does not travel.
+    statistics: Option<Arc<Statistics>>,
     source: Arc<dyn ExecutionPlan>,
     /// Which of the rows are read, if not all.
     sample: Option<Sample>,
@@ -37,6 +41,7 @@ impl ScanExec {
         Self {
             leaf,
             table: None,
+            statistics: None,
             source,
             sample: None,
         }
@@ -47,6 +52,7 @@ impl ScanExec {
         Self {
             leaf: self.leaf,
             table: self.table.clone(),
+            statistics: self.statistics.clone(),
             source: Arc::clone(&self.source),
             sample,
         }
@@ -60,6 +66,12 @@ impl ScanExec {
     /// The same scan of a table with a name.
     pub(crate) fn of_table(mut self, table: Option<String>) -> Self {
         self.table = table;
+        self
+    }
+
+    /// The same scan with what is known of its rows.
+    pub(crate) fn with_statistics(mut self, statistics: Arc<Statistics>) -> Self {
+        self.statistics = Some(statistics);
         self
     }
 
@@ -241,5 +253,10 @@ impl ExecutionPlan for ScanExec {
             "scan {} of the task has no split",
             self.leaf
         )))
+    }
+
+    fn statistics_from_inputs(&self, _: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
+        let known = self.statistics.clone();
+        Ok(known.unwrap_or_else(|| Arc::new(Statistics::new_unknown(&self.schema()))))
     }
 }

@@ -7,6 +7,7 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanC
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use sluice_core::plan::Split;
 
@@ -25,7 +26,7 @@ impl Cutter<'_> {
                 .iter()
                 .map(|group| Ok(Split::Files(ranges(group)?)))
                 .collect::<Result<Vec<_>, PlanError>>()?;
-            return self.files(config, splits);
+            return self.files(plan, config, splits);
         }
         if let Some(scan) = plan.downcast_ref::<TpchScanExec>() {
             return self.generated(scan, scan.parts());
@@ -60,7 +61,7 @@ impl Cutter<'_> {
             for group in &config.file_groups {
                 all.extend(ranges(group)?);
             }
-            return self.files(config, vec![Split::Files(all)]);
+            return self.files(plan, config, vec![Split::Files(all)]);
         }
         if let Some(scan) = plan.downcast_ref::<TpchScanExec>() {
             return self.generated(scan, 1);
@@ -78,17 +79,26 @@ impl Cutter<'_> {
             .map_err(|error| PlanError::internal("scan", error))?;
         let splits: Vec<Split> = (0..parts).map(|part| Split::Tpch { part, parts }).collect();
         let table = Some(scan.table().name().to_owned());
+        let whole = StatisticsContext::new().compute(scan, &StatisticsArgs::new());
+        let whole = whole.map_err(|error| PlanError::internal("scan", error))?;
+        let scan = ScanExec::new(leaf, Arc::new(placeholder)).of_table(table);
         Ok(Branch {
-            plan: Arc::new(ScanExec::new(leaf, Arc::new(placeholder)).of_table(table)),
+            plan: Arc::new(scan.with_statistics(whole)),
             tasks: splits.len(),
             scans: vec![(leaf, splits)],
         })
     }
 
-    fn files(&mut self, config: &FileScanConfig, splits: Vec<Split>) -> Result<Branch, PlanError> {
+    /// Files in these splits, read by `plan`.
+    fn files(
+        &mut self,
+        plan: &Arc<dyn ExecutionPlan>,
+        config: &FileScanConfig,
+        splits: Vec<Split>,
+    ) -> Result<Branch, PlanError> {
         let leaf = self.next_leaf;
         self.next_leaf += 1;
-        // Files travel with the splits; statistics served planning alone.
+        // Files travel with the splits; their statistics serve planning alone.
         let table = config.file_source().table_schema().table_schema();
         let placeholder = FileScanConfigBuilder::from(config.clone())
             .with_file_groups(vec![FileGroup::new(Vec::new())])
@@ -98,8 +108,11 @@ impl Cutter<'_> {
         if splits.is_empty() {
             return Ok(one_task(Arc::new(EmptyExec::new(source.schema()))));
         }
+        let whole = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
+        let whole = whole.map_err(|error| PlanError::internal("scan", error))?;
+        let scan = ScanExec::new(leaf, source).of_table(table_name(config));
         Ok(Branch {
-            plan: Arc::new(ScanExec::new(leaf, source).of_table(table_name(config))),
+            plan: Arc::new(scan.with_statistics(whole)),
             tasks: splits.len(),
             scans: vec![(leaf, splits)],
         })

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use sluice_core::ids::{ExchangeId, StageId};
 use sluice_core::plan::{Determinism, Exchange, Split};
 
@@ -18,6 +19,12 @@ use crate::planner::shuffle_read_exec::ShuffleReadExec;
 /// The assumed size of a part of a generated table, bytes.
 const BYTES_OF_PART: u64 = 8 << 20;
 
+/// The part of the rows that a predicate keeps if nothing is known of them: what DataFusion assumes of a predicate that it cannot
+/// estimate.
+const UNKNOWN_PREDICATE: f64 = 0.2;
+/// The largest part that a predicate is estimated to keep.
+const MAX_KEPT: f64 = 0.99;
+
 /// The stages of a query, as keys are followed through them.
 pub(super) struct Graph<'a> {
     query: &'a PlannedQuery,
@@ -25,8 +32,8 @@ pub(super) struct Graph<'a> {
     readers: BTreeMap<ExchangeId, usize>,
     /// Per stage, whether it and its inputs write the same rows in each run.
     same_rows: Vec<bool>,
-    /// Per stage, whether a predicate narrows its rows or those of an input.
-    narrowed: Vec<bool>,
+    /// Per stage, the estimated part of the rows that predicates keep, its own and those of its inputs.
+    kept: Vec<f64>,
     /// Per stage, the bytes that it and its inputs scan.
     bytes: Vec<u64>,
 }
@@ -37,7 +44,7 @@ impl<'a> Graph<'a> {
             query,
             readers: BTreeMap::new(),
             same_rows: Vec::new(),
-            narrowed: Vec::new(),
+            kept: Vec::new(),
             bytes: Vec::new(),
         };
         for (stage, planned) in query.graph.stages.iter().zip(&query.stages) {
@@ -48,13 +55,8 @@ impl<'a> Graph<'a> {
                     .iter()
                     .all(|input| flags.get(*input).copied().unwrap_or(false))
             };
-            let any = |flags: &[bool]| {
-                inputs
-                    .iter()
-                    .any(|input| flags.get(*input).copied().unwrap_or(false))
-            };
             let same = stage.determinism != Determinism::Indeterminate && all(&graph.same_rows);
-            let narrowed = has_predicate(&planned.plan) || any(&graph.narrowed);
+            let kept = graph.kept(stage.id, &planned.plan);
             let below: u64 = inputs.iter().filter_map(|input| graph.bytes.get(*input)).sum();
             let own: u64 = planned
                 .tasks
@@ -63,7 +65,7 @@ impl<'a> Graph<'a> {
                 .map(split_bytes)
                 .sum();
             graph.same_rows.push(same);
-            graph.narrowed.push(narrowed);
+            graph.kept.push(kept);
             graph.bytes.push(below.saturating_add(own));
         }
         graph
@@ -166,6 +168,7 @@ impl<'a> Graph<'a> {
             targets,
             source_bytes: self.bytes.get(source.0.0 as usize).copied().unwrap_or(u64::MAX),
             target_bytes,
+            kept: self.kept.get(source.0.0 as usize).copied().unwrap_or(1.0),
         })
     }
 
@@ -183,7 +186,7 @@ impl<'a> Graph<'a> {
                 return best;
             };
             let writer_index = writer.0 as usize;
-            if !*self.same_rows.get(writer_index)? || !*self.narrowed.get(writer_index)? {
+            if !*self.same_rows.get(writer_index)? || *self.kept.get(writer_index)? >= 1.0 {
                 return best;
             }
             best = Some((*writer, at));
@@ -216,24 +219,23 @@ impl<'a> Graph<'a> {
             narrows |= is_predicate(&plan)
                 || others
                     .filter(|(child, _)| *child != next.child)
-                    .any(|(_, other)| self.is_narrowed(stage, other));
+                    .any(|(_, other)| self.kept(stage, other) < 1.0);
             let child = Arc::clone(plan.children().get(next.child)?);
             (plan, column) = (child, next.column);
         }
     }
 
-    /// Whether a predicate narrows the rows of a plan or of what it reads.
-    fn is_narrowed(&self, stage: StageId, plan: &Arc<dyn ExecutionPlan>) -> bool {
+    /// The estimated part of the rows of a plan that predicates keep, its own and those of what it reads; 1 without any.
+    fn kept(&self, stage: StageId, plan: &Arc<dyn ExecutionPlan>) -> f64 {
         if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
             let exchange = self.exchange(stage, read).into_iter();
-            let mut writers = exchange.flat_map(|exchange| &exchange.writers);
-            return writers.any(|writer| self.narrowed.get(writer.0 as usize).copied().unwrap_or(false));
+            let writers = exchange.flat_map(|exchange| &exchange.writers);
+            let kept = writers.filter_map(|writer| self.kept.get(writer.0 as usize).copied());
+            return kept.reduce(f64::min).unwrap_or(1.0);
         }
-        is_predicate(plan)
-            || plan
-                .children()
-                .into_iter()
-                .any(|child| self.is_narrowed(stage, child))
+        let children = plan.children().into_iter();
+        let below: f64 = children.map(|child| self.kept(stage, child)).product();
+        below * kept_by(plan)
     }
 
     /// The scans in which rows may be left out by a column of `plan`. `steps` counts the exchanges and joins on the way:
@@ -309,8 +311,22 @@ fn split_bytes(split: &Split) -> u64 {
     }
 }
 
-fn has_predicate(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    is_predicate(plan) || plan.children().into_iter().any(has_predicate)
+/// The estimated part of its input's rows that an operator's predicate keeps: below 1 for a predicate, 1 for any other operator.
+fn kept_by(plan: &Arc<dyn ExecutionPlan>) -> f64 {
+    if !is_predicate(plan) {
+        return 1.0;
+    }
+    let rows = |plan: &Arc<dyn ExecutionPlan>| {
+        let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
+        Some(*statistics.ok()?.num_rows.get_value()? as f64)
+    };
+    let input = plan
+        .children()
+        .into_iter()
+        .find_map(rows)
+        .filter(|rows| *rows > 0.0);
+    let kept = input.and_then(|input| Some(rows(plan)? / input));
+    kept.unwrap_or(UNKNOWN_PREDICATE).clamp(0.0, MAX_KEPT)
 }
 
 /// Whether an operator drops rows by their values.

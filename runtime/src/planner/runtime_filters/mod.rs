@@ -39,8 +39,8 @@ const MAX_FILTERS_OF_SCAN: usize = 3;
 const MAX_REPORTED_BYTES: u64 = 64 << 20;
 /// The least that one task may report: 2,048 keys.
 const MIN_TASK_BYTES: u64 = 16 << 10;
-/// A scan waits for a filter as long as it would take to read its bytes at this rate, per millisecond.
-const BYTES_PER_MILLISECOND: u64 = 50 << 10;
+/// A scan waits for a filter as long as it would take to read the bytes that the filter may drop at this rate, per millisecond.
+const BYTES_PER_MILLISECOND: f64 = 51_200.0;
 /// No scan waits longer than that.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
@@ -83,6 +83,8 @@ struct Candidate {
     /// Bytes that the source's side reads.
     source_bytes: u64,
     target_bytes: u64,
+    /// The estimated part of all keys that the source writes, between 0 and 1.
+    kept: f64,
 }
 
 /// Adds runtime filters to a query that has been cut.
@@ -155,18 +157,24 @@ fn accept(
         column,
         max_bytes: (MAX_REPORTED_BYTES / tasks).clamp(MIN_TASK_BYTES, BLOOM_WORDS as u64 * 8),
     });
-    let millis = candidate.target_bytes / BYTES_PER_MILLISECOND;
     let stages: BTreeSet<StageId> = targets.iter().map(|(stage, ..)| *stage).collect();
     query.graph.filters.push(RuntimeFilter {
         id: FilterId(id),
         source,
         targets: stages.into_iter().collect(),
-        max_wait: Duration::from_millis(millis).min(MAX_WAIT),
+        max_wait: max_wait(candidate.target_bytes, candidate.kept),
     });
     for (stage, leaf, column) in targets {
         let filter = UsedFilter { filter: id, column };
         used.entry((stage, leaf)).or_default().push(filter);
     }
+}
+
+/// How long a scan of these bytes waits for a filter that admits an estimated part of its rows, at most.
+fn max_wait(target_bytes: u64, kept: f64) -> Duration {
+    let dropped = target_bytes as f64 * (1.0 - kept).clamp(0.0, 1.0);
+    let wait = Duration::from_secs_f64(dropped / BYTES_PER_MILLISECOND / 1_000.0);
+    wait.min(MAX_WAIT)
 }
 
 /// Whether `stage` cannot run before `other` has, or is it.

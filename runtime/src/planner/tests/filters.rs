@@ -87,6 +87,26 @@ async fn explain_says_who_makes_a_filter_and_who_uses_it() {
 }
 
 #[tokio::test]
+async fn scans_wait_for_what_a_filter_is_expected_to_leave_out() {
+    let bench = Bench::new().await;
+    let wait = async |condition: &str| {
+        let sql = format!("SELECT b.id FROM big b JOIN mid m ON b.k = m.k WHERE {condition}");
+        let query = bench.same(&sql, 3, SHUFFLED).await;
+        let [filter] = query.graph.filters.as_slice() else {
+            panic!("{condition}: {:?}", query.graph.filters);
+        };
+        filter.max_wait.as_nanos()
+    };
+    // The files know that ids run from 0 to 299, and nothing of the last characters of texts.
+    let (few, unknown, most) = (
+        wait("m.id < 3").await,
+        wait("m.s LIKE '%1'").await,
+        wait("m.id < 270").await,
+    );
+    assert!(unknown < few && most * 5 < unknown, "{few} {unknown} {most}");
+}
+
+#[tokio::test]
 async fn small_scans_and_queries_that_want_none_have_no_filters() {
     let bench = Bench::new().await;
     let sql = "SELECT b.id, m.g FROM big b JOIN mid m ON b.k = m.k WHERE m.g = 1";
