@@ -10,10 +10,14 @@ pub enum Type {
     Date,
     Time,
     Bool,
+    /// A list of integers, some of them NULL.
+    List,
+    /// A struct of a float `x` and a text `y`, neither of them NULL.
+    Struct,
 }
 
 impl Type {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Int,
         Self::Float,
         Self::Text,
@@ -21,7 +25,14 @@ impl Type {
         Self::Date,
         Self::Time,
         Self::Bool,
+        Self::List,
+        Self::Struct,
     ];
+
+    /// Whether its values have the same order in all engines. They place NULL within a list in different ways.
+    pub fn is_ordered(self) -> bool {
+        self != Self::List
+    }
 
     /// Its name in SQL.
     pub fn sql(self) -> &'static str {
@@ -33,6 +44,8 @@ impl Type {
             Self::Date => "DATE",
             Self::Time => "TIMESTAMP",
             Self::Bool => "BOOLEAN",
+            Self::List => "BIGINT[]",
+            Self::Struct => "STRUCT<x DOUBLE, y VARCHAR>",
         }
     }
 }
@@ -51,6 +64,8 @@ pub enum Value {
     /// Seconds since 1970.
     Time(i64),
     Bool(bool),
+    List(Vec<Option<i64>>),
+    Struct(f64, String),
 }
 
 /// A text with arguments: each `{}` stands for the next one.

@@ -25,7 +25,22 @@ def cell(value):
         return ["d", format(value, "f")]
     if isinstance(value, (datetime.datetime, datetime.date)):
         return ["t", value.isoformat()]
+    if isinstance(value, (list, dict)):
+        return nested(value)
     return str(value)
+
+
+def nested(value):
+    if value is None:
+        return "NULL"
+    if isinstance(value, list):
+        return "[" + ", ".join(nested(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {nested(field)}" for name, field in value.items()) + "}"
+    if isinstance(value, float) and value != value:
+        return "NaN"
+    # Zeros are one value.
+    return str(value + 0.0 if isinstance(value, float) else value)
 
 
 def main():

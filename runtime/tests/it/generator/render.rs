@@ -5,6 +5,7 @@
 //! - `sum` of BIGINT is a HUGEINT in DuckDB, `sum` of DECIMAL is wider; numbers are compared by value.
 //! - LEFT SEMI JOIN and LEFT ANTI JOIN have no LEFT in DuckDB.
 //! - The order of NULLs differs: it is always written.
+//! - The fields of a STRUCT stand in parentheses in DuckDB.
 //! - `1 + 1` of literals is narrower in DuckDB than BIGINT; literals are small.
 
 use std::fmt::Write;
@@ -156,7 +157,7 @@ impl Renderer {
                 Some(table) => format!("{table}.{name}"),
                 None => name.clone(),
             },
-            Expr::Literal(value, type_) => literal(value, *type_),
+            Expr::Literal(value, type_) => literal(value, *type_, self.0),
             Expr::Op { form, args, .. } => self.form(form, args),
             Expr::Window(window) => self.window(window),
             Expr::Scalar(query, _) => format!("({})", self.query(query)),
@@ -187,7 +188,7 @@ impl Renderer {
     }
 }
 
-fn literal(value: &Value, type_: Type) -> String {
+fn literal(value: &Value, type_: Type, dialect: Dialect) -> String {
     let text = match value {
         Value::Null => "NULL".to_owned(),
         Value::Int(number) => number.to_string(),
@@ -200,10 +201,30 @@ fn literal(value: &Value, type_: Type) -> String {
         Value::Date(days) => format!("'{}'", date(*days)),
         Value::Time(seconds) => format!("'{}'", time(*seconds)),
         Value::Bool(yes) => return yes.to_string(),
+        Value::List(items) => {
+            let items = items.iter();
+            let items = items.map(|item| literal(&item.map_or(Value::Null, Value::Int), Type::Int, dialect));
+            format!("[{}]", items.collect::<Vec<_>>().join(", "))
+        }
+        Value::Struct(x, y) => {
+            let (x, y) = (Value::Float(*x), Value::Text(y.clone()));
+            let (x, y) = (
+                literal(&x, Type::Float, dialect),
+                literal(&y, Type::Text, dialect),
+            );
+            format!("{{'x': {x}, 'y': {y}}}")
+        }
     };
     match value {
         Value::Int(_) | Value::Text(_) => text,
-        _ => format!("CAST({text} AS {})", type_.sql()),
+        _ => format!("CAST({text} AS {})", type_name(type_, dialect)),
+    }
+}
+
+fn type_name(type_: Type, dialect: Dialect) -> String {
+    match dialect {
+        Dialect::DataFusion => type_.sql().to_owned(),
+        Dialect::DuckDb => type_.sql().replace('<', "(").replace('>', ")"),
     }
 }
 

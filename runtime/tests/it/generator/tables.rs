@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, ListArray, RecordBatch,
+    StringArray, StructArray, TimestampMicrosecondArray,
 };
+use arrow::datatypes::{DataType, Field, Int64Type};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -34,7 +35,7 @@ pub struct Database {
 }
 
 /// Columns that a table may have besides `id` and `k`.
-const COLUMNS: [(&str, Type); 7] = [
+const COLUMNS: [(&str, Type); 9] = [
     ("j", Type::Int),
     ("f", Type::Float),
     ("s", Type::Text),
@@ -42,6 +43,8 @@ const COLUMNS: [(&str, Type); 7] = [
     ("d", Type::Date),
     ("t", Type::Time),
     ("b", Type::Bool),
+    ("l", Type::List),
+    ("r", Type::Struct),
 ];
 
 const TEXTS: [&str; 9] = ["", "a", "b", "B", "ab", "a b", "ä", "null", "0"];
@@ -131,6 +134,14 @@ fn shown(value: &Value) -> String {
         Value::Date(days) => format!("'{}'", render::date(*days)),
         Value::Time(seconds) => format!("'{}'", render::time(*seconds)),
         Value::Bool(yes) => yes.to_string(),
+        Value::List(items) => {
+            let items = items.iter();
+            let items: Vec<String> = items
+                .map(|item| shown(&item.map_or(Value::Null, Value::Int)))
+                .collect();
+            format!("[{}]", items.join(", "))
+        }
+        Value::Struct(x, y) => format!("{{x: {x:?}, y: '{y}'}}"),
     }
 }
 
@@ -155,12 +166,43 @@ fn array<'a>(type_: Type, values: impl Iterator<Item = &'a Value>) -> ArrayRef {
         Type::Date => Arc::new(of!(Date32Array, Date, |value: &i32| *value)),
         Type::Time => Arc::new(of!(TimestampMicrosecondArray, Time, |value: &i64| value * 1_000_000)),
         Type::Bool => Arc::new(of!(BooleanArray, Bool, |value: &bool| *value)),
+        Type::List => {
+            let lists = values.map(|value| match value {
+                Value::List(items) => Some(items.iter().copied()),
+                _ => None,
+            });
+            Arc::new(ListArray::from_iter_primitive::<Int64Type, _, _>(lists))
+        }
+        Type::Struct => Arc::new(structs(values)),
     }
+}
+
+fn structs<'a>(values: impl Iterator<Item = &'a Value>) -> StructArray {
+    let (mut xs, mut ys, mut valid) = (Vec::new(), Vec::new(), Vec::new());
+    for value in values {
+        let (x, y) = match value {
+            Value::Struct(x, y) => (Some(*x), Some(y.as_str())),
+            _ => (None, None),
+        };
+        xs.push(x);
+        ys.push(y);
+        valid.push(matches!(value, Value::Struct(..)));
+    }
+    let fields = vec![
+        Field::new("x", DataType::Float64, true),
+        Field::new("y", DataType::Utf8, true),
+    ];
+    let columns: Vec<ArrayRef> = vec![Arc::new(Float64Array::from(xs)), Arc::new(StringArray::from(ys))];
+    StructArray::try_new(fields.into(), columns, Some(valid.into())).expect("fields of one length")
 }
 
 fn table(name: &str, hard: bool, random: &mut SmallRng) -> Table {
     let mut columns = vec![("id".to_owned(), Type::Int), ("k".to_owned(), Type::Int)];
-    let others = COLUMNS.iter().filter(|_| random.random_ratio(2, 3));
+    // Few have lists: windows over tables that do have no total order.
+    let others = COLUMNS.iter().filter(|(_, type_)| match type_.is_ordered() {
+        true => random.random_ratio(2, 3),
+        false => random.random_ratio(1, 4),
+    });
     columns.extend(others.map(|(name, type_)| ((*name).to_owned(), *type_)));
     let count = *[0, 1, 4, 8, 20, 20, 40, 60].choose(random).expect("a size");
     let rows = (0..count).map(|row| {
@@ -198,5 +240,24 @@ pub fn value(type_: Type, hard: bool, random: &mut SmallRng) -> Value {
         Type::Date => Value::Date(random.random_range(10_955..10_960)),
         Type::Time => Value::Time(random.random_range(0..5) * 43_200 + 951_782_400),
         Type::Bool => Value::Bool(random.random_bool(0.5)),
+        Type::List => {
+            let items = (0..random.random_range(0..3)).map(|_| match value(Type::Int, hard, random) {
+                Value::Int(number) => Some(number % 2),
+                _ => None,
+            });
+            Value::List(items.collect())
+        }
+        Type::Struct => {
+            let choice = |type_, random: &mut SmallRng| loop {
+                match value(type_, hard, random) {
+                    Value::Null => {}
+                    other => return other,
+                }
+            };
+            match (choice(Type::Float, random), choice(Type::Text, random)) {
+                (Value::Float(x), Value::Text(y)) => Value::Struct(x, y),
+                _ => Value::Null,
+            }
+        }
     }
 }
