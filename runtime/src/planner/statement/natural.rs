@@ -1,18 +1,18 @@
-//! `NATURAL RIGHT` and `FULL JOIN` as joins with USING, whose columns are merged as SQL asks for. The columns of both sides
-//! are told from the text and the tables; where they cannot be, the join is left as it is, and refused.
+//! NATURAL joins as joins with USING, whose columns are merged as SQL asks for. The columns of both sides are told from the
+//! text and the tables; where they cannot be, the join is left as it is, and `NATURAL RIGHT` and `FULL JOIN` are refused.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    self, Cte, Expr, Ident, JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, Query, Select,
-    SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetQuantifier, TableAlias, TableFactor,
-    TableWithJoins, Value, VisitMut, VisitorMut, WildcardAdditionalOptions,
+    self, Cte, Expr, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
+    SelectItemQualifiedWildcardKind, SetExpr, SetQuantifier, TableAlias, TableFactor, TableWithJoins, Value,
+    VisitMut, VisitorMut, WildcardAdditionalOptions,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use super::using::{constraint, normal, relation_name};
+use super::using::{constraint, normal, relation_name, single};
 
 /// The columns of tables by name.
 pub(crate) type TableColumns = BTreeMap<String, Vec<String>>;
@@ -75,7 +75,11 @@ impl Naming<'_> {
         let [join] = from.joins.as_mut_slice() else {
             return;
         };
-        let (JoinOperator::Right(constraint)
+        let (JoinOperator::Join(constraint)
+        | JoinOperator::Inner(constraint)
+        | JoinOperator::Left(constraint)
+        | JoinOperator::LeftOuter(constraint)
+        | JoinOperator::Right(constraint)
         | JoinOperator::RightOuter(constraint)
         | JoinOperator::FullOuter(constraint)) = &mut join.join_operator
         else {
@@ -226,13 +230,6 @@ fn renamed(columns: Option<Vec<String>>, alias: Option<&TableAlias>) -> Option<V
         *column = normal(&name.name);
     }
     Some(columns)
-}
-
-fn single(name: &ObjectName) -> Option<&Ident> {
-    match name.0.as_slice() {
-        [part] => ObjectNamePart::as_ident(part),
-        _ => None,
-    }
 }
 
 fn takes_all(options: &WildcardAdditionalOptions) -> bool {

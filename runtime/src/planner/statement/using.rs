@@ -1,15 +1,17 @@
-//! The columns that `RIGHT` and `FULL JOIN … USING` merge.
+//! The columns that joins with USING merge.
 //!
 //! DataFusion reads such a column from the left table, which has NULL for rows of the right one alone. Here each
-//! unqualified name of it becomes the value that SQL gives it: `coalesce(left.k, right.k)`.
+//! unqualified name of it below `RIGHT` and `FULL JOIN … USING` becomes the value that SQL gives it: `coalesce(left.k,
+//! right.k)`. Below the other joins the left table is right, but DataFusion takes the name for one of several tables in WHERE, and
+//! everywhere if there is another join: there it becomes `left.k`.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList, FunctionArguments, Ident, Join,
-    JoinConstraint, JoinOperator, ObjectName, OrderByKind, Query, ReplaceSelectElement, ReplaceSelectItem,
-    Select, SelectItem, SetExpr, Spanned, TableAlias, TableFactor, VisitMut, VisitorMut,
+    JoinConstraint, JoinOperator, ObjectName, ObjectNamePart, OrderByKind, Query, ReplaceSelectElement,
+    ReplaceSelectItem, Select, SelectItem, SetExpr, Spanned, TableAlias, TableFactor, VisitMut, VisitorMut,
 };
 
 use super::refusal::{Checked, Refusal};
@@ -23,29 +25,42 @@ pub(super) fn merge_columns(query: &mut Query) -> Checked {
         return Ok(());
     };
     name_derived_tables(select);
+    let left = left_columns(select);
+    let is_chain = select.from.iter().any(|tables| tables.joins.len() > 1);
+    if is_chain && !left.is_empty() {
+        return substitute(query, &left, InQueries::Stay);
+    }
+    visit(&mut select.selection, &left, InQueries::Stay)?;
     let merged = merged_columns(select)?;
     if merged.is_empty() {
         return Ok(());
     }
+    for item in &mut select.projection {
+        replace_in_wildcard(item, &merged)?;
+    }
+    substitute(query, &merged, InQueries::Refused)
+}
+
+/// Puts the values of merged columns in the places of their names.
+fn substitute(query: &mut Query, merged: &Merged, in_queries: InQueries) -> Checked {
+    let SetExpr::Select(select) = query.body.as_mut() else {
+        return Ok(());
+    };
     let outputs: Vec<Ident> = select.projection.iter().filter_map(output_name).collect();
     let all = select
         .projection
         .iter()
         .any(|item| matches!(item, SelectItem::Wildcard(_)));
     for item in &mut select.projection {
-        name_item(item, &merged)?;
+        name_item(item, merged);
     }
-    let mut whole = Substitute {
-        merged: &merged,
-        queries: 0,
-    };
-    visit(&mut select.projection, &mut whole)?;
-    visit(&mut select.selection, &mut whole)?;
-    visit(&mut select.group_by, &mut whole)?;
-    visit(&mut select.having, &mut whole)?;
-    visit(&mut select.qualify, &mut whole)?;
-    visit(&mut select.named_window, &mut whole)?;
-    visit(&mut select.distinct, &mut whole)?;
+    visit(&mut select.projection, merged, in_queries)?;
+    visit(&mut select.selection, merged, in_queries)?;
+    visit(&mut select.group_by, merged, in_queries)?;
+    visit(&mut select.having, merged, in_queries)?;
+    visit(&mut select.qualify, merged, in_queries)?;
+    visit(&mut select.named_window, merged, in_queries)?;
+    visit(&mut select.distinct, merged, in_queries)?;
     let Some(order) = &mut query.order_by else {
         return Ok(());
     };
@@ -54,13 +69,7 @@ pub(super) fn merge_columns(query: &mut Query) -> Checked {
     rest.retain(|name, _| !all && !outputs.iter().any(|output| normal(output) == *name));
     match &mut order.kind {
         OrderByKind::All(_) => Ok(()),
-        OrderByKind::Expressions(keys) => visit(
-            keys,
-            &mut Substitute {
-                merged: &rest,
-                queries: 0,
-            },
-        ),
+        OrderByKind::Expressions(keys) => visit(keys, &rest, in_queries),
     }
 }
 
@@ -68,7 +77,7 @@ pub(super) fn merge_columns(query: &mut Query) -> Checked {
 fn name_derived_tables(select: &mut Select) {
     let mut unnamed = 0;
     for tables in &mut select.from {
-        if !tables.joins.iter().any(|join| keeps_right(join).is_some()) {
+        if !tables.joins.iter().any(|join| using(join).is_some()) {
             continue;
         }
         let joined = tables.joins.iter_mut().map(|join| &mut join.relation);
@@ -88,10 +97,23 @@ fn name_derived_tables(select: &mut Select) {
     }
 }
 
-fn visit(part: &mut impl VisitMut, substitute: &mut Substitute<'_>) -> Checked {
-    match part.visit(substitute) {
+fn visit(part: &mut impl VisitMut, merged: &Merged, in_queries: InQueries) -> Checked {
+    let mut substitute = Substitute {
+        merged,
+        queries: 0,
+        in_queries,
+    };
+    match part.visit(&mut substitute) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(refusal) => Err(refusal),
+    }
+}
+
+/// The name of one part.
+pub(super) fn single(name: &ObjectName) -> Option<&Ident> {
+    match name.0.as_slice() {
+        [part] => ObjectNamePart::as_ident(part),
+        _ => None,
     }
 }
 
@@ -116,42 +138,42 @@ fn output_name(item: &SelectItem) -> Option<Ident> {
 }
 
 /// A merged column keeps its name in the result.
-fn name_item(item: &mut SelectItem, merged: &Merged) -> Checked {
-    match item {
-        SelectItem::UnnamedExpr(Expr::Identifier(name)) if merged.contains_key(&normal(name)) => {
-            *item = SelectItem::ExprWithAlias {
-                expr: Expr::Identifier(name.clone()),
-                alias: name.clone(),
-            };
-            Ok(())
-        }
-        SelectItem::Wildcard(options) => {
-            let chosen = options.opt_exclude.is_some()
-                || options.opt_except.is_some()
-                || options.opt_replace.is_some()
-                || options.opt_ilike.is_some();
-            if chosen {
-                let at = options.wildcard_token.0.span;
-                let what = "a choice of columns of * over RIGHT or FULL JOIN … USING";
-                return Err(Refusal::new(what, at, "name the columns"));
-            }
-            let items = merged.iter().map(|(name, value)| {
-                Box::new(ReplaceSelectElement {
-                    expr: value.clone(),
-                    column_name: Ident::with_quote('"', name),
-                    as_keyword: true,
-                })
-            });
-            options.opt_replace = Some(ReplaceSelectItem {
-                items: items.collect(),
-            });
-            Ok(())
-        }
-        SelectItem::UnnamedExpr(_)
-        | SelectItem::ExprWithAlias { .. }
-        | SelectItem::ExprWithAliases { .. }
-        | SelectItem::QualifiedWildcard(_, _) => Ok(()),
+fn name_item(item: &mut SelectItem, merged: &Merged) {
+    if let SelectItem::UnnamedExpr(Expr::Identifier(name)) = item
+        && merged.contains_key(&normal(name))
+    {
+        *item = SelectItem::ExprWithAlias {
+            expr: Expr::Identifier(name.clone()),
+            alias: name.clone(),
+        };
     }
+}
+
+/// The merged columns of `*` have their values.
+fn replace_in_wildcard(item: &mut SelectItem, merged: &Merged) -> Checked {
+    let SelectItem::Wildcard(options) = item else {
+        return Ok(());
+    };
+    let chosen = options.opt_exclude.is_some()
+        || options.opt_except.is_some()
+        || options.opt_replace.is_some()
+        || options.opt_ilike.is_some();
+    if chosen {
+        let at = options.wildcard_token.0.span;
+        let what = "a choice of columns of * over RIGHT or FULL JOIN … USING";
+        return Err(Refusal::new(what, at, "name the columns"));
+    }
+    let items = merged.iter().map(|(name, value)| {
+        Box::new(ReplaceSelectElement {
+            expr: value.clone(),
+            column_name: Ident::with_quote('"', name),
+            as_keyword: true,
+        })
+    });
+    options.opt_replace = Some(ReplaceSelectItem {
+        items: items.collect(),
+    });
+    Ok(())
 }
 
 fn merged_columns(select: &Select) -> Result<Merged, Refusal> {
@@ -186,10 +208,7 @@ fn merged_columns(select: &Select) -> Result<Merged, Refusal> {
             let what = "RIGHT or FULL JOIN … USING of a table without a name";
             return Err(Refusal::new(what, join.relation.span(), fix));
         };
-        for column in columns {
-            let Some(column) = column.0.last().and_then(|part| part.as_ident()) else {
-                continue;
-            };
+        for column in columns.iter().filter_map(single) {
             let of = |table: &Ident| Expr::CompoundIdentifier(vec![table.clone(), column.clone()]);
             let value = if full {
                 coalesce(of(&left), of(&right))
@@ -202,15 +221,52 @@ fn merged_columns(select: &Select) -> Result<Merged, Refusal> {
     Ok(merged)
 }
 
+/// The columns that all joins merge, with the value of the leftmost table. Of another column a table may have one more.
+fn left_columns(select: &Select) -> Merged {
+    let [tables] = select.from.as_slice() else {
+        return Merged::new();
+    };
+    let lists = tables.joins.iter().map(|join| match keeps_right(join) {
+        None => using(join),
+        Some(_) => None,
+    });
+    let lists: Option<Vec<_>> = lists.collect();
+    let (Some(lists), Some(left)) = (lists, relation_name(&tables.relation)) else {
+        return Merged::new();
+    };
+    let has = |list: &[ObjectName], name: &str| {
+        list.iter()
+            .filter_map(single)
+            .any(|column| normal(column) == name)
+    };
+    let first = lists
+        .first()
+        .into_iter()
+        .flat_map(|list| list.iter())
+        .filter_map(single);
+    let of_all = first.filter(|column| lists.iter().all(|list| has(list, &normal(column))));
+    of_all
+        .map(|column| {
+            let value = Expr::CompoundIdentifier(vec![left.clone(), column.clone()]);
+            (normal(column), value)
+        })
+        .collect()
+}
+
 /// The columns of a join with USING that keeps all rows of its right side, and whether it keeps those of the left too.
 fn keeps_right(join: &Join) -> Option<(bool, &[ObjectName])> {
-    let (full, constraint) = match &join.join_operator {
-        JoinOperator::Right(constraint) | JoinOperator::RightOuter(constraint) => (false, constraint),
-        JoinOperator::FullOuter(constraint) => (true, constraint),
+    let full = match &join.join_operator {
+        JoinOperator::Right(_) | JoinOperator::RightOuter(_) => false,
+        JoinOperator::FullOuter(_) => true,
         _ => return None,
     };
-    match constraint {
-        JoinConstraint::Using(columns) => Some((full, columns)),
+    Some((full, using(join)?))
+}
+
+/// The columns of a join with USING.
+fn using(join: &Join) -> Option<&[ObjectName]> {
+    match constraint(&join.join_operator)? {
+        JoinConstraint::Using(columns) => Some(columns),
         JoinConstraint::On(_) | JoinConstraint::Natural | JoinConstraint::None => None,
     }
 }
@@ -258,11 +314,21 @@ fn coalesce(left: Expr, right: Expr) -> Expr {
     })
 }
 
+/// What becomes of a name in a subquery. Whose column it is depends on the tables there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InQueries {
+    /// It is left as it is.
+    Stay,
+    /// The query is refused.
+    Refused,
+}
+
 /// Puts the values in the places of the names.
 struct Substitute<'a> {
     merged: &'a Merged,
     /// How many subqueries the walk is in.
     queries: usize,
+    in_queries: InQueries,
 }
 
 impl VisitorMut for Substitute<'_> {
@@ -285,8 +351,10 @@ impl VisitorMut for Substitute<'_> {
         let Some(value) = self.merged.get(&normal(name)) else {
             return ControlFlow::Continue(());
         };
+        if self.queries > 0 && self.in_queries == InQueries::Stay {
+            return ControlFlow::Continue(());
+        }
         if self.queries > 0 {
-            // Whose column it is depends on the tables of the subquery.
             let what = format!(
                 "the unqualified column {name} in a subquery below RIGHT or FULL JOIN … USING ({name})"
             );

@@ -78,6 +78,31 @@ const ROWS: &[(&str, &[&str])] = &[
         &["2|1", "3|1"],
     ),
     (
+        "SELECT k, x FROM (VALUES (1, 5), (2, 6)) a(k, x) LEFT JOIN (VALUES (2)) b(k) USING (k)
+         WHERE k < 2 OR k * 3 = x ORDER BY k",
+        &["1|5", "2|6"],
+    ),
+    (
+        "SELECT k FROM (VALUES (1), (2)) a(k) JOIN (VALUES (2), (1)) b(k) USING (k) JOIN (VALUES (2)) c(k) USING (k)
+         WHERE k IS DISTINCT FROM 1",
+        &["2"],
+    ),
+    (
+        "SELECT k + 1, count(*) FROM (VALUES (1), (2)) a(k) JOIN (VALUES (2), (1)) b(k) USING (k)
+         LEFT JOIN (VALUES (2)) c(k) USING (k) GROUP BY k ORDER BY k DESC",
+        &["3|1", "2|1"],
+    ),
+    ("SELECT * FROM (VALUES (2)) a(k) JOIN (VALUES (2)) b(k) USING (k) JOIN (VALUES (2)) c(k) USING (k)", &["2"]),
+    (
+        "SELECT k FROM (SELECT 1 AS k, 2 AS x) NATURAL JOIN (SELECT 1 AS k, 3 AS y) WHERE k = 1 AND x < y",
+        &["1"],
+    ),
+    // It has rows without a match, as there is nothing to match.
+    (
+        "SELECT x FROM (SELECT 1 AS x) a NATURAL LEFT JOIN (SELECT id AS y FROM tiny WHERE id < 0) b",
+        &["1"],
+    ),
+    (
         "SELECT k FROM (VALUES (1), (2)) t(k)
          WHERE k = 1 OR k NOT IN (SELECT x FROM (VALUES (5), (CAST(NULL AS INT))) s(x)) ORDER BY k",
         &["1"],
