@@ -21,6 +21,7 @@ use datafusion::logical_expr::{
 
 use super::error::guarded;
 use super::floats::{canonical_value, contains_float};
+use super::null_slots;
 use super::operation::Operation;
 use super::text::sql_type;
 
@@ -193,7 +194,12 @@ impl ScalarUDFImpl for Checked {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let result = args.return_field.data_type().clone();
-        let value = guarded(&self.text, &result, || self.operation.run(&self.text, args))?;
+        let run = |args| guarded(&self.text, &result, || self.operation.run(&self.text, args));
+        let value = match run(args.clone()) {
+            Ok(value) => value,
+            // It may have failed for what lies under NULL.
+            Err(error) => run(null_slots::zeroed(args).ok_or(error)?)?,
+        };
         if contains_float(&result) {
             return canonical_value(value);
         }

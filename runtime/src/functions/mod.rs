@@ -15,6 +15,7 @@ mod growth;
 mod interval_sums;
 mod merged_window;
 mod moments;
+mod null_slots;
 mod operation;
 mod rewrite;
 mod summand;

@@ -200,3 +200,76 @@ async fn what_does_not_fit_is_an_error_that_names_the_expression() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+#[tokio::test]
+async fn what_lies_under_null_overflows_nowhere() {
+    let bench = Bench::new().await;
+    let mut wrong = Vec::new();
+    for (column, expressions) in [
+        (
+            "CAST(ts AS TIMESTAMP)",
+            [
+                "date_trunc('day', x)",
+                "date_trunc('month', x)",
+                "date_part('epoch', x)",
+                "date_bin(INTERVAL '1 day', x)",
+                "CAST(x AS DATE)",
+                "x + INTERVAL '1 month'",
+                "x - TIMESTAMP '2020-01-01'",
+                "CAST(CAST(x AS DATE) AS TIMESTAMP)",
+            ]
+            .as_slice(),
+        ),
+        (
+            "CAST(ts AS DATE)",
+            &[
+                "CAST(x AS TIMESTAMP)",
+                "x + INTERVAL '1 day'",
+                "x - DATE '2020-01-01'",
+                "date_trunc('week', x)",
+            ],
+        ),
+        (
+            "id",
+            &[
+                "abs(x)",
+                "- x",
+                "x * 3",
+                "x % 7",
+                "gcd(x, 3)",
+                "CAST(x AS INT)",
+                "round(x)",
+                "x - 1",
+                "x + 1",
+            ],
+        ),
+        (
+            "d",
+            &[
+                "abs(x)",
+                "- x",
+                "x * 3",
+                "x % 7",
+                "CAST(x AS INT)",
+                "round(x, 1)",
+                "x - 1",
+                "x + 1",
+            ],
+        ),
+    ] {
+        for aggregate in ["min", "max"] {
+            for expression in expressions {
+                let sql = format!(
+                    "SELECT {expression} AS y FROM (SELECT g, {aggregate}({column}) FILTER (WHERE id < 0) AS x \
+                     FROM mid GROUP BY g) ORDER BY g"
+                );
+                match bench.try_rows(&sql, 3).await {
+                    Ok(rows) if rows.len() == 5 && rows.iter().all(|row| row == &["null"]) => {}
+                    Ok(rows) => wrong.push(format!("{sql}\n  {rows:?}")),
+                    Err(error) => wrong.push(format!("{sql}\n  {error}")),
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
