@@ -273,7 +273,7 @@ fn query_plan(
             .and_then(scalar::guard_scalar_subqueries)
             .and_then(outer_keys::join_with_outer_keys)
             .and_then(window::filters_as_columns)
-            .and_then(window::bound_frames)
+            .and_then(window::runnable_frames)
             .and_then(window::wide_range_keys)),
     }
 }

@@ -37,7 +37,7 @@ use super::codec::{FragmentCodec, index, malformed};
 use super::fixed_node::fixed_node;
 
 pub(super) use filters::filters_as_columns;
-pub(super) use frames::bound_frames;
+pub(super) use frames::runnable_frames;
 pub(super) use range_keys::wide_range_keys;
 
 /// Stands for a window operator in a fragment that is being encoded: datafusion-proto encodes those itself.

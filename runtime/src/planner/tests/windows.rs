@@ -113,3 +113,21 @@ async fn windows_by_a_constant_of_an_outer_join_are_sorted_above_it() {
         }
     }
 }
+
+#[tokio::test]
+async fn windows_are_ordered_by_structs_and_bytes() {
+    let bench = Bench::new().await;
+    for (key, counts) in [
+        ("p ASC NULLS FIRST", ["2", "3", "4", "5", "6", "7", "2"]),
+        (
+            "CAST(CAST(id / 2 AS TEXT) AS BYTEA) DESC",
+            ["7", "7", "5", "5", "3", "3", "1"],
+        ),
+    ] {
+        let sql = format!("SELECT count(*) OVER (ORDER BY {key}) AS n FROM tiny ORDER BY id");
+        for partitions in [1, 3] {
+            let rows = bench.rows(&sql, partitions).await;
+            assert_eq!(rows.concat(), counts, "{key} {partitions}");
+        }
+    }
+}

@@ -8,11 +8,11 @@ use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::logical_expr::expr::WindowFunctionParams;
 use datafusion::logical_expr::{
-    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Window, WindowFrameBound, WindowFrameUnits, cast,
-    ident,
+    Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, Window, WindowFrameUnits, cast, ident,
 };
 
 use super::super::PlanError;
+use super::frames::has_offset;
 
 /// The same query where the keys of such frames are cast.
 pub(in crate::planner) fn wide_range_keys(plan: LogicalPlan) -> Result<LogicalPlan> {
@@ -63,10 +63,6 @@ fn has_key_without_distance(function: &Expr, window: &Window) -> bool {
 /// The type of the key of a RANGE frame with an offset.
 fn range_key(params: &WindowFunctionParams, schema: &DFSchema) -> Option<DataType> {
     let frame = &params.window_frame;
-    let has_offset = |bound: &WindowFrameBound| match bound {
-        WindowFrameBound::Preceding(offset) | WindowFrameBound::Following(offset) => !offset.is_null(),
-        WindowFrameBound::CurrentRow => false,
-    };
     let [key] = params.order_by.as_slice() else {
         return None;
     };
