@@ -118,14 +118,14 @@ pub fn stages(bytes: &[u8]) {
     };
     let inputs: Arc<dyn InputProvider> = Arc::new(NoInputs);
     let splits = TaskSplits::default();
-    black_box(decode_task(&template.fragment, &splits, &context, &inputs).is_ok());
+    black_box(decode_task(&template.fragment, &splits, &context, &inputs, &[0]).is_ok());
     if let Ok(schema) = decode_schema(&template.fragment.output) {
         black_box(template.output.sorted_by(&schema, &context).is_ok());
         black_box(template.output.partitioning(&schema, &context).is_ok());
     }
     // Options of its own may make a context useless for keys.
     if let Ok(plain) = task_context(&BTreeMap::new(), "fuzz", runtime) {
-        black_box(decode_task(&template.fragment, &splits, &plain, &inputs).is_ok());
+        black_box(decode_task(&template.fragment, &splits, &plain, &inputs, &[0]).is_ok());
     }
 }
 

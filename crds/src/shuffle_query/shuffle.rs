@@ -104,7 +104,8 @@ pub struct AdaptiveSpec {
 
 /// Whether joins are done in another way than planned, by what was observed: Auto or Off. Auto: a task whose hash join runs out
 /// of memory runs again and sorts both sides, which spills; when one side of a join has no rows and the result needs some, the
-/// other side is not read to its end. Off: such a task fails, and so does the query in the end; all tasks run.
+/// other side is not read to its end; small inputs of a join are read whole by each of its tasks, which run where the large one
+/// lies; the smaller side of a hash join becomes its build side. Off: such a task fails, and so does the query in the end; all tasks run.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]

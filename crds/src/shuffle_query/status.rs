@@ -301,9 +301,24 @@ pub struct StageStatus {
     /// The runtime filters that the stage makes and uses, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filters: Option<StageFilters>,
+    /// The joins that were done in another way than planned, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join_switches: Option<StageJoinSwitches>,
+}
+
+/// Joins of a stage that were done in another way than planned, by what their inputs turned out to hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageJoinSwitches {
     /// Tasks that ran out of memory with hash joins and ran again with both sides sorted.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub join_switches: u32,
+    pub sorted_tasks: u32,
+    /// Joins of which the probe side turned out smaller and became the build side.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub swapped_joins: u32,
+    /// Tasks that read all rows of the small inputs of their joins, and of the large one what was written at one worker.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub broadcast_tasks: u32,
 }
 
 /// The runtime filters of a stage: sets of join keys by which scans leave out rows that would find no match.

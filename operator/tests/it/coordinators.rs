@@ -14,7 +14,7 @@ use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::ids::{QueryId, StageId};
 use sluice_core::locality::LocalityCounts;
 use sluice_core::metrics::AttemptMetrics;
-use sluice_core::snapshot::{QuerySnapshot, StageSnapshot, StageState};
+use sluice_core::snapshot::{JoinSwitches, QuerySnapshot, StageSnapshot, StageState};
 use sluice_core::status::StatusContext;
 use sluice_core::termination::Termination;
 use sluice_core::time::Instant;
@@ -124,7 +124,7 @@ pub fn snapshot(tasks: u32, done: u32, outcome: Option<Outcome>) -> QuerySnapsho
         locality: LocalityCounts::default(),
         reduce: None,
         filters: None,
-        join_switches: 0,
+        join_switches: JoinSwitches::default(),
         metrics: AttemptMetrics {
             rows_read: 100 * u64::from(done),
             rows_out: 10 * u64::from(done),

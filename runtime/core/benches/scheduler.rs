@@ -21,7 +21,7 @@ use sluice_core::message::MapOutputPartitionMeta;
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 use sluice_core::time::Instant;
-use sluice_crds::shuffle_query::{AdaptiveJoins, ShuffleRetention};
+use sluice_crds::shuffle_query::ShuffleRetention;
 
 /// What is measured.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +81,7 @@ fn graph(size: Size) -> StageGraph {
         determinism: Determinism::Unordered,
         coalesces: true,
         has_sortable_join: false,
+        swappable_joins: Vec::new(),
         data: DataLocality::default(),
     };
     let exchange = |id: u32, kind, partitions: u32| Exchange {
@@ -126,7 +127,7 @@ fn policy() -> Policy {
         reduce_fetch_window_partitions: 4,
         min_range_bytes: 1 << 20,
         adaptive: None,
-        joins: AdaptiveJoins::Auto,
+        joins: None,
         retention: ShuffleRetention::UntilEnd,
         sink: true,
     }

@@ -4,6 +4,7 @@
 //! the first assignment, and holds until the epoch ends.
 
 mod adaptive;
+mod broadcast;
 mod skew;
 
 use std::fmt;
@@ -12,10 +13,11 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::LayoutVersion;
+use crate::joins::JoinPolicy;
 use crate::plan::{ReadKind, Stage, StageGraph};
 use crate::ranges::{KeyRange, SortedRun, divide};
 
-pub use adaptive::{AdaptivePolicy, Observed, ObservedInput};
+pub use adaptive::{AdaptivePolicy, MapTaskOutput, Observed, ObservedInput};
 pub use skew::MapTaskBytes;
 
 /// The version of layouts that are made as this build makes them.
@@ -39,18 +41,19 @@ pub struct TaskLayout {
     pub partitions: Range<u32>,
     /// Its rows of the input that is divided by ranges of keys.
     pub range: Option<Box<KeyRange>>,
-    /// Its part of its partition, if other tasks read that partition too.
+    /// Its part of its partitions, if other tasks read those too.
     pub shard: Option<Shard>,
 }
 
-/// A part of a hot partition. Its task reads it of one input, and the whole partition of the others.
+/// A part of the partitions of one input. Its task reads the others' whole partitions. It is a part of a hot partition, or of
+/// all partitions, so that its task reads all rows of the other inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
     /// The input of the stage that is split.
     pub input: u32,
-    /// The map tasks of which it is read. All tasks of all writers of the input are counted, in their order. What a map task
-    /// wrote to a partition is read by one task as a whole: another attempt of it may write other bytes.
-    pub map_tasks: Range<u32>,
+    /// The map tasks of which it is read, ascending. All tasks of all writers of the input are counted, in their order. What a
+    /// map task wrote to a partition is read by one task as a whole: another attempt of it may write other bytes.
+    pub map_tasks: Vec<u32>,
 }
 
 /// Names a layout. An assignment says it, and so does the report of a success: a report of another layout is refused.
@@ -68,6 +71,20 @@ impl fmt::Display for LayoutId {
     }
 }
 
+impl Shard {
+    /// Whether it is read of the map task of this number.
+    pub fn contains(&self, map_task: u32) -> bool {
+        self.map_tasks.binary_search(&map_task).is_ok()
+    }
+}
+
+impl TaskLayout {
+    /// Whether it reads all rows of every input but one.
+    fn is_broadcast(&self) -> bool {
+        self.shard.is_some() && self.partitions.len() > 1
+    }
+}
+
 impl Layout {
     /// The layout in which task `i` reads partition `i`, for as many tasks as were planned.
     pub fn identity(stage: &Stage, graph: &StageGraph) -> Self {
@@ -79,15 +96,19 @@ impl Layout {
         Self::new(stage, graph, (0..stage.tasks).map(task).collect())
     }
 
-    /// The layout in which each task reads neighbouring partitions or a shard of one, as the policy has it: see
-    /// `layout/README.md`.
+    /// The layout in which each task reads neighbouring partitions or a shard of one, or in which all of them read small inputs
+    /// whole, as the policies have it: see `layout/README.md`.
     pub fn adaptive(
         stage: &Stage,
         graph: &StageGraph,
         observed: &Observed<'_>,
         policy: &AdaptivePolicy,
+        joins: Option<&JoinPolicy>,
     ) -> Self {
-        Self::new(stage, graph, adaptive::divide(observed, policy))
+        let shuffled = adaptive::divide(observed, policy);
+        let broadcast = joins.and_then(|joins| broadcast::divide(observed, &shuffled, policy, joins));
+        let tasks = broadcast.unwrap_or(shuffled).into_iter();
+        Self::new(stage, graph, tasks.map(|task| task.layout).collect())
     }
 
     /// The layout in which the tasks divide sorted runs, which are in the order of their map tasks, into ranges of at least
@@ -118,10 +139,26 @@ impl Layout {
         }
     }
 
-    /// How many tasks read a shard of a partition.
+    /// How many tasks read a shard of a hot partition.
     pub fn shards(&self) -> u32 {
-        let shards = self.tasks.iter().filter(|task| task.shard.is_some()).count();
-        u32::try_from(shards).unwrap_or(u32::MAX)
+        self.count(|task| task.shard.is_some() && !task.is_broadcast())
+    }
+
+    /// Whether each task reads all rows of an input that is divided by partition.
+    pub fn reads_whole(&self, input: u32) -> bool {
+        let is_other = |task: &TaskLayout| task.shard.as_ref().is_some_and(|shard| shard.input != input);
+        let mut tasks = self.tasks.iter();
+        tasks.any(|task| task.is_broadcast() && is_other(task))
+    }
+
+    /// How many tasks read all rows of every input but one, and of that one what some map tasks wrote.
+    pub fn broadcast_tasks(&self) -> u32 {
+        self.count(TaskLayout::is_broadcast)
+    }
+
+    fn count(&self, is_so: impl Fn(&TaskLayout) -> bool) -> u32 {
+        let tasks = self.tasks.iter().filter(|task| is_so(task)).count();
+        u32::try_from(tasks).unwrap_or(u32::MAX)
     }
 
     /// The bytes of sorted runs that each task reads; zeros if the stage reads no ranges.
@@ -158,7 +195,12 @@ fn fingerprint(stage: &Stage, graph: &StageGraph, tasks: &[TaskLayout]) -> u64 {
         .flat_map(|task| [task.partitions.start, task.partitions.end]);
     let words = [VERSION.0, stage.id.0, count].into_iter();
     let shards = tasks.iter().filter_map(|task| task.shard.as_ref());
-    let shards = shards.flat_map(|shard| [shard.input, shard.map_tasks.start, shard.map_tasks.end]);
+    let shards = shards.flat_map(|shard| {
+        let count = u32::try_from(shard.map_tasks.len()).unwrap_or(u32::MAX);
+        [shard.input, count]
+            .into_iter()
+            .chain(shard.map_tasks.iter().copied())
+    });
     let words = words.chain(inputs).chain(partitions).chain(shards);
     let ranges = tasks.iter().filter_map(|task| task.range.as_deref());
     let bounds = ranges.filter_map(|range| range.upper.as_ref());
@@ -197,6 +239,7 @@ mod tests {
             determinism: Determinism::Unordered,
             coalesces: true,
             has_sortable_join: false,
+            swappable_joins: Vec::new(),
             data: DataLocality::default(),
         };
         let input = StageInput {
@@ -245,7 +288,7 @@ mod tests {
             let input = ObservedInput {
                 input: 0,
                 partition_bytes: partition_bytes.to_vec(),
-                map_tasks: vec![None; 2],
+                map_tasks: vec![MapTaskOutput::default(); 2],
                 may_split: true,
             };
             let observed = Observed {
@@ -253,7 +296,7 @@ mod tests {
                 inputs: &[input],
                 slots: 1,
             };
-            Layout::adaptive(&stage, &graph, &observed, &policy)
+            Layout::adaptive(&stage, &graph, &observed, &policy, None)
         };
         let layout = of(&[5, 5, 5, 5]);
         let partitions: Vec<_> = layout.tasks.iter().map(|task| task.partitions.clone()).collect();
@@ -271,15 +314,23 @@ mod tests {
             layout.fingerprint, uneven.fingerprint,
             "as many tasks, other ranges"
         );
-        let split = |map_tasks: Range<u32>| {
-            let shard = Shard { input: 0, map_tasks };
+        let split_of = |partitions: Range<u32>, map_tasks: Range<u32>| {
+            let shard = Shard {
+                input: 0,
+                map_tasks: map_tasks.collect(),
+            };
             let mut tasks = layout.tasks.clone();
+            tasks[0].partitions = partitions;
             tasks[0].shard = Some(shard);
             Layout::new(&stage, &graph, tasks)
         };
+        let split = |map_tasks| split_of(0..1, map_tasks);
         assert_ne!(split(0..1).fingerprint, layout.fingerprint);
         assert_ne!(split(0..1).fingerprint, split(1..2).fingerprint);
         assert_eq!((split(0..1).shards(), layout.shards()), (1, 0));
+        let broadcast = split_of(0..4, 0..1);
+        assert_eq!((broadcast.shards(), broadcast.broadcast_tasks()), (0, 1));
+        assert!(broadcast.reads_whole(1) && !broadcast.reads_whole(0));
     }
 
     #[test]

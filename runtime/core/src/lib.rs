@@ -14,6 +14,7 @@ pub mod discovery;
 pub mod failure;
 pub mod ids;
 pub mod join_order;
+pub mod joins;
 pub mod key_filter;
 pub mod layout;
 pub mod leases;

@@ -34,6 +34,9 @@ pub struct Assignment {
     /// Whether it sorts both sides of its joins, where it can, instead of keeping one in memory.
     #[serde(default)]
     pub sort_joins: bool,
+    /// The joins whose sides change places: see [`crate::plan::SwappableJoin::join`].
+    #[serde(default)]
+    pub swapped_joins: Vec<u32>,
 }
 
 /// A runtime filter that is complete. The shell sends its keys once in a session.

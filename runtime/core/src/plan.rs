@@ -60,9 +60,24 @@ pub struct Stage {
     /// Whether its tasks have a hash join that they can also do by sorting both sides, which spills.
     #[serde(default)]
     pub has_sortable_join: bool,
+    /// Its hash joins whose sides may change places.
+    #[serde(default)]
+    pub swappable_joins: Vec<SwappableJoin>,
     /// Where the rows are that its scans read, as far as the query declares it.
     #[serde(default)]
     pub data: DataLocality,
+}
+
+/// A hash join of which each side has the rows of one input, and nothing relies on their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwappableJoin {
+    /// Which one: the hash joins of the fragment are counted from the root, each before those of its build side, those of its
+    /// probe side last.
+    pub join: u32,
+    /// The input of the stage that is its build side.
+    pub build: u32,
+    /// The input of the stage that is its probe side.
+    pub probe: u32,
 }
 
 /// How a stage reads one exchange.

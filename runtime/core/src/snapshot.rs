@@ -88,15 +88,26 @@ pub struct StageSnapshot {
     /// The runtime filters that it makes and uses, if there are any.
     #[serde(default)]
     pub filters: Option<FilterSnapshot>,
-    /// Tasks that ran out of memory with hash joins and were told to sort instead.
+    /// How often joins are done in another way than planned.
     #[serde(default)]
-    pub join_switches: u32,
+    pub join_switches: JoinSwitches,
     /// Counters of the winning and the running attempts.
     pub metrics: AttemptMetrics,
     /// When the first attempt was assigned.
     pub started: Option<Instant>,
     /// When the last task was won.
     pub ended: Option<Instant>,
+}
+
+/// Joins of a stage that are done in another way than planned, by what was observed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinSwitches {
+    /// Tasks that ran out of memory with hash joins and were told to sort instead.
+    pub sorted_tasks: u32,
+    /// Joins of which the sides changed places.
+    pub swapped_joins: u32,
+    /// Tasks that read small inputs whole, and of the large one what was written at one worker.
+    pub broadcast_tasks: u32,
 }
 
 /// The runtime filters of a stage, at one moment.

@@ -5,7 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sluice_crds::shuffle_query::bound;
 use sluice_crds::shuffle_query::status::{
     QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus, StageFilters,
-    StageLocality, StageState as ShownState, StageStatus, TaskCounts,
+    StageJoinSwitches, StageLocality, StageState as ShownState, StageStatus, TaskCounts,
 };
 use sluice_crds::{
     Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
@@ -18,7 +18,7 @@ use crate::locality::LocalityCounts;
 use crate::metrics::AttemptMetrics;
 use crate::plan::StageGraph;
 use crate::query_outcome::Outcome;
-use crate::snapshot::{QuerySnapshot, StageSnapshot, StageState};
+use crate::snapshot::{JoinSwitches, QuerySnapshot, StageSnapshot, StageState};
 use crate::time::Instant;
 
 /// What a snapshot does not know: wall time, the resource, the sink, and what the result exchange is.
@@ -376,8 +376,21 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
             waited_ms: filters.waited_ms,
             rows_filtered: stage.metrics.rows_filtered,
         }),
-        join_switches: stage.join_switches,
+        join_switches: join_switches(stage.join_switches),
     }
+}
+
+fn join_switches(switches: JoinSwitches) -> Option<StageJoinSwitches> {
+    let JoinSwitches {
+        sorted_tasks,
+        swapped_joins,
+        broadcast_tasks,
+    } = switches;
+    (switches != JoinSwitches::default()).then_some(StageJoinSwitches {
+        sorted_tasks,
+        swapped_joins,
+        broadcast_tasks,
+    })
 }
 
 /// What nearly every stage shows once is left out: a status has little room.

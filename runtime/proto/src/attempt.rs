@@ -41,6 +41,7 @@ impl wire::AssignAttempt {
             splits: splits.into_iter().map(Into::into).collect(),
             filters: assignment.filters.iter().map(|filter| filter.id.0).collect(),
             sort_joins: assignment.sort_joins,
+            swapped_joins: assignment.swapped_joins,
         }
     }
 }
@@ -64,6 +65,7 @@ impl TryFrom<wire::AssignAttempt> for (Assignment, Vec<LeafSplit>) {
             // The session knows their keys.
             filters: Vec::new(),
             sort_joins: wire.sort_joins,
+            swapped_joins: wire.swapped_joins,
         };
         let splits = wire
             .splits

@@ -263,6 +263,7 @@ fn assignments_survive() {
         recommended_reduce_fetch_window_partitions: 4,
         filters: Vec::new(),
         sort_joins: true,
+        swapped_joins: vec![0, 3],
     };
     let splits = vec![
         LeafSplit {

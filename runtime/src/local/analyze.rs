@@ -41,6 +41,7 @@ fn lines(stage: &StageStatus) -> Vec<String> {
     )];
     lines.extend(problems(stage));
     lines.extend(layout(stage));
+    lines.extend(joins(stage));
     if let Some(filters) = &stage.filters {
         let mut text = Vec::new();
         if filters.made > 0 {
@@ -119,6 +120,19 @@ fn layout(stage: &StageStatus) -> Option<String> {
     Some(text)
 }
 
+/// Which joins were done in another way than planned.
+fn joins(stage: &StageStatus) -> Option<String> {
+    let switches = stage.join_switches?;
+    let counts = [
+        (switches.swapped_joins, "with their sides swapped"),
+        (switches.broadcast_tasks, "tasks read the small inputs whole"),
+        (switches.sorted_tasks, "tasks sorted for want of memory"),
+    ];
+    let counts = counts.iter().filter(|(count, _)| *count > 0);
+    let text: Vec<_> = counts.map(|(count, what)| format!("{count} {what}")).collect();
+    Some(format!("joins: {}", text.join(", ")))
+}
+
 fn total(status: &ShuffleQueryStatus) -> String {
     let after = |millis: Option<u64>| millis.map_or_else(|| "-".to_owned(), seconds);
     format!(
@@ -137,7 +151,7 @@ fn seconds(millis: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sluice_crds::shuffle_query::status::{StageFilters, StageState};
+    use sluice_crds::shuffle_query::status::{StageFilters, StageJoinSwitches, StageState};
 
     use super::*;
 
@@ -182,6 +196,11 @@ mod tests {
                     adaptive_reduce_tasks: 2,
                     adaptive_target_bytes: 128 << 20,
                     partition_bytes_histogram: vec![7, 0, 1],
+                    join_switches: Some(StageJoinSwitches {
+                        sorted_tasks: 0,
+                        swapped_joins: 1,
+                        broadcast_tasks: 2,
+                    }),
                     first_chunk_ms: Some(5),
                     ..stage(1)
                 },

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use datafusion::physical_plan::displayable;
-use sluice_core::plan::{Determinism, Exchange, ExchangeKind, FileRange, ReadKind, Split, Stage};
+use sluice_core::plan::{Determinism, Exchange, ExchangeKind, FileRange, ReadKind, Split, Stage, StageInput};
 
 use super::{PlannedQuery, PlannedStage};
 
@@ -57,6 +57,43 @@ fn rest_text(query: &PlannedQuery) -> String {
     text
 }
 
+/// How the tasks of a stage read an input.
+fn input_text(stage: &Stage, input: &StageInput) -> &'static str {
+    let own = stage
+        .inputs
+        .iter()
+        .filter(|input| input.read == ReadKind::OwnPartition);
+    match input.read {
+        ReadKind::OwnPartition if stage.coalesces && input.may_split && own.count() > 1 => {
+            "partition i in task i, small neighbours in one task, a hot one in several; what one worker wrote, if the others are \
+             small"
+        }
+        ReadKind::OwnPartition if stage.coalesces && input.may_split => {
+            "partition i in task i, small neighbours in one task, a hot one in several"
+        }
+        ReadKind::OwnPartition if stage.coalesces => "partition i in task i, small neighbours in one task",
+        ReadKind::OwnPartition => "partition i in task i",
+        ReadKind::AllPartitions => "all of it in each task",
+        ReadKind::OwnRange => "range i of all runs in task i",
+    }
+}
+
+/// How joins of a stage may be done in another way than planned.
+fn join_changes(stage: &Stage) -> Vec<&'static str> {
+    let changes = [
+        (
+            !stage.swappable_joins.is_empty(),
+            "sides are swapped if the probe side is much smaller",
+        ),
+        (
+            stage.has_sortable_join,
+            "both sides are sorted if memory runs out",
+        ),
+    ];
+    let changes = changes.into_iter().filter(|(may_happen, _)| *may_happen);
+    changes.map(|(_, what)| what).collect()
+}
+
 fn stage_text(
     text: &mut String,
     query: &PlannedQuery,
@@ -76,21 +113,12 @@ fn stage_text(
         determinism(stage.determinism)
     )?;
     for (number, input) in stage.inputs.iter().enumerate() {
-        let what = match input.read {
-            ReadKind::OwnPartition if stage.coalesces && input.may_split => {
-                "partition i in task i, small neighbours in one task, a hot one in several"
-            }
-            ReadKind::OwnPartition if stage.coalesces => {
-                "partition i in task i, small neighbours in one task"
-            }
-            ReadKind::OwnPartition => "partition i in task i",
-            ReadKind::AllPartitions => "all of it in each task",
-            ReadKind::OwnRange => "range i of all runs in task i",
-        };
+        let what = input_text(stage, input);
         writeln!(text, "  input {number}: exchange {}, {what}", input.exchange)?;
     }
-    if stage.has_sortable_join {
-        writeln!(text, "  joins: both sides are sorted if memory runs out")?;
+    let changes = join_changes(stage);
+    if !changes.is_empty() {
+        writeln!(text, "  joins: {}", changes.join(", "))?;
     }
     if let Some(reads) = splits(planned) {
         writeln!(text, "  reads {reads}")?;

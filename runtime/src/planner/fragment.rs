@@ -26,6 +26,7 @@ use super::error::{PlanError, plain};
 use super::scan::ScanExec;
 use super::session::travelling_options;
 use super::shuffle_read_exec::{InputProvider, ShuffleReadExec};
+use super::swapped_joins::swap_joins;
 use super::{runtime_filters, task_filters, top_k_input, window};
 
 /// How the rows of a task find their partition of the exchange that it writes.
@@ -201,7 +202,7 @@ pub(crate) fn decode_empty(
 }
 
 /// A fresh plan for one attempt of a task: its scans read `splits`, its shuffle reads open streams of
-/// `inputs`. Partition 0 of it is the task's rows. Never share it between attempts: operators keep state.
+/// `inputs`, and the sides of the joins with the numbers in `swapped` have changed places. Partition 0 of it is the task's rows. Never share it between attempts: operators keep state.
 /// `context` is from [`super::task_context`] with the fragment's options.
 ///
 /// # Errors
@@ -211,8 +212,9 @@ pub fn decode_task(
     splits: &TaskSplits,
     context: &TaskContext,
     inputs: &Arc<dyn InputProvider>,
+    swapped: &[u32],
 ) -> Result<Arc<dyn ExecutionPlan>, PlanError> {
-    let plan = decode_empty(fragment, context)?;
+    let plan = swap_joins(decode_empty(fragment, context)?, swapped)?;
     let partitions = plan.output_partitioning().partition_count();
     if partitions != 1 {
         return Err(PlanError::fragment(

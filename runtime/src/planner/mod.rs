@@ -50,6 +50,7 @@ mod split;
 mod split_inputs;
 mod statement;
 mod stored;
+mod swapped_joins;
 mod task_filters;
 mod top_k_input;
 mod values;

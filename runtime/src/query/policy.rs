@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use sluice_core::coordinator::Policy;
+use sluice_core::joins::JoinPolicy;
 use sluice_core::layout::AdaptivePolicy;
 use sluice_crds::ShuffleQuerySpec;
-use sluice_crds::shuffle_query::{AdaptiveMode, AdaptiveSpec};
+use sluice_crds::shuffle_query::{AdaptiveJoins, AdaptiveMode, AdaptiveSpec};
+
+use crate::planner::BroadcastLimit;
 
 /// Encoded bytes of sorted rows that are worth a merging task of their own.
 const MIN_RANGE_BYTES: u64 = 4 << 20;
@@ -37,8 +40,21 @@ pub(super) fn adaptive_policy(spec: &AdaptiveSpec, slot_memory_bytes: Option<u64
     })
 }
 
+/// When joins are done in another way than planned, on workers with so much memory for each slot.
+pub(super) fn join_policy(joins: AdaptiveJoins, slot_memory_bytes: Option<u64>) -> Option<JoinPolicy> {
+    match joins {
+        AdaptiveJoins::Auto => Some(JoinPolicy::new(BroadcastLimit::of_slots(slot_memory_bytes).bytes)),
+        AdaptiveJoins::Off => None,
+    }
+}
+
 /// The policy of the coordinator.
-pub(super) fn policy(spec: &ShuffleQuerySpec, sink: bool, adaptive: Option<AdaptivePolicy>) -> Policy {
+pub(super) fn policy(
+    spec: &ShuffleQuerySpec,
+    sink: bool,
+    adaptive: Option<AdaptivePolicy>,
+    joins: Option<JoinPolicy>,
+) -> Policy {
     Policy {
         max_task_attempts: spec.retry.max_task_attempts,
         retry_backoff_base: spec.retry.backoff_base.into(),
@@ -52,7 +68,7 @@ pub(super) fn policy(spec: &ShuffleQuerySpec, sink: bool, adaptive: Option<Adapt
         reduce_fetch_window_partitions: spec.shuffle.reduce_fetch_window_partitions,
         min_range_bytes: MIN_RANGE_BYTES,
         adaptive,
-        joins: spec.shuffle.adaptive.joins,
+        joins,
         retention: spec.shuffle.retention,
         sink,
     }

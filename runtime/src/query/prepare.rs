@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use super::error::PrepareError;
 use super::load::LoadedQuery;
-use super::policy::{adaptive_policy, default_partitions, policy};
+use super::policy::{adaptive_policy, default_partitions, join_policy, policy};
 use crate::coordinator::{CoordinatorOptions, StageAssignment, SystemResolver};
 use crate::planner::{
     BroadcastLimit, DeclaredTables, HashJoinLimit, JoinOrderPolicy, PlanError, PlannedQuery, PlannedStage,
@@ -151,7 +151,8 @@ async fn prepare_checked(
     if let Some(sink) = &sink {
         sink.check_columns(&planned.schema).map_err(bad_sink)?;
     }
-    let policy = policy(spec, sink.is_some(), adaptive);
+    let joins = join_policy(spec.shuffle.adaptive.joins, memory);
+    let policy = policy(spec, sink.is_some(), adaptive, joins);
     let (query, compression) = (query.clone(), spec.shuffle.compression);
     Ok(PreparedQuery {
         query,

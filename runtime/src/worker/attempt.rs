@@ -163,7 +163,13 @@ async fn execute(job: AttemptJob) -> Result<AttemptOutput, AttemptFailure> {
     };
     let inputs = Arc::new(Inputs::new(job.filters.clone()));
     let provider = Arc::clone(&inputs) as Arc<dyn InputProvider>;
-    let plan = decode_task(&job.stage.fragment, &splits, &context, &provider);
+    let plan = decode_task(
+        &job.stage.fragment,
+        &splits,
+        &context,
+        &provider,
+        &job.assignment.swapped_joins,
+    );
     let plan = if job.assignment.sort_joins {
         plan.and_then(sort_joins)
     } else {

@@ -163,9 +163,9 @@ impl Ran {
     }
 
     /// Tasks whose hash joins ran out of memory and that sorted instead.
-    pub fn join_switches(&self) -> u32 {
+    pub fn sorted_tasks(&self) -> u32 {
         let stages = self.snapshot.stages.iter();
-        stages.map(|stage| stage.join_switches).sum()
+        stages.map(|stage| stage.join_switches.sorted_tasks).sum()
     }
 
     /// Tasks that did not have to run.

@@ -187,6 +187,7 @@ impl Fixture {
             recommended_reduce_fetch_window_partitions: 1,
             filters: Vec::new(),
             sort_joins: false,
+            swapped_joins: Vec::new(),
         };
         let splits = stage.splits.first().cloned().unwrap_or_default();
         session.send(ToWorker::AssignAttempt(wire::AssignAttempt::new(

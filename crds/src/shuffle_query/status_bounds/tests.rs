@@ -8,8 +8,8 @@ use super::{
 };
 use crate::conditions::{Condition, ConditionStatus, ErrorReason, QueryConditionType};
 use crate::shuffle_query::status::{
-    QueryError, QueryPhase, ResultPreview, ShuffleQueryStatus, SinkStatus, StageFilters, StageLocality,
-    StageState, StageStatus,
+    QueryError, QueryPhase, ResultPreview, ShuffleQueryStatus, SinkStatus, StageFilters, StageJoinSwitches,
+    StageLocality, StageState, StageStatus,
 };
 use crate::validate::schema::{QUERY, check};
 
@@ -49,7 +49,11 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
             rows_filtered: 123_456_789,
             ..StageFilters::default()
         }),
-        join_switches: u32::from(id.is_multiple_of(8)),
+        join_switches: id.is_multiple_of(8).then_some(StageJoinSwitches {
+            swapped_joins: 1,
+            broadcast_tasks: 16,
+            ..StageJoinSwitches::default()
+        }),
         locality: scans.then_some(StageLocality {
             asked: 1_234,
             node: 1_000,

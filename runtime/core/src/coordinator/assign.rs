@@ -40,7 +40,7 @@ impl Coordinator {
         self.slots.with_grants().next()?;
         let mut may_start = self.may_start();
         for stage in self.schedulable() {
-            for task in self.stages.get(stage).due(self.now) {
+            for task in self.due(stage) {
                 match may_start(task) {
                     Start::Anywhere => return Some((task, self.best_worker(task, &BTreeSet::new())?)),
                     Start::AwayFrom(hosts) => {
@@ -55,11 +55,26 @@ impl Coordinator {
         None
     }
 
-    /// The worker with the best locality for the task, then the most granted slots. The one where the task has just failed
-    /// comes last; those of `not_there` are left out.
+    /// The tasks of a stage that wait for a slot only, first those whose part of an input lies at a worker with granted slots.
+    fn due(&self, stage: StageId) -> impl Iterator<Item = TaskId> {
+        let due = || self.stages.get(stage).due(self.now);
+        let is_near = |task: &TaskId| {
+            let home = self.layouts.home(*task);
+            let home = home.and_then(|home| self.workers.get(&home.name));
+            home.is_some_and(|home| self.slots.granted(home) > 0 && self.workers.is_usable(home))
+        };
+        let has_homes = self.layouts.has_homes(stage);
+        let near = has_homes.then(|| due().filter(move |task| is_near(task)));
+        let others = due().filter(move |task| !has_homes || !is_near(task));
+        near.into_iter().flatten().chain(others)
+    }
+
+    /// The worker with the best locality for the task, then the one that holds its part of an input, then the one with the most
+    /// granted slots. The one where the task has just failed comes last; those of `not_there` are left out.
     fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
         let data = &self.graph.stages[task.stage.0 as usize].data;
         let failed_on = self.stages.task(task).and_then(TaskRun::failed_on);
+        let home = self.layouts.home(task);
         let granted = self.slots.with_grants().filter_map(|name| self.workers.get(name));
         let offers =
             granted.filter(|worker| self.workers.is_usable(worker) && !not_there.contains(worker.name()));
@@ -68,6 +83,7 @@ impl Coordinator {
             (
                 failed_here,
                 data.level_for(worker.location()),
+                home != Some(worker.id()),
                 Reverse(self.slots.granted(worker)),
                 self.slots.load(worker),
                 worker.name(),
@@ -143,6 +159,10 @@ impl Coordinator {
             recommended_reduce_fetch_window_partitions: self.policy.reduce_fetch_window_partitions,
             filters: self.filters.assigned(stage.id),
             sort_joins: attempt.sorts_joins,
+            swapped_joins: match attempt.sorts_joins {
+                true => Vec::new(),
+                false => self.layouts.swapped_joins(stage.id).to_vec(),
+            },
         }
     }
 

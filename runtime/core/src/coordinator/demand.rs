@@ -4,7 +4,7 @@
 use super::Coordinator;
 use super::outcome::QueryState;
 use crate::ids::{ExchangeId, StageId, TaskId, WorkerId};
-use sluice_crds::shuffle_query::{AdaptiveJoins, ShuffleRetention};
+use sluice_crds::shuffle_query::ShuffleRetention;
 
 impl Coordinator {
     /// Marks tasks whose output nobody can read any more as unneeded, drops the outputs that were read, and queues tasks that
@@ -81,10 +81,7 @@ impl Coordinator {
     /// Ends the readers of a stage that are known to write no rows, because it has written none. Nothing of them has to run but
     /// the tasks of a root, which hand out the empty result: then what else it reads need not be written.
     pub(super) fn end_readers_of_nothing(&mut self, stage: StageId) {
-        let wanted = match self.policy.joins {
-            AdaptiveJoins::Auto => self.state == QueryState::Running,
-            AdaptiveJoins::Off => false,
-        };
+        let wanted = self.policy.joins.is_some() && self.state == QueryState::Running;
         let mut ended = vec![stage];
         while let Some(writer) = ended.pop().filter(|_| wanted) {
             let exchange = self.graph.stages[writer.0 as usize].output;

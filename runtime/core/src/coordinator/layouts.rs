@@ -1,11 +1,13 @@
 //! The layouts of stages in their epochs: when they are decided, and what readers are told of them.
 
+use std::sync::Arc;
+
 use super::Coordinator;
-use super::attempts::Winner;
+use super::attempts::{TaskRun, Winner};
 use super::event::Action;
 use super::worker_registry::Worker;
-use crate::ids::{AttemptId, ExchangeId, StageId, TaskId};
-use crate::layout::{AdaptivePolicy, Layout, LayoutId, MapTaskBytes, Observed, ObservedInput, Shard};
+use crate::ids::{AttemptId, ExchangeId, StageId, TaskId, WorkerId};
+use crate::layout::{AdaptivePolicy, Layout, LayoutId, MapTaskOutput, Observed, ObservedInput, Shard};
 use crate::message::{InputState, InputUpdate, MapOutputPartitionMeta, Writer};
 use crate::metrics::partition_bytes_histogram;
 use crate::plan::{ReadKind, Stage, StageGraph, StageInput};
@@ -27,12 +29,22 @@ struct StageLayout {
     /// How often a layout was decided or voided.
     events: u32,
     /// Decided before the first assignment of an epoch, and kept when inputs are written again.
-    layout: Option<Layout>,
-    /// The bytes of sorted runs that each task reads; empty if it reads no ranges.
-    range_bytes: Vec<u64>,
+    decision: Option<Decision>,
     /// Bytes of each partition that the stage writes, as the first winner of each task in this epoch wrote them. A task that
     /// runs again writes the same rows, or its readers start over.
     output_bytes: Vec<u64>,
+}
+
+/// How the inputs of a stage are read in its epoch.
+#[derive(Debug)]
+struct Decision {
+    layout: Layout,
+    /// The bytes of sorted runs that each task reads; empty if it reads no ranges.
+    range_bytes: Vec<u64>,
+    /// By task, the worker that holds its part of the large input, where tasks read the other inputs whole; else empty.
+    homes: Vec<Option<Arc<WorkerId>>>,
+    /// The joins whose sides change places.
+    swapped_joins: Vec<u32>,
 }
 
 impl Layouts {
@@ -42,8 +54,7 @@ impl Layouts {
             sent_tasks: stage.tasks,
             finalize_count: 0,
             events: 0,
-            layout: None,
-            range_bytes: Vec::new(),
+            decision: None,
             output_bytes: Vec::new(),
         };
         Self {
@@ -59,9 +70,13 @@ impl Layouts {
         &mut self.stages[stage.0 as usize]
     }
 
+    fn decision(&self, stage: StageId) -> Option<&Decision> {
+        self.of(stage).decision.as_ref()
+    }
+
     /// The layout of the stage in its current epoch, once it is decided.
     pub(super) fn get(&self, stage: StageId) -> Option<&Layout> {
-        self.of(stage).layout.as_ref()
+        self.decision(stage).map(|decision| &decision.layout)
     }
 
     /// The name of the stage's layout, once it is decided.
@@ -87,6 +102,24 @@ impl Layouts {
         layout.tasks.get(task.task as usize)?.shard.as_ref()
     }
 
+    /// The worker that holds a task's part of the large input, where tasks read the other inputs whole.
+    pub(super) fn home(&self, task: TaskId) -> Option<&WorkerId> {
+        let decision = self.decision(task.stage)?;
+        decision.homes.get(task.task as usize)?.as_deref()
+    }
+
+    /// Whether tasks of the stage have such workers.
+    pub(super) fn has_homes(&self, stage: StageId) -> bool {
+        self.decision(stage)
+            .is_some_and(|decision| !decision.homes.is_empty())
+    }
+
+    /// The joins of the stage whose sides change places.
+    pub(super) fn swapped_joins(&self, stage: StageId) -> &[u32] {
+        let decision = self.decision(stage);
+        decision.map_or(&[], |decision| decision.swapped_joins.as_slice())
+    }
+
     /// The rows that a task takes of the range exchange that its stage reads.
     pub(super) fn range_of(&self, task: TaskId) -> Option<&KeyRange> {
         let layout = self.get(task.stage)?;
@@ -96,8 +129,7 @@ impl Layouts {
     /// Forgets the layout of a stage that starts over, and what the stage wrote.
     pub(super) fn reset(&mut self, stage: StageId) {
         let stage = self.of_mut(stage);
-        stage.events += u32::from(stage.layout.take().is_some());
-        stage.range_bytes.clear();
+        stage.events += u32::from(stage.decision.take().is_some());
         stage.output_bytes.clear();
     }
 
@@ -118,10 +150,9 @@ impl Layouts {
     }
 
     /// Decides the layout of the stage.
-    fn finalize(&mut self, stage: StageId, layout: Layout, range_bytes: Vec<u64>) {
+    fn finalize(&mut self, stage: StageId, decision: Decision) {
         let stage = self.of_mut(stage);
-        stage.layout = Some(layout);
-        stage.range_bytes = range_bytes;
+        stage.decision = Some(decision);
         stage.finalize_count += 1;
         stage.events += 1;
     }
@@ -137,7 +168,7 @@ impl Layouts {
     }
 
     /// The bytes of each partition of an exchange; empty before anything of them is known.
-    fn bytes_of(&self, exchange: ExchangeId, graph: &StageGraph) -> Vec<u64> {
+    pub(super) fn bytes_of(&self, exchange: ExchangeId, graph: &StageGraph) -> Vec<u64> {
         let writers = graph.exchanges[exchange.0 as usize].writers.iter();
         sum_by_partition(writers.map(|writer| self.of(*writer).output_bytes.as_slice()))
     }
@@ -145,8 +176,8 @@ impl Layouts {
     /// The sizes of the partitions that the stage's tasks divide among them, those of all inputs together; empty before
     /// anything of them is known.
     pub(super) fn partition_bytes_histogram(&self, stage: &Stage, graph: &StageGraph) -> Vec<u32> {
-        let ranges = &self.of(stage.id).range_bytes;
-        if !ranges.is_empty() {
+        let ranges = self.decision(stage.id).map(|decision| &decision.range_bytes);
+        if let Some(ranges) = ranges.filter(|ranges| !ranges.is_empty()) {
             return partition_bytes_histogram(ranges.iter().copied());
         }
         let of_inputs: Vec<_> = own_inputs(stage)
@@ -222,17 +253,21 @@ impl Coordinator {
             (None, Some(policy)) => (self.adaptive_layout(stage, &policy), Vec::new()),
             (Some(exchange), _) => {
                 let empty = SortedRun::default();
-                let tasks = self
-                    .writers(exchange)
-                    .flat_map(|writer| self.stages.get(writer).tasks());
-                let runs = tasks.map(|task| task.winner().and_then(Winner::run));
+                let winners = self.map_task_winners(exchange);
+                let runs = winners.map(|winner| winner.and_then(Winner::run));
                 let runs: Vec<&SortedRun> = runs.map(|run| run.unwrap_or(&empty)).collect();
                 let layout = Layout::by_ranges(stage, &self.graph, &runs, self.policy.min_range_bytes);
                 let sizes = layout.range_bytes(&runs);
                 (layout, sizes)
             }
         };
-        self.layouts.finalize(id, layout, range_bytes);
+        let decision = Decision {
+            homes: self.homes(stage, &layout),
+            swapped_joins: self.swapped_joins(stage, &layout),
+            layout,
+            range_bytes,
+        };
+        self.layouts.finalize(id, decision);
         let tasks = self.layouts.tasks(id);
         self.stages.get_mut(id).set_task_count(tasks);
         self.update_result_tasks(id, tasks);
@@ -255,7 +290,7 @@ impl Coordinator {
         let observe = |(number, input): (u32, &StageInput)| ObservedInput {
             input: number,
             partition_bytes: self.layouts.bytes_of(input.exchange, &self.graph),
-            map_tasks: self.map_task_bytes(input.exchange),
+            map_tasks: self.map_task_outputs(input.exchange),
             may_split: input.may_split,
         };
         let inputs: Vec<_> = own_inputs(stage).map(observe).collect();
@@ -268,15 +303,25 @@ impl Coordinator {
                 usable => usable,
             },
         };
-        Layout::adaptive(stage, &self.graph, &observed, policy)
+        Layout::adaptive(stage, &self.graph, &observed, policy, self.policy.joins.as_ref())
     }
 
-    /// What each map task of an exchange wrote, where that is known.
-    fn map_task_bytes(&self, exchange: ExchangeId) -> Vec<Option<&MapTaskBytes>> {
+    /// The output of each map task of an exchange.
+    fn map_task_outputs(&self, exchange: ExchangeId) -> Vec<MapTaskOutput<'_>> {
+        let winners = self.map_task_winners(exchange);
+        let outputs = winners.map(|winner| MapTaskOutput {
+            bytes: winner.and_then(Winner::bytes),
+            worker: winner.map(|winner| winner.worker.name.as_str()),
+        });
+        outputs.collect()
+    }
+
+    /// The winners of all tasks of all writers of an exchange, in their order.
+    pub(super) fn map_task_winners(&self, exchange: ExchangeId) -> impl Iterator<Item = Option<&Winner>> {
         let tasks = self
             .writers(exchange)
             .flat_map(|writer| self.stages.get(writer).tasks());
-        tasks.map(|task| task.winner()?.bytes()).collect()
+        tasks.map(TaskRun::winner)
     }
 
     /// Whether partitions that the stage writes may be split, so that the sizes of single map tasks matter.
@@ -339,7 +384,7 @@ impl Coordinator {
                 let mut read = only.unwrap_or_else(|| (0..tasks).collect());
                 read.retain(|task| {
                     let number = self.map_task_number(exchange, TaskId { stage, task: *task });
-                    number.is_some_and(|number| shard.map_tasks.contains(&number))
+                    number.is_some_and(|number| shard.contains(number))
                 });
                 only = Some(read);
             }
@@ -370,7 +415,7 @@ impl Coordinator {
             return true;
         };
         let number = self.map_task_number(input.exchange, map_task);
-        number.is_none_or(|number| shard.map_tasks.contains(&number))
+        number.is_none_or(|number| shard.contains(number))
     }
 
     /// The bytes of a winner's run that hold the rows of a reading task.

@@ -36,7 +36,7 @@ use crate::ids::TaskId;
 use crate::plan::StageGraph;
 use crate::time::Instant;
 use filters::RuntimeFilters;
-use joins::JoinSwitches;
+use joins::SortedJoins;
 use layouts::Layouts;
 use outcome::QueryState;
 use poison::Suspects;
@@ -64,7 +64,7 @@ pub struct Coordinator {
     stages: StageTable,
     layouts: Layouts,
     filters: RuntimeFilters,
-    joins: JoinSwitches,
+    joins: SortedJoins,
     workers: WorkerRegistry,
     slots: SlotBroker,
     /// Tasks that were lost together with their workers.
@@ -96,7 +96,7 @@ impl Coordinator {
         let topology = Topology::new(&graph)?;
         let (stages, layouts) = (StageTable::new(&graph), Layouts::new(&graph));
         let filters = RuntimeFilters::new(&graph);
-        let joins = JoinSwitches::new(&graph);
+        let joins = SortedJoins::new(&graph);
         Ok(Self {
             graph,
             topology,

@@ -5,7 +5,8 @@ use super::event::Outcome;
 use super::outcome::QueryState;
 use super::stage_table::StageRun;
 use super::worker_registry::Worker;
-use crate::snapshot::{QuerySnapshot, ReduceSnapshot, StageSnapshot};
+use crate::layout::Layout;
+use crate::snapshot::{JoinSwitches, QuerySnapshot, ReduceSnapshot, StageSnapshot};
 use crate::time::Instant;
 
 impl Coordinator {
@@ -84,7 +85,12 @@ impl Coordinator {
             locality: stage.locality(),
             reduce: self.observe_reduce(stage),
             filters: self.filters.observe(stage.id()),
-            join_switches: self.joins.switches(stage.id()),
+            join_switches: JoinSwitches {
+                sorted_tasks: self.joins.sorted_tasks(stage.id()),
+                swapped_joins: u32::try_from(self.layouts.swapped_joins(stage.id()).len())
+                    .unwrap_or(u32::MAX),
+                broadcast_tasks: self.layouts.get(stage.id()).map_or(0, Layout::broadcast_tasks),
+            },
             metrics: stage.metrics(),
             started: stage.started(),
             ended: stage.ended(),

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sluice_crds::shuffle_query::{AdaptiveJoins, ShuffleRetention};
+use sluice_crds::shuffle_query::ShuffleRetention;
 
+use crate::joins::JoinPolicy;
 use crate::layout::AdaptivePolicy;
 
 /// Limits, time-outs and windows of one query.
@@ -31,9 +32,9 @@ pub struct Policy {
     /// How neighbouring partitions are coalesced; `None`: each task reads one.
     #[serde(default)]
     pub adaptive: Option<AdaptivePolicy>,
-    /// Whether joins are done in another way than planned, by what was observed.
+    /// When joins are done in another way than planned, by what was observed; `None`: never.
     #[serde(default)]
-    pub joins: AdaptiveJoins,
+    pub joins: Option<JoinPolicy>,
     /// How long the output of a stage is kept once all stages that read it have ended.
     pub retention: ShuffleRetention,
     /// Whether the result goes to a sink (committed at the end) or to a client (read as it is won).

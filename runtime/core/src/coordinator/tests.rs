@@ -1,5 +1,6 @@
 //! Events in, actions out: one behaviour a test.
 
+mod broadcast;
 mod empty;
 mod ending;
 mod filters;

@@ -9,7 +9,7 @@ use super::skew::{MapTaskBytes, hot_partitions};
 
 /// Most streams that a task of several partitions reads: with more, it waits for fetches longer than it computes, and the
 /// reader's bookkeeping counts in memory.
-const MAX_STREAMS_OF_COALESCED_TASK: u64 = 1 << 14;
+pub(super) const MAX_STREAMS_OF_COALESCED_TASK: u64 = 1 << 14;
 
 /// How partitions are coalesced and split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,11 +44,26 @@ pub struct ObservedInput<'a> {
     pub input: u32,
     /// The bytes of each partition.
     pub partition_bytes: Vec<u64>,
-    /// Of each map task that writes it, what it wrote, as far as that is known: a task reads so many streams of each of its
-    /// partitions.
-    pub map_tasks: Vec<Option<&'a MapTaskBytes>>,
+    /// Each map task that writes it: a task reads so many streams of each of its partitions.
+    pub map_tasks: Vec<MapTaskOutput<'a>>,
     /// See [`crate::plan::StageInput::may_split`].
     pub may_split: bool,
+}
+
+/// What is known of the output of one map task.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MapTaskOutput<'a> {
+    /// What it wrote, if it counts by how much partitions differ.
+    pub bytes: Option<&'a MapTaskBytes>,
+    /// The name of the worker that holds it; `None` if nobody does.
+    pub worker: Option<&'a str>,
+}
+
+/// A task and the bytes that it reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SizedTask {
+    pub(super) layout: TaskLayout,
+    pub(super) bytes: u128,
 }
 
 impl Observed<'_> {
@@ -87,8 +102,7 @@ impl Unit {
 
 /// What each task reads: every partition once, in order, a hot one in shards. There is at least one task if there is a
 /// partition.
-pub(super) fn divide(observed: &Observed<'_>, policy: &AdaptivePolicy) -> Vec<TaskLayout> {
-    let narrow = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
+pub(super) fn divide(observed: &Observed<'_>, policy: &AdaptivePolicy) -> Vec<SizedTask> {
     let task = |partitions: Range<usize>, shard| TaskLayout {
         partitions: narrow(partitions.start)..narrow(partitions.end),
         range: None,
@@ -118,12 +132,16 @@ pub(super) fn divide(observed: &Observed<'_>, policy: &AdaptivePolicy) -> Vec<Ta
             .collect();
     }
     let tasks = coalesce(&units, cap, observed.slots, policy).into_iter();
-    let layout = tasks.filter_map(|units| {
-        let (first, shard) = sources.get(units.start)?;
-        let (last, _) = sources.get(units.end.checked_sub(1)?)?;
-        Some(task(*first..*last + 1, shard.clone()))
+    let sized = tasks.filter_map(|of_task| {
+        let (first, shard) = sources.get(of_task.start)?;
+        let (last, _) = sources.get(of_task.end.checked_sub(1)?)?;
+        let parts = units.get(of_task)?;
+        Some(SizedTask {
+            layout: task(*first..*last + 1, shard.clone()),
+            bytes: total(parts.iter().map(|unit| &unit.bytes)),
+        })
     });
-    layout.collect()
+    sized.collect()
 }
 
 /// The units of each task.
@@ -131,7 +149,7 @@ fn coalesce(units: &[Unit], cap: usize, slots: u32, policy: &AdaptivePolicy) -> 
     let wanted = wanted_tasks(units, cap, slots, policy);
     let capacity = least_capacity(units, wanted, cap);
     let least = count(policy.min_tasks).min(wanted);
-    let mut tasks = Vec::with_capacity(wanted);
+    let mut tasks = Vec::with_capacity(wanted.min(units.len()));
     pack(units, capacity, cap, least, |task| tasks.push(task));
     tasks
 }
@@ -141,7 +159,7 @@ pub(super) fn in_tasks(units: &[Unit], tasks: usize) -> Vec<Range<usize>> {
     let largest = units.iter().map(|unit| u128::from(unit.bytes)).max();
     // Nothing is gained by parts that are smaller than the largest unit.
     let capacity = least_capacity(units, tasks, usize::MAX).max(largest.unwrap_or_default());
-    let mut parts = Vec::with_capacity(tasks);
+    let mut parts = Vec::with_capacity(tasks.min(units.len()));
     pack(units, capacity, usize::MAX, 0, |part| parts.push(part));
     parts
 }
@@ -157,7 +175,7 @@ fn partitions_per_task(map_tasks: u64, policy: &AdaptivePolicy) -> usize {
 }
 
 /// How many tasks there should be.
-fn wanted_tasks(units: &[Unit], cap: usize, slots: u32, policy: &AdaptivePolicy) -> usize {
+pub(super) fn wanted_tasks(units: &[Unit], cap: usize, slots: u32, policy: &AdaptivePolicy) -> usize {
     let tasks_of = |capacity: u128| {
         let mut tasks = 0;
         pack(units, capacity, cap, 0, |_| tasks += 1);
@@ -188,7 +206,7 @@ fn least_tasks(units: &[Unit], cap: usize) -> usize {
 }
 
 /// The least capacity with which the units fit into so many tasks, so that the largest task is as small as it can be.
-fn least_capacity(units: &[Unit], tasks: usize, cap: usize) -> u128 {
+pub(super) fn least_capacity(units: &[Unit], tasks: usize, cap: usize) -> u128 {
     let fits = |capacity: u128| {
         let mut used = 0;
         pack(units, capacity, cap, 0, |_| used += 1);
@@ -208,7 +226,13 @@ fn least_capacity(units: &[Unit], tasks: usize, cap: usize) -> u128 {
 
 /// Fills one task after the other up to `capacity` bytes and `cap` units; a larger unit, and a shard, has a task of its own.
 /// There are at least `least` tasks, if there are so many units.
-fn pack(units: &[Unit], capacity: u128, cap: usize, least: usize, mut task: impl FnMut(Range<usize>)) {
+pub(super) fn pack(
+    units: &[Unit],
+    capacity: u128,
+    cap: usize,
+    least: usize,
+    mut task: impl FnMut(Range<usize>),
+) {
     let (mut start, mut sum, mut before) = (0, 0, 0);
     let mut after_shard = false;
     for (index, unit) in units.iter().enumerate() {
@@ -230,6 +254,10 @@ fn pack(units: &[Unit], capacity: u128, cap: usize, least: usize, mut task: impl
 /// Workers may report any number, so the sum is wider.
 pub(super) fn total<'a>(bytes: impl IntoIterator<Item = &'a u64>) -> u128 {
     bytes.into_iter().map(|bytes| u128::from(*bytes)).sum()
+}
+
+pub(super) fn narrow(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
 pub(super) fn count(number: impl TryInto<usize>) -> usize {
@@ -257,7 +285,7 @@ pub(super) mod tests {
         let input = |(number, (bytes, map_tasks, may_split)): (u32, &(&[u64], usize, bool))| ObservedInput {
             input: number,
             partition_bytes: bytes.to_vec(),
-            map_tasks: vec![None; *map_tasks],
+            map_tasks: vec![MapTaskOutput::default(); *map_tasks],
             may_split: *may_split,
         };
         let inputs: Vec<_> = (0..).zip(inputs).map(input).collect();
@@ -270,7 +298,8 @@ pub(super) mod tests {
             inputs: &inputs,
             slots,
         };
-        divide(&observed, policy)
+        let tasks = divide(&observed, policy).into_iter();
+        tasks.map(|task| task.layout).collect()
     }
 
     fn ranges(tasks: Vec<TaskLayout>) -> Vec<Range<u32>> {

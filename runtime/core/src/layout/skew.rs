@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Shard;
-use super::adaptive::{AdaptivePolicy, Observed, Unit, count, in_tasks, total};
+use super::adaptive::{AdaptivePolicy, MapTaskOutput, Observed, Unit, count, in_tasks, narrow, total};
 use crate::message::MapOutputPartitionMeta;
 
 /// A partition is hot if it has so many quarters of what each slot would get if the work were divided evenly.
@@ -26,6 +26,7 @@ const LARGE_PARTITIONS: usize = 4;
 pub struct MapTaskBytes {
     large: Box<[(u32, u64)]>,
     mean: u64,
+    total: u64,
 }
 
 impl MapTaskBytes {
@@ -45,7 +46,16 @@ impl MapTaskBytes {
         let named: u128 = large.iter().map(|(_, bytes)| u128::from(*bytes)).sum();
         let others = partitions.saturating_sub(large.len() as u128).max(1);
         let mean = u64::try_from(sum.saturating_sub(named) / others).unwrap_or(u64::MAX);
-        Self { large, mean }
+        Self {
+            large,
+            mean,
+            total: u64::try_from(sum).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The bytes of all partitions.
+    pub fn total(&self) -> u64 {
+        self.total
     }
 
     /// The bytes of a partition.
@@ -100,8 +110,8 @@ fn split(observed: &Observed<'_>, partition: usize, bytes: u64, shard_bytes: u12
     if repeated > divided || wanted < 2 {
         return None;
     }
-    let number = u32::try_from(partition).unwrap_or(u32::MAX);
-    let of_map_task = |map_task: &Option<&MapTaskBytes>| map_task.map_or(0, |sizes| sizes.of(number));
+    let number = narrow(partition);
+    let of_map_task = |map_task: &MapTaskOutput<'_>| map_task.bytes.map_or(0, |sizes| sizes.of(number));
     let map_tasks: Vec<Unit> = largest
         .map_tasks
         .iter()
@@ -115,10 +125,9 @@ fn split(observed: &Observed<'_>, partition: usize, bytes: u64, shard_bytes: u12
         let part = total(part.iter().map(|unit| &unit.bytes));
         // Sizes of single map tasks may be means; the sum is exact.
         let part = u128::from(divided) * part / known + u128::from(repeated);
-        let narrow = |index: usize| u32::try_from(index).unwrap_or(u32::MAX);
         let shard = Shard {
             input: largest.input,
-            map_tasks: narrow(map_tasks_of_shard.start)..narrow(map_tasks_of_shard.end),
+            map_tasks: (narrow(map_tasks_of_shard.start)..narrow(map_tasks_of_shard.end)).collect(),
         };
         (shard, u64::try_from(part).unwrap_or(u64::MAX))
     };
@@ -131,8 +140,8 @@ fn split(observed: &Observed<'_>, partition: usize, bytes: u64, shard_bytes: u12
 
 #[cfg(test)]
 mod tests {
-    use super::super::adaptive::ObservedInput;
     use super::super::adaptive::tests::policy;
+    use super::super::adaptive::{MapTaskOutput, ObservedInput};
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -156,12 +165,20 @@ mod tests {
             map_tasks,
             may_split: true,
         };
+        let of_bytes = |bytes| MapTaskOutput {
+            bytes: Some(bytes),
+            worker: None,
+        };
         let inputs = [
-            input(0, build.iter().map(|mib| mib * MIB).collect(), vec![None; 3]),
+            input(
+                0,
+                build.iter().map(|mib| mib * MIB).collect(),
+                vec![MapTaskOutput::default(); 3],
+            ),
             input(
                 1,
                 (0..build.len()).map(sum).collect(),
-                sizes.iter().map(Some).collect(),
+                sizes.iter().map(of_bytes).collect(),
             ),
         ];
         let observed = Observed {

@@ -13,6 +13,8 @@ pub fn apply_to_action(defect: Defect, action: &mut Action) {
         Defect::DropFilledPartition => drop_filled_partition(action),
         Defect::NeverSort => never_sort(action),
         Defect::SkipMapTask => skip_map_task(action),
+        Defect::ReadPartOfWhole => read_part_of_whole(action),
+        Defect::SwapInSome => swap_in_some(action),
         _ => {}
     }
 }
@@ -38,6 +40,27 @@ fn skip_map_task(action: &mut Action) {
     writers.for_each(|writer| {
         writer.only.as_mut().and_then(Vec::pop);
     });
+}
+
+/// Leaves one partition of the inputs that a task reads whole while others read theirs in parts.
+fn read_part_of_whole(action: &mut Action) {
+    let Action::AssignAttempt { assignment, .. } = action else {
+        return;
+    };
+    let is_part = |input: &AssignedInput| input.writers.iter().any(|writer| writer.only.is_some());
+    if assignment.inputs.iter().any(is_part) {
+        let whole = assignment.inputs.iter_mut().filter(|input| !is_part(input));
+        whole.for_each(|input| input.assigned_reduce_partitions.truncate(1));
+    }
+}
+
+/// Lets the first task of a stage do its joins with the sides as planned.
+fn swap_in_some(action: &mut Action) {
+    if let Action::AssignAttempt { assignment, .. } = action
+        && assignment.attempt.task == 0
+    {
+        assignment.swapped_joins.clear();
+    }
 }
 
 /// Lets an attempt do its joins as planned.

@@ -18,6 +18,8 @@ pub struct Division {
     /// How many tasks each stage has: as planned, or as was said last.
     pub tasks: BTreeMap<StageId, u32>,
     epochs: BTreeMap<StageId, StageEpoch>,
+    /// By stage in its epoch, the joins whose sides change places.
+    swapped: BTreeMap<StageId, Vec<u32>>,
     /// By stage and task in the stage's epoch, what it reads of each input.
     assigned: BTreeMap<(StageId, u32), Vec<Part>>,
 }
@@ -72,7 +74,9 @@ impl Division {
         if *epoch < attempt.stage_epoch {
             *epoch = attempt.stage_epoch;
             self.assigned.retain(|(stage, _), _| *stage != attempt.stage);
+            self.swapped.remove(&attempt.stage);
         }
+        self.check_swapped(assignment)?;
         let parts: Vec<Part> = assignment.inputs.iter().map(Part::of).collect();
         let task = (attempt.stage, attempt.task);
         let before = self.assigned.entry(task).or_insert_with(|| parts.clone());
@@ -92,6 +96,17 @@ impl Division {
         ))
     }
 
+    /// Checks that all attempts of a stage that hash do the same joins with their sides swapped: the order of their rows depends on
+    /// it.
+    fn check_swapped(&mut self, assignment: &Assignment) -> Result<(), Violation> {
+        let joins = &assignment.swapped_joins;
+        let known = self.swapped.entry(assignment.attempt.stage);
+        if assignment.sort_joins || *known.or_insert_with(|| joins.clone()) == *joins {
+            return Ok(());
+        }
+        Err(format!("{} swaps other joins than its stage", assignment.attempt))
+    }
+
     /// Checks the root stages of a query whose files become visible.
     pub fn on_committed(&mut self, winners: &[AttemptId]) -> Result<(), Violation> {
         for root in &self.roots {
@@ -109,34 +124,65 @@ impl Division {
             .try_for_each(|root| self.check(*root, tasks(root)))
     }
 
-    /// Checks that so many tasks read every partition once, be it in shards.
+    /// Checks that so many tasks read every partition once, be it in shards. Of several inputs, what one map task wrote of each meets
+    /// in one task.
     fn check(&self, stage: StageId, tasks: u32) -> Result<(), Violation> {
-        for (input, partitions) in self.inputs.get(&stage).into_iter().flatten() {
-            let mut readers: Vec<Vec<&BTreeSet<TaskId>>> = vec![Vec::new(); *partitions as usize];
-            for task in 0..tasks {
-                let assigned = self
-                    .assigned
-                    .get(&(stage, task))
-                    .and_then(|inputs| inputs.get(*input));
-                let part = assigned.ok_or_else(|| format!("task {stage}.{task} was never assigned"))?;
-                for partition in &part.partitions {
-                    readers[*partition as usize].push(&part.map_tasks);
-                }
+        let inputs = self.inputs.get(&stage).map_or(&[][..], Vec::as_slice);
+        let Some((first, partitions)) = inputs.first() else {
+            return Ok(());
+        };
+        let mut parts = Vec::new();
+        for task in 0..tasks {
+            let assigned = self.assigned.get(&(stage, task));
+            let all = assigned.ok_or_else(|| format!("task {stage}.{task} was never assigned"))?;
+            let own = inputs.iter().map(|(input, _)| &all[*input]);
+            parts.push(own.collect::<Vec<&Part>>());
+        }
+        let written = |input: usize| -> BTreeSet<TaskId> {
+            let read = parts.iter().flat_map(|part| &part[input].map_tasks);
+            read.copied().collect()
+        };
+        let all: Vec<BTreeSet<TaskId>> = (0..inputs.len()).map(written).collect();
+        for partition in 0..*partitions {
+            let reads = |part: &&Vec<&Part>| part.iter().all(|input| input.partitions.contains(&partition));
+            let readers: Vec<&Vec<&Part>> = parts.iter().filter(reads).collect();
+            let mut times = vec![readers.len()];
+            if let [_, _, ..] = readers.as_slice() {
+                times = combinations(&all)
+                    .iter()
+                    .map(|met| meetings(&readers, met))
+                    .collect();
             }
-            let all: BTreeSet<TaskId> = readers.iter().flatten().copied().flatten().copied().collect();
-            for (partition, readers) in readers.iter().enumerate() {
-                let mut times = vec![readers.len()];
-                if let [_, _, ..] = readers.as_slice() {
-                    let of = |task| readers.iter().filter(|read| read.contains(task)).count();
-                    times = all.iter().map(of).collect();
-                }
-                if let Some(times) = times.into_iter().find(|times| *times != 1) {
-                    return Err(format!(
-                        "the {tasks} tasks of stage {stage} read partition {partition} of input {input} {times} times"
-                    ));
-                }
+            if let Some(times) = times.into_iter().find(|times| *times != 1) {
+                return Err(format!(
+                    "the {tasks} tasks of stage {stage} read partition {partition} of input {first} {times} times"
+                ));
             }
         }
         Ok(())
     }
+}
+
+/// In how many tasks what these map tasks wrote meets, one of each input.
+fn meetings(readers: &[&Vec<&Part>], map_tasks: &[TaskId]) -> usize {
+    let met = |reader: &&&Vec<&Part>| {
+        let mut inputs = reader.iter().zip(map_tasks);
+        inputs.all(|(input, map_task)| input.map_tasks.contains(map_task))
+    };
+    readers.iter().filter(met).count()
+}
+
+/// Every choice of one map task of each input.
+fn combinations(inputs: &[BTreeSet<TaskId>]) -> Vec<Vec<TaskId>> {
+    let none = vec![Vec::new()];
+    inputs.iter().fold(none, |begun, map_tasks| {
+        let longer = begun.iter().flat_map(|chosen| {
+            map_tasks.iter().map(|map_task| {
+                let mut chosen = chosen.clone();
+                chosen.push(*map_task);
+                chosen
+            })
+        });
+        longer.collect()
+    })
 }

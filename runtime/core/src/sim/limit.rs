@@ -32,6 +32,7 @@ pub fn limited_graph(rng: &mut SmallRng) -> StageGraph {
         determinism,
         coalesces: false,
         has_sortable_join: false,
+        swappable_joins: Vec::new(),
         data: DataLocality::default(),
     };
     let exchange = |id: u32, kind, partitions: u32, writers: Vec<StageId>, fetch| Exchange {

@@ -12,6 +12,7 @@ mod division;
 mod faults;
 mod fetch;
 mod filters;
+mod joins;
 mod limit;
 mod model;
 mod node;

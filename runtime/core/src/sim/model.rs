@@ -4,6 +4,7 @@ use rand::Rng;
 use rand::rngs::SmallRng;
 
 use super::filters::{join, random_filter};
+use super::joins;
 use crate::ids::{AttemptId, ExchangeId, StageId};
 use crate::locality::DataLocality;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
@@ -33,6 +34,9 @@ pub fn compute(stage: &Stage, task: u32, inputs: &[Vec<Row>]) -> Vec<Row> {
     if stage.inputs.is_empty() {
         let me = mix(base, u64::from(task));
         return (0..3 + me % 9).map(|row| mix(me, row)).collect();
+    }
+    if joins::is_join(stage) {
+        return joins::joined(stage, inputs);
     }
     // Of an operator whose tasks divide an input, each reads the others whole. Its rows depend on all of theirs, and not on
     // how many tasks there are.
@@ -199,6 +203,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
             determinism: Determinism::Unordered,
             coalesces: false,
             has_sortable_join: false,
+            swappable_joins: Vec::new(),
             data: DataLocality::default(),
         });
         id

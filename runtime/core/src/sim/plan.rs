@@ -5,13 +5,15 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::joins::{joined_graph, random_policy};
 use super::limit::limited_graph;
 use super::model::random_graph;
 use crate::coordinator::Policy;
 use crate::ids::TaskId;
+use crate::joins::JoinPolicy;
 use crate::layout::AdaptivePolicy;
 use crate::plan::{ExchangeKind, StageGraph};
-use sluice_crds::shuffle_query::{AdaptiveJoins, ShuffleRetention};
+use sluice_crds::shuffle_query::ShuffleRetention;
 
 /// When faults end, in milliseconds.
 pub const FAULTS_END: u64 = 6_000;
@@ -54,15 +56,18 @@ pub enum Scenario {
     Poison,
     /// As any, of queries with a limit.
     Limit,
+    /// As any, of joins that may be done in another way than planned.
+    Join,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Deadline,
         Self::Abandoned,
         Self::Client,
         Self::Poison,
         Self::Limit,
+        Self::Join,
         Self::Any,
     ];
 
@@ -75,6 +80,7 @@ impl Scenario {
             Self::Client => "client-",
             Self::Poison => "poison-",
             Self::Limit => "limit-",
+            Self::Join => "join-",
         }
     }
 }
@@ -131,6 +137,10 @@ pub enum Defect {
     ReportNoRows,
     /// The coordinator leaves a map task out of a shard.
     SkipMapTask,
+    /// The coordinator leaves out partitions of what a task should read whole.
+    ReadPartOfWhole,
+    /// The coordinator lets one task of a stage do a join as planned whose sides change places in others.
+    SwapInSome,
 }
 
 #[derive(Debug)]
@@ -175,6 +185,10 @@ impl Plan {
             Scenario::Client => plan.slow_client(&mut rng),
             Scenario::Poison => plan.poison(&mut rng),
             Scenario::Limit => plan.graph = limited_graph(&mut rng),
+            Scenario::Join => {
+                plan.graph = joined_graph(&mut rng);
+                plan.policy.joins = Some(random_policy(&mut rng));
+            }
         }
         (plan, rng)
     }
@@ -272,7 +286,9 @@ impl Plan {
             | Defect::DropFilledPartition
             | Defect::NeverSort
             | Defect::ReportNoRows
-            | Defect::SkipMapTask => {}
+            | Defect::SkipMapTask
+            | Defect::ReadPartOfWhole
+            | Defect::SwapInSome => {}
         }
     }
 
@@ -303,7 +319,9 @@ impl Plan {
             | Defect::DropFilledPartition
             | Defect::NeverSort
             | Defect::ReportNoRows
-            | Defect::SkipMapTask => span,
+            | Defect::SkipMapTask
+            | Defect::ReadPartOfWhole
+            | Defect::SwapInSome => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),
@@ -365,7 +383,7 @@ impl Plan {
                 reduce_fetch_window_partitions: 4,
                 min_range_bytes: rng.random_range(1..100_000),
                 adaptive: rng.random_bool(0.8).then(|| random_adaptive(&mut rng)),
-                joins: AdaptiveJoins::Auto,
+                joins: Some(JoinPolicy::new(0)),
                 retention: match seed % 2 {
                     0 => ShuffleRetention::UntilRead,
                     _ => ShuffleRetention::UntilEnd,

@@ -105,7 +105,7 @@ fn sim_seeds() {
         &runs,
         3,
         "sorted what did not fit, lost work and succeeded",
-        |run| succeeded(run) && run.join_switches > 0 && run.lost_attempts > 0,
+        |run| succeeded(run) && run.sorted_tasks > 0 && run.lost_attempts > 0,
     );
     assert_often(&runs, 3, "did not run what reads nothing, and succeeded", |run| {
         succeeded(run) && run.skipped > 0
@@ -168,6 +168,25 @@ fn sim_seeds_with_a_limit() {
         "lost work and succeeded without all of their tasks",
         |run| succeeded(run) && run.lost_attempts > 0 && run.skipped > 0,
     );
+}
+
+#[test]
+fn sim_seeds_with_joins_that_change() {
+    let runs = honest_runs(Scenario::Join, SEEDS);
+    let succeeded = |run: &Run| run.outcome == Outcome::Succeeded;
+    assert_often(&runs, 80, "succeeded", succeeded);
+    assert_often(&runs, 10, "read small inputs whole and succeeded", |run| {
+        succeeded(run) && run.broadcast_tasks > 0
+    });
+    assert_often(
+        &runs,
+        2,
+        "read small inputs whole, lost work and succeeded",
+        |run| succeeded(run) && run.broadcast_tasks > 0 && run.lost_attempts > 0,
+    );
+    assert_often(&runs, 10, "swapped the sides of a join and succeeded", |run| {
+        succeeded(run) && run.swapped_joins > 0
+    });
 }
 
 fn replay(scenario: Scenario, seed: u64) -> String {
@@ -244,6 +263,17 @@ fn a_partition_that_no_task_reads_is_noticed() {
 #[test]
 fn a_map_task_that_no_shard_reads_is_noticed() {
     assert_noticed(Scenario::Any, Defect::SkipMapTask, "of input 0 0 times");
+}
+
+#[test]
+fn an_input_of_a_join_that_is_read_in_part_is_noticed() {
+    assert_noticed(Scenario::Join, Defect::ReadPartOfWhole, "of input 0 0 times");
+    assert_noticed(Scenario::Join, Defect::SkipMapTask, "missing");
+}
+
+#[test]
+fn tasks_that_swap_other_joins_than_their_stage_are_noticed() {
+    assert_noticed(Scenario::Join, Defect::SwapInSome, "swaps other joins");
 }
 
 #[test]

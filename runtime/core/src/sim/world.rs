@@ -20,6 +20,7 @@ use crate::ids::{AttemptId, Incarnation, QueryId, StreamId, WorkerId};
 use crate::message::FetchRequest;
 use crate::plan::Determinism;
 use crate::reader;
+use crate::snapshot::JoinSwitches;
 use crate::time::Instant;
 
 const STEP_LIMIT: u64 = 400_000;
@@ -149,7 +150,11 @@ pub struct Run {
     /// Stages that read partitions in shards.
     pub split_stages: usize,
     /// Tasks whose joins did not fit and were sorted.
-    pub join_switches: u32,
+    pub sorted_tasks: u32,
+    /// Tasks that read inputs of joins whole.
+    pub broadcast_tasks: u32,
+    /// Joins whose sides changed places.
+    pub swapped_joins: u32,
     /// Tasks that a limit did not need.
     pub skipped: u32,
     /// Tasks that ran again after their output was dropped.
@@ -270,7 +275,11 @@ impl World {
         let snapshot = self.coordinator.snapshot(Instant(self.now));
         let outcome = self.outcome.ok_or("no outcome")?;
         let skipped = snapshot.stages.iter().map(|stage| stage.skipped).sum();
-        let join_switches = snapshot.stages.iter().map(|stage| stage.join_switches).sum();
+        let sum = |count: fn(&JoinSwitches) -> u32| -> u32 {
+            let stages = snapshot.stages.iter();
+            stages.map(|stage| count(&stage.join_switches)).sum()
+        };
+        let sorted_tasks = sum(|joins| joins.sorted_tasks);
         let lost: u32 = snapshot.stages.iter().map(|stage| stage.lost_attempts).sum();
         let coalesced = snapshot.stages.iter().filter(|stage| {
             let reduce = stage.reduce.as_ref();
@@ -286,9 +295,11 @@ impl World {
             coalesced_stages: coalesced.count(),
             outcome,
             steps,
-            // Every switch is an attempt that was given up.
-            lost_attempts: lost - join_switches,
-            join_switches,
+            // Each of them is an attempt that was given up.
+            lost_attempts: lost - sorted_tasks,
+            sorted_tasks,
+            broadcast_tasks: sum(|joins| joins.broadcast_tasks),
+            swapped_joins: sum(|joins| joins.swapped_joins),
             client_went_on: self.client.went_on,
             killed: self.killed.len(),
             hung: self.hung,

@@ -4,7 +4,7 @@ use super::*;
 use crate::ids::{AttemptId, StageEpoch, StageId};
 use crate::locality::LocalityCounts;
 use crate::query_outcome::QueryFailure;
-use crate::snapshot::ReduceSnapshot;
+use crate::snapshot::{JoinSwitches, ReduceSnapshot};
 
 const STARTED: Instant = Instant(1_000);
 
@@ -46,7 +46,11 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
             first_reduce_row_ms: Some(30),
         }),
         filters: None,
-        join_switches: 2,
+        join_switches: JoinSwitches {
+            sorted_tasks: 2,
+            swapped_joins: 0,
+            broadcast_tasks: 4,
+        },
         metrics: AttemptMetrics {
             rows_read: 100,
             bytes_read: 1_000,

@@ -28,6 +28,7 @@ use super::super::shuffle_read_exec::{ReadMode, ShuffleReadExec};
 use super::super::sorted_joins::has_sortable_join;
 use super::super::split_inputs::may_split;
 use super::super::statement::MAX_EXPRESSION_DEPTH;
+use super::super::swapped_joins::swappable_joins;
 use super::{Branch, CutExchange, Cutter, total_tasks};
 
 impl Cutter<'_> {
@@ -165,6 +166,7 @@ impl Cutter<'_> {
             determinism,
             coalesces,
             has_sortable_join: has_sortable_join(&plan)?,
+            swappable_joins: swappable_joins(&plan),
             data: DataLocality::default(),
         });
         self.planned.push(PlannedStage {

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use super::super::{HashJoinLimit, plan};
+use sluice_core::plan::SwappableJoin;
+
+use super::super::swapped_joins::swappable_joins;
+use super::super::{HashJoinLimit, InputProvider, decode_task, plan, task_context};
 use super::harness::{Bench, Options, same_rows};
+use super::stage_runner::Unread;
 
 /// Every join moves both sides.
 pub(super) const SHUFFLED: Options<'static> = &[
@@ -47,6 +51,64 @@ async fn stages_say_whether_their_joins_can_be_sorted() {
         let sortable = planned.graph.stages.iter().any(|stage| stage.has_sortable_join);
         assert_eq!(sortable, expected, "{sql}");
         same_rows(bench.plain(), &session, sql).await.unwrap();
+    }
+}
+
+/// That swapped joins have the same rows is shown by every query of these tests: the harness swaps all of them.
+#[tokio::test]
+async fn stages_say_which_joins_may_swap_their_sides() {
+    let bench = Bench::new().await;
+    let session = bench.session(3, SHUFFLED).await;
+    for (sql, expected) in [
+        ("SELECT b.id, m.id FROM big b JOIN mid m ON b.k = m.k", 1),
+        ("SELECT b.id, m.id FROM big b LEFT JOIN mid m ON b.k = m.k", 1),
+        ("SELECT b.id, m.id FROM big b FULL JOIN mid m ON b.k = m.k", 1),
+        ("SELECT b.id FROM big b WHERE b.k IN (SELECT k FROM mid)", 1),
+        // Whether a NULL is among the rows of the probe side decides about all rows.
+        ("SELECT b.id FROM big b WHERE b.k NOT IN (SELECT k FROM mid)", 0),
+        // How large a side is that is made of several inputs, or grouped, nobody knows.
+        (
+            "SELECT b.id FROM big b JOIN mid m ON b.k = m.k JOIN big c ON b.k = c.k",
+            1,
+        ),
+        (
+            "SELECT b.id FROM big b JOIN (SELECT k, count(*) AS n FROM big GROUP BY k) m ON b.k = m.k",
+            0,
+        ),
+        ("SELECT k, count(*) FROM big GROUP BY k", 0),
+    ] {
+        let planned = plan(&session.state(), sql).await.unwrap();
+        let stages = planned.graph.stages.iter();
+        let joins: Vec<_> = stages.flat_map(|stage| &stage.swappable_joins).collect();
+        assert_eq!(joins.len(), expected, "{sql}: {joins:?}");
+        assert!(joins.iter().all(|join| join.build != join.probe), "{joins:?}");
+        same_rows(bench.plain(), &session, sql).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_join_with_its_sides_swapped_builds_the_other_one() {
+    let bench = Bench::new().await;
+    let session = bench.session(3, SHUFFLED).await;
+    let sql = "SELECT b.id, m.id FROM big b LEFT JOIN mid m ON b.k = m.k";
+    let planned = plan(&session.state(), sql).await.unwrap();
+    let mut stages = planned.graph.stages.iter().zip(&planned.stages);
+    let (stage, joining) = stages
+        .find(|(stage, _)| !stage.swappable_joins.is_empty())
+        .unwrap();
+    let [join] = stage.swappable_joins.as_slice() else {
+        panic!("{stage:?}")
+    };
+    let context = task_context(&joining.fragment.options, "test", session.runtime_env()).unwrap();
+    let inputs: Arc<dyn InputProvider> = Arc::new(Unread);
+    let other_way = SwappableJoin {
+        build: join.probe,
+        probe: join.build,
+        ..*join
+    };
+    for (swapped, expected) in [(&[][..], *join), (&[join.join], other_way)] {
+        let task = decode_task(&joining.fragment, &joining.tasks[0], &context, &inputs, swapped).unwrap();
+        assert_eq!(swappable_joins(&task), [expected]);
     }
 }
 

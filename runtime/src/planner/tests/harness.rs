@@ -16,7 +16,7 @@ use super::super::{
     session_state,
 };
 use super::data;
-use super::stage_runner::{run, typed};
+use super::stage_runner::{Reads, may_broadcast, run, run_with, typed};
 
 /// The test tables, a plain session over them, and sessions of ours.
 pub(super) struct Bench {
@@ -178,27 +178,40 @@ pub(super) async fn same_rows(
     let planned = plan(&ours.state(), sql)
         .await
         .map_err(|error| failed("plan", &error))?;
-    let got = run(&planned, &ours.runtime_env()).await;
-    let got = got.map_err(|error| format!("{}\n{}", failed("run", &error), explain(&planned)))?;
-    let (mut expected, mut got) = (texts(&expected), texts(&got));
+    let mut expected = texts(&expected);
     // A zero has no sign here.
     for cell in expected.iter_mut().flatten().filter(|cell| *cell == "-0.0") {
         "0.0".clone_into(cell);
     }
     if !planned.graph.ordered {
         expected.sort();
-        got.sort();
     }
+    let broadcast = may_broadcast(&planned.graph).then_some(Reads::Broadcast);
+    for reads in [Some(Reads::Partitions), broadcast].into_iter().flatten() {
+        let got = run_with(&planned, &ours.runtime_env(), reads).await;
+        let got = got.map_err(|error| format!("{}\n{}", failed("run", &error), explain(&planned)))?;
+        let mut got = texts(&got);
+        if !planned.graph.ordered {
+            got.sort();
+        }
+        if let Some(difference) = difference(&expected, &got) {
+            return Err(format!("{sql}\n{reads:?}: {difference}\n{}", explain(&planned)));
+        }
+    }
+    Ok(planned)
+}
+
+/// Tells how rows differ.
+fn difference(expected: &[Vec<String>], got: &[Vec<String>]) -> Option<String> {
     if expected == got {
-        return Ok(planned);
+        return None;
     }
     let missing: Vec<_> = expected.iter().filter(|row| !got.contains(row)).take(5).collect();
     let extra: Vec<_> = got.iter().filter(|row| !expected.contains(row)).take(5).collect();
-    Err(format!(
-        "{sql}\nexpected {} rows, got {}; missing {missing:?}, not expected {extra:?}\n{}",
+    Some(format!(
+        "expected {} rows, got {}; missing {missing:?}, not expected {extra:?}",
         expected.len(),
         got.len(),
-        explain(&planned)
     ))
 }
 

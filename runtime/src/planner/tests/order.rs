@@ -72,7 +72,7 @@ async fn a_fragment_of_two_partitions_is_refused() {
     let fragment = fragment::encode(&union, session.state().config()).unwrap();
     let context = task_context(&fragment.options, "test", Arc::new(RuntimeEnv::default())).unwrap();
     let inputs: Arc<dyn InputProvider> = Arc::new(Unread);
-    let refused = decode_task(&fragment, &TaskSplits::default(), &context, &inputs);
+    let refused = decode_task(&fragment, &TaskSplits::default(), &context, &inputs, &[]);
     let text = refused
         .map(|plan| displayable(plan.as_ref()).indent(false).to_string())
         .expect_err("it has two partitions")

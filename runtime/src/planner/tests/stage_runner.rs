@@ -1,7 +1,6 @@
 //! Runs a planned query in process, stage by stage, with the decisions of the coordinator that change what a task reads.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
@@ -16,6 +15,7 @@ use futures::TryStreamExt;
 use prost::Message;
 use sluice_core::ids::{FilterId, StageId};
 use sluice_core::key_filter::{KeyFilter, KeyLookup};
+use sluice_core::layout::{Shard, TaskLayout};
 use sluice_core::plan::{ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 use sluice_core::ranges::{SortedRun, divide};
 
@@ -29,8 +29,26 @@ use crate::shuffle::sorted::{RunSampler, SortKeys};
 /// What each map task of an exchange wrote: by map task, then partition.
 type Written = Vec<Vec<Vec<RecordBatch>>>;
 
+/// How tasks read the inputs that they divide by partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reads {
+    /// Each its partition, or a shard of it.
+    Partitions,
+    /// Where that cannot change rows, each what one map task wrote of one input, and all of the others.
+    Broadcast,
+}
+
 /// Runs a planned query stage by stage. Every fragment goes through its bytes.
 pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Result<Vec<RecordBatch>> {
+    run_with(planned, runtime, Reads::Partitions).await
+}
+
+/// As [`run`], with inputs read in this way.
+pub(super) async fn run_with(
+    planned: &PlannedQuery,
+    runtime: &Arc<RuntimeEnv>,
+    reads: Reads,
+) -> Result<Vec<RecordBatch>> {
     let mut exchanges: HashMap<u32, Written> = HashMap::new();
     let mut filters: BTreeMap<FilterId, KeyFilter> = BTreeMap::new();
     for stage in in_order(&planned.graph) {
@@ -40,14 +58,10 @@ pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Re
             Fragment::decode(bytes.as_slice()).map_err(|error| DataFusionError::External(error.into()))?;
         assert_eq!(fragment.inputs.len(), stage.inputs.len());
         assert_eq!(planned_stage.tasks.len(), stage.tasks as usize);
-        let tasks = planned_stage.tasks.iter().enumerate();
-        let parts = tasks.flat_map(|task| shards(stage, &exchanges, task.0).map(move |shard| (task, shard)));
-        for ((task, splits), shard) in parts.collect::<Vec<_>>() {
+        for (number, layout) in layout(stage, &exchanges, reads).into_iter().enumerate() {
+            let splits = &planned_stage.tasks[layout.partitions.start as usize];
             let context = task_context(&fragment.options, "test", Arc::clone(runtime)).map_err(typed)?;
-            let mut streams = read(planned, stage, &exchanges, task, &context)?;
-            if let Some((input, map_tasks)) = shard {
-                streams[input] = streams[input][map_tasks].to_vec();
-            }
+            let streams = read(planned, stage, &exchanges, &layout, &context)?;
             let needs_rows = |(input, read): (&StageInput, &Vec<Vec<RecordBatch>>)| {
                 input.empty_ends && read.iter().flatten().all(|batch| batch.num_rows() == 0)
             };
@@ -57,9 +71,12 @@ pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Re
                 fragment: fragment.clone(),
                 filters: filters.clone(),
             });
-            let mut plan = decode_task(&fragment, splits, &context, &inputs).map_err(typed)?;
-            // Every other task of a join is one that ran out of memory before.
-            if stage.has_sortable_join && (stage.id.0 as usize + task) % 2 == 1 {
+            // Of three tasks of a join, one does it as planned, one ran out of memory before, and for one the sides change places.
+            let way = (stage.id.0 as usize + number) % 3;
+            let joins = stage.swappable_joins.iter().filter(|_| way == 2);
+            let swapped: Vec<u32> = joins.map(|join| join.join).collect();
+            let mut plan = decode_task(&fragment, splits, &context, &inputs, &swapped).map_err(typed)?;
+            if stage.has_sortable_join && way == 1 {
                 plan = sort_joins(plan).map_err(typed)?;
             }
             let rows: Vec<RecordBatch> = plan.execute(0, Arc::clone(&context))?.try_collect().await?;
@@ -79,23 +96,45 @@ pub(super) async fn run(planned: &PlannedQuery, runtime: &Arc<RuntimeEnv>) -> Re
     Ok(result.into_iter().flatten().flatten().collect())
 }
 
-/// The shards in which a task is run: as many as its input has map tasks, where an input may be split.
-fn shards(
-    stage: &Stage,
-    exchanges: &HashMap<u32, Written>,
-    task: usize,
-) -> impl Iterator<Item = Option<(usize, Range<usize>)>> + use<> {
-    let inputs = stage.inputs.iter().enumerate();
-    let splittable: Vec<_> = inputs.filter(|(_, input)| input.may_split).collect();
-    // Of the sides of a join, one in this task and the other in the next.
-    let split = splittable.get(task % splittable.len().max(1));
-    let shards = split.map_or(vec![None], |(number, input)| {
-        let map_tasks = exchanges[&input.exchange.0].len();
-        (0..map_tasks)
-            .map(|map_task| Some((*number, map_task..map_task + 1)))
-            .collect()
+/// Whether some task of the query can read as [`Reads::Broadcast`] has it.
+pub(super) fn may_broadcast(graph: &StageGraph) -> bool {
+    graph.stages.iter().any(broadcasts)
+}
+
+fn broadcasts(stage: &Stage) -> bool {
+    let own = |input: &&StageInput| input.read == ReadKind::OwnPartition;
+    let divided = stage.inputs.iter().filter(own).count();
+    stage.coalesces && divided > 1 && stage.inputs.iter().any(|input| input.may_split)
+}
+
+/// What each task reads. Where an input may be split, there are as many tasks for a partition as the input has map tasks.
+fn layout(stage: &Stage, exchanges: &HashMap<u32, Written>, reads: Reads) -> Vec<TaskLayout> {
+    let inputs = (0..).zip(&stage.inputs);
+    let splittable: Vec<(u32, &StageInput)> = inputs.filter(|(_, input)| input.may_split).collect();
+    let parts = if reads == Reads::Broadcast && broadcasts(stage) {
+        vec![0..stage.tasks]
+    } else {
+        (0..stage.tasks).map(|task| task..task + 1).collect()
+    };
+    let tasks = (stage.id.0 as usize..).zip(parts);
+    let tasks = tasks.flat_map(|(turn, partitions)| {
+        // Of the sides of a join, one in this task and the other in the next.
+        let split = splittable.get(turn % splittable.len().max(1));
+        let shards = split.map_or(vec![None], |(input, read)| {
+            let map_tasks = 0..exchanges[&read.exchange.0].len() as u32;
+            let shard = |map_task| Shard {
+                input: *input,
+                map_tasks: vec![map_task],
+            };
+            map_tasks.map(|map_task| Some(shard(map_task))).collect()
+        });
+        shards.into_iter().map(move |shard| TaskLayout {
+            partitions: partitions.clone(),
+            range: None,
+            shard,
+        })
     });
-    shards.into_iter()
+    tasks.collect()
 }
 
 /// What a task reads of each input, by map task.
@@ -103,25 +142,34 @@ fn read(
     planned: &PlannedQuery,
     stage: &Stage,
     exchanges: &HashMap<u32, Written>,
-    task: usize,
+    layout: &TaskLayout,
     context: &TaskContext,
 ) -> Result<Vec<Vec<Vec<RecordBatch>>>> {
     let mut streams = Vec::new();
-    for input in &stage.inputs {
+    for (number, input) in (0..).zip(&stage.inputs) {
         let written = exchanges
             .get(&input.exchange.0)
             .expect("inputs are written before");
-        let partition = match input.read {
-            ReadKind::OwnPartition => task,
-            ReadKind::AllPartitions => 0,
+        let partitions = match input.read {
+            ReadKind::OwnPartition => layout.partitions.clone(),
+            ReadKind::AllPartitions => 0..1,
             ReadKind::OwnRange => {
                 let runs: Vec<&Vec<RecordBatch>> = written.iter().map(|parts| &parts[0]).collect();
+                let task = layout.partitions.start as usize;
                 streams.push(range_of(&runs, planned, stage, task, context)?);
                 continue;
             }
         };
-        let of_partition = written.iter().map(|map_task| map_task[partition].clone());
-        streams.push(of_partition.collect());
+        let partitions = partitions.start as usize..partitions.end as usize;
+        let shard = layout.shard.as_ref().filter(|shard| shard.input == number);
+        let map_tasks = (0..)
+            .zip(written)
+            .filter(|(map_task, _)| shard.is_none_or(|shard| shard.contains(*map_task)));
+        streams.push(
+            map_tasks
+                .map(|(_, parts)| parts[partitions.clone()].concat())
+                .collect(),
+        );
     }
     Ok(streams)
 }

@@ -337,16 +337,16 @@ async fn damaged_fragments_give_errors() {
     for stage in &query.stages {
         let context = task_context(&stage.fragment.options, "test", session.runtime_env()).unwrap();
         let splits = &stage.tasks[0];
-        assert!(decode_task(&stage.fragment, splits, &context, &inputs).is_ok());
+        assert!(decode_task(&stage.fragment, splits, &context, &inputs, &[]).is_ok());
         for at in 0..stage.fragment.plan.len() {
             for damage in [0x01, 0x80] {
                 let mut fragment = stage.fragment.clone();
                 fragment.plan[at] ^= damage;
-                refused += usize::from(decode_task(&fragment, splits, &context, &inputs).is_err());
+                refused += usize::from(decode_task(&fragment, splits, &context, &inputs, &[]).is_err());
             }
             let mut fragment = stage.fragment.clone();
             fragment.plan.truncate(at);
-            refused += usize::from(decode_task(&fragment, splits, &context, &inputs).is_err());
+            refused += usize::from(decode_task(&fragment, splits, &context, &inputs, &[]).is_err());
         }
     }
     assert!(refused > 1000, "only {refused} damaged fragments were refused");
@@ -360,7 +360,7 @@ async fn a_scan_without_its_split_is_an_error() {
     let session = bench.session(4, &[]).await;
     let context = task_context(&stage.fragment.options, "test", session.runtime_env()).unwrap();
     let inputs: Arc<dyn InputProvider> = Arc::new(NoInputs);
-    let error = decode_task(&stage.fragment, &TaskSplits::default(), &context, &inputs).unwrap_err();
+    let error = decode_task(&stage.fragment, &TaskSplits::default(), &context, &inputs, &[]).unwrap_err();
     assert!(
         matches!(&error, PlanError::Fragment { place: "splits", .. }),
         "{error:?}"

@@ -68,7 +68,7 @@ async fn scan(spec: &TableSpec, sql: &str) -> Result<Vec<RecordBatch>, String> {
             })
             .collect();
         let context = task_context(&stage.fragment.options, "t", Arc::clone(&runtime)).unwrap();
-        let plan = decode_task(&stage.fragment, task, &context, &inputs).unwrap();
+        let plan = decode_task(&stage.fragment, task, &context, &inputs, &[]).unwrap();
         let scanned = match plan.execute(0, context) {
             Ok(stream) => collect(stream).await,
             Err(error) => Err(error),

@@ -13,6 +13,7 @@ use sluice::query::{LoadedQuery, WorkerCapacity, prepare_with_manifest};
 use sluice::source::{InputManifest, register_tables};
 use sluice_core::coordinator::Outcome;
 use sluice_core::ids::QueryId;
+use sluice_core::joins::JoinPolicy;
 use sluice_core::layout::AdaptivePolicy;
 use tempfile::TempDir;
 
@@ -56,14 +57,29 @@ enum LayoutShape {
     Coalesced(u32),
     /// One task for each, and several for those that have more rows than others.
     Split,
+    /// As `Split`; besides, tasks read all inputs of a join but one whole, and its sides change places, wherever that cannot change
+    /// rows.
+    Switched,
 }
 
 impl LayoutShape {
+    /// Joins that run in another way than planned wherever they can, or only where that pays.
+    fn joins(self) -> JoinPolicy {
+        match self {
+            Self::Fixed | Self::Coalesced(_) | Self::Split => JoinPolicy::new(0),
+            Self::Switched => JoinPolicy {
+                max_broadcast_bytes: u64::MAX,
+                max_broadcast_percent: u32::MAX,
+                max_swap_percent: u32::MAX,
+            },
+        }
+    }
+
     fn policy(self) -> Option<AdaptivePolicy> {
         let (target_bytes, tasks) = match self {
             Self::Fixed => return None,
             Self::Coalesced(tasks) => (u64::MAX, tasks),
-            Self::Split => (1, 0),
+            Self::Split | Self::Switched => (1, 0),
         };
         Some(AdaptivePolicy {
             target_bytes,
@@ -75,7 +91,7 @@ impl LayoutShape {
     }
 }
 
-pub const SHAPES: [Shape; 6] = [
+pub const SHAPES: [Shape; 7] = [
     Shape {
         name: "1 partition",
         partitions: 1,
@@ -135,6 +151,16 @@ pub const SHAPES: [Shape; 6] = [
         batch: 3,
         little_memory: false,
         layout: LayoutShape::Coalesced(4),
+    },
+    Shape {
+        name: "5 partitions, joins switched",
+        partitions: 5,
+        broadcast: 0,
+        hash_join: u64::MAX,
+        shared_merge: 16 << 20,
+        batch: 8192,
+        little_memory: false,
+        layout: LayoutShape::Switched,
     },
 ];
 
@@ -285,6 +311,7 @@ impl Bench {
                 options.policy.min_range_bytes = 1;
             }
             options.policy.adaptive = shape.layout.policy();
+            options.policy.joins = Some(shape.layout.joins());
         });
         match ran.await {
             Ok(ran) => Answer::Rows(Box::new(RanRows {

@@ -5,6 +5,7 @@ mod chaos;
 mod cli;
 mod discovery;
 mod drain;
+mod joins;
 mod limit;
 mod limits;
 mod locality;

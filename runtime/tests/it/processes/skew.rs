@@ -18,7 +18,7 @@ const JOIN: &str = "
 const SCALE: f64 = 0.2;
 
 fn skewed(mode: &str) -> String {
-    let shuffle = format!("shuffle: {{partitions: 6, adaptive: {{mode: {mode}}}}}");
+    let shuffle = format!("shuffle: {{partitions: 6, adaptive: {{mode: {mode}, joins: Off}}}}");
     let tables = [&*tpch("lineitem", SCALE), &*tpch("orders", SCALE)];
     query(JOIN, &tables, &[PATIENT, &shuffle])
 }

@@ -10,7 +10,6 @@ use crate::message::Writer;
 use crate::plan::{Determinism, ExchangeKind, ReadKind, StageGraph};
 use crate::snapshot::{StageSnapshot, StageState};
 use crate::time::Instant;
-use sluice_crds::shuffle_query::AdaptiveJoins;
 
 /// s0 (two tasks) is the side without which the join s2 has no rows, s1 (four tasks) the other one.
 fn join_as_root() -> StageGraph {
@@ -138,7 +137,7 @@ fn an_empty_join_that_is_the_result_runs_over_what_is_there() {
 #[test]
 fn a_join_whose_sides_have_rows_or_that_needs_none_runs() {
     let off = Policy {
-        joins: AdaptiveJoins::Off,
+        joins: None,
         ..policy()
     };
     let mut outer = join_below_a_count();

@@ -5,13 +5,14 @@ use std::time::Duration;
 use crate::coordinator::{Action, Coordinator, Event, Outcome, Policy, QueryFailure};
 use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, WorkerId};
+use crate::joins::JoinPolicy;
 use crate::layout::LayoutId;
 use crate::locality::{DataLocality, NodeLocation};
 use crate::message::{Assignment, InputState, InputUpdate, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 use crate::time::Instant;
-use sluice_crds::shuffle_query::{AdaptiveJoins, ShuffleRetention};
+use sluice_crds::shuffle_query::ShuffleRetention;
 
 pub fn policy() -> Policy {
     Policy {
@@ -25,7 +26,7 @@ pub fn policy() -> Policy {
         reduce_fetch_window_partitions: 4,
         min_range_bytes: 100,
         adaptive: None,
-        joins: AdaptiveJoins::Auto,
+        joins: Some(JoinPolicy::new(0)),
         retention: ShuffleRetention::UntilEnd,
         sink: false,
     }
@@ -54,6 +55,7 @@ pub fn stage(id: u32, tasks: u32, inputs: &[(u32, ReadKind)], output: u32) -> St
         determinism: Determinism::Unordered,
         coalesces: true,
         has_sortable_join: false,
+        swappable_joins: Vec::new(),
         data: DataLocality::default(),
     }
 }
@@ -83,6 +85,32 @@ pub fn map_reduce(maps: u32, reduces: u32) -> StageGraph {
         ordered: false,
         filters: Vec::new(),
     }
+}
+
+/// Two probe stages of two tasks and a build stage of one, joined in four partitions by stage 3, which stage 4 reads. The probe side
+/// may be split.
+pub fn join() -> StageGraph {
+    let own = [(0, ReadKind::OwnPartition), (1, ReadKind::OwnPartition)];
+    let mut graph = StageGraph {
+        stages: vec![
+            stage(0, 2, &[], 0),
+            stage(1, 2, &[], 0),
+            stage(2, 1, &[], 1),
+            stage(3, 4, &own, 2),
+            stage(4, 1, &[(2, ReadKind::AllPartitions)], 3),
+        ],
+        exchanges: vec![
+            exchange(0, ExchangeKind::Hash, 4, &[0, 1]),
+            exchange(1, ExchangeKind::Hash, 4, &[2]),
+            exchange(2, ExchangeKind::Forward, 1, &[3]),
+            exchange(3, ExchangeKind::Forward, 1, &[4]),
+        ],
+        result: ExchangeId(3),
+        ordered: false,
+        filters: Vec::new(),
+    };
+    graph.stages[3].inputs[0].may_split = true;
+    graph
 }
 
 /// One task a stage, `stages` of them in a row.

@@ -4,10 +4,10 @@ use super::fixture::{Query, assignments, attempt, failure, map_reduce, policy, s
 use crate::coordinator::{Action, Event, Policy};
 use crate::failure::{AttemptFailure, Resource};
 use crate::ids::AttemptId;
+use crate::joins::JoinPolicy;
 use crate::snapshot::StageSnapshot;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
-use sluice_crds::shuffle_query::AdaptiveJoins;
 
 fn exhausted(resource: Resource) -> AttemptFailure {
     AttemptFailure::ResourcesExhausted {
@@ -54,7 +54,11 @@ fn a_task_whose_hash_join_runs_out_of_memory_sorts_at_once_and_has_not_failed() 
     assert_eq!(sorting(&again), [(attempt(1, 0, 1), true)]);
     let stage = seen(&query);
     assert_eq!(
-        (stage.join_switches, stage.failed_attempts, stage.lost_attempts),
+        (
+            stage.join_switches.sorted_tasks,
+            stage.failed_attempts,
+            stage.lost_attempts
+        ),
         (1, 0, 1)
     );
     let next = query.run(succeeded("a", attempt(1, 0, 1)));
@@ -81,7 +85,11 @@ fn two_tasks_that_run_out_of_memory_speak_for_their_stage() {
     query.fail("a", attempt(1, 1, 0), exhausted(Resource::Memory));
     let next = query.run(succeeded("a", attempt(1, 0, 1)));
     assert_eq!(sorting(&next), [(attempt(1, 2, 0), true)]);
-    assert_eq!(seen(&query).join_switches, 2, "the third was never hashed");
+    assert_eq!(
+        seen(&query).join_switches.sorted_tasks,
+        2,
+        "the third was never hashed"
+    );
 }
 
 #[test]
@@ -97,16 +105,16 @@ fn an_attempt_that_was_hashed_before_its_stage_sorts_gets_its_own_try() {
 #[test]
 fn want_of_other_things_and_other_stages_and_queries_that_want_none_switch_nothing() {
     let cases = [
-        (AdaptiveJoins::Auto, true, Resource::Disk),
-        (AdaptiveJoins::Auto, true, Resource::Plans),
-        (AdaptiveJoins::Auto, false, Resource::Memory),
-        (AdaptiveJoins::Off, true, Resource::Memory),
+        (Some(JoinPolicy::new(0)), true, Resource::Disk),
+        (Some(JoinPolicy::new(0)), true, Resource::Plans),
+        (Some(JoinPolicy::new(0)), false, Resource::Memory),
+        (None, true, Resource::Memory),
     ];
     for (joins, sortable, resource) in cases {
         let mut query = joining(|policy| policy.joins = joins, sortable);
         let failure = failure(&query.fail("a", attempt(1, 0, 0), exhausted(resource)));
         assert_eq!(failure.reason, ErrorReason::ResourcesExhausted, "{resource:?}");
-        assert_eq!(seen(&query).join_switches, 0);
+        assert_eq!(seen(&query).join_switches.sorted_tasks, 0);
     }
 }
 

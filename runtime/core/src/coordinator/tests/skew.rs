@@ -1,14 +1,12 @@
 //! Hot partitions are split into shards.
 
-use super::fixture::{
-    Query, assignments, attempt, cancelled, exchange, in_epoch, policy, stage, updates_to, wrote,
-};
+use super::fixture::{Query, assignments, attempt, cancelled, in_epoch, join, policy, updates_to, wrote};
 use crate::coordinator::{Action, Policy};
 use crate::failure::{AttemptFailure, FetchError};
-use crate::ids::{AttemptId, ExchangeId, StageId};
+use crate::ids::{AttemptId, StageId};
 use crate::layout::AdaptivePolicy;
 use crate::message::{Assignment, InputState, Writer};
-use crate::plan::{Determinism, ExchangeKind, ReadKind, StageGraph};
+use crate::plan::{Determinism, StageGraph};
 use crate::snapshot::ReduceSnapshot;
 use crate::time::Instant;
 
@@ -26,31 +24,6 @@ fn adaptive() -> Policy {
         min_task_bytes: 1,
     });
     policy
-}
-
-/// Two probe stages of two tasks and a build stage of one, joined in four partitions by stage 3, which stage 4 reads.
-fn join() -> StageGraph {
-    let own = [(0, ReadKind::OwnPartition), (1, ReadKind::OwnPartition)];
-    let mut graph = StageGraph {
-        stages: vec![
-            stage(0, 2, &[], 0),
-            stage(1, 2, &[], 0),
-            stage(2, 1, &[], 1),
-            stage(3, 4, &own, 2),
-            stage(4, 1, &[(2, ReadKind::AllPartitions)], 3),
-        ],
-        exchanges: vec![
-            exchange(0, ExchangeKind::Hash, 4, &[0, 1]),
-            exchange(1, ExchangeKind::Hash, 4, &[2]),
-            exchange(2, ExchangeKind::Forward, 1, &[3]),
-            exchange(3, ExchangeKind::Forward, 1, &[4]),
-        ],
-        result: ExchangeId(3),
-        ordered: false,
-        filters: Vec::new(),
-    };
-    graph.stages[3].inputs[0].may_split = true;
-    graph
 }
 
 /// The join with all its inputs written by one worker of as many slots, and what followed.

@@ -65,6 +65,7 @@ fn assign(id: AttemptId) -> Action {
         recommended_reduce_fetch_window_partitions: 1,
         filters: Vec::new(),
         sort_joins: false,
+        swapped_joins: Vec::new(),
     };
     Action::AssignAttempt {
         worker: worker(),
