@@ -24,6 +24,10 @@ pub const MAX_STREAMS_PER_FETCH: usize = 64;
 /// fewer than a worker has memory to remember.
 pub const MAX_ATTEMPTS_PER_SESSION: u64 = 4 << 20;
 
+/// Map tasks whose outputs the messages of one session may name: more than a query of [`MAX_TASKS`] has, also where layouts have
+/// split partitions.
+pub const MAX_MAP_OUTPUTS_PER_SESSION: usize = 2 << 20;
+
 /// The part of a worker's memory that the stages of all its sessions may take.
 pub const FRAGMENT_MEMORY_DIVISOR: u64 = 8;
 

@@ -4,14 +4,19 @@ use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError, Resource};
 use sluice_core::ids::{AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, WorkerId};
 use sluice_core::layout::LayoutId;
 use sluice_core::limits::{MAX_PARTITIONS, MAX_STREAMS_PER_ATTEMPT};
-use sluice_core::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
+use sluice_core::message::{
+    AssignedInput, AssignedRange, Assignment, InputState, InputUpdate, ReaderRange, RunBytes, Writer,
+};
 use sluice_core::metrics::AttemptMetrics;
+use sluice_core::partition_set::PartitionSet;
 use sluice_core::plan::{FileRange, InputFile, Split};
 use sluice_core::ranges::{Bound, ByteRange, KeyRange, MAX_KEY_BYTES, MAX_SAMPLES, RunSample, SortedRun};
 use std::sync::Arc;
 
 use crate::auth::{FetchEndpoint, FetchKey};
-use crate::{LeafSplit, MAX_TEXT_BYTES, WireError, fetch_error_of, refuse_fetch, shortened, wire};
+use crate::{
+    LeafSplit, MAX_TEXT_BYTES, MapOutputs, WireError, fetch_error_of, refuse_fetch, shortened, wire,
+};
 
 const FETCH_ERRORS: [FetchError; 8] = [
     FetchError::UnknownStream,
@@ -254,7 +259,13 @@ fn assignments_survive() {
                 },
             ],
             assigned_reduce_partitions: vec![0, 3],
-            range: Some(key_range()),
+            range: Some(AssignedRange {
+                keys: key_range(),
+                runs: vec![RunBytes {
+                    map_attempt: attempt(),
+                    bytes: ByteRange { start: 1, end: 5 },
+                }],
+            }),
         }],
         layout: LayoutId {
             version: LayoutVersion(1),
@@ -305,33 +316,82 @@ fn counters_survive() {
     assert_eq!(AttemptMetrics::from(wire::AttemptMetrics::from(metrics)), metrics);
 }
 
-#[test]
-fn input_updates_survive() {
-    for state in [InputState::Won, InputState::Superseded, InputState::Lost] {
-        let worker = WorkerId {
-            name: "w-0".into(),
-            incarnation: Incarnation(77),
-        };
-        let update = InputUpdate {
-            map_attempt: attempt(),
-            stream_epoch: StreamEpoch(2),
-            worker: Arc::new(worker),
-            state,
-            filled_partitions: (state == InputState::Won).then(|| vec![1, 300, 7]),
-            range: (state == InputState::Won).then_some(ByteRange { start: 3, end: 9 }),
-        };
-        let endpoint = FetchEndpoint {
-            address: "h:1".into(),
-            key: (state == InputState::Won).then(|| FetchKey::new([7; 32])),
-        };
-        let mut wire = wire::InputUpdate::new(update.clone(), endpoint.clone());
-        assert_eq!(
-            <(InputUpdate, FetchEndpoint)>::try_from(wire.clone()),
-            Ok((update, endpoint))
-        );
-        wire.fetch_key = vec![7; 31].into();
-        assert!(<(InputUpdate, FetchEndpoint)>::try_from(wire).is_err());
+fn update(state: InputState) -> InputUpdate {
+    let worker = WorkerId {
+        name: "w-0".into(),
+        incarnation: Incarnation(77),
+    };
+    InputUpdate {
+        map_attempt: attempt(),
+        stream_epoch: StreamEpoch(2),
+        worker: Arc::new(worker),
+        state,
+        filled_partitions: (state == InputState::Won)
+            .then(|| PartitionSet::from_bytes(&[2, 0, 1, 0, 0, 0, 0, 0, 9])),
     }
+}
+
+fn map_outputs() -> MapOutputs {
+    let states = [InputState::Won, InputState::Superseded, InputState::Lost];
+    let mut updates: Vec<InputUpdate> = states.into_iter().map(update).collect();
+    let other = WorkerId {
+        name: "v-1".into(),
+        incarnation: Incarnation(1),
+    };
+    updates[1].worker = Arc::new(other);
+    let endpoint = |update: &InputUpdate| FetchEndpoint {
+        address: format!("{}:1", update.worker.name),
+        key: (update.state == InputState::Won).then(|| FetchKey::new([7; 32])),
+    };
+    let endpoints = updates.iter().take(2);
+    let endpoints = endpoints.map(|update| (Arc::clone(&update.worker), endpoint(update)));
+    MapOutputs {
+        endpoints: endpoints.collect(),
+        updates,
+    }
+}
+
+#[test]
+fn map_outputs_survive_and_name_a_worker_once() {
+    let outputs = map_outputs();
+    assert_eq!(wire::MapOutputs::from(outputs.clone()).workers.len(), 2);
+    assert_eq!(MapOutputs::decode(outputs.clone().encode()), Ok(outputs));
+    let bytes = ByteRange { start: 3, end: 9 };
+    let range = ReaderRange {
+        reader: attempt(),
+        run: RunBytes {
+            map_attempt: attempt(),
+            bytes,
+        },
+    };
+    assert_eq!(ReaderRange::try_from(wire::ReaderRange::from(range)), Ok(range));
+}
+
+#[test]
+fn impossible_map_outputs_are_refused() {
+    let spoil = |spoilt: fn(&mut wire::MapOutputs)| {
+        let mut wire = wire::MapOutputs::from(map_outputs());
+        spoilt(&mut wire);
+        assert!(MapOutputs::try_from(wire.clone()).is_err(), "{wire:?}");
+    };
+    spoil(|wire| wire.workers[0].fetch_key = vec![7; 31].into());
+    spoil(|wire| wire.workers[1].worker = None);
+    spoil(|wire| wire.updates[0].worker = 2);
+    spoil(|wire| wire.updates[0].state = 9);
+    spoil(|wire| wire.updates[0].map_attempt = None);
+    spoil(|wire| {
+        let bytes = usize::try_from(MAX_PARTITIONS / 8).unwrap() + 2;
+        wire.updates[0].filled_partitions = Some(vec![0; bytes]);
+    });
+    assert!(MapOutputs::decode(vec![255; 9].into()).is_err());
+    let backwards = wire::ReaderRange {
+        reader: Some(attempt().into()),
+        run: Some(wire::RunBytes {
+            map_attempt: Some(attempt().into()),
+            bytes: Some(wire::ByteRange { start: 2, end: 1 }),
+        }),
+    };
+    assert!(ReaderRange::try_from(backwards).is_err());
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod joins;
 mod layouts;
 mod limits;
 mod losses;
+mod map_outputs;
 mod measures;
 mod poison;
 mod ranges;

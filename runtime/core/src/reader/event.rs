@@ -2,7 +2,7 @@
 
 use crate::failure::FetchError;
 use crate::ids::{AttemptId, StreamEpoch, StreamId, WorkerId};
-use crate::message::{ChunkHead, InputUpdate};
+use crate::message::{ChunkHead, ReaderUpdate};
 
 /// One fetch of a reader. Ids are never used twice, so late chunks of a cancelled fetch are recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,7 +12,7 @@ pub struct FetchId(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The coordinator sent an update about a map task's output.
-    InputUpdated(InputUpdate),
+    InputUpdated(ReaderUpdate),
     /// A chunk arrived; the shell has its bytes.
     ChunkArrived {
         /// The call.

@@ -8,6 +8,7 @@ use super::machine::{Config, MIN_FETCH_BYTES};
 use crate::ids::{AttemptId, StreamEpoch, StreamId, TaskId, WorkerId};
 use crate::limits::MAX_STREAMS_PER_FETCH;
 use crate::message::{AssignedInput, Writer};
+use crate::partition_set::PartitionSet;
 use crate::ranges::ByteRange;
 use crate::time::Instant;
 
@@ -31,14 +32,14 @@ pub(super) struct Source {
     /// The bytes to read of each stream; all, if there is none.
     pub range: Option<ByteRange>,
     /// The partitions that hold bytes; any may, if there are none named.
-    pub filled: Option<BTreeSet<u32>>,
+    pub filled: Option<PartitionSet>,
 }
 
 impl Source {
     /// Whether nothing of the partition is to be fetched.
     fn is_empty(&self, partition: u32) -> bool {
         let filled = self.filled.as_ref();
-        filled.is_some_and(|filled| !filled.contains(&partition))
+        filled.is_some_and(|filled| !filled.contains(partition))
     }
 }
 

@@ -9,7 +9,7 @@ use super::open_fetch::{Key, OpenFetch};
 use super::verdict::{Verdict, check_chunk};
 use crate::failure::FetchError;
 use crate::ids::{StreamId, TaskId};
-use crate::message::{AssignedInput, ChunkHead, InputState, InputUpdate};
+use crate::message::{AssignedInput, ChunkHead, InputState, ReaderUpdate};
 use crate::time::Instant;
 
 #[cfg(test)]
@@ -124,7 +124,8 @@ impl Reader {
         actions
     }
 
-    fn on_update(&mut self, index: usize, update: &InputUpdate, actions: &mut Vec<Action>) {
+    fn on_update(&mut self, index: usize, told: &ReaderUpdate, actions: &mut Vec<Action>) {
+        let update = told.update.as_ref();
         let task = update.map_attempt.task_id();
         let input = self.inputs.get(index).filter(|_| !self.failed);
         let Some(entry) = input.and_then(|input| input.tasks.get(&task)) else {
@@ -135,11 +136,8 @@ impl Reader {
             attempt: update.map_attempt,
             stream_epoch: update.stream_epoch,
             worker: update.worker.as_ref().clone(),
-            range: update.range,
-            filled: update
-                .filled_partitions
-                .as_ref()
-                .map(|filled| filled.iter().copied().collect()),
+            range: told.range,
+            filled: update.filled_partitions.clone(),
         };
         let source = entry.source.as_ref();
         let same = source.is_some_and(|source| source.attempt == update.map_attempt);

@@ -68,7 +68,10 @@ impl Reading {
                 .iter()
                 .map(|input| input.writers.iter().flat_map(Writer::map_tasks).collect())
                 .collect(),
-            ranges: inputs.iter().map(|input| input.range.clone()).collect(),
+            ranges: inputs
+                .iter()
+                .map(|input| Some(input.range.clone()?.keys))
+                .collect(),
             taken: vec![BTreeMap::new(); inputs.len()],
             tick_at: None,
         }

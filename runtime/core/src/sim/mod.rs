@@ -18,4 +18,5 @@ mod node;
 mod plan;
 mod session;
 mod tests;
+mod told;
 mod world;

@@ -131,6 +131,12 @@ pub enum Defect {
     ReportNoRows,
     /// The coordinator leaves a map task out of a shard.
     SkipMapTask,
+    /// The coordinator does not tell a worker of one of the outputs.
+    DropUpdate,
+    /// The coordinator tells a worker of an output twice.
+    RepeatUpdate,
+    /// A worker keeps the first that it is told of an output.
+    KeepFirstUpdate,
 }
 
 #[derive(Debug)]
@@ -272,7 +278,10 @@ impl Plan {
             | Defect::DropFilledPartition
             | Defect::NeverSort
             | Defect::ReportNoRows
-            | Defect::SkipMapTask => {}
+            | Defect::SkipMapTask
+            | Defect::DropUpdate
+            | Defect::RepeatUpdate
+            | Defect::KeepFirstUpdate => {}
         }
     }
 
@@ -303,7 +312,10 @@ impl Plan {
             | Defect::DropFilledPartition
             | Defect::NeverSort
             | Defect::ReportNoRows
-            | Defect::SkipMapTask => span,
+            | Defect::SkipMapTask
+            | Defect::DropUpdate
+            | Defect::RepeatUpdate
+            | Defect::KeepFirstUpdate => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),

@@ -295,7 +295,10 @@ async fn messages_that_no_coordinator_sends_end_their_session_only() {
         message(None),
         message(Some(ToWorker::Hello(hello("again")))),
         message(Some(assign(None))),
-        message(Some(ToWorker::UpdateInputs(wire::UpdateInputs::default()))),
+        message(Some(ToWorker::UpdateInputs(wire::UpdateInputs {
+            outputs: vec![0xff; 9].into(),
+            ranges: Vec::new(),
+        }))),
     ];
     for bad in unusable {
         let shown = format!("{bad:?}");

@@ -10,7 +10,7 @@ use super::super::event::{Action, Event, FetchId};
 use super::*;
 use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, QueryId, StageEpoch, StageId};
 use crate::ids::{StreamEpoch, WorkerId};
-use crate::message::{FetchRequest, Writer};
+use crate::message::{FetchRequest, InputUpdate, Writer};
 use crate::stream::{self, StreamTable};
 
 const TASKS: u32 = 5;
@@ -105,9 +105,8 @@ impl World {
             }),
             state,
             filled_partitions: None,
-            range: None,
         };
-        self.handle(Event::InputUpdated(update));
+        self.handle(Event::InputUpdated(update.into()));
     }
 
     /// Runs an attempt of a map task to its end. Attempts of one task write streams of the same length.

@@ -3,7 +3,7 @@ mod partitions;
 use super::super::event::{Action, Event, FetchId};
 use super::*;
 use crate::ids::{AttemptId, Incarnation, StageEpoch, StageId, StreamEpoch, WorkerId};
-use crate::message::Writer;
+use crate::message::{InputUpdate, Writer};
 use crate::ranges::ByteRange;
 use std::sync::Arc;
 
@@ -42,7 +42,11 @@ fn attempt(stage: u32, task: u32, attempt: u32) -> AttemptId {
 }
 
 fn update(map_attempt: AttemptId, stream_epoch: u64, state: InputState) -> Event {
-    Event::InputUpdated(InputUpdate {
+    Event::InputUpdated(about(map_attempt, stream_epoch, state).into())
+}
+
+fn about(map_attempt: AttemptId, stream_epoch: u64, state: InputState) -> InputUpdate {
+    InputUpdate {
         map_attempt,
         stream_epoch: StreamEpoch(stream_epoch),
         worker: Arc::new(WorkerId {
@@ -51,7 +55,14 @@ fn update(map_attempt: AttemptId, stream_epoch: u64, state: InputState) -> Event
         }),
         state,
         filled_partitions: None,
-        range: None,
+    }
+}
+
+/// Won, and the bytes that are wanted.
+fn in_part(map_attempt: AttemptId, stream_epoch: u64, (start, end): (u64, u64)) -> Event {
+    Event::InputUpdated(ReaderUpdate {
+        update: Arc::new(about(map_attempt, stream_epoch, InputState::Won)),
+        range: Some(ByteRange { start, end }),
     })
 }
 
@@ -433,13 +444,8 @@ fn the_window_bounds_fetches_over_all_inputs() {
     assert_eq!(actions.last().unwrap(), "fetch 4 s2.e0.t0.a0.p0@0+2097152 of w1");
 }
 
-/// Won, and the bytes that are wanted.
 fn ranged(task: u32, start: u64, end: u64) -> Event {
-    let range = Some(ByteRange { start, end });
-    match update(attempt(1, task, 0), 1, InputState::Won) {
-        Event::InputUpdated(update) => Event::InputUpdated(InputUpdate { range, ..update }),
-        other => other,
-    }
+    in_part(attempt(1, task, 0), 1, (start, end))
 }
 
 #[test]
@@ -474,11 +480,7 @@ fn a_range_of_which_no_byte_has_come_may_lie_elsewhere_in_another_attempt() {
     bench.on(ranged(0, 300, 900));
     let lost = update(attempt(1, 0, 0), 1, InputState::Lost);
     assert_eq!(bench.on(lost), ["cancel 0"]);
-    let Event::InputUpdated(update) = update(attempt(1, 0, 1), 2, InputState::Won) else {
-        return;
-    };
-    let range = Some(ByteRange { start: 100, end: 450 });
-    let again = Event::InputUpdated(InputUpdate { range, ..update });
+    let again = in_part(attempt(1, 0, 1), 2, (100, 450));
     assert_eq!(bench.on(again), ["fetch 1 s1.e0.t0.a1.p0@100+350 of w2"]);
 }
 

@@ -1,18 +1,20 @@
 //! Several partitions of one map task: which are fetched, and together with which.
 
 use super::*;
+use crate::partition_set::PartitionSet;
 
 #[test]
 fn partitions_without_bytes_are_not_fetched() {
     let mut reader = Reader::new(config(), &[(input(1, 2, &[3, 4, 5]), Delivery::Arrival)]);
-    let filled = |task, partitions: &[u32]| {
-        let mut event = update(attempt(1, task, 0), 9, InputState::Won);
-        if let Event::InputUpdated(update) = &mut event {
-            update.filled_partitions = Some(partitions.to_vec());
-        }
-        event
+    let filled = |map_attempt, partitions: &[u32]| {
+        let filled = PartitionSet::new(9, partitions.iter().copied());
+        let update = InputUpdate {
+            filled_partitions: Some(filled),
+            ..about(map_attempt, 9, InputState::Won)
+        };
+        Event::InputUpdated(update.into())
     };
-    let actions = reader.handle(Instant(0), filled(0, &[4]));
+    let actions = reader.handle(Instant(0), filled(attempt(1, 0, 0), &[4]));
     let fetched = |actions: &[Action]| {
         let stream = |action: &Action| match action {
             Action::Fetch { stream, .. } => Some(stream.partition),
@@ -31,11 +33,7 @@ fn partitions_without_bytes_are_not_fetched() {
     assert_eq!(ended(&actions), [0; 0], "another attempt may take its place");
     let lost = reader.handle(Instant(1), update(attempt(1, 0, 0), 9, InputState::Lost));
     assert!(matches!(lost[..], [Action::CancelFetch { .. }]), "{lost:?}");
-    let mut again = filled(0, &[4]);
-    if let Event::InputUpdated(update) = &mut again {
-        update.map_attempt = attempt(1, 0, 1);
-    }
-    let actions = reader.handle(Instant(2), again);
+    let actions = reader.handle(Instant(2), filled(attempt(1, 0, 1), &[4]));
     let [Action::Fetch { fetch, .. }] = actions[..] else {
         panic!("a fetch: {actions:?}");
     };
@@ -45,7 +43,7 @@ fn partitions_without_bytes_are_not_fetched() {
     };
     let actions = reader.handle(Instant(3), Event::ChunkArrived { fetch, head });
     assert_eq!(ended(&actions), [3, 5, 4]);
-    let actions = reader.handle(Instant(4), filled(1, &[]));
+    let actions = reader.handle(Instant(4), filled(attempt(1, 1, 0), &[]));
     assert_eq!((fetched(&actions), ended(&actions)), (vec![], vec![3, 4, 5]));
     assert!(reader.is_done(), "{actions:?}");
 }
@@ -53,11 +51,11 @@ fn partitions_without_bytes_are_not_fetched() {
 #[test]
 fn partitions_without_bytes_do_not_hold_up_those_after_them() {
     let mut reader = Reader::new(config(), &[(input(1, 1, &[3, 4, 5]), Delivery::InOrder)]);
-    let mut event = update(attempt(1, 0, 0), 9, InputState::Won);
-    if let Event::InputUpdated(update) = &mut event {
-        update.filled_partitions = Some(vec![5]);
-    }
-    let actions = reader.handle(Instant(0), event);
+    let update = InputUpdate {
+        filled_partitions: Some(PartitionSet::new(6, [5].into_iter())),
+        ..about(attempt(1, 0, 0), 9, InputState::Won)
+    };
+    let actions = reader.handle(Instant(0), Event::InputUpdated(update.into()));
     let [Action::Fetch { fetch, stream, .. }] = actions[..] else {
         panic!("a fetch: {actions:?}");
     };
