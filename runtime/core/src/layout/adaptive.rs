@@ -131,7 +131,7 @@ fn coalesce(units: &[Unit], cap: usize, slots: u32, policy: &AdaptivePolicy) -> 
     let wanted = wanted_tasks(units, cap, slots, policy);
     let capacity = least_capacity(units, wanted, cap);
     let least = count(policy.min_tasks).min(wanted);
-    let mut tasks = Vec::with_capacity(wanted);
+    let mut tasks = Vec::with_capacity(wanted.min(units.len()));
     pack(units, capacity, cap, least, |task| tasks.push(task));
     tasks
 }
@@ -141,7 +141,7 @@ pub(super) fn in_tasks(units: &[Unit], tasks: usize) -> Vec<Range<usize>> {
     let largest = units.iter().map(|unit| u128::from(unit.bytes)).max();
     // Nothing is gained by parts that are smaller than the largest unit.
     let capacity = least_capacity(units, tasks, usize::MAX).max(largest.unwrap_or_default());
-    let mut parts = Vec::with_capacity(tasks);
+    let mut parts = Vec::with_capacity(tasks.min(units.len()));
     pack(units, capacity, usize::MAX, 0, |part| parts.push(part));
     parts
 }
