@@ -1,6 +1,7 @@
 //! What coordinator and workers tell each other, as domain types. `sluice-proto` puts them on the wire under the
 //! same names.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -214,9 +215,9 @@ pub struct FetchRequest {
     pub query: QueryId,
     /// Stage, stage epoch, map task, attempt and partition.
     pub stream: StreamId,
-    /// Other partitions of the attempt. Each follows the end of the one before it, from its beginning, as far as the response
+    /// Other streams of the worker. Each follows the end of the one before it, from its beginning, as far as the response
     /// has room. At most [`crate::limits::MAX_STREAMS_PER_FETCH`] with the first.
-    pub next_partitions: Vec<u32>,
+    pub next_streams: VecDeque<NextStream>,
     /// The first byte wanted.
     pub start_offset: u64,
     /// The most bytes that one response may bring.
@@ -229,11 +230,33 @@ pub struct FetchRequest {
     pub worker_incarnation: Incarnation,
 }
 
+/// A stream that a fetch brings after others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextStream {
+    /// The stream.
+    pub stream: StreamId,
+    /// The lowest stream epoch that will do.
+    pub min_stream_epoch: StreamEpoch,
+}
+
+impl FetchRequest {
+    /// Turns a request for several streams to the next one; false if there is none.
+    pub fn advance(&mut self) -> bool {
+        let Some(next) = self.next_streams.pop_front() else {
+            return false;
+        };
+        self.stream = next.stream;
+        self.min_stream_epoch = next.min_stream_epoch;
+        self.start_offset = 0;
+        true
+    }
+}
+
 /// The head of one chunk of a response; its bytes follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkHead {
-    /// The partition.
-    pub partition: u32,
+    /// The stream.
+    pub stream: StreamId,
     /// Offset of the first byte.
     pub start_offset: u64,
     /// One past the last byte; equal to `start_offset` in an empty chunk.

@@ -1,11 +1,15 @@
 //! Every domain value survives the wire, and impossible messages are refused.
 
 use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError, Resource};
-use sluice_core::ids::{AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, WorkerId};
+use sluice_core::ids::{
+    AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId, StreamEpoch,
+    StreamId, WorkerId,
+};
 use sluice_core::layout::LayoutId;
 use sluice_core::limits::{MAX_PARTITIONS, MAX_STREAMS_PER_ATTEMPT};
 use sluice_core::message::{
-    AssignedInput, AssignedRange, Assignment, InputState, InputUpdate, ReaderRange, RunBytes, Writer,
+    AssignedInput, AssignedRange, Assignment, ChunkHead, FetchRequest, InputState, InputUpdate, NextStream,
+    ReaderRange, RunBytes, Writer,
 };
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::partition_set::PartitionSet;
@@ -395,6 +399,49 @@ fn impossible_map_outputs_are_refused() {
 }
 
 #[test]
+fn fetches_of_several_streams_and_their_chunks_survive() {
+    let stream = |task, partition| {
+        let attempt = AttemptId { task, ..attempt() };
+        StreamId { attempt, partition }
+    };
+    let next = |(task, partition)| NextStream {
+        stream: stream(task, partition),
+        min_stream_epoch: StreamEpoch(u64::from(task)),
+    };
+    let request = FetchRequest {
+        query: QueryId::new("q").unwrap(),
+        stream: stream(0, 1),
+        next_streams: [(0, 3), (0, 9), (4, 1), (0, 2)].map(next).into(),
+        start_offset: 5,
+        max_bytes: 6,
+        min_stream_epoch: StreamEpoch(7),
+        coordinator_epoch: CoordinatorEpoch(8),
+        worker_incarnation: Incarnation(9),
+    };
+    let wire = wire::FetchRequest::from(request.clone());
+    assert_eq!(
+        wire.next_streams.len(),
+        3,
+        "an attempt is named once for what follows"
+    );
+    assert_eq!(FetchRequest::try_from(wire), Ok(request));
+    let head = ChunkHead {
+        stream: stream(4, 1),
+        start_offset: 2,
+        end_offset: 3,
+        watermark_offset: 3,
+        finalized: true,
+        stream_epoch: StreamEpoch(4),
+    };
+    let data = prost::bytes::Bytes::from_static(b"x");
+    let wire = wire::FetchChunk::new(head, data.clone());
+    assert_eq!(
+        <(ChunkHead, prost::bytes::Bytes)>::try_from(wire),
+        Ok((head, data))
+    );
+}
+
+#[test]
 fn impossible_messages_are_refused() {
     let outside = wire::LeafSplit::from(LeafSplit {
         leaf: 0,
@@ -417,21 +464,28 @@ fn impossible_messages_are_refused() {
         query: "Not A Name".into(),
         ..Default::default()
     };
-    let refused = sluice_core::message::FetchRequest::try_from(unnamed);
+    let refused = FetchRequest::try_from(unnamed);
     assert!(matches!(
         refused,
         Err(WireError::Impossible { field: "query", .. })
     ));
     let many = wire::FetchRequest {
         query: "q".into(),
-        next_partitions: vec![0; sluice_core::limits::MAX_STREAMS_PER_FETCH],
+        next_streams: vec![
+            wire::NextStreams {
+                map_attempt: Some(attempt().into()),
+                min_stream_epoch: 1,
+                reduce_partitions: vec![0; sluice_core::limits::MAX_STREAMS_PER_FETCH / 2],
+            };
+            2
+        ],
         ..Default::default()
     };
-    let refused = sluice_core::message::FetchRequest::try_from(many);
+    let refused = FetchRequest::try_from(many);
     assert!(matches!(
         refused,
         Err(WireError::Impossible {
-            field: "next_partitions",
+            field: "next_streams",
             ..
         })
     ));
@@ -441,5 +495,5 @@ fn impossible_messages_are_refused() {
         data: vec![1].into(),
         ..Default::default()
     };
-    assert!(<(sluice_core::message::ChunkHead, prost::bytes::Bytes)>::try_from(short).is_err());
+    assert!(<(ChunkHead, prost::bytes::Bytes)>::try_from(short).is_err());
 }

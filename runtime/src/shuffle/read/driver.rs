@@ -160,7 +160,7 @@ impl ReadDriver {
                 fetch,
                 worker,
                 stream,
-                next_partitions,
+                next_streams,
                 min_stream_epoch,
                 start_offset,
                 max_bytes,
@@ -168,7 +168,7 @@ impl ReadDriver {
                 let request = FetchRequest {
                     query: self.query.clone(),
                     stream,
-                    next_partitions,
+                    next_streams: next_streams.into(),
                     start_offset,
                     max_bytes,
                     min_stream_epoch,

@@ -336,7 +336,11 @@ fn fetch() -> Vec<Vec<u8>> {
         stage: 1,
         max_bytes: 1 << 20,
         worker_incarnation: 9,
-        next_partitions: vec![2, 300],
+        next_streams: vec![wire::NextStreams {
+            map_attempt: Some(attempt()),
+            min_stream_epoch: 1,
+            reduce_partitions: vec![2, 300],
+        }],
         ..wire::FetchRequest::default()
     };
     let chunks = frames().into_iter().map(|frame| wire::FetchChunk {

@@ -80,7 +80,7 @@ async fn talk(
 
 fn fetch(query: &str, incarnation: u64) -> wire::FetchRequest {
     wire::FetchRequest {
-        next_partitions: Vec::new(),
+        next_streams: Vec::new(),
         query: query.into(),
         stage: 0,
         stage_epoch: 0,

@@ -181,7 +181,7 @@ impl World {
                 fetch,
                 worker,
                 stream,
-                next_partitions,
+                next_streams,
                 min_stream_epoch,
                 start_offset,
                 max_bytes,
@@ -189,7 +189,7 @@ impl World {
                 let request = FetchRequest {
                     query: QueryId::new("q").unwrap(),
                     stream,
-                    next_partitions,
+                    next_streams: next_streams.into(),
                     start_offset,
                     max_bytes,
                     min_stream_epoch,
@@ -220,12 +220,7 @@ impl World {
                     if request.stream != stream {
                         return true;
                     }
-                    let next = !request.next_partitions.is_empty();
-                    if next {
-                        request.stream.partition = request.next_partitions.remove(0);
-                        request.start_offset = 0;
-                    }
-                    next
+                    request.advance()
                 });
             }
             Action::EndInput { .. } => self.input_ended = true,
