@@ -21,11 +21,11 @@ use sluice::stage_template::StageTemplate;
 use sluice_core::ids::{Incarnation, WorkerId};
 use sluice_core::key_filter::KeyFilter;
 use sluice_core::message::ChunkHead;
-use sluice_core::message::{Assignment, FetchRequest, InputUpdate};
+use sluice_core::message::{Assignment, FetchRequest, ReaderRange};
 use sluice_crds::shuffle_query::Compression;
 use sluice_crds::{Resource, parse_documents, validate_pool, validate_query};
-use sluice_proto::auth::{FetchEndpoint, Token, TokenSigner, TokenVerifier};
-use sluice_proto::{Hello, LeafSplit, QueryReport, Welcome, fetch_error_of, wire};
+use sluice_proto::auth::{Token, TokenSigner, TokenVerifier};
+use sluice_proto::{Hello, LeafSplit, MapOutputs, QueryReport, Welcome, fetch_error_of, wire};
 use wire::coordinator_message::Message as ToWorker;
 use wire::worker_message::Message as FromWorker;
 
@@ -187,8 +187,9 @@ pub fn session(bytes: &[u8]) {
                 drop(black_box(<(Assignment, Vec<LeafSplit>)>::try_from(assign)));
             }
             Some(ToWorker::UpdateInputs(inputs)) => {
-                for update in inputs.updates {
-                    drop(black_box(<(InputUpdate, FetchEndpoint)>::try_from(update)));
+                drop(black_box(MapOutputs::decode(inputs.outputs)));
+                for range in inputs.ranges {
+                    black_box(ReaderRange::try_from(range).is_ok());
                 }
             }
             Some(ToWorker::DefineStage(stage)) => stages(&stage.template),

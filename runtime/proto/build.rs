@@ -8,11 +8,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "Bound",
         "DefineStage",
         "FetchChunk",
-        "InputUpdate",
         "KeyFilter",
         "ResultChunk",
         "RunSample",
+        "UpdateInputs",
         "Welcome",
+        "WorkerEndpoint",
     ];
     let configure = tonic_prost_build::configure().btree_map(".sluice.v1alpha1.Fragment");
     let configure = shared.iter().fold(configure, |configure, message| {

@@ -107,6 +107,14 @@ pub struct TaskId {
     pub task: u32,
 }
 
+impl TaskId {
+    /// The one that comes before all others.
+    pub const FIRST: Self = Self {
+        stage: StageId(0),
+        task: 0,
+    };
+}
+
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.t{}", self.stage, self.task)

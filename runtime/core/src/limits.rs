@@ -17,12 +17,16 @@ pub const MAX_TASKS: u64 = 1 << 20;
 /// twice. It bounds the tables of the reader.
 pub const MAX_STREAMS_PER_ATTEMPT: u64 = 1 << 20;
 
-/// Streams of one map attempt that one fetch asks for.
-pub const MAX_STREAMS_PER_FETCH: usize = 64;
+/// Streams that one fetch asks for: a reader of one partition has one of each map task.
+pub const MAX_STREAMS_PER_FETCH: usize = 256;
 
 /// Attempts that the messages of one session may name, each message counted: more than a query of [`MAX_TASKS`] needs,
 /// fewer than a worker has memory to remember.
 pub const MAX_ATTEMPTS_PER_SESSION: u64 = 4 << 20;
+
+/// Map tasks whose outputs the messages of one session may name: more than a query of [`MAX_TASKS`] has, also where layouts have
+/// split partitions.
+pub const MAX_MAP_OUTPUTS_PER_SESSION: usize = 2 << 20;
 
 /// The part of a worker's memory that the stages of all its sessions may take.
 pub const FRAGMENT_MEMORY_DIVISOR: u64 = 8;

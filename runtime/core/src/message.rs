@@ -1,6 +1,7 @@
 //! What coordinator and workers tell each other, as domain types. `sluice-proto` puts them on the wire under the
 //! same names.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -11,6 +12,7 @@ use crate::ids::{
 };
 use crate::key_filter::KeyFilter;
 use crate::layout::LayoutId;
+use crate::partition_set::PartitionSet;
 use crate::ranges::{ByteRange, KeyRange};
 
 /// Runs one attempt. It consumes a granted slot. Inputs carry no locations; those follow as
@@ -49,11 +51,14 @@ pub struct AssignedFilter {
     pub keys: Arc<KeyFilter>,
 }
 
-fn serialize_shared<T: Serialize, S: Serializer>(shared: &Arc<T>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize_shared<T: Serialize, S: Serializer>(
+    shared: &Arc<T>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     shared.as_ref().serialize(serializer)
 }
 
-fn deserialize_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+pub(crate) fn deserialize_shared<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Arc<T>, D::Error> {
     T::deserialize(deserializer).map(Arc::new)
@@ -67,7 +72,26 @@ pub struct AssignedInput {
     /// The partitions to read of each map task (`assigned_reduce_partitions`).
     pub assigned_reduce_partitions: Vec<u32>,
     /// The rows to take of sorted runs; all, if there is none.
-    pub range: Option<KeyRange>,
+    pub range: Option<AssignedRange>,
+}
+
+/// What one attempt takes of sorted runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssignedRange {
+    /// The rows.
+    pub keys: KeyRange,
+    /// Where they lie in the runs that have won when the attempt is assigned. It is told of later ones by
+    /// [`ReaderRange`]s.
+    pub runs: Vec<RunBytes>,
+}
+
+/// Where a range lies in a sorted run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunBytes {
+    /// The attempt that wrote the run.
+    pub map_attempt: AttemptId,
+    /// The frames that hold the range.
+    pub bytes: ByteRange,
 }
 
 impl AssignedInput {
@@ -116,23 +140,48 @@ impl Writer {
     }
 }
 
-/// Where the output of one map task is to be read, and whether it counts. A later update for the same map task replaces the
-/// earlier one.
+/// Where the output of one map task is to be read, and whether it counts: the same for all attempts that read it. A
+/// later update for the same map task replaces the earlier one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputUpdate {
     /// The map attempt (its task is the map task).
     pub map_attempt: AttemptId,
     /// The epoch of its streams; fetches ask for at least this one.
     pub stream_epoch: StreamEpoch,
-    /// Who serves it. There is an update for each pair of a map task and a reader: they share it.
+    /// Who serves it. There is an update for each map task: those of one worker share it.
     #[serde(serialize_with = "serialize_shared", deserialize_with = "deserialize_shared")]
     pub worker: Arc<WorkerId>,
     /// Whether it counts.
     pub state: InputState,
+    /// The partitions that hold bytes; the others are not fetched. `None` means that any may hold bytes.
+    pub filled_partitions: Option<PartitionSet>,
+}
+
+/// Where the range of a reading attempt lies in a sorted run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderRange {
+    /// The reading attempt.
+    pub reader: AttemptId,
+    /// The run, and the frames of it.
+    pub run: RunBytes,
+}
+
+/// What one reader is told of the output of a map task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReaderUpdate {
+    /// What all readers at the worker are told.
+    pub update: Arc<InputUpdate>,
     /// The frames of it that hold the reader's range of a sorted run; all, if there is none.
     pub range: Option<ByteRange>,
-    /// Those of the reader's partitions that hold bytes; the others are not fetched. `None` means that any may hold bytes.
-    pub filled_partitions: Option<Vec<u32>>,
+}
+
+impl From<InputUpdate> for ReaderUpdate {
+    fn from(update: InputUpdate) -> Self {
+        Self {
+            update: Arc::new(update),
+            range: None,
+        }
+    }
 }
 
 /// Whether a map attempt's output counts for its readers.
@@ -169,9 +218,9 @@ pub struct FetchRequest {
     pub query: QueryId,
     /// Stage, stage epoch, map task, attempt and partition.
     pub stream: StreamId,
-    /// Other partitions of the attempt. Each follows the end of the one before it, from its beginning, as far as the response
+    /// Other streams of the worker. Each follows the end of the one before it, from its beginning, as far as the response
     /// has room. At most [`crate::limits::MAX_STREAMS_PER_FETCH`] with the first.
-    pub next_partitions: Vec<u32>,
+    pub next_streams: VecDeque<NextStream>,
     /// The first byte wanted.
     pub start_offset: u64,
     /// The most bytes that one response may bring.
@@ -184,11 +233,33 @@ pub struct FetchRequest {
     pub worker_incarnation: Incarnation,
 }
 
+/// A stream that a fetch brings after others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NextStream {
+    /// The stream.
+    pub stream: StreamId,
+    /// The lowest stream epoch that will do.
+    pub min_stream_epoch: StreamEpoch,
+}
+
+impl FetchRequest {
+    /// Turns a request for several streams to the next one; false if there is none.
+    pub fn advance(&mut self) -> bool {
+        let Some(next) = self.next_streams.pop_front() else {
+            return false;
+        };
+        self.stream = next.stream;
+        self.min_stream_epoch = next.min_stream_epoch;
+        self.start_offset = 0;
+        true
+    }
+}
+
 /// The head of one chunk of a response; its bytes follow it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkHead {
-    /// The partition.
-    pub partition: u32,
+    /// The stream.
+    pub stream: StreamId,
     /// Offset of the first byte.
     pub start_offset: u64,
     /// One past the last byte; equal to `start_offset` in an empty chunk.

@@ -1,35 +1,19 @@
-//! Assignments, input updates, and reports of attempts.
+//! Assignments, and reports of attempts.
 
 use sluice_core::failure::{AttemptFailure, BadInputKind, Resource};
-use sluice_core::ids::{LayoutVersion, StageId, StreamEpoch, WorkerId};
+use sluice_core::ids::{LayoutVersion, StreamEpoch};
 use sluice_core::layout::LayoutId;
 use sluice_core::limits::{TooLarge, check_partitions, check_streams};
-use sluice_core::message::{
-    AssignedInput, Assignment, InputState, InputUpdate, MapOutputPartitionMeta, Writer,
-};
+use sluice_core::message::{AssignedInput, Assignment, MapOutputPartitionMeta};
 use sluice_core::metrics::AttemptMetrics;
-use std::sync::Arc;
 
-use crate::auth::{FetchEndpoint, FetchKey};
 use crate::stream::{fetch_error_code, fetch_error_from};
 use crate::{LeafSplit, WireError, need, shortened, wire};
 
 impl wire::AssignAttempt {
     /// The message for an assignment and its task's splits.
     pub fn new(assignment: Assignment, splits: Vec<LeafSplit>) -> Self {
-        let inputs = assignment.inputs.into_iter().map(|input| wire::AssignedInput {
-            writers: input
-                .writers
-                .iter()
-                .map(|writer| wire::Writer {
-                    stage: writer.stage.0,
-                    tasks: writer.tasks,
-                    only: writer.only.clone().map(|tasks| wire::TaskSet { tasks }),
-                })
-                .collect(),
-            assigned_reduce_partitions: input.assigned_reduce_partitions,
-            range: input.range.map(Into::into),
-        });
+        let inputs = assignment.inputs.into_iter().map(Into::into);
         Self {
             attempt: Some(assignment.attempt.into()),
             stream_epoch: assignment.stream_epoch.0,
@@ -90,82 +74,6 @@ fn check_size(wire: &wire::AssignAttempt) -> Result<(), TooLarge> {
         let tasks = input.writers.iter().map(of_writer).sum();
         (tasks, input.assigned_reduce_partitions.len() as u64)
     }))
-}
-
-impl TryFrom<wire::AssignedInput> for AssignedInput {
-    type Error = WireError;
-
-    fn try_from(wire: wire::AssignedInput) -> Result<Self, WireError> {
-        let writers = wire.writers.into_iter().map(|writer| Writer {
-            stage: StageId(writer.stage),
-            tasks: writer.tasks,
-            only: writer.only.map(|only| only.tasks),
-        });
-        Ok(Self {
-            writers: writers.collect(),
-            assigned_reduce_partitions: wire.assigned_reduce_partitions,
-            range: wire.range.map(TryInto::try_into).transpose()?,
-        })
-    }
-}
-
-impl wire::InputUpdate {
-    /// The message for an update about an output that is served at `endpoint`.
-    pub fn new(update: InputUpdate, endpoint: FetchEndpoint) -> Self {
-        let state = match update.state {
-            InputState::Won => wire::InputState::Won,
-            InputState::Superseded => wire::InputState::Superseded,
-            InputState::Lost => wire::InputState::Lost,
-        };
-        Self {
-            map_attempt: Some(update.map_attempt.into()),
-            stream_epoch: update.stream_epoch.0,
-            worker: Some(WorkerId::clone(&update.worker).into()),
-            address: endpoint.address,
-            state: state.into(),
-            range: update.range.map(Into::into),
-            filled_partitions: update
-                .filled_partitions
-                .map(|partitions| wire::PartitionList { partitions }),
-            fetch_key: FetchKey::to_wire(endpoint.key.as_ref()),
-        }
-    }
-}
-
-impl TryFrom<wire::InputUpdate> for (InputUpdate, FetchEndpoint) {
-    type Error = WireError;
-
-    fn try_from(wire: wire::InputUpdate) -> Result<Self, WireError> {
-        let state = match wire::InputState::try_from(wire.state) {
-            Ok(wire::InputState::Won) => InputState::Won,
-            Ok(wire::InputState::Superseded) => InputState::Superseded,
-            Ok(wire::InputState::Lost) => InputState::Lost,
-            Ok(wire::InputState::Unspecified) | Err(_) => {
-                return Err(WireError::impossible("updates.state", wire.state));
-            }
-        };
-        let update = InputUpdate {
-            map_attempt: need(wire.map_attempt, "updates.map_attempt")?.into(),
-            stream_epoch: StreamEpoch(wire.stream_epoch),
-            worker: Arc::new(need(wire.worker, "updates.worker")?.into()),
-            state,
-            range: wire.range.map(TryInto::try_into).transpose()?,
-            filled_partitions: filled_partitions(wire.filled_partitions)?,
-        };
-        let endpoint = FetchEndpoint {
-            address: wire.address,
-            key: FetchKey::from_wire(&wire.fetch_key, "updates.fetch_key")?,
-        };
-        Ok((update, endpoint))
-    }
-}
-
-/// Refuses more partitions than an exchange has.
-fn filled_partitions(wire: Option<wire::PartitionList>) -> Result<Option<Vec<u32>>, WireError> {
-    let partitions = wire.map(|list| list.partitions);
-    let count = partitions.as_ref().map_or(0, Vec::len);
-    check_partitions(u32::try_from(count).unwrap_or(u32::MAX))?;
-    Ok(partitions)
 }
 
 impl From<AttemptMetrics> for wire::AttemptMetrics {

@@ -7,6 +7,7 @@ mod attempt;
 pub mod auth;
 mod filter;
 mod ids;
+mod input;
 pub mod listener;
 pub mod log;
 mod ranges;
@@ -19,6 +20,7 @@ mod stream;
 mod tests;
 pub mod text;
 
+pub use input::MapOutputs;
 pub use report::QueryReport;
 pub use session::{Hello, Welcome};
 pub use sluice_core::failure::RefusedReason;

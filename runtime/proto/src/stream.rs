@@ -1,16 +1,18 @@
 //! Fetches: requests, chunks and typed refusals.
 
+use std::collections::VecDeque;
+
 use prost::Message;
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{
     AttemptId, CoordinatorEpoch, Incarnation, StageEpoch, StageId, StreamEpoch, StreamId,
 };
 use sluice_core::limits::MAX_STREAMS_PER_FETCH;
-use sluice_core::message::{ChunkHead, FetchRequest};
+use sluice_core::message::{ChunkHead, FetchRequest, NextStream};
 use tonic::{Code, Status};
 
 use crate::ids::query_id;
-use crate::{WireError, wire};
+use crate::{WireError, need, wire};
 
 impl From<FetchRequest> for wire::FetchRequest {
     fn from(request: FetchRequest) -> Self {
@@ -27,7 +29,7 @@ impl From<FetchRequest> for wire::FetchRequest {
             min_stream_epoch: request.min_stream_epoch.0,
             coordinator_epoch: request.coordinator_epoch.0,
             worker_incarnation: request.worker_incarnation.0,
-            next_partitions: request.next_partitions,
+            next_streams: next_streams(request.next_streams),
         }
     }
 }
@@ -42,12 +44,23 @@ impl TryFrom<wire::FetchRequest> for FetchRequest {
             task: wire.map_task,
             attempt: wire.attempt,
         };
-        if wire.next_partitions.len() >= MAX_STREAMS_PER_FETCH {
-            let count = wire.next_partitions.len() as u64;
-            return Err(WireError::impossible("next_partitions", count));
+        let next = wire.next_streams.iter();
+        let count: usize = next.map(|next| next.reduce_partitions.len()).sum();
+        if count >= MAX_STREAMS_PER_FETCH {
+            return Err(WireError::impossible("next_streams", count));
+        }
+        let mut next_streams = VecDeque::with_capacity(count);
+        for next in wire.next_streams {
+            let attempt = need(next.map_attempt, "next_streams.map_attempt")?.into();
+            let min_stream_epoch = StreamEpoch(next.min_stream_epoch);
+            let streams = next.reduce_partitions.into_iter().map(|partition| NextStream {
+                stream: StreamId { attempt, partition },
+                min_stream_epoch,
+            });
+            next_streams.extend(streams);
         }
         Ok(Self {
-            next_partitions: wire.next_partitions,
+            next_streams,
             query: query_id(wire.query)?,
             stream: StreamId {
                 attempt,
@@ -62,6 +75,25 @@ impl TryFrom<wire::FetchRequest> for FetchRequest {
     }
 }
 
+/// The streams, those of one attempt that follow each other together.
+fn next_streams(streams: VecDeque<NextStream>) -> Vec<wire::NextStreams> {
+    let mut all: Vec<wire::NextStreams> = Vec::new();
+    for next in streams {
+        let (attempt, epoch) = (next.stream.attempt.into(), next.min_stream_epoch.0);
+        match all.last_mut() {
+            Some(last) if last.map_attempt == Some(attempt) && last.min_stream_epoch == epoch => {
+                last.reduce_partitions.push(next.stream.partition);
+            }
+            Some(_) | None => all.push(wire::NextStreams {
+                map_attempt: Some(attempt),
+                min_stream_epoch: epoch,
+                reduce_partitions: vec![next.stream.partition],
+            }),
+        }
+    }
+    all
+}
+
 impl wire::FetchChunk {
     /// The message for a chunk and its bytes.
     pub fn new(head: ChunkHead, data: prost::bytes::Bytes) -> Self {
@@ -71,7 +103,8 @@ impl wire::FetchChunk {
             watermark_offset: head.watermark_offset,
             finalized: head.finalized,
             stream_epoch: head.stream_epoch.0,
-            reduce_partition: head.partition,
+            reduce_partition: head.stream.partition,
+            map_attempt: Some(head.stream.attempt.into()),
             data,
         }
     }
@@ -89,7 +122,10 @@ impl TryFrom<wire::FetchChunk> for (ChunkHead, prost::bytes::Bytes) {
             return Err(WireError::impossible("watermark_offset", wire.watermark_offset));
         }
         let head = ChunkHead {
-            partition: wire.reduce_partition,
+            stream: StreamId {
+                attempt: need(wire.map_attempt, "map_attempt")?.into(),
+                partition: wire.reduce_partition,
+            },
             start_offset: wire.start_offset,
             end_offset: wire.end_offset,
             watermark_offset: wire.watermark_offset,

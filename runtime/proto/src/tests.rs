@@ -1,17 +1,26 @@
 //! Every domain value survives the wire, and impossible messages are refused.
 
 use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError, Resource};
-use sluice_core::ids::{AttemptId, Incarnation, LayoutVersion, StageEpoch, StageId, StreamEpoch, WorkerId};
+use sluice_core::ids::{
+    AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId, StreamEpoch,
+    StreamId, WorkerId,
+};
 use sluice_core::layout::LayoutId;
 use sluice_core::limits::{MAX_PARTITIONS, MAX_STREAMS_PER_ATTEMPT};
-use sluice_core::message::{AssignedInput, Assignment, InputState, InputUpdate, Writer};
+use sluice_core::message::{
+    AssignedInput, AssignedRange, Assignment, ChunkHead, FetchRequest, InputState, InputUpdate, NextStream,
+    ReaderRange, RunBytes, Writer,
+};
 use sluice_core::metrics::AttemptMetrics;
+use sluice_core::partition_set::PartitionSet;
 use sluice_core::plan::{FileRange, InputFile, Split};
 use sluice_core::ranges::{Bound, ByteRange, KeyRange, MAX_KEY_BYTES, MAX_SAMPLES, RunSample, SortedRun};
 use std::sync::Arc;
 
 use crate::auth::{FetchEndpoint, FetchKey};
-use crate::{LeafSplit, MAX_TEXT_BYTES, WireError, fetch_error_of, refuse_fetch, shortened, wire};
+use crate::{
+    LeafSplit, MAX_TEXT_BYTES, MapOutputs, WireError, fetch_error_of, refuse_fetch, shortened, wire,
+};
 
 const FETCH_ERRORS: [FetchError; 8] = [
     FetchError::UnknownStream,
@@ -254,7 +263,13 @@ fn assignments_survive() {
                 },
             ],
             assigned_reduce_partitions: vec![0, 3],
-            range: Some(key_range()),
+            range: Some(AssignedRange {
+                keys: key_range(),
+                runs: vec![RunBytes {
+                    map_attempt: attempt(),
+                    bytes: ByteRange { start: 1, end: 5 },
+                }],
+            }),
         }],
         layout: LayoutId {
             version: LayoutVersion(1),
@@ -306,33 +321,125 @@ fn counters_survive() {
     assert_eq!(AttemptMetrics::from(wire::AttemptMetrics::from(metrics)), metrics);
 }
 
-#[test]
-fn input_updates_survive() {
-    for state in [InputState::Won, InputState::Superseded, InputState::Lost] {
-        let worker = WorkerId {
-            name: "w-0".into(),
-            incarnation: Incarnation(77),
-        };
-        let update = InputUpdate {
-            map_attempt: attempt(),
-            stream_epoch: StreamEpoch(2),
-            worker: Arc::new(worker),
-            state,
-            filled_partitions: (state == InputState::Won).then(|| vec![1, 300, 7]),
-            range: (state == InputState::Won).then_some(ByteRange { start: 3, end: 9 }),
-        };
-        let endpoint = FetchEndpoint {
-            address: "h:1".into(),
-            key: (state == InputState::Won).then(|| FetchKey::new([7; 32])),
-        };
-        let mut wire = wire::InputUpdate::new(update.clone(), endpoint.clone());
-        assert_eq!(
-            <(InputUpdate, FetchEndpoint)>::try_from(wire.clone()),
-            Ok((update, endpoint))
-        );
-        wire.fetch_key = vec![7; 31].into();
-        assert!(<(InputUpdate, FetchEndpoint)>::try_from(wire).is_err());
+fn update(state: InputState) -> InputUpdate {
+    let worker = WorkerId {
+        name: "w-0".into(),
+        incarnation: Incarnation(77),
+    };
+    InputUpdate {
+        map_attempt: attempt(),
+        stream_epoch: StreamEpoch(2),
+        worker: Arc::new(worker),
+        state,
+        filled_partitions: (state == InputState::Won)
+            .then(|| PartitionSet::from_bytes(&[2, 0, 1, 0, 0, 0, 0, 0, 9])),
     }
+}
+
+fn map_outputs() -> MapOutputs {
+    let states = [InputState::Won, InputState::Superseded, InputState::Lost];
+    let mut updates: Vec<InputUpdate> = states.into_iter().map(update).collect();
+    let other = WorkerId {
+        name: "v-1".into(),
+        incarnation: Incarnation(1),
+    };
+    updates[1].worker = Arc::new(other);
+    let endpoint = |update: &InputUpdate| FetchEndpoint {
+        address: format!("{}:1", update.worker.name),
+        key: (update.state == InputState::Won).then(|| FetchKey::new([7; 32])),
+    };
+    let endpoints = updates.iter().take(2);
+    let endpoints = endpoints.map(|update| (Arc::clone(&update.worker), endpoint(update)));
+    MapOutputs {
+        endpoints: endpoints.collect(),
+        updates,
+    }
+}
+
+#[test]
+fn map_outputs_survive_and_name_a_worker_once() {
+    let outputs = map_outputs();
+    assert_eq!(wire::MapOutputs::from(outputs.clone()).workers.len(), 2);
+    assert_eq!(MapOutputs::decode(outputs.clone().encode()), Ok(outputs));
+    let bytes = ByteRange { start: 3, end: 9 };
+    let range = ReaderRange {
+        reader: attempt(),
+        run: RunBytes {
+            map_attempt: attempt(),
+            bytes,
+        },
+    };
+    assert_eq!(ReaderRange::try_from(wire::ReaderRange::from(range)), Ok(range));
+}
+
+#[test]
+fn impossible_map_outputs_are_refused() {
+    let spoil = |spoilt: fn(&mut wire::MapOutputs)| {
+        let mut wire = wire::MapOutputs::from(map_outputs());
+        spoilt(&mut wire);
+        assert!(MapOutputs::try_from(wire.clone()).is_err(), "{wire:?}");
+    };
+    spoil(|wire| wire.workers[0].fetch_key = vec![7; 31].into());
+    spoil(|wire| wire.workers[1].worker = None);
+    spoil(|wire| wire.updates[0].worker = 2);
+    spoil(|wire| wire.updates[0].state = 9);
+    spoil(|wire| wire.updates[0].map_attempt = None);
+    spoil(|wire| {
+        let bytes = usize::try_from(MAX_PARTITIONS / 8).unwrap() + 2;
+        wire.updates[0].filled_partitions = Some(vec![0; bytes]);
+    });
+    assert!(MapOutputs::decode(vec![255; 9].into()).is_err());
+    let backwards = wire::ReaderRange {
+        reader: Some(attempt().into()),
+        run: Some(wire::RunBytes {
+            map_attempt: Some(attempt().into()),
+            bytes: Some(wire::ByteRange { start: 2, end: 1 }),
+        }),
+    };
+    assert!(ReaderRange::try_from(backwards).is_err());
+}
+
+#[test]
+fn fetches_of_several_streams_and_their_chunks_survive() {
+    let stream = |task, partition| {
+        let attempt = AttemptId { task, ..attempt() };
+        StreamId { attempt, partition }
+    };
+    let next = |(task, partition)| NextStream {
+        stream: stream(task, partition),
+        min_stream_epoch: StreamEpoch(u64::from(task)),
+    };
+    let request = FetchRequest {
+        query: QueryId::new("q").unwrap(),
+        stream: stream(0, 1),
+        next_streams: [(0, 3), (0, 9), (4, 1), (0, 2)].map(next).into(),
+        start_offset: 5,
+        max_bytes: 6,
+        min_stream_epoch: StreamEpoch(7),
+        coordinator_epoch: CoordinatorEpoch(8),
+        worker_incarnation: Incarnation(9),
+    };
+    let wire = wire::FetchRequest::from(request.clone());
+    assert_eq!(
+        wire.next_streams.len(),
+        3,
+        "an attempt is named once for what follows"
+    );
+    assert_eq!(FetchRequest::try_from(wire), Ok(request));
+    let head = ChunkHead {
+        stream: stream(4, 1),
+        start_offset: 2,
+        end_offset: 3,
+        watermark_offset: 3,
+        finalized: true,
+        stream_epoch: StreamEpoch(4),
+    };
+    let data = prost::bytes::Bytes::from_static(b"x");
+    let wire = wire::FetchChunk::new(head, data.clone());
+    assert_eq!(
+        <(ChunkHead, prost::bytes::Bytes)>::try_from(wire),
+        Ok((head, data))
+    );
 }
 
 #[test]
@@ -358,21 +465,28 @@ fn impossible_messages_are_refused() {
         query: "Not A Name".into(),
         ..Default::default()
     };
-    let refused = sluice_core::message::FetchRequest::try_from(unnamed);
+    let refused = FetchRequest::try_from(unnamed);
     assert!(matches!(
         refused,
         Err(WireError::Impossible { field: "query", .. })
     ));
     let many = wire::FetchRequest {
         query: "q".into(),
-        next_partitions: vec![0; sluice_core::limits::MAX_STREAMS_PER_FETCH],
+        next_streams: vec![
+            wire::NextStreams {
+                map_attempt: Some(attempt().into()),
+                min_stream_epoch: 1,
+                reduce_partitions: vec![0; sluice_core::limits::MAX_STREAMS_PER_FETCH / 2],
+            };
+            2
+        ],
         ..Default::default()
     };
-    let refused = sluice_core::message::FetchRequest::try_from(many);
+    let refused = FetchRequest::try_from(many);
     assert!(matches!(
         refused,
         Err(WireError::Impossible {
-            field: "next_partitions",
+            field: "next_streams",
             ..
         })
     ));
@@ -382,5 +496,5 @@ fn impossible_messages_are_refused() {
         data: vec![1].into(),
         ..Default::default()
     };
-    assert!(<(sluice_core::message::ChunkHead, prost::bytes::Bytes)>::try_from(short).is_err());
+    assert!(<(ChunkHead, prost::bytes::Bytes)>::try_from(short).is_err());
 }

@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sluice_core::coordinator::{Action, Coordinator, Event, Outcome};
 use sluice_core::discovery::{self, Discovery};
 use sluice_core::ids::{AttemptId, WorkerId};
 use sluice_core::locality::NodeLocation;
-use sluice_core::message::{Assignment, InputUpdate};
+use sluice_core::message::{Assignment, InputUpdate, ReaderRange};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_core::time::Instant;
 use sluice_proto::auth::{FetchEndpoint, Token};
-use sluice_proto::{RefusedReason, Welcome, wire};
+use sluice_proto::{MapOutputs, RefusedReason, Welcome, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -32,6 +33,9 @@ use crate::sink::Committed;
 
 /// The least time between two snapshots that show no change of state, only of counters.
 const SNAPSHOT_PERIOD: Duration = Duration::from_millis(100);
+/// Most updates of one message: with the partitions of a large exchange they have some kilobytes each, and a session takes
+/// messages of [`sluice_proto::MAX_SESSION_MESSAGE_BYTES`].
+const MAX_UPDATES_PER_MESSAGE: usize = 2048;
 /// How long the end of a query waits for workers to stop its attempts.
 const END_QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to clean up beside the sink, before and after the query: its file system may not answer.
@@ -44,6 +48,8 @@ pub(super) struct QueryDriver {
     workers: BTreeMap<WorkerId, WorkerConnection>,
     discovery: Discovery,
     result: Option<ResultReader>,
+    /// The updates about outputs that were sent last, and their encoding.
+    last_updates: (Weak<Vec<InputUpdate>>, Vec<Bytes>),
     committed: watch::Sender<Option<Committed>>,
     snapshots: watch::Sender<QuerySnapshot>,
     last_snapshot: tokio::time::Instant,
@@ -78,6 +84,7 @@ impl QueryDriver {
             workers: BTreeMap::new(),
             discovery,
             result,
+            last_updates: (Weak::new(), Vec::new()),
             committed,
             snapshots,
             last_snapshot: tokio::time::Instant::now(),
@@ -268,9 +275,9 @@ impl QueryDriver {
             Action::AssignAttempt { worker, assignment } => self.assign(&worker, assignment),
             Action::UpdateInputs {
                 worker,
-                attempt,
                 updates,
-            } => self.update_inputs(&worker, attempt, updates),
+                ranges,
+            } => self.update_inputs(&worker, &updates, &ranges),
             Action::CancelAttempt { worker, attempt } => {
                 self.send(&worker, ToWorker::CancelAttempt(attempt.into()));
             }
@@ -284,7 +291,11 @@ impl QueryDriver {
                 }
             }
             Action::UpdateResult { updates } => {
-                let addressed: Vec<_> = updates.into_iter().map(|update| self.addressed(update)).collect();
+                let addressed = updates.into_iter().map(|update| {
+                    let endpoint = self.endpoint(&update.worker);
+                    (update, endpoint)
+                });
+                let addressed: Vec<_> = addressed.collect();
                 if let Some(result) = &mut self.result {
                     result.update(addressed, &self.events);
                 }
@@ -330,25 +341,42 @@ impl QueryDriver {
         );
     }
 
-    fn update_inputs(&self, worker: &WorkerId, attempt: AttemptId, updates: Vec<InputUpdate>) {
-        let updates = updates.into_iter().map(|update| {
-            let (update, endpoint) = self.addressed(update);
-            wire::InputUpdate::new(update, endpoint)
-        });
-        let message = wire::UpdateInputs {
-            attempt: Some(attempt.into()),
-            updates: updates.collect(),
-        };
-        self.send(worker, ToWorker::UpdateInputs(message));
+    fn update_inputs(&mut self, worker: &WorkerId, updates: &Arc<Vec<InputUpdate>>, ranges: &[ReaderRange]) {
+        for outputs in self.encoded_outputs(updates) {
+            let message = wire::UpdateInputs {
+                outputs,
+                ranges: ranges.iter().copied().map(Into::into).collect(),
+            };
+            self.send(worker, ToWorker::UpdateInputs(message));
+        }
     }
 
-    fn addressed(&self, update: InputUpdate) -> (InputUpdate, FetchEndpoint) {
-        let worker = self.workers.get(update.worker.as_ref());
-        let endpoint = FetchEndpoint {
+    /// The updates in parts that a message can carry. Workers are told the same one after the other: it is encoded once.
+    fn encoded_outputs(&mut self, updates: &Arc<Vec<InputUpdate>>) -> Vec<Bytes> {
+        if !std::ptr::eq(self.last_updates.0.as_ptr(), Arc::as_ptr(updates)) {
+            let parts = updates.chunks(MAX_UPDATES_PER_MESSAGE).map(|part| {
+                let mut outputs = MapOutputs::default();
+                for update in part {
+                    let endpoint = outputs.endpoints.entry(Arc::clone(&update.worker));
+                    endpoint.or_insert_with(|| self.endpoint(&update.worker));
+                    outputs.updates.push(update.clone());
+                }
+                outputs.encode()
+            });
+            let parts = parts.collect();
+            // It keeps the place of the list, so that no other one can have it.
+            self.last_updates = (Arc::downgrade(updates), parts);
+        }
+        self.last_updates.1.clone()
+    }
+
+    /// Where a worker serves fetches; an endpoint that nobody reaches if it is gone.
+    fn endpoint(&self, worker: &WorkerId) -> FetchEndpoint {
+        let worker = self.workers.get(worker);
+        FetchEndpoint {
             address: worker.map(|worker| worker.address.clone()).unwrap_or_default(),
             key: worker.map(|worker| worker.fetch_key.clone()),
-        };
-        (update, endpoint)
+        }
     }
 
     /// Sends a renewal of the query's token to all workers with a session.

@@ -242,7 +242,7 @@ impl ResultForwarder {
         self.cursor.restart();
         let (updates, forwarded) = mpsc::unbounded_channel();
         for update in latest.values() {
-            let _ = updates.send(update.clone());
+            let _ = updates.send(update.clone().into());
         }
         let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
         let transport = Arc::new(peers.clone());
@@ -267,7 +267,7 @@ impl ResultForwarder {
                             partially_delivered: self.cursor.supersede(update.map_attempt).is_err(),
                         };
                     }
-                    let _ = updates.send(update);
+                    let _ = updates.send(update.into());
                 }
                 // Updates are handled while the client is slow, too.
                 permit = rows.reserve(), if self.pending.is_some() => {

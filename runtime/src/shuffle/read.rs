@@ -17,7 +17,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, TaskId, WorkerId};
-use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest, InputUpdate, Writer};
+use sluice_core::message::{AssignedInput, ChunkHead, FetchRequest, ReaderUpdate, Writer};
 use sluice_core::reader::{Config, Delivery, Reader};
 use sluice_crds::shuffle_query::Compression;
 use thiserror::Error;
@@ -179,7 +179,7 @@ impl ShuffleReads {
     pub fn start(
         spec: ReadSpec,
         transport: Arc<dyn FetchTransport>,
-        updates: mpsc::UnboundedReceiver<InputUpdate>,
+        updates: mpsc::UnboundedReceiver<ReaderUpdate>,
         pool: &Arc<dyn MemoryPool>,
         runtime: &Handle,
     ) -> Result<Self, DataFusionError> {

@@ -322,7 +322,7 @@ impl StoreHandle {
                     request.max_bytes = request.max_bytes.saturating_sub(bytes);
                     let full = request.max_bytes == 0 || served + 1 == MAX_CHUNKS_PER_RESPONSE;
                     let at_end = head.finalized && head.end_offset == head.watermark_offset;
-                    let goes_on = !ended || (at_end && to_next_stream(&mut request));
+                    let goes_on = !ended || (at_end && request.advance());
                     (goes_on && !full).then_some((request, served + 1))
                 });
                 Some((answer, next))
@@ -330,16 +330,6 @@ impl StoreHandle {
         });
         chunks.boxed()
     }
-}
-
-/// Turns a request for several streams to the next one; false if there is none.
-fn to_next_stream(request: &mut FetchRequest) -> bool {
-    if request.next_partitions.is_empty() {
-        return false;
-    }
-    request.stream.partition = request.next_partitions.remove(0);
-    request.start_offset = 0;
-    true
 }
 
 /// The bytes of the pieces, in order. Uses a blocking thread only if files must be read.

@@ -194,9 +194,8 @@ impl Bench {
                 worker: Arc::new(worker()),
                 state: InputState::Won,
                 filled_partitions: None,
-                range: None,
             };
-            updates.send(won).unwrap();
+            updates.send(won.into()).unwrap();
         }
         let transport = InProcessTransport {
             stores: [(worker(), self.store.clone())].into(),

@@ -9,7 +9,7 @@ use futures::FutureExt;
 use sluice_core::failure::{AttemptFailure, BadInputKind, Resource};
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::key_filter::KeyFilter;
-use sluice_core::message::{Assignment, InputUpdate, MapOutputPartitionMeta};
+use sluice_core::message::{Assignment, MapOutputPartitionMeta, ReaderUpdate};
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{FileRange, InputFile, Split};
 use sluice_core::ranges::SortedRun;
@@ -50,7 +50,7 @@ pub(super) struct AttemptJob {
     pub(super) splits: Vec<LeafSplit>,
     /// The runtime filters of its scans.
     pub(super) filters: AttemptFilters,
-    pub(super) inputs: mpsc::UnboundedReceiver<InputUpdate>,
+    pub(super) inputs: mpsc::UnboundedReceiver<ReaderUpdate>,
     pub(super) counters: Arc<Counters>,
     pub(super) cancel: CancellationToken,
 }

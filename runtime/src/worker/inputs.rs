@@ -194,7 +194,7 @@ fn range_of(
     let keys = SortKeys::new(ordering, schema).map_err(|error| refused(&error))?;
     Ok(Some(RunRange {
         keys,
-        range: range.clone(),
+        range: range.keys.clone(),
         numbers: assigned.run_numbers(),
     }))
 }

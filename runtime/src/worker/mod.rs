@@ -11,6 +11,7 @@ mod path_policy;
 mod service;
 mod session;
 mod session_filters;
+mod session_outputs;
 mod session_registry;
 mod slots;
 mod stages;

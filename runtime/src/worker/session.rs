@@ -9,10 +9,10 @@ use sluice_core::ids::{AttemptId, StageId};
 use sluice_core::key_filter::KeyFilter;
 use sluice_core::layout::LayoutId;
 use sluice_core::limits::MAX_ATTEMPTS_PER_SESSION;
-use sluice_core::message::{Assignment, InputUpdate};
+use sluice_core::message::{Assignment, ReaderRange, ReaderUpdate};
 use sluice_core::metrics::AttemptMetrics;
-use sluice_proto::auth::{AuthError, Claims, FetchEndpoint, Token};
-use sluice_proto::{Hello, LeafSplit, WireError, wire};
+use sluice_proto::auth::{AuthError, Claims, Token};
+use sluice_proto::{Hello, LeafSplit, MapOutputs, WireError, wire};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ use super::attempt::{self, AttemptEnd, AttemptJob};
 use super::counters::Counters;
 use super::path_policy::PathPolicy;
 use super::session_filters::{AttemptFilters, SessionFilters};
+use super::session_outputs::SessionOutputs;
 use super::slots::SessionSlots;
 use super::stages::SessionStages;
 use crate::shuffle::store::AttemptCounts;
@@ -66,6 +67,7 @@ pub(super) struct Session {
     pub(super) replaced: CancellationToken,
     stages: SessionStages,
     filters: SessionFilters,
+    outputs: SessionOutputs,
     /// Attempts that messages have named so far, to bound what is remembered of them.
     attempts_named: u64,
     running: BTreeMap<AttemptId, Running>,
@@ -96,7 +98,7 @@ impl SessionPermit {
 
 struct Running {
     cancel: CancellationToken,
-    inputs: mpsc::UnboundedSender<InputUpdate>,
+    inputs: mpsc::UnboundedSender<ReaderUpdate>,
     counters: Arc<Counters>,
     /// By which its inputs are divided; the report of its success says it.
     layout: LayoutId,
@@ -116,6 +118,7 @@ impl Session {
         Self {
             stages: SessionStages::new(&shared.fragments),
             filters: SessionFilters::new(&shared.fragments),
+            outputs: SessionOutputs::new(&shared.fragments),
             attempts_named: 0,
             shared,
             hello,
@@ -221,19 +224,7 @@ impl Session {
             }
             FromCoordinator::AssignAttempt(assign) => self.on_assigned(assign, ended).await?,
             FromCoordinator::UpdateInputs(update) => {
-                let attempt = update
-                    .attempt
-                    .ok_or(WireError::Missing("update_inputs.attempt"))
-                    .map_err(invalid_message)?
-                    .into();
-                for update in update.updates {
-                    let (update, endpoint): (InputUpdate, FetchEndpoint) =
-                        update.try_into().map_err(invalid_message)?;
-                    self.peers.learn(&update.worker, endpoint);
-                    if let Some(running) = self.running.get(&attempt) {
-                        let _ = running.inputs.send(update);
-                    }
-                }
+                self.update_inputs(update)?;
             }
             FromCoordinator::CancelAttempt(attempt) => {
                 if let Some(running) = self.running.get(&attempt.into()) {
@@ -274,6 +265,24 @@ impl Session {
         Ok(())
     }
 
+    /// Takes over where outputs are, and passes it on to the attempts that read them.
+    fn update_inputs(&mut self, message: wire::UpdateInputs) -> Result<(), Status> {
+        let outputs = MapOutputs::decode(message.outputs).map_err(invalid_message)?;
+        let ranges = message.ranges.into_iter().map(ReaderRange::try_from);
+        let ranges = ranges.collect::<Result<Vec<_>, _>>().map_err(invalid_message)?;
+        for (worker, endpoint) in outputs.endpoints {
+            self.peers.learn(&worker, endpoint);
+        }
+        for update in outputs.updates {
+            for (reader, update) in self.outputs.update(update, &ranges)? {
+                if let Some(running) = self.running.get(&reader) {
+                    let _ = running.inputs.send(update);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Extends the session's token.
     fn renew(&mut self, renewal: &str) -> Result<(), AuthError> {
         let Some(claims) = self.permit.claims.clone() else {
@@ -306,6 +315,7 @@ impl Session {
         let (query, coordinator_epoch) = (self.hello.query.clone(), self.hello.coordinator_epoch);
         let input_roots = self.hello.input_roots.clone();
         let tracked = self.track(attempt, layout);
+        self.outputs.open(&assignment, &tracked.inputs);
         let job = AttemptJob {
             shared,
             peers: self.peers.clone(),
@@ -358,12 +368,13 @@ impl Session {
         let counters = Arc::new(Counters::start());
         let running = Running {
             cancel: cancel.clone(),
-            inputs,
+            inputs: inputs.clone(),
             counters: Arc::clone(&counters),
             layout,
         };
         self.running.insert(attempt, running);
         Tracked {
+            inputs,
             receiver,
             cancel,
             counters,
@@ -375,6 +386,7 @@ impl Session {
         let Some(running) = self.running.remove(&attempt) else {
             return;
         };
+        self.outputs.close(attempt);
         let message = match end {
             AttemptEnd::Succeeded {
                 outputs,
@@ -460,7 +472,8 @@ fn add_counts(metrics: &mut AttemptMetrics, counts: Option<&AttemptCounts>) -> u
 }
 
 struct Tracked {
-    receiver: mpsc::UnboundedReceiver<InputUpdate>,
+    inputs: mpsc::UnboundedSender<ReaderUpdate>,
+    receiver: mpsc::UnboundedReceiver<ReaderUpdate>,
     cancel: CancellationToken,
     counters: Arc<Counters>,
 }

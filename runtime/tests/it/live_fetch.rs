@@ -95,7 +95,7 @@ impl Fixture {
                 attempt,
                 partition: 0,
             },
-            next_partitions: Vec::new(),
+            next_streams: Vec::new().into(),
             start_offset,
             max_bytes: 4 * MAX_CHUNK_BYTES,
             min_stream_epoch: StreamEpoch(1),

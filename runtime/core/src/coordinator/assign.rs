@@ -11,7 +11,7 @@ use super::worker_registry::Worker;
 use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
 use crate::ids::{StageId, TaskId, WorkerId};
 use crate::locality::{LocalityCounts, LocalityLevel};
-use crate::message::{AssignedInput, Assignment, InputState, InputUpdate};
+use crate::message::{AssignedInput, Assignment};
 use crate::plan::{Determinism, ReadKind, Stage, StageInput};
 
 impl Coordinator {
@@ -114,12 +114,12 @@ impl Coordinator {
         let stage = self.stages.get_mut(task.stage);
         let attempt = stage.start(task.task, worker, how, locality, self.now);
         self.slots.consume(&attempt.worker.name, attempt.id);
+        self.subscribe(&attempt.worker, task.stage);
         let assignment = self.assignment(&attempt);
         self.out.push(Action::AssignAttempt {
             worker: WorkerId::clone(&attempt.worker),
             assignment,
         });
-        self.send_inputs(&attempt);
     }
 
     /// How an attempt of `stage` on `worker` counts towards the locality of the stage.
@@ -180,30 +180,12 @@ impl Coordinator {
                     ReadKind::AllPartitions | ReadKind::OwnRange => (0..exchange.partitions).collect(),
                 },
                 range: match input.read {
-                    ReadKind::OwnRange => self.layouts.range_of(task).cloned(),
+                    ReadKind::OwnRange => self.assigned_range(task, input.exchange),
                     ReadKind::OwnPartition | ReadKind::AllPartitions => None,
                 },
             }
         };
         (0..).zip(&stage.inputs).map(input).collect()
-    }
-
-    /// Tells a new attempt where all its inputs are.
-    fn send_inputs(&mut self, attempt: &RunningAttempt) {
-        let winners = self
-            .stages
-            .winners(&self.topology.inputs[attempt.id.stage.0 as usize]);
-        let reader = attempt.id.task_id();
-        let read = winners.filter(|winner| self.reads_map_task(reader, winner.id.task_id()));
-        let update = |winner| self.update_for(attempt.id, winner, InputState::Won);
-        let updates: Vec<InputUpdate> = read.map(update).collect();
-        if !updates.is_empty() {
-            self.out.push(Action::UpdateInputs {
-                worker: WorkerId::clone(&attempt.worker),
-                attempt: attempt.id,
-                updates,
-            });
-        }
     }
 
     /// A task of an indeterminate stage runs again and makes other rows. Readers that may have rows of its old attempt start

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::event::QueryFailure;
-use super::partition_set::PartitionSet;
 use crate::ids::{AttemptId, StageEpoch, StreamEpoch, TaskId, WorkerId};
 use crate::layout::MapTaskBytes;
 use crate::message::{InputState, InputUpdate};
 use crate::metrics::{AttemptMetrics, COUNTERS};
+use crate::partition_set::PartitionSet;
 use crate::ranges::SortedRun;
 use crate::time::Instant;
 
@@ -133,7 +133,7 @@ impl Winner {
     }
 
     /// The partitions that hold bytes; `None` if all of them do.
-    pub(super) fn filled(&self) -> Option<&PartitionSet> {
+    fn filled(&self) -> Option<&PartitionSet> {
         self.parts.as_ref()?.filled.as_ref()
     }
 
@@ -142,15 +142,14 @@ impl Winner {
         self.parts.as_ref()?.bytes.as_ref()
     }
 
-    /// The update for readers that read all of it.
+    /// The update for its readers.
     pub(super) fn update(&self, state: InputState) -> InputUpdate {
         InputUpdate {
             map_attempt: self.id,
             stream_epoch: stream_epoch(self.id),
             worker: Arc::clone(&self.worker),
             state,
-            range: None,
-            filled_partitions: None,
+            filled_partitions: self.filled().cloned(),
         }
     }
 }

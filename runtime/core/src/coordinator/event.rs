@@ -1,5 +1,7 @@
 //! What happens to a coordinator, and what it wants done.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::failure::{AttemptFailure, FetchError};
@@ -7,7 +9,10 @@ use crate::ids::{AttemptId, WorkerId};
 use crate::key_filter::KeyFilter;
 use crate::layout::LayoutId;
 use crate::locality::NodeLocation;
-use crate::message::{Assignment, InputUpdate, MapOutputPartitionMeta, Writer};
+use crate::message::{
+    Assignment, InputUpdate, MapOutputPartitionMeta, ReaderRange, Writer, deserialize_shared,
+    serialize_shared,
+};
 use crate::metrics::AttemptMetrics;
 use crate::ranges::SortedRun;
 
@@ -167,14 +172,16 @@ pub enum Action {
         /// What to run.
         assignment: Assignment,
     },
-    /// Tell a running attempt about its inputs.
+    /// Tell a worker about outputs of map tasks, for all attempts there that read them, in this session and until the next
+    /// update about the same map task.
     UpdateInputs {
-        /// Who runs it.
+        /// Who is told.
         worker: WorkerId,
-        /// The reading attempt.
-        attempt: AttemptId,
-        /// The updates, in order.
-        updates: Vec<InputUpdate>,
+        /// The updates, in order. Workers that are told the same share them.
+        #[serde(serialize_with = "serialize_shared", deserialize_with = "deserialize_shared")]
+        updates: Arc<Vec<InputUpdate>>,
+        /// Where the ranges of attempts at work there lie in sorted runs that the updates are about.
+        ranges: Vec<ReaderRange>,
     },
     /// Stop an attempt and drop what it wrote. If it still runs, it ends with `AttemptFailed(Cancelled)`.
     CancelAttempt {

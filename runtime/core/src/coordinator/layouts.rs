@@ -6,9 +6,9 @@ use super::Coordinator;
 use super::attempts::{TaskRun, Winner};
 use super::event::Action;
 use super::worker_registry::Worker;
-use crate::ids::{AttemptId, ExchangeId, StageId, TaskId, WorkerId};
+use crate::ids::{ExchangeId, StageId, TaskId, WorkerId};
 use crate::layout::{AdaptivePolicy, Layout, LayoutId, MapTaskOutput, Observed, ObservedInput, Shard};
-use crate::message::{InputState, InputUpdate, MapOutputPartitionMeta, Writer};
+use crate::message::{MapOutputPartitionMeta, Writer};
 use crate::metrics::partition_bytes_histogram;
 use crate::plan::{ReadKind, Stage, StageGraph, StageInput};
 use crate::ranges::{ByteRange, KeyRange, SortedRun};
@@ -212,7 +212,7 @@ fn slots<'a>(workers: impl Iterator<Item = &'a Worker>) -> u32 {
 
 impl Coordinator {
     /// The range exchange that the stage reads, if it reads one.
-    fn range_input(&self, stage: StageId) -> Option<ExchangeId> {
+    pub(super) fn range_input(&self, stage: StageId) -> Option<ExchangeId> {
         let stage = self.graph.stages.get(stage.0 as usize)?;
         let mut inputs = stage.inputs.iter();
         let input = inputs.find(|input| input.read == ReadKind::OwnRange)?;
@@ -220,7 +220,7 @@ impl Coordinator {
     }
 
     /// The writing stages of an exchange, in their order.
-    fn writers(&self, exchange: ExchangeId) -> impl Iterator<Item = StageId> {
+    pub(super) fn writers(&self, exchange: ExchangeId) -> impl Iterator<Item = StageId> {
         let exchange = self.graph.exchanges.get(exchange.0 as usize);
         exchange
             .into_iter()
@@ -348,46 +348,19 @@ impl Coordinator {
         }
     }
 
-    /// The update about a winner for one reading attempt.
-    pub(super) fn update_for(&self, reader: AttemptId, winner: &Winner, state: InputState) -> InputUpdate {
-        InputUpdate {
-            range: self.bytes_for(reader.task_id(), winner),
-            filled_partitions: self.filled_for(reader.task_id(), winner),
-            ..winner.update(state)
-        }
-    }
-
-    /// Which partitions of the output that the reader reads hold bytes, so that it need not fetch the others; `None` if all of
-    /// them do. With many partitions nearly all streams are empty, and there are as many as map tasks times partitions.
-    fn filled_for(&self, reader: TaskId, winner: &Winner) -> Option<Vec<u32>> {
-        let filled = winner.filled()?;
-        let stage = self.graph.stages.get(reader.stage.0 as usize)?;
-        let of_winner = |input: &&StageInput| {
-            self.writers(input.exchange)
-                .any(|writer| writer == winner.id.stage)
-        };
-        let mut inputs = stage.inputs.iter().filter(of_winner);
-        if inputs.all(|input| input.read == ReadKind::OwnPartition) {
-            let own = self.layouts.get(reader.stage)?.tasks.get(reader.task as usize)?;
-            return filled.part_of(own.partitions.clone());
-        }
-        filled.part_of(0..self.output_partitions(winner.id.stage))
-    }
-
     /// The writers of an input of a stage, with the map tasks of them that a task reads.
     pub(super) fn writers_for(&self, task: TaskId, number: u32, exchange: ExchangeId) -> Vec<Writer> {
         let shard = self.layouts.shard_of(task).filter(|shard| shard.input == number);
+        let mut before = 0_u32;
         let writer = |stage: StageId| {
             let tasks = self.layouts.tasks(stage);
             let mut only = self.stages.get(stage).only_tasks();
             if let Some(shard) = shard {
                 let mut read = only.unwrap_or_else(|| (0..tasks).collect());
-                read.retain(|task| {
-                    let number = self.map_task_number(exchange, TaskId { stage, task: *task });
-                    number.is_some_and(|number| shard.contains(number))
-                });
+                read.retain(|task| shard.contains(before.saturating_add(*task)));
                 only = Some(read);
             }
+            before = before.saturating_add(tasks);
             Writer { stage, tasks, only }
         };
         self.writers(exchange).map(writer).collect()
@@ -405,21 +378,8 @@ impl Coordinator {
         None
     }
 
-    /// Whether a task reads what this map task wrote to the input that its stage reads.
-    pub(super) fn reads_map_task(&self, reader: TaskId, map_task: TaskId) -> bool {
-        let Some(shard) = self.layouts.shard_of(reader) else {
-            return true;
-        };
-        let stage = &self.graph.stages[reader.stage.0 as usize];
-        let Some(input) = stage.inputs.get(shard.input as usize) else {
-            return true;
-        };
-        let number = self.map_task_number(input.exchange, map_task);
-        number.is_none_or(|number| shard.contains(number))
-    }
-
     /// The bytes of a winner's run that hold the rows of a reading task.
-    fn bytes_for(&self, reader: TaskId, winner: &Winner) -> Option<ByteRange> {
+    pub(super) fn bytes_for(&self, reader: TaskId, winner: &Winner) -> Option<ByteRange> {
         let range = self.layouts.range_of(reader)?;
         let run = winner.run()?;
         let exchange = self.range_input(reader.stage)?;

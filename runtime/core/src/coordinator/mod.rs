@@ -8,9 +8,9 @@ mod event;
 mod filters;
 mod joins;
 mod layouts;
+mod map_outputs;
 mod observe;
 mod outcome;
-mod partition_set;
 mod poison;
 mod policy;
 mod recover;
@@ -38,6 +38,7 @@ use crate::time::Instant;
 use filters::RuntimeFilters;
 use joins::SortedJoins;
 use layouts::Layouts;
+use map_outputs::Subscriptions;
 use outcome::QueryState;
 use poison::Suspects;
 use reports::Success;
@@ -63,6 +64,7 @@ pub struct Coordinator {
     state: QueryState,
     stages: StageTable,
     layouts: Layouts,
+    subscriptions: Subscriptions,
     filters: RuntimeFilters,
     joins: SortedJoins,
     workers: WorkerRegistry,
@@ -97,6 +99,7 @@ impl Coordinator {
         let (stages, layouts) = (StageTable::new(&graph), Layouts::new(&graph));
         let filters = RuntimeFilters::new(&graph);
         let joins = SortedJoins::new(&graph);
+        let subscriptions = Subscriptions::new(&graph);
         Ok(Self {
             graph,
             topology,
@@ -105,6 +108,7 @@ impl Coordinator {
             state: QueryState::Running,
             stages,
             layouts,
+            subscriptions,
             filters,
             joins,
             workers: WorkerRegistry::new(&policy),

@@ -119,6 +119,7 @@ impl Coordinator {
         let was_empty = stage.is_empty();
         stage.begin_epoch();
         self.layouts.reset(id);
+        self.subscriptions.end_all(id);
         self.filters.reset(id);
         let tasks = (0..)
             .zip(stage.tasks())

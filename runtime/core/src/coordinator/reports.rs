@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::Coordinator;
 use super::attempts::{AttemptEnd, OutputParts, TaskRun, Winner};
 use super::event::{Action, Outcome, QueryFailure};
-use super::partition_set::PartitionSet;
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
 use crate::key_filter::KeyFilter;
 use crate::layout::{LayoutId, MapTaskBytes};
 use crate::message::{InputState, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
+use crate::partition_set::PartitionSet;
 use crate::ranges::SortedRun;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
@@ -167,32 +167,6 @@ impl Coordinator {
                 worker: worker.clone(),
                 attempt,
             });
-        }
-    }
-
-    /// Notifies the current readers of the attempt: running attempts and the client.
-    pub(super) fn notify_readers(&mut self, winner: &Winner, state: InputState) {
-        let task = winner.id.task_id();
-        if self.topology.roots.contains(&task.stage) && !self.policy.sink {
-            self.out.push(Action::UpdateResult {
-                updates: vec![winner.update(state)],
-            });
-        }
-        let consumers = self.topology.consumers[task.stage.0 as usize].iter();
-        let readers = consumers.flat_map(|stage| self.stages.get(*stage).running_attempts());
-        let readers = readers.filter(|reader| self.reads_map_task(reader.id.task_id(), task));
-        let readers: Vec<_> = readers
-            .map(|reader| (WorkerId::clone(&reader.worker), reader.id))
-            .collect();
-        for (worker, attempt) in readers {
-            if self.workers.is_connected(&worker) {
-                let updates = vec![self.update_for(attempt, winner, state)];
-                self.out.push(Action::UpdateInputs {
-                    worker,
-                    attempt,
-                    updates,
-                });
-            }
         }
     }
 

@@ -10,6 +10,7 @@ mod joins;
 mod layouts;
 mod limits;
 mod losses;
+mod map_outputs;
 mod measures;
 mod poison;
 mod ranges;

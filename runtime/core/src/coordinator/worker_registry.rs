@@ -137,6 +137,11 @@ impl WorkerRegistry {
         self.all().filter(|worker| worker.is_connected())
     }
 
+    /// How many workers have a session.
+    pub(super) fn sessions(&self) -> usize {
+        self.heard.len()
+    }
+
     /// Workers to which attempts may be assigned.
     pub(super) fn usable(&self) -> impl Iterator<Item = &Worker> {
         self.all().filter(|worker| self.is_usable(worker))
@@ -347,6 +352,7 @@ impl Coordinator {
             return;
         };
         let occupied = self.slots.close_account(name);
+        self.subscriptions.end_session(&ended.worker);
         match self.state {
             QueryState::Running => {
                 // A worker that drains has said that it goes.

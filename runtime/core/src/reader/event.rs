@@ -2,7 +2,7 @@
 
 use crate::failure::FetchError;
 use crate::ids::{AttemptId, StreamEpoch, StreamId, WorkerId};
-use crate::message::{ChunkHead, InputUpdate};
+use crate::message::{ChunkHead, NextStream, ReaderUpdate};
 
 /// One fetch of a reader. Ids are never used twice, so late chunks of a cancelled fetch are recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,7 +12,7 @@ pub struct FetchId(pub u64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The coordinator sent an update about a map task's output.
-    InputUpdated(InputUpdate),
+    InputUpdated(ReaderUpdate),
     /// A chunk arrived; the shell has its bytes.
     ChunkArrived {
         /// The call.
@@ -57,8 +57,8 @@ pub enum Action {
         worker: WorkerId,
         /// The stream.
         stream: StreamId,
-        /// Other partitions of the attempt to bring after it, each from its beginning, as far as there is room.
-        next_partitions: Vec<u32>,
+        /// Other streams of the worker to bring after it, each from its beginning, as far as there is room.
+        next_streams: Vec<NextStream>,
         /// The lowest epoch that will do.
         min_stream_epoch: StreamEpoch,
         /// The first byte.

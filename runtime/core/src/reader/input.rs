@@ -1,15 +1,19 @@
 //! One input of a reader: its map tasks, their streams, and the bytes that it may hold.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
+use std::sync::Arc;
 
 use super::event::FetchId;
 use super::machine::{Config, MIN_FETCH_BYTES};
 use crate::ids::{AttemptId, StreamEpoch, StreamId, TaskId, WorkerId};
 use crate::limits::MAX_STREAMS_PER_FETCH;
-use crate::message::{AssignedInput, Writer};
+use crate::message::{AssignedInput, NextStream, Writer};
+use crate::partition_set::PartitionSet;
 use crate::ranges::ByteRange;
 use crate::time::Instant;
+
+/// Ready streams that are looked at for those of one worker.
+const MAX_STREAMS_SCANNED: usize = 16 * MAX_STREAMS_PER_FETCH;
 
 /// In what order the operators take an input's rows. The bound on held bytes must never stop the stream for which they wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,18 +31,18 @@ pub enum Delivery {
 pub(super) struct Source {
     pub attempt: AttemptId,
     pub stream_epoch: StreamEpoch,
-    pub worker: WorkerId,
+    pub worker: Arc<WorkerId>,
     /// The bytes to read of each stream; all, if there is none.
     pub range: Option<ByteRange>,
     /// The partitions that hold bytes; any may, if there are none named.
-    pub filled: Option<BTreeSet<u32>>,
+    pub filled: Option<PartitionSet>,
 }
 
 impl Source {
     /// Whether nothing of the partition is to be fetched.
     fn is_empty(&self, partition: u32) -> bool {
         let filled = self.filled.as_ref();
-        filled.is_some_and(|filled| !filled.contains(&partition))
+        filled.is_some_and(|filled| !filled.contains(partition))
     }
 }
 
@@ -238,22 +242,42 @@ impl Input {
         })
     }
 
-    /// Partitions of the map task that the same fetch may bring after this one: those not begun, in order. None if each stream
-    /// is delivered by itself or in part.
-    pub fn streams_after(&self, task: TaskId, partition: u32) -> Vec<u32> {
-        let entry = self.tasks.get(&task);
-        let whole = |stream: &Stream| stream.end.is_none();
-        let first = entry.and_then(|entry| entry.streams.get(&partition));
-        let Some(entry) = entry.filter(|_| self.delivery != Delivery::PerStream && first.is_some_and(whole))
-        else {
-            return Vec::new();
+    /// Streams of the same worker that one fetch may bring after this one: ready ones that are not begun, in order. None if each
+    /// stream is delivered by itself or in part; where they are taken in their order, those of the map task.
+    pub fn streams_after(&self, task: TaskId, partition: u32) -> Vec<(TaskId, u32)> {
+        let stream = |(task, partition): (TaskId, u32)| self.tasks.get(&task)?.streams.get(&partition);
+        let in_part = stream((task, partition)).is_none_or(|first| first.end.is_some());
+        let of_map_task = match self.delivery {
+            Delivery::Arrival => false,
+            Delivery::InOrder => true,
+            Delivery::PerStream => return Vec::new(),
         };
-        let after = (Bound::Excluded(partition), Bound::Unbounded);
-        let streams = entry.streams.range(after);
-        let fresh =
-            streams.filter(|(_, stream)| stream.phase == Phase::Ready && stream.is_unread() && whole(stream));
-        let partitions = fresh.map(|(partition, _)| *partition);
-        partitions.take(MAX_STREAMS_PER_FETCH - 1).collect()
+        if in_part {
+            return Vec::new();
+        }
+        let worker = self.worker_of(task);
+        let goes_along = |other: &(TaskId, u32)| match of_map_task {
+            true => other.0 == task && other.1 > partition,
+            false => *other != (task, partition) && self.worker_of(other.0) == worker,
+        };
+        let fresh = |other: &(TaskId, u32)| {
+            stream(*other).is_some_and(|stream| stream.is_unread() && stream.end.is_none())
+        };
+        // Streams that are not begun hold nothing. They come last, unless all are in order.
+        let begin = if of_map_task {
+            (false, task, partition)
+        } else {
+            (true, TaskId::FIRST, 0)
+        };
+        let ready = self.empty_streams.range(begin..).take(MAX_STREAMS_SCANNED);
+        let ready = ready.map(|(_, task, partition)| (*task, *partition));
+        let along = ready.filter(goes_along).filter(fresh);
+        along.take(MAX_STREAMS_PER_FETCH - 1).collect()
+    }
+
+    /// Who serves the map task.
+    fn worker_of(&self, task: TaskId) -> Option<&Arc<WorkerId>> {
+        Some(&self.tasks.get(&task)?.source.as_ref()?.worker)
     }
 
     /// Marks a stream as one that a fetch is to bring.
@@ -335,6 +359,16 @@ impl Input {
         partitions
             .filter_map(|partition| self.stream_id(task, partition))
             .collect()
+    }
+
+    /// The stream of a map task as a fetch names it.
+    pub fn next_stream(&self, task: TaskId, partition: u32) -> Option<NextStream> {
+        let source = self.tasks.get(&task)?.source.as_ref()?;
+        let attempt = source.attempt;
+        Some(NextStream {
+            stream: StreamId { attempt, partition },
+            min_stream_epoch: source.stream_epoch,
+        })
     }
 
     pub fn map_attempt(&self, task: TaskId) -> Option<AttemptId> {

@@ -1,6 +1,7 @@
 //! The machine of a shuffle read.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Action, Event, FetchId};
@@ -8,8 +9,8 @@ use super::input::{Delivery, Input, Phase, RetryState, Source};
 use super::open_fetch::{Key, OpenFetch};
 use super::verdict::{Verdict, check_chunk};
 use crate::failure::FetchError;
-use crate::ids::{StreamId, TaskId};
-use crate::message::{AssignedInput, ChunkHead, InputState, InputUpdate};
+use crate::ids::{StreamId, TaskId, WorkerId};
+use crate::message::{AssignedInput, ChunkHead, InputState, ReaderUpdate};
 use crate::time::Instant;
 
 #[cfg(test)]
@@ -124,7 +125,8 @@ impl Reader {
         actions
     }
 
-    fn on_update(&mut self, index: usize, update: &InputUpdate, actions: &mut Vec<Action>) {
+    fn on_update(&mut self, index: usize, told: &ReaderUpdate, actions: &mut Vec<Action>) {
+        let update = told.update.as_ref();
         let task = update.map_attempt.task_id();
         let input = self.inputs.get(index).filter(|_| !self.failed);
         let Some(entry) = input.and_then(|input| input.tasks.get(&task)) else {
@@ -134,12 +136,9 @@ impl Reader {
         let update_source = Source {
             attempt: update.map_attempt,
             stream_epoch: update.stream_epoch,
-            worker: update.worker.as_ref().clone(),
-            range: update.range,
-            filled: update
-                .filled_partitions
-                .as_ref()
-                .map(|filled| filled.iter().copied().collect()),
+            worker: Arc::clone(&update.worker),
+            range: told.range,
+            filled: update.filled_partitions.clone(),
         };
         let source = entry.source.as_ref();
         let same = source.is_some_and(|source| source.attempt == update.map_attempt);
@@ -209,15 +208,18 @@ impl Reader {
         }
     }
 
-    /// Cancels the open fetches and the waits of a map task.
+    /// Cancels the open fetches and the waits of a map task. Streams of others that such a fetch was to bring are fetched again.
     fn cancel_task(&mut self, index: usize, task: TaskId, actions: &mut Vec<Action>) {
         let of_task = |key: &Key| key.0 == index && key.1 == task;
         let open = self.fetches.iter();
-        let open = open.filter(|(_, fetch)| fetch.input == index && fetch.task == task);
+        let open = open.filter(|(_, fetch)| fetch.keys().iter().any(of_task));
         let open: Vec<FetchId> = open.map(|(&id, _)| id).collect();
         for id in open {
-            self.close_fetch(id);
+            let keys = self.close_fetch(id).map(|fetch| fetch.keys());
             actions.push(Action::CancelFetch { fetch: id });
+            for key in keys.into_iter().flatten().filter(|key| !of_task(key)) {
+                self.ready(key);
+            }
         }
         self.waits.retain(|(_, key)| !of_task(key));
     }
@@ -235,7 +237,7 @@ impl Reader {
         let Some(fetch) = self.fetches.get_mut(&id) else {
             return;
         };
-        let (index, task, partition) = (fetch.input, fetch.task, head.partition);
+        let (index, task, partition) = (fetch.input, head.stream.attempt.task_id(), head.stream.partition);
         let Some(input) = self.inputs.get_mut(index) else {
             return;
         };
@@ -248,8 +250,11 @@ impl Reader {
             attempt: source.attempt,
             partition,
         };
-        let verdict = match fetch.partitions.iter().position(|awaited| *awaited == partition) {
-            Some(0) => check_chunk(head, source.stream_epoch, cursor, fetch.reserved),
+        let mut awaited = fetch.streams.iter();
+        let verdict = match awaited.position(|awaited| *awaited == (task, partition)) {
+            Some(0) if head.stream == stream_id => {
+                check_chunk(head, source.stream_epoch, cursor, fetch.reserved)
+            }
             Some(_) => Verdict::Gap,
             // It has come to its end.
             None => return,
@@ -294,8 +299,8 @@ impl Reader {
         if at_end || complete {
             input.end_stream(task, partition);
             fetch.progressed = true;
-            fetch.partitions.pop_front();
-            if fetch.partitions.is_empty() {
+            fetch.streams.pop_front();
+            if fetch.streams.is_empty() {
                 self.close_fetch(id);
             }
             actions.push(Action::EndStream {
@@ -320,9 +325,10 @@ impl Reader {
             None => self.retry_all(now, &fetch.keys(), FetchError::Unreachable, actions),
             Some(error) if error.is_transient() => self.retry_all(now, &fetch.keys(), error, actions),
             Some(error) => {
-                let input = self.inputs.get(fetch.input);
-                let partition = fetch.partitions.front().copied().unwrap_or_default();
-                if let Some(stream) = input.and_then(|input| input.stream_id(fetch.task, partition)) {
+                // Those before it have come to their ends.
+                let input = self.inputs.get(fetch.input).zip(fetch.streams.front());
+                let stream = input.and_then(|(input, (task, partition))| input.stream_id(*task, *partition));
+                if let Some(stream) = stream {
                     self.fail(stream, error, actions);
                 }
             }
@@ -446,20 +452,21 @@ impl Reader {
                 return;
             };
             let start_offset = stream.cursor;
-            let next_partitions = input.streams_after(task, partition);
-            let partitions: VecDeque<u32> = std::iter::once(partition)
-                .chain(next_partitions.iter().copied())
-                .collect();
-            for partition in &partitions {
-                input.set_fetching(task, *partition, fetch);
+            let mut streams = VecDeque::from(input.streams_after(task, partition));
+            let next_streams = streams
+                .iter()
+                .filter_map(|(task, partition)| input.next_stream(*task, *partition));
+            let next_streams = next_streams.collect();
+            streams.push_front((task, partition));
+            for (task, partition) in &streams {
+                input.set_fetching(*task, *partition, fetch);
             }
             input.reserved = input.reserved.saturating_add(grant);
             input.in_flight += 1;
             self.next_fetch += 1;
             let open = OpenFetch {
                 input: index,
-                task,
-                partitions,
+                streams,
                 reserved: grant,
                 progressed: false,
                 last_chunk: now,
@@ -467,12 +474,12 @@ impl Reader {
             self.fetches.insert(fetch, open);
             actions.push(Action::Fetch {
                 fetch,
-                worker: source.worker,
+                worker: WorkerId::clone(&source.worker),
                 stream: StreamId {
                     attempt: source.attempt,
                     partition,
                 },
-                next_partitions,
+                next_streams,
                 min_stream_epoch: source.stream_epoch,
                 start_offset,
                 max_bytes: grant,

@@ -11,9 +11,8 @@ pub(super) type Key = (usize, TaskId, u32);
 #[derive(Debug)]
 pub(super) struct OpenFetch {
     pub(super) input: usize,
-    pub(super) task: TaskId,
-    /// Those that it may still bring, in order; never empty.
-    pub(super) partitions: VecDeque<u32>,
+    /// The map tasks and partitions that it may still bring, in order; never empty.
+    pub(super) streams: VecDeque<(TaskId, u32)>,
     /// Bytes that it may still bring.
     pub(super) reserved: u64,
     /// Whether it has brought bytes, or the end of a stream.
@@ -24,9 +23,9 @@ pub(super) struct OpenFetch {
 impl OpenFetch {
     /// What it may still bring.
     pub(super) fn keys(&self) -> Vec<Key> {
-        let partitions = self.partitions.iter();
-        partitions
-            .map(|partition| (self.input, self.task, *partition))
+        let streams = self.streams.iter();
+        streams
+            .map(|(task, partition)| (self.input, *task, *partition))
             .collect()
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::division::Division;
 use super::model::Row;
+use super::told::ToldOutputs;
 use crate::coordinator::{
     Action, Event, MAX_ATTEMPTS_PER_TASK, MAX_WORKERS_LOST_WITH_TASK, Outcome, Policy, QueryFailure,
 };
@@ -49,6 +50,7 @@ pub struct Audit {
     pub ran_again: u32,
     ended: bool,
     division: Division,
+    told: ToldOutputs,
     /// What each stream of a finished attempt holds.
     pub published: BTreeMap<StreamId, Vec<Row>>,
 }
@@ -88,6 +90,7 @@ impl Audit {
                 // What was cancelled or lost does not count, even if it finished.
                 if self.live.get(&attempt.task_id()) == Some(attempt) {
                     self.succeeded.insert(*attempt);
+                    self.told.on_succeeded(*attempt);
                     self.live.remove(&attempt.task_id());
                 }
             }
@@ -140,6 +143,7 @@ impl Audit {
             }
         }
         self.connected.remove(worker);
+        self.told.on_session_ended(worker);
         self.draining.remove(worker);
         self.granted.remove(worker);
         self.kept.retain(|_, name| name != worker);
@@ -163,15 +167,18 @@ impl Audit {
         match action {
             Action::AssignAttempt { worker, assignment } => {
                 self.on_assigned(&worker.name, assignment.attempt)?;
+                self.told.on_assigned(&worker.name, assignment)?;
                 self.division.on_assigned(assignment)
             }
             Action::SetResultTasks { writer } => {
                 self.division.tasks.insert(writer.stage, writer.tasks);
                 Ok(())
             }
-            Action::UpdateInputs { updates, .. } | Action::UpdateResult { updates } => {
-                updates.iter().try_for_each(|update| self.on_update(update))
-            }
+            Action::UpdateInputs { worker, updates, .. } => updates.iter().try_for_each(|update| {
+                self.told.on_update(&worker.name, update)?;
+                self.on_update(update)
+            }),
+            Action::UpdateResult { updates } => updates.iter().try_for_each(|update| self.on_update(update)),
             Action::CommitSink { winners } => {
                 self.division.on_committed(winners)?;
                 winners.iter().try_for_each(|winner| self.on_won(*winner))

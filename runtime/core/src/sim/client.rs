@@ -129,7 +129,7 @@ impl World {
             }
             InputState::Won | InputState::Lost => {
                 let reader = ReaderId::Client(self.client.generation);
-                self.notify_reader(&reader, reader::Event::InputUpdated(update), &[])
+                self.notify_reader(&reader, reader::Event::InputUpdated(update.into()), &[])
             }
         }
     }

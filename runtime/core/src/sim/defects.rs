@@ -1,9 +1,13 @@
 //! Defects in layouts, put in on purpose.
 
+use std::sync::Arc;
+
 use super::plan::Defect;
 use crate::coordinator::Action;
 use crate::ids::AttemptId;
+use crate::limits::MAX_PARTITIONS;
 use crate::message::AssignedInput;
+use crate::partition_set::PartitionSet;
 use crate::plan::{ReadKind, StageGraph};
 
 /// Changes what the coordinator says.
@@ -11,6 +15,8 @@ pub fn apply_to_action(defect: Defect, action: &mut Action) {
     match defect {
         Defect::AssignTooFew => drop_partition(action),
         Defect::DropFilledPartition => drop_filled_partition(action),
+        Defect::DropUpdate => drop_update(action),
+        Defect::RepeatUpdate => repeat_update(action),
         Defect::NeverSort => never_sort(action),
         Defect::SkipMapTask => skip_map_task(action),
         Defect::ReadPartOfWhole => read_part_of_whole(action),
@@ -70,14 +76,34 @@ fn never_sort(action: &mut Action) {
     }
 }
 
+/// Takes the last output from those that a worker is told of.
+fn drop_update(action: &mut Action) {
+    if let Action::UpdateInputs { updates, .. } = action {
+        Arc::make_mut(updates).pop();
+    }
+}
+
+/// Tells a worker of an output as if each reader had to hear of it.
+fn repeat_update(action: &mut Action) {
+    if let Action::UpdateInputs { updates, .. } = action {
+        let updates = Arc::make_mut(updates);
+        updates.extend(updates.first().cloned());
+    }
+}
+
 /// Takes a partition from those that hold bytes.
 fn drop_filled_partition(action: &mut Action) {
     let Action::UpdateInputs { updates, .. } = action else {
         return;
     };
-    updates.iter_mut().for_each(|update| {
-        update.filled_partitions.as_mut().and_then(Vec::pop);
-    });
+    for filled in Arc::make_mut(updates)
+        .iter_mut()
+        .filter_map(|update| update.filled_partitions.as_mut())
+    {
+        let mut members: Vec<u32> = filled.members_in(0..MAX_PARTITIONS).collect();
+        members.pop();
+        *filled = PartitionSet::new(MAX_PARTITIONS, members.into_iter());
+    }
 }
 
 /// Changes what an attempt reads of its own partitions.

@@ -68,7 +68,10 @@ impl Reading {
                 .iter()
                 .map(|input| input.writers.iter().flat_map(Writer::map_tasks).collect())
                 .collect(),
-            ranges: inputs.iter().map(|input| input.range.clone()).collect(),
+            ranges: inputs
+                .iter()
+                .map(|input| Some(input.range.clone()?.keys))
+                .collect(),
             taken: vec![BTreeMap::new(); inputs.len()],
             tick_at: None,
         }
@@ -109,7 +112,6 @@ impl Node {
     /// The chunks of a response, one of each stream, while there is room; then its end.
     fn respond(&mut self, fetch: FetchId, mut request: FetchRequest) -> Result<Vec<Answer>, Violation> {
         let mut answers = Vec::new();
-        let mut next = std::mem::take(&mut request.next_partitions).into_iter();
         loop {
             let event = stream::Event::FetchArrived {
                 fetch: stream::FetchId(fetch.0),
@@ -131,12 +133,10 @@ impl Node {
             request.max_bytes = request.max_bytes.saturating_sub(bytes);
             let ended = head.finalized && head.end_offset == head.watermark_offset;
             let room = ended && request.max_bytes > 0;
-            let Some(partition) = next.next().filter(|_| room) else {
+            if !room || !request.advance() {
                 answers.push(Answer::End { error: None });
                 return Ok(answers);
-            };
-            request.stream.partition = partition;
-            request.start_offset = 0;
+            }
         }
     }
 }
@@ -219,7 +219,7 @@ impl World {
                 fetch,
                 worker,
                 stream,
-                next_partitions,
+                next_streams,
                 min_stream_epoch,
                 start_offset,
                 max_bytes,
@@ -227,7 +227,7 @@ impl World {
                 let request = FetchRequest {
                     query: Self::query(),
                     stream,
-                    next_partitions,
+                    next_streams: next_streams.into(),
                     start_offset,
                     max_bytes,
                     min_stream_epoch,

@@ -19,4 +19,5 @@ mod node;
 mod plan;
 mod session;
 mod tests;
+mod told;
 mod world;

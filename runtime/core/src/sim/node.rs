@@ -16,7 +16,8 @@ use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, StreamId, WorkerId};
 use crate::leases::{SessionId, SlotLeases};
 use crate::locality::NodeLocation;
-use crate::message::{Assignment, ChunkHead};
+use crate::map_output_tracker::MapOutputTracker;
+use crate::message::{Assignment, ChunkHead, InputUpdate, ReaderRange, ReaderUpdate};
 use crate::plan::Stage;
 use crate::ranges::{RunSample, SortedRun};
 use crate::reader::{self, Delivery};
@@ -51,6 +52,8 @@ pub struct Node {
     pub slots: u32,
     pub session: Option<u64>,
     pub running: BTreeMap<AttemptId, Job>,
+    /// What its session was told of outputs.
+    outputs: MapOutputTracker,
     finished: BTreeSet<AttemptId>,
     store: BTreeMap<StreamId, Vec<Frame>>,
 }
@@ -72,6 +75,7 @@ impl Node {
             slots,
             session: None,
             running: BTreeMap::new(),
+            outputs: MapOutputTracker::default(),
             finished: BTreeSet::new(),
             store: BTreeMap::new(),
         }
@@ -150,17 +154,7 @@ impl World {
                 self.grant(name);
             }
             ToWorker::Assign(assignment) => self.assign(name, session, assignment)?,
-            ToWorker::Inputs(attempt, updates) => {
-                let incarnation = node.id.incarnation.0;
-                let reader = ReaderId::Attempt {
-                    name: name.to_owned(),
-                    incarnation,
-                    attempt,
-                };
-                for update in updates {
-                    self.notify_reader(&reader, reader::Event::InputUpdated(update), &[])?;
-                }
-            }
+            ToWorker::Inputs(updates, ranges) => self.update_inputs(name, updates, &ranges)?,
             ToWorker::Cancel(attempt) => self.end_attempt(name, attempt, AttemptFailure::Cancelled),
             ToWorker::Retire(attempt) => node.retire(attempt),
         }
@@ -175,6 +169,7 @@ impl World {
             return Ok(());
         };
         node.session = Some(session);
+        node.outputs = MapOutputTracker::default();
         let opened = stream::Event::QueryOpened {
             query: Self::query(),
             coordinator_epoch: CoordinatorEpoch(1),
@@ -274,11 +269,52 @@ impl World {
             self.start_writing(name, incarnation, attempt);
             return Ok(());
         }
+        let known = node.outputs.open(attempt, &inputs);
+        let known = known.into_iter().map(|update| (attempt, update)).collect();
+        self.tell_readers(name, incarnation, known)?;
         self.tick_reader(&ReaderId::Attempt {
             name: name.to_owned(),
             incarnation,
             attempt,
         })
+    }
+
+    /// The worker is told of outputs, and passes it on to the attempts that read them.
+    fn update_inputs(
+        &mut self,
+        name: &str,
+        updates: Vec<InputUpdate>,
+        ranges: &[ReaderRange],
+    ) -> Result<(), Violation> {
+        for update in updates {
+            let Some(node) = self.nodes.get_mut(name) else {
+                return Ok(());
+            };
+            let knows = node.outputs.get(update.map_attempt.task_id()).is_some();
+            if knows && self.plan.defect == Defect::KeepFirstUpdate {
+                continue;
+            }
+            let (incarnation, told) = (node.id.incarnation.0, node.outputs.update(update, ranges));
+            self.tell_readers(name, incarnation, told)?;
+        }
+        Ok(())
+    }
+
+    fn tell_readers(
+        &mut self,
+        name: &str,
+        incarnation: u64,
+        told: Vec<(AttemptId, ReaderUpdate)>,
+    ) -> Result<(), Violation> {
+        for (attempt, update) in told {
+            let reader = ReaderId::Attempt {
+                name: name.to_owned(),
+                incarnation,
+                attempt,
+            };
+            self.notify_reader(&reader, reader::Event::InputUpdated(update), &[])?;
+        }
+        Ok(())
     }
 
     /// An attempt ends without success, if it still runs.
@@ -289,6 +325,7 @@ impl World {
         let Some((_, session)) = node.running.remove(&attempt).zip(node.session) else {
             return;
         };
+        node.outputs.close(attempt);
         node.retire(attempt);
         node.leases.finish(SessionId(session));
         let worker = node.id.clone();

@@ -141,6 +141,12 @@ pub enum Defect {
     ReadPartOfWhole,
     /// The coordinator lets one task of a stage do a join as planned whose sides change places in others.
     SwapInSome,
+    /// The coordinator does not tell a worker of one of the outputs.
+    DropUpdate,
+    /// The coordinator tells a worker of an output twice.
+    RepeatUpdate,
+    /// A worker keeps the first that it is told of an output.
+    KeepFirstUpdate,
 }
 
 #[derive(Debug)]
@@ -288,7 +294,10 @@ impl Plan {
             | Defect::ReportNoRows
             | Defect::SkipMapTask
             | Defect::ReadPartOfWhole
-            | Defect::SwapInSome => {}
+            | Defect::SwapInSome
+            | Defect::DropUpdate
+            | Defect::RepeatUpdate
+            | Defect::KeepFirstUpdate => {}
         }
     }
 
@@ -321,7 +330,10 @@ impl Plan {
             | Defect::ReportNoRows
             | Defect::SkipMapTask
             | Defect::ReadPartOfWhole
-            | Defect::SwapInSome => span,
+            | Defect::SwapInSome
+            | Defect::DropUpdate
+            | Defect::RepeatUpdate
+            | Defect::KeepFirstUpdate => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),

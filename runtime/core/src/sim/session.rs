@@ -7,7 +7,7 @@ use super::plan::LATEST_REPEAT;
 use super::world::{SimEvent, World};
 use crate::coordinator::Event;
 use crate::ids::{AttemptId, Incarnation, WorkerId};
-use crate::message::{Assignment, InputUpdate};
+use crate::message::{Assignment, InputUpdate, ReaderRange};
 
 /// What a coordinator says in a session.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub enum ToWorker {
     RequestSlots(u32),
     ReleaseSlots(u32),
     Assign(Assignment),
-    Inputs(AttemptId, Vec<InputUpdate>),
+    Inputs(Vec<InputUpdate>, Vec<ReaderRange>),
     Cancel(AttemptId),
     Retire(AttemptId),
 }

@@ -282,6 +282,21 @@ fn a_partition_whose_bytes_are_not_told_of_is_noticed() {
 }
 
 #[test]
+fn an_output_that_a_worker_does_not_know_is_noticed() {
+    assert_noticed(Scenario::Any, Defect::DropUpdate, "without knowing");
+}
+
+#[test]
+fn an_output_of_which_a_worker_is_told_again_is_noticed() {
+    assert_noticed(Scenario::Any, Defect::RepeatUpdate, "was told of");
+}
+
+#[test]
+fn a_worker_that_goes_on_with_an_output_that_was_lost_is_noticed() {
+    assert_noticed(Scenario::Any, Defect::KeepFirstUpdate, "the result has");
+}
+
+#[test]
 fn a_partition_that_two_tasks_read_is_noticed() {
     assert_noticed(Scenario::Any, Defect::ReadPartitionTwice, "0 missing");
 }

@@ -347,7 +347,7 @@ impl World {
             SimEvent::ReaderTick { reader } => self.tick_reader(&reader),
             // The last update at this time, not at the time when the reader was opened: newer ones may have come.
             SimEvent::RepeatUpdate { reader, task } => match self.client.last_updates.get(&task).cloned() {
-                Some(update) => self.notify_reader(&reader, reader::Event::InputUpdated(update), &[]),
+                Some(update) => self.notify_reader(&reader, reader::Event::InputUpdated(update.into()), &[]),
                 None => Ok(()),
             },
             SimEvent::Consumed {
@@ -413,11 +413,9 @@ impl World {
             }
             Action::UpdateInputs {
                 worker,
-                attempt,
                 updates,
-            } => {
-                self.send(&worker.name, ToWorker::Inputs(attempt, updates));
-            }
+                ranges,
+            } => self.send(&worker.name, ToWorker::Inputs(updates.as_ref().clone(), ranges)),
             Action::CancelAttempt { worker, attempt } => self.send(&worker.name, ToWorker::Cancel(attempt)),
             Action::RetireAttempt { worker, attempt } => self.send(&worker.name, ToWorker::Retire(attempt)),
             Action::DropWorker { worker } => self.drop_link(&worker.name),

@@ -334,7 +334,7 @@ impl Attempt {
             .min(watermark_offset)
             .max(start_offset);
         Ok(ChunkHead {
-            partition: request.stream.partition,
+            stream: request.stream,
             start_offset,
             end_offset,
             watermark_offset,

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream, SelectAll};
 use sluice_core::failure::FetchError;
 use sluice_core::ids::{CoordinatorEpoch, QueryId, StreamId};
-use sluice_core::message::{ChunkHead, FetchRequest, InputUpdate};
+use sluice_core::message::{ChunkHead, FetchRequest, ReaderUpdate};
 use sluice_core::reader::{Action, Event, FetchId, Reader};
 use sluice_core::time::Instant;
 use tokio::sync::{mpsc, oneshot};
@@ -98,7 +98,7 @@ impl ReadDriver {
     /// Runs until all inputs have ended, the read has failed, or all streams are dropped.
     pub async fn run(
         mut self,
-        mut updates: mpsc::UnboundedReceiver<InputUpdate>,
+        mut updates: mpsc::UnboundedReceiver<ReaderUpdate>,
         mut returned: mpsc::UnboundedReceiver<Event>,
     ) {
         let started = time::Instant::now();
@@ -160,7 +160,7 @@ impl ReadDriver {
                 fetch,
                 worker,
                 stream,
-                next_partitions,
+                next_streams,
                 min_stream_epoch,
                 start_offset,
                 max_bytes,
@@ -168,7 +168,7 @@ impl ReadDriver {
                 let request = FetchRequest {
                     query: self.query.clone(),
                     stream,
-                    next_partitions,
+                    next_streams: next_streams.into(),
                     start_offset,
                     max_bytes,
                     min_stream_epoch,

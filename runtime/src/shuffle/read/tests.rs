@@ -7,7 +7,7 @@ use arrow::datatypes::Int64Type;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, UnboundedMemoryPool};
 use futures::{StreamExt, TryStreamExt};
 use sluice_core::ids::{Incarnation, StageEpoch, StageId, StreamEpoch};
-use sluice_core::message::{InputState, Writer};
+use sluice_core::message::{InputState, InputUpdate, Writer};
 use tempfile::TempDir;
 
 use super::*;
@@ -39,8 +39,8 @@ fn worker(number: u64) -> WorkerId {
 struct Cluster {
     _dirs: Vec<TempDir>,
     transport: InProcessTransport,
-    updates: mpsc::UnboundedSender<InputUpdate>,
-    receiver: Option<mpsc::UnboundedReceiver<InputUpdate>>,
+    updates: mpsc::UnboundedSender<ReaderUpdate>,
+    receiver: Option<mpsc::UnboundedReceiver<ReaderUpdate>>,
     pool: Arc<dyn MemoryPool>,
 }
 
@@ -114,9 +114,8 @@ impl Cluster {
             worker: Arc::new(self.home(map)),
             state,
             filled_partitions: None,
-            range: None,
         };
-        self.updates.send(update).unwrap();
+        self.updates.send(update.into()).unwrap();
     }
 
     fn start(&mut self, inputs: Vec<ReadInput>, input_bytes: u64) -> ShuffleReads {

@@ -36,7 +36,7 @@ fn request(stream: StreamId, start_offset: u64) -> FetchRequest {
     FetchRequest {
         query: query("q"),
         stream,
-        next_partitions: Vec::new(),
+        next_streams: Vec::new().into(),
         start_offset,
         max_bytes: u64::MAX,
         min_stream_epoch: StreamEpoch(0),

@@ -75,7 +75,7 @@ async fn read(store: &StoreHandle, schema: SchemaRef, task: u32, partition: u32)
                 attempt: attempt(task),
                 partition,
             },
-            next_partitions: Vec::new(),
+            next_streams: Vec::new().into(),
             start_offset,
             max_bytes: u64::MAX,
             min_stream_epoch: StreamEpoch(0),

@@ -205,9 +205,12 @@ fn assignment() -> wire::AssignAttempt {
                 only: Some(wire::TaskSet { tasks: vec![0, 4] }),
             }],
             assigned_reduce_partitions: vec![1, 2, 3],
-            range: Some(wire::KeyRange {
-                lower: Some(bound(b"a")),
-                upper: Some(bound(b"b")),
+            range: Some(wire::AssignedRange {
+                keys: Some(wire::KeyRange {
+                    lower: Some(bound(b"a")),
+                    upper: Some(bound(b"b")),
+                }),
+                runs: vec![run()],
             }),
         }],
         splits: vec![wire::LeafSplit {
@@ -219,21 +222,20 @@ fn assignment() -> wire::AssignAttempt {
     }
 }
 
+fn run() -> wire::RunBytes {
+    wire::RunBytes {
+        map_attempt: Some(attempt()),
+        bytes: Some(wire::ByteRange { start: 1, end: 2 }),
+    }
+}
+
 fn update() -> wire::InputUpdate {
     wire::InputUpdate {
         map_attempt: Some(attempt()),
         stream_epoch: 4,
-        worker: Some(wire::WorkerRef {
-            name: "w".into(),
-            incarnation: 9,
-        }),
-        address: "10.0.0.1:7400".into(),
+        worker: 0,
         state: wire::InputState::Won.into(),
-        filled_partitions: Some(wire::PartitionList {
-            partitions: vec![1, 300],
-        }),
-        range: Some(wire::ByteRange { start: 1, end: 2 }),
-        ..wire::InputUpdate::default()
+        filled_partitions: Some(vec![2, 0, 9]),
     }
 }
 
@@ -247,14 +249,27 @@ fn session() -> Vec<Vec<u8>> {
         liveness_timeout_millis: 15_000,
         input_roots: vec!["/data/t".into()],
     };
-    let inputs = wire::UpdateInputs {
-        attempt: Some(attempt()),
+    let outputs = wire::MapOutputs {
+        workers: vec![wire::WorkerEndpoint {
+            worker: Some(wire::WorkerRef {
+                name: "w".into(),
+                incarnation: 9,
+            }),
+            address: "10.0.0.1:7400".into(),
+            fetch_key: vec![7; 32].into(),
+        }],
         updates: vec![update(), update()],
     };
     let mut to_worker = vec![
         ToWorker::Hello(hello),
         ToWorker::AssignAttempt(assignment()),
-        ToWorker::UpdateInputs(inputs),
+        ToWorker::UpdateInputs(wire::UpdateInputs {
+            outputs: outputs.encode_to_vec().into(),
+            ranges: vec![wire::ReaderRange {
+                reader: Some(attempt()),
+                run: Some(run()),
+            }],
+        }),
         ToWorker::CancelAttempt(attempt()),
         ToWorker::DefineFilter(wire::DefineFilter {
             filter: 1,
@@ -321,7 +336,11 @@ fn fetch() -> Vec<Vec<u8>> {
         stage: 1,
         max_bytes: 1 << 20,
         worker_incarnation: 9,
-        next_partitions: vec![2, 300],
+        next_streams: vec![wire::NextStreams {
+            map_attempt: Some(attempt()),
+            min_stream_epoch: 1,
+            reduce_partitions: vec![2, 300],
+        }],
         ..wire::FetchRequest::default()
     };
     let chunks = frames().into_iter().map(|frame| wire::FetchChunk {

@@ -80,7 +80,7 @@ async fn talk(
 
 fn fetch(query: &str, incarnation: u64) -> wire::FetchRequest {
     wire::FetchRequest {
-        next_partitions: Vec::new(),
+        next_streams: Vec::new(),
         query: query.into(),
         stage: 0,
         stage_epoch: 0,
@@ -295,7 +295,10 @@ async fn messages_that_no_coordinator_sends_end_their_session_only() {
         message(None),
         message(Some(ToWorker::Hello(hello("again")))),
         message(Some(assign(None))),
-        message(Some(ToWorker::UpdateInputs(wire::UpdateInputs::default()))),
+        message(Some(ToWorker::UpdateInputs(wire::UpdateInputs {
+            outputs: vec![0xff; 9].into(),
+            ranges: Vec::new(),
+        }))),
     ];
     for bad in unusable {
         let shown = format!("{bad:?}");

@@ -303,13 +303,18 @@ pub fn assigned(actions: &[Action]) -> Vec<(String, AttemptId)> {
         .collect()
 }
 
-/// What `reader` was told.
-pub fn updates_to(actions: &[Action], reader: AttemptId) -> Vec<(AttemptId, InputState)> {
+/// What a worker was told of outputs.
+pub fn updates_at(actions: &[Action], name: &str) -> Vec<InputUpdate> {
     let updates = |action: &Action| match action {
-        Action::UpdateInputs { attempt, updates, .. } if *attempt == reader => Some(states(updates)),
+        Action::UpdateInputs { worker, updates, .. } if worker.name == name => Some(updates.as_ref().clone()),
         _ => None,
     };
     actions.iter().filter_map(updates).flatten().collect()
+}
+
+/// Which outputs a worker was told to count, and which not.
+pub fn states_at(actions: &[Action], name: &str) -> Vec<(AttemptId, InputState)> {
+    states(&updates_at(actions, name))
 }
 
 /// What the client was told.

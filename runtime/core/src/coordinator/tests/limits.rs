@@ -2,7 +2,7 @@
 
 use super::fixture::{
     Query, assigned, assignments, attempt, cancelled, client_updates, exchange, in_epoch, outcome, policy,
-    retired, stage, succeeded, updates_to,
+    retired, stage, states_at, succeeded,
 };
 use crate::coordinator::{Action, Event, Outcome};
 use crate::failure::{AttemptFailure, FetchError};
@@ -88,7 +88,7 @@ fn a_limit_with_enough_rows_ends_the_tasks_that_run_and_those_that_wait() {
     assert_eq!(assigned(&enough), [("a".to_owned(), LIMIT)]);
     assert_eq!(reads(&enough), only(100, &[1, 3]));
     assert_eq!(
-        updates_to(&enough, LIMIT),
+        states_at(&enough, "a"),
         [
             (attempt(0, 1, 0), InputState::Won),
             (attempt(0, 3, 0), InputState::Won)

@@ -2,14 +2,12 @@
 
 use super::fixture::{
     Query, assigned, assignments, attempt, chain, client_updates, exchange, failed, map_reduce, outcome,
-    policy, stage, succeeded, updates_to, worker,
+    policy, stage, states_at, succeeded, worker,
 };
-use crate::coordinator::{Action, Event, Outcome, Policy};
+use crate::coordinator::{Action, Event, Outcome};
 use crate::ids::{ExchangeId, StageId, StreamEpoch};
-use crate::layout::{AdaptivePolicy, LayoutId};
 use crate::locality::{DataLocality, LocalityCounts, NodeLocation};
-use crate::message::{InputState, MapOutputPartitionMeta};
-use crate::metrics::AttemptMetrics;
+use crate::message::InputState;
 use crate::plan::{ExchangeKind, ReadKind, StageGraph};
 use crate::time::Instant;
 
@@ -29,7 +27,7 @@ fn a_query_runs_from_the_first_stage_to_the_end() {
     let root = attempt(1, 0, 0);
     assert_eq!(assigned(&reduce), [("a".to_owned(), root)]);
     assert_eq!(
-        updates_to(&reduce, root),
+        states_at(&reduce, "a"),
         [
             (attempt(0, 0, 0), InputState::Won),
             (attempt(0, 1, 0), InputState::Won)
@@ -201,10 +199,7 @@ fn a_draining_worker_gets_no_attempt_and_keeps_its_output() {
     query.run(Event::WorkerDrained { worker: worker("a") });
     let next = query.succeed("a", attempt(0, 0, 0));
     assert_eq!(assigned(&next), [("b".to_owned(), attempt(1, 0, 0))]);
-    assert_eq!(
-        updates_to(&next, attempt(1, 0, 0)),
-        [(attempt(0, 0, 0), InputState::Won)]
-    );
+    assert_eq!(states_at(&next, "b"), [(attempt(0, 0, 0), InputState::Won)]);
 }
 
 #[test]
@@ -305,71 +300,4 @@ fn slots_are_asked_for_near_the_data_first() {
         ..LocalityCounts::default()
     };
     assert_eq!(counts, expected);
-}
-
-/// What each reader of one map task's output is told of where it holds bytes.
-fn told_as_filled(graph: StageGraph, policy: Policy, filled: &[u32]) -> Vec<(u32, Option<Vec<u32>>)> {
-    let output = |partition: u32| MapOutputPartitionMeta {
-        partition,
-        bytes: 10,
-        rows: 1,
-    };
-    let mut query = Query::new(graph, policy);
-    query.join("a", 4);
-    let won = Event::AttemptSucceeded {
-        worker: worker("a"),
-        attempt: attempt(0, 0, 0),
-        layout: LayoutId::default(),
-        outputs: filled.iter().map(|partition| output(*partition)).collect(),
-        run: None,
-        filters: Vec::new(),
-        metrics: AttemptMetrics::default(),
-    };
-    let actions = query.run(won);
-    let received = actions.iter().filter_map(|action| match action {
-        Action::UpdateInputs { attempt, updates, .. } => {
-            Some((attempt.task, updates[0].filled_partitions.clone()))
-        }
-        _ => None,
-    });
-    received.collect()
-}
-
-#[test]
-fn a_reader_is_told_which_of_its_partitions_hold_bytes() {
-    // The partitions that hold bytes, of four.
-    let cases: [&[u32]; 4] = [&[], &[2], &[3, 0, 1], &[0, 1, 2, 3]];
-    for filled in cases {
-        let told = told_as_filled(map_reduce(1, 4), policy(), filled);
-        assert_eq!(told.len(), 4, "{filled:?}");
-        for (task, told) in told {
-            let nothing = (!filled.contains(&task)).then(Vec::new);
-            assert_eq!(told, nothing, "{filled:?}, task {task}");
-        }
-    }
-}
-
-#[test]
-fn a_reader_of_several_partitions_is_told_which_of_them_hold_bytes() {
-    let coalesced = || Policy {
-        adaptive: Some(AdaptivePolicy {
-            target_bytes: 1_000,
-            min_tasks: 1,
-            max_tasks: 0,
-            max_partitions_per_task: 0,
-            min_task_bytes: 1_000,
-        }),
-        ..policy()
-    };
-    let told = |filled: &[u32]| told_as_filled(map_reduce(1, 4), coalesced(), filled);
-    assert_eq!(told(&[3, 1]), [(0, Some(vec![1, 3]))]);
-    assert_eq!(told(&[3, 1, 0, 2]), [(0, None)]);
-    let mut whole = map_reduce(1, 4);
-    whole.stages[1].inputs[0].read = ReadKind::AllPartitions;
-    let told = told_as_filled(whole, policy(), &[2]);
-    assert_eq!(told.len(), 4);
-    assert!(
-        told.iter().all(|(_, filled)| *filled == Some(vec![2])),
-        "{told:?}"
-    );
 }

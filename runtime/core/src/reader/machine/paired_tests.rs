@@ -10,7 +10,7 @@ use super::super::event::{Action, Event, FetchId};
 use super::*;
 use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, QueryId, StageEpoch, StageId};
 use crate::ids::{StreamEpoch, WorkerId};
-use crate::message::{FetchRequest, Writer};
+use crate::message::{FetchRequest, InputUpdate, Writer};
 use crate::stream::{self, StreamTable};
 
 const TASKS: u32 = 5;
@@ -105,9 +105,8 @@ impl World {
             }),
             state,
             filled_partitions: None,
-            range: None,
         };
-        self.handle(Event::InputUpdated(update));
+        self.handle(Event::InputUpdated(update.into()));
     }
 
     /// Runs an attempt of a map task to its end. Attempts of one task write streams of the same length.
@@ -182,7 +181,7 @@ impl World {
                 fetch,
                 worker,
                 stream,
-                next_partitions,
+                next_streams,
                 min_stream_epoch,
                 start_offset,
                 max_bytes,
@@ -190,7 +189,7 @@ impl World {
                 let request = FetchRequest {
                     query: QueryId::new("q").unwrap(),
                     stream,
-                    next_partitions,
+                    next_streams: next_streams.into(),
                     start_offset,
                     max_bytes,
                     min_stream_epoch,
@@ -221,12 +220,7 @@ impl World {
                     if request.stream != stream {
                         return true;
                     }
-                    let next = !request.next_partitions.is_empty();
-                    if next {
-                        request.stream.partition = request.next_partitions.remove(0);
-                        request.start_offset = 0;
-                    }
-                    next
+                    request.advance()
                 });
             }
             Action::EndInput { .. } => self.input_ended = true,

@@ -3,7 +3,7 @@ mod partitions;
 use super::super::event::{Action, Event, FetchId};
 use super::*;
 use crate::ids::{AttemptId, Incarnation, StageEpoch, StageId, StreamEpoch, WorkerId};
-use crate::message::Writer;
+use crate::message::{InputUpdate, NextStream, Writer};
 use crate::ranges::ByteRange;
 use std::sync::Arc;
 
@@ -42,7 +42,11 @@ fn attempt(stage: u32, task: u32, attempt: u32) -> AttemptId {
 }
 
 fn update(map_attempt: AttemptId, stream_epoch: u64, state: InputState) -> Event {
-    Event::InputUpdated(InputUpdate {
+    Event::InputUpdated(about(map_attempt, stream_epoch, state).into())
+}
+
+fn about(map_attempt: AttemptId, stream_epoch: u64, state: InputState) -> InputUpdate {
+    InputUpdate {
         map_attempt,
         stream_epoch: StreamEpoch(stream_epoch),
         worker: Arc::new(WorkerId {
@@ -51,13 +55,20 @@ fn update(map_attempt: AttemptId, stream_epoch: u64, state: InputState) -> Event
         }),
         state,
         filled_partitions: None,
-        range: None,
+    }
+}
+
+/// Won, and the bytes that are wanted.
+fn in_part(map_attempt: AttemptId, stream_epoch: u64, (start, end): (u64, u64)) -> Event {
+    Event::InputUpdated(ReaderUpdate {
+        update: Arc::new(about(map_attempt, stream_epoch, InputState::Won)),
+        range: Some(ByteRange { start, end }),
     })
 }
 
 fn head(start: u64, end: u64, watermark: u64) -> ChunkHead {
     ChunkHead {
-        partition: 0,
+        stream: stream(attempt(1, 0, 0), 0),
         start_offset: start,
         end_offset: end,
         watermark_offset: watermark,
@@ -66,10 +77,15 @@ fn head(start: u64, end: u64, watermark: u64) -> ChunkHead {
     }
 }
 
-/// A reader, the time, and what it did last in words.
+fn stream(attempt: AttemptId, partition: u32) -> StreamId {
+    StreamId { attempt, partition }
+}
+
+/// A reader, the time, and the first stream of each fetch.
 struct Bench {
     reader: Reader,
     now: Instant,
+    fetched: BTreeMap<FetchId, StreamId>,
 }
 
 impl Bench {
@@ -77,11 +93,17 @@ impl Bench {
         Self {
             reader: Reader::new(config, inputs),
             now: Instant(0),
+            fetched: BTreeMap::new(),
         }
     }
 
     fn on(&mut self, event: Event) -> Vec<String> {
         let actions = self.reader.handle(self.now, event);
+        for action in &actions {
+            if let Action::Fetch { fetch, stream, .. } = action {
+                self.fetched.insert(*fetch, *stream);
+            }
+        }
         actions.into_iter().map(words).collect()
     }
 
@@ -90,16 +112,21 @@ impl Bench {
     }
 
     fn chunk(&mut self, fetch: u64, start: u64, end: u64, watermark: u64) -> Vec<String> {
-        let fetch = FetchId(fetch);
-        let head = head(start, end, watermark);
-        self.on(Event::ChunkArrived { fetch, head })
+        let stream = self.fetched.get(&FetchId(fetch)).copied();
+        let stream = stream.unwrap_or(head(0, 0, 0).stream);
+        self.chunk_of(fetch, stream, (start, end, watermark))
     }
 
-    /// A chunk of another partition.
-    fn chunk_of(&mut self, fetch: u64, partition: u32, start: u64, end: u64, watermark: u64) -> Vec<String> {
+    /// A chunk of any of the streams of a fetch.
+    fn chunk_of(
+        &mut self,
+        fetch: u64,
+        stream: StreamId,
+        (start, end, watermark): (u64, u64, u64),
+    ) -> Vec<String> {
         let fetch = FetchId(fetch);
         let head = ChunkHead {
-            partition,
+            stream,
             ..head(start, end, watermark)
         };
         self.on(Event::ChunkArrived { fetch, head })
@@ -132,11 +159,17 @@ fn words(action: Action) -> String {
             stream,
             start_offset,
             max_bytes,
-            next_partitions,
+            next_streams,
             ..
         } => {
-            let next: Vec<String> = next_partitions.iter().map(|next| format!(",p{next}")).collect();
-            let next = next.concat();
+            let name = |next: &NextStream| {
+                let NextStream { stream: next, .. } = next;
+                match next.attempt == stream.attempt {
+                    true => format!(",p{}", next.partition),
+                    false => format!(",{next}"),
+                }
+            };
+            let next = next_streams.iter().map(name).collect::<Vec<_>>().concat();
             format!(
                 "fetch {} {stream}{next}@{start_offset}+{max_bytes} of {}",
                 fetch.0, worker.name
@@ -220,7 +253,7 @@ fn a_replaced_attempt_is_repointed_kept_or_fatal() {
         let mut read = Bench::new(config(), &two);
         read.won(1, 0);
         read.chunk(0, 0, 10, 10);
-        read.chunk_of(0, 1, 0, 0, 0);
+        read.chunk_of(0, stream(attempt(1, 0, 0), 1), (0, 0, 0));
         assert_eq!(read.on(replace()), [""; 0], "{state:?}");
         assert_eq!(read.on(again), [""; 0], "the rows of a map task count once");
     }
@@ -382,7 +415,7 @@ fn a_full_input_does_not_stop_another() {
     assert_eq!(bench.ended(1, None), [""; 0]);
     assert_eq!(bench.won(1, 0), ["fetch 2 s1.e0.t0.a0.p0@0+2097152 of w1"]);
     // What was begun goes on first.
-    let next = ["fetch 3 s2.e0.t0.a0.p0@2097152+65536 of w1"];
+    let next = ["fetch 3 s2.e0.t0.a0.p0,s2.e0.t2.a0.p0@2097152+65536 of w1"];
     assert_eq!(bench.consumed(1, attempt(2, 0, 0), 65536), next);
 }
 
@@ -430,16 +463,15 @@ fn the_window_bounds_fetches_over_all_inputs() {
     assert_eq!(fetches, 4);
     // A place that gets free goes to the input with fewer fetches.
     let actions = bench.chunk(0, 0, 10, 10);
-    assert_eq!(actions.last().unwrap(), "fetch 4 s2.e0.t0.a0.p0@0+2097152 of w1");
+    let last = actions.last().expect("a fetch");
+    assert!(
+        last.starts_with("fetch 4 s2.e0.t0.a0.p0,s2.e0.t1.a0.p0,"),
+        "{last}"
+    );
 }
 
-/// Won, and the bytes that are wanted.
 fn ranged(task: u32, start: u64, end: u64) -> Event {
-    let range = Some(ByteRange { start, end });
-    match update(attempt(1, task, 0), 1, InputState::Won) {
-        Event::InputUpdated(update) => Event::InputUpdated(InputUpdate { range, ..update }),
-        other => other,
-    }
+    in_part(attempt(1, task, 0), 1, (start, end))
 }
 
 #[test]
@@ -474,11 +506,7 @@ fn a_range_of_which_no_byte_has_come_may_lie_elsewhere_in_another_attempt() {
     bench.on(ranged(0, 300, 900));
     let lost = update(attempt(1, 0, 0), 1, InputState::Lost);
     assert_eq!(bench.on(lost), ["cancel 0"]);
-    let Event::InputUpdated(update) = update(attempt(1, 0, 1), 2, InputState::Won) else {
-        return;
-    };
-    let range = Some(ByteRange { start: 100, end: 450 });
-    let again = Event::InputUpdated(InputUpdate { range, ..update });
+    let again = in_part(attempt(1, 0, 1), 2, (100, 450));
     assert_eq!(bench.on(again), ["fetch 1 s1.e0.t0.a1.p0@100+350 of w2"]);
 }
 

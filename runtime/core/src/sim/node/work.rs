@@ -180,6 +180,7 @@ impl World {
         }
         let outputs = reported.ok_or_else(|| format!("{attempt} ended without a report"))?;
         let job = node.running.remove(&attempt);
+        node.outputs.close(attempt);
         let layout = job.map(|job| job.assignment.layout).unwrap_or_default();
         node.finished.insert(attempt);
         node.leases.finish(SessionId(session));

@@ -80,12 +80,11 @@ fn update(id: AttemptId, state: InputState) -> Action {
         worker: Arc::new(worker()),
         state,
         filled_partitions: None,
-        range: None,
     };
     Action::UpdateInputs {
         worker: worker(),
-        attempt: id,
-        updates: vec![update],
+        updates: Arc::new(vec![update]),
+        ranges: Vec::new(),
     }
 }
 

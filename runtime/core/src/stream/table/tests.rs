@@ -25,7 +25,7 @@ fn request(stream: StreamId, start_offset: u64) -> FetchRequest {
     FetchRequest {
         query: query("q"),
         stream,
-        next_partitions: Vec::new(),
+        next_streams: Vec::new().into(),
         start_offset,
         max_bytes: 1 << 30,
         min_stream_epoch: StreamEpoch(5),
@@ -89,7 +89,7 @@ fn table() -> StreamTable {
 
 fn head(start: u64, end: u64, watermark: u64, finalized: bool) -> ChunkHead {
     ChunkHead {
-        partition: 1,
+        stream: stream(0, 1),
         start_offset: start,
         end_offset: end,
         watermark_offset: watermark,
@@ -113,7 +113,7 @@ fn a_running_attempt_is_read_up_to_its_watermark() {
     assert_eq!(fetch(&mut table, at(151)), Err(FetchError::Corrupt));
     let empty = request(stream(0, 3), 0);
     let of_empty = ChunkHead {
-        partition: 3,
+        stream: stream(0, 3),
         ..head(0, 0, 0, true)
     };
     assert_eq!(fetch(&mut table, empty), Ok(of_empty));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
+use prost::Message as _;
 use sluice_core::ids::CoordinatorEpoch;
 use sluice_proto::auth::{Audience, Bearer, Claims, Folders, Token, Verb};
 use sluice_proto::wire;
@@ -144,17 +145,19 @@ fn what_one_session_says_of_a_worker_is_not_believed_by_another() {
                     .expect("it opens"),
             );
         }
-        let lies: Vec<_> = sessions
+        let workers = sessions
             .iter()
             .map(Session::welcome)
-            .map(|welcome| wire::InputUpdate {
-                map_attempt: Some(wire::AttemptRef::default()),
+            .map(|welcome| wire::WorkerEndpoint {
                 worker: Some(welcome.worker.into()),
                 address: address.clone(),
-                state: wire::InputState::Won.into(),
-                ..wire::InputUpdate::default()
-            })
-            .collect();
+                ..wire::WorkerEndpoint::default()
+            });
+        let lies = wire::MapOutputs {
+            workers: workers.collect(),
+            updates: Vec::new(),
+        };
+        let lies = lies.encode_to_vec();
         (sessions, lies)
     });
     let goes_on = Arc::clone(&lying);
@@ -162,8 +165,8 @@ fn what_one_session_says_of_a_worker_is_not_believed_by_another() {
         while goes_on.load(Ordering::Relaxed) {
             for session in &sessions {
                 session.send(ToWorker::UpdateInputs(wire::UpdateInputs {
-                    attempt: Some(wire::AttemptRef::default()),
-                    updates: lies.clone(),
+                    outputs: lies.clone().into(),
+                    ranges: Vec::new(),
                 }));
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
