@@ -54,6 +54,38 @@ impl AttemptMetrics {
 /// How many counters are added up over attempts.
 pub(crate) const COUNTERS: usize = 10;
 
+/// Counters that are kept of many attempts: in half the room, where each of them fits into four bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoredCounters {
+    /// All are small.
+    Small([u32; COUNTERS]),
+    /// One is not.
+    Large(Box<[u64; COUNTERS]>),
+}
+
+impl From<[u64; COUNTERS]> for StoredCounters {
+    fn from(counters: [u64; COUNTERS]) -> Self {
+        let mut small = [0; COUNTERS];
+        for (small, counter) in small.iter_mut().zip(counters) {
+            match u32::try_from(counter) {
+                Ok(counter) => *small = counter,
+                Err(_) => return Self::Large(Box::new(counters)),
+            }
+        }
+        Self::Small(small)
+    }
+}
+
+impl StoredCounters {
+    /// The counters, in the order of [`AttemptMetrics::counters`].
+    pub(crate) fn get(&self) -> [u64; COUNTERS] {
+        match self {
+            Self::Small(counters) => counters.map(u64::from),
+            Self::Large(counters) => **counters,
+        }
+    }
+}
+
 impl AttemptMetrics {
     /// The counters that are added up over attempts.
     pub(crate) fn counters(self) -> [u64; COUNTERS] {
@@ -151,6 +183,16 @@ pub fn partition_bytes_histogram(partitions: impl IntoIterator<Item = u64>) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stored_counters_lose_nothing() {
+        for largest in [0, 7, u64::from(u32::MAX), u64::from(u32::MAX) + 1, u64::MAX] {
+            let mut counters = [3; COUNTERS];
+            counters[4] = largest;
+            assert_eq!(StoredCounters::from(counters).get(), counters);
+        }
+        assert!(size_of::<StoredCounters>() < size_of::<[u64; COUNTERS]>());
+    }
 
     #[test]
     fn sums_end_at_the_largest_number() {

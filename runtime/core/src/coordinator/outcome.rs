@@ -145,7 +145,7 @@ impl Coordinator {
     /// Whether a root attempt that counts has made rows.
     fn has_rows(&self) -> bool {
         let mut winners = self.stages.winners(&self.topology.roots);
-        winners.any(|winner| AttemptMetrics::of_counters(winner.counters).rows_out > 0)
+        winners.any(|winner| AttemptMetrics::of_counters(winner.counters.get()).rows_out > 0)
     }
 
     /// Ends the query because the sink or the reader of the result will not answer: with the first cause.

@@ -91,7 +91,7 @@ impl Coordinator {
             return self.refuse_success(worker, id, success.layout, layout);
         }
         let partitions = self.output_partitions(id.stage);
-        winner.counters = success.metrics.counters();
+        winner.counters = success.metrics.counters().into();
         winner.rows = success
             .outputs
             .iter()

@@ -13,7 +13,7 @@ use super::event::Action;
 use super::poison::Start;
 use super::spread::{Offer, Runnable, spread};
 use super::worker_registry::{Worker, WorkerRegistry};
-use crate::ids::{AttemptId, WorkerId};
+use crate::ids::{AttemptId, StageId, WorkerId};
 use crate::plan::Stage;
 use crate::time::Instant;
 
@@ -38,6 +38,9 @@ pub(super) struct SlotBroker {
     changed: BTreeSet<String>,
     /// Whether the requests were last updated so that each usable worker is asked for all its spare slots.
     asks_for_all: bool,
+    /// The stage for whose tasks workers were chosen last, as long as nothing but grants and their use has changed since: then
+    /// the choice still holds for the tasks that are left.
+    dealt: Option<StageId>,
     sums: Sums,
     /// Since when tasks could run but found no slot.
     starved_since: Option<Instant>,
@@ -52,6 +55,8 @@ struct Sums {
     spare: u64,
     /// Attempts that have a slot.
     occupied: u64,
+    /// Slots that are requested.
+    requested: u64,
 }
 
 /// The slots of one session.
@@ -89,6 +94,7 @@ impl Account {
             usable: u64::from(self.usable),
             spare: u64::from(self.spare()),
             occupied: self.occupied.len() as u64,
+            requested: u64::from(self.requested),
         }
     }
 }
@@ -122,6 +128,7 @@ impl SlotBroker {
             usable: moved(self.sums.usable, before.usable, after.usable),
             spare: moved(self.sums.spare, before.spare, after.spare),
             occupied: moved(self.sums.occupied, before.occupied, after.occupied),
+            requested: moved(self.sums.requested, before.requested, after.requested),
         };
     }
 
@@ -133,6 +140,7 @@ impl SlotBroker {
             ..Account::default()
         };
         self.accounts.insert(worker.to_owned(), account);
+        self.dealt = None;
         self.changed.insert(worker.to_owned());
     }
 
@@ -141,6 +149,7 @@ impl SlotBroker {
         let Some(account) = self.accounts.remove(worker) else {
             return BTreeSet::new();
         };
+        self.dealt = None;
         self.count(account.sums(), Sums::default());
         for set in [&mut self.with_grants, &mut self.with_requests, &mut self.changed] {
             set.remove(worker);
@@ -150,6 +159,7 @@ impl SlotBroker {
 
     /// Records whether attempts may be assigned to the worker.
     pub(super) fn set_usable(&mut self, worker: &str, usable: bool) {
+        self.dealt = None;
         self.change(worker, |account| account.usable = usable);
     }
 
@@ -171,6 +181,7 @@ impl SlotBroker {
 
     /// An attempt has ended at the worker, to which its slot goes back.
     pub(super) fn vacate(&mut self, worker: &str, attempt: AttemptId, now: Instant) {
+        self.dealt = None;
         let was_occupied = self.change(worker, |account| account.occupied.remove(&attempt));
         if was_occupied == Some(true) && self.starved_since.is_some() {
             // The worker has a free slot that it will grant soon: no reader has to give up its own.
@@ -235,6 +246,7 @@ impl SlotBroker {
     /// Releases granted slots that have no work.
     fn release_granted(&mut self, workers: &WorkerRegistry, out: &mut Vec<Action>) {
         for name in mem::take(&mut self.with_grants) {
+            self.dealt = None;
             let slots = self.change(&name, |account| mem::take(&mut account.granted));
             if let Some((worker, slots)) = workers.get(&name).zip(slots) {
                 out.push(Action::ReleaseSlots {
@@ -265,26 +277,37 @@ impl SlotBroker {
     ) {
         let tasks: u64 = runnable.iter().map(|run| u64::from(run.count)).sum();
         let asks_for_all = tasks >= self.sums.spare && runnable.iter().all(Runnable::runs_anywhere);
+        let alike = match runnable {
+            [one] if one.runs_anywhere() => Some(one.stage),
+            _ => None,
+        };
+        let is_dealt = alike.is_some() && alike == self.dealt && tasks == self.sums.requested;
+        if is_dealt && !asks_for_all && self.is_patient(now) {
+            // Each of the others was given one of the slots that were requested for it.
+            self.changed.clear();
+            return;
+        }
+        self.dealt = alike.filter(|_| !asks_for_all);
         // As many tasks as slots, or none: nobody has to be chosen, and accounts that did not change have their request.
-        let names = match (asks_for_all, tasks) {
-            (true, _) if self.asks_for_all => mem::take(&mut self.changed),
-            (false, 0) => self.with_requests.clone(),
-            (true | false, _) => self.accounts.keys().cloned().collect(),
+        let changes = match (asks_for_all, tasks) {
+            (true, _) if self.asks_for_all => {
+                let names = mem::take(&mut self.changed).into_iter();
+                let spare = names.map(|name| (self.accounts.get(&name).map_or(0, Account::spare), name));
+                spare.map(|(spare, name)| (name, spare)).collect()
+            }
+            (true, _) => self.changes(|_, account| account.spare()),
+            (false, 0) => self.with_requests.iter().map(|name| (name.clone(), 0)).collect(),
+            (false, _) => {
+                // Both are in the order of their names.
+                let mut shares = self.shares(runnable, stages, workers, now).into_iter().peekable();
+                self.changes(|name, _| shares.next_if(|(of, _)| of == name).map_or(0, |(_, slots)| slots))
+            }
         };
-        let shares = if asks_for_all || tasks == 0 {
-            BTreeMap::new()
-        } else {
-            self.shares(runnable, stages, workers, now)
-        };
-        for name in names {
-            let Some(account) = self.accounts.get(&name) else {
-                continue;
-            };
-            let slots = match asks_for_all {
-                true => account.spare(),
-                false => shares.get(&name).copied().unwrap_or(0),
-            };
-            let Some(worker) = workers.get(&name).filter(|_| account.requested != slots) else {
+        for (name, slots) in changes {
+            let requested = self.accounts.get(&name).map(|account| account.requested);
+            let worker = workers.get(&name);
+            let Some(worker) = worker.filter(|_| requested.is_some_and(|requested| requested != slots))
+            else {
                 continue;
             };
             out.push(Action::RequestSlots {
@@ -297,6 +320,20 @@ impl SlotBroker {
         self.changed.clear();
     }
 
+    /// The accounts of which so many slots are to be requested, and that is not what was requested last.
+    fn changes(&self, mut wanted: impl FnMut(&str, &Account) -> u32) -> Vec<(String, u32)> {
+        let accounts = self.accounts.iter().filter_map(|(name, account)| {
+            let slots = wanted(name, account);
+            (account.requested != slots).then(|| (name.clone(), slots))
+        });
+        accounts.collect()
+    }
+
+    /// Whether starving tasks wait for an even spread.
+    fn is_patient(&self, now: Instant) -> bool {
+        self.starved_since.is_none_or(|since| now < since + SPREAD_DELAY)
+    }
+
     /// How many slots to request of each worker, by name.
     fn shares(
         &self,
@@ -305,9 +342,8 @@ impl SlotBroker {
         workers: &WorkerRegistry,
         now: Instant,
     ) -> BTreeMap<String, u32> {
-        let is_patient = self.starved_since.is_none_or(|since| now < since + SPREAD_DELAY);
         let offers = self.offers(workers);
-        if is_patient {
+        if self.is_patient(now) {
             return spread(runnable, stages, offers);
         }
         let all = offers
@@ -363,7 +399,7 @@ impl Coordinator {
         for id in self.schedulable() {
             let stage = self.stages.get(id);
             if self.suspects.is_empty() && !self.has_failed_tasks(id) {
-                let count = stage.due(self.now).take(left).count();
+                let count = stage.due_count(self.now, left);
                 left -= count;
                 all.extend(Runnable::anywhere(id, count));
                 continue;

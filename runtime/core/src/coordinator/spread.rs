@@ -156,7 +156,10 @@ fn fill(tasks: u32, mut offers: Vec<&mut Offer<'_>>) -> u32 {
         offers.iter().map(|offer| u64::from(offer.up_to(level))).sum()
     };
     // The highest level that the tasks suffice for.
-    let (mut level, mut above) = (0, u32::MAX);
+    let full = offers
+        .iter()
+        .map(|offer| offer.running.saturating_add(offer.spare));
+    let (mut level, mut above) = (0, full.max().unwrap_or(0));
     while level < above {
         let middle = level + (above - level).div_ceil(2);
         if dealt(&offers, middle) <= u64::from(tasks) {

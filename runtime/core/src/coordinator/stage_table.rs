@@ -270,6 +270,15 @@ impl StageRun {
         })
     }
 
+    /// How many tasks have their backoff behind them, at most so many.
+    pub(super) fn due_count(&self, now: Instant, most: usize) -> usize {
+        let all_due = self.waiting.last().is_none_or(|(until, _)| *until <= now);
+        match all_due {
+            true => self.waiting.len().min(most),
+            false => self.due(now).take(most).count(),
+        }
+    }
+
     /// Where the stage stands, given whether all its inputs can be read.
     pub(super) fn state(&self, inputs_done: bool) -> StageState {
         if self.is_settled() {

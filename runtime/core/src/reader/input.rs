@@ -380,3 +380,8 @@ impl Input {
         Some(StreamId { attempt, partition })
     }
 }
+
+/// An input's index; an assignment's inputs are counted in 32 bits.
+pub(super) fn to_u32(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}

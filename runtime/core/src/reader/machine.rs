@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::event::{Action, Event, FetchId};
-use super::input::{Delivery, Input, Phase, RetryState, Source};
+use super::input::{Delivery, Input, Phase, RetryState, Source, to_u32};
 use super::open_fetch::{Key, OpenFetch};
 use super::verdict::{Verdict, check_chunk};
 use crate::failure::FetchError;
@@ -494,9 +494,4 @@ impl Reader {
             error,
         });
     }
-}
-
-/// An input's index; an assignment's inputs are counted in 32 bits.
-fn to_u32(index: usize) -> u32 {
-    u32::try_from(index).unwrap_or(u32::MAX)
 }

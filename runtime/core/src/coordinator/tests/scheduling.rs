@@ -301,3 +301,29 @@ fn slots_are_asked_for_near_the_data_first() {
     };
     assert_eq!(counts, expected);
 }
+
+#[test]
+fn workers_that_were_chosen_stay_chosen_until_a_slot_is_given_back() {
+    let mut query = Query::new(map_reduce(2, 1), policy());
+    let join = |name: &str| Event::WorkerJoined {
+        worker: worker(name),
+        slots: 1,
+        location: NodeLocation::default(),
+        held: Vec::new(),
+    };
+    let request = |name: &str, slots| Action::RequestSlots {
+        worker: worker(name),
+        slots,
+    };
+    assert_eq!(query.handle(join("a")), [request("a", 1)]);
+    assert_eq!(query.handle(join("b")), [request("b", 1)]);
+    assert_eq!(query.handle(join("c")), []);
+    let granted = query.handle(Event::SlotsGranted {
+        worker: worker("a"),
+        slots: 1,
+    });
+    assert_eq!(assigned(&granted), [("a".to_owned(), attempt(0, 0, 0))]);
+    assert_eq!(granted.len(), 1, "the other task has its request: {granted:?}");
+    let ended = query.handle(succeeded("a", attempt(0, 0, 0)));
+    assert_eq!(ended, [request("a", 1), request("b", 0)], "the first name again");
+}

@@ -1,5 +1,6 @@
 //! Several partitions of one map task: which are fetched, and together with which.
 
+use super::ranges::ranged;
 use super::*;
 use crate::partition_set::PartitionSet;
 
