@@ -131,6 +131,7 @@ mod tests {
             recommended_reduce_fetch_window_partitions: 4,
             filters: Vec::new(),
             sort_joins: false,
+            swapped_joins: Vec::new(),
         }
     }
 
