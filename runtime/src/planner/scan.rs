@@ -28,11 +28,20 @@ pub struct ScanExec {
     leaf: u32,
     /// For people; it does not travel.
     table: Option<String>,
-    /// What planning knows of the rows of all splits; it does not travel.
-    statistics: Option<Arc<Statistics>>,
+    statistics: KnownRows,
     source: Arc<dyn ExecutionPlan>,
     /// Which of the rows are read, if not all.
     sample: Option<Sample>,
+}
+
+/// What planning knows of the rows of all splits. It does not travel, so the full form of a scan leaves it out.
+#[derive(Clone, Default)]
+struct KnownRows(Option<Arc<Statistics>>);
+
+impl fmt::Debug for KnownRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KnownRows")
+    }
 }
 
 impl ScanExec {
@@ -41,7 +50,7 @@ impl ScanExec {
         Self {
             leaf,
             table: None,
-            statistics: None,
+            statistics: KnownRows::default(),
             source,
             sample: None,
         }
@@ -71,7 +80,7 @@ impl ScanExec {
 
     /// The same scan with what is known of its rows.
     pub(crate) fn with_statistics(mut self, statistics: Arc<Statistics>) -> Self {
-        self.statistics = Some(statistics);
+        self.statistics = KnownRows(Some(statistics));
         self
     }
 
@@ -256,7 +265,7 @@ impl ExecutionPlan for ScanExec {
     }
 
     fn statistics_from_inputs(&self, _: &[Arc<Statistics>], _: &StatisticsArgs) -> Result<Arc<Statistics>> {
-        let known = self.statistics.clone();
+        let known = self.statistics.0.clone();
         Ok(known.unwrap_or_else(|| Arc::new(Statistics::new_unknown(&self.schema()))))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::event::{Action, Event, FetchId};
 use super::input::{Delivery, Input, Phase, RetryState, Source, to_u32};
 use super::open_fetch::{Key, OpenFetch};
-use super::verdict::{Verdict, check_chunk};
+use super::verdict::Verdict;
 use crate::failure::FetchError;
 use crate::ids::{StreamId, TaskId, WorkerId};
 use crate::message::{AssignedInput, ChunkHead, InputState, ReaderUpdate};
@@ -245,19 +245,12 @@ impl Reader {
         let Some((source, stream)) = source.zip(input.stream_mut(task, partition)) else {
             return;
         };
-        let cursor = stream.cursor;
         let stream_id = StreamId {
             attempt: source.attempt,
             partition,
         };
-        let mut awaited = fetch.streams.iter();
-        let verdict = match awaited.position(|awaited| *awaited == (task, partition)) {
-            Some(0) if head.stream == stream_id => {
-                check_chunk(head, source.stream_epoch, cursor, fetch.reserved)
-            }
-            Some(_) => Verdict::Gap,
-            // It has come to its end.
-            None => return,
+        let Some(verdict) = fetch.check(head, source.attempt, source.stream_epoch, stream.cursor) else {
+            return;
         };
         fetch.last_chunk = now;
         let bytes = head.end_offset.saturating_sub(head.start_offset);

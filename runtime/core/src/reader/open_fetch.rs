@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use crate::ids::TaskId;
+use super::verdict::{Verdict, check_chunk};
+use crate::ids::{AttemptId, StreamEpoch, TaskId};
+use crate::message::ChunkHead;
 use crate::time::Instant;
 
 /// Input, map task and partition.
@@ -27,5 +29,22 @@ impl OpenFetch {
         streams
             .map(|(task, partition)| (self.input, *task, *partition))
             .collect()
+    }
+
+    /// How a chunk continues what it brings: the first of its streams, of this attempt, which has come as far as `cursor`. `None`
+    /// for a stream that has come to its end.
+    pub(super) fn check(
+        &self,
+        head: &ChunkHead,
+        attempt: AttemptId,
+        epoch: StreamEpoch,
+        cursor: u64,
+    ) -> Option<Verdict> {
+        let stream = (head.stream.attempt.task_id(), head.stream.partition);
+        let place = self.streams.iter().position(|awaited| *awaited == stream)?;
+        Some(match place {
+            0 if head.stream.attempt == attempt => check_chunk(head, epoch, cursor, self.reserved),
+            _ => Verdict::Gap,
+        })
     }
 }

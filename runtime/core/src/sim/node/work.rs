@@ -187,10 +187,8 @@ impl World {
         let mut all = Vec::new();
         let streams = node.store.iter().filter(|(stream, _)| stream.attempt == attempt);
         for (stream, frames) in streams {
-            let rows: Vec<Row> = frames
-                .iter()
-                .flat_map(|frame| frame.rows.iter().copied())
-                .collect();
+            let rows = frames.iter().flat_map(|frame| frame.rows.iter().copied());
+            let rows: Vec<Row> = rows.collect();
             all.extend(rows.iter().copied());
             if is_root {
                 self.staged.insert(attempt, rows.clone());
