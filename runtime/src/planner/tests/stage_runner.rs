@@ -1,6 +1,7 @@
 //! Runs a planned query in process, stage by stage, with the decisions of the coordinator that change what a task reads.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
@@ -111,8 +112,8 @@ fn broadcasts(stage: &Stage) -> bool {
 fn layout(stage: &Stage, exchanges: &HashMap<u32, Written>, reads: Reads) -> Vec<TaskLayout> {
     let inputs = (0..).zip(&stage.inputs);
     let splittable: Vec<(u32, &StageInput)> = inputs.filter(|(_, input)| input.may_split).collect();
-    let parts = if reads == Reads::Broadcast && broadcasts(stage) {
-        vec![0..stage.tasks]
+    let parts: Vec<Range<u32>> = if reads == Reads::Broadcast && broadcasts(stage) {
+        std::iter::once(0..stage.tasks).collect()
     } else {
         (0..stage.tasks).map(|task| task..task + 1).collect()
     };

@@ -40,7 +40,18 @@ impl Grammar<'_> {
             }
             _ => {}
         }
-        let (form, types): (Form, &[Type]) = match type_ {
+        let (form, types) = self.function_form(type_);
+        let args = types.iter().map(|type_| self.expr(*type_, scope, depth));
+        Expr::Op {
+            form,
+            args: args.collect(),
+            type_,
+        }
+    }
+
+    /// A function or an operator with values of a type, and the types of its arguments.
+    fn function_form(&mut self, type_: Type) -> (Form, &'static [Type]) {
+        match type_ {
             Type::Int => self.pick(&[
                 (Form::new("({} + {})"), &[Type::Int, Type::Int][..]),
                 (Form::new("({} - {})"), &[Type::Int, Type::Int]),
@@ -105,12 +116,6 @@ impl Grammar<'_> {
                 ),
                 &[Type::Float, Type::Text],
             ),
-        };
-        let args = types.iter().map(|type_| self.expr(*type_, scope, depth));
-        Expr::Op {
-            form,
-            args: args.collect(),
-            type_,
         }
     }
 

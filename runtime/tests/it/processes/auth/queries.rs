@@ -139,26 +139,20 @@ fn what_one_session_says_of_a_worker_is_not_believed_by_another() {
     let (sessions, lies) = runtime.block_on(async {
         let mut sessions = Vec::new();
         for worker in &workers {
-            sessions.push(
-                session(worker, token("liar", 1), "liar", 1)
-                    .await
-                    .expect("it opens"),
-            );
+            let opened = session(worker, token("liar", 1), "liar", 1).await;
+            sessions.push(opened.expect("it opens"));
         }
-        let workers = sessions
-            .iter()
-            .map(Session::welcome)
-            .map(|welcome| wire::WorkerEndpoint {
-                worker: Some(welcome.worker.into()),
-                address: address.clone(),
-                ..wire::WorkerEndpoint::default()
-            });
+        let welcomes = sessions.iter().map(Session::welcome);
+        let workers = welcomes.map(|welcome| wire::WorkerEndpoint {
+            worker: Some(welcome.worker.into()),
+            address: address.clone(),
+            ..wire::WorkerEndpoint::default()
+        });
         let lies = wire::MapOutputs {
             workers: workers.collect(),
             updates: Vec::new(),
         };
-        let lies = lies.encode_to_vec();
-        (sessions, lies)
+        (sessions, lies.encode_to_vec())
     });
     let goes_on = Arc::clone(&lying);
     let liar = runtime.spawn(async move {
