@@ -28,6 +28,9 @@ const END_GRACE: Duration = Duration::from_secs(15);
 /// First and longest wait before a successor starts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// The message of a query that has a place in its pool, and waits to start. It does not count, so that it is written once.
+const STARTS_LATER: &str = "it is one of the next to start: other coordinators start before it";
+
 /// Decides what to do about a query.
 ///
 /// ```text
@@ -252,6 +255,9 @@ fn waiting(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision
         (ObservedPool::Found { .. }, Admission::Queued { ahead, running }, _) => {
             let message = format!("{running} queries run in pool {name}, and {ahead} wait before this one");
             (ProgressReason::Queued, message, position_stays_true(ahead))
+        }
+        (ObservedPool::Found { .. }, Admission::Delayed(after), _) => {
+            (ProgressReason::Queued, STARTS_LATER.to_owned(), after)
         }
         (ObservedPool::Found { .. }, Admission::Granted, ObservedSql::Missing(what)) => {
             (ProgressReason::SqlNotFound, what.clone(), POLL)
