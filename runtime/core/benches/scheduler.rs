@@ -16,7 +16,7 @@ use std::time::{Duration, Instant as Clock};
 use sluice_core::coordinator::{Action, Coordinator, Event, Policy};
 use sluice_core::ids::{AttemptId, ExchangeId, Incarnation, StageId, WorkerId};
 use sluice_core::layout::LayoutId;
-use sluice_core::locality::{DataLocality, NodeLocation};
+use sluice_core::locality::{DataLocality, LocalityPolicy, NodeLocation};
 use sluice_core::message::MapOutputPartitionMeta;
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
@@ -149,6 +149,10 @@ fn policy() -> Policy {
         min_range_bytes: 1 << 20,
         adaptive: None,
         joins: None,
+        locality: LocalityPolicy {
+            min_bytes: 1 << 20,
+            max_wait: Duration::from_millis(100),
+        },
         retention: ShuffleRetention::UntilEnd,
         sink: true,
     }
