@@ -69,8 +69,8 @@ impl Coordinator {
         preferring.into_iter().flatten().chain(stage.due(self.now))
     }
 
-    /// The worker with the best locality for the task, then the nearest to the one that it prefers, then the one with the most
-    /// granted slots. The one where the task has just failed comes last; those of `not_there` are left out.
+    /// The worker with the best locality for the task, then the one with the most granted slots. The one where the task has just
+    /// failed comes last; those of `not_there` are left out.
     fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
         let data = &self.graph.stages[task.stage.0 as usize].data;
         let failed_on = self.stages.task(task).and_then(TaskRun::failed_on);
@@ -82,7 +82,6 @@ impl Coordinator {
             (
                 failed_here,
                 data.level_for(worker.location()),
-                self.preference(task, worker),
                 Reverse(self.slots.granted(worker)),
                 self.slots.load(worker),
                 worker.name(),
