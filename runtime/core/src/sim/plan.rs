@@ -398,7 +398,7 @@ impl Plan {
                 adaptive: rng.random_bool(0.8).then(|| random_adaptive(&mut rng)),
                 joins: Some(JoinPolicy::new(0)),
                 locality: LocalityPolicy {
-                    min_bytes: if seed % 5 == 0 { u64::MAX } else { 1 },
+                    min_bytes: if seed.is_multiple_of(5) { u64::MAX } else { 1 },
                     max_wait: Duration::from_millis(100),
                 },
                 retention: match seed % 2 {
