@@ -26,6 +26,7 @@ impl Coordinator {
                 .chain(self.next_stall_check())
                 .chain(self.slots.deadlines())
                 .chain(self.filters.deadlines())
+                .chain(self.stages.preference_deadlines())
                 .collect(),
             QueryState::Committing { .. } | QueryState::Ended { .. } => Vec::new(),
         };

@@ -12,6 +12,7 @@ use crate::coordinator::Policy;
 use crate::ids::TaskId;
 use crate::joins::JoinPolicy;
 use crate::layout::AdaptivePolicy;
+use crate::locality::LocalityPolicy;
 use crate::plan::{ExchangeKind, StageGraph};
 use sluice_crds::shuffle_query::ShuffleRetention;
 
@@ -396,6 +397,10 @@ impl Plan {
                 min_range_bytes: rng.random_range(1..100_000),
                 adaptive: rng.random_bool(0.8).then(|| random_adaptive(&mut rng)),
                 joins: Some(JoinPolicy::new(0)),
+                locality: LocalityPolicy {
+                    min_bytes: if seed.is_multiple_of(5) { u64::MAX } else { 1 },
+                    max_wait: Duration::from_millis(100),
+                },
                 retention: match seed % 2 {
                     0 => ShuffleRetention::UntilRead,
                     _ => ShuffleRetention::UntilEnd,

@@ -157,6 +157,8 @@ pub struct Run {
     pub swapped_joins: u32,
     /// Tasks that a limit did not need.
     pub skipped: u32,
+    /// Attempts at the worker that held most of their input.
+    pub at_preferred_worker: u32,
     /// Tasks that ran again after their output was dropped.
     pub ran_again: u32,
 }
@@ -304,6 +306,7 @@ impl World {
             killed: self.killed.len(),
             hung: self.hung,
             skipped,
+            at_preferred_worker: snapshot.stages.iter().map(|stage| stage.locality.worker).sum(),
             ran_again: self.audit.ran_again,
         })
     }
