@@ -111,14 +111,16 @@ impl QueryReconciler {
         waiting.chain(self.next_admissible(pool)).collect()
     }
 
+    /// The queries that the pool has room for, but for those that know it and wait for their start.
     fn next_admissible(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
         let namespace = pool.namespace().unwrap_or_default();
         let all = self.candidates(&namespace, &pool.name_any());
         let next = admission::next(&all, pool.spec.max_concurrent_queries);
-        let names = next
-            .into_iter()
-            .map(|query| ObjectRef::new(&query.name).within(&namespace));
-        names.collect()
+        let starts = self.starts();
+        let unaware = next.into_iter().filter(|query| !starts.is_waiting(&query.uid));
+        unaware
+            .map(|query| ObjectRef::new(&query.name).within(&namespace))
+            .collect()
     }
 
     /// Enqueues the next queries of the pool and of the namespace of `query`.

@@ -3,8 +3,8 @@
 //! The start of a pod costs the API server, the scheduler and a kubelet far more than a small query costs its workers. A thousand
 //! that start together wait for each other: the report of each is late, and none ends earlier than if they had started in turn.
 //! So starts have a window, adjusted as TCP adjusts its own (Jacobson: Congestion Avoidance and Control, SIGCOMM 1988). It is
-//! doubled by a window of fast starts, up to the size at which one was slow; from there it grows by one. A slow start takes a
-//! quarter of it.
+//! grown by half by a window of fast starts, up to the size at which one was slow; from there it grows by one. A slow start takes
+//! half of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -14,15 +14,19 @@ use tokio::time::Instant;
 use super::admission::Rank;
 
 /// The window before anything is known of the cluster.
-const FIRST_WINDOW: f64 = 8.0;
+const FIRST_WINDOW: f64 = 4.0;
 /// The smallest and the largest window.
 const WINDOWS: (f64, f64) = (4.0, 256.0);
+/// What a fast start adds to a window that no slow start has narrowed. It shows only seconds later that a window is too wide.
+const FAST_GROWTH: f64 = 0.5;
 /// What a slow start leaves of the window.
-const SHRINK: f64 = 0.75;
+const SHRINK: f64 = 0.5;
 /// A start is slow if its pod does not run after this time. On a cluster with idle processors most take half of it.
 const SLOW: Duration = Duration::from_secs(2);
 /// A pod that does not run after this time waits for something else, such as a node or an image, and takes no place any more.
 const LONGEST: Duration = Duration::from_secs(5);
+/// When a query asks again that is not among the next to start.
+const FAR_BEHIND: Duration = Duration::from_secs(60);
 
 /// The starts of coordinators.
 ///
@@ -90,7 +94,11 @@ impl StartLimit {
             .entry(pool.clone())
             .or_default()
             .insert(rank, query.clone());
-        if self.next().iter().any(|(_, next)| **next == query) {
+        let place = self
+            .first(2 * self.places())
+            .iter()
+            .position(|(_, next)| **next == query);
+        if place.is_some_and(|place| place < self.room()) {
             self.remove_waiting(&query.uid);
             let pool = pool.clone();
             self.starting.insert(query.uid, Start { pool, granted: now });
@@ -98,7 +106,17 @@ impl StartLimit {
         }
         let oldest = self.starting.values().map(|start| start.granted).min();
         let age = oldest.map_or(Duration::ZERO, |granted| now.saturating_duration_since(granted));
-        Turn::Later(LONGEST.saturating_sub(age))
+        Turn::Later(match place {
+            // It may take the place of a start that takes too long, which nobody reports.
+            Some(_) => LONGEST.saturating_sub(age),
+            None => FAR_BEHIND,
+        })
+    }
+
+    /// Whether the query waits for its turn.
+    pub fn is_waiting(&self, uid: &str) -> bool {
+        let mut queries = self.waiting.values().flat_map(BTreeMap::values);
+        queries.any(|query| query.uid == uid)
     }
 
     /// The pod of the query runs, or has ended. True if that makes room.
@@ -115,16 +133,27 @@ impl StartLimit {
         self.remove_waiting(uid) | self.starting.remove(uid).is_some()
     }
 
-    /// The waiting queries that have their turn. The pool with the fewest starts goes first, and its queries in the order of
-    /// admission.
+    /// The waiting queries that have their turn.
     pub fn next(&self) -> Vec<(&PoolKey, &Waiting)> {
+        self.first(self.room())
+    }
+
+    fn places(&self) -> usize {
+        self.window as usize
+    }
+
+    fn room(&self) -> usize {
+        self.places().saturating_sub(self.starting.len())
+    }
+
+    /// The first of those that wait. The pool with the fewest starts goes first, and its queries in the order of admission.
+    fn first(&self, count: usize) -> Vec<(&PoolKey, &Waiting)> {
         let mut starts: BTreeMap<&PoolKey, usize> = BTreeMap::new();
         for start in self.starting.values() {
             *starts.entry(&start.pool).or_default() += 1;
         }
-        let mut queues: Vec<_> = self
-            .waiting
-            .iter()
+        let queues = self.waiting.iter();
+        let mut queues: Vec<_> = queues
             .map(|(pool, queries)| {
                 (
                     starts.get(pool).copied().unwrap_or(0),
@@ -133,20 +162,19 @@ impl StartLimit {
                 )
             })
             .collect();
-        let mut next = Vec::new();
-        while ((self.starting.len() + next.len()) as f64) < self.window.floor() {
-            let rest = queues.iter_mut().filter_map(|(starts, pool, queries)| {
+        let mut first = Vec::new();
+        while first.len() < count {
+            let heads = queues.iter_mut().filter_map(|(starts, pool, queries)| {
                 let (rank, _) = queries.peek()?;
-                Some((*starts, *rank, starts, *pool, queries))
+                Some(((*starts, *rank), starts, *pool, queries))
             });
-            let first = rest.min_by(|one, other| (one.0, one.1).cmp(&(other.0, other.1)));
-            let Some((_, _, starts, pool, queries)) = first else {
+            let Some((_, starts, pool, queries)) = heads.min_by(|one, other| one.0.cmp(&other.0)) else {
                 break;
             };
             *starts += 1;
-            next.extend(queries.next().map(|(_, query)| (pool, query)));
+            first.extend(queries.next().map(|(_, query)| (pool, query)));
         }
-        next
+        first
     }
 
     fn remove_waiting(&mut self, uid: &str) -> bool {
@@ -174,7 +202,7 @@ impl StartLimit {
         let (smallest, largest) = WINDOWS;
         if now.saturating_duration_since(granted) < SLOW {
             let step = if self.window < self.slow_growth {
-                1.0
+                FAST_GROWTH
             } else {
                 1.0 / self.window
             };
@@ -200,9 +228,12 @@ mod tests {
     }
 
     impl Bench {
-        fn new() -> Self {
+        fn new(window: f64) -> Self {
             Self {
-                limit: StartLimit::default(),
+                limit: StartLimit {
+                    window,
+                    ..StartLimit::default()
+                },
                 now: Instant::now(),
             }
         }
@@ -243,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_turn_is_granted_while_there_is_room_and_kept() {
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(8.0);
         for query in 0..8 {
             assert_eq!(bench.request("p", query), Turn::Granted);
         }
@@ -252,6 +283,12 @@ mod tests {
         assert_eq!(bench.request("p", 9), Turn::Later(Duration::from_secs(4)));
         assert_eq!(bench.request("p", 8), Turn::Later(Duration::from_secs(4)));
         assert!(bench.next().is_empty());
+        for query in 10..30 {
+            bench.request("p", query);
+        }
+        assert_eq!(bench.request("p", 23), Turn::Later(Duration::from_secs(4)));
+        assert_eq!(bench.request("p", 24), Turn::Later(FAR_BEHIND));
+        assert!(bench.limit.is_waiting("p-24") && !bench.limit.is_waiting("p-7"));
         assert!(bench.limit.forget("p-0"));
         assert_eq!(
             bench.next(),
@@ -266,7 +303,7 @@ mod tests {
 
     #[test]
     fn pools_take_turns() {
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(8.0);
         for query in 0..20 {
             bench.request("busy", query);
         }
@@ -280,8 +317,8 @@ mod tests {
 
     #[test]
     fn fast_starts_widen_the_window_and_a_slow_one_narrows_it_once() {
-        let mut bench = Bench::new();
-        bench.start(8, 500);
+        let mut bench = Bench::new(FIRST_WINDOW);
+        bench.start(24, 500);
         assert_eq!(bench.limit.window, 16.0);
         for query in 100..110 {
             bench.request("p", query);
@@ -290,29 +327,20 @@ mod tests {
         for query in 100..110 {
             bench.limit.started(&format!("p-{query}"), bench.now);
         }
-        assert_eq!(
-            bench.limit.window, 12.0,
-            "all of them were granted in the wider window"
-        );
-        bench.start(12, 500);
-        assert!(
-            (12.9..13.0).contains(&bench.limit.window),
-            "{}",
-            bench.limit.window
-        );
+        assert_eq!(bench.limit.window, 8.0, "all were granted in the wider window");
+        bench.start(8, 500);
+        let wider = bench.limit.window;
+        assert!((8.9..9.0).contains(&wider), "{wider}");
         bench.start(50, 3_000);
         assert_eq!(bench.limit.window, 4.0);
         bench.start(10_000, 500);
-        assert!(
-            (140.0..150.0).contains(&bench.limit.window),
-            "{}",
-            bench.limit.window
-        );
+        let widest = bench.limit.window;
+        assert!((140.0..150.0).contains(&widest), "{widest}");
     }
 
     #[test]
     fn starts_that_wait_for_something_else_make_room() {
-        let mut bench = Bench::new();
+        let mut bench = Bench::new(8.0);
         for query in 0..9 {
             bench.request("p", query);
         }
@@ -320,6 +348,6 @@ mod tests {
         assert_eq!(bench.request("p", 8), Turn::Later(Duration::from_millis(1)));
         bench.pass(1);
         assert_eq!(bench.request("p", 8), Turn::Granted);
-        assert_eq!(bench.limit.window, 6.0);
+        assert_eq!(bench.limit.window, 4.0);
     }
 }

@@ -104,7 +104,7 @@ fn a_query_waits_for_its_pool_and_for_enough_workers() {
     );
 }
 
-/// No container runs before all queries were seen: those beyond the first eight wait, and start once others have started.
+/// No container runs before all queries were seen: those beyond the first ones wait, and start once others have started.
 #[test]
 fn queries_beyond_those_that_may_start_together_say_so_and_start_later() {
     let running = watch::Sender::new(false);
