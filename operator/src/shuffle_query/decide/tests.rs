@@ -123,6 +123,11 @@ impl World {
             epoch,
             memory_factor: 1,
             leaving: false,
+            ip: match &state {
+                PodState::Running(address) => Some(address.clone()),
+                PodState::Waiting(_) | PodState::Ended(_) => None,
+            },
+            started: None,
             state,
         });
     }
@@ -321,6 +326,59 @@ fn why_a_pod_waits_is_said() {
             (record.reason, record.message.as_str()),
             (reason.into(), "so it says")
         );
+    }
+}
+
+fn creating() -> PodState {
+    PodState::Waiting(WaitReason {
+        reason: ProgressReason::CoordinatorStarting,
+        message: String::new(),
+    })
+}
+
+#[test]
+fn a_report_counts_before_the_kubelet_says_that_the_container_runs() {
+    let mut world = World::new(json!({}));
+    world.settle();
+    world.pod(1, creating());
+    assert_eq!(world.settle().0, []);
+    world.seen.pods[0].ip = Some("10.0.0.1".to_owned());
+    let follow = Action::Follow {
+        epoch: 1,
+        address: "10.0.0.1".to_owned(),
+    };
+    assert_eq!(world.settle().0, [follow]);
+    world.report(QueryPhase::Running, None);
+    assert_eq!(world.settle().1.coordinator, Coordinator::Serving);
+    world.report(QueryPhase::Succeeded, None);
+    assert_eq!(world.settle().1.phase, QueryPhase::Succeeded);
+}
+
+#[test]
+fn a_coordinator_is_not_out_of_reach_as_long_as_it_may_start() {
+    let mut world = World::new(json!({}));
+    world.settle();
+    // Its image was pulled for a minute.
+    world.seen.unreachable = Some(Unreachable {
+        address: "10.0.0.1".to_owned(),
+        since: at(2),
+        error: "connection refused".to_owned(),
+    });
+    world.now = at(70);
+    world.pod(1, creating());
+    world.seen.pods[0].ip = Some("10.0.0.1".to_owned());
+    assert_eq!(
+        world.settle().1.reason,
+        ProgressReason::CoordinatorStarting.into()
+    );
+    world.pod(1, PodState::Running("10.0.0.1".to_owned()));
+    for (runs_for, reason, waits) in [
+        (1, ProgressReason::CoordinatorStarting, Duration::from_secs(29)),
+        (30, ProgressReason::CoordinatorUnreachable, IDLE),
+    ] {
+        world.seen.pods[0].started = Some(at(70 - runs_for));
+        let (_, record, again) = world.settle();
+        assert_eq!((record.reason, again), (reason.into(), waits));
     }
 }
 
