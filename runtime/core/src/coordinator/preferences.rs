@@ -35,10 +35,10 @@ impl Coordinator {
             return Vec::new();
         }
         if stage.inputs.is_empty() {
-            let is_anywhere = stage.data.is_anywhere() && !stage.files.is_empty();
-            return is_anywhere
-                .then(|| workers_by_files(&stage.files, &slots))
-                .unwrap_or_default();
+            return match stage.data.is_anywhere() && !stage.files.is_empty() {
+                true => workers_by_files(&stage.files, &slots),
+                false => Vec::new(),
+            };
         }
         let mut inputs = vec![Holders::default(); layout.tasks.len()];
         for (number, input) in (0..).zip(&stage.inputs) {
