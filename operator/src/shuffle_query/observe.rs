@@ -81,17 +81,7 @@ impl QueryReconciler {
         }
         let spec = query.spec.workers.as_ref();
         let spec = spec.or(pool.as_ref().map(|pool| &pool.spec));
-        let default = |of: fn(&WorkerPoolSpec) -> Option<u32>| spec.and_then(of);
-        let (deadline_seconds, ttl_seconds) = (
-            query
-                .spec
-                .deadline_seconds
-                .or(default(|spec| spec.default_deadline_seconds)),
-            query
-                .spec
-                .ttl_seconds_after_finished
-                .or(default(|spec| spec.default_ttl_seconds_after_finished)),
-        );
+        let (deadline_seconds, ttl_seconds) = times(query, spec);
         let quota = if waits { self.quota_violation(query) } else { None };
         let pool = pool.map_or(ObservedPool::Absent, |pool| seen(query, &pool));
         let sql = match pool {
@@ -297,6 +287,16 @@ impl QueryReconciler {
         pods.retain(|pod| pod.metadata.namespace == query.metadata.namespace && owned(&**pod, query));
         pods
     }
+}
+
+/// The deadline and the time to live of a query, in seconds: its own, or else those of its pool.
+fn times(query: &ShuffleQuery, pool: Option<&WorkerPoolSpec>) -> (Option<u32>, Option<u32>) {
+    let default = |of: fn(&WorkerPoolSpec) -> Option<u32>| pool.and_then(of);
+    let (deadline, ttl) = (query.spec.deadline_seconds, query.spec.ttl_seconds_after_finished);
+    (
+        deadline.or(default(|spec| spec.default_deadline_seconds)),
+        ttl.or(default(|spec| spec.default_ttl_seconds_after_finished)),
+    )
 }
 
 /// Whether `query` controls `object`.
