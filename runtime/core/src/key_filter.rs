@@ -190,6 +190,7 @@ impl KeyHashes {
 }
 
 /// The word of a key among `words`, and its bits there. The upper half of the hash says the word.
+#[inline]
 fn position(words: usize, hash: u64) -> (usize, u64) {
     let word = ((hash >> 32).wrapping_mul(words as u64) >> 32) as usize;
     let mut bits = 0;
@@ -218,7 +219,8 @@ pub struct KeyLookup {
 }
 
 impl KeyLookup {
-    /// Whether the key may be in one of the rows.
+    /// Whether the key may be in one of the rows. In line, since it is called for each row of a scan.
+    #[inline]
     pub fn admits(&self, hash: u64) -> bool {
         let (word, bits) = position(self.words.len(), hash);
         self.words.get(word).is_none_or(|word| word & bits == bits)
@@ -281,6 +283,7 @@ impl KeyFilterBuilder {
     }
 
     /// Adds a key.
+    #[inline]
     pub fn insert(&mut self, hash: u64) {
         if self.last == Some(hash) {
             return;
