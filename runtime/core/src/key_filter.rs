@@ -16,8 +16,6 @@ pub use self::values::{KeyBounds, KeyValues, MAX_BOUND_BYTES, MAX_KEY_VALUES};
 pub const MAX_EXACT_KEYS: usize = 1 << 17;
 /// Words of 64 bits of a Bloom filter: 1 MiB, the same for all, so that they can be merged.
 pub const BLOOM_WORDS: usize = 1 << 17;
-/// Bits that one key sets.
-const BITS_PER_KEY: u32 = 4;
 /// A Bloom filter with a larger percentage of its bits set admits nearly a third of all keys: testing rows costs more than it
 /// saves.
 const MAX_BLOOM_PERCENT: u64 = 75;
@@ -142,8 +140,8 @@ impl KeyHashes {
     pub fn lookup(&self) -> KeyLookup {
         let words = match self {
             Self::Exact(hashes) => {
-                // With sixteen bits for each key, one other key in a few hundred is admitted.
-                let words = (hashes.len() / 4).next_power_of_two().clamp(64, BLOOM_WORDS);
+                // With 32 bits for each key, one other key in a few hundred is admitted where neighbours share a word.
+                let words = (hashes.len() / 2).next_power_of_two().clamp(64, BLOOM_WORDS);
                 let mut words = vec![0; words];
                 hashes.iter().for_each(|hash| set(&mut words, *hash));
                 words
@@ -189,15 +187,12 @@ impl KeyHashes {
     }
 }
 
-/// The word of a key among `words`, and its bits there. The upper half of the hash says the word.
+/// The word of a key among `words`, and the four bits that it sets there. The upper half of the hash says the word.
 #[inline]
 fn position(words: usize, hash: u64) -> (usize, u64) {
     let word = ((hash >> 32).wrapping_mul(words as u64) >> 32) as usize;
-    let mut bits = 0;
-    for bit in 0..BITS_PER_KEY {
-        bits |= 1_u64 << ((hash >> (6 * bit)) & 63);
-    }
-    (word, bits)
+    let bit = |sixth: u32| 1_u64 << ((hash >> (6 * sixth)) & 63);
+    (word, bit(0) | bit(1) | bit(2) | bit(3))
 }
 
 fn set(words: &mut [u64], hash: u64) {
