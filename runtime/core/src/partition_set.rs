@@ -1,5 +1,6 @@
 //! A set of partitions of one exchange, as small as it can be, so that all outputs of a large shuffle can have one.
 
+use std::iter;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -33,37 +34,47 @@ impl From<Vec<u64>> for PartitionSet {
             .rposition(|word| *word != 0)
             .map_or(0, |last| last + 1);
         words.truncate(used);
-        let bits = Self(Members::Bits(words.into()));
+        let bits = Self(Members::Bits(words.as_slice().into()));
         let end = bits.end();
         // Numbers that are too large for a list.
         if end > u32::from(u16::MAX) + 1 {
             return bits;
         }
-        let list = |belongs: &dyn Fn(u32) -> bool| -> Arc<[u16]> {
-            let numbers = (0..end).filter(|partition| belongs(*partition));
-            numbers
-                .filter_map(|partition| u16::try_from(partition).ok())
-                .collect()
-        };
-        let members: u64 = bits.words().map(|word| u64::from(word.count_ones())).sum();
+        let members: u64 = words.iter().map(|word| u64::from(word.count_ones())).sum();
         let others = u64::from(end).saturating_sub(members);
         let of_list = size_of::<u16>() as u64;
         if members.min(others).saturating_mul(of_list) >= bits.size() {
             return bits;
         }
+        let list = |numbers: &mut dyn Iterator<Item = u32>| -> Arc<[u16]> {
+            let numbers = numbers.take_while(|number| *number < end);
+            numbers.filter_map(|number| u16::try_from(number).ok()).collect()
+        };
         Self(match members <= others {
-            true => Members::Listed(list(&|partition| bits.contains(partition))),
+            true => Members::Listed(list(&mut ones(words.into_iter()))),
             false => Members::AllBut {
                 end,
-                others: list(&|partition| !bits.contains(partition)),
+                others: list(&mut ones(words.into_iter().map(|word| !word))),
             },
         })
     }
 }
 
+/// The numbers of the bits that are set, ascending: `64 * i + j` for bit `j` of word `i`.
+fn ones(words: impl Iterator<Item = u64>) -> impl Iterator<Item = u32> {
+    (0..)
+        .step_by(u64::BITS as usize)
+        .zip(words)
+        .flat_map(|(first, word)| {
+            let rest = iter::successors(Some(word), |rest| Some(rest & rest.wrapping_sub(1)));
+            rest.take_while(|rest| *rest != 0)
+                .map(move |rest| first + rest.trailing_zeros())
+        })
+}
+
 impl From<PartitionSet> for Vec<u64> {
     fn from(set: PartitionSet) -> Self {
-        set.words().collect()
+        set.words()
     }
 }
 
@@ -91,7 +102,7 @@ impl PartitionSet {
 
     /// Its bytes, without those at the end that are zero.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.words().flat_map(u64::to_le_bytes).collect();
+        let mut bytes: Vec<u8> = self.words().into_iter().flat_map(u64::to_le_bytes).collect();
         bytes.truncate(self.end().div_ceil(u8::BITS) as usize);
         bytes
     }
@@ -111,16 +122,23 @@ impl PartitionSet {
     }
 
     /// A bit for each partition up to the last member.
-    fn words(&self) -> impl Iterator<Item = u64> {
-        let word = |number: u32| match &self.0 {
-            Members::Bits(words) => words.get(number as usize).copied().unwrap_or_default(),
-            Members::Listed(_) | Members::AllBut { .. } => {
-                let first = number * u64::BITS;
-                let bits = self.members_in(first..first + u64::BITS);
-                bits.fold(0, |word, partition| word | (1 << (partition - first)))
-            }
+    fn words(&self) -> Vec<u64> {
+        let (list, is_member) = match &self.0 {
+            Members::Bits(words) => return words.to_vec(),
+            Members::Listed(members) => (members, true),
+            Members::AllBut { others, .. } => (others, false),
         };
-        (0..self.end().div_ceil(u64::BITS)).map(word)
+        let end = self.end();
+        let mut words = vec![if is_member { 0 } else { u64::MAX }; end.div_ceil(u64::BITS) as usize];
+        for number in list.iter().map(|number| u32::from(*number)) {
+            if let Some(word) = words.get_mut((number / u64::BITS) as usize) {
+                *word ^= 1 << (number % u64::BITS);
+            }
+        }
+        if let Some(last) = words.last_mut() {
+            *last &= u64::MAX >> (end.next_multiple_of(u64::BITS) - end);
+        }
+        words
     }
 
     /// The bytes that its members take.
