@@ -128,6 +128,7 @@ fn policy() -> Policy {
         min_range_bytes: 1 << 20,
         adaptive: None,
         joins: None,
+        speculation: None,
         retention: ShuffleRetention::UntilEnd,
         sink: true,
     }

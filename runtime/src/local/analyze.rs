@@ -42,6 +42,7 @@ fn lines(stage: &StageStatus) -> Vec<String> {
     lines.extend(problems(stage));
     lines.extend(layout(stage));
     lines.extend(joins(stage));
+    lines.extend(speculation(stage));
     if let Some(filters) = &stage.filters {
         let mut text = Vec::new();
         if filters.made > 0 {
@@ -133,6 +134,18 @@ fn joins(stage: &StageStatus) -> Option<String> {
     Some(format!("joins: {}", text.join(", ")))
 }
 
+/// What duplicates of slow attempts did.
+fn speculation(stage: &StageStatus) -> Option<String> {
+    let counts = stage.speculation?;
+    Some(format!(
+        "speculation: {} duplicates of slow attempts, {} won, {} wasted ({})",
+        counts.launched,
+        counts.won,
+        counts.wasted,
+        seconds(counts.wasted_ms),
+    ))
+}
+
 fn total(status: &ShuffleQueryStatus) -> String {
     let after = |millis: Option<u64>| millis.map_or_else(|| "-".to_owned(), seconds);
     format!(
@@ -151,7 +164,9 @@ fn seconds(millis: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sluice_crds::shuffle_query::status::{StageFilters, StageJoinSwitches, StageState};
+    use sluice_crds::shuffle_query::status::{
+        SpeculationCounts, StageFilters, StageJoinSwitches, StageState,
+    };
 
     use super::*;
 
@@ -200,6 +215,12 @@ mod tests {
                         sorted_tasks: 0,
                         swapped_joins: 1,
                         broadcast_tasks: 2,
+                    }),
+                    speculation: Some(SpeculationCounts {
+                        launched: 3,
+                        won: 2,
+                        wasted: 1,
+                        wasted_ms: 450,
                     }),
                     first_chunk_ms: Some(5),
                     ..stage(1)

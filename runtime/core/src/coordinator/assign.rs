@@ -8,7 +8,7 @@ use super::event::Action;
 use super::outcome::QueryState;
 use super::poison::Start;
 use super::worker_registry::Worker;
-use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
+use super::{Coordinator, MAX_ATTEMPTS_PER_TASK, stage_table};
 use crate::ids::{StageId, TaskId, WorkerId};
 use crate::locality::{LocalityCounts, LocalityLevel};
 use crate::message::{AssignedInput, Assignment};
@@ -24,13 +24,17 @@ impl Coordinator {
         let mut assigned = false;
         self.follow_demand();
         while let Some((task, worker)) = self.next_start() {
-            self.start(task, &worker);
+            self.start(task, &worker, false);
             if self.has_ended() {
                 return;
             }
             assigned = true;
             // What reads rows of another run starts over.
             self.follow_demand();
+        }
+        while let Some((task, worker)) = self.next_duplicate() {
+            self.start(task, &worker, true);
+            assigned = true;
         }
         self.lease_slots(assigned);
     }
@@ -71,7 +75,7 @@ impl Coordinator {
 
     /// The worker with the best locality for the task, then the one that holds its part of an input, then the one with the most
     /// granted slots. The one where the task has just failed comes last; those of `not_there` are left out.
-    fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
+    pub(super) fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
         let data = &self.graph.stages[task.stage.0 as usize].data;
         let failed_on = self.stages.task(task).and_then(TaskRun::failed_on);
         let home = self.layouts.home(task);
@@ -92,7 +96,8 @@ impl Coordinator {
         best.map(|worker| worker.name().to_owned())
     }
 
-    fn start(&mut self, task: TaskId, worker: &str) {
+    /// Starts an attempt of a task, or a duplicate of the one at work.
+    fn start(&mut self, task: TaskId, worker: &str, speculative: bool) {
         let Some(run) = self.stages.task(task) else {
             return;
         };
@@ -100,7 +105,8 @@ impl Coordinator {
             self.fail_for_lost_attempts(task);
             return;
         }
-        if run.has_won_before() {
+        // If its rows are others than those before, its readers have started over for the first attempt.
+        if run.has_won_before() && !speculative {
             self.restart_consumers_of_other_rows(task.stage);
         }
         self.finalize_layout(task.stage);
@@ -110,7 +116,12 @@ impl Coordinator {
             return;
         };
         self.starts += 1;
-        let how = (self.starts, self.joins.sorts(task));
+        let how = stage_table::Start {
+            number: self.starts,
+            sorts_joins: self.joins.sorts(task),
+            speculative,
+        };
+        self.stragglers.recheck(self.now);
         let stage = self.stages.get_mut(task.stage);
         let attempt = stage.start(task.task, worker, how, locality, self.now);
         self.slots.consume(&attempt.worker.name, attempt.id);

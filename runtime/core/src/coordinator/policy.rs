@@ -7,6 +7,7 @@ use sluice_crds::shuffle_query::ShuffleRetention;
 
 use crate::joins::JoinPolicy;
 use crate::layout::AdaptivePolicy;
+use crate::speculation::SpeculationPolicy;
 
 /// Limits, time-outs and windows of one query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +36,9 @@ pub struct Policy {
     /// When joins are done in another way than planned, by what was observed; `None`: never.
     #[serde(default)]
     pub joins: Option<JoinPolicy>,
+    /// When slow attempts get a duplicate; `None`: never.
+    #[serde(default)]
+    pub speculation: Option<SpeculationPolicy>,
     /// How long the output of a stage is kept once all stages that read it have ended.
     pub retention: ShuffleRetention,
     /// Whether the result goes to a sink (committed at the end) or to a client (read as it is won).

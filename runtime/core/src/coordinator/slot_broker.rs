@@ -190,12 +190,12 @@ impl SlotBroker {
     }
 
     /// Restarts the wait of starving tasks, since a slot is about to become free.
-    fn restart_starvation(&mut self, now: Instant) {
+    pub(super) fn restart_starvation(&mut self, now: Instant) {
         self.starved_since = Some(now);
     }
 
-    /// Whether tasks have starved long enough for a reader to give up its slot.
-    fn has_starved(&self, now: Instant) -> bool {
+    /// Whether tasks have starved long enough for a reader or a duplicate to give up its slot.
+    pub(super) fn has_starved(&self, now: Instant) -> bool {
         self.starved_since
             .is_some_and(|since| since + DEADLOCK_TIMEOUT <= now)
     }
@@ -368,11 +368,18 @@ impl Coordinator {
     /// Releases and requests slots, after everything that could start has started.
     pub(super) fn lease_slots(&mut self, assigned: bool) {
         self.slots.release_granted(&self.workers, &mut self.out);
-        let runnable = self.runnable();
+        let mut runnable = self.runnable();
+        let waits = !runnable.is_empty();
+        if !waits {
+            runnable = self.runnable_duplicates();
+        }
         self.slots
             .note_starvation(!runnable.is_empty(), assigned, self.now);
         self.update_slot_requests(&runnable);
         self.free_slot_of_waiting_reader();
+        if waits {
+            self.free_slot_of_duplicate();
+        }
     }
 
     /// Withdraws every request and gives back every granted slot.

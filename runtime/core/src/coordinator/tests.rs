@@ -18,4 +18,5 @@ mod release;
 mod retries;
 mod scheduling;
 mod skew;
+mod speculation;
 mod stalls;

@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::joins::{joined_graph, random_policy};
 use super::limit::limited_graph;
+use super::live;
 use super::model::random_graph;
 use crate::coordinator::Policy;
 use crate::ids::TaskId;
@@ -58,16 +59,19 @@ pub enum Scenario {
     Limit,
     /// As any, of joins that may be done in another way than planned.
     Join,
+    /// As any, with a slow worker and duplicates of what it runs.
+    Slow,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Deadline,
         Self::Abandoned,
         Self::Client,
         Self::Poison,
         Self::Limit,
         Self::Join,
+        Self::Slow,
         Self::Any,
     ];
 
@@ -81,6 +85,7 @@ impl Scenario {
             Self::Poison => "poison-",
             Self::Limit => "limit-",
             Self::Join => "join-",
+            Self::Slow => "slow-",
         }
     }
 }
@@ -147,6 +152,10 @@ pub enum Defect {
     RepeatUpdate,
     /// A worker keeps the first that it is told of an output.
     KeepFirstUpdate,
+    /// The coordinator never cancels an attempt.
+    NeverCancel,
+    /// The coordinator says of an output that it refuses that it counts.
+    TellLoser,
 }
 
 #[derive(Debug)]
@@ -174,6 +183,8 @@ pub struct Plan {
     pub sink_fails: bool,
     /// The longest that the client takes for one chunk, in milliseconds.
     pub client_pause: u64,
+    /// A worker whose work takes so many times as long.
+    pub slow_worker: Option<(usize, u64)>,
     /// When the last worker has vanished.
     pub abandoned_at: Option<u64>,
     pub defect: Defect,
@@ -195,6 +206,7 @@ impl Plan {
                 plan.graph = joined_graph(&mut rng);
                 plan.policy.joins = Some(random_policy(&mut rng));
             }
+            Scenario::Slow => plan.slow_worker(&mut rng),
         }
         (plan, rng)
     }
@@ -261,6 +273,15 @@ impl Plan {
         }
     }
 
+    /// Lets a worker take long, and others run duplicates of what it runs.
+    fn slow_worker(&mut self, rng: &mut SmallRng) {
+        if self.slots.len() < 2 {
+            self.slots.push(2);
+        }
+        self.slow_worker = Some((rng.random_range(0..self.slots.len()), rng.random_range(5..40)));
+        self.policy.speculation = Some(live::random_policy(rng));
+    }
+
     /// Puts in a defect, and what brings it to light.
     pub fn inject(&mut self, defect: Defect) {
         self.defect = defect;
@@ -297,7 +318,9 @@ impl Plan {
             | Defect::SwapInSome
             | Defect::DropUpdate
             | Defect::RepeatUpdate
-            | Defect::KeepFirstUpdate => {}
+            | Defect::KeepFirstUpdate
+            | Defect::NeverCancel
+            | Defect::TellLoser => {}
         }
     }
 
@@ -333,7 +356,9 @@ impl Plan {
             | Defect::SwapInSome
             | Defect::DropUpdate
             | Defect::RepeatUpdate
-            | Defect::KeepFirstUpdate => span,
+            | Defect::KeepFirstUpdate
+            | Defect::NeverCancel
+            | Defect::TellLoser => span,
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),
@@ -396,6 +421,7 @@ impl Plan {
                 min_range_bytes: rng.random_range(1..100_000),
                 adaptive: rng.random_bool(0.8).then(|| random_adaptive(&mut rng)),
                 joins: Some(JoinPolicy::new(0)),
+                speculation: None,
                 retention: match seed % 2 {
                     0 => ShuffleRetention::UntilRead,
                     _ => ShuffleRetention::UntilEnd,
@@ -414,6 +440,7 @@ impl Plan {
             cancel_at: rng.random_bool(0.05).then(|| rng.random_range(0..1_500)),
             sink_fails: !calm && rng.random_bool(0.03),
             client_pause: 40,
+            slow_worker: None,
             abandoned_at: None,
             defect: Defect::None,
         };

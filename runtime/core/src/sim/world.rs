@@ -20,7 +20,7 @@ use crate::ids::{AttemptId, Incarnation, QueryId, StreamId, WorkerId};
 use crate::message::FetchRequest;
 use crate::plan::Determinism;
 use crate::reader;
-use crate::snapshot::JoinSwitches;
+use crate::snapshot::{JoinSwitches, SpeculationCounts};
 use crate::time::Instant;
 
 const STEP_LIMIT: u64 = 400_000;
@@ -155,6 +155,10 @@ pub struct Run {
     pub broadcast_tasks: u32,
     /// Joins whose sides changed places.
     pub swapped_joins: u32,
+    /// Duplicates that won.
+    pub duplicates_won: u32,
+    /// Duplicates that ended in vain.
+    pub duplicates_wasted: u32,
     /// Tasks that a limit did not need.
     pub skipped: u32,
     /// Tasks that ran again after their output was dropped.
@@ -195,7 +199,7 @@ impl World {
             visible: None,
             killed: Vec::new(),
             hung: 0,
-            audit: Audit::of(&plan.graph),
+            audit: Audit::of(&plan.graph, plan.policy.speculation.is_some()),
             usable_worker_at: 0,
             outcome: None,
             trace,
@@ -279,6 +283,10 @@ impl World {
             let stages = snapshot.stages.iter();
             stages.map(|stage| count(&stage.join_switches)).sum()
         };
+        let speculation = |count: fn(&SpeculationCounts) -> u32| -> u32 {
+            let stages = snapshot.stages.iter();
+            stages.map(|stage| count(&stage.speculation)).sum()
+        };
         let sorted_tasks = sum(|joins| joins.sorted_tasks);
         let lost: u32 = snapshot.stages.iter().map(|stage| stage.lost_attempts).sum();
         let coalesced = snapshot.stages.iter().filter(|stage| {
@@ -303,6 +311,8 @@ impl World {
             client_went_on: self.client.went_on,
             killed: self.killed.len(),
             hung: self.hung,
+            duplicates_won: speculation(|counts| counts.won),
+            duplicates_wasted: speculation(|counts| counts.wasted),
             skipped,
             ran_again: self.audit.ran_again,
         })
@@ -384,6 +394,9 @@ impl World {
         self.audit.on_event(&event);
         let actions = self.coordinator.handle(Instant(self.now), event);
         for mut action in actions {
+            if self.plan.defect == Defect::NeverCancel && matches!(action, Action::CancelAttempt { .. }) {
+                continue;
+            }
             if self.trace {
                 println!("        -> {action:?}");
             }
@@ -391,6 +404,7 @@ impl World {
             self.audit.on_action(&action)?;
             self.perform(action)?;
         }
+        self.audit.on_handled()?;
         if self.audit.has_usable_worker() {
             self.usable_worker_at = self.now;
         }

@@ -22,10 +22,26 @@ pub(super) fn query(sql: &str, tables: &[&str], more: &[&str]) -> String {
     for table in tables {
         yaml.push_str(&format!("  - {table}\n"));
     }
-    for line in more {
+    for line in without_duplicates(more) {
         yaml.push_str(&format!("  {line}\n"));
     }
     yaml
+}
+
+/// These lines of a spec, so that attempts get no duplicates, unless a line says otherwise: tests that freeze workers count on the
+/// frozen attempts.
+fn without_duplicates(more: &[&str]) -> Vec<String> {
+    const SHUFFLE: &str = "shuffle: {";
+    const OFF: &str = "speculation: {mode: Off}";
+    let mut lines: Vec<String> = more.iter().map(|line| (*line).to_owned()).collect();
+    if lines.iter().any(|line| line.contains("speculation:")) {
+        return lines;
+    }
+    match lines.iter_mut().find(|line| line.starts_with(SHUFFLE)) {
+        Some(shuffle) => *shuffle = shuffle.replacen(SHUFFLE, &format!("{SHUFFLE}{OFF}, "), 1),
+        None => lines.push(format!("{SHUFFLE}{OFF}}}")),
+    }
+    lines
 }
 
 /// A generated TPC-H table as a list item.

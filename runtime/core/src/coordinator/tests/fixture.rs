@@ -27,6 +27,7 @@ pub fn policy() -> Policy {
         min_range_bytes: 100,
         adaptive: None,
         joins: Some(JoinPolicy::new(0)),
+        speculation: None,
         retention: ShuffleRetention::UntilEnd,
         sink: false,
     }
