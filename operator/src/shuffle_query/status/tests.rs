@@ -1,5 +1,5 @@
 use serde_json::json;
-use sluice_crds::shuffle_query::status::QueryTotals;
+use sluice_crds::shuffle_query::status::{QueryTotals, SpeculationCounts};
 
 use sluice_crds::ErrorReason;
 
@@ -27,6 +27,10 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
         stages_done: Some("1/2".to_owned()),
         tasks_done: Some("13/40".to_owned()),
         local_attempts: Some("87%".to_owned()),
+        speculation: Some(SpeculationCounts {
+            launched: 3,
+            ..SpeculationCounts::default()
+        }),
         totals: QueryTotals {
             bytes_spilled: 9,
             ..QueryTotals::default()
@@ -55,6 +59,7 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
             status.stages_done.clone(),
             status.tasks_done.clone(),
             status.local_attempts.clone(),
+            status.speculation,
             status.totals,
             status.time_to_first_row_millis,
         )
@@ -84,7 +89,7 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let next = compose(&query, &record, Some(&started), now);
     assert_eq!(
         columns(&next),
-        (None, Some("0/4".to_owned()), None, Default::default(), None)
+        (None, Some("0/4".to_owned()), None, None, Default::default(), None)
     );
 }
 

@@ -32,10 +32,7 @@ impl Coordinator {
             // What reads rows of another run starts over.
             self.follow_demand();
         }
-        while let Some((task, worker)) = self.next_duplicate() {
-            self.start(task, &worker, true);
-            assigned = true;
-        }
+        assigned |= self.start_duplicates();
         self.lease_slots(assigned);
     }
 
@@ -97,7 +94,7 @@ impl Coordinator {
     }
 
     /// Starts an attempt of a task, or a duplicate of the one at work.
-    fn start(&mut self, task: TaskId, worker: &str, speculative: bool) {
+    pub(super) fn start(&mut self, task: TaskId, worker: &str, speculative: bool) {
         let Some(run) = self.stages.task(task) else {
             return;
         };

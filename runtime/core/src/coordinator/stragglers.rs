@@ -200,8 +200,22 @@ impl Coordinator {
         slow.map(|worker| worker.name().to_owned()).collect()
     }
 
+    /// Starts the duplicates that granted slots can run; says whether there were any. One that ends in vain has no successor before
+    /// the next search.
+    pub(super) fn start_duplicates(&mut self) -> bool {
+        let mut started = false;
+        while let Some((task, worker)) = self.next_duplicate() {
+            self.stragglers
+                .attempts
+                .retain(|straggler| straggler.task_id() != task);
+            self.start(task, &worker, true);
+            started = true;
+        }
+        started
+    }
+
     /// The next duplicate that a granted slot can run, and the worker for it.
-    pub(super) fn next_duplicate(&self) -> Option<(TaskId, String)> {
+    fn next_duplicate(&self) -> Option<(TaskId, String)> {
         self.slots.with_grants().next()?;
         let duplicates = self.duplicates().into_iter();
         let mut placed = duplicates.filter_map(|duplicate| {
