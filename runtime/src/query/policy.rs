@@ -151,7 +151,7 @@ mod tests {
             ..SpeculationSpec::default()
         };
         assert_eq!(speculation_policy(&off), None);
-        assert_eq!((percent(1.0), percent(1.005), percent(f64::NAN)), (100, 101, 0));
+        assert_eq!((percent(1.0), percent(1.006), percent(f64::NAN)), (100, 101, 0));
     }
 
     #[test]
