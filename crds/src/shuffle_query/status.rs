@@ -87,7 +87,7 @@ pub struct ShuffleQueryStatus {
     #[schemars(length(max = 32))]
     pub tasks_done: Option<String>,
     /// Attempts that ran near their data of those that should have, such as 87%. Absent if the tables declare no
-    /// locality.
+    /// locality and no worker holds most of what a task reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     pub local_attempts: Option<String>,
@@ -298,7 +298,8 @@ pub struct StageStatus {
     /// Time from the first assignment to the first row that a task produced, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_reduce_row_ms: Option<u64>,
-    /// Where attempts ran, if the query declares the locality of the data that the stage scans.
+    /// Where attempts ran, if the query declares the locality of the data that the stage scans, or one worker holds most of what
+    /// a task reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locality: Option<StageLocality>,
     /// The runtime filters that the stage makes and uses, if there are any.
@@ -366,16 +367,20 @@ pub struct StageFilters {
     pub rows_filtered: u64,
 }
 
-/// Where attempts ran of a stage that scans data of known locality, counted at assignment.
+/// Where attempts ran of a stage that scans data of declared locality, or of whose tasks some read most of their input from one
+/// worker, counted at assignment. Tasks whose input is spread over the workers run anywhere and do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StageLocality {
     /// Attempts that should run near their data.
     pub asked: u32,
-    /// Of those, the ones that ran on a node that holds the data.
+    /// Of those, the ones that ran at the worker that holds most of their input.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub worker: u32,
+    /// Those that ran on a node that holds the data, or on that of the worker that holds most of their input.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub node: u32,
-    /// Those that ran in a zone that holds the data.
+    /// Those that ran in a zone that holds the data, or in that of the worker that holds most of their input.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub zone: u32,
     /// Those that ran elsewhere because no worker near the data took attempts.

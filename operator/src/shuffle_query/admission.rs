@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -44,7 +45,12 @@ pub enum Admission {
         /// Admitted queries.
         running: usize,
     },
+    /// As many coordinators start as may start at the same time. The query asks again after this time.
+    Delayed(Duration),
 }
+
+/// The place of a query in the order of admission: priority, creation, name.
+pub type Rank = (Reverse<i32>, Timestamp, String);
 
 /// The order of admission. Names are unique in a namespace, which settles ties.
 fn rank(candidate: &Candidate) -> (Reverse<i32>, Timestamp, &str) {
@@ -53,6 +59,14 @@ fn rank(candidate: &Candidate) -> (Reverse<i32>, Timestamp, &str) {
         candidate.created,
         candidate.name.as_str(),
     )
+}
+
+impl Candidate {
+    /// Its place in the order of admission.
+    pub fn rank(&self) -> Rank {
+        let (priority, created, name) = rank(self);
+        (priority, created, name.to_owned())
+    }
 }
 
 /// Whether `query` may be admitted to a pool that runs at most `limit` queries. `all` are the queries of the pool that have not

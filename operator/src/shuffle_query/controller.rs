@@ -1,7 +1,7 @@
 //! The controller of queries: what it watches, and one reconcile.
 
 use std::mem;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -21,6 +21,7 @@ use super::observed::Decision;
 use super::progress::Progress;
 use super::query_memo::{QueryMemo, QueryMemos};
 use super::query_record::QueryRecord;
+use super::start_limit::StartLimit;
 use super::{admission, observe};
 use crate::Operator;
 use crate::config::Scope;
@@ -52,6 +53,7 @@ pub struct QueryReconciler {
     pub(super) memos: QueryMemos,
     /// Held while the admission of one query is decided.
     pub(super) admitting: Mutex<()>,
+    pub(super) starts: Mutex<StartLimit>,
 }
 
 impl QueryReconciler {
@@ -109,14 +111,16 @@ impl QueryReconciler {
         waiting.chain(self.next_admissible(pool)).collect()
     }
 
+    /// The queries that the pool has room for, but for those that know it and wait for their start.
     fn next_admissible(&self, pool: &WorkerPool) -> Vec<ObjectRef<ShuffleQuery>> {
         let namespace = pool.namespace().unwrap_or_default();
         let all = self.candidates(&namespace, &pool.name_any());
         let next = admission::next(&all, pool.spec.max_concurrent_queries);
-        let names = next
-            .into_iter()
-            .map(|query| ObjectRef::new(&query.name).within(&namespace));
-        names.collect()
+        let starts = self.starts();
+        let unaware = next.into_iter().filter(|query| !starts.is_waiting(&query.uid));
+        unaware
+            .map(|query| ObjectRef::new(&query.name).within(&namespace))
+            .collect()
     }
 
     /// Enqueues the next queries of the pool and of the namespace of `query`.
@@ -137,12 +141,30 @@ impl QueryReconciler {
         }
     }
 
+    pub(super) fn starts(&self) -> MutexGuard<'_, StartLimit> {
+        self.starts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enqueues the queries that may start now.
+    pub(super) fn enqueue_next_starts(&self) {
+        let starts = self.starts();
+        for ((namespace, _), query) in starts.next() {
+            // The receiver is gone when the operator stops.
+            let _ = self
+                .wake
+                .unbounded_send(ObjectRef::new(&query.name).within(namespace));
+        }
+    }
+
     /// Forgets a query that is gone. Its coordinator is told to cancel, if it can be reached, so that workers drop its data.
     fn forget(&self, uid: &str) {
         self.progress.cancel(uid);
         self.progress.unfollow(uid);
         self.operator.demand.forget(uid);
         self.memos.forget(uid);
+        if self.starts().forget(uid) {
+            self.enqueue_next_starts();
+        }
     }
 }
 
@@ -242,6 +264,7 @@ pub async fn run_with(
         synced: OnceCell::new(),
         memos: QueryMemos::default(),
         admitting: Mutex::default(),
+        starts: Mutex::default(),
         operator: operator.clone(),
     });
     let (watched, by_pool) = (reconciler.clone(), reconciler.clone());

@@ -28,6 +28,9 @@ const END_GRACE: Duration = Duration::from_secs(15);
 /// First and longest wait before a successor starts.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// The message of a query that has a place in its pool, and waits to start. It does not count, so that it is written once.
+const STARTS_LATER: &str = "it is one of the next to start: other coordinators start before it";
+
 /// Decides what to do about a query.
 ///
 /// ```text
@@ -253,6 +256,9 @@ fn waiting(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision
             let message = format!("{running} queries run in pool {name}, and {ahead} wait before this one");
             (ProgressReason::Queued, message, position_stays_true(ahead))
         }
+        (ObservedPool::Found { .. }, Admission::Delayed(after), _) => {
+            (ProgressReason::Queued, STARTS_LATER.to_owned(), after)
+        }
         (ObservedPool::Found { .. }, Admission::Granted, ObservedSql::Missing(what)) => {
             (ProgressReason::SqlNotFound, what.clone(), POLL)
         }
@@ -269,8 +275,9 @@ fn waiting(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision
 /// How long the position in the message may stay unchanged. Queries at the front update it sooner, as no event reports that they
 /// have moved.
 fn position_stays_true(ahead: usize) -> Duration {
-    let hundreds = u32::try_from(ahead / 100).unwrap_or(u32::MAX);
-    POLL.saturating_mul(hundreds.saturating_add(1)).min(IDLE)
+    // A thousand waiting queries then write six statuses a second, which leaves most of the writes to those that run.
+    let periods = u32::try_from(ahead / 25).unwrap_or(u32::MAX);
+    POLL.saturating_mul(periods.saturating_add(1)).min(IDLE)
 }
 
 /// Above every earlier epoch, even if somebody removed the status.

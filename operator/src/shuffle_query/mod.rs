@@ -13,6 +13,7 @@ pub mod observed;
 pub mod progress;
 mod query_memo;
 pub mod query_record;
+mod start_limit;
 mod status;
 mod status_writer;
 

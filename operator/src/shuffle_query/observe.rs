@@ -11,12 +11,14 @@ use sluice_crds::{
     ConditionReason, PoolConditionType, ProgressReason, ShuffleQuery, WorkerPool, WorkerPoolSpec,
     validate_query,
 };
+use tokio::time::Instant;
 
 use super::admission::{Admission, Candidate, WaitsFor, admission, next_waiting_for_quota, quota_violation};
 use super::controller::QueryReconciler;
-use super::coordinator_pod::CoordinatorPod;
+use super::coordinator_pod::{CoordinatorPod, PodState};
 use super::observed::{Observed, ObservedPool, ObservedSql};
 use super::query_record::{Coordinator, QueryRecord};
+use super::start_limit::{Turn, Waiting};
 use crate::controller_runtime::controller::Error;
 use crate::objects::folders::folders;
 use crate::objects::names;
@@ -106,12 +108,25 @@ impl QueryReconciler {
             }
             _ => ObservedSql::Available,
         };
+        let pods = self.pods(query, &record, now).await?;
+        let may_start = waits && problems.is_empty() && quota.is_none() && sql == ObservedSql::Available;
+        let admission = match &pool {
+            ObservedPool::Found {
+                compatible, needed, ..
+            } if may_start && compatible >= needed && admission == Admission::Granted => {
+                self.start_admission(query)
+            }
+            _ => {
+                self.observe_start(query, &record, &pods);
+                admission
+            }
+        };
         Ok(Observed {
             problems,
             pool,
             admission,
             sql,
-            pods: self.pods(query, &record, now).await?,
+            pods,
             report: self.progress.latest(&uid, record.epoch),
             unreachable: self.progress.unreachable(&uid, record.epoch),
             input: self.input(query).is_some(),
@@ -189,6 +204,39 @@ impl QueryReconciler {
             &all,
             pool.spec.max_concurrent_queries,
         )
+    }
+
+    /// Whether the query, which may be admitted, may start now.
+    fn start_admission(&self, query: &ShuffleQuery) -> Admission {
+        let candidate = candidate(query, self.pool(query).as_deref(), false);
+        let waiting = Waiting {
+            uid: candidate.uid.clone(),
+            name: candidate.name.clone(),
+        };
+        let pool = (query.namespace().unwrap_or_default(), candidate.pool.clone());
+        let turn = self
+            .starts()
+            .request(waiting, &pool, candidate.rank(), Instant::now());
+        match turn {
+            Turn::Granted => Admission::Granted,
+            Turn::Later(after) => Admission::Delayed(after),
+        }
+    }
+
+    /// Gives on the place of a query that has started, or that does not start.
+    fn observe_start(&self, query: &ShuffleQuery, record: &QueryRecord, pods: &[CoordinatorPod]) {
+        let uid = query.uid().unwrap_or_default();
+        let runs = record.admitted.is_some() && !record.phase.is_terminal();
+        let newest = pods.iter().find(|pod| pod.epoch == record.epoch);
+        let is_starting = newest.is_none_or(|pod| matches!(pod.state, PodState::Waiting(_)));
+        let makes_room = match runs {
+            true if is_starting => false,
+            true => self.starts().started(&uid, Instant::now()),
+            false => self.starts().forget(&uid),
+        };
+        if makes_room {
+            self.enqueue_next_starts();
+        }
     }
 
     /// The SQL text of a query, or what is missing.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant as Clock};
 use sluice_core::coordinator::{Action, Coordinator, Event, Policy};
 use sluice_core::ids::{AttemptId, ExchangeId, Incarnation, StageId, WorkerId};
 use sluice_core::layout::LayoutId;
-use sluice_core::locality::{DataLocality, NodeLocation};
+use sluice_core::locality::{DataLocality, LocalityPolicy, NodeLocation};
 use sluice_core::message::MapOutputPartitionMeta;
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
@@ -32,42 +32,63 @@ struct Size {
     maps: u32,
     /// Tasks that read what those write, one partition each; none: the scan writes the result.
     reduces: u32,
+    /// Partitions that each scanning task fills.
+    fills: u32,
 }
 
-const FULL: [Size; 3] = [
+const FULL: [Size; 4] = [
     Size {
         workers: 100,
         slots: 8,
         maps: 100_000,
         reduces: 0,
+        fills: 1,
     },
     Size {
         workers: 1_000,
         slots: 8,
         maps: 1_000_000,
         reduces: 0,
+        fills: 1,
     },
     Size {
         workers: 1_000,
         slots: 8,
         maps: 100,
         reduces: 10_000,
+        fills: 10_000,
+    },
+    Size {
+        workers: 1_000,
+        slots: 8,
+        maps: 100_000,
+        reduces: 10_000,
+        fills: 50,
     },
 ];
 
 /// Sizes at which every path runs and which take no time.
-const SMOKE: [Size; 2] = [
+const SMOKE: [Size; 3] = [
     Size {
         workers: 20,
         slots: 2,
         maps: 2_000,
         reduces: 0,
+        fills: 1,
     },
     Size {
         workers: 20,
         slots: 2,
         maps: 10,
         reduces: 200,
+        fills: 200,
+    },
+    Size {
+        workers: 20,
+        slots: 2,
+        maps: 500,
+        reduces: 1_000,
+        fills: 5,
     },
 ];
 
@@ -129,9 +150,23 @@ fn policy() -> Policy {
         adaptive: None,
         joins: None,
         speculation: None,
+        locality: LocalityPolicy {
+            min_bytes: 1 << 20,
+            max_wait: Duration::from_millis(100),
+        },
         retention: ShuffleRetention::UntilEnd,
         sink: true,
     }
+}
+
+/// The partitions that a scanning task fills: others than the next one.
+fn filled(size: Size, task: u32) -> Vec<u32> {
+    let all = size.reduces.max(1);
+    let step = (all / size.fills.max(1)).max(1);
+    let filled = (0..size.fills).map(|number| (u64::from(task) + u64::from(number * step)) % u64::from(all));
+    filled
+        .filter_map(|partition| u32::try_from(partition).ok())
+        .collect()
 }
 
 /// The coordinator and what its workers are about to say.
@@ -140,7 +175,7 @@ struct Query {
     events: VecDeque<Event>,
     /// Attempts that run; the first one ends next.
     running: VecDeque<(WorkerId, AttemptId, LayoutId)>,
-    partitions: u32,
+    size: Size,
     assigned: u64,
     committed: bool,
     /// The time spent in the coordinator.
@@ -193,9 +228,9 @@ impl Query {
         }
         let (worker, attempt, layout) = self.running.pop_front()?;
         let partitions = if attempt.stage == StageId(0) {
-            self.partitions
+            filled(self.size, attempt.task)
         } else {
-            1
+            vec![0]
         };
         let output = |partition| MapOutputPartitionMeta {
             partition,
@@ -206,7 +241,7 @@ impl Query {
             worker,
             attempt,
             layout,
-            outputs: (0..partitions).map(output).collect(),
+            outputs: partitions.into_iter().map(output).collect(),
             run: None,
             filters: Vec::new(),
             metrics: AttemptMetrics {
@@ -232,7 +267,7 @@ fn measure(size: Size, most: u64) {
         machine,
         events: VecDeque::new(),
         running: VecDeque::new(),
-        partitions: size.reduces.max(1),
+        size,
         assigned: 0,
         committed: false,
         spent: Duration::ZERO,
@@ -271,10 +306,11 @@ fn measure(size: Size, most: u64) {
     let took = begun.elapsed();
     assert_eq!(snapshot.workers, size.workers);
     println!(
-        "{:>7} {:>9} {:>11} {:>10} {:>12.2} {:>9.0} {:>12.2} {:>11}",
+        "{:>7} {:>9} {:>11} {:>7} {:>10} {:>12.2} {:>9.0} {:>12.2} {:>11}",
         size.workers,
         tasks,
         size.reduces.max(1),
+        size.fills,
         query.assigned,
         each(query.spent.as_secs_f64() * 1e6, query.assigned),
         each(joins.as_secs_f64() * 1e6, size.workers.into()),
@@ -299,7 +335,9 @@ fn main() {
     if let Some(size) = value_of(&arguments, "--size").and_then(|size| sizes.get(size as usize)) {
         return measure(*size, value_of(&arguments, "--decisions").unwrap_or(u64::MAX));
     }
-    println!("workers     tasks  partitions  decisions  us/decision  us/join  ms/snapshot  bytes/task");
+    println!(
+        "workers     tasks  partitions  filled  decisions  us/decision  us/join  ms/snapshot  bytes/task"
+    );
     // Each in a process of its own: memory that one has freed would hide what the next one takes.
     let program = std::env::current_exe().expect("the benchmark has a path");
     for size in 0..sizes.len() {

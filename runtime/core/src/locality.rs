@@ -1,10 +1,14 @@
 //! Data locality of tasks: how near a worker is to the rows that a task reads. Locality is a preference. It chooses among
-//! free slots and never leaves a slot idle.
+//! granted slots and never leaves one idle.
+
+mod preferred;
 
 use std::collections::BTreeSet;
 use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
+
+pub use preferred::{Holders, LocalityPolicy, preferred_workers};
 
 /// Node and zone of a worker.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +23,26 @@ impl NodeLocation {
     /// Whether the node or the zone is known.
     pub fn is_known(&self) -> bool {
         self.node.is_some() || self.zone.is_some()
+    }
+
+    /// How near another worker is.
+    pub fn level_for(&self, other: &Self) -> LocalityLevel {
+        let is_same = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
+        if is_same(&self.node, &other.node) {
+            LocalityLevel::Node
+        } else if is_same(&self.zone, &other.zone) {
+            LocalityLevel::Zone
+        } else {
+            LocalityLevel::Elsewhere
+        }
+    }
+
+    /// Its node and its zone, as far as they are known, as the place of data.
+    pub fn data(&self) -> DataLocality {
+        DataLocality {
+            nodes: self.node.iter().cloned().collect(),
+            zones: self.zone.iter().cloned().collect(),
+        }
     }
 }
 
@@ -55,6 +79,8 @@ impl DataLocality {
 /// How near a worker is to the data; the nearest level comes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum LocalityLevel {
+    /// At the very worker that holds it.
+    Worker,
     /// On a node that holds the data.
     Node,
     /// In a zone that holds the data.
@@ -63,9 +89,13 @@ pub enum LocalityLevel {
     Elsewhere,
 }
 
-/// How many attempts ran at each locality level. Only attempts of stages with a declared data locality count.
+/// How many attempts ran at each locality level. Only attempts count whose stage has a declared data locality, or whose task
+/// prefers the worker that holds most of its input.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LocalityCounts {
+    /// At the worker that holds most of their input.
+    #[serde(default)]
+    pub worker: u32,
     /// On a node that holds the data.
     pub node: u32,
     /// In a zone that holds the data.
@@ -77,19 +107,20 @@ pub struct LocalityCounts {
 }
 
 impl LocalityCounts {
-    /// All attempts of stages with a declared data locality.
+    /// All attempts that should run near their data.
     pub fn asked(&self) -> u32 {
         self.near() + self.no_worker_near + self.near_workers_busy
     }
 
-    /// Of those, attempts on a node or in a zone that holds the data.
+    /// Of those, attempts at the worker, on a node or in a zone that holds the data.
     pub fn near(&self) -> u32 {
-        self.node + self.zone
+        self.worker + self.node + self.zone
     }
 }
 
 impl AddAssign for LocalityCounts {
     fn add_assign(&mut self, other: Self) {
+        self.worker += other.worker;
         self.node += other.node;
         self.zone += other.zone;
         self.no_worker_near += other.no_worker_near;

@@ -308,7 +308,7 @@ fn complete(succeeded: &Observation) -> Observation {
     (QueryConditionType::Complete, status, reason, message, at)
 }
 
-/// The share of attempts that ran near their declared data; `None` if no locality is declared.
+/// The share of attempts that ran near their data; `None` if it is known of none where that is.
 fn local_attempts(snapshot: &QuerySnapshot) -> Option<String> {
     let mut counts = LocalityCounts::default();
     for stage in &snapshot.stages {
@@ -321,6 +321,7 @@ fn local_attempts(snapshot: &QuerySnapshot) -> Option<String> {
 fn locality(counts: LocalityCounts) -> Option<StageLocality> {
     (counts.asked() > 0).then(|| StageLocality {
         asked: counts.asked(),
+        worker: counts.worker,
         node: counts.node,
         zone: counts.zone,
         no_worker_near: counts.no_worker_near,

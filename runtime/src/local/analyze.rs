@@ -42,6 +42,7 @@ fn lines(stage: &StageStatus) -> Vec<String> {
     lines.extend(problems(stage));
     lines.extend(layout(stage));
     lines.extend(joins(stage));
+    lines.extend(locality(stage));
     lines.extend(speculation(stage));
     if let Some(filters) = &stage.filters {
         let mut text = Vec::new();
@@ -146,6 +147,24 @@ fn speculation(stage: &StageStatus) -> Option<String> {
     ))
 }
 
+/// Where attempts ran that had a reason to run somewhere.
+fn locality(stage: &StageStatus) -> Option<String> {
+    let counts = stage.locality?;
+    let levels = [
+        (counts.worker, "at the worker of most of their input"),
+        (counts.node, "on a node with their data"),
+        (counts.zone, "in a zone with their data"),
+        (
+            counts.near_workers_busy,
+            "elsewhere, as workers near it were busy",
+        ),
+        (counts.no_worker_near, "elsewhere, as none was near it"),
+    ];
+    let levels = levels.iter().filter(|(count, _)| *count > 0);
+    let text: Vec<_> = levels.map(|(count, at)| format!("{count} {at}")).collect();
+    Some(format!("attempts: {}", text.join(", ")))
+}
+
 fn total(status: &ShuffleQueryStatus) -> String {
     let after = |millis: Option<u64>| millis.map_or_else(|| "-".to_owned(), seconds);
     format!(
@@ -165,7 +184,7 @@ fn seconds(millis: u64) -> String {
 #[cfg(test)]
 mod tests {
     use sluice_crds::shuffle_query::status::{
-        SpeculationCounts, StageFilters, StageJoinSwitches, StageState,
+        SpeculationCounts, StageFilters, StageJoinSwitches, StageLocality, StageState,
     };
 
     use super::*;
@@ -215,6 +234,12 @@ mod tests {
                         sorted_tasks: 0,
                         swapped_joins: 1,
                         broadcast_tasks: 2,
+                    }),
+                    locality: Some(StageLocality {
+                        asked: 2,
+                        worker: 1,
+                        near_workers_busy: 1,
+                        ..StageLocality::default()
                     }),
                     speculation: Some(SpeculationCounts {
                         launched: 3,

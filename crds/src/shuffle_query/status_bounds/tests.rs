@@ -64,6 +64,7 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
             asked: 1_234,
             node: 1_000,
             zone: 200,
+            worker: 12,
             no_worker_near: 30,
             near_workers_busy: 4,
         }),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{Config, watcher};
@@ -46,21 +47,23 @@ fn load(test: &'static str, count: usize, between: Duration) {
             "workerPoolRef": {"name": "p"},
         });
         let begun = Instant::now();
-        let watching = tokio::spawn(lags(space.clone(), count));
+        let ends = tokio::spawn(ends(space.clone(), count));
+        let addresses = tokio::spawn(addresses(space.clone(), count));
         for number in 0..count {
             submit(&space, &query(&format!("q{number}"), &spec)).await?;
             tokio::time::sleep(between).await;
         }
-        let lags = watching.await??;
-        let mut late: Vec<_> = lags.iter().map(|(name, lag)| (*lag, name)).collect();
-        late.sort();
-        for (lag, name) in late.iter().rev().take(5) {
-            println!("late: {name} by {:.1} s", lag.as_secs_f64());
-        }
-        let lags: Vec<_> = late.into_iter().map(|(lag, _)| lag).collect();
-        let at = |share: usize| lags[(lags.len() - 1) * share / 100].as_secs_f64();
-        let (p50, p95) = (at(50), at(95));
+        let ends = ends.await??;
         let took = begun.elapsed().as_secs();
+        let addresses = addresses.await??;
+        let unknown = ends.iter().filter_map(|(name, end)| {
+            let known = addresses.get(name)?;
+            Some(elapsed(end.at, *known))
+        });
+        let (p50, p95) = quantiles(unknown.collect())?;
+        println!("of it, until the address of the coordinator was known: p50 {p50:.1} s, p95 {p95:.1} s");
+        let lags = ends.values().map(|end| elapsed(end.at, end.shown));
+        let (p50, p95) = quantiles(lags.collect())?;
         record_measurement(
             &space,
             &format!(
@@ -70,6 +73,18 @@ fn load(test: &'static str, count: usize, between: Duration) {
         );
         Ok(())
     });
+}
+
+fn elapsed(since: Timestamp, until: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(since)).unwrap_or_default()
+}
+
+/// The median and the 95th percentile, in seconds.
+fn quantiles(mut times: Vec<Duration>) -> Result<(f64, f64)> {
+    times.sort_unstable();
+    let last = times.len().checked_sub(1).context("nothing was measured")?;
+    let at = |share: usize| times[last * share / 100].as_secs_f64();
+    Ok((at(50), at(95)))
 }
 
 /// Submits a query, again where an API server that has too much to do did not answer: the same object is applied once.
@@ -91,29 +106,54 @@ async fn submit(space: &Space, query: &Value) -> Result<()> {
     }
 }
 
-/// How long after its end each of `count` queries showed it, by name, as a watch sees it: lists of a thousand queries would take
-/// the time that is measured. What all queries must show is looked at too.
-async fn lags(space: Space, count: usize) -> Result<BTreeMap<String, Duration>> {
+/// The end of a query.
+struct End {
+    at: Timestamp,
+    /// When its status showed it.
+    shown: Timestamp,
+}
+
+/// The ends of `count` queries by name, as a watch sees them: lists of a thousand queries would take the time that is measured.
+/// What all queries must show is looked at too.
+async fn ends(space: Space, count: usize) -> Result<BTreeMap<String, End>> {
     let queries = Api::<ShuffleQuery>::namespaced(space.client.clone(), &space.namespace);
     let changes = watcher(queries, Config::default()).default_backoff();
     let mut changes = pin!(changes.applied_objects());
-    let mut lags = BTreeMap::new();
-    while lags.len() < count {
+    let mut ends = BTreeMap::new();
+    while ends.len() < count {
         let change = timeout(PROGRESS_TIMEOUT, changes.next()).await;
         let change =
-            change.with_context(|| format!("nothing changes, and {} of {count} ended", lags.len()))?;
+            change.with_context(|| format!("nothing changes, and {} of {count} ended", ends.len()))?;
         // The watch goes on after an error.
         let Some(Ok(query)) = change else { continue };
-        let (now, name) = (Timestamp::now(), query.name_any());
+        let (shown, name) = (Timestamp::now(), query.name_any());
         let status = query.status.unwrap_or_default();
-        if lags.contains_key(&name) || !status.phase.is_terminal() {
+        if ends.contains_key(&name) || !status.phase.is_terminal() {
             continue;
         }
-        let end = end_with_rows(&name, &status)?;
-        let lag = Duration::try_from(now.duration_since(end)).unwrap_or_default();
-        lags.insert(name, lag);
+        let at = end_with_rows(&name, &status)?;
+        ends.insert(name, End { at, shown });
     }
-    Ok(lags)
+    Ok(ends)
+}
+
+/// When the address of each query's coordinator was known, by the name of the query.
+async fn addresses(space: Space, count: usize) -> Result<BTreeMap<String, Timestamp>> {
+    let pods = Api::<Pod>::namespaced(space.client.clone(), &space.namespace);
+    let changes = watcher(pods, Config::default().labels("sluice.dev/query")).default_backoff();
+    let mut changes = pin!(changes.applied_objects());
+    let mut known = BTreeMap::new();
+    while known.len() < count {
+        let change = timeout(PROGRESS_TIMEOUT, changes.next()).await;
+        let change = change.with_context(|| format!("no pod changes, and {} of {count} ran", known.len()))?;
+        let Some(Ok(pod)) = change else { continue };
+        let query = pod.labels().get("sluice.dev/query");
+        let address = pod.status.as_ref().and_then(|status| status.pod_ip.as_ref());
+        if let (Some(query), Some(_)) = (query, address) {
+            known.entry(query.clone()).or_insert_with(Timestamp::now);
+        }
+    }
+    Ok(known)
 }
 
 /// When the query ended, with all of its rows and its stages in its status.

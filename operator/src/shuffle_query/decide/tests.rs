@@ -429,6 +429,31 @@ fn a_place_in_the_queue_is_told_anew_the_sooner_the_nearer_it_is() {
 }
 
 #[test]
+fn a_query_that_starts_later_has_no_epoch_yet() {
+    let mut world = World::new(json!({}));
+    world.seen.admission = Admission::Delayed(Duration::from_secs(3));
+    let (actions, record, again) = world.settle();
+    assert_eq!(
+        (actions, record.admitted, record.epoch, again),
+        (Vec::new(), None, 0, Duration::from_secs(3))
+    );
+    assert_eq!(
+        (record.reason, record.message.as_str()),
+        (ProgressReason::Queued.into(), STARTS_LATER)
+    );
+    world.seen.admission = Admission::Granted;
+    let (actions, record, _) = world.settle();
+    assert!(
+        actions.contains(&Action::CreatePod {
+            epoch: 1,
+            memory_factor: 1
+        }),
+        "{actions:?}"
+    );
+    assert_eq!(record.epoch, 1);
+}
+
+#[test]
 fn what_a_coordinator_needed_goes_once_none_may_run() {
     let mut world = World::running(json!({}));
     world.seen.input = true;

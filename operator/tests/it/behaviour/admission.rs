@@ -2,8 +2,10 @@
 
 use serde_json::json;
 use sluice_crds::shuffle_query::status::QueryPhase;
+use tokio::sync::watch;
 
-use super::script::with_signalled_coordinators;
+use super::script::{with_scripted_coordinators, with_signalled_coordinators};
+use crate::coordinators::succeeds;
 use crate::harness::eventually;
 
 #[test]
@@ -98,6 +100,43 @@ fn a_query_waits_for_its_pool_and_for_enough_workers() {
             assert!(fixture.coordinators("q").await.is_empty());
             fixture.edit("p", json!({"replicas": 2})).await;
             fixture.wait_for_phase("q", QueryPhase::Succeeded).await;
+        },
+    );
+}
+
+/// No container runs before all queries were seen: those beyond the first ones wait, and start once others have started.
+#[test]
+fn queries_beyond_those_that_may_start_together_say_so_and_start_later() {
+    let running = watch::Sender::new(false);
+    let may_run = running.subscribe();
+    with_scripted_coordinators(
+        "queries_beyond_those_that_may_start_together_say_so_and_start_later",
+        move |coordinator| {
+            let mut may_run = may_run.clone();
+            async move {
+                let _ = may_run.wait_for(|may_run| *may_run).await;
+                succeeds(coordinator).await
+            }
+        },
+        async |fixture, _| {
+            fixture.create_pool("p", json!({"replicas": 1})).await;
+            let queries: Vec<_> = (0..12).map(|number| format!("q{number}")).collect();
+            for query in &queries {
+                fixture.create_query(query, json!({})).await;
+            }
+            eventually("a query waits for the start of others", async || {
+                let mut waits = false;
+                for query in &queries {
+                    let message = fixture.query_status(query).await.message.unwrap_or_default();
+                    waits |= message.starts_with("it is one of the next to start");
+                }
+                waits
+            })
+            .await;
+            running.send_replace(true);
+            for query in &queries {
+                fixture.wait_for_phase(query, QueryPhase::Succeeded).await;
+            }
         },
     );
 }

@@ -23,6 +23,7 @@ impl Coordinator {
         }
         let mut assigned = false;
         self.follow_demand();
+        self.begin_preferences();
         while let Some((task, worker)) = self.next_start() {
             self.start(task, &worker, false);
             if self.has_ended() {
@@ -56,26 +57,24 @@ impl Coordinator {
         None
     }
 
-    /// The tasks of a stage that wait for a slot only, first those whose part of an input lies at a worker with granted slots.
+    /// The tasks of a stage that wait for a slot only: first those that prefer a worker with granted slots, then those that
+    /// prefer none, then all. A granted slot is better used by a task that prefers another worker than not at all.
     fn due(&self, stage: StageId) -> impl Iterator<Item = TaskId> {
-        let due = || self.stages.get(stage).due(self.now);
-        let is_near = |task: &TaskId| {
-            let home = self.layouts.home(*task);
-            let home = home.and_then(|home| self.workers.get(&home.name));
-            home.is_some_and(|home| self.slots.granted(home) > 0 && self.workers.is_usable(home))
-        };
-        let has_homes = self.layouts.has_homes(stage);
-        let near = has_homes.then(|| due().filter(move |task| is_near(task)));
-        let others = due().filter(move |task| !has_homes || !is_near(task));
-        near.into_iter().flatten().chain(others)
+        let stage = self.stages.get(stage);
+        let preferring = stage.has_preferences().then(|| {
+            let granted = self.slots.with_grants().filter_map(|name| self.workers.get(name));
+            let usable = granted.filter(|worker| self.workers.is_usable(worker));
+            let at_theirs = usable.flat_map(|worker| stage.due_at(worker.id(), self.now));
+            at_theirs.chain(stage.due_anywhere(self.now))
+        });
+        preferring.into_iter().flatten().chain(stage.due(self.now))
     }
 
-    /// The worker with the best locality for the task, then the one that holds its part of an input, then the one with the most
-    /// granted slots. The one where the task has just failed comes last; those of `not_there` are left out.
+    /// The worker with the best locality for the task, then the one with the most granted slots. The one where the task has just
+    /// failed comes last; those of `not_there` are left out.
     pub(super) fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
         let data = &self.graph.stages[task.stage.0 as usize].data;
         let failed_on = self.stages.task(task).and_then(TaskRun::failed_on);
-        let home = self.layouts.home(task);
         let granted = self.slots.with_grants().filter_map(|name| self.workers.get(name));
         let offers =
             granted.filter(|worker| self.workers.is_usable(worker) && !not_there.contains(worker.name()));
@@ -84,7 +83,6 @@ impl Coordinator {
             (
                 failed_here,
                 data.level_for(worker.location()),
-                home != Some(worker.id()),
                 Reverse(self.slots.granted(worker)),
                 self.slots.load(worker),
                 worker.name(),
@@ -108,7 +106,11 @@ impl Coordinator {
         }
         self.finalize_layout(task.stage);
         self.filters.decide(task.stage);
-        let locality = self.locality_of(task.stage, worker);
+        // A duplicate runs away from its straggler, whatever is near: that says nothing of the pool.
+        let locality = match speculative {
+            true => LocalityCounts::default(),
+            false => self.locality_of(task, worker),
+        };
         let Some(worker) = self.workers.get(worker).map(Worker::shared_id) else {
             return;
         };
@@ -130,23 +132,30 @@ impl Coordinator {
         });
     }
 
-    /// How an attempt of `stage` on `worker` counts towards the locality of the stage.
-    fn locality_of(&self, stage: StageId, worker: &str) -> LocalityCounts {
-        let data = &self.graph.stages[stage.0 as usize].data;
+    /// How an attempt of a task on `worker` counts towards the locality of its stage.
+    fn locality_of(&self, task: TaskId, worker: &str) -> LocalityCounts {
+        let data = &self.graph.stages[task.stage.0 as usize].data;
         let mut counts = LocalityCounts::default();
-        let chosen = self
-            .workers
-            .get(worker)
-            .filter(|worker| worker.location().is_known());
-        let Some(chosen) = chosen.filter(|_| !data.is_anywhere()) else {
+        let Some(chosen) = self.workers.get(worker) else {
             return counts;
         };
+        let is_declared = !data.is_anywhere() && chosen.location().is_known();
+        let level = match is_declared {
+            true => Some(data.level_for(chosen.location())),
+            false => self.preference(task, chosen),
+        };
         let is_near = |worker: &Worker| data.level_for(worker.location()) < LocalityLevel::Elsewhere;
-        match data.level_for(chosen.location()) {
-            LocalityLevel::Node => counts.node = 1,
-            LocalityLevel::Zone => counts.zone = 1,
-            LocalityLevel::Elsewhere => {
-                if self.workers.usable().any(is_near) {
+        match level {
+            None => {}
+            Some(LocalityLevel::Worker) => counts.worker = 1,
+            Some(LocalityLevel::Node) => counts.node = 1,
+            Some(LocalityLevel::Zone) => counts.zone = 1,
+            Some(LocalityLevel::Elsewhere) => {
+                let near_is_usable = match is_declared {
+                    true => self.workers.usable().any(is_near),
+                    false => self.prefers_usable_worker(task),
+                };
+                if near_is_usable {
                     counts.near_workers_busy = 1;
                 } else {
                     counts.no_worker_near = 1;

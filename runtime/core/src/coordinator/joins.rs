@@ -1,14 +1,12 @@
 //! Which tasks do their joins in another way than planned. docs/decisions/0009-joins.md has the rule and its reasons.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::Coordinator;
-use super::attempts::Winner;
 use crate::failure::Resource;
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
 use crate::joins::swapped;
-use crate::layout::{Layout, Shard};
+use crate::layout::Layout;
 use crate::plan::{ReadKind, Stage, StageGraph};
 
 /// From so many tasks on that ran out of memory with hash joins, all tasks of their stage sort.
@@ -81,23 +79,5 @@ impl Coordinator {
             if is_divided { bytes / tasks } else { bytes }
         };
         swapped(&stage.swappable_joins, bytes_of, policy)
-    }
-
-    /// By task, the worker that holds its part of the large input, where tasks read the other inputs whole; else empty.
-    pub(super) fn homes(&self, stage: &Stage, layout: &Layout) -> Vec<Option<Arc<WorkerId>>> {
-        if layout.broadcast_tasks() == 0 {
-            return Vec::new();
-        }
-        let shards = || layout.tasks.iter().map(|task| task.shard.as_ref());
-        let mut inputs = shards().flatten().map(|shard| shard.input as usize);
-        let input = inputs.next().and_then(|input| stage.inputs.get(input));
-        let winners = input.map(|input| self.map_task_winners(input.exchange));
-        let winners: Vec<Option<&Winner>> = winners.into_iter().flatten().collect();
-        let holder = |number: &u32| {
-            let winner = winners.get(*number as usize).copied().flatten()?;
-            Some(Arc::clone(&winner.worker))
-        };
-        let home = |shard: &Shard| shard.map_tasks.iter().find_map(holder);
-        shards().map(|shard| shard.and_then(home)).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! The layouts of stages in their epochs: when they are decided, and what readers are told of them.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::Coordinator;
@@ -8,6 +9,7 @@ use super::event::Action;
 use super::worker_registry::Worker;
 use crate::ids::{ExchangeId, StageId, TaskId, WorkerId};
 use crate::layout::{AdaptivePolicy, Layout, LayoutId, MapTaskOutput, Observed, ObservedInput, Shard};
+use crate::locality::Holders;
 use crate::message::{MapOutputPartitionMeta, Writer};
 use crate::metrics::partition_bytes_histogram;
 use crate::plan::{ReadKind, Stage, StageGraph, StageInput};
@@ -31,9 +33,9 @@ struct StageLayout {
     events: u32,
     /// Decided before the first assignment of an epoch, and kept when inputs are written again.
     decision: Option<Decision>,
-    /// Bytes of each partition that the stage writes, as the first winner of each task in this epoch wrote them. A task that
-    /// runs again writes the same rows, or its readers start over.
-    output_bytes: Vec<u64>,
+    /// Bytes of each partition that the stage writes and who holds them, as the first winner of each task in this epoch wrote
+    /// them. A task that runs again writes the same rows, or its readers start over.
+    output: Vec<Holders>,
 }
 
 /// How the inputs of a stage are read in its epoch.
@@ -46,8 +48,6 @@ struct Decision {
     task_bytes: Vec<u64>,
     /// The sum of those.
     total_bytes: u64,
-    /// By task, the worker that holds its part of the large input, where tasks read the other inputs whole; else empty.
-    homes: Vec<Option<Arc<WorkerId>>>,
     /// The joins whose sides change places.
     swapped_joins: Vec<u32>,
 }
@@ -60,7 +60,7 @@ impl Layouts {
             finalize_count: 0,
             events: 0,
             decision: None,
-            output_bytes: Vec::new(),
+            output: Vec::new(),
         };
         Self {
             stages: graph.stages.iter().map(stage).collect(),
@@ -107,18 +107,6 @@ impl Layouts {
         layout.tasks.get(task.task as usize)?.shard.as_ref()
     }
 
-    /// The worker that holds a task's part of the large input, where tasks read the other inputs whole.
-    pub(super) fn home(&self, task: TaskId) -> Option<&WorkerId> {
-        let decision = self.decision(task.stage)?;
-        decision.homes.get(task.task as usize)?.as_deref()
-    }
-
-    /// Whether tasks of the stage have such workers.
-    pub(super) fn has_homes(&self, stage: StageId) -> bool {
-        self.decision(stage)
-            .is_some_and(|decision| !decision.homes.is_empty())
-    }
-
     /// The size of a task beside the others of its stage, by the bytes that it reads.
     pub(super) fn relative_size(&self, task: TaskId) -> RelativeSize {
         let sized = self.decision(task.stage).and_then(|decision| {
@@ -145,23 +133,33 @@ impl Layouts {
     pub(super) fn reset(&mut self, stage: StageId) {
         let stage = self.of_mut(stage);
         stage.events += u32::from(stage.decision.take().is_some());
-        stage.output_bytes.clear();
+        stage.output.clear();
     }
 
-    /// Adds up what the first winner of a task wrote to the partitions of its exchange.
+    /// Adds up what the first winner of a task wrote at a worker to the partitions of its exchange.
     pub(super) fn count_outputs(
         &mut self,
         stage: StageId,
+        worker: &Arc<WorkerId>,
         partitions: u32,
         outputs: &[MapOutputPartitionMeta],
     ) {
-        let sizes = &mut self.of_mut(stage).output_bytes;
-        sizes.resize(partitions as usize, 0);
+        let holders = &mut self.of_mut(stage).output;
+        holders.resize_with(partitions as usize, Holders::default);
         for output in outputs {
-            if let Some(bytes) = sizes.get_mut(output.partition as usize) {
-                *bytes = bytes.saturating_add(output.bytes);
+            if let Some(holders) = holders.get_mut(output.partition as usize) {
+                holders.add(worker, output.bytes);
             }
         }
+    }
+
+    /// What the tasks of a stage wrote to some partitions, and who holds it.
+    pub(super) fn held_of(&self, writer: StageId, partitions: Range<u32>) -> Holders {
+        let range = partitions.start as usize..partitions.end as usize;
+        let mut held = Holders::default();
+        let parts = self.of(writer).output.get(range);
+        parts.into_iter().flatten().for_each(|part| held.merge(part));
+        held
     }
 
     /// Decides the layout of the stage.
@@ -185,7 +183,7 @@ impl Layouts {
     /// The bytes of each partition of an exchange; empty before anything of them is known.
     pub(super) fn bytes_of(&self, exchange: ExchangeId, graph: &StageGraph) -> Vec<u64> {
         let writers = graph.exchanges[exchange.0 as usize].writers.iter();
-        sum_by_partition(writers.map(|writer| self.of(*writer).output_bytes.as_slice()))
+        sum_by_partition(writers.map(|writer| self.of(*writer).output.iter().map(Holders::total)))
     }
 
     /// The sizes of the partitions that the stage's tasks divide among them, those of all inputs together; empty before
@@ -198,7 +196,9 @@ impl Layouts {
         let of_inputs: Vec<_> = own_inputs(stage)
             .map(|(_, input)| self.bytes_of(input.exchange, graph))
             .collect();
-        partition_bytes_histogram(sum_by_partition(of_inputs.iter().map(Vec::as_slice)))
+        partition_bytes_histogram(sum_by_partition(
+            of_inputs.iter().map(|sizes| sizes.iter().copied()),
+        ))
     }
 }
 
@@ -209,12 +209,12 @@ fn own_inputs(stage: &Stage) -> impl Iterator<Item = (u32, &StageInput)> {
 }
 
 /// The sums of sizes by partition; as many as the longest of them has.
-fn sum_by_partition<'a>(all: impl Iterator<Item = &'a [u64]>) -> Vec<u64> {
+fn sum_by_partition(all: impl Iterator<Item = impl ExactSizeIterator<Item = u64>>) -> Vec<u64> {
     let mut sums: Vec<u64> = Vec::new();
     for sizes in all {
         sums.resize(sums.len().max(sizes.len()), 0);
         for (sum, bytes) in sums.iter_mut().zip(sizes) {
-            *sum = sum.saturating_add(*bytes);
+            *sum = sum.saturating_add(bytes);
         }
     }
     sums
@@ -276,6 +276,7 @@ impl Coordinator {
                 (layout, sizes)
             }
         };
+        let preferred = self.preferred_workers(stage, &layout);
         let task_bytes = match range_bytes.is_empty() {
             true => self.task_bytes(stage, &layout),
             false => range_bytes.clone(),
@@ -283,7 +284,6 @@ impl Coordinator {
         let decision = Decision {
             total_bytes: task_bytes.iter().copied().fold(0, u64::saturating_add),
             task_bytes,
-            homes: self.homes(stage, &layout),
             swapped_joins: self.swapped_joins(stage, &layout),
             layout,
             range_bytes,
@@ -291,6 +291,7 @@ impl Coordinator {
         self.layouts.finalize(id, decision);
         let tasks = self.layouts.tasks(id);
         self.stages.get_mut(id).set_task_count(tasks);
+        self.stages.get_mut(id).prefer(preferred);
         self.update_result_tasks(id, tasks);
     }
 
@@ -304,7 +305,7 @@ impl Coordinator {
         let of_inputs: Vec<_> = inputs
             .map(|(_, input)| self.layouts.bytes_of(input.exchange, &self.graph))
             .collect();
-        let sizes = sum_by_partition(of_inputs.iter().map(Vec::as_slice));
+        let sizes = sum_by_partition(of_inputs.iter().map(|sizes| sizes.iter().copied()));
         layout.task_bytes(&sizes)
     }
 

@@ -13,6 +13,7 @@ mod observe;
 mod outcome;
 mod poison;
 mod policy;
+mod preferences;
 mod recover;
 mod reports;
 mod slot_broker;

@@ -27,6 +27,7 @@ impl Coordinator {
                 .chain(self.next_straggler_check())
                 .chain(self.slots.deadlines())
                 .chain(self.filters.deadlines())
+                .chain(self.stages.preference_deadlines())
                 .collect(),
             QueryState::Committing { .. } | QueryState::Ended { .. } => Vec::new(),
         };

@@ -7,6 +7,7 @@ use sluice_crds::shuffle_query::ShuffleRetention;
 
 use crate::joins::JoinPolicy;
 use crate::layout::AdaptivePolicy;
+use crate::locality::LocalityPolicy;
 use crate::speculation::SpeculationPolicy;
 
 /// Limits, time-outs and windows of one query.
@@ -39,6 +40,8 @@ pub struct Policy {
     /// When slow attempts get a duplicate; `None`: never.
     #[serde(default)]
     pub speculation: Option<SpeculationPolicy>,
+    /// When tasks prefer the worker that holds most of their input.
+    pub locality: LocalityPolicy,
     /// How long the output of a stage is kept once all stages that read it have ended.
     pub retention: ShuffleRetention,
     /// Whether the result goes to a sink (committed at the end) or to a client (read as it is won).

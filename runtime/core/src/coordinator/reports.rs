@@ -114,7 +114,8 @@ impl Coordinator {
             .task(id.task_id())
             .is_some_and(TaskRun::has_won_before);
         if !has_won_before {
-            self.layouts.count_outputs(id.stage, partitions, &success.outputs);
+            self.layouts
+                .count_outputs(id.stage, &winner.worker, partitions, &success.outputs);
         }
         let tasks = self.layouts.tasks(id.stage);
         self.filters.add(id.task_id(), success.filters, tasks);

@@ -38,9 +38,9 @@ pub(super) struct SlotBroker {
     changed: BTreeSet<String>,
     /// Whether the requests were last updated so that each usable worker is asked for all its spare slots.
     asks_for_all: bool,
-    /// The stage for whose tasks workers were chosen last, as long as nothing but grants and their use has changed since: then
-    /// the choice still holds for the tasks that are left.
-    dealt: Option<StageId>,
+    /// The stage for whose tasks workers were chosen last, and whether by what they prefer, as long as nothing but grants and
+    /// their use has changed since: then the choice still holds for the tasks that are left.
+    dealt: Option<(StageId, bool)>,
     sums: Sums,
     /// Since when tasks could run but found no slot.
     starved_since: Option<Instant>,
@@ -277,10 +277,14 @@ impl SlotBroker {
     ) {
         let tasks: u64 = runnable.iter().map(|run| u64::from(run.count)).sum();
         let asks_for_all = tasks >= self.sums.spare && runnable.iter().all(Runnable::runs_anywhere);
-        let alike = match runnable {
-            [one] if one.runs_anywhere() => Some(one.stage),
-            _ => None,
+        let is_of = |stage: StageId| {
+            runnable
+                .iter()
+                .all(|run| run.stage == stage && run.runs_anywhere())
         };
+        let stage = runnable.first().map(|run| run.stage);
+        let prefers = runnable.iter().any(|run| run.preferred.is_some());
+        let alike = stage.filter(|stage| is_of(*stage)).map(|stage| (stage, prefers));
         let is_dealt = alike.is_some() && alike == self.dealt && tasks == self.sums.requested;
         if is_dealt && !asks_for_all && self.is_patient(now) {
             // Each of the others was given one of the slots that were requested for it.
@@ -408,7 +412,19 @@ impl Coordinator {
             if self.suspects.is_empty() && !self.has_failed_tasks(id) {
                 let count = stage.due_count(self.now, left);
                 left -= count;
-                all.extend(Runnable::anywhere(id, count));
+                // With as many tasks as slots, each worker is asked for all it has.
+                if left > 0 && stage.requests_preferred(self.now) {
+                    let preferring = stage.due_by_worker(self.now);
+                    let preferring = preferring.filter_map(|(worker, count)| {
+                        let tasks = Runnable::anywhere(id, count)?;
+                        Some(tasks.preferring(worker, self.near_preferred(worker)))
+                    });
+                    all.extend(preferring);
+                    let others = stage.due_anywhere(self.now).count();
+                    all.extend(Runnable::anywhere(id, others));
+                } else {
+                    all.extend(Runnable::anywhere(id, count));
+                }
                 continue;
             }
             for task in stage.due(self.now) {
@@ -427,6 +443,7 @@ impl Coordinator {
                     count: 1,
                     away_from,
                     failed_on,
+                    preferred: None,
                 });
             }
         }

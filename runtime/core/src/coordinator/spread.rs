@@ -1,6 +1,7 @@
 //! How tasks are spread over the free slots of workers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::worker_registry::Worker;
 use crate::ids::{StageId, WorkerId};
@@ -17,6 +18,8 @@ pub(super) struct Runnable {
     pub(super) away_from: Option<BTreeSet<String>>,
     /// The worker where it has just failed.
     pub(super) failed_on: Option<WorkerId>,
+    /// The worker that they prefer, and what is near it.
+    pub(super) preferred: Option<(Arc<WorkerId>, DataLocality)>,
 }
 
 impl Runnable {
@@ -28,7 +31,16 @@ impl Runnable {
             count,
             away_from: None,
             failed_on: None,
+            preferred: None,
         })
+    }
+
+    /// The same tasks, preferring a worker.
+    pub(super) fn preferring(self, worker: &Arc<WorkerId>, near: DataLocality) -> Self {
+        Self {
+            preferred: Some((Arc::clone(worker), near)),
+            ..self
+        }
     }
 
     /// Whether it may run at any worker, and none is worse than the others.
@@ -90,17 +102,25 @@ impl<'a> Offer<'a> {
     }
 }
 
-/// Spreads tasks over workers with spare slots: each to the worker with the best locality, then the fewest attempts of this
-/// query, then the fewest failures, then the first name. `offers` are in the order of their names.
+/// Spreads tasks over workers with spare slots: those that prefer a worker go there as long as it has slots. The others go to
+/// the worker with the best locality, then the fewest attempts of this query, then the fewest failures, then the first name.
+/// `offers` are in the order of their names.
 pub(super) fn spread(
     tasks: &[Runnable],
     stages: &[Stage],
     mut offers: Vec<Offer<'_>>,
 ) -> BTreeMap<String, u32> {
-    for task in tasks {
-        let data = &stages[task.stage.0 as usize].data;
+    // What is preferred comes before what could go elsewhere.
+    let preferred: Vec<u32> = tasks
+        .iter()
+        .map(|task| deal_preferred(task, &mut offers))
+        .collect();
+    for (task, dealt) in tasks.iter().zip(preferred) {
+        let declared = &stages[task.stage.0 as usize].data;
+        let near = task.preferred.as_ref().map(|(_, near)| near);
+        let data = near.filter(|_| declared.is_anywhere()).unwrap_or(declared);
         if task.runs_anywhere() {
-            fill_by_level(task.count, data, &mut offers);
+            fill_by_level(task.count - dealt, data, &mut offers);
         } else {
             deal_one(task, data, &mut offers);
         }
@@ -109,6 +129,21 @@ pub(super) fn spread(
     dealt
         .map(|offer| (offer.name().to_owned(), offer.dealt))
         .collect()
+}
+
+/// Deals tasks to the worker that they prefer, as long as it has slots. Returns how many.
+fn deal_preferred(task: &Runnable, offers: &mut [Offer<'_>]) -> u32 {
+    let Some((worker, _)) = &task.preferred else {
+        return 0;
+    };
+    let found = offers.binary_search_by(|offer| offer.name().cmp(&worker.name));
+    let offer = found.ok().and_then(|index| offers.get_mut(index));
+    let Some(offer) = offer.filter(|offer| *offer.worker.id() == **worker) else {
+        return 0;
+    };
+    let dealt = task.count.min(offer.spare);
+    offer.deal(dealt);
+    dealt
 }
 
 /// Deals a task that may not run everywhere, or better not.

@@ -5,6 +5,7 @@ mod attempt_counts;
 mod counters;
 mod duplicates;
 mod set_aside;
+mod waiting;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::time::Instant;
 use attempt_counts::AttemptCounts;
 use counters::recount;
 pub(super) use duplicates::Start;
+use waiting::WaitingTasks;
 
 /// All stages of a query, by number.
 #[derive(Debug)]
@@ -42,8 +44,7 @@ pub(super) struct StageRun {
     all_tasks: Vec<TaskRun>,
     /// How many of them the stage has in this epoch, from the first one on.
     count: usize,
-    /// Waiting tasks with the end of their backoff.
-    waiting: BTreeSet<(Instant, u32)>,
+    waiting: WaitingTasks,
     /// Tasks with an attempt at work.
     running: BTreeSet<u32>,
     won: u32,
@@ -143,12 +144,8 @@ impl StageTable {
 
     /// When the backoff of the next waiting task ends.
     pub(super) fn retry_deadlines(&self, now: Instant) -> impl Iterator<Item = Instant> {
-        let after_now = (
-            std::ops::Bound::Excluded((now, u32::MAX)),
-            std::ops::Bound::Unbounded,
-        );
-        let next = move |stage: &StageRun| stage.waiting.range(after_now).next().map(|(until, _)| *until);
-        self.stages.iter().filter_map(next)
+        let stages = self.stages.iter();
+        stages.filter_map(move |stage| stage.waiting.next_end(now))
     }
 
     /// Forgets winners that were lost with a worker which has come back without them.
@@ -212,7 +209,7 @@ impl StageRun {
         self.all_tasks.get(..self.count).unwrap_or(&self.all_tasks)
     }
 
-    /// Sets how many tasks the stage has in its epoch. Nothing of the epoch may have begun.
+    /// Sets how many tasks the stage has in its epoch. Nothing of the epoch may have begun. No task prefers a worker.
     pub(super) fn set_task_count(&mut self, tasks: u32) {
         self.count = tasks as usize;
         if self.count > self.all_tasks.len() {
@@ -259,24 +256,6 @@ impl StageRun {
         (self.won + self.skipped) as usize == self.count
     }
 
-    /// The tasks whose backoff is over.
-    pub(super) fn due(&self, now: Instant) -> impl Iterator<Item = TaskId> {
-        let waiting = self.waiting.range(..=(now, u32::MAX));
-        waiting.map(|(_, task)| TaskId {
-            stage: self.id,
-            task: *task,
-        })
-    }
-
-    /// How many tasks have their backoff behind them, at most so many.
-    pub(super) fn due_count(&self, now: Instant, most: usize) -> usize {
-        let all_due = self.waiting.last().is_none_or(|(until, _)| *until <= now);
-        match all_due {
-            true => self.waiting.len().min(most),
-            false => self.due(now).take(most).count(),
-        }
-    }
-
     /// Starts another attempt of a task.
     pub(super) fn start(
         &mut self,
@@ -302,7 +281,7 @@ impl StageRun {
         }
         self.started.get_or_insert(now);
         if let TaskState::Waiting { not_before } = run.state {
-            self.waiting.remove(&(not_before, task));
+            self.waiting.remove((not_before, task));
         }
         run.add_running(attempt.clone());
         self.running.insert(task);
@@ -351,7 +330,7 @@ impl StageRun {
         self.running.remove(&task);
         let others = match before {
             TaskState::Waiting { not_before } => {
-                self.waiting.remove(&(not_before, task));
+                self.waiting.remove((not_before, task));
                 Vec::new()
             }
             TaskState::Running(attempts) => self.counts.win(*attempts, id, now),
@@ -425,7 +404,7 @@ impl StageRun {
         };
         let last = match std::mem::replace(&mut run.state, waiting) {
             TaskState::Waiting { not_before } => {
-                self.waiting.remove(&(not_before, task));
+                self.waiting.remove((not_before, task));
                 None
             }
             running @ TaskState::Running(_) => {

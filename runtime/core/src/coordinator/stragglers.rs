@@ -232,6 +232,7 @@ impl Coordinator {
             count: 1,
             away_from: Some(duplicate.away_from),
             failed_on: None,
+            preferred: None,
         });
         runnable.collect()
     }

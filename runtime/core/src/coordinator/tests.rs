@@ -9,6 +9,7 @@ mod graphs;
 mod joins;
 mod layouts;
 mod limits;
+mod locality;
 mod losses;
 mod map_outputs;
 mod measures;

@@ -13,6 +13,7 @@ use crate::coordinator::Policy;
 use crate::ids::TaskId;
 use crate::joins::JoinPolicy;
 use crate::layout::AdaptivePolicy;
+use crate::locality::LocalityPolicy;
 use crate::plan::{ExchangeKind, StageGraph};
 use sluice_crds::shuffle_query::ShuffleRetention;
 
@@ -422,6 +423,10 @@ impl Plan {
                 adaptive: rng.random_bool(0.8).then(|| random_adaptive(&mut rng)),
                 joins: Some(JoinPolicy::new(0)),
                 speculation: None,
+                locality: LocalityPolicy {
+                    min_bytes: if seed.is_multiple_of(5) { u64::MAX } else { 1 },
+                    max_wait: Duration::from_millis(100),
+                },
                 retention: match seed % 2 {
                     0 => ShuffleRetention::UntilRead,
                     _ => ShuffleRetention::UntilEnd,

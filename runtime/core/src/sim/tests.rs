@@ -107,6 +107,12 @@ fn sim_seeds() {
         "sorted what did not fit, lost work and succeeded",
         |run| succeeded(run) && run.sorted_tasks > 0 && run.lost_attempts > 0,
     );
+    assert_often(
+        &runs,
+        10,
+        "read most of an input where it lay, lost work and succeeded",
+        |run| succeeded(run) && run.at_preferred_worker > 0 && run.lost_attempts > 0,
+    );
     assert_often(&runs, 3, "did not run what reads nothing, and succeeded", |run| {
         succeeded(run) && run.skipped > 0
     });

@@ -161,6 +161,8 @@ pub struct Run {
     pub duplicates_wasted: u32,
     /// Tasks that a limit did not need.
     pub skipped: u32,
+    /// Attempts at the worker that held most of their input.
+    pub at_preferred_worker: u32,
     /// Tasks that ran again after their output was dropped.
     pub ran_again: u32,
 }
@@ -314,6 +316,7 @@ impl World {
             duplicates_won: speculation(|counts| counts.won),
             duplicates_wasted: speculation(|counts| counts.wasted),
             skipped,
+            at_preferred_worker: snapshot.stages.iter().map(|stage| stage.locality.worker).sum(),
             ran_again: self.audit.ran_again,
         })
     }

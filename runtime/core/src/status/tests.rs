@@ -30,6 +30,7 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
         locality: LocalityCounts {
             node: u32::from(begun),
             zone: u32::from(begun) * 2,
+            worker: 0,
             no_worker_near: 0,
             near_workers_busy: u32::from(begun) * 2,
         },

@@ -1,9 +1,10 @@
-//! Orders the inner joins of a query by the estimated rows of its tables. `core::join_order` decides; here a logical plan
+//! Orders the inner joins of a query by the estimated rows of its tables, and lets semi joins run below them. `core::join_order` decides; here a logical plan
 //! becomes its problem, and its answer a plan.
 
 mod chain;
 mod estimate;
 mod selectivity;
+mod semi_joins;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result;
@@ -40,7 +41,7 @@ pub(super) async fn order_joins(
     plan: LogicalPlan,
     policy: JoinOrderPolicy,
 ) -> Result<(LogicalPlan, Vec<String>)> {
-    if !policy.enabled || !has_chain(&plan)? {
+    if !policy.enabled || !has_inner_joins(&plan)? {
         return Ok((plan, Vec::new()));
     }
     let mut reordering = Reordering {
@@ -59,8 +60,8 @@ pub(super) async fn order_joins(
     Ok((pruned, reordering.said))
 }
 
-fn has_chain(plan: &LogicalPlan) -> Result<bool> {
-    plan.exists(|node| Ok(Chain::of(node).is_some()))
+fn has_inner_joins(plan: &LogicalPlan) -> Result<bool> {
+    plan.exists(|node| Ok(matches!(node, LogicalPlan::Join(_)) && is_link(node)))
 }
 
 struct Reordering {
@@ -71,6 +72,11 @@ struct Reordering {
 
 impl Reordering {
     fn reorder(&mut self, plan: LogicalPlan) -> Result<Transformed<LogicalPlan>> {
+        if let Some(pushed) = semi_joins::push_down(&plan, &self.estimator)? {
+            let mut ordered = self.reorder(pushed)?;
+            ordered.transformed = true;
+            return Ok(ordered);
+        }
         let Some(chain) = Chain::of(&plan) else {
             return plan.map_children(|child| self.reorder(child));
         };

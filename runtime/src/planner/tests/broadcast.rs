@@ -97,6 +97,21 @@ async fn nothing_is_broadcast_above_the_limit_or_where_that_is_forbidden() {
     assert_eq!(kinds(&query), ["hash", "hash", "forward"]);
 }
 
+/// Three hundred rows of 12 bytes, of which a filter keeps a fifth by estimate.
+#[tokio::test]
+async fn a_side_that_its_filter_may_not_make_small_is_shuffled() {
+    let bench = Bench::new().await;
+    let sql = "SELECT a.*, b.id FROM big a JOIN (SELECT id, k FROM mid WHERE id % 7 = 3) b ON a.k = b.k";
+    for (bytes, expected) in [(1_000, "broadcast"), (800, "hash")] {
+        let config = bench.session(4, OURS).await.copied_config();
+        let session = bench
+            .session_of(config.with_extension(Arc::new(BroadcastLimit { bytes })))
+            .await;
+        let query = same_rows(bench.plain(), &session, sql).await.unwrap();
+        assert_eq!(kinds(&query)[0], expected, "{bytes}\n{}", explain(&query));
+    }
+}
+
 #[tokio::test]
 async fn every_task_reads_a_small_build_side_for_itself() {
     let bench = Bench::new().await;

@@ -17,6 +17,7 @@ mod order;
 mod refusals;
 mod samples;
 mod semantics;
+mod semi_joins;
 mod shapes;
 mod split_inputs;
 mod splits;

@@ -30,12 +30,16 @@ use crate::shuffle::sorted::{RunSampler, SortKeys};
 /// What each map task of an exchange wrote: by map task, then partition.
 type Written = Vec<Vec<Vec<RecordBatch>>>;
 
+/// Most tasks that share a partition: each shard is a map task of the next stage, so one for every map task would double and
+/// double the tasks of a chain of joins.
+const MAX_SHARDS: usize = 3;
+
 /// How tasks read the inputs that they divide by partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reads {
     /// Each its partition, or a shard of it.
     Partitions,
-    /// Where that cannot change rows, each what one map task wrote of one input, and all of the others.
+    /// Where that cannot change rows, each what some map tasks wrote of one input, and all of the others.
     Broadcast,
 }
 
@@ -108,7 +112,7 @@ fn broadcasts(stage: &Stage) -> bool {
     stage.coalesces && divided > 1 && stage.inputs.iter().any(|input| input.may_split)
 }
 
-/// What each task reads. Where an input may be split, there are as many tasks for a partition as the input has map tasks.
+/// What each task reads. Where an input may be split, each partition has several tasks.
 fn layout(stage: &Stage, exchanges: &HashMap<u32, Written>, reads: Reads) -> Vec<TaskLayout> {
     let inputs = (0..).zip(&stage.inputs);
     let splittable: Vec<(u32, &StageInput)> = inputs.filter(|(_, input)| input.may_split).collect();
@@ -122,12 +126,13 @@ fn layout(stage: &Stage, exchanges: &HashMap<u32, Written>, reads: Reads) -> Vec
         // Of the sides of a join, one in this task and the other in the next.
         let split = splittable.get(turn % splittable.len().max(1));
         let shards = split.map_or(vec![None], |(input, read)| {
-            let map_tasks = 0..exchanges[&read.exchange.0].len() as u32;
-            let shard = |map_task| Shard {
+            let map_tasks = exchanges[&read.exchange.0].len();
+            let shard = |first: usize| Shard {
                 input: *input,
-                map_tasks: vec![map_task],
+                map_tasks: (first as u32..map_tasks as u32).step_by(MAX_SHARDS).collect(),
             };
-            map_tasks.map(|map_task| Some(shard(map_task))).collect()
+            let shards = map_tasks.min(MAX_SHARDS);
+            (0..shards).map(|first| Some(shard(first))).collect()
         });
         shards.into_iter().map(move |shard| TaskLayout {
             partitions: partitions.clone(),

@@ -43,6 +43,7 @@ fn the_status_tells_how_near_to_their_data_tasks_ran() {
             asked: tasks,
             node: node * tasks,
             zone: zone * tasks,
+            worker: 0,
             no_worker_near: no_worker_near * tasks,
             near_workers_busy: 0,
         });

@@ -66,7 +66,7 @@ impl StageRun {
 
     /// The tasks without a winner, waiting and running ones.
     pub(in crate::coordinator) fn open_tasks(&self) -> Vec<TaskId> {
-        let waiting = self.waiting.iter().map(|(_, task)| *task);
+        let waiting = self.waiting.iter().map(|(_, task)| task);
         let open = waiting.chain(self.running.iter().copied());
         open.map(|task| TaskId { stage: self.id, task }).collect()
     }
@@ -77,7 +77,7 @@ impl StageRun {
         let TaskState::Waiting { not_before } = run.state else {
             return false;
         };
-        self.waiting.remove(&(not_before, task));
+        self.waiting.remove((not_before, task));
         let counted = run.counters();
         run.state = state;
         recount(&mut self.counters, counted, run.counters());

@@ -7,7 +7,7 @@ use crate::failure::AttemptFailure;
 use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, WorkerId};
 use crate::joins::JoinPolicy;
 use crate::layout::LayoutId;
-use crate::locality::{DataLocality, NodeLocation};
+use crate::locality::{DataLocality, LocalityPolicy, NodeLocation};
 use crate::message::{Assignment, InputState, InputUpdate, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
@@ -28,6 +28,10 @@ pub fn policy() -> Policy {
         adaptive: None,
         joins: Some(JoinPolicy::new(0)),
         speculation: None,
+        locality: LocalityPolicy {
+            min_bytes: 1,
+            max_wait: Duration::from_millis(100),
+        },
         retention: ShuffleRetention::UntilEnd,
         sink: false,
     }

@@ -250,7 +250,7 @@ fn tasks_run_where_their_data_is_as_long_as_there_are_slots() {
         node: 3,
         zone: 1,
         near_workers_busy: 1,
-        no_worker_near: 0,
+        ..LocalityCounts::default()
     };
     assert_eq!(counts, expected);
 }
