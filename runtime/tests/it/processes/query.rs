@@ -22,26 +22,10 @@ pub(super) fn query(sql: &str, tables: &[&str], more: &[&str]) -> String {
     for table in tables {
         yaml.push_str(&format!("  - {table}\n"));
     }
-    for line in without_duplicates(more) {
+    for line in more {
         yaml.push_str(&format!("  {line}\n"));
     }
     yaml
-}
-
-/// These lines of a spec, so that attempts get no duplicates, unless a line says otherwise: tests that freeze workers count on the
-/// frozen attempts.
-fn without_duplicates(more: &[&str]) -> Vec<String> {
-    const SHUFFLE: &str = "shuffle: {";
-    const OFF: &str = "speculation: {mode: Off}";
-    let mut lines: Vec<String> = more.iter().map(|line| (*line).to_owned()).collect();
-    if lines.iter().any(|line| line.contains("speculation:")) {
-        return lines;
-    }
-    match lines.iter_mut().find(|line| line.starts_with(SHUFFLE)) {
-        Some(shuffle) => *shuffle = shuffle.replacen(SHUFFLE, &format!("{SHUFFLE}{OFF}, "), 1),
-        None => lines.push(format!("{SHUFFLE}{OFF}}}")),
-    }
-    lines
 }
 
 /// A generated TPC-H table as a list item.
@@ -59,9 +43,11 @@ group by lines order by lines";
 /// No worker counts as lost because the machine is busy or the test freezes it.
 pub(super) const PATIENT: &str = "retry: {workerLivenessTimeout: 10m}";
 
-/// [`BY_PART`] over generated rows, in six partitions of a task each, with more lines of its spec.
+/// [`BY_PART`] over generated rows, in six partitions of a task each, with more lines of its spec. Slow attempts get no duplicates:
+/// the tests count attempts, and freeze workers to hold a query in a state.
 pub(super) fn by_part(scale_factor: f64, more: &[&str]) -> String {
-    let more = [&["shuffle: {partitions: 6, adaptive: {mode: Off}}"], more].concat();
+    let shuffle = "shuffle: {partitions: 6, adaptive: {mode: Off}, speculation: {mode: Off}}";
+    let more = [&[shuffle], more].concat();
     query(BY_PART, &[&tpch("lineitem", scale_factor)], &more)
 }
 
