@@ -389,6 +389,10 @@ pub struct StageLocality {
     /// Those that ran elsewhere because the workers near the data were busy, or the task had just failed there.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub near_workers_busy: u32,
+    /// Attempts of scans that ran at the worker that reads their files in every query, whose page cache may have them. They do
+    /// not count as asked, since they wait for no slot.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub same_files: u32,
 }
 
 /// The state of a stage.

@@ -148,11 +148,9 @@ impl QueryReconciler {
     /// Enqueues the queries that may start now.
     pub(super) fn enqueue_next_starts(&self) {
         let starts = self.starts();
-        for ((namespace, _), query) in starts.next() {
+        for ((namespace, _), name) in starts.next() {
             // The receiver is gone when the operator stops.
-            let _ = self
-                .wake
-                .unbounded_send(ObjectRef::new(&query.name).within(namespace));
+            let _ = self.wake.unbounded_send(ObjectRef::new(name).within(namespace));
         }
     }
 

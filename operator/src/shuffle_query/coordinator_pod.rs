@@ -24,6 +24,10 @@ pub struct CoordinatorPod {
     pub memory_factor: u32,
     /// Whether it is being deleted. It may still run on a node that cannot be reached.
     pub leaving: bool,
+    /// Its address. It is often known a second before the kubelet reports that the container runs.
+    pub ip: Option<String>,
+    /// When its container started, if it runs.
+    pub started: Option<Timestamp>,
     pub state: PodState,
 }
 
@@ -79,6 +83,8 @@ impl CoordinatorPod {
             epoch: epoch_of(pod)?,
             memory_factor: memory_factor_of(pod),
             leaving,
+            ip: address(status).cloned(),
+            started: started(status),
             state: state(status, leaving, &name, now),
             name,
         })
@@ -90,6 +96,11 @@ impl CoordinatorPod {
             PodState::Waiting(_) | PodState::Running(_) => true,
             PodState::Ended(_) => false,
         }
+    }
+
+    /// Where its service is or will soon be; `None` if it has no address yet, or has ended.
+    pub fn service_address(&self) -> Option<&str> {
+        self.ip.as_deref().filter(|_| self.may_run())
     }
 
     /// The address of its service, if it runs.
@@ -105,12 +116,20 @@ fn state(status: &PodStatus, leaving: bool, name: &str, now: Timestamp) -> PodSt
     if let Some(end) = end(status, leaving) {
         return PodState::Ended(end);
     }
-    let address = status.pod_ip.as_ref().filter(|ip| !ip.is_empty());
     let running = container(status).is_some_and(|state| state.running.is_some());
-    match address {
+    match address(status) {
         Some(ip) if running => PodState::Running(ip.clone()),
         Some(_) | None => PodState::Waiting(wait_reason(status, name, now)),
     }
+}
+
+fn address(status: &PodStatus) -> Option<&String> {
+    status.pod_ip.as_ref().filter(|ip| !ip.is_empty())
+}
+
+fn started(status: &PodStatus) -> Option<Timestamp> {
+    let running = container(status)?.running.as_ref()?;
+    running.started_at.as_ref().map(|started| started.0)
 }
 
 fn container(status: &PodStatus) -> Option<&ContainerState> {

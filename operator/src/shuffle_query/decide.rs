@@ -14,6 +14,7 @@ use super::admission::Admission;
 use super::coordinator_outcome::{self, CoordinatorOutcome};
 use super::coordinator_pod::{CoordinatorPod, PodState};
 use super::observed::{Action, Decision, Observed, ObservedPool, ObservedSql};
+use super::progress::UNREACHABLE_AFTER;
 use super::query_record::{Coordinator, QueryRecord};
 use crate::objects::names;
 
@@ -163,7 +164,7 @@ fn newest<'a>(seen: &'a Observed, record: &QueryRecord) -> Option<&'a Coordinato
 }
 
 fn follow(seen: &Observed, record: &QueryRecord) -> Option<Action> {
-    let address = newest(seen, record)?.address()?.to_owned();
+    let address = newest(seen, record)?.service_address()?.to_owned();
     Some(Action::Follow {
         epoch: record.epoch,
         address,
@@ -369,18 +370,32 @@ fn running(seen: &Observed, mut record: QueryRecord, pod: &CoordinatorPod, now: 
         record.coordinator = Coordinator::Starting;
     }
     record = match (&pod.state, &seen.report) {
-        (PodState::Waiting(wait), _) => record.waiting(wait.reason, wait.message.clone()),
+        // It may report before the kubelet says that its container runs.
         (_, Some(report)) => {
             record.coordinator = Coordinator::Serving;
             reported(record, report, &seen.pool)
         }
+        (PodState::Waiting(wait), None) => record.waiting(wait.reason, wait.message.clone()),
         (PodState::Running(_) | PodState::Ended(_), None) => unreported(record),
     };
-    if let (PodState::Running(_), Some(unreachable)) = (&pod.state, &seen.unreachable) {
-        record.coordinator = Coordinator::Starting;
-        record.reason = ProgressReason::CoordinatorUnreachable.into();
-        record.message = out_of_reach(unreachable);
-    }
+    let again = match (&pod.state, &seen.unreachable) {
+        (PodState::Running(_), Some(unreachable)) => {
+            // It was called before its container ran.
+            let runs_for = pod
+                .started
+                .map_or(UNREACHABLE_AFTER, |started| elapsed(started, now));
+            match UNREACHABLE_AFTER.checked_sub(runs_for) {
+                Some(rest) if !rest.is_zero() => again.min(rest),
+                Some(_) | None => {
+                    record.coordinator = Coordinator::Starting;
+                    record.reason = ProgressReason::CoordinatorUnreachable.into();
+                    record.message = out_of_reach(unreachable);
+                    again
+                }
+            }
+        }
+        _ => again,
+    };
     act(actions, record, again)
 }
 

@@ -18,7 +18,7 @@ use super::controller::QueryReconciler;
 use super::coordinator_pod::{CoordinatorPod, PodState};
 use super::observed::{Observed, ObservedPool, ObservedSql};
 use super::query_record::{Coordinator, QueryRecord};
-use super::start_limit::{Turn, Waiting};
+use super::start_limit::Turn;
 use crate::controller_runtime::controller::Error;
 use crate::objects::folders::folders;
 use crate::objects::names;
@@ -81,17 +81,7 @@ impl QueryReconciler {
         }
         let spec = query.spec.workers.as_ref();
         let spec = spec.or(pool.as_ref().map(|pool| &pool.spec));
-        let default = |of: fn(&WorkerPoolSpec) -> Option<u32>| spec.and_then(of);
-        let (deadline_seconds, ttl_seconds) = (
-            query
-                .spec
-                .deadline_seconds
-                .or(default(|spec| spec.default_deadline_seconds)),
-            query
-                .spec
-                .ttl_seconds_after_finished
-                .or(default(|spec| spec.default_ttl_seconds_after_finished)),
-        );
+        let (deadline_seconds, ttl_seconds) = times(query, spec);
         let quota = if waits { self.quota_violation(query) } else { None };
         let pool = pool.map_or(ObservedPool::Absent, |pool| seen(query, &pool));
         let sql = match pool {
@@ -209,14 +199,10 @@ impl QueryReconciler {
     /// Whether the query, which may be admitted, may start now.
     fn start_admission(&self, query: &ShuffleQuery) -> Admission {
         let candidate = candidate(query, self.pool(query).as_deref(), false);
-        let waiting = Waiting {
-            uid: candidate.uid.clone(),
-            name: candidate.name.clone(),
-        };
         let pool = (query.namespace().unwrap_or_default(), candidate.pool.clone());
         let turn = self
             .starts()
-            .request(waiting, &pool, candidate.rank(), Instant::now());
+            .request(&candidate.uid, &pool, candidate.rank(), Instant::now());
         match turn {
             Turn::Granted => Admission::Granted,
             Turn::Later(after) => Admission::Delayed(after),
@@ -230,7 +216,8 @@ impl QueryReconciler {
         let newest = pods.iter().find(|pod| pod.epoch == record.epoch);
         let is_starting = newest.is_none_or(|pod| matches!(pod.state, PodState::Waiting(_)));
         let makes_room = match runs {
-            true if is_starting => false,
+            // It is looked at again and again while it waits: one that takes too long makes room without being asked for it.
+            true if is_starting => self.starts().expire(Instant::now()),
             true => self.starts().started(&uid, Instant::now()),
             false => self.starts().forget(&uid),
         };
@@ -297,6 +284,16 @@ impl QueryReconciler {
         pods.retain(|pod| pod.metadata.namespace == query.metadata.namespace && owned(&**pod, query));
         pods
     }
+}
+
+/// The deadline and the time to live of a query, in seconds: its own, or else those of its pool.
+fn times(query: &ShuffleQuery, pool: Option<&WorkerPoolSpec>) -> (Option<u32>, Option<u32>) {
+    let default = |of: fn(&WorkerPoolSpec) -> Option<u32>| pool.and_then(of);
+    let (deadline, ttl) = (query.spec.deadline_seconds, query.spec.ttl_seconds_after_finished);
+    (
+        deadline.or(default(|spec| spec.default_deadline_seconds)),
+        ttl.or(default(|spec| spec.default_ttl_seconds_after_finished)),
+    )
 }
 
 /// Whether `query` controls `object`.

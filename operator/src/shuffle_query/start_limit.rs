@@ -40,21 +40,14 @@ pub(super) struct StartLimit {
     slow_growth: f64,
     /// When the window last shrank. Starts that were granted before say nothing about the smaller window.
     shrank: Option<Instant>,
-    waiting: BTreeMap<PoolKey, BTreeMap<Rank, Waiting>>,
+    /// Unique ids of queries, in the order of admission.
+    waiting: BTreeMap<PoolKey, BTreeMap<Rank, String>>,
     /// By the unique id of the query.
     starting: HashMap<String, Start>,
 }
 
 /// Namespace and name of a pool.
 pub(super) type PoolKey = (String, String);
-
-/// A query that waits for its turn.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Waiting {
-    pub uid: String,
-    /// In the namespace of its pool.
-    pub name: String,
-}
 
 #[derive(Debug)]
 struct Start {
@@ -83,25 +76,21 @@ impl Default for StartLimit {
 }
 
 impl StartLimit {
-    /// Asks for the start of a query of `pool`. A turn that was granted is kept until the start is over.
-    pub fn request(&mut self, query: Waiting, pool: &PoolKey, rank: Rank, now: Instant) -> Turn {
+    /// Asks for the start of the query `uid` of `pool`. A turn that was granted is kept until the start is over.
+    pub fn request(&mut self, uid: &str, pool: &PoolKey, rank: Rank, now: Instant) -> Turn {
         self.expire(now);
-        if self.starting.contains_key(&query.uid) {
+        if self.starting.contains_key(uid) {
             return Turn::Granted;
         }
-        self.remove_waiting(&query.uid);
-        self.waiting
-            .entry(pool.clone())
-            .or_default()
-            .insert(rank, query.clone());
-        let place = self
-            .first(2 * self.places())
-            .iter()
-            .position(|(_, next)| **next == query);
+        self.remove_waiting(uid);
+        let queries = self.waiting.entry(pool.clone()).or_default();
+        queries.insert(rank, uid.to_owned());
+        let first = self.first(2 * self.places());
+        let place = first.iter().position(|(.., next)| *next == uid);
         if place.is_some_and(|place| place < self.room()) {
-            self.remove_waiting(&query.uid);
+            self.remove_waiting(uid);
             let pool = pool.clone();
-            self.starting.insert(query.uid, Start { pool, granted: now });
+            self.starting.insert(uid.to_owned(), Start { pool, granted: now });
             return Turn::Granted;
         }
         let oldest = self.starting.values().map(|start| start.granted).min();
@@ -116,7 +105,7 @@ impl StartLimit {
     /// Whether the query waits for its turn.
     pub fn is_waiting(&self, uid: &str) -> bool {
         let mut queries = self.waiting.values().flat_map(BTreeMap::values);
-        queries.any(|query| query.uid == uid)
+        queries.any(|waiting| waiting == uid)
     }
 
     /// The pod of the query runs, or has ended. True if that makes room.
@@ -133,9 +122,10 @@ impl StartLimit {
         self.remove_waiting(uid) | self.starting.remove(uid).is_some()
     }
 
-    /// The waiting queries that have their turn.
-    pub fn next(&self) -> Vec<(&PoolKey, &Waiting)> {
-        self.first(self.room())
+    /// Pools and names of the waiting queries that have their turn.
+    pub fn next(&self) -> Vec<(&PoolKey, &str)> {
+        let first = self.first(self.room()).into_iter();
+        first.map(|(pool, (.., name), _)| (pool, name.as_str())).collect()
     }
 
     fn places(&self) -> usize {
@@ -147,7 +137,7 @@ impl StartLimit {
     }
 
     /// The first of those that wait. The pool with the fewest starts goes first, and its queries in the order of admission.
-    fn first(&self, count: usize) -> Vec<(&PoolKey, &Waiting)> {
+    fn first(&self, count: usize) -> Vec<(&PoolKey, &Rank, &str)> {
         let mut starts: BTreeMap<&PoolKey, usize> = BTreeMap::new();
         for start in self.starting.values() {
             *starts.entry(&start.pool).or_default() += 1;
@@ -172,7 +162,7 @@ impl StartLimit {
                 break;
             };
             *starts += 1;
-            first.extend(queries.next().map(|(_, query)| (pool, query)));
+            first.extend(queries.next().map(|(rank, uid)| (pool, rank, uid.as_str())));
         }
         first
     }
@@ -180,22 +170,23 @@ impl StartLimit {
     fn remove_waiting(&mut self, uid: &str) -> bool {
         let mut found = false;
         self.waiting.retain(|_, queries| {
-            queries.retain(|_, query| {
-                found |= query.uid == uid;
-                query.uid != uid
+            queries.retain(|_, waiting| {
+                found |= waiting == uid;
+                waiting != uid
             });
             !queries.is_empty()
         });
         found
     }
 
-    /// Starts that take too long make room, and were slow.
-    fn expire(&mut self, now: Instant) {
+    /// Starts that take too long make room, and were slow. True if there are any.
+    pub fn expire(&mut self, now: Instant) -> bool {
         let is_over = |start: &Start| now.saturating_duration_since(start.granted) >= LONGEST;
         let over: Vec<_> = self.starting.extract_if(|_, start| is_over(start)).collect();
-        for (_, start) in over {
+        for (_, start) in &over {
             self.adjust(start.granted, now);
         }
+        !over.is_empty()
     }
 
     fn adjust(&mut self, granted: Instant, now: Instant) {
@@ -217,7 +208,7 @@ impl StartLimit {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
+    use jiff::{SignedDuration, Timestamp};
 
     use super::*;
     use std::cmp::Reverse;
@@ -245,21 +236,14 @@ mod tests {
         /// Query `second` of `pool`, by its time of creation, asks.
         fn request(&mut self, pool: &str, second: i64) -> Turn {
             let uid = format!("{pool}-{second}");
-            let rank = (Reverse(0), Timestamp::from_second(second).unwrap(), uid.clone());
-            let query = Waiting {
-                uid: uid.clone(),
-                name: uid,
-            };
+            let created = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(second);
+            let pool = ("n".to_owned(), pool.to_owned());
             self.limit
-                .request(query, &("n".to_owned(), pool.to_owned()), rank, self.now)
+                .request(&uid, &pool, (Reverse(0), created, uid.clone()), self.now)
         }
 
         fn next(&self) -> Vec<&str> {
-            self.limit
-                .next()
-                .iter()
-                .map(|(_, query)| query.uid.as_str())
-                .collect()
+            self.limit.next().into_iter().map(|(_, name)| name).collect()
         }
 
         /// So many queries start one after the other, each within `millis`.
@@ -346,7 +330,10 @@ mod tests {
         }
         bench.pass(4_999);
         assert_eq!(bench.request("p", 8), Turn::Later(Duration::from_millis(1)));
+        assert!(!bench.limit.expire(bench.now));
         bench.pass(1);
+        assert!(bench.limit.expire(bench.now));
+        assert_eq!(bench.next(), ["p-8"], "nobody has to ask for that");
         assert_eq!(bench.request("p", 8), Turn::Granted);
         assert_eq!(bench.limit.window, 4.0);
     }

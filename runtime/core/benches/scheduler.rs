@@ -104,6 +104,7 @@ fn graph(size: Size) -> StageGraph {
         has_sortable_join: false,
         swappable_joins: Vec::new(),
         data: DataLocality::default(),
+        files: Vec::new(),
     };
     let exchange = |id: u32, kind, partitions: u32| Exchange {
         id: ExchangeId(id),

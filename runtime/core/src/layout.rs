@@ -258,6 +258,7 @@ mod tests {
             has_sortable_join: false,
             swappable_joins: Vec::new(),
             data: DataLocality::default(),
+            files: Vec::new(),
         };
         let input = StageInput {
             exchange: ExchangeId(0),

@@ -1,6 +1,7 @@
 //! Data locality of tasks: how near a worker is to the rows that a task reads. Locality is a preference. It chooses among
 //! granted slots and never leaves one idle.
 
+mod files;
 mod preferred;
 
 use std::collections::BTreeSet;
@@ -8,6 +9,7 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
+pub use files::{FilesHash, MAX_TASKS_WITH_FILES, workers_by_files};
 pub use preferred::{Holders, LocalityPolicy, preferred_workers};
 
 /// Node and zone of a worker.
@@ -104,6 +106,9 @@ pub struct LocalityCounts {
     pub no_worker_near: u32,
     /// Elsewhere, as the workers near the data had no free slot, or the task had just failed there.
     pub near_workers_busy: u32,
+    /// Attempts of scans at the worker that reads their files in every query. They run anywhere as well.
+    #[serde(default)]
+    pub same_files: u32,
 }
 
 impl LocalityCounts {
@@ -125,6 +130,7 @@ impl AddAssign for LocalityCounts {
         self.zone += other.zone;
         self.no_worker_near += other.no_worker_near;
         self.near_workers_busy += other.near_workers_busy;
+        self.same_files += other.same_files;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ExchangeId, FilterId, StageId};
-use crate::locality::DataLocality;
+use crate::locality::{DataLocality, FilesHash};
 
 /// A query cut at its exchanges.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +66,10 @@ pub struct Stage {
     /// Where the rows are that its scans read, as far as the query declares it.
     #[serde(default)]
     pub data: DataLocality,
+    /// By task, the hash of the files that it reads; empty if some task reads none, or there are more than
+    /// [`MAX_TASKS_WITH_FILES`](crate::locality::MAX_TASKS_WITH_FILES).
+    #[serde(default)]
+    pub files: Vec<FilesHash>,
 }
 
 /// A hash join of which each side has the rows of one input, and nothing relies on their order.

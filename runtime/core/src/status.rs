@@ -319,13 +319,14 @@ fn local_attempts(snapshot: &QuerySnapshot) -> Option<String> {
 }
 
 fn locality(counts: LocalityCounts) -> Option<StageLocality> {
-    (counts.asked() > 0).then(|| StageLocality {
+    (counts.asked() > 0 || counts.same_files > 0).then(|| StageLocality {
         asked: counts.asked(),
         worker: counts.worker,
         node: counts.node,
         zone: counts.zone,
         no_worker_near: counts.no_worker_near,
         near_workers_busy: counts.near_workers_busy,
+        same_files: counts.same_files,
     })
 }
 

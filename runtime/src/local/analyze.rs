@@ -152,6 +152,10 @@ fn locality(stage: &StageStatus) -> Option<String> {
     let counts = stage.locality?;
     let levels = [
         (counts.worker, "at the worker of most of their input"),
+        (
+            counts.same_files,
+            "at the worker that reads these files in every query",
+        ),
         (counts.node, "on a node with their data"),
         (counts.zone, "in a zone with their data"),
         (
@@ -239,6 +243,7 @@ mod tests {
                         asked: 2,
                         worker: 1,
                         near_workers_busy: 1,
+                        same_files: 3,
                         ..StageLocality::default()
                     }),
                     speculation: Some(SpeculationCounts {

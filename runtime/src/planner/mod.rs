@@ -68,8 +68,8 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::sql::parser::Statement;
-use sluice_core::locality::DataLocality;
-use sluice_core::plan::StageGraph;
+use sluice_core::locality::{DataLocality, FilesHash, MAX_TASKS_WITH_FILES};
+use sluice_core::plan::{Split, StageGraph};
 
 pub use broadcast::BroadcastLimit;
 pub use cut::cut;
@@ -317,6 +317,16 @@ impl PlannedQuery {
         }
     }
 
+    /// Notes which files the tasks of each scan read, so that the same worker reads them in the next query.
+    pub fn hash_files(&mut self) {
+        for (stage, planned) in self.graph.stages.iter_mut().zip(&self.stages) {
+            if stage.inputs.is_empty() && planned.tasks.len() <= MAX_TASKS_WITH_FILES {
+                let hashes = planned.tasks.iter().map(files_hash);
+                stage.files = hashes.collect::<Option<_>>().unwrap_or_default();
+            }
+        }
+    }
+
     /// How many tasks write the result.
     fn root_tasks(&self) -> u32 {
         let root = self.graph.exchanges.get(self.graph.result.0 as usize);
@@ -327,6 +337,15 @@ impl PlannedQuery {
             .map(|stage| stage.tasks)
             .sum()
     }
+}
+
+fn files_hash(task: &TaskSplits) -> Option<FilesHash> {
+    let ranges = task.splits.values().filter_map(|split| match split {
+        Split::Files(ranges) => Some(ranges),
+        Split::Tpch { .. } | Split::Whole => None,
+    });
+    let ranges = ranges.flatten();
+    FilesHash::of(ranges.map(|range| (range.file.path.as_str(), range.start)))
 }
 
 /// Whether the outermost query has an ORDER BY. That of a subquery orders nothing.

@@ -146,6 +146,7 @@ async fn prepare_checked(
     let mut planned = plan(&context.state(), sql).await.map_err(unplanned)?;
     check_graph(&planned.graph).map_err(|error| PrepareError::rejected(graph_reason(&error), error))?;
     planned.locate(&data_locality(spec));
+    planned.hash_files();
     let stages = planned.graph.stages.iter_mut();
     stages.for_each(|stage| stage.coalesces &= adaptive.is_some());
     if let Some(sink) = &sink {

@@ -67,6 +67,7 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
             worker: 12,
             no_worker_near: 30,
             near_workers_busy: 4,
+            same_files: 4,
         }),
     }
 }

@@ -10,8 +10,9 @@ use sluice_crds::{ConditionReason, ShuffleQuery, Time};
 use super::super::coordinator_pod::{PodEnd, WaitReason};
 use super::super::status::compose;
 use super::*;
-use crate::shuffle_query::progress::Unreachable;
 
+mod calls;
+mod queue;
 mod rest_and_end;
 mod successors;
 
@@ -123,6 +124,11 @@ impl World {
             epoch,
             memory_factor: 1,
             leaving: false,
+            ip: match &state {
+                PodState::Running(address) => Some(address.clone()),
+                PodState::Waiting(_) | PodState::Ended(_) => None,
+            },
+            started: None,
             state,
         });
     }
@@ -322,135 +328,6 @@ fn why_a_pod_waits_is_said() {
             (reason.into(), "so it says")
         );
     }
-}
-
-#[test]
-fn a_coordinator_is_followed_as_soon_as_it_has_an_address() {
-    let mut world = World::new(json!({}));
-    world.settle();
-    let follow = Action::Follow {
-        epoch: 1,
-        address: "10.0.0.1".to_owned(),
-    };
-    world.pod(1, PodState::Running("10.0.0.1".to_owned()));
-    let (actions, record, _) = world.settle();
-    assert_eq!(
-        (actions, record.coordinator),
-        (vec![follow.clone()], Coordinator::Starting)
-    );
-    // It serves when it has something to tell; an operator that has just started has not heard of it.
-    world.report(QueryPhase::Pending, None);
-    let (actions, record, _) = world.settle();
-    assert_eq!(
-        (actions, record.coordinator),
-        (vec![follow.clone()], Coordinator::Serving)
-    );
-    world.seen.report = None;
-    let (actions, record, _) = world.settle();
-    assert_eq!(
-        (actions, record.coordinator),
-        (vec![follow], Coordinator::Serving)
-    );
-}
-
-#[test]
-fn a_coordinator_out_of_reach_says_so_in_every_phase() {
-    let unreachable = Unreachable {
-        address: "10.0.0.1".to_owned(),
-        since: at(3),
-        error: "connection timed out".to_owned(),
-    };
-    let mut starting = World::new(json!({}));
-    starting.settle();
-    starting.pod(1, PodState::Running("10.0.0.1".to_owned()));
-    for (mut world, phase) in [
-        (starting, QueryPhase::Pending),
-        (World::running(json!({})), QueryPhase::Running),
-    ] {
-        world.seen.unreachable = Some(unreachable.clone());
-        let (_, record, _) = world.settle();
-        assert_eq!(
-            (record.phase, record.reason, record.coordinator),
-            (
-                phase,
-                ProgressReason::CoordinatorUnreachable.into(),
-                Coordinator::Starting
-            )
-        );
-        let message = "the operator has not reached the coordinator at 10.0.0.1 port 7401 since 13:46:43 UTC (connection timed \
-                       out)";
-        assert!(record.message.starts_with(message), "{}", record.message);
-        world.seen.unreachable = None;
-        world.report(QueryPhase::Running, None);
-        let (_, record, _) = world.settle();
-        assert_eq!(
-            (record.reason, record.coordinator),
-            (ProgressReason::Running.into(), Coordinator::Serving)
-        );
-    }
-}
-
-#[test]
-fn a_query_beyond_the_quota_of_its_namespace_waits_and_starts_no_workers() {
-    for spec in [json!({}), json!({"workers": {"replicas": 1}})] {
-        let mut world = World::new(spec);
-        if world.seen.query.spec.workers.is_some() {
-            world.seen.pool = ObservedPool::Absent;
-        }
-        world.seen.quota = Some("2 queries run in this namespace".to_owned());
-        let (actions, record, again) = world.settle();
-        assert_eq!(actions, []);
-        assert_eq!(
-            (record.phase, record.reason, record.message.as_str()),
-            (
-                QueryPhase::Pending,
-                ProgressReason::NamespaceQuotaReached.into(),
-                "2 queries run in this namespace"
-            )
-        );
-        assert_eq!((record.admitted, again), (None, POLL));
-    }
-}
-
-#[test]
-fn a_place_in_the_queue_is_told_anew_the_sooner_the_nearer_it_is() {
-    let mut before = Duration::ZERO;
-    for ahead in [0, 5, 150, 1_000, 100_000] {
-        let mut world = World::new(json!({}));
-        world.seen.admission = Admission::Queued { ahead, running: 1 };
-        let (_, _, again) = world.settle();
-        assert!(
-            again >= before && (POLL..=IDLE).contains(&again),
-            "{ahead}: {again:?}"
-        );
-        before = again;
-    }
-    assert_eq!(before, IDLE);
-}
-
-#[test]
-fn a_query_that_starts_later_has_no_epoch_yet() {
-    let mut world = World::new(json!({}));
-    world.seen.admission = Admission::Delayed(Duration::from_secs(3));
-    let (actions, record, again) = world.settle();
-    assert_eq!(
-        (actions, record.admitted, record.epoch, again),
-        (Vec::new(), None, 0, Duration::from_secs(3))
-    );
-    assert_eq!(
-        (record.reason, record.message.as_str()),
-        (ProgressReason::Queued.into(), STARTS_LATER)
-    );
-    world.seen.admission = Admission::Granted;
-    let (actions, record, _) = world.settle();
-    assert!(
-        actions.contains(&Action::CreatePod {
-            epoch: 1,
-            memory_factor: 1
-        }),
-        "{actions:?}"
-    );
-    assert_eq!(record.epoch, 1);
 }
 
 #[test]

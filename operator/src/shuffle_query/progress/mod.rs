@@ -23,6 +23,7 @@ use crate::controller_runtime::rate_limiter::RateLimiter;
 use crate::rpc::coordinator::{CoordinatorRpc, CoordinatorTarget};
 
 pub use urgency::Urgency;
+pub use watch::UNREACHABLE_AFTER;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreachable {
@@ -59,7 +60,7 @@ impl Progress {
             wake,
             // Below the limit of status writes, since transitions need some of it.
             limiter: Arc::new(RateLimiter::per_second(30)),
-            unreachable_after: watch::UNREACHABLE_AFTER,
+            unreachable_after: UNREACHABLE_AFTER,
             followed: Mutex::default(),
         }
     }

@@ -32,7 +32,7 @@ const STARTUP_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) const RENEWAL_PERIOD: Duration = Duration::from_secs(600);
 /// How long calls fail before a coordinator counts as unreachable. Coordinators do not answer while they plan; most plan within
 /// this time.
-pub(super) const UNREACHABLE_AFTER: Duration = Duration::from_secs(30);
+pub const UNREACHABLE_AFTER: Duration = Duration::from_secs(30);
 /// Most attempts to cancel a coordinator.
 const CANCEL_ATTEMPTS: u32 = 3;
 

@@ -23,6 +23,7 @@ impl Coordinator {
         }
         let mut assigned = false;
         self.follow_demand();
+        self.begin_scans_with_files();
         self.begin_preferences();
         while let Some((task, worker)) = self.next_start() {
             self.start(task, &worker, false);
@@ -140,6 +141,10 @@ impl Coordinator {
             return counts;
         };
         let is_declared = !data.is_anywhere() && chosen.location().is_known();
+        if !is_declared && self.graph.stages[task.stage.0 as usize].inputs.is_empty() {
+            counts.same_files = (self.preference(task, chosen) == Some(LocalityLevel::Worker)).into();
+            return counts;
+        }
         let level = match is_declared {
             true => Some(data.level_for(chosen.location())),
             false => self.preference(task, chosen),

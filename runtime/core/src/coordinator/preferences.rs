@@ -11,7 +11,9 @@ use super::stage_table::{StageRun, StageTable};
 use super::worker_registry::Worker;
 use crate::ids::{ExchangeId, StageId, TaskId, WorkerId};
 use crate::layout::{Layout, Shard, TaskLayout};
-use crate::locality::{DataLocality, Holders, LocalityLevel, NodeLocation, preferred_workers};
+use crate::locality::{
+    DataLocality, Holders, LocalityLevel, NodeLocation, preferred_workers, workers_by_files,
+};
 use crate::plan::{ReadKind, Stage};
 use crate::time::Instant;
 
@@ -29,8 +31,14 @@ impl Coordinator {
         let slots: BTreeMap<_, _> = usable
             .map(|worker| (worker.shared_id(), worker.slots()))
             .collect();
-        if stage.inputs.is_empty() || slots.len() < 2 {
+        if slots.len() < 2 {
             return Vec::new();
+        }
+        if stage.inputs.is_empty() {
+            return match stage.data.is_anywhere() && !stage.files.is_empty() {
+                true => workers_by_files(&stage.files, &slots),
+                false => Vec::new(),
+            };
         }
         let mut inputs = vec![Holders::default(); layout.tasks.len()];
         for (number, input) in (0..).zip(&stage.inputs) {
@@ -45,6 +53,33 @@ impl Coordinator {
             }
         }
         preferred_workers(&inputs, &slots, &self.policy.locality)
+    }
+
+    /// Decides the layouts of scans that are about to start, and with them which worker each task prefers.
+    pub(super) fn begin_scans_with_files(&mut self) {
+        if self.slots.with_grants().next().is_none() {
+            return;
+        }
+        let begins = |stage: &StageId| {
+            let has_files = !self.graph.stages[stage.0 as usize].files.is_empty();
+            has_files && self.layouts.get(*stage).is_none()
+        };
+        let scans: Vec<StageId> = self.schedulable().filter(begins).collect();
+        scans.into_iter().for_each(|scan| self.finalize_layout(scan));
+    }
+
+    /// The workers have changed: the tasks of scans that run prefer others.
+    pub(super) fn prefer_by_files_again(&mut self) {
+        let scans = self.graph.stages.iter().filter(|stage| !stage.files.is_empty());
+        let preferred = scans.filter_map(|stage| {
+            let layout = self.layouts.get(stage.id)?;
+            let waits = self.stages.get(stage.id).has_waiting();
+            waits.then(|| (stage.id, self.preferred_workers(stage, layout)))
+        });
+        let preferred: Vec<_> = preferred.collect();
+        for (scan, preferred) in preferred {
+            self.stages.get_mut(scan).prefer(preferred);
+        }
     }
 
     /// Who holds some partitions of an exchange.
@@ -100,7 +135,11 @@ impl Coordinator {
             return;
         }
         let until = self.now + self.policy.locality.max_wait;
-        let has_preferences = |stage: &StageId| self.stages.get(*stage).has_preferences();
+        // Scans ask for slots anywhere. Where their files were read before is worth no wait.
+        let has_preferences = |stage: &StageId| {
+            let reads_exchanges = !self.graph.stages[stage.0 as usize].inputs.is_empty();
+            reads_exchanges && self.stages.get(*stage).has_preferences()
+        };
         let stages: Vec<StageId> = self.schedulable().filter(has_preferences).collect();
         for stage in stages {
             self.stages.get_mut(stage).begin_preference(until);

@@ -325,6 +325,7 @@ impl Coordinator {
         let worker = self.workers.get(name);
         let usable = worker.is_some_and(|worker| self.workers.is_usable(worker));
         self.slots.set_usable(name, usable);
+        self.prefer_by_files_again();
     }
 
     pub(super) fn on_granted(&mut self, id: &WorkerId, slots: u32) {

@@ -60,6 +60,7 @@ pub fn joined_graph(rng: &mut SmallRng) -> StageGraph {
         has_sortable_join: label == JOIN,
         swappable_joins: Vec::new(),
         data: DataLocality::default(),
+        files: Vec::new(),
     };
     let exchange = |id: u32, partitions: u32, writers: Vec<u32>| Exchange {
         id: ExchangeId(id),

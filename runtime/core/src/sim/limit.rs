@@ -34,6 +34,7 @@ pub fn limited_graph(rng: &mut SmallRng) -> StageGraph {
         has_sortable_join: false,
         swappable_joins: Vec::new(),
         data: DataLocality::default(),
+        files: Vec::new(),
     };
     let exchange = |id: u32, kind, partitions: u32, writers: Vec<StageId>, fetch| Exchange {
         id: ExchangeId(id),

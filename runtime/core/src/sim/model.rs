@@ -6,7 +6,7 @@ use rand::rngs::SmallRng;
 use super::filters::{join, random_filter};
 use super::joins;
 use crate::ids::{AttemptId, ExchangeId, StageId};
-use crate::locality::DataLocality;
+use crate::locality::{DataLocality, FilesHash};
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 
 pub type Row = u64;
@@ -61,6 +61,12 @@ pub fn compute(stage: &Stage, task: u32, inputs: &[Vec<Row>]) -> Vec<Row> {
         rows.extend(read.iter().map(|row| mix(*row, salt)));
     }
     rows
+}
+
+/// By task, the hash of the file that a scan reads.
+fn files_of(scan: StageId, tasks: u32) -> impl Iterator<Item = FilesHash> {
+    let file = format!("scan-{}", scan.0);
+    (0..tasks).filter_map(move |task| FilesHash::of([(file.as_str(), u64::from(task))].into_iter()))
 }
 
 /// The partition of a row. An indeterminate stage routes differently in each attempt.
@@ -194,6 +200,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
     let widths: Vec<u32> = (0..depth).map(|_| rng.random_range(1..=5)).collect();
     let add = |stages: &mut Vec<Stage>, inputs: Vec<StageInput>, tasks: u32, output: u32| {
         let id = StageId(u32::try_from(stages.len()).unwrap_or(0));
+        let is_scan = inputs.is_empty();
         stages.push(Stage {
             id,
             label: format!("stage {}", id.0),
@@ -205,6 +212,7 @@ pub fn random_graph(rng: &mut SmallRng) -> StageGraph {
             has_sortable_join: false,
             swappable_joins: Vec::new(),
             data: DataLocality::default(),
+            files: files_of(id, tasks).filter(|_| is_scan).collect(),
         });
         id
     };

@@ -33,6 +33,7 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
             worker: 0,
             no_worker_near: 0,
             near_workers_busy: u32::from(begun) * 2,
+            same_files: 0,
         },
         reduce: (id > 0).then(|| ReduceSnapshot {
             planned_reduce_tasks: 4,

@@ -168,6 +168,7 @@ impl Cutter<'_> {
             has_sortable_join: has_sortable_join(&plan)?,
             swappable_joins: swappable_joins(&plan),
             data: DataLocality::default(),
+            files: Vec::new(),
         });
         self.planned.push(PlannedStage {
             fragment,

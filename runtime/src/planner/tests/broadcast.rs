@@ -107,7 +107,8 @@ async fn a_side_that_its_filter_may_not_make_small_is_shuffled() {
         let session = bench
             .session_of(config.with_extension(Arc::new(BroadcastLimit { bytes })))
             .await;
-        let query = same_rows(bench.plain(), &session, sql).await.unwrap();
+        let query = same_rows(bench.plain(), &session, sql).await;
+        let query = query.unwrap_or_else(|difference| panic!("{difference}"));
         assert_eq!(kinds(&query)[0], expected, "{bytes}\n{}", explain(&query));
     }
 }

@@ -62,7 +62,8 @@ async fn semi_joins_run_where_fewer_rows_meet_them() {
             };
             let config = bench.session(partitions, &[]).await.copied_config();
             let session = bench.session_of(config.with_extension(Arc::new(written))).await;
-            let as_written = same_rows(bench.plain(), &session, sql).await.unwrap();
+            let as_written = same_rows(bench.plain(), &session, sql).await;
+            let as_written = as_written.unwrap_or_else(|difference| panic!("{difference}"));
             let moved = explain(&query) != explain(&as_written);
             assert!(!below || moved, "{sql}\n{}", explain(&query));
             assert!(

@@ -46,6 +46,8 @@ fn the_status_tells_how_near_to_their_data_tasks_ran() {
             worker: 0,
             no_worker_near: no_worker_near * tasks,
             near_workers_busy: 0,
+            // Where the place of the rows is not declared, and there is a choice.
+            same_files: 0,
         });
         assert_eq!(scan.locality, wanted, "{place:?}");
         assert!(others.iter().all(|stage| stage.locality.is_none()), "{others:?}");

@@ -142,6 +142,11 @@ impl StageRun {
         self.waiting.preferred.get(task as usize)?.as_ref()
     }
 
+    /// Whether tasks of the stage wait.
+    pub(in crate::coordinator) fn has_waiting(&self) -> bool {
+        !self.waiting.all.is_empty()
+    }
+
     /// Whether tasks of the stage prefer workers.
     pub(in crate::coordinator) fn has_preferences(&self) -> bool {
         !self.waiting.preferred.is_empty()

@@ -62,6 +62,7 @@ pub fn stage(id: u32, tasks: u32, inputs: &[(u32, ReadKind)], output: u32) -> St
         has_sortable_join: false,
         swappable_joins: Vec::new(),
         data: DataLocality::default(),
+        files: Vec::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::coordinator::spread::{Offer, Runnable, spread};
 use crate::coordinator::worker_registry::WorkerRegistry;
 use crate::coordinator::{Action, Event, Policy};
 use crate::ids::StageId;
-use crate::locality::{LocalityCounts, LocalityPolicy, NodeLocation};
+use crate::locality::{FilesHash, LocalityCounts, LocalityPolicy, NodeLocation};
 use crate::plan::{ReadKind, StageGraph};
 use crate::time::Instant;
 use std::sync::Arc;
@@ -183,4 +183,53 @@ fn slots_are_requested_on_the_node_and_in_the_zone_of_a_preferred_worker_without
         let asked = ["a", "b", "c", "d"].map(|name| dealt.get(name).copied().unwrap_or_default());
         assert_eq!(asked, expected, "{preferring} and {others} tasks on {spare:?}");
     }
+}
+
+/// A scan of four tasks, of four files.
+fn scan() -> StageGraph {
+    let mut graph = map_reduce(4, 1);
+    let file = |task: u64| FilesHash::of([("part", task)].into_iter());
+    graph.stages[0].files = (0..4).filter_map(file).collect();
+    graph
+}
+
+/// Which tasks of the scan started at which of the workers, which have two slots each and come in this order.
+fn scanned(workers: [&str; 2]) -> (Query, Vec<(String, u32)>) {
+    let mut query = Query::new(scan(), policy());
+    let mut started = Vec::new();
+    for name in workers {
+        query.handle(Event::WorkerJoined {
+            worker: worker(name),
+            slots: 2,
+            location: NodeLocation::default(),
+            held: Vec::new(),
+        });
+    }
+    for name in workers {
+        let granted = query.handle(Event::SlotsGranted {
+            worker: worker(name),
+            slots: 2,
+        });
+        started.extend(
+            assigned(&granted)
+                .into_iter()
+                .map(|(worker, id)| (worker, id.task)),
+        );
+    }
+    started.sort();
+    (query, started)
+}
+
+#[test]
+fn scans_return_to_the_workers_that_read_the_same_files() {
+    let (query, started) = scanned(["a", "b"]);
+    let (_, again) = scanned(["b", "a"]);
+    let same_files = query.machine.snapshot(Instant(query.now)).stages[0].locality;
+    assert_eq!(started, again);
+    assert_eq!(
+        (same_files.same_files, same_files.asked()),
+        (4, 0),
+        "{same_files:?}"
+    );
+    assert_eq!(started.len(), 4, "no slot stays idle");
 }
