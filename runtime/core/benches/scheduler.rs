@@ -194,7 +194,7 @@ impl Query {
         assert!(deadline.is_some(), "a query that runs has a deadline");
         for action in actions {
             match action {
-                Action::RequestSlots { worker, slots } if slots > 0 => {
+                Action::RequestSlots { worker, slots, .. } if slots > 0 => {
                     self.events.push_back(Event::SlotsGranted { worker, slots });
                 }
                 Action::AssignAttempt { worker, assignment } => {

@@ -266,8 +266,16 @@ impl QueryDriver {
 
     fn execute(&mut self, action: Action) -> ControlFlow<Outcome> {
         match action {
-            Action::RequestSlots { worker, slots } => {
-                self.send(&worker, ToWorker::RequestSlots(wire::RequestSlots { slots }));
+            Action::RequestSlots {
+                worker,
+                slots,
+                speculative_slots,
+            } => {
+                let request = wire::RequestSlots {
+                    slots,
+                    speculative_slots,
+                };
+                self.send(&worker, ToWorker::RequestSlots(request));
             }
             Action::ReleaseSlots { worker, slots } => {
                 self.send(&worker, ToWorker::ReleaseSlots(wire::ReleaseSlots { slots }));

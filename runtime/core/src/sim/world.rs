@@ -423,7 +423,11 @@ impl World {
 
     fn perform(&mut self, action: Action) -> Result<(), Violation> {
         match action {
-            Action::RequestSlots { worker, slots } => self.send(&worker.name, ToWorker::RequestSlots(slots)),
+            Action::RequestSlots {
+                worker,
+                slots,
+                speculative_slots,
+            } => self.send(&worker.name, ToWorker::RequestSlots(slots, speculative_slots)),
             Action::ReleaseSlots { worker, slots } => self.send(&worker.name, ToWorker::ReleaseSlots(slots)),
             Action::AssignAttempt { worker, assignment } => {
                 self.send(&worker.name, ToWorker::Assign(assignment));

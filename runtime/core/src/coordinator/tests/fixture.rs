@@ -195,7 +195,7 @@ impl Query {
             for action in self.handle(event) {
                 match action {
                     Action::RequestSlots { slots: 0, .. } | Action::ReleaseSlots { .. } => {}
-                    Action::RequestSlots { worker, slots } => {
+                    Action::RequestSlots { worker, slots, .. } => {
                         todo.push(Event::SlotsGranted { worker, slots });
                     }
                     other => all.push(other),

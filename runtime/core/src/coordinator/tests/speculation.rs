@@ -269,6 +269,51 @@ fn lose_an_output(query: &mut Query) -> AttemptId {
     winner
 }
 
+/// Of whom slots are requested, how many, and how many of them for duplicates alone.
+fn requests(actions: &[Action]) -> Vec<(String, u32, u32)> {
+    let of = actions.iter().filter_map(|action| match action {
+        Action::RequestSlots {
+            worker,
+            slots,
+            speculative_slots,
+        } => Some((worker.name.clone(), *slots, *speculative_slots)),
+        _ => None,
+    });
+    of.collect()
+}
+
+#[test]
+fn a_request_is_for_a_duplicate_until_a_task_waits() {
+    let mut slow = seven_of_eight(speculative());
+    slow.query.run(Event::WorkerDrained {
+        worker: worker(slow.host),
+    });
+    slow.query.now = 250;
+    let requested = slow.query.handle(Event::Ticked);
+    assert_eq!(requests(&requested), [(slow.other.to_owned(), 1, 1)]);
+    slow.query.now = 300;
+    lose_an_output(&mut slow.query);
+    let requested = slow.query.handle(Event::Ticked);
+    assert_eq!(requests(&requested), [(slow.other.to_owned(), 1, 0)]);
+}
+
+#[test]
+fn a_task_does_not_starve_because_a_duplicate_did() {
+    let mut slow = seven_of_eight(speculative());
+    slow.query.now = 250;
+    slow.query.handle(Event::Ticked);
+    slow.query.now = 340;
+    lose_an_output(&mut slow.query);
+    let asked_at = |query: &mut Query, now| {
+        query.now = now;
+        requests(&query.handle(Event::Ticked)).len()
+    };
+    let first = asked_at(&mut slow.query, 340);
+    assert!(first > 0, "the task needs a slot");
+    assert_eq!(asked_at(&mut slow.query, 360), 0, "it waits for an even spread");
+    assert_eq!(asked_at(&mut slow.query, 440), 1, "it takes a slot of anyone");
+}
+
 #[test]
 fn a_duplicate_takes_no_slot_that_a_task_waits_for() {
     let mut slow = seven_of_eight(speculative());
