@@ -156,8 +156,8 @@ impl Default for AdaptiveSpec {
 }
 
 /// When an attempt that takes much longer than those of other tasks of its stage gets a duplicate on another worker. The first
-/// of the two that succeeds wins, and the other one is cancelled. Duplicates take only slots that the query needs for nothing
-/// else.
+/// of the two that succeeds wins, and the other one is cancelled. Duplicates take only slots for which no task of any query of
+/// the pool waits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SpeculationSpec {
