@@ -389,21 +389,16 @@ impl QueryDriver {
 
     /// Sends a renewal of the query's token to all workers with a session.
     fn renew_token(&self) {
-        let Some(renewal) = self.renewals.borrow().clone() else {
-            return;
-        };
+        let renewal = self.renewals.borrow().clone();
+        let Some(renewal) = renewal else { return };
         for worker in self.workers.keys() {
             self.send(worker, ToWorker::RenewToken(renewal.as_text().to_owned()));
         }
     }
 
     fn commit_sink(&self, winners: Vec<AttemptId>) {
-        let (options, events, committed) = (
-            Arc::clone(&self.options),
-            self.events.clone(),
-            self.committed.clone(),
-        );
-        let told = events.clone();
+        let (options, committed) = (Arc::clone(&self.options), self.committed.clone());
+        let (events, told) = (self.events.clone(), self.events.clone());
         let commit = tokio::task::spawn_blocking(move || {
             let Some(sink) = &options.sink else { return };
             let event = match sink.commit(&options.query, options.epoch, &winners) {

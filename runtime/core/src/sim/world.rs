@@ -20,7 +20,7 @@ use crate::ids::{AttemptId, Incarnation, QueryId, StreamId, WorkerId};
 use crate::message::FetchRequest;
 use crate::plan::Determinism;
 use crate::reader;
-use crate::snapshot::{JoinSwitches, SpeculationCounts};
+use crate::snapshot::JoinSwitches;
 use crate::time::Instant;
 
 const STEP_LIMIT: u64 = 400_000;
@@ -285,10 +285,6 @@ impl World {
             let stages = snapshot.stages.iter();
             stages.map(|stage| count(&stage.join_switches)).sum()
         };
-        let speculation = |count: fn(&SpeculationCounts) -> u32| -> u32 {
-            let stages = snapshot.stages.iter();
-            stages.map(|stage| count(&stage.speculation)).sum()
-        };
         let sorted_tasks = sum(|joins| joins.sorted_tasks);
         let lost: u32 = snapshot.stages.iter().map(|stage| stage.lost_attempts).sum();
         let coalesced = snapshot.stages.iter().filter(|stage| {
@@ -313,8 +309,8 @@ impl World {
             client_went_on: self.client.went_on,
             killed: self.killed.len(),
             hung: self.hung,
-            duplicates_won: speculation(|counts| counts.won),
-            duplicates_wasted: speculation(|counts| counts.wasted),
+            duplicates_won: snapshot.stages.iter().map(|stage| stage.speculation.won).sum(),
+            duplicates_wasted: snapshot.stages.iter().map(|stage| stage.speculation.wasted).sum(),
             skipped,
             at_preferred_worker: snapshot.stages.iter().map(|stage| stage.locality.worker).sum(),
             ran_again: self.audit.ran_again,

@@ -1,4 +1,4 @@
-//! What a stage has done and when, for its status. No decision depends on it.
+//! What a stage has done and when, for its status. No decision depends on it, but for how much duplicates may still waste.
 
 use super::StageRun;
 use super::attempt_counts::AttemptCounts;
