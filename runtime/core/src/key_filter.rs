@@ -6,7 +6,11 @@
 //! (Putze, Sanders and Singler, *Cache-, Hash- and Space-Efficient Bloom Filters*, 2007), so that a test reads memory once.
 //! A filter may admit a key that is in no row, never the reverse.
 
+mod values;
+
 use serde::{Deserialize, Serialize};
+
+pub use self::values::{KeyBounds, KeyValues, MAX_BOUND_BYTES, MAX_KEY_VALUES};
 
 /// The most hashes that are kept exactly: 1 MiB.
 pub const MAX_EXACT_KEYS: usize = 1 << 17;
@@ -17,8 +21,6 @@ const BITS_PER_KEY: u32 = 4;
 /// A Bloom filter with a larger percentage of its bits set admits nearly a third of all keys: testing rows costs more than it
 /// saves.
 const MAX_BLOOM_PERCENT: u64 = 75;
-/// The most bytes of a key that is a bound. Longer ones are no bounds.
-pub const MAX_BOUND_BYTES: usize = 256;
 /// Hashes collected before the first removal of duplicates.
 const FIRST_COMPACTION: usize = 4096;
 
@@ -29,14 +31,17 @@ pub struct KeyFilter {
     pub hashes: KeyHashes,
     /// The least and the greatest key, where that is known: scans leave out files and row groups by it, which know no hashes.
     pub bounds: Option<KeyBounds>,
+    /// All keys, where they are few: scans ask the Bloom filters of row groups for them.
+    pub values: Option<KeyValues>,
 }
 
 impl KeyFilter {
-    /// The filter of hashes in any order, without bounds.
+    /// The filter of hashes in any order, without bounds and values.
     pub fn of(hashes: Vec<u64>) -> Self {
         Self {
             hashes: KeyHashes::of(hashes),
             bounds: None,
+            values: None,
         }
     }
 
@@ -45,23 +50,27 @@ impl KeyFilter {
         Self {
             hashes: KeyHashes::Everything,
             bounds: None,
+            values: None,
         }
     }
 
     /// The keys of both.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
-        let bounds = match (self.hashes.is_empty(), other.hashes.is_empty()) {
-            (true, _) => other.bounds,
-            (false, true) => self.bounds,
-            (false, false) => self
-                .bounds
-                .zip(other.bounds)
-                .and_then(|(one, two)| one.union(two)),
-        };
-        Self {
-            hashes: self.hashes.union(other.hashes),
-            bounds,
+        match (self.hashes.is_empty(), other.hashes.is_empty()) {
+            (true, _) => other,
+            (false, true) => self,
+            (false, false) => Self {
+                hashes: self.hashes.union(other.hashes),
+                bounds: self
+                    .bounds
+                    .zip(other.bounds)
+                    .and_then(|(one, two)| one.union(two)),
+                values: self
+                    .values
+                    .zip(other.values)
+                    .and_then(|(one, two)| one.union(two)),
+            },
         }
     }
 
@@ -69,55 +78,8 @@ impl KeyFilter {
     pub fn lookup(&self) -> KeyLookup {
         KeyLookup {
             bounds: self.bounds.clone(),
+            values: self.values.clone(),
             ..self.hashes.lookup()
-        }
-    }
-}
-
-/// The least and the greatest of some keys.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum KeyBounds {
-    /// Whole numbers, and what is counted by them: days, moments, decimals of one scale.
-    Numbers {
-        /// The least.
-        least: i128,
-        /// The greatest.
-        greatest: i128,
-    },
-    /// Texts and binary values, which are compared byte by byte.
-    Bytes {
-        /// The least, at most [`MAX_BOUND_BYTES`].
-        least: Vec<u8>,
-        /// The greatest, at most [`MAX_BOUND_BYTES`].
-        greatest: Vec<u8>,
-    },
-}
-
-impl KeyBounds {
-    /// The bounds of both; `None` if they are of different kinds.
-    pub fn union(self, other: Self) -> Option<Self> {
-        match (self, other) {
-            (
-                Self::Numbers { least, greatest },
-                Self::Numbers {
-                    least: other_least,
-                    greatest: other_greatest,
-                },
-            ) => Some(Self::Numbers {
-                least: least.min(other_least),
-                greatest: greatest.max(other_greatest),
-            }),
-            (
-                Self::Bytes { least, greatest },
-                Self::Bytes {
-                    least: other_least,
-                    greatest: other_greatest,
-                },
-            ) => Some(Self::Bytes {
-                least: least.min(other_least),
-                greatest: greatest.max(other_greatest),
-            }),
-            (Self::Numbers { .. }, Self::Bytes { .. }) | (Self::Bytes { .. }, Self::Numbers { .. }) => None,
         }
     }
 }
@@ -189,7 +151,16 @@ impl KeyHashes {
             Self::Bloom(words) => words.clone(),
             Self::Everything => Vec::new(),
         };
-        KeyLookup { words, bounds: None }
+        let keys = match self {
+            Self::Exact(hashes) => Some(hashes.len()),
+            Self::Bloom(_) | Self::Everything => None,
+        };
+        KeyLookup {
+            words,
+            keys,
+            bounds: None,
+            values: None,
+        }
     }
 
     /// Whether there are none: there were no rows.
@@ -219,6 +190,7 @@ impl KeyHashes {
 }
 
 /// The word of a key among `words`, and its bits there. The upper half of the hash says the word.
+#[inline]
 fn position(words: usize, hash: u64) -> (usize, u64) {
     let word = ((hash >> 32).wrapping_mul(words as u64) >> 32) as usize;
     let mut bits = 0;
@@ -240,11 +212,15 @@ fn set(words: &mut [u64], hash: u64) {
 pub struct KeyLookup {
     /// Empty if every key is admitted.
     words: Vec<u64>,
+    /// How many keys there are, if that is known.
+    keys: Option<usize>,
     bounds: Option<KeyBounds>,
+    values: Option<KeyValues>,
 }
 
 impl KeyLookup {
-    /// Whether the key may be in one of the rows.
+    /// Whether the key may be in one of the rows. In line, since it is called for each row of a scan.
+    #[inline]
     pub fn admits(&self, hash: u64) -> bool {
         let (word, bits) = position(self.words.len(), hash);
         self.words.get(word).is_none_or(|word| word & bits == bits)
@@ -257,7 +233,13 @@ impl KeyLookup {
 
     /// Its size in memory, bytes.
     pub fn bytes(&self) -> u64 {
-        self.words.len() as u64 * 8
+        let values = self.values.as_ref().map_or(0, KeyValues::bytes);
+        self.words.len() as u64 * 8 + values
+    }
+
+    /// How many keys there are, if that is known.
+    pub fn keys(&self) -> Option<usize> {
+        self.keys
     }
 
     /// Whether it admits the hash of every key.
@@ -268,6 +250,11 @@ impl KeyLookup {
     /// The least and the greatest key, if they are known.
     pub fn bounds(&self) -> Option<&KeyBounds> {
         self.bounds.as_ref()
+    }
+
+    /// All keys, if they are few.
+    pub fn values(&self) -> Option<&KeyValues> {
+        self.values.as_ref()
     }
 }
 
@@ -296,6 +283,7 @@ impl KeyFilterBuilder {
     }
 
     /// Adds a key.
+    #[inline]
     pub fn insert(&mut self, hash: u64) {
         if self.last == Some(hash) {
             return;
@@ -418,34 +406,5 @@ mod tests {
             assert!(builder.hashes.capacity() < 1 << 16, "round {round}");
         }
         assert!(matches!(builder.finish(), KeyHashes::Exact(hashes) if hashes.len() == 10_000));
-    }
-
-    #[test]
-    fn bounds_of_a_union_hold_for_both_and_are_unknown_where_one_is() {
-        let numbers = |least, greatest| Some(KeyBounds::Numbers { least, greatest });
-        let texts = |least: &str, greatest: &str| {
-            Some(KeyBounds::Bytes {
-                least: least.into(),
-                greatest: greatest.into(),
-            })
-        };
-        let filter = |bounds: Option<KeyBounds>| KeyFilter {
-            bounds,
-            ..KeyFilter::of(vec![7])
-        };
-        for (one, two, union) in [
-            (numbers(-3, 5), numbers(2, 9), numbers(-3, 9)),
-            (texts("b", "ba"), texts("a", "b"), texts("a", "ba")),
-            (numbers(1, 2), texts("a", "b"), None),
-            (numbers(1, 2), None, None),
-        ] {
-            assert_eq!(filter(one.clone()).union(filter(two.clone())).bounds, union);
-            assert_eq!(filter(two).union(filter(one)).bounds, union);
-        }
-        // Without rows there is nothing to bound.
-        let none = KeyFilter::default();
-        assert_eq!(filter(numbers(1, 2)).union(none.clone()).bounds, numbers(1, 2));
-        assert_eq!(none.union(filter(numbers(1, 2))).bounds, numbers(1, 2));
-        assert_eq!(KeyFilter::everything().union(filter(numbers(1, 2))).bounds, None);
     }
 }

@@ -1,6 +1,8 @@
 //! Runtime filters.
 
-use sluice_core::key_filter::{KeyBounds, KeyFilter, KeyHashes, MAX_BOUND_BYTES, MAX_EXACT_KEYS};
+use sluice_core::key_filter::{
+    KeyBounds, KeyFilter, KeyHashes, KeyValues, MAX_BOUND_BYTES, MAX_EXACT_KEYS, MAX_KEY_VALUES,
+};
 
 use crate::wire::key_filter::Keys;
 use crate::{WireError, need, wire};
@@ -30,9 +32,20 @@ impl From<&KeyFilter> for wire::KeyFilter {
                 greatest: greatest.clone(),
             },
         });
+        let values = filter.values.as_ref().map(|values| match values {
+            KeyValues::Numbers(values) => wire::KeyValues {
+                numbers: true,
+                values: values.iter().map(|value| value.to_be_bytes().to_vec()).collect(),
+            },
+            KeyValues::Bytes(values) => wire::KeyValues {
+                numbers: false,
+                values: values.iter().cloned().collect(),
+            },
+        });
         Self {
             keys: Some(keys),
             bounds,
+            values,
         }
     }
 }
@@ -56,33 +69,59 @@ impl TryFrom<wire::KeyFilter> for KeyFilter {
             }
             Keys::Everything(_) => KeyHashes::Everything,
         };
-        let bounds = wire.bounds.map(bounds).transpose()?;
-        Ok(Self { hashes, bounds })
+        Ok(Self {
+            hashes,
+            bounds: wire.bounds.map(bounds).transpose()?,
+            values: wire.values.map(values).transpose()?,
+        })
     }
 }
 
 fn bounds(wire: wire::KeyBounds) -> Result<KeyBounds, WireError> {
     const FIELD: &str = "key_filter.bounds";
-    let impossible = |bytes: &[u8]| WireError::impossible(FIELD, bytes.len());
     if wire.numbers {
-        let number = |bytes: &[u8]| {
-            let number = bytes.try_into().map(i128::from_be_bytes);
-            number.map_err(|_| impossible(bytes))
-        };
         return Ok(KeyBounds::Numbers {
-            least: number(&wire.least)?,
-            greatest: number(&wire.greatest)?,
+            least: number(&wire.least, FIELD)?,
+            greatest: number(&wire.greatest, FIELD)?,
         });
     }
-    for bytes in [&wire.least, &wire.greatest] {
-        if bytes.len() > MAX_BOUND_BYTES {
-            return Err(impossible(bytes));
-        }
-    }
     Ok(KeyBounds::Bytes {
-        least: wire.least,
-        greatest: wire.greatest,
+        least: short(wire.least, FIELD)?,
+        greatest: short(wire.greatest, FIELD)?,
     })
+}
+
+fn values(wire: wire::KeyValues) -> Result<KeyValues, WireError> {
+    const FIELD: &str = "key_filter.values";
+    if wire.values.len() > MAX_KEY_VALUES {
+        return Err(WireError::impossible(FIELD, wire.values.len()));
+    }
+    let values = wire.values.into_iter();
+    Ok(if wire.numbers {
+        KeyValues::Numbers(
+            values
+                .map(|value| number(&value, FIELD))
+                .collect::<Result<_, _>>()?,
+        )
+    } else {
+        KeyValues::Bytes(
+            values
+                .map(|value| short(value, FIELD))
+                .collect::<Result<_, _>>()?,
+        )
+    })
+}
+
+fn number(bytes: &[u8], field: &'static str) -> Result<i128, WireError> {
+    let number = bytes.try_into().map(i128::from_be_bytes);
+    number.map_err(|_| WireError::impossible(field, bytes.len()))
+}
+
+fn short(bytes: Vec<u8>, field: &'static str) -> Result<Vec<u8>, WireError> {
+    if bytes.len() > MAX_BOUND_BYTES {
+        return Err(WireError::impossible(field, bytes.len()));
+    }
+    Ok(bytes)
 }
 
 fn words(bytes: &[u8], field: &'static str) -> Result<Vec<u64>, WireError> {
@@ -121,8 +160,18 @@ mod tests {
             KeyHashes::Everything,
         ] {
             for bounds in bounds.clone() {
-                let hashes = hashes.clone();
-                let filter = KeyFilter { hashes, bounds };
+                let values = match &bounds {
+                    None => None,
+                    Some(KeyBounds::Numbers { least, .. }) => Some(KeyValues::Numbers([*least, 7].into())),
+                    Some(KeyBounds::Bytes { greatest, .. }) => {
+                        Some(KeyValues::Bytes([greatest.clone(), Vec::new()].into()))
+                    }
+                };
+                let filter = KeyFilter {
+                    hashes: hashes.clone(),
+                    bounds,
+                    values,
+                };
                 assert_eq!(KeyFilter::try_from(wire::KeyFilter::from(&filter)), Ok(filter));
             }
         }
@@ -132,7 +181,11 @@ mod tests {
     fn filters_of_a_wrong_size_are_refused() {
         let exact = |bytes: usize| Keys::Exact(vec![0; bytes].into());
         let bloom = |bytes: usize| Keys::Bloom(vec![0; bytes].into());
-        let wire = |keys, bounds| wire::KeyFilter { keys, bounds };
+        let wire = |keys, bounds| wire::KeyFilter {
+            keys,
+            bounds,
+            values: None,
+        };
         for keys in [exact(7), exact(8 * MAX_EXACT_KEYS + 8), bloom(8), bloom(0)] {
             assert!(KeyFilter::try_from(wire(Some(keys), None)).is_err());
         }
@@ -144,6 +197,17 @@ mod tests {
                 greatest: vec![0; 16],
             };
             assert!(KeyFilter::try_from(wire(Some(exact(8)), Some(bounds))).is_err());
+        }
+        for (numbers, values) in [
+            (true, vec![vec![0; 15]]),
+            (false, vec![vec![0; MAX_BOUND_BYTES + 1]]),
+            (false, vec![Vec::new(); MAX_KEY_VALUES + 1]),
+        ] {
+            let filter = wire::KeyFilter {
+                values: Some(wire::KeyValues { numbers, values }),
+                ..wire(Some(exact(8)), None)
+            };
+            assert!(KeyFilter::try_from(filter).is_err());
         }
     }
 }

@@ -137,6 +137,8 @@ struct RuntimeFilterMessage {
     filters: Vec<u32>,
     #[prost(uint64, repeated, tag = "2")]
     columns: Vec<u64>,
+    #[prost(uint64, repeated, tag = "3")]
+    of_keys: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -218,6 +220,7 @@ impl PhysicalExtensionCodec for FragmentCodec {
             Node::RuntimeFilter(RuntimeFilterMessage {
                 filters: used.iter().map(|used| used.filter).collect(),
                 columns: used.iter().map(|used| used.column as u64).collect(),
+                of_keys: used.iter().map(|used| used.of_keys).collect(),
             })
         } else if let Some(scan) = node.downcast_ref::<TpchScanExec>() {
             Node::Tpch(scan.encode()?)
@@ -323,7 +326,8 @@ fn decode_filter(
         .filters
         .iter()
         .zip(&message.columns)
-        .map(|(filter, column)| {
+        .zip(&message.of_keys)
+        .map(|((filter, column), of_keys)| {
             let column = index(*column)?;
             if column >= width {
                 return Err(malformed("a runtime filter tests a column that is not there"));
@@ -331,6 +335,7 @@ fn decode_filter(
             Ok(UsedFilter {
                 filter: *filter,
                 column,
+                of_keys: *of_keys,
             })
         });
     let filters = filters.collect::<Result<_>>()?;

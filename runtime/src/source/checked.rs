@@ -55,6 +55,20 @@ impl CheckedScan {
             ranges: ranges.into(),
         }
     }
+
+    /// What decodes the ranges.
+    pub(crate) fn scan(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.scan
+    }
+
+    /// The same checks before another scan of the same ranges.
+    pub(crate) fn with_scan(&self, scan: Arc<dyn ExecutionPlan>) -> Self {
+        Self {
+            scan,
+            decoder: self.decoder.clone(),
+            ranges: Arc::clone(&self.ranges),
+        }
+    }
 }
 
 impl DisplayAs for CheckedScan {
@@ -89,11 +103,7 @@ impl ExecutionPlan for CheckedScan {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let [scan] = <[_; 1]>::try_from(children)
             .map_err(|_| DataFusionError::Internal("a checked scan has one input".to_owned()))?;
-        Ok(Arc::new(Self {
-            scan,
-            decoder: self.decoder.clone(),
-            ranges: Arc::clone(&self.ranges),
-        }))
+        Ok(Arc::new(self.with_scan(scan)))
     }
 
     fn gather_filters_for_pushdown(

@@ -169,6 +169,7 @@ impl<'a> Graph<'a> {
             source_bytes: self.bytes.get(source.0.0 as usize).copied().unwrap_or(u64::MAX),
             target_bytes,
             kept: self.kept.get(source.0.0 as usize).copied().unwrap_or(1.0),
+            of_keys: self.rows_of_table(source).unwrap_or_default(),
         })
     }
 
@@ -195,6 +196,27 @@ impl<'a> Graph<'a> {
             if !self.comes_from_exchange(stage, &plan, column) {
                 return best;
             }
+        }
+    }
+
+    /// How many rows the table has from which a column of a stage comes.
+    fn rows_of_table(&self, (mut stage, mut column): SourceColumn) -> Option<u64> {
+        let mut plan = Arc::clone(self.plan(stage)?);
+        loop {
+            if plan.downcast_ref::<ScanExec>().is_some() {
+                return u64::try_from(rows_of(&plan)?).ok();
+            }
+            if let Some(read) = plan.downcast_ref::<ShuffleReadExec>() {
+                let [writer] = self.exchange(stage, read)?.writers.as_slice() else {
+                    return None;
+                };
+                stage = *writer;
+                plan = Arc::clone(self.plan(stage)?);
+                continue;
+            }
+            let next = origin(&plan, column)?;
+            let child = Arc::clone(plan.children().get(next.child)?);
+            (plan, column) = (child, next.column);
         }
     }
 
@@ -316,10 +338,7 @@ fn kept_by(plan: &Arc<dyn ExecutionPlan>) -> f64 {
     if !is_predicate(plan) {
         return 1.0;
     }
-    let rows = |plan: &Arc<dyn ExecutionPlan>| {
-        let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
-        Some(*statistics.ok()?.num_rows.get_value()? as f64)
-    };
+    let rows = |plan: &Arc<dyn ExecutionPlan>| Some(rows_of(plan)? as f64);
     let input = plan
         .children()
         .into_iter()
@@ -327,6 +346,12 @@ fn kept_by(plan: &Arc<dyn ExecutionPlan>) -> f64 {
         .filter(|rows| *rows > 0.0);
     let kept = input.and_then(|input| Some(rows(plan)? / input));
     kept.unwrap_or(UNKNOWN_PREDICATE).clamp(0.0, MAX_KEPT)
+}
+
+/// How many rows an operator puts out, if that is known or estimated.
+fn rows_of(plan: &Arc<dyn ExecutionPlan>) -> Option<usize> {
+    let statistics = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new());
+    statistics.ok()?.num_rows.get_value().copied()
 }
 
 /// Whether an operator drops rows by their values.

@@ -8,20 +8,30 @@ use sluice_core::key_filter::{KeyFilter, KeyFilterBuilder};
 
 use super::MadeFilter;
 use super::bounds::BoundsBuilder;
-use super::exec::hash_keys;
+use super::lookup::hash_keys;
+use super::values::ValuesBuilder;
+
+/// What one filter is made of.
+struct OneFilter {
+    column: usize,
+    hashes: KeyFilterBuilder,
+    bounds: BoundsBuilder,
+    values: ValuesBuilder,
+}
 
 /// Collects the keys of all rows.
 pub(crate) struct FilterMaker {
-    filters: Vec<(usize, KeyFilterBuilder, BoundsBuilder)>,
+    filters: Vec<OneFilter>,
     hashes: Vec<u64>,
 }
 
 impl FilterMaker {
     pub(crate) fn new(filters: &[MadeFilter]) -> Self {
-        let builder = |made: &MadeFilter| {
-            let bytes = usize::try_from(made.max_bytes).unwrap_or(usize::MAX);
-            let hashes = KeyFilterBuilder::new(bytes);
-            (made.column as usize, hashes, BoundsBuilder::default())
+        let builder = |made: &MadeFilter| OneFilter {
+            column: made.column as usize,
+            hashes: KeyFilterBuilder::new(usize::try_from(made.max_bytes).unwrap_or(usize::MAX)),
+            bounds: BoundsBuilder::default(),
+            values: ValuesBuilder::default(),
         };
         Self {
             filters: filters.iter().map(builder).collect(),
@@ -31,15 +41,17 @@ impl FilterMaker {
 
     /// Adds the keys of some rows. A NULL is skipped, since it matches nothing.
     pub(crate) fn add(&mut self, batch: &RecordBatch) -> Result<()> {
-        for (column, builder, bounds) in &mut self.filters {
-            let keys: &Arc<dyn Array> = batch.columns().get(*column).ok_or_else(|| {
+        for filter in &mut self.filters {
+            let column = filter.column;
+            let keys: &Arc<dyn Array> = batch.columns().get(column).ok_or_else(|| {
                 DataFusionError::Internal(format!("a runtime filter is made of column {column}"))
             })?;
-            bounds.add(keys)?;
             hash_keys(keys, &mut self.hashes)?;
+            filter.bounds.add(keys)?;
+            filter.values.add(keys, &self.hashes)?;
             for (row, hash) in self.hashes.iter().enumerate() {
                 if keys.is_valid(row) {
-                    builder.insert(*hash);
+                    filter.hashes.insert(*hash);
                 }
             }
         }
@@ -48,10 +60,11 @@ impl FilterMaker {
 
     /// The filters, in their order.
     pub(crate) fn finish(self) -> Result<Vec<KeyFilter>> {
-        let filters = self.filters.into_iter().map(|(_, hashes, bounds)| {
+        let filters = self.filters.into_iter().map(|filter| {
             Ok(KeyFilter {
-                hashes: hashes.finish(),
-                bounds: bounds.finish()?,
+                hashes: filter.hashes.finish(),
+                bounds: filter.bounds.finish()?,
+                values: filter.values.finish(),
             })
         });
         filters.collect()
@@ -61,7 +74,7 @@ impl FilterMaker {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray};
-    use sluice_core::key_filter::{KeyBounds, KeyHashes};
+    use sluice_core::key_filter::{KeyBounds, KeyHashes, KeyValues};
 
     use super::*;
 
@@ -95,6 +108,15 @@ mod tests {
             greatest: 3,
         };
         assert_eq!(filters[1].bounds, Some(bounds));
+        let texts_found = ["a", "b", "c"].map(|text| text.as_bytes().to_vec());
+        let values = filters.iter().map(|filter| filter.values.clone());
+        assert_eq!(
+            values.collect::<Vec<_>>(),
+            [
+                Some(KeyValues::Bytes(texts_found.into())),
+                Some(KeyValues::Numbers([1, 3].into()))
+            ]
+        );
         let mut hashes = Vec::new();
         for (filter, keys) in filters.iter().zip([texts, numbers]) {
             hash_keys(&keys, &mut hashes).expect("keys have hashes");

@@ -13,7 +13,11 @@ mod bounds;
 mod columns;
 mod exec;
 mod graph;
+mod keys;
+mod lookup;
 mod make;
+mod scan;
+mod values;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -85,6 +89,8 @@ struct Candidate {
     target_bytes: u64,
     /// The estimated part of all keys that the source writes, between 0 and 1.
     kept: f64,
+    /// How many rows the table has from which the keys come, if that is known; else 0.
+    of_keys: u64,
 }
 
 /// Adds runtime filters to a query that has been cut.
@@ -165,7 +171,11 @@ fn accept(
         max_wait: max_wait(candidate.target_bytes, candidate.kept),
     });
     for (stage, leaf, column) in targets {
-        let filter = UsedFilter { filter: id, column };
+        let filter = UsedFilter {
+            filter: id,
+            column,
+            of_keys: candidate.of_keys,
+        };
         used.entry((stage, leaf)).or_default().push(filter);
     }
 }

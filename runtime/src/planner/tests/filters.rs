@@ -7,7 +7,7 @@ use super::super::{PlannedQuery, RuntimeFilterPolicy, explain, plan, session_opt
 use super::harness::{Bench, Options, same_rows};
 
 /// Every join moves both sides, so that each is written by a stage of its own.
-const SHUFFLED: Options<'static> = &[
+pub(super) const SHUFFLED: Options<'static> = &[
     ("datafusion.optimizer.hash_join_single_partition_threshold", "0"),
     (
         "datafusion.optimizer.hash_join_single_partition_threshold_rows",

@@ -8,6 +8,7 @@ mod data;
 mod error_words;
 mod facts;
 mod filters;
+mod filters_in_scans;
 mod groups;
 mod harness;
 mod join_order;
