@@ -15,6 +15,14 @@ fn query() -> ShuffleQuery {
     serde_json::from_value(object).unwrap()
 }
 
+/// Three duplicates that run.
+const LAUNCHED: SpeculationCounts = SpeculationCounts {
+    launched: 3,
+    won: 0,
+    wasted: 0,
+    wasted_ms: 0,
+};
+
 #[test]
 fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let mut query = query();
@@ -27,10 +35,7 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
         stages_done: Some("1/2".to_owned()),
         tasks_done: Some("13/40".to_owned()),
         local_attempts: Some("87%".to_owned()),
-        speculation: Some(SpeculationCounts {
-            launched: 3,
-            ..SpeculationCounts::default()
-        }),
+        speculation: Some(LAUNCHED),
         totals: QueryTotals {
             bytes_spilled: 9,
             ..QueryTotals::default()
