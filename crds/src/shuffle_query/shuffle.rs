@@ -4,10 +4,12 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::units::ByteSize;
+use crate::units::{ByteSize, Millis};
 
 /// Most partitions of one exchange.
 pub const MAX_PARTITIONS: u32 = 65_536;
+/// How many times as long as usual an attempt may have to run, at most, until it counts as slow.
+pub const MAX_P95_MULTIPLIER: f64 = 100.0;
 /// Largest reduce fetch window, in partitions.
 pub const MAX_FETCH_WINDOW_PARTITIONS: u32 = 65_536;
 
@@ -36,6 +38,9 @@ pub struct ShuffleSpec {
     /// In which order inner joins run. The schema tells what the type says.
     #[serde(default)]
     pub join_order: JoinOrderMode,
+    /// Duplicates of slow attempts. An answer does not depend on them.
+    #[serde(default)]
+    pub speculation: SpeculationSpec,
     /// How long workers keep shuffle data: UntilRead, or UntilEnd of the query. The schema tells what the types say.
     #[serde(default)]
     pub retention: ShuffleRetention,
@@ -150,6 +155,64 @@ impl Default for AdaptiveSpec {
     }
 }
 
+/// When an attempt that takes much longer than those of other tasks of its stage gets a duplicate on another worker. The first
+/// of the two that succeeds wins, and the other one is cancelled. Duplicates take only slots for which no task of any query of
+/// the pool waits.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SpeculationSpec {
+    /// Whether slow attempts get duplicates. The schema tells what the type says.
+    #[serde(default)]
+    pub mode: SpeculationMode,
+    /// Tasks of a stage that must have ended before another one of it counts as slow.
+    #[serde(default = "default_min_completed_samples")]
+    #[schemars(range(min = 1, max = MAX_PARTITIONS))]
+    pub min_completed_samples: u32,
+    /// An attempt is slow once it has run this many times as long as 95 % of the stage's tasks took. A task that reads more than
+    /// the average may take longer in proportion.
+    #[serde(default = "default_p95_multiplier")]
+    #[schemars(range(min = 1, max = MAX_P95_MULTIPLIER))]
+    pub p95_multiplier: f64,
+    /// No attempt that has run for less is slow.
+    #[serde(default = "default_min_runtime")]
+    pub min_runtime: Millis,
+}
+
+/// Whether slow attempts get duplicates: Auto (where slots are free, as long as few of them run in vain) or Off.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum SpeculationMode {
+    /// Where slots are free.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+fn default_min_completed_samples() -> u32 {
+    5
+}
+
+fn default_p95_multiplier() -> f64 {
+    1.5
+}
+
+fn default_min_runtime() -> Millis {
+    Millis::from_millis(250)
+}
+
+impl Default for SpeculationSpec {
+    fn default() -> Self {
+        Self {
+            mode: SpeculationMode::default(),
+            min_completed_samples: default_min_completed_samples(),
+            p95_multiplier: default_p95_multiplier(),
+            min_runtime: default_min_runtime(),
+        }
+    }
+}
+
 /// How long workers keep what a stage wrote to its exchange. UntilRead: until all stages that read it have ended; a query
 /// takes little memory and disk, and when a worker is lost, what its tasks had read has to be made again. UntilEnd: until the
 /// query ends; only what the lost worker had runs again.
@@ -189,6 +252,7 @@ impl Default for ShuffleSpec {
             adaptive: AdaptiveSpec::default(),
             runtime_filters: RuntimeFilters::default(),
             join_order: JoinOrderMode::default(),
+            speculation: SpeculationSpec::default(),
             retention: ShuffleRetention::default(),
         }
     }

@@ -46,6 +46,7 @@ pub const MAX_QUERY_NAME: usize = 40;
     printcolumn = r#"{"name":"TTFR(ms)","type":"integer","jsonPath":".status.timeToFirstRowMillis","description":"Milliseconds to the first result row."}"#,
     printcolumn = r#"{"name":"Spill(bytes)","type":"integer","jsonPath":".status.totals.bytesSpilled","description":"Bytes that went to disk for lack of memory."}"#,
     printcolumn = r#"{"name":"Local","type":"string","jsonPath":".status.localAttempts","description":"Attempts near their data of those that should be."}"#,
+    printcolumn = r#"{"name":"Speculative","type":"integer","jsonPath":".status.speculation.launched","description":"Duplicates of slow attempts that were started."}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","jsonPath":".status.reason","priority":1}"#,
     printcolumn = r#"{"name":"Duration(ms)","type":"integer","jsonPath":".status.durationMillis","priority":1,"description":"Milliseconds from submission to the end."}"#,

@@ -91,6 +91,9 @@ pub struct ShuffleQueryStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     pub local_attempts: Option<String>,
+    /// The duplicates of slow attempts over the whole query, if there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<SpeculationCounts>,
     /// Rows and bytes over the whole query.
     #[serde(default)]
     pub totals: QueryTotals,
@@ -305,6 +308,27 @@ pub struct StageStatus {
     /// The joins that were done in another way than planned, if there are any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join_switches: Option<StageJoinSwitches>,
+    /// The duplicates of its slow attempts, if there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<SpeculationCounts>,
+}
+
+/// Speculative attempts: duplicates of attempts that took much longer than others of their stage. Those that neither won nor
+/// were wasted run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SpeculationCounts {
+    /// Duplicates that were started.
+    pub launched: u32,
+    /// Of those, the ones that ended first, or in place of an attempt that was lost.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub won: u32,
+    /// Of those, the ones that ended in vain.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wasted: u32,
+    /// How long the wasted ones occupied slots, in milliseconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub wasted_ms: u64,
 }
 
 /// Joins of a stage that were done in another way than planned, by what their inputs turned out to hold.

@@ -37,17 +37,23 @@ fn summary(new: &ShuffleQueryStatus) -> Option<String> {
         .as_ref()
         .map_or(new.totals.rows_written, |sink| sink.rows);
     let tenths = new.duration_millis? / 100;
+    let speculation = new.speculation.map(|counts| {
+        let (launched, won) = (counts.launched, counts.won);
+        format!(", {launched} speculative attempts of which {won} won")
+    });
     Some(format!(
-        "{rows} rows, {}.{} s, {} tasks",
+        "{rows} rows, {}.{} s, {} tasks{}",
         tenths / 10,
         tenths % 10,
-        new.tasks.planned
+        new.tasks.planned,
+        speculation.unwrap_or_default()
     ))
 }
 
 #[cfg(test)]
 mod tests {
     use kube::runtime::events::EventType;
+    use sluice_crds::shuffle_query::status::SpeculationCounts;
     use sluice_crds::{ConditionReason, ErrorReason};
 
     use super::*;
@@ -72,6 +78,14 @@ mod tests {
         (ended.totals.rows_written, ended.tasks.planned) = (4, 19);
         let event = between(&running, &ended).unwrap();
         assert_eq!(event.note.as_deref(), Some("4 rows, 10.3 s, 19 tasks"));
+        ended.speculation = Some(SpeculationCounts {
+            launched: 3,
+            won: 2,
+            ..SpeculationCounts::default()
+        });
+        let event = between(&running, &ended).unwrap();
+        let note = "4 rows, 10.3 s, 19 tasks, 3 speculative attempts of which 2 won";
+        assert_eq!(event.note.as_deref(), Some(note));
     }
 
     #[test]

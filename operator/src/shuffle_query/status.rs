@@ -126,6 +126,7 @@ fn columns(old: &ShuffleQueryStatus) -> ShuffleQueryStatus {
         stages_done: old.stages_done.clone(),
         tasks_done: old.tasks_done.clone(),
         local_attempts: old.local_attempts.clone(),
+        speculation: old.speculation,
         totals: old.totals,
         first_row_time: old.first_row_time.clone(),
         ..ShuffleQueryStatus::default()

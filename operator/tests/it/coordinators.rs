@@ -14,7 +14,7 @@ use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::ids::{QueryId, StageId};
 use sluice_core::locality::LocalityCounts;
 use sluice_core::metrics::AttemptMetrics;
-use sluice_core::snapshot::{JoinSwitches, QuerySnapshot, StageSnapshot, StageState};
+use sluice_core::snapshot::{JoinSwitches, QuerySnapshot, SpeculationCounts, StageSnapshot, StageState};
 use sluice_core::status::StatusContext;
 use sluice_core::termination::Termination;
 use sluice_core::time::Instant;
@@ -125,6 +125,7 @@ pub fn snapshot(tasks: u32, done: u32, outcome: Option<Outcome>) -> QuerySnapsho
         reduce: None,
         filters: None,
         join_switches: JoinSwitches::default(),
+        speculation: SpeculationCounts::default(),
         metrics: AttemptMetrics {
             rows_read: 100 * u64::from(done),
             rows_out: 10 * u64::from(done),

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! `--skew` compares Sluice with itself instead: a join of which one key has half of the rows, with and without layouts that
-//! follow the data.
+//! follow the data. `--straggler` does so too: with a slow worker, with and without duplicates of what it runs.
 //!
 //! Both sides are timed alike: a process is started, plans one query, runs it, prints its rows as JSON lines and
 //! ends. On the side of Sluice that process holds the coordinator, and the workers, new for each query, run before
@@ -17,6 +17,7 @@ mod plain;
 mod pool;
 mod report;
 mod skew;
+mod straggler;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -68,6 +69,9 @@ struct Args {
     /// Run a join of which one key has half of the rows, with `shuffle.adaptive.mode` Auto and Off.
     #[arg(long, conflicts_with_all = ["queries", "compression"])]
     skew: bool,
+    /// Run a query on four workers of which one gets a tenth of the time, with `shuffle.speculation.mode` Auto and Off.
+    #[arg(long, conflicts_with_all = ["queries", "compression", "skew", "workers"])]
+    straggler: bool,
     /// Passed by `cargo bench`; without it nothing is measured.
     #[arg(long)]
     bench: bool,
@@ -102,6 +106,9 @@ fn compare(args: &Args) -> anyhow::Result<bool> {
     let data = tables(&target.join("tpch"), args.scale)?;
     if args.skew {
         return skew::compare(args, &data);
+    }
+    if args.straggler {
+        return straggler::compare(args, &data);
     }
     let queries = if args.queries.is_empty() {
         (1..=22).collect()

@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use rustix::process::Pid;
 
 /// How long workers may take to clean up.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -54,6 +55,11 @@ impl Pool {
     /// Where they listen, as `sluice run --workers` takes it.
     pub(super) fn addresses(&self) -> String {
         self.addresses.join(",")
+    }
+
+    /// The process of the first one.
+    pub(super) fn first(&self) -> Option<Pid> {
+        self.workers.first().map(Pid::from_child)
     }
 
     /// The sum of the most memory that each had resident so far, bytes.

@@ -150,6 +150,7 @@ fn policy() -> Policy {
         min_range_bytes: 1 << 20,
         adaptive: None,
         joins: None,
+        speculation: None,
         locality: LocalityPolicy {
             min_bytes: 1 << 20,
             max_wait: Duration::from_millis(100),
@@ -193,7 +194,7 @@ impl Query {
         assert!(deadline.is_some(), "a query that runs has a deadline");
         for action in actions {
             match action {
-                Action::RequestSlots { worker, slots } if slots > 0 => {
+                Action::RequestSlots { worker, slots, .. } if slots > 0 => {
                     self.events.push_back(Event::SlotsGranted { worker, slots });
                 }
                 Action::AssignAttempt { worker, assignment } => {

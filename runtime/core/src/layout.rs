@@ -161,6 +161,23 @@ impl Layout {
         u32::try_from(tasks).unwrap_or(u32::MAX)
     }
 
+    /// The bytes that each task reads of partitions of these sizes. Tasks that share partitions have even parts.
+    pub fn task_bytes(&self, partitions: &[u64]) -> Vec<u64> {
+        let shares = |one: &TaskLayout, other: &TaskLayout| one.partitions == other.partitions;
+        let sharing = self.tasks.chunk_by(shares);
+        let bytes = |tasks: &[TaskLayout]| {
+            let read = tasks
+                .first()
+                .map(|task| task.partitions.clone())
+                .unwrap_or_default();
+            let sizes = partitions.get(read.start as usize..read.end as usize);
+            let sum = sizes.into_iter().flatten().copied().fold(0, u64::saturating_add);
+            let part = sum / (tasks.len() as u64).max(1);
+            vec![part; tasks.len()]
+        };
+        sharing.flat_map(bytes).collect()
+    }
+
     /// The bytes of sorted runs that each task reads; zeros if the stage reads no ranges.
     pub fn range_bytes(&self, runs: &[&SortedRun]) -> Vec<u64> {
         let bytes = |task: &TaskLayout| {

@@ -1,7 +1,8 @@
 //! Which coordinator gets a worker's free slots.
 //!
 //! Coordinators request slots. The worker grants them one by one to the session that holds the fewest, among equals to the
-//! one that has waited longest (max-min fairness). A granted slot is consumed by an assignment or released.
+//! one that has waited longest (max-min fairness). Slots for duplicates of slow attempts come after those that any session
+//! needs for a task without an attempt. A granted slot is consumed by an assignment or released.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,8 @@ pub struct SessionId(pub u64);
 struct Lease {
     /// Slots requested for beyond those granted and unconsumed.
     requested: u32,
+    /// How many of those are for duplicates alone. They are granted last.
+    speculative: u32,
     /// Granted, not yet consumed.
     granted: u32,
     /// Consumed by running attempts.
@@ -58,9 +61,12 @@ impl SlotLeases {
         self.total.saturating_sub(self.in_use())
     }
 
-    /// Sets how many slots a session requests beyond its unconsumed grants. Replaces its last request.
-    pub fn request(&mut self, session: SessionId, slots: u32) {
-        self.sessions.entry(session).or_default().requested = slots;
+    /// Sets how many slots a session requests beyond its unconsumed grants, and how many of them for duplicates alone. Replaces
+    /// its last request.
+    pub fn request(&mut self, session: SessionId, slots: u32, speculative_slots: u32) {
+        let lease = self.sessions.entry(session).or_default();
+        lease.requested = slots;
+        lease.speculative = speculative_slots.min(slots);
     }
 
     /// A session gives granted slots back.
@@ -105,14 +111,17 @@ impl SlotLeases {
         let free = if self.draining { 0 } else { self.free() };
         for _ in 0..free {
             let waiting = self.sessions.iter_mut().filter(|(_, lease)| lease.requested > 0);
-            let Some((session, lease)) =
-                waiting.min_by_key(|(_, lease)| (lease.granted + lease.running, lease.last_grant))
-            else {
+            let next = waiting.min_by_key(|(_, lease)| {
+                let is_for_duplicate = lease.requested == lease.speculative;
+                (is_for_duplicate, lease.granted + lease.running, lease.last_grant)
+            });
+            let Some((session, lease)) = next else {
                 break;
             };
             self.grants += 1;
             lease.last_grant = self.grants;
             lease.requested -= 1;
+            lease.speculative = lease.speculative.min(lease.requested);
             lease.granted += 1;
             *granted.entry(*session).or_insert(0) += 1;
         }
@@ -130,8 +139,8 @@ mod tests {
     #[test]
     fn free_slots_are_shared_evenly() {
         let mut leases = SlotLeases::new(4);
-        leases.request(A, 10);
-        leases.request(B, 10);
+        leases.request(A, 10, 0);
+        leases.request(B, 10, 0);
         assert_eq!(leases.grant(), BTreeMap::from([(A, 2), (B, 2)]));
         assert_eq!(leases.free(), 0);
     }
@@ -139,11 +148,11 @@ mod tests {
     #[test]
     fn a_late_coordinator_gets_the_slots_that_come_free() {
         let mut leases = SlotLeases::new(2);
-        leases.request(A, 5);
+        leases.request(A, 5, 0);
         assert_eq!(leases.grant(), BTreeMap::from([(A, 2)]));
         assert!(leases.consume(A) && leases.consume(A));
-        leases.request(A, 3);
-        leases.request(B, 3);
+        leases.request(A, 3, 0);
+        leases.request(B, 3, 0);
         assert!(leases.grant().is_empty());
         leases.finish(A);
         assert_eq!(leases.grant(), BTreeMap::from([(B, 1)]));
@@ -153,7 +162,7 @@ mod tests {
     fn nothing_is_assigned_without_a_grant() {
         let mut leases = SlotLeases::new(1);
         assert!(!leases.consume(A));
-        leases.request(A, 1);
+        leases.request(A, 1, 0);
         leases.grant();
         assert!(leases.consume(A));
         assert!(!leases.consume(A));
@@ -162,7 +171,7 @@ mod tests {
     #[test]
     fn a_closed_session_gives_its_grants_back_but_not_what_still_runs() {
         let mut leases = SlotLeases::new(2);
-        leases.request(A, 2);
+        leases.request(A, 2, 0);
         leases.grant();
         leases.consume(A);
         leases.close(A);
@@ -174,9 +183,9 @@ mod tests {
     #[test]
     fn released_grants_go_to_others() {
         let mut leases = SlotLeases::new(1);
-        leases.request(A, 1);
+        leases.request(A, 1, 0);
         leases.grant();
-        leases.request(B, 1);
+        leases.request(B, 1, 0);
         leases.release(A, 1);
         assert_eq!(leases.grant(), BTreeMap::from([(B, 1)]));
     }
@@ -184,8 +193,8 @@ mod tests {
     #[test]
     fn a_draining_worker_grants_nothing_but_keeps_its_word() {
         let mut leases = SlotLeases::new(2);
-        leases.request(A, 2);
-        leases.request(B, 1);
+        leases.request(A, 2, 0);
+        leases.request(B, 1, 0);
         assert_eq!(leases.grant(), BTreeMap::from([(A, 1), (B, 1)]));
         leases.drain();
         assert!(leases.consume(A), "it was granted before");
@@ -195,5 +204,46 @@ mod tests {
         leases.finish(A);
         assert!(leases.grant().is_empty());
         assert_eq!(leases.in_use(), 0);
+    }
+
+    #[test]
+    fn slots_for_duplicates_come_after_those_that_any_query_needs() {
+        // Slots that are free; what A, then B, request and how much of it for duplicates; what each gets.
+        for (free, a, b, granted) in [
+            // B comes first, though it has waited less and will hold more.
+            (1, (2, 2), (2, 0), (0, 1)),
+            (2, (2, 2), (2, 0), (0, 2)),
+            (3, (2, 2), (2, 0), (1, 2)),
+            (4, (2, 2), (2, 0), (2, 2)),
+            // A has an ordinary request besides.
+            (1, (2, 1), (2, 0), (1, 0)),
+            (3, (2, 1), (2, 0), (1, 2)),
+            // Duplicates are shared evenly too, and nobody else waits.
+            (2, (2, 2), (2, 2), (1, 1)),
+            (2, (2, 2), (0, 0), (2, 0)),
+            // What is not requested is for nobody.
+            (3, (1, u32::MAX), (1, 0), (1, 1)),
+            (1, (1, u32::MAX), (1, 0), (0, 1)),
+        ] {
+            let mut leases = SlotLeases::new(free);
+            leases.request(A, a.0, a.1);
+            leases.request(B, b.0, b.1);
+            let got = leases.grant();
+            let of = |session| got.get(&session).copied().unwrap_or_default();
+            assert_eq!((of(A), of(B)), granted, "{free} free, {a:?} and {b:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_request_says_anew_what_is_for_duplicates() {
+        let mut leases = SlotLeases::new(1);
+        leases.request(A, 1, 0);
+        assert_eq!(leases.grant(), BTreeMap::from([(A, 1)]));
+        assert!(leases.consume(A));
+        leases.request(A, 1, 1);
+        leases.request(B, 1, 1);
+        leases.request(A, 1, 0);
+        leases.finish(A);
+        assert_eq!(leases.grant(), BTreeMap::from([(A, 1)]), "a task of A waits now");
     }
 }

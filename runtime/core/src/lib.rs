@@ -33,6 +33,7 @@ pub mod shares;
 #[cfg(test)]
 mod sim;
 pub mod snapshot;
+pub mod speculation;
 pub mod status;
 pub mod stream;
 pub mod termination;

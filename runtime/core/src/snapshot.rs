@@ -91,12 +91,29 @@ pub struct StageSnapshot {
     /// How often joins are done in another way than planned.
     #[serde(default)]
     pub join_switches: JoinSwitches,
-    /// Counters of the winning and the running attempts.
+    /// The duplicates of its slow attempts.
+    #[serde(default)]
+    pub speculation: SpeculationCounts,
+    /// Counters of the winning and the running attempts, of each task one.
     pub metrics: AttemptMetrics,
     /// When the first attempt was assigned.
     pub started: Option<Instant>,
     /// When the last task was won.
     pub ended: Option<Instant>,
+}
+
+/// The speculative attempts of a stage: duplicates of attempts that took too long. Each that was launched has won, was wasted,
+/// or runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpeculationCounts {
+    /// Those that were started.
+    pub launched: u32,
+    /// Those that ended before the attempt that they duplicate, or in its place.
+    pub won: u32,
+    /// Those that ended otherwise.
+    pub wasted: u32,
+    /// How long the wasted ones ran, in milliseconds.
+    pub wasted_ms: u64,
 }
 
 /// Joins of a stage that are done in another way than planned, by what was observed.

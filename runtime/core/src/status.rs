@@ -4,8 +4,9 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sluice_crds::shuffle_query::bound;
 use sluice_crds::shuffle_query::status::{
-    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus, StageFilters,
-    StageJoinSwitches, StageLocality, StageState as ShownState, StageStatus, TaskCounts,
+    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus,
+    SpeculationCounts as ShownSpeculation, StageFilters, StageJoinSwitches, StageLocality,
+    StageState as ShownState, StageStatus, TaskCounts,
 };
 use sluice_crds::{
     Condition, ConditionReason, ConditionStatus, ErrorReason, ProgressReason, QueryConditionType,
@@ -18,7 +19,7 @@ use crate::locality::LocalityCounts;
 use crate::metrics::AttemptMetrics;
 use crate::plan::StageGraph;
 use crate::query_outcome::Outcome;
-use crate::snapshot::{JoinSwitches, QuerySnapshot, StageSnapshot, StageState};
+use crate::snapshot::{JoinSwitches, QuerySnapshot, SpeculationCounts, StageSnapshot, StageState};
 use crate::time::Instant;
 
 /// What a snapshot does not know: wall time, the resource, the sink, and what the result exchange is.
@@ -141,6 +142,7 @@ pub fn status(
             .collect(),
         stages_omitted: 0,
         local_attempts: local_attempts(snapshot),
+        speculation: query_speculation(snapshot),
         error,
         preview,
         sink: sink.map(|sink| SinkStatus {
@@ -379,6 +381,7 @@ fn stage_status(snapshot: &QuerySnapshot, stage: &StageSnapshot) -> StageStatus 
             rows_filtered: stage.metrics.rows_filtered,
         }),
         join_switches: join_switches(stage.join_switches),
+        speculation: speculation(stage.speculation),
     }
 }
 
@@ -392,6 +395,32 @@ fn join_switches(switches: JoinSwitches) -> Option<StageJoinSwitches> {
         sorted_tasks,
         swapped_joins,
         broadcast_tasks,
+    })
+}
+
+fn speculation(counts: SpeculationCounts) -> Option<ShownSpeculation> {
+    let SpeculationCounts {
+        launched,
+        won,
+        wasted,
+        wasted_ms,
+    } = counts;
+    (launched > 0).then_some(ShownSpeculation {
+        launched,
+        won,
+        wasted,
+        wasted_ms,
+    })
+}
+
+/// The duplicates of all stages.
+fn query_speculation(snapshot: &QuerySnapshot) -> Option<ShownSpeculation> {
+    let wasted_ms = snapshot.stages.iter().map(|stage| stage.speculation.wasted_ms);
+    speculation(SpeculationCounts {
+        launched: sum(snapshot, |stage| stage.speculation.launched),
+        won: sum(snapshot, |stage| stage.speculation.won),
+        wasted: sum(snapshot, |stage| stage.speculation.wasted),
+        wasted_ms: wasted_ms.fold(0, u64::saturating_add),
     })
 }
 

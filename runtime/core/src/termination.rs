@@ -7,8 +7,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 use sluice_crds::shuffle_query::status::{
-    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus, StageStatus,
-    TaskCounts,
+    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus, SpeculationCounts,
+    StageStatus, TaskCounts,
 };
 use sluice_crds::shuffle_query::{bound, shrink_lists};
 use sluice_crds::text::shorten;
@@ -61,6 +61,9 @@ pub struct Termination {
     /// Attempts that ran near their data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_attempts: Option<String>,
+    /// The duplicates of slow attempts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speculation: Option<SpeculationCounts>,
     /// Tasks over the whole query.
     #[serde(default)]
     pub tasks: TaskCounts,
@@ -92,6 +95,7 @@ impl From<&ShuffleQueryStatus> for Termination {
             stages_done: status.stages_done.clone(),
             tasks_done: status.tasks_done.clone(),
             local_attempts: status.local_attempts.clone(),
+            speculation: status.speculation,
             tasks: status.tasks,
             stages: status.stages.clone(),
             stages_omitted: status.stages_omitted,
@@ -163,6 +167,7 @@ impl Termination {
             stages_done: self.stages_done.clone(),
             tasks_done: self.tasks_done.clone(),
             local_attempts: self.local_attempts.clone(),
+            speculation: self.speculation,
             tasks: self.tasks,
             stages: self.stages.clone(),
             stages_omitted: self.stages_omitted,
@@ -290,6 +295,12 @@ mod tests {
             stages: (0..stages).map(stage).collect(),
             stages_done: Some(format!("{stages}/{stages}")),
             tasks_done: Some("40/40".to_owned()),
+            speculation: Some(SpeculationCounts {
+                launched: 3,
+                won: 2,
+                wasted: 1,
+                wasted_ms: 700,
+            }),
             preview: Some(ResultPreview {
                 columns: vec!["a".to_owned(), "b".to_owned()],
                 rows: vec![vec![value.to_owned(); 2]; rows],
@@ -311,6 +322,10 @@ mod tests {
             (words.preview.as_ref(), 5)
         );
         assert_eq!(status.tasks_done.as_deref(), Some("40/40"));
+        assert_eq!(
+            status.speculation.map(|counts| (counts.launched, counts.won)),
+            Some((3, 2))
+        );
 
         for words in [succeeded(20, &"\u{1}".repeat(256), 128), succeeded(1, "1", 5_000)] {
             let text = words.encode().expect("it encodes");

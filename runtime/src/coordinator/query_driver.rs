@@ -266,8 +266,16 @@ impl QueryDriver {
 
     fn execute(&mut self, action: Action) -> ControlFlow<Outcome> {
         match action {
-            Action::RequestSlots { worker, slots } => {
-                self.send(&worker, ToWorker::RequestSlots(wire::RequestSlots { slots }));
+            Action::RequestSlots {
+                worker,
+                slots,
+                speculative_slots,
+            } => {
+                let request = wire::RequestSlots {
+                    slots,
+                    speculative_slots,
+                };
+                self.send(&worker, ToWorker::RequestSlots(request));
             }
             Action::ReleaseSlots { worker, slots } => {
                 self.send(&worker, ToWorker::ReleaseSlots(wire::ReleaseSlots { slots }));
@@ -381,21 +389,16 @@ impl QueryDriver {
 
     /// Sends a renewal of the query's token to all workers with a session.
     fn renew_token(&self) {
-        let Some(renewal) = self.renewals.borrow().clone() else {
-            return;
-        };
+        let renewal = self.renewals.borrow().clone();
+        let Some(renewal) = renewal else { return };
         for worker in self.workers.keys() {
             self.send(worker, ToWorker::RenewToken(renewal.as_text().to_owned()));
         }
     }
 
     fn commit_sink(&self, winners: Vec<AttemptId>) {
-        let (options, events, committed) = (
-            Arc::clone(&self.options),
-            self.events.clone(),
-            self.committed.clone(),
-        );
-        let told = events.clone();
+        let (options, committed) = (Arc::clone(&self.options), self.committed.clone());
+        let (events, told) = (self.events.clone(), self.events.clone());
         let commit = tokio::task::spawn_blocking(move || {
             let Some(sink) = &options.sink else { return };
             let event = match sink.commit(&options.query, options.epoch, &winners) {

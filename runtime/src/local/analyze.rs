@@ -43,6 +43,7 @@ fn lines(stage: &StageStatus) -> Vec<String> {
     lines.extend(layout(stage));
     lines.extend(joins(stage));
     lines.extend(locality(stage));
+    lines.extend(speculation(stage));
     if let Some(filters) = &stage.filters {
         let mut text = Vec::new();
         if filters.made > 0 {
@@ -134,6 +135,18 @@ fn joins(stage: &StageStatus) -> Option<String> {
     Some(format!("joins: {}", text.join(", ")))
 }
 
+/// What duplicates of slow attempts did.
+fn speculation(stage: &StageStatus) -> Option<String> {
+    let counts = stage.speculation?;
+    Some(format!(
+        "speculation: {} duplicates of slow attempts, {} won, {} wasted ({})",
+        counts.launched,
+        counts.won,
+        counts.wasted,
+        seconds(counts.wasted_ms),
+    ))
+}
+
 /// Where attempts ran that had a reason to run somewhere.
 fn locality(stage: &StageStatus) -> Option<String> {
     let counts = stage.locality?;
@@ -174,7 +187,9 @@ fn seconds(millis: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sluice_crds::shuffle_query::status::{StageFilters, StageJoinSwitches, StageLocality, StageState};
+    use sluice_crds::shuffle_query::status::{
+        SpeculationCounts, StageFilters, StageJoinSwitches, StageLocality, StageState,
+    };
 
     use super::*;
 
@@ -230,6 +245,12 @@ mod tests {
                         near_workers_busy: 1,
                         same_files: 3,
                         ..StageLocality::default()
+                    }),
+                    speculation: Some(SpeculationCounts {
+                        launched: 3,
+                        won: 2,
+                        wasted: 1,
+                        wasted_ms: 450,
                     }),
                     first_chunk_ms: Some(5),
                     ..stage(1)

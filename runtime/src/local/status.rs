@@ -131,7 +131,7 @@ fn with_end(mut seen: QueryReport, end: Termination) -> QueryReport {
 
 #[cfg(test)]
 mod tests {
-    use sluice_core::snapshot::{JoinSwitches, QuerySnapshot, StageSnapshot, StageState};
+    use sluice_core::snapshot::{JoinSwitches, QuerySnapshot, SpeculationCounts, StageSnapshot, StageState};
     use sluice_core::status::StatusContext;
     use sluice_core::time::Instant as QueryTime;
 
@@ -150,6 +150,7 @@ mod tests {
         let stage = StageSnapshot {
             filters: None,
             join_switches: JoinSwitches::default(),
+            speculation: SpeculationCounts::default(),
             id: sluice_core::ids::StageId(0),
             label: "scan".to_owned(),
             output: "hash".to_owned(),

@@ -6,8 +6,11 @@ use sluice_core::coordinator::Policy;
 use sluice_core::joins::JoinPolicy;
 use sluice_core::layout::AdaptivePolicy;
 use sluice_core::locality::LocalityPolicy;
+use sluice_core::speculation::SpeculationPolicy;
 use sluice_crds::ShuffleQuerySpec;
-use sluice_crds::shuffle_query::{AdaptiveJoins, AdaptiveMode, AdaptiveSpec};
+use sluice_crds::shuffle_query::{
+    AdaptiveJoins, AdaptiveMode, AdaptiveSpec, SpeculationMode, SpeculationSpec,
+};
 
 use crate::planner::BroadcastLimit;
 
@@ -33,6 +36,9 @@ const MAX_LOCALITY_WAIT: Duration = Duration::from_millis(100);
 /// and so is the hash table over them.
 const TARGET_SHARE_OF_SLOT: u64 = 8;
 
+/// The part of the time of attempts that win which duplicates may take in vain, in percent.
+const MAX_WASTED_PERCENT: u32 = 10;
+
 /// How partitions are coalesced on workers with so much memory for each slot.
 pub(super) fn adaptive_policy(spec: &AdaptiveSpec, slot_memory_bytes: Option<u64>) -> Option<AdaptivePolicy> {
     match spec.mode {
@@ -57,6 +63,33 @@ pub(super) fn join_policy(joins: AdaptiveJoins, slot_memory_bytes: Option<u64>) 
     }
 }
 
+/// When slow attempts get duplicates.
+fn speculation_policy(spec: &SpeculationSpec) -> Option<SpeculationPolicy> {
+    match spec.mode {
+        SpeculationMode::Off => return None,
+        SpeculationMode::Auto => {}
+    }
+    Some(SpeculationPolicy {
+        min_completed_samples: spec.min_completed_samples,
+        p95_multiplier_percent: percent(spec.p95_multiplier),
+        min_runtime: spec.min_runtime.into(),
+        max_wasted_percent: MAX_WASTED_PERCENT,
+    })
+}
+
+/// A number in percent, rounded. The schema has bounds for it.
+fn percent(number: f64) -> u32 {
+    let percent = (number * 100.0).round().clamp(0.0, f64::from(u32::MAX));
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is a whole number within the bounds"
+    )]
+    {
+        percent as u32
+    }
+}
+
 /// The policy of the coordinator.
 pub(super) fn policy(
     spec: &ShuffleQuerySpec,
@@ -78,6 +111,7 @@ pub(super) fn policy(
         min_range_bytes: MIN_RANGE_BYTES,
         adaptive,
         joins,
+        speculation: speculation_policy(&spec.shuffle.speculation),
         locality: LocalityPolicy {
             min_bytes: MIN_LOCAL_BYTES,
             max_wait: MAX_LOCALITY_WAIT,
@@ -115,6 +149,22 @@ mod tests {
             ..spec
         };
         assert_eq!(adaptive_policy(&off, None), None);
+    }
+
+    #[test]
+    fn what_a_query_says_of_duplicates_is_what_its_coordinator_does() {
+        let policy = speculation_policy(&SpeculationSpec::default()).expect("it is on");
+        assert_eq!(
+            (policy.min_completed_samples, policy.p95_multiplier_percent),
+            (5, 150)
+        );
+        assert_eq!(policy.min_runtime, Duration::from_millis(250));
+        let off = SpeculationSpec {
+            mode: SpeculationMode::Off,
+            ..SpeculationSpec::default()
+        };
+        assert_eq!(speculation_policy(&off), None);
+        assert_eq!((percent(1.0), percent(1.006), percent(f64::NAN)), (100, 101, 0));
     }
 
     #[test]

@@ -209,7 +209,9 @@ impl Session {
             }
             FromCoordinator::RenewToken(renewal) => self.renew(&renewal)?,
             FromCoordinator::Heartbeat(_) => {}
-            FromCoordinator::RequestSlots(request) => self.slots.request(request.slots),
+            FromCoordinator::RequestSlots(request) => {
+                self.slots.request(request.slots, request.speculative_slots);
+            }
             FromCoordinator::ReleaseSlots(release) => self.slots.release(release.slots),
             FromCoordinator::DefineStage(stage) => {
                 let query = &self.hello.query;

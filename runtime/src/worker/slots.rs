@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 enum Command {
     Open(SessionId, mpsc::UnboundedSender<u32>),
-    Request(SessionId, u32),
+    Request(SessionId, u32, u32),
     Release(SessionId, u32),
     Consume(SessionId, oneshot::Sender<bool>),
     Finish(SessionId),
@@ -67,8 +67,9 @@ pub(crate) struct SessionSlots {
 }
 
 impl SessionSlots {
-    pub(crate) fn request(&self, slots: u32) {
-        self.slots.send(Command::Request(self.session, slots));
+    pub(crate) fn request(&self, slots: u32, speculative_slots: u32) {
+        let command = Command::Request(self.session, slots, speculative_slots);
+        self.slots.send(command);
     }
 
     pub(crate) fn release(&self, slots: u32) {
@@ -120,7 +121,9 @@ async fn run(mut leases: SlotLeases, mut inbox: mpsc::UnboundedReceiver<Command>
             Command::Open(session, grants) => {
                 sessions.insert(session, grants);
             }
-            Command::Request(session, slots) => leases.request(session, slots),
+            Command::Request(session, slots, speculative_slots) => {
+                leases.request(session, slots, speculative_slots);
+            }
             Command::Release(session, slots) => leases.release(session, slots),
             Command::Consume(session, answer) => {
                 let taken = leases.consume(session);

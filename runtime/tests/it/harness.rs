@@ -19,7 +19,8 @@ use sluice_core::coordinator::Outcome;
 use sluice_core::ids::{CoordinatorEpoch, QueryId};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_crds::shuffle_query::{
-    AdaptiveJoins, AdaptiveMode, JoinOrderMode, RuntimeFilters, TableSpec, TpchSpec, TpchTable,
+    AdaptiveJoins, AdaptiveMode, JoinOrderMode, RuntimeFilters, SpeculationMode, SpeculationSpec, TableSpec,
+    TpchSpec, TpchTable,
 };
 use sluice_crds::{Millis, ShuffleQuery, ShuffleQuerySpec};
 use sluice_proto::auth::Authorizer;
@@ -166,6 +167,12 @@ impl Ran {
     pub fn sorted_tasks(&self) -> u32 {
         let stages = self.snapshot.stages.iter();
         stages.map(|stage| stage.join_switches.sorted_tasks).sum()
+    }
+
+    /// Duplicates of slow attempts.
+    pub fn duplicates(&self) -> u32 {
+        let stages = self.snapshot.stages.iter();
+        stages.map(|stage| stage.speculation.launched).sum()
     }
 
     /// Tasks that did not have to run.
@@ -398,6 +405,8 @@ pub enum Division {
     Coalesced(u32),
     /// A partition for each slot, joins as they are written, and scans that leave out no rows.
     AsWritten,
+    /// A task for each of so many partitions, and a duplicate for whatever runs longer than another task of its stage took.
+    Speculative(u32),
 }
 
 impl Division {
@@ -405,7 +414,9 @@ impl Division {
         let partitions = match self {
             Self::Default(partitions) => partitions,
             Self::AsWritten => None,
-            Self::Planned(partitions) | Self::Coalesced(partitions) => Some(partitions),
+            Self::Planned(partitions) | Self::Coalesced(partitions) | Self::Speculative(partitions) => {
+                Some(partitions)
+            }
         };
         let mut query = tables.query(sql, partitions);
         let shuffle = &mut query.query.spec.shuffle;
@@ -418,6 +429,15 @@ impl Division {
             Self::Planned(_) => {
                 shuffle.adaptive.mode = AdaptiveMode::Off;
                 shuffle.adaptive.joins = AdaptiveJoins::Off;
+            }
+            Self::Speculative(_) => {
+                shuffle.adaptive.mode = AdaptiveMode::Off;
+                shuffle.speculation = SpeculationSpec {
+                    mode: SpeculationMode::Auto,
+                    min_completed_samples: 1,
+                    p95_multiplier: 1.0,
+                    min_runtime: Millis::from_millis(1),
+                };
             }
             Self::Coalesced(partitions) => {
                 let tasks = partitions.div_ceil(3).max(2);

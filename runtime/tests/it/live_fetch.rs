@@ -171,7 +171,10 @@ impl Fixture {
             stage: attempt.stage.0,
             template,
         }));
-        session.send(ToWorker::RequestSlots(wire::RequestSlots { slots: 1 }));
+        session.send(ToWorker::RequestSlots(wire::RequestSlots {
+            slots: 1,
+            speculative_slots: 0,
+        }));
         session
             .next(|message| matches!(message, FromWorker::SlotsGranted(_)).then_some(()))
             .await;

@@ -8,8 +8,8 @@ use super::{
 };
 use crate::conditions::{Condition, ConditionStatus, ErrorReason, QueryConditionType};
 use crate::shuffle_query::status::{
-    QueryError, QueryPhase, ResultPreview, ShuffleQueryStatus, SinkStatus, StageFilters, StageJoinSwitches,
-    StageLocality, StageState, StageStatus,
+    QueryError, QueryPhase, ResultPreview, ShuffleQueryStatus, SinkStatus, SpeculationCounts, StageFilters,
+    StageJoinSwitches, StageLocality, StageState, StageStatus,
 };
 use crate::validate::schema::{QUERY, check};
 
@@ -53,6 +53,12 @@ fn stage(id: u32, state: StageState, label: &str) -> StageStatus {
             swapped_joins: 1,
             broadcast_tasks: 16,
             ..StageJoinSwitches::default()
+        }),
+        speculation: id.is_multiple_of(8).then_some(SpeculationCounts {
+            launched: 4,
+            won: 3,
+            wasted: 1,
+            wasted_ms: 1_234,
         }),
         locality: scans.then_some(StageLocality {
             asked: 1_234,

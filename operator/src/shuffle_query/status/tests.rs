@@ -1,5 +1,5 @@
 use serde_json::json;
-use sluice_crds::shuffle_query::status::QueryTotals;
+use sluice_crds::shuffle_query::status::{QueryTotals, SpeculationCounts};
 
 use sluice_crds::ErrorReason;
 
@@ -15,6 +15,14 @@ fn query() -> ShuffleQuery {
     serde_json::from_value(object).unwrap()
 }
 
+/// Three duplicates that run.
+const LAUNCHED: SpeculationCounts = SpeculationCounts {
+    launched: 3,
+    won: 0,
+    wasted: 0,
+    wasted_ms: 0,
+};
+
 #[test]
 fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let mut query = query();
@@ -27,6 +35,7 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
         stages_done: Some("1/2".to_owned()),
         tasks_done: Some("13/40".to_owned()),
         local_attempts: Some("87%".to_owned()),
+        speculation: Some(LAUNCHED),
         totals: QueryTotals {
             bytes_spilled: 9,
             ..QueryTotals::default()
@@ -55,6 +64,7 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
             status.stages_done.clone(),
             status.tasks_done.clone(),
             status.local_attempts.clone(),
+            status.speculation,
             status.totals,
             status.time_to_first_row_millis,
         )
@@ -84,7 +94,7 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let next = compose(&query, &record, Some(&started), now);
     assert_eq!(
         columns(&next),
-        (None, Some("0/4".to_owned()), None, Default::default(), None)
+        (None, Some("0/4".to_owned()), None, None, Default::default(), None)
     );
 }
 

@@ -8,7 +8,7 @@ use super::event::Action;
 use super::outcome::QueryState;
 use super::poison::Start;
 use super::worker_registry::Worker;
-use super::{Coordinator, MAX_ATTEMPTS_PER_TASK};
+use super::{Coordinator, MAX_ATTEMPTS_PER_TASK, stage_table};
 use crate::ids::{StageId, TaskId, WorkerId};
 use crate::locality::{LocalityCounts, LocalityLevel};
 use crate::message::{AssignedInput, Assignment};
@@ -26,7 +26,7 @@ impl Coordinator {
         self.begin_scans_with_files();
         self.begin_preferences();
         while let Some((task, worker)) = self.next_start() {
-            self.start(task, &worker);
+            self.start(task, &worker, false);
             if self.has_ended() {
                 return;
             }
@@ -34,6 +34,7 @@ impl Coordinator {
             // What reads rows of another run starts over.
             self.follow_demand();
         }
+        assigned |= self.start_duplicates();
         self.lease_slots(assigned);
     }
 
@@ -72,7 +73,7 @@ impl Coordinator {
 
     /// The worker with the best locality for the task, then the one with the most granted slots. The one where the task has just
     /// failed comes last; those of `not_there` are left out.
-    fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
+    pub(super) fn best_worker(&self, task: TaskId, not_there: &BTreeSet<String>) -> Option<String> {
         let data = &self.graph.stages[task.stage.0 as usize].data;
         let failed_on = self.stages.task(task).and_then(TaskRun::failed_on);
         let granted = self.slots.with_grants().filter_map(|name| self.workers.get(name));
@@ -91,7 +92,8 @@ impl Coordinator {
         best.map(|worker| worker.name().to_owned())
     }
 
-    fn start(&mut self, task: TaskId, worker: &str) {
+    /// Starts an attempt of a task, or a duplicate of the one at work.
+    pub(super) fn start(&mut self, task: TaskId, worker: &str, speculative: bool) {
         let Some(run) = self.stages.task(task) else {
             return;
         };
@@ -99,17 +101,27 @@ impl Coordinator {
             self.fail_for_lost_attempts(task);
             return;
         }
-        if run.has_won_before() {
+        // If its rows are others than those before, its readers have started over for the first attempt.
+        if run.has_won_before() && !speculative {
             self.restart_consumers_of_other_rows(task.stage);
         }
         self.finalize_layout(task.stage);
         self.filters.decide(task.stage);
-        let locality = self.locality_of(task, worker);
+        // A duplicate runs away from its straggler, whatever is near: that says nothing of the pool.
+        let locality = match speculative {
+            true => LocalityCounts::default(),
+            false => self.locality_of(task, worker),
+        };
         let Some(worker) = self.workers.get(worker).map(Worker::shared_id) else {
             return;
         };
         self.starts += 1;
-        let how = (self.starts, self.joins.sorts(task));
+        let how = stage_table::Start {
+            number: self.starts,
+            sorts_joins: self.joins.sorts(task),
+            speculative,
+        };
+        self.stragglers.recheck(self.now);
         let stage = self.stages.get_mut(task.stage);
         let attempt = stage.start(task.task, worker, how, locality, self.now);
         self.slots.consume(&attempt.worker.name, attempt.id);

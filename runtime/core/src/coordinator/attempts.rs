@@ -15,7 +15,7 @@ use crate::time::Instant;
 /// The state of a task.
 ///
 /// ```text
-/// Waiting --> Running --> Won
+/// Waiting --> Running --> Won    a task that runs may get a second attempt: a duplicate of the first
 ///    ^ ^_________|         |    the last attempt failed, was refused, cancelled or lost
 ///    |_____________________|    its output was lost, or its stage starts over
 /// Waiting, Running ------> Won  the lost winner's worker came back with its output
@@ -62,7 +62,11 @@ pub(super) struct RunningAttempt {
     pub(super) start: u64,
     /// Whether it was told to sort both sides of its joins.
     pub(super) sorts_joins: bool,
+    /// Whether it was started as the duplicate of a slow attempt.
+    pub(super) speculative: bool,
     pub(super) assigned: Instant,
+    /// Since when it runs with all of its inputs.
+    pub(super) clock: Instant,
     pub(super) metrics: AttemptMetrics,
     /// When its counters last changed, or it had reason to make no progress.
     pub(super) active: Instant,
@@ -82,7 +86,9 @@ impl RunningAttempt {
             stream_epoch,
             start,
             sorts_joins: false,
+            speculative: false,
             assigned: now,
+            clock: now,
             metrics: AttemptMetrics::default(),
             active: now,
         }
@@ -185,6 +191,8 @@ pub(super) struct TaskRun {
 pub(super) struct History {
     /// Failures that count towards the limit.
     pub(super) failures: u32,
+    /// Duplicates of its attempts so far.
+    pub(super) duplicates: u32,
     /// Attempts that ended because others held the memory or disk that they needed.
     pub(super) contended: u32,
     /// The first failure that counted.
@@ -307,19 +315,17 @@ impl TaskRun {
         }
     }
 
-    /// Removes a running attempt; false if it does not run. After the last one the task waits.
-    pub(super) fn remove_running(&mut self, id: AttemptId, not_before: Instant) -> bool {
+    /// Removes a running attempt. After the last one the task waits.
+    pub(super) fn remove_running(&mut self, id: AttemptId, not_before: Instant) -> Option<RunningAttempt> {
+        self.running_attempt(id)?;
         let TaskState::Running(attempts) = &mut self.state else {
-            return false;
+            return None;
         };
-        let was_running = attempts.get(&id.attempt).is_some_and(|attempt| attempt.id == id);
-        if was_running {
-            attempts.remove(&id.attempt);
-        }
+        let removed = attempts.remove(&id.attempt);
         if attempts.is_empty() {
             self.state = TaskState::Waiting { not_before };
         }
-        was_running
+        removed
     }
 
     /// Whether no attempt runs and none has won.
@@ -380,15 +386,27 @@ impl TaskRun {
         }
     }
 
-    /// Restarts the stall timeout of the running attempts, which have reason to make no progress.
-    pub(super) fn reset_activity(&mut self, now: Instant) {
-        match &mut self.state {
-            TaskState::Running(attempts) => attempts.values_mut().for_each(|attempt| attempt.active = now),
+    fn running_attempts_mut(&mut self) -> impl Iterator<Item = &mut RunningAttempt> {
+        let attempts = match &mut self.state {
+            TaskState::Running(attempts) => Some(attempts),
             TaskState::Waiting { .. }
             | TaskState::Won(_)
             | TaskState::Skipped
-            | TaskState::Unneeded { .. } => {}
-        }
+            | TaskState::Unneeded { .. } => None,
+        };
+        attempts.into_iter().flat_map(|attempts| attempts.values_mut())
+    }
+
+    /// Restarts the stall timeout of the running attempts, which have reason to make no progress.
+    pub(super) fn reset_activity(&mut self, now: Instant) {
+        self.running_attempts_mut()
+            .for_each(|attempt| attempt.active = now);
+    }
+
+    /// Lets the runtimes of the running attempts count from now.
+    pub(super) fn restart_clocks(&mut self, now: Instant) {
+        self.running_attempts_mut()
+            .for_each(|attempt| attempt.clock = now);
     }
 
     /// The winner whose output can be read, if there is one.
@@ -451,11 +469,11 @@ mod tests {
         let (first, second) = (start(&mut run, "a"), start(&mut run, "b"));
         let running: Vec<AttemptId> = run.running_attempts().map(|attempt| attempt.id).collect();
         assert_eq!(running, [first, second]);
-        assert!(run.remove_running(first, Instant(9)));
-        assert!(!run.remove_running(first, Instant(9)), "it has ended");
+        assert!(run.remove_running(first, Instant(9)).is_some());
+        assert_eq!(run.remove_running(first, Instant(9)), None, "it has ended");
         assert!(!run.is_waiting());
         assert!(run.running_attempt(second).is_some());
-        assert!(run.remove_running(second, Instant(9)));
+        assert!(run.remove_running(second, Instant(9)).is_some());
         assert_eq!(
             run.state,
             TaskState::Waiting {

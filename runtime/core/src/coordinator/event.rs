@@ -157,6 +157,8 @@ pub enum Action {
         worker: WorkerId,
         /// How many; 0 withdraws the request.
         slots: u32,
+        /// How many of them only duplicates of slow attempts need. The worker grants those when no other coordinator waits.
+        speculative_slots: u32,
     },
     /// Give granted, unconsumed slots back.
     ReleaseSlots {

@@ -14,6 +14,7 @@ use crate::message::{MapOutputPartitionMeta, Writer};
 use crate::metrics::partition_bytes_histogram;
 use crate::plan::{ReadKind, Stage, StageGraph, StageInput};
 use crate::ranges::{ByteRange, KeyRange, SortedRun};
+use crate::speculation::RelativeSize;
 
 /// The layouts of all stages, and the sizes of what their tasks divide.
 #[derive(Debug)]
@@ -43,6 +44,10 @@ struct Decision {
     layout: Layout,
     /// The bytes of sorted runs that each task reads; empty if it reads no ranges.
     range_bytes: Vec<u64>,
+    /// By task, the bytes of its part of what the tasks divide; empty if they divide nothing.
+    task_bytes: Vec<u64>,
+    /// The sum of those.
+    total_bytes: u64,
     /// The joins whose sides change places.
     swapped_joins: Vec<u32>,
 }
@@ -100,6 +105,16 @@ impl Layouts {
     pub(super) fn shard_of(&self, task: TaskId) -> Option<&Shard> {
         let layout = self.get(task.stage)?;
         layout.tasks.get(task.task as usize)?.shard.as_ref()
+    }
+
+    /// The size of a task beside the others of its stage, by the bytes that it reads.
+    pub(super) fn relative_size(&self, task: TaskId) -> RelativeSize {
+        let sized = self.decision(task.stage).and_then(|decision| {
+            let bytes = decision.task_bytes.get(task.task as usize)?;
+            let tasks = decision.task_bytes.len() as u64;
+            Some(RelativeSize::of(*bytes, decision.total_bytes, tasks))
+        });
+        sized.unwrap_or(RelativeSize::AVERAGE)
     }
 
     /// The joins of the stage whose sides change places.
@@ -262,7 +277,13 @@ impl Coordinator {
             }
         };
         let preferred = self.preferred_workers(stage, &layout);
+        let task_bytes = match range_bytes.is_empty() {
+            true => self.task_bytes(stage, &layout),
+            false => range_bytes.clone(),
+        };
         let decision = Decision {
+            total_bytes: task_bytes.iter().copied().fold(0, u64::saturating_add),
+            task_bytes,
             swapped_joins: self.swapped_joins(stage, &layout),
             layout,
             range_bytes,
@@ -272,6 +293,20 @@ impl Coordinator {
         self.stages.get_mut(id).set_task_count(tasks);
         self.stages.get_mut(id).prefer(preferred);
         self.update_result_tasks(id, tasks);
+    }
+
+    /// By task, the bytes of the partitions that it reads; those of a task that shares them are its even part. Empty if nobody
+    /// asks, or the stage divides no partitions.
+    fn task_bytes(&self, stage: &Stage, layout: &Layout) -> Vec<u64> {
+        let mut inputs = own_inputs(stage).peekable();
+        if self.policy.speculation.is_none() || inputs.peek().is_none() {
+            return Vec::new();
+        }
+        let of_inputs: Vec<_> = inputs
+            .map(|(_, input)| self.layouts.bytes_of(input.exchange, &self.graph))
+            .collect();
+        let sizes = sum_by_partition(of_inputs.iter().map(|sizes| sizes.iter().copied()));
+        layout.task_bytes(&sizes)
     }
 
     /// The policy by which the stage's partitions are coalesced and split; `None` if each task reads one.

@@ -20,6 +20,7 @@ mod slot_broker;
 mod spread;
 mod stage_table;
 mod stalls;
+mod stragglers;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -46,6 +47,7 @@ use reports::Success;
 use slot_broker::SlotBroker;
 use sluice_crds::ErrorReason;
 use stage_table::StageTable;
+use stragglers::Stragglers;
 use topology::Topology;
 use worker_registry::WorkerRegistry;
 
@@ -85,6 +87,8 @@ pub struct Coordinator {
     no_usable_worker_since: Option<Instant>,
     /// When running attempts were last checked for progress.
     stalls_checked: Instant,
+    /// Attempts that should have a duplicate.
+    stragglers: Stragglers,
     /// Actions for the current event.
     out: Vec<Action>,
 }
@@ -123,6 +127,7 @@ impl Coordinator {
             starts: 0,
             no_usable_worker_since: Some(started),
             stalls_checked: started,
+            stragglers: Stragglers::default(),
             out: Vec::new(),
         })
     }
@@ -141,6 +146,7 @@ impl Coordinator {
         self.check_commit();
         self.fail_poison_task();
         self.count_filter_waits();
+        self.find_stragglers();
         self.schedule();
         self.check_worker_availability();
         mem::take(&mut self.out)

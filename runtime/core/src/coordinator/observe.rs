@@ -24,6 +24,7 @@ impl Coordinator {
             QueryState::Running => self
                 .poison_deadlines()
                 .chain(self.next_stall_check())
+                .chain(self.next_straggler_check())
                 .chain(self.slots.deadlines())
                 .chain(self.filters.deadlines())
                 .chain(self.stages.preference_deadlines())
@@ -92,6 +93,7 @@ impl Coordinator {
                     .unwrap_or(u32::MAX),
                 broadcast_tasks: self.layouts.get(stage.id()).map_or(0, Layout::broadcast_tasks),
             },
+            speculation: counts.speculation,
             metrics: stage.metrics(),
             started: stage.started(),
             ended: stage.ended(),

@@ -99,9 +99,14 @@ impl Suspects {
 }
 
 impl Coordinator {
-    /// Records the attempts whose ends a lost worker has not reported, cancelled ones too.
+    /// Records the attempts whose ends a lost worker has not reported, cancelled ones too. Those do not count whose task has won
+    /// by another attempt: it was rather the worker that was slow.
     pub(super) fn suspect(&mut self, worker: &WorkerId, attempts: &BTreeSet<AttemptId>, message: &str) {
         for attempt in attempts {
+            let run = self.stages.task(attempt.task_id());
+            if run.is_some_and(|run| run.winner().or(run.unneeded_winner()).is_some()) {
+                continue;
+            }
             let losses = self.suspects.losses.entry(attempt.task_id()).or_default();
             if losses.iter().all(|loss| loss.worker != *worker) {
                 losses.push(Loss {

@@ -8,6 +8,7 @@ use sluice_crds::shuffle_query::ShuffleRetention;
 use crate::joins::JoinPolicy;
 use crate::layout::AdaptivePolicy;
 use crate::locality::LocalityPolicy;
+use crate::speculation::SpeculationPolicy;
 
 /// Limits, time-outs and windows of one query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct Policy {
     /// When joins are done in another way than planned, by what was observed; `None`: never.
     #[serde(default)]
     pub joins: Option<JoinPolicy>,
+    /// When slow attempts get a duplicate; `None`: never.
+    #[serde(default)]
+    pub speculation: Option<SpeculationPolicy>,
     /// When tasks prefer the worker that holds most of their input.
     pub locality: LocalityPolicy,
     /// How long the output of a stage is kept once all stages that read it have ended.

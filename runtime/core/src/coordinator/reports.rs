@@ -69,6 +69,7 @@ impl Coordinator {
             return false;
         }
         self.slots.vacate(&worker.name, id, self.now);
+        self.stragglers.recheck(self.now);
         true
     }
 
@@ -84,7 +85,7 @@ impl Coordinator {
             }
             return;
         };
-        let assigned = attempt.assigned;
+        let (assigned, clock) = (attempt.assigned, attempt.clock);
         let mut winner = Winner::from(attempt.clone());
         let layout = self.layouts.id(id.stage).unwrap_or_default();
         if success.layout != layout {
@@ -107,6 +108,7 @@ impl Coordinator {
         }
         winner.parts = (parts != OutputParts::default()).then(|| Arc::new(parts));
         self.record_firsts(id.stage, assigned, &success.metrics);
+        self.record_runtime(id.task_id(), clock, &success.metrics);
         let has_won_before = self
             .stages
             .task(id.task_id())
@@ -179,6 +181,10 @@ impl Coordinator {
             AttemptFailure::FetchFailed { map_attempt, error } => {
                 self.on_input_lost(id, *map_attempt, *error, failure.to_string());
             }
+            // A first attempt, which began earlier, finds the same, or its inputs have changed since.
+            AttemptFailure::BadInput { .. } if self.stages.is_duplicate(id) => {
+                self.lose_attempt(id, failure.to_string(), Duration::ZERO);
+            }
             AttemptFailure::BadInput { kind, message } => {
                 let failure = QueryFailure {
                     reason: bad_input_reason(*kind),
@@ -186,7 +192,7 @@ impl Coordinator {
                     attempt: Some(id),
                 };
                 let stage = self.stages.get_mut(id.stage);
-                stage.end_attempt(id, AttemptEnd::Failed, Instant::default());
+                stage.end_attempt(id, AttemptEnd::Failed, Instant::default(), self.now);
                 self.end(Outcome::Failed(failure));
             }
             AttemptFailure::ResourcesExhausted { resource, message } => {
@@ -239,6 +245,9 @@ impl Coordinator {
 
     /// The task waits until others free what it needs, a limited number of times.
     fn retry_when_uncontended(&mut self, worker: &WorkerId, id: AttemptId, message: &str) {
+        if self.stages.is_duplicate(id) {
+            return self.lose_attempt(id, message.to_owned(), Duration::ZERO);
+        }
         let base = self.policy.retry_backoff_base;
         self.failed_tasks.insert(id.task_id());
         let Some(task) = self.stages.task_mut(id.task_id()) else {
@@ -257,8 +266,12 @@ impl Coordinator {
         self.lose_attempt(id, message.to_owned(), backoff);
     }
 
-    /// Counts a failure for the task alone: it runs again after its backoff, or the query ends.
+    /// Counts a failure for the task alone: it runs again after its backoff, or the query ends. That of a duplicate does not
+    /// count: without it, its task would only have the other attempt.
     fn count_for_task(&mut self, worker: &WorkerId, id: AttemptId, cause: QueryFailure) {
+        if self.stages.is_duplicate(id) {
+            return self.lose_attempt(id, cause.message, Duration::ZERO);
+        }
         let limit = self.policy.max_task_attempts.max(1);
         let (now, base) = (self.now, self.policy.retry_backoff_base);
         self.failed_tasks.insert(id.task_id());
@@ -272,7 +285,7 @@ impl Coordinator {
         let first = history.first_failure.get_or_insert(cause).clone();
         let failures = history.failures;
         let stage = self.stages.get_mut(id.stage);
-        stage.end_attempt(id, AttemptEnd::Failed, now + base * (1 << doublings));
+        stage.end_attempt(id, AttemptEnd::Failed, now + base * (1 << doublings), now);
         if failures >= limit {
             let message = match limit {
                 1 => first.message,
@@ -306,7 +319,7 @@ impl Coordinator {
             self.now + backoff
         };
         let stage = self.stages.get_mut(id.stage);
-        stage.end_attempt(id, AttemptEnd::Lost { cause }, not_before);
+        stage.end_attempt(id, AttemptEnd::Lost { cause }, not_before, self.now);
     }
 
     /// Stops the attempts of a task that are at work; the task waits again.
@@ -328,7 +341,7 @@ impl Coordinator {
     pub(super) fn cancel_attempt(&mut self, worker: WorkerId, attempt: AttemptId) {
         self.out.push(Action::CancelAttempt { worker, attempt });
         let stage = self.stages.get_mut(attempt.stage);
-        stage.end_attempt(attempt, AttemptEnd::Cancelled, Instant::default());
+        stage.end_attempt(attempt, AttemptEnd::Cancelled, Instant::default(), self.now);
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct SlotBroker {
     /// their use has changed since: then the choice still holds for the tasks that are left.
     dealt: Option<(StageId, bool)>,
     sums: Sums,
+    /// Whether nothing but duplicates could run.
+    speculative: bool,
     /// Since when tasks could run but found no slot.
     starved_since: Option<Instant>,
 }
@@ -70,6 +72,8 @@ struct Account {
     granted: u32,
     /// Requested of the worker beyond those granted.
     requested: u32,
+    /// Whether those are for duplicates alone.
+    speculative: bool,
     /// Attempts assigned in this session whose end was not reported: each has a slot.
     occupied: BTreeSet<AttemptId>,
 }
@@ -77,6 +81,11 @@ struct Account {
 impl Account {
     fn load(&self) -> u32 {
         u32::try_from(self.occupied.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Whether just that is requested.
+    fn is_requested(&self, slots: u32, speculative: bool) -> bool {
+        self.requested == slots && (slots == 0 || self.speculative == speculative)
     }
 
     /// Slots that this query could still get; none of a worker that takes no attempts.
@@ -190,12 +199,12 @@ impl SlotBroker {
     }
 
     /// Restarts the wait of starving tasks, since a slot is about to become free.
-    fn restart_starvation(&mut self, now: Instant) {
+    pub(super) fn restart_starvation(&mut self, now: Instant) {
         self.starved_since = Some(now);
     }
 
-    /// Whether tasks have starved long enough for a reader to give up its slot.
-    fn has_starved(&self, now: Instant) -> bool {
+    /// Whether tasks have starved long enough for a reader or a duplicate to give up its slot.
+    pub(super) fn has_starved(&self, now: Instant) -> bool {
         self.starved_since
             .is_some_and(|since| since + DEADLOCK_TIMEOUT <= now)
     }
@@ -257,11 +266,12 @@ impl SlotBroker {
         }
     }
 
-    /// Records whether tasks starve for slots.
-    fn note_starvation(&mut self, starves: bool, assigned: bool, now: Instant) {
+    /// Records whether tasks starve for slots, or duplicates while no task does. Neither inherits the other's wait.
+    fn note_starvation(&mut self, starves: bool, speculative: bool, assigned: bool, now: Instant) {
+        let turned = mem::replace(&mut self.speculative, speculative) != speculative;
         self.starved_since = match self.starved_since {
             Some(_) | None if !starves => None,
-            Some(since) if !assigned => Some(since),
+            Some(since) if !assigned && !turned => Some(since),
             Some(_) | None => Some(now),
         };
     }
@@ -307,18 +317,22 @@ impl SlotBroker {
                 self.changes(|name, _| shares.next_if(|(of, _)| of == name).map_or(0, |(_, slots)| slots))
             }
         };
+        let speculative = self.speculative;
         for (name, slots) in changes {
-            let requested = self.accounts.get(&name).map(|account| account.requested);
-            let worker = workers.get(&name);
-            let Some(worker) = worker.filter(|_| requested.is_some_and(|requested| requested != slots))
-            else {
+            let account = self.accounts.get(&name);
+            let changes = account.is_some_and(|account| !account.is_requested(slots, speculative));
+            let Some(worker) = workers.get(&name).filter(|_| changes) else {
                 continue;
             };
             out.push(Action::RequestSlots {
                 worker: worker.id().clone(),
                 slots,
+                speculative_slots: if speculative { slots } else { 0 },
             });
-            self.change(&name, |account| account.requested = slots);
+            self.change(&name, |account| {
+                account.requested = slots;
+                account.speculative = speculative;
+            });
         }
         self.asks_for_all = asks_for_all;
         self.changed.clear();
@@ -328,7 +342,7 @@ impl SlotBroker {
     fn changes(&self, mut wanted: impl FnMut(&str, &Account) -> u32) -> Vec<(String, u32)> {
         let accounts = self.accounts.iter().filter_map(|(name, account)| {
             let slots = wanted(name, account);
-            (account.requested != slots).then(|| (name.clone(), slots))
+            (!account.is_requested(slots, self.speculative)).then(|| (name.clone(), slots))
         });
         accounts.collect()
     }
@@ -372,11 +386,18 @@ impl Coordinator {
     /// Releases and requests slots, after everything that could start has started.
     pub(super) fn lease_slots(&mut self, assigned: bool) {
         self.slots.release_granted(&self.workers, &mut self.out);
-        let runnable = self.runnable();
+        let mut runnable = self.runnable();
+        let speculative = runnable.is_empty();
+        if speculative {
+            runnable = self.runnable_duplicates();
+        }
         self.slots
-            .note_starvation(!runnable.is_empty(), assigned, self.now);
+            .note_starvation(!runnable.is_empty(), speculative, assigned, self.now);
         self.update_slot_requests(&runnable);
         self.free_slot_of_waiting_reader();
+        if !speculative {
+            self.free_slot_of_duplicate();
+        }
     }
 
     /// Withdraws every request and gives back every granted slot.

@@ -13,7 +13,8 @@ pub(super) struct Runnable {
     pub(super) stage: StageId,
     /// How many, at least one.
     pub(super) count: u32,
-    /// For a task that was lost with a worker: the workers where it may not run.
+    /// For a task that was lost with a worker, and for a duplicate: the workers where it may not run. Each other worker is dealt
+    /// one of those at a time.
     pub(super) away_from: Option<BTreeSet<String>>,
     /// The worker where it has just failed.
     pub(super) failed_on: Option<WorkerId>,

@@ -1,7 +1,9 @@
 //! The stages of a query with their tasks, and which stages may run and must run.
 
 mod activity;
+mod attempt_counts;
 mod counters;
+mod duplicates;
 mod set_aside;
 mod waiting;
 
@@ -15,9 +17,11 @@ use crate::ids::{AttemptId, StageEpoch, StageId, StreamEpoch, TaskId, WorkerId};
 use crate::locality::LocalityCounts;
 use crate::metrics::COUNTERS;
 use crate::plan::StageGraph;
-use crate::snapshot::StageState;
+use crate::speculation::Runtimes;
 use crate::time::Instant;
+use attempt_counts::AttemptCounts;
 use counters::recount;
+pub(super) use duplicates::Start;
 use waiting::WaitingTasks;
 
 /// All stages of a query, by number.
@@ -53,6 +57,8 @@ pub(super) struct StageRun {
     /// Tasks whose output nobody can read any more.
     unneeded: u32,
     counts: AttemptCounts,
+    /// How long the tasks took that have won in this epoch.
+    runtimes: Runtimes,
     locality: LocalityCounts,
     /// When an attempt first read bytes of an exchange.
     first_chunk: Option<Instant>,
@@ -60,15 +66,6 @@ pub(super) struct StageRun {
     first_reduce_row: Option<Instant>,
     started: Option<Instant>,
     ended: Option<Instant>,
-}
-
-/// How many attempts of a stage were started, and how they ended.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct AttemptCounts {
-    pub(super) started: u32,
-    pub(super) failed: u32,
-    pub(super) lost: u32,
-    pub(super) cancelled: u32,
 }
 
 impl StageTable {
@@ -178,6 +175,7 @@ impl StageRun {
             skipped: 0,
             unneeded: 0,
             counts: AttemptCounts::default(),
+            runtimes: Runtimes::default(),
             locality: LocalityCounts::default(),
             first_chunk: None,
             first_reduce_row: None,
@@ -258,25 +256,12 @@ impl StageRun {
         (self.won + self.skipped) as usize == self.count
     }
 
-    /// Where the stage stands, given whether all its inputs can be read.
-    pub(super) fn state(&self, inputs_done: bool) -> StageState {
-        if self.is_settled() {
-            StageState::Done
-        } else if self.is_running() || self.won > 0 {
-            StageState::Running
-        } else if inputs_done {
-            StageState::Schedulable
-        } else {
-            StageState::Waiting
-        }
-    }
-
     /// Starts another attempt of a task.
     pub(super) fn start(
         &mut self,
         task: u32,
         worker: Arc<WorkerId>,
-        (start, sorts_joins): (u64, bool),
+        how: Start,
         locality: LocalityCounts,
         now: Instant,
     ) -> RunningAttempt {
@@ -284,12 +269,16 @@ impl StageRun {
         let run = &mut self.all_tasks[task as usize];
         let (id, stream_epoch): (AttemptId, StreamEpoch) = run.next_attempt(id, self.epoch);
         let attempt = RunningAttempt {
-            sorts_joins,
-            ..RunningAttempt::new(id, worker, stream_epoch, start, now)
+            sorts_joins: how.sorts_joins,
+            speculative: how.speculative,
+            ..RunningAttempt::new(id, worker, stream_epoch, how.number, now)
         };
         self.begun = true;
         self.locality += locality;
-        self.counts.started += 1;
+        self.counts.start(how.speculative);
+        if how.speculative {
+            run.history_mut().duplicates += 1;
+        }
         self.started.get_or_insert(now);
         if let TaskState::Waiting { not_before } = run.state {
             self.waiting.remove((not_before, task));
@@ -300,13 +289,14 @@ impl StageRun {
     }
 
     /// Ends an attempt at work that has not won. Its task waits until `not_before` once no other attempt of it is at work.
-    pub(super) fn end_attempt(&mut self, id: AttemptId, end: AttemptEnd, not_before: Instant) {
+    pub(super) fn end_attempt(&mut self, id: AttemptId, end: AttemptEnd, not_before: Instant, now: Instant) {
         let Some(run) = self.all_tasks.get_mut(id.task as usize) else {
             return;
         };
-        if !run.remove_running(id, not_before) {
+        let Some(ended) = run.remove_running(id, not_before) else {
             return;
-        }
+        };
+        self.counts.end_without_win(&ended, now);
         match end {
             AttemptEnd::Failed => self.counts.failed += 1,
             AttemptEnd::Lost { cause } => {
@@ -343,7 +333,7 @@ impl StageRun {
                 self.waiting.remove((not_before, task));
                 Vec::new()
             }
-            TaskState::Running(attempts) => attempts.into_values().filter(|other| other.id != id).collect(),
+            TaskState::Running(attempts) => self.counts.win(*attempts, id, now),
             TaskState::Won(before) => {
                 self.won -= 1;
                 self.won_rows -= u128::from(before.rows);
@@ -363,7 +353,6 @@ impl StageRun {
             }
         };
         recount(&mut self.counters, counted, run.counters());
-        self.counts.cancelled += u32::try_from(others.len()).unwrap_or(u32::MAX);
         self.won += 1;
         self.record_end(now);
         others
@@ -402,6 +391,7 @@ impl StageRun {
         self.epoch.0 += 1;
         self.begun = false;
         self.empty = false;
+        self.runtimes = Runtimes::default();
     }
 
     /// Resets a task of which no attempt is at work. Answers with its winners of the last epoch, whose rows do not count

@@ -19,4 +19,5 @@ mod release;
 mod retries;
 mod scheduling;
 mod skew;
+mod speculation;
 mod stalls;

@@ -354,6 +354,7 @@ impl Coordinator {
         };
         let occupied = self.slots.close_account(name);
         self.subscriptions.end_session(&ended.worker);
+        self.stragglers.recheck(self.now);
         match self.state {
             QueryState::Running => {
                 // A worker that drains has said that it goes.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::division::Division;
+use super::live::LiveAttempts;
 use super::model::Row;
 use super::told::ToldOutputs;
 use crate::coordinator::{
@@ -34,7 +35,7 @@ pub struct Audit {
     /// Workers that were lost unannounced while they ran the task, and did not come back.
     lost_with: BTreeMap<TaskId, BTreeSet<WorkerId>>,
     /// Assigned, and neither ended, cancelled nor lost.
-    live: BTreeMap<TaskId, AttemptId>,
+    live: LiveAttempts,
     next_attempt: BTreeMap<TaskId, u32>,
     epochs: BTreeMap<StageId, StageEpoch>,
     succeeded: BTreeSet<AttemptId>,
@@ -56,9 +57,11 @@ pub struct Audit {
 }
 
 impl Audit {
-    pub fn of(graph: &StageGraph) -> Self {
+    /// `speculates`: whether a task may have a second attempt at work.
+    pub fn of(graph: &StageGraph, speculates: bool) -> Self {
         Self {
             division: Division::of(graph),
+            live: LiveAttempts::of(speculates),
             ..Self::default()
         }
     }
@@ -88,18 +91,14 @@ impl Audit {
                     self.kept.insert(*attempt, worker.name.clone());
                 }
                 // What was cancelled or lost does not count, even if it finished.
-                if self.live.get(&attempt.task_id()) == Some(attempt) {
+                if self.live.succeed(*attempt) {
                     self.succeeded.insert(*attempt);
                     self.told.on_succeeded(*attempt);
-                    self.live.remove(&attempt.task_id());
                 }
             }
             Event::AttemptFailed { attempt, failure, .. } => {
                 self.end_work(*attempt);
-                let is_live = self.live.get(&attempt.task_id()) == Some(attempt);
-                if is_live {
-                    self.live.remove(&attempt.task_id());
-                }
+                self.live.end(*attempt);
                 if let AttemptFailure::FetchFailed { map_attempt, .. } = failure {
                     self.withdraw_win(*map_attempt);
                 }
@@ -149,13 +148,21 @@ impl Audit {
         self.kept.retain(|_, name| name != worker);
         let assigned = &self.assigned;
         let there = |attempt: &AttemptId| assigned.get(attempt).is_some_and(|name| name == worker);
-        self.live.retain(|_, attempt| !there(attempt));
+        self.live.lose(worker);
         self.winners.retain(|_, attempt| !there(attempt));
     }
 
     fn withdraw_win(&mut self, attempt: AttemptId) {
         if self.winners.get(&attempt.task_id()) == Some(&attempt) {
             self.winners.remove(&attempt.task_id());
+        }
+    }
+
+    /// Checks what must hold once all actions that answer an event are known.
+    pub fn on_handled(&mut self) -> Result<(), Violation> {
+        match self.ended {
+            true => Ok(()),
+            false => self.live.on_handled(),
         }
     }
 
@@ -191,9 +198,7 @@ impl Audit {
                 Ok(())
             }
             Action::CancelAttempt { attempt, .. } => {
-                if self.live.get(&attempt.task_id()) == Some(attempt) {
-                    self.live.remove(&attempt.task_id());
-                }
+                self.live.end(*attempt);
                 Ok(())
             }
             Action::DropWorker { worker } => {
@@ -228,9 +233,7 @@ impl Audit {
         }
         let granted = self.granted.get_mut(worker).filter(|granted| **granted > 0);
         *granted.ok_or_else(|| format!("{attempt} was assigned to {worker} without a slot"))? -= 1;
-        if let Some(live) = self.live.insert(task, attempt) {
-            return Err(format!("{attempt} was assigned while {live} is at work"));
-        }
+        self.live.assign(attempt, worker)?;
         let again = self.released.remove(&task) == Some(attempt.stage_epoch);
         self.ran_again += u32::from(again);
         let next = self.next_attempt.entry(task).or_insert(0);

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::plan::Defect;
 use crate::coordinator::Action;
-use crate::ids::AttemptId;
+use crate::ids::{AttemptId, StreamEpoch};
 use crate::limits::MAX_PARTITIONS;
-use crate::message::AssignedInput;
+use crate::message::{AssignedInput, InputState, InputUpdate};
 use crate::partition_set::PartitionSet;
 use crate::plan::{ReadKind, StageGraph};
 
@@ -21,6 +21,7 @@ pub fn apply_to_action(defect: Defect, action: &mut Action) {
         Defect::SkipMapTask => skip_map_task(action),
         Defect::ReadPartOfWhole => read_part_of_whole(action),
         Defect::SwapInSome => swap_in_some(action),
+        Defect::TellLoser => tell_loser(action),
         _ => {}
     }
 }
@@ -73,6 +74,24 @@ fn swap_in_some(action: &mut Action) {
 fn never_sort(action: &mut Action) {
     if let Action::AssignAttempt { assignment, .. } = action {
         assignment.sort_joins = false;
+    }
+}
+
+/// Says of an output that a worker is to drop that it counts.
+fn tell_loser(action: &mut Action) {
+    if let Action::RetireAttempt { worker, attempt } = action {
+        let update = InputUpdate {
+            map_attempt: *attempt,
+            stream_epoch: StreamEpoch(u64::from(attempt.attempt) + 1),
+            worker: Arc::new(worker.clone()),
+            state: InputState::Won,
+            filled_partitions: None,
+        };
+        *action = Action::UpdateInputs {
+            worker: worker.clone(),
+            updates: Arc::new(vec![update]),
+            ranges: Vec::new(),
+        };
     }
 }
 

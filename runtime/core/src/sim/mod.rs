@@ -14,6 +14,7 @@ mod fetch;
 mod filters;
 mod joins;
 mod limit;
+mod live;
 mod model;
 mod node;
 mod plan;

@@ -145,8 +145,8 @@ impl World {
         }
         match message {
             ToWorker::Hello => self.begin_session(name, session)?,
-            ToWorker::RequestSlots(slots) => {
-                node.leases.request(SessionId(session), slots);
+            ToWorker::RequestSlots(slots, speculative) => {
+                node.leases.request(SessionId(session), slots, speculative);
                 self.grant(name);
             }
             ToWorker::ReleaseSlots(slots) => {

@@ -7,6 +7,7 @@ use rand::{Rng, SeedableRng};
 
 use super::joins::{joined_graph, random_policy};
 use super::limit::limited_graph;
+use super::live;
 use super::model::random_graph;
 use crate::coordinator::Policy;
 use crate::ids::TaskId;
@@ -59,16 +60,19 @@ pub enum Scenario {
     Limit,
     /// As any, of joins that may be done in another way than planned.
     Join,
+    /// As any, with a slow worker and duplicates of what it runs.
+    Slow,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Deadline,
         Self::Abandoned,
         Self::Client,
         Self::Poison,
         Self::Limit,
         Self::Join,
+        Self::Slow,
         Self::Any,
     ];
 
@@ -82,6 +86,7 @@ impl Scenario {
             Self::Poison => "poison-",
             Self::Limit => "limit-",
             Self::Join => "join-",
+            Self::Slow => "slow-",
         }
     }
 }
@@ -148,6 +153,10 @@ pub enum Defect {
     RepeatUpdate,
     /// A worker keeps the first that it is told of an output.
     KeepFirstUpdate,
+    /// The coordinator never cancels an attempt.
+    NeverCancel,
+    /// The coordinator says of an output that it refuses that it counts.
+    TellLoser,
 }
 
 #[derive(Debug)]
@@ -175,6 +184,8 @@ pub struct Plan {
     pub sink_fails: bool,
     /// The longest that the client takes for one chunk, in milliseconds.
     pub client_pause: u64,
+    /// A worker whose work takes so many times as long.
+    pub slow_worker: Option<(usize, u64)>,
     /// When the last worker has vanished.
     pub abandoned_at: Option<u64>,
     pub defect: Defect,
@@ -196,6 +207,7 @@ impl Plan {
                 plan.graph = joined_graph(&mut rng);
                 plan.policy.joins = Some(random_policy(&mut rng));
             }
+            Scenario::Slow => plan.slow_worker(&mut rng),
         }
         (plan, rng)
     }
@@ -262,6 +274,15 @@ impl Plan {
         }
     }
 
+    /// Lets a worker take long, and others run duplicates of what it runs.
+    fn slow_worker(&mut self, rng: &mut SmallRng) {
+        if self.slots.len() < 2 {
+            self.slots.push(2);
+        }
+        self.slow_worker = Some((rng.random_range(0..self.slots.len()), rng.random_range(5..40)));
+        self.policy.speculation = Some(live::random_policy(rng));
+    }
+
     /// Puts in a defect, and what brings it to light.
     pub fn inject(&mut self, defect: Defect) {
         self.defect = defect;
@@ -298,43 +319,22 @@ impl Plan {
             | Defect::SwapInSome
             | Defect::DropUpdate
             | Defect::RepeatUpdate
-            | Defect::KeepFirstUpdate => {}
+            | Defect::KeepFirstUpdate
+            | Defect::NeverCancel
+            | Defect::TellLoser => {}
         }
     }
 
     /// The policy that the coordinator gets.
     pub fn coordinator_policy(&self) -> Policy {
-        let stretched = |span: Duration| match self.defect {
-            Defect::LongTimeouts => span * 100,
-            Defect::ShortTimeouts => span / 2,
-            Defect::None
-            | Defect::DropSuccess
-            | Defect::RepeatRow
-            | Defect::LoseChunk
-            | Defect::HideIndeterminacy
-            | Defect::FailAttempts
-            | Defect::KeepFiles
-            | Defect::GrantTwice
-            | Defect::EndEarly
-            | Defect::FailForAnyRow
-            | Defect::DeliverAgain
-            | Defect::KeepForeignRows
-            | Defect::ReportAllDrained
-            | Defect::SkipPartition
-            | Defect::ReadPartitionTwice
-            | Defect::AssignTooFew
-            | Defect::DropKeys
-            | Defect::HalfLimit
-            | Defect::KeepOutputs
-            | Defect::DropFilledPartition
-            | Defect::NeverSort
-            | Defect::ReportNoRows
-            | Defect::SkipMapTask
-            | Defect::ReadPartOfWhole
-            | Defect::SwapInSome
-            | Defect::DropUpdate
-            | Defect::RepeatUpdate
-            | Defect::KeepFirstUpdate => span,
+        let stretched = |span: Duration| {
+            if self.defect == Defect::LongTimeouts {
+                span * 100
+            } else if self.defect == Defect::ShortTimeouts {
+                span / 2
+            } else {
+                span
+            }
         };
         Policy {
             deadline: self.policy.deadline.map(stretched),
@@ -397,6 +397,7 @@ impl Plan {
                 min_range_bytes: rng.random_range(1..100_000),
                 adaptive: rng.random_bool(0.8).then(|| random_adaptive(&mut rng)),
                 joins: Some(JoinPolicy::new(0)),
+                speculation: None,
                 locality: LocalityPolicy {
                     min_bytes: if seed.is_multiple_of(5) { u64::MAX } else { 1 },
                     max_wait: Duration::from_millis(100),
@@ -419,6 +420,7 @@ impl Plan {
             cancel_at: rng.random_bool(0.05).then(|| rng.random_range(0..1_500)),
             sink_fails: !calm && rng.random_bool(0.03),
             client_pause: 40,
+            slow_worker: None,
             abandoned_at: None,
             defect: Defect::None,
         };

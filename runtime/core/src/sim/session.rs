@@ -13,7 +13,8 @@ use crate::message::{Assignment, InputUpdate, ReaderRange};
 #[derive(Debug, Clone)]
 pub enum ToWorker {
     Hello,
-    RequestSlots(u32),
+    /// How many, and how many of them for duplicates alone.
+    RequestSlots(u32, u32),
     ReleaseSlots(u32),
     Assign(Assignment),
     Inputs(Vec<InputUpdate>, Vec<ReaderRange>),

@@ -195,6 +195,25 @@ fn sim_seeds_with_joins_that_change() {
     });
 }
 
+#[test]
+fn sim_seeds_with_a_slow_worker() {
+    let runs = honest_runs(Scenario::Slow, SEEDS);
+    let succeeded = |run: &Run| run.outcome == Outcome::Succeeded;
+    assert_often(&runs, 80, "succeeded", succeeded);
+    assert_often(&runs, 30, "had a duplicate that won and succeeded", |run| {
+        succeeded(run) && run.duplicates_won > 0
+    });
+    assert_often(&runs, 20, "had a duplicate in vain and succeeded", |run| {
+        succeeded(run) && run.duplicates_wasted > 0
+    });
+    assert_often(
+        &runs,
+        10,
+        "had a duplicate that won, lost work and succeeded",
+        |run| succeeded(run) && run.duplicates_won > 0 && run.lost_attempts > 0,
+    );
+}
+
 fn replay(scenario: Scenario, seed: u64) -> String {
     let prefix = scenario.prefix();
     format!("SLUICE_SIM_SEED={prefix}{seed} cargo test -p sluice-core sim_replay -- --nocapture")
@@ -330,6 +349,16 @@ fn rows_of_two_runs_of_a_stage_are_noticed() {
 #[test]
 fn an_output_that_is_kept_for_nobody_is_noticed() {
     assert_noticed(Scenario::Any, Defect::KeepOutputs, "was read and is kept");
+}
+
+#[test]
+fn a_loser_that_is_not_cancelled_is_noticed() {
+    assert_noticed(Scenario::Slow, Defect::NeverCancel, "is at work though");
+}
+
+#[test]
+fn a_loser_that_readers_are_told_of_is_noticed() {
+    assert_noticed(Scenario::Slow, Defect::TellLoser, "without success");
 }
 
 #[test]

@@ -155,6 +155,10 @@ pub struct Run {
     pub broadcast_tasks: u32,
     /// Joins whose sides changed places.
     pub swapped_joins: u32,
+    /// Duplicates that won.
+    pub duplicates_won: u32,
+    /// Duplicates that ended in vain.
+    pub duplicates_wasted: u32,
     /// Tasks that a limit did not need.
     pub skipped: u32,
     /// Attempts at the worker that held most of their input.
@@ -197,7 +201,7 @@ impl World {
             visible: None,
             killed: Vec::new(),
             hung: 0,
-            audit: Audit::of(&plan.graph),
+            audit: Audit::of(&plan.graph, plan.policy.speculation.is_some()),
             usable_worker_at: 0,
             outcome: None,
             trace,
@@ -305,6 +309,8 @@ impl World {
             client_went_on: self.client.went_on,
             killed: self.killed.len(),
             hung: self.hung,
+            duplicates_won: snapshot.stages.iter().map(|stage| stage.speculation.won).sum(),
+            duplicates_wasted: snapshot.stages.iter().map(|stage| stage.speculation.wasted).sum(),
             skipped,
             at_preferred_worker: snapshot.stages.iter().map(|stage| stage.locality.worker).sum(),
             ran_again: self.audit.ran_again,
@@ -387,6 +393,9 @@ impl World {
         self.audit.on_event(&event);
         let actions = self.coordinator.handle(Instant(self.now), event);
         for mut action in actions {
+            if self.plan.defect == Defect::NeverCancel && matches!(action, Action::CancelAttempt { .. }) {
+                continue;
+            }
             if self.trace {
                 println!("        -> {action:?}");
             }
@@ -394,6 +403,7 @@ impl World {
             self.audit.on_action(&action)?;
             self.perform(action)?;
         }
+        self.audit.on_handled()?;
         if self.audit.has_usable_worker() {
             self.usable_worker_at = self.now;
         }
@@ -409,7 +419,11 @@ impl World {
 
     fn perform(&mut self, action: Action) -> Result<(), Violation> {
         match action {
-            Action::RequestSlots { worker, slots } => self.send(&worker.name, ToWorker::RequestSlots(slots)),
+            Action::RequestSlots {
+                worker,
+                slots,
+                speculative_slots,
+            } => self.send(&worker.name, ToWorker::RequestSlots(slots, speculative_slots)),
             Action::ReleaseSlots { worker, slots } => self.send(&worker.name, ToWorker::ReleaseSlots(slots)),
             Action::AssignAttempt { worker, assignment } => {
                 self.send(&worker.name, ToWorker::Assign(assignment));

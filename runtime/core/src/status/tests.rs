@@ -4,7 +4,7 @@ use super::*;
 use crate::ids::{AttemptId, StageEpoch, StageId};
 use crate::locality::LocalityCounts;
 use crate::query_outcome::QueryFailure;
-use crate::snapshot::{JoinSwitches, ReduceSnapshot};
+use crate::snapshot::{JoinSwitches, ReduceSnapshot, SpeculationCounts};
 
 const STARTED: Instant = Instant(1_000);
 
@@ -52,6 +52,12 @@ fn stage(id: u32, state: StageState) -> StageSnapshot {
             sorted_tasks: 2,
             swapped_joins: 0,
             broadcast_tasks: 4,
+        },
+        speculation: SpeculationCounts {
+            launched: id * 3,
+            won: id * 2,
+            wasted: id,
+            wasted_ms: u64::from(id) * 700,
         },
         metrics: AttemptMetrics {
             rows_read: 100,

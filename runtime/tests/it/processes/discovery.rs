@@ -21,10 +21,10 @@ use super::watched::{Watched, first};
 
 /// A resolver that the test controls. It knows one name, `pool:7400`.
 #[derive(Clone, Default)]
-struct Names(Arc<Mutex<Option<BTreeSet<SocketAddr>>>>);
+pub(super) struct Names(Arc<Mutex<Option<BTreeSet<SocketAddr>>>>);
 
 impl Names {
-    fn list(&self, workers: &[&Worker]) {
+    pub(super) fn list(&self, workers: &[&Worker]) {
         let addresses = workers
             .iter()
             .map(|worker| worker.address.parse().expect("ip:port"));
@@ -45,7 +45,8 @@ impl Resolve for Names {
     }
 }
 
-async fn start(folder: &Folder, yaml: &str, names: &Names) -> Watched {
+/// Starts the query of this YAML on the workers that the names stand for.
+pub(super) async fn start(folder: &Folder, yaml: &str, names: &Names) -> Watched {
     let name = vec!["pool:7400".to_owned()];
     Watched::start_found(folder, yaml, name, 3, Arc::new(names.clone())).await
 }

@@ -21,6 +21,7 @@ mod safety;
 mod samples;
 mod sink;
 mod skew;
+mod speculation;
 mod status_file;
 mod stop;
 mod successor;

@@ -14,11 +14,9 @@ const SORTED: &str = "select l_shipmode, l_orderkey, l_linenumber, l_comment fro
 
 fn sorted(_: &Folder) -> String {
     let sink = "sink: {location: out, format: csv}";
-    query(
-        SORTED,
-        &[&tpch("lineitem", 0.1)],
-        &["shuffle: {partitions: 5}", sink, PATIENT],
-    )
+    // A duplicate of what a frozen worker merges would end the query that the test looks at.
+    let shuffle = "shuffle: {partitions: 5, speculation: {mode: Off}}";
+    query(SORTED, &[&tpch("lineitem", 0.1)], &[shuffle, sink, PATIENT])
 }
 
 /// Some ranges are merged, one is being merged.

@@ -43,9 +43,11 @@ group by lines order by lines";
 /// No worker counts as lost because the machine is busy or the test freezes it.
 pub(super) const PATIENT: &str = "retry: {workerLivenessTimeout: 10m}";
 
-/// [`BY_PART`] over generated rows, in six partitions of a task each, with more lines of its spec.
+/// [`BY_PART`] over generated rows, in six partitions of a task each, with more lines of its spec. Slow attempts get no duplicates:
+/// the tests count attempts, and freeze workers to hold a query in a state.
 pub(super) fn by_part(scale_factor: f64, more: &[&str]) -> String {
-    let more = [&["shuffle: {partitions: 6, adaptive: {mode: Off}}"], more].concat();
+    let shuffle = "shuffle: {partitions: 6, adaptive: {mode: Off}, speculation: {mode: Off}}";
+    let more = [&[shuffle], more].concat();
     query(BY_PART, &[&tpch("lineitem", scale_factor)], &more)
 }
 

@@ -323,6 +323,7 @@ async fn messages_that_no_coordinator_sends_end_their_session_only() {
         message(Some(ToWorker::RetireAttempt(attempt))),
         message(Some(ToWorker::RequestSlots(wire::RequestSlots {
             slots: u32::MAX,
+            speculative_slots: u32::MAX,
         }))),
         message(Some(ToWorker::ReleaseSlots(wire::ReleaseSlots {
             slots: u32::MAX,

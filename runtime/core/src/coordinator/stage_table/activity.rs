@@ -1,10 +1,25 @@
-//! What a stage has done and when, for its status. No decision depends on it.
+//! What a stage has done and when, for its status. No decision depends on it, but for how much duplicates may still waste.
 
-use super::{AttemptCounts, StageRun};
+use super::StageRun;
+use super::attempt_counts::AttemptCounts;
 use crate::locality::LocalityCounts;
+use crate::snapshot::StageState;
 use crate::time::Instant;
 
 impl StageRun {
+    /// Where the stage stands, given whether all its inputs can be read.
+    pub(in crate::coordinator) fn state(&self, inputs_done: bool) -> StageState {
+        if self.is_settled() {
+            StageState::Done
+        } else if self.is_running() || self.won > 0 {
+            StageState::Running
+        } else if inputs_done {
+            StageState::Schedulable
+        } else {
+            StageState::Waiting
+        }
+    }
+
     pub(in crate::coordinator) fn counts(&self) -> AttemptCounts {
         self.counts
     }

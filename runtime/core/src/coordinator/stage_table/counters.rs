@@ -15,14 +15,15 @@ pub(super) fn recount(sums: &mut [u128; COUNTERS], before: [u64; COUNTERS], afte
 }
 
 impl StageRun {
-    /// The counters of the running and the winning attempts.
+    /// The counters of the running and the winning attempts; of two that run the same task, those of the first.
     pub(in crate::coordinator) fn metrics(&self) -> AttemptMetrics {
         #[cfg(test)]
         self.check_sums();
         let sums = self.counters.map(|sum| u64::try_from(sum).unwrap_or(u64::MAX));
         let mut metrics = AttemptMetrics::of_counters(sums);
-        self.running_attempts()
-            .for_each(|attempt| metrics += attempt.metrics);
+        let running = self.running.iter().map(|task| &self.all_tasks[*task as usize]);
+        let first = running.filter_map(|task| task.running_attempts().next());
+        first.for_each(|attempt| metrics += attempt.metrics);
         metrics
     }
 

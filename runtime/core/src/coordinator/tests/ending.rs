@@ -187,7 +187,8 @@ fn a_cancel_stops_everything() {
     assert_eq!(cancelled(&end), [attempt(0, 0, 0)]);
     assert!(end.contains(&Action::RequestSlots {
         worker: worker("a"),
-        slots: 0
+        slots: 0,
+        speculative_slots: 0,
     }));
     assert!(end.contains(&Action::AbortSink));
     assert_eq!(outcome(&end), Outcome::Cancelled);

@@ -27,6 +27,7 @@ pub fn policy() -> Policy {
         min_range_bytes: 100,
         adaptive: None,
         joins: Some(JoinPolicy::new(0)),
+        speculation: None,
         locality: LocalityPolicy {
             min_bytes: 1,
             max_wait: Duration::from_millis(100),
@@ -194,7 +195,7 @@ impl Query {
             for action in self.handle(event) {
                 match action {
                     Action::RequestSlots { slots: 0, .. } | Action::ReleaseSlots { .. } => {}
-                    Action::RequestSlots { worker, slots } => {
+                    Action::RequestSlots { worker, slots, .. } => {
                         todo.push(Event::SlotsGranted { worker, slots });
                     }
                     other => all.push(other),

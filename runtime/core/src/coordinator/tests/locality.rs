@@ -137,6 +137,7 @@ fn a_task_whose_worker_is_gone_runs_anywhere() {
     let request = Action::RequestSlots {
         worker: worker("a"),
         slots: 1,
+        speculative_slots: 0,
     };
     assert!(gone.contains(&request), "{gone:?}");
     query.run(Event::SlotsGranted {

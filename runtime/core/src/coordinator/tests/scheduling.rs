@@ -129,6 +129,7 @@ fn tasks_spread_over_the_workers() {
     let request = |name: &str, slots| Action::RequestSlots {
         worker: worker(name),
         slots,
+        speculative_slots: 0,
     };
     assert_eq!(requests, [request("a", 2), request("b", 2)]);
 }
@@ -153,6 +154,7 @@ fn starving_tasks_ask_every_worker_for_all_they_could_use() {
     let request = |name: &str, slots| Action::RequestSlots {
         worker: worker(name),
         slots,
+        speculative_slots: 0,
     };
     assert_eq!(query.handle(Event::Ticked), [request("a", 4), request("b", 3)]);
 }
@@ -186,7 +188,8 @@ fn an_ended_attempt_leaves_no_slot_behind() {
         next,
         [Action::RequestSlots {
             worker: worker("a"),
-            slots: 1
+            slots: 1,
+            speculative_slots: 0,
         }]
     );
 }
@@ -314,6 +317,7 @@ fn workers_that_were_chosen_stay_chosen_until_a_slot_is_given_back() {
     let request = |name: &str, slots| Action::RequestSlots {
         worker: worker(name),
         slots,
+        speculative_slots: 0,
     };
     assert_eq!(query.handle(join("a")), [request("a", 1)]);
     assert_eq!(query.handle(join("b")), [request("b", 1)]);

@@ -71,7 +71,7 @@ impl World {
             }
         }
         job.frames = Some(frames);
-        let pause = self.rng.random_range(1..60);
+        let pause = self.rng.random_range(1..60) * self.slowness(name);
         self.after(
             pause,
             SimEvent::Work {
@@ -114,7 +114,7 @@ impl World {
             self.hung += 1;
             return Ok(());
         }
-        let pause = self.rng.random_range(1..40);
+        let pause = self.rng.random_range(1..40) * self.slowness(name);
         let Some(node) = self.node(name, incarnation) else {
             return Ok(());
         };
@@ -145,6 +145,15 @@ impl World {
             },
         );
         Ok(())
+    }
+
+    /// How many times as long the work of a worker takes.
+    fn slowness(&self, name: &str) -> u64 {
+        let slow = self
+            .plan
+            .slow_worker
+            .filter(|(worker, _)| name == format!("w{worker}"));
+        slow.map_or(1, |(_, times)| times)
     }
 
     /// Whether the attempt has a hash join that does not fit into memory.

@@ -3,7 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
 use super::super::audit::Audit;
+use super::super::model::random_graph;
 use crate::coordinator::{Action, Event, MAX_ATTEMPTS_PER_TASK, Outcome, QueryFailure};
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, Incarnation, StageEpoch, StageId, StreamEpoch, StreamId, WorkerId};
@@ -180,6 +184,40 @@ fn attempts_out_of_bounds_are_noticed() {
     let mut audit = audit_after(&[]);
     assert_eq!(audit.on_action(&assign(attempt(0, 0))), Ok(()));
     complains(&mut audit, &assign(attempt(0, 1)), "at work");
+}
+
+#[test]
+fn attempts_beside_others_are_noticed() {
+    let elsewhere = |id: AttemptId| match assign(id) {
+        Action::AssignAttempt { assignment, .. } => Action::AssignAttempt {
+            worker: WorkerId {
+                name: "v".to_owned(),
+                incarnation: Incarnation(1),
+            },
+            assignment,
+        },
+        other => other,
+    };
+    let begin = || {
+        let mut audit = Audit::of(&random_graph(&mut SmallRng::seed_from_u64(0)), true);
+        for name in ["w", "v"] {
+            let worker = WorkerId {
+                name: name.to_owned(),
+                incarnation: Incarnation(1),
+            };
+            audit.on_event(&joined_as(worker.clone()));
+            audit.on_event(&Event::SlotsGranted { worker, slots: 3 });
+        }
+        assert_eq!(audit.on_action(&assign(attempt(0, 0))), Ok(()));
+        audit
+    };
+    complains(&mut begin(), &assign(attempt(0, 1)), "where its task runs");
+    let mut audit = begin();
+    assert_eq!(audit.on_action(&elsewhere(attempt(0, 1))), Ok(()), "a duplicate");
+    complains(&mut audit, &elsewhere(attempt(0, 2)), "at work");
+    audit.on_event(&succeeded(attempt(0, 0)));
+    let complaint = audit.on_handled().expect_err("the duplicate goes on");
+    assert!(complaint.contains("is at work though"), "{complaint}");
 }
 
 #[test]

@@ -108,7 +108,10 @@ fn assign(stage: u32, output_partitions: u32) -> wire::CoordinatorMessage {
 fn begin(query: &str) -> Vec<wire::CoordinatorMessage> {
     vec![
         message(Some(ToWorker::Hello(hello(query)))),
-        message(Some(ToWorker::RequestSlots(wire::RequestSlots { slots: 1 }))),
+        message(Some(ToWorker::RequestSlots(wire::RequestSlots {
+            slots: 1,
+            speculative_slots: 0,
+        }))),
     ]
 }
 
