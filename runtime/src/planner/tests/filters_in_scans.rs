@@ -151,7 +151,7 @@ async fn scan(session: &SessionContext, sql: &str, keys: Vec<i64>) -> Scanned {
                     pruned_groups += pruning_metrics.pruned();
                 }
                 MetricValue::Count { name, count } if name == "pushdown_rows_pruned" => {
-                    tested_early += count.value()
+                    tested_early += count.value();
                 }
                 MetricValue::Count { name, count } if name == ROWS_FILTERED => filtered += count.value(),
                 _ => {}
