@@ -56,9 +56,15 @@ fn tables(folder: &Path, bloom: bool) {
             .iter()
             .map(|key| Some(format!("text {}", key % 10)))
             .collect();
+        let names: StringArray = keys.iter().map(|key| Some(format!("key {key}"))).collect();
         let keys: ArrayRef = Arc::new(Int64Array::from(keys));
-        RecordBatch::try_from_iter([("k", keys), ("v", Arc::new(texts)), ("w", Arc::new(wide))])
-            .expect("a batch")
+        RecordBatch::try_from_iter([
+            ("k", keys),
+            ("v", Arc::new(texts)),
+            ("w", Arc::new(wide)),
+            ("t", Arc::new(names)),
+        ])
+        .expect("a batch")
     };
     let groups: Vec<_> = (0..GROUPS)
         .map(|group| batch((0..ROWS).map(|row| row * GROUPS + group).collect(), 99))
@@ -116,7 +122,7 @@ struct Scanned {
 }
 
 /// Runs the task of a query that scans `facts`, with the filter of these keys.
-async fn scan(session: &SessionContext, sql: &str, keys: Vec<i64>) -> Scanned {
+async fn scan(session: &SessionContext, sql: &str, keys: ArrayRef) -> Scanned {
     let planned = plan(&session.state(), sql).await.expect("a plan");
     let has_filter = |plan: &Arc<dyn ExecutionPlan>| {
         plan.exists(|node| Ok(node.downcast_ref::<RuntimeFilterExec>().is_some()))
@@ -131,7 +137,6 @@ async fn scan(session: &SessionContext, sql: &str, keys: Vec<i64>) -> Scanned {
         max_bytes: 1 << 20,
     };
     let mut maker = FilterMaker::new(&[made]);
-    let keys: ArrayRef = Arc::new(Int64Array::from(keys));
     let batch = RecordBatch::try_from_iter([("k", keys)]).expect("a batch");
     maker.add(&batch).expect("keys");
     let filters = maker.finish().expect("a filter");
@@ -168,6 +173,10 @@ async fn scan(session: &SessionContext, sql: &str, keys: Vec<i64>) -> Scanned {
     }
 }
 
+fn numbers(keys: Vec<i64>) -> ArrayRef {
+    Arc::new(Int64Array::from(keys))
+}
+
 #[tokio::test]
 async fn scans_leave_out_what_has_none_of_few_keys() {
     let sql =
@@ -184,14 +193,14 @@ async fn scans_leave_out_what_has_none_of_few_keys() {
         let groups_read = if bloom { 1 } else { GROUPS as usize };
         // Few enough of all 4,000 keys to test them before texts are decoded. Both lie in the first row group; 44 and 4 have the
         // texts of 4, and nothing is lost where the predicate of the query would drop a row of them.
-        let few = scan(&session, sql, vec![44, 4, 44]).await;
+        let few = scan(&session, sql, numbers(vec![44, 4, 44])).await;
         assert_eq!(few.rows, [["4", "text 4"], ["44", "text 4"]], "{bloom}");
         assert_eq!(few.pruned_groups, GROUPS as usize - groups_read);
         assert_eq!(few.tested_early, groups_read * rows_of_group - 2);
         assert_eq!(few.filtered, few.tested_early);
 
         // The row groups of more keys are left out as well, but other columns are decoded with the keys.
-        let some = scan(&session, sql, (0..9).map(|row| row * GROUPS).collect()).await;
+        let some = scan(&session, sql, numbers((0..9).map(|row| row * GROUPS).collect())).await;
         assert_eq!(
             some.rows.len(),
             7,
@@ -201,7 +210,12 @@ async fn scans_leave_out_what_has_none_of_few_keys() {
         assert!(some.filtered > 0);
 
         // Of keys that are too many to be listed, only hashes and bounds are known.
-        let many = scan(&session, sql, (0..ROWS).map(|row| row * GROUPS).collect()).await;
+        let many = scan(
+            &session,
+            sql,
+            numbers((0..ROWS).map(|row| row * GROUPS).collect()),
+        )
+        .await;
         assert_eq!((many.pruned_groups, many.tested_early), (0, 0));
         assert!(
             (800..850).contains(&many.rows.len()),
@@ -209,6 +223,31 @@ async fn scans_leave_out_what_has_none_of_few_keys() {
             many.rows.len() - 800
         );
     }
+}
+
+#[tokio::test]
+async fn texts_are_looked_up_as_numbers_are() {
+    let sql = "SELECT f.t FROM facts f JOIN keys ON f.t = keys.t WHERE keys.v = 'text 4'";
+    let folder = tempfile::tempdir().expect("a folder");
+    tables(folder.path(), true);
+    let session = our_session(folder.path()).await;
+    let plain = SessionContext::new();
+    register(&plain, folder.path()).await;
+    same_rows(&plain, &session, sql).await.expect("the same rows");
+    let schema = session
+        .table("facts")
+        .await
+        .expect("a table")
+        .schema()
+        .as_arrow()
+        .clone();
+    let keys: ArrayRef = Arc::new(StringArray::from(vec!["key 44", "key 4"]));
+    let of_table = schema.field_with_name("t").expect("a column").data_type();
+    let keys = datafusion::arrow::compute::cast(&keys, of_table).expect("texts");
+    let found = scan(&session, sql, keys).await;
+    assert_eq!(found.rows, [["key 4"], ["key 44"]]);
+    assert_eq!(found.pruned_groups, GROUPS as usize - 1);
+    assert_eq!(found.tested_early, ROWS as usize - 2);
 }
 
 #[tokio::test]
