@@ -1,21 +1,19 @@
 //! A worker that hardly runs: another one runs a duplicate of its attempt.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sluice_core::snapshot::QuerySnapshot;
 use tokio::time::sleep;
 
 use super::discovery::{Names, start};
-use super::program::{Folder, TIMEOUT, Worker};
+use super::program::{Folder, Worker};
 use super::query::{BY_PART, PATIENT, csv, plain, query, tpch};
-use super::watched::{Watched, first};
+use super::watched::first;
 
 /// How long the slow worker runs at a time: a small part of what a task takes.
-const SLICE: Duration = Duration::from_millis(10);
-/// How long it stands still before it has an attempt: longer than the query's state takes to be seen.
-const SHORT_PAUSE: Duration = Duration::from_millis(150);
-/// How long it stands still then: not so long that its connection breaks.
-const LONG_PAUSE: Duration = Duration::from_secs(3);
+const SLICE: Duration = Duration::from_millis(20);
+/// How long it stands still in between: not so long that its connection breaks.
+const PAUSE: Duration = Duration::from_secs(3);
 
 /// Twelve tasks a stage.
 fn speculative() -> String {
@@ -23,29 +21,13 @@ fn speculative() -> String {
     query(BY_PART, &[&tpch("lineitem", 0.3)], &[shuffle, PATIENT])
 }
 
-/// Lets a frozen worker run for a slice.
-async fn run_a_slice(worker: &Worker) {
-    worker.thaw();
-    sleep(SLICE).await;
-    worker.freeze();
-}
-
-/// Lets the worker run for a slice at a time until it has an attempt, which it has then hardly begun.
-async fn freeze_in_first_attempt(worker: &Worker, query: &Watched) {
-    let begun = Instant::now();
-    while first(&query.now()).running == 0 {
-        assert!(begun.elapsed() < TIMEOUT, "it gets no attempt");
-        run_a_slice(worker).await;
-        sleep(SHORT_PAUSE).await;
-    }
-    assert_eq!(first(&query.now()).done, 0, "a task takes longer than a slice");
-}
-
 /// Keeps the worker slow.
 async fn hardly_run(worker: &Worker) {
     loop {
-        sleep(LONG_PAUSE).await;
-        run_a_slice(worker).await;
+        sleep(PAUSE).await;
+        worker.thaw();
+        sleep(SLICE).await;
+        worker.freeze();
     }
 }
 
@@ -56,7 +38,11 @@ async fn a_stage_ends_through_the_duplicate_of_what_a_slow_worker_runs() {
     let [slow, a, b] = Worker::three();
     names.list(&[&slow]);
     let mut query = start(&folder, &speculative(), &names).await;
-    freeze_in_first_attempt(&slow, &query).await;
+    // As long as it is the only worker, it has an attempt at any time.
+    query
+        .until("it has an attempt", |seen| first(seen).running == 1)
+        .await;
+    slow.freeze();
     names.list(&[&slow, &a, &b]);
     let is_done = |seen: &QuerySnapshot| first(seen).done == first(seen).tasks;
     let seen = tokio::select! {
