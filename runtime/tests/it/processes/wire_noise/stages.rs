@@ -159,8 +159,12 @@ async fn the_plans_of_all_sessions_together_are_bounded_too() {
     let mut worker = Worker::start();
     let large = stage_of(None, 50 << 20).await;
     let mut client = client(&worker.address).await;
-    let mut first = begin("first");
-    first.push(define(0, &large));
+    // It takes no slot from the second, and says nothing more, however long that takes.
+    let patient = wire::Hello {
+        liveness_timeout_millis: 600_000,
+        ..hello("first")
+    };
+    let first = vec![message(Some(ToWorker::Hello(patient))), define(0, &large)];
     let first = tokio_stream::iter(first).chain(tokio_stream::pending());
     let mut held = client.session(first).await.expect("it is taken").into_inner();
     // Messages are handled in order: the answer to the second to last shows that the plan is there.
