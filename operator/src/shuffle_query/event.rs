@@ -76,14 +76,14 @@ mod tests {
             ..status(QueryPhase::Succeeded, ProgressReason::Completed.into())
         };
         (ended.totals.rows_written, ended.tasks.planned) = (4, 19);
-        let event = between(&running, &ended).unwrap();
+        let event = between(&running, &ended).expect("it has ended");
         assert_eq!(event.note.as_deref(), Some("4 rows, 10.3 s, 19 tasks"));
         ended.speculation = Some(SpeculationCounts {
             launched: 3,
             won: 2,
             ..SpeculationCounts::default()
         });
-        let event = between(&running, &ended).unwrap();
+        let event = between(&running, &ended).expect("it has ended");
         let note = "4 rows, 10.3 s, 19 tasks, 3 speculative attempts of which 2 won";
         assert_eq!(event.note.as_deref(), Some(note));
     }
