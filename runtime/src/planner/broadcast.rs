@@ -4,19 +4,20 @@
 //! processes the other side counts as much: a build side that is small against the probe side is cheaper to send
 //! to every task than the probe side is to send anywhere.
 
+pub(super) mod most_rows;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
 use datafusion::common::JoinSide;
 use datafusion::common::config::ConfigOptions;
-use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{Column, lit};
+use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
-use datafusion::physical_plan::filter::{FilterExec, FilterExecBuilder};
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::utils::{ColumnIndex, build_join_schema};
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::projection::ProjectionExec;
@@ -25,6 +26,7 @@ use datafusion::physical_plan::{
     ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
 };
 
+use self::most_rows::most_rows;
 use super::rules::build_side_may_be_broadcast;
 
 /// The largest build side, in estimated bytes, that is sent to every task, where the memory of a task is not known.
@@ -34,8 +36,8 @@ const MAX_BUILD_BYTES: u64 = 32 << 20;
 /// are often too low, and other joins may run in the same task.
 const SHARE_OF_SLOT: u64 = 16;
 
-/// How many times as large as the bound a build side may be if its filters keep every row: a quarter of a slot's memory. The rows that a
-/// filter keeps are a guess. A side that may turn out larger is shuffled, and read whole by each task once it has turned out small.
+/// How many times as large as the bound a build side may turn out: a quarter of a slot's memory. The rows that a filter keeps and the
+/// matches that a join finds are guesses. A side that may turn out larger is shuffled, and read whole by each task once it has turned out small.
 const MAX_EXCESS: u64 = 4;
 
 /// What one value of a type without a fixed width counts for, bytes: a view and a short text.
@@ -63,8 +65,8 @@ impl BroadcastLimit {
 pub(crate) struct JoinSizes {
     /// Of the build side.
     pub build: u64,
-    /// Of the build side, if its filters keep every row.
-    pub unfiltered_build: u64,
+    /// Of the build side at most: its filters keep every row, and its joins find as many matches as their keys may have.
+    pub largest_build: u64,
     /// Of the probe side.
     pub probe: u64,
 }
@@ -74,7 +76,9 @@ impl JoinSizes {
     pub(crate) fn of(join: &HashJoinExec) -> Option<Self> {
         Some(Self {
             build: estimated_bytes(join.left())?,
-            unfiltered_build: estimated_bytes(&without_filters(join.left()).ok()?)?,
+            largest_build: most_rows(join.left()).map_or(u64::MAX, |rows| {
+                rows.saturating_mul(row_width(&join.left().schema()))
+            }),
             probe: estimated_bytes(join.right())?,
         })
     }
@@ -91,7 +95,7 @@ impl JoinSizes {
         let sent = u128::from(self.build).saturating_mul(tasks.max(1) as u128);
         let moved = u128::from(self.build) + u128::from(self.probe);
         self.build <= limit.bytes
-            && self.unfiltered_build <= limit.bytes.saturating_mul(MAX_EXCESS)
+            && self.largest_build <= limit.bytes.saturating_mul(MAX_EXCESS)
             && sent.saturating_mul(2) <= moved
     }
 }
@@ -108,21 +112,6 @@ pub(super) fn estimated_bytes(plan: &Arc<dyn ExecutionPlan>) -> Option<u64> {
         .ok()?;
     let rows = u64::try_from(*statistics.num_rows.get_value()?).ok()?;
     Some(rows.saturating_mul(row_width(&plan.schema())))
-}
-
-/// The same plan, keeping every row. It is there to be estimated, and is never run.
-fn without_filters(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
-    let keep_all = |plan: Arc<dyn ExecutionPlan>| {
-        let Some(filter) = plan.downcast_ref::<FilterExec>() else {
-            return Ok(Transformed::no(plan));
-        };
-        let everything = FilterExecBuilder::new(lit(true), Arc::clone(filter.input()))
-            .with_default_selectivity(100)
-            .apply_projection_by_ref(filter.projection().as_ref())?
-            .build()?;
-        Ok(Transformed::yes(Arc::new(everything) as _))
-    };
-    Ok(Arc::clone(plan).transform_up(keep_all)?.data)
 }
 
 fn row_width(schema: &Schema) -> u64 {
@@ -388,7 +377,7 @@ mod tests {
         }
         let huge = JoinSizes {
             build: u64::MAX,
-            unfiltered_build: u64::MAX,
+            largest_build: u64::MAX,
             probe: u64::MAX,
         };
         let limit = BroadcastLimit { bytes: u64::MAX };
@@ -396,16 +385,16 @@ mod tests {
     }
 
     /// In mebibytes.
-    fn sizes(build: u64, unfiltered_build: u64, probe: u64) -> JoinSizes {
+    fn sizes(build: u64, largest_build: u64, probe: u64) -> JoinSizes {
         JoinSizes {
             build: build * MIB,
-            unfiltered_build: unfiltered_build * MIB,
+            largest_build: largest_build * MIB,
             probe: probe * MIB,
         }
     }
 
     #[test]
-    fn a_side_that_is_small_by_a_guess_must_fit_without_its_filters() {
+    fn a_side_that_is_small_by_a_guess_must_fit_if_the_guess_is_wrong() {
         let limit = BroadcastLimit::of_slots(None);
         assert!(sizes(1, 128, 1_000).should_broadcast(2, limit));
         assert!(!sizes(1, 129, 1_000).should_broadcast(2, limit));

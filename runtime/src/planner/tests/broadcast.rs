@@ -113,6 +113,35 @@ async fn a_side_that_its_filter_may_not_make_small_is_shuffled() {
     }
 }
 
+/// By estimate the joins give 420 and 300 rows of 12 bytes.
+#[tokio::test]
+async fn a_side_that_its_joins_may_not_make_small_is_shuffled() {
+    let bench = Bench::new().await;
+    for (key, bytes, expected) in [
+        // Five values in either table: each row may match each other one, 2100 rows.
+        ("g", 6_400, "broadcast"),
+        ("g", 6_200, "hash"),
+        ("g", 5_100, "hash"),
+        // Seven values in seven rows: a row of the other table matches one, 300 rows.
+        ("id", 5_100, "broadcast"),
+    ] {
+        let sql = format!(
+            "SELECT a.*, b.id FROM big a \
+             JOIN (SELECT m.id, m.k FROM mid m JOIN tiny t ON m.g = t.{key}) b ON a.k = b.k"
+        );
+        let config = bench.session(4, OURS).await.copied_config();
+        let session = bench
+            .session_of(config.with_extension(Arc::new(BroadcastLimit { bytes })))
+            .await;
+        let query = same_rows(bench.plain(), &session, &sql).await;
+        let query = query.unwrap_or_else(|difference| panic!("{difference}"));
+        let stages = query.graph.stages.iter();
+        let joins = stages.filter(|stage| stage.label.contains("big") && stage.label.contains("join"));
+        let read = if joins.count() == 1 { "broadcast" } else { "hash" };
+        assert_eq!(read, expected, "{key}, {bytes}\n{}", explain(&query));
+    }
+}
+
 #[tokio::test]
 async fn every_task_reads_a_small_build_side_for_itself() {
     let bench = Bench::new().await;

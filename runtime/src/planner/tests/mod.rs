@@ -13,6 +13,7 @@ mod groups;
 mod harness;
 mod join_order;
 mod joins;
+mod most_rows;
 mod on_conditions;
 mod order;
 mod refusals;
