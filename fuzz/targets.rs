@@ -21,7 +21,7 @@ use sluice::stage_template::StageTemplate;
 use sluice_core::ids::{Incarnation, WorkerId};
 use sluice_core::key_filter::KeyFilter;
 use sluice_core::message::ChunkHead;
-use sluice_core::message::{Assignment, FetchRequest, ReaderRange};
+use sluice_core::message::{Assignment, FetchRequest, ReaderRange, StageLayout};
 use sluice_crds::shuffle_query::Compression;
 use sluice_crds::{Resource, parse_documents, validate_pool, validate_query};
 use sluice_proto::auth::{Token, TokenSigner, TokenVerifier};
@@ -193,6 +193,7 @@ pub fn session(bytes: &[u8]) {
                 }
             }
             Some(ToWorker::DefineStage(stage)) => stages(&stage.template),
+            Some(ToWorker::DefineLayout(layout)) => drop(black_box(StageLayout::try_from(layout))),
             Some(ToWorker::DefineFilter(define)) => {
                 let keys = define.keys.map(KeyFilter::try_from);
                 drop(black_box(keys.and_then(Result::ok).map(|keys| keys.lookup())));

@@ -94,6 +94,9 @@ pub struct ShuffleQueryStatus {
     /// The duplicates of slow attempts over the whole query, if there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speculation: Option<SpeculationCounts>,
+    /// What the successor of a lost coordinator found at workers, if it found anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovery: Option<RecoveryCounts>,
     /// Rows and bytes over the whole query.
     #[serde(default)]
     pub totals: QueryTotals,
@@ -311,6 +314,18 @@ pub struct StageStatus {
     /// The duplicates of its slow attempts, if there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speculation: Option<SpeculationCounts>,
+}
+
+/// What the successor of a lost coordinator found at workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RecoveryCounts {
+    /// Tasks that did not have to run again, because a worker held their output.
+    pub recovered_tasks: u32,
+    /// Outputs that could not be used, because the plan has changed or the work was divided otherwise. Their tasks ran again if
+    /// they were needed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub discarded_outputs: u32,
 }
 
 /// Speculative attempts: duplicates of attempts that took much longer than others of their stage. Those that neither won nor

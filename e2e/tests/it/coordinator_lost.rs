@@ -18,6 +18,11 @@ fn a_coordinator_that_is_deleted_has_a_successor() {
         assert_eq!(rows(&status)?, answers::long_rows());
         assert_eq!((status.pod_retries, status.coordinator_failures), (1, 0));
         assert_eq!(status.coordinator_epoch, 2);
+        let recovery = status.recovery.unwrap_or_default();
+        assert!(
+            recovery.recovered_tasks > 0,
+            "it ran all tasks again: {status:#?}"
+        );
         Ok(())
     });
 }

@@ -41,19 +41,24 @@ fn summary(new: &ShuffleQueryStatus) -> Option<String> {
         let (launched, won) = (counts.launched, counts.won);
         format!(", {launched} speculative attempts of which {won} won")
     });
+    let recovery = new.recovery.map(|counts| {
+        let (recovered, discarded) = (counts.recovered_tasks, counts.discarded_outputs);
+        format!(", {recovered} tasks recovered from a lost coordinator, {discarded} outputs of it not usable")
+    });
     Some(format!(
-        "{rows} rows, {}.{} s, {} tasks{}",
+        "{rows} rows, {}.{} s, {} tasks{}{}",
         tenths / 10,
         tenths % 10,
         new.tasks.planned,
-        speculation.unwrap_or_default()
+        speculation.unwrap_or_default(),
+        recovery.unwrap_or_default()
     ))
 }
 
 #[cfg(test)]
 mod tests {
     use kube::runtime::events::EventType;
-    use sluice_crds::shuffle_query::status::SpeculationCounts;
+    use sluice_crds::shuffle_query::status::{RecoveryCounts, SpeculationCounts};
     use sluice_crds::{ConditionReason, ErrorReason};
 
     use super::*;
@@ -85,6 +90,14 @@ mod tests {
         });
         let event = between(&running, &ended).expect("it has ended");
         let note = "4 rows, 10.3 s, 19 tasks, 3 speculative attempts of which 2 won";
+        assert_eq!(event.note.as_deref(), Some(note));
+        ended.speculation = None;
+        ended.recovery = Some(RecoveryCounts {
+            recovered_tasks: 12,
+            discarded_outputs: 1,
+        });
+        let event = between(&running, &ended).expect("it has ended");
+        let note = "4 rows, 10.3 s, 19 tasks, 12 tasks recovered from a lost coordinator, 1 outputs of it not usable";
         assert_eq!(event.note.as_deref(), Some(note));
     }
 

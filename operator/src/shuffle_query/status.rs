@@ -127,6 +127,7 @@ fn columns(old: &ShuffleQueryStatus) -> ShuffleQueryStatus {
         tasks_done: old.tasks_done.clone(),
         local_attempts: old.local_attempts.clone(),
         speculation: old.speculation,
+        recovery: old.recovery,
         totals: old.totals,
         first_row_time: old.first_row_time.clone(),
         ..ShuffleQueryStatus::default()

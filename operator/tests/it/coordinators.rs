@@ -14,7 +14,9 @@ use sluice_core::coordinator::{Outcome, QueryFailure};
 use sluice_core::ids::{QueryId, StageId};
 use sluice_core::locality::LocalityCounts;
 use sluice_core::metrics::AttemptMetrics;
-use sluice_core::snapshot::{JoinSwitches, QuerySnapshot, SpeculationCounts, StageSnapshot, StageState};
+use sluice_core::snapshot::{
+    JoinSwitches, QuerySnapshot, RecoveryCounts, SpeculationCounts, StageSnapshot, StageState,
+};
 use sluice_core::status::StatusContext;
 use sluice_core::termination::Termination;
 use sluice_core::time::Instant;
@@ -143,6 +145,7 @@ pub fn snapshot(tasks: u32, done: u32, outcome: Option<Outcome>) -> QuerySnapsho
         workers: 1,
         slots: 2,
         no_workers: None,
+        recovery: RecoveryCounts::default(),
         stages: vec![stage],
     }
 }

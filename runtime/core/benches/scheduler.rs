@@ -14,10 +14,11 @@ use std::process::Command;
 use std::time::{Duration, Instant as Clock};
 
 use sluice_core::coordinator::{Action, Coordinator, Event, Policy};
-use sluice_core::ids::{AttemptId, ExchangeId, Incarnation, StageId, WorkerId};
+use sluice_core::ids::{AttemptId, CoordinatorEpoch, ExchangeId, Incarnation, StageId, WorkerId};
 use sluice_core::layout::LayoutId;
 use sluice_core::locality::{DataLocality, LocalityPolicy, NodeLocation};
 use sluice_core::message::MapOutputPartitionMeta;
+use sluice_core::message::Recovered;
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 use sluice_core::time::Instant;
@@ -143,6 +144,8 @@ fn policy() -> Policy {
         retry_backoff_base: Duration::from_millis(250),
         exclude_worker_after_failures: 3,
         worker_liveness_timeout: Duration::from_secs(3_600),
+        coordinator_epoch: CoordinatorEpoch(1),
+        recovery_wait: Duration::ZERO,
         no_workers_grace: Duration::from_secs(30),
         attempt_stall_timeout: Duration::from_secs(600),
         deadline: None,
@@ -205,6 +208,7 @@ impl Query {
                 Action::CommitSink { .. } => self.committed = true,
                 Action::RequestSlots { .. }
                 | Action::ReleaseSlots { .. }
+                | Action::DefineLayout { .. }
                 | Action::UpdateInputs { .. }
                 | Action::CancelAttempt { .. }
                 | Action::RetireAttempt { .. }
@@ -283,6 +287,7 @@ fn measure(size: Size, most: u64) {
             slots: size.slots,
             location: NodeLocation::default(),
             held: Vec::new(),
+            recovered: Recovered::default(),
         });
     }
     let joins = query.spent;

@@ -198,6 +198,16 @@ impl Discovery {
         Some(message)
     }
 
+    /// Whether some address is known, and each that is was reached or has failed once.
+    pub fn has_tried_all(&self) -> bool {
+        let resolved = |name: &Name| !name.addresses.is_empty() || name.unresolved.is_some();
+        let tried = |link: &Link| match link.state {
+            State::Connected { .. } | State::Duplicate { .. } => true,
+            State::Waiting { .. } | State::Connecting => link.last_failure.is_some(),
+        };
+        !self.links.is_empty() && self.names.values().all(resolved) && self.links.values().all(tried)
+    }
+
     /// When `Ticked` must come at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         let waits = self.links.values().filter_map(|link| match link.state {

@@ -24,7 +24,7 @@ pub use skew::MapTaskBytes;
 const VERSION: LayoutVersion = LayoutVersion(1);
 
 /// Which part of its inputs each task of a stage reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// How it was made.
     pub version: LayoutVersion,
@@ -35,7 +35,7 @@ pub struct Layout {
 }
 
 /// What one task reads of the inputs that the tasks of its stage divide among them. Every task reads the others whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskLayout {
     /// Its partitions of inputs that are divided by partition.
     pub partitions: Range<u32>,
@@ -47,7 +47,7 @@ pub struct TaskLayout {
 
 /// A part of the partitions of one input. Its task reads the others' whole partitions. It is a part of a hot partition, or of
 /// all partitions, so that its task reads all rows of the other inputs.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shard {
     /// The input of the stage that is split.
     pub input: u32,
@@ -123,6 +123,33 @@ impl Layout {
         Self::new(stage, graph, (0..).zip(ranges).map(task).collect())
     }
 
+    /// The same division of outputs that were written by these layouts, in the order of the stage's inputs: shards and bounds
+    /// of ranges name map tasks by their numbers.
+    pub fn after(self, writers: impl IntoIterator<Item = LayoutId>) -> Self {
+        let ids = writers.into_iter();
+        let bytes = ids.flat_map(|id| {
+            let version = u64::from(id.version.0).to_le_bytes();
+            version.into_iter().chain(id.fingerprint.to_le_bytes())
+        });
+        Self {
+            fingerprint: hash(self.fingerprint, bytes),
+            ..self
+        }
+    }
+
+    /// Whether it is one that an earlier coordinator decided for the stage of this graph, whose inputs were written by these
+    /// layouts: its fingerprint tells.
+    pub fn is_of(
+        &self,
+        stage: &Stage,
+        graph: &StageGraph,
+        writers: impl IntoIterator<Item = LayoutId>,
+    ) -> bool {
+        let within = |task: &TaskLayout| task.partitions.end <= stage.tasks;
+        let fits = !self.tasks.is_empty() && self.tasks.iter().all(within);
+        fits && Self::new(stage, graph, self.tasks.clone()).after(writers).id() == self.id()
+    }
+
     fn new(stage: &Stage, graph: &StageGraph, tasks: Vec<TaskLayout>) -> Self {
         Self {
             version: VERSION,
@@ -193,9 +220,14 @@ impl Layout {
     }
 }
 
+/// FNV-1a, 64 bits, from a hash on.
+fn hash(from: u64, bytes: impl Iterator<Item = u8>) -> u64 {
+    const PRIME: u64 = 0x0100_0000_01b3;
+    bytes.fold(from, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
 fn fingerprint(stage: &Stage, graph: &StageGraph, tasks: &[TaskLayout]) -> u64 {
     const OFFSET_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
     let inputs = stage.inputs.iter().flat_map(|input| {
         let read = match input.read {
             ReadKind::AllPartitions => 0,
@@ -226,9 +258,7 @@ fn fingerprint(stage: &Stage, graph: &StageGraph, tasks: &[TaskLayout]) -> u64 {
         key.chain(bound.map_task.to_le_bytes())
     });
     let bytes = words.flat_map(u32::to_le_bytes).chain(bounds);
-    bytes.fold(OFFSET_BASIS, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(PRIME)
-    })
+    hash(OFFSET_BASIS, bytes)
 }
 
 #[cfg(test)]

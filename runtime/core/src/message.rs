@@ -11,9 +11,10 @@ use crate::ids::{
     WorkerId,
 };
 use crate::key_filter::KeyFilter;
-use crate::layout::LayoutId;
+use crate::layout::{Layout, LayoutId};
+use crate::metrics::AttemptMetrics;
 use crate::partition_set::PartitionSet;
-use crate::ranges::{ByteRange, KeyRange};
+use crate::ranges::{ByteRange, KeyRange, SortedRun};
 
 /// Runs one attempt. It consumes a granted slot. Inputs carry no locations; those follow as
 /// [`InputUpdate`]s.
@@ -209,6 +210,46 @@ pub struct MapOutputPartitionMeta {
     pub bytes: u64,
     /// Rows.
     pub rows: u64,
+}
+
+/// The layout of a stage and what was decided with it. Workers keep it beside the outputs of the stage's tasks, for a successor
+/// of the coordinator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageLayout {
+    /// The stage.
+    pub stage: StageId,
+    /// Which part of its inputs each of its tasks reads.
+    pub layout: Layout,
+    /// The joins whose sides change places: see [`crate::plan::SwappableJoin::join`].
+    pub swapped_joins: Vec<u32>,
+}
+
+/// What a worker holds of the attempts of an earlier coordinator of the query.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Recovered {
+    /// The layouts of the stages whose tasks it ran.
+    pub layouts: Vec<StageLayout>,
+    /// Finalized outputs, if that coordinator had the same plan.
+    pub outputs: Vec<RecoveredOutput>,
+    /// How many finalized outputs it has dropped, because that coordinator had another plan.
+    pub discarded: u32,
+}
+
+/// A finalized output of an attempt that an earlier coordinator started: the report of its success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveredOutput {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// The layout by which it read its inputs.
+    pub layout: LayoutId,
+    /// One entry a partition that holds bytes.
+    pub outputs: Vec<MapOutputPartitionMeta>,
+    /// Of an attempt that wrote a range exchange, where its keys are.
+    pub run: Option<SortedRun>,
+    /// The runtime filters that its stage makes, in their order; missing ones admit everything.
+    pub filters: Vec<KeyFilter>,
+    /// Its final counters.
+    pub metrics: AttemptMetrics,
 }
 
 /// A reader's request for a range of one stream.

@@ -28,8 +28,20 @@ pub struct QuerySnapshot {
     /// Why there is no worker, as far as addresses and past sessions tell; `None` while there is one.
     #[serde(default)]
     pub no_workers: Option<String>,
+    /// What was taken over from an earlier coordinator.
+    #[serde(default)]
+    pub recovery: RecoveryCounts,
     /// The stages, by number.
     pub stages: Vec<StageSnapshot>,
+}
+
+/// What the successor of a lost coordinator found at workers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryCounts {
+    /// Tasks that did not have to run again, because a worker held their output.
+    pub recovered_tasks: u32,
+    /// Outputs that could not be used: the plan has changed, or another coordinator divided the work otherwise.
+    pub discarded_outputs: u32,
 }
 
 impl QuerySnapshot {
@@ -44,6 +56,7 @@ impl QuerySnapshot {
             workers: 0,
             slots: 0,
             no_workers: None,
+            recovery: RecoveryCounts::default(),
             stages: Vec::new(),
         }
     }

@@ -4,8 +4,8 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sluice_crds::shuffle_query::bound;
 use sluice_crds::shuffle_query::status::{
-    QueryError, QueryPhase, QueryTotals, ResultPreview, ShuffleQueryStatus, SinkStatus,
-    SpeculationCounts as ShownSpeculation, StageFilters, StageJoinSwitches, StageLocality,
+    QueryError, QueryPhase, QueryTotals, RecoveryCounts as ShownRecovery, ResultPreview, ShuffleQueryStatus,
+    SinkStatus, SpeculationCounts as ShownSpeculation, StageFilters, StageJoinSwitches, StageLocality,
     StageState as ShownState, StageStatus, TaskCounts,
 };
 use sluice_crds::{
@@ -19,7 +19,9 @@ use crate::locality::LocalityCounts;
 use crate::metrics::AttemptMetrics;
 use crate::plan::StageGraph;
 use crate::query_outcome::Outcome;
-use crate::snapshot::{JoinSwitches, QuerySnapshot, SpeculationCounts, StageSnapshot, StageState};
+use crate::snapshot::{
+    JoinSwitches, QuerySnapshot, RecoveryCounts, SpeculationCounts, StageSnapshot, StageState,
+};
 use crate::time::Instant;
 
 /// What a snapshot does not know: wall time, the resource, the sink, and what the result exchange is.
@@ -143,6 +145,7 @@ pub fn status(
         stages_omitted: 0,
         local_attempts: local_attempts(snapshot),
         speculation: query_speculation(snapshot),
+        recovery: recovery(snapshot.recovery),
         error,
         preview,
         sink: sink.map(|sink| SinkStatus {
@@ -410,6 +413,17 @@ fn speculation(counts: SpeculationCounts) -> Option<ShownSpeculation> {
         won,
         wasted,
         wasted_ms,
+    })
+}
+
+fn recovery(counts: RecoveryCounts) -> Option<ShownRecovery> {
+    let RecoveryCounts {
+        recovered_tasks,
+        discarded_outputs,
+    } = counts;
+    (counts != RecoveryCounts::default()).then_some(ShownRecovery {
+        recovered_tasks,
+        discarded_outputs,
     })
 }
 

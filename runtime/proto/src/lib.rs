@@ -11,6 +11,7 @@ mod input;
 pub mod listener;
 pub mod log;
 mod ranges;
+mod recovered;
 mod report;
 mod session;
 mod split;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use sluice_core::coordinator::Event;
 use sluice_core::failure::RefusedReason;
-use sluice_core::ids::{AttemptId, CoordinatorEpoch, LayoutVersion, QueryId, WorkerId};
-use sluice_core::layout::LayoutId;
+use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, WorkerId};
+use sluice_core::message::RecoveredOutput;
 
 use crate::auth::FetchKey;
 use crate::ids::query_id;
@@ -32,6 +32,8 @@ pub struct Hello {
     pub input_roots: Vec<String>,
     /// The query's name, for the log.
     pub query_name: String,
+    /// A hash of the plan and the files that it reads.
+    pub plan_fingerprint: u64,
 }
 
 impl From<Hello> for wire::Hello {
@@ -44,6 +46,7 @@ impl From<Hello> for wire::Hello {
             liveness_timeout_millis: millis(hello.liveness_timeout),
             input_roots: hello.input_roots,
             query_name: hello.query_name,
+            plan_fingerprint: hello.plan_fingerprint,
         }
     }
 }
@@ -63,6 +66,7 @@ impl TryFrom<wire::Hello> for Hello {
             liveness_timeout: Duration::from_millis(wire.liveness_timeout_millis),
             input_roots: wire.input_roots,
             query_name: shortened_to(&wire.query_name, MAX_QUERY_NAME),
+            plan_fingerprint: wire.plan_fingerprint,
         })
     }
 }
@@ -86,6 +90,8 @@ pub struct Welcome {
     pub zone: Option<String>,
     /// Opens the query's data at this worker to fetches.
     pub fetch_key: FetchKey,
+    /// Finalized outputs that it has dropped, because a coordinator of an earlier epoch had another plan.
+    pub discarded: u32,
 }
 
 impl From<Welcome> for wire::Welcome {
@@ -97,6 +103,7 @@ impl From<Welcome> for wire::Welcome {
             node: welcome.node.unwrap_or_default(),
             zone: welcome.zone.unwrap_or_default(),
             fetch_key: FetchKey::to_wire(Some(&welcome.fetch_key)),
+            discarded: welcome.discarded,
         }
     }
 }
@@ -115,6 +122,7 @@ impl TryFrom<wire::Welcome> for Welcome {
                 FetchKey::from_wire(&wire.fetch_key, "welcome.fetch_key")?,
                 "welcome.fetch_key",
             )?,
+            discarded: wire.discarded,
         })
     }
 }
@@ -171,28 +179,37 @@ impl wire::WorkerMessage {
                 attempt: need(progress.attempt, "attempt_progressed.attempt")?.into(),
                 metrics: progress.metrics.unwrap_or_default().into(),
             },
-            Message::AttemptSucceeded(success) => Event::AttemptSucceeded {
-                worker,
-                attempt: need(success.attempt, "attempt_succeeded.attempt")?.into(),
-                layout: LayoutId {
-                    version: LayoutVersion(success.layout_version),
-                    fingerprint: success.layout_fingerprint,
-                },
-                outputs: success.outputs.into_iter().map(Into::into).collect(),
-                run: success.run.map(TryInto::try_into).transpose()?,
-                filters: success
-                    .filters
-                    .into_iter()
-                    .map(TryInto::try_into)
-                    .collect::<Result<_, WireError>>()?,
-                metrics: success.metrics.unwrap_or_default().into(),
-            },
+            Message::AttemptSucceeded(success) => {
+                let RecoveredOutput {
+                    attempt,
+                    layout,
+                    outputs,
+                    run,
+                    filters,
+                    metrics,
+                } = success.try_into()?;
+                Event::AttemptSucceeded {
+                    worker,
+                    attempt,
+                    layout,
+                    outputs,
+                    run,
+                    filters,
+                    metrics,
+                }
+            }
             Message::AttemptFailed(failed) => Event::AttemptFailed {
                 worker,
                 attempt: need(failed.attempt, "attempt_failed.attempt")?.into(),
                 failure: need(failed.failure, "attempt_failed.failure")?.try_into()?,
             },
             Message::Welcome(_) => return Err(WireError::impossible("message", "a second welcome")),
+            Message::RecoveredLayout(_) | Message::RecoveredOutput(_) => {
+                return Err(WireError::impossible(
+                    "message",
+                    "a recovered output after the welcome",
+                ));
+            }
             Message::Refused(_) => {
                 return Err(WireError::impossible("message", "a refusal after the welcome"));
             }

@@ -1,5 +1,7 @@
 //! Every domain value survives the wire, and impossible messages are refused.
 
+mod recovered;
+
 use sluice_core::failure::{AttemptFailure, BadInputKind, FetchError, Resource};
 use sluice_core::ids::{
     AttemptId, CoordinatorEpoch, Incarnation, LayoutVersion, QueryId, StageEpoch, StageId, StreamEpoch,

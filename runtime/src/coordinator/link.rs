@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use sluice_core::coordinator::Event;
 use sluice_core::ids::WorkerId;
+use sluice_core::message::Recovered;
 use sluice_proto::auth::Token;
-use sluice_proto::{Hello, RefusedReason, Welcome, shortened, wire};
+use sluice_proto::{Hello, RefusedReason, Welcome, WireError, shortened, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -23,6 +24,8 @@ pub(crate) enum LinkEvent {
     /// The handshake is done. Messages for the worker go into `outbound`; dropping it closes the session.
     Joined {
         welcome: Welcome,
+        /// What the worker holds of attempts of earlier coordinators.
+        recovered: Recovered,
         address: String,
         outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
     },
@@ -83,6 +86,7 @@ pub(crate) async fn dial(
 
 struct Session {
     welcome: Welcome,
+    recovered: Recovered,
     outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
     inbound: Streaming<wire::WorkerMessage>,
 }
@@ -106,22 +110,44 @@ async fn open(address: &str, hello: &Hello, credentials: Credentials) -> Result<
     let mut inbound = response
         .map_err(|status| format!("the session was refused: {}", status.message()))?
         .into_inner();
-    let first = timeout(HANDSHAKE_TIMEOUT, inbound.message()).await;
-    let first = first.map_err(|_| "no answer to the hello".to_owned())?;
-    match first
-        .map_err(|status| status.message().to_owned())?
-        .and_then(|message| message.message)
-    {
-        Some(FromWorker::Welcome(welcome)) => {
-            let welcome = Welcome::try_from(welcome).map_err(|error| error.to_string())?;
-            Ok(Session {
-                welcome,
-                outbound,
-                inbound,
-            })
+    let (welcome, recovered) = read_welcome(&mut inbound).await?;
+    Ok(Session {
+        welcome,
+        recovered,
+        outbound,
+        inbound,
+    })
+}
+
+/// Reads the answer to a hello: what the worker holds of earlier coordinators' attempts, then the welcome.
+async fn read_welcome(
+    inbound: &mut Streaming<wire::WorkerMessage>,
+) -> Result<(Welcome, Recovered), ConnectError> {
+    let impossible = |error: WireError| format!("it sent a message that cannot be: {error}");
+    let mut recovered = Recovered::default();
+    loop {
+        let message = timeout(HANDSHAKE_TIMEOUT, inbound.message()).await;
+        let message = message.map_err(|_| "no answer to the hello".to_owned())?;
+        let message = message.map_err(|status| status.message().to_owned())?;
+        match message.and_then(|message| message.message) {
+            Some(FromWorker::RecoveredLayout(layout)) => {
+                recovered.layouts.push(layout.try_into().map_err(impossible)?);
+            }
+            Some(FromWorker::RecoveredOutput(output)) => {
+                recovered.outputs.push(output.try_into().map_err(impossible)?);
+            }
+            Some(FromWorker::Welcome(welcome)) => {
+                let welcome = Welcome::try_from(welcome).map_err(impossible)?;
+                recovered.discarded = welcome.discarded;
+                return Ok((welcome, recovered));
+            }
+            Some(FromWorker::Refused(refused)) => return Err(refusal(&refused)),
+            Some(_) | None => {
+                return Err("the worker did not answer the hello with a welcome"
+                    .to_owned()
+                    .into());
+            }
         }
-        Some(FromWorker::Refused(refused)) => Err(refusal(&refused)),
-        Some(_) | None => Err("the worker's first message was not a welcome".to_owned().into()),
     }
 }
 
@@ -145,6 +171,7 @@ fn refusal(refused: &wire::Refused) -> ConnectError {
 async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::UnboundedSender<LinkEvent>) {
     let Session {
         welcome,
+        recovered,
         outbound,
         mut inbound,
     } = session;
@@ -155,6 +182,7 @@ async fn pump(session: Session, address: &str, hello: &Hello, events: &mpsc::Unb
     ));
     let joined = LinkEvent::Joined {
         welcome,
+        recovered,
         address: address.to_owned(),
         outbound,
     };

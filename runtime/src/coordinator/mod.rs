@@ -8,6 +8,7 @@ mod result;
 mod service;
 mod worker_connection;
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -86,7 +87,22 @@ impl CoordinatorOptions {
             liveness_timeout: self.policy.worker_liveness_timeout,
             input_roots: self.input_roots.clone(),
             query_name: self.query_name.clone(),
+            plan_fingerprint: self.plan_fingerprint(),
         }
+    }
+
+    /// A hash of all that decides which rows an attempt writes: stages, exchanges, plans, and the files that they read. It is the
+    /// same in each process of this build.
+    fn plan_fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        format!("{:?}", self.graph).hash(&mut hasher);
+        for stage in &self.stages {
+            stage.template.hash(&mut hasher);
+            for split in stage.splits.iter().flatten() {
+                format!("{split:?}").hash(&mut hasher);
+            }
+        }
+        hasher.finish()
     }
 }
 

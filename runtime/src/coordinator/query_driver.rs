@@ -1,30 +1,30 @@
 //! The task that owns the coordinator's state machine: it feeds events in and executes actions.
 
+mod sink;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use sluice_core::coordinator::{Action, Coordinator, Event, Outcome};
+use sluice_core::coordinator::{Action, Coordinator, Event, Outcome, Policy};
 use sluice_core::discovery::{self, Discovery};
-use sluice_core::ids::{AttemptId, WorkerId};
+use sluice_core::ids::WorkerId;
 use sluice_core::locality::NodeLocation;
-use sluice_core::message::{Assignment, InputUpdate, ReaderRange};
+use sluice_core::message::{Assignment, InputUpdate, ReaderRange, Recovered};
 use sluice_core::snapshot::QuerySnapshot;
 use sluice_core::time::Instant;
 use sluice_proto::auth::{FetchEndpoint, Token};
 use sluice_proto::{MapOutputs, RefusedReason, Welcome, wire};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument as _;
 use wire::coordinator_message::Message as ToWorker;
 
 use super::link::{self, ConnectError, Credentials, LinkEvent};
-use super::panics::report_panic;
 use super::resolve;
 use super::result::ResultReader;
 use super::worker_connection::WorkerConnection;
@@ -38,9 +38,8 @@ const SNAPSHOT_PERIOD: Duration = Duration::from_millis(100);
 const MAX_UPDATES_PER_MESSAGE: usize = 2048;
 /// How long the end of a query waits for workers to stop its attempts.
 const END_QUERY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long to clean up beside the sink, before and after the query: its file system may not answer.
-const SINK_CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
-
+/// How long a successor waits at most for workers to tell what they hold. Mostly all have told or refused in a second.
+const RECOVERY_WAIT: Duration = Duration::from_secs(10);
 pub(super) struct QueryDriver {
     options: Arc<CoordinatorOptions>,
     machine: Coordinator,
@@ -73,7 +72,16 @@ impl QueryDriver {
         renewals: watch::Receiver<Option<Token>>,
     ) -> anyhow::Result<(Self, watch::Receiver<QuerySnapshot>)> {
         let clock = options.began;
-        let machine = Coordinator::new(options.graph.clone(), options.policy.clone(), Instant(0))?;
+        let policy = Policy {
+            coordinator_epoch: options.epoch,
+            recovery_wait: if options.epoch.0 > 1 {
+                RECOVERY_WAIT
+            } else {
+                Duration::ZERO
+            },
+            ..options.policy.clone()
+        };
+        let machine = Coordinator::new(options.graph.clone(), policy, Instant(0))?;
         let discovery = Discovery::new(&options.workers);
         let (snapshots, seen) = watch::channel(machine.snapshot(Instant(0)));
         let (events, inbox) = mpsc::unbounded_channel();
@@ -142,22 +150,6 @@ impl QueryDriver {
         Ok(self.finish().await)
     }
 
-    /// Removes the staging files of earlier coordinators.
-    async fn supersede_sink(&self) {
-        let options = Arc::clone(&self.options);
-        let superseded = tokio::task::spawn_blocking(move || match &options.sink {
-            Some(sink) => sink.supersede(&options.query, options.epoch),
-            None => Ok(()),
-        });
-        match timeout(SINK_CLEANUP_TIMEOUT, superseded).await {
-            Ok(Ok(Err(error))) => {
-                tracing::warn!(%error, "what a predecessor wrote beside the sink could not be removed");
-            }
-            Ok(_) => {}
-            Err(_) => tracing::warn!("the sink's file system does not answer"),
-        }
-    }
-
     fn to_clock(&self, at: Option<Instant>) -> Option<tokio::time::Instant> {
         at.map(|at| self.clock + at.since(Instant(0)))
     }
@@ -166,9 +158,10 @@ impl QueryDriver {
         match event {
             LinkEvent::Joined {
                 welcome,
+                recovered,
                 address,
                 outbound,
-            } => self.on_worker_joined(welcome, address, outbound),
+            } => self.on_worker_joined(welcome, recovered, (address, outbound)),
             LinkEvent::MessageReceived { address, event } => {
                 // Messages of a replaced session are stale.
                 let current = |worker: &WorkerId| {
@@ -218,11 +211,16 @@ impl QueryDriver {
     fn on_worker_joined(
         &mut self,
         welcome: Welcome,
-        address: String,
-        outbound: mpsc::UnboundedSender<wire::CoordinatorMessage>,
+        recovered: Recovered,
+        (address, outbound): (String, mpsc::UnboundedSender<wire::CoordinatorMessage>),
     ) {
         let worker = welcome.worker.clone();
-        tracing::info!(%worker, address, slots = welcome.slots, "worker joined");
+        let found = recovered.outputs.len();
+        tracing::info!(%worker, address, slots = welcome.slots, found, "worker joined");
+        if recovered.discarded > 0 {
+            let discarded = recovered.discarded;
+            tracing::warn!(%worker, discarded, "starts over: an earlier coordinator had another plan");
+        }
         let connection = WorkerConnection::new(address.clone(), welcome.fetch_key, outbound);
         self.workers.insert(worker.clone(), connection);
         self.on_discovery(discovery::Event::Joined {
@@ -237,6 +235,7 @@ impl QueryDriver {
                 zone: welcome.zone,
             },
             held: welcome.held,
+            recovered,
         });
     }
 
@@ -251,6 +250,9 @@ impl QueryDriver {
             let greeting = (self.options.hello(), credentials);
             let dial = link::dial(address, greeting, self.events.clone());
             self.links.spawn(dial.in_current_span());
+        }
+        if self.machine.is_recovering() && self.discovery.has_tried_all() {
+            self.handle(Event::WorkersKnown);
         }
     }
 
@@ -281,6 +283,9 @@ impl QueryDriver {
                 self.send(&worker, ToWorker::ReleaseSlots(wire::ReleaseSlots { slots }));
             }
             Action::AssignAttempt { worker, assignment } => self.assign(&worker, assignment),
+            Action::DefineLayout { worker, layout } => {
+                self.send(&worker, ToWorker::DefineLayout(layout.as_ref().into()));
+            }
             Action::UpdateInputs {
                 worker,
                 updates,
@@ -396,26 +401,6 @@ impl QueryDriver {
         }
     }
 
-    fn commit_sink(&self, winners: Vec<AttemptId>) {
-        let (options, committed) = (Arc::clone(&self.options), self.committed.clone());
-        let (events, told) = (self.events.clone(), self.events.clone());
-        let commit = tokio::task::spawn_blocking(move || {
-            let Some(sink) = &options.sink else { return };
-            let event = match sink.commit(&options.query, options.epoch, &winners) {
-                Ok(shown) => {
-                    committed.send_replace(Some(shown));
-                    Event::SinkCommitted
-                }
-                Err(error) => Event::SinkFailed {
-                    message: error.to_string(),
-                },
-            };
-            let _ = told.send(LinkEvent::Event(event));
-        });
-        let commit = AbortOnDropHandle::new(commit);
-        tokio::spawn(report_panic("the commit of the sink", commit, events).in_current_span());
-    }
-
     fn publish_snapshot(&mut self) {
         self.last_snapshot = tokio::time::Instant::now();
         let mut snapshot = self.machine.snapshot(self.now());
@@ -452,30 +437,6 @@ impl QueryDriver {
         }
         self.publish_end(&outcome);
         outcome
-    }
-
-    /// Removes what the query wrote. If an earlier coordinator that was thought dead has committed meanwhile, the query
-    /// has succeeded, whatever happened here.
-    async fn abort_sink(&self, outcome: Outcome) -> Outcome {
-        let options = Arc::clone(&self.options);
-        let aborted = tokio::task::spawn_blocking(move || {
-            let sink = options.sink.as_ref()?;
-            if let Err(error) = sink.abort(&options.query, options.epoch) {
-                tracing::warn!(%error, "the sink's staging folder could not be removed");
-            }
-            sink.committed(&options.query).ok().flatten()
-        });
-        match timeout(SINK_CLEANUP_TIMEOUT, aborted).await {
-            Ok(Ok(Some(committed))) => {
-                self.committed.send_replace(Some(committed));
-                Outcome::Succeeded
-            }
-            Ok(Ok(None) | Err(_)) => outcome,
-            Err(_) => {
-                tracing::warn!("the sink's file system does not answer: its staging folder may stay behind");
-                outcome
-            }
-        }
     }
 
     fn publish_end(&self, outcome: &Outcome) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use sluice_core::coordinator::Policy;
+use sluice_core::ids::CoordinatorEpoch;
 use sluice_core::joins::JoinPolicy;
 use sluice_core::layout::AdaptivePolicy;
 use sluice_core::locality::LocalityPolicy;
@@ -102,6 +103,8 @@ pub(super) fn policy(
         retry_backoff_base: spec.retry.backoff_base.into(),
         exclude_worker_after_failures: spec.retry.exclude_worker_after_failures,
         worker_liveness_timeout: spec.retry.worker_liveness_timeout.into(),
+        coordinator_epoch: CoordinatorEpoch(1),
+        recovery_wait: Duration::ZERO,
         no_workers_grace: spec.retry.no_workers_grace.into(),
         attempt_stall_timeout: ATTEMPT_STALL_TIMEOUT,
         deadline: spec

@@ -155,11 +155,13 @@ impl StoreHandle {
         answer.await.ok()
     }
 
-    /// A coordinator's session started: attempts of the query may be opened.
-    pub async fn open_query(&self, query: QueryId, coordinator_epoch: CoordinatorEpoch) {
+    /// A coordinator's session started: attempts of the query may be opened. Outputs of attempts of an earlier coordinator stay
+    /// if `keeps_outputs`.
+    pub async fn open_query(&self, query: QueryId, coordinator_epoch: CoordinatorEpoch, keeps_outputs: bool) {
         let opened = |reply| Command::OpenQuery {
             query,
             coordinator_epoch,
+            keeps_outputs,
             reply,
         };
         self.ask(opened).await;

@@ -124,7 +124,7 @@ impl Bench {
             pressure: memory.pressure(),
         });
         let store = store.unwrap();
-        store.open_query(query.clone(), CoordinatorEpoch(1)).await;
+        store.open_query(query.clone(), CoordinatorEpoch(1), false).await;
         Self {
             _dir: dir,
             store,

@@ -8,6 +8,7 @@ mod footer_cache;
 mod inputs;
 mod output_writer;
 mod path_policy;
+mod recovery_records;
 mod service;
 mod session;
 mod session_filters;
@@ -78,6 +79,7 @@ struct Shared {
     slots: slots::Slots,
     sessions: session_registry::SessionRegistry,
     fragments: stages::FragmentBudget,
+    records: recovery_records::RecoveryRecords,
     /// Runs attempts.
     cpu: tokio::runtime::Handle,
     /// Runs everything else.
@@ -159,6 +161,7 @@ impl RunningWorker {
             slots: slots::Slots::start(options.slots),
             sessions: session_registry::SessionRegistry::default(),
             fragments: stages::FragmentBudget::new(worker_fragment_bytes(options.memory_bytes)),
+            records: recovery_records::RecoveryRecords::new(options.memory_bytes),
             cpu: cpu.handle().clone(),
             control: tokio::runtime::Handle::current(),
             health,

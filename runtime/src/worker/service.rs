@@ -6,7 +6,6 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use sluice_core::failure::FetchError;
-use sluice_core::ids::QueryId;
 use sluice_core::message::FetchRequest;
 use sluice_proto::auth::{Claims, FetchKey, Verb};
 use sluice_proto::{Hello, RefusedReason, Welcome, refuse_fetch, wire};
@@ -139,16 +138,20 @@ async fn serve_session(
     };
     let stopped = opened.stopped.drop_guard();
     if let Some((before, true)) = &opened.previous {
-        // Output of the predecessor's attempts would be taken for this coordinator's: they have the same ids.
+        // What the predecessor's attempts have not finished is dropped as they end.
         before.cancelled().await;
         if replaced.is_cancelled() {
             return;
         }
     }
-    shared.store.open_query(query.clone(), epoch).await;
-    let _ = outbound.send(Ok(wire::WorkerMessage::of(ToCoordinator::Welcome(
-        welcome(&shared, &query, opened.fetch_key.clone()).await.into(),
-    ))));
+    let discarded = open_query(&shared, &hello).await;
+    let (recovered, welcome) = welcome(&shared, &hello, discarded, opened.fetch_key.clone()).await;
+    for message in recovered
+        .into_iter()
+        .chain([ToCoordinator::Welcome(welcome.into())])
+    {
+        let _ = outbound.send(Ok(wire::WorkerMessage::of(message)));
+    }
     tracing::info!(%epoch, "session opened");
     let slots = shared.slots.open(opened.session);
     let paths = path_policy(&shared, claims.as_ref()).await;
@@ -165,8 +168,21 @@ async fn serve_session(
         hold_lease(lease, &shared.stopping).await;
     }
     if shared.sessions.close(&query, opened.session) {
+        shared.records.forget_query(&query);
         shared.store.retire_query(query).await;
     }
+}
+
+/// Opens the query to attempts. Outputs of an earlier coordinator stay if it had the same plan; answers how many do not.
+async fn open_query(shared: &Shared, hello: &Hello) -> u32 {
+    let (query, epoch) = (hello.query.clone(), hello.coordinator_epoch);
+    let same_plan = shared.records.open(&query, hello.plan_fingerprint);
+    let before = match same_plan {
+        true => Vec::new(),
+        false => shared.store.held_attempts(query.clone()).await,
+    };
+    shared.store.open_query(query, epoch, same_plan).await;
+    u32::try_from(before.len()).unwrap_or(u32::MAX)
 }
 
 async fn path_policy(shared: &Arc<Shared>, claims: Option<&Claims>) -> Arc<PathPolicy> {
@@ -204,15 +220,25 @@ fn check_hello(shared: &Shared, hello: &Hello) -> Result<(), (RefusedReason, Str
     Ok(())
 }
 
-async fn welcome(shared: &Shared, query: &QueryId, fetch_key: FetchKey) -> Welcome {
-    Welcome {
+/// The welcome, and what comes before it.
+async fn welcome(
+    shared: &Shared,
+    hello: &Hello,
+    discarded: u32,
+    fetch_key: FetchKey,
+) -> (Vec<ToCoordinator>, Welcome) {
+    let held = shared.store.held_attempts(hello.query.clone()).await;
+    let found = shared.records.found(&hello.query, hello.coordinator_epoch, &held);
+    let welcome = Welcome {
         worker: shared.id.clone(),
         slots: shared.options.slots,
-        held: shared.store.held_attempts(query.clone()).await,
+        held: found.held,
         node: shared.options.node.clone(),
         zone: shared.zone().await,
         fetch_key,
-    }
+        discarded,
+    };
+    (found.recovered, welcome)
 }
 
 async fn hold_lease(lease: std::time::Duration, stopping: &CancellationToken) {

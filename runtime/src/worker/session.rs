@@ -219,6 +219,9 @@ impl Session {
                     tracing::warn!(%query, stage = stage.stage, %failure, "refused a stage");
                 }
             }
+            FromCoordinator::DefineLayout(layout) => {
+                self.shared.records.keep_layout(&self.hello.query, layout);
+            }
             FromCoordinator::DefineFilter(define) => {
                 let keys = define.keys.ok_or(WireError::Missing("define_filter.keys"));
                 let keys = keys.and_then(KeyFilter::try_from).map_err(invalid_message)?;
@@ -235,10 +238,9 @@ impl Session {
             }
             FromCoordinator::RetireAttempt(attempt) => {
                 self.count_attempt()?;
-                self.shared
-                    .store
-                    .retire(self.hello.query.clone(), attempt.into())
-                    .await;
+                let (query, attempt) = (&self.hello.query, attempt.into());
+                self.shared.records.forget(query, attempt);
+                self.shared.store.retire(query.clone(), attempt).await;
             }
             FromCoordinator::EndQuery(_) => return Ok(Some(SessionEnd::QueryEnded)),
         }
@@ -398,7 +400,7 @@ impl Session {
             } => {
                 self.reported_spills
                     .insert(attempt, add_counts(&mut metrics, counts.get(&attempt)));
-                ToCoordinator::AttemptSucceeded(wire::AttemptSucceeded {
+                let success = wire::AttemptSucceeded {
                     attempt: Some(attempt.into()),
                     outputs: outputs.into_iter().map(Into::into).collect(),
                     run: run.map(Into::into),
@@ -406,7 +408,12 @@ impl Session {
                     metrics: Some(metrics.into()),
                     layout_version: running.layout.version.0,
                     layout_fingerprint: running.layout.fingerprint,
-                })
+                };
+                let by = (attempt, self.hello.coordinator_epoch);
+                self.shared
+                    .records
+                    .keep_report(&self.hello.query, by, success.clone());
+                ToCoordinator::AttemptSucceeded(success)
             }
             AttemptEnd::Failed(failure) => ToCoordinator::AttemptFailed(wire::AttemptFailed {
                 attempt: Some(attempt.into()),

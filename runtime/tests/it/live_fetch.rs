@@ -147,6 +147,7 @@ impl Fixture {
             liveness_timeout: HANG,
             input_roots: self.options.input_roots.clone(),
             query_name: "q".to_owned(),
+            plan_fingerprint: 1,
         };
         let mut session = Session {
             outbound,

@@ -1,5 +1,5 @@
 use serde_json::json;
-use sluice_crds::shuffle_query::status::{QueryTotals, SpeculationCounts};
+use sluice_crds::shuffle_query::status::{QueryTotals, RecoveryCounts, SpeculationCounts};
 
 use sluice_crds::ErrorReason;
 
@@ -23,6 +23,12 @@ const LAUNCHED: SpeculationCounts = SpeculationCounts {
     wasted_ms: 0,
 };
 
+/// Four tasks that did not have to run again.
+const RECOVERED: RecoveryCounts = RecoveryCounts {
+    recovered_tasks: 4,
+    discarded_outputs: 0,
+};
+
 #[test]
 fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let mut query = query();
@@ -36,6 +42,7 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
         tasks_done: Some("13/40".to_owned()),
         local_attempts: Some("87%".to_owned()),
         speculation: Some(LAUNCHED),
+        recovery: Some(RECOVERED),
         totals: QueryTotals {
             bytes_spilled: 9,
             ..QueryTotals::default()
@@ -65,6 +72,7 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
             status.tasks_done.clone(),
             status.local_attempts.clone(),
             status.speculation,
+            status.recovery,
             status.totals,
             status.time_to_first_row_millis,
         )
@@ -94,7 +102,15 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let next = compose(&query, &record, Some(&started), now);
     assert_eq!(
         columns(&next),
-        (None, Some("0/4".to_owned()), None, None, Default::default(), None)
+        (
+            None,
+            Some("0/4".to_owned()),
+            None,
+            None,
+            None,
+            Default::default(),
+            None
+        )
     );
 }
 

@@ -21,6 +21,9 @@ impl Coordinator {
             QueryState::Running => {}
             QueryState::Committing { .. } | QueryState::Ended { .. } => return,
         }
+        if self.recovery.is_waiting() {
+            return;
+        }
         let mut assigned = false;
         self.follow_demand();
         self.begin_scans_with_files();
@@ -126,6 +129,7 @@ impl Coordinator {
         let attempt = stage.start(task.task, worker, how, locality, self.now);
         self.slots.consume(&attempt.worker.name, attempt.id);
         self.subscribe(&attempt.worker, task.stage);
+        self.define_layout(&attempt.worker, task.stage);
         let assignment = self.assignment(&attempt);
         self.out.push(Action::AssignAttempt {
             worker: WorkerId::clone(&attempt.worker),

@@ -159,18 +159,6 @@ impl Winner {
     }
 }
 
-impl From<RunningAttempt> for Winner {
-    fn from(attempt: RunningAttempt) -> Self {
-        Self {
-            id: attempt.id,
-            worker: attempt.worker,
-            counters: attempt.metrics.counters().into(),
-            rows: 0,
-            parts: None,
-        }
-    }
-}
-
 /// The epoch of the streams of an attempt, which grows over the attempts of its task.
 fn stream_epoch(attempt: AttemptId) -> StreamEpoch {
     StreamEpoch(u64::from(attempt.attempt) + 1)
@@ -180,7 +168,7 @@ fn stream_epoch(attempt: AttemptId) -> StreamEpoch {
 #[derive(Debug)]
 pub(super) struct TaskRun {
     pub(super) state: TaskState,
-    /// The number of the next attempt; also how many there were.
+    /// How many attempts this coordinator has started.
     pub(super) attempts: u32,
     /// What went wrong before.
     history: Option<Box<History>>,
@@ -258,13 +246,18 @@ impl TaskRun {
         winner.map_or([0; COUNTERS], |winner| winner.counters.get())
     }
 
-    /// Allocates the next attempt. Numbers and stream epochs grow over the task's life and are never used twice.
-    pub(super) fn next_attempt(&mut self, task: TaskId, stage_epoch: StageEpoch) -> (AttemptId, StreamEpoch) {
+    /// Allocates the next attempt. Numbers and stream epochs grow over the task's life, from `first` on, and are never used twice.
+    pub(super) fn next_attempt(
+        &mut self,
+        task: TaskId,
+        stage_epoch: StageEpoch,
+        first: u32,
+    ) -> (AttemptId, StreamEpoch) {
         let attempt = AttemptId {
             stage: task.stage,
             stage_epoch,
             task: task.task,
-            attempt: self.attempts,
+            attempt: first.saturating_add(self.attempts),
         };
         self.attempts += 1;
         (attempt, stream_epoch(attempt))
@@ -452,7 +445,7 @@ mod tests {
             name: worker.to_owned(),
             incarnation: Incarnation(1),
         });
-        let (id, stream_epoch) = run.next_attempt(task, StageEpoch(0));
+        let (id, stream_epoch) = run.next_attempt(task, StageEpoch(0), 0);
         run.add_running(RunningAttempt::new(id, worker, stream_epoch, 0, Instant(5)));
         id
     }

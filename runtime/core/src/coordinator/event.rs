@@ -10,8 +10,8 @@ use crate::key_filter::KeyFilter;
 use crate::layout::LayoutId;
 use crate::locality::NodeLocation;
 use crate::message::{
-    Assignment, InputUpdate, MapOutputPartitionMeta, ReaderRange, Writer, deserialize_shared,
-    serialize_shared,
+    Assignment, InputUpdate, MapOutputPartitionMeta, ReaderRange, Recovered, StageLayout, Writer,
+    deserialize_shared, serialize_shared,
 };
 use crate::metrics::AttemptMetrics;
 use crate::ranges::SortedRun;
@@ -32,7 +32,12 @@ pub enum Event {
         location: NodeLocation,
         /// Attempts of this query whose finalized output it still holds; all others of this query are gone there.
         held: Vec<AttemptId>,
+        /// What it holds of attempts of earlier coordinators. They are not among those.
+        #[serde(default)]
+        recovered: Recovered,
     },
+    /// Every worker that the query may have had was reached or has not answered: a successor need not wait for more.
+    WorkersKnown,
     /// A message of any kind came from the worker.
     WorkerHeard {
         /// The worker.
@@ -135,7 +140,8 @@ impl Event {
             | Self::AttemptProgressed { worker, .. }
             | Self::AttemptSucceeded { worker, .. }
             | Self::AttemptFailed { worker, .. } => Some(worker),
-            Self::FirstRowDelivered
+            Self::WorkersKnown
+            | Self::FirstRowDelivered
             | Self::ResultDelivered
             | Self::ResultFetchFailed { .. }
             | Self::SinkCommitted
@@ -173,6 +179,15 @@ pub enum Action {
         worker: WorkerId,
         /// What to run.
         assignment: Assignment,
+    },
+    /// Let a worker keep the layout of a stage beside the outputs of its tasks, for a successor of this coordinator. It comes
+    /// before the first assignment by that layout.
+    DefineLayout {
+        /// Who keeps it.
+        worker: WorkerId,
+        /// The layout. All workers are told the same.
+        #[serde(serialize_with = "serialize_shared", deserialize_with = "deserialize_shared")]
+        layout: Arc<StageLayout>,
     },
     /// Tell a worker about outputs of map tasks, for all attempts there that read them, in this session and until the next
     /// update about the same map task.

@@ -10,7 +10,7 @@ use super::worker_registry::Worker;
 use crate::ids::{ExchangeId, StageId, TaskId, WorkerId};
 use crate::layout::{AdaptivePolicy, Layout, LayoutId, MapTaskOutput, Observed, ObservedInput, Shard};
 use crate::locality::Holders;
-use crate::message::{MapOutputPartitionMeta, Writer};
+use crate::message::{MapOutputPartitionMeta, StageLayout, Writer};
 use crate::metrics::partition_bytes_histogram;
 use crate::plan::{ReadKind, Stage, StageGraph, StageInput};
 use crate::ranges::{ByteRange, KeyRange, SortedRun};
@@ -19,11 +19,11 @@ use crate::speculation::RelativeSize;
 /// The layouts of all stages, and the sizes of what their tasks divide.
 #[derive(Debug)]
 pub(super) struct Layouts {
-    stages: Vec<StageLayout>,
+    stages: Vec<LayoutHistory>,
 }
 
 #[derive(Debug)]
-struct StageLayout {
+struct LayoutHistory {
     planned_tasks: u32,
     /// How many tasks the client's reader expects, if it reads the stage.
     sent_tasks: u32,
@@ -54,7 +54,7 @@ struct Decision {
 
 impl Layouts {
     pub(super) fn new(graph: &StageGraph) -> Self {
-        let stage = |stage: &Stage| StageLayout {
+        let stage = |stage: &Stage| LayoutHistory {
             planned_tasks: stage.tasks,
             sent_tasks: stage.tasks,
             finalize_count: 0,
@@ -67,11 +67,11 @@ impl Layouts {
         }
     }
 
-    fn of(&self, stage: StageId) -> &StageLayout {
+    fn of(&self, stage: StageId) -> &LayoutHistory {
         &self.stages[stage.0 as usize]
     }
 
-    fn of_mut(&mut self, stage: StageId) -> &mut StageLayout {
+    fn of_mut(&mut self, stage: StageId) -> &mut LayoutHistory {
         &mut self.stages[stage.0 as usize]
     }
 
@@ -244,7 +244,8 @@ impl Coordinator {
 
     /// Decides the layouts of the stages that waited for this one last, if it is done.
     pub(super) fn finalize_layouts_after(&mut self, stage: StageId) {
-        if !self.stages.get(stage).is_done() {
+        // A successor may yet hear of the layout that its predecessor has decided.
+        if !self.stages.get(stage).is_done() || self.recovery.is_waiting() {
             return;
         }
         let consumers = self.topology.consumers[stage.0 as usize].iter().copied();
@@ -276,6 +277,7 @@ impl Coordinator {
                 (layout, sizes)
             }
         };
+        let layout = layout.after(self.layouts_of_inputs(id));
         let preferred = self.preferred_workers(stage, &layout);
         let task_bytes = match range_bytes.is_empty() {
             true => self.task_bytes(stage, &layout),
@@ -288,11 +290,54 @@ impl Coordinator {
             layout,
             range_bytes,
         };
+        self.decide_layout(id, decision);
+        self.stages.get_mut(id).prefer(preferred);
+    }
+
+    fn decide_layout(&mut self, id: StageId, decision: Decision) {
         self.layouts.finalize(id, decision);
         let tasks = self.layouts.tasks(id);
         self.stages.get_mut(id).set_task_count(tasks);
-        self.stages.get_mut(id).prefer(preferred);
         self.update_result_tasks(id, tasks);
+    }
+
+    /// Takes over the layout that an earlier coordinator decided for a stage, unless one is decided. How many bytes its tasks
+    /// read is not known.
+    pub(super) fn restore_layout(&mut self, restored: StageLayout) {
+        let planned = self.graph.stages.get(restored.stage.0 as usize);
+        let fits = planned.is_some_and(|stage| {
+            let writers = self.layouts_of_inputs(stage.id);
+            restored.layout.is_of(stage, &self.graph, writers)
+        });
+        if fits && self.layouts.get(restored.stage).is_none() {
+            let decision = Decision {
+                layout: restored.layout,
+                range_bytes: Vec::new(),
+                task_bytes: Vec::new(),
+                total_bytes: 0,
+                swapped_joins: restored.swapped_joins,
+            };
+            self.decide_layout(restored.stage, decision);
+        }
+    }
+
+    /// The layout of a stage and what was decided with it, for workers to keep.
+    pub(super) fn stage_layout(&self, stage: StageId) -> Option<StageLayout> {
+        let decision = self.layouts.decision(stage)?;
+        Some(StageLayout {
+            stage,
+            layout: decision.layout.clone(),
+            swapped_joins: decision.swapped_joins.clone(),
+        })
+    }
+
+    /// The layouts by which the stages wrote that a stage reads. Those that read nothing themselves have only one.
+    fn layouts_of_inputs(&self, id: StageId) -> Vec<LayoutId> {
+        let writers = self.topology.inputs[id.0 as usize].iter();
+        let reading = writers.filter(|writer| !self.topology.inputs[writer.0 as usize].is_empty());
+        reading
+            .map(|writer| self.layouts.id(*writer).unwrap_or_default())
+            .collect()
     }
 
     /// By task, the bytes of the partitions that it reads; those of a task that shares them are its even part. Empty if nobody

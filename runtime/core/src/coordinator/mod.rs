@@ -15,6 +15,7 @@ mod poison;
 mod policy;
 mod preferences;
 mod recover;
+mod recovery;
 mod reports;
 mod slot_broker;
 mod spread;
@@ -43,6 +44,7 @@ use layouts::Layouts;
 use map_outputs::Subscriptions;
 use outcome::QueryState;
 use poison::Suspects;
+use recovery::Recovery;
 use reports::Success;
 use slot_broker::SlotBroker;
 use sluice_crds::ErrorReason;
@@ -70,6 +72,7 @@ pub struct Coordinator {
     subscriptions: Subscriptions,
     filters: RuntimeFilters,
     joins: SortedJoins,
+    recovery: Recovery,
     workers: WorkerRegistry,
     slots: SlotBroker,
     /// Tasks that were lost together with their workers.
@@ -101,10 +104,13 @@ impl Coordinator {
     /// When the graph cannot be executed: it names the stage or exchange.
     pub fn new(graph: StageGraph, policy: Policy, started: Instant) -> Result<Self, GraphError> {
         let topology = Topology::new(&graph)?;
-        let (stages, layouts) = (StageTable::new(&graph), Layouts::new(&graph));
+        let before = u32::try_from(policy.coordinator_epoch.0.saturating_sub(1)).unwrap_or(u32::MAX);
+        let first_attempt = before.saturating_mul(MAX_ATTEMPTS_PER_TASK);
+        let (stages, layouts) = (StageTable::new(&graph, first_attempt), Layouts::new(&graph));
         let filters = RuntimeFilters::new(&graph);
         let joins = SortedJoins::new(&graph);
         let subscriptions = Subscriptions::new(&graph);
+        let recovery = Recovery::new(&graph, &topology, &policy, started);
         Ok(Self {
             graph,
             topology,
@@ -116,6 +122,7 @@ impl Coordinator {
             subscriptions,
             filters,
             joins,
+            recovery,
             workers: WorkerRegistry::new(&policy),
             policy,
             slots: SlotBroker::default(),
@@ -139,6 +146,7 @@ impl Coordinator {
         }
         self.now = self.now.max(now);
         self.apply(event);
+        self.end_recovery();
         self.drop_silent_workers();
         self.check_deadline();
         self.end_stalled_attempts();
@@ -159,7 +167,9 @@ impl Coordinator {
                 slots,
                 location,
                 held,
-            } => self.on_joined(&worker, slots, location, &held),
+                recovered,
+            } => self.on_joined(&worker, (slots, location), &held, recovered),
+            Event::WorkersKnown => self.recovery.stop_waiting(),
             Event::WorkerHeard { worker } => {
                 self.workers.heard(&worker, self.now);
             }

@@ -28,6 +28,7 @@ impl Coordinator {
                 .chain(self.slots.deadlines())
                 .chain(self.filters.deadlines())
                 .chain(self.stages.preference_deadlines())
+                .chain(self.recovery.deadline())
                 .collect(),
             QueryState::Committing { .. } | QueryState::Ended { .. } => Vec::new(),
         };
@@ -61,6 +62,7 @@ impl Coordinator {
                 .map(Worker::slots)
                 .fold(0, u32::saturating_add),
             no_workers: None,
+            recovery: self.recovery.counts(&self.stages),
             stages: self.stages.iter().map(|stage| self.observe(stage)).collect(),
         }
     }

@@ -5,12 +5,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sluice_crds::shuffle_query::ShuffleRetention;
 
+use crate::ids::CoordinatorEpoch;
 use crate::joins::JoinPolicy;
 use crate::layout::AdaptivePolicy;
 use crate::locality::LocalityPolicy;
 use crate::speculation::SpeculationPolicy;
 
-/// Limits, time-outs and windows of one query.
+/// Limits, time-outs and windows of one query, and which coordinator of it this is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     /// Failed attempts of one task before the query fails.
@@ -21,6 +22,12 @@ pub struct Policy {
     pub exclude_worker_after_failures: u32,
     /// Silence after which a worker is lost.
     pub worker_liveness_timeout: Duration,
+    /// Which coordinator of the query this is, from 1. Each numbers its attempts above those of the ones before.
+    pub coordinator_epoch: CoordinatorEpoch,
+    /// How long the successor of a lost coordinator waits for workers to tell what they hold before it starts tasks; zero for
+    /// the first coordinator of a query.
+    #[serde(default)]
+    pub recovery_wait: Duration,
     /// How long a query may be without a usable worker.
     pub no_workers_grace: Duration,
     /// How long a running attempt may make no progress before it counts as failed.

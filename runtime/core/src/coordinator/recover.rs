@@ -9,7 +9,7 @@ use super::outcome::QueryState;
 use super::reports::query_failure;
 use crate::failure::FetchError;
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
-use crate::message::{InputState, InputUpdate};
+use crate::message::{InputState, InputUpdate, Recovered};
 use sluice_crds::ErrorReason;
 
 impl Coordinator {
@@ -65,13 +65,15 @@ impl Coordinator {
         self.retire(&worker, attempt);
     }
 
-    /// Compares what a worker holds with what counts. Lost winners count again; everything else is retired.
-    pub(super) fn resynchronise(&mut self, worker: &WorkerId, held: &[AttemptId]) {
+    /// Compares what a worker holds with what counts. Lost winners count again, and what an earlier coordinator's attempts wrote
+    /// may count; everything else is retired.
+    pub(super) fn resynchronise(&mut self, worker: &WorkerId, held: &[AttemptId], recovered: Recovered) {
         for attempt in held {
             if !self.reinstate(worker, *attempt) {
                 self.retire(worker, *attempt);
             }
         }
+        self.adopt(worker, recovered);
         // What did not come back never will.
         if self.workers_with_lost_winners.remove(&worker.name) {
             self.stages.forget_lost_winners(&worker.name);
@@ -79,7 +81,7 @@ impl Coordinator {
     }
 
     /// Makes a lost winner count again, unless another attempt has won or the stage has started over.
-    fn reinstate(&mut self, worker: &WorkerId, attempt: AttemptId) -> bool {
+    pub(super) fn reinstate(&mut self, worker: &WorkerId, attempt: AttemptId) -> bool {
         match self.state {
             QueryState::Running => {}
             QueryState::Committing { .. } | QueryState::Ended { .. } => return true,
@@ -120,6 +122,7 @@ impl Coordinator {
         stage.begin_epoch();
         self.layouts.reset(id);
         self.subscriptions.end_all(id);
+        self.recovery.forget_layout(id);
         self.filters.reset(id);
         let tasks = (0..)
             .zip(stage.tasks())

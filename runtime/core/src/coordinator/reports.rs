@@ -86,18 +86,21 @@ impl Coordinator {
             return;
         };
         let (assigned, clock) = (attempt.assigned, attempt.clock);
-        let mut winner = Winner::from(attempt.clone());
+        let at = Arc::clone(&attempt.worker);
         let layout = self.layouts.id(id.stage).unwrap_or_default();
         if success.layout != layout {
             return self.refuse_success(worker, id, success.layout, layout);
         }
+        self.record_firsts(id.stage, assigned, &success.metrics);
+        self.record_runtime(id.task_id(), clock, &success.metrics);
+        self.win_with(id, at, success);
+    }
+
+    /// Makes an attempt the winner of its task by what it reported of its output.
+    pub(super) fn win_with(&mut self, id: AttemptId, worker: Arc<WorkerId>, success: Success) {
         let partitions = self.output_partitions(id.stage);
-        winner.counters = success.metrics.counters().into();
-        winner.rows = success
-            .outputs
-            .iter()
-            .map(|output| output.rows)
-            .fold(0, u64::saturating_add);
+        let rows = success.outputs.iter().map(|output| output.rows);
+        let rows = rows.fold(0, u64::saturating_add);
         let mut parts = OutputParts {
             run: success.run,
             filled: filled(&success.outputs, partitions),
@@ -106,9 +109,13 @@ impl Coordinator {
         if self.may_be_split(id.stage) {
             parts.bytes = Some(MapTaskBytes::new(&success.outputs, partitions));
         }
-        winner.parts = (parts != OutputParts::default()).then(|| Arc::new(parts));
-        self.record_firsts(id.stage, assigned, &success.metrics);
-        self.record_runtime(id.task_id(), clock, &success.metrics);
+        let winner = Winner {
+            id,
+            worker,
+            counters: success.metrics.counters().into(),
+            rows,
+            parts: (parts != OutputParts::default()).then(|| Arc::new(parts)),
+        };
         let has_won_before = self
             .stages
             .task(id.task_id())

@@ -34,6 +34,8 @@ pub(super) struct StageTable {
 #[derive(Debug)]
 pub(super) struct StageRun {
     id: StageId,
+    /// The number of the first attempt of each task that this coordinator starts.
+    first_attempt: u32,
     epoch: StageEpoch,
     /// Whether an attempt was assigned in this epoch.
     begun: bool,
@@ -69,11 +71,12 @@ pub(super) struct StageRun {
 }
 
 impl StageTable {
-    pub(super) fn new(graph: &StageGraph) -> Self {
+    /// `first_attempt`: the number of the first attempt of each task.
+    pub(super) fn new(graph: &StageGraph, first_attempt: u32) -> Self {
         let stages = graph
             .stages
             .iter()
-            .map(|stage| StageRun::new(stage.id, stage.tasks));
+            .map(|stage| StageRun::new(stage.id, stage.tasks, first_attempt));
         Self {
             stages: stages.collect(),
         }
@@ -159,9 +162,10 @@ impl StageTable {
 }
 
 impl StageRun {
-    fn new(id: StageId, tasks: u32) -> Self {
+    fn new(id: StageId, tasks: u32, first_attempt: u32) -> Self {
         Self {
             id,
+            first_attempt,
             epoch: StageEpoch::default(),
             begun: false,
             empty: false,
@@ -267,7 +271,8 @@ impl StageRun {
     ) -> RunningAttempt {
         let id = TaskId { stage: self.id, task };
         let run = &mut self.all_tasks[task as usize];
-        let (id, stream_epoch): (AttemptId, StreamEpoch) = run.next_attempt(id, self.epoch);
+        let (id, stream_epoch): (AttemptId, StreamEpoch) =
+            run.next_attempt(id, self.epoch, self.first_attempt);
         let attempt = RunningAttempt {
             sorts_joins: how.sorts_joins,
             speculative: how.speculative,
@@ -286,6 +291,19 @@ impl StageRun {
         run.add_running(attempt.clone());
         self.running.insert(task);
         attempt
+    }
+
+    /// Counts an attempt of an earlier coordinator whose output is about to count.
+    pub(super) fn count_recovered(&mut self, now: Instant) {
+        self.begun = true;
+        self.counts.started += 1;
+        self.counts.recovered += 1;
+        self.started.get_or_insert(now);
+    }
+
+    /// The number of the stage's epoch.
+    pub(super) fn epoch(&self) -> StageEpoch {
+        self.epoch
     }
 
     /// Ends an attempt at work that has not won. Its task waits until `not_before` once no other attempt of it is at work.

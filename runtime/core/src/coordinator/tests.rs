@@ -15,6 +15,7 @@ mod map_outputs;
 mod measures;
 mod poison;
 mod ranges;
+mod recovery;
 mod release;
 mod retries;
 mod scheduling;

@@ -10,6 +10,7 @@ use super::outcome::QueryState;
 use super::policy::Policy;
 use crate::ids::{AttemptId, WorkerId};
 use crate::locality::NodeLocation;
+use crate::message::Recovered;
 use crate::time::Instant;
 
 /// A worker, over all its sessions since its last start.
@@ -286,9 +287,9 @@ impl Coordinator {
     pub(super) fn on_joined(
         &mut self,
         id: &WorkerId,
-        slots: u32,
-        location: NodeLocation,
+        (slots, location): (u32, NodeLocation),
         held: &[AttemptId],
+        recovered: Recovered,
     ) {
         match self.workers.classify(id) {
             Registration::Stale => {
@@ -302,7 +303,7 @@ impl Coordinator {
         self.slots.open_account(&id.name, slots);
         self.follow_usability(&id.name);
         self.suspects.on_joined(id);
-        self.resynchronise(id, held);
+        self.resynchronise(id, held, recovered);
     }
 
     pub(super) fn on_lost(&mut self, id: &WorkerId, message: String) {
@@ -354,6 +355,7 @@ impl Coordinator {
         };
         let occupied = self.slots.close_account(name);
         self.subscriptions.end_session(&ended.worker);
+        self.recovery.end_session(&ended.worker);
         self.stragglers.recheck(self.now);
         match self.state {
             QueryState::Running => {

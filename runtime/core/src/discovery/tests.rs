@@ -239,3 +239,19 @@ fn names_without_addresses_are_told_and_long_lists_cut() {
     discovery.explain(&mut failure);
     assert!(failure.message.ends_with("; and 12 more"), "{}", failure.message);
 }
+
+#[test]
+fn all_are_tried_once_each_address_was_reached_or_has_failed() {
+    let mut discovery = pool();
+    assert!(!discovery.has_tried_all(), "nothing is known");
+    handle(&mut discovery, 0, not_resolved());
+    assert!(!discovery.has_tried_all(), "there may be workers yet");
+    handle(&mut discovery, 1, resolved(&["a", "b", "c"]));
+    handle(&mut discovery, 2, joined("a", "w1"));
+    handle(&mut discovery, 2, unreachable("b"));
+    assert!(!discovery.has_tried_all());
+    handle(&mut discovery, 3, refused("c", RefusedReason::Draining));
+    assert!(discovery.has_tried_all());
+    handle(&mut discovery, 4, resolved(&["a", "b", "c", "d"]));
+    assert!(!discovery.has_tried_all(), "another one was found");
+}

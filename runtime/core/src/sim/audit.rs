@@ -23,44 +23,48 @@ pub type Violation = String;
 
 #[derive(Debug, Default)]
 pub struct Audit {
+    /// Whether a task may have a second attempt at work.
+    pub(super) speculates: bool,
     /// Slots that the coordinator may still use, by worker name.
     granted: BTreeMap<String, u32>,
     connected: BTreeSet<String>,
     /// Workers that take no new attempts in this session.
     draining: BTreeSet<String>,
     /// Where each attempt was assigned.
-    assigned: BTreeMap<AttemptId, String>,
+    pub(super) assigned: BTreeMap<AttemptId, String>,
     /// Who has a session under each name, and the attempts there whose end was not heard.
     at_work: BTreeMap<String, (WorkerId, BTreeSet<AttemptId>)>,
     /// Workers that were lost unannounced while they ran the task, and did not come back.
     lost_with: BTreeMap<TaskId, BTreeSet<WorkerId>>,
     /// Assigned, and neither ended, cancelled nor lost.
     live: LiveAttempts,
-    next_attempt: BTreeMap<TaskId, u32>,
+    pub(super) next_attempt: BTreeMap<TaskId, u32>,
+    /// How many attempts this coordinator has started of each task.
+    started: BTreeMap<TaskId, u32>,
     epochs: BTreeMap<StageId, StageEpoch>,
-    succeeded: BTreeSet<AttemptId>,
+    pub(super) succeeded: BTreeSet<AttemptId>,
     /// The attempt that counts, according to the updates sent.
     winners: BTreeMap<TaskId, AttemptId>,
     /// Attempts whose rows count no more.
     superseded: BTreeSet<AttemptId>,
     /// Finished outputs that a worker was not told to drop, and where they are.
-    kept: BTreeMap<AttemptId, String>,
+    pub(super) kept: BTreeMap<AttemptId, String>,
     /// Tasks of which the output that counted was dropped, and in which epoch of their stage.
     released: BTreeMap<TaskId, StageEpoch>,
     /// How often such a task ran again in that epoch.
     pub ran_again: u32,
     ended: bool,
-    division: Division,
-    told: ToldOutputs,
+    pub(super) division: Division,
+    pub(super) told: ToldOutputs,
     /// What each stream of a finished attempt holds.
     pub published: BTreeMap<StreamId, Vec<Row>>,
 }
 
 impl Audit {
-    /// `speculates`: whether a task may have a second attempt at work.
     pub fn of(graph: &StageGraph, speculates: bool) -> Self {
         Self {
             division: Division::of(graph),
+            speculates,
             live: LiveAttempts::of(speculates),
             ..Self::default()
         }
@@ -108,6 +112,7 @@ impl Audit {
                 self.draining.insert(worker.name.clone());
             }
             Event::WorkerHeard { .. }
+            | Event::WorkersKnown
             | Event::AttemptProgressed { .. }
             | Event::FirstRowDelivered
             | Event::ResultDelivered
@@ -220,7 +225,7 @@ impl Audit {
                     Outcome::Failed(_) | Outcome::Cancelled => Ok(()),
                 }
             }
-            Action::RequestSlots { .. } | Action::AbortSink => Ok(()),
+            Action::RequestSlots { .. } | Action::DefineLayout { .. } | Action::AbortSink => Ok(()),
         }
     }
 
@@ -241,7 +246,9 @@ impl Audit {
             return Err(format!("the number of {attempt} was used before"));
         }
         *next = attempt.attempt + 1;
-        if *next > MAX_ATTEMPTS_PER_TASK {
+        let started = self.started.entry(task).or_insert(0);
+        *started += 1;
+        if *started > MAX_ATTEMPTS_PER_TASK {
             return Err(format!(
                 "task {task} has more than {MAX_ATTEMPTS_PER_TASK} attempts"
             ));

@@ -7,9 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use rand::Rng;
 
 use super::audit::Violation;
+use super::defects::Defect;
 use super::fetch::{ReaderId, Reading};
 use super::model::Row;
-use super::plan::Defect;
 use super::world::{SimEvent, World};
 use crate::coordinator::Event;
 use crate::failure::FetchError;
@@ -54,6 +54,14 @@ pub struct Client {
 }
 
 impl Client {
+    /// A client that begins anew after this one is gone: nothing that comes for its readers is for the new one.
+    pub fn after(before: &Self) -> Self {
+        Self {
+            generation: before.generation,
+            ..Self::default()
+        }
+    }
+
     /// Takes rows of a stream, and delivers those that were not delivered before.
     fn deliver(&mut self, stream: StreamId, rows: &[Row], again: bool) -> Result<(), PartiallyDelivered> {
         let before = self.cursor.take(stream.attempt, rows.len() as u64)?;

@@ -2,13 +2,84 @@
 
 use std::sync::Arc;
 
-use super::plan::Defect;
 use crate::coordinator::Action;
 use crate::ids::{AttemptId, StreamEpoch};
 use crate::limits::MAX_PARTITIONS;
 use crate::message::{AssignedInput, InputState, InputUpdate};
 use crate::partition_set::PartitionSet;
 use crate::plan::{ReadKind, StageGraph};
+
+/// A defect put in on purpose, to show that the checks notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    None,
+    /// Workers keep their successes to themselves.
+    DropSuccess,
+    /// A stage writes one row of each task twice.
+    RepeatRow,
+    /// A reader loses the rows of one chunk.
+    LoseChunk,
+    /// The coordinator is not told that a second run of a stage makes other rows.
+    HideIndeterminacy,
+    /// Every attempt fails, whatever the plan says.
+    FailAttempts,
+    /// The sink cannot commit, and what it made visible stays.
+    KeepFiles,
+    /// A worker says that it has granted twice as many slots as it has.
+    GrantTwice,
+    /// The query is taken for ended though the coordinator has not ended it.
+    EndEarly,
+    /// The coordinator takes its deadline and the grace time for missing workers a hundredfold.
+    LongTimeouts,
+    /// The coordinator halves both.
+    ShortTimeouts,
+    /// The client gives up when any row has left, whatever attempt cannot be read.
+    FailForAnyRow,
+    /// The client hands out again what a reader reads again.
+    DeliverAgain,
+    /// A reader keeps rows of its frames that lie in other ranges.
+    KeepForeignRows,
+    /// Every worker that is lost had said that it goes.
+    ReportAllDrained,
+    /// A task of several partitions leaves the last one out.
+    SkipPartition,
+    /// A task reads a partition of another one, too.
+    ReadPartitionTwice,
+    /// The coordinator leaves the last partition of a task out of its assignment.
+    AssignTooFew,
+    /// Runtime filters lack keys of rows that were written.
+    DropKeys,
+    /// The coordinator takes half of a limit's rows for enough.
+    HalfLimit,
+    /// The coordinator keeps outputs that were read.
+    KeepOutputs,
+    /// The coordinator says of a partition that holds bytes that it holds none.
+    DropFilledPartition,
+    /// The coordinator never tells an attempt to sort.
+    NeverSort,
+    /// Workers report that outputs have no rows.
+    ReportNoRows,
+    /// The coordinator leaves a map task out of a shard.
+    SkipMapTask,
+    /// The coordinator leaves out partitions of what a task should read whole.
+    ReadPartOfWhole,
+    /// The coordinator lets one task of a stage do a join as planned whose sides change places in others.
+    SwapInSome,
+    /// The coordinator does not tell a worker of one of the outputs.
+    DropUpdate,
+    /// The coordinator tells a worker of an output twice.
+    RepeatUpdate,
+    /// A worker keeps the first that it is told of an output.
+    KeepFirstUpdate,
+    /// The coordinator never cancels an attempt.
+    NeverCancel,
+    /// The coordinator says of an output that it refuses that it counts.
+    TellLoser,
+    /// A successor numbers attempts as its predecessor did.
+    NumberAgain,
+    /// A successor takes outputs for those of the layouts that it has decided.
+    RelabelOutputs,
+}
 
 /// Changes what the coordinator says.
 pub fn apply_to_action(defect: Defect, action: &mut Action) {

@@ -22,6 +22,8 @@ pub struct Division {
     swapped: BTreeMap<StageId, Vec<u32>>,
     /// By stage and task in the stage's epoch, what it reads of each input.
     assigned: BTreeMap<(StageId, u32), Vec<Part>>,
+    /// The same of each attempt, whichever coordinator started it.
+    by_attempt: BTreeMap<AttemptId, Vec<Part>>,
 }
 
 /// What one task reads of one input.
@@ -57,6 +59,21 @@ impl Division {
         division
     }
 
+    /// Another coordinator begins.
+    pub fn succeeded(self, graph: &StageGraph) -> Self {
+        Self {
+            by_attempt: self.by_attempt,
+            ..Self::of(graph)
+        }
+    }
+
+    /// The output of an earlier coordinator's attempt counts.
+    pub fn on_recovered(&mut self, attempt: AttemptId) {
+        if let Some(parts) = self.by_attempt.get(&attempt) {
+            self.assigned.insert((attempt.stage, attempt.task), parts.clone());
+        }
+    }
+
     /// Checks that the stages that the attempt reads were divided, and that attempts of one task read the same.
     pub fn on_assigned(&mut self, assignment: &Assignment) -> Result<(), Violation> {
         let attempt = assignment.attempt;
@@ -78,6 +95,7 @@ impl Division {
         }
         self.check_swapped(assignment)?;
         let parts: Vec<Part> = assignment.inputs.iter().map(Part::of).collect();
+        self.by_attempt.insert(attempt, parts.clone());
         let task = (attempt.stage, attempt.task);
         let before = self.assigned.entry(task).or_insert_with(|| parts.clone());
         let partitions = |parts: &[Part]| {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use rand::Rng;
 
 use super::audit::Violation;
+use super::defects::Defect;
 use super::limit;
 use super::model::{Row, sort_key};
 use super::node::Node;
-use super::plan::Defect;
 use super::world::{SimEvent, World};
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, CoordinatorEpoch, StreamId, TaskId, WorkerId};
@@ -208,6 +208,14 @@ impl World {
         self.notify_reader(id, reader::Event::Ticked, &[])
     }
 
+    /// The coordinator for which a reader reads.
+    fn epoch_of(&self, id: &ReaderId) -> CoordinatorEpoch {
+        match id {
+            ReaderId::Client(_) => self.epoch,
+            ReaderId::Attempt { name, .. } => self.nodes.get(name).map_or(self.epoch, |node| node.epoch),
+        }
+    }
+
     fn perform_for_reader(
         &mut self,
         id: &ReaderId,
@@ -224,6 +232,7 @@ impl World {
                 start_offset,
                 max_bytes,
             } => {
+                let coordinator_epoch = self.epoch_of(id);
                 let request = FetchRequest {
                     query: Self::query(),
                     stream,
@@ -231,7 +240,7 @@ impl World {
                     start_offset,
                     max_bytes,
                     min_stream_epoch,
-                    coordinator_epoch: CoordinatorEpoch(1),
+                    coordinator_epoch,
                     worker_incarnation: worker.incarnation,
                 };
                 self.send_fetch(id, fetch, worker, request);
@@ -269,7 +278,10 @@ impl World {
                 let input = input as usize;
                 let tasks: BTreeSet<TaskId> = reading.tasks[input].iter().copied().collect();
                 let (taken, ranges) = (reading.taken[input].clone(), reading.ranges[input].is_some());
-                self.audit.on_input_read(&tasks, &taken, ranges)?;
+                // What an attempt reads for a coordinator that is gone counts for nobody.
+                if self.epoch_of(id) == self.epoch {
+                    self.audit.on_input_read(&tasks, &taken, ranges)?;
+                }
                 self.check_range(id, input, &taken)?;
                 if let ReaderId::Attempt { attempt, .. } = id {
                     let graph = &self.plan.graph;

@@ -18,6 +18,7 @@ mod live;
 mod model;
 mod node;
 mod plan;
+mod recovery;
 mod session;
 mod tests;
 mod told;

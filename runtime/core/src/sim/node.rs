@@ -5,10 +5,11 @@ mod work;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::audit::Violation;
+use super::defects::Defect;
 use super::defects::apply_to_inputs;
 use super::fetch::{ReaderId, Reading};
 use super::model::{Row, sort_key};
-use super::plan::Defect;
+use super::recovery::Records;
 use super::session::ToWorker;
 use super::world::{SimEvent, World};
 use crate::coordinator::Event;
@@ -17,7 +18,7 @@ use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, StreamId, WorkerId};
 use crate::leases::{SessionId, SlotLeases};
 use crate::locality::NodeLocation;
 use crate::map_output_tracker::MapOutputTracker;
-use crate::message::{Assignment, ChunkHead, InputUpdate, ReaderRange, ReaderUpdate};
+use crate::message::{Assignment, ChunkHead, InputUpdate, ReaderRange, ReaderUpdate, StageLayout};
 use crate::plan::Stage;
 use crate::ranges::{RunSample, SortedRun};
 use crate::reader::{self, Delivery};
@@ -51,6 +52,10 @@ pub struct Node {
     leases: SlotLeases,
     pub slots: u32,
     pub session: Option<u64>,
+    /// The coordinator of that session, or of the last one.
+    pub epoch: CoordinatorEpoch,
+    /// What it keeps for a successor of the coordinator.
+    records: Records,
     pub running: BTreeMap<AttemptId, Job>,
     /// What its session was told of outputs.
     outputs: MapOutputTracker,
@@ -74,6 +79,8 @@ impl Node {
             leases: SlotLeases::new(slots),
             slots,
             session: None,
+            epoch: CoordinatorEpoch(1),
+            records: Records::default(),
             running: BTreeMap::new(),
             outputs: MapOutputTracker::default(),
             finished: BTreeSet::new(),
@@ -109,6 +116,7 @@ impl Node {
 
     fn retire(&mut self, attempt: AttemptId) {
         self.finished.remove(&attempt);
+        self.records.outputs.remove(&attempt);
         self.store.retain(|stream, _| stream.attempt != attempt);
         self.table(stream::Event::AttemptRetired {
             query: World::query(),
@@ -139,12 +147,22 @@ impl World {
             self.break_session(name, session);
             return Ok(());
         };
-        let begins = matches!(message, ToWorker::Hello) && node.session.is_none_or(|known| known < session);
+        let begins = match message {
+            // One of a coordinator that is gone leads to nobody.
+            ToWorker::Hello(epoch) if epoch < self.epoch => return Ok(()),
+            ToWorker::Hello(_) => node.session.is_none_or(|known| known < session),
+            _ => false,
+        };
         if !begins && node.session != Some(session) {
             return Ok(());
         }
         match message {
-            ToWorker::Hello => self.begin_session(name, session)?,
+            ToWorker::Hello(epoch) => self.begin_session(name, session, epoch)?,
+            ToWorker::DefineLayout(layout) => {
+                node.records
+                    .layouts
+                    .insert(layout.stage, StageLayout::clone(&layout));
+            }
             ToWorker::RequestSlots(slots, speculative) => {
                 node.leases.request(SessionId(session), slots, speculative);
                 self.grant(name);
@@ -161,7 +179,7 @@ impl World {
         Ok(())
     }
 
-    fn begin_session(&mut self, name: &str, session: u64) -> Result<(), Violation> {
+    fn begin_session(&mut self, name: &str, session: u64, epoch: CoordinatorEpoch) -> Result<(), Violation> {
         if let Some(old) = self.nodes.get(name).and_then(|node| node.session) {
             self.end_session(name, old)?;
         }
@@ -169,10 +187,12 @@ impl World {
             return Ok(());
         };
         node.session = Some(session);
+        node.epoch = epoch;
         node.outputs = MapOutputTracker::default();
         let opened = stream::Event::QueryOpened {
+            keeps_outputs: true,
             query: Self::query(),
-            coordinator_epoch: CoordinatorEpoch(1),
+            coordinator_epoch: epoch,
         };
         node.table(opened);
         let worker = node.id.clone();
@@ -183,7 +203,8 @@ impl World {
                 node: Some(name.to_owned()),
                 zone: Some(format!("zone-{}", u32::from(name.ends_with(['1', '3'])))),
             },
-            held: node.finished.iter().copied().collect(),
+            held: node.records.own(&node.finished, epoch),
+            recovered: node.records.recovered(epoch),
         };
         let draining = node.draining;
         self.report(name, session, joined);

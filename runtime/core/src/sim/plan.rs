@@ -5,12 +5,13 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use super::defects::Defect;
 use super::joins::{joined_graph, random_policy};
 use super::limit::limited_graph;
 use super::live;
 use super::model::random_graph;
 use crate::coordinator::Policy;
-use crate::ids::TaskId;
+use crate::ids::{CoordinatorEpoch, TaskId};
 use crate::joins::JoinPolicy;
 use crate::layout::AdaptivePolicy;
 use crate::locality::LocalityPolicy;
@@ -62,10 +63,12 @@ pub enum Scenario {
     Join,
     /// As any, with a slow worker and duplicates of what it runs.
     Slow,
+    /// As any, of coordinators that are lost.
+    Recovery,
 }
 
 impl Scenario {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Deadline,
         Self::Abandoned,
         Self::Client,
@@ -73,6 +76,7 @@ impl Scenario {
         Self::Limit,
         Self::Join,
         Self::Slow,
+        Self::Recovery,
         Self::Any,
     ];
 
@@ -87,76 +91,9 @@ impl Scenario {
             Self::Limit => "limit-",
             Self::Join => "join-",
             Self::Slow => "slow-",
+            Self::Recovery => "recovery-",
         }
     }
-}
-
-/// A defect put in on purpose, to show that the checks notice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Defect {
-    None,
-    /// Workers keep their successes to themselves.
-    DropSuccess,
-    /// A stage writes one row of each task twice.
-    RepeatRow,
-    /// A reader loses the rows of one chunk.
-    LoseChunk,
-    /// The coordinator is not told that a second run of a stage makes other rows.
-    HideIndeterminacy,
-    /// Every attempt fails, whatever the plan says.
-    FailAttempts,
-    /// The sink cannot commit, and what it made visible stays.
-    KeepFiles,
-    /// A worker says that it has granted twice as many slots as it has.
-    GrantTwice,
-    /// The query is taken for ended though the coordinator has not ended it.
-    EndEarly,
-    /// The coordinator takes its deadline and the grace time for missing workers a hundredfold.
-    LongTimeouts,
-    /// The coordinator halves both.
-    ShortTimeouts,
-    /// The client gives up when any row has left, whatever attempt cannot be read.
-    FailForAnyRow,
-    /// The client hands out again what a reader reads again.
-    DeliverAgain,
-    /// A reader keeps rows of its frames that lie in other ranges.
-    KeepForeignRows,
-    /// Every worker that is lost had said that it goes.
-    ReportAllDrained,
-    /// A task of several partitions leaves the last one out.
-    SkipPartition,
-    /// A task reads a partition of another one, too.
-    ReadPartitionTwice,
-    /// The coordinator leaves the last partition of a task out of its assignment.
-    AssignTooFew,
-    /// Runtime filters lack keys of rows that were written.
-    DropKeys,
-    /// The coordinator takes half of a limit's rows for enough.
-    HalfLimit,
-    /// The coordinator keeps outputs that were read.
-    KeepOutputs,
-    /// The coordinator says of a partition that holds bytes that it holds none.
-    DropFilledPartition,
-    /// The coordinator never tells an attempt to sort.
-    NeverSort,
-    /// Workers report that outputs have no rows.
-    ReportNoRows,
-    /// The coordinator leaves a map task out of a shard.
-    SkipMapTask,
-    /// The coordinator leaves out partitions of what a task should read whole.
-    ReadPartOfWhole,
-    /// The coordinator lets one task of a stage do a join as planned whose sides change places in others.
-    SwapInSome,
-    /// The coordinator does not tell a worker of one of the outputs.
-    DropUpdate,
-    /// The coordinator tells a worker of an output twice.
-    RepeatUpdate,
-    /// A worker keeps the first that it is told of an output.
-    KeepFirstUpdate,
-    /// The coordinator never cancels an attempt.
-    NeverCancel,
-    /// The coordinator says of an output that it refuses that it counts.
-    TellLoser,
 }
 
 #[derive(Debug)]
@@ -166,6 +103,8 @@ pub struct Plan {
     /// Slots by worker.
     pub slots: Vec<u32>,
     pub faults: Vec<(u64, usize, Fault)>,
+    /// When the coordinator is lost, ascending.
+    pub coordinator_losses: Vec<u64>,
     /// Probability that a session message is lost.
     pub session_loss: f64,
     /// Probability that a fetch, or its answer, is lost.
@@ -208,6 +147,7 @@ impl Plan {
                 plan.policy.joins = Some(random_policy(&mut rng));
             }
             Scenario::Slow => plan.slow_worker(&mut rng),
+            Scenario::Recovery => plan.lose_coordinators(&mut rng),
         }
         (plan, rng)
     }
@@ -283,6 +223,20 @@ impl Plan {
         self.policy.speculation = Some(live::random_policy(rng));
     }
 
+    /// Loses the coordinator while tasks run, perhaps several times.
+    fn lose_coordinators(&mut self, rng: &mut SmallRng) {
+        self.cancel_at = None;
+        // Many workers come later than the shorter time.
+        let wait = if rng.random_bool(0.5) { 20 } else { 400 };
+        self.policy.recovery_wait = Duration::from_millis(wait);
+        let count = rng.random_range(1..=3);
+        let mut at = 0;
+        for _ in 0..count {
+            at += rng.random_range(30..700);
+            self.coordinator_losses.push(at);
+        }
+    }
+
     /// Puts in a defect, and what brings it to light.
     pub fn inject(&mut self, defect: Defect) {
         self.defect = defect;
@@ -321,12 +275,14 @@ impl Plan {
             | Defect::RepeatUpdate
             | Defect::KeepFirstUpdate
             | Defect::NeverCancel
-            | Defect::TellLoser => {}
+            | Defect::TellLoser
+            | Defect::NumberAgain
+            | Defect::RelabelOutputs => {}
         }
     }
 
-    /// The policy that the coordinator gets.
-    pub fn coordinator_policy(&self) -> Policy {
+    /// The policy that a coordinator gets.
+    pub fn coordinator_policy(&self, epoch: CoordinatorEpoch) -> Policy {
         let stretched = |span: Duration| {
             if self.defect == Defect::LongTimeouts {
                 span * 100
@@ -337,12 +293,25 @@ impl Plan {
             }
         };
         Policy {
+            coordinator_epoch: match self.defect {
+                Defect::NumberAgain => CoordinatorEpoch(1),
+                _ => epoch,
+            },
+            recovery_wait: match epoch {
+                CoordinatorEpoch(1) => Duration::ZERO,
+                _ => self.policy.recovery_wait,
+            },
             deadline: self.policy.deadline.map(stretched),
             no_workers_grace: stretched(self.policy.no_workers_grace),
             retention: if self.defect == Defect::KeepOutputs {
                 ShuffleRetention::UntilEnd
             } else {
                 self.policy.retention
+            },
+            // Its layouts are others than those of its predecessor.
+            adaptive: match self.defect {
+                Defect::RelabelOutputs if epoch.0 > 1 => None,
+                _ => self.policy.adaptive,
             },
             ..self.policy.clone()
         }
@@ -389,6 +358,8 @@ impl Plan {
                 retry_backoff_base: Duration::from_millis(50),
                 exclude_worker_after_failures: 6,
                 worker_liveness_timeout: Duration::from_millis(2_000),
+                coordinator_epoch: CoordinatorEpoch(1),
+                recovery_wait: Duration::ZERO,
                 no_workers_grace: Duration::from_millis(12_000),
                 // No attempt that works is silent for so long here; workers report no counters.
                 attempt_stall_timeout: Duration::from_millis(20_000),
@@ -410,6 +381,7 @@ impl Plan {
             },
             slots,
             faults,
+            coordinator_losses: Vec::new(),
             session_loss,
             fetch_loss,
             slow,

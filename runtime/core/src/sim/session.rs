@@ -1,18 +1,22 @@
 //! Sessions between the coordinator and its workers: in order, until one message is lost.
 
+use std::sync::Arc;
+
 use rand::Rng;
 
 use super::audit::Violation;
 use super::plan::LATEST_REPEAT;
 use super::world::{SimEvent, World};
 use crate::coordinator::Event;
-use crate::ids::{AttemptId, Incarnation, WorkerId};
-use crate::message::{Assignment, InputUpdate, ReaderRange};
+use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, WorkerId};
+use crate::message::{Assignment, InputUpdate, ReaderRange, StageLayout};
 
 /// What a coordinator says in a session.
 #[derive(Debug, Clone)]
 pub enum ToWorker {
-    Hello,
+    Hello(CoordinatorEpoch),
+    /// Keep the layout of a stage.
+    DefineLayout(Arc<StageLayout>),
     /// How many, and how many of them for duplicates alone.
     RequestSlots(u32, u32),
     ReleaseSlots(u32),
@@ -54,7 +58,7 @@ impl World {
             self.after(delay, SimEvent::BrokenAtCoordinator { name, session });
             return Ok(());
         }
-        self.send(&name, ToWorker::Hello);
+        self.send(&name, ToWorker::Hello(self.epoch));
         self.after(3_000, SimEvent::ConnectTimedOut { name, session });
         Ok(())
     }

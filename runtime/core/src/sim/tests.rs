@@ -5,7 +5,8 @@ mod audit;
 use std::collections::BTreeSet;
 
 use super::audit::check_nothing_follows;
-use super::plan::{Defect, Plan, Scenario};
+use super::defects::Defect;
+use super::plan::{Plan, Scenario};
 use super::world::{Run, World};
 use crate::coordinator::{Action, Outcome};
 use sluice_crds::ErrorReason;
@@ -148,6 +149,24 @@ fn sim_seeds_whose_workers_all_vanish() {
     let runs = honest_runs(Scenario::Abandoned, SEEDS_OF_ENDS);
     assert_often(&runs, 50, "were given up", |run| {
         failed_for(run, ErrorReason::WorkersLost)
+    });
+}
+
+#[test]
+fn sim_seeds_that_lose_their_coordinators() {
+    let runs = honest_runs(Scenario::Recovery, SEEDS);
+    assert_often(&runs, 80, "succeeded", |run| run.outcome == Outcome::Succeeded);
+    assert_often(&runs, 30, "took outputs over and succeeded", |run| {
+        run.outcome == Outcome::Succeeded && run.recovered > 0
+    });
+    assert_often(
+        &runs,
+        10,
+        "took outputs over, coalesced partitions and succeeded",
+        |run| run.outcome == Outcome::Succeeded && run.recovered > 0 && run.coalesced_stages > 0,
+    );
+    assert_often(&runs, 1, "could not use outputs and succeeded", |run| {
+        run.outcome == Outcome::Succeeded && run.discarded > 0
     });
 }
 
@@ -344,6 +363,13 @@ fn a_join_that_is_never_sorted_is_noticed() {
 #[test]
 fn rows_of_two_runs_of_a_stage_are_noticed() {
     assert_noticed(Scenario::Any, Defect::HideIndeterminacy, "the result has");
+}
+
+#[test]
+fn outputs_that_a_successor_takes_over_wrongly_are_noticed() {
+    assert_noticed(Scenario::Recovery, Defect::HideIndeterminacy, "the result has");
+    assert_noticed(Scenario::Recovery, Defect::NumberAgain, "was used before");
+    assert_noticed(Scenario::Recovery, Defect::RelabelOutputs, "the result has");
 }
 
 #[test]

@@ -1,23 +1,26 @@
 //! The clock, the queue of what is going to happen, and the coordinator's shell.
 
 mod end;
+mod event;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use rand::Rng;
 use rand::rngs::SmallRng;
 
+pub use event::SimEvent;
+
 use super::audit::{Audit, Violation};
 use super::client::Client;
-use super::defects::apply_to_action;
-use super::fetch::{Answer, ReaderId};
+use super::defects::{Defect, apply_to_action};
 use super::model::{Row, reference};
 use super::node::Node;
-use super::plan::{Defect, FAULTS_END, Fault, Plan, SINK_ANSWER, SLOWEST};
+use super::plan::{FAULTS_END, Plan, SINK_ANSWER, SLOWEST};
+use super::recovery::relabel;
 use super::session::{Link, ToWorker};
 use crate::coordinator::{Action, Coordinator, Event, Outcome};
-use crate::ids::{AttemptId, Incarnation, QueryId, StreamId, WorkerId};
-use crate::message::FetchRequest;
+use crate::ids::{AttemptId, CoordinatorEpoch, Incarnation, QueryId, WorkerId};
+use crate::message::{InputState, InputUpdate};
 use crate::plan::Determinism;
 use crate::reader;
 use crate::snapshot::JoinSwitches;
@@ -25,93 +28,15 @@ use crate::time::Instant;
 
 const STEP_LIMIT: u64 = 400_000;
 
-/// An event of the simulation, queued by its time.
-#[derive(Debug, Clone)]
-pub enum SimEvent {
-    CoordinatorTick,
-    Connect {
-        name: String,
-    },
-    ConnectTimedOut {
-        name: String,
-        session: u64,
-    },
-    ToWorker {
-        name: String,
-        session: u64,
-        message: ToWorker,
-    },
-    ToCoordinator {
-        name: String,
-        session: u64,
-        event: Event,
-    },
-    BrokenAtCoordinator {
-        name: String,
-        session: u64,
-    },
-    BrokenAtWorker {
-        name: String,
-        session: u64,
-    },
-    Beat {
-        name: String,
-        incarnation: u64,
-    },
-    Work {
-        name: String,
-        incarnation: u64,
-        attempt: AttemptId,
-    },
-    Request {
-        from: ReaderId,
-        fetch: reader::FetchId,
-        worker: WorkerId,
-        request: FetchRequest,
-    },
-    Answered {
-        to: ReaderId,
-        fetch: reader::FetchId,
-        answer: Answer,
-    },
-    ReaderTick {
-        reader: ReaderId,
-    },
-    RepeatUpdate {
-        reader: ReaderId,
-        task: crate::ids::TaskId,
-    },
-    Consumed {
-        reader: ReaderId,
-        input: u32,
-        stream: StreamId,
-        bytes: u64,
-    },
-    /// It takes the oldest chunk that its reader has delivered.
-    ClientTakes {
-        generation: u32,
-    },
-    Fault {
-        name: String,
-        fault: Fault,
-    },
-    Restart {
-        name: String,
-    },
-    Thaw {
-        name: String,
-    },
-    SinkAnswered,
-    CancelRequested,
-}
-
 pub struct World {
     pub plan: Plan,
     pub rng: SmallRng,
     pub now: u64,
     sequence: u64,
     queue: BTreeMap<(u64, u64), SimEvent>,
-    coordinator: Coordinator,
+    pub coordinator: Coordinator,
+    /// Which coordinator of the query it is.
+    pub epoch: CoordinatorEpoch,
     coordinator_tick: Option<u64>,
     pub links: BTreeMap<String, Link>,
     pub broken: BTreeSet<u64>,
@@ -120,7 +45,7 @@ pub struct World {
     pub client: Client,
     /// Files of root attempts at the sink.
     pub staged: BTreeMap<AttemptId, Vec<Row>>,
-    visible: Option<Vec<AttemptId>>,
+    pub visible: Option<Vec<AttemptId>>,
     /// Starts of workers that the poisoned task has killed.
     pub killed: Vec<WorkerId>,
     /// Attempts that hang.
@@ -165,10 +90,15 @@ pub struct Run {
     pub at_preferred_worker: u32,
     /// Tasks that ran again after their output was dropped.
     pub ran_again: u32,
+    /// Tasks whose output the last coordinator took over.
+    pub recovered: u32,
+    /// Tasks that workers reported to it, whose output it could not use.
+    pub discarded: u32,
 }
 
 impl World {
-    pub fn new(plan: Plan, rng: SmallRng, trace: bool) -> Result<Self, Violation> {
+    /// A coordinator of the plan's query, as the plan's defect has it.
+    pub fn new_coordinator(plan: &Plan, epoch: CoordinatorEpoch, now: u64) -> Result<Coordinator, Violation> {
         let mut graph = plan.graph.clone();
         if plan.defect == Defect::HideIndeterminacy {
             graph
@@ -183,9 +113,15 @@ impl World {
                 .filter_map(|exchange| exchange.fetch.as_mut());
             limits.for_each(|rows| *rows = rows.div_ceil(2));
         }
-        let coordinator = Coordinator::new(graph, plan.coordinator_policy(), Instant(0));
+        let coordinator = Coordinator::new(graph, plan.coordinator_policy(epoch), Instant(now));
+        coordinator.map_err(|error| error.to_string())
+    }
+
+    pub fn new(plan: Plan, rng: SmallRng, trace: bool) -> Result<Self, Violation> {
+        let epoch = CoordinatorEpoch(1);
         let mut world = Self {
-            coordinator: coordinator.map_err(|error| error.to_string())?,
+            coordinator: Self::new_coordinator(&plan, epoch, 0)?,
+            epoch,
             reference: reference(&plan.graph),
             rng,
             now: 0,
@@ -224,6 +160,9 @@ impl World {
             let name = format!("w{worker}");
             self.after(at, SimEvent::Fault { name, fault });
         }
+        for at in self.plan.coordinator_losses.clone() {
+            self.after(at, SimEvent::CoordinatorLost);
+        }
         if let Some(at) = self.plan.cancel_at {
             self.after(at, SimEvent::CancelRequested);
         }
@@ -244,6 +183,17 @@ impl World {
     pub fn at(&mut self, at: u64, what: SimEvent) {
         self.sequence += 1;
         self.queue.insert((at, self.sequence), what);
+    }
+
+    /// Nothing that is under way to the coordinator arrives any more.
+    pub fn forget_messages_to_coordinator(&mut self) {
+        self.coordinator_tick = None;
+        self.queue.retain(|_, what| {
+            !matches!(
+                what,
+                SimEvent::CoordinatorTick | SimEvent::ToCoordinator { .. } | SimEvent::SinkAnswered
+            )
+        });
     }
 
     /// Draws whether a fault of this probability happens now.
@@ -314,6 +264,8 @@ impl World {
             skipped,
             at_preferred_worker: snapshot.stages.iter().map(|stage| stage.locality.worker).sum(),
             ran_again: self.audit.ran_again,
+            recovered: snapshot.recovery.recovered_tasks,
+            discarded: snapshot.recovery.discarded_outputs,
         })
     }
 
@@ -371,6 +323,7 @@ impl World {
             ),
             SimEvent::ClientTakes { generation } => self.client_takes(generation),
             SimEvent::Fault { name, fault } => self.apply_fault(name, fault),
+            SimEvent::CoordinatorLost => self.lose_coordinator(),
             SimEvent::Restart { name } => self.restart(name),
             SimEvent::Thaw { name } => self.thaw(&name),
             SimEvent::SinkAnswered => self.answer_for_sink(),
@@ -383,7 +336,10 @@ impl World {
     }
 
     /// Hands the coordinator an event and carries out its actions.
-    pub fn notify_coordinator(&mut self, event: Event) -> Result<(), Violation> {
+    pub fn notify_coordinator(&mut self, mut event: Event) -> Result<(), Violation> {
+        if self.plan.defect == Defect::RelabelOutputs {
+            relabel(&self.coordinator, &mut event);
+        }
         if let (Event::WorkerLost { worker, .. }, Defect::ReportAllDrained) = (&event, self.plan.defect) {
             let drained = Event::WorkerDrained {
                 worker: worker.clone(),
@@ -391,7 +347,15 @@ impl World {
             self.coordinator.handle(Instant(self.now), drained);
         }
         self.audit.on_event(&event);
+        let recovered = recovered_of(&event);
         let actions = self.coordinator.handle(Instant(self.now), event);
+        for (worker, attempt) in recovered {
+            let refused = actions.iter().any(|action| refuses(action, &worker, attempt));
+            // It may have been read by nobody, and dropped at once.
+            if !refused || actions.iter().any(|action| counts(action, attempt)) {
+                self.audit.on_recovered(&worker.name, attempt);
+            }
+        }
         for mut action in actions {
             if self.plan.defect == Defect::NeverCancel && matches!(action, Action::CancelAttempt { .. }) {
                 continue;
@@ -425,6 +389,9 @@ impl World {
                 speculative_slots,
             } => self.send(&worker.name, ToWorker::RequestSlots(slots, speculative_slots)),
             Action::ReleaseSlots { worker, slots } => self.send(&worker.name, ToWorker::ReleaseSlots(slots)),
+            Action::DefineLayout { worker, layout } => {
+                self.send(&worker.name, ToWorker::DefineLayout(layout));
+            }
             Action::AssignAttempt { worker, assignment } => {
                 self.send(&worker.name, ToWorker::Assign(assignment));
             }
@@ -468,33 +435,34 @@ impl World {
     }
 }
 
-impl SimEvent {
-    /// The worker at which it happens, if any: a frozen worker parks it.
-    fn worker(&self) -> Option<&String> {
-        match self {
-            Self::ToWorker { name, .. }
-            | Self::BrokenAtWorker { name, .. }
-            | Self::Beat { name, .. }
-            | Self::Work { name, .. } => Some(name),
-            Self::Request { worker, .. } => Some(&worker.name),
-            Self::Answered { to: reader, .. }
-            | Self::ReaderTick { reader }
-            | Self::RepeatUpdate { reader, .. }
-            | Self::Consumed { reader, .. } => match reader {
-                ReaderId::Attempt { name, .. } => Some(name),
-                ReaderId::Client(_) => None,
-            },
-            Self::CoordinatorTick
-            | Self::Connect { .. }
-            | Self::ConnectTimedOut { .. }
-            | Self::ToCoordinator { .. }
-            | Self::BrokenAtCoordinator { .. }
-            | Self::ClientTakes { .. }
-            | Self::Fault { .. }
-            | Self::Restart { .. }
-            | Self::Thaw { .. }
-            | Self::SinkAnswered
-            | Self::CancelRequested => None,
-        }
+/// The outputs of earlier coordinators' attempts that a worker brings.
+fn recovered_of(event: &Event) -> Vec<(WorkerId, AttemptId)> {
+    let Event::WorkerJoined {
+        worker, recovered, ..
+    } = event
+    else {
+        return Vec::new();
+    };
+    let outputs = recovered.outputs.iter();
+    outputs.map(|output| (worker.clone(), output.attempt)).collect()
+}
+
+/// Whether the coordinator does not take over an output.
+fn refuses(action: &Action, of: &WorkerId, output: AttemptId) -> bool {
+    match action {
+        Action::RetireAttempt { worker, attempt } => worker == of && *attempt == output,
+        Action::DropWorker { worker } => worker == of,
+        _ => false,
     }
+}
+
+/// Whether readers are told that an output counts.
+fn counts(action: &Action, output: AttemptId) -> bool {
+    let updates = match action {
+        Action::UpdateInputs { updates, .. } => updates.as_slice(),
+        Action::UpdateResult { updates } => updates.as_slice(),
+        _ => &[],
+    };
+    let won = |update: &InputUpdate| update.map_attempt == output && update.state == InputState::Won;
+    updates.iter().any(won)
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::ids::{AttemptId, StageEpoch, StageId};
 use crate::locality::LocalityCounts;
 use crate::query_outcome::QueryFailure;
-use crate::snapshot::{JoinSwitches, ReduceSnapshot, SpeculationCounts};
+use crate::snapshot::{JoinSwitches, RecoveryCounts, ReduceSnapshot, SpeculationCounts};
 
 const STARTED: Instant = Instant(1_000);
 
@@ -89,6 +89,10 @@ fn snapshot(stages: Vec<StageSnapshot>) -> QuerySnapshot {
         workers: 2,
         slots: 4,
         no_workers: None,
+        recovery: RecoveryCounts {
+            recovered_tasks: 5,
+            discarded_outputs: 1,
+        },
         stages,
     }
 }

@@ -19,6 +19,8 @@ pub enum Event {
         query: QueryId,
         /// The coordinator's epoch.
         coordinator_epoch: CoordinatorEpoch,
+        /// Whether the outputs of an earlier coordinator's attempts are good for this one.
+        keeps_outputs: bool,
     },
     /// An attempt began to publish `partitions` streams, or was registered again under a higher stream epoch.
     AttemptOpened {

@@ -88,7 +88,8 @@ impl StreamTable {
             Event::QueryOpened {
                 query,
                 coordinator_epoch,
-            } => self.open_query(query, coordinator_epoch),
+                keeps_outputs,
+            } => self.open_query(query, coordinator_epoch, keeps_outputs),
             Event::AttemptOpened {
                 query,
                 attempt,
@@ -138,13 +139,22 @@ impl StreamTable {
 
     /// A successor starts the query over and numbers attempts as its predecessor did, so the data of the predecessor is
     /// dropped.
-    fn open_query(&mut self, query: QueryId, coordinator_epoch: CoordinatorEpoch) -> Vec<Action> {
+    fn open_query(
+        &mut self,
+        query: QueryId,
+        coordinator_epoch: CoordinatorEpoch,
+        keeps_outputs: bool,
+    ) -> Vec<Action> {
         let opened = Query {
             coordinator_epoch,
             ..Query::default()
         };
-        match self.queries.get(&query) {
+        match self.queries.get_mut(&query) {
             Some(known) if known.coordinator_epoch >= coordinator_epoch => Vec::new(),
+            Some(known) if keeps_outputs => {
+                known.coordinator_epoch = coordinator_epoch;
+                Vec::new()
+            }
             Some(_) => {
                 self.queries.insert(query.clone(), opened);
                 vec![Action::DropQuery { query }]

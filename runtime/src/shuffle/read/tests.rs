@@ -60,7 +60,7 @@ async fn cluster() -> Cluster {
             pressure: Arc::default(),
         });
         let store = store.unwrap();
-        store.open_query(query(), CoordinatorEpoch(1)).await;
+        store.open_query(query(), CoordinatorEpoch(1), false).await;
         transport.stores.insert(worker(number), store);
         dirs.push(dir);
     }

@@ -17,6 +17,7 @@ pub enum Command {
     OpenQuery {
         query: QueryId,
         coordinator_epoch: CoordinatorEpoch,
+        keeps_outputs: bool,
         reply: oneshot::Sender<()>,
     },
     OpenAttempt {

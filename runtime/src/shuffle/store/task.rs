@@ -140,11 +140,13 @@ impl StoreTask {
             Command::OpenQuery {
                 query,
                 coordinator_epoch,
+                keeps_outputs,
                 reply,
             } => {
                 self.apply(Event::QueryOpened {
                     query,
                     coordinator_epoch,
+                    keeps_outputs,
                 });
                 answer(reply, ());
             }

@@ -58,7 +58,7 @@ fn config(dir: &Path) -> StoreConfig {
 
 async fn start(config: StoreConfig) -> StoreHandle {
     let store = StoreHandle::start(config).unwrap();
-    store.open_query(query("q"), CoordinatorEpoch(1)).await;
+    store.open_query(query("q"), CoordinatorEpoch(1), false).await;
     for task in 0..2 {
         let opened = store.open_attempt(query("q"), attempt(task), StreamEpoch(1), 3);
         opened.await.unwrap();

@@ -43,7 +43,7 @@ async fn store(partitions: u32) -> (StoreHandle, TempDir) {
         pressure: Arc::default(),
     });
     let store = store.unwrap();
-    store.open_query(query(), CoordinatorEpoch(1)).await;
+    store.open_query(query(), CoordinatorEpoch(1), false).await;
     for task in 0..2 {
         let opened = store.open_attempt(query(), attempt(task), StreamEpoch(1), partitions);
         opened.await.unwrap();

@@ -242,6 +242,7 @@ fn update() -> wire::InputUpdate {
 fn session() -> Vec<Vec<u8>> {
     let hello = wire::Hello {
         query_name: "orders".to_owned(),
+        plan_fingerprint: 1,
         query: "q".into(),
         coordinator_epoch: 1,
         build_id: "b".into(),

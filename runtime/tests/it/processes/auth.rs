@@ -142,6 +142,7 @@ async fn session(worker: &Worker, token: Option<Token>, query: &str, epoch: u64)
         liveness_timeout_millis: 600_000,
         input_roots: Vec::new(),
         query_name: "q".to_owned(),
+        plan_fingerprint: 1,
     });
     outbound
         .send(wire::CoordinatorMessage::of(hello))

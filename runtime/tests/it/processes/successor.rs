@@ -1,7 +1,7 @@
 //! Coordinator processes that are stopped, succeeded or superseded, and their termination messages.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use sluice_core::snapshot::QuerySnapshot;
@@ -55,21 +55,20 @@ impl Coordinator {
         }
     }
 
-    /// Waits for a state.
+    /// Waits for a state. It asks again and again: who watches is told once a second, and some states are shorter.
     async fn until(&mut self, is_so: impl Fn(&QuerySnapshot) -> bool) -> QueryReport {
-        let states = self.client.watch_query_status(self.reference()).await;
-        let mut states = states.expect("it serves").into_inner();
-        let seen = async {
-            while let Some(state) = states.message().await.expect("it lives") {
-                let report = QueryReport::try_from(state).expect("a report");
-                if is_so(&report.snapshot) {
-                    return report;
-                }
+        let deadline = Instant::now() + TIMEOUT;
+        while Instant::now() < deadline {
+            let status = self.client.get_query_status(self.reference()).await;
+            let status = status.expect("it serves").into_inner();
+            let report = QueryReport::try_from(status).expect("a report");
+            if is_so(&report.snapshot) {
+                return report;
             }
-            panic!("the query ended before");
-        };
-        let seen = tokio::time::timeout(TIMEOUT, seen).await;
-        seen.expect("waited in vain for a state")
+            assert_eq!(report.snapshot.outcome, None, "the query ended before");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("waited in vain for a state");
     }
 }
 
@@ -78,10 +77,11 @@ fn words(folder: &Folder, epoch: u64) -> Option<Termination> {
     (!text.is_empty()).then(|| Termination::decode(&text).expect("last words"))
 }
 
-fn rows_of(folder: &Folder) -> String {
+/// These columns of the rows in the sink.
+fn read_back(folder: &Folder, columns: &str) -> String {
     let table = "{name: t, location: out/rows, format: parquet}";
-    let sql = "select lines, parts, quantity, comment from t";
-    plain_rows(&folder.write("read.yaml", query(sql, &[table], &[])))
+    let sql = format!("select {columns} from t");
+    plain_rows(&folder.write("read.yaml", query(&sql, &[table], &[])))
 }
 
 fn plain_rows(file: &Path) -> String {
@@ -96,13 +96,103 @@ fn halfway(seen: &QuerySnapshot) -> bool {
     seen.stages.iter().any(|stage| stage.done > 0) && seen.outcome.is_none()
 }
 
+/// Parts by the number of their lines: a scan, a stage that reads it by the layout of what was written, and the root. In four waves on
+/// three slots, so that a stage is seen halfway.
+fn parts_by_lines(scale_factor: f64, condition: &str) -> String {
+    let sql = format!(
+        "select lines, count(*) as parts, sum(quantity) as quantity, min(comment) as comment from \
+         (select l_partkey, count(*) as lines, sum(l_quantity) as quantity, min(l_comment) as comment \
+         from lineitem where {condition} group by l_partkey) group by lines"
+    );
+    query(
+        &sql,
+        &[&tpch("lineitem", scale_factor)],
+        &[
+            "sink: {location: out/rows, format: parquet}",
+            "shuffle: {partitions: 24, speculation: {mode: Off}, adaptive: {minReduceTasks: 12, maxReduceTasks: 12}}",
+        ],
+    )
+}
+
+/// Tasks of a stage that have won.
+fn done(seen: &QuerySnapshot, stage: usize) -> u32 {
+    seen.stages.get(stage).map_or(0, |stage| stage.done)
+}
+
+/// `moment` says when the first coordinator is killed; it has won `stage`'s tasks as seen then.
+async fn nothing_that_has_won_runs_again(moment: impl Fn(&QuerySnapshot) -> bool, stage: usize) {
+    let folder = Folder::new();
+    folder.write("query.yaml", parts_by_lines(0.5, "true"));
+    let mut workers = Worker::three();
+    let addresses = list(&workers);
+    let mut first = Coordinator::start(&folder, &addresses, "q-1", 1).await;
+    let seen = first.until(moment).await.snapshot;
+    first.program.signal(Signal::KILL);
+    drop(first);
+
+    let mut second = Coordinator::start(&folder, &addresses, "q-1", 2).await;
+    let report = second.until(|seen| seen.outcome.is_some()).await;
+    assert_eq!(report.status().phase, QueryPhase::Succeeded);
+    let snapshot = &report.snapshot;
+    let recovery = snapshot.recovery;
+    assert!(
+        recovery.recovered_tasks >= done(&seen, stage),
+        "{recovery:?} of {seen:#?}"
+    );
+    assert_eq!(recovery.discarded_outputs, 0);
+    for stage in &snapshot.stages {
+        assert!(stage.attempts <= stage.tasks, "a task ran again: {stage:#?}");
+    }
+    second.program.end().expect(0, &[]);
+    let written = read_back(&folder, "lines, parts, quantity, comment");
+    let expected = plain_rows(&folder.at("query.yaml"));
+    assert_eq!(sorted_rows(&written), sorted_rows(&expected));
+    workers.iter_mut().for_each(Worker::assert_well);
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_successor_starts_over_on_the_same_workers_and_the_old_one_is_refused() {
+async fn a_successor_goes_on_where_some_maps_have_won() {
+    let some = |seen: &QuerySnapshot| done(seen, 0) > 0 && done(seen, 1) == 0;
+    nothing_that_has_won_runs_again(some, 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_goes_on_by_the_layout_of_its_predecessor() {
+    nothing_that_has_won_runs_again(|seen| done(seen, 1) > 0 && seen.outcome.is_none(), 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_with_another_plan_starts_over_and_says_so() {
+    let folder = Folder::new();
+    folder.write("query.yaml", parts_by_lines(0.5, "true"));
+    let mut workers = Worker::three();
+    let addresses = list(&workers);
+    let mut first = Coordinator::start(&folder, &addresses, "q-1", 1).await;
+    first.until(|seen| done(seen, 0) > 0).await;
+    first.program.signal(Signal::KILL);
+    drop(first);
+
+    folder.write("query.yaml", parts_by_lines(0.5, "l_quantity < 9"));
+    let mut second = Coordinator::start(&folder, &addresses, "q-1", 2).await;
+    let report = second.until(|seen| seen.outcome.is_some()).await;
+    let recovery = report.snapshot.recovery;
+    assert!(
+        recovery.recovered_tasks == 0 && recovery.discarded_outputs > 0,
+        "{recovery:?}"
+    );
+    second.program.end().expect(0, &["another plan"]);
+    let written = read_back(&folder, "lines, parts, quantity, comment");
+    let expected = plain_rows(&folder.at("query.yaml"));
+    assert_eq!(sorted_rows(&written), sorted_rows(&expected));
+    workers.iter_mut().for_each(Worker::assert_well);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_runs_on_the_same_workers_and_the_old_one_is_refused() {
     let folder = Folder::new();
     folder.write(
         "query.yaml",
-        // Much longer than the second between two reports.
-        by_part(3.0, &["sink: {location: out/rows, format: parquet}"]),
+        by_part(0.5, &["sink: {location: out/rows, format: parquet}"]),
     );
     let mut workers = Worker::three();
     let addresses = list(&workers);
@@ -125,7 +215,8 @@ async fn a_successor_starts_over_on_the_same_workers_and_the_old_one_is_refused(
     let said = words(&folder, 2).expect("the query has ended");
     assert_eq!(said.phase, QueryPhase::Succeeded);
     let sink = said.sink.expect("it has a sink");
-    let (written, expected) = (rows_of(&folder), plain_rows(&folder.at("query.yaml")));
+    let written = read_back(&folder, "lines, parts, quantity, comment");
+    let expected = plain_rows(&folder.at("query.yaml"));
     assert_eq!(sorted_rows(&written), sorted_rows(&expected));
     assert_eq!(sink.rows as usize, sorted_rows(&expected).len());
     let names = std::fs::read_dir(folder.at("out")).expect("it is there").count();

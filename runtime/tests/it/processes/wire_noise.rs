@@ -37,6 +37,7 @@ fn hello(query: &str) -> wire::Hello {
         liveness_timeout_millis: 10_000,
         input_roots: Vec::new(),
         query_name: "q".to_owned(),
+        plan_fingerprint: 1,
     }
 }
 

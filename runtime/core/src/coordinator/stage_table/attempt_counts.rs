@@ -13,6 +13,8 @@ pub(in crate::coordinator) struct AttemptCounts {
     pub(in crate::coordinator) failed: u32,
     pub(in crate::coordinator) lost: u32,
     pub(in crate::coordinator) cancelled: u32,
+    /// Those of an earlier coordinator whose output counts.
+    pub(in crate::coordinator) recovered: u32,
     pub(in crate::coordinator) speculation: SpeculationCounts,
 }
 

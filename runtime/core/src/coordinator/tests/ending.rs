@@ -7,6 +7,7 @@ use super::fixture::{
 use crate::coordinator::{Action, Event, Outcome, Policy};
 use crate::layout::LayoutId;
 use crate::locality::NodeLocation;
+use crate::message::Recovered;
 use crate::metrics::AttemptMetrics;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
@@ -178,6 +179,7 @@ fn a_cancel_stops_everything() {
         slots: 2,
         location: NodeLocation::default(),
         held: Vec::new(),
+        recovered: Recovered::default(),
     });
     query.handle(Event::SlotsGranted {
         worker: worker("a"),

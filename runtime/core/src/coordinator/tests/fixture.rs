@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crate::coordinator::{Action, Coordinator, Event, Outcome, Policy, QueryFailure};
 use crate::failure::AttemptFailure;
-use crate::ids::{AttemptId, ExchangeId, Incarnation, StageEpoch, StageId, WorkerId};
+use crate::ids::{AttemptId, CoordinatorEpoch, ExchangeId, Incarnation, StageEpoch, StageId, WorkerId};
 use crate::joins::JoinPolicy;
 use crate::layout::LayoutId;
 use crate::locality::{DataLocality, LocalityPolicy, NodeLocation};
-use crate::message::{Assignment, InputState, InputUpdate, MapOutputPartitionMeta};
+use crate::message::{Assignment, InputState, InputUpdate, MapOutputPartitionMeta, Recovered};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, Exchange, ExchangeKind, ReadKind, Stage, StageGraph, StageInput};
 use crate::time::Instant;
@@ -20,6 +20,8 @@ pub fn policy() -> Policy {
         retry_backoff_base: Duration::from_millis(250),
         exclude_worker_after_failures: 3,
         worker_liveness_timeout: Duration::from_secs(15),
+        coordinator_epoch: CoordinatorEpoch(1),
+        recovery_wait: Duration::ZERO,
         no_workers_grace: Duration::from_secs(30),
         attempt_stall_timeout: Duration::from_secs(600),
         deadline: None,
@@ -224,6 +226,7 @@ impl Query {
                 zone: Some(zone.to_owned()),
             },
             held: Vec::new(),
+            recovered: Recovered::default(),
         })
     }
 
@@ -233,6 +236,7 @@ impl Query {
             slots,
             location: NodeLocation::default(),
             held: held.to_vec(),
+            recovered: Recovered::default(),
         })
     }
 

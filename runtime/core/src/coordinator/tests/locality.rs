@@ -8,6 +8,7 @@ use crate::coordinator::worker_registry::WorkerRegistry;
 use crate::coordinator::{Action, Event, Policy};
 use crate::ids::StageId;
 use crate::locality::{FilesHash, LocalityCounts, LocalityPolicy, NodeLocation};
+use crate::message::Recovered;
 use crate::plan::{ReadKind, StageGraph};
 use crate::time::Instant;
 use std::sync::Arc;
@@ -204,6 +205,7 @@ fn scanned(workers: [&str; 2]) -> (Query, Vec<(String, u32)>) {
             slots: 2,
             location: NodeLocation::default(),
             held: Vec::new(),
+            recovered: Recovered::default(),
         });
     }
     for name in workers {

@@ -8,7 +8,7 @@ use crate::coordinator::{Action, Event, Outcome};
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, Incarnation, WorkerId};
 use crate::locality::NodeLocation;
-use crate::message::InputState;
+use crate::message::{InputState, Recovered};
 use crate::plan::Determinism;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
@@ -29,6 +29,7 @@ fn reduce_runs() -> Query {
         slots: 1,
         location: NodeLocation::default(),
         held: Vec::new(),
+        recovered: Recovered::default(),
     });
     query.join("b", 1);
     query.run(Event::SlotsGranted {

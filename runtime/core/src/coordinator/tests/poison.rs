@@ -6,6 +6,7 @@ use super::fixture::{
 use crate::coordinator::{Action, Event};
 use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, Incarnation, WorkerId};
+use crate::message::Recovered;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
@@ -54,6 +55,7 @@ fn drop_next(query: &mut Query, goes: Goes, id: AttemptId) -> Vec<Action> {
                 slots: 0,
                 location: crate::locality::NodeLocation::default(),
                 held: Vec::new(),
+                recovered: Recovered::default(),
             });
             all.extend(query.run(drained));
             all
@@ -65,6 +67,7 @@ fn drop_next(query: &mut Query, goes: Goes, id: AttemptId) -> Vec<Action> {
                 slots: 0,
                 location: crate::locality::NodeLocation::default(),
                 held: Vec::new(),
+                recovered: Recovered::default(),
             })
         }
         Goes::Drained => {

@@ -7,7 +7,7 @@ use super::fixture::{
 use crate::coordinator::{Action, Event, Outcome};
 use crate::ids::{ExchangeId, StageId, StreamEpoch};
 use crate::locality::{DataLocality, LocalityCounts, NodeLocation};
-use crate::message::InputState;
+use crate::message::{InputState, Recovered};
 use crate::plan::{ExchangeKind, ReadKind, StageGraph};
 use crate::time::Instant;
 
@@ -119,12 +119,14 @@ fn tasks_spread_over_the_workers() {
         slots: 4,
         location: NodeLocation::default(),
         held: Vec::new(),
+        recovered: Recovered::default(),
     });
     let requests = query.handle(Event::WorkerJoined {
         worker: worker("b"),
         slots: 4,
         location: NodeLocation::default(),
         held: Vec::new(),
+        recovered: Recovered::default(),
     });
     let request = |name: &str, slots| Action::RequestSlots {
         worker: worker(name),
@@ -142,12 +144,14 @@ fn starving_tasks_ask_every_worker_for_all_they_could_use() {
         slots: 4,
         location: NodeLocation::default(),
         held: Vec::new(),
+        recovered: Recovered::default(),
     });
     query.handle(Event::WorkerJoined {
         worker: worker("b"),
         slots: 3,
         location: NodeLocation::default(),
         held: Vec::new(),
+        recovered: Recovered::default(),
     });
     assert_eq!(query.machine.next_deadline().map(|at| at.0), Some(100));
     query.now = 100;
@@ -167,6 +171,7 @@ fn slots_without_work_go_back() {
         slots: 4,
         location: NodeLocation::default(),
         held: Vec::new(),
+        recovered: Recovered::default(),
     });
     let actions = query.handle(Event::SlotsGranted {
         worker: worker("a"),
@@ -269,6 +274,7 @@ fn slots_are_asked_for_near_the_data_first() {
             zone: zone.map(str::to_owned),
         },
         held: Vec::new(),
+        recovered: Recovered::default(),
     };
     query.handle(join("a", Some("y"), 4));
     query.handle(join("b", Some("z"), 2));
@@ -313,6 +319,7 @@ fn workers_that_were_chosen_stay_chosen_until_a_slot_is_given_back() {
         slots: 1,
         location: NodeLocation::default(),
         held: Vec::new(),
+        recovered: Recovered::default(),
     };
     let request = |name: &str, slots| Action::RequestSlots {
         worker: worker(name),

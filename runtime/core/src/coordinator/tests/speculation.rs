@@ -7,7 +7,7 @@ use crate::coordinator::{Action, Event, Outcome, Policy};
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
 use crate::ids::{AttemptId, StageId};
 use crate::locality::NodeLocation;
-use crate::message::InputState;
+use crate::message::{InputState, Recovered};
 use crate::snapshot::SpeculationCounts;
 use crate::speculation::SpeculationPolicy;
 use crate::time::Instant;
@@ -244,6 +244,7 @@ fn a_duplicate_runs_on_another_node_where_there_is_one() {
                 zone: None,
             },
             held: Vec::new(),
+            recovered: Recovered::default(),
         })
     };
     let mut all = assigned(&join("a", "n1", 8));

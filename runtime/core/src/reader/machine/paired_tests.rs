@@ -66,6 +66,7 @@ impl World {
         let mut tables: Vec<StreamTable> = (0..3).map(|w| StreamTable::new(Incarnation(w))).collect();
         for table in &mut tables {
             let opened = stream::Event::QueryOpened {
+                keeps_outputs: false,
                 query: query.clone(),
                 coordinator_epoch: CoordinatorEpoch(1),
             };

@@ -8,14 +8,14 @@ use crate::coordinator::Event;
 use crate::failure::{AttemptFailure, Resource};
 use crate::ids::{AttemptId, StreamId};
 use crate::leases::SessionId;
-use crate::message::MapOutputPartitionMeta;
+use crate::message::{MapOutputPartitionMeta, RecoveredOutput};
 use crate::metrics::AttemptMetrics;
 use crate::plan::ExchangeKind;
 use crate::sim::audit::Violation;
+use crate::sim::defects::Defect;
 use crate::sim::filters;
 use crate::sim::limit;
 use crate::sim::model::{Row, compute, mix, route, sort_key};
-use crate::sim::plan::Defect;
 use crate::sim::world::{SimEvent, World};
 use crate::stream;
 
@@ -199,7 +199,7 @@ impl World {
             let rows = frames.iter().flat_map(|frame| frame.rows.iter().copied());
             let rows: Vec<Row> = rows.collect();
             all.extend(rows.iter().copied());
-            if is_root {
+            if is_root && node.epoch == self.epoch {
                 self.staged.insert(attempt, rows.clone());
             }
             self.audit.published.insert(*stream, rows);
@@ -218,6 +218,15 @@ impl World {
             all.truncate(1);
         }
         let filters = filters::made(&self.plan.graph, attempt.stage, &all);
+        let report = RecoveredOutput {
+            attempt,
+            layout,
+            outputs: outputs.clone(),
+            run: run.clone(),
+            filters: filters.clone(),
+            metrics,
+        };
+        node.records.keep(node.epoch, report);
         if defect != Defect::DropSuccess {
             self.report(
                 name,

@@ -13,7 +13,7 @@ use crate::failure::{AttemptFailure, FetchError};
 use crate::ids::{AttemptId, Incarnation, StageEpoch, StageId, StreamEpoch, StreamId, WorkerId};
 use crate::layout::LayoutId;
 use crate::locality::NodeLocation;
-use crate::message::{Assignment, InputState, InputUpdate};
+use crate::message::{Assignment, InputState, InputUpdate, Recovered};
 use crate::metrics::AttemptMetrics;
 use sluice_crds::ErrorReason;
 
@@ -43,6 +43,7 @@ fn joined_as(worker: WorkerId) -> Event {
         slots: 9,
         location: NodeLocation::default(),
         held: Vec::new(),
+        recovered: Recovered::default(),
     }
 }
 
@@ -175,7 +176,10 @@ fn a_winner_of_an_old_run_is_noticed() {
 fn attempts_out_of_bounds_are_noticed() {
     let mut audit = audit_after(&[attempt(0, 0)]);
     complains(&mut audit, &assign(attempt(0, 0)), "used before");
-    let mut audit = audit_after(&[]);
+    let all: Vec<AttemptId> = (0..MAX_ATTEMPTS_PER_TASK)
+        .map(|number| attempt(0, number))
+        .collect();
+    let mut audit = audit_after(&all);
     complains(
         &mut audit,
         &assign(attempt(0, MAX_ATTEMPTS_PER_TASK)),

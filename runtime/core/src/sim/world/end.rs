@@ -66,7 +66,12 @@ impl World {
         let mut roots = snapshot.stages.iter().filter(|stage| is_root(stage.id));
         let are_there = roots.all(|root| root.state == StageState::Done);
         let delivered = self.outcome == Some(Outcome::Succeeded) && !policy.sink;
-        if !delivered || !are_there || policy.retention != ShuffleRetention::UntilRead {
+        // A successor that found all rows of the result has not begun to drop what they were made of.
+        if self.coordinator.is_recovering()
+            || !delivered
+            || !are_there
+            || policy.retention != ShuffleRetention::UntilRead
+        {
             return Ok(());
         }
         self.audit.on_kept(|stage| !is_root(stage))

@@ -78,6 +78,7 @@ fn fetch(table: &mut StreamTable, request: FetchRequest) -> Result<ChunkHead, Fe
 fn table() -> StreamTable {
     let mut table = StreamTable::new(Incarnation(7));
     let opened = Event::QueryOpened {
+        keeps_outputs: false,
         query: query("q"),
         coordinator_epoch: CoordinatorEpoch(3),
     };
@@ -323,6 +324,7 @@ fn press(target_bytes: u64, kept: &[&str]) -> Event {
 fn a_query_that_cannot_spill_leaves_it_to_others() {
     let mut table = table();
     let opened = |id: &str| Event::QueryOpened {
+        keeps_outputs: false,
         query: query(id),
         coordinator_epoch: CoordinatorEpoch(3),
     };
@@ -401,12 +403,33 @@ fn spilling_takes_finalized_and_large_streams_first() {
 }
 
 #[test]
+fn a_successor_of_the_same_plan_keeps_what_its_predecessor_left() {
+    let mut table = table();
+    let first = attempt(0, 0);
+    open(&mut table, first, 5);
+    commit(&mut table, stream(0, 0), 10);
+    let finalized = Event::AttemptFinalized {
+        query: query("q"),
+        attempt: first,
+    };
+    table.handle(finalized);
+    let opened = Event::QueryOpened {
+        keeps_outputs: true,
+        query: query("q"),
+        coordinator_epoch: CoordinatorEpoch(4),
+    };
+    assert!(table.handle(opened).is_empty());
+    assert_eq!(table.held_attempts(&query("q")), [first]);
+}
+
+#[test]
 fn a_successor_drops_what_its_predecessor_left_and_may_use_its_numbers_again() {
     let mut table = table();
     let first = attempt(0, 0);
     open(&mut table, first, 5);
     commit(&mut table, stream(0, 0), 10);
     let opened = |epoch| Event::QueryOpened {
+        keeps_outputs: false,
         query: query("q"),
         coordinator_epoch: CoordinatorEpoch(epoch),
     };

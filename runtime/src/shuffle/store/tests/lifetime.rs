@@ -86,7 +86,7 @@ async fn a_successor_may_use_the_numbers_of_its_predecessor_while_that_ones_byte
             .await
             .unwrap();
     }
-    store.open_query(query("q"), CoordinatorEpoch(2)).await;
+    store.open_query(query("q"), CoordinatorEpoch(2), false).await;
     let opened = store.open_attempt(query("q"), attempt(0), StreamEpoch(1), 3);
     opened.await.unwrap();
     let bytes = frame(stream(1, 1), 0, 200);

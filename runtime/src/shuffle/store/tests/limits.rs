@@ -78,7 +78,7 @@ async fn a_query_that_has_all_it_may_have_fails_alone() {
         ..config(dir.path())
     };
     let store = start(limited).await;
-    store.open_query(query("other"), CoordinatorEpoch(1)).await;
+    store.open_query(query("other"), CoordinatorEpoch(1), false).await;
     let fill = async |id: &str, frames: u32| {
         let opened = store.open_attempt(query(id), attempt(0), StreamEpoch(1), 1);
         let _ = opened.await;

@@ -81,7 +81,7 @@ async fn what_goes_to_disk_counts_for_the_attempt_that_wrote_it_also_after_its_e
     append(&store, early, frame(early, 0, 700)).await.unwrap();
     store.finalize(query("q"), attempt(0)).await.unwrap();
     assert_eq!(store.attempt_counts(query("q")).await, BTreeMap::new());
-    store.open_query(query("other"), CoordinatorEpoch(1)).await;
+    store.open_query(query("other"), CoordinatorEpoch(1), false).await;
     // More than the memory holds: the early attempt's bytes go, and this frame waits for it.
     append(&store, late, frame(late, 0, 400)).await.unwrap();
     settled(&store, |stats| stats.spilled_bytes > 0).await;
