@@ -22,8 +22,8 @@ pub use retry::{
 };
 pub use shuffle::{
     AdaptiveJoins, AdaptiveMode, AdaptiveSpec, Compression, JoinOrderMode, MAX_FETCH_WINDOW_PARTITIONS,
-    MAX_P95_MULTIPLIER, MAX_PARTITIONS, RuntimeFilters, ShuffleRetention, ShuffleSpec, SpeculationMode,
-    SpeculationSpec,
+    MAX_KEEP_WHILE_SUSPENDED, MAX_P95_MULTIPLIER, MAX_PARTITIONS, RuntimeFilters, ShuffleRetention,
+    ShuffleSpec, SpeculationMode, SpeculationSpec,
 };
 pub use sink::{IfExists, PreviewMode, SinkSpec};
 pub use spec::{

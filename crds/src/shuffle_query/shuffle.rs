@@ -13,8 +13,11 @@ pub const MAX_P95_MULTIPLIER: f64 = 100.0;
 /// Largest reduce fetch window, in partitions.
 pub const MAX_FETCH_WINDOW_PARTITIONS: u32 = 65_536;
 
+/// The longest that shuffle data of a suspended query is kept.
+pub const MAX_KEEP_WHILE_SUSPENDED: Millis = Millis::from_millis(86_400_000);
+
 /// How rows move between stages.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ShuffleSpec {
     /// Partitions of every exchange. Without it, one for each slot of all workers, and more if the tables that the query reads
@@ -44,6 +47,11 @@ pub struct ShuffleSpec {
     /// How long workers keep shuffle data: UntilRead, or UntilEnd of the query. The schema tells what the types say.
     #[serde(default)]
     pub retention: ShuffleRetention,
+    /// How long workers keep shuffle data of the query while it is suspended; 0s: not at all. A query that resumes in that
+    /// time runs only what had not ended. Meanwhile the data takes memory and disk that others may need. At most 24h.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')").message("at most 24h"))]
+    pub keep_while_suspended: Millis,
 }
 
 /// Whether scans leave out rows by the join keys that other stages have written, before they are shuffled and joined, and row
@@ -254,6 +262,7 @@ impl Default for ShuffleSpec {
             join_order: JoinOrderMode::default(),
             speculation: SpeculationSpec::default(),
             retention: ShuffleRetention::default(),
+            keep_while_suspended: Millis::default(),
         }
     }
 }

@@ -5,9 +5,9 @@ use super::pool::{check_inline, check_locality, check_workers};
 use super::schema::{QUERY, check_spec};
 use super::{Problem, check_name};
 use crate::shuffle_query::{
-    AdaptiveSpec, CsvOptions, FileFormat, Location, MAX_BACKOFF_BASE, MAX_NO_WORKERS_GRACE, MAX_QUERY_NAME,
-    MAX_SQL_BYTES, MAX_WORKER_LIVENESS_TIMEOUT, MIN_WORKER_LIVENESS_TIMEOUT, RetrySpec, ShuffleQuery,
-    TableSpec, TpchTable,
+    AdaptiveSpec, CsvOptions, FileFormat, Location, MAX_BACKOFF_BASE, MAX_KEEP_WHILE_SUSPENDED,
+    MAX_NO_WORKERS_GRACE, MAX_QUERY_NAME, MAX_SQL_BYTES, MAX_WORKER_LIVENESS_TIMEOUT,
+    MIN_WORKER_LIVENESS_TIMEOUT, RetrySpec, ShuffleQuery, TableSpec, TpchTable,
 };
 use crate::text::excerpt;
 use crate::units::Millis;
@@ -40,6 +40,7 @@ pub fn validate_query(query: &ShuffleQuery) -> Vec<Problem> {
     }
     check_retry(&spec.retry, &mut problems);
     check_adaptive(&spec.shuffle.adaptive, &mut problems);
+    check_keeping(spec.shuffle.keep_while_suspended, &mut problems);
     if let Some(workers) = &spec.workers {
         check_workers(workers, "spec.workers", &mut problems);
         check_inline(workers, "spec.workers", &mut problems);
@@ -206,6 +207,16 @@ fn check_adaptive(adaptive: &AdaptiveSpec, problems: &mut Vec<Problem>) {
             "spec.shuffle.adaptive.minReduceTasks",
             format!("is {least}, and maxReduceTasks is {most}"),
             format!("write at most {most}"),
+        ));
+    }
+}
+
+fn check_keeping(keep: Millis, problems: &mut Vec<Problem>) {
+    if keep > MAX_KEEP_WHILE_SUSPENDED {
+        problems.push(Problem::new(
+            "spec.shuffle.keepWhileSuspended",
+            format!("is {keep}"),
+            format!("write at most {MAX_KEEP_WHILE_SUSPENDED}"),
         ));
     }
 }

@@ -74,7 +74,7 @@ spec:
   - {name: lines, tpch: {scaleFactor: 0.5, table: lineitem}}
   sink: {location: /out/daily, format: parquet, ifExists: Replace}
   preview: None
-  shuffle: {partitions: 8, compression: Zstd, reduceFetchWindowPartitions: 7, runtimeFilters: "Off", joinOrder: AsWritten, retention: UntilEnd, speculation: {mode: "Off", minCompletedSamples: 9, p95Multiplier: 2.5, minRuntime: 3s}, adaptive: {mode: "Off", joins: "Off", targetBytes: 32Mi, minReduceTasks: 2, maxReduceTasks: 6, maxPartitionsPerTask: 3}}
+  shuffle: {partitions: 8, compression: Zstd, reduceFetchWindowPartitions: 7, runtimeFilters: "Off", joinOrder: AsWritten, retention: UntilEnd, keepWhileSuspended: 5m, speculation: {mode: "Off", minCompletedSamples: 9, p95Multiplier: 2.5, minRuntime: 3s}, adaptive: {mode: "Off", joins: "Off", targetBytes: 32Mi, minReduceTasks: 2, maxReduceTasks: 6, maxPartitionsPerTask: 3}}
   retry:
     maxTaskAttempts: 5
     backoffBase: 1s

@@ -41,7 +41,7 @@ const STARTS_LATER: &str = "it is one of the next to start: other coordinators s
 ///    |    |                          |  `-- next epoch ------+------------------' |
 ///    |    v                          |      (pod lost, out of memory, no workers) |
 ///    |  Suspended <------------------+--------------------------------------------'
-///    |    |         (suspend: cancel, then delete the pod)
+///    |    |         (suspend: cancel, unless data is kept; then delete the pod)
 ///    `----'
 ///   (resumed)          from all: Succeeded, Failed, Cancelled; then tidy up; then, with a TTL, deleted
 /// ```
@@ -171,7 +171,8 @@ fn follow(seen: &Observed, record: &QueryRecord) -> Option<Action> {
     })
 }
 
-/// Suspends: running coordinators are cancelled, so that workers drop the data, and then deleted.
+/// Suspends: running coordinators are cancelled, so that workers drop the data, and then deleted. If the data is to be kept, they
+/// are stopped instead, and workers that are the query's own stay as long.
 fn suspended(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decision {
     let Some(since) = record.suspended else {
         record.phase = QueryPhase::Suspended;
@@ -185,7 +186,8 @@ fn suspended(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decisi
         .report
         .as_ref()
         .is_some_and(|report| report.phase.is_terminal());
-    let patient = !said && elapsed(since, now) < CANCEL_GRACE;
+    let keep = Duration::from(seen.query.spec.shuffle.keep_while_suspended);
+    let patient = !said && keep.is_zero() && elapsed(since, now) < CANCEL_GRACE;
     let running = seen.pods.iter().filter(|pod| pod.may_run());
     let cancellable = running
         .clone()
@@ -199,8 +201,12 @@ fn suspended(seen: &Observed, mut record: QueryRecord, now: Timestamp) -> Decisi
     }
     let mut actions = vec![Action::Unfollow];
     actions.extend(delete(seen.pods.iter()));
-    actions.extend(delete_pool(seen));
-    act(actions, record, IDLE)
+    let kept = keep.saturating_sub(elapsed(since, now));
+    if kept.is_zero() {
+        actions.extend(delete_pool(seen));
+        return act(actions, record, IDLE);
+    }
+    act(actions, record, kept.min(IDLE))
 }
 
 /// Waits for the pool, its workers, the SQL text, and admission.

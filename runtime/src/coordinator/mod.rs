@@ -33,8 +33,8 @@ pub use resolve::{Resolve, SystemResolver};
 pub use result::{ResultBatches, ResultReader};
 pub use service::{CoordinatorService, ServiceHandle, serve};
 
-/// How long a worker keeps a query's data when its coordinator is away.
-const LEASE: Duration = Duration::from_secs(60);
+/// How long a worker keeps a query's data at least when its coordinator is away.
+const MIN_LEASE: Duration = Duration::from_secs(60);
 
 /// What a coordinator needs to run a query.
 pub struct CoordinatorOptions {
@@ -67,6 +67,8 @@ pub struct CoordinatorOptions {
     pub preview: PreviewMode,
     /// Folders below which scans may read.
     pub input_roots: Vec<String>,
+    /// How long workers keep the query's data while it is suspended.
+    pub keep_while_suspended: Duration,
 }
 
 /// What workers need to run the tasks of one stage.
@@ -78,16 +80,17 @@ pub struct StageAssignment {
 }
 
 impl CoordinatorOptions {
-    fn hello(&self) -> Hello {
+    /// `plan_fingerprint`: see [`Self::plan_fingerprint`].
+    fn hello(&self, plan_fingerprint: u64) -> Hello {
         Hello {
             query: self.query.clone(),
             coordinator_epoch: self.epoch,
             build_id: crate::build_id::build_id(),
-            lease: LEASE,
+            lease: self.keep_while_suspended.max(MIN_LEASE),
             liveness_timeout: self.policy.worker_liveness_timeout,
             input_roots: self.input_roots.clone(),
             query_name: self.query_name.clone(),
-            plan_fingerprint: self.plan_fingerprint(),
+            plan_fingerprint,
         }
     }
 

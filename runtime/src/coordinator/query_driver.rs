@@ -42,6 +42,7 @@ const END_QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 const RECOVERY_WAIT: Duration = Duration::from_secs(10);
 pub(super) struct QueryDriver {
     options: Arc<CoordinatorOptions>,
+    plan_fingerprint: u64,
     machine: Coordinator,
     clock: tokio::time::Instant,
     workers: BTreeMap<WorkerId, WorkerConnection>,
@@ -86,6 +87,7 @@ impl QueryDriver {
         let (snapshots, seen) = watch::channel(machine.snapshot(Instant(0)));
         let (events, inbox) = mpsc::unbounded_channel();
         let driver = Self {
+            plan_fingerprint: options.plan_fingerprint(),
             options,
             machine,
             clock,
@@ -247,7 +249,7 @@ impl QueryDriver {
                 token: self.options.token.clone(),
                 renewals: self.renewals.clone(),
             };
-            let greeting = (self.options.hello(), credentials);
+            let greeting = (self.options.hello(self.plan_fingerprint), credentials);
             let dial = link::dial(address, greeting, self.events.clone());
             self.links.spawn(dial.in_current_span());
         }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -43,6 +44,7 @@ pub struct PreparedQuery {
     pub began: Instant,
     policy: Policy,
     preview: PreviewMode,
+    keep_while_suspended: Duration,
     compression: Option<Compression>,
 }
 
@@ -164,6 +166,7 @@ async fn prepare_checked(
         began,
         policy,
         preview: spec.preview,
+        keep_while_suspended: spec.shuffle.keep_while_suspended.into(),
         compression,
     })
 }
@@ -285,6 +288,7 @@ impl PreparedQuery {
             policy: self.policy,
             sink: self.sink,
             preview: self.preview,
+            keep_while_suspended: self.keep_while_suspended,
             input_roots: self.manifest.roots.to_strings(),
         })
     }

@@ -29,13 +29,9 @@ const RECOVERED: RecoveryCounts = RecoveryCounts {
     discarded_outputs: 0,
 };
 
-#[test]
-fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
-    let mut query = query();
-    let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
-    let mut record = QueryRecord::of(&query);
-    (record.epoch, record.admitted) = (1, Some(now));
-    let report = ShuffleQueryStatus {
+/// A query in the middle of its work.
+fn in_progress() -> ShuffleQueryStatus {
+    ShuffleQueryStatus {
         phase: QueryPhase::Running,
         first_row_time: Some(Time("2026-01-01T00:00:02.5Z".parse().unwrap())),
         stages_done: Some("1/2".to_owned()),
@@ -52,7 +48,16 @@ fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
                 .unwrap(),
         ],
         ..ShuffleQueryStatus::default()
-    };
+    }
+}
+
+#[test]
+fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
+    let mut query = query();
+    let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+    let mut record = QueryRecord::of(&query);
+    (record.epoch, record.admitted) = (1, Some(now));
+    let report = in_progress();
     record.phase = QueryPhase::Running;
     let status = compose(&query, &record, Some(&report), now);
     assert_eq!(status.observed_generation, Some(4));

@@ -43,6 +43,24 @@ fn suspension_cancels_then_deletes_and_resuming_starts_over() {
 }
 
 #[test]
+fn a_suspended_query_keeps_its_data_if_that_is_asked_for() {
+    let keep = |suspend| json!({"suspend": suspend, "shuffle": {"keepWhileSuspended": "1m"}});
+    let mut world = World::running(keep(false));
+    world.edit(keep(true));
+    world.now = at(50);
+    let (actions, record, again) = world.settle();
+    assert_eq!(
+        actions,
+        [Action::Unfollow, delete("q-c1")],
+        "stopped, not cancelled"
+    );
+    assert_eq!(record.phase, QueryPhase::Suspended);
+    assert_eq!(again, Duration::from_secs(60));
+    world.edit(keep(false));
+    assert_eq!(world.settle().0, launches(2, 1));
+}
+
+#[test]
 fn a_coordinator_that_does_not_answer_is_deleted_all_the_same() {
     let mut world = World::running(json!({}));
     world.edit(json!({"suspend": true}));

@@ -6,7 +6,7 @@ use rand::Rng;
 
 use crate::coordinator::Event;
 use crate::failure::{AttemptFailure, Resource};
-use crate::ids::{AttemptId, StreamId};
+use crate::ids::{AttemptId, StreamId, WorkerId};
 use crate::leases::SessionId;
 use crate::message::{MapOutputPartitionMeta, RecoveredOutput};
 use crate::metrics::AttemptMetrics;
@@ -221,29 +221,30 @@ impl World {
         let report = RecoveredOutput {
             attempt,
             layout,
-            outputs: outputs.clone(),
-            run: run.clone(),
-            filters: filters.clone(),
+            outputs,
+            run,
+            filters,
             metrics,
         };
-        node.records.keep(node.epoch, report);
+        node.records.keep(node.epoch, report.clone());
         if defect != Defect::DropSuccess {
-            self.report(
-                name,
-                session,
-                Event::AttemptSucceeded {
-                    worker,
-                    attempt,
-                    layout,
-                    outputs,
-                    run,
-                    filters,
-                    metrics,
-                },
-            );
+            self.report(name, session, success_of(worker, report));
         }
         self.grant(name);
         Ok(())
+    }
+}
+
+/// The report of a success, as the coordinator that runs hears it.
+fn success_of(worker: WorkerId, output: RecoveredOutput) -> Event {
+    Event::AttemptSucceeded {
+        worker,
+        attempt: output.attempt,
+        layout: output.layout,
+        outputs: output.outputs,
+        run: output.run,
+        filters: output.filters,
+        metrics: output.metrics,
     }
 }
 
