@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use prost::Message as _;
 use sluice_core::coordinator::{Action, Coordinator, Event, Outcome, Policy};
 use sluice_core::discovery::{self, Discovery};
 use sluice_core::ids::WorkerId;
@@ -38,6 +39,9 @@ const SNAPSHOT_PERIOD: Duration = Duration::from_millis(100);
 const MAX_UPDATES_PER_MESSAGE: usize = 2048;
 /// How long the end of a query waits for workers to stop its attempts.
 const END_QUERY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A layout with more bytes is not kept by workers, and a successor runs the tasks of its stage again: those of thousands of
+/// hot partitions name each map task thousands of times.
+const MAX_LAYOUT_BYTES: usize = 4 << 20;
 /// How long a successor waits at most for workers to tell what they hold. Mostly all have told or refused in a second.
 const RECOVERY_WAIT: Duration = Duration::from_secs(10);
 pub(super) struct QueryDriver {
@@ -286,7 +290,10 @@ impl QueryDriver {
             }
             Action::AssignAttempt { worker, assignment } => self.assign(&worker, assignment),
             Action::DefineLayout { worker, layout } => {
-                self.send(&worker, ToWorker::DefineLayout(layout.as_ref().into()));
+                let layout = wire::StageLayout::from(layout.as_ref());
+                if layout.encoded_len() <= MAX_LAYOUT_BYTES {
+                    self.send(&worker, ToWorker::DefineLayout(layout));
+                }
             }
             Action::UpdateInputs {
                 worker,
