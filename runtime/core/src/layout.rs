@@ -123,31 +123,31 @@ impl Layout {
         Self::new(stage, graph, (0..).zip(ranges).map(task).collect())
     }
 
-    /// The same division of outputs that were written by these layouts, in the order of the stage's inputs: shards and bounds
-    /// of ranges name map tasks by their numbers.
-    pub fn after(self, writers: impl IntoIterator<Item = LayoutId>) -> Self {
+    /// The same division of outputs that were written by these layouts, in the order of the stage's inputs, for tasks that swap
+    /// these joins: shards and bounds of ranges name map tasks by their numbers, and swapped joins give rows another order.
+    pub fn after(self, writers: impl IntoIterator<Item = LayoutId>, swapped_joins: &[u32]) -> Self {
         let ids = writers.into_iter();
-        let bytes = ids.flat_map(|id| {
-            let version = u64::from(id.version.0).to_le_bytes();
-            version.into_iter().chain(id.fingerprint.to_le_bytes())
-        });
+        let ids = ids.flat_map(|id| [u64::from(id.version.0), id.fingerprint]);
+        let words = ids.chain(swapped_joins.iter().copied().map(u64::from));
         Self {
-            fingerprint: hash(self.fingerprint, bytes),
+            fingerprint: hash(self.fingerprint, words.flat_map(u64::to_le_bytes)),
             ..self
         }
     }
 
     /// Whether it is one that an earlier coordinator decided for the stage of this graph, whose inputs were written by these
-    /// layouts: its fingerprint tells.
+    /// layouts, and whose tasks swap these joins: its fingerprint tells.
     pub fn is_of(
         &self,
         stage: &Stage,
         graph: &StageGraph,
         writers: impl IntoIterator<Item = LayoutId>,
+        swapped_joins: &[u32],
     ) -> bool {
         let within = |task: &TaskLayout| task.partitions.end <= stage.tasks;
         let fits = !self.tasks.is_empty() && self.tasks.iter().all(within);
-        fits && Self::new(stage, graph, self.tasks.clone()).after(writers).id() == self.id()
+        let again = || Self::new(stage, graph, self.tasks.clone()).after(writers, swapped_joins);
+        fits && again().id() == self.id()
     }
 
     fn new(stage: &Stage, graph: &StageGraph, tasks: Vec<TaskLayout>) -> Self {

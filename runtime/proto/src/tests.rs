@@ -16,9 +16,10 @@ use sluice_core::message::{
 use sluice_core::metrics::AttemptMetrics;
 use sluice_core::partition_set::PartitionSet;
 use sluice_core::plan::{FileRange, InputFile, Split};
-use sluice_core::ranges::{Bound, ByteRange, KeyRange, MAX_KEY_BYTES, MAX_SAMPLES, RunSample, SortedRun};
+use sluice_core::ranges::{ByteRange, MAX_KEY_BYTES, MAX_SAMPLES, RunSample, SortedRun};
 use std::sync::Arc;
 
+use self::recovered::key_range;
 use crate::auth::{FetchEndpoint, FetchKey};
 use crate::{
     LeafSplit, MAX_TEXT_BYTES, MapOutputs, WireError, fetch_error_of, refuse_fetch, shortened, wire,
@@ -194,14 +195,6 @@ fn an_assignment_of_more_streams_or_partitions_than_a_worker_keeps_is_refused() 
         let refused = reading(tasks, *partitions, *output_partitions).unwrap_err();
         assert!(matches!(refused, WireError::TooLarge(_)), "{refused}");
     }
-}
-
-fn key_range() -> KeyRange {
-    let upper = Some(Bound {
-        key: vec![1, 0, 255],
-        map_task: 3,
-    });
-    KeyRange { lower: None, upper }
 }
 
 fn sorted_run() -> SortedRun {

@@ -147,7 +147,8 @@ impl Fixture {
             liveness_timeout: HANG,
             input_roots: self.options.input_roots.clone(),
             query_name: "q".to_owned(),
-            plan_fingerprint: 1,
+            // Each coordinator has a plan of its own.
+            plan_fingerprint: epoch.0,
         };
         let mut session = Session {
             outbound,
@@ -462,11 +463,12 @@ async fn retired_attempts_and_those_of_an_earlier_stage_epoch_are_stale() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_successor_of_the_coordinator_starts_over_with_the_same_numbers() {
+async fn a_successor_with_another_plan_starts_over_with_the_same_numbers() {
     let (fixture, _session, good) = after_one_attempt().await;
     // The predecessor's data is gone. Its readers are refused, and so is it.
     let mut successor = fixture.session(CoordinatorEpoch(3)).await;
-    assert_eq!(successor.welcome().await.held, []);
+    let welcome = successor.welcome().await;
+    assert_eq!((welcome.held.as_slice(), welcome.discarded), (&[][..], 1));
     fixture
         .until_refused(good.clone(), FetchError::StaleCoordinator)
         .await;

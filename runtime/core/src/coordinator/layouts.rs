@@ -277,7 +277,8 @@ impl Coordinator {
                 (layout, sizes)
             }
         };
-        let layout = layout.after(self.layouts_of_inputs(id));
+        let swapped_joins = self.swapped_joins(stage, &layout);
+        let layout = layout.after(self.layouts_of_inputs(id), &swapped_joins);
         let preferred = self.preferred_workers(stage, &layout);
         let task_bytes = match range_bytes.is_empty() {
             true => self.task_bytes(stage, &layout),
@@ -286,7 +287,7 @@ impl Coordinator {
         let decision = Decision {
             total_bytes: task_bytes.iter().copied().fold(0, u64::saturating_add),
             task_bytes,
-            swapped_joins: self.swapped_joins(stage, &layout),
+            swapped_joins,
             layout,
             range_bytes,
         };
@@ -307,7 +308,8 @@ impl Coordinator {
         let planned = self.graph.stages.get(restored.stage.0 as usize);
         let fits = planned.is_some_and(|stage| {
             let writers = self.layouts_of_inputs(stage.id);
-            restored.layout.is_of(stage, &self.graph, writers)
+            let swapped = &restored.swapped_joins;
+            restored.layout.is_of(stage, &self.graph, writers, swapped)
         });
         if fits && self.layouts.get(restored.stage).is_none() {
             let decision = Decision {

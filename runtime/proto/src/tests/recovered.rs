@@ -3,10 +3,17 @@
 use sluice_core::ids::{LayoutVersion, StageId};
 use sluice_core::layout::{Layout, Shard, TaskLayout};
 use sluice_core::message::StageLayout;
-use sluice_core::ranges::KeyRange;
+use sluice_core::ranges::{Bound, KeyRange};
 
-use super::key_range;
 use crate::wire;
+
+pub(super) fn key_range() -> KeyRange {
+    let upper = Some(Bound {
+        key: vec![1, 0, 255],
+        map_task: 3,
+    });
+    KeyRange { lower: None, upper }
+}
 
 #[test]
 fn layouts_that_workers_keep_come_back_as_they_were() {

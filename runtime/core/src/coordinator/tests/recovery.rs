@@ -205,6 +205,8 @@ fn outputs_that_may_have_other_rows_are_not_taken_over() {
     assert_eq!(taken(graph(), &policy, changed), (2, vec![reduce]));
     let wider = |left: &mut Recovered| left.layouts[0].layout.tasks[0].partitions = 0..u32::MAX;
     assert_eq!(taken(graph(), &policy, wider), (2, vec![reduce]));
+    let swapped = |left: &mut Recovered| left.layouts[0].swapped_joins.push(0);
+    assert_eq!(taken(graph(), &policy, swapped), (2, vec![reduce]));
     let another = |left: &mut Recovered| left.outputs[2].layout.fingerprint ^= 1;
     assert_eq!(taken(graph(), &policy, another), (2, vec![reduce]));
     // The stage had started over.
