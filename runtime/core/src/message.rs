@@ -230,14 +230,14 @@ pub struct Recovered {
     /// The layouts of the stages whose tasks it ran.
     pub layouts: Vec<StageLayout>,
     /// Finalized outputs, if that coordinator had the same plan.
-    pub outputs: Vec<RecoveredOutput>,
+    pub outputs: Vec<FinishedOutput>,
     /// How many finalized outputs it has dropped, because that coordinator had another plan.
     pub discarded: u32,
 }
 
-/// A finalized output of an attempt that an earlier coordinator started: the report of its success.
+/// A finalized output of an attempt: the report of its success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RecoveredOutput {
+pub struct FinishedOutput {
     /// The attempt.
     pub attempt: AttemptId,
     /// The layout by which it read its inputs.

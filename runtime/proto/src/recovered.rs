@@ -2,7 +2,7 @@
 
 use sluice_core::ids::{LayoutVersion, StageId};
 use sluice_core::layout::{Layout, LayoutId, Shard, TaskLayout};
-use sluice_core::message::{RecoveredOutput, StageLayout};
+use sluice_core::message::{FinishedOutput, StageLayout};
 
 use crate::{WireError, need, wire};
 
@@ -56,7 +56,7 @@ impl TryFrom<wire::StageLayout> for StageLayout {
     }
 }
 
-impl TryFrom<wire::AttemptSucceeded> for RecoveredOutput {
+impl TryFrom<wire::AttemptSucceeded> for FinishedOutput {
     type Error = WireError;
 
     fn try_from(success: wire::AttemptSucceeded) -> Result<Self, WireError> {

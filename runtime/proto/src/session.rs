@@ -5,7 +5,6 @@ use std::time::Duration;
 use sluice_core::coordinator::Event;
 use sluice_core::failure::RefusedReason;
 use sluice_core::ids::{AttemptId, CoordinatorEpoch, QueryId, WorkerId};
-use sluice_core::message::RecoveredOutput;
 
 use crate::auth::FetchKey;
 use crate::ids::query_id;
@@ -179,25 +178,7 @@ impl wire::WorkerMessage {
                 attempt: need(progress.attempt, "attempt_progressed.attempt")?.into(),
                 metrics: progress.metrics.unwrap_or_default().into(),
             },
-            Message::AttemptSucceeded(success) => {
-                let RecoveredOutput {
-                    attempt,
-                    layout,
-                    outputs,
-                    run,
-                    filters,
-                    metrics,
-                } = success.try_into()?;
-                Event::AttemptSucceeded {
-                    worker,
-                    attempt,
-                    layout,
-                    outputs,
-                    run,
-                    filters,
-                    metrics,
-                }
-            }
+            Message::AttemptSucceeded(success) => Event::succeeded(worker, success.try_into()?),
             Message::AttemptFailed(failed) => Event::AttemptFailed {
                 worker,
                 attempt: need(failed.attempt, "attempt_failed.attempt")?.into(),

@@ -54,7 +54,7 @@ fn in_progress() -> ShuffleQueryStatus {
 #[test]
 fn a_report_counts_from_the_submission_and_a_new_coordinator_starts_over() {
     let mut query = query();
-    let now: Timestamp = "2026-01-01T00:01:00Z".parse().unwrap();
+    let now: Timestamp = "2026-01-01T00:01:00Z".parse().expect("a time");
     let mut record = QueryRecord::of(&query);
     (record.epoch, record.admitted) = (1, Some(now));
     let report = in_progress();

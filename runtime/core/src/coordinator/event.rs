@@ -10,8 +10,8 @@ use crate::key_filter::KeyFilter;
 use crate::layout::LayoutId;
 use crate::locality::NodeLocation;
 use crate::message::{
-    Assignment, InputUpdate, MapOutputPartitionMeta, ReaderRange, Recovered, StageLayout, Writer,
-    deserialize_shared, serialize_shared,
+    Assignment, FinishedOutput, InputUpdate, MapOutputPartitionMeta, ReaderRange, Recovered, StageLayout,
+    Writer, deserialize_shared, serialize_shared,
 };
 use crate::metrics::AttemptMetrics;
 use crate::ranges::SortedRun;
@@ -129,6 +129,19 @@ pub enum Event {
 }
 
 impl Event {
+    /// The success of an attempt at a worker.
+    pub fn succeeded(worker: WorkerId, output: FinishedOutput) -> Self {
+        Self::AttemptSucceeded {
+            worker,
+            attempt: output.attempt,
+            layout: output.layout,
+            outputs: output.outputs,
+            run: output.run,
+            filters: output.filters,
+            metrics: output.metrics,
+        }
+    }
+
     /// The worker that the event comes from or is about, if it is one.
     pub fn worker(&self) -> Option<&WorkerId> {
         match self {

@@ -36,6 +36,7 @@ pub use policy::Policy;
 pub use topology::{GraphError, check_graph};
 
 use crate::ids::TaskId;
+use crate::message::FinishedOutput;
 use crate::plan::StageGraph;
 use crate::time::Instant;
 use filters::RuntimeFilters;
@@ -45,7 +46,6 @@ use map_outputs::Subscriptions;
 use outcome::QueryState;
 use poison::Suspects;
 use recovery::Recovery;
-use reports::Success;
 use slot_broker::SlotBroker;
 use sluice_crds::ErrorReason;
 use stage_table::StageTable;
@@ -190,14 +190,15 @@ impl Coordinator {
                 filters,
                 metrics,
             } => {
-                let success = Success {
+                let success = FinishedOutput {
+                    attempt,
                     layout,
                     outputs,
                     run,
                     filters,
                     metrics,
                 };
-                self.on_succeeded(&worker, attempt, success);
+                self.on_succeeded(&worker, success);
             }
             Event::AttemptFailed {
                 worker,

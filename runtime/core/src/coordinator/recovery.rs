@@ -9,16 +9,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Coordinator;
-use super::attempts::TaskRun;
 use super::event::Action;
 use super::outcome::QueryState;
 use super::policy::Policy;
-use super::reports::Success;
 use super::stage_table::{StageRun, StageTable};
 use super::topology::Topology;
 use super::worker_registry::Worker;
 use crate::ids::{StageId, WorkerId};
-use crate::message::{Recovered, RecoveredOutput};
+use crate::message::{FinishedOutput, Recovered};
 use crate::plan::{Determinism, StageGraph};
 use crate::snapshot::RecoveryCounts;
 use crate::time::Instant;
@@ -160,10 +158,10 @@ impl Coordinator {
             if self.reinstate(worker, id) {
                 continue;
             }
-            if let Some(success) = self.usable(output) {
+            if self.is_usable(&output) {
                 self.cancel_task(id.task_id());
                 self.stages.get_mut(id.stage).count_recovered(self.now);
-                self.win_with(id, Arc::clone(&at), success);
+                self.win_with(Arc::clone(&at), output);
             } else {
                 self.recovery.discarded = self.recovery.discarded.saturating_add(1);
                 self.retire(worker, id);
@@ -171,29 +169,24 @@ impl Coordinator {
         }
     }
 
-    /// The report of an earlier coordinator's attempt, if its output may count for its task, which has none.
-    fn usable(&mut self, output: RecoveredOutput) -> Option<Success> {
+    /// Whether the output of an earlier coordinator's attempt may count for its task, which has none.
+    fn is_usable(&mut self, output: &FinishedOutput) -> bool {
         let id = output.attempt;
-        let stage = self.recovery.stages.get(id.stage.0 as usize)?;
+        let Some(stage) = self.recovery.stages.get(id.stage.0 as usize) else {
+            return false;
+        };
         let (is_recoverable, reads) = (stage.is_recoverable, stage.reads);
         let running = self.state == QueryState::Running;
         if !is_recoverable || !running {
-            return None;
+            return false;
         }
         if !reads {
             self.finalize_layout(id.stage);
         }
-        let of_stage: &StageRun = self.stages.get(id.stage);
-        let run: &TaskRun = of_stage.tasks().get(id.task as usize)?;
-        let is_open = run.winner().is_none() && !run.is_set_aside();
-        let fits = self.layouts.id(id.stage) == Some(output.layout) && of_stage.epoch() == id.stage_epoch;
-        (is_open && fits).then_some(Success {
-            layout: output.layout,
-            outputs: output.outputs,
-            run: output.run,
-            filters: output.filters,
-            metrics: output.metrics,
-        })
+        let of_stage = self.stages.get(id.stage);
+        let run = of_stage.tasks().get(id.task as usize);
+        let is_open = run.is_some_and(|run| run.winner().is_none() && !run.is_set_aside());
+        is_open && self.layouts.id(id.stage) == Some(output.layout) && of_stage.epoch() == id.stage_epoch
     }
 
     /// Ends the wait for workers once it is over, and decides the layouts that waited for it.

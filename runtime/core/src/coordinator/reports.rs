@@ -8,12 +8,10 @@ use super::attempts::{AttemptEnd, OutputParts, TaskRun, Winner};
 use super::event::{Action, Outcome, QueryFailure};
 use crate::failure::{AttemptFailure, BadInputKind, FetchError};
 use crate::ids::{AttemptId, StageId, TaskId, WorkerId};
-use crate::key_filter::KeyFilter;
 use crate::layout::{LayoutId, MapTaskBytes};
-use crate::message::{InputState, MapOutputPartitionMeta};
+use crate::message::{FinishedOutput, InputState, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::partition_set::PartitionSet;
-use crate::ranges::SortedRun;
 use crate::time::Instant;
 use sluice_crds::ErrorReason;
 
@@ -22,19 +20,6 @@ const MAX_BACKOFF_DOUBLINGS: u32 = 6;
 /// Most attempts of one task that may end because others hold memory or disk. With their backoffs they take a quarter of
 /// an hour at the default base.
 pub(super) const MAX_CONTENDED_ATTEMPTS: u32 = 60;
-
-/// What a worker reports of an attempt that has finalized all its output.
-pub(super) struct Success {
-    /// The layout by which it read its inputs.
-    pub(super) layout: LayoutId,
-    /// One entry a partition that holds bytes.
-    pub(super) outputs: Vec<MapOutputPartitionMeta>,
-    /// Where its keys are, if it wrote a sorted run.
-    pub(super) run: Option<SortedRun>,
-    /// The runtime filters of its stage.
-    pub(super) filters: Vec<KeyFilter>,
-    pub(super) metrics: AttemptMetrics,
-}
 
 impl Coordinator {
     pub(super) fn on_progressed(&mut self, worker: &WorkerId, id: AttemptId, metrics: AttemptMetrics) {
@@ -73,7 +58,8 @@ impl Coordinator {
         true
     }
 
-    pub(super) fn on_succeeded(&mut self, worker: &WorkerId, id: AttemptId, success: Success) {
+    pub(super) fn on_succeeded(&mut self, worker: &WorkerId, success: FinishedOutput) {
+        let id = success.attempt;
         if !self.ended_at(worker, id) {
             return;
         }
@@ -93,11 +79,12 @@ impl Coordinator {
         }
         self.record_firsts(id.stage, assigned, &success.metrics);
         self.record_runtime(id.task_id(), clock, &success.metrics);
-        self.win_with(id, at, success);
+        self.win_with(at, success);
     }
 
     /// Makes an attempt the winner of its task by what it reported of its output.
-    pub(super) fn win_with(&mut self, id: AttemptId, worker: Arc<WorkerId>, success: Success) {
+    pub(super) fn win_with(&mut self, worker: Arc<WorkerId>, success: FinishedOutput) {
+        let id = success.attempt;
         let partitions = self.output_partitions(id.stage);
         let rows = success.outputs.iter().map(|output| output.rows);
         let rows = rows.fold(0, u64::saturating_add);

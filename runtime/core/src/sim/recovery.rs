@@ -9,7 +9,7 @@ use super::client::Client;
 use super::world::{SimEvent, World};
 use crate::coordinator::{Coordinator, Event};
 use crate::ids::{AttemptId, CoordinatorEpoch, StageId};
-use crate::message::{Recovered, RecoveredOutput, StageLayout};
+use crate::message::{FinishedOutput, Recovered, StageLayout};
 use crate::plan::StageGraph;
 
 /// What a worker keeps beside its outputs.
@@ -17,11 +17,11 @@ use crate::plan::StageGraph;
 pub struct Records {
     pub layouts: BTreeMap<StageId, StageLayout>,
     /// The report of each output, and the coordinator that started its attempt.
-    pub outputs: BTreeMap<AttemptId, (CoordinatorEpoch, RecoveredOutput)>,
+    pub outputs: BTreeMap<AttemptId, (CoordinatorEpoch, FinishedOutput)>,
 }
 
 impl Records {
-    pub fn keep(&mut self, epoch: CoordinatorEpoch, output: RecoveredOutput) {
+    pub fn keep(&mut self, epoch: CoordinatorEpoch, output: FinishedOutput) {
         self.outputs.insert(output.attempt, (epoch, output));
     }
 

@@ -10,7 +10,7 @@ use crate::coordinator::{Action, Event, Outcome, Policy};
 use crate::ids::{AttemptId, CoordinatorEpoch};
 use crate::layout::AdaptivePolicy;
 use crate::locality::NodeLocation;
-use crate::message::{InputState, MapOutputPartitionMeta, Recovered, RecoveredOutput, StageLayout};
+use crate::message::{FinishedOutput, InputState, MapOutputPartitionMeta, Recovered, StageLayout};
 use crate::metrics::AttemptMetrics;
 use crate::plan::{Determinism, StageGraph};
 use crate::snapshot::RecoveryCounts;
@@ -59,13 +59,13 @@ fn left_by_the_first(graph: &StageGraph, policy: &Policy) -> Recovered {
     recovered
 }
 
-fn output(query: &Query, attempt: AttemptId, bytes: &[u64]) -> RecoveredOutput {
+fn output(query: &Query, attempt: AttemptId, bytes: &[u64]) -> FinishedOutput {
     let meta = |(partition, bytes): (u32, &u64)| MapOutputPartitionMeta {
         partition,
         bytes: *bytes,
         rows: 1,
     };
-    RecoveredOutput {
+    FinishedOutput {
         attempt,
         layout: query.machine.layouts.id(attempt.stage).unwrap_or_default(),
         outputs: (0..).zip(bytes).map(meta).collect(),

@@ -6,9 +6,9 @@ use rand::Rng;
 
 use crate::coordinator::Event;
 use crate::failure::{AttemptFailure, Resource};
-use crate::ids::{AttemptId, StreamId, WorkerId};
+use crate::ids::{AttemptId, StreamId};
 use crate::leases::SessionId;
-use crate::message::{MapOutputPartitionMeta, RecoveredOutput};
+use crate::message::{FinishedOutput, MapOutputPartitionMeta};
 use crate::metrics::AttemptMetrics;
 use crate::plan::ExchangeKind;
 use crate::sim::audit::Violation;
@@ -218,7 +218,7 @@ impl World {
             all.truncate(1);
         }
         let filters = filters::made(&self.plan.graph, attempt.stage, &all);
-        let report = RecoveredOutput {
+        let report = FinishedOutput {
             attempt,
             layout,
             outputs,
@@ -228,23 +228,10 @@ impl World {
         };
         node.records.keep(node.epoch, report.clone());
         if defect != Defect::DropSuccess {
-            self.report(name, session, success_of(worker, report));
+            self.report(name, session, Event::succeeded(worker, report));
         }
         self.grant(name);
         Ok(())
-    }
-}
-
-/// The report of a success, as the coordinator that runs hears it.
-fn success_of(worker: WorkerId, output: RecoveredOutput) -> Event {
-    Event::AttemptSucceeded {
-        worker,
-        attempt: output.attempt,
-        layout: output.layout,
-        outputs: output.outputs,
-        run: output.run,
-        filters: output.filters,
-        metrics: output.metrics,
     }
 }
 
